@@ -1,0 +1,1 @@
+"""Run graphs of LLM calls written in YAML."""

@@ -1,0 +1,1 @@
+"""What happens around a call: memo, single flight, limiter, attempt record, wire."""

@@ -1,0 +1,251 @@
+"""Every error that flowllm raises on purpose.
+
+FlowLLMError
+├── UsageError                  what was asked for is wrong; nothing was started (exit code 2)
+│   ├── InvalidWorkflow         a workflow file or flowllm.yaml has problems, each with line and column
+│   ├── InvalidInputs           the inputs given do not fit the workflow's
+│   ├── RunNotFound
+│   ├── RunOwned                another process has the run
+│   └── DatabaseTooNew          written by a newer flowllm
+├── StoreError                  the database cannot be used
+│   ├── StorageFailed           disk full, read-only, I/O error, locked for too long
+│   ├── DatabaseCorrupt
+│   └── OwnershipLost           the run was taken over; this process may write no more of it
+└── StepError                   one node fails; the run goes on with what does not need it
+    ├── TemplateFailed          a template could not be rendered with these values
+    ├── ConditionFailed         `when` gave neither true nor false
+    ├── PythonFailed
+    ├── NodeTimedOut            all attempts together took longer than `timeout`
+    ├── InvalidAnswer           the answer never satisfied `output`
+    ├── TruncatedAnswer         cut at max_tokens, under `on_truncated: fail`
+    └── ProviderError           one attempt failed
+        ├── RateLimited         429; carries how long to wait
+        ├── QuotaExhausted      the account has no money left
+        ├── ServerFailed        5xx, 408, 409
+        ├── ConnectionFailed    refused, reset, unknown host, closed early
+        ├── AttemptTimedOut     no whole answer within `attempt_timeout`
+        ├── Unauthorized        401, 403
+        ├── RequestRejected     400 and other 4xx
+        │   └── UnknownModel
+        ├── Refused             the model declined
+        ├── ContentFiltered     the provider's filter stopped the answer
+        └── BadAnswer           200, but not an answer: HTML, broken JSON, no choices, too large
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.types import Json, Usage
+
+
+class FlowLLMError(Exception):
+    """The base of all. `message` says what happened, `hint` what to do about it (may be empty)."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a file, and where. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    hint: str = ""
+    source_line: str = ""
+    step: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.file}:{self.line}:{self.column}: {self.message}"
+        lines = [head if not self.hint else f"{head} ({self.hint})"]
+        if self.source_line:
+            shown = self.source_line.replace("\t", " ")
+            lines += [f"    {shown}", f"    {' ' * (self.column - 1)}^"]
+        return "\n".join(lines)
+
+
+class UsageError(FlowLLMError, ValueError):
+    """What was asked for is wrong. Nothing was sent, nothing was changed."""
+
+    exit_code = 2
+
+
+class InvalidWorkflow(UsageError):
+    """A file has problems; all of them are in `problems`, in the order of their lines."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column)))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class InvalidInputs(UsageError):
+    """The inputs given do not fit those that the workflow names."""
+
+
+class RunNotFound(UsageError, LookupError):
+    """There is no run of that id."""
+
+
+class RunOwned(UsageError):
+    """Another process has the run."""
+
+
+class DatabaseTooNew(UsageError):
+    """The database was written by a newer flowllm. It was not touched."""
+
+
+class StoreError(FlowLLMError):
+    """The database cannot be used."""
+
+
+class StorageFailed(StoreError, OSError):
+    """Disk full, read-only, I/O error, or locked for too long."""
+
+
+class DatabaseCorrupt(StoreError):
+    """The database's content contradicts itself."""
+
+
+class OwnershipLost(StoreError):
+    """The run was taken over by another process; nothing more of it may be written here."""
+
+
+class StepError(FlowLLMError):
+    """One node fails.
+
+    `answer` is the last answer, when there was one; `usage` is what was spent on it.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, hint: str = "", answer: str | None = None, usage: Usage | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.answer = answer
+        self.usage = usage
+
+    def as_dict(self) -> dict[str, Json]:
+        """The error as it stands in records and JSON output: type, message, hint, and the answer if any."""
+        record = {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+        return record if self.answer is None else {**record, "answer": self.answer}
+
+
+class TemplateFailed(StepError):
+    """A template could not be rendered with these values."""
+
+
+class ConditionFailed(StepError):
+    """A condition gave something that is neither true nor false."""
+
+
+class PythonFailed(StepError):
+    """A function of the user's raised, or gave what JSON cannot hold."""
+
+    retryable = True
+
+
+class NodeTimedOut(StepError, TimeoutError):
+    """All attempts together took longer than the step's `timeout`."""
+
+
+class InvalidAnswer(StepError):
+    """The answer did not satisfy `output`, also when it was asked for again."""
+
+
+class TruncatedAnswer(StepError):
+    """The answer was cut at its token limit and the step says `on_truncated: fail`."""
+
+
+class ProviderError(StepError):
+    """One attempt failed. `status` is the HTTP status, where there was one."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        answer: str | None = None,
+        usage: Usage | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, answer=answer, usage=usage)
+        self.status = status
+
+
+class RateLimited(ProviderError):
+    """429. `retry_after` is the wait in seconds that the server asked for, None if it did not say."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint, status=429)
+        self.retry_after = retry_after
+
+
+class QuotaExhausted(ProviderError):
+    """The account has nothing left to spend; trying again does not help."""
+
+
+class ServerFailed(ProviderError):
+    """The server is in trouble: 5xx, 408, 409. `retry_after` as in RateLimited."""
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str = "", status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, status=status)
+        self.retry_after = retry_after
+
+
+class ConnectionFailed(ProviderError, ConnectionError):
+    """No answer came: refused, reset, unknown host, closed early."""
+
+    retryable = True
+
+
+class AttemptTimedOut(ProviderError, TimeoutError):
+    """No whole answer came within `attempt_timeout`. It may have been paid for all the same."""
+
+    retryable = True
+
+
+class Unauthorized(ProviderError, PermissionError):
+    """401 or 403: the key is missing, wrong, or not allowed to do this."""
+
+
+class RequestRejected(ProviderError):
+    """The server does not accept the request; sending it again would give the same."""
+
+
+class UnknownModel(RequestRejected):
+    """The server does not have the model."""
+
+
+class Refused(ProviderError):
+    """The model declined to answer; its words are in `answer`."""
+
+
+class ContentFiltered(ProviderError):
+    """The provider's content filter stopped the answer; what there was of it is in `answer`."""
+
+
+class BadAnswer(ProviderError):
+    """The server said 200, but what it sent is no answer. The raw text is in `answer`."""
+
+    retryable = True

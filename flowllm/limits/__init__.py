@@ -1,0 +1,1 @@
+"""Admission: how many requests go, when, and in which order."""

@@ -1,0 +1,56 @@
+"""The protocol behind which every provider stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from flowllm.request import ChatRequest, Completion
+    from flowllm.types import Json, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose limits a request counts against: equal accounts share one set of limits."""
+
+    type: str
+    base_url: str
+    """Without credentials. For a simulated provider: `simulated:` and its settings that change answers."""
+    key_hash: str = ""
+    """A few digits of the SHA-256 of the API key, never the key."""
+
+
+class Provider(Protocol):
+    """Something that answers chat requests."""
+
+    @property
+    def name(self) -> str:
+        """As the workflow calls it."""
+        ...
+
+    @property
+    def account(self) -> Account:
+        """Whose limits its requests count against; its type and base URL are part of every key."""
+        ...
+
+    def encode(self, request: ChatRequest) -> dict[str, Json]:
+        """The body that would be sent for this request. Pure, and all of it is in the key."""
+        ...
+
+    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+        """Send the request once and give the whole answer, within `timeout` seconds in total.
+
+        Never retries, never follows a redirect. An answer cut at its token limit is returned with
+        finish_reason "length". Raises a ProviderError for everything else that is not a whole answer;
+        no text of an error contains a secret.
+        """
+        ...
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        """US dollars for that many tokens; None where the price is unknown, 0.0 where nothing is paid."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...

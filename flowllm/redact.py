@@ -1,0 +1,46 @@
+"""Secrets are taken out of every text before it is stored, shown or logged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flowllm.types import Json
+
+MASK = "***"
+SHORTEST = 4
+"""Values shorter than this are not masked: they would blot out ordinary text."""
+
+
+class Redactor:
+    """Replaces known secret values, wherever they stand, by `***`."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: list[str] = []
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Learn more secret values. The longest is replaced first, so that none leaves a tail behind."""
+        fresh = {secret for secret in secrets if len(secret) >= SHORTEST}
+        self._secrets = sorted(fresh.union(self._secrets), key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """The text with every secret masked."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, MASK)
+        return text
+
+    def value(self, value: Json) -> Json:
+        """A JSON value with every secret masked, in keys too, however deep."""
+        if not self._secrets:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key): self.value(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.value(item) for item in value]
+        return value

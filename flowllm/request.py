@@ -1,0 +1,77 @@
+"""What is asked of a model, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowllm.types import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """That an answer must be JSON, and of what shape.
+
+    `schema` is the author's JSON Schema, bundled (no reference leaves it), None for `output: json`.
+    """
+
+    schema: Mapping[str, Json] | None = None
+    name: str = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One chat completion to ask for, before any provider's dialect."""
+
+    model: str
+    messages: tuple[Mapping[str, Json], ...]
+    """In the API's own shape: {"role": …, "content": …}."""
+    params: Mapping[str, Json] = field(default_factory=dict)
+    """What else is sent: max_tokens, temperature, top_p, seed, stop, and the author's `params`."""
+    output: OutputFormat | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer as a provider gave it."""
+
+    text: str
+    model: str
+    """The model that answered, as the server names it."""
+    finish_reason: str = "stop"
+    """stop, or length: the answer was cut at its token limit. Other ends are errors."""
+    usage: Usage = field(default_factory=Usage)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The rate-limit headers, lower-case names."""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A valid answer to a request: what steps build on and what the memo keeps."""
+
+    value: Json
+    """The text, or the validated JSON value where `output` asked for one."""
+    model: str
+    provider: str
+    """Name of the provider that answered, as the workflow calls it."""
+    usage: Usage = field(default_factory=Usage)
+    """All tokens spent on it, asking again included."""
+    cost_usd: float | None = None
+    """None: the price is unknown."""
+    truncated: bool = False
+    attempts: int = 0
+    """Requests that were sent for it by the call that got it; 0 when it came from the memo."""
+    cached: bool = False
+    """It came from the memo."""
+    joined: bool = False
+    """It came from an equal call that was in flight."""
+    queue_s: float = 0.0
+    """Seconds spent waiting for admission."""
+    call_s: float = 0.0
+    """Seconds on the wire, all attempts together."""

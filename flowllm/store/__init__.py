@@ -1,0 +1,1 @@
+"""What is kept on disk, told in the verbs of the domain."""

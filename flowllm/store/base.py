@@ -1,0 +1,251 @@
+"""What is kept, and the verbs in which the rest of flowllm speaks of it. No SQL outside this wing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that has a run."""
+
+    pid: int
+    host: str
+    since: float
+    """Wall clock, seconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """Proof of ownership. Every write of a run carries it; a stale epoch writes nothing."""
+
+    run_id: RunId
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run. Times are wall clock seconds since 1970 UTC."""
+
+    run_id: RunId
+    workflow: str
+    path: str
+    """The workflow file, absolute."""
+    status: RunStatus
+    started_at: float
+    seq: int = 0
+    """Order of creation, given by the store; clocks may jump, this does not."""
+    finished_at: float | None = None
+    provider: str = ""
+    """What the default provider was resolved to."""
+    inputs: Mapping[str, Json] = field(default_factory=dict)
+    options: Mapping[str, Json] = field(default_factory=dict)
+    """The options of the command line that a resume repeats."""
+    snapshot: Mapping[str, str] = field(default_factory=dict)
+    """Path to text of the workflow and every file it reads."""
+    outputs: Mapping[str, Json] | None = None
+    error: Mapping[str, Json] | None = None
+    stats: Mapping[str, Json] = field(default_factory=dict)
+    tenant: str = ""
+    epoch: int = 1
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """One node of a run, as it ended or stands. Written over by a later attempt at the same node."""
+
+    run_id: RunId
+    node_id: NodeId
+    kind: StepKind
+    status: NodeStatus
+    key: str = ""
+    """Fingerprint of what the node would send or compute; empty if it never came to that."""
+    parts: Mapping[str, Json] = field(default_factory=dict)
+    """What the key was computed from, for `show` and `why`; secrets masked."""
+    output: Json = None
+    error: Mapping[str, Json] | None = None
+    model: str = ""
+    provider: str = ""
+    cached: bool = False
+    reused: bool = False
+    """Taken over from an earlier sitting of the same run."""
+    attempts: int = 0
+    truncated: bool = False
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    queue_s: float = 0.0
+    call_s: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    seq: int = 0
+    """Order of completion in the run, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One request on the wire."""
+
+    attempt_id: str
+    """Unique; made by the caller, so that a repeated write changes nothing."""
+    run_id: RunId
+    node_id: NodeId
+    key: str
+    number: int
+    """1 for the first request of the node in this sitting."""
+    provider: str
+    model: str
+    started_at: float
+    status: AttemptStatus = AttemptStatus.SENT
+    finished_at: float | None = None
+    error: Mapping[str, Json] | None = None
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoRecord:
+    """One valid answer under its request's key."""
+
+    key: str
+    provider: str
+    model: str
+    answer: Json
+    """{"value", "model", "provider", "usage", "cost_usd", "truncated"}"""
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWrite:
+    """A node's row and the right to write it."""
+
+    fence: Fence
+    node: NodeRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoStats:
+    """The memo as a whole. Sizes in bytes, times in wall clock seconds."""
+
+    entries: int
+    bytes: int
+    oldest: float | None
+    newest: float | None
+    models: Mapping[str, int]
+    """Entries of each model."""
+
+
+class Store(Protocol):
+    """Every verb returns when what it says is durable, or raises a StoreError.
+
+    A verb's rows are written wholly or not at all, and writing them twice changes nothing. Verbs that take a
+    Fence, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
+    """
+
+    # runs
+
+    async def create_run(self, run: RunRecord) -> RunRecord:
+        """Insert a run, owned by `run.owner` at `run.epoch`; gives it back with its `seq`.
+
+        The owner also holds the run's lock until `finish_run` or the end of its process, however it ends."""
+        ...
+
+    async def claim_run(self, run_id: RunId, owner: Owner) -> RunRecord:
+        """Take the run's lock, raise its epoch by one, set its owner and status running; its attempts that
+        were still `sent` become `unknown`. Raises RunNotFound, and RunOwned (naming process, host and since
+        when) while another owner holds the lock."""
+        ...
+
+    async def finish_run(
+        self,
+        fence: Fence,
+        *,
+        status: RunStatus,
+        finished_at: float,
+        outputs: Mapping[str, Json] | None = None,
+        error: Mapping[str, Json] | None = None,
+        stats: Mapping[str, Json] | None = None,
+    ) -> None:
+        """End this sitting of the run: owner cleared, lock given back."""
+        ...
+
+    async def run(self, run_id: RunId) -> RunRecord:
+        """That run; an unambiguous beginning of its id will do. Raises RunNotFound.
+
+        Here and in `runs`, one that stands as running but whose lock nobody holds is given as interrupted."""
+        ...
+
+    async def runs(self, *, limit: int = 50, workflow: str | None = None) -> list[RunRecord]:
+        """Newest first, without snapshots."""
+        ...
+
+    async def update_run(
+        self, fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]
+    ) -> None:
+        """A resume took another file or other options."""
+        ...
+
+    async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
+        """Remove runs with their nodes and attempts, never memo entries; how many there were."""
+        ...
+
+    # nodes and attempts
+
+    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
+        """All nodes of a run in order of completion."""
+        ...
+
+    async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
+        """That node in the newest run of that workflow in which it succeeded, of those with a smaller `seq`
+        than `before_seq` (None: of all)."""
+        ...
+
+    async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
+        """Attempts in the order in which they were recorded."""
+        ...
+
+    async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
+        """Record a request before it is sent."""
+        ...
+
+    async def settle(
+        self,
+        *,
+        attempt: AttemptRecord | None = None,
+        attempt_fence: Fence | None = None,
+        memo: MemoRecord | None = None,
+        nodes: Sequence[NodeWrite] = (),
+    ) -> None:
+        """The end of a call in one unit: how its attempt ended, the answer for the memo, and the nodes that it
+        finished."""
+        ...
+
+    # memo
+
+    async def memo(self, key: str) -> MemoRecord | None:
+        """The answer under that key; one whose content does not match its hash is removed and not given."""
+        ...
+
+    async def memo_stats(self) -> MemoStats:
+        """Totals."""
+        ...
+
+    async def prune_memo(self, *, older_than: float) -> int:
+        """Remove answers created before that wall clock time; how many."""
+        ...
+
+    async def clear_memo(self) -> int:
+        """Remove all answers; how many."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is queued, then give back the connection."""
+        ...

@@ -1,0 +1,152 @@
+"""Ids, statuses and small values that every wing shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NewType, TypeAlias
+
+RunId = NewType("RunId", str)
+StepId = NewType("StepId", str)
+NodeId = NewType("NodeId", str)
+"""A step, or one piece of it; today a node is named as its step."""
+
+Json: TypeAlias = Any
+"""None, bool, int, float, str, list[Json] or dict[str, Json]."""
+
+
+class NodeStatus(StrEnum):
+    """Where one node of a run stands."""
+
+    PENDING = "pending"  # waits for its inputs
+    RUNNING = "running"  # its inputs are there; it queues or is being carried out
+    SUCCEEDED = "succeeded"  # its output is on disk
+    FAILED = "failed"  # its error is on disk
+    SKIPPED = "skipped"  # its `when` was false, or a step it needs was skipped
+    BLOCKED = "blocked"  # a step it needs failed
+    CANCELLED = "cancelled"  # the run was stopped before it ended
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"  # some process owns it
+    SUCCEEDED = "succeeded"  # every node ended well
+    FAILED = "failed"  # at least one node failed for good
+    INTERRUPTED = "interrupted"  # stopped by a person, or its owner died; resumable
+    PAUSED = "paused"  # stopped by a limit, a budget or a dead provider; resumable
+
+
+NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
+    NodeStatus.PENDING: frozenset(
+        {NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.CANCELLED}
+    ),
+    NodeStatus.RUNNING: frozenset(
+        {NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED}
+    ),
+    NodeStatus.SUCCEEDED: frozenset(),
+    NodeStatus.FAILED: frozenset(),
+    NodeStatus.SKIPPED: frozenset(),
+    NodeStatus.BLOCKED: frozenset(),
+    NodeStatus.CANCELLED: frozenset(),
+}
+NODE_TERMINAL = frozenset(status for status, after in NODE_TRANSITIONS.items() if not after)
+
+RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.RUNNING: frozenset(set(RunStatus) - {RunStatus.RUNNING}),
+    RunStatus.SUCCEEDED: frozenset(),
+    RunStatus.FAILED: frozenset({RunStatus.RUNNING}),
+    RunStatus.INTERRUPTED: frozenset({RunStatus.RUNNING}),
+    RunStatus.PAUSED: frozenset({RunStatus.RUNNING}),
+}
+RUN_RESUMABLE = frozenset(status for status, after in RUN_TRANSITIONS.items() if RunStatus.RUNNING in after)
+
+
+class AttemptStatus(StrEnum):
+    """How a request that was recorded before it was sent ended."""
+
+    SENT = "sent"  # on its way
+    SUCCEEDED = "succeeded"  # a whole answer came, valid or not
+    FAILED = "failed"  # an error came
+    UNKNOWN = "unknown"  # no answer was seen; it may have been paid for
+
+
+class StepKind(StrEnum):
+    """What a step does; each is chosen by the one key that the step has."""
+
+    PROMPT = "prompt"  # one chat completion (`prompt` or `messages`)
+    PYTHON = "python"  # a function
+    VALUE = "value"  # a value from templates, no I/O
+
+
+class Priority(StrEnum):
+    """The order in which waiting requests are admitted."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class OnError(StrEnum):
+    """What the failure of a step means for its run."""
+
+    FAIL = "fail"  # the run fails, dependents are blocked
+    CONTINUE = "continue"  # the run may succeed, dependents see the step as skipped
+
+
+class OnTruncated(StrEnum):
+    """What an answer that was cut at its token limit means."""
+
+    WARN = "warn"  # kept, marked and told in the summary
+    FAIL = "fail"  # the step fails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one answer, as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    """The part of input_tokens that the provider served from its own prompt cache."""
+    reasoning_tokens: int = 0
+    """The part of output_tokens that was spent on hidden reasoning."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+    def as_dict(self) -> dict[str, int]:
+        """The four counts by name, as they stand in JSON output and in templates."""
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_input_tokens": self.cached_input_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how patiently a failed attempt is made again. Times are seconds."""
+
+    max_attempts: int = 5
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+    multiplier: float = 2.0
+    jitter: bool = True
+    """Full jitter: each wait is drawn evenly from 0 to the computed delay."""
+    attempt_timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """Whether a step's answers are taken from and put into the memo."""
+
+    enabled: bool = True
+    ttl: float | None = None
+    """Seconds after which a stored answer is too old to be used; None: never."""
