@@ -17,6 +17,7 @@ FlowLLMError
     ├── PythonFailed
     ├── NodeTimedOut            all attempts together took longer than `timeout`
     ├── InvalidAnswer           the answer never satisfied `output`
+    ├── InternalError           a fault of flowllm itself
     ├── TruncatedAnswer         cut at max_tokens, under `on_truncated: fail`
     └── ProviderError           one attempt failed
         ├── RateLimited         429; carries how long to wait
@@ -171,6 +172,10 @@ class TruncatedAnswer(StepError):
     """The answer was cut at its token limit and the step says `on_truncated: fail`."""
 
 
+class InternalError(StepError):
+    """A fault of flowllm itself; it costs one node, not the run."""
+
+
 class ProviderError(StepError):
     """One attempt failed. `status` is the HTTP status, where there was one."""
 
@@ -214,9 +219,15 @@ class ServerFailed(ProviderError):
 
 
 class ConnectionFailed(ProviderError, ConnectionError):
-    """No answer came: refused, reset, unknown host, closed early."""
+    """No answer came: refused, reset, unknown host, closed early.
+
+    `reason` is refused, unknown_host, unreachable, reset, closed, tls or proxy."""
 
     retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class AttemptTimedOut(ProviderError, TimeoutError):

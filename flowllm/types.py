@@ -150,3 +150,19 @@ class CachePolicy:
     enabled: bool = True
     ttl: float | None = None
     """Seconds after which a stored answer is too old to be used; None: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an account allows."""
+
+    max_concurrent: int = 10
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    burst: int | None = None
+    """Requests that may go at once after a pause; None: a sixtieth of requests_per_minute, at least 1."""
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a text has: UTF-8 bytes / 3, on the safe side for most languages and code."""
+    return -(-len(text.encode(errors="surrogatepass")) // 3)

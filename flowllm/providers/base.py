@@ -42,8 +42,8 @@ class Provider(Protocol):
         """Send the request once and give the whole answer, within `timeout` seconds in total.
 
         Never retries, never follows a redirect. An answer cut at its token limit is returned with
-        finish_reason "length". Raises a ProviderError for everything else that is not a whole answer;
-        no text of an error contains a secret.
+        finish_reason "length"; one that was cut before its first word raises TruncatedAnswer. Raises a
+        ProviderError for everything else that is not a whole answer; no text of an error contains a secret.
         """
         ...
 

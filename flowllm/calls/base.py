@@ -1,0 +1,88 @@
+"""What is asked of the wing of calls, and the shape that each of its layers has.
+
+single flight → memo → line (limiter, attempt record, wire). The flight comes first so that nobody can look into
+the memo just before an equal call's answer is stored there, and then pay for it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.types import Priority, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowllm.calls.gate import Gate
+    from flowllm.calls.validation import Validator
+    from flowllm.events import Event
+    from flowllm.providers.base import Provider
+    from flowllm.request import Answer, ChatRequest
+    from flowllm.store.base import Fence, NodeWrite
+    from flowllm.types import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """The node on whose behalf something is sent."""
+
+    fence: Fence
+    node_id: NodeId
+    gate: Gate
+    emit: Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One answer that a node wants."""
+
+    asker: Asker
+    request: ChatRequest
+    provider: Provider
+    key: str
+    """The fingerprint of the request; answers are stored and shared under it."""
+    settle: Callable[[Answer], Sequence[NodeWrite]]
+    """The rows that this answer completes; they are committed together with it, before `ask` returns."""
+    validator: Validator | None = None
+    keep_truncated: bool = True
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float = 1800.0
+    """Seconds from the first admission, waits for admission left out."""
+    priority: Priority = Priority.NORMAL
+    reserve: float = 0.0
+    """Tokens to reserve with the limiter."""
+    read_memo: bool = True
+    write_memo: bool = True
+    ttl: float | None = None
+    """Seconds; an older answer in the memo is not used."""
+    join: bool = True
+    """An equal request in flight will do."""
+
+
+class Call(Protocol):
+    """An ask on its way, which may belong to several askers."""
+
+    ask: Ask
+    on_wire: bool
+    """A request is out or its outcome is being recorded: the gate no longer holds it back."""
+
+    def payer(self) -> Asker:
+        """Who pays for what is sent next: the first asker whose run is not stopping.
+
+        Raises CallStopped when there is none left.
+        """
+        ...
+
+    def settle(self, answer: Answer) -> Sequence[NodeWrite]:
+        """The rows of everyone who waits for this answer; nobody can join after it was called."""
+        ...
+
+
+class Layer(Protocol):
+    """One layer around a call."""
+
+    async def answer(self, call: Call) -> Answer:
+        """The answer, durable. Raises StepError when there is none, CallStopped when all its runs are
+        stopping, StoreError when it cannot be kept."""
+        ...

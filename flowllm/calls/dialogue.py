@@ -1,0 +1,132 @@
+"""One answer, from the first request to the last: what to send next, decided purely.
+
+A dialogue is told how each request ended and says what comes next: send (again, or a repaired question, after a
+delay), accept, or give up. It knows no provider, no clock and no store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowllm.calls.retry import Attempts
+from flowllm.errors import InvalidAnswer, StepError, TruncatedAnswer
+from flowllm.types import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowllm.calls.validation import Validator
+    from flowllm.request import ChatRequest, Completion
+    from flowllm.types import Json, RetryPolicy
+
+MOST_REPAIRS = 2
+"""How often an invalid answer is asked for again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Send this request after `delay` seconds; `error` is why the one before it did not do."""
+
+    request: ChatRequest
+    delay: float = 0.0
+    error: StepError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """The answer is there."""
+
+    value: Json
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """There will be no answer."""
+
+    error: StepError
+
+
+class Dialogue:
+    """The state of one call."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        *,
+        policy: RetryPolicy,
+        validator: Validator | None,
+        keep_truncated: bool,
+        random: Callable[[], float],
+    ) -> None:
+        self._first = request
+        self._request = request
+        self._policy = policy
+        self._validator = validator
+        self._keep_truncated = keep_truncated
+        self._random = random
+        self._attempts = Attempts(policy, random)
+        self._repairs = 0
+        self.usage = Usage()
+        """Spent so far, on answers that were not accepted too."""
+
+    def start(self) -> Send:
+        """The first request."""
+        return Send(request=self._request)
+
+    def failed(self, error: StepError) -> Send | GiveUp:
+        """The request that was sent last brought no answer."""
+        if error.usage is not None:
+            self.usage += error.usage
+        delay = self._attempts.failed(error)
+        if delay is None:
+            return GiveUp(error=error)
+        return Send(request=self._request, delay=delay, error=error)
+
+    def answered(self, completion: Completion) -> Accept | Send | GiveUp:
+        """The request that was sent last brought this."""
+        self.usage += completion.usage
+        truncated = completion.finish_reason == "length"
+        if truncated and not (self._keep_truncated and self._validator is None):
+            return GiveUp(error=self._cut(completion))
+        if self._validator is None:
+            return Accept(value=completion.text, truncated=truncated)
+        try:
+            return Accept(value=self._validator.check(completion.text), truncated=False)
+        except InvalidAnswer as error:
+            return self._repair(completion, error)
+
+    def _cut(self, completion: Completion) -> TruncatedAnswer:
+        what = "the answer" if self._validator is None else "the JSON answer"
+        return TruncatedAnswer(
+            f"{what} was cut at its token limit",
+            hint="raise max_tokens, or ask for less",
+            answer=completion.text,
+            usage=self.usage,
+        )
+
+    def _repair(self, completion: Completion, error: InvalidAnswer) -> Send | GiveUp:
+        if self._repairs == MOST_REPAIRS:
+            return GiveUp(
+                error=InvalidAnswer(
+                    f"{error.message} (asked {MOST_REPAIRS + 1} times)",
+                    hint="see the last answer with `flowllm show`; simplify the schema, or name a `fallback` model",
+                    answer=completion.text,
+                    usage=self.usage,
+                )
+            )
+        self._repairs += 1
+        self._attempts = Attempts(self._policy, self._random)
+        self._request = replace(
+            self._first,
+            messages=(
+                *self._first.messages,
+                {"role": "assistant", "content": completion.text},
+                {
+                    "role": "user",
+                    "content": f"That cannot be used: {error.message}. Answer again with the corrected JSON only.",
+                },
+            ),
+        )
+        return Send(request=self._request, error=error)

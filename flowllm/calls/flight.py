@@ -1,0 +1,160 @@
+"""Equal requests at the same time are sent once: the first to ask leads, the others wait with it.
+
+The call belongs to all its waiters. It ends when the last one leaves; its answer or its terminal error goes to
+all, and each waiter's rows are in the one commit that makes the answer durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.calls.gate import CallStopped
+from flowllm.events import RequestJoined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowllm.calls.base import Ask, Asker, Layer
+    from flowllm.clock import Clock
+    from flowllm.request import Answer
+    from flowllm.store.base import NodeWrite
+
+
+class _Waiter:
+    """One asker's place in a flight."""
+
+    __slots__ = ("ask", "future", "joined")
+
+    def __init__(self, ask: Ask, *, joined: bool) -> None:
+        self.ask = ask
+        self.joined = joined
+        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+
+class Flight:
+    """One call in flight and who waits for it. This is the `Call` that the inner layers see."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.on_wire = False
+        self.sealed = False
+        """Too late to join: its rows have been made (the memo will have the answer), or it is being ended."""
+        self.ended = asyncio.Event()
+        self._waiters: list[_Waiter] = []
+        self._task: asyncio.Task[Answer] | None = None
+
+    def start(self, inner: Layer, landed: Callable[[Flight], None]) -> None:
+        """Set off; `landed` is called when it is over, however it ends."""
+        self._task = asyncio.get_running_loop().create_task(inner.answer(self))
+        self._task.add_done_callback(lambda task: self._land(task, landed))
+
+    async def wait(self, ask: Ask, *, joined: bool) -> Answer:
+        """Wait for the answer with the others."""
+        waiter = _Waiter(ask, joined=joined)
+        self._waiters.append(waiter)
+        gate = ask.asker.gate
+        gate.listen(waiter, lambda: self._stop(waiter))
+        try:
+            return await waiter.future
+        finally:
+            gate.forget(waiter)
+            self._leave(waiter)
+
+    def payer(self) -> Asker:
+        """The first waiter whose run is not stopping; those whose run is, are sent away."""
+        for waiter in list(self._waiters):
+            if waiter.ask.asker.gate.is_open:
+                return waiter.ask.asker
+            self._refuse(waiter)
+        raise CallStopped
+
+    def settle(self, answer: Answer) -> Sequence[NodeWrite]:
+        """The rows of all waiters."""
+        self.sealed = True
+        return [row for waiter in self._waiters for row in waiter.ask.settle(_share(answer, waiter))]
+
+    def _land(self, task: asyncio.Task[Answer], landed: Callable[[Flight], None]) -> None:
+        landed(self)
+        self.ended.set()
+        error = None if task.cancelled() else task.exception()
+        for waiter in self._waiters:
+            if waiter.future.done():
+                continue
+            if task.cancelled():
+                waiter.future.cancel()
+            elif error is not None:
+                waiter.future.set_exception(error)
+            else:
+                waiter.future.set_result(_share(task.result(), waiter))
+
+    def _stop(self, waiter: _Waiter) -> None:
+        """The run of this waiter is stopping: what is on the wire may finish, the rest is not sent."""
+        if not self.on_wire and not self.sealed:
+            self._refuse(waiter)
+
+    def _refuse(self, waiter: _Waiter) -> None:
+        if not waiter.future.done():
+            waiter.future.set_exception(CallStopped())
+        self._leave(waiter)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        if not self._waiters and not self.sealed and self._task is not None and not self._task.done():
+            self.sealed = True
+            self._task.cancel()
+
+
+def _share(answer: Answer, waiter: _Waiter) -> Answer:
+    return replace(answer, joined=True) if waiter.joined and not answer.cached else answer
+
+
+class Flights:
+    """All calls in flight in the process: the face of this wing."""
+
+    def __init__(self, inner: Layer, clock: Clock) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._joinable: dict[tuple[str, bool], Flight] = {}
+        self._aloft: set[Flight] = set()
+
+    async def ask(self, ask: Ask) -> Answer:
+        """The answer to this ask, durable, with its rows.
+
+        Raises StepError when there is none, CallStopped when the run is stopping, StoreError when the answer
+        could not be kept.
+        """
+        while ask.join and (flight := self._joinable.get(_place(ask))) is not None:
+            if flight.sealed:
+                await flight.ended.wait()
+                continue
+            asker = ask.asker
+            asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=self._clock.now()))
+            return await flight.wait(ask, joined=True)
+        return await self._lead(ask)
+
+    async def _lead(self, ask: Ask) -> Answer:
+        if not ask.asker.gate.is_open:
+            raise CallStopped
+        flight = Flight(ask)
+        self._aloft.add(flight)
+        if ask.join:
+            self._joinable[_place(ask)] = flight
+        flight.start(self._inner, self._landed)
+        return await flight.wait(ask, joined=False)
+
+    def _landed(self, flight: Flight) -> None:
+        self._aloft.discard(flight)
+        if self._joinable.get(_place(flight.ask)) is flight:
+            del self._joinable[_place(flight.ask)]
+
+    async def drain(self) -> None:
+        """Wait until no call is under way any more."""
+        for flight in list(self._aloft):
+            await flight.ended.wait()
+
+
+def _place(ask: Ask) -> tuple[str, bool]:
+    return ask.key, ask.keep_truncated

@@ -1,0 +1,76 @@
+"""What was answered once is not asked again: the memo is looked into before anything else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.request import Answer
+from flowllm.store.base import MemoRecord
+from flowllm.types import Usage
+
+if TYPE_CHECKING:
+    from flowllm.calls.base import Ask, Call, Layer
+    from flowllm.clock import Clock
+    from flowllm.store.base import Store
+
+
+class Memo:
+    """A layer that answers from the store where it can."""
+
+    def __init__(self, inner: Layer, store: Store, clock: Clock) -> None:
+        self._inner = inner
+        self._store = store
+        self._clock = clock
+
+    async def answer(self, call: Call) -> Answer:
+        """The stored answer, or the inner layer's."""
+        found = await self.look_up(call.ask)
+        if found is None:
+            return await self._inner.answer(call)
+        rows = call.settle(found)
+        if rows:
+            await self._store.settle(nodes=rows)
+        return found
+
+    async def look_up(self, ask: Ask) -> Answer | None:
+        """A stored answer that will do for this ask, None if there is none."""
+        if not ask.read_memo:
+            return None
+        record = await self._store.memo(ask.key)
+        if record is None:
+            return None
+        too_old = ask.ttl is not None and self._clock.now() - record.created_at > ask.ttl
+        answer = answer_of(record)
+        return None if too_old or (answer.truncated and not ask.keep_truncated) else answer
+
+
+def answer_of(record: MemoRecord) -> Answer:
+    """An answer as the memo keeps it."""
+    kept = record.answer
+    return Answer(
+        value=kept["value"],
+        model=kept["model"],
+        provider=kept["provider"],
+        usage=Usage(**kept["usage"]),
+        cost_usd=kept["cost_usd"],
+        truncated=kept["truncated"],
+        cached=True,
+    )
+
+
+def record_of(key: str, answer: Answer, *, now: float) -> MemoRecord:
+    """What the memo keeps of an answer."""
+    return MemoRecord(
+        key=key,
+        provider=answer.provider,
+        model=answer.model,
+        created_at=now,
+        answer={
+            "value": answer.value,
+            "model": answer.model,
+            "provider": answer.provider,
+            "usage": answer.usage.as_dict(),
+            "cost_usd": answer.cost_usd,
+            "truncated": answer.truncated,
+        },
+    )

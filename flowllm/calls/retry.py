@@ -1,0 +1,56 @@
+"""Whether a failed attempt is made again, and after how long. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.errors import RateLimited, ServerFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowllm.errors import StepError
+    from flowllm.types import RetryPolicy
+
+
+def backoff(policy: RetryPolicy, failures: int, random: Callable[[], float]) -> float:
+    """Seconds to wait after that many failures in a row (from 1).
+
+    Exponential, capped, with full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015. `random` gives an even draw from [0, 1).
+    """
+    exponent = min(failures - 1, 64)
+    ceiling = min(policy.max_delay, policy.initial_delay * policy.multiplier**exponent)
+    return ceiling * random() if policy.jitter else ceiling
+
+
+class Attempts:
+    """Counts the attempts at one request, and says after each failure how long to wait, or to give up.
+
+    Answers that only say "slow down" use up no attempts: they are bounded by the step's timeout alone.
+    """
+
+    def __init__(self, policy: RetryPolicy, random: Callable[[], float]) -> None:
+        self._policy = policy
+        self._random = random
+        self._used = 0
+        self._limited = 0
+
+    def failed(self, error: StepError) -> float | None:
+        """Seconds until the next attempt, None if there is none."""
+        if not error.retryable:
+            return None
+        if isinstance(error, RateLimited):
+            self._limited += 1
+            return self._after(error.retry_after, self._limited)
+        self._used += 1
+        if self._used >= self._policy.max_attempts:
+            return None
+        return self._after(error.retry_after if isinstance(error, ServerFailed) else None, self._used)
+
+    def _after(self, asked: float | None, failures: int) -> float:
+        wait = backoff(self._policy, failures, self._random)
+        if asked is None:
+            return wait
+        # What the server asked for, and a little more, so that not everyone comes back in the same instant.
+        return asked + min(wait, self._policy.initial_delay)

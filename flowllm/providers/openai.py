@@ -1,0 +1,286 @@
+"""Servers that speak OpenAI's API: OpenAI itself, and what is built like it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+from flowllm.errors import (
+    AttemptTimedOut,
+    BadAnswer,
+    StepError,
+    UsageError,
+)
+from flowllm.providers.base import Account
+from flowllm.providers.failures import LONGEST_RAW, Asked, failure
+from flowllm.providers.network import broken
+from flowllm.providers.openai_answer import decode
+from flowllm.providers.openai_wire import OPENAI_HOST, encode
+from flowllm.providers.prices import price_usd
+from flowllm.redact import Redactor
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import httpx2
+    import openai
+
+    from flowllm.clock import Clock
+    from flowllm.providers.openai_wire import OpenAIConfig
+    from flowllm.request import ChatRequest, Completion
+    from flowllm.types import Json, Usage
+
+LARGEST_ANSWER = 16 * 1024 * 1024
+"""Bytes; one answer is never larger."""
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
+_KEPT_HEADERS = re.compile(r"x-ratelimit-.*|retry-after(-ms)?|x-request-id", re.IGNORECASE)
+_KEY_HASH_DIGITS = 8
+
+
+class ClientPool:
+    """The connections of a process, shared by all its providers; made at first use, in the loop that uses them.
+
+    A proxy of the environment is used for https only, where it sees no more than the host's name. Over plain http
+    it would be handed the key and the prompt: there it is never used.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[bool, httpx2.AsyncClient] = {}
+        self._loading = asyncio.Lock()
+        self._module: ModuleType | None = None
+
+    async def module(self) -> ModuleType:
+        """flowllm.providers.client, imported in a thread, with the price tables that the first answer will need."""
+        async with self._loading:
+            if self._module is None:
+                self._module = await asyncio.to_thread(_import_client)
+        return self._module
+
+    async def http(self, *, secure: bool) -> httpx2.AsyncClient:
+        """The connections to https servers, or to http ones."""
+        module = await self.module()
+        if secure not in self._clients:
+            self._clients[secure] = module.http_client(through_proxy=secure)
+        return self._clients[secure]
+
+    async def close(self) -> None:
+        """Close every connection, for good."""
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            await client.aclose()
+
+
+def _import_client() -> ModuleType:
+    # openai takes 1.1 s to import, genai_prices 350 ms: most commands of flowllm need neither.
+    import genai_prices  # noqa: F401, PLC0415
+
+    from flowllm.providers import client  # noqa: PLC0415
+
+    return client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Address:
+    """A base URL taken apart."""
+
+    url: str
+    """Without credentials, query and fragment."""
+    server: str
+    """host, or host:port."""
+    host: str
+    secure: bool
+    query: tuple[tuple[str, str], ...]
+    user: str
+    password: str
+
+    @property
+    def basic(self) -> str:
+        """The credentials as HTTP Basic authentication wants them; empty if there are none."""
+        both = f"{self.user}:{self.password}"
+        return base64.b64encode(both.encode()).decode() if self.user or self.password else ""
+
+
+def _address(config: OpenAIConfig) -> _Address:
+    try:
+        parts = urlsplit(config.base_url)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        parts, port, host = urlsplit(""), None, ""
+    if parts.scheme not in ("http", "https") or not host:
+        raise UsageError(
+            f"the base URL of provider {config.name!r} is not a URL",
+            hint="write it like https://llm.example.com/v1",
+        )
+    shown = f"[{host}]" if ":" in host else host
+    server = f"{shown}:{port}" if port else shown
+    return _Address(
+        url=urlunsplit((parts.scheme, server, parts.path.rstrip("/"), "", "")),
+        server=server,
+        host=host,
+        secure=parts.scheme == "https",
+        query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+    )
+
+
+class OpenAIProvider:
+    """One server and one key. Every request is sent once; retries are made where attempts are recorded."""
+
+    def __init__(self, config: OpenAIConfig, *, pool: ClientPool, redactor: Redactor, clock: Clock) -> None:
+        """Raises UsageError for a base URL, key or header that cannot be sent. `redactor` learns what is secret."""
+        self._config = config
+        self._pool = pool
+        self._clock = clock
+        self._address = _address(config)
+        self._key = config.api_key.strip()
+        self._headers = _sendable(config, self._key)
+        if self._address.basic and not self._key and "authorization" not in map(str.lower, self._headers):
+            self._headers["Authorization"] = f"Basic {self._address.basic}"
+        self._client: openai.AsyncOpenAI | None = None
+        redactor.add(self._secrets(everything=False))
+        self._redactor = Redactor(self._secrets(everything=True))
+        self._account = Account(
+            type="openai",
+            base_url=self._address.url,
+            key_hash=hashlib.sha256(self._key.encode()).hexdigest()[:_KEY_HASH_DIGITS] if self._key else "",
+        )
+
+    def _secrets(self, *, everything: bool) -> list[str]:
+        """What may stand in no text; `everything`: all values of headers and query, not only those named like one."""
+        address = self._address
+        raw = urlsplit(self._config.base_url).password or ""
+        found = [self._key, address.password, address.basic, raw]
+        for name, value in (*self._headers.items(), *address.query):
+            if everything or _SECRET_NAME.search(name):
+                found += [value, value.partition(" ")[2]]
+        return found
+
+    @property
+    def name(self) -> str:
+        """As the workflow calls it."""
+        return self._config.name
+
+    @property
+    def account(self) -> Account:
+        """Base URL (no credentials, no query) and a few digits of the key's hash."""
+        return self._account
+
+    def encode(self, request: ChatRequest) -> dict[str, Json]:
+        """The body that is sent for this request."""
+        return encode(request, self._config)
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        """US dollars, None where the price is unknown."""
+        return price_usd(model, usage, base_url=self._address.url, prices=self._config.prices)
+
+    async def close(self) -> None:
+        """Nothing to do: the connections are the pool's."""
+
+    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+        """Send the request once; see Provider.complete."""
+        asked = Asked(
+            provider=self.name,
+            server=self._address.server,
+            model=request.model,
+            key_env=self._config.api_key_env,
+        )
+        body = self.encode(request)
+        client, module = await self._ready()
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                return await self._sent(client, module, body, asked)
+        except Exception as error:  # noqa: BLE001 - whatever the client raises becomes one of our errors
+            timed_out = deadline.expired() and not isinstance(error, StepError)
+            told = self._timed_out(asked, timeout) if timed_out else self._told(error, asked)
+        # Raised out here so that the client's own error, which holds the request and its headers, is no context.
+        raise self._redacted(told)
+
+    async def _ready(self) -> tuple[openai.AsyncOpenAI, ModuleType]:
+        module = await self._pool.module()
+        http = await self._pool.http(secure=self._address.secure)
+        if self._client is None:
+            self._client = module.openai_client(
+                http,
+                base_url=self._address.url,
+                api_key=self._key,
+                headers=self._headers,
+                query=dict(self._address.query),
+                own_host=self._address.host == OPENAI_HOST,
+            )
+        return self._client, module
+
+    async def _sent(
+        self, client: openai.AsyncOpenAI, module: ModuleType, body: dict[str, Json], asked: Asked
+    ) -> Completion:
+        async with module.posted(client, body, api=self._config.api) as response:
+            raw = await _whole(response, asked)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+        completion = decode(raw, api=self._config.api, asked=asked)
+        kept = {name: value for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
+        return replace(
+            completion, headers=kept, request_id=headers.get("x-request-id", completion.request_id)
+        )
+
+    def _timed_out(self, asked: Asked, timeout: float) -> AttemptTimedOut:
+        return AttemptTimedOut(
+            f"{asked.provider} ({asked.server}) gave no whole answer within {timeout:g} s",
+            hint="raise `retry.attempt_timeout`, or lower max_tokens",
+        )
+
+    def _told(self, error: Exception, asked: Asked) -> StepError:
+        """What the client raised, as one of our errors."""
+        if isinstance(error, StepError):
+            return error
+        response = getattr(error, "response", None)
+        if response is not None:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return failure(response.status_code, headers, response.text, asked, now=self._clock.now())
+        return broken(error, asked)
+
+    def _redacted(self, error: StepError) -> StepError:
+        error.message = self._redactor.text(error.message)
+        error.hint = self._redactor.text(error.hint)
+        error.answer = None if error.answer is None else self._redactor.text(error.answer)
+        error.args = (error.message,)
+        error.__cause__ = error.__context__ = None
+        return error
+
+
+async def _whole(response: httpx2.Response, asked: Asked) -> bytes:
+    """The body, given up as soon as it is larger than LARGEST_ANSWER."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > LARGEST_ANSWER:
+            raise BadAnswer(
+                f"{asked.provider} ({asked.server}) sent more than {LARGEST_ANSWER // 2**20} MiB; "
+                "one answer is never that large",
+                hint="lower max_tokens, or ask for less in one answer",
+                answer=bytes(body[:LONGEST_RAW]).decode(errors="replace"),
+                status=response.status_code,
+            )
+    return bytes(body)
+
+
+def _sendable(config: OpenAIConfig, key: str) -> dict[str, str]:
+    """The headers. Raises UsageError for a key or header that HTTP cannot carry, without showing its value."""
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"the API key of provider {config.name!r} has characters that no key has",
+            hint=f"check the environment variable {config.api_key_env}" if config.api_key_env else "",
+        )
+    for name, value in config.headers.items():
+        if not (
+            re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and value.isascii() and value.isprintable()
+        ):
+            raise UsageError(
+                f"the header {name!r} of provider {config.name!r} cannot be sent",
+                hint="names and values of headers are printable ASCII",
+            )
+    return dict(config.headers)

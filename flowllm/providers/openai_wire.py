@@ -1,0 +1,198 @@
+"""The dialect of OpenAI: a request as the body that Chat Completions or Responses takes. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from flowllm.providers.structured import instruction, strict_allowed, wire_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flowllm.request import ChatRequest, OutputFormat
+    from flowllm.types import Json
+
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+OPENAI_HOST = "api.openai.com"
+_TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
+_NAME_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAIConfig:
+    """What is known of one server that speaks OpenAI's API. Nothing secret is in its repr."""
+
+    name: str
+    base_url: str = field(default=OPENAI_BASE_URL, repr=False)
+    """May carry credentials and a query; neither reaches a key or a message."""
+    api_key: str = field(default="", repr=False)
+    """Empty: no Authorization header is sent."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable to name when the key is refused."""
+    api: str = "chat"
+    """chat: Chat Completions; responses: the Responses API."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every request, expanded."""
+    structured: str = "json_schema"
+    """How a schema travels: json_schema, json_object or prompt."""
+    max_tokens_field: str | None = None
+    """What Chat Completions calls `max_tokens` here; None: by the host."""
+    prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Model to {input, output, cached_input}, US dollars per million tokens; they win over the bundled ones."""
+
+
+def encode(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
+    """The body for the API that the configuration names."""
+    return (encode_responses if config.api == "responses" else encode_chat)(request, config)
+
+
+def encode_chat(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
+    """The body of a Chat Completions request. A parameter that is None is one that is not set."""
+    form = _form(request.output, config)
+    body = {key: value for key, value in request.params.items() if value is not None}
+    if "max_tokens" in body:
+        target = config.max_tokens_field or _token_field(config.base_url)
+        body.setdefault(target, body["max_tokens"])
+        if target != "max_tokens":
+            del body["max_tokens"]
+    body |= {"model": request.model, "messages": _messages(request, config)}
+    if form is not None and form["type"] == "json_schema":
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {key: value for key, value in form.items() if key != "type"},
+        }
+    elif form is not None:
+        body["response_format"] = form
+    return {key: _clean(value) for key, value in body.items()}
+
+
+def encode_responses(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
+    """The body of a Responses request. Nothing is kept at the server unless the author sets `store`."""
+    form = _form(request.output, config)
+    body: dict[str, Json] = {"store": False}
+    body |= {key: value for key, value in request.params.items() if value is not None}
+    for name in _TOKEN_FIELDS:
+        if name in body:
+            body.setdefault("max_output_tokens", body.pop(name))
+    if "reasoning_effort" in body:
+        effort = body.pop("reasoning_effort")
+        body["reasoning"] = {"effort": effort, **_mapping(body.get("reasoning"))}
+    text = _mapping(body.get("text"))
+    if "verbosity" in body:
+        text = {"verbosity": body.pop("verbosity"), **text}
+    if form is not None:
+        text = {**text, "format": form}
+    if text:
+        body["text"] = text
+    body |= {"model": request.model, "input": [_responses_item(item) for item in _messages(request, config)]}
+    return {key: _clean(value) for key, value in body.items()}
+
+
+def _clean(value: Json) -> Json:
+    """The value with half characters (lone surrogates), which UTF-8 cannot carry, replaced by U+FFFD.
+
+    A model's answer may hold them, and a prompt is often made of answers."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _mapping(value: Json) -> dict[str, Json]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _token_field(base_url: str) -> str:
+    """OpenAI's newer models refuse `max_tokens`; most other servers know nothing else."""
+    try:
+        host = urlsplit(base_url).hostname
+    except ValueError:
+        host = None
+    return "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"
+
+
+def _form(output: OutputFormat | None, config: OpenAIConfig) -> dict[str, Json] | None:
+    """How the server itself is told to give JSON, in the flat shape of the Responses API; None: it is not."""
+    if output is None or config.structured == "prompt":
+        return None
+    if output.schema is None or config.structured == "json_object":
+        return {"type": "json_object"}
+    schema = wire_schema(output.schema)
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", output.name)[:_NAME_LENGTH] or "output"
+    return {"type": "json_schema", "name": name, "schema": schema, "strict": strict_allowed(schema)}
+
+
+def _messages(request: ChatRequest, config: OpenAIConfig) -> list[dict[str, Json]]:
+    """The messages, with an instruction about JSON where the server needs one.
+
+    It goes to the end of the first message if that is the system's: some servers take one such message only.
+    """
+    messages = [dict(message) for message in request.messages]
+    output = request.output
+    if output is None:
+        return messages
+    if output.schema is None:
+        needed = not any("json" in text.lower() for text in _texts(messages))
+        told = instruction(None)
+    else:
+        needed = config.structured != "json_schema"
+        told = instruction(wire_schema(output.schema)) if needed else ""
+    if not needed:
+        return messages
+    first = messages[0] if messages else {}
+    if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
+        first["content"] = f"{first['content']}\n\n{told}"
+        return messages
+    return [{"role": "system", "content": told}, *messages]
+
+
+def _texts(messages: Iterable[Mapping[str, Json]]) -> Iterable[str]:
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            for part in content:
+                if isinstance(part, dict) and isinstance(part.get("text"), str):
+                    yield part["text"]
+
+
+def _responses_item(message: Mapping[str, Json]) -> dict[str, Json]:
+    """A message of Chat Completions as an input item of Responses."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return dict(message)
+    parts = [_responses_part(part, assistant=message.get("role") == "assistant") for part in content]
+    return {**message, "content": parts}
+
+
+def _responses_part(part: Json, *, assistant: bool) -> Json:
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "text":
+        return {**part, "type": "output_text" if assistant else "input_text"}
+    if part.get("type") == "image_url":
+        image = part.get("image_url")
+        fields = (
+            {"image_url": image["url"], **_detail(image)}
+            if isinstance(image, dict) and "url" in image
+            else {}
+        )
+        return {
+            **{key: value for key, value in part.items() if key != "type"},
+            **fields,
+            "type": "input_image",
+        }
+    return part
+
+
+def _detail(image: Mapping[str, Json]) -> dict[str, Json]:
+    return {"detail": image["detail"]} if "detail" in image else {}

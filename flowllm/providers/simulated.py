@@ -1,0 +1,240 @@
+"""A provider that needs no network: deterministic answers, with the latency, limits and faults of a real one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+from flowllm.errors import AttemptTimedOut, RateLimited, ServerFailed, TruncatedAnswer
+from flowllm.fingerprint import canonical, digest
+from flowllm.providers.base import Account
+from flowllm.providers.openai_wire import OpenAIConfig, encode_chat
+from flowllm.providers.schema_sample import sample
+from flowllm.providers.simulated_text import Topic, phrase, wanted_items, write
+from flowllm.request import Completion
+from flowllm.types import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.clock import Clock
+    from flowllm.request import ChatRequest
+    from flowllm.types import Json, Limits
+
+_BYTES_A_TOKEN = 4
+_REMEMBERED = 100_000
+"""Requests of which it is known how often they came; the oldest are forgotten."""
+_JITTER = 0.5
+"""Seconds by which requests that were admitted evenly may bunch up on their way to an enforced limit."""
+_BUSY_RETRY_AFTER = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedConfig:
+    """How a simulated provider behaves. Times are seconds, shares are 0 to 1."""
+
+    name: str = "simulated"
+    seed: int = 0
+    latency: float = 0.0
+    """Median time of an answer."""
+    latency_sigma: float = 0.0
+    """Sigma of the log-normal distribution of that time."""
+    error_rate: float = 0.0
+    """Share of requests that fail with a 500."""
+    rate_limit_rate: float = 0.0
+    """Share of requests that get a 429."""
+    enforce: Limits | None = None
+    """Requests above these limits get a 429."""
+
+
+class SimulatedProvider:
+    """Answers by the seed and the encoded body alone.
+
+    Equal requests get equal text in every process, whatever else goes on, with one exception: within a process the
+    second answer to the same body differs from the first, the third from both, and so on, so that samples of one
+    prompt are not copies of each other. Faults are drawn anew for every attempt: one that failed can be retried.
+    """
+
+    def __init__(self, config: SimulatedConfig, *, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._wire = OpenAIConfig(name=config.name, base_url="simulated:", api_key_env="")
+        self._account = Account(type="simulated", base_url=f"simulated:seed={config.seed}")
+        self._attempts: OrderedDict[str, int] = OrderedDict()
+        self._answers: OrderedDict[str, int] = OrderedDict()
+        self._in_flight = 0
+        self._server = _Enforcer(config.enforce, clock) if config.enforce is not None else None
+
+    @property
+    def name(self) -> str:
+        """As the workflow calls it."""
+        return self._config.name
+
+    @property
+    def account(self) -> Account:
+        """`simulated:` and the seed, which is all that answers depend on besides the request."""
+        return self._account
+
+    def encode(self, request: ChatRequest) -> dict[str, Json]:
+        """The body, as OpenAI's Chat Completions would get it."""
+        return encode_chat(request, self._wire)
+
+    def cost(self, model: str, usage: Usage) -> float | None:  # noqa: ARG002 - the protocol's shape
+        """Nothing is paid."""
+        return 0.0
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+        """Wait as long as a server would, then answer or fail; see Provider.complete."""
+        body = self.encode(request)
+        key = digest(f"{self._config.seed}:{canonical(body)}")
+        attempt = _counted(self._attempts, key)
+        self._in_flight += 1
+        try:
+            if self._server is not None:
+                self._server.admit(body, in_flight=self._in_flight, name=self.name)
+            random = Random(f"{key}:attempt:{attempt}")  # noqa: S311 - not for secrets
+            await self._wait(random, timeout)
+            self._maybe_fail(random)
+            return self._answer(body, key, _counted(self._answers, key))
+        finally:
+            self._in_flight -= 1
+
+    async def _wait(self, random: Random, timeout: float) -> None:
+        latency = self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
+        await self._clock.sleep(min(latency, timeout))
+        if latency > timeout:
+            raise AttemptTimedOut(
+                f"{self.name} (simulated) gave no answer within {timeout:g} s",
+                hint="raise `retry.attempt_timeout`, or lower the provider's `latency`",
+            )
+
+    def _maybe_fail(self, random: Random) -> None:
+        if random.random() < self._config.error_rate:
+            raise ServerFailed(f"{self.name} (simulated) failed (500): a simulated fault", status=500)
+        if random.random() < self._config.rate_limit_rate:
+            raise RateLimited(
+                f"{self.name} (simulated) says to slow down (429)", retry_after=_BUSY_RETRY_AFTER
+            )
+
+    def _answer(self, body: Mapping[str, Json], key: str, occurrence: int) -> Completion:
+        again = f":{occurrence}" if occurrence > 1 else ""
+        random = Random(f"{key}:answer{again}")  # noqa: S311 - not for secrets
+        text, cut = _shortened(_text(body, random), body.get("max_tokens"))
+        usage = Usage(input_tokens=_tokens(canonical(body["messages"])), output_tokens=_tokens(text))
+        if cut and not text:
+            raise TruncatedAnswer(
+                f"{body['model']} used up max_tokens before it said a word",
+                hint="raise max_tokens",
+                usage=usage,
+            )
+        return Completion(
+            text=text,
+            model=str(body["model"]),
+            finish_reason="length" if cut else "stop",
+            usage=usage,
+            request_id=f"sim-{key[:12]}-{occurrence}",
+        )
+
+
+def _counted(counts: OrderedDict[str, int], key: str) -> int:
+    """How often the key has come, this time included."""
+    counts[key] = counts.get(key, 0) + 1
+    counts.move_to_end(key)
+    if len(counts) > _REMEMBERED:
+        counts.popitem(last=False)
+    return counts[key]
+
+
+def _text(body: Mapping[str, Json], random: Random) -> str:
+    """The answer, before it is cut: JSON where the body asks for it, prose otherwise."""
+    prompt = _prompt(body["messages"])
+    topic = Topic(prompt)
+    form = body.get("response_format")
+    form = form if isinstance(form, dict) else {}
+    if form.get("type") == "json_schema":
+        schema = form["json_schema"]["schema"]
+        value = sample(schema, random, partial(phrase, topic), items=wanted_items(prompt))
+    elif form.get("type") == "json_object":
+        value = {"title": phrase(topic, random, "title"), "summary": phrase(topic, random, "summary")}
+    else:
+        return write(prompt, random)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _prompt(messages: list[dict[str, Json]]) -> str:
+    """The text of the first thing that the user said: later messages only correct an answer to it."""
+    spoken = [message for message in messages if message.get("role") == "user"] or messages[-1:]
+    content = spoken[0].get("content") if spoken else ""
+    if isinstance(content, list):
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
+
+
+def _shortened(text: str, max_tokens: Json) -> tuple[str, bool]:
+    """The text cut to that many tokens, and whether it was."""
+    if not isinstance(max_tokens, int) or _tokens(text) <= max_tokens:
+        return text, False
+    return text.encode(errors="ignore")[: max(0, max_tokens) * _BYTES_A_TOKEN].decode(errors="ignore"), True
+
+
+class _Enforcer:
+    """A server's own limits: two budgets that refill evenly, and a number of seats."""
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._limits = limits
+        self._clock = clock
+        per_minute = limits.requests_per_minute or 0.0
+        burst = limits.burst or max(1.0, per_minute / 60)
+        self._requests = _Budget(per_minute / 60, burst + max(1.0, _JITTER * per_minute / 60))
+        tokens = limits.tokens_per_minute or 0.0
+        self._tokens = _Budget(tokens / 60, tokens)
+
+    def admit(self, body: Mapping[str, Json], *, in_flight: int, name: str) -> None:
+        """Raises RateLimited, with the time until there would be room."""
+        now, wait = self._clock.monotonic(), 0.0
+        most = body.get("max_tokens")
+        tokens = _tokens(canonical(body["messages"])) + (most if isinstance(most, int) else 0)
+        if self._limits.requests_per_minute is not None:
+            wait = self._requests.wait(1, now)
+        if self._limits.tokens_per_minute is not None:
+            wait = max(wait, self._tokens.wait(tokens, now))
+        if in_flight > self._limits.max_concurrent:
+            wait = max(wait, _BUSY_RETRY_AFTER)
+        if wait > 0:
+            raise RateLimited(f"{name} (simulated) says to slow down (429)", retry_after=wait)
+        self._requests.take(1)
+        self._tokens.take(tokens)
+
+
+class _Budget:
+    """A token bucket that starts full."""
+
+    def __init__(self, rate: float, capacity: float) -> None:
+        self._rate = rate
+        self._capacity = capacity
+        self._level = capacity
+        self._at: float | None = None
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until that much is there; more than all of it counts as all of it."""
+        if self._at is not None:
+            self._level = min(self._capacity, self._level + (now - self._at) * self._rate)
+        self._at = now
+        missing = min(amount, self._capacity) - self._level
+        return missing / self._rate if missing > 1e-9 and self._rate else 0.0  # noqa: PLR2004 - rounding
+
+    def take(self, amount: float) -> None:
+        """Use it up."""
+        self._level -= amount

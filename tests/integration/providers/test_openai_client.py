@@ -1,0 +1,232 @@
+"""What goes out, to whom, and over which connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowllm.errors import ConnectionFailed, UsageError
+from flowllm.providers.openai_wire import OPENAI_BASE_URL, OpenAIConfig
+from flowllm.redact import Redactor
+from flowllm.request import OutputFormat
+from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.server import Server
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def eavesdropper() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A proxy that notes what it is told and answers 502."""
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(65536))
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    proxy = await asyncio.start_server(listen, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", heard
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_what_is_encoded_is_what_is_sent(server: Server, openai: MakeOpenAI, api: str) -> None:
+    provider = openai(api=api)
+    request = ask(
+        temperature=0, max_tokens=5, output=OutputFormat(schema={"type": "array"}), metadata={"a": None}
+    )
+    await provider.complete(request, timeout=20)
+    (seen,) = server.requests
+    assert seen.body == provider.encode(request)
+    assert seen.path == ("/v1/responses" if api == "responses" else "/v1/chat/completions")
+    assert seen.headers["authorization"] == f"Bearer {CANARY}"
+
+
+async def test_without_a_key_no_authorization_goes_out(
+    server: Server, openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", CANARY)
+    provider = openai(api_key="", headers={"X-Team": "growth"})
+    await provider.complete(ask(), timeout=20)
+    assert "authorization" not in server.requests[0].headers
+    assert server.requests[0].headers["x-team"] == "growth"
+    assert CANARY not in str(server.requests[0].headers)
+    assert provider.account.key_hash == ""
+
+
+async def test_the_environment_s_headers_go_to_no_other_host(
+    server: Server, openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", CANARY)
+    monkeypatch.setenv("OPENAI_PROJECT_ID", CANARY)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Ambient: {CANARY}\nAuthorization: Bearer {CANARY}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    await openai(api_key="another-key").complete(ask(), timeout=20)
+    assert CANARY not in str(server.requests[0].headers)
+    assert server.requests[0].headers["authorization"] == "Bearer another-key"
+
+
+async def test_an_authorization_of_the_author_s_own_is_sent(server: Server, openai: MakeOpenAI) -> None:
+    await openai(api_key="", headers={"Authorization": "Token abc123"}).complete(ask(), timeout=20)
+    assert server.requests[0].headers["authorization"] == "Token abc123"
+
+
+async def test_credentials_and_query_of_a_url_stay_out_of_sight(server: Server, openai: MakeOpenAI) -> None:
+    redactor = Redactor()
+    url = (
+        server.url.replace("http://", "http://me:p%40ssword@")
+        + "/?api-version=2026-01-01&sig_token=hush-hush#x"
+    )
+    provider = openai(base_url=url, api_key="", redactor=redactor)
+    assert provider.account.base_url == server.url
+    completion = await provider.complete(ask(), timeout=20)
+    assert completion.text
+    seen = server.requests[0]
+    assert seen.headers["authorization"] == "Basic bWU6cEBzc3dvcmQ="
+    assert seen.query == {"api-version": "2026-01-01", "sig_token": "hush-hush"}
+    assert (
+        redactor.text("p@ssword p%40ssword hush-hush bWU6cEBzc3dvcmQ= 2026-01-01")
+        == "*** *** *** *** 2026-01-01"
+    )
+
+
+async def test_the_redactor_learns_what_is_secret_and_nothing_else(openai: MakeOpenAI) -> None:
+    redactor = Redactor()
+    openai(
+        redactor=redactor,
+        headers={"X-Team": "growth", "X-Auth-Token": "hush-hush", "Cookie": "session sess-1"},
+    )
+    assert redactor.text(f"growth hush-hush {CANARY} sess-1") == "growth *** *** ***"
+
+
+async def test_rate_limit_headers_are_handed_on(server: Server, openai: MakeOpenAI) -> None:
+    server.limit(600, burst=2)
+    completion = await openai().complete(ask(), timeout=20)
+    assert completion.headers["x-ratelimit-limit-requests"] == "600"
+    assert completion.headers["x-ratelimit-remaining-requests"] == "1"
+    assert completion.request_id == completion.headers["x-request-id"] == "req-1"
+    assert "content-type" not in completion.headers
+
+
+async def test_two_providers_share_one_pool_of_connections(server: Server, openai: MakeOpenAI) -> None:
+    first, second = openai(name="first"), openai(name="second", api_key="another-key", api="responses")
+    for provider in (first, second, first, second):
+        await provider.complete(ask(), timeout=20)
+    assert len(server.requests) == 4
+    assert len({seen.peer for seen in server.requests}) == 1
+    assert [seen.headers["authorization"] for seen in server.requests[:2]] == [
+        f"Bearer {CANARY}",
+        "Bearer another-key",
+    ]
+
+
+async def test_the_pool_holds_back_nobody(server: Server, openai: MakeOpenAI) -> None:
+    provider = openai()
+    await provider.complete(ask(), timeout=20)
+    server.hold = 150
+    await asyncio.gather(*(provider.complete(ask(str(number)), timeout=20) for number in range(150)))
+    assert server.peak == 150
+
+
+async def test_http_never_goes_through_a_proxy(
+    server: Server, openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with eavesdropper() as (url, heard):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        await openai().complete(ask(), timeout=20)
+    assert len(server.requests) == 1
+    assert heard == []
+
+
+async def test_https_goes_through_a_proxy_that_learns_the_host_and_no_more(
+    openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with eavesdropper() as (url, heard):
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, url)
+        with pytest.raises(ConnectionFailed, match="through the proxy") as caught:
+            await openai(base_url="https://llm.example.invalid/v1").complete(ask("hush-hush"), timeout=20)
+    assert caught.value.reason == "proxy"
+    assert heard[0].startswith(b"CONNECT llm.example.invalid:443")
+    assert CANARY.encode() not in heard[0]
+    assert b"hush-hush" not in heard[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_url": "llm.example.com/v1"},
+        {"base_url": "ftp://llm.example.com"},
+        {"base_url": "http://[broken"},
+        {"base_url": "http://host:port/v1"},
+        {"base_url": ""},
+        {"api_key": "sk-canary\x00-8c1f0d"},
+        {"api_key": "sk-canäry"},
+        {"headers": {"X-Bad": "canary\r\nInjected: yes"}},
+        {"headers": {"X Bad": "canary"}},
+    ],
+)
+async def test_what_cannot_be_sent_is_refused_without_showing_it(
+    openai: MakeOpenAI, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="'test'") as caught:
+        openai(**settings)
+    assert "can" not in str(caught.value).replace("cannot", "")
+
+
+async def test_white_space_around_a_key_is_no_part_of_it(server: Server, openai: MakeOpenAI) -> None:
+    await openai(api_key=f" {CANARY}\n").complete(ask(), timeout=20)
+    assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+
+
+async def test_accounts_differ_by_server_and_key(openai: MakeOpenAI) -> None:
+    accounts = [
+        openai(),
+        openai(name="other"),
+        openai(api_key="x" * 20),
+        openai(base_url="http://127.0.0.1:9/v1"),
+    ]
+    assert len({provider.account for provider in accounts}) == 3
+    assert accounts[0].account.type == "openai"
+    assert CANARY not in repr(accounts[0].account)
+
+
+async def test_prices(openai: MakeOpenAI) -> None:
+    usage = (await openai().complete(ask(), timeout=20)).usage
+    assert openai().cost("gpt-4o-mini", usage) is None
+    price = openai(base_url=OPENAI_BASE_URL).cost("gpt-4o-mini", usage)
+    assert price is not None
+    assert 0 < price < 0.01
+    assert openai(prices={"m": {"input": 1e6, "output": 0}}).cost("m", usage) == usage.input_tokens
+
+
+def test_nothing_heavy_is_imported_before_the_first_call() -> None:
+    code = (
+        "import sys; from flowllm.providers import openai, simulated, prices; "
+        "print([name for name in ('openai', 'httpx2', 'aiohttp', 'genai_prices') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_defaults_are_openai_s() -> None:
+    assert OpenAIConfig(name="openai").base_url == OPENAI_BASE_URL

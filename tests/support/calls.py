@@ -1,0 +1,88 @@
+"""Fakes and builders for tests of the wing of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from flowllm.calls.base import Ask, Asker
+from flowllm.calls.gate import Gate
+from flowllm.providers.base import Account
+from flowllm.request import ChatRequest, Completion
+from flowllm.store.base import Fence, NodeRecord, NodeWrite
+from flowllm.types import NodeStatus, StepKind, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowllm.request import Answer
+
+REQUEST = ChatRequest(model="m", messages=({"role": "user", "content": "Hello?"},))
+
+
+class FakeProvider:
+    """Answers from a script: each entry is a Completion, a text, an error to raise, or seconds to wait first."""
+
+    def __init__(self, *script: object, latency: float = 1.0) -> None:
+        self.name = "fake"
+        self.account = Account(type="fake", base_url="fake:")
+        self.script = list(script)
+        self.latency = latency
+        self.sent: list[tuple[float, ChatRequest]] = []
+        self.in_flight = 0
+        self.peak = 0
+
+    def encode(self, request: ChatRequest) -> dict:
+        return {"model": request.model, "messages": list(request.messages), **request.params}
+
+    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+        self.sent.append((asyncio.get_running_loop().time(), request))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            await asyncio.sleep(self.latency)
+        finally:
+            self.in_flight -= 1
+        entry = self.script.pop(0) if self.script else "answer"
+        if isinstance(entry, Exception):
+            raise entry
+        if isinstance(entry, Completion):
+            return entry
+        return Completion(text=str(entry), model="m-2", usage=Usage(input_tokens=3, output_tokens=5))
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        return usage.output_tokens / 1000
+
+    async def close(self) -> None:
+        pass
+
+
+def asker(*, gate: Gate | None = None, node: str = "a", run: str = "r1", log: list | None = None) -> Asker:
+    events: list = [] if log is None else log
+    return Asker(fence=Fence(run_id=run, epoch=1), node_id=node, gate=gate or Gate(), emit=events.append)
+
+
+def node_row(who: Asker, answer: Answer) -> NodeWrite:
+    record = NodeRecord(
+        run_id=who.fence.run_id,
+        node_id=who.node_id,
+        kind=StepKind.PROMPT,
+        status=NodeStatus.SUCCEEDED,
+        output=answer.value,
+        cached=answer.cached,
+    )
+    return NodeWrite(fence=who.fence, node=record)
+
+
+def make_ask(
+    provider: FakeProvider, who: Asker | None = None, settle: Callable | None = None, **how: object
+) -> Ask:
+    me = who or asker()
+    return Ask(
+        asker=me,
+        request=how.pop("request", REQUEST),
+        provider=provider,
+        key=how.pop("key", "k" * 64),
+        settle=settle or (lambda answer: [node_row(me, answer)]),
+        **how,
+    )

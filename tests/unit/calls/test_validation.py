@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from flowllm.calls.validation import Validator
+from flowllm.errors import InvalidAnswer
+from flowllm.request import OutputFormat
+
+ANY = Validator(OutputFormat())
+TAGS = Validator(OutputFormat(schema={"type": "array", "items": {"type": "string"}}))
+RECORD = Validator(
+    OutputFormat(
+        schema={"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]}
+    )
+)
+
+
+@pytest.mark.parametrize("text", ['{"a": [1]}', '```json\n{"a": [1]}\n```', ' ```\n{"a": [1]}\n``` \n'])
+def test_json_is_read_also_out_of_a_fence(text: str) -> None:
+    assert ANY.check(text) == {"a": [1]}
+
+
+@pytest.mark.parametrize("text", ["", "Sure! [1]", '{"a": 1', "NaN", '[Infinity]', "[" * 100_000])
+def test_what_is_not_json_is_invalid_and_never_a_crash(text: str) -> None:
+    with pytest.raises(InvalidAnswer) as caught:
+        ANY.check(text)
+    assert caught.value.answer == text
+
+
+def test_a_root_that_is_no_object_is_unwrapped_and_may_come_bare() -> None:
+    assert TAGS.check('{"value": ["a"]}') == ["a"]
+    assert TAGS.check('["a"]') == ["a"]
+
+
+def test_an_object_with_a_key_named_value_is_not_unwrapped() -> None:
+    assert RECORD.check('{"value": 3}') == {"value": 3}
+
+
+def test_every_error_is_named_with_its_place() -> None:
+    with pytest.raises(InvalidAnswer, match=r"at \[1\]: 2 is not of type 'string'; at \[2\]: None is not"):
+        TAGS.check('["a", 2, null]')

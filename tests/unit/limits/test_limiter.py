@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowllm.errors import RequestRejected
+from flowllm.limits.limiter import Limiter, tightest
+from flowllm.types import Limits, Priority
+from tests.support.virtual import LoopClock, run_virtual
+
+
+def limiter(**limits: object) -> Limiter:
+    made = Limiter(LoopClock())
+    made.configure("account", Limits(**limits), holder="run")
+    return made
+
+
+async def hold(made: Limiter, log: list, name: object, seconds: float = 1.0, **how: object) -> None:
+    permit = await made.acquire("account", **how)
+    log.append((name, asyncio.get_running_loop().time()))
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        permit.release()
+
+
+def test_never_more_than_max_concurrent_and_no_slot_left_idle() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=3), []
+        await asyncio.gather(*(hold(made, log, n) for n in range(7)))
+        return log
+
+    assert [at for _, at in run_virtual(main())] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_max_concurrent_of_one_is_one() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=1), []
+        await asyncio.gather(*(hold(made, log, n) for n in range(3)))
+        return log
+
+    assert run_virtual(main()) == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_priorities_go_first_and_first_come_first_served_inside_each() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=1), []
+        names = [("a", "low"), ("b", "normal"), ("c", "high"), ("d", "normal"), ("e", "high")]
+        first = asyncio.create_task(hold(made, log, "first"))
+        await asyncio.sleep(0)
+        await asyncio.gather(first, *(hold(made, log, n, priority=Priority(p)) for n, p in names))
+        return [name for name, _ in log]
+
+    assert run_virtual(main()) == ["first", "c", "e", "b", "d", "a"]
+
+
+def test_requests_per_minute_with_the_burst_that_was_asked_for() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=99, requests_per_minute=60, burst=3), []
+        await asyncio.gather(*(hold(made, log, n) for n in range(5)))
+        return [at for _, at in log]
+
+    assert run_virtual(main()) == pytest.approx([0, 0, 0, 1, 2])
+
+
+def test_tokens_are_reserved_before_and_a_large_request_is_not_overtaken() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=99, tokens_per_minute=600), []
+        await hold(made, log, "drain", 0, tokens=600)
+        tasks = [hold(made, log, "large", tokens=500), *(hold(made, log, n, tokens=1) for n in "xyz")]
+        await asyncio.gather(*tasks)
+        return [name for name, _ in log]
+
+    assert run_virtual(main()) == ["drain", "large", "x", "y", "z"]
+
+
+def test_unused_tokens_come_back() -> None:
+    async def main() -> float:
+        made = limiter(max_concurrent=99, tokens_per_minute=600)
+        (await made.acquire("account", tokens=600)).release(used=0)
+        await made.acquire("account", tokens=600)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == 0
+
+
+def test_a_request_larger_than_the_limit_is_refused_at_once() -> None:
+    async def main() -> None:
+        await limiter(tokens_per_minute=100).acquire("account", tokens=101)
+
+    with pytest.raises(RequestRejected, match="more than the limit of 100 tokens per minute"):
+        run_virtual(main())
+
+
+def test_a_pause_holds_back_the_whole_account() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=99), []
+        made.pause("account", 7)
+        made.pause("account", 3)
+        await asyncio.gather(*(hold(made, log, n) for n in range(3)))
+        return [at for _, at in log]
+
+    assert run_virtual(main()) == [7, 7, 7]
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(1e9, 3600), (-5, 0)])
+def test_a_pause_is_clamped(asked: float, waited: float) -> None:
+    async def main() -> float:
+        made = limiter()
+        made.pause("account", asked)
+        await made.acquire("account")
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == waited
+
+
+def test_of_two_runs_the_tightest_holds_until_it_is_over() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=5), []
+        made.configure("account", Limits(max_concurrent=1), holder="other")
+        await asyncio.gather(*(hold(made, log, n) for n in range(2)))
+        made.withdraw("other")
+        await asyncio.gather(*(hold(made, log, n) for n in range(2)))
+        return [at for _, at in log]
+
+    assert run_virtual(main()) == [0, 1, 2, 2]
+
+
+def test_tightest_takes_the_smaller_of_each() -> None:
+    one = Limits(max_concurrent=9, requests_per_minute=100)
+    other = Limits(max_concurrent=20, requests_per_minute=50, tokens_per_minute=7, burst=2)
+    assert tightest(one, other) == Limits(
+        max_concurrent=9, requests_per_minute=50, tokens_per_minute=7, burst=2
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_no_wake_up_is_lost_and_slots_balance_when_waiters_are_cancelled(seed: int, slots: int) -> None:
+    draw = random.Random(seed)
+
+    async def main() -> None:
+        made, log = limiter(max_concurrent=slots, requests_per_minute=6000, burst=slots), []
+        tasks = [asyncio.create_task(hold(made, log, n, draw.random())) for n in range(30)]
+        for task in tasks:
+            await asyncio.sleep(draw.random() / 10)
+            if draw.random() < 0.4:
+                draw.choice(tasks).cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        permits = [await made.acquire("account") for _ in range(slots)]
+        waiting = asyncio.ensure_future(made.acquire("account"))
+        await asyncio.sleep(100)
+        assert not waiting.done(), "more slots than there are"
+        permits[0].release()
+        await asyncio.wait_for(waiting, 10)
+
+    run_virtual(main())

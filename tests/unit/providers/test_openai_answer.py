@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flowllm.errors import (
+    BadAnswer,
+    ContentFiltered,
+    QuotaExhausted,
+    RateLimited,
+    Refused,
+    RequestRejected,
+    ServerFailed,
+    StepError,
+    TruncatedAnswer,
+    Unauthorized,
+    UnknownModel,
+)
+from flowllm.providers.failures import LONGEST_RAW, Asked
+from flowllm.providers.openai_answer import decode
+from flowllm.request import Completion
+from flowllm.types import Usage
+
+ASKED = Asked(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
+
+
+def chat(payload: object) -> Completion:
+    raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return decode(raw, api="chat", asked=ASKED)
+
+
+def responses(payload: object) -> Completion:
+    return decode(json.dumps(payload).encode(), api="responses", asked=ASKED)
+
+
+def choice(content: object = "hi", reason: object = "stop", **more: object) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content, **more}, "finish_reason": reason}]}
+
+
+def test_a_whole_answer() -> None:
+    payload = {
+        **choice("hi"),
+        "model": "m-2026",
+        "id": "abc",
+        "usage": {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 4},
+            "completion_tokens_details": {"reasoning_tokens": 2},
+        },
+    }
+    assert chat(payload) == Completion(
+        text="hi",
+        model="m-2026",
+        request_id="abc",
+        usage=Usage(input_tokens=10, output_tokens=5, cached_input_tokens=4, reasoning_tokens=2),
+    )
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        [],
+        "many",
+        {},
+        {"prompt_tokens": None, "completion_tokens": "7"},
+        {"prompt_tokens": -1, "completion_tokens": True},
+        {"prompt_tokens": float("nan"), "completion_tokens": float("inf")},
+        {"prompt_tokens": 10**300, "prompt_tokens_details": 3, "completion_tokens_details": []},
+    ],
+)
+def test_usage_that_makes_no_sense_counts_as_nothing(usage: object) -> None:
+    assert chat({**choice(), "usage": usage}).usage == Usage()
+
+
+def test_fractions_of_tokens_are_dropped() -> None:
+    assert chat({**choice(), "usage": {"prompt_tokens": 3.0}}).usage.input_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("", ""),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
+        ([{"type": "image"}, {"type": "text", "text": "b"}], "b"),
+        (["a", "b"], "ab"),
+        ("null byte \u0000, surrogate \ud800, {{7*7}}", "null byte \u0000, surrogate \ud800, {{7*7}}"),
+    ],
+)
+def test_text_in_its_shapes(content: object, text: str) -> None:
+    assert chat(choice(content)).text == text
+
+
+@pytest.mark.parametrize("reason", [None, "stop", "eos", "STOP", 7])
+def test_an_end_of_any_other_name_is_an_end(reason: object) -> None:
+    assert chat(choice(reason=reason)).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS"])
+def test_a_cut_answer_is_an_answer(reason: str) -> None:
+    assert chat(choice(reason=reason)).finish_reason == "length"
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_a_cut_before_the_first_word_is_none(content: str | None) -> None:
+    with pytest.raises(TruncatedAnswer, match="before it said a word") as caught:
+        chat({**choice(content, "length"), "usage": {"completion_tokens": 100}})
+    assert caught.value.usage == Usage(output_tokens=100)
+    assert "max_tokens" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "answer"),
+    [
+        (choice("half", "content_filter"), ContentFiltered, "half"),
+        (choice(None, "content_filter"), ContentFiltered, ""),
+        (choice("", refusal="I won't"), Refused, "I won't"),
+        (choice([{"type": "refusal", "refusal": "no"}]), Refused, "no"),
+        (choice(None, "tool_calls"), RequestRejected, None),
+        (choice("half", "error"), ServerFailed, None),
+    ],
+)
+def test_ends_that_are_errors(payload: dict[str, Any], kind: type[StepError], answer: str | None) -> None:
+    with pytest.raises(kind) as caught:
+        chat(payload)
+    assert caught.value.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "nothing"),
+        (b"  \n", "nothing"),
+        (b"not json", "not valid JSON"),
+        (b'{"choices": [{"mess', "not valid JSON"),
+        (b'\n<!DOCTYPE html><html lang="en">', "a web page"),
+        (b"<?xml version='1.0'?><e/>", "a web page"),
+        (b"data: {}\n\n", "a stream"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"n": ' + b"9" * 10_000 + b"}", "too large"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"[]", "no object"),
+        (b"null", "no object"),
+        (b'"text"', "no object"),
+        (b"{}", "no choices"),
+        (b'{"choices": []}', "no choices"),
+        (b'{"choices": null}', "no choices"),
+        (b'{"choices": {}}', "no choices"),
+        (b'{"choices": [null]}', "no choices"),
+        (b'{"choices": [{}]}', "without a message"),
+        (b'{"choices": [{"message": null}]}', "without a message"),
+        (b'{"choices": [{"message": {}}]}', "no text"),
+        (b'{"choices": [{"message": {"content": null}}]}', "no text"),
+        (b'{"choices": [{"message": {"content": 7}}]}', "no text"),
+        (b'{"choices": [{"message": {"content": []}}]}', "no text"),
+        (b'{"error": {"message": "it went wrong"}}', "it went wrong"),
+        (b'{"error": "it went wrong"}', "it went wrong"),
+    ],
+)
+def test_what_is_no_answer_is_a_bad_one_with_its_raw_text(raw: bytes, told: str) -> None:
+    with pytest.raises(BadAnswer) as caught:
+        chat(raw)
+    assert told in caught.value.message
+    assert "work (127.0.0.1:1)" in caught.value.message
+    assert caught.value.answer == raw.decode(errors="replace")[:LONGEST_RAW]
+
+
+def test_a_byte_order_mark_is_no_obstacle() -> None:
+    assert chat(b"\xef\xbb\xbf" + json.dumps(choice("hi")).encode()).text == "hi"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": "rate_limit_exceeded"}, RateLimited),
+        ({"code": "insufficient_quota"}, QuotaExhausted),
+        ({"type": "model_not_found"}, UnknownModel),
+        ({"code": "invalid_api_key"}, Unauthorized),
+        ({"code": 502, "message": "upstream"}, ServerFailed),
+        ({"code": 429}, RateLimited),
+        ({"code": 400}, RequestRejected),
+        ({"type": "server_error"}, ServerFailed),
+        ({"code": "something_new"}, BadAnswer),
+        ({"code": 12345}, BadAnswer),
+    ],
+)
+def test_an_error_at_200_is_what_it_says_it_is(error: dict[str, Any], kind: type[StepError]) -> None:
+    for payload in ({"error": error}, {"choices": [{"error": error, "message": {"content": ""}}]}):
+        with pytest.raises(kind) as caught:
+            chat(payload)
+        assert type(caught.value) is kind
+        assert caught.value.answer == json.dumps(payload)
+
+
+def test_an_answer_of_responses() -> None:
+    payload = {
+        "status": "completed",
+        "model": "m2",
+        "id": "r1",
+        "output": [
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hmm"}]},
+            {
+                "type": "message",
+                "content": [{"type": "output_text", "text": "a"}, {"type": "output_text", "text": "b"}],
+            },
+        ],
+        "usage": {
+            "input_tokens": 3,
+            "input_tokens_details": {"cached_tokens": 1},
+            "output_tokens": 9,
+            "output_tokens_details": {"reasoning_tokens": 8},
+        },
+    }
+    assert responses(payload) == Completion(
+        text="ab",
+        model="m2",
+        request_id="r1",
+        usage=Usage(input_tokens=3, output_tokens=9, cached_input_tokens=1, reasoning_tokens=8),
+    )
+
+
+def message(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"type": "message", "content": list(parts)}]
+
+
+def cut(reason: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    return {"status": "incomplete", "incomplete_details": {"reason": reason}, "output": message(*parts)}
+
+
+HALF = {"type": "output_text", "text": "half"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        ({"output": message({"type": "refusal", "refusal": "no"})}, Refused),
+        (cut("content_filter", HALF), ContentFiltered),
+        (cut("max_output_tokens"), TruncatedAnswer),
+        ({"output": [{"type": "function_call", "name": "f"}]}, RequestRejected),
+        ({"output": []}, BadAnswer),
+        ({"output": None}, BadAnswer),
+        ({}, BadAnswer),
+        ({"status": "failed", "error": {"code": "server_error", "message": "oh"}}, ServerFailed),
+        ({"status": "failed", "error": {"code": "rate_limit_exceeded"}}, RateLimited),
+        ({"status": "failed", "error": None}, BadAnswer),
+    ],
+)
+def test_ends_of_responses_that_are_errors(payload: dict[str, Any], kind: type[StepError]) -> None:
+    with pytest.raises(kind) as caught:
+        responses(payload)
+    assert type(caught.value) is kind
+
+
+def test_a_cut_answer_of_responses() -> None:
+    completion = responses(cut("max_output_tokens", HALF))
+    assert (completion.text, completion.finish_reason, completion.model) == ("half", "length", "m")

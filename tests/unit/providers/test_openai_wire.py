@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import pytest
+
+from flowllm.fingerprint import canonical
+from flowllm.providers.openai_wire import OpenAIConfig, encode, encode_chat, encode_responses
+from flowllm.request import ChatRequest, OutputFormat
+
+LOCAL = OpenAIConfig(name="local", base_url="http://127.0.0.1:1234/v1")
+OPENAI = OpenAIConfig(name="openai")
+SCORE = {
+    "type": "object",
+    "properties": {"score": {"type": "integer"}},
+    "required": ["score"],
+    "additionalProperties": False,
+}
+
+
+def ask(
+    prompt: str = "hello", *, output: OutputFormat | None = None, system: str | None = None, **params: object
+) -> ChatRequest:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return ChatRequest(
+        model="m", messages=(*messages, {"role": "user", "content": prompt}), params=params, output=output
+    )
+
+
+def test_a_plain_request_is_model_and_messages_and_nothing_else() -> None:
+    assert encode_chat(ask(), LOCAL) == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("base_url", "written", "field"),
+    [
+        ("https://api.openai.com/v1", None, "max_completion_tokens"),
+        ("https://API.OpenAI.com/v1", None, "max_completion_tokens"),
+        ("https://api.openai.com.evil.example/v1", None, "max_tokens"),
+        ("http://127.0.0.1:11434/v1", None, "max_tokens"),
+        ("http://127.0.0.1:11434/v1", "max_completion_tokens", "max_completion_tokens"),
+        ("https://api.openai.com/v1", "max_tokens", "max_tokens"),
+        ("simulated:", None, "max_tokens"),
+        ("http://[broken", None, "max_tokens"),
+    ],
+)
+def test_max_tokens_is_called_what_the_server_calls_it(
+    base_url: str, written: str | None, field: str
+) -> None:
+    config = OpenAIConfig(name="x", base_url=base_url, max_tokens_field=written)
+    body = encode_chat(ask(max_tokens=7), config)
+    assert {key: value for key, value in body.items() if "tokens" in key} == {field: 7}
+
+
+def test_what_the_author_wrote_himself_under_the_other_name_is_kept() -> None:
+    body = encode_chat(ask(max_tokens=7, max_completion_tokens=9), OPENAI)
+    assert body["max_completion_tokens"] == 9
+    assert "max_tokens" not in body
+
+
+def test_parameters_go_out_as_they_are_and_none_means_not_set() -> None:
+    body = encode_chat(ask(temperature=0, top_p=None, logit_bias={"1": -100}, stop=["x"]), LOCAL)
+    assert body["temperature"] == 0
+    assert body["logit_bias"] == {"1": -100}
+    assert body["stop"] == ["x"]
+    assert "top_p" not in body
+
+
+def test_parameters_cannot_replace_model_and_messages() -> None:
+    body = encode_chat(ask(model="other", messages=[]), LOCAL)
+    assert body["model"] == "m"
+    assert body["messages"]
+
+
+def test_a_schema_travels_strict_where_strict_mode_takes_it() -> None:
+    body = encode_chat(ask(output=OutputFormat(schema=SCORE, name="my score!")), LOCAL)
+    assert body["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "my_score_", "schema": SCORE, "strict": True},
+    }
+    assert body["messages"] == [{"role": "user", "content": "hello"}]
+
+
+def test_a_schema_with_an_optional_property_is_not_strict() -> None:
+    schema = {**SCORE, "required": []}
+    body = encode_chat(ask(output=OutputFormat(schema=schema)), LOCAL)
+    assert body["response_format"]["json_schema"]["strict"] is False
+
+
+def test_a_root_that_is_no_object_is_wrapped_and_then_strict() -> None:
+    schema = {"type": "array", "items": {"type": "string"}}
+    sent = encode_chat(ask(output=OutputFormat(schema=schema)), LOCAL)["response_format"]["json_schema"]
+    assert sent["schema"]["properties"] == {"value": schema}
+    assert sent["strict"] is True
+
+
+@pytest.mark.parametrize("structured", ["json_object", "prompt"])
+def test_servers_without_schemas_are_told_in_words(structured: str) -> None:
+    config = OpenAIConfig(name="x", base_url="http://127.0.0.1/v1", structured=structured)
+    body = encode_chat(ask(output=OutputFormat(schema=SCORE)), config)
+    assert body.get("response_format") == ({"type": "json_object"} if structured == "json_object" else None)
+    assert body["messages"][0]["role"] == "system"
+    assert "JSON" in body["messages"][0]["content"]
+    assert '"score"' in body["messages"][0]["content"]
+    assert body["messages"][1] == {"role": "user", "content": "hello"}
+
+
+def test_the_instruction_joins_a_system_message_instead_of_making_a_second_one() -> None:
+    body = encode_chat(ask(system="Be brief.", output=OutputFormat()), LOCAL)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert body["messages"][0]["content"].startswith("Be brief.\n\n")
+    assert "JSON" in body["messages"][0]["content"]
+
+
+def test_output_json_adds_no_instruction_if_a_message_names_json() -> None:
+    body = encode_chat(ask("give me json", output=OutputFormat()), LOCAL)
+    assert body["messages"] == [{"role": "user", "content": "give me json"}]
+    assert body["response_format"] == {"type": "json_object"}
+
+
+def test_encoding_changes_nothing_in_the_request() -> None:
+    request = ask(system="Be brief.", output=OutputFormat(schema={"type": "array"}), max_tokens=3)
+    before = canonical([dict(request.params), list(request.messages), dict(request.output.schema or {})])
+    for config in (LOCAL, OPENAI, OpenAIConfig(name="p", structured="prompt", api="responses")):
+        assert encode(request, config) == encode(request, config)
+    assert (
+        canonical([dict(request.params), list(request.messages), dict(request.output.schema or {})]) == before
+    )
+
+
+def test_responses_has_its_own_names() -> None:
+    request = ask(
+        output=OutputFormat(schema=SCORE, name="s"), max_tokens=5, reasoning_effort="low", verbosity="low"
+    )
+    assert encode_responses(request, OPENAI) == {
+        "store": False,
+        "model": "m",
+        "input": [{"role": "user", "content": "hello"}],
+        "max_output_tokens": 5,
+        "reasoning": {"effort": "low"},
+        "text": {
+            "verbosity": "low",
+            "format": {"type": "json_schema", "name": "s", "schema": SCORE, "strict": True},
+        },
+    }
+
+
+def test_parts_of_a_message_are_renamed_for_responses() -> None:
+    parts = [
+        {"type": "text", "text": "what is this?"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+    ]
+    request = ChatRequest(
+        model="m",
+        messages=(
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]},
+        ),
+    )
+    first, second = encode_responses(request, OPENAI)["input"]
+    assert first["content"] == [
+        {"type": "input_text", "text": "what is this?"},
+        {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"},
+    ]
+    assert second["content"] == [{"type": "output_text", "text": "a cat"}]
+
+
+def test_nothing_secret_is_in_the_repr() -> None:
+    config = OpenAIConfig(
+        name="x", base_url="http://me:canary@127.0.0.1/v1", api_key="canary", headers={"X-Token": "canary"}
+    )
+    assert "canary" not in repr(config)
+
+
+def test_half_characters_are_replaced_and_whole_ones_kept() -> None:
+    body = encode_chat(ask("half \ud800, pair \ud83d\ude00, whole \U0001f600", stop=["\udfff"]), LOCAL)
+    assert body["messages"][0]["content"] == "half \ufffd, pair \U0001f600, whole \U0001f600"
+    assert body["stop"] == ["\ufffd"]
