@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
+from flowllm.calls.gate import CallStopped
 from flowllm.calls.memo import record_of
 from flowllm.errors import (
     AttemptTimedOut,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flowllm.calls.base import Ask, Asker, Call
     from flowllm.clock import Clock
     from flowllm.limits.limiter import Limiter, Permit
+    from flowllm.redact import Redactor
     from flowllm.request import ChatRequest, Completion
     from flowllm.store.base import Store
 
@@ -63,8 +65,16 @@ class Line:
     """The innermost layer."""
 
     def __init__(
-        self, limiter: Limiter, store: Store, clock: Clock, *, draw: Callable[[], float] = random.random
+        self,
+        limiter: Limiter,
+        store: Store,
+        clock: Clock,
+        *,
+        redactor: Redactor,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        """`draw` gives even draws from [0, 1), for jitter."""
+        self.redactor = redactor
         self.limiter = limiter
         self.store = store
         self.clock = clock
@@ -90,6 +100,7 @@ class _Talk:
         self._limiter = line.limiter
         self._store = line.store
         self._clock = line.clock
+        self._redactor = line.redactor
         self._call = call
         self._ask = call.ask
         self._dialogue = dialogue
@@ -130,7 +141,6 @@ class _Talk:
         permit = await self._limiter.acquire(ask.provider.account, priority=ask.priority, tokens=ask.reserve)
         try:
             asker = self._call.payer()
-            self._call.on_wire = True
             self._meter.attempts += 1
             self._meter.queue_s += permit.queue_s
             return await self._exchange(request, asker, permit)
@@ -142,13 +152,14 @@ class _Talk:
         attempt = self._attempt(asker)
         try:
             await self._store.begin_attempt(asker.fence, attempt)
+            await permit.clear()
+            self._call.payer()
+            self._call.on_wire = True
             self._tell_sent(attempt, asker, permit)
             sent = self._clock.monotonic()
             outcome = await self._complete(request)
-        except asyncio.CancelledError:
-            unknown = replace(attempt, status=AttemptStatus.UNKNOWN, finished_at=self._clock.now())
-            with contextlib.suppress(StoreError):
-                await self._store.settle(attempt=unknown, attempt_fence=asker.fence)
+        except (asyncio.CancelledError, CallStopped):
+            await self._abandon(attempt, asker)
             raise
         took = self._clock.monotonic() - sent
         self._meter.call_s += took
@@ -156,13 +167,27 @@ class _Talk:
             return await self._failed(outcome, attempt, asker, took)
         return await self._answered(outcome, attempt, asker, took)
 
+    async def _abandon(self, attempt: AttemptRecord, asker: Asker) -> None:
+        """The run stops: a request that is out may have been paid for, one that is not was not."""
+        not_sent = {"type": "NotSent", "message": "the run was stopped before it was sent", "hint": ""}
+        ended = replace(
+            attempt,
+            status=AttemptStatus.UNKNOWN if self._call.on_wire else AttemptStatus.FAILED,
+            finished_at=self._clock.now(),
+            error=None if self._call.on_wire else not_sent,
+        )
+        with contextlib.suppress(StoreError):
+            await self._store.settle(attempt=ended, attempt_fence=asker.fence)
+
     async def _complete(self, request: ChatRequest) -> Completion | StepError:
         left = max(0.001, self._ask.timeout - self._meter.active_s)
         timeout = min(self._ask.retry.attempt_timeout, left)
         try:
-            return await self._ask.provider.complete(request, timeout=timeout)
+            completion = await self._ask.provider.complete(request, timeout=timeout)
         except StepError as error:
             return error
+        text = self._redactor.text(completion.text)  # a server may echo what it was sent
+        return completion if text is completion.text else replace(completion, text=text)
 
     async def _failed(
         self, error: StepError, attempt: AttemptRecord, asker: Asker, took: float

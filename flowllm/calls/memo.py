@@ -37,11 +37,15 @@ class Memo:
         if not ask.read_memo:
             return None
         record = await self._store.memo(ask.key)
-        if record is None:
+        if record is None or not fresh(record, ask.ttl, now=self._clock.now()):
             return None
-        too_old = ask.ttl is not None and self._clock.now() - record.created_at > ask.ttl
         answer = answer_of(record)
-        return None if too_old or (answer.truncated and not ask.keep_truncated) else answer
+        return None if answer.truncated and not ask.keep_truncated else answer
+
+
+def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
+    """It is not older than `ttl` seconds; None: it never is."""
+    return ttl is None or now - record.created_at <= ttl
 
 
 def answer_of(record: MemoRecord) -> Answer:

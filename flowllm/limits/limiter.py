@@ -35,6 +35,10 @@ class Permit:
         self.tokens = tokens
         self.queue_s = queue_s
 
+    async def clear(self) -> None:
+        """Wait out a pause that began after the permit was given: nothing is sent during one."""
+        await self._account.clear()
+
     def release(self, *, used: float | None = None) -> None:
         """Give the slot back, once; `used` tokens (None: as many as were reserved) stay charged."""
         if self._held:
@@ -152,6 +156,10 @@ class _Account:
     def pause(self, seconds: float) -> None:
         until = self._clock.monotonic() + min(max(0.0, seconds), LONGEST_PAUSE)
         self.paused_until = max(self.paused_until, until)
+
+    async def clear(self) -> None:
+        while (left := self.paused_until - self._clock.monotonic()) > 0:
+            await self._clock.sleep(left)
 
     def stop_timer(self) -> None:
         if self._timer is not None:

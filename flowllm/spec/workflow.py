@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from flowllm.types import CachePolicy, OnError, OnTruncated, Priority, RetryPolicy, StepId, StepKind
+from flowllm.types import CachePolicy, Limits, OnError, OnTruncated, Priority, RetryPolicy, StepId, StepKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,17 +42,6 @@ class Input:
     def required(self) -> bool:
         """It has no default."""
         return self.default is MISSING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What an account allows."""
-
-    max_concurrent: int = 10
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    burst: int | None = None
-    """Requests that may go at once after a pause; None: a sixtieth of requests_per_minute, at least 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,8 @@
+"""`python -m flowllm` is the command line."""
+
+from __future__ import annotations
+
+from flowllm.cli.main import main
+
+if __name__ == "__main__":
+    main()

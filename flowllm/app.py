@@ -1,0 +1,405 @@
+"""flowllm as a library: one FlowLLM a process, any number of runs in it, one limiter for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from flowllm.assembly import AUTO, SIMULATED, Providers, local_backend, read_secrets
+from flowllm.calls.flight import Flights
+from flowllm.calls.line import Line
+from flowllm.calls.memo import Memo
+from flowllm.clock import SystemClock
+from flowllm.config import load_settings, overrides, stored_project
+from flowllm.engine.forecast import Forecast, Forecaster
+from flowllm.engine.stop import StopSignal
+from flowllm.engine.why import Why, explain
+from flowllm.errors import UsageError
+from flowllm.limits.limiter import Limiter
+from flowllm.plan.graph import Graph
+from flowllm.providers.openai import ClientPool
+from flowllm.redact import Redactor
+from flowllm.result import RunOptions, RunResult
+from flowllm.sitting import Sitting
+from flowllm.spec.files import DiskFiles, SnapshotFiles, Unreadable
+from flowllm.spec.inputs import resolve_inputs
+from flowllm.spec.parse import load_workflow
+from flowllm.spec.problems import nearest
+from flowllm.spec.workflow import Workflow
+from flowllm.store.base import Fence, Owner, RunRecord
+from flowllm.store.open import open_store
+from flowllm.types import NodeId, Priority, RunId, RunStatus, StepId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flowllm.clock import Clock
+    from flowllm.observers.base import Observer
+    from flowllm.spec.project import Project
+    from flowllm.spec.workflow import Step
+    from flowllm.store.base import Store
+    from flowllm.types import Json
+
+
+class FlowLLM:
+    """Opens a database and runs workflows in it.
+
+    async with FlowLLM() as app:
+        run = await app.run("workflows/blog.yaml", inputs={"topic": "Tea"})
+        print(run.outputs["headline"])
+    """
+
+    def __init__(
+        self,
+        *,
+        database: str | Path | None = None,
+        config: str | Path | None = None,
+        clock: Clock | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`database` is a path or URL, `config` a flowllm.yaml; both are found as the command line finds them.
+
+        Raises InvalidWorkflow for a flowllm.yaml with problems, UsageError for one that is not there.
+        """
+        self._settings = load_settings(
+            environ=os.environ if environ is None else environ, config=config, database=database
+        )
+        self._clock = clock or SystemClock()
+        self._redactor = Redactor()
+        self._pool = ClientPool()
+        self._limiter = Limiter(self._clock)
+        self._store: Store | None = None
+        self._flights: Flights | None = None
+
+    async def __aenter__(self) -> Self:
+        self._store = await open_store(self._settings.database, clock=self._clock)
+        line = Line(self._limiter, self._store, self._clock, redactor=self._redactor)
+        self._flights = Flights(Memo(line, self._store, self._clock), self._clock)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._flights is not None:
+            await self._flights.drain()
+        self._limiter.close()
+        await self._pool.close()
+        if self._store is not None:
+            await self._store.close()
+        self._store = self._flights = None
+
+    @property
+    def store(self) -> Store:
+        """The open database. Raises UsageError outside of `async with`."""
+        if self._store is None:
+            raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
+        return self._store
+
+    @property
+    def database(self) -> str:
+        """Where the database is."""
+        return self._settings.database
+
+    async def run(
+        self,
+        workflow: str | Path | Workflow,
+        *,
+        inputs: Mapping[str, Json] | None = None,
+        input_text: Mapping[str, str] | None = None,
+        options: RunOptions | None = None,
+        tenant: str = "",
+        observers: Sequence[Observer] = (),
+        stop: StopSignal | None = None,
+    ) -> RunResult:
+        """Run a workflow and give its result, whether it succeeded or not.
+
+        `inputs` are typed values; `input_text` are texts that are converted to the inputs' types. Raises
+        InvalidWorkflow, InvalidInputs and other UsageErrors before anything is sent, StoreError if results
+        can no longer be kept.
+        """
+        options = self._settings.complete(options or RunOptions())
+        loaded = self._load(workflow, options)
+        given = resolve_inputs(loaded, {**(inputs or {}), **(input_text or {})}, text=bool(input_text))
+        steps = chosen_steps(loaded, options)
+        providers = self._providers(loaded, options, self._settings.project)
+        run = self._new_run(loaded, given, options, providers.default, tenant)
+        providers.configure(self._limiter, loaded.steps, holder=run.run_id, cap=options.max_concurrent)
+        read_secrets(loaded, self._settings.environ)
+        run = replace(await self.store.create_run(run), inputs=given)
+        sitting = self._sitting(
+            workflow=loaded, steps=steps, run=run, options=options, providers=providers, observers=observers
+        )
+        await sitting.hold(stop=stop or StopSignal())
+        return await self._result(run.run_id, loaded)
+
+    async def resume(
+        self,
+        run_id: str | None = None,
+        *,
+        file: str | Path | None = None,
+        retry_failed: bool = False,
+        until: str | None = None,
+        observers: Sequence[Observer] = (),
+        stop: StopSignal | None = None,
+    ) -> RunResult:
+        """Go on with a run: what holds is kept, everything else is carried out.
+
+        Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now.
+        A run that has succeeded is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
+        """
+        run = await self._to_resume(run_id)
+        options = replace(RunOptions.of(run.options), until=until)
+        if run.status is RunStatus.SUCCEEDED and not retry_failed and file is None:
+            return await self._result(run.run_id, self._stored(run, options))
+        if file is not None:
+            options = replace(options, config=self._settings.project.path or None)
+            loaded, project = self._load(file, options), self._settings.project
+        else:
+            loaded, project = self._stored(run, options), stored_project(options, run.snapshot)
+        steps = chosen_steps(loaded, options)
+        providers = self._providers(loaded, options, project)
+        if providers.default != run.provider and loaded.default_provider == AUTO:
+            raise UsageError(
+                f"run {run.run_id} used {run.provider}, and `auto` would now mean {providers.default}",
+                hint="set or unset OPENAI_API_KEY as it was, or start a new run",
+            )
+        providers.configure(self._limiter, loaded.steps, holder=run.run_id, cap=options.max_concurrent)
+        read_secrets(loaded, self._settings.environ)
+        claimed = await self.store.claim_run(run.run_id, self._owner())
+        before = await self.store.nodes(run.run_id)
+        sitting = self._sitting(
+            workflow=loaded,
+            steps=steps,
+            run=claimed,
+            options=options,
+            providers=providers,
+            observers=observers,
+        )
+        notices = [] if file is not None else _edited(run)
+        if file is not None:
+            await self._take_file(claimed, loaded, options)
+        await sitting.hold(
+            stop=stop or StopSignal(),
+            before=before,
+            retry_failed=retry_failed,
+            resumed=True,
+            notices=notices,
+        )
+        return await self._result(run.run_id, loaded)
+
+    async def forecast(
+        self,
+        workflow: str | Path | Workflow,
+        *,
+        inputs: Mapping[str, Json] | None = None,
+        input_text: Mapping[str, str] | None = None,
+        options: RunOptions | None = None,
+    ) -> Forecast:
+        """What a run would do; sends nothing. Raises what `run` raises before it sends anything."""
+        options = self._settings.complete(options or RunOptions())
+        loaded = self._load(workflow, options)
+        given = resolve_inputs(loaded, {**(inputs or {}), **(input_text or {})}, text=bool(input_text))
+        steps = chosen_steps(loaded, options)
+        providers = self._providers(loaded, options, self._settings.project)
+        run = self._new_run(loaded, given, options, providers.default, "")
+        secret = {name: self._settings.environ.get(name, "") for name in loaded.secrets}
+        forecaster = Forecaster(
+            loaded,
+            run,
+            steps,
+            backend=local_backend(loaded, providers, self._open_flights(), secret, self._redactor),
+            store=self.store,
+            use_memo=not options.no_cache,
+            refresh=options.refresh,
+        )
+        return await forecaster.forecast(providers.default, Graph.of(loaded))
+
+    async def why(self, run_id: str, step: str) -> Why:
+        """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
+        run = await self.store.run(RunId(run_id))
+        workflow = self._stored(run, RunOptions.of(run.options))
+        found = workflow.steps.get(StepId(step))
+        return await explain(self.store, run, step, () if found is None else tuple(found.edges))
+
+    async def result(self, run_id: str) -> RunResult:
+        """A run as far as it has come. Raises RunNotFound."""
+        run = await self.store.run(RunId(run_id))
+        workflow = self._stored(run, RunOptions.of(run.options))
+        return RunResult.of(run, await self.store.nodes(run.run_id), list(workflow.steps))
+
+    # parts
+
+    def _load(self, workflow: str | Path | Workflow, options: RunOptions) -> Workflow:
+        if isinstance(workflow, Workflow):
+            return workflow
+        return load_workflow(str(workflow), project=self._settings.project, overrides=overrides(options))
+
+    def _stored(self, run: RunRecord, options: RunOptions) -> Workflow:
+        return load_workflow(
+            run.path,
+            files=SnapshotFiles(run.snapshot),
+            project=stored_project(options, run.snapshot),
+            overrides=overrides(options),
+        )
+
+    def _providers(self, workflow: Workflow, options: RunOptions, project: Project) -> Providers:
+        return Providers(
+            workflow,
+            environ=self._settings.environ,
+            pool=self._pool,
+            clock=self._clock,
+            redactor=self._redactor,
+            prices=project.prices,
+            all_simulated=options.provider == SIMULATED,
+        )
+
+    def _open_flights(self) -> Flights:
+        if self._flights is None:
+            raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
+        return self._flights
+
+    def _sitting(
+        self,
+        *,
+        workflow: Workflow,
+        steps: Mapping[NodeId, Step],
+        run: RunRecord,
+        options: RunOptions,
+        providers: Providers,
+        observers: Sequence[Observer],
+    ) -> Sitting:
+        return Sitting(
+            workflow=workflow,
+            steps=steps,
+            run=run,
+            options=options,
+            providers=providers,
+            flights=self._open_flights(),
+            limiter=self._limiter,
+            store=self.store,
+            clock=self._clock,
+            environ=self._settings.environ,
+            redactor=self._redactor,
+            observers=observers,
+        )
+
+    def _new_run(
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Json],
+        options: RunOptions,
+        provider: str,
+        tenant: str,
+    ) -> RunRecord:
+        now = self._clock.now()
+        self._redactor.add(self._settings.environ.get(name, "") for name in workflow.secrets)
+        return RunRecord(
+            run_id=new_run_id(now),
+            workflow=workflow.name,
+            path=workflow.path,
+            status=RunStatus.RUNNING,
+            started_at=now,
+            provider=provider,
+            inputs=self._redactor.value(dict(inputs)),
+            options=options.as_dict(),
+            snapshot=workflow.files,
+            tenant=tenant,
+            owner=self._owner(),
+        )
+
+    def _owner(self) -> Owner:
+        return Owner(pid=os.getpid(), host=socket.gethostname(), since=self._clock.now())
+
+    async def _to_resume(self, run_id: str | None) -> RunRecord:
+        if run_id is not None:
+            return await self.store.run(RunId(run_id))
+        runs = await self.store.runs(limit=1000)
+        if not runs:
+            raise UsageError("there is no run to resume", hint="start one with `flowllm run FILE`")
+        unfinished = [run for run in runs if run.status is not RunStatus.SUCCEEDED]
+        return await self.store.run((unfinished or runs)[0].run_id)
+
+    async def _take_file(self, run: RunRecord, workflow: Workflow, options: RunOptions) -> None:
+        await self.store.update_run(
+            Fence(run_id=run.run_id, epoch=run.epoch),
+            snapshot=workflow.files,
+            path=workflow.path,
+            options=options.as_dict(),
+        )
+
+    async def _result(self, run_id: RunId, workflow: Workflow) -> RunResult:
+        run = await self.store.run(run_id)
+        return RunResult.of(run, await self.store.nodes(run_id), list(workflow.steps))
+
+
+def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
+    """The steps to run: all, or under `until` that one and what it needs. Raises UsageError for unknown names."""
+    for name in (*options.refresh, *([options.until] if options.until else [])):
+        if name not in workflow.steps:
+            guess = nearest(name, workflow.steps)
+            raise UsageError(
+                f"there is no step {name!r} in {workflow.name}",
+                hint=f"did you mean {guess}?" if guess else f"there are: {', '.join(workflow.steps)}",
+            )
+    wanted = set(workflow.steps)
+    if options.until:
+        wanted, waiting = set(), [StepId(options.until)]
+        while waiting:
+            step = waiting.pop()
+            if step not in wanted:
+                wanted.add(step)
+                waiting += workflow.steps[step].edges
+    urgency = Priority(options.priority or Priority.NORMAL)
+    return {
+        NodeId(name): replace(step, priority=urgency) if step.priority is Priority.NORMAL else step
+        for name, step in workflow.steps.items()
+        if name in wanted
+    }
+
+
+def new_run_id(now: float) -> RunId:
+    """The date and time in UTC, so that ids sort by age, and five random letters and digits."""
+    alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
+    tail = "".join(secrets.choice(alphabet) for _ in range(5))
+    return RunId(f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{tail}")
+
+
+def _edited(run: RunRecord) -> list[str]:
+    """What to tell of files that are not what they were when the run began."""
+    disk, edited = DiskFiles(), []
+    for path, text in run.snapshot.items():
+        try:
+            same = disk.read(path) == text
+        except Unreadable:
+            same = False
+        if not same:
+            edited.append(path)
+    if not edited:
+        return []
+    told = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
+    return [f"{told} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]
+
+
+def run(
+    workflow: str | Path | Workflow,
+    *,
+    inputs: Mapping[str, Json] | None = None,
+    options: RunOptions | None = None,
+    database: str | Path | None = None,
+    config: str | Path | None = None,
+    observers: Sequence[Observer] = (),
+) -> RunResult:
+    """Run a workflow from code that has no event loop; see FlowLLM.run.
+
+    Raises RuntimeError when called inside of a running loop: there, use FlowLLM.
+    """
+
+    async def go() -> RunResult:
+        async with FlowLLM(database=database, config=config) as app:
+            return await app.run(workflow, inputs=inputs, options=options, observers=observers)
+
+    return asyncio.run(go())

@@ -1,0 +1,187 @@
+"""flowllm doctor: what is wrong with this set-up."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+from flowllm.assembly import AUTO, resolve_auto
+from flowllm.cli.db import described
+from flowllm.cli.options import Place, json_option, place_options
+from flowllm.cli.output import print_json, results
+from flowllm.config import load_settings
+from flowllm.errors import FlowLLMError
+from flowllm.observers.text import one_line, visible
+from flowllm.store import migrate
+from flowllm.store.location import is_memory
+from flowllm.store.schema import SchemaState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flowllm.config import Settings
+    from flowllm.types import Json
+
+OLDEST_PYTHON = (3, 11)
+CONNECT_TIMEOUT = 3.0
+"""Seconds."""
+_PACKAGES = ("flowllm", "openai", "sqlalchemy", "alembic", "pydantic", "jinja2", "networkx", "rich", "click")
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    good: bool
+    text: str
+    hint: str = ""
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        return {"name": self.name, "ok": self.good, "text": self.text, "hint": self.hint}
+
+
+@click.command()
+@json_option
+@place_options
+def doctor(*, as_json: bool, place: Place) -> int:
+    """Look at Python, packages, settings, database, keys and servers; say what is wrong and what to do.
+
+    Sends nothing to a model: of a server, only whether it takes connections is tried.
+    """
+    findings = list(examine(place))
+    if as_json:
+        print_json([finding.as_dict() for finding in findings])
+    else:
+        _tell(findings)
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+def examine(place: Place) -> Iterator[Finding]:
+    """All findings, one after another."""
+    yield _python()
+    yield from _packages()
+    try:
+        settings = load_settings(environ=os.environ, config=place.config, database=place.db)
+    except FlowLLMError as error:
+        yield Finding(name="settings", good=False, text=error.message, hint=error.hint)
+        return
+    where = str(settings.path) if settings.path else "no flowllm.yaml here or above: the defaults hold"
+    yield Finding(name="settings", good=True, text=where)
+    yield _database(settings.database)
+    yield from _keys(settings)
+    yield from _servers(settings)
+    auto = resolve_auto(AUTO, settings.environ)
+    yield Finding(name="provider auto", good=True, text=f"means {auto} here")
+
+
+def _tell(findings: list[Finding]) -> None:
+    screen = results()
+    for finding in findings:
+        mark = ("ok   ", "green") if finding.good else ("WRONG", "bold red")
+        screen.line(mark, f"  {finding.name:<16} {visible(finding.text)}")
+        for line in finding.hint.splitlines():
+            screen.line(f"{'':<24} {visible(line)}")
+
+
+def _python() -> Finding:
+    return Finding(
+        name="python",
+        good=sys.version_info >= OLDEST_PYTHON,
+        text=f"{platform.python_version()} ({sys.executable})",
+        hint="" if sys.version_info >= OLDEST_PYTHON else "flowllm needs Python 3.11 or newer",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for name in _PACKAGES:
+        try:
+            yield Finding(name=name, good=True, text=version(name))
+        except PackageNotFoundError:
+            yield Finding(name=name, good=False, text="not installed", hint="install flowllm with pip")
+
+
+def _database(url: str) -> Finding:
+    if is_memory(url):
+        return Finding(name="database", good=False, text=url, hint="runs are forgotten when flowllm ends")
+    try:
+        found = migrate.status(url)
+    except FlowLLMError as error:
+        return Finding(name="database", good=False, text=error.message, hint=error.hint)
+    path = found.path.absolute()
+    blocked = _not_writable(path)
+    if blocked is not None:
+        return Finding(
+            name="database",
+            good=False,
+            text=f"{path}: {blocked} cannot be written",
+            hint="give this user write access to it, or name another database with --db",
+        )
+    good = found.state is not SchemaState.NEWER
+    return Finding(name="database", good=good, text=f"{path}: {described(found)}")
+
+
+def _not_writable(path: Path) -> Path | None:
+    """The file, or the folder in which it would be made, if it cannot be written."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return folder
+    return path if path.exists() and not os.access(path, os.W_OK) else None
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    environ = settings.environ
+    state = "set" if environ.get("OPENAI_API_KEY") else "not set"
+    yield Finding(name="OPENAI_API_KEY", good=True, text=state)
+    for provider in settings.project.providers.values():
+        if variable := provider.api_key_env:
+            there = bool(environ.get(variable))
+            yield Finding(
+                name=variable,
+                good=there,
+                text=f"{'set' if there else 'not set'} (provider {provider.name})",
+                hint="" if there else f"set {variable} to that provider's key",
+            )
+
+
+def _servers(settings: Settings) -> Iterator[Finding]:
+    urls = {"OPENAI_BASE_URL": settings.environ.get("OPENAI_BASE_URL")}
+    urls |= {f"server {one.name}": one.base_url for one in settings.project.providers.values()}
+    for name, url in urls.items():
+        if url:
+            yield _reachable(name, url)
+
+
+def _reachable(name: str, url: str) -> Finding:
+    """Whether the server takes a connection; what is shown of the URL has no credentials."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        return Finding(name=name, good=False, text="not a URL", hint="write it like https://host/v1")
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        why = one_line(error.strerror or str(error))
+        return Finding(
+            name=name,
+            good=False,
+            text=f"{host}:{port} takes no connection: {why}",
+            hint="start that server, or correct the URL",
+        )
+    return Finding(name=name, good=True, text=f"{host}:{port} takes connections")

@@ -1,0 +1,105 @@
+"""From an exception to words on standard error and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError
+from flowllm.observers.text import one_line, plural, visible
+from flowllm.redact import Redactor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.cli.options import Globals
+
+INTERRUPTED = 130
+"""128 and SIGINT's number, as shells give it."""
+_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+
+
+def guarded(command: Callable[[], object], state: Globals) -> int:
+    """Run a command and give its exit code; no exception gets past."""
+    try:
+        outcome = command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("stopped")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        return _failed(error, state)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _failed(error: Exception, state: Globals) -> int:
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if not isinstance(error, FlowLLMError):
+        return _bug(error, state)
+    tell(error)
+    if state.debug:
+        _traceback(error)
+    return error.exit_code
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    with suppress(OSError, ValueError):
+        click.echo(line, err=True)
+
+
+def tell(error: FlowLLMError) -> None:
+    """What happened, and what to do about it."""
+    if isinstance(error, InvalidWorkflow):
+        for problem in error.problems:
+            say(visible(str(problem)))
+        say(plural(len(error.problems), "problem"))
+        return
+    say(f"error: {visible(_masked(error.message))}")
+    for line in _masked(error.hint).splitlines():
+        say(f"  {visible(line)}")
+    if isinstance(error, StepError) and error.answer:
+        say(f"  the last answer was: {one_line(_masked(error.answer))}")
+
+
+def secrets_of(environ: Mapping[str, str]) -> list[str]:
+    """Values of the environment that are secret by their names."""
+    return [value for name, value in environ.items() if any(word in name.upper() for word in _SECRET_NAMES)]
+
+
+def _masked(text: str) -> str:
+    return Redactor(secrets_of(os.environ)).text(text)
+
+
+def _bug(error: Exception, state: Globals) -> int:
+    what = one_line(_masked(f"{type(error).__name__}: {error}"))
+    say(f"error: this is a bug of flowllm, please report it: {what}")
+    if state.debug:
+        _traceback(error)
+    else:
+        say("  --debug shows the traceback")
+    return 1
+
+
+def _traceback(error: BaseException) -> None:
+    say(visible(_masked("".join(traceback.format_exception(error)))))
+
+
+def _silence_stdout() -> None:
+    """Point standard output at nothing, so that Python does not complain when it flushes it at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

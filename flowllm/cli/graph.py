@@ -1,0 +1,62 @@
+"""flowllm graph."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.options import place_options
+from flowllm.cli.output import print_json, results, unicode_output
+from flowllm.config import load_settings
+from flowllm.plan.draw import draw_data, draw_dot, draw_mermaid, draw_text
+from flowllm.plan.graph import Graph
+from flowllm.plan.svg import draw_svg
+from flowllm.spec.parse import load_workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.cli.options import Place
+
+FORMATS = ("text", "mermaid", "dot", "svg", "json")
+
+
+@click.command()
+@click.argument("file")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--run", metavar="RUN", help="Mark the statuses that the steps have in this run.")
+@place_options
+def graph(*, file: str, form: str, run: str | None, place: Place) -> None:
+    """Draw the graph of the workflow in FILE; optional dependencies are dotted."""
+    settings = load_settings(environ=os.environ, config=place.config)
+    drawn = Graph.of(load_workflow(file, project=settings.project))
+    statuses = None if run is None else _statuses(run, place)
+    match form:
+        case "json":
+            print_json(draw_data(drawn, statuses))
+        case "mermaid":
+            _print(draw_mermaid(drawn, statuses))
+        case "dot":
+            _print(draw_dot(drawn, statuses))
+        case "svg":
+            _print(draw_svg(drawn, statuses))
+        case _:
+            _print(draw_text(drawn, statuses, ascii_only=not unicode_output()))
+
+
+def _print(text: str) -> None:
+    results().line(text.rstrip("\n"))
+
+
+def _statuses(named: str, place: Place) -> Mapping[str, str]:
+    # the application brings the database along, which a plain drawing does without
+    from flowllm.cli.session import find_run, open_app, wait_for  # noqa: PLC0415
+
+    async def work() -> Mapping[str, str]:
+        async with open_app(place) as app:
+            run = await find_run(app.store, named)
+            return {node.node_id: node.status.value for node in await app.store.nodes(run.run_id)}
+
+    return wait_for(work())

@@ -1,0 +1,100 @@
+"""flowllm init: a starter project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flowllm.cli.failures import say
+from flowllm.cli.options import debug_option
+from flowllm.cli.output import results
+from flowllm.errors import UsageError
+from flowllm.observers.text import json_text, visible
+from flowllm.spec.schema import workflow_schema
+
+SCHEMA_NAME = "flowllm.schema.json"
+WORKFLOW = f"""\
+# yaml-language-server: $schema=./{SCHEMA_NAME}
+name: blog
+description: Write a blog post about a topic.
+
+inputs:
+  topic: The Evolution of Generative AI in Creative Writing
+  tone: {{type: string, default: friendly, enum: [friendly, formal], description: Voice of the post}}
+
+defaults:
+  provider: auto # openai if OPENAI_API_KEY or OPENAI_BASE_URL is set, else simulated answers
+  model: gpt-4o-mini
+  max_tokens: 1000
+
+limits:
+  max_concurrent: 10
+
+steps:
+  headline:
+    prompt: Write one compelling headline for a blog post about {{{{ inputs.topic }}}}.
+  keywords:
+    prompt: List ten SEO keywords for a blog post about {{{{ inputs.topic }}}}.
+    output: {{type: array, items: {{type: string}}}}
+  intro:
+    prompt: Write an engaging {{{{ inputs.tone }}}} introduction for a post titled "{{{{ headline }}}}".
+  outline:
+    prompt: |
+      Outline the body of the post "{{{{ headline }}}}" in five sections. It opens like this:
+      {{{{ intro }}}}
+
+outputs:
+  headline: "{{{{ headline }}}}"
+  keywords: "{{{{ keywords }}}}"
+  intro: "{{{{ intro }}}}"
+  outline: "{{{{ outline }}}}"
+"""
+CONFIG = """\
+# What holds for all workflows in this folder and below; a workflow's own settings win.
+database: .flowllm/flowllm.db
+
+# providers:
+#   local:
+#     type: openai
+#     base_url: http://127.0.0.1:11434/v1
+#     limits: {max_concurrent: 4}
+"""
+GITIGNORE = """\
+.flowllm/
+"""
+
+
+def starter_files() -> dict[str, str]:
+    """Relative path to text of every file of the starter project."""
+    return {
+        "workflows/blog.yaml": WORKFLOW,
+        f"workflows/{SCHEMA_NAME}": json_text(workflow_schema(), ascii_only=True) + "\n",
+        "flowllm.yaml": CONFIG,
+        ".gitignore": GITIGNORE,
+    }
+
+
+@click.command()
+@click.argument("folder", default=".")
+@debug_option
+def init(*, folder: str) -> None:
+    """Write a starter project into FOLDER (here, by default). A file that exists is left as it is."""
+    place = Path(folder)
+    try:
+        for name, text in starter_files().items():
+            _write(place / name, text)
+    except OSError as error:
+        raise UsageError(f"cannot write to {place}: {error.strerror or error}") from error
+    say("try: flowllm run " + visible(str(place / "workflows" / "blog.yaml")))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        say(f"kept {visible(str(path))}: it exists")
+    else:
+        results().line(f"wrote {visible(str(path))}")

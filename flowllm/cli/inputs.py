@@ -1,0 +1,80 @@
+"""Inputs as they are given on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowllm.cli.options import pairs
+from flowllm.errors import InvalidWorkflow, Problem, UsageError
+from flowllm.spec.nodes import plain_data
+from flowllm.spec.problems import Wrong
+from flowllm.spec.source import parse_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.types import Json
+
+LARGEST = 16 * 1024 * 1024
+"""Bytes of a file that is read as one input."""
+
+
+def text_inputs(given: Sequence[str]) -> dict[str, str]:
+    """`-i` options by name: `@file` is the file's text, `@@x` is `@x`. Raises UsageError."""
+    found = pairs(given, "-i", "NAME=VALUE")
+    return {name: _value(name, text) for name, text in found.items()}
+
+
+def _value(name: str, text: str) -> str:
+    if text.startswith("@@"):
+        return text[1:]
+    return _read(text[1:], f"-i {name}=@") if text.startswith("@") else text
+
+
+def file_inputs(path: str | None) -> dict[str, Json]:
+    """The mapping in an `--inputs` file, JSON or YAML. Raises UsageError, InvalidWorkflow with its places."""
+    if path is None:
+        return {}
+    text = _read(path, "--inputs ")
+    data = _json(text, path) if path.endswith(".json") else _yaml(text, path)
+    if not isinstance(data, dict):
+        raise UsageError(f"--inputs {path}: the file must hold a mapping of inputs by name")
+    return data
+
+
+def _yaml(text: str, path: str) -> Json:
+    try:
+        return plain_data(parse_yaml(text, path))
+    except Wrong as wrong:
+        where = wrong.where
+        problem = Problem(
+            file=path, line=where.line, column=where.column, message=wrong.message, hint=wrong.hint
+        )
+        raise InvalidWorkflow([problem]) from wrong
+
+
+def _json(text: str, path: str) -> Json:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        problem = Problem(file=path, line=error.lineno, column=error.colno, message=f"not JSON: {error.msg}")
+        raise InvalidWorkflow([problem]) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--inputs {path}: not JSON that can be used: {error}") from error
+
+
+def _no_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read(path: str, option: str) -> str:
+    try:
+        if Path(path).stat().st_size > LARGEST:
+            raise UsageError(f"{option}{path}: the file is larger than {LARGEST // 1024**2} MiB")
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{option}{path}: the file is not UTF-8 text") from error
+    except OSError as error:
+        raise UsageError(f"{option}{path}: {error.strerror or error}") from error

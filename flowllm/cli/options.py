@@ -1,0 +1,161 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+from flowllm.errors import UsageError
+from flowllm.result import RunOptions
+from flowllm.spec.scalars import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Globals:
+    """What holds for the whole command line."""
+
+    debug: bool = field(default_factory=lambda: bool(os.environ.get("FLOWLLM_DEBUG")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where runs are kept, and where settings come from; as given on the command line."""
+
+    db: str | None = None
+    config: str | None = None
+
+
+class Duration(click.ParamType[float]):
+    """500ms, 30s, 5m, 1h or 7d; seconds as a float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or say how it is written."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+
+
+def _debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    state = ctx.find_object(Globals)
+    if wanted and state is not None:
+        state.debug = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
+)
+
+
+def place_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds --db, --config and --debug; the command gets a `place`."""
+
+    @click.option(
+        "--db", metavar="URL", help="The database  [default: FLOWLLM_DATABASE_URL or .flowllm/flowllm.db]"
+    )
+    @click.option("--config", metavar="FILE", help="A flowllm.yaml  [default: the nearest one upwards]")
+    @debug_option
+    @functools.wraps(command)
+    def wrapped(*args: Any, db: str | None, config: str | None, **kwargs: Any) -> R:
+        return command(*args, place=Place(db=db, config=config), **kwargs)
+
+    return wrapped
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def what_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options that say what is run: inputs, models, which steps. The command gets `options`."""
+
+    @click.option(
+        "-i",
+        "--input",
+        "input_pairs",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="One input; NAME=@FILE takes the text of a file, NAME=@@x is @x.",
+    )
+    @click.option("--inputs", "inputs_file", metavar="FILE", help="Inputs as a JSON or YAML mapping.")
+    @click.option("--provider", metavar="NAME", help="The default provider; `simulated` replaces all.")
+    @click.option("--model", metavar="NAME", help="The default model.")
+    @click.option("--set", "settings", metavar="STEP.KEY=VALUE", multiple=True, help="An option of one step.")
+    @click.option(
+        "--max-concurrent", type=click.IntRange(min=1), metavar="N", help="Most requests in flight."
+    )
+    @click.option("--no-cache", is_flag=True, help="Neither read nor write stored answers.")
+    @click.option("--refresh", metavar="STEP", multiple=True, help="Ask this step anew.")
+    @click.option("--until", metavar="STEP", help="Only this step and what it needs.")
+    @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+    @click.option(
+        "--grace",
+        type=DURATION,
+        default=60.0,
+        metavar="DURATION",
+        help="How long calls in flight may finish when the run is told to stop  [default: 60s]",
+    )
+    @click.option(
+        "--priority", type=click.Choice(["high", "normal", "low"]), help="For steps that name none."
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> R:
+        names = ("provider", "model", "max_concurrent", "no_cache", "until", "fail_fast", "grace", "priority")
+        options = RunOptions(
+            **{name: kwargs.pop(name) for name in names},
+            settings=pairs(kwargs.pop("settings"), "--set", "STEP.KEY=VALUE"),
+            refresh=tuple(kwargs.pop("refresh")),
+        )
+        return command(*args, options=options, **kwargs)
+
+    return wrapped
+
+
+def pairs(texts: Sequence[str], option: str, shape: str) -> dict[str, str]:
+    """NAME=VALUE texts as a mapping. Raises UsageError for one without `=`, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{option} {text}: this is not {shape}")
+        if name.strip() in found:
+            raise UsageError(f"{option} names `{name.strip()}` twice")
+        found[name.strip()] = value
+    return found
+
+
+def not_yet(what: str) -> NoReturn:
+    """Refuse something that a later version has. Raises UsageError."""
+    raise UsageError(
+        f"{what} is not yet supported", hint="data sets and the web page come in a later version"
+    )
+
+
+def _refuse(_ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value not in (None, False, ()):
+        not_yet(param.opts[0])
+
+
+def later_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Options of data sets: known by name, refused, not listed."""
+    for name in ("--over", "--output", "--limit"):
+        command = click.option(name, hidden=True, expose_value=False, callback=_refuse)(command)
+    for name in ("--ordered", "--overwrite"):
+        command = click.option(name, is_flag=True, hidden=True, expose_value=False, callback=_refuse)(command)
+    return command

@@ -1,0 +1,70 @@
+"""Results on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from flowllm.observers.screen import Screen, wants_colour
+from flowllm.observers.text import json_text, readable, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.types import Json
+
+
+def results() -> Screen:
+    """Standard output."""
+    return Screen(sys.stdout, colour=wants_colour(sys.stdout, os.environ))
+
+
+def messages() -> Screen:
+    """Standard error."""
+    return Screen(sys.stderr, colour=wants_colour(sys.stderr, os.environ))
+
+
+def unicode_output() -> bool:
+    """Whether standard output can show more than ASCII."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def print_json(value: Json) -> None:
+    """One JSON value."""
+    results().line(json_text(value, ascii_only=not unicode_output()))
+
+
+def print_outputs(outputs: Mapping[str, Json]) -> None:
+    """Each output under its name."""
+    screen = results()
+    for place, (name, value) in enumerate(outputs.items()):
+        if place:
+            screen.line()
+        heading(screen, name)
+        screen.line(readable(value).rstrip("\n"))
+
+
+def heading(screen: Screen, text: str) -> None:
+    """A name, underlined."""
+    shown = visible(text)
+    screen.line((shown, "bold"))
+    screen.line(("-" * len(shown), "dim"))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Aligned columns under their headers; those named in `right` are numbers."""
+    screen = results()
+    cells = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(len(row[at]) for row in [list(headers), *cells]) for at in range(len(headers))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if header in right else cell.ljust(width)
+            for cell, width, header in zip(row, widths, headers, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    screen.line((line(headers), "bold"))
+    for row in cells:
+        screen.line(line(row))

@@ -1,0 +1,119 @@
+"""flowllm plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.inputs import file_inputs, text_inputs
+from flowllm.cli.options import json_option, place_options, what_options
+from flowllm.cli.output import print_json, print_table, results
+from flowllm.cli.session import open_app, wait_for
+from flowllm.observers.text import dollars, plural, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.cli.options import Place
+    from flowllm.engine.forecast import Forecast, ForecastNode
+    from flowllm.result import RunOptions
+    from flowllm.types import Json
+
+
+@click.command()
+@click.argument("file")
+@what_options
+@json_option
+@place_options
+def plan(
+    *,
+    file: str,
+    options: RunOptions,
+    input_pairs: Sequence[str],
+    inputs_file: str | None,
+    as_json: bool,
+    place: Place,
+) -> None:
+    """Show what `flowllm run FILE` would do: sends nothing.
+
+    For each step: in which generation it starts, whether its answer is stored already and if not why, and at most
+    how many tokens and dollars it takes.
+    """
+    inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
+
+    async def work() -> Forecast:
+        async with open_app(place) as app:
+            return await app.forecast(file, inputs=inputs, input_text=texts, options=options)
+
+    forecast = wait_for(work())
+    if as_json:
+        print_json(forecast_data(forecast))
+    else:
+        print_forecast(forecast)
+
+
+def forecast_data(forecast: Forecast) -> dict[str, Json]:
+    """The object that --json prints."""
+    return {
+        "workflow": forecast.workflow.name,
+        "provider": forecast.provider,
+        "steps": {node.step: _node_data(node) for node in forecast.nodes},
+        "requests": forecast.requests,
+        "input_tokens": forecast.input_tokens,
+        "output_tokens": forecast.output_tokens,
+        "cost_usd": forecast.cost_usd,
+        "critical_path": list(forecast.critical_path),
+        "max_parallel": forecast.max_parallel,
+    }
+
+
+def _node_data(node: ForecastNode) -> dict[str, Json]:
+    return {
+        "kind": node.kind,
+        "generation": node.generation,
+        "state": node.state,
+        "why": node.why,
+        "model": node.model or None,
+        "requests": node.requests,
+        "input_tokens": node.input_tokens,
+        "output_tokens": node.output_tokens,
+        "cost_usd": node.cost_usd,
+    }
+
+
+def print_forecast(forecast: Forecast) -> None:
+    """The table, and the sums below it."""
+    rows = [
+        [
+            str(node.generation),
+            node.step,
+            node.kind,
+            node.state,
+            _count(node.input_tokens, node),
+            _count(node.output_tokens, node),
+            dollars(node.cost_usd) if node.requests else "",
+            node.why,
+        ]
+        for node in sorted(forecast.nodes, key=lambda node: node.generation)
+    ]
+    headers = ["GEN", "STEP", "KIND", "STATE", "TOKENS IN", "OUT AT MOST", "COST", "WHY"]
+    print_table(headers, rows, right=("GEN", "TOKENS IN", "OUT AT MOST", "COST"))
+    screen = results()
+    screen.line()
+    screen.line(
+        f"{plural(forecast.requests, 'request')} at most to {visible(forecast.provider)}; "
+        f"tokens: {_known(forecast.input_tokens)} in, {_known(forecast.output_tokens)} out at most; "
+        f"cost: {dollars(forecast.cost_usd)}"
+    )
+    if forecast.critical_path:
+        path = " → ".join(forecast.critical_path)
+        screen.line(f"critical path: {path}; at most {plural(forecast.max_parallel, 'step')} at a time")
+
+
+def _count(tokens: int | None, node: ForecastNode) -> str:
+    return "" if not node.requests else _known(tokens)
+
+
+def _known(tokens: int | None) -> str:
+    return "unknown" if tokens is None else f"{tokens:,}"

@@ -1,0 +1,59 @@
+"""flowllm resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.options import json_option, place_options
+from flowllm.cli.session import LAST, find_run, wait_for
+from flowllm.cli.sitting import Shown, carry_out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.app import FlowLLM
+    from flowllm.cli.options import Place
+    from flowllm.engine.stop import StopSignal
+    from flowllm.observers.base import Observer
+    from flowllm.result import RunResult
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--file", metavar="FILE", help="Take the workflow as it is in this file now.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Also what failed under `on_error: continue`, and its dependents."
+)
+@click.option("--until", metavar="STEP", help="Only this step and what it needs.")
+@click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON.")
+@json_option
+@click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress; only results, notices and errors.")
+@place_options
+def resume(
+    *,
+    run: str | None,
+    file: str | None,
+    retry_failed: bool,
+    until: str | None,
+    events: str | None,
+    as_json: bool,
+    full: bool,  # noqa: ARG001 - every output is whole as long as there is no foreach
+    quiet: bool,
+    place: Place,
+) -> int:
+    """Go on with RUN, or with the newest run that has not succeeded.
+
+    What succeeded is kept; everything else is carried out. RUN is an id, its beginning, or `last`.
+    """
+
+    async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
+        named = (await find_run(app.store, run)).run_id if run == LAST else run
+        return await app.resume(
+            named, file=file, retry_failed=retry_failed, until=until, observers=observers, stop=stop
+        )
+
+    shown = Shown(as_json=as_json, quiet=quiet, events=events)
+    return wait_for(carry_out(place, shown, start))

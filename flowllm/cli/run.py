@@ -1,0 +1,62 @@
+"""flowllm run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.inputs import file_inputs, text_inputs
+from flowllm.cli.options import json_option, later_options, place_options, what_options
+from flowllm.cli.session import wait_for
+from flowllm.cli.sitting import Shown, carry_out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.app import FlowLLM
+    from flowllm.cli.options import Place
+    from flowllm.engine.stop import StopSignal
+    from flowllm.observers.base import Observer
+    from flowllm.result import RunOptions, RunResult
+
+
+@click.command()
+@click.argument("file")
+@what_options
+@click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON.")
+@json_option
+@click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress; only results, notices and errors.")
+@later_options
+@place_options
+def run(
+    *,
+    file: str,
+    options: RunOptions,
+    input_pairs: Sequence[str],
+    inputs_file: str | None,
+    events: str | None,
+    as_json: bool,
+    full: bool,  # noqa: ARG001 - every output is whole as long as there is no foreach
+    quiet: bool,
+    place: Place,
+) -> int:
+    """Run the workflow in FILE.
+
+    Its outputs go to standard output, progress and the summary to standard error.
+
+    \b
+      flowllm run blog.yaml -i topic="Green tea"
+      flowllm run blog.yaml -i topic=@topic.txt --json > result.json
+      flowllm run blog.yaml --provider simulated
+    """  # noqa: D301 - \b is click's mark for lines that are kept as they are
+    inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
+
+    async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
+        return await app.run(
+            file, inputs=inputs, input_text=texts, options=options, observers=observers, stop=stop
+        )
+
+    shown = Shown(as_json=as_json, quiet=quiet, events=events, grace=options.grace)
+    return wait_for(carry_out(place, shown, start))

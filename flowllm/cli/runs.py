@@ -1,0 +1,154 @@
+"""flowllm runs: the history as a list."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.failures import say
+from flowllm.cli.history import step_order
+from flowllm.cli.options import DURATION, Place, json_option, place_options
+from flowllm.cli.output import print_json, print_table
+from flowllm.cli.session import find_run, open_app, wait_for
+from flowllm.observers.text import dollars, duration, plural
+from flowllm.result import timestamp
+from flowllm.types import NodeStatus, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.store.base import RunRecord, Store
+    from flowllm.types import Json
+
+EVERY = 1_000_000_000
+"""A limit that no history reaches."""
+_PLACE = "flowllm.cli.runs.place"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One run of the list."""
+
+    run: RunRecord
+    succeeded: int
+    steps: int
+    """All of the workflow's."""
+    cost_usd: float | None
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        return {
+            "run_id": self.run.run_id,
+            "workflow": self.run.workflow,
+            "status": self.run.status.value,
+            "started_at": timestamp(self.run.started_at),
+            "finished_at": timestamp(self.run.finished_at),
+            "duration_s": self.run.stats.get("duration_s"),
+            "steps": {"succeeded": self.succeeded, "total": self.steps},
+            "cost_usd": self.cost_usd,
+            "path": self.run.path,
+            "tenant": self.run.tenant,
+        }
+
+    def cells(self) -> list[str]:
+        """As a line of the table."""
+        return [
+            self.run.run_id,
+            self.run.workflow,
+            self.run.status.value,
+            shown_time(self.run.started_at),
+            duration(self.run.stats.get("duration_s")),
+            f"{self.succeeded}/{self.steps}",
+            dollars(self.cost_usd),
+        ]
+
+
+def shown_time(seconds: float | None) -> str:
+    """A wall clock time for people: UTC, to the second."""
+    stamp = timestamp(seconds)
+    return "-" if stamp is None else f"{stamp[:10]} {stamp[11:19]}Z"
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many."
+)
+@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+@json_option
+@place_options
+@click.pass_context
+def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool, place: Place) -> None:
+    """List runs, the newest first; or prune or delete some."""
+    ctx.meta[_PLACE] = place
+    if ctx.invoked_subcommand is not None:
+        return
+    rows = wait_for(_rows(place, limit, workflow))
+    if as_json:
+        print_json([row.as_dict() for row in rows])
+    elif not rows:
+        say("no runs yet: start one with `flowllm run FILE`")
+    else:
+        headers = ["RUN", "WORKFLOW", "STATUS", "STARTED", "TOOK", "STEPS OK", "COST"]
+        print_table(headers, [row.cells() for row in rows], right=("TOOK", "STEPS OK", "COST"))
+
+
+async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
+    async with open_app(place) as app:
+        found = await app.store.runs(limit=limit, workflow=workflow)
+        return list(await asyncio.gather(*(_row(app.store, run) for run in found)))
+
+
+async def _row(store: Store, run: RunRecord) -> Row:
+    nodes = await store.nodes(run.run_id)
+    whole = await store.run(run.run_id)
+    costs = [attempt.cost_usd for attempt in await store.attempts(run.run_id)]
+    return Row(
+        run=run,
+        succeeded=sum(node.status is NodeStatus.SUCCEEDED for node in nodes),
+        steps=max(len(nodes), len(step_order(whole))),
+        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+    )
+
+
+@runs.command()
+@click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
+@place_options
+@click.pass_context
+def prune(ctx: click.Context, *, older_than: float, place: Place) -> None:
+    """Delete runs that ended longer ago than that. Stored answers stay."""
+    place = _inherited(ctx, place)
+    before = time.time() - older_than
+
+    async def work() -> int:
+        async with open_app(place) as app:
+            ended = [run for run in await app.store.runs(limit=EVERY) if run.status is not RunStatus.RUNNING]
+            old = [run.run_id for run in ended if (run.finished_at or run.started_at) < before]
+            return await app.store.delete_runs(old) if old else 0
+
+    say(f"deleted {plural(wait_for(work()), 'run')}")
+
+
+@runs.command()
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
+@place_options
+@click.pass_context
+def delete(ctx: click.Context, *, run_ids: Sequence[str], place: Place) -> None:
+    """Delete RUNs with their results. Stored answers stay."""
+    place = _inherited(ctx, place)
+
+    async def work() -> int:
+        async with open_app(place) as app:
+            found = [(await find_run(app.store, named)).run_id for named in run_ids]
+            return await app.store.delete_runs(list(dict.fromkeys(found)))
+
+    say(f"deleted {plural(wait_for(work()), 'run')}")
+
+
+def _inherited(ctx: click.Context, place: Place) -> Place:
+    """`runs --db X delete` is `runs delete --db X`."""
+    above: Place = ctx.meta[_PLACE]
+    return Place(db=place.db or above.db, config=place.config or above.config)

@@ -1,0 +1,48 @@
+"""Between click, which is synchronous, and the application."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from typing import TYPE_CHECKING, TypeVar
+
+from flowllm.app import FlowLLM
+from flowllm.errors import RunNotFound
+from flowllm.types import RunId
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from flowllm.cli.options import Place
+    from flowllm.store.base import RunRecord, Store
+
+T = TypeVar("T")
+LAST = "last"
+
+
+def open_app(place: Place) -> FlowLLM:
+    """The application, to be entered."""
+    return FlowLLM(database=place.db, config=place.config)
+
+
+def wait_for(work: Coroutine[object, object, T]) -> T:
+    """Run to the end."""
+    return asyncio.run(work)
+
+
+async def find_run(store: Store, named: str) -> RunRecord:
+    """A run by its id, an unambiguous beginning of it, or `last`. Raises RunNotFound."""
+    if named != LAST:
+        return await store.run(RunId(named))
+    newest = await store.runs(limit=1)
+    if not newest:
+        raise RunNotFound("there is no run yet", hint="start one with `flowllm run FILE`")
+    return await store.run(newest[0].run_id)
+
+
+def resume_command(run_id: str, place: Place) -> str:
+    """The exact command that goes on with a run."""
+    words = ["flowllm", "resume", run_id]
+    words += ["--db", place.db] if place.db else []
+    words += ["--config", place.config] if place.config else []
+    return shlex.join(words)

@@ -1,0 +1,89 @@
+"""What `run` and `resume` share: observers around a run, then its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowllm.cli.output import messages, print_json, print_outputs
+from flowllm.cli.session import open_app, resume_command
+from flowllm.cli.signals import StopOnSignals
+from flowllm.engine.stop import StopSignal
+from flowllm.observers.events_file import EventsFile
+from flowllm.observers.progress import Notices, Progress
+from flowllm.observers.summary import Summary
+from flowllm.types import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from flowllm.app import FlowLLM
+    from flowllm.cli.options import Place
+    from flowllm.observers.base import Observer
+    from flowllm.observers.screen import Screen
+    from flowllm.result import RunResult
+    from flowllm.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What is shown of a run, and where."""
+
+    as_json: bool = False
+    quiet: bool = False
+    events: str | None = None
+    grace: float | None = None
+    screen: Screen = field(default_factory=messages)
+
+    def observers(self, summary: Summary) -> list[Observer]:
+        """Those that this run gets. Raises UsageError if the events' file cannot be written."""
+        found: list[Observer] = [summary, Notices(self.screen, grace=self.grace)]
+        if not self.quiet:
+            found.append(Progress(self.screen))
+        if self.events is not None:
+            found.append(EventsFile(Path(self.events), warn=self.screen.line))
+        return found
+
+
+async def carry_out(
+    place: Place,
+    shown: Shown,
+    start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]],
+) -> int:
+    """Start a run or go on with one, show it, and give the exit code."""
+    stop, summary = StopSignal(), Summary()
+    async with open_app(place) as app:
+        with StopOnSignals(stop, say=shown.screen.line) as signals:
+            result = await start(app, shown.observers(summary), stop)
+    _show(result, shown, summary, place)
+    return signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
+
+
+def _blank(screen: Screen, *, wanted: bool) -> None:
+    """On a terminal, where both streams meet, results stand apart from messages."""
+    if wanted:
+        screen.line()
+
+
+def _there(result: RunResult) -> Mapping[str, Json]:
+    """The outputs; of a run that has not succeeded only those that it has come to."""
+    if result.status is RunStatus.SUCCEEDED:
+        return result.outputs
+    return {name: value for name, value in result.outputs.items() if value is not None}
+
+
+def _show(result: RunResult, shown: Shown, summary: Summary, place: Place) -> None:
+    if shown.as_json:
+        print_json(result.as_dict())
+    elif there := _there(result):
+        apart = shown.screen.stream.isatty() and not shown.quiet
+        _blank(shown.screen, wanted=apart)
+        print_outputs(there)
+        _blank(shown.screen, wanted=apart)
+    if summary.ended is None:
+        if not shown.quiet:
+            shown.screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
+    elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
+        for line in summary.lines(resume_command(result.run_id, place)):
+            shown.screen.line(*line)

@@ -1,0 +1,45 @@
+"""flowllm why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.options import json_option, place_options
+from flowllm.cli.output import print_json, results
+from flowllm.cli.session import find_run, open_app, wait_for
+from flowllm.observers.text import one_line, visible
+
+if TYPE_CHECKING:
+    from flowllm.cli.options import Place
+    from flowllm.engine.why import Why
+
+
+@click.command()
+@click.argument("run")
+@click.argument("step")
+@json_option
+@place_options
+def why(*, run: str, step: str, as_json: bool, place: Place) -> None:
+    """Say why STEP of RUN was carried out again: which part of its request changed, and what changed it.
+
+    RUN is an id, its beginning, or `last`.
+    """
+
+    async def work() -> Why:
+        async with open_app(place) as app:
+            return await app.why((await find_run(app.store, run)).run_id, step)
+
+    found = wait_for(work())
+    if as_json:
+        print_json(found.as_dict())
+        return
+    screen = results()
+    screen.line(visible(found.text))
+    for change in found.changes:
+        screen.line(f"  {visible(change.path)}")
+        screen.line(("    - ", "red"), one_line(change.before, 400))
+        screen.line(("    + ", "green"), one_line(change.after, 400))
+    for cause in found.causes:
+        screen.line(f"  because {visible(cause)}")

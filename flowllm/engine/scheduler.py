@@ -1,0 +1,378 @@
+"""The one loop that carries out what the state machine commands.
+
+A node's task binds the step to the values there are, takes over what an earlier sitting of the run already has, or
+hands it to the backend. Its outcome is durable before the state machine hears of it, and so before anything that
+builds on it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowllm.calls.base import Asker
+from flowllm.calls.gate import CallStopped, Gate
+from flowllm.engine.resume import holds
+from flowllm.engine.spent import Spent
+from flowllm.engine.state import (
+    EndNode,
+    EndRun,
+    NodeFinished,
+    RunBegun,
+    RunState,
+    StartNode,
+    StopAsked,
+    StopSending,
+)
+from flowllm.engine.values import Values
+from flowllm.errors import InternalError, StepError, StoreError
+from flowllm.events import NodeEnded, NodeStarted, StopRequested
+from flowllm.spec.reference import Tolerance
+from flowllm.steps.base import NodeContext
+from flowllm.store.base import Fence, NodeRecord, NodeWrite
+from flowllm.types import NodeId, NodeStatus, OnError, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowllm.clock import Clock
+    from flowllm.engine.backend import Backend
+    from flowllm.engine.state import Command, Stimulus
+    from flowllm.engine.stop import StopSignal
+    from flowllm.events import Event
+    from flowllm.redact import Redactor
+    from flowllm.result import RunOptions
+    from flowllm.spec.workflow import Step, Workflow
+    from flowllm.steps.base import Bound
+    from flowllm.store.base import RunRecord, Store
+    from flowllm.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How this sitting of the run ended."""
+
+    status: RunStatus
+    outputs: Mapping[str, Json]
+    error: Mapping[str, Json] | None = None
+    failure: BaseException | None = None
+    """What broke the run itself, such as a full disk."""
+
+
+class Scheduler:
+    """Carries one sitting of one run."""
+
+    def __init__(
+        self,
+        *,
+        workflow: Workflow,
+        run: RunRecord,
+        before: Sequence[NodeRecord],
+        options: RunOptions,
+        steps: Mapping[NodeId, Step],
+        backend: Backend,
+        store: Store,
+        clock: Clock,
+        redactor: Redactor,
+        emit: Callable[[Event], None],
+        stop: StopSignal,
+        retry_failed: bool = False,
+    ) -> None:
+        """`before` is what earlier sittings left; `steps` are those to run, with all that they need."""
+        self._workflow = workflow
+        self._run = run
+        self._before = {node.node_id: node for node in before}
+        self._options = options
+        self._steps = steps
+        self._backend = backend
+        self._store = store
+        self._clock = clock
+        self._redactor = redactor
+        self._emit = emit
+        self._stop = stop
+        self._retry_failed = retry_failed
+        self._fence = Fence(run_id=run.run_id, epoch=run.epoch)
+        self._gate = Gate()
+        self._values = Values(run)
+        self._state = RunState(
+            {node: {NodeId(need): how for need, how in step.edges.items()} for node, step in steps.items()},
+            forgiven=[node for node, step in steps.items() if step.on_error is OnError.CONTINUE],
+            fail_fast=options.fail_fast,
+        )
+        self._inbox: asyncio.Queue[Stimulus] = asyncio.Queue()
+        self._tasks: dict[asyncio.Task[None], NodeId] = {}
+        self._riding: set[asyncio.Task[None]] = set()
+        self._grace: asyncio.Task[None] | None = None
+        self._seq = max((node.seq for node in before), default=0)
+        self._done = 0
+        self._ended: RunStatus | None = None
+        self._failure: BaseException | None = None
+
+    async def run(self) -> Ending:
+        """Until everything that can end has ended. Does not raise for a run that fails."""
+        self._stop.listen(self._stop_requested, self._cancel)
+        await self._carry_out(self._state.handle(RunBegun()))
+        while self._ended is None:
+            await self._carry_out(self._state.handle(await self._inbox.get()))
+        if self._grace is not None:
+            self._grace.cancel()
+        await self._land()
+        return self._ending(self._ended)
+
+    # commands
+
+    async def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case StartNode(node=node):
+                    task = asyncio.get_running_loop().create_task(self._node(node))
+                    self._tasks[task] = node
+                    task.add_done_callback(self._node_over)
+                case EndNode(node=node, status=status, cause=cause):
+                    self._end_without_work(node, status, cause)
+                case StopSending():
+                    self._stop_sending()
+                case EndRun(status=status):
+                    self._ended = status
+
+    def _node_over(self, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before its first step, or that broke, has told nobody."""
+        node = self._tasks.pop(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._broke(error)
+        if error is not None or task.cancelled():
+            self._inbox.put_nowait(NodeFinished(node=node, status=NodeStatus.CANCELLED))
+
+    def _end_without_work(self, node: NodeId, status: NodeStatus, cause: NodeId) -> None:
+        verb = {NodeStatus.BLOCKED: "failed", NodeStatus.SKIPPED: "was skipped"}[status]
+        why = self._state.status[cause]
+        if status is NodeStatus.BLOCKED and why is NodeStatus.BLOCKED:
+            verb = "is blocked"
+        elif status is NodeStatus.SKIPPED and why is NodeStatus.FAILED:
+            verb = "failed"
+        reason = f"{cause} {verb}"
+        record = self._plain_record(node, status, parts={"reason": reason})
+        self._ride(record)
+        self._tell(record, reason=reason)
+
+    def _plain_record(
+        self, node: NodeId, status: NodeStatus, *, parts: Mapping[str, Json] | None = None
+    ) -> NodeRecord:
+        return NodeRecord(
+            run_id=self._run.run_id,
+            node_id=node,
+            kind=self._steps[node].kind,
+            status=status,
+            parts=parts or {},
+            finished_at=self._clock.now(),
+            seq=self._next_seq(),
+        )
+
+    # one node
+
+    async def _node(self, node: NodeId) -> None:
+        """Never raises: whatever happens becomes a stimulus."""
+        status = NodeStatus.CANCELLED
+        try:
+            record = await self._outcome(node, self._steps[node])
+            status = record.status
+        except (CallStopped, asyncio.CancelledError):
+            pass
+        except StoreError as error:
+            self._broke(error)
+        self._inbox.put_nowait(NodeFinished(node=node, status=status))
+
+    async def _outcome(self, node: NodeId, step: Step) -> NodeRecord:
+        started = self._clock.now()
+        self._emit(NodeStarted(run_id=self._run.run_id, at=started, node_id=node, kind=step.kind))
+        bound: Bound | None = None
+        spent = Spent(self._emit)
+        try:
+            values = self._values.mapping
+            if step.when is not None and not step.when.condition(values):
+                return self._skip(node)
+            bound = self._backend.bind(step, values)
+            earlier = self._before.get(node)
+            if earlier is not None and holds(
+                earlier, key=bound.key, step=step, retry_failed=self._retry_failed
+            ):
+                return self._reuse(earlier)
+            record = await self._backend.run(bound, self._context(node, started, spent))
+        except StepError as error:
+            return await self._fail(node, bound, started, error, spent)
+        except (StoreError, CallStopped):
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the others down
+            return await self._fail(node, bound, started, _internal(error), spent)
+        self._tell(record)
+        return record
+
+    def _context(self, node: NodeId, started: float, emit: Callable[[Event], None]) -> NodeContext:
+        asker = Asker(fence=self._fence, node_id=node, gate=self._gate, emit=emit)
+        return NodeContext(
+            asker=asker,
+            clock=self._clock,
+            store=self._store,
+            started_at=started,
+            next_seq=self._next_seq,
+            ride=self._ride,
+            redactor=self._redactor,
+            read_memo=not self._options.no_cache,
+            write_memo=not self._options.no_cache,
+            refresh=node in self._options.refresh,
+        )
+
+    def _skip(self, node: NodeId) -> NodeRecord:
+        record = self._plain_record(node, NodeStatus.SKIPPED, parts={"when": False})
+        self._ride(record)
+        self._tell(record, reason="its `when` is false")
+        return record
+
+    def _reuse(self, earlier: NodeRecord) -> NodeRecord:
+        record = replace(earlier, reused=True)
+        self._tell(record)
+        return record
+
+    async def _fail(
+        self, node: NodeId, bound: Bound | None, started: float, error: StepError, spent: Spent
+    ) -> NodeRecord:
+        details = self._redactor.value(error.as_dict())
+        if bound is not None:
+            context = self._context(node, started, spent)
+            record = context.record(bound, NodeStatus.FAILED, error=details)
+        else:
+            record = replace(self._plain_record(node, NodeStatus.FAILED), error=details, started_at=started)
+        if error.usage is not None:
+            record = replace(record, usage=error.usage)
+        record = spent.onto(record)
+        await self._store.settle(nodes=(NodeWrite(fence=self._fence, node=record),))
+        self._tell(record)
+        return record
+
+    def _tell(self, record: NodeRecord, *, reason: str = "") -> None:
+        """The node has ended: templates may see it, and so may people."""
+        self._values.add(record)
+        self._done += 1
+        self._emit(
+            NodeEnded(
+                run_id=record.run_id,
+                at=self._clock.now(),
+                node_id=record.node_id,
+                status=record.status,
+                done=self._done,
+                total=len(self._steps),
+                kind=record.kind,
+                cached=record.cached,
+                reused=record.reused,
+                reason=reason,
+                error=record.error,
+                tolerated=record.status is NodeStatus.FAILED
+                and self._steps[record.node_id].on_error is OnError.CONTINUE,
+                usage=record.usage,
+                cost_usd=record.cost_usd,
+                queue_s=record.queue_s,
+                call_s=record.call_s,
+                attempts=record.attempts,
+                truncated=record.truncated,
+                model=record.model,
+            )
+        )
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    # writes that nobody waits for
+
+    def _ride(self, record: NodeRecord) -> None:
+        write = NodeWrite(fence=self._fence, node=record)
+        task = asyncio.get_running_loop().create_task(self._store.settle(nodes=(write,)))
+        self._riding.add(task)
+        task.add_done_callback(self._rode)
+
+    def _rode(self, task: asyncio.Task[None]) -> None:
+        self._riding.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._broke(error)
+
+    async def _land(self) -> None:
+        """Wait for what is still being written."""
+        while self._tasks or self._riding:
+            await asyncio.gather(*self._tasks, *self._riding, return_exceptions=True)
+
+    # stopping
+
+    def _broke(self, error: BaseException) -> None:
+        """Nothing can be kept any more, so nothing more is sent."""
+        self._failure = self._failure or error
+        self._inbox.put_nowait(StopAsked(status=RunStatus.INTERRUPTED))
+
+    def _stop_requested(self, reason: str) -> None:
+        if self._ended is None:
+            in_flight = len(self._tasks)
+            self._inbox.put_nowait(StopAsked(status=RunStatus.INTERRUPTED))
+            self._emit(
+                StopRequested(
+                    run_id=self._run.run_id, at=self._clock.now(), reason=reason, in_flight=in_flight
+                )
+            )
+
+    def _stop_sending(self) -> None:
+        self._gate.shut()
+        self._grace = asyncio.get_running_loop().create_task(self._cancel_after(self._options.grace))
+
+    async def _cancel_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._gate.shut()
+        for task in list(self._tasks):
+            task.cancel()
+
+    # the end
+
+    def _ending(self, status: RunStatus) -> Ending:
+        outputs: dict[str, Json] = {}
+        error: Mapping[str, Json] | None = None
+        for name, output in self._workflow.outputs.items():
+            try:
+                outputs[name] = output.value.render(self._values.mapping) if self._has(output.edges) else None
+            except StepError as failure:
+                outputs[name] = None
+                error = {**failure.as_dict(), "output": name}
+                status = RunStatus.FAILED if status is RunStatus.SUCCEEDED else status
+        if self._failure is not None and isinstance(self._failure, StoreError):
+            error = {
+                "type": type(self._failure).__name__,
+                "message": self._failure.message,
+                "hint": self._failure.hint,
+            }
+        return Ending(
+            status=status, outputs=self._redactor.value(outputs), error=error, failure=self._failure
+        )
+
+    def _has(self, edges: Mapping[Json, Tolerance]) -> bool:
+        """Everything is there that an output needs."""
+        for need, tolerance in edges.items():
+            status = self._state.status.get(need)
+            if tolerance is Tolerance.REQUIRED and status is not NodeStatus.SUCCEEDED:
+                return False
+            settled = status in {NodeStatus.SUCCEEDED, NodeStatus.SKIPPED} or (
+                status is not None and self._state.tolerated(need)
+            )
+            if tolerance is Tolerance.OPTIONAL and not settled:
+                return False
+            if status is None or status is NodeStatus.CANCELLED:
+                return False
+        return True
+
+
+def _internal(error: Exception) -> InternalError:
+    return InternalError(
+        f"{type(error).__name__}: {error}",
+        hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened",
+    )

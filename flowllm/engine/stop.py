@@ -1,0 +1,41 @@
+"""How a person, or a program, tells a run to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class StopSignal:
+    """Asked once, a run stops gracefully; asked to cancel, it stops at once. Call it on the run's loop."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.cancelled = False
+        self._on_request: list[Callable[[str], None]] = []
+        self._on_cancel: list[Callable[[], None]] = []
+
+    def request(self, reason: str) -> None:
+        """Send nothing new, let calls in flight finish, keep all of it."""
+        if self.reason is None:
+            self.reason = reason
+            for callback in list(self._on_request):
+                callback(reason)
+
+    def cancel(self) -> None:
+        """Cancel calls in flight too; what did finish is kept."""
+        self.request("cancelled")
+        self.cancelled = True
+        for callback in list(self._on_cancel):
+            callback()
+
+    def listen(self, on_request: Callable[[str], None], on_cancel: Callable[[], None]) -> None:
+        """Be told, also of what was asked before."""
+        self._on_request.append(on_request)
+        self._on_cancel.append(on_cancel)
+        if self.reason is not None:
+            on_request(self.reason)
+        if self.cancelled:
+            on_cancel()

@@ -1,0 +1,53 @@
+"""Every event as a line of JSON in a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.errors import UsageError
+from flowllm.observers.text import json_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flowllm.events import Event
+
+
+class EventsFile:
+    """Appends to the file; each line is there as soon as its event happened.
+
+    A file that can no longer be written (a full disk) is given up and told once: it is no reason to stop a run.
+    """
+
+    def __init__(self, path: Path, *, warn: Callable[[str], None]) -> None:
+        """Raises UsageError if the file cannot be opened."""
+        self._path = path
+        self._warn = warn
+        self._failed = False
+        try:
+            self._file = path.open("a", encoding="ascii", newline="\n")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write events to {path}: {error.strerror or error}",
+                hint="name a file in a folder that exists and that you may write to",
+            ) from error
+
+    def handle(self, event: Event) -> None:
+        """Write one event."""
+        if self._failed:
+            return
+        try:
+            self._file.write(json_text(event.as_dict(), indent=None, ascii_only=True) + "\n")
+            self._file.flush()
+        except OSError as error:
+            self._failed = True
+            self._warn(f"no more events are written to {self._path}: {error.strerror or error}")
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            if not self._failed:
+                self._warn(f"the last events are not in {self._path}: {error.strerror or error}")

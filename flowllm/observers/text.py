@@ -1,0 +1,102 @@
+"""Text that people read: foreign text made harmless, numbers made short."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.types import Json
+
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but line feed and tab, so ANSI sequences too
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of writing
+    "\u2028\u2029\u200b\ufeff\ufff9-\ufffb"  # line breaks and blanks that do not look like any
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # lone surrogates; invisible tag characters
+)
+_MINUTE = 60.0
+_HOUR = 3600.0
+_THOUSAND = 1000
+
+
+def visible(text: str) -> str:
+    r"""The text with every character that could move the cursor or hide something written out, like \x1b."""
+    return _UNSAFE.sub(lambda match: _escape(match[0]), text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if char == "\r":
+        return "\\r"
+    if code <= 0xFF:  # noqa: PLR2004 - what two hexadecimal digits hold
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - the same for four
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """The text on one line, harmless, cut to so many characters."""
+    flat = visible(" ".join(text.split()))
+    return flat if len(flat) <= longest else f"{flat[: longest - 1]}…"
+
+
+def json_text(value: Json, *, indent: int | None = 2, ascii_only: bool = False) -> str:
+    r"""JSON that is valid and harmless on a terminal: unsafe characters are written as \uXXXX."""
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=_plain)
+    return _UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f"), text)
+
+
+def _plain(value: object) -> Json:
+    """What json does not know by itself: any other mapping, any other sequence."""
+    keys = getattr(value, "keys", None)
+    if callable(keys):
+        mapping: Mapping[str, Json] = value  # type: ignore[assignment]
+        return dict(mapping)
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def readable(value: Json) -> str:
+    """A value as a person reads it: text as it is, anything else as JSON; harmless either way."""
+    return visible(value) if isinstance(value, str) else json_text(value)
+
+
+def duration(seconds: float | None) -> str:
+    """A time span: 850ms, 1.2s, 3m 05s, 2h 07m; `-` for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.9995:  # noqa: PLR2004 - what rounds to a second
+        return f"{round(seconds * 1000)}ms"
+    if seconds < _MINUTE - 0.05:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < _HOUR:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def dollars(cost: float | None) -> str:
+    """A sum: $0, $0.0004, $1.25; `unknown` for none."""
+    if cost is None:
+        return "unknown"
+    if cost == 0:
+        return "$0"
+    if cost >= 1:
+        return f"${cost:,.2f}"
+    return "$" + f"{cost:.4f}".rstrip("0") if cost >= 0.0001 else "under $0.0001"  # noqa: PLR2004 - the smallest shown
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 step`, `4 steps`, `12,000 steps`."""
+    shown = f"{count:,}" if count >= _THOUSAND else str(count)
+    return f"{shown} {noun}" if count == 1 else f"{shown} {noun}s"
+
+
+def error_text(error: Mapping[str, Json] | None, longest: int = 400) -> str:
+    """An error's record on one line: its type and message."""
+    if not error:
+        return "unknown error"
+    return one_line(f"{error.get('type', 'Error')}: {error.get('message', '')}", longest)

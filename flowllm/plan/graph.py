@@ -1,0 +1,132 @@
+"""The graph of a workflow's steps. The only house of networkx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowllm.spec.reference import Tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import networkx as nx
+
+    from flowllm.spec.workflow import Workflow
+    from flowllm.types import StepId, StepKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """That `after` waits for `before`."""
+
+    before: StepId
+    after: StepId
+    tolerance: Tolerance = Tolerance.REQUIRED
+
+    @property
+    def optional(self) -> bool:
+        """`after` also runs if `before` did not succeed."""
+        return self.tolerance is not Tolerance.REQUIRED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Steps and edges, acyclic. Every answer keeps the order of the workflow's file."""
+
+    name: str
+    kinds: Mapping[StepId, StepKind]
+    """Every step with its kind."""
+    edges: tuple[Edge, ...]
+
+    @classmethod
+    def of(cls, workflow: Workflow) -> Graph:
+        """The graph of a checked workflow."""
+        return cls(
+            name=workflow.name,
+            kinds={step.id: step.kind for step in workflow.steps.values()},
+            edges=tuple(
+                Edge(before=before, after=step.id, tolerance=tolerance)
+                for step in workflow.steps.values()
+                for before, tolerance in step.edges.items()
+            ),
+        )
+
+    @property
+    def steps(self) -> tuple[StepId, ...]:
+        """All steps."""
+        return tuple(self.kinds)
+
+    def incoming(self) -> dict[StepId, list[Edge]]:
+        """The edges into each step."""
+        found: dict[StepId, list[Edge]] = {step: [] for step in self.kinds}
+        for edge in self.edges:
+            found[edge.after].append(edge)
+        return found
+
+    def generations(self) -> tuple[tuple[StepId, ...], ...]:
+        """Steps by the length of the longest chain that leads to them: what could run at the same time."""
+        networkx, graph = _networkx(self)
+        order = {step: place for place, step in enumerate(self.kinds)}
+        return tuple(
+            tuple(sorted(generation, key=order.__getitem__))
+            for generation in networkx.topological_generations(graph)
+        )
+
+    def ancestors(self, step: StepId) -> frozenset[StepId]:
+        """All that a step waits for, directly or not. Raises KeyError for an unknown step."""
+        if step not in self.kinds:
+            raise KeyError(step)
+        networkx, graph = _networkx(self)
+        return frozenset(networkx.ancestors(graph, step))
+
+    def descendants(self, step: StepId) -> frozenset[StepId]:
+        """All that waits for a step, directly or not. Raises KeyError for an unknown step."""
+        if step not in self.kinds:
+            raise KeyError(step)
+        networkx, graph = _networkx(self)
+        return frozenset(networkx.descendants(graph, step))
+
+    def width(self) -> int:
+        """The most steps that can ever run at the same time.
+
+        The largest antichain: the number of steps less a largest matching of the transitive closure
+        (Dilworth 1950; Fulkerson 1956).
+        """
+        networkx, graph = _networkx(self)
+        pairs = networkx.Graph()
+        pairs.add_nodes_from((0, step) for step in self.kinds)
+        closure = networkx.transitive_closure_dag(graph)
+        pairs.add_edges_from(((0, before), (1, after)) for before, after in closure.edges)
+        top = [(0, step) for step in self.kinds]
+        matching = networkx.bipartite.hopcroft_karp_matching(pairs, top)
+        return len(self.kinds) - len(matching) // 2
+
+    def critical_path(self, durations: Mapping[StepId, float]) -> tuple[StepId, ...]:
+        """The chain of steps that takes longest: the run cannot be faster. Seconds; a missing step takes 0."""
+        incoming = self.incoming()
+        best: dict[StepId, tuple[float, int]] = {}
+        came_from: dict[StepId, StepId | None] = {}
+        for generation in self.generations():
+            for step in generation:
+                earlier = [edge.before for edge in incoming[step]]
+                last = max(earlier, key=best.__getitem__, default=None)
+                took, length = (0.0, 0) if last is None else best[last]
+                best[step] = (took + durations.get(step, 0.0), length + 1)
+                came_from[step] = last
+        path: list[StepId] = []
+        at = max(best, key=best.__getitem__, default=None)
+        while at is not None:
+            path.append(at)
+            at = came_from[at]
+        return tuple(reversed(path))
+
+
+def _networkx(graph: Graph) -> tuple[Any, nx.DiGraph[StepId]]:
+    # networkx takes half a second to import, which a command that draws no graph should not pay
+    import networkx as nx  # noqa: PLC0415
+
+    built: nx.DiGraph[StepId] = nx.DiGraph()
+    built.add_nodes_from(graph.kinds)
+    built.add_edges_from((edge.before, edge.after) for edge in graph.edges)
+    return nx, built

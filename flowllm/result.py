@@ -1,0 +1,199 @@
+"""A run and its nodes as users read them: `flowllm run --json`, `show --json` and the library share these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flowllm.types import RunStatus, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.store.base import NodeRecord, RunRecord
+    from flowllm.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out. Kept with the run, so that a resume repeats them (all but `until`)."""
+
+    provider: str | None = None
+    """The default provider; `simulated` replaces all."""
+    model: str | None = None
+    """The default model."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Options of single steps, such as {"judge.model": "gpt-4o"}."""
+    max_concurrent: int | None = None
+    """Caps the requests in flight on every account, below what `limits` allow."""
+    no_cache: bool = False
+    """The memo is neither read nor written."""
+    refresh: tuple[str, ...] = ()
+    """Steps that are asked anew though their answer is in the memo."""
+    until: str | None = None
+    """Only this step and what it needs."""
+    fail_fast: bool = False
+    """Stop at the first failure."""
+    grace: float = 60.0
+    """Seconds that calls in flight get to finish when the run is told to stop."""
+    priority: str | None = None
+    """high, normal or low, for steps that name none."""
+    config: str | None = None
+    """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """What is stored with the run: what differs from the default, without `until`."""
+        record: dict[str, Json] = {
+            "provider": self.provider,
+            "model": self.model,
+            "settings": dict(self.settings),
+            "max_concurrent": self.max_concurrent,
+            "no_cache": self.no_cache,
+            "refresh": list(self.refresh),
+            "fail_fast": self.fail_fast,
+            "grace": self.grace,
+            "priority": self.priority,
+            "config": self.config,
+        }
+        return {name: value for name, value in record.items() if value != _DEFAULTS.get(name)}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Json]) -> RunOptions:
+        """The options that `as_dict` gave."""
+        return cls(**{**record, "refresh": tuple(record.get("refresh", ()))})
+
+
+_DEFAULTS: dict[str, Json] = {"settings": {}, "no_cache": False, "refresh": [], "fail_fast": False, "grace": 60.0}
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """A wall clock time as ISO 8601 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One step of a run."""
+
+    kind: str
+    status: str
+    cached: bool
+    attempts: int
+    output: Json
+    error: Mapping[str, Json] | None
+    model: str | None
+    provider: str | None
+    started_at: str | None
+    finished_at: str | None
+    queue_s: float
+    call_s: float
+    cost_usd: float | None
+    truncated: bool
+    usage: Usage
+    counts: Mapping[str, int] | None = None
+
+    @classmethod
+    def of(cls, node: NodeRecord) -> StepResult:
+        """A step as its node's record tells it."""
+        return cls(
+            kind=node.kind.value,
+            status=node.status.value,
+            cached=node.cached,
+            attempts=node.attempts,
+            output=node.output,
+            error=node.error,
+            model=node.model or None,
+            provider=node.provider or None,
+            started_at=timestamp(node.started_at),
+            finished_at=timestamp(node.finished_at),
+            queue_s=round(node.queue_s, 3),
+            call_s=round(node.call_s, 3),
+            cost_usd=node.cost_usd,
+            truncated=node.truncated,
+            usage=node.usage,
+        )
+
+    def as_dict(self) -> dict[str, Json]:
+        """As it stands in JSON output."""
+        return {
+            "kind": self.kind,
+            "status": self.status,
+            "cached": self.cached,
+            "attempts": self.attempts,
+            "output": self.output,
+            "error": self.error,
+            "model": self.model,
+            "provider": self.provider,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "queue_s": self.queue_s,
+            "call_s": self.call_s,
+            "cost_usd": self.cost_usd,
+            "truncated": self.truncated,
+            "counts": self.counts,
+            "usage": self.usage.as_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """One run, as far as it has come."""
+
+    run_id: str
+    workflow: str
+    status: RunStatus
+    provider: str
+    inputs: Mapping[str, Json]
+    outputs: Mapping[str, Json]
+    steps: Mapping[str, StepResult]
+    stats: Mapping[str, Json]
+    """requests, usage, cost_usd, latency_s and duration_s of the last sitting."""
+    error: Mapping[str, Json] | None = None
+
+    @classmethod
+    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord], order: Sequence[str] = ()) -> RunResult:
+        """A run as the store tells it; `order` names the steps in the order of the workflow's file."""
+        rank = {step: place for place, step in enumerate(order)}
+        ranked = sorted(nodes, key=lambda node: rank.get(node.node_id, len(rank)))
+        return cls(
+            run_id=run.run_id,
+            workflow=run.workflow,
+            status=run.status,
+            provider=run.provider,
+            inputs=run.inputs,
+            outputs=run.outputs or {},
+            steps={node.node_id: StepResult.of(node) for node in ranked},
+            stats=run.stats,
+            error=run.error,
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns for it; interruptions by a signal are told apart there."""
+        return {RunStatus.SUCCEEDED: 0, RunStatus.PAUSED: 3, RunStatus.INTERRUPTED: 130}.get(self.status, 1)
+
+    def as_dict(self) -> dict[str, Json]:
+        """The object that `flowllm run --json` prints."""
+        return {
+            "run_id": self.run_id,
+            "workflow": self.workflow,
+            "status": self.status.value,
+            "provider": self.provider,
+            "inputs": dict(self.inputs),
+            "outputs": dict(self.outputs),
+            "steps": {name: step.as_dict() for name, step in self.steps.items()},
+            "error": self.error,
+            **EMPTY_STATS, **self.stats,
+        }
+
+
+EMPTY_STATS: dict[str, Json] = {
+    "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0},
+    "usage": Usage().as_dict(),
+    "cost_usd": 0.0,
+    "latency_s": {"p50": None, "p90": None, "p99": None},
+    "duration_s": 0.0,
+}

@@ -1,0 +1,169 @@
+"""One sitting of a run: from the claim on it to its end on record."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from flowllm.assembly import SIMULATED, local_backend, read_secrets
+from flowllm.engine.scheduler import Scheduler
+from flowllm.errors import StoreError
+from flowllm.events import Notice, RunEnded, RunStarted
+from flowllm.observers.base import Closable
+from flowllm.observers.stats import Stats
+from flowllm.store.base import Fence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.assembly import Providers
+    from flowllm.calls.flight import Flights
+    from flowllm.clock import Clock
+    from flowllm.engine.scheduler import Ending
+    from flowllm.engine.stop import StopSignal
+    from flowllm.events import Event
+    from flowllm.limits.limiter import Limiter
+    from flowllm.observers.base import Observer
+    from flowllm.redact import Redactor
+    from flowllm.result import RunOptions
+    from flowllm.spec.workflow import Step, Workflow
+    from flowllm.store.base import NodeRecord, RunRecord, Store
+    from flowllm.types import NodeId
+
+
+class Telling:
+    """Hands each event to every observer; one that fails is heard of once, and then left out."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = list(observers)
+
+    def __call__(self, event: Event) -> None:
+        """Something happened."""
+        for observer in list(self._observers):
+            try:
+                observer.handle(event)
+            except Exception as error:  # noqa: BLE001 - a reader of events must not harm the run
+                self._observers.remove(observer)
+                print(f"flowllm: {type(observer).__name__} failed and is left out: {error}", file=sys.stderr)  # noqa: T201
+
+    def close(self) -> None:
+        """The run is over."""
+        for observer in self._observers:
+            if isinstance(observer, Closable):
+                observer.close()
+
+
+class Sitting:
+    """Carries a claimed run to the end of this sitting and puts that on record."""
+
+    def __init__(
+        self,
+        *,
+        workflow: Workflow,
+        steps: Mapping[NodeId, Step],
+        run: RunRecord,
+        options: RunOptions,
+        providers: Providers,
+        flights: Flights,
+        limiter: Limiter,
+        store: Store,
+        clock: Clock,
+        environ: Mapping[str, str],
+        redactor: Redactor,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._workflow = workflow
+        self._steps = steps
+        self._run = run
+        self._options = options
+        self._providers = providers
+        self._flights = flights
+        self._limiter = limiter
+        self._store = store
+        self._clock = clock
+        self._environ = environ
+        self._redactor = redactor
+        self._stats = Stats()
+        self._tell = Telling([self._stats, *observers])
+
+    async def hold(
+        self,
+        *,
+        stop: StopSignal,
+        before: Sequence[NodeRecord] = (),
+        retry_failed: bool = False,
+        resumed: bool = False,
+        notices: Sequence[str] = (),
+    ) -> None:
+        """Run until the end; what happened is on record afterwards.
+
+        Raises StoreError if the record could not be kept.
+        """
+        began = self._clock.monotonic()
+        self._begin(resumed=resumed, notices=notices)
+        try:
+            secrets = read_secrets(self._workflow, self._environ)
+            ending = await Scheduler(
+                workflow=self._workflow,
+                run=self._run,
+                before=before,
+                options=self._options,
+                steps=self._steps,
+                backend=local_backend(
+                    self._workflow, self._providers, self._flights, secrets, self._redactor
+                ),
+                store=self._store,
+                clock=self._clock,
+                redactor=self._redactor,
+                emit=self._tell,
+                stop=stop,
+                retry_failed=retry_failed,
+            ).run()
+            await self._end(ending, self._clock.monotonic() - began)
+        finally:
+            self._limiter.withdraw(self._run.run_id)
+            self._tell.close()
+
+    def _begin(self, *, resumed: bool, notices: Sequence[str]) -> None:
+        run, now = self._run, self._clock.now()
+        self._tell(
+            RunStarted(
+                run_id=run.run_id,
+                at=now,
+                workflow=run.workflow,
+                provider=run.provider,
+                nodes=len(self._steps),
+                resumed=resumed,
+                simulated=self._workflow.default_provider == "auto" and run.provider == SIMULATED,
+            )
+        )
+        for message in notices:
+            self._tell(Notice(run_id=run.run_id, at=now, message=message))
+
+    async def _end(self, ending: Ending, duration: float) -> None:
+        run = self._run
+        stats = self._stats.as_dict(duration_s=duration)
+        try:
+            await self._store.finish_run(
+                Fence(run_id=run.run_id, epoch=run.epoch),
+                status=ending.status,
+                finished_at=self._clock.now(),
+                outputs=ending.outputs,
+                error=ending.error,
+                stats=stats,
+            )
+        except StoreError as error:
+            raise (ending.failure if isinstance(ending.failure, StoreError) else error) from None
+        self._tell(
+            RunEnded(
+                run_id=run.run_id,
+                at=self._clock.now(),
+                status=ending.status,
+                duration_s=duration,
+                outputs=ending.outputs,
+                error=ending.error,
+                stats=stats,
+            )
+        )
+        if ending.failure is not None:
+            raise ending.failure

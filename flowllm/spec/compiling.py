@@ -1,0 +1,105 @@
+"""Nodes to templates, each with its place; remembers what they refer to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowllm.spec.anchor import anchor_of, file_anchor
+from flowllm.spec.nodes import Mapping, Node, Scalar, Sequence
+from flowllm.spec.problems import Wrong
+from flowllm.spec.reference import Location, Tolerance
+from flowllm.spec.template import Names, Template, TemplateProblems, ValueTemplate, compile_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowllm.spec.files import Sources
+    from flowllm.spec.problems import Problems
+    from flowllm.spec.reference import Reference
+    from flowllm.types import Json, StepId
+
+
+@dataclass(slots=True, kw_only=True)
+class Compiler:
+    """Compiles the templates of one step, or of one output."""
+
+    names: Names
+    sources: Sources
+    problems: Problems
+    step: str = ""
+    references: list[Reference] = field(default_factory=list)
+
+    def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
+        """The template of a text; None, and problems, if it is not one."""
+        return self._compile(
+            scalar.text, scalar.where, anchor_of(scalar), secrets=secrets, condition=condition
+        )
+
+    def prompt(self, node: Scalar | Mapping) -> Template | None:
+        """The template of a text or of the file that `{file: path}` names."""
+        if isinstance(node, Scalar):
+            return self.text(node)
+        path = node.get("file")
+        if not isinstance(path, Scalar):
+            return None
+        try:
+            name, content = self.sources.read_named(path.text, path.where)
+        except Wrong as wrong:
+            self.problems.add_wrong(wrong, step=self.step)
+            return None
+        content = content.replace("\r\n", "\n").replace("\r", "\n")
+        if not content.strip():
+            self.problems.add(path.where, f"the file {path.text} is empty", step=self.step)
+        return self._compile(content, Location(file=name, line=1, column=1), file_anchor(name))
+
+    def value(self, node: Node, *, secrets: bool = False) -> ValueTemplate:
+        """A value with templates at its texts."""
+        return ValueTemplate.of(self._tree(node, secrets=secrets))
+
+    def as_text(self, scalar: Scalar) -> ValueTemplate:
+        """A value that is a text as written, even where it looks like a number."""
+        return ValueTemplate.of(self.text(scalar))
+
+    def tree(self, node: Node) -> Json:
+        """Plain data with templates at its texts, to be put into a larger value."""
+        return self._tree(node, secrets=False)
+
+    def _tree(self, node: Node, *, secrets: bool) -> Json:
+        if isinstance(node, Mapping):
+            return {entry.key: self._tree(entry.value, secrets=secrets) for entry in node.entries}
+        if isinstance(node, Sequence):
+            return [self._tree(item, secrets=secrets) for item in node.items]
+        return self.text(node, secrets=secrets) if node.is_text else node.value
+
+    def edges(self) -> dict[StepId, Tolerance]:
+        """The steps that were referred to; of several references the least tolerant counts."""
+        edges: dict[StepId, Tolerance] = {}
+        for reference in self.references:
+            edges[reference.step] = min(reference.tolerance, edges.get(reference.step, Tolerance.ANY))
+        return edges
+
+    def _compile(
+        self,
+        source: str,
+        where: Location,
+        anchor: Callable[[int, int], Location],
+        *,
+        secrets: bool = False,
+        condition: bool = False,
+    ) -> Template | None:
+        try:
+            template = compile_template(
+                source,
+                where=where,
+                names=self.names,
+                anchor=anchor,
+                allow_secrets=secrets,
+                condition=condition,
+            )
+        except TemplateProblems as found:
+            for problem in found.problems:
+                self.problems.add(problem.where, problem.message, problem.hint, step=self.step)
+            return None
+        self.references.extend(template.references)
+        return template

@@ -1,0 +1,147 @@
+"""The part of a step that asks a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.spec.model import MessagesShape, PromptShape
+from flowllm.spec.nodes import Mapping, Scalar, Sequence, constant
+from flowllm.spec.output import output_format
+from flowllm.spec.problems import Wrong, nearest
+from flowllm.spec.project import AUTO
+from flowllm.spec.readers import is_template
+from flowllm.spec.template import ValueTemplate
+from flowllm.spec.workflow import LlmBody, Target
+from flowllm.types import OnTruncated
+
+if TYPE_CHECKING:
+    from flowllm.request import OutputFormat
+    from flowllm.spec.compiling import Compiler
+    from flowllm.spec.nodes import Node
+    from flowllm.spec.reference import Location
+    from flowllm.spec.steps import Surroundings
+    from flowllm.types import Json
+
+SIMULATED = "simulated"
+_SENT = ("max_tokens", "temperature", "top_p", "seed")
+_TEXT_KEYS = ("role", "content")
+
+
+def llm_body(
+    shape: PromptShape | MessagesShape, where: Location, compiler: Compiler, around: Surroundings
+) -> LlmBody | None:
+    """What is asked and of whom. What is wrong goes to the problems; then the result may be None."""
+    before = len(compiler.problems)
+    provider = _provider(shape.provider, where, around, compiler)
+    model = _model(shape.model, provider, where, around, compiler)
+    fallback = tuple(_target(*target, around, compiler) for target in shape.fallback)
+    output = _output(shape.output, compiler)
+    prompt = system = messages = None
+    if isinstance(shape, PromptShape):
+        prompt = compiler.prompt(shape.prompt)
+        system = None if shape.system is None else compiler.prompt(shape.system)
+    else:
+        messages = ValueTemplate.of(_messages(shape.messages, compiler))
+    params = _params(shape, compiler)
+    sample = None if shape.sample is None else compiler.value(shape.sample)
+    if len(compiler.problems) > before:
+        return None
+    return LlmBody(
+        provider=compiler.as_text(provider),
+        model=compiler.as_text(model),
+        prompt=prompt,
+        system=system,
+        messages=messages,
+        params=params,
+        output=output,
+        sample=sample,
+        samples=shape.samples,
+        fallback=fallback,
+        on_truncated=shape.on_truncated or OnTruncated.WARN,
+    )
+
+
+def check_provider(name: Scalar, around: Surroundings) -> None:
+    """Raises Wrong if a text names a provider that does not exist."""
+    known = [*around.providers, AUTO]
+    if not is_template(name.text) and name.text not in known:
+        raise Wrong(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
+
+
+def _provider(named: Scalar | None, where: Location, around: Surroundings, compiler: Compiler) -> Scalar:
+    if named is not None:
+        _guarded_check(named, around, compiler)
+    if around.simulate:
+        return constant(SIMULATED, where)
+    return named or constant(around.default_provider, where)
+
+
+def _guarded_check(name: Scalar, around: Surroundings, compiler: Compiler) -> None:
+    try:
+        check_provider(name, around)
+    except Wrong as wrong:
+        compiler.problems.add_wrong(wrong, step=compiler.step)
+
+
+def _model(
+    named: Scalar | None, provider: Scalar, where: Location, around: Surroundings, compiler: Compiler
+) -> Scalar:
+    if named is not None:
+        return named
+    settings = around.providers.get(provider.text)
+    if settings is None or settings.type != SIMULATED:
+        compiler.problems.add(
+            where,
+            f"the step `{compiler.step}` has no model",
+            "set `defaults.model` or the step's `model`",
+            step=compiler.step,
+        )
+    return constant(SIMULATED, where)
+
+
+def _target(model: Scalar, provider: Scalar | None, around: Surroundings, compiler: Compiler) -> Target:
+    if provider is not None:
+        _guarded_check(provider, around, compiler)
+    if provider is None or around.simulate:
+        return Target(model=compiler.as_text(model))
+    return Target(model=compiler.as_text(model), provider=compiler.as_text(provider))
+
+
+def _output(node: Scalar | Mapping | None, compiler: Compiler) -> OutputFormat | None:
+    try:
+        return None if node is None else output_format(node, compiler.sources)
+    except Wrong as wrong:
+        compiler.problems.add_wrong(wrong, step=compiler.step)
+        return None
+
+
+def _params(shape: PromptShape | MessagesShape, compiler: Compiler) -> ValueTemplate | None:
+    params: dict[str, Json] = {}
+    for key in _SENT:
+        node = getattr(shape, key)
+        if node is not None:
+            params[key] = compiler.tree(node)
+    if isinstance(shape.stop, Sequence):
+        params["stop"] = [compiler.text(item) for item in shape.stop.items if isinstance(item, Scalar)]
+    elif shape.stop is not None:
+        params["stop"] = compiler.text(shape.stop)
+    if shape.params is not None:
+        params |= compiler.tree(shape.params)
+    return ValueTemplate.of(params) if params else None
+
+
+def _messages(node: Sequence | Scalar, compiler: Compiler) -> Json:
+    if isinstance(node, Scalar):
+        return compiler.text(node)
+    return [_message(item, compiler) for item in node.items]
+
+
+def _message(node: Node, compiler: Compiler) -> Json:
+    if not isinstance(node, Mapping):
+        return compiler.tree(node)
+    return {
+        entry.key: compiler.text(entry.value)
+        if entry.key in _TEXT_KEYS and isinstance(entry.value, Scalar) and entry.value.value is not None
+        else compiler.tree(entry.value)
+        for entry in node.entries
+    }

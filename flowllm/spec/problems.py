@@ -1,0 +1,96 @@
+"""Collecting what is wrong with the files of a workflow, so that all of it is told at once."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from flowllm.errors import InvalidWorkflow, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flowllm.spec.reference import Location
+
+LONGEST_LINE = 200
+"""Characters of a source line that are shown."""
+
+
+class Wrong(ValueError):
+    """One thing that is wrong, and where. Never reaches the user as an exception."""
+
+    def __init__(self, where: Location, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+        self.message = message
+        self.hint = hint
+
+
+class Problems:
+    """The problems found so far, each with the line of source that it stands on."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Location, str], Problem] = {}
+        self._lines: dict[str, list[str]] = {}
+
+    def learn(self, file: str, text: str) -> None:
+        """Keep a file's text, so that its lines can be shown."""
+        self._lines[file] = text.split("\n")
+
+    def add(self, where: Location, message: str, hint: str = "", *, step: str = "") -> None:
+        """Add one problem; the same one at the same place counts once."""
+        self._found.setdefault(
+            (where, message),
+            Problem(
+                file=where.file,
+                line=where.line,
+                column=where.column,
+                message=message,
+                hint=hint,
+                source_line=self._line(where),
+                step=step,
+            ),
+        )
+
+    def add_wrong(self, wrong: Wrong, *, step: str = "") -> None:
+        """Add a problem that was raised."""
+        self.add(wrong.where, wrong.message, wrong.hint, step=step)
+
+    def _line(self, where: Location) -> str:
+        lines = self._lines.get(where.file, [])
+        line = lines[where.line - 1].rstrip() if where.line <= len(lines) else ""
+        return line if len(line) <= LONGEST_LINE else ""
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def check(self) -> None:
+        """Raise InvalidWorkflow if there is any problem."""
+        if self._found:
+            raise InvalidWorkflow(list(self._found.values()))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest of the names that exist: `did you mean …?`, else all of them if few."""
+    names = list(dict.fromkeys(known))
+    lowered = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{lowered[close[0]]}`?"
+    return f"there is {listing(names)}" if 0 < len(names) <= 12 else ""  # noqa: PLR2004 - what fits a line
+
+
+def listing(names: Iterable[str], last: str = "and") -> str:
+    """Names for a sentence: `a`, `b` and `c`."""
+    quoted = [f"`{name}`" for name in names]
+    return (
+        quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}" if quoted else ""
+    )
+
+
+def check_keys(found: Mapping[str, Location], known: Iterable[str], what: str, problems: Problems) -> None:
+    """Add a problem for each key that is not known."""
+    names = list(known)
+    for key, where in found.items():
+        if key not in names:
+            problems.add(where, f"unknown key `{key}` in {what}", nearest(key, names))

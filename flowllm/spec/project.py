@@ -1,0 +1,256 @@
+"""`flowllm.yaml`, and the sections that it shares with workflows: providers, limits and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from flowllm.spec.files import DiskFiles, Sources, Unreadable, absolute
+from flowllm.spec.model import (
+    LATER_LIMIT_KEYS,
+    LATER_STEP_KEYS,
+    LATER_TOP_KEYS,
+    DefaultsShape,
+    LimitsShape,
+    OpenAIShape,
+    ProjectShape,
+    SimulatedShape,
+    key_names,
+    read_shape,
+    unknown_key,
+)
+from flowllm.spec.nodes import Entry, Mapping, Node, Scalar, constant, kind_of, scalars
+from flowllm.spec.problems import Problems, Wrong
+from flowllm.spec.readers import PROVIDER_NAME, is_template, plain_text, price
+from flowllm.spec.reference import Location
+from flowllm.spec.source import parse_yaml
+from flowllm.spec.workflow import ProviderSettings
+from flowllm.types import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Mapping as AbstractMapping
+    from pathlib import Path
+
+    from flowllm.spec.files import Files
+    from flowllm.spec.model import Shape
+
+T = TypeVar("T")
+
+PROJECT_FILE = "flowllm.yaml"
+BUILT_IN = ("openai", "simulated")
+AUTO = "auto"
+_MERGED = ("retry", "params")
+"""Options that are merged key by key; every other one is replaced as a whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """What flowllm.yaml gives to every workflow."""
+
+    path: str = ""
+    """Absolute path of the file; empty if there is none."""
+    text: str = ""
+    providers: AbstractMapping[str, ProviderSettings] = field(default_factory=dict)
+    limits: LimitsShape | None = None
+    defaults: Mapping | None = None
+    """The nodes under `defaults`, checked."""
+    database: str | None = None
+    """As written."""
+    prices: AbstractMapping[str, AbstractMapping[str, float]] = field(default_factory=dict)
+    """US dollars per million tokens, by model: input, output, cached_input."""
+
+
+def find_project(start: Path) -> Path | None:
+    """The flowllm.yaml of a folder or of the nearest one above it."""
+    folder = start.resolve()
+    for place in (folder, *folder.parents):
+        if (place / PROJECT_FILE).is_file():
+            return place / PROJECT_FILE
+    return None
+
+
+def load_project(path: str | Path, *, files: Files | None = None) -> Project:
+    """Read and check a project's file. Raises InvalidWorkflow with all its problems."""
+    name, problems = str(path), Problems()
+    sources = Sources(files or DiskFiles(), problems)
+    root = read_root(name, "flowllm.yaml", sources, problems)
+    if root is None:
+        problems.check()
+        return Project(path=absolute(name))  # an empty file is an empty project
+    check_top(root, ProjectShape, "flowllm.yaml", problems)
+    providers = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
+    limits = section(root, "limits", lambda node: parse_limits(node, problems))
+    defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
+    database = section(root, "database", lambda node: guarded(plain_text, node, problems))
+    prices = section(root, "prices", lambda node: _prices(node, problems)) or {}
+    problems.check()
+    return Project(
+        path=absolute(name),
+        text=sources.texts[absolute(name)],
+        providers=providers,
+        limits=limits,
+        defaults=defaults,
+        database=database,
+        prices=prices,
+    )
+
+
+def read_root(name: str, what: str, sources: Sources, problems: Problems) -> Mapping | None:
+    """The mapping that a file holds; problems otherwise."""
+    try:
+        root = parse_yaml(sources.read(name), name)
+    except Unreadable as error:
+        where = Location(file=name, line=error.line or 1, column=error.column or 1)
+        problems.add(where, f"this file cannot be read: {error.message}")
+        return None
+    except Wrong as wrong:
+        problems.add_wrong(wrong)
+        return None
+    if isinstance(root, Mapping):
+        return root
+    problems.add(root.where, f"{what} is a mapping of keys, this is {kind_of(root)}")
+    return None
+
+
+def check_top(root: Mapping, shape: type[Shape], what: str, problems: Problems) -> None:
+    """Add a problem for each key at the top that does not exist; `x-…` keys are the author's own."""
+    known = key_names(shape)
+    for key, where in root.keys().items():
+        if key not in known and not key.startswith("x-"):
+            problems.add_wrong(unknown_key(key, where, what, known, LATER_TOP_KEYS))
+
+
+def section(root: Mapping, key: str, read: Callable[[Node], T]) -> T | None:
+    """What stands under a key at the top; None if the key is not there."""
+    node = root.get(key)
+    return None if node is None else read(node)
+
+
+def guarded(read: Callable[[Node], T], node: Node, problems: Problems) -> T | None:
+    """What a reader gives; None, and a problem, where it raises."""
+    try:
+        return read(node)
+    except Wrong as wrong:
+        problems.add_wrong(wrong)
+        return None
+
+
+def entries_of(node: Node, what: str, problems: Problems) -> Iterable[Entry]:
+    """The entries of a mapping; none, and a problem, if it is something else."""
+    if isinstance(node, Mapping):
+        return node.entries
+    problems.add(node.where, f"`{what}` must be a mapping, found {kind_of(node)}")
+    return ()
+
+
+def parse_limits(node: Node, problems: Problems) -> LimitsShape | None:
+    """A table of limits."""
+    return read_shape(LimitsShape, node, "`limits`", problems, later=LATER_LIMIT_KEYS)
+
+
+def limits_of(*shapes: LimitsShape | None) -> Limits | None:
+    """Limits from tables; of each key the first table that has it counts."""
+    given: dict[str, int | float] = {}
+    for shape in reversed([shape for shape in shapes if shape is not None]):
+        given |= {key: value for key, value in shape if value is not None}
+    return Limits(**given) if any(shape is not None for shape in shapes) else None  # type: ignore[arg-type]
+
+
+def capped(limits: Limits, most: int) -> Limits:
+    """The same limits with no more than that many requests in flight."""
+    return replace(limits, max_concurrent=min(limits.max_concurrent, most))
+
+
+def parse_providers(node: Node, problems: Problems) -> dict[str, ProviderSettings]:
+    """The entries under `providers`."""
+    found = {}
+    for entry in entries_of(node, "providers", problems):
+        if entry.key == AUTO:
+            problems.add(entry.where, "`auto` is built in and cannot be defined", "choose another name")
+        elif not PROVIDER_NAME.fullmatch(entry.key):
+            problems.add(
+                entry.where,
+                f"`{entry.key}` cannot be the name of a provider",
+                "use letters, digits, . _ and -",
+            )
+        settings = _provider(entry, problems)
+        found[entry.key] = settings or ProviderSettings(name=entry.key, type="openai")
+    return found
+
+
+def _provider(entry: Entry, problems: Problems) -> ProviderSettings | None:
+    what = f"the provider `{entry.key}`"
+    if not isinstance(entry.value, Mapping):
+        problems.add(
+            entry.value.where,
+            f"{what} must be a mapping, found {kind_of(entry.value)}",
+            "write {type: openai}",
+        )
+        return None
+    kind = entry.value.get("type")
+    name = kind.text if isinstance(kind, Scalar) else entry.key
+    if kind is None and entry.key not in BUILT_IN:
+        problems.add(entry.where, f"`type` is missing in {what}", "write `type: openai` or `type: simulated`")
+        return None
+    if entry.key == "simulated" and name != "simulated":  # asking for `simulated` must never send anything
+        problems.add((kind or entry.value).where, "`simulated` is always simulated", "choose another name")
+    table: type[SimulatedShape | OpenAIShape] = SimulatedShape if name == "simulated" else OpenAIShape
+    shape = read_shape(table, entry.value, what, problems)
+    if shape is None:
+        return None
+    settings = {key: value for key, value in shape if key not in {"limits", "enforce"}}
+    enforce = limits_of(shape.enforce) if isinstance(shape, SimulatedShape) else None
+    return ProviderSettings(
+        **{**settings, "type": name}, name=entry.key, limits=limits_of(shape.limits), enforce=enforce
+    )
+
+
+def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
+    """The nodes under `defaults`, checked; without keys that are unknown or hold templates."""
+    read_shape(DefaultsShape, node, "`defaults`", problems, later=LATER_STEP_KEYS)
+    if not isinstance(node, Mapping):
+        return None
+    known, kept = key_names(DefaultsShape), []
+    for entry in node.entries:
+        templates = [scalar for scalar in scalars(entry.value) if is_template(scalar.text)]
+        for scalar in templates:
+            problems.add(scalar.where, "a template cannot stand under `defaults`", "write it at the step")
+        if templates and entry.key == "model":  # there is one, so that no step is told that it has none
+            kept.append(Entry(key=entry.key, where=entry.where, value=constant("refused", entry.where)))
+        elif entry.key in known and not templates:
+            kept.append(entry)
+    return Mapping(where=node.where, entries=tuple(kept))
+
+
+def merged(under: Mapping | None, over: Mapping) -> Mapping:
+    """A mapping's keys over those of another; `retry` and `params` are merged key by key."""
+    if under is None:
+        return over
+    entries = {entry.key: entry for entry in under.entries}
+    for entry in over.entries:
+        below = entries.get(entry.key)
+        if below is not None and entry.key in _MERGED and _both_mappings(below.value, entry.value):
+            entry = _joined(below, entry)  # noqa: PLW2901 - the entry with what it inherits
+        entries[entry.key] = entry
+    return Mapping(where=over.where, entries=tuple(entries.values()))
+
+
+def _both_mappings(one: Node, other: Node) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
+
+
+def _joined(below: Entry, entry: Entry) -> Entry:
+    keys: dict[str, Entry] = {}
+    for node in (below.value, entry.value):
+        if isinstance(node, Mapping):
+            keys |= {inner.key: inner for inner in node.entries}
+    return Entry(
+        key=entry.key, where=entry.where, value=Mapping(where=entry.value.where, entries=tuple(keys.values()))
+    )
+
+
+def _prices(node: Node, problems: Problems) -> dict[str, dict[str, float]]:
+    entries = entries_of(node, "prices", problems)
+    read = {entry.key: guarded(price, entry.value, problems) for entry in entries}
+    return {model: found for model, found in read.items() if found is not None}

@@ -1,0 +1,108 @@
+"""What a kind of step is: it binds a step to values, purely, and carries the bound step out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.store.base import NodeRecord, NodeWrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.calls.base import Asker
+    from flowllm.clock import Clock
+    from flowllm.redact import Redactor
+    from flowllm.spec.workflow import Step
+    from flowllm.store.base import Store
+    from flowllm.types import Json, NodeStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A step with its templates rendered: exactly what would be sent or computed."""
+
+    step: Step
+    key: str
+    """The fingerprint of `parts`."""
+    parts: Mapping[str, Json]
+    """Everything that is in the key, secrets masked; for `show` and `why`."""
+    work: object
+    """What the kind itself needs to carry it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What carrying out a bound step would take, at most."""
+
+    memo_keys: tuple[str, ...] = ()
+    """If all of these are in the memo nothing is sent; empty: it is never answered from there."""
+    requests: int = 0
+    model: str = ""
+    provider: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+    """None: the price is unknown."""
+    output: Json = None
+    """What it computes, where that is known without doing anything."""
+    known: bool = False
+    """`output` is what it will give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeContext:
+    """What a bound step may use while it is carried out."""
+
+    asker: Asker
+    clock: Clock
+    store: Store
+    started_at: float
+    next_seq: Callable[[], int]
+    """The order of completion."""
+    ride: Callable[[NodeRecord], None]
+    """Write a row with the next commit, without waiting for it."""
+    redactor: Redactor
+    read_memo: bool = True
+    write_memo: bool = True
+    refresh: bool = False
+    """The answer in the memo is not wanted; a new one replaces it."""
+
+    def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
+        """The node's row as of now."""
+        return NodeRecord(
+            run_id=self.asker.fence.run_id,
+            node_id=self.asker.node_id,
+            kind=bound.step.kind,
+            status=status,
+            key=bound.key,
+            parts=self.redactor.value(dict(bound.parts)),
+            started_at=self.started_at,
+            finished_at=self.clock.now(),
+            seq=self.next_seq(),
+            **values,
+        )
+
+    def write(self, node: NodeRecord) -> NodeWrite:
+        """The row with the right to write it."""
+        return NodeWrite(fence=self.asker.fence, node=node)
+
+
+class Kind(Protocol):
+    """One kind of step."""
+
+    def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
+        """Render the step's templates with these values and compute its key. No I/O, no waiting.
+
+        Raises TemplateFailed.
+        """
+        ...
+
+    def work(self, bound: Bound) -> Work:
+        """What carrying it out would take. Sends nothing."""
+        ...
+
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+        """Carry it out and give the node's record, which is durable (but for `value` steps, whose record rides
+        with the next commit). Raises StepError, StoreError, CallStopped."""
+        ...

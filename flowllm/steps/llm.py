@@ -1,0 +1,298 @@
+"""`prompt` and `messages`: one chat completion, or several independent ones, with other models to fall back on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from flowllm.calls.base import Ask
+from flowllm.calls.gate import CallStopped
+from flowllm.calls.validation import Validator
+from flowllm.errors import (
+    NodeTimedOut,
+    RequestRejected,
+    StepError,
+    TemplateFailed,
+    Unauthorized,
+    UnknownModel,
+)
+from flowllm.events import FallbackTaken
+from flowllm.fingerprint import canonical, fingerprint
+from flowllm.request import ChatRequest
+from flowllm.steps.base import Bound, Work
+from flowllm.types import NodeStatus, OnTruncated, Usage, estimate_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from flowllm.calls.flight import Flights
+    from flowllm.providers.base import Provider
+    from flowllm.request import Answer
+    from flowllm.spec.workflow import LlmBody, Step
+    from flowllm.steps.base import NodeContext
+    from flowllm.store.base import NodeRecord, NodeWrite
+    from flowllm.types import Json
+
+DEFAULT_ANSWER_TOKENS = 1024
+"""What is reserved for an answer of unknown length."""
+_TRY_ANOTHER_MODEL_IN_VAIN = (Unauthorized, NodeTimedOut, TemplateFailed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """One model to ask, and the key of what would be sent to it."""
+
+    provider: Provider
+    request: ChatRequest
+    keys: tuple[str, ...]
+    """One key a sample."""
+    parts: Mapping[str, Json]
+
+
+class LlmKind:
+    """Steps that ask a model. One of these serves a whole run."""
+
+    def __init__(self, provider: Callable[[str], Provider], flights: Flights) -> None:
+        """`provider` finds one by the name that a step gives; it raises StepError for an unknown name."""
+        self._provider = provider
+        self._flights = flights
+        self._validators: dict[str, Validator] = {}
+
+    def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
+        """The requests that the step would send: its own model's first, then its fallbacks'."""
+        body = cast("LlmBody", step.body)
+        samples = _samples(body, values)
+        request = ChatRequest(
+            model=_text(body.model.render(values), "model", step),
+            messages=_messages(body, values, step),
+            params=_params(body, values, step),
+            output=body.output,
+        )
+        named = _text(body.provider.render(values), "provider", step)
+        questions = [self._question(named, request, samples)]
+        for target in body.fallback:
+            other = (
+                named if target.provider is None else _text(target.provider.render(values), "provider", step)
+            )
+            model = _text(target.model.render(values), "model", step)
+            questions.append(self._question(other, replace(request, model=model), samples))
+        first = questions[0]
+        key = first.keys[0] if body.samples is None else fingerprint({"samples": list(first.keys)})
+        parts = first.parts if body.samples is None else {**first.parts, "samples": body.samples}
+        return Bound(step=step, key=key, parts=parts, work=tuple(questions))
+
+    def _question(self, name: str, request: ChatRequest, samples: Sequence[int]) -> _Question:
+        provider = self._provider(name)
+        account = provider.account
+        parts: dict[str, Json] = {
+            "kind": "chat",
+            "provider": {"type": account.type, "base_url": account.base_url},
+            "body": provider.encode(request),
+            "schema": None if request.output is None else request.output.schema,
+            "json": request.output is not None,
+        }
+        keys = tuple(fingerprint({**parts, "sample": sample}) for sample in samples)
+        return _Question(provider=provider, request=request, keys=keys, parts={**parts, "sample": samples[0]})
+
+    def work(self, bound: Bound) -> Work:
+        """The requests of the step's own model, were every one of them sent once."""
+        question = cast("tuple[_Question, ...]", bound.work)[0]
+        count, request = len(question.keys), question.request
+        usage = Usage(
+            input_tokens=estimate_tokens(canonical(question.parts["body"])) * count,
+            output_tokens=_answer_tokens(request) * count,
+        )
+        return Work(
+            memo_keys=question.keys if bound.step.cache.enabled else (),
+            requests=count,
+            model=request.model,
+            provider=question.provider.name,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost_usd=question.provider.cost(request.model, usage),
+        )
+
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+        """Ask the step's model, then its fallbacks while that can help. Raises the last one's StepError."""
+        questions = cast("tuple[_Question, ...]", bound.work)
+        for place, question in enumerate(questions):
+            try:
+                return await self._ask_all(question, bound, context)
+            except StepError as error:
+                rest = questions[place + 1 :]
+                if not rest or not _another_may_do(error):
+                    raise
+                _tell_fallback(context, rest[0].request.model, error)
+        raise AssertionError("a step has at least one model")
+
+    async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
+        gathered = _Samples(question, bound, context)
+        asks = [
+            self._ask(question, key, bound, context, gathered.settler(place))
+            for place, key in enumerate(question.keys)
+        ]
+        if len(asks) == 1:
+            await self._flights.ask(asks[0])
+        else:
+            await _all([self._flights.ask(ask) for ask in asks])
+        return gathered.node
+
+    def _ask(
+        self,
+        question: _Question,
+        key: str,
+        bound: Bound,
+        context: NodeContext,
+        settle: Callable[[Answer], Sequence[NodeWrite]],
+    ) -> Ask:
+        step = bound.step
+        body = cast("LlmBody", step.body)
+        use_memo = step.cache.enabled and context.write_memo
+        return Ask(
+            asker=context.asker,
+            request=question.request,
+            provider=question.provider,
+            key=key,
+            settle=settle,
+            validator=self._validator(step),
+            keep_truncated=body.on_truncated is OnTruncated.WARN,
+            retry=step.retry,
+            timeout=step.timeout,
+            priority=step.priority,
+            reserve=_reserve(question.request),
+            read_memo=use_memo and context.read_memo and not context.refresh,
+            write_memo=use_memo,
+            ttl=step.cache.ttl,
+            join=use_memo and not context.refresh,
+        )
+
+    def _validator(self, step: Step) -> Validator | None:
+        output = cast("LlmBody", step.body).output
+        if output is None:
+            return None
+        if step.id not in self._validators:
+            self._validators[step.id] = Validator(output)
+        return self._validators[step.id]
+
+
+class _Samples:
+    """Gathers the answers of one question; the last of them completes the node's row."""
+
+    def __init__(self, question: _Question, bound: Bound, context: NodeContext) -> None:
+        self._question = question
+        self._bound = bound
+        self._context = context
+        self._answers: dict[int, Answer] = {}
+        self._node: NodeRecord | None = None
+
+    @property
+    def node(self) -> NodeRecord:
+        """The row that the last answer completed."""
+        if self._node is None:
+            raise AssertionError("an answer came without its row")
+        return self._node
+
+    def settler(self, place: int) -> Callable[[Answer], Sequence[NodeWrite]]:
+        """What to do with the answer of that sample."""
+
+        def settle(answer: Answer) -> Sequence[NodeWrite]:
+            self._answers[place] = answer
+            if len(self._answers) < len(self._question.keys):
+                return ()
+            self._node = self._row()
+            return (self._context.write(self._node),)
+
+        return settle
+
+    def _row(self) -> NodeRecord:
+        answers = [self._answers[place] for place in range(len(self._question.keys))]
+        several = cast("LlmBody", self._bound.step.body).samples is not None
+        costs = [answer.cost_usd for answer in answers]
+        return self._context.record(
+            self._bound,
+            NodeStatus.SUCCEEDED,
+            output=[answer.value for answer in answers] if several else answers[0].value,
+            model=answers[0].model,
+            provider=answers[0].provider,
+            cached=all(answer.cached for answer in answers),
+            attempts=sum(answer.attempts for answer in answers if not answer.joined),
+            truncated=any(answer.truncated for answer in answers),
+            usage=sum((answer.usage for answer in answers), Usage()),
+            cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+            queue_s=sum(answer.queue_s for answer in answers if not answer.cached),
+            call_s=sum(answer.call_s for answer in answers if not answer.cached),
+        )
+
+
+async def _all(asks: Sequence[Awaitable[Answer]]) -> None:
+    """Wait for all, so that what is paid for is kept, then raise the first error."""
+    outcomes = await asyncio.gather(*asks, return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    for error in sorted(errors, key=lambda error: not isinstance(error, CallStopped)):
+        raise error
+
+
+def _samples(body: LlmBody, values: Mapping[str, Json]) -> Sequence[int]:
+    if body.samples is not None:
+        return range(body.samples)
+    sample = 0 if body.sample is None else body.sample.render(values)
+    if isinstance(sample, str) and sample.strip().isdecimal():
+        sample = int(sample)
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+        raise TemplateFailed(f"`sample` must be a whole number from 0, not {sample!r}")
+    return (sample,)
+
+
+def _messages(body: LlmBody, values: Mapping[str, Json], step: Step) -> tuple[Mapping[str, Json], ...]:
+    if body.messages is not None:
+        messages = body.messages.render(values)
+        if not isinstance(messages, list) or not messages:
+            raise TemplateFailed(f"{step.where}: `messages` must give a list of messages")
+        return tuple(messages)
+    system = () if body.system is None else ({"role": "system", "content": body.system.text(values)},)
+    prompt = "" if body.prompt is None else body.prompt.text(values)
+    return (*system, {"role": "user", "content": prompt})
+
+
+def _params(body: LlmBody, values: Mapping[str, Json], step: Step) -> Mapping[str, Json]:
+    params = {} if body.params is None else body.params.render(values)
+    if not isinstance(params, dict):
+        raise TemplateFailed(f"{step.where}: `params` must be a mapping")
+    return params
+
+
+def _text(value: Json, what: str, step: Step) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TemplateFailed(f"{step.where}: `{what}` of step {step.id} must be a name, not {value!r}")
+    return value.strip()
+
+
+def _another_may_do(error: StepError) -> bool:
+    """Whether another model could answer what this one did not."""
+    if isinstance(error, UnknownModel):
+        return True
+    return not isinstance(error, (RequestRejected, *_TRY_ANOTHER_MODEL_IN_VAIN))
+
+
+def _tell_fallback(context: NodeContext, model: str, error: StepError) -> None:
+    context.asker.emit(
+        FallbackTaken(
+            run_id=context.asker.fence.run_id,
+            node_id=context.asker.node_id,
+            at=context.clock.now(),
+            model=model,
+            error=error.as_dict(),
+        )
+    )
+
+
+def _reserve(request: ChatRequest) -> float:
+    """Tokens to reserve with the limiter: a fifth more than the prompt's estimate, and what the answer may take."""
+    prompt = sum(estimate_tokens(str(message.get("content", ""))) for message in request.messages)
+    return prompt * 1.2 + _answer_tokens(request)
+
+
+def _answer_tokens(request: ChatRequest) -> int:
+    most = request.params.get("max_tokens")
+    return most if isinstance(most, int) and not isinstance(most, bool) else DEFAULT_ANSWER_TOKENS

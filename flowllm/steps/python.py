@@ -1,0 +1,264 @@
+"""`python`: a function of the user's own. Coroutines run on the loop, plain functions in threads."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import random
+import sys
+import threading
+import traceback
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from flowllm.calls.gate import CallStopped
+from flowllm.calls.memo import fresh, record_of
+from flowllm.calls.retry import Attempts
+from flowllm.errors import NodeTimedOut, PythonFailed
+from flowllm.events import NodeRetrying
+from flowllm.fingerprint import digest, fingerprint
+from flowllm.request import Answer
+from flowllm.steps.base import Bound, Work
+from flowllm.steps.jsonable import not_json, plain
+from flowllm.types import NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.redact import Redactor
+    from flowllm.spec.workflow import PythonBody, Step
+    from flowllm.steps.base import NodeContext
+    from flowllm.store.base import MemoRecord, NodeRecord
+    from flowllm.types import Json
+
+MOST_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A function's arguments, with the real secrets in them: never stored."""
+
+    arguments: Mapping[str, Json]
+
+
+class PythonKind:
+    """Steps that call a function. One of these serves a whole run and loads each file once."""
+
+    def __init__(self, files: Mapping[str, str], secrets: Mapping[str, str], redactor: Redactor) -> None:
+        """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds."""
+        self._files = files
+        self._secrets = secrets
+        self._redactor = redactor
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._hashes: dict[str, str] = {}
+        self._threads = asyncio.Semaphore(MOST_THREADS)
+
+    def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
+        """The arguments, once as they are and once with secrets masked, for the key."""
+        body = cast("PythonBody", step.body)
+        masked = {name: f"***{name}***" for name in self._secrets}
+        shown = _arguments(body, {**values, "secrets": masked})
+        real = _arguments(body, {**values, "secrets": self._secrets}) if self._secrets else shown
+        parts = {
+            "kind": "python",
+            "function": f"{body.module or Path(body.file or '').name}:{body.function}",
+            "source": self._source_hash(body),
+            "with": shown,
+        }
+        return Bound(step=step, key=fingerprint(parts), parts=parts, work=_Call(arguments=real))
+
+    def work(self, bound: Bound) -> Work:
+        """No requests; what it gives is known before only if it is in the memo."""
+        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
+
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+        """Call the function, again where the step's `retry` says so, and keep what it gives."""
+        cached = bound.step.cache.enabled and context.write_memo
+        found = await self._remembered(bound, context) if cached else None
+        if found is not None:
+            node = context.record(
+                bound, NodeStatus.SUCCEEDED, output=found.answer["value"], cached=True, cost_usd=0.0
+            )
+            await context.store.settle(nodes=(context.write(node),))
+            return node
+        started = context.clock.monotonic()
+        value, attempts = await self._until_done(bound, context)
+        node = context.record(
+            bound,
+            NodeStatus.SUCCEEDED,
+            output=value,
+            attempts=attempts,
+            cost_usd=0.0,
+            call_s=context.clock.monotonic() - started,
+        )
+        answer = Answer(value=value, model="", provider="python", cost_usd=0.0)
+        memo = record_of(bound.key, answer, now=context.clock.now()) if cached else None
+        await context.store.settle(memo=memo, nodes=(context.write(node),))
+        return node
+
+    async def _remembered(self, bound: Bound, context: NodeContext) -> MemoRecord | None:
+        if not context.read_memo or context.refresh:
+            return None
+        found = await context.store.memo(bound.key)
+        if found is None or not fresh(found, bound.step.cache.ttl, now=context.clock.now()):
+            return None
+        return found
+
+    async def _until_done(self, bound: Bound, context: NodeContext) -> tuple[Json, int]:
+        attempts, number = Attempts(bound.step.retry, random.random), 0
+        deadline = context.clock.monotonic() + bound.step.timeout
+        while True:
+            number += 1
+            if not context.asker.gate.is_open:
+                raise CallStopped
+            try:
+                return await self._once(bound, deadline - context.clock.monotonic()), number
+            except PythonFailed as error:
+                delay = attempts.failed(error)
+                if delay is None:
+                    raise
+                _tell_retry(context, number, delay, error)
+                await context.clock.sleep(delay)
+
+    async def _once(self, bound: Bound, left: float) -> Json:
+        step = bound.step
+        body = cast("PythonBody", step.body)
+        arguments = cast("_Call", bound.work).arguments
+        name = bound.parts["function"]
+        limit = min(left, step.retry.attempt_timeout)
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                value = await self._invoke(self._function(body), arguments)
+        except PythonFailed:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the step's failure
+            if deadline.expired():
+                raise _late(name, limit) from None
+            raise PythonFailed(self._told(error, body)) from None
+        problem = not_json(value)
+        if problem:
+            raise PythonFailed(
+                f"{name} returned {problem}",
+                hint="return plain JSON values: None, bool, numbers, text, lists, dicts",
+            )
+        return self._redactor.value(plain(value))
+
+    async def _invoke(self, function: Callable[..., Any], arguments: Mapping[str, Json]) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return await function(**arguments)
+        async with self._threads:
+            value = await in_thread(lambda: function(**arguments))
+        return await value if inspect.isawaitable(value) else value
+
+    def _function(self, body: PythonBody) -> Callable[..., Any]:
+        place = f"{body.module or body.file}:{body.function}"
+        if place not in self._functions:
+            module = (
+                importlib.import_module(body.module) if body.module else load(body.file or "", self._files)
+            )
+            function = getattr(module, body.function, None)
+            if not callable(function):
+                raise PythonFailed(f"{body.module or body.file} has no function {body.function}")
+            self._functions[place] = function
+        return self._functions[place]
+
+    def _source_hash(self, body: PythonBody) -> str:
+        place = body.file or body.module or ""
+        if place not in self._hashes:
+            self._hashes[place] = source_hash(body, self._files)
+        return self._hashes[place]
+
+    def _told(self, error: BaseException, body: PythonBody) -> str:
+        where = ""
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if frame.filename == body.file or "flowllm" not in frame.filename:
+                where = f" ({Path(frame.filename).name}:{frame.lineno})"
+                break
+        said = self._redactor.text(f"{type(error).__name__}: {error}".strip(": "))
+        return f"{body.function} raised {said}{where}"
+
+
+async def in_thread(function: Callable[[], Any]) -> Any:
+    """What the function gives, called in a thread of its own that does not keep the process alive."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def hand_over(value: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result(value) if error is None else future.set_exception(error)
+
+    def call() -> None:
+        value, failure = None, None
+        try:
+            value = function()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the value is awaited
+            failure = RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for the value
+            loop.call_soon_threadsafe(hand_over, value, failure)
+
+    threading.Thread(target=call, name="flowllm-python", daemon=True).start()
+    return await future
+
+
+def _late(name: str, limit: float) -> NodeTimedOut:
+    return NodeTimedOut(
+        f"{name} did not return within {limit:g} s",
+        hint="raise the step's `timeout`; a plain function goes on in its thread, a coroutine was cancelled",
+    )
+
+
+def load(path: str, files: Mapping[str, str]) -> types.ModuleType:
+    """A module from the text of a file, with the file's folder importable."""
+    folder = str(Path(path).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    module = types.ModuleType(f"flowllm_step_{digest(path)[:12]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module
+    exec(compile(files[path], path, "exec"), module.__dict__)  # noqa: S102 - the author's own code, as asked
+    return module
+
+
+def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:
+    """Hash of the code: its syntax tree, so that comments and blank lines do not count."""
+    if body.file is not None:
+        text = files[body.file]
+    else:
+        try:
+            spec = importlib.util.find_spec(body.module or "")
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None:
+            raise PythonFailed(f"no module named {body.module}", hint="install it, or use ./file.py:function")
+        if spec.origin is None or not spec.origin.endswith(".py"):
+            return f"module {body.module}"
+        text = Path(spec.origin).read_text(encoding="utf-8")
+    try:
+        return digest(ast.dump(ast.parse(text)))
+    except SyntaxError as error:
+        raise PythonFailed(f"{body.file or body.module}:{error.lineno}: {error.msg}") from None
+
+
+def _arguments(body: PythonBody, values: Mapping[str, Json]) -> Mapping[str, Json]:
+    rendered = {} if body.arguments is None else body.arguments.render(values)
+    return cast("Mapping[str, Json]", rendered)
+
+
+def _tell_retry(context: NodeContext, attempt: int, delay: float, error: PythonFailed) -> None:
+    context.asker.emit(
+        NodeRetrying(
+            run_id=context.asker.fence.run_id,
+            node_id=context.asker.node_id,
+            at=context.clock.now(),
+            attempt=attempt,
+            delay=delay,
+            error=error.as_dict(),
+        )
+    )

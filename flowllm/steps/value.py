@@ -1,0 +1,36 @@
+"""`value`: a value computed from templates, no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from flowllm.fingerprint import fingerprint
+from flowllm.steps.base import Bound, Work
+from flowllm.types import NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.spec.workflow import Step, ValueBody
+    from flowllm.steps.base import NodeContext
+    from flowllm.store.base import NodeRecord
+    from flowllm.types import Json
+
+
+class ValueKind:
+    """Steps that only compute."""
+
+    def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
+        """Binding computes it already."""
+        parts = {"kind": "value", "value": cast("ValueBody", step.body).value.render(values)}
+        return Bound(step=step, key=fingerprint(parts), parts=parts, work=None)
+
+    def work(self, bound: Bound) -> Work:
+        """None: the value is known already."""
+        return Work(output=bound.parts["value"], known=True)
+
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+        """Nothing is lost with it, so it rides with the next commit and nobody waits."""
+        node = context.record(bound, NodeStatus.SUCCEEDED, output=bound.parts["value"], cost_usd=0.0)
+        context.ride(node)
+        return node

@@ -1,0 +1,202 @@
+"""What the writer does apart from the hot path: each makes a unit with an action of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import bindparam, delete, func, literal_column, null, select, update
+from sqlalchemy.dialects import sqlite
+
+from flowllm.store import statements
+from flowllm.store.base import Owner
+from flowllm.store.refusals import run_exists, run_not_found, run_owned
+from flowllm.store.rows import RunRow, run_of
+from flowllm.store.tables import attempts, memo, nodes, runs
+from flowllm.store.text import to_json, to_text
+from flowllm.store.writer import Unit
+from flowllm.types import AttemptStatus, RunStatus
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from sqlalchemy import ClauseElement
+
+    from flowllm.errors import RunOwned
+    from flowllm.store.base import Fence, RunRecord
+    from flowllm.types import Json, RunId
+
+_NAMED: Final = sqlite.dialect(paramstyle="named")
+
+
+def _sql(statement: ClauseElement) -> str:
+    return str(statement.compile(dialect=_NAMED))
+
+
+def _set(*names: str) -> dict[str, Any]:
+    return {name: bindparam(f"new_{name}") for name in names}
+
+
+_THIS: Final = runs.c.run_id == bindparam("this")
+_SEQ: Final = _sql(select(runs.c.seq).where(_THIS))
+_RUN: Final = _sql(select(runs.c.seq, *(runs.c[name] for name in RunRow._fields)).where(_THIS))
+_CLAIM: Final = _sql(
+    update(runs)
+    .where(_THIS)
+    .values(
+        **_set("status", "owner_pid", "owner_host", "owner_since"),
+        epoch=runs.c.epoch + literal_column("1"),
+        finished_at=null(),
+    )
+)
+_FORGET: Final = _sql(
+    update(attempts)
+    .where(attempts.c.run_id == bindparam("this"), attempts.c.status == bindparam("sent"))
+    .values(status=bindparam("unknown"))
+)
+_FINISH: Final = _sql(
+    update(runs)
+    .where(_THIS)
+    .values(
+        **_set("status", "finished_at", "outputs", "error", "stats"),
+        owner_pid=null(),
+        owner_host=null(),
+        owner_since=null(),
+    )
+)
+_UPDATE: Final = _sql(update(runs).where(_THIS).values(**_set("snapshot", "path", "options")))
+_STATUS: Final = _sql(
+    select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS)
+)
+_DELETE: Final = tuple(
+    _sql(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, runs)
+)
+_DROP: Final = _sql(
+    delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash"))
+)
+_PRUNE: Final = _sql(delete(memo).where(memo.c.created_at < bindparam("before")))
+_CLEAR: Final = _sql(delete(memo))
+_COUNT: Final = _sql(select(func.count()).select_from(memo))
+
+
+def create_run(run: RunRecord, row: RunRow) -> Unit:
+    """Insert a run; the result is its number."""
+
+    def action(connection: sqlite3.Connection) -> int:
+        if connection.execute(_SEQ, {"this": row.run_id}).fetchone():
+            raise run_exists(run.run_id)
+        connection.execute(statements.INSERT_RUN, row)
+        return int(connection.execute(_SEQ, {"this": row.run_id}).fetchone()[0])
+
+    return Unit(action=action)
+
+
+def claim_run(run_id: RunId, owner: Owner) -> Unit:
+    """Raise a run's epoch under its new owner; the result is the run as it then stands."""
+    this = to_text(run_id)
+    values = {
+        "this": this,
+        "new_status": RunStatus.RUNNING.value,
+        "new_owner_pid": owner.pid,
+        "new_owner_host": to_text(owner.host),
+        "new_owner_since": owner.since,
+    }
+    sent = {"this": this, "sent": AttemptStatus.SENT.value, "unknown": AttemptStatus.UNKNOWN.value}
+
+    def action(connection: sqlite3.Connection) -> RunRecord:
+        found = connection.execute(_RUN, {"this": this}).fetchone()
+        if found is None:
+            raise run_not_found(run_id)
+        row = RunRow(*found[1:])
+        run = run_of(row, seq=found[0], snapshot=row.snapshot)
+        connection.execute(_CLAIM, values)
+        connection.execute(_FORGET, sent)
+        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
+
+    return Unit(action=action)
+
+
+def finish_run(
+    fence: Fence,
+    *,
+    status: RunStatus,
+    finished_at: float,
+    outputs: Mapping[str, Json] | None,
+    error: Mapping[str, Json] | None,
+    stats: Mapping[str, Json] | None,
+) -> Unit:
+    """End a sitting. Raises ValueError for values that JSON cannot hold."""
+    values = {
+        "this": to_text(fence.run_id),
+        "new_status": status.value,
+        "new_finished_at": finished_at,
+        "new_outputs": None if outputs is None else to_json(dict(outputs)),
+        "new_error": None if error is None else to_json(dict(error)),
+        "new_stats": to_json(dict(stats or {})),
+    }
+    return Unit(fences=(fence,), action=_executes(_FINISH, values))
+
+
+def update_run(fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]) -> Unit:
+    """Another snapshot. Raises ValueError for values that JSON cannot hold."""
+    values = {
+        "this": to_text(fence.run_id),
+        "new_snapshot": to_json(dict(snapshot)),
+        "new_path": to_text(path),
+        "new_options": to_json(dict(options)),
+    }
+    return Unit(fences=(fence,), action=_executes(_UPDATE, values))
+
+
+def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
+    """Remove runs; of those that run only the ones whose lock the caller holds. The result is how many there
+    were."""
+
+    def action(connection: sqlite3.Connection) -> int:
+        for run_id in run_ids:
+            if run_id not in locked and (refusal := _running(connection, run_id)):
+                raise refusal
+        keys = [{"this": to_text(run_id)} for run_id in run_ids]
+        count = 0
+        for statement in _DELETE:
+            count = connection.executemany(statement, keys).rowcount
+        return count  # of the last one, the runs themselves
+
+    return Unit(action=action)
+
+
+def drop_memo(key: str, content_hash: str) -> Unit:
+    """Remove an answer, unless it was replaced since it was read."""
+    return Unit(action=_executes(_DROP, {"this": to_text(key), "hash": content_hash}))
+
+
+def prune_memo(older_than: float) -> Unit:
+    """Remove answers created before a time; the result is how many."""
+    return Unit(action=_executes(_PRUNE, {"before": older_than}))
+
+
+def clear_memo() -> Unit:
+    """Remove all answers; the result is how many."""
+
+    def action(connection: sqlite3.Connection) -> int:
+        count = int(connection.execute(_COUNT).fetchone()[0])
+        connection.execute(_CLEAR)
+        return count
+
+    return Unit(action=action)
+
+
+def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
+    def action(connection: sqlite3.Connection) -> int:
+        return connection.execute(statement, values).rowcount
+
+    return action
+
+
+def _running(connection: sqlite3.Connection, run_id: RunId) -> RunOwned | None:
+    found = connection.execute(_STATUS, {"this": to_text(run_id)}).fetchone()
+    if found is None or found[0] != RunStatus.RUNNING.value:
+        return None
+    owner = None if found[1] is None else Owner(pid=found[1], host=found[2], since=found[3])
+    return run_owned(run_id, owner)

@@ -1,0 +1,103 @@
+"""Connections to an SQLite file: their address, their settings, their kind."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUSY_TIMEOUT: Final = 60.0
+"""Seconds to wait for another process's write lock before it counts as a failure."""
+APPLICATION_ID: Final = 0x464C4C4D
+"""Stands in the header of every database of flowllm's ("FLLM")."""
+RETRY: Final = 0.05
+"""Seconds between tries at what SQLite does not wait for by itself."""
+
+
+def address(path: Path) -> str:
+    """The URI of a database file, without its options."""
+    return f"file:{quote(os.fsencode(path.absolute()))}"
+
+
+def options(mode: str) -> dict[str, str]:
+    """The options of its URI; `mode` is rw, ro, or `immutable` for a file that nothing can change."""
+    return {"mode": "ro", "immutable": "1"} if mode == "immutable" else {"mode": mode}
+
+
+def sidecars(path: Path) -> list[Path]:
+    """The files that SQLite keeps beside a database while it is in use, or after a crash."""
+    names = [f"{path.name}{tail}" for tail in ("-wal", "-shm", "-journal")]
+    return [path.with_name(name) for name in names if path.with_name(name).exists()]
+
+
+def reading_mode(path: Path) -> str:
+    """How a database can be read where it is: a read-only folder has no place for the files beside it."""
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return "rw"
+    return "ro" if sidecars(path) else "immutable"
+
+
+def peeking_mode(path: Path) -> str:
+    """How to look at a database without leaving a trace: what nobody has open needs no files beside it."""
+    return "ro" if sidecars(path) else "immutable"
+
+
+def decode(raw: bytes) -> str:
+    """Text as it was stored. A damaged byte becomes a lone surrogate, which no hash will match, where
+    the driver itself would raise."""
+    return raw.decode(errors="surrogateescape")
+
+
+def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+    """A connection without transactions of its own making. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        f"{address(path)}?{urlencode(options(mode))}",
+        uri=True,
+        isolation_level=None,
+        timeout=busy_timeout,
+        check_same_thread=False,
+    )
+    connection.text_factory = decode
+    return connection
+
+
+def connect_writer(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+    """The connection for writing: what it commits has reached the disk. Raises sqlite3.Error."""
+    connection = connect(path, mode="rw", busy_timeout=busy_timeout)
+    try:
+        use_wal(connection, busy_timeout=busy_timeout)
+        connection.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def use_wal(connection: sqlite3.Connection, *, busy_timeout: float) -> None:
+    """Turn on the write-ahead log. SQLite does not wait while others turn it on too, so this does."""
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY)
+        else:
+            return
+
+
+def begin(connection: sqlite3.Connection) -> None:
+    """Take the write lock; waits for other processes up to the busy timeout."""
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def rollback(connection: sqlite3.Connection) -> None:
+    """Undo the open transaction, if there still is one: some failures have undone it already."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

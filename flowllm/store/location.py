@@ -1,0 +1,27 @@
+"""What a database's address means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from flowllm.errors import UsageError
+
+MEMORY: Final = frozenset({"memory:", ":memory:", "sqlite:///:memory:"})
+SQLITE: Final = "sqlite:///"
+
+
+def is_memory(url: str) -> bool:
+    """Whether it names a store that lives and dies with the process."""
+    return url in MEMORY
+
+
+def database_path(url: str) -> Path:
+    """The file of a database: a path, or `sqlite:///` and a path (an absolute one begins with a fourth
+    slash). Raises UsageError for anything else."""
+    name = url.removeprefix(SQLITE)
+    if not name or "\0" in name or is_memory(url) or (name == url and ("://" in url or url == "sqlite:")):
+        raise UsageError(
+            f"{url!r} is no database that flowllm knows.", hint="Give a path, sqlite:///PATH, or memory:"
+        )
+    return Path(name).expanduser()

@@ -1,0 +1,58 @@
+"""Opening a store by its address."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from flowllm.store.base import Owner
+from flowllm.store.connection import BUSY_TIMEOUT
+from flowllm.store.location import database_path, is_memory
+from flowllm.store.memory import MemoryStore
+from flowllm.store.migrate import upgrade_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flowllm.clock import Clock
+    from flowllm.store.base import Store
+    from flowllm.store.migrate import Upgrade
+
+
+async def open_store(
+    url: str,
+    *,
+    clock: Clock,
+    busy_timeout: float = BUSY_TIMEOUT,
+    upgraded: Callable[[Upgrade], None] | None = None,
+) -> Store:
+    """The store at a path, at `sqlite:///path`, or `memory:`.
+
+    A new database is made, an older one upgraded with a backup beside it (`upgraded` is told); one that is up to
+    date is not written to until something is stored. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
+    StorageFailed.
+    """
+    if is_memory(url):
+        return MemoryStore()
+    path = database_path(url)
+    done = await asyncio.to_thread(_prepare, path, busy_timeout)
+    if done is not None and upgraded is not None:
+        upgraded(done)
+    # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.
+    from flowllm.store.sql import SqlStore  # noqa: PLC0415
+
+    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout)
+
+
+def this_process(clock: Clock) -> Owner:
+    """The owner that this process is, from now on."""
+    return Owner(pid=os.getpid(), host=socket.gethostname(), since=clock.now())
+
+
+def _prepare(path: Path, busy_timeout: float) -> Upgrade | None:
+    """Make or upgrade the database where that is needed; what was upgraded."""
+    done = upgrade_file(path, busy_timeout=busy_timeout)
+    return done if done.backup is not None else None

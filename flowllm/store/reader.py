@@ -1,0 +1,215 @@
+"""Reading: a second engine that cannot write, so that readers never wait for the writer."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import URL, AsyncAdaptedQueuePool, event, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from flowllm.store.base import MemoStats
+from flowllm.store.connection import address, decode, options, reading_mode
+from flowllm.store.faults import explain
+from flowllm.store.refusals import ambiguous, run_not_found
+from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow, attempt_of, node_of, run_of
+from flowllm.store.tables import attempts, memo, nodes, runs
+from flowllm.store.text import from_text, to_text
+from flowllm.types import NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from sqlalchemy import Select, Table
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord
+    from flowllm.types import NodeId, RunId
+
+KEYS: Final = 500
+"""Keys in one look into the memo at most."""
+CONNECTIONS: Final = 4
+LAST: Final = "\U0010ffff"
+"""Sorts after every text."""
+AMBIGUOUS: Final = 3
+"""How many of several runs an error names."""
+
+
+class Reader:
+    """Queries of one database. Every read sees what was committed before it began."""
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self._path = path
+        query = {"uri": "true", **options(reading_mode(path))}
+        self._engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=address(path), query=query),
+            connect_args={"timeout": busy_timeout},
+            isolation_level="AUTOCOMMIT",
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            skip_autocommit_rollback=True,
+        )
+        event.listen(self._engine.sync_engine, "connect", _prepare)
+        self._memo: dict[str, asyncio.Future[MemoRow | None]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        if self._looking is not None:
+            await self._looking
+        await self._engine.dispose()
+
+    # runs
+
+    async def run(self, run_id: str) -> RunRecord:
+        """The run of that id, or of an id that begins so. Raises RunNotFound."""
+        begin = to_text(run_id)
+        query = (
+            select(runs)
+            .where(runs.c.run_id >= begin, runs.c.run_id < begin + LAST)
+            .order_by(runs.c.run_id)
+            .limit(AMBIGUOUS)
+        )
+        found = await self._all(query) if begin else []
+        if not found:
+            raise run_not_found(run_id)
+        if len(found) > 1 and found[0].run_id != begin:
+            raise ambiguous(run_id, [from_text(row.run_id) for row in found])
+        row = found[0]
+        return run_of(row, seq=row.seq, snapshot=row.snapshot)
+
+    async def runs(self, *, limit: int, workflow: str | None) -> list[RunRecord]:
+        """Newest first, without snapshots."""
+        query = select(*_columns(runs, RunRow._fields[:-1], "seq")).order_by(runs.c.seq.desc()).limit(limit)
+        if workflow is not None:
+            query = query.where(runs.c.workflow == to_text(workflow))
+        return [run_of(row, seq=row.seq) for row in await self._all(query)]
+
+    async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
+        """Those of the runs that stand as running."""
+        texts = {to_text(run_id): run_id for run_id in run_ids}
+        keys = list(texts)
+        found: list[RunId] = []
+        for start in range(0, len(keys), KEYS):
+            query = select(runs.c.run_id).where(
+                runs.c.run_id.in_(keys[start : start + KEYS]), runs.c.status == "running"
+            )
+            found += [texts[row.run_id] for row in await self._all(query)]
+        return found
+
+    # nodes and attempts
+
+    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
+        """In order of completion."""
+        query = select(nodes).where(nodes.c.run_id == to_text(run_id)).order_by(nodes.c.seq, nodes.c.node_id)
+        return [node_of(row) for row in await self._all(query)]
+
+    async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
+        """The node in the newest run in which it succeeded."""
+        query = (
+            select(*_columns(nodes, NodeRow._fields))
+            .join(runs, runs.c.run_id == nodes.c.run_id)
+            .where(
+                runs.c.workflow == to_text(workflow),
+                nodes.c.node_id == to_text(node_id),
+                nodes.c.status == NodeStatus.SUCCEEDED.value,
+            )
+            .order_by(runs.c.seq.desc())
+            .limit(1)
+        )
+        if before_seq is not None:
+            query = query.where(runs.c.seq < before_seq)
+        found = await self._all(query)
+        return node_of(found[0]) if found else None
+
+    async def attempts(self, run_id: RunId, node_id: NodeId | None) -> list[AttemptRecord]:
+        """In the order in which they were recorded."""
+        columns = _columns(attempts, AttemptRow._fields)
+        query = select(*columns).where(attempts.c.run_id == to_text(run_id)).order_by(attempts.c.seq)
+        if node_id is not None:
+            query = query.where(attempts.c.node_id == to_text(node_id))
+        return [attempt_of(row) for row in await self._all(query)]
+
+    # memo
+
+    async def memo(self, key: str) -> MemoRow | None:
+        """The row of that key. Keys that are asked for while a look is under way share the next one."""
+        text = to_text(key)
+        future = self._memo.get(text)
+        if future is None:
+            future = self._memo[text] = asyncio.get_running_loop().create_future()
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+        return await asyncio.shield(future)  # others may wait for the same
+
+    async def memo_stats(self) -> MemoStats:
+        """Totals."""
+        query = select(
+            memo.c.model,
+            func.count().label("entries"),
+            func.sum(memo.c.size).label("bytes"),
+            func.min(memo.c.created_at).label("oldest"),
+            func.max(memo.c.created_at).label("newest"),
+        ).group_by(memo.c.model)
+        rows = await self._all(query.order_by(func.count().desc(), memo.c.model))
+        return MemoStats(
+            entries=sum(row.entries for row in rows),
+            bytes=sum(row.bytes for row in rows),
+            oldest=min((row.oldest for row in rows), default=None),
+            newest=max((row.newest for row in rows), default=None),
+            models={from_text(row.model): row.entries for row in rows},
+        )
+
+    async def _look(self) -> None:
+        """Answer all that wait for the memo, as many keys at a time as one query takes."""
+        try:
+            await asyncio.sleep(0)  # let the other tasks of this tick ask too
+            while self._memo:
+                keys = list(self._memo)[:KEYS]
+                waiting = {key: self._memo.pop(key) for key in keys}
+                await self._answer(waiting)
+        finally:
+            self._looking = None
+
+    async def _answer(self, waiting: dict[str, asyncio.Future[MemoRow | None]]) -> None:
+        query = select(*_columns(memo, MemoRow._fields)).where(memo.c.key.in_(list(waiting)))
+        try:
+            found: dict[str, Any] = {row.key: row for row in await self._all(query)}
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
+            for future in waiting.values():
+                future.set_exception(error)
+                future.exception()  # seen, also if its last waiter has gone
+            return
+        for key, future in waiting.items():
+            future.set_result(found.get(key))
+
+    # the engine
+
+    async def _all(self, query: Select[Any]) -> Sequence[Any]:
+        async with self._connection() as connection:
+            rows: Sequence[Any] = (await connection.execute(query)).all()
+        return rows
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise explain(getattr(error, "orig", None) or error, self._path) from error
+
+
+def _columns(table: Table, names: Sequence[str], *more: str) -> list[Any]:
+    return [table.c[name] for name in (*names, *more)]
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    """Settings of a new connection, given SQLAlchemy's wrapper around aiosqlite's."""
+    connection.driver_connection.text_factory = decode
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only=ON")
+    cursor.close()

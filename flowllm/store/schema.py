@@ -1,0 +1,124 @@
+"""Which schema a database file has, found out without changing a byte of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
+from flowllm.store.connection import APPLICATION_ID, connect, peeking_mode
+from flowllm.store.faults import RESTORE, explain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD: Final = "0002"
+"""The revision that this program reads and writes."""
+REVISIONS: Final = ("0001", HEAD)
+"""All revisions that this program knows, oldest first."""
+MAGIC: Final = b"SQLite format 3\0"
+
+
+class SchemaState(StrEnum):
+    """How a database's schema relates to this program's."""
+
+    MISSING = "missing"  # no file yet, or nothing in it
+    CURRENT = "current"  # just right
+    OLDER = "older"  # to be upgraded
+    NEWER = "newer"  # written by a newer flowllm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaStatus:
+    """What `flowllm db status` shows."""
+
+    path: Path
+    current: str | None
+    """The database's revision, None if it is missing."""
+    head: str
+    """This program's revision."""
+    state: SchemaState
+
+
+def inspect(path: Path) -> SchemaStatus:
+    """The schema of the file at `path`.
+
+    Raises DatabaseCorrupt if it is no SQLite database, UsageError if it is another program's, StorageFailed if
+    it cannot be read.
+    """
+    if _is_empty(path):
+        return _status(path, None)
+    mode = peeking_mode(path)
+    try:
+        return _status(path, _peek(path, mode))
+    except sqlite3.Error as error:
+        if mode == peeking_mode(path):
+            raise explain(error, path) from error
+    return inspect(path)  # somebody opened it while it was read as a file that nobody has open
+
+
+def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
+    """The revision of an open database, None for an empty one. Raises UsageError, DatabaseCorrupt,
+    sqlite3.Error."""
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if not tables and application in {0, APPLICATION_ID}:
+        return None
+    if application != APPLICATION_ID:
+        raise UsageError(
+            f"{path} is another program's database; it was not touched.", hint="Name another file with --db."
+        )
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    if len(found) != 1:
+        raise DatabaseCorrupt(
+            f"The database {path} names {len(found)} schema revisions instead of one.", hint=RESTORE
+        )
+    return str(found[0][0])
+
+
+def too_new(status: SchemaStatus) -> DatabaseTooNew:
+    """The error for a database that this program must not touch."""
+    return DatabaseTooNew(
+        f"The database {status.path} was written by a newer flowllm (schema {status.current}; this one knows "
+        f"up to {status.head}). It was not touched.",
+        hint="Upgrade flowllm (pip install --upgrade flowllm), or name another database with --db.",
+    )
+
+
+def _status(path: Path, revision: str | None) -> SchemaStatus:
+    if revision is None:
+        state = SchemaState.MISSING
+    elif revision == HEAD:
+        state = SchemaState.CURRENT
+    else:
+        state = SchemaState.OLDER if revision in REVISIONS else SchemaState.NEWER
+    return SchemaStatus(path=path, current=revision, head=HEAD, state=state)
+
+
+def _peek(path: Path, mode: str) -> str | None:
+    with closing(connect(path, mode=mode, busy_timeout=1.0)) as connection:
+        return revision_of(connection, path)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is nothing at `path` yet. Raises UsageError, DatabaseCorrupt, StorageFailed."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a database.", hint="Name a file with --db.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise StorageFailed(
+            f"The database {path} cannot be read: {error.strerror}.",
+            hint="Check the permissions of the file and its folder, or name another database with --db.",
+        ) from error
+    if head and head != MAGIC:
+        raise DatabaseCorrupt(
+            f"{path} is not an SQLite database, or its header is damaged. It was not touched.", hint=RESTORE
+        )
+    return not head

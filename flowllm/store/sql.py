@@ -1,0 +1,206 @@
+"""The store on disk: SQLite, one writer, many readers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flowllm.errors import OwnershipLost, StoreError
+from flowllm.store import actions, statements
+from flowllm.store.connection import BUSY_TIMEOUT
+from flowllm.store.ownership import Locks
+from flowllm.store.reader import Reader
+from flowllm.store.refusals import fences_of, run_not_found
+from flowllm.store.rows import attempt_row, memo_of, memo_row, node_row, run_row
+from flowllm.store.writer import Unit, Writer
+from flowllm.types import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flowllm.store.base import (
+        AttemptRecord,
+        Fence,
+        MemoRecord,
+        MemoStats,
+        NodeRecord,
+        NodeWrite,
+        Owner,
+        RunRecord,
+    )
+    from flowllm.store.writer import Failpoints
+    from flowllm.types import Json, NodeId, RunId
+
+
+class SqlStore:
+    """A `Store` over a database that exists and is up to date: see open.py."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        owner: Owner,
+        busy_timeout: float = BUSY_TIMEOUT,
+        failpoints: Failpoints | None = None,
+    ) -> None:
+        self.path = path
+        self._owner = owner
+        self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints)
+        self._reader = Reader(path, busy_timeout=busy_timeout)
+        self._locks = Locks(path)
+
+    # runs
+
+    async def create_run(self, run: RunRecord) -> RunRecord:
+        """See `Store`. Raises UsageError if there is a run of that id."""
+        unit = actions.create_run(run, run_row(run))
+        if run.owner is not None:
+            await self._locks.acquire(run.run_id, run.owner)
+        return replace(run, seq=await self._own(run.run_id, unit))
+
+    async def claim_run(self, run_id: RunId, owner: Owner) -> RunRecord:
+        """See `Store`."""
+        if (await self._reader.run(run_id)).run_id != run_id:
+            raise run_not_found(run_id)
+        await self._locks.acquire(run_id, owner)
+        claimed: RunRecord = await self._own(run_id, actions.claim_run(run_id, owner))
+        return claimed
+
+    async def finish_run(
+        self,
+        fence: Fence,
+        *,
+        status: RunStatus,
+        finished_at: float,
+        outputs: Mapping[str, Json] | None = None,
+        error: Mapping[str, Json] | None = None,
+        stats: Mapping[str, Json] | None = None,
+    ) -> None:
+        """See `Store`. When storing fails the lock stays, so that it can be tried again."""
+        unit = actions.finish_run(
+            fence, status=status, finished_at=finished_at, outputs=outputs, error=error, stats=stats
+        )
+        try:
+            await self._writer.write(unit)
+        except OwnershipLost:
+            self._locks.forget_lost(fence.run_id)
+            raise
+        self._locks.release(fence.run_id)
+
+    async def run(self, run_id: RunId) -> RunRecord:
+        """See `Store`."""
+        return self._as_it_stands(await self._reader.run(run_id))
+
+    async def runs(self, *, limit: int = 50, workflow: str | None = None) -> list[RunRecord]:
+        """See `Store`."""
+        found = await self._reader.runs(limit=limit, workflow=workflow)
+        return [self._as_it_stands(run) for run in found]
+
+    async def update_run(
+        self, fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]
+    ) -> None:
+        """See `Store`."""
+        await self._writer.write(actions.update_run(fence, snapshot=snapshot, path=path, options=options))
+
+    async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
+        """See `Store`. Raises RunOwned, and removes nothing, if a process has one of them."""
+        locked: set[RunId] = set()
+        try:
+            for run_id in await self._reader.running(run_ids):
+                await self._locks.acquire(run_id, self._owner)
+                locked.add(run_id)
+            unit = actions.delete_runs(list(dict.fromkeys(run_ids)), locked=locked)
+            count: int = await self._writer.write(unit)
+        finally:
+            for run_id in locked:
+                self._locks.release(run_id)
+        return count
+
+    # nodes and attempts
+
+    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
+        """See `Store`."""
+        return await self._reader.nodes(run_id)
+
+    async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
+        """See `Store`."""
+        return await self._reader.last_node(workflow, node_id, before_seq=before_seq)
+
+    async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
+        """See `Store`."""
+        return await self._reader.attempts(run_id, node_id)
+
+    async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
+        """See `Store`."""
+        row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
+        await self._writer.write(Unit(fences=fences_of(attempt, fence, ()), rows=(row,)))
+
+    async def settle(
+        self,
+        *,
+        attempt: AttemptRecord | None = None,
+        attempt_fence: Fence | None = None,
+        memo: MemoRecord | None = None,
+        nodes: Sequence[NodeWrite] = (),
+    ) -> None:
+        """See `Store`."""
+        rows: list[tuple[str, tuple[Any, ...]]] = []
+        fences = fences_of(attempt, attempt_fence, nodes)
+        if attempt is not None:
+            rows.append((statements.END_ATTEMPT, attempt_row(attempt)))
+        if memo is not None:
+            rows.append((statements.WRITE_MEMO, memo_row(memo)))
+        rows += [(statements.WRITE_NODE, node_row(write.node)) for write in nodes]
+        if rows:
+            await self._writer.write(Unit(fences=fences, rows=tuple(rows)))
+
+    # memo
+
+    async def memo(self, key: str) -> MemoRecord | None:
+        """See `Store`."""
+        row = await self._reader.memo(key)
+        if row is None:
+            return None
+        record = memo_of(row)
+        if record is None:
+            try:
+                await self._writer.write(actions.drop_memo(key, row.content_hash))
+            except StoreError:  # it will be found again; not to give it is what counts
+                return None
+        return record
+
+    async def memo_stats(self) -> MemoStats:
+        """See `Store`."""
+        return await self._reader.memo_stats()
+
+    async def prune_memo(self, *, older_than: float) -> int:
+        """See `Store`."""
+        count: int = await self._writer.write(actions.prune_memo(older_than))
+        return count
+
+    async def clear_memo(self) -> int:
+        """See `Store`."""
+        count: int = await self._writer.write(actions.clear_memo())
+        return count
+
+    async def close(self) -> None:
+        """See `Store`. Runs that are still owned show as interrupted from then on."""
+        try:
+            await self._writer.close()
+        finally:
+            await self._reader.close()
+            self._locks.release_all()
+
+    async def _own(self, run_id: RunId, unit: Unit) -> Any:
+        """Write what makes this process the owner; if that fails the lock is given back."""
+        try:
+            return await self._writer.write(unit)
+        except BaseException:
+            self._locks.release(run_id)
+            raise
+
+    def _as_it_stands(self, run: RunRecord) -> RunRecord:
+        if run.status is RunStatus.RUNNING and not self._locks.held(run.run_id):
+            return replace(run, status=RunStatus.INTERRUPTED)
+        return run

@@ -1,0 +1,118 @@
+"""The schema. Plain types only, so that it is the same in SQLite and in PostgreSQL.
+
+JSON is kept as text (see text.py). The widest columns stand last: SQLite reads a row from its beginning. A
+change here needs a migration; a test compares both ways to a schema.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData()
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite numbers rows by itself only in a column that is declared INTEGER."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("seq", BIG, primary_key=True, autoincrement=True),
+    Column("run_id", Text, nullable=False, unique=True),
+    Column("workflow", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_at", Float(53), nullable=False),
+    Column("finished_at", Float(53)),
+    Column("provider", Text, nullable=False),
+    Column("tenant", Text, nullable=False, server_default=text("''")),
+    Column("epoch", BIG, nullable=False),
+    Column("owner_pid", BIG),
+    Column("owner_host", Text),
+    Column("owner_since", Float(53)),
+    Column("inputs", Text, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("stats", Text, nullable=False),
+    Column("error", Text),
+    Column("outputs", Text),
+    Column("snapshot", Text, nullable=False),
+    Index("ix_runs_workflow_seq", "workflow", "seq"),
+    sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("run_id", Text, primary_key=True, nullable=False),
+    Column("node_id", Text, primary_key=True, nullable=False),
+    Column("seq", BIG, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("cached", Boolean, nullable=False),
+    Column("attempts", BIG, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+    Column("usage", Text, nullable=False),
+    Column("cost_usd", Float(53)),
+    Column("queue_s", Float(53), nullable=False),
+    Column("call_s", Float(53), nullable=False),
+    Column("started_at", Float(53)),
+    Column("finished_at", Float(53)),
+    Column("error", Text),
+    Column("content_hash", Text, nullable=False),
+    Column("parts", Text, nullable=False),
+    Column("output", Text, nullable=False),
+    Column("reused", Boolean, nullable=False, server_default=false()),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("seq", BIG, primary_key=True, autoincrement=True),
+    Column("attempt_id", Text, nullable=False, unique=True),
+    Column("run_id", Text, nullable=False),
+    Column("node_id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("number", BIG, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_at", Float(53), nullable=False),
+    Column("finished_at", Float(53)),
+    Column("usage", Text, nullable=False),
+    Column("cost_usd", Float(53)),
+    Column("error", Text),
+    Index("ix_attempts_run_node", "run_id", "node_id"),
+)
+
+memo = Table(
+    "memo",
+    metadata,
+    Column("key", Text, primary_key=True, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("size", BIG, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Index("ix_memo_created_at", "created_at"),
+)
+
+versions = Table(
+    "alembic_version",
+    MetaData(),  # Alembic's own table, as Alembic makes it: never part of what it compares
+    Column("version_num", String(32), primary_key=True, nullable=False),
+)

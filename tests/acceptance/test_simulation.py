@@ -1,0 +1,32 @@
+"""Seeded simulation: random graphs, crashes, stops, 429s, slow and failing calls, under a virtual clock."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.simulation import check, live
+from tests.support.virtual import run_virtual
+
+
+def play(seed: int) -> None:
+    try:
+        check(run_virtual(live(seed)), seed)
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_the_promises_hold_for_every_seed(block: int) -> None:
+    for seed in range(block * 25, block * 25 + 25):
+        play(seed)
+
+
+@pytest.mark.soak
+def test_the_promises_hold_for_thousands_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    for seed in range(1000, 11_000):
+        play(seed)
+    with capsys.disabled():
+        print(f"\n{10_000 / (time.monotonic() - started) * 60:.0f} seeds a minute")

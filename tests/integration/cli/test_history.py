@@ -1,0 +1,249 @@
+"""Runs, and what the commands of history tell of them, through the command line and the real application."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from flowllm.cli.init import starter_files
+from flowllm.cli.main import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAILING = """\
+name: failing
+defaults: {provider: simulated, model: gpt-4o-mini}
+inputs: {n: {type: integer, default: 0}}
+steps:
+  good: {prompt: "Say hello. \\e[31mred"}
+  bad: {value: "{{ 1 / inputs.n }}"}
+  after: {prompt: "Explain {{ bad }}"}
+  never: {prompt: Never, when: "{{ false }}"}
+outputs: {good: "{{ good }}", after: "{{ after }}"}
+"""
+SLOW = """\
+name: slow
+defaults: {provider: s, model: m}
+providers: {s: {type: simulated, latency: 30s}}
+steps: {a: {prompt: Say a}, b: {prompt: "Say {{ a }}"}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "FLOWLLM_")):
+            monkeypatch.delenv(name)
+    for name, text in starter_files().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "failing.yaml").write_text(FAILING)
+    (tmp_path / "slow.yaml").write_text(SLOW)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def flowllm(*arguments: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def data(*arguments: str, code: int = 0) -> Any:
+    return json.loads(flowllm(*arguments, "--json", code=code).stdout)
+
+
+def test_a_run_and_its_history() -> None:
+    run = data("run", "workflows/blog.yaml", "-i", "topic=Tea")
+    assert run["status"] == "succeeded"
+    assert run["inputs"]["topic"] == "Tea"
+    assert list(run["steps"]) == ["headline", "keywords", "intro", "outline"]
+    assert run["requests"]["sent"] == 4
+
+    shown = data("show", run["run_id"])
+    assert {name: shown[name] for name in run if name != "steps"} == {
+        name: run[name] for name in run if name != "steps"
+    }
+    for name, step in run["steps"].items():
+        assert step.items() <= shown["steps"][name].items()
+    headline = shown["steps"]["headline"]
+    assert "Tea" in json.dumps(headline["request"])
+    assert [attempt["status"] for attempt in headline["attempt_log"]] == ["succeeded"]
+    assert data("show", "last", "headline") == headline
+
+    [listed] = data("runs")
+    assert listed["run_id"] == run["run_id"]
+    assert listed["steps"] == {"succeeded": 4, "total": 4}
+    assert data("runs", "--workflow", "other") == []
+
+
+def test_an_equal_run_is_cached_and_a_changed_one_says_why() -> None:
+    first = data("run", "workflows/blog.yaml", "-i", "topic=Tea")
+    again = flowllm("run", "workflows/blog.yaml", "-i", "topic=Tea")
+    assert "CACHED    headline" in again.stderr
+    assert "0 sent, 4 cached" in again.stderr
+    flowllm("run", "workflows/blog.yaml", "-i", "topic=Coffee")
+    why = data("why", "last", "headline")
+    assert why["status"] == "succeeded"
+    assert [change["path"] for change in why["changes"]] == ["prompt"]
+    told = flowllm("why", "last", "headline").stdout
+    assert "    - Write one compelling headline for a blog post about Tea." in told
+    assert "    + Write one compelling headline for a blog post about Coffee." in told
+    assert "because input topic changed" in told
+    assert data("cache", "stats")["entries"] == 8
+    flowllm("cache", "clear", "--yes")
+    assert data("cache", "stats")["entries"] == 0
+    assert data("show", first["run_id"])["outputs"] == first["outputs"]
+
+
+def test_plan_tells_what_would_be_sent() -> None:
+    before = data("plan", "workflows/blog.yaml")
+    assert before["steps"]["headline"]["state"] == "send"
+    assert before["critical_path"] == ["headline", "intro", "outline"]
+    assert data("runs") == []
+    flowllm("run", "workflows/blog.yaml")
+    after = data("plan", "workflows/blog.yaml")
+    assert {step["state"] for step in after["steps"].values()} == {"cached"}
+    assert after["requests"] == 0
+    text = flowllm("plan", "workflows/blog.yaml", "--refresh", "headline").stdout
+    assert "critical path: headline → intro → outline; at most 2 steps at a time" in text
+    assert "--refresh" in text
+
+
+def test_a_failed_run_is_told_shown_drawn_and_resumed() -> None:
+    failed = flowllm("run", "failing.yaml", code=1)
+    assert "division by zero" in failed.stderr
+    assert failed.stdout.startswith("good\n----\n")
+    assert "after\n" not in failed.stdout
+    run_id = data("runs")[0]["run_id"]
+    assert f"resume it with: flowllm resume {run_id}" in failed.stderr
+
+    shown = flowllm("show", run_id).stdout
+    assert "bad    value   failed" in shown
+    assert f"resume it with: flowllm resume {run_id}" in shown
+    step = flowllm("show", run_id, "bad").stdout
+    assert "error: TemplateFailed:" in step
+    prompt = flowllm("show", run_id, "good").stdout
+    assert "user\n----\nSay hello. \\x1b[31mred" in prompt
+    assert "\x1b" not in prompt
+    drawn = flowllm("graph", "failing.yaml", "--run", run_id).stdout
+    assert "✗ bad    value   failed" in drawn
+    assert "■ after  prompt  blocked    ◀── bad" in drawn
+
+    resumed = data("resume", code=1)
+    assert resumed["run_id"] == run_id
+    assert resumed["requests"]["sent"] == 0
+    assert resumed["outputs"]["after"] is None
+
+
+def test_runs_are_found_by_the_beginning_of_their_id_or_not_at_all() -> None:
+    assert "no run yet" in flowllm("show", "last", code=2).stderr
+    assert "no runs yet" in flowllm("runs").stderr
+    run = data("run", "failing.yaml", code=1)
+    assert data("show", run["run_id"][:-1])["run_id"] == run["run_id"]
+    assert "error: " in flowllm("show", "nonsense", code=2).stderr
+    missing = flowllm("show", "last", "goodd", code=2)
+    assert "did you mean `good`?" in missing.stderr
+
+
+def test_runs_are_deleted_and_pruned_while_stored_answers_stay() -> None:
+    first = data("run", "workflows/blog.yaml")
+    data("run", "workflows/blog.yaml")
+    assert flowllm("runs", "delete", first["run_id"]).stderr == "deleted 1 run\n"
+    assert len(data("runs")) == 1
+    assert flowllm("runs", "prune", "--older-than", "1d").stderr == "deleted 0 runs\n"
+    assert flowllm("runs", "prune", "--older-than", "0s").stderr == "deleted 1 run\n"
+    assert data("cache", "stats")["entries"] == 4
+    assert flowllm("cache", "prune", "--older-than", "1d").stderr == "removed 0 stored answers\n"
+    assert flowllm("cache", "prune", "--older-than", "0s").stderr == "removed 4 stored answers\n"
+
+
+def test_groups_pass_their_place_on(project: Path) -> None:
+    flowllm("run", "workflows/blog.yaml", "--db", "other.db")
+    assert data("runs") == []
+    assert flowllm("runs", "--db", "other.db", "prune", "--older-than", "0s").stderr == "deleted 1 run\n"
+
+
+def test_a_run_of_a_workflow_that_no_longer_loads_can_be_shown(project: Path) -> None:
+    (project / "flowllm.yaml").write_text("providers: {mine: {type: simulated}}\n")
+    (project / "w.yaml").write_text(
+        "name: w\ndefaults: {provider: mine, model: m}\nsteps: {a: {prompt: Hi}}\n"
+    )
+    flowllm("run", "w.yaml")
+    (project / "flowllm.yaml").unlink()
+    assert data("show", "last")["workflow"] == "w"
+
+
+def test_results_can_be_piped_to_a_reader_that_leaves() -> None:
+    flowllm("run", "workflows/blog.yaml")
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.readline()"], stdin=subprocess.PIPE
+    ) as reader:
+        assert reader.stdin is not None
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from flowllm.cli.main import main; import sys; sys.argv[1:] = 'show', 'last'; main()",
+            ],
+            stdout=reader.stdin,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+        )
+        reader.stdin.close()
+    assert done.stderr == ""
+
+
+def test_nothing_is_coloured_off_a_terminal_and_no_markup_is_read(project: Path) -> None:
+    (project / "w.yaml").write_text(
+        r"""name: '[bold]w[/x]'
+steps: {a: {value: "[red]x[/y] \e[31m"}}
+outputs: {o: "{{ a }}"}
+"""
+    )
+    done = flowllm("run", "w.yaml")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stdout == "o\n-\n[red]x[/y] \\x1b[31m\n"
+    assert ": [bold]w[/x], 1 step" in done.stderr
+
+
+def test_inputs_that_do_not_fit_are_wrong_usage() -> None:
+    done = flowllm("run", "failing.yaml", "-i", "n=many", code=2)
+    assert done.stdout == ""
+    assert "`n`" in done.stderr
+    assert "error: " in flowllm("run", "failing.yaml", "-i", "m=1", code=2).stderr
+    assert data("runs") == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_real_signal_interrupts_a_real_run(project: Path, number: signal.Signals, code: int) -> None:
+    events = project / "events.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowllm", "run", "slow.yaml", "--grace", "100ms", "--events", str(events)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not (events.exists() and "RequestSent" in events.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert out == ""
+    assert "stopping" in err
+    assert "waiting for 1 call in flight (up to 0.1 s)" in err
+    [run] = data("runs")
+    assert run["status"] == "interrupted"
+    assert run["steps"] == {"succeeded": 0, "total": 2}
+    assert err.rstrip().endswith(f"resume it with: flowllm resume {run['run_id']}")

@@ -1,0 +1,309 @@
+"""A whole run under a virtual clock, with a network, a disk and crashes that a seed decides."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import re
+
+
+from flowllm.backends.local import LocalBackend
+from flowllm.calls.flight import Flights
+from flowllm.calls.line import Line
+from flowllm.calls.memo import Memo
+from flowllm.engine.scheduler import Scheduler
+from flowllm.engine.stop import StopSignal
+from flowllm.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
+from flowllm.events import NodeEnded, NodeStarted
+from flowllm.fingerprint import canonical, digest
+from flowllm.limits.limiter import Limiter
+from flowllm.providers.base import Account
+from flowllm.redact import Redactor
+from flowllm.request import Completion
+from flowllm.result import RunOptions
+from flowllm.steps.llm import LlmKind
+from flowllm.steps.value import ValueKind
+from flowllm.store.base import Owner, RunRecord
+from flowllm.store.memory import MemoryStore
+from flowllm.types import Limits, NodeStatus, RunStatus, StepKind, Usage
+from tests.support.virtual import LoopClock
+from tests.support.workflows import workflow as workflow_of
+
+OUTPUT = re.compile(r"<([a-z0-9_]+):([0-9a-f]{8})>")
+ACCOUNT = Account(type="fake", base_url="fake:")
+
+
+class Broken(Exception):
+    """A promise was broken."""
+
+
+def broken(world: World, what: str) -> None:
+    """Raised here it would only fail a node: it is kept for the end."""
+    world.broken.append(what)
+    raise Broken(what)
+
+
+class World:
+    """What outlives a process: the store, and the provider's own books."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.memory = MemoryStore()
+        self.paid: dict[str, int] = {}
+        self.requests = 0
+        self.quiet_until = 0.0
+        self.lost_in_crashes = 0
+        self.broken: list[str] = []
+        self.max_concurrent = self.draw.randint(1, 6)
+
+
+class Disk:
+    """The memory store with commits that take time, in order, and that die with their process."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lock = asyncio.Lock()
+        self.dead = False
+
+    def __getattr__(self, name: str) -> object:
+        verb = getattr(self._world.memory, name)
+        if name not in {"begin_attempt", "settle", "finish_run"}:
+            return verb
+
+        async def write(*args: object, **kwargs: object) -> None:
+            async def commit() -> None:
+                async with self._lock:
+                    await asyncio.sleep(self._world.draw.random() / 50)
+                    if self.dead:
+                        raise StorageFailed("the process is dead")
+                    await verb(*args, **kwargs)
+
+            await asyncio.shield(asyncio.ensure_future(commit()))
+
+        return write
+
+
+class Network:
+    """A provider whose answers are a function of the request, and whose troubles are drawn."""
+
+    def __init__(self, world: World) -> None:
+        self.name = "fake"
+        self.account = ACCOUNT
+        self._world = world
+        self._aloft: set[str] = set()
+
+    def encode(self, request: object) -> dict:
+        return {"model": request.model, "messages": list(request.messages), **request.params}
+
+    def cost(self, model: str, usage: Usage) -> float:
+        return 0.001
+
+    async def complete(self, request: object, *, timeout: float) -> Completion:
+        world, key = self._world, digest(canonical(self.encode(request)))
+        self._check(request, key)
+        world.requests += 1
+        self._aloft.add(key)
+        try:
+            await asyncio.sleep(world.draw.expovariate(1.0))
+        finally:
+            self._aloft.discard(key)
+        fate = world.draw.random()
+        if int(key[:4], 16) % 11 == 0:
+            raise RequestRejected("400: this prompt is never accepted", status=400)
+        if fate < 0.08:
+            raise ServerFailed("500", status=500)
+        if fate < 0.12:
+            world.paid[key] = world.paid.get(key, 0) + 1
+            world.lost_in_crashes += 1
+            raise AttemptTimedOut("late")
+        if fate < 0.2:
+            wait = world.draw.choice([0.5, 3.0])
+            world.quiet_until = asyncio.get_running_loop().time() + wait
+            raise RateLimited("429", retry_after=wait)
+        world.paid[key] = world.paid.get(key, 0) + 1
+        name = request.messages[-1]["content"].split()[0]
+        text = f"<{name}:{hashlib.sha256(key.encode()).hexdigest()[:8]}>"
+        return Completion(text=text, model=request.model, usage=Usage(output_tokens=1))
+
+    def _check(self, request: object, key: str) -> None:
+        if key in self._aloft:
+            broken(self._world, f"P3: an equal request is in flight already: {request}")
+        if len(self._aloft) >= self._world.max_concurrent:
+            broken(self._world, "P9: more requests than max_concurrent")
+        if asyncio.get_running_loop().time() < self._world.quiet_until - 1e-6:
+            broken(self._world, "P9: sent while the account was told to wait")
+        kept = {
+            node.output for nodes in self._world.memory._nodes.values() for node in nodes.values() if node.output
+        }
+        for found in OUTPUT.finditer(request.messages[-1]["content"]):
+            if found[0] not in kept:
+                broken(self._world, f"P1: {found[0]} was built on before it was on disk")
+
+
+def random_workflow(draw: random.Random) -> str:
+    """YAML of a random graph: plain, optional and status references, twins, forgiven failures, values."""
+    lines = ["name: sim", "steps:"]
+    size = draw.randint(3, 14)
+    for number in range(size):
+        refs = []
+        for need in draw.sample(range(number), draw.randint(0, min(3, number))):
+            how = draw.choice(["{{ s%d }}"] * 4 + ["{{ s%d | default(0) }}", "{{ steps.s%d.status }}"])
+            refs.append(how % need)
+        word = f"s{number}" if draw.random() < 0.7 else "twin"
+        lines.append(f"  s{number}:")
+        if number and draw.random() < 0.15:
+            lines.append(f"    value: 'v{number} {' '.join(refs)}'")
+        else:
+            lines.append(f"    prompt: '{word} {' '.join(refs)}'")
+            lines.append("    model: m")
+            lines.append("    retry: {max_attempts: 1000, max_delay: 5s}")
+            lines.append("    timeout: 7d")
+            if draw.random() < 0.2:
+                lines.append("    on_error: continue")
+        if draw.random() < 0.1:
+            lines.append('    when: "{{ 1 > 2 }}"')
+    return "\n".join(lines) + "\n"
+
+
+class Process:
+    """One process that runs or resumes the run of a world."""
+
+    def __init__(self, world: World, workflow: object) -> None:
+        self.world = world
+        self.workflow = workflow
+        self.clock = LoopClock()
+        self.disk = Disk(world)
+        self.limiter = Limiter(self.clock)
+        self.limiter.configure(ACCOUNT, Limits(max_concurrent=world.max_concurrent), holder="sim")
+        self.flights = Flights(
+            Memo(
+                Line(self.limiter, self.disk, self.clock, redactor=Redactor(), draw=world.draw.random),
+                self.disk,
+                self.clock,
+            ),
+            self.clock,
+        )
+        self.stop = StopSignal()
+        self.events: list = []
+
+    async def go(self, *, grace: float = 60.0) -> RunStatus:
+        network = Network(self.world)
+        self.world.quiet_until = 0.0  # a new process has not heard the 429 of the last one
+        run = await self._claim()
+        scheduler = Scheduler(
+            workflow=self.workflow,
+            run=run,
+            before=await self.world.memory.nodes(run.run_id),
+            options=RunOptions(grace=grace),
+            steps=self.workflow.steps,
+            backend=LocalBackend(
+                {StepKind.PROMPT: LlmKind(lambda _: network, self.flights), StepKind.VALUE: ValueKind()}
+            ),
+            store=self.disk,
+            clock=self.clock,
+            redactor=Redactor(),
+            emit=self.events.append,
+            stop=self.stop,
+        )
+        ending = await scheduler.run()
+        await self.flights.drain()
+        if ending.failure is None:
+            self._check_frontier()
+        return ending.status
+
+    async def _claim(self) -> RunRecord:
+        owner = Owner(pid=1, host="sim", since=0.0)
+        if not self.world.memory._runs:
+            record = RunRecord(
+                run_id="run", workflow="sim", path="", status=RunStatus.RUNNING, started_at=0.0, owner=owner
+            )
+            return await self.world.memory.create_run(record)
+        return await self.world.memory.claim_run("run", owner)
+
+    def crash(self) -> None:
+        """The process is gone, with all that was not on disk."""
+        self.disk.dead = True
+        self.world.lost_in_crashes += self.limiter._account(ACCOUNT).in_flight
+        self.world.memory._held.clear()
+
+    def _check_frontier(self) -> None:
+        """P10: a node starts in the very instant in which the last of its inputs is there."""
+        ended, started, begun = {}, {}, None
+        for event in self.events:
+            if isinstance(event, NodeEnded):
+                ended[event.node_id] = event.at
+            elif isinstance(event, NodeStarted):
+                started[event.node_id] = event.at
+                begun = event.at if begun is None else begun
+        for node, at in started.items():
+            due = max((ended[need] for need in self.workflow.steps[node].edges), default=begun)
+            if at != due:
+                raise Broken(f"P10: {node} started at {at}, its inputs were there at {due}")
+
+
+def expected_statuses(workflow: object) -> dict[str, NodeStatus]:
+    """What an undisturbed run without any drawn trouble ends with: troubles must not change the outcome."""
+
+    async def calm() -> dict[str, NodeStatus]:
+        world = World(0)
+        world.draw.random = lambda: 0.99
+        process = Process(world, workflow)
+        await process.go()
+        return {node.node_id: node.status for node in await world.memory.nodes("run")}
+
+    from tests.support.virtual import run_virtual
+
+    return run_virtual(calm())
+
+
+async def live(seed: int) -> World:
+    """A run, from its beginning through crashes and stops to its end. Raises Broken."""
+    world = World(seed)
+    workflow = workflow_of(random_workflow(world.draw))
+    world.workflow = workflow
+    for _ in range(world.draw.randint(0, 4)):
+        process = Process(world, workflow)
+        going = asyncio.ensure_future(process.go(grace=world.draw.choice([0.1, 60.0])))
+        await asyncio.sleep(world.draw.random() * 6)
+        if world.draw.random() < 0.6:
+            process.crash()
+            going.cancel()
+        else:
+            before = world.requests
+            process.stop.request("sim")
+            await asyncio.sleep(0)
+            if world.requests > before:
+                raise Broken("P7: a request was sent after the stop")
+            await asyncio.sleep(world.draw.random())
+            if world.draw.random() < 0.5:
+                aloft = process.limiter._account(ACCOUNT).in_flight
+                world.lost_in_crashes += aloft
+                process.stop.cancel()
+            elif going.done() is False:
+                world.lost_in_crashes += process.limiter._account(ACCOUNT).in_flight
+        outcome = (await asyncio.gather(going, return_exceptions=True))[0]
+        if isinstance(outcome, Broken):
+            raise outcome
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.1)
+        world.memory._held.clear()
+    await Process(world, workflow).go()
+    return world
+
+
+def check(world: World, seed: int) -> None:
+    """The books at the end."""
+    if world.broken:
+        raise Broken(world.broken[0])
+    repeats = sum(count - 1 for count in world.paid.values())
+    if repeats > world.lost_in_crashes:
+        raise Broken(f"P2: {repeats} answers were paid twice, {world.lost_in_crashes} were in flight at crashes")
+    nodes = world.memory._nodes.get("run", {})
+    wanted = expected_statuses(world.workflow)
+    found = {name: node.status for name, node in nodes.items()}
+    if found != wanted:
+        raise Broken(f"P5: {found} instead of {wanted} (seed {seed})")
+
+

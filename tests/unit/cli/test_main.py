@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from flowllm.cli import main as main_module
+from flowllm.cli.main import ENTRIES, cli
+
+HEAVY = (
+    "pydantic",
+    "jinja2",
+    "yaml",
+    "rich",
+    "openai",
+    "networkx",
+    "sqlalchemy",
+    "alembic",
+    "jsonschema",
+    "asyncio",
+)
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    out = python(
+        "import sys\n"
+        "from flowllm.cli.main import cli\n"
+        "try: cli.main(['--help'], prog_name='flowllm')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert out.splitlines()[-1] == "[]"
+    assert "Usage: flowllm" in out
+
+
+def test_help_lists_every_command_that_is_there_and_no_other() -> None:
+    out = CliRunner().invoke(cli, ["--help"]).output
+    for name, entry in ENTRIES.items():
+        assert (f"  {name} " in out) is not entry.hidden
+    assert "failed" not in out.split("Commands:")[1]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if not entry.hidden])
+def test_every_command_has_help_that_begins_as_the_list_does(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert f"{name}" in result.output
+    for later in ("--over", "--output", "--ordered", "--overwrite"):
+        assert f"{later} " not in result.output
+
+
+def test_examples_in_help_stand_on_lines_of_their_own() -> None:
+    assert (
+        '\n    flowllm run blog.yaml -i topic="Green tea"\n' in CliRunner().invoke(cli, ["run", "-h"]).output
+    )
+    assert "\n  3 paused; 130 and 143 interrupted.\n" in CliRunner().invoke(cli, ["-h"]).output
+
+
+def test_python_m_flowllm_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowllm", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("flowllm 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["rnu"], "Did you mean"),
+        (["run"], "Missing argument 'FILE'"),
+        (["run", "x.yaml", "--nonsense"], "No such option"),
+        (["run", "x.yaml", "--grace", "60"], "has no unit"),
+        (["run", "x.yaml", "--max-concurrent", "0"], "x>=1"),
+        (["run", "x.yaml", "-i", "topic"], "-i topic: this is not NAME=VALUE"),
+        (["run", "x.yaml", "-i", "a=1", "-i", "a=2"], "-i names `a` twice"),
+        (["run", "x.yaml", "--set", "judge.model"], "--set judge.model: this is not STEP.KEY=VALUE"),
+        (["run", "x.yaml", "--over", "rows.csv"], "--over is not yet supported"),
+        (["run", "x.yaml", "--output", "o"], "--output is not yet supported"),
+        (["run", "x.yaml", "--limit", "3"], "--limit is not yet supported"),
+        (["run", "x.yaml", "--ordered"], "--ordered is not yet supported"),
+        (["run", "x.yaml", "--overwrite"], "--overwrite is not yet supported"),
+        (["failed", "RUN"], "`flowllm failed` is not yet supported"),
+        (["ui", "--port", "1"], "`flowllm ui` is not yet supported"),
+        (["cache", "clear"], "add --yes if that is meant"),
+    ],
+)
+def test_wrong_usage_is_told_on_standard_error_and_exits_2(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_no_arguments_show_the_help() -> None:
+    result = CliRunner().invoke(cli, [])
+    assert "Usage:" in result.output
+    assert result.exit_code in {0, 2}
+
+
+def test_main_makes_any_text_printable(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from flowllm.cli.main import main; import sys; sys.argv = ['flowllm', 'x\\ud800é']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert main_module.main.__doc__

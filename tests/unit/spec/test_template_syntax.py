@@ -1,0 +1,105 @@
+"""What is wrong with the syntax of a template, in plain words and at its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.templates import problems, text
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "column", "said"),
+    [
+        ("{{ other other }}", 1, 10, "expected `}}`, not `other`"),
+        ("{% if other other %}{% endif %}", 1, 13, "expected `%}`, not `other`"),
+        ("{{ }}", 1, 4, "an expression is missing before `}}`"),
+        ("{{ other + }}", 1, 12, "unexpected `}}`"),
+        ("a\nb {{ $x }}", 2, 6, "unexpected `$`"),
+        ("{{ (1 }}", 1, 7, "unexpected `}`"),
+        ("{{ [1) }}", 1, 6, "unexpected `)`, `]` should come first"),
+        ("{{ 1) }}", 1, 5, "unexpected `)`"),
+        ("{{ other | }}", 1, 12, "expected a name, not `}}`"),
+        ("{{ other. }}", 1, 11, "expected name or number"),
+        ("a {{ other", 1, 3, "not closed: `}}` is missing"),
+        ("a {{ ", 1, 3, "not closed"),
+        ("a\n {# b", 2, 2, "comment is not closed"),
+        ("{% raw %}a", 1, 1, "`raw` block is not closed"),
+        ("x\n{% if other %}\n{{ other }}", 2, 1, "this `if` block is not closed: `{% endif %}` is missing"),
+        ("{% for x in [] %}{% if x %}{% endif %}", 1, 1, "this `for` block is not closed"),
+        (
+            "{% if 1 %}{% set a = 1 %}{% set b %}{% endset %}{% for x in [] %}",
+            1,
+            49,
+            "this `for` block is not closed",
+        ),
+        ("{% endif %}", 1, 4, "there is no tag `endif`"),
+        ("{% if 1 %}{% endfor %}", 1, 14, "there is no tag `endfor`"),
+        (
+            "{% for x in [] %}{% if 1 %}{% endfor %}",
+            1,
+            31,
+            "`endfor` does not close what is open here, a `if` block",
+        ),
+        ("{% foo %}", 1, 4, "there is no tag `foo`"),
+        ("{% do other %}", 1, 4, "there is no tag `do`"),
+        ("{% set 1 = 2 %}", 1, 8, "cannot be assigned to"),
+        ("{% for loop in [1] %}{% endfor %}", 1, 8, "`loop` has a meaning of its own"),
+        ("{{ 'open }}", 1, 4, "unexpected `'`"),
+        ("{{ 1e999 }}", 1, 4, "too large"),
+        ("{{ " + "9" * 5000 + " }}", 1, 1, "too many digits"),
+    ],
+)
+def test_places_and_words(source: str, line: int, column: int, said: str) -> None:
+    found = problems(source)
+    assert found[0][:2] == (line, column)
+    assert said in found[0][2] or said in found[0][3]
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("{% include 'x' %}", "include"),
+        ("{% import 'x' as y %}", "import"),
+        ("{% from 'x' import y %}", "from"),
+        ("{% extends 'x' %}", "extends"),
+        ("{% block b %}{% endblock %}", "block"),
+        ("{% autoescape true %}{% endautoescape %}", "autoescape"),
+    ],
+)
+def test_what_reaches_out_of_a_template_is_refused(source: str, word: str) -> None:
+    assert problems(source) == [(1, 4, f"`{word}` cannot be used in a template", "")]
+
+
+def test_refused_deep_inside_too() -> None:
+    found = problems("{% if true %}\n{% for x in [] %}{% include 'x' %}{% endfor %}{% endif %}")
+    assert found == [(2, 21, "`include` cannot be used in a template", "")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{{ " + "[" * 5000,
+        "{{ " + "1+" * 20000 + "1 }}",
+        "{{ " + "not " * 20000 + "1 }}",
+        "{{ other" + ".a" * 20000 + " }}",
+        "{{ other" + "|upper" * 20000 + " }}",
+        "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
+        "{% for x in [] %}" * 30 + "{% endfor %}" * 30,
+    ],
+)
+def test_nesting_without_end_is_a_problem_and_no_crash(source: str) -> None:
+    assert "nested too deeply" in problems(source)[0][2]
+
+
+def test_a_template_that_is_too_long() -> None:
+    assert "too long" in problems("{{ 1 }}" + "x" * 1024 * 1024)[0][2]
+
+
+def test_places_behind_stripped_white_space_and_comments() -> None:
+    source = "  {%- if true -%}  \n\n  {#- note -#} \n {{- nope -}} \n{% raw -%} {{ x }} {%- endraw %}{{ nope2 }}\n{% endif %}"
+    assert [found[:2] for found in problems(source)] == [(4, 6), (5, 36)]
+
+
+def test_text_that_only_looks_like_a_template() -> None:
+    assert text("} }} %} #} { { % }") == "} }} %} #} { { % }"
