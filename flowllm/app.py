@@ -340,10 +340,9 @@ def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
     """The steps to run: all, or under `until` that one and what it needs. Raises UsageError for unknown names."""
     for name in (*options.refresh, *([options.until] if options.until else [])):
         if name not in workflow.steps:
-            guess = nearest(name, workflow.steps)
             raise UsageError(
                 f"there is no step {name!r} in {workflow.name}",
-                hint=f"did you mean {guess}?" if guess else f"there are: {', '.join(workflow.steps)}",
+                hint=nearest(name, workflow.steps) or f"there are: {', '.join(workflow.steps)}",
             )
     wanted = set(workflow.steps)
     if options.until:

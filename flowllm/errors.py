@@ -60,7 +60,7 @@ class FlowLLMError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong with a file, and where. Lines and columns count from 1."""
+    """One thing that is wrong with a file, or with an option (`--set …`), and where. Lines and columns count from 1."""
 
     file: str
     line: int
@@ -71,9 +71,10 @@ class Problem:
     step: str = ""
 
     def __str__(self) -> str:
-        head = f"{self.file}:{self.line}:{self.column}: {self.message}"
+        is_option = self.file.startswith("--")
+        head = f"{self.file if is_option else f'{self.file}:{self.line}:{self.column}'}: {self.message}"
         lines = [head if not self.hint else f"{head} ({self.hint})"]
-        if self.source_line:
+        if self.source_line and not is_option:
             shown = self.source_line.replace("\t", " ")
             lines += [f"    {shown}", f"    {' ' * (self.column - 1)}^"]
         return "\n".join(lines)

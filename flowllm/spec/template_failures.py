@@ -88,11 +88,11 @@ class Failure:
         """The offset of the tag or expression that was being rendered."""
         if self._single:
             return expression_start(self._text)
-        offset, trace = 1, error.__traceback__
+        offset, trace, program = 1, error.__traceback__, self._program
         while trace is not None:
             running = trace.tb_frame.f_globals.get("__jinja_template__")
-            if self._program is not None and running is self._program:
-                offset = self._program.get_corresponding_lineno(trace.tb_lineno)
+            if running is program and program is not None:
+                offset = program.get_corresponding_lineno(trace.tb_lineno)
             trace = trace.tb_next
         for output in parse(self._text).find_all(nodes.Output):
             for child in output.nodes:

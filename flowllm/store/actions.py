@@ -11,7 +11,7 @@ from sqlalchemy.dialects import sqlite
 from flowllm.store import statements
 from flowllm.store.base import Owner
 from flowllm.store.refusals import run_exists, run_not_found, run_owned
-from flowllm.store.rows import RunRow, run_of
+from flowllm.store.rows import RunRow, outputs_hash, run_of
 from flowllm.store.tables import attempts, memo, nodes, runs
 from flowllm.store.text import to_json, to_text
 from flowllm.store.writer import Unit
@@ -59,7 +59,7 @@ _FINISH: Final = _sql(
     update(runs)
     .where(_THIS)
     .values(
-        **_set("status", "finished_at", "outputs", "error", "stats"),
+        **_set("status", "finished_at", "outputs", "outputs_hash", "error", "stats"),
         owner_pid=null(),
         owner_host=null(),
         owner_since=null(),
@@ -127,11 +127,13 @@ def finish_run(
     stats: Mapping[str, Json] | None,
 ) -> Unit:
     """End a sitting. Raises ValueError for values that JSON cannot hold."""
+    text = None if outputs is None else to_json(dict(outputs))
     values = {
         "this": to_text(fence.run_id),
         "new_status": status.value,
         "new_finished_at": finished_at,
-        "new_outputs": None if outputs is None else to_json(dict(outputs)),
+        "new_outputs": text,
+        "new_outputs_hash": outputs_hash(text),
         "new_error": None if error is None else to_json(dict(error)),
         "new_stats": to_json(dict(stats or {})),
     }

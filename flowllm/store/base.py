@@ -144,7 +144,8 @@ class MemoStats:
 
 
 class Store(Protocol):
-    """Every verb returns when what it says is durable, or raises a StoreError.
+    """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or
+    the database cannot hold.
 
     A verb's rows are written wholly or not at all, and writing them twice changes nothing. Verbs that take a
     Fence, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
@@ -153,7 +154,8 @@ class Store(Protocol):
     # runs
 
     async def create_run(self, run: RunRecord) -> RunRecord:
-        """Insert a run, owned by `run.owner` at `run.epoch`; gives it back with its `seq`.
+        """Insert a run, owned by `run.owner` at `run.epoch`; gives it back with its `seq`. Raises UsageError if
+        there is a run of that id.
 
         The owner also holds the run's lock until `finish_run` or the end of its process, however it ends."""
         ...
@@ -194,13 +196,15 @@ class Store(Protocol):
         ...
 
     async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
-        """Remove runs with their nodes and attempts, never memo entries; how many there were."""
+        """Remove runs with their nodes and attempts, never memo entries; how many there were. Raises RunOwned, and
+        removes nothing, if a process has one of them."""
         ...
 
     # nodes and attempts
 
     async def nodes(self, run_id: RunId) -> list[NodeRecord]:
-        """All nodes of a run in order of completion."""
+        """All nodes of a run in order of completion. One whose output was damaged on disk is given as failed,
+        without key and output."""
         ...
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:

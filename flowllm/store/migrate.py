@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -169,7 +169,8 @@ def _back_up(path: Path, revision: str) -> Path:
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
         partial.replace(final)
     except (OSError, sqlite3.Error) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise StorageFailed(
             f"The database {path} must be upgraded, but its backup {final} could not be written: {error}.",
             hint="Nothing was changed. Free some space or allow writing there, then try again.",

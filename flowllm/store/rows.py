@@ -38,6 +38,7 @@ class RunRow(NamedTuple):
     options: str
     stats: str
     error: str | None
+    outputs_hash: str | None
     outputs: str | None
     snapshot: str
 
@@ -105,6 +106,7 @@ class MemoRow(NamedTuple):
 def run_row(run: RunRecord) -> RunRow:
     """A run as it is inserted. Raises ValueError for values that JSON cannot hold."""
     owner = run.owner
+    outputs = _optional(run.outputs)
     return RunRow(
         run_id=to_text(run.run_id),
         workflow=to_text(run.workflow),
@@ -122,7 +124,8 @@ def run_row(run: RunRecord) -> RunRow:
         options=to_json(dict(run.options)),
         stats=to_json(dict(run.stats)),
         error=_optional(run.error),
-        outputs=_optional(run.outputs),
+        outputs_hash=outputs_hash(outputs),
+        outputs=outputs,
         snapshot=to_json(dict(run.snapshot)),
     )
 
@@ -193,9 +196,10 @@ def memo_row(memo: MemoRecord) -> MemoRow:
 
 
 def run_of(row: RunRow, *, seq: int, snapshot: str = "{}") -> RunRecord:
-    """The run of a row; its snapshot is passed separately, since lists of runs do without. Raises
-    DatabaseCorrupt."""
+    """The run of a row; its snapshot is passed separately, since lists of runs do without. Outputs that do not
+    match their hash are not given, an error stands in their place. Raises DatabaseCorrupt."""
     with _reading(f"Run {row.run_id}"):
+        whole = outputs_hash(row.outputs) == row.outputs_hash
         owner = None
         if row.owner_pid is not None:
             owner = Owner(
@@ -213,8 +217,8 @@ def run_of(row: RunRow, *, seq: int, snapshot: str = "{}") -> RunRecord:
             inputs=from_json(row.inputs),
             options=from_json(row.options),
             snapshot=from_json(snapshot),
-            outputs=_given(row.outputs),
-            error=_given(row.error),
+            outputs=_given(row.outputs) if whole else None,
+            error=_given(row.error) if whole else _damage("outputs of this run"),
             stats=from_json(row.stats),
             tenant=from_text(row.tenant),
             epoch=row.epoch,
@@ -296,13 +300,22 @@ def _damaged(row: NodeRow) -> NodeRecord:
             node_id=NodeId(from_text(row.node_id)),
             kind=StepKind(row.kind),
             status=NodeStatus.FAILED,
-            error={
-                "type": DatabaseCorrupt.__name__,
-                "message": "The stored output of this step does not match its hash: the database was damaged.",
-                "hint": "Resume the run; the step is run again.",
-            },
+            error=_damage("output of this step"),
             seq=row.seq,
         )
+
+
+def outputs_hash(outputs: str | None) -> str | None:
+    """What is kept beside a run's outputs, to find damage to them."""
+    return None if outputs is None else content_hash(outputs)
+
+
+def _damage(what: str) -> dict[str, Json]:
+    return {
+        "type": DatabaseCorrupt.__name__,
+        "message": f"The stored {what} does not match its hash: the database was damaged.",
+        "hint": "Resume the run, or run it again: what is still whole is not asked again.",
+    }
 
 
 @contextmanager

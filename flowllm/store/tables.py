@@ -45,6 +45,7 @@ runs = Table(
     Column("options", Text, nullable=False),
     Column("stats", Text, nullable=False),
     Column("error", Text),
+    Column("outputs_hash", Text),
     Column("outputs", Text),
     Column("snapshot", Text, nullable=False),
     Index("ix_runs_workflow_seq", "workflow", "seq"),

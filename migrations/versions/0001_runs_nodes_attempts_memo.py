@@ -47,6 +47,7 @@ def _runs() -> None:
         sa.Column("options", sa.Text, nullable=False),
         sa.Column("stats", sa.Text, nullable=False),
         sa.Column("error", sa.Text),
+        sa.Column("outputs_hash", sa.Text),
         sa.Column("outputs", sa.Text),
         sa.Column("snapshot", sa.Text, nullable=False),
         sqlite_autoincrement=True,

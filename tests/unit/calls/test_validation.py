@@ -20,7 +20,7 @@ def test_json_is_read_also_out_of_a_fence(text: str) -> None:
     assert ANY.check(text) == {"a": [1]}
 
 
-@pytest.mark.parametrize("text", ["", "Sure! [1]", '{"a": 1', "NaN", '[Infinity]', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "Sure! [1]", '{"a": 1', "NaN", "[Infinity]", "[" * 100_000])
 def test_what_is_not_json_is_invalid_and_never_a_crash(text: str) -> None:
     with pytest.raises(InvalidAnswer) as caught:
         ANY.check(text)

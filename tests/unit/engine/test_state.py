@@ -134,9 +134,7 @@ def test_a_chain_of_fifty_thousand_blocks_without_recursion() -> None:
 def graphs(draw: st.DrawFn) -> dict:
     size = draw(st.integers(1, 9))
     return {
-        node: {
-            need: draw(st.sampled_from([NEED, MAY, ANY])) for need in range(node) if draw(st.booleans())
-        }
+        node: {need: draw(st.sampled_from([NEED, MAY, ANY])) for need in range(node) if draw(st.booleans())}
         for node in range(size)
     }
 

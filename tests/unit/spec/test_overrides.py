@@ -56,7 +56,7 @@ def test_simulated_replaces_all_providers_fallbacks_too() -> None:
 
 
 def test_an_unknown_provider_is_a_problem_of_the_option() -> None:
-    with pytest.raises(InvalidWorkflow, match=r"--provider:1:1: there is no provider `opnai`"):
+    with pytest.raises(InvalidWorkflow, match=r"--provider: there is no provider `opnai`"):
         changed(provider="opnai")
 
 
@@ -94,7 +94,7 @@ def test_options_that_do_not_exist(option: str, message: str) -> None:
 
 
 def test_a_wrong_value_is_told_with_the_option() -> None:
-    with pytest.raises(InvalidWorkflow, match=r"--set a\.temperature:1:1: expected a number, found `hot`"):
+    with pytest.raises(InvalidWorkflow, match=r"--set a\.temperature: expected a number, found `hot`"):
         changed(settings={"a.temperature": "hot"})
     with pytest.raises(UsageError, match=r"--set a\.stop"):
         changed(settings={"a.stop": "[x"})

@@ -386,12 +386,27 @@ class TestValueTemplate:
 
 
 def test_reserved_ids_hold_what_the_language_names() -> None:
-    assert (
-        set(
-            "inputs steps secrets item index row run output accepted loop self if for not true none range zip product".split()
-        )
-        <= RESERVED_IDS
-    )
+    assert {
+        "inputs",
+        "steps",
+        "secrets",
+        "item",
+        "index",
+        "row",
+        "run",
+        "output",
+        "accepted",
+        "loop",
+        "self",
+        "if",
+        "for",
+        "not",
+        "true",
+        "none",
+        "range",
+        "zip",
+        "product",
+    } <= RESERVED_IDS
     assert not {"headline", "context", "result", "template"} & RESERVED_IDS
 
 

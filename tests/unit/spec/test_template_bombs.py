@@ -156,7 +156,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_only_flowllms_own_errors_escape_from_any_text(source: str) -> None:
     _try(source)
@@ -171,7 +171,7 @@ EXPRESSIONS = st.recursive(
         st.builds(
             "({} {} {})".format,
             inner,
-            st.sampled_from("+ - * / // % ** ~ == < >= in and or".split() + ["not in"]),
+            st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", ">=", "in", "and", "or", "not in"]),
             inner,
         ),
         st.builds("({} if {} else {})".format, inner, inner, inner),
@@ -181,22 +181,20 @@ EXPRESSIONS = st.recursive(
             "({} | {})".format,
             inner,
             st.sampled_from(
-                "abs batch(2) capitalize center dictsort first float int items join last length list lower max min map('upper')"
-                " reverse round select slice(2) slug sort string striptags sum title tojson trim truncate(3) unique upper urlencode"
-                " wordcount wordwrap(2) filesizeformat groupby('a') indent escape safe selectattr('a') d(1) format(1)".split()
+                ["abs", "batch(2)", "capitalize", "center", "dictsort", "first", "float", "int", "items", "join", "last", "length", "list", "lower", "max", "min", "map('upper')", "reverse", "round", "select", "slice(2)", "slug", "sort", "string", "striptags", "sum", "title", "tojson", "trim", "truncate(3)", "unique", "upper", "urlencode", "wordcount", "wordwrap(2)", "filesizeformat", "groupby('a')", "indent", "escape", "safe", "selectattr('a')", "d(1)", "format(1)"]
             ),
         ),
-        st.builds("({} | {}({}))".format, inner, st.sampled_from("batch center join format indent round slice truncate replace default".split()), inner),
-        st.builds("{}.{}()".format, inner, st.sampled_from("items keys upper split strip count get x".split())),
-        st.builds("{}.{}({})".format, inner, st.sampled_from("join count get index split center format replace find".split()), inner),
-        st.builds("({} is {})".format, inner, st.sampled_from("none string mapping number iterable odd divisibleby(0) sameas(1)".split())),
+        st.builds("({} | {}({}))".format, inner, st.sampled_from(["batch", "center", "join", "format", "indent", "round", "slice", "truncate", "replace", "default"]), inner),
+        st.builds("{}.{}()".format, inner, st.sampled_from(["items", "keys", "upper", "split", "strip", "count", "get", "x"])),
+        st.builds("{}.{}({})".format, inner, st.sampled_from(["join", "count", "get", "index", "split", "center", "format", "replace", "find"]), inner),
+        st.builds("({} is {})".format, inner, st.sampled_from(["none", "string", "mapping", "number", "iterable", "odd", "divisibleby(0)", "sameas(1)"])),
         st.builds("(-{})".format, inner),
     ),
     max_leaves=6,
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EXPRESSIONS)
 def test_only_flowllms_own_errors_escape_from_any_expression(expression: str) -> None:
     _try("{{ " + expression + " }}")
@@ -213,8 +211,9 @@ def _try(source: str) -> None:
             assert problem.message
         return
     for render in (template.text, template.value, template.condition):
+        message = "wf.yaml:"
         try:
             render(VALUES)
         except StepError as error:
-            assert error.message.startswith("wf.yaml:")
-            assert "Traceback" not in error.message
+            message = error.message
+        assert message.startswith("wf.yaml:")

@@ -71,6 +71,16 @@ def test_a_node_that_does_not_match_its_hash_is_given_as_failed(change: dict[str
     assert damaged.error["type"] == "DatabaseCorrupt"
 
 
+@pytest.mark.parametrize("change", [{"outputs": '{"a":2}'}, {"outputs": None}, {"outputs_hash": None}])
+def test_outputs_of_a_run_that_do_not_match_their_hash_are_not_given(change: dict[str, str | None]) -> None:
+    row = rows.run_row(replace(run("r1"), outputs={"a": 1}))
+    assert rows.run_of(row, seq=1).outputs == {"a": 1}
+    damaged = rows.run_of(row._replace(**change), seq=1)
+    assert damaged.outputs is None
+    assert damaged.error is not None
+    assert damaged.error["type"] == "DatabaseCorrupt"
+
+
 def test_an_answer_that_does_not_match_its_hash_is_not_given() -> None:
     assert rows.memo_of(rows.memo_row(answer("k"))._replace(answer='{"value":"forged"}')) is None
 

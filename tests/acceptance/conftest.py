@@ -1,0 +1,26 @@
+"""A server that does what prompts say, and a user's folder that talks to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.project import Project
+from tests.support.replies import ByPrompt
+from tests.support.server import Server, running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running_server(ByPrompt()) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: Server) -> Project:
+    return Project(tmp_path, server.url)

@@ -1,0 +1,110 @@
+"""One owner a run (P6): of several processes one goes on, and a former owner that wakes up late writes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.project import Project, killed_at_exit, prompts, until
+from tests.support.replies import Reply
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from tests.support.server import Server
+
+FOREVER = 10**6
+"""As `server.hold`: no answer goes out until the test says so."""
+STEPS = prompts(a="a", b="b", c="c {{ a }} {{ b }}")
+
+
+def _killed_run(project: Project, server: Server) -> str:
+    """The id of a run whose owner died with two requests in flight."""
+    server.hold = FOREVER
+    process = project.start("run", project.flow(steps=STEPS))
+    with killed_at_exit(process):
+        until(lambda: server.in_flight == 2, "the first requests")
+    until(lambda: server.in_flight == 0)
+    server.requests.clear()
+    return project.run_ids()[0]
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.soak)])
+def test_of_several_resumes_at_once_one_runs_and_the_rest_say_who(
+    count: int, project: Project, server: Server
+) -> None:
+    run_id = _killed_run(project, server)
+    processes = [project.start("resume", run_id, "--json") for _ in range(count)]
+    with killed_at_exit(*processes):
+        until(lambda: sum(process.poll() is not None for process in processes) == count - 1, "all but one")
+        (owner,) = [process for process in processes if process.poll() is None]
+        server.hold = 0
+        outcomes = {process: project.finish(process) for process in processes}
+    assert outcomes[owner].code == 0, outcomes[owner].said
+    assert outcomes[owner].json["status"] == "succeeded"
+    for process in processes:
+        if process is not owner:
+            assert outcomes[process].code == 2, outcomes[process].said
+            assert f"owned by process {owner.pid} on " in outcomes[process].err
+            assert "Traceback" not in outcomes[process].err
+    assert sorted(seen.prompt.split()[0] for seen in server.requests) == ["a", "b", "c"]
+
+
+def test_a_running_run_can_not_be_resumed(project: Project, server: Server) -> None:
+    server.hold = FOREVER
+    process = project.start("run", project.flow(steps=STEPS))
+    with killed_at_exit(process):
+        until(lambda: server.in_flight == 2)
+        refused = project.run("resume")
+        assert refused.code == 2, refused.said
+        assert f"owned by process {process.pid} on " in refused.err
+        assert project.json("show", "last")["status"] == "running"
+        server.hold = 0
+        assert project.finish(process).code == 0
+    assert len(server.requests) == 3
+
+
+def _lock(project: Project, run_id: str) -> Path:
+    (found,) = [path for path in project.database.parent.rglob(run_id) if path.is_file()]
+    return found
+
+
+def _on_record(project: Project) -> list[object]:
+    tables = ("runs", "nodes", "attempts", "memo")
+    return [project.rows(f"SELECT * FROM {table} ORDER BY rowid") for table in tables]
+
+
+def test_a_stopped_owner_that_wakes_late_writes_nothing(project: Project, server: Server) -> None:
+    server.hold = FOREVER
+    server.script = lambda body, n: Reply(text="of the former owner")
+    process = project.start("run", project.flow(steps=STEPS))
+    with killed_at_exit(process):
+        until(lambda: server.in_flight == 2)
+        _stopped(process)
+        (run_id,) = project.run_ids()
+        _lock(project, run_id).unlink()
+        server.script = lambda body, n: Reply(text="of the new owner")
+        server.hold = 0
+        taken = project.run("resume", run_id, "--json")
+        assert taken.code == 0, taken.said
+        before = _on_record(project)
+        process.send_signal(signal.SIGCONT)
+        outcome = project.finish(process)
+    assert outcome.code not in {0, 2}, outcome.said
+    assert "taken over by another process" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert _on_record(project) == before
+    steps = project.json("show", run_id)["steps"]
+    assert {step["output"] for step in steps.values()} == {"of the new owner"}
+    assert len(server.requests) == 5, "the former owner went on sending"
+
+
+def _stopped(process: subprocess.Popen[str]) -> None:
+    """Stop it, and wait until the kernel says that it is."""
+    process.send_signal(signal.SIGSTOP)
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{process.pid}/stat") as file:
+        until(lambda: file.seek(0) == 0 and file.read().rpartition(")")[2].split()[0] == "T", "SIGSTOP")

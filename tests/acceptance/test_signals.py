@@ -1,0 +1,136 @@
+"""A run that is told to stop stops gracefully (P7)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.project import Outcome, Project, killed_at_exit, prompts, until
+from tests.support.replies import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.support.server import Server
+
+CHAIN = prompts(
+    a="a [sleep=0.8] [text=one]",
+    b="b [sleep=0.8] [text=two]",
+    after="after {{ a }} and {{ b }}",
+)
+
+
+def _signalled(
+    project: Project, *words: object, at: Callable[[], object], numbers: Sequence[int]
+) -> Outcome:
+    """Start, wait for the moment, and send the signals; the second only when the first was told."""
+    process = project.start(*words)
+    said = ""
+    with killed_at_exit(process):
+        until(at, "the moment to stop")
+        process.send_signal(numbers[0])
+        for number in numbers[1:]:
+            assert process.stderr is not None
+            while "nothing new is sent" not in said:
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            process.send_signal(number)
+        outcome = project.finish(process)
+    return Outcome(code=outcome.code, out=outcome.out, err=said + outcome.err)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_lets_calls_in_flight_finish(
+    number: int, code: int, project: Project, server: Server
+) -> None:
+    file = project.flow(steps=CHAIN, outputs={"after": "{{ after }}"})
+    outcome = _signalled(project, "run", file, at=lambda: len(server.requests) == 2, numbers=[number])
+    assert outcome.code == code, outcome.said
+    assert len(server.requests) == 2, "something was sent after the signal"
+    (run_id,) = project.run_ids()
+    shown = project.json("show", run_id)
+    assert shown["status"] == "interrupted"
+    assert {name: step["output"] for name, step in shown["steps"].items()} == {"a": "one", "b": "two"}
+    (command,) = re.findall(r"^resume it with: (.*)$", outcome.err, re.MULTILINE)
+    program, *words = shlex.split(command)
+    assert program == "flowllm"
+    resumed = project.cli(*words)
+    assert resumed.code == 0, resumed.said
+    assert [seen.prompt for seen in server.requests[2:]] == ["after one and two"]
+    assert "answer " in resumed.out
+
+
+def test_the_printed_command_carries_the_database_and_the_config(project: Project, server: Server) -> None:
+    project.write("my settings/flowllm.yaml", "limits: {max_concurrent: 3}\n")
+    place = ("--db", "data base/runs.db", "--config", "my settings/flowllm.yaml")
+    file = project.flow(steps=CHAIN)
+    (project.folder / "data base").mkdir()
+    outcome = _signalled(
+        project, "run", file, *place, at=lambda: len(server.requests) == 2, numbers=[signal.SIGINT]
+    )
+    assert outcome.code == 130, outcome.said
+    (command,) = re.findall(r"^resume it with: (.*)$", outcome.err, re.MULTILINE)
+    resumed = project.cli(*shlex.split(command)[1:])
+    assert resumed.code == 0, resumed.said
+    assert len(server.requests) == 3
+
+
+def test_the_second_signal_cancels_and_keeps_what_is_finished(project: Project, server: Server) -> None:
+    file = project.flow(
+        steps=prompts(quick="quick [text=done]", slow="slow [sleep=30]", after="after {{ slow }}")
+    )
+
+    def quick_is_done() -> bool:
+        return (
+            len(server.requests) == 2
+            and server.in_flight == 1
+            and bool(project.rows("SELECT 1 FROM nodes WHERE node_id = 'quick'"))
+        )
+
+    outcome = _signalled(
+        project, "run", file, at=quick_is_done, numbers=[signal.SIGINT, signal.SIGINT]
+    )
+    assert outcome.code == 130, outcome.said
+    assert "stopping at once" in outcome.err
+    (run_id,) = project.run_ids()
+    shown = project.json("show", run_id)
+    assert shown["status"] == "interrupted"
+    assert shown["steps"]["quick"]["output"] == "done"
+    assert project.rows("SELECT status FROM attempts WHERE node_id = 'slow'") == [("unknown",)]
+
+
+def test_grace_bounds_the_wait_for_calls_in_flight(project: Project, server: Server) -> None:
+    file = project.flow(steps=prompts(slow="slow [sleep=50]"))
+    outcome = _signalled(
+        project,
+        *("run", file, "--grace", "100ms"),
+        at=lambda: len(server.requests) == 1,
+        numbers=[signal.SIGTERM],
+    )
+    assert outcome.code == 143, outcome.said
+    assert project.rows("SELECT status FROM attempts") == [("unknown",)]
+
+
+def test_a_signal_ends_the_wait_of_a_backoff(project: Project, server: Server) -> None:
+    """A step that waits twenty minutes for its next attempt has nothing in flight."""
+    retry = {"initial_delay": "20m", "max_delay": "20m", "jitter": "none"}
+    file = project.flow(
+        defaults={"model": "test-model", "retry": retry}, steps=prompts(a="a [status=500]", b="b")
+    )
+
+    def waits() -> bool:
+        return len(server.requests) == 2 and project.rows(
+            "SELECT count(*) FROM attempts WHERE status != 'sent'"
+        ) == [(2,)]
+
+    outcome = _signalled(project, "run", file, at=waits, numbers=[signal.SIGINT])
+    assert outcome.code == 130, outcome.said
+    assert len(server.requests) == 2
+    server.script = echo
+    assert project.json("resume")["steps"]["a"]["status"] == "succeeded"
+    assert len(server.requests) == 3

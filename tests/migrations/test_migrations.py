@@ -1,0 +1,284 @@
+"""Every way to today's schema, and back out of trouble."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from flowllm.clock import SystemClock
+from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
+from flowllm.store import migrate, schema, tables
+from flowllm.store.migrate import migrations_folder, status, upgrade
+from flowllm.store.open import open_store
+from flowllm.store.schema import SchemaState
+from flowllm.types import NodeId, NodeStatus, RunId
+from tests.support.process import ROOT, worker
+from tests.support.records import ME, answer, fence_of, run
+
+if TYPE_CHECKING:
+    from flowllm.store.migrate import Upgrade
+
+pytestmark = pytest.mark.anyio
+WORKER = "tests.integration.store.worker"
+OLD = Path(__file__).with_name("0001.sql").read_text()
+OUTPUT = {"text": "Café \ud800 \0", "n": 2**70}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "x.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLD)
+    return path
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {found.name: found.read_bytes() for found in path.parent.iterdir() if found.is_file()}
+
+
+def shape(path: Path) -> dict[str, object]:
+    """All that SQLite knows of the tables, but for how it was spelled."""
+    with closing(sqlite3.connect(path)) as connection:
+
+        def ask(pragma: str, name: str) -> list[tuple[object, ...]]:
+            return connection.execute(f'PRAGMA {pragma}("{name}")').fetchall()
+
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found: dict[str, object] = {}
+        for name in sorted(names):
+            indexes = {
+                (row[1] if row[3] == "c" else "", row[2], row[3], *(i[2] for i in ask("index_info", row[1])))
+                for row in ask("index_list", name)
+            }
+            found[name] = (ask("table_xinfo", name), indexes)
+        sql = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
+        found["autoincrement"] = "AUTOINCREMENT" in sql
+        found["application"] = connection.execute("PRAGMA application_id").fetchone()
+        return found
+
+
+def scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    return ScriptDirectory.from_config(config)
+
+
+def test_the_revisions_are_those_that_the_program_knows() -> None:
+    found = [script.revision for script in scripts().walk_revisions()]
+    assert tuple(reversed(found)) == schema.REVISIONS
+    assert scripts().get_current_head() == schema.HEAD
+
+
+def test_a_new_database_and_an_upgraded_one_have_the_same_schema(old: Path, tmp_path: Path) -> None:
+    upgrade(str(old))
+    upgrade(str(tmp_path / "new.db"))
+    assert shape(tmp_path / "new.db") == shape(old)
+
+
+def test_all_migrations_from_nothing_give_the_schema_too_and_alembic_finds_no_difference(
+    tmp_path: Path,
+) -> None:
+    from alembic import command
+
+    upgrade(str(tmp_path / "new.db"))
+    path = tmp_path / "x.db"
+    path.touch()
+    with migrate._transaction(path, 1.0) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(migrations_folder()))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        migrate._raw(connection).execute(f"PRAGMA application_id={migrate.APPLICATION_ID}")
+    made, stepwise = shape(tmp_path / "new.db"), shape(path)
+    assert stepwise == made
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, tables.metadata) == []
+    engine.dispose()
+
+
+def test_the_frozen_database_is_what_the_first_revision_makes(old: Path, tmp_path: Path) -> None:
+    from alembic import command
+
+    path = tmp_path / "y.db"
+    path.touch()
+    with migrate._transaction(path, 1.0) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(migrations_folder()))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        migrate._raw(connection).execute(f"PRAGMA application_id={migrate.APPLICATION_ID}")
+    assert shape(path) == shape(old)
+
+
+async def test_an_old_database_keeps_its_runs_and_answers(old: Path) -> None:
+    told: list[Upgrade] = []
+    assert status(str(old)).state is SchemaState.OLDER
+    store = await open_store(str(old), clock=SystemClock(), upgraded=told.append)
+    assert [record.run_id for record in await store.runs()] == ["run2", "run1"]
+    first = await store.run(RunId("run1"))
+    assert (first.tenant, first.inputs, first.outputs) == ("", {"topic": "tea"}, {"b": 1, "a": "x"})
+    assert first.snapshot == {"/flows/blog.yaml": "steps: {}\n"}
+    kept = await store.nodes(RunId("run1"))
+    assert [(found.node_id, found.output, found.reused) for found in kept] == [
+        ("headline", OUTPUT, False),
+        ("intro", OUTPUT, False),
+    ]
+    last = await store.last_node("blog", NodeId("intro"), before_seq=None)
+    assert last is not None
+    assert (last.run_id, last.status) == ("run1", NodeStatus.SUCCEEDED)
+    assert len(await store.attempts(RunId("run2"))) == 2
+    assert await store.memo(answer("intro").key) == answer("intro", value="Café \ud800 \0")
+    claimed = await store.claim_run(RunId("run2"), ME)
+    assert claimed.epoch == 2
+    assert (await store.create_run(run("run4", owner=ME))).seq == 4  # 3 was given to a run that is deleted
+    await store.close()
+    assert [done.backup for done in told] == [old.with_name("x.db.backup-0001-1")]
+
+
+def test_the_backup_is_the_database_as_it_was(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        before = list(connection.iterdump())
+    done = upgrade(str(old))
+    assert (done.before.current, done.after.current) == ("0001", schema.HEAD)
+    assert done.backup == old.with_name("x.db.backup-0001-1")
+    with closing(sqlite3.connect(done.backup)) as connection:
+        assert list(connection.iterdump()) == before
+    assert done.backup.stat().st_mode & 0o777 == 0o600
+    assert sorted(found.name for found in old.parent.iterdir()) == ["x.db", "x.db.backup-0001-1"]
+
+    shutil.copy(done.backup, old)  # back to the old one: a second upgrade keeps the first backup
+    assert upgrade(str(old)).backup == old.with_name("x.db.backup-0001-2")
+
+
+def test_what_is_only_in_the_log_is_in_the_backup_too(old: Path) -> None:
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("UPDATE memo SET model = 'changed'")
+        done = upgrade(str(old))
+    assert done.backup is not None
+    with closing(sqlite3.connect(done.backup)) as connection:
+        assert connection.execute("SELECT DISTINCT model FROM memo").fetchall() == [("changed",)]
+
+
+def test_an_upgrade_with_nothing_to_do(old: Path) -> None:
+    upgrade(str(old))
+    before = files(old)
+    assert upgrade(str(old)).backup is None
+    assert files(old) == before
+
+
+@pytest.mark.parametrize("revision", ["0003", "9999", "ae1027a6acf"])
+async def test_a_newer_database_is_refused_untouched(old: Path, revision: str) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.commit()
+    before = files(old)
+    assert list(before) == ["x.db"]
+    with pytest.raises(DatabaseTooNew, match=revision) as caught:
+        await open_store(str(old), clock=SystemClock())
+    assert caught.value.exit_code == 2
+    assert "Upgrade flowllm" in caught.value.hint
+    with pytest.raises(DatabaseTooNew):
+        upgrade(str(old))
+    assert status(str(old)).state is SchemaState.NEWER
+    assert files(old) == before
+
+
+async def test_a_database_without_its_revision_is_damaged(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("DELETE FROM alembic_version")
+        connection.commit()
+    before = files(old)
+    with pytest.raises(DatabaseCorrupt, match="revisions"):
+        await open_store(str(old), clock=SystemClock())
+    assert files(old) == before
+
+
+def test_of_two_upgrades_at_once_one_does_it(old: Path) -> None:
+    with ExitStack() as stack:
+        children = [stack.enter_context(worker(WORKER, "upgrade", old)) for _ in range(2)]
+        for child in children:
+            assert child.hear() == "ready"
+        for child in children:
+            child.tell()
+        told = sorted(child.rest()[0][0] for child in children)
+    assert told == ["current False", "current True"]
+    assert len(list(old.parent.glob("*backup*"))) == 1
+
+
+def test_an_upgrade_that_is_killed_leaves_the_old_database_and_runs_again(old: Path, tmp_path: Path) -> None:
+    with worker(WORKER, "upgrade_and_die", old) as child:
+        told, code = child.rest()
+    assert (told, code) == (["migrated"], -9)
+    assert status(str(old)).current == "0001"
+    done = upgrade(str(old))
+    assert done.after.state is SchemaState.CURRENT
+    assert done.backup == old.with_name("x.db.backup-0001-2")
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    upgrade(str(tmp_path / "new.db"))
+    assert shape(old) == shape(tmp_path / "new.db")
+
+
+def test_an_upgrade_whose_backup_fails_changes_nothing(old: Path) -> None:
+    old.with_name("x.db.backup-0001.partial").mkdir()
+    with closing(sqlite3.connect(old)) as connection:
+        before = list(connection.iterdump())
+    with pytest.raises(StorageFailed, match="backup"):
+        upgrade(str(old))
+    with closing(sqlite3.connect(old)) as connection:
+        assert list(connection.iterdump()) == before
+
+
+def test_an_upgrade_waits_for_another_writer_and_gives_up_in_plain_words(old: Path) -> None:
+    with closing(sqlite3.connect(old, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageFailed, match="locked"):
+            upgrade(str(old), busy_timeout=0.2)
+    assert status(str(old)).current == "0001"
+
+
+def test_neither_a_new_nor_a_current_database_needs_alembic(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, sys
+from flowllm.clock import SystemClock
+from flowllm.store.open import open_store
+async def use():
+    await (await open_store({str(tmp_path / "x.db")!r}, clock=SystemClock())).close()
+asyncio.run(use())
+asyncio.run(use())
+print("alembic" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_the_address_of_a_store_costs_no_sqlalchemy() -> None:
+    code = "import sys, flowllm.store.open; print('sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+async def test_a_current_database_is_used_as_it_is(old: Path) -> None:
+    upgrade(str(old))
+    store = await open_store(str(old), clock=SystemClock())
+    made = await store.create_run(run("r9", owner=ME))
+    await store.update_run(fence_of(made), snapshot={}, path="/x", options={})
+    assert (await store.run(RunId("r9"))).path == "/x"
+    await store.close()

@@ -1,0 +1,268 @@
+"""The parts of the documentation that are made from the program, so that they cannot drift from it.
+
+Between `<!-- made: NAME -->` and `<!-- end -->` stands what `BLOCKS[NAME]` gives. The tests compare;
+
+    python -m tests.support.documentation
+
+writes it anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import flowllm
+from flowllm.cli.main import ENTRIES, cli
+from flowllm.spec import fields as f
+from flowllm.spec import model
+from flowllm.spec.sandbox import TEXT
+from flowllm.spec.sandbox_filters import FUNCTIONS, methods_of
+from flowllm.spec.scalars import DURATION_PATTERN, SHARE_PATTERN
+from flowllm.spec.template import RESERVED_IDS
+from flowllm.spec.template_paths import RECORD_FIELDS, RUN_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"(<!-- made: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# --- the language ---------------------------------------------------------------------------------------
+
+TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
+    "workflow": (model.WorkflowShape, ()),
+    "project": (model.ProjectShape, ()),
+    "input": (model.InputShape, ()),
+    "every step": (model._StepOptions, ()),
+    "LLM steps": (model._LlmOptions, (model._CommonOptions,)),
+    "prompt": (model.PromptShape, (model._StepOptions, model._LlmOptions)),
+    "messages": (model.MessagesShape, (model._StepOptions, model._LlmOptions)),
+    "python": (model.PythonShape, (model._StepOptions,)),
+    "value": (model.ValueShape, (model._StepOptions,)),
+    "retry": (model.RetryShape, ()),
+    "limits": (model.LimitsShape, ()),
+    "provider openai": (model.OpenAIShape, ()),
+    "provider simulated": (model.SimulatedShape, ()),
+}
+"""Name of a table: whose keys it lists, less those of others."""
+SHOWN_ELSEWHERE = {model.DefaultsShape: model._LlmOptions}
+"""Shapes without a table of their own: their keys are exactly those of another."""
+
+
+def key_table(name: str) -> str:
+    """The keys of a shape: what each may be, its default, what it means."""
+    shape, less = TABLES[name]
+    schema = shape.model_json_schema(by_alias=True)
+    hidden = {key for other in less for key in model.key_names(other)}
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, field in schema["properties"].items():
+        if key not in hidden:
+            required = "required" if key in schema.get("required", ()) else _default(field)
+            lines.append(f"| `{key}` | {_value(field)} | {required} | {_cell(field.get('description', ''))} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(?<![`$])(\$?\{[^}]*\}\}?)", r"`\1`", text.replace("|", "\\|"))
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    default = field.get("default")
+    if default in (None, "", [], {}):
+        return ""
+    if field.get("pattern") == DURATION_PATTERN:
+        return f"`{default:g}s`"
+    if field.get("pattern") == SHARE_PATTERN:
+        return f"`{default * 100:g}%`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+_PATTERNS = {
+    DURATION_PATTERN: "duration",
+    SHARE_PATTERN: "share",
+    r"\{[{%#]": "template",
+    "^[a-z_][a-z0-9_]*$": "name",
+    "^[A-Za-z_][A-Za-z0-9_]*$": "environment variable",
+    "^https?://": "address",
+}
+_NAMES = {
+    "LimitsShape": "[limits](#limits)",
+    "RetryShape": "[retry](#retry)",
+    "DefaultsShape": "[options](#options-of-llm-steps)",
+    "OpenAIShape": "[provider](#providers)",
+    "PromptShape": "[step](#steps)",
+}
+
+
+def _value(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema in a few words."""
+    if schema == f._INPUT:
+        return "[input](#inputs)"
+    if "anyOf" in schema:
+        words = [_value(option) for option in schema["anyOf"] if option != {"type": "null"}]
+        return " or ".join(dict.fromkeys(word for word in words if word))
+    if "$ref" in schema:
+        return _NAMES.get(schema["$ref"].rpartition("/")[2], "")
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if "string" in kinds:
+        text = _PATTERNS.get(schema.get("pattern", ""), "text")
+        return " or ".join([text, *(_WORDS[kind] for kind in kinds if kind in ("array", "object"))])
+    return " or ".join(_one(kind, schema) for kind in kinds if kind != "null") or "anything"
+
+
+_WORDS = {"array": "list", "object": "mapping", "boolean": "`true` or `false`"}
+
+
+def _one(kind: str, schema: Mapping[str, Any]) -> str:
+    if kind in ("integer", "number"):
+        return f"{'whole number' if kind == 'integer' else 'number'}{_bounds(schema)}"
+    if kind == "array" and "items" in schema:
+        return f"list of {_several(schema['items'])}"
+    if kind == "object" and schema.get("additionalProperties") is False:
+        inner = (f"{key}: {_value(value)}" for key, value in schema["properties"].items())
+        return f"`{{{', '.join(inner)}}}`"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"mapping of names to {_value(schema['additionalProperties'])}"
+    return _WORDS[kind]
+
+
+def _several(schema: Mapping[str, Any]) -> str:
+    if f._MESSAGE in schema.get("anyOf", ()):
+        return "messages"
+    words = _value(schema)
+    return f"{words}s" if words.replace(" ", "").isalpha() else words
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    above = schema.get("exclusiveMinimum")
+    found = f" above {above}" if above is not None else "" if least is None else f" from {least}"
+    return found + ("" if most is None else f" to {most}")
+
+
+def shapes() -> Iterator[type[model.Shape]]:
+    """Every public table of keys that there is."""
+    waiting = [model.Shape]
+    while waiting:
+        shape = waiting.pop()
+        waiting += shape.__subclasses__()
+        if shape is not model.Shape and not shape.__name__.startswith("_"):
+            yield shape
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " ".join(f"`{name}`" for name in names)
+
+
+def _record() -> str:
+    lines = []
+    for name, below in RECORD_FIELDS.items():
+        lines.append(f"- `.{name}`" + (f": {', '.join(f'`.{one}`' for one in below)}" if below else ""))
+    return "\n".join(lines)
+
+
+def _methods() -> str:
+    samples: list[tuple[str, object]] = [("text", ""), ("list", []), ("mapping", {}), ("number", 0.5)]
+    return "\n".join(f"- {name}: {_listed(sorted(methods_of(value)))}" for name, value in samples)
+
+
+# --- the command line -----------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command that is not hidden, with its full name."""
+    waiting: list[tuple[str, click.Command]] = [("", cli)]
+    while waiting:
+        name, command = waiting.pop(0)
+        if name:
+            yield name, command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            inner = [(one, command.get_command(context, one)) for one in command.list_commands(context)]
+            waiting += [(f"{name} {one}".strip(), found) for one, found in inner if found is not None]
+
+
+def options_of(command: click.Command) -> list[click.Option]:
+    """The options that `--help` lists, and that are not on every command."""
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    return [one for one in options if not set(one.opts) & {"--db", "--config", "--debug", "--help"}]
+
+
+def command_block(name: str) -> str:
+    """What a command does, and its options."""
+    command = dict(commands())[name]
+    context = click.Context(command, info_name=f"flowllm {name}")
+    usage = " ".join(command.collect_usage_pieces(context))
+    text = re.sub(r"\n  .*", "", inspect.cleandoc(command.help or "")).replace("\b", "").strip()
+    lines = ["```text", f"flowllm {name} {usage}", "```", "", re.sub(r"(?<!\n)\n(?!\n)", " ", text)]
+    options = options_of(command)
+    if options:
+        lines += ["", "| option | meaning |", "|---|---|"]
+        lines += [_option_row(one, context) for one in options]
+    return "\n".join(lines)
+
+
+def _option_row(option: click.Option, context: click.Context) -> str:
+    record = option.get_help_record(context)
+    assert record is not None
+    written, text = record
+    text = re.sub(r"(\[|; )x>=1(?=\])", r"\1", text).replace(" []", "").replace("; ]", "]")
+    return f"| `{written.replace('|', chr(92) + '|')}` | {re.sub(' +', ' ', text).replace('[]', '').strip()} |"
+
+
+def _command_list() -> str:
+    rows = [f"| `flowllm {name}` | {entry.help} |" for name, entry in ENTRIES.items() if not entry.hidden]
+    return "\n".join(["| command | does |", "|---|---|", *rows])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    **{f"keys of {name}": lambda name=name: key_table(name) for name in TABLES},
+    "reserved ids": lambda: _listed(sorted(RESERVED_IDS)),
+    "filters": lambda: _listed(sorted(filter(str.isidentifier, TEXT.filters))),
+    "tests": lambda: _listed(sorted(filter(str.isidentifier, TEXT.tests))),
+    "functions": lambda: _listed(sorted(FUNCTIONS)),
+    "methods": _methods,
+    "record": _record,
+    "run fields": lambda: _listed(f"run.{field}" for field in RUN_FIELDS),
+    "later step keys": lambda: _listed(model.LATER_STEP_KEYS),
+    "later limits": lambda: _listed(model.LATER_LIMIT_KEYS),
+    "later top keys": lambda: _listed(model.LATER_TOP_KEYS),
+    "commands": _command_list,
+    "public names": lambda: _listed(flowllm.__all__),
+    **{f"command {name}": lambda name=name: command_block(name) for name, _ in commands()},
+}
+
+
+def renewed(text: str) -> str:
+    """A page with everything in it that is made from the program as it is made now."""
+    return _BLOCK.sub(
+        lambda found: f"{found[1]}\n{BLOCKS[found['name']]()}\n\n{found[3]}",
+        text,
+    )
+
+
+def made_in(text: str) -> list[str]:
+    """The names of the made blocks of a page."""
+    return [found["name"] for found in _BLOCK.finditer(text)]
+
+
+def main() -> None:
+    """Write all pages anew."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if renewed(text) != text:
+            page.write_text(renewed(text), encoding="utf-8")
+            print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flowllm.calls.flight import Flights
+from flowllm.calls.gate import CallStopped, Gate
+from flowllm.calls.line import Line
+from flowllm.calls.memo import Memo
+from flowllm.calls.validation import Validator
+from flowllm.errors import (
+    AttemptTimedOut,
+    ConnectionFailed,
+    NodeTimedOut,
+    RateLimited,
+    RequestRejected,
+    ServerFailed,
+    StorageFailed,
+    TruncatedAnswer,
+)
+from flowllm.events import NodeRetrying, RequestEnded, RequestSent
+from flowllm.limits.limiter import Limiter
+from flowllm.redact import Redactor
+from flowllm.request import Completion, OutputFormat
+from flowllm.store.base import Owner, RunRecord
+from flowllm.store.memory import MemoryStore
+from flowllm.types import AttemptStatus, Limits, RetryPolicy, RunStatus
+from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.virtual import LoopClock, run_virtual
+
+QUICK = RetryPolicy(max_attempts=3, initial_delay=1, jitter=False)
+
+
+class Bench:
+    """The wing of calls over a memory store, with one run in it."""
+
+    def __init__(self, *, secrets: tuple[str, ...] = (), **limits: object) -> None:
+        self.clock = LoopClock()
+        self.store = MemoryStore()
+        self.limiter = Limiter(self.clock)
+        self.limits = Limits(**limits)
+        self.log: list = []
+        self.gate = Gate()
+        line = Line(self.limiter, self.store, self.clock, redactor=Redactor(secrets), draw=lambda: 0.0)
+        self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
+
+    async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
+        if not self.store._runs:
+            owner = Owner(pid=1, host="h", since=0)
+            await self.store.create_run(
+                RunRecord(
+                    run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
+                )
+            )
+        self.limiter.configure(provider.account, self.limits, holder="r1")
+        who = asker(gate=self.gate, node=node, log=self.log)
+        return await self.flights.ask(make_ask(provider, who, **how))
+
+
+def test_the_attempt_is_on_record_before_the_request_is_sent_and_settled_with_the_node() -> None:
+    async def main() -> None:
+        bench, seen = Bench(), []
+
+        class Watching(FakeProvider):
+            async def complete(self, request: object, *, timeout: float) -> Completion:
+                seen.extend(await bench.store.attempts("r1"))
+                return await super().complete(request, timeout=timeout)
+
+        answer = await bench.ask(Watching("hello"))
+        assert [attempt.status for attempt in seen] == [AttemptStatus.SENT]
+        attempts = await bench.store.attempts("r1")
+        assert [(a.status, a.cost_usd, a.usage.output_tokens) for a in attempts] == [
+            (AttemptStatus.SUCCEEDED, 0.005, 5)
+        ]
+        assert [node.output for node in await bench.store.nodes("r1")] == ["hello"]
+        assert (answer.value, answer.model, answer.attempts, answer.call_s) == ("hello", "m-2", 1, 1.0)
+
+    run_virtual(main())
+
+
+def test_the_same_again_comes_from_the_memo_without_a_slot() -> None:
+    """A cached step must not wait for a slot."""
+
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=1), FakeProvider(latency=100)
+        await bench.ask(provider)
+        busy = asyncio.create_task(bench.ask(provider, "b", key="other" * 10))
+        await asyncio.sleep(1)
+        again = await asyncio.wait_for(bench.ask(provider, "c"), 5)
+        assert again.cached
+        assert (again.attempts, again.value, again.usage.output_tokens) == (0, "answer", 5)
+        busy.cancel()
+        assert len(provider.sent) == 2
+
+    run_virtual(main())
+
+
+def test_an_answer_that_is_too_old_or_unwanted_is_asked_anew() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider()
+        await bench.ask(provider)
+        await bench.ask(provider, ttl=60)
+        assert len(provider.sent) == 1
+        await asyncio.sleep(100)
+        await bench.ask(provider, ttl=60)
+        assert len(provider.sent) == 2
+        await bench.ask(provider, read_memo=False)
+        assert len(provider.sent) == 3
+
+    run_virtual(main())
+
+
+def test_retries_back_off_without_a_slot_and_go_through_the_queue() -> None:
+    async def main() -> None:
+        bench = Bench(max_concurrent=1)
+        shaky, other = FakeProvider(ServerFailed("500")), FakeProvider()
+        first = asyncio.create_task(bench.ask(shaky, retry=QUICK))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(bench.ask(other, "b", key="b" * 64))
+        await asyncio.gather(first, second)
+        assert [at for at, _ in shaky.sent] == [0, 2]
+        assert [at for at, _ in other.sent] == [1], "the wait for a retry held the only slot"
+        attempts = await bench.store.attempts("r1", "a")
+        assert [attempt.status for attempt in attempts] == [AttemptStatus.FAILED, AttemptStatus.SUCCEEDED]
+        assert [e.delay for e in bench.log if isinstance(e, NodeRetrying)] == [1]
+
+    run_virtual(main())
+
+
+def test_a_429_pauses_the_whole_account_even_those_already_admitted() -> None:
+    async def main() -> None:
+        bench = Bench(max_concurrent=9)
+        limited, other = FakeProvider(RateLimited("429", retry_after=30)), FakeProvider()
+        begin = bench.store.begin_attempt
+
+        async def slow(*how: object) -> None:
+            await asyncio.sleep(0.5)
+            await begin(*how)
+
+        bench.store.begin_attempt = slow
+        first = asyncio.create_task(bench.ask(limited, retry=QUICK))
+        await asyncio.sleep(1.2)  # admitted at 1.2, recorded at 1.7, and the 429 comes at 1.5
+        await asyncio.gather(first, bench.ask(other, "b", key="b" * 64))
+        assert [at for at, _ in other.sent] == [31.5]
+        assert limited.sent[1][0] >= 31.5
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (AttemptTimedOut("late"), AttemptStatus.UNKNOWN),
+        (ConnectionFailed("reset", reason="reset"), AttemptStatus.UNKNOWN),
+        (ConnectionFailed("refused", reason="refused"), AttemptStatus.FAILED),
+        (TruncatedAnswer("cut before its first word"), AttemptStatus.FAILED),
+        (RequestRejected("400", status=400), AttemptStatus.FAILED),
+    ],
+)
+def test_what_may_have_been_paid_for_is_recorded_as_unknown(error: Exception, status: AttemptStatus) -> None:
+    async def main() -> None:
+        bench = Bench()
+        with pytest.raises(type(error)):
+            await bench.ask(FakeProvider(error), retry=RetryPolicy(max_attempts=1))
+        (attempt,) = await bench.store.attempts("r1")
+        assert (attempt.status, attempt.error["type"]) == (status, type(error).__name__)
+        assert await bench.store.memo("k" * 64) is None
+
+    run_virtual(main())
+
+
+def test_the_timeout_counts_calls_and_backoff_but_not_the_queue() -> None:
+    async def main() -> None:
+        bench = Bench(max_concurrent=1)
+        slow, shaky = FakeProvider(latency=500), FakeProvider(*[ServerFailed("500")] * 9)
+        busy = asyncio.create_task(bench.ask(slow))
+        await asyncio.sleep(0)
+        policy = RetryPolicy(max_attempts=99, initial_delay=1, jitter=False)
+        with pytest.raises(NodeTimedOut, match="gave up after 10 s"):
+            await bench.ask(shaky, "b", key="b" * 64, timeout=10.0, retry=policy)
+        # Calls of 1 s at 500, 502, 505 after waits of 1 and 2; a wait of 4 and the call would fit, 8 would not.
+        assert [at for at, _ in shaky.sent] == [500, 502, 505]
+        await busy
+
+    run_virtual(main())
+
+
+def test_an_answer_asked_again_is_stored_under_the_first_requests_key() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider("nonsense", "[1]")
+        numbers = Validator(OutputFormat(schema={"type": "array"}))
+        answer = await bench.ask(provider, validator=numbers)
+        assert (answer.value, answer.attempts, answer.usage.output_tokens) == ([1], 2, 10)
+        assert (await bench.store.memo("k" * 64)).answer["value"] == [1]
+        assert len(await bench.store.attempts("r1")) == 2
+
+    run_virtual(main())
+
+
+def test_a_stop_before_the_wire_sends_nothing_and_says_so_in_the_record() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider()
+        begin = bench.store.begin_attempt
+
+        async def slow(*how: object) -> None:
+            await begin(*how)
+            await asyncio.sleep(5)
+
+        bench.store.begin_attempt = slow
+        task = asyncio.create_task(bench.ask(provider))
+        await asyncio.sleep(1)
+        bench.gate.shut()
+        with pytest.raises(CallStopped):
+            await task
+        await bench.flights.drain()
+        assert provider.sent == []
+        (attempt,) = await bench.store.attempts("r1")
+        assert (attempt.status, attempt.error["type"]) == (AttemptStatus.FAILED, "NotSent")
+
+    run_virtual(main())
+
+
+def test_a_stop_lets_what_is_on_the_wire_finish_and_a_cancel_records_it_as_unknown() -> None:
+    async def main(*, cancel: bool) -> object:
+        bench = Bench()
+        task = asyncio.create_task(bench.ask(FakeProvider(latency=10)))
+        await asyncio.sleep(1)
+        bench.gate.shut()
+        if cancel:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bench.flights.drain()
+        (attempt,) = await bench.store.attempts("r1")
+        return attempt.status
+
+    assert run_virtual(main(cancel=False)) is AttemptStatus.SUCCEEDED
+    assert run_virtual(main(cancel=True)) is AttemptStatus.UNKNOWN
+
+
+def test_a_slot_returns_only_after_the_commit_and_a_full_disk_goes_to_all() -> None:
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=1), FakeProvider()
+        settle = bench.store.settle
+
+        async def slow(**rows: object) -> None:
+            await asyncio.sleep(3)
+            await settle(**rows)
+
+        bench.store.settle = slow
+        await asyncio.gather(bench.ask(provider), bench.ask(provider, "b", key="b" * 64))
+        assert [at for at, _ in provider.sent] == [0, 4]
+
+        async def full(**rows: object) -> None:
+            raise StorageFailed("disk full")
+
+        bench.store.settle = full
+        outcomes = await asyncio.gather(
+            *(bench.ask(provider, node, key="c" * 64) for node in "xyz"), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [StorageFailed] * 3
+
+    run_virtual(main())
+
+
+def test_a_secret_that_a_server_echoes_is_masked_before_it_is_kept() -> None:
+    async def main() -> None:
+        bench = Bench(secrets=("sk-canary",))
+        answer = await bench.ask(FakeProvider("your key is sk-canary."))
+        assert answer.value == "your key is ***."
+        assert "sk-canary" not in repr(bench.store.__dict__)
+
+    run_virtual(main())
+
+
+def test_events_tell_each_request_with_its_time_in_the_queue() -> None:
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=1), FakeProvider(latency=2)
+        await asyncio.gather(bench.ask(provider), bench.ask(provider, "b", key="b" * 64))
+        assert [(e.node_id, e.queue_s) for e in bench.log if isinstance(e, RequestSent)] == [
+            ("a", 0),
+            ("b", 2),
+        ]
+        assert [(e.node_id, e.call_s) for e in bench.log if isinstance(e, RequestEnded)] == [
+            ("a", 2),
+            ("b", 2),
+        ]
+
+    run_virtual(main())
