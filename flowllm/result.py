@@ -64,7 +64,13 @@ class RunOptions:
         return cls(**{**record, "refresh": tuple(record.get("refresh", ()))})
 
 
-_DEFAULTS: dict[str, Json] = {"settings": {}, "no_cache": False, "refresh": [], "fail_fast": False, "grace": 60.0}
+_DEFAULTS: dict[str, Json] = {
+    "settings": {},
+    "no_cache": False,
+    "refresh": [],
+    "fail_fast": False,
+    "grace": 60.0,
+}
 
 
 def timestamp(seconds: float | None) -> str | None:
@@ -186,7 +192,8 @@ class RunResult:
             "outputs": dict(self.outputs),
             "steps": {name: step.as_dict() for name, step in self.steps.items()},
             "error": self.error,
-            **EMPTY_STATS, **self.stats,
+            **EMPTY_STATS,
+            **self.stats,
         }
 
 

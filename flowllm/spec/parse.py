@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from flowllm.errors import Problem
     from flowllm.spec.nodes import Entry, Node
-    from flowllm.spec.workflow import Step
+    from flowllm.spec.reference import Location
 
 __all__ = [
     "DiskFiles",
@@ -152,7 +152,7 @@ class _Parser:
         outputs = self._outputs(names)
         limits = self._limits()
         known = {step_id: step for step_id, step in steps.items() if step is not None}
-        self._check_cycles(known)
+        self._check_cycles(around.waits)
         problems.check()
         return Workflow(
             name=name or PurePath(self._name).stem,
@@ -246,14 +246,11 @@ class _Parser:
             outputs[entry.key] = Output(name=entry.key, value=value, edges=compiler.edges())
         return outputs
 
-    def _check_cycles(self, steps: AbstractMapping[StepId, Step]) -> None:
-        for cycle in cycles(
-            {step_id: [str(needed) for needed in step.edges] for step_id, step in steps.items()}
-        ):
-            path = " → ".join(f"{step} (line {steps[StepId(step)].where.line})" for step in cycle)
-            first = steps[StepId(cycle[0])]
+    def _check_cycles(self, waits: AbstractMapping[str, tuple[Location, list[str]]]) -> None:
+        for cycle in cycles({step: after for step, (_, after) in waits.items()}):
+            path = " → ".join(f"{step} (line {waits[step][0].line})" for step in cycle)
             self._problems.add(
-                first.where,
+                waits[cycle[0]][0],
                 f"these steps wait for each other: {path} → {cycle[0]}",
                 "an arrow points at the step that is waited for; take one of them away",
                 step=cycle[0],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowllm.spec.compiling import Compiler
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowllm.spec.model import RetryShape
     from flowllm.spec.nodes import Scalar
     from flowllm.spec.problems import Problems
+    from flowllm.spec.reference import Location
     from flowllm.spec.template import Names
     from flowllm.spec.workflow import LlmBody, ProviderSettings
 
@@ -56,6 +57,8 @@ class Surroundings:
     default_provider: str
     simulate: bool
     """Every call goes to `simulated`, whatever the steps say."""
+    waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
+    """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
 
 
 def kind_key(entry: Entry) -> str:
@@ -140,6 +143,8 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
         body = _python(shape, node, compiler)
     else:
         body = ValueBody(value=compiler.value(shape.value)) if isinstance(shape, ValueShape) else None
+    edges = _edges(entry.key, shape.needs, compiler)
+    around.waits[entry.key] = (entry.where, [str(step) for step in edges])
     if body is None:
         return None
     step_kind = StepKind.PROMPT if kind in _LLM_KEYS else StepKind(kind)
@@ -149,7 +154,7 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
         kind=step_kind,
         body=body,
         where=entry.where,
-        edges=_edges(entry.key, shape.needs, compiler),
+        edges=edges,
         when=when,
         retry=_retry(shape.retry, step_kind),
         timeout=1800.0 if shape.timeout is None else shape.timeout,
@@ -165,6 +170,7 @@ def _compile_all(entry: Entry, node: Mapping, around: Surroundings) -> None:
     for inner in node.entries:
         if inner.key in {"prompt", "system", "messages", "value", "with"}:
             compiler.value(inner.value, secrets=inner.key == "with")
+    around.waits[entry.key] = (entry.where, [str(step) for step in compiler.edges()])
 
 
 def _python(shape: PythonShape, node: Mapping, compiler: Compiler) -> PythonBody | None:

@@ -105,13 +105,13 @@ def _peek(path: Path, mode: str) -> str | None:
 
 def _is_empty(path: Path) -> bool:
     """Whether there is nothing at `path` yet. Raises UsageError, DatabaseCorrupt, StorageFailed."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, not a database.", hint="Name a file with --db.")
     try:
         with path.open("rb") as file:
             head = file.read(len(MAGIC))
     except FileNotFoundError:
         return True
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder, not a database.", hint="Name a file with --db.") from error
     except OSError as error:
         raise StorageFailed(
             f"The database {path} cannot be read: {error.strerror}.",

@@ -28,7 +28,9 @@ def _killed_run(project: Project, server: Server) -> str:
     process = project.start("run", project.flow(steps=STEPS))
     with killed_at_exit(process):
         until(lambda: server.in_flight == 2, "the first requests")
-    until(lambda: server.in_flight == 0)
+    server.hold = 0
+    until(lambda: server.in_flight == 0, "the answers that nobody takes any more")
+    server.hold = FOREVER
     server.requests.clear()
     return project.run_ids()[0]
 

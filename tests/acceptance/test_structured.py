@@ -121,7 +121,7 @@ def test_another_model_is_asked_when_the_first_one_will_not(
     assert server.requests[-1].body["model"] == "test-model", "a fallback's answer stood for the first model's"
 
 
-@pytest.mark.parametrize("fault", ["400", "bad_key", "quota"])
+@pytest.mark.parametrize("fault", ["400", "bad_key"])
 def test_no_other_model_is_asked_when_that_cannot_help(fault: str, project: Project, server: Server) -> None:
     server.script = lambda body, n: FAULTS[fault]
     project.json("run", _judge(project, fallback=["second"]), code=1)
@@ -170,7 +170,7 @@ def test_on_truncated_fail_fails(project: Project, server: Server) -> None:
     server.script = lambda body, n: FAULTS["length"]
     keep = project.flow(steps=prompts(a="a"))
     project.json("run", keep)
-    strict = project.flow(steps={"a": {"prompt": "a", "on_truncated": "fail"}})
+    strict = project.flow(name="strict.yaml", steps={"a": {"prompt": "a", "on_truncated": "fail"}})
     error = project.json("run", strict, code=1)["steps"]["a"]["error"]
     assert error["type"] == "TruncatedAnswer"
     assert error["answer"] == "cut off in the mid"

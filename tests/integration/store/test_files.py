@@ -234,6 +234,11 @@ async def test_a_folder_is_no_database(tmp_path: Path) -> None:
         await open_store(str(tmp_path), clock=SystemClock())
 
 
+async def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="cannot be read"):
+        await open_store(str(tmp_path / ("x" * 300)), clock=SystemClock())
+
+
 async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="cannot be"):

@@ -146,7 +146,7 @@ def test_no_wake_up_is_lost_and_slots_balance_when_waiters_are_cancelled(seed: i
     async def main() -> None:
         made, log = limiter(max_concurrent=slots, requests_per_minute=6000, burst=slots), []
         tasks = [asyncio.create_task(hold(made, log, n, draw.random())) for n in range(30)]
-        for task in tasks:
+        for _ in tasks:
             await asyncio.sleep(draw.random() / 10)
             if draw.random() < 0.4:
                 draw.choice(tasks).cancel()
