@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.author import Author
 from tests.support.project import Project
 from tests.support.replies import ByPrompt
 from tests.support.server import Server, running_server
@@ -24,3 +25,9 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def project(tmp_path: Path, server: Server) -> Project:
     return Project(tmp_path, server.url)
+
+
+@pytest.fixture
+def author(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Author:
+    monkeypatch.chdir(tmp_path)
+    return Author(tmp_path, server)

@@ -46,6 +46,15 @@ class Outcome:
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
+_SMALL_DISK = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond it fails with EFBIG, as ENOSPC would
+size = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+runpy.run_module("flowllm", run_name="__main__", alter_sys=True)
+"""
+
+
 class Project:
     """A folder with a database of its own, whose `openai` provider is a server of the test's."""
 
@@ -73,16 +82,15 @@ class Project:
 
     # the command as a process
 
-    def run(self, *words: object, timeout: float = HANG, **environ: str) -> Outcome:
+    def run(self, *words: object, largest_file: int | None = None, **environ: str) -> Outcome:
         """`python -m flowllm …` to its end."""
-        return self.finish(self.start(*words, **environ), timeout=timeout)
+        return self.finish(self.start(*words, largest_file=largest_file, **environ))
 
-    def start(
-        self, *words: object, prepare: Callable[[], None] | None = None, **environ: str
-    ) -> subprocess.Popen[str]:
-        """`python -m flowllm …`, left running."""
+    def start(self, *words: object, largest_file: int | None = None, **environ: str) -> subprocess.Popen[str]:
+        """`python -m flowllm …`, left running; `largest_file` in bytes stands for a disk that fills up."""
+        module = ["-m", "flowllm"] if largest_file is None else ["-c", _SMALL_DISK, str(largest_file)]
         return subprocess.Popen(
-            [sys.executable, "-m", "flowllm", *map(str, words)],
+            [sys.executable, *module, *map(str, words)],
             cwd=self.folder,
             env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,
@@ -90,13 +98,12 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            preexec_fn=prepare,
         )
 
-    def finish(self, process: subprocess.Popen[str], *, timeout: float = HANG) -> Outcome:
+    def finish(self, process: subprocess.Popen[str]) -> Outcome:
         """Wait for its end; one that hangs is killed and fails the test."""
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=HANG)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
@@ -163,11 +170,14 @@ def prompts(**texts: str) -> dict[str, dict[str, str]]:
     return {name: {"prompt": text} for name, text in texts.items()}
 
 
-def until(true: Callable[[], object], what: str = "it") -> None:
-    """Wait until something holds; the deadline is a guard against hanging only."""
+def until(true: Callable[[], object], what: str = "it", *, of: subprocess.Popen[str] | None = None) -> None:
+    """Wait until something holds, which the process `of` is to bring about.
+
+    The deadline is a guard against hanging only."""
     deadline = time.monotonic() + HANG
     while not true():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert of is None or of.poll() is None or true(), f"the process ended, and not with {what}"
         time.sleep(0.005)
 
 

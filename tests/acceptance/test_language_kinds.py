@@ -1,0 +1,123 @@
+"""The language: the kinds of steps, and what this version refuses by name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowllm.spec import model
+
+if TYPE_CHECKING:
+    from tests.support.author import Author
+
+PYTHON = """
+    import asyncio, threading
+
+    def plain(**given):
+        return {"given": given, "thread": threading.current_thread() is not threading.main_thread()}
+
+    async def on_the_loop(**given):
+        await asyncio.sleep(0)
+        return {"given": given, "thread": threading.current_thread() is not threading.main_thread()}
+
+    def odd():
+        return {1, 2}
+
+    def broken(x):
+        raise ValueError(f"not {x}")
+    """
+
+
+def test_python_gets_keyword_arguments_and_gives_json(author: Author) -> None:
+    author.write("mine.py", PYTHON)
+    flow = """
+        steps:
+          one: {python: "./mine.py:plain", with: {a: "{{ [1] }}", b: "n{{ 1 }}", c: 012, d: 5}}
+          two: {python: "./mine.py:on_the_loop"}
+          three: {python: "json:dumps", with: {obj: [1]}}
+          odd: {python: "./mine.py:odd"}
+          broken: {python: "./mine.py:broken", with: {x: 5}}
+        """
+    steps = author.run(flow).steps
+    assert steps["one"].output == {"given": {"a": [1], "b": "n1", "c": "012", "d": 5}, "thread": True}
+    assert steps["two"].output == {"given": {}, "thread": False}
+    assert steps["three"].output == json.dumps([1])
+    assert "odd returned" in (steps["odd"].error or {})["message"]
+    assert "ValueError: not 5 (mine.py:" in (steps["broken"].error or {})["message"]
+
+
+def test_validation_executes_nothing(author: Author) -> None:
+    author.write("mine.py", "raise SystemExit('executed')\n")
+    assert "does not define `use`" in author.problem('steps: {it: {python: "./mine.py:use"}}').message
+
+
+def test_messages_take_the_apis_own_shape(author: Author) -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": "Be {{ inputs.how }}"},
+        {"role": "user", "content": [{"type": "text", "text": "{{ inputs.how }}?"}], "name": "me"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "And?"},
+    ]
+    flow = (
+        f"inputs: {{how: brief}}\ndefaults: {{model: m}}\nsteps: {{it: {{messages: {json.dumps(messages)}}}}}"
+    )
+    sent = author.sent(flow)[0].body["messages"]
+    assert sent[0] == {"role": "developer", "content": "Be brief"}
+    assert sent[1] == {"role": "user", "content": [{"type": "text", "text": "brief?"}], "name": "me"}
+    assert sent[2:] == messages[2:]
+
+
+@pytest.mark.parametrize(
+    "step", ["{prompt: a, value: 1}", "{prompt: a, messages: []}", '{python: "json:dumps", value: 1}']
+)
+def test_a_step_does_one_thing(author: Author, step: str) -> None:
+    assert "a step does one thing" in author.problem(f"steps: {{it: {step}}}").message
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("value: 1", "model: m"),
+        ("value: 1", "output: json"),
+        ("value: 1", "with: {}"),
+        ("prompt: a", "with: {}"),
+        ('python: "json:dumps"', "temperature: 1"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(author: Author, kind: str, option: str) -> None:
+    problem = author.problem(f"defaults: {{model: m}}\nsteps: {{it: {{{kind}, {option}}}}}")
+    assert "does not apply" in problem.message
+
+
+LATER = [
+    *(
+        "embed: text",
+        "shell: ls",
+        "http: {url: x}",
+        "workflow: ./x.yaml",
+        "foreach: [1]",
+        "as: x",
+        "save: a.md",
+    ),
+    *("accept: {count: 1}", "max_failed: 5%", "max_concurrent: 2", "images: [a.png]", "stdin: x", "env: {}"),
+    *("dimensions: 3", "batch: {size: 2}"),
+]
+SUPPORTED = {key for shape in model.STEP_SHAPES.values() for key in model.key_names(shape)}
+
+
+@pytest.mark.parametrize("entry", LATER)
+def test_a_key_of_the_language_is_known_or_refused_by_name(author: Author, entry: str) -> None:
+    key = entry.partition(":")[0]
+    if key in SUPPORTED:
+        return
+    kind = "timeout: 5s" if key in model.LATER_KINDS else "value: 1"
+    problem = author.problem(f"steps:\n  it:\n    {kind}\n    {entry}\n")
+    assert problem.message == f"`{key}` is not supported yet"
+
+
+@pytest.mark.parametrize("name", ["item", "index", "row.id", "output.score", "accepted"])
+def test_a_name_of_a_feature_to_come_says_so(author: Author, name: str) -> None:
+    problem = author.problem(f'steps: {{it: {{value: "{{{{ {name} }}}}"}}}}')
+    assert "does not have yet" in problem.hint

@@ -1,0 +1,224 @@
+"""Secrets reach nothing that stays or is shown (P12): canaries are let loose, then everything is searched."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.project import QUICK, Outcome, Project, killed_at_exit, prompts, until
+from tests.support.replies import Reply, error_body, prompt_of
+
+if TYPE_CHECKING:
+    from tests.support.server import Server
+
+KEY = "sk-canary-key-7f3a91c2"
+TEAM = "canary-team-5b20de44"
+WORD = 'canary "word" +/ä-93ee'
+"""With characters that JSON and URLs write in another way."""
+CANARY = "canary"
+
+
+def _spellings(secret: str) -> set[bytes]:
+    """The secret as text, as JSON, and as JSON within JSON."""
+    once = json.dumps(secret)[1:-1]
+    plain = json.dumps(secret, ensure_ascii=False)[1:-1]
+    return {text.encode() for text in (secret, once, plain, json.dumps(once)[1:-1])}
+
+
+def _found(project: Project, *outcomes: Outcome) -> list[str]:
+    """Where any of the canaries is, in any spelling: files (database, its log, locks, events) and output."""
+    places = {
+        str(path.relative_to(project.folder)): path.read_bytes()
+        for path in project.folder.rglob("*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    for place, outcome in enumerate(outcomes):
+        places |= {
+            f"stdout {place}": outcome.out.encode(),
+            f"stderr {place}": outcome.err.encode(),
+        }
+    needles = [needle for secret in (KEY, TEAM, WORD) for needle in _spellings(secret)]
+    return sorted({place for place, content in places.items() for needle in needles if needle in content})
+
+
+def _looked_at(project: Project, step: str) -> list[Outcome]:
+    """What every command says of the newest run."""
+    commands = (
+        ("show", "last"),
+        ("show", "last", "--json"),
+        ("show", "last", step),
+        ("show", "last", step, "--json"),
+        ("why", "last", step, "--json"),
+        ("runs", "--json"),
+    )
+    return [project.cli(*words) for words in commands]
+
+
+def _echoing(server: Server, status: int) -> None:
+    """The server answers with the headers it got: in an error's message, or in an answer."""
+    answers: list[str] = []
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        headers = server.requests[n - 1].headers
+        told = f"you said {headers.get('authorization')} and {headers.get('x-team')}"
+        answers.append(told)
+        if status != 200:
+            return Reply(status=status, body=error_body(told))
+        return Reply(text=json.dumps({"told": told}) if body.get("response_format") else told)
+
+    server.script = script
+
+
+@pytest.mark.parametrize("status", [401, 400, 500])
+def test_a_server_that_echoes_the_key_in_its_errors(status: int, project: Project, server: Server) -> None:
+    _echoing(server, status)
+    words = ("run", project.flow(steps=prompts(a="a")), "--events", "events.jsonl", "--debug")
+    outcome = project.run(*words, OPENAI_API_KEY=KEY)
+    assert outcome.code == (3 if status == 401 else 1), outcome.said
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert "you said Bearer ***" in outcome.err, "the message was lost with the key"
+    assert _found(project, outcome, *_looked_at(project, "a")) == []
+
+
+def test_a_server_that_echoes_the_key_in_its_answers(project: Project, server: Server) -> None:
+    _echoing(server, 200)
+    providers = {
+        "mine": {
+            "type": "openai",
+            "base_url": server.url,
+            "api_key_env": "MY_KEY",
+            "headers": {"X-Team": "${TEAM_KEY}"},
+        }
+    }
+    file = project.flow(
+        providers=providers,
+        defaults={"model": "test-model", "provider": "mine"},
+        steps={
+            "a": {"prompt": "a"},
+            "shape": {"prompt": "b", "output": {"type": "object", "required": ["told"]}},
+            "below": {"prompt": "below {{ a }} {{ shape }}"},
+        },
+        outputs={"a": "{{ a }}", "shape": "{{ shape }}"},
+    )
+    environ = {"MY_KEY": KEY, "TEAM_KEY": TEAM}
+    outcomes = [
+        project.cli("run", file, "--events", "events.jsonl", **environ),
+        project.cli("run", file, "--json", **environ),
+        project.cli("plan", file, **environ),
+        *_looked_at(project, "a"),
+    ]
+    assert [outcome.code for outcome in outcomes[:3]] == [0, 0, 0], outcomes[0].said
+    assert server.requests[0].headers["x-team"] == TEAM
+    assert len(server.requests) == 3, "masked answers did not come from the memo"
+    assert "you said Bearer *** and ***" in outcomes[0].out
+    assert _found(project, *outcomes) == []
+
+
+@pytest.mark.parametrize("place", ["userinfo", "query"])
+def test_a_key_in_the_base_url(place: str, project: Project, server: Server) -> None:
+    """It is used or refused, and stays out of everything either way."""
+    url = (
+        server.url.replace("http://", f"http://user:{TEAM}@")
+        if place == "userinfo"
+        else f"{server.url}?key={TEAM}"
+    )
+    file = project.flow(
+        defaults={"model": "test-model", "retry": {**QUICK, "max_attempts": 2}},
+        steps=prompts(a="a [status=500]"),
+    )
+    outcome = project.cli("run", file, "--events", "events.jsonl", OPENAI_BASE_URL=url)
+    assert outcome.code in {1, 2}, outcome.said
+    assert "Traceback" not in outcome.err
+    looked = _looked_at(project, "a") if outcome.code == 1 else []
+    assert _found(project, outcome, *looked) == []
+
+
+STEPS = """
+    import json
+
+    def raises(word):
+        raise ValueError(f"it does not like {word}")
+
+    def raises_nested(word):
+        raise RuntimeError({"deep": [word]})
+
+    def returns(word):
+        return {"word": word, word: [word], "inside": json.dumps({"word": word})}
+
+    def prints(word):
+        print("the word is", word)
+        return len(word)
+    """
+
+
+def _python(project: Project, function: str) -> str:
+    project.write("mine.py", STEPS)
+    return project.flow(
+        secrets=["THE_WORD"],
+        steps={
+            "a": {
+                "python": f"./mine.py:{function}",
+                "with": {"word": "{{ secrets.THE_WORD }}"},
+                "retry": {"max_attempts": 2, **QUICK},
+            }
+        },
+        outputs={"a": "{{ a }}"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "code"), [("raises", 1), ("raises_nested", 1), ("returns", 0), ("prints", 0)]
+)
+def test_a_python_step_that_gives_a_secret_away(function: str, code: int, project: Project) -> None:
+    words = ("run", _python(project, function), "--events", "events.jsonl", "--debug")
+    outcome = project.cli(*words, THE_WORD=WORD)
+    assert outcome.code == code, outcome.said
+    if function == "prints":  # the author's own words to the terminal are the author's
+        outcome = Outcome(code=0, out=outcome.out.replace(f"the word is {WORD}\n", ""), err=outcome.err)
+    assert _found(project, outcome, *_looked_at(project, "a")) == []
+    ((parts, outcome_kept),) = project.rows(
+        "SELECT parts, coalesce(output, '') || coalesce(error, '') FROM nodes"
+    )
+    assert "***" in parts
+    assert function == "prints" or "***" in outcome_kept
+
+
+def test_a_secret_that_is_not_set_is_named_and_nothing_starts(project: Project) -> None:
+    outcome = project.cli("run", _python(project, "returns"))
+    assert outcome.code == 2
+    assert "THE_WORD" in outcome.err
+    assert project.run_ids() == []
+
+
+def test_a_secret_given_as_an_input_is_masked_too(project: Project, server: Server) -> None:
+    project.write("mine.py", STEPS)
+    file = project.flow(
+        inputs={"text": None},
+        secrets=["THE_WORD"],
+        steps={
+            **prompts(a="say {{ inputs.text }}"),
+            "b": {"python": "./mine.py:prints", "with": {"word": "x"}},
+        },
+    )
+    outcome = project.cli("run", file, "-i", f"text=I am {WORD}", "--json", THE_WORD=WORD)
+    assert outcome.code == 0, outcome.said
+    assert prompt_of(server.requests[0].body) == f"say I am {WORD}"
+    assert _found(project, outcome, *_looked_at(project, "a")) == []
+
+
+def test_the_files_of_a_killed_run(project: Project, server: Server) -> None:
+    """With the log of the database still beside it, and the lock in its folder."""
+    _echoing(server, 200)
+    file = project.flow(steps=prompts(a="a", b="b {{ a }}"))
+
+    process = project.start("run", file, "--events", "events.jsonl", OPENAI_API_KEY=KEY)
+    with killed_at_exit(process):
+        until(lambda: server.requests, "the first request", of=process)
+        server.hold = 10**6
+        until(lambda: project.rows("SELECT 1 FROM memo"), "an answer on disk", of=process)
+    server.hold = 0
+    names = {path.name for path in project.database.parent.rglob("*") if path.is_file()}
+    assert {"flowllm.db-wal", "flowllm.db-shm", *project.run_ids()} <= names
+    assert _found(project) == []

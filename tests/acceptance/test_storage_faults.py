@@ -1,0 +1,143 @@
+"""What a run does when its database cannot be used (P8)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.project import Project, prompts, until
+from tests.support.replies import Reply, echo, prompt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.server import Server
+
+
+@contextlib.contextmanager
+def _locked(project: Project) -> Iterator[sqlite3.Connection]:
+    """Another process's write transaction."""
+    with contextlib.closing(
+        sqlite3.connect(project.database, isolation_level=None, check_same_thread=False)
+    ) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+def test_a_newer_database_is_refused_untouched(project: Project, server: Server) -> None:
+    project.json("run", project.flow(steps=prompts(a="a")))
+    with contextlib.closing(sqlite3.connect(project.database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999_from_the_future'")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = project.database.read_bytes()
+    for words in (("run", "flow.yaml"), ("resume",), ("runs",), ("show", "last")):
+        outcome = project.cli(*words)
+        assert outcome.code == 2, outcome.said
+        assert "newer" in outcome.err
+        assert "Traceback" not in outcome.err
+    assert project.database.read_bytes() == before
+    assert len(server.requests) == 1
+
+
+def test_a_locked_database_fails_no_step(project: Project, server: Server) -> None:
+    """Another process holds the write lock from the first request on, for a second and a half."""
+    project.json("run", project.flow(name="warm.yaml", steps=prompts(a="warm")))
+    server.requests.clear()
+    locks: list[contextlib.AbstractContextManager[sqlite3.Connection]] = []
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        if n == 2:  # the first of this run
+            lock = _locked(project)
+            lock.__enter__()
+            locks.append(lock)
+            threading.Timer(1.5, lock.__exit__, (None, None, None)).start()
+        return echo(body, n)
+
+    server.script = lambda body, n: script(body, n + 1)
+    file = project.flow(
+        steps=prompts(**{f"s{n}": f"step {n}" for n in range(20)}, end="end {{ s0 }} {{ s19 }}")
+    )
+    result = project.json("run", file)
+    assert locks
+    assert result["status"] == "succeeded"
+    assert result["requests"]["sent"] == 21
+    assert len(server.requests) == 21
+
+
+def test_a_folder_that_cannot_be_made(project: Project, server: Server) -> None:
+    (project.folder / "file").write_text("no folder")
+    outcome = project.cli("run", project.flow(steps=prompts(a="a")), "--db", "file/runs.db")
+    assert outcome.code in {1, 2}, outcome.said
+    assert "file/runs.db" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert server.requests == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only(project: Project, server: Server) -> None:
+    folder = project.folder / "fixed"
+    folder.mkdir(mode=0o500)
+    outcome = project.cli("run", project.flow(steps=prompts(a="a")), "--db", "fixed/runs.db")
+    assert outcome.code in {1, 2}, outcome.said
+    assert "Traceback" not in outcome.err
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database at all, " * 200, b"SQLite format 3\0" + b"\xff" * 8000]
+)
+def test_a_file_that_is_no_database(content: bytes, project: Project, server: Server) -> None:
+    project.database.parent.mkdir()
+    project.database.write_bytes(content)
+    outcome = project.cli("run", project.flow(steps=prompts(a="a")))
+    assert outcome.code in {1, 2}, outcome.said
+    assert "flowllm.db" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert "bug" not in outcome.err
+    assert project.database.read_bytes() == content
+    assert server.requests == []
+
+
+def test_an_answer_changed_on_disk_is_asked_again(project: Project, server: Server) -> None:
+    """Its hash is looked at when it is read."""
+    file = project.flow(steps=prompts(a="a"), outputs={"a": "{{ a }}"})
+    first = project.json("run", file)["outputs"]
+    with contextlib.closing(sqlite3.connect(project.database)) as connection:
+        connection.execute("UPDATE memo SET answer = replace(answer, 'answer ', 'wrong ')")
+        connection.commit()
+    again = project.json("run", file)
+    assert again["outputs"] == first
+    assert again["requests"]["sent"] == 1
+
+
+BIG = 200_000
+"""Bytes of one answer: a few of them fill the disk."""
+
+
+def test_a_full_disk_stops_the_run_and_resume_completes_it(project: Project, server: Server) -> None:
+    """One request at a time: after the first answer that cannot be kept no other is sent."""
+    server.script = lambda body, n: Reply(text=f"{prompt_of(body).split()[0]} " + "x" * BIG)
+    steps = {f"s{n}": {"prompt": f"s{n} {{{{ s{n - 1} | length }}}}" if n else "s0"} for n in range(12)}
+    file = project.flow(steps=steps, outputs={"last": "{{ s11 | length }}"})
+    outcome = project.run("run", file, largest_file=8 * BIG)
+    assert outcome.code not in {0, 2}, outcome.said
+    assert "Traceback" not in outcome.err
+    assert "bug" not in outcome.err
+    assert "resume" in outcome.err
+    assert "flowllm.db cannot be used" in outcome.err
+    sent = len(server.requests)
+    kept = project.rows("SELECT count(*) FROM nodes WHERE status = 'succeeded'")[0][0]
+    assert 0 < kept < 12
+    assert sent <= kept + 1, "more was sent after an answer could not be kept"
+    (run_id,) = project.run_ids()
+    assert project.json("show", run_id)["status"] == "interrupted"
+    resumed = project.json("resume", run_id)
+    assert resumed["status"] == "succeeded"
+    assert 12 - sent <= len(server.requests) - sent <= 12 - kept
+    until(lambda: server.in_flight == 0)
