@@ -7,6 +7,10 @@ FlowLLMError
 │   ├── RunNotFound
 │   ├── RunOwned                another process has the run
 │   └── DatabaseTooNew          written by a newer flowllm
+├── RunStopped                  the run ends before its nodes do
+│   ├── ProviderDown            a provider is given up for now; the run is paused
+│   ├── BudgetExceeded          the next request would pass the run's budget
+│   └── TooManyFailures         more nodes failed than `stop_at_error_rate` allows
 ├── StoreError                  the database cannot be used
 │   ├── StorageFailed           disk full, read-only, I/O error, locked for too long
 │   ├── DatabaseCorrupt
@@ -37,6 +41,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,6 +114,34 @@ class RunOwned(UsageError):
 
 class DatabaseTooNew(UsageError):
     """The database was written by a newer flowllm. It was not touched."""
+
+
+class RunStopped(FlowLLMError):
+    """The run ends before its nodes do; `status` is what becomes of it."""
+
+    status: RunStatus = RunStatus.PAUSED
+
+    def as_dict(self) -> dict[str, Json]:
+        """The error as it stands in records and JSON output: type, message, hint."""
+        return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+
+
+class ProviderDown(RunStopped):
+    """A provider cannot be used for now; runs that need it are paused and can be resumed."""
+
+
+class BudgetExceeded(RunStopped):
+    """The next request would pass the run's budget."""
+
+    def __init__(self, message: str, *, hint: str, status: RunStatus) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class TooManyFailures(RunStopped):
+    """More nodes failed than `stop_at_error_rate` allows."""
+
+    status = RunStatus.FAILED
 
 
 class StoreError(FlowLLMError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NewType, TypeAlias
+from typing import TYPE_CHECKING, Any, NewType, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)
@@ -54,12 +57,13 @@ NODE_TERMINAL = frozenset(status for status, after in NODE_TRANSITIONS.items() i
 
 RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.RUNNING: frozenset(set(RunStatus) - {RunStatus.RUNNING}),
-    RunStatus.SUCCEEDED: frozenset(),
+    RunStatus.SUCCEEDED: frozenset({RunStatus.RUNNING}),  # more to do: --until, --file, --retry-failed
     RunStatus.FAILED: frozenset({RunStatus.RUNNING}),
     RunStatus.INTERRUPTED: frozenset({RunStatus.RUNNING}),
     RunStatus.PAUSED: frozenset({RunStatus.RUNNING}),
 }
-RUN_RESUMABLE = frozenset(status for status, after in RUN_TRANSITIONS.items() if RunStatus.RUNNING in after)
+RUN_RESUMABLE = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.PAUSED})
+"""What `resume` goes on with by itself."""
 
 
 class AttemptStatus(StrEnum):
@@ -153,14 +157,48 @@ class CachePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What an account allows."""
+class WindowLimit:
+    """At most `requests` in any `per` seconds."""
 
-    max_concurrent: int = 10
+    requests: int
+    per: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an account, or one model of it, allows. None: not limited."""
+
+    max_concurrent: int | None = None
+    """An account for which nothing is said allows DEFAULT_CONCURRENT."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     burst: int | None = None
     """Requests that may go at once after a pause; None: a sixtieth of requests_per_minute, at least 1."""
+    windows: tuple[WindowLimit, ...] = ()
+    adaptive: bool | None = None
+    """Learn from headers and 429s, never above what is written; None: yes."""
+    tokens_charged: str | None = None
+    """request: as reserved; usage: as used; None: as the server's headers show, else as reserved."""
+    models: Mapping[str, Limits] = field(default_factory=dict)
+    """Further limits of single models."""
+    give_up_after: float | None = None
+    """Seconds without one success after which runs are paused; None: DEFAULT_PATIENCE."""
+    stop_at_error_rate: float | None = None
+    """Share of failed nodes at which a run ends, 0 to 1."""
+
+
+DEFAULT_CONCURRENT = 10
+DEFAULT_PATIENCE = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a run with all its resumes may spend. None: any amount."""
+
+    usd: float | None = None
+    tokens: int | None = None
+    on_exceed: str = "pause"
+    """pause: the run can be resumed with a larger budget; fail: it fails."""
 
 
 def estimate_tokens(text: str) -> int:

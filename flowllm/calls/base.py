@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flowllm.types import Priority, RetryPolicy
+from flowllm.types import Priority, RetryPolicy, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowllm.calls.budget import Purse
     from flowllm.calls.gate import Gate
     from flowllm.calls.validation import Validator
     from flowllm.events import Event
@@ -31,6 +32,9 @@ class Asker:
     node_id: NodeId
     gate: Gate
     emit: Callable[[Event], None]
+    purse: Purse | None = None
+    """The run's budget, if it has one."""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +54,8 @@ class Ask:
     timeout: float = 1800.0
     """Seconds from the first admission, waits for admission left out."""
     priority: Priority = Priority.NORMAL
-    reserve: float = 0.0
-    """Tokens to reserve with the limiter."""
+    expected: Usage = field(default_factory=Usage)
+    """Tokens that it will take, at most, by estimate."""
     read_memo: bool = True
     write_memo: bool = True
     ttl: float | None = None

@@ -75,11 +75,11 @@ class Dialogue:
         """The first request."""
         return Send(request=self._request)
 
-    def failed(self, error: StepError) -> Send | GiveUp:
-        """The request that was sent last brought no answer."""
+    def failed(self, error: StepError, *, free: bool = False) -> Send | GiveUp:
+        """The request that was sent last brought no answer; `free` if that uses up no attempt."""
         if error.usage is not None:
             self.usage += error.usage
-        delay = self._attempts.failed(error)
+        delay = self._attempts.failed(error, free=free)
         if delay is None:
             return GiveUp(error=error)
         return Send(request=self._request, delay=delay, error=error)

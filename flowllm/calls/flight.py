@@ -62,6 +62,12 @@ class Flight:
             gate.forget(waiter)
             self._leave(waiter)
 
+    def suits(self, ask: Ask) -> bool:
+        """Its answer, whatever it is, is one that this ask would have got by itself."""
+        mine = self.ask
+        fresh_enough = ask.ttl is None or (mine.ttl is not None and mine.ttl <= ask.ttl)
+        return not self.sealed and fresh_enough and ask.keep_truncated == mine.keep_truncated
+
     def payer(self) -> Asker:
         """The first waiter whose run is not stopping; those whose run is, are sent away."""
         for waiter in list(self._waiters):
@@ -117,44 +123,42 @@ class Flights:
     def __init__(self, inner: Layer, clock: Clock) -> None:
         self._inner = inner
         self._clock = clock
-        self._joinable: dict[tuple[str, bool], Flight] = {}
+        self._joinable: dict[str, Flight] = {}
         self._aloft: set[Flight] = set()
 
     async def ask(self, ask: Ask) -> Answer:
         """The answer to this ask, durable, with its rows.
 
         Raises StepError when there is none, CallStopped when the run is stopping, StoreError when the answer
-        could not be kept.
+        could not be kept. What does not suit an equal call in flight waits for its end, and finds the answer in
+        the memo or asks itself: equal requests are never out at the same time.
         """
-        while ask.join and (flight := self._joinable.get(_place(ask))) is not None:
-            if flight.sealed:
-                await flight.ended.wait()
-                continue
-            asker = ask.asker
-            asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=self._clock.now()))
-            return await flight.wait(ask, joined=True)
-        return await self._lead(ask)
+        asker = ask.asker
+        while asker.gate.is_open:
+            flight = self._joinable.get(ask.key) if ask.join else None
+            if flight is None:
+                return await self._lead(ask)
+            if flight.suits(ask):
+                now = self._clock.now()
+                asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
+                return await flight.wait(ask, joined=True)
+            await asker.gate.until_shut(flight.ended.wait())
+        raise CallStopped
 
     async def _lead(self, ask: Ask) -> Answer:
-        if not ask.asker.gate.is_open:
-            raise CallStopped
         flight = Flight(ask)
         self._aloft.add(flight)
         if ask.join:
-            self._joinable[_place(ask)] = flight
+            self._joinable[ask.key] = flight
         flight.start(self._inner, self._landed)
         return await flight.wait(ask, joined=False)
 
     def _landed(self, flight: Flight) -> None:
         self._aloft.discard(flight)
-        if self._joinable.get(_place(flight.ask)) is flight:
-            del self._joinable[_place(flight.ask)]
+        if self._joinable.get(flight.ask.key) is flight:
+            del self._joinable[flight.ask.key]
 
     async def drain(self) -> None:
         """Wait until no call is under way any more."""
         for flight in list(self._aloft):
             await flight.ended.wait()
-
-
-def _place(ask: Ask) -> tuple[str, bool]:
-    return ask.key, ask.keep_truncated

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
 
 
 class CallStopped(Exception):
@@ -27,8 +30,34 @@ class Gate:
         """Stop listening."""
         self._listeners.pop(listener, None)
 
+    async def until_shut(self, wait: Coroutine[object, object, T]) -> T:
+        """The result of a wait; CallStopped as soon as the gate shuts."""
+        task = asyncio.get_running_loop().create_task(wait)
+        self.listen(task, lambda: _cancel(task))
+        if not self.is_open:
+            task.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            if being_cancelled():
+                raise
+            raise CallStopped from None
+        finally:
+            self.forget(task)
+
     def shut(self) -> None:
         """Let nothing out any more."""
         self.is_open = False
         for callback in list(self._listeners.values()):
             callback()
+
+
+def being_cancelled() -> bool:
+    """Whether the current task was told to stop. Without that, a CancelledError came out of code that it called."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _cancel(task: asyncio.Task[T]) -> None:
+    task.cancel()

@@ -6,28 +6,18 @@ that a crash repeats at most what was admitted at that moment.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
-import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from flowllm.calls.attempt import Attempt, may_be_paid
+from flowllm.calls.budget import Reservation
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
-from flowllm.calls.gate import CallStopped
 from flowllm.calls.memo import record_of
-from flowllm.errors import (
-    AttemptTimedOut,
-    ConnectionFailed,
-    NodeTimedOut,
-    RateLimited,
-    StepError,
-    StoreError,
-)
-from flowllm.events import NodeRetrying, RequestEnded, RequestSent
+from flowllm.errors import NodeTimedOut, StepError, StoreError
+from flowllm.events import NodeRetrying, Notice
 from flowllm.request import Answer
-from flowllm.store.base import AttemptRecord
-from flowllm.types import AttemptStatus, Usage
+from flowllm.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +28,9 @@ if TYPE_CHECKING:
     from flowllm.redact import Redactor
     from flowllm.request import ChatRequest, Completion
     from flowllm.store.base import Store
+
+SAFETY = 1.2
+"""By so much more than a prompt's estimate is reserved."""
 
 
 @dataclass(slots=True)
@@ -97,17 +90,17 @@ class _Talk:
     """One call on the line: carries out what its dialogue decides."""
 
     def __init__(self, line: Line, call: Call, dialogue: Dialogue) -> None:
-        self._limiter = line.limiter
-        self._store = line.store
-        self._clock = line.clock
-        self._redactor = line.redactor
-        self._call = call
-        self._ask = call.ask
-        self._dialogue = dialogue
-        self._meter = _Meter()
+        self.limiter = line.limiter
+        self.store = line.store
+        self.clock = line.clock
+        self.redactor = line.redactor
+        self.call = call
+        self.ask = call.ask
+        self.dialogue = dialogue
+        self.meter = _Meter()
 
     async def answer(self) -> Answer:
-        following: Send | Answer | GiveUp = self._dialogue.start()
+        following: Send | Answer | GiveUp = self.dialogue.start()
         while isinstance(following, Send):
             await self._pause_before(following)
             following = await self._send(following.request)
@@ -118,66 +111,105 @@ class _Talk:
     async def _pause_before(self, send: Send) -> None:
         if send.error is None:
             return
-        if self._meter.active_s + send.delay >= self._ask.timeout:
-            raise _timed_out(self._ask, send.error)
-        asker = self._call.payer()
+        if self.meter.active_s + send.delay >= self.ask.timeout:
+            raise _timed_out(self.ask, send)
+        asker = self.call.payer()
         asker.emit(
             NodeRetrying(
                 run_id=asker.fence.run_id,
                 node_id=asker.node_id,
-                at=self._clock.now(),
-                attempt=self._meter.attempts,
+                at=self.clock.now(),
+                attempt=self.meter.attempts,
                 delay=send.delay,
                 error=send.error.as_dict(),
             )
         )
         if send.delay > 0:
-            await self._clock.sleep(send.delay)
-            self._meter.waited_s += send.delay
+            await self.clock.sleep(send.delay)
+            self.meter.waited_s += send.delay
 
     async def _send(self, request: ChatRequest) -> Send | Answer | GiveUp:
-        ask = self._ask
-        self._call.payer()
-        permit = await self._limiter.acquire(ask.provider.account, priority=ask.priority, tokens=ask.reserve)
+        ask = self.ask
+        reservation = self._reservation()
+        await ask.provider.ready()
+        permit = await self.limiter.acquire(
+            ask.provider.account,
+            priority=ask.priority,
+            tokens=reservation.tokens,
+            model=ask.request.model,
+            tenant=self.call.payer().tenant,
+        )
         try:
-            asker = self._call.payer()
-            self._meter.attempts += 1
-            self._meter.queue_s += permit.queue_s
-            return await self._exchange(request, asker, permit)
+            asker = self.call.payer()
+            if asker.purse is not None:
+                await asker.purse.reserve(reservation)
+            self.meter.attempts += 1
+            self.meter.queue_s += permit.queue_s
+            return await _Exchange(self, asker, permit, reservation).carry_out(request)
         finally:
-            self._call.on_wire = False
+            self.call.on_wire = False
             permit.release()
 
-    async def _exchange(self, request: ChatRequest, asker: Asker, permit: Permit) -> Send | Answer | GiveUp:
-        attempt = self._attempt(asker)
+    def _reservation(self) -> Reservation:
+        expected = self.ask.expected
+        return Reservation(
+            tokens=expected.input_tokens * SAFETY + expected.output_tokens,
+            usd=self.ask.provider.cost(self.ask.request.model, expected),
+        )
+
+
+class _Exchange:
+    """One request of a call, from its record to what follows from its outcome."""
+
+    def __init__(self, talk: _Talk, asker: Asker, permit: Permit, reservation: Reservation) -> None:
+        self._talk = talk
+        self._call = talk.call
+        self._ask = talk.ask
+        self._meter = talk.meter
+        self._dialogue = talk.dialogue
+        self._clock = talk.clock
+        self._asker = asker
+        self._permit = permit
+        self._reservation = reservation
+        self._spent = reservation
+        self._attempt = Attempt(
+            self._ask,
+            asker,
+            number=self._meter.attempts,
+            reserved=reservation,
+            store=talk.store,
+            clock=self._clock,
+        )
+
+    async def carry_out(self, request: ChatRequest) -> Send | Answer | GiveUp:
         try:
-            await self._store.begin_attempt(asker.fence, attempt)
-            await permit.clear()
+            outcome = await self._through_the_wire(request)
+            if isinstance(outcome, StepError):
+                return await self._failed(outcome)
+            return await self._answered(outcome)
+        finally:
+            if self._asker.purse is not None:
+                spent = self._spent
+                self._asker.purse.settle(self._reservation, tokens=spent.tokens, usd=spent.usd)
+
+    async def _through_the_wire(self, request: ChatRequest) -> Completion | StepError:
+        try:
+            await self._attempt.begin()
+            await self._permit.depart()
             self._call.payer()
             self._call.on_wire = True
-            self._tell_sent(attempt, asker, permit)
-            sent = self._clock.monotonic()
+            self._attempt.sent(queue_s=self._permit.queue_s)
             outcome = await self._complete(request)
-        except (asyncio.CancelledError, CallStopped):
-            await self._abandon(attempt, asker)
+        except StoreError:
             raise
-        took = self._clock.monotonic() - sent
-        self._meter.call_s += took
-        if isinstance(outcome, StepError):
-            return await self._failed(outcome, attempt, asker, took)
-        return await self._answered(outcome, attempt, asker, took)
-
-    async def _abandon(self, attempt: AttemptRecord, asker: Asker) -> None:
-        """The run stops: a request that is out may have been paid for, one that is not was not."""
-        not_sent = {"type": "NotSent", "message": "the run was stopped before it was sent", "hint": ""}
-        ended = replace(
-            attempt,
-            status=AttemptStatus.UNKNOWN if self._call.on_wire else AttemptStatus.FAILED,
-            finished_at=self._clock.now(),
-            error=None if self._call.on_wire else not_sent,
-        )
-        with contextlib.suppress(StoreError):
-            await self._store.settle(attempt=ended, attempt_fence=asker.fence)
+        except BaseException:
+            if not self._call.on_wire:
+                self._spent = Reservation(tokens=0.0, usd=0.0)
+            await self._attempt.abandon(on_wire=self._call.on_wire)
+            raise
+        self._attempt.came_back()
+        self._meter.call_s += self._attempt.took
+        return outcome
 
     async def _complete(self, request: ChatRequest) -> Completion | StepError:
         left = max(0.001, self._ask.timeout - self._meter.active_s)
@@ -186,96 +218,52 @@ class _Talk:
             completion = await self._ask.provider.complete(request, timeout=timeout)
         except StepError as error:
             return error
-        text = self._redactor.text(completion.text)  # a server may echo what it was sent
+        text = self._talk.redactor.text(completion.text)  # a server may echo what it was sent
         return completion if text is completion.text else replace(completion, text=text)
 
-    async def _failed(
-        self, error: StepError, attempt: AttemptRecord, asker: Asker, took: float
-    ) -> Send | GiveUp:
-        provider = self._ask.provider
-        if isinstance(error, RateLimited) and error.retry_after:
-            self._limiter.pause(provider.account, error.retry_after)
+    async def _failed(self, error: StepError) -> Send | GiveUp:
+        report = self._permit.failed(error)
         usage = error.usage or Usage()
-        cost = provider.cost(attempt.model, usage) if error.usage else 0.0
+        cost = self._ask.provider.cost(self._ask.request.model, usage) if error.usage else 0.0
         self._meter.pay(cost)
-        ended = replace(
-            attempt,
-            status=AttemptStatus.UNKNOWN if _may_be_paid(error) else AttemptStatus.FAILED,
-            finished_at=self._clock.now(),
-            error=error.as_dict(),
-            usage=usage,
-            cost_usd=cost,
-        )
-        await self._store.settle(attempt=ended, attempt_fence=asker.fence)
-        self._tell_ended(ended, asker, took)
-        return self._dialogue.failed(error)
+        if not may_be_paid(error):
+            self._spent = _total(usage, cost)
+        await self._attempt.failed(error, cost_usd=cost)
+        self._notice(report.notice)
+        if report.down is not None:
+            raise report.down
+        return self._dialogue.failed(error, free=report.free)
 
-    async def _answered(
-        self, completion: Completion, attempt: AttemptRecord, asker: Asker, took: float
-    ) -> Send | Answer | GiveUp:
-        ask = self._ask
-        following = self._dialogue.answered(completion)
-        cost = ask.provider.cost(completion.model or attempt.model, completion.usage)
-        self._meter.pay(cost)
-        ended = replace(
-            attempt,
-            status=AttemptStatus.SUCCEEDED,
-            finished_at=self._clock.now(),
-            error=None if isinstance(following, Accept) else _why(following),
-            usage=completion.usage,
-            cost_usd=cost,
+    async def _answered(self, completion: Completion) -> Send | Answer | GiveUp:
+        ask, usage = self._ask, completion.usage
+        self._notice(
+            self._permit.answered(completion.headers, used=float(usage.input_tokens + usage.output_tokens))
         )
+        following = self._dialogue.answered(completion)
+        cost = ask.provider.cost(completion.model or ask.request.model, usage)
+        self._meter.pay(cost)
+        self._spent = _total(usage, cost)
         if not isinstance(following, Accept):
-            await self._store.settle(attempt=ended, attempt_fence=asker.fence)
-            self._tell_ended(ended, asker, took)
+            error = None if following.error is None else following.error.as_dict()
+            await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
             return following
-        answer = _answer(following, completion, ask, self._dialogue.usage, self._meter)
+        # JSON can spell a secret in ways that its text does not show
+        accepted = replace(following, value=self._talk.redactor.value(following.value))
+        answer = _answer(accepted, completion, ask, self._dialogue.usage, self._meter)
         memo = record_of(ask.key, answer, now=self._clock.now()) if ask.write_memo else None
         rows = self._call.settle(answer)
-        await self._store.settle(attempt=ended, attempt_fence=asker.fence, memo=memo, nodes=rows)
-        self._tell_ended(ended, asker, took)
+        await self._attempt.answered(usage=usage, cost_usd=cost, memo=memo, nodes=rows)
         return answer
 
-    def _attempt(self, asker: Asker) -> AttemptRecord:
-        return AttemptRecord(
-            attempt_id=uuid.uuid4().hex,
-            run_id=asker.fence.run_id,
-            node_id=asker.node_id,
-            key=self._ask.key,
-            number=self._meter.attempts,
-            provider=self._ask.provider.name,
-            model=self._ask.request.model,
-            started_at=self._clock.now(),
-        )
+    def _notice(self, message: str | None) -> None:
+        if message is not None:
+            run_id = self._asker.fence.run_id
+            told = f"provider {self._ask.provider.name} {message}"
+            self._asker.emit(Notice(run_id=run_id, at=self._clock.now(), message=told))
 
-    def _tell_sent(self, attempt: AttemptRecord, asker: Asker, permit: Permit) -> None:
-        asker.emit(
-            RequestSent(
-                run_id=attempt.run_id,
-                node_id=attempt.node_id,
-                at=attempt.started_at,
-                attempt=attempt.number,
-                model=attempt.model,
-                provider=attempt.provider,
-                queue_s=permit.queue_s,
-            )
-        )
 
-    def _tell_ended(self, attempt: AttemptRecord, asker: Asker, took: float) -> None:
-        asker.emit(
-            RequestEnded(
-                run_id=attempt.run_id,
-                node_id=attempt.node_id,
-                at=self._clock.now(),
-                attempt=attempt.number,
-                model=attempt.model,
-                provider=attempt.provider,
-                call_s=took,
-                error=attempt.error,
-                usage=attempt.usage,
-                cost_usd=attempt.cost_usd,
-            )
-        )
+def _total(usage: Usage, cost: float | None) -> Reservation:
+    return Reservation(tokens=usage.input_tokens + usage.output_tokens, usd=cost)
 
 
 def _answer(accept: Accept, completion: Completion, ask: Ask, usage: Usage, meter: _Meter) -> Answer:
@@ -292,20 +280,12 @@ def _answer(accept: Accept, completion: Completion, ask: Ask, usage: Usage, mete
     )
 
 
-def _why(following: Send | GiveUp) -> dict[str, str] | None:
-    return following.error.as_dict() if following.error is not None else None
-
-
-def _may_be_paid(error: StepError) -> bool:
-    """The request went out and no answer was seen: nobody knows whether the provider worked for it."""
-    if isinstance(error, ConnectionFailed):
-        return error.reason in {"reset", "closed"}
-    return isinstance(error, AttemptTimedOut)
-
-
-def _timed_out(ask: Ask, error: StepError) -> NodeTimedOut:
+def _timed_out(ask: Ask, send: Send) -> NodeTimedOut:
+    """Waiting for an attempt that would come too late helps nobody."""
+    last = send.error.message if send.error is not None else ""
     return NodeTimedOut(
-        f"gave up after {ask.timeout:g} s, the step's timeout; the last attempt: {error.message}",
-        hint=error.hint or "raise `timeout`, or see what the provider is doing",
-        answer=error.answer,
+        f"the next attempt, in {send.delay:.3g} s, would pass the step's timeout of {ask.timeout:g} s; "
+        f"the last one: {last}",
+        hint="raise `timeout`, or see what the provider is doing",
+        answer=None if send.error is None else send.error.answer,
     )

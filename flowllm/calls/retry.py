@@ -27,26 +27,26 @@ def backoff(policy: RetryPolicy, failures: int, random: Callable[[], float]) -> 
 class Attempts:
     """Counts the attempts at one request, and says after each failure how long to wait, or to give up.
 
-    Answers that only say "slow down" use up no attempts: they are bounded by the step's timeout alone.
+    Answers that only say "slow down", and failures of a provider that is in trouble as a whole, use up no
+    attempts: they are bounded by the step's timeout alone.
     """
 
     def __init__(self, policy: RetryPolicy, random: Callable[[], float]) -> None:
         self._policy = policy
         self._random = random
         self._used = 0
-        self._limited = 0
+        self._free = 0
 
-    def failed(self, error: StepError) -> float | None:
+    def failed(self, error: StepError, *, free: bool = False) -> float | None:
         """Seconds until the next attempt, None if there is none."""
         if not error.retryable:
             return None
-        if isinstance(error, RateLimited):
-            self._limited += 1
-            return self._after(error.retry_after, self._limited)
+        asked = error.retry_after if isinstance(error, RateLimited | ServerFailed) else None
+        if free or isinstance(error, RateLimited):
+            self._free += 1
+            return self._after(asked, self._free)
         self._used += 1
-        if self._used >= self._policy.max_attempts:
-            return None
-        return self._after(error.retry_after if isinstance(error, ServerFailed) else None, self._used)
+        return None if self._used >= self._policy.max_attempts else self._after(asked, self._used)
 
     def _after(self, asked: float | None, failures: int) -> float:
         wait = backoff(self._policy, failures, self._random)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
 from jsonschema import Draft202012Validator
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from flowllm.request import OutputFormat
     from flowllm.types import Json
 
-_FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+_FENCE = "```"
 _MOST_ERRORS = 5
 
 
@@ -46,9 +45,8 @@ class Validator:
 
 
 def _parse(text: str) -> Json:
-    fenced = _FENCE.match(text)
     try:
-        return json.loads(fenced[1] if fenced else text, parse_constant=_no_constant)
+        return json.loads(_unfenced(text), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise InvalidAnswer(
             f"the answer is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}",
@@ -56,6 +54,18 @@ def _parse(text: str) -> Json:
         ) from None
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer(f"the answer is not usable JSON: {error}", answer=text) from None
+
+
+def _unfenced(text: str) -> str:
+    """What stands in the Markdown code block that some models put around the whole of their JSON.
+
+    No regular expression: on an answer of thousands of blank lines one took minutes.
+    """
+    whole = text.strip()
+    if len(whole) <= 2 * len(_FENCE) or not (whole.startswith(_FENCE) and whole.endswith(_FENCE)):
+        return text
+    language, _, block = whole[len(_FENCE) : -len(_FENCE)].partition("\n")
+    return block if not language.strip() or language.strip().isalpha() else text
 
 
 def _no_constant(name: str) -> Json:

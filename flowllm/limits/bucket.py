@@ -40,6 +40,24 @@ class Bucket:
         """Put unused units back, never above the capacity."""
         self._level = min(self.capacity, self.level(now) + amount)
 
+    def lower(self, level: float, now: float) -> None:
+        """There are at most so many units now."""
+        self._level = min(self.level(now), level)
+
+    def set(self, level: float, now: float) -> None:
+        """There are so many units now, up to the capacity."""
+        self.level(now)
+        self._level = min(self.capacity, level)
+
+    def retune(self, *, rate: float, capacity: float, now: float) -> None:
+        """Go on at another rate, with another capacity; a bucket that was full stays full."""
+        if (rate, capacity) == (self.rate, self.capacity):
+            return
+        level = self.level(now)
+        full = level >= self.capacity
+        self.rate, self.capacity = rate, capacity
+        self._level = capacity if full else min(capacity, level)
+
 
 _TOLERANCE = 1e-9
 """Rounding of the refill must not turn into a wait of a femtosecond, again and again."""

@@ -1,180 +1,61 @@
-"""The one limiter: every request of every run in the process is admitted here, or waits here.
-
-Each account has one queue. Its head goes when a slot, a request and the tokens it reserves are there;
-nobody behind the head overtakes it, so a large request is not starved by small ones. Nothing polls: a
-release wakes the queue, and one timer an account stands for the next moment at which the head can go.
-"""
+"""The one limiter: every request of every run in the process is admitted here, or waits here."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from flowllm.errors import RequestRejected
-from flowllm.limits.bucket import Bucket
-from flowllm.limits.queue import AdmissionQueue
+from flowllm.errors import AttemptTimedOut
+from flowllm.limits.account import Account, Admission, Departure
+from flowllm.limits.breaker import BreakerState
+from flowllm.limits.gauge import Gauge, read_gauge
+from flowllm.limits.patience import Report, judge
 from flowllm.types import Limits, Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from flowllm.clock import Clock
-
-LONGEST_PAUSE = 3600.0
-"""Seconds: no server can make an account wait longer than this at a time."""
+    from flowllm.errors import StepError
 
 
 class Permit:
     """One admitted request. It holds a slot until `release`."""
 
-    __slots__ = ("_account", "_held", "queue_s", "tokens")
+    __slots__ = ("_account", "_admission", "_departure", "_held", "_used", "queue_s")
 
-    def __init__(self, account: _Account, tokens: float, queue_s: float) -> None:
+    def __init__(self, account: Account, admission: Admission, queue_s: float) -> None:
         self._account = account
+        self._admission = admission
+        self._departure: Departure | None = None
         self._held = True
-        self.tokens = tokens
+        self._used: float | None = None
         self.queue_s = queue_s
 
-    async def clear(self) -> None:
-        """Wait out a pause that began after the permit was given: nothing is sent during one."""
-        await self._account.clear()
+    async def depart(self) -> None:
+        """Wait for the moment at which the request may really go out: not during a pause, not above a rate."""
+        self._departure = await self._account.depart(self._admission)
 
-    def release(self, *, used: float | None = None) -> None:
-        """Give the slot back, once; `used` tokens (None: as many as were reserved) stay charged."""
+    def answered(self, headers: Mapping[str, str], *, used: float) -> str | None:
+        """The answer is here: what its headers say, and the tokens that it took. Gives what people should hear."""
+        was_open = self._account.breaker.state is BreakerState.PROBING
+        self._account.answered(headers, self._departure or Departure())
+        if self._account.gates.limits.tokens_charged == "usage":
+            self._used = used
+        return "answers again: requests go out, slowly at first" if was_open else None
+
+    def failed(self, error: StepError) -> Report:
+        """No answer came: what that means for the account. The tokens that were reserved are given back, but for
+        a request that the server may still be working on."""
+        self._used = None if isinstance(error, AttemptTimedOut) else 0.0
+        return judge(self._account, error, self._departure or Departure())
+
+    def release(self) -> None:
+        """Give the slot back, once; tokens stay charged as reserved unless they were told to be otherwise."""
         if self._held:
             self._held = False
-            self._account.give_back(self.tokens, self.tokens if used is None else used)
-
-
-class _Waiting:
-    __slots__ = ("future", "since", "tokens")
-
-    def __init__(self, future: asyncio.Future[Permit], tokens: float, since: float) -> None:
-        self.future = future
-        self.tokens = tokens
-        self.since = since
-
-
-class _Account:
-    """The limits of one account, and who waits for them."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.limits = Limits()
-        self.in_flight = 0
-        self.queue: AdmissionQueue[_Waiting] = AdmissionQueue()
-        self.requests: Bucket | None = None
-        self.tokens: Bucket | None = None
-        self.paused_until = 0.0
-        self._timer: asyncio.Task[None] | None = None
-        self._due = 0.0
-
-    def set_limits(self, limits: Limits) -> None:
-        now = self._clock.monotonic()
-        self.limits = limits
-        if limits.requests_per_minute is not None:
-            rate = limits.requests_per_minute / 60
-            burst = float(limits.burst) if limits.burst is not None else max(1.0, rate)
-            self.requests = _resized(self.requests, rate, burst, now)
-        if limits.tokens_per_minute is not None:
-            rate = limits.tokens_per_minute / 60
-            self.tokens = _resized(self.tokens, rate, limits.tokens_per_minute, now)
-        self.admit()
-
-    async def acquire(self, priority: Priority, tokens: float) -> Permit:
-        if self.tokens is not None and tokens > self.tokens.capacity:
-            raise RequestRejected(
-                f"one request needs about {tokens:.0f} tokens, more than the limit of "
-                f"{self.tokens.capacity:.0f} tokens per minute",
-                hint="shorten the prompt, lower max_tokens, or raise limits.tokens_per_minute",
-            )
-        waiting = _Waiting(asyncio.get_running_loop().create_future(), tokens, self._clock.monotonic())
-        ticket = self.queue.push(waiting, priority)
-        self.admit()
-        try:
-            return await waiting.future
-        except asyncio.CancelledError:
-            if waiting.future.done() and not waiting.future.cancelled():
-                waiting.future.result().release(used=0)
-            else:
-                self.queue.leave(ticket)
-                self.admit()
-            raise
-
-    def admit(self) -> None:
-        """Let everyone go who can go now, and set the timer for the next."""
-        now = self._clock.monotonic()
-        while (head := self.queue.peek()) is not None:
-            if head.future.done():  # cancelled, and its task has not run yet
-                self.queue.pop()
-                continue
-            if self.in_flight >= self.limits.max_concurrent:
-                return
-            wait = self._wait(head, now)
-            if wait > 0:
-                self._wake_in(wait)
-                return
-            self.queue.pop()
-            self._take(head, now)
-
-    def _take(self, head: _Waiting, now: float) -> None:
-        self.in_flight += 1
-        if self.requests is not None:
-            self.requests.take(1, now)
-        if self.tokens is not None:
-            self.tokens.take(head.tokens, now)
-        head.future.set_result(Permit(self, head.tokens, now - head.since))
-
-    def _wait(self, head: _Waiting, now: float) -> float:
-        wait = max(0.0, self.paused_until - now)
-        if self.requests is not None:
-            wait = max(wait, self.requests.wait(1, now))
-        if self.tokens is not None:
-            wait = max(wait, self.tokens.wait(head.tokens, now))
-        return wait
-
-    def _wake_in(self, seconds: float) -> None:
-        due = self._clock.monotonic() + seconds
-        if self._timer is not None:
-            if self._due <= due:
-                return
-            self._timer.cancel()
-        self._due = due
-        self._timer = asyncio.get_running_loop().create_task(self._wake(seconds))
-
-    async def _wake(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-        self._timer = None
-        self.admit()
-
-    def give_back(self, reserved: float, used: float) -> None:
-        self.in_flight -= 1
-        if self.tokens is not None:
-            self.tokens.give(reserved - used, self._clock.monotonic())
-        self.admit()
-
-    def pause(self, seconds: float) -> None:
-        until = self._clock.monotonic() + min(max(0.0, seconds), LONGEST_PAUSE)
-        self.paused_until = max(self.paused_until, until)
-
-    async def clear(self) -> None:
-        while (left := self.paused_until - self._clock.monotonic()) > 0:
-            await self._clock.sleep(left)
-
-    def stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _resized(bucket: Bucket | None, rate: float, capacity: float, now: float) -> Bucket:
-    if bucket is None:
-        return Bucket(rate=rate, capacity=capacity, now=now)
-    if (bucket.rate, bucket.capacity) == (rate, capacity):
-        return bucket
-    fresh = Bucket(rate=rate, capacity=capacity, now=now)
-    fresh.take(max(0.0, capacity - min(capacity, bucket.level(now))), now)
-    return fresh
+            used = self._admission.tokens if self._used is None else self._used
+            sent = self._departure is not None
+            self._account.give_back(self._admission, used=used if sent else 0.0, sent=sent)
 
 
 def tightest(one: Limits, other: Limits) -> Limits:
@@ -183,26 +64,41 @@ def tightest(one: Limits, other: Limits) -> Limits:
     def smaller(a: float | None, b: float | None) -> float | None:
         return min((x for x in (a, b) if x is not None), default=None)
 
+    charged = {one.tokens_charged, other.tokens_charged}
     burst = smaller(one.burst, other.burst)
+    concurrent = smaller(one.max_concurrent, other.max_concurrent)
+    models = {
+        name: tightest(one.models.get(name, Limits()), other.models.get(name, Limits()))
+        for name in dict.fromkeys([*one.models, *other.models])
+    }
     return Limits(
-        max_concurrent=min(one.max_concurrent, other.max_concurrent),
+        max_concurrent=None if concurrent is None else int(concurrent),
         requests_per_minute=smaller(one.requests_per_minute, other.requests_per_minute),
         tokens_per_minute=smaller(one.tokens_per_minute, other.tokens_per_minute),
         burst=None if burst is None else int(burst),
+        windows=tuple(dict.fromkeys([*one.windows, *other.windows])),
+        adaptive=one.adaptive if other.adaptive is None else other.adaptive and one.adaptive is not False,
+        tokens_charged="request" if "request" in charged else one.tokens_charged or other.tokens_charged,
+        models=models,
+        give_up_after=smaller(one.give_up_after, other.give_up_after),
+        stop_at_error_rate=smaller(one.stop_at_error_rate, other.stop_at_error_rate),
     )
 
 
 class Limiter:
     """Admission for all accounts of the process."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, weights: Mapping[str, float] | None = None) -> None:
+        """`weights` of tenants; one that has none weighs 1."""
         self._clock = clock
-        self._accounts: dict[Hashable, _Account] = {}
+        self._weights = dict(weights or {})
+        self._accounts: dict[Hashable, Account] = {}
         self._claims: dict[Hashable, dict[object, Limits]] = {}
 
     def configure(self, account: Hashable, limits: Limits, *, holder: object) -> None:
-        """Say what `holder` (a run) allows on that account; it holds until `withdraw`."""
-        self._claims.setdefault(account, {})[holder] = limits
+        """Say what `holder` (a run) allows on that account, until `withdraw`. Of several the tightest holds."""
+        claims = self._claims.setdefault(account, {})
+        claims[holder] = tightest(claims[holder], limits) if holder in claims else limits
         self._apply(account)
 
     def withdraw(self, holder: object) -> None:
@@ -219,21 +115,48 @@ class Limiter:
         self._account(account).set_limits(limits)
 
     async def acquire(
-        self, account: Hashable, *, priority: Priority = Priority.NORMAL, tokens: float = 0
+        self,
+        account: Hashable,
+        *,
+        priority: Priority = Priority.NORMAL,
+        tokens: float = 0.0,
+        model: str = "",
+        tenant: str = "",
     ) -> Permit:
         """Wait until a request that reserves that many tokens may be sent; the permit must be released.
 
-        Raises RequestRejected for one that is larger than a whole minute's limit: it could never go.
+        Raises RequestRejected for one that is larger than a whole minute's limit: it could never go. Raises
+        ProviderDown when the provider is given up while this waits.
         """
-        return await self._account(account).acquire(priority, tokens)
+        admission = Admission(
+            priority=priority,
+            tokens=tokens,
+            model=model,
+            tenant=tenant,
+            weight=self._weights.get(tenant, 1.0),
+        )
+        found = self._account(account)
+        return Permit(found, admission, await found.acquire(admission))
 
-    def pause(self, account: Hashable, seconds: float) -> None:
-        """The server said to wait: nothing of that account is admitted for so long (clamped to an hour)."""
-        self._account(account).pause(seconds)
+    def learned(self, account: Hashable) -> float | None:
+        """Requests a second that the server was found to allow; None: nothing was learned."""
+        found = self._account(account)
+        return found.adaptive.rate(self._clock.monotonic()) if found.adaptive.learned else None
 
-    def _account(self, account: Hashable) -> _Account:
+    def remember(self, account: Hashable, rate: float) -> None:
+        """What an earlier run learned, to begin with."""
+        found = self._account(account)
+        if not found.adaptive.learned:
+            found.adaptive.start_at(rate, self._clock.monotonic())
+
+    def gauges(self) -> dict[Hashable, Gauge]:
+        """How each account stands."""
+        now = self._clock.monotonic()
+        return {name: read_gauge(account, now) for name, account in self._accounts.items()}
+
+    def _account(self, account: Hashable) -> Account:
         if account not in self._accounts:
-            self._accounts[account] = _Account(self._clock)
+            self._accounts[account] = Account(self._clock)
         return self._accounts[account]
 
     def close(self) -> None:

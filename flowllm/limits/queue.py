@@ -1,47 +1,136 @@
-"""Who goes next: by priority, and first come first served inside each."""
+"""Who goes next: by priority; inside a priority, fairly between tenants; inside a tenant, first come first served.
+
+Fairness is start-time fair queueing: P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queueing: A Scheduling
+Algorithm for Integrated Services Packet Switching Networks", SIGCOMM 1996. A tenant's next request has a start
+tag; serving it moves the tenant's tag on by 1 / weight, and virtual time to that start tag. A tenant that comes
+back after a pause starts at the virtual time of that moment: it is owed nothing for having been away, and a long
+queue of another tenant cannot hold it back. Tags are given when a request becomes its tenant's next, so that
+requests that left the queue cost their tenant nothing.
+"""
 
 from __future__ import annotations
 
 import heapq
-from typing import Generic, TypeVar
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from flowllm.types import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 T = TypeVar("T")
 
 
-class AdmissionQueue(Generic[T]):
-    """A heap with O(log n) arrival and departure; entries that left early are dropped when they surface."""
+class _Tenant(Generic[T]):
+    __slots__ = ("finish", "queue", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.queue: deque[tuple[int, T]] = deque()
+        self.finish = 0.0
+        """The virtual time at which the request that it was served last is paid for."""
+
+
+class _Class(Generic[T]):
+    """The tenants that wait at one priority."""
+
+    __slots__ = ("heap", "now", "tenants")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, T]] = []
-        self._arrivals = 0
+        self.tenants: dict[str, _Tenant[T]] = {}
+        self.heap: list[tuple[float, int, str]] = []
+        """(start tag, arrival, name) of each tenant's next request."""
+        self.now = 0.0
+        """Virtual time: the start tag of the request that was served last."""
+
+
+class AdmissionQueue(Generic[T]):
+    """Arrival and departure cost O(log tenants); a request that leaves early is dropped when it surfaces."""
+
+    def __init__(self, arrivals: Iterator[int] | None = None) -> None:
+        """`arrivals` numbers those who come; queues that share it can be compared by who came first."""
+        self._classes: list[_Class[T]] = [_Class() for _ in _RANK]
+        self._arrivals = itertools.count(1) if arrivals is None else arrivals
         self._waiting: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def push(self, item: T, priority: Priority) -> int:
-        """Join the queue; gives a ticket with which to leave it."""
-        self._arrivals += 1
-        self._waiting.add(self._arrivals)
-        heapq.heappush(self._heap, (_RANK[priority], self._arrivals, item))
-        return self._arrivals
+    def push(self, item: T, priority: Priority, *, tenant: str = "", weight: float = 1.0) -> int:
+        """Join the queue; gives a ticket with which to leave it. `weight` is the tenant's from now on."""
+        ticket = next(self._arrivals)
+        self._waiting.add(ticket)
+        lane = self._classes[_RANK[priority]]
+        owner = lane.tenants.get(tenant)
+        if owner is None:
+            owner = lane.tenants[tenant] = _Tenant(weight)
+        owner.weight = weight
+        owner.queue.append((ticket, item))
+        if len(owner.queue) == 1:
+            heapq.heappush(lane.heap, (max(lane.now, owner.finish), ticket, tenant))
+        return ticket
+
+    def head(self) -> tuple[tuple[int, int], T] | None:
+        """The one that goes next, with its rank and arrival; None if nobody waits."""
+        for rank, lane in enumerate(self._classes):
+            while lane.heap:
+                _, _, name = lane.heap[0]
+                ticket, item = lane.tenants[name].queue[0]
+                if ticket in self._waiting:
+                    return (rank, ticket), item
+                self._drop(lane, name)
+        return None
 
     def peek(self) -> T | None:
         """The one that goes next, or None."""
-        while self._heap and self._heap[0][1] not in self._waiting:
-            heapq.heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        found = self.head()
+        return None if found is None else found[1]
 
     def pop(self) -> T:
-        """Take out the one that `peek` shows. Raises IndexError on an empty queue."""
-        self.peek()
-        _, ticket, item = heapq.heappop(self._heap)
+        """Take out the one that goes next. Raises IndexError on an empty queue."""
+        found = self.head()
+        if found is None:
+            raise IndexError("nobody waits")
+        (rank, ticket), item = found
+        lane = self._classes[rank]
+        start, _, name = heapq.heappop(lane.heap)
+        owner = lane.tenants[name]
+        owner.queue.popleft()
         self._waiting.discard(ticket)
+        lane.now = start
+        owner.finish = start + 1.0 / owner.weight
+        self._next(lane, name, owner)
         return item
 
     def leave(self, ticket: int) -> None:
         """Give up waiting; nothing happens if it went already."""
         self._waiting.discard(ticket)
+
+    def _drop(self, lane: _Class[T], name: str) -> None:
+        """The tenant's next request has left: what is behind it takes its place and its tag."""
+        start, _, _ = heapq.heappop(lane.heap)
+        owner = lane.tenants[name]
+        while owner.queue and owner.queue[0][0] not in self._waiting:
+            owner.queue.popleft()
+        if owner.queue:
+            heapq.heappush(lane.heap, (start, owner.queue[0][0], name))
+        else:
+            self._forget(lane, name, owner)
+
+    def _next(self, lane: _Class[T], name: str, owner: _Tenant[T]) -> None:
+        while owner.queue and owner.queue[0][0] not in self._waiting:
+            owner.queue.popleft()
+        if owner.queue:
+            heapq.heappush(lane.heap, (max(lane.now, owner.finish), owner.queue[0][0], name))
+        else:
+            self._forget(lane, name, owner)
+
+    def _forget(self, lane: _Class[T], name: str, owner: _Tenant[T]) -> None:
+        """A tenant that owes nothing more is as one that never came; when nobody waits, nobody owes anything."""
+        if not lane.heap:
+            lane.tenants.clear()
+        elif owner.finish <= lane.now:
+            del lane.tenants[name]

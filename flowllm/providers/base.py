@@ -20,6 +20,9 @@ class Account:
     key_hash: str = ""
     """A few digits of the SHA-256 of the API key, never the key."""
 
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.type, self.base_url, self.key_hash)))
+
 
 class Provider(Protocol):
     """Something that answers chat requests."""
@@ -36,6 +39,11 @@ class Provider(Protocol):
 
     def encode(self, request: ChatRequest) -> dict[str, Json]:
         """The body that would be sent for this request. Pure, and all of it is in the key."""
+        ...
+
+    async def ready(self) -> None:
+        """Load whatever the first request needs: nothing may come between the moment at which a request may go out,
+        by its account's limits, and its going out."""
         ...
 
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:

@@ -122,7 +122,7 @@ def _rejected(status: int, words: _Words, asked: Asked) -> RequestRejected:
             hint="check the spelling of `model`, and that the account may use it",
             status=status,
         )
-    hint = ""
+    hint = "the request itself is at fault: `flowllm show` with the run and the step prints what was sent"
     if "context_length_exceeded" in words.codes or "maximum context length" in words.message.lower():
         hint = "the prompt is too long for this model: shorten it, or take a model with a longer context"
     elif status in (404, 405):

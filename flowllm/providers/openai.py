@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes; one answer is never larger."""
-_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
+SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 _KEPT_HEADERS = re.compile(r"x-ratelimit-.*|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
 
@@ -157,7 +157,7 @@ class OpenAIProvider:
         raw = urlsplit(self._config.base_url).password or ""
         found = [self._key, address.password, address.basic, raw]
         for name, value in (*self._headers.items(), *address.query):
-            if everything or _SECRET_NAME.search(name):
+            if everything or SECRET_NAME.search(name):
                 found += [value, value.partition(" ")[2]]
         return found
 
@@ -181,6 +181,10 @@ class OpenAIProvider:
 
     async def close(self) -> None:
         """Nothing to do: the connections are the pool's."""
+
+    async def ready(self) -> None:
+        """Import the client and open the pool of connections, once."""
+        await self._ready()
 
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         """Send the request once; see Provider.complete."""

@@ -91,6 +91,9 @@ class SimulatedProvider:
     async def close(self) -> None:
         """Nothing to give back."""
 
+    async def ready(self) -> None:
+        """Nothing to load."""
+
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         """Wait as long as a server would, then answer or fail; see Provider.complete."""
         body = self.encode(request)
@@ -210,7 +213,7 @@ class _Enforcer:
             wait = self._requests.wait(1, now)
         if self._limits.tokens_per_minute is not None:
             wait = max(wait, self._tokens.wait(tokens, now))
-        if in_flight > self._limits.max_concurrent:
+        if self._limits.max_concurrent is not None and in_flight > self._limits.max_concurrent:
             wait = max(wait, _BUSY_RETRY_AFTER)
         if wait > 0:
             raise RateLimited(f"{name} (simulated) says to slow down (429)", retry_after=wait)

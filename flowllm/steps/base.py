@@ -69,7 +69,7 @@ class NodeContext:
     """The answer in the memo is not wanted; a new one replaces it."""
 
     def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
-        """The node's row as of now."""
+        """The node's row as of now, secrets masked."""
         return NodeRecord(
             run_id=self.asker.fence.run_id,
             node_id=self.asker.node_id,
@@ -80,7 +80,7 @@ class NodeContext:
             started_at=self.started_at,
             finished_at=self.clock.now(),
             seq=self.next_seq(),
-            **values,
+            **{name: self.redactor.value(value) for name, value in values.items()},
         )
 
     def write(self, node: NodeRecord) -> NodeWrite:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +12,7 @@ from flowllm.calls.gate import CallStopped
 from flowllm.calls.validation import Validator
 from flowllm.errors import (
     NodeTimedOut,
+    ProviderDown,
     RequestRejected,
     StepError,
     TemplateFailed,
@@ -21,22 +23,19 @@ from flowllm.events import FallbackTaken
 from flowllm.fingerprint import canonical, fingerprint
 from flowllm.request import ChatRequest
 from flowllm.steps.base import Bound, Work
+from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
 from flowllm.types import NodeStatus, OnTruncated, Usage, estimate_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from flowllm.calls.flight import Flights
-    from flowllm.providers.base import Provider
+    from flowllm.providers.base import Account, Provider
     from flowllm.request import Answer
     from flowllm.spec.workflow import LlmBody, Step
     from flowllm.steps.base import NodeContext
     from flowllm.store.base import NodeRecord, NodeWrite
     from flowllm.types import Json
-
-DEFAULT_ANSWER_TOKENS = 1024
-"""What is reserved for an answer of unknown length."""
-_TRY_ANOTHER_MODEL_IN_VAIN = (Unauthorized, NodeTimedOut, TemplateFailed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +57,7 @@ class LlmKind:
         self._provider = provider
         self._flights = flights
         self._validators: dict[str, Validator] = {}
+        self._lengths: defaultdict[str, Lengths] = defaultdict(Lengths)
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The requests that the step would send: its own model's first, then its fallbacks'."""
@@ -101,7 +101,7 @@ class LlmKind:
         count, request = len(question.keys), question.request
         usage = Usage(
             input_tokens=estimate_tokens(canonical(question.parts["body"])) * count,
-            output_tokens=_answer_tokens(request) * count,
+            output_tokens=(_most(request) or UNKNOWN_LENGTH) * count,
         )
         return Work(
             memo_keys=question.keys if bound.step.cache.enabled else (),
@@ -114,20 +114,20 @@ class LlmKind:
         )
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
-        """Ask the step's model, then its fallbacks while that can help. Raises the last one's StepError."""
-        questions = cast("tuple[_Question, ...]", bound.work)
-        for place, question in enumerate(questions):
+        """Ask the step's model, then its fallbacks while that can help. Raises the error of the last one asked."""
+        question, *rest = cast("tuple[_Question, ...]", bound.work)
+        while True:
             try:
                 return await self._ask_all(question, bound, context)
-            except StepError as error:
-                rest = questions[place + 1 :]
-                if not rest or not _another_may_do(error):
+            except (StepError, ProviderDown) as error:
+                rest = _that_may_do(rest, question.provider.account, error)
+                if not rest:
                     raise
-                _tell_fallback(context, rest[0].request.model, error)
-        raise AssertionError("a step has at least one model")
+                question, *rest = rest
+                _tell_fallback(context, question.request.model, error)
 
     async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
-        gathered = _Samples(question, bound, context)
+        gathered = _Samples(question, bound, context, self._lengths[bound.step.id])
         asks = [
             self._ask(question, key, bound, context, gathered.settler(place))
             for place, key in enumerate(question.keys)
@@ -160,12 +160,17 @@ class LlmKind:
             retry=step.retry,
             timeout=step.timeout,
             priority=step.priority,
-            reserve=_reserve(question.request),
+            expected=self._expected(question.request, step),
             read_memo=use_memo and context.read_memo and not context.refresh,
             write_memo=use_memo,
             ttl=step.cache.ttl,
             join=use_memo and not context.refresh,
         )
+
+    def _expected(self, request: ChatRequest, step: Step) -> Usage:
+        """The prompt's estimate, and max_tokens or what nearly all of the step's earlier answers took."""
+        prompt = sum(estimate_tokens(str(message.get("content", ""))) for message in request.messages)
+        return Usage(input_tokens=prompt, output_tokens=_most(request) or self._lengths[step.id].p95())
 
     def _validator(self, step: Step) -> Validator | None:
         output = cast("LlmBody", step.body).output
@@ -179,7 +184,8 @@ class LlmKind:
 class _Samples:
     """Gathers the answers of one question; the last of them completes the node's row."""
 
-    def __init__(self, question: _Question, bound: Bound, context: NodeContext) -> None:
+    def __init__(self, question: _Question, bound: Bound, context: NodeContext, lengths: Lengths) -> None:
+        self._lengths = lengths
         self._question = question
         self._bound = bound
         self._context = context
@@ -198,6 +204,7 @@ class _Samples:
 
         def settle(answer: Answer) -> Sequence[NodeWrite]:
             self._answers[place] = answer
+            self._lengths.add(answer.usage.output_tokens)
             if len(self._answers) < len(self._question.keys):
                 return ()
             self._node = self._row()
@@ -234,21 +241,22 @@ async def _all(asks: Sequence[Awaitable[Answer]]) -> None:
 
 
 def _samples(body: LlmBody, values: Mapping[str, Json]) -> Sequence[int]:
-    if body.samples is not None:
-        return range(body.samples)
-    sample = 0 if body.sample is None else body.sample.render(values)
-    if isinstance(sample, str) and sample.strip().isdecimal():
-        sample = int(sample)
-    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
-        raise TemplateFailed(f"`sample` must be a whole number from 0, not {sample!r}")
-    return (sample,)
+    """The numbers of the answers to ask for: `samples` of them, from `sample` on."""
+    first = 0 if body.sample is None else body.sample.render(values)
+    if isinstance(first, str) and first.strip().isdecimal():
+        first = int(first)
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise TemplateFailed(f"`sample` must be a whole number from 0, not {first!r}")
+    return range(first, first + (1 if body.samples is None else body.samples))
 
 
 def _messages(body: LlmBody, values: Mapping[str, Json], step: Step) -> tuple[Mapping[str, Json], ...]:
     if body.messages is not None:
         messages = body.messages.render(values)
-        if not isinstance(messages, list) or not messages:
-            raise TemplateFailed(f"{step.where}: `messages` must give a list of messages")
+        if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
+            raise TemplateFailed(
+                f"{step.where}: `messages` must give a list of messages, each {{role: …, content: …}}"
+            )
         return tuple(messages)
     system = () if body.system is None else ({"role": "system", "content": body.system.text(values)},)
     prompt = "" if body.prompt is None else body.prompt.text(values)
@@ -268,14 +276,22 @@ def _text(value: Json, what: str, step: Step) -> str:
     return value.strip()
 
 
-def _another_may_do(error: StepError) -> bool:
-    """Whether another model could answer what this one did not."""
+def _is_message(message: Json) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str)
+
+
+def _that_may_do(
+    rest: Sequence[_Question], account: Account, error: StepError | ProviderDown
+) -> list[_Question]:
+    """Those of the other models that could answer what one on that account did not."""
+    if isinstance(error, (Unauthorized, ProviderDown)):
+        return [question for question in rest if question.provider.account != account]
     if isinstance(error, UnknownModel):
-        return True
-    return not isinstance(error, (RequestRejected, *_TRY_ANOTHER_MODEL_IN_VAIN))
+        return list(rest)
+    return [] if isinstance(error, (RequestRejected, NodeTimedOut, TemplateFailed)) else list(rest)
 
 
-def _tell_fallback(context: NodeContext, model: str, error: StepError) -> None:
+def _tell_fallback(context: NodeContext, model: str, error: StepError | ProviderDown) -> None:
     context.asker.emit(
         FallbackTaken(
             run_id=context.asker.fence.run_id,
@@ -287,12 +303,6 @@ def _tell_fallback(context: NodeContext, model: str, error: StepError) -> None:
     )
 
 
-def _reserve(request: ChatRequest) -> float:
-    """Tokens to reserve with the limiter: a fifth more than the prompt's estimate, and what the answer may take."""
-    prompt = sum(estimate_tokens(str(message.get("content", ""))) for message in request.messages)
-    return prompt * 1.2 + _answer_tokens(request)
-
-
-def _answer_tokens(request: ChatRequest) -> int:
+def _most(request: ChatRequest) -> int | None:
     most = request.params.get("max_tokens")
-    return most if isinstance(most, int) and not isinstance(most, bool) else DEFAULT_ANSWER_TOKENS
+    return most if isinstance(most, int) and not isinstance(most, bool) else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flowllm.calls.gate import CallStopped
+from flowllm.calls.gate import CallStopped, being_cancelled
 from flowllm.calls.memo import fresh, record_of
 from flowllm.calls.retry import Attempts
 from flowllm.errors import NodeTimedOut, PythonFailed
@@ -111,51 +111,65 @@ class PythonKind:
         return found
 
     async def _until_done(self, bound: Bound, context: NodeContext) -> tuple[Json, int]:
+        function = self._loaded(cast("PythonBody", bound.step.body))
+        threads = contextlib.nullcontext() if inspect.iscoroutinefunction(function) else self._threads
         attempts, number = Attempts(bound.step.retry, random.random), 0
-        deadline = context.clock.monotonic() + bound.step.timeout
+        gate, left = context.asker.gate, bound.step.timeout
         while True:
             number += 1
-            if not context.asker.gate.is_open:
-                raise CallStopped
-            try:
-                return await self._once(bound, deadline - context.clock.monotonic()), number
-            except PythonFailed as error:
-                delay = attempts.failed(error)
-                if delay is None:
-                    raise
-                _tell_retry(context, number, delay, error)
-                await context.clock.sleep(delay)
+            async with threads:  # waiting for a thread does not count against the timeout
+                if not gate.is_open:
+                    raise CallStopped
+                began = context.clock.monotonic()
+                try:
+                    return await self._once(bound, function, left), number
+                except PythonFailed as error:
+                    left -= context.clock.monotonic() - began
+                    delay = self._delay(attempts, error, left, bound.step.timeout)
+                    _tell_retry(context, number, delay, error)
+            await gate.until_shut(context.clock.sleep(delay))
+            left -= delay
 
-    async def _once(self, bound: Bound, left: float) -> Json:
+    def _delay(self, attempts: Attempts, error: PythonFailed, left: float, timeout: float) -> float:
+        """Seconds until the next attempt. Raises the error, or NodeTimedOut, if there is none."""
+        delay = attempts.failed(error)
+        if delay is None:
+            raise error
+        if delay >= left:
+            raise NodeTimedOut(
+                f"gave up after {timeout:g} s, the step's timeout; the last attempt: {error.message}",
+                hint="raise the step's `timeout`",
+            )
+        return delay
+
+    async def _once(self, bound: Bound, function: Callable[..., Any], left: float) -> Json:
         step = bound.step
         body = cast("PythonBody", step.body)
-        arguments = cast("_Call", bound.work).arguments
         name = bound.parts["function"]
         limit = min(left, step.retry.attempt_timeout)
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
-                value = await self._invoke(self._function(body), arguments)
+                value = await _invoke(function, cast("_Call", bound.work).arguments)
+            return self._redactor.value(_checked(value, name))
         except PythonFailed:
             raise
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            raise PythonFailed(self._told(error, body)) from None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the step's failure
             if deadline.expired():
-                raise _late(name, limit) from None
+                raise _late(name, limit, attempt=limit < left) from None
             raise PythonFailed(self._told(error, body)) from None
-        problem = not_json(value)
-        if problem:
-            raise PythonFailed(
-                f"{name} returned {problem}",
-                hint="return plain JSON values: None, bool, numbers, text, lists, dicts",
-            )
-        return self._redactor.value(plain(value))
 
-    async def _invoke(self, function: Callable[..., Any], arguments: Mapping[str, Json]) -> Any:
-        if inspect.iscoroutinefunction(function):
-            return await function(**arguments)
-        async with self._threads:
-            value = await in_thread(lambda: function(**arguments))
-        return await value if inspect.isawaitable(value) else value
+    def _loaded(self, body: PythonBody) -> Callable[..., Any]:
+        try:
+            return self._function(body)
+        except PythonFailed:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - importing runs the user's code
+            raise PythonFailed(self._told(error, body)) from None
 
     def _function(self, body: PythonBody) -> Callable[..., Any]:
         place = f"{body.module or body.file}:{body.function}"
@@ -185,6 +199,27 @@ class PythonKind:
         return f"{body.function} raised {said}{where}"
 
 
+def _checked(value: Any, name: str) -> Json:
+    """The value as plain JSON. Raises PythonFailed if it is none."""
+    try:
+        problem = not_json(value)
+        if not problem:
+            return plain(value)
+    except RecursionError:
+        problem = "a value that is nested too deeply, or contains itself"
+    raise PythonFailed(
+        f"{name} returned {problem}",
+        hint="return plain JSON values: None, bool, numbers, text, lists, dicts",
+    )
+
+
+async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return await function(**arguments)
+    value = await in_thread(lambda: function(**arguments))
+    return await value if inspect.isawaitable(value) else value
+
+
 async def in_thread(function: Callable[[], Any]) -> Any:
     """What the function gives, called in a thread of its own that does not keep the process alive."""
     loop = asyncio.get_running_loop()
@@ -207,10 +242,11 @@ async def in_thread(function: Callable[[], Any]) -> Any:
     return await future
 
 
-def _late(name: str, limit: float) -> NodeTimedOut:
+def _late(name: str, limit: float, *, attempt: bool) -> NodeTimedOut:
+    option = "`retry.attempt_timeout`" if attempt else "`timeout`"
     return NodeTimedOut(
         f"{name} did not return within {limit:g} s",
-        hint="raise the step's `timeout`; a plain function goes on in its thread, a coroutine was cancelled",
+        hint=f"raise the step's {option}; a plain function goes on in its thread, a coroutine was cancelled",
     )
 
 
@@ -235,6 +271,9 @@ def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:
             spec = importlib.util.find_spec(body.module or "")
         except (ImportError, ValueError):
             spec = None
+        except Exception as error:  # noqa: BLE001 - to find a module imports the packages around it
+            said = f"{type(error).__name__}: {error}"
+            raise PythonFailed(f"the package of {body.module} cannot be imported: {said}") from None
         if spec is None:
             raise PythonFailed(f"no module named {body.module}", hint="install it, or use ./file.py:function")
         if spec.origin is None or not spec.origin.endswith(".py"):
@@ -244,6 +283,8 @@ def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:
         return digest(ast.dump(ast.parse(text)))
     except SyntaxError as error:
         raise PythonFailed(f"{body.file or body.module}:{error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise PythonFailed(f"{body.file or body.module} is not Python: {error}") from None
 
 
 def _arguments(body: PythonBody, values: Mapping[str, Json]) -> Mapping[str, Json]:

@@ -35,6 +35,9 @@ class FakeProvider:
     def encode(self, request: ChatRequest) -> dict:
         return {"model": request.model, "messages": list(request.messages), **request.params}
 
+    async def ready(self) -> None:
+        pass
+
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         self.sent.append((asyncio.get_running_loop().time(), request))
         self.in_flight += 1

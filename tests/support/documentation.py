@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +47,16 @@ TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
     "python": (model.PythonShape, (model._StepOptions,)),
     "value": (model.ValueShape, (model._StepOptions,)),
     "retry": (model.RetryShape, ()),
-    "limits": (model.LimitsShape, ()),
+    "enforce": (model.EnforceShape, ()),
+    "models": (model.ModelLimitsShape, (model.EnforceShape,)),
+    "window": (model.WindowShape, ()),
+    "limits": (model.LimitsShape, (model.ModelLimitsShape,)),
+    "budget": (model.BudgetShape, ()),
     "provider openai": (model.OpenAIShape, ()),
     "provider simulated": (model.SimulatedShape, ()),
 }
 """Name of a table: whose keys it lists, less those of others."""
-SHOWN_ELSEWHERE = {model.DefaultsShape: model._LlmOptions}
+SHOWN_ELSEWHERE: dict[type[model.Shape], type[model.Shape]] = {model.DefaultsShape: model._LlmOptions}
 """Shapes without a table of their own: their keys are exactly those of another."""
 
 
@@ -64,7 +69,9 @@ def key_table(name: str) -> str:
     for key, field in schema["properties"].items():
         if key not in hidden:
             required = "required" if key in schema.get("required", ()) else _default(field)
-            lines.append(f"| `{key}` | {_value(field)} | {required} | {_cell(field.get('description', ''))} |")
+            lines.append(
+                f"| `{key}` | {_value(field)} | {required} | {_cell(field.get('description', ''))} |"
+            )
     return "\n".join(lines)
 
 
@@ -93,6 +100,10 @@ _PATTERNS = {
 }
 _NAMES = {
     "LimitsShape": "[limits](#limits)",
+    "ModelLimitsShape": "[limits](#limits)",
+    "EnforceShape": "[limits](#limits)",
+    "WindowShape": "`{requests, per}`",
+    "BudgetShape": "[budget](#budget)",
     "RetryShape": "[retry](#retry)",
     "DefaultsShape": "[options](#options-of-llm-steps)",
     "OpenAIShape": "[provider](#providers)",
@@ -216,7 +227,9 @@ def _option_row(option: click.Option, context: click.Context) -> str:
     assert record is not None
     written, text = record
     text = re.sub(r"(\[|; )x>=1(?=\])", r"\1", text).replace(" []", "").replace("; ]", "]")
-    return f"| `{written.replace('|', chr(92) + '|')}` | {re.sub(' +', ' ', text).replace('[]', '').strip()} |"
+    return (
+        f"| `{written.replace('|', chr(92) + '|')}` | {re.sub(' +', ' ', text).replace('[]', '').strip()} |"
+    )
 
 
 def _command_list() -> str:
@@ -225,7 +238,7 @@ def _command_list() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    **{f"keys of {name}": lambda name=name: key_table(name) for name in TABLES},
+    **{f"keys of {name}": partial(key_table, name) for name in TABLES},
     "reserved ids": lambda: _listed(sorted(RESERVED_IDS)),
     "filters": lambda: _listed(sorted(filter(str.isidentifier, TEXT.filters))),
     "tests": lambda: _listed(sorted(filter(str.isidentifier, TEXT.tests))),
@@ -234,11 +247,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "record": _record,
     "run fields": lambda: _listed(f"run.{field}" for field in RUN_FIELDS),
     "later step keys": lambda: _listed(model.LATER_STEP_KEYS),
-    "later limits": lambda: _listed(model.LATER_LIMIT_KEYS),
-    "later top keys": lambda: _listed(model.LATER_TOP_KEYS),
     "commands": _command_list,
     "public names": lambda: _listed(flowllm.__all__),
-    **{f"command {name}": lambda name=name: command_block(name) for name, _ in commands()},
+    **{f"command {name}": partial(command_block, name) for name, _ in commands()},
 }
 
 

@@ -75,6 +75,8 @@ def attempt_of_node(
         finished_at=None if sent else 1_700_000_002.0,
         usage=Usage() if sent else USAGE,
         cost_usd=None if sent else 0.0001,
+        reserved_tokens=100.0,
+        reserved_usd=0.0005,
     )
 
 

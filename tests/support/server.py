@@ -6,8 +6,10 @@
 
     python -m tests.support.server --latency 0.5 --log requests.jsonl      # as a process; prints {"port": …, "url": …}
 
-A script is called with the body and the number of the request (from 1) and gives a Reply; `by_prompt` is the one that
-the process uses: prompts say themselves what happens to them.
+A script is called with the body and the number of the request (from 1) and gives a Reply; `ByPrompt` is the one that
+the process uses: prompts say themselves what happens to them. Limits and outages are `Rules`, enforced before the
+script is asked; `server.rule(...)` changes them while it runs, and so does a POST of the same names to /control.
+A GET of /control gives the counters, and with ?since=SECONDS every request that arrived after that monotonic time.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from tests.support.replies import MIB, ByPrompt, Reply, Script, echo, prompt_of, rate_limited
+from tests.support.quota import Charge, Quota
+from tests.support.replies import MIB, ByPrompt, Reply, Script, echo, failed, prompt_of, rate_limited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +52,10 @@ class Seen:
     finished: float | None = None
     status: int | None = None
     """None: no answer was sent."""
+    verdict: str = "accepted"
+    """By the rules: accepted, refused or failed."""
+    answer_tokens: int | None = None
+    """As the rules drew them; None: by the answer's length."""
 
     @property
     def prompt(self) -> str:
@@ -72,25 +80,26 @@ class Server:
         """Forget every request and change."""
         self.script = self.default_script
         self.latency = self._default_latency
-        self.requests_per_minute: float | None = None
-        self.burst = 1
-        self.rate_headers = False
+        self.quota = Quota()
         self.hold = 0
         """Answers wait until that many requests have been in flight at once."""
         self.requests: list[Seen] = []
         self.in_flight = 0
         self.peak = 0
-        self._level = 1.0
-        self._level_at = time.monotonic()
+        self.counts: Counter[str] = Counter()
+        """Requests accepted, refused (429) and failed (500) by the rules, and the tokens that were charged."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    def rule(self, **changes: Any) -> None:
+        """Enforce other rules from now on; those that are not named stay."""
+        self.quota.set(self.quota.rules.changed(changes), time.monotonic())
+
     def limit(self, requests_per_minute: float | None, *, burst: int = 1, headers: bool = True) -> None:
         """Answer 429 above that rate from now on."""
-        self.requests_per_minute, self.burst, self.rate_headers = requests_per_minute, burst, headers
-        self._level, self._level_at = float(burst), time.monotonic()
+        self.rule(requests_per_minute=requests_per_minute, burst=burst, headers=headers)
 
     def start(self) -> None:
         self._thread.start()
@@ -126,12 +135,21 @@ class Server:
             order = await request.json()
             if "mend" in order and isinstance(self.script, ByPrompt):
                 self.script.mended = order["mend"]
+            if order.get("reset"):
+                self.reset()
             self.latency = order.get("latency", self.latency)
-            if "requests_per_minute" in order:
-                self.limit(order["requests_per_minute"], burst=order.get("burst", 1))
-        return web.json_response(
-            {"requests": len(self.requests), "peak": self.peak, "in_flight": self.in_flight}
-        )
+            self.rule(**order)
+        told: dict[str, Any] = {
+            "requests": len(self.requests),
+            "peak": self.peak,
+            "in_flight": self.in_flight,
+            "now": time.monotonic(),
+            **{name: self.counts[name] for name in ("accepted", "refused", "failed", "tokens")},
+        }
+        if "since" in request.query:
+            since = float(request.query["since"])
+            told["log"] = [[seen.arrived, seen.verdict] for seen in self.requests if seen.arrived >= since]
+        return web.json_response(told)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
@@ -151,7 +169,7 @@ class Server:
         self.peak = max(self.peak, self.in_flight)
         self._note("arrived", seen)
         try:
-            reply = self._limited() or self.script(body, seen.n)
+            reply = self._judged(seen) or self._counted(self.script(body, seen.n), seen)
             while self.peak < self.hold:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(reply.delay + (self.latency if reply.status == 200 else 0))
@@ -173,26 +191,36 @@ class Server:
             with self._log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def _limited(self) -> Reply | None:
-        if self.requests_per_minute is None:
-            return None
-        now, rate = time.monotonic(), self.requests_per_minute / 60
-        self._level = min(self.burst, self._level + (now - self._level_at) * rate)
-        self._level_at = now
-        if self._level < 1:
-            return rate_limited(f"{(1 - self._level) / rate:.3f}")
-        self._level -= 1
-        return None
+    def _judged(self, seen: Seen) -> Reply | None:
+        """What the rules make of it; None: it passes."""
+        seen.answer_tokens = self.quota.draw_answer()
+        rules = self.quota.rules
+        if rules.failing:
+            return self._verdict(seen, "failed", failed(500))
+        prompt = _prompt_tokens(seen)
+        asked = seen.body.get("max_tokens") or seen.body.get("max_completion_tokens") or 0
+        charge = Charge(request=prompt + int(asked), usage=prompt + (seen.answer_tokens or 0))
+        wait = self.quota.admit(charge, seen.arrived)
+        if wait is None:
+            self.counts["tokens"] += charge.request if self.quota.rules.charged == "request" else charge.usage
+            return self._verdict(seen, "accepted", None)
+        return self._verdict(seen, "refused", rate_limited(f"{wait:.3f}" if rules.retry_after else None))
 
-    def _rate_headers(self) -> dict[str, str]:
-        if not self.rate_headers or self.requests_per_minute is None:
-            return {}
-        reset = (self.burst - self._level) / (self.requests_per_minute / 60)
-        return {
-            "x-ratelimit-limit-requests": f"{self.requests_per_minute:g}",
-            "x-ratelimit-remaining-requests": str(int(self._level)),
-            "x-ratelimit-reset-requests": f"{int(reset // 60)}m{reset % 60:.3f}s",
-        }
+    def _verdict(self, seen: Seen, verdict: str, reply: Reply | None) -> Reply | None:
+        seen.verdict = verdict
+        self.counts[verdict] += 1
+        return reply
+
+    @staticmethod
+    def _counted(reply: Reply, seen: Seen) -> Reply:
+        """With the usage that the rules drew."""
+        if seen.answer_tokens is None or reply.status != 200 or reply.usage is not None:
+            return reply
+        prompt, answer = _prompt_tokens(seen), seen.answer_tokens
+        if seen.path.endswith("/responses"):
+            return replace(reply, usage={"input_tokens": prompt, "output_tokens": answer})
+        usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+        return replace(reply, usage=usage)
 
     async def _send(self, request: web.Request, reply: Reply, seen: Seen) -> web.StreamResponse:
         if reply.end != "whole" and reply.sent is None:
@@ -202,7 +230,7 @@ class Server:
         headers = {
             "Content-Type": "application/json",
             "x-request-id": f"req-{seen.n}",
-            **self._rate_headers(),
+            **self.quota.headers(),
         }
         response = web.StreamResponse(status=reply.status, headers={**headers, **reply.headers})
         if reply.filler:
@@ -233,6 +261,11 @@ async def _fill(request: web.Request, response: web.StreamResponse, size: int) -
             await response.write(b"x" * 65536)
         await response.write(b'"}}]}')
     return response
+
+
+def _prompt_tokens(seen: Seen) -> int:
+    """As providers count them: about four bytes of text each, and seven for what is around a message."""
+    return len(seen.prompt.encode()) // 4 + 7
 
 
 def _hang_up(request: web.Request, end: str) -> None:

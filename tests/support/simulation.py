@@ -99,6 +99,9 @@ class Network:
     def cost(self, model: str, usage: Usage) -> float:
         return 0.001
 
+    async def ready(self) -> None:
+        pass
+
     async def complete(self, request: object, *, timeout: float) -> Completion:
         world, key = self._world, digest(canonical(self.encode(request)))
         self._check(request, key)
@@ -232,7 +235,7 @@ class Process:
     def crash(self) -> None:
         """The process is gone, with all that was not on disk."""
         self.disk.dead = True
-        self.world.lost_in_crashes += self.limiter._account(ACCOUNT).in_flight
+        self.world.lost_in_crashes += self.limiter._account(ACCOUNT).gates.in_flight
         self.world.memory._held.clear()
 
     def _check_frontier(self) -> None:
@@ -315,11 +318,11 @@ async def live(seed: int) -> World:
                 raise Broken("P7: a request was sent after the stop")
             await asyncio.sleep(world.draw.random())
             if world.draw.random() < 0.5:
-                aloft = process.limiter._account(ACCOUNT).in_flight
+                aloft = process.limiter._account(ACCOUNT).gates.in_flight
                 world.lost_in_crashes += aloft
                 process.stop.cancel()
             elif going.done() is False:
-                world.lost_in_crashes += process.limiter._account(ACCOUNT).in_flight
+                world.lost_in_crashes += process.limiter._account(ACCOUNT).gates.in_flight
         outcome = (await asyncio.gather(going, return_exceptions=True))[0]
         if isinstance(outcome, Broken):
             raise outcome

@@ -98,9 +98,81 @@ def test_who_must_not_join_does_not_and_different_keys_do_not_meet() -> None:
             flights.ask(make_ask(FakeProvider())),
             flights.ask(make_ask(FakeProvider(), join=False)),
             flights.ask(make_ask(FakeProvider(), key="other")),
-            flights.ask(make_ask(FakeProvider(), keep_truncated=False)),
         )
-        assert inner.calls == 4
+        assert inner.calls == 3
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"keep_truncated": False}),
+        ({"keep_truncated": False}, {}),
+        ({}, {"ttl": 60.0}),
+        ({"ttl": 3600.0}, {"ttl": 60.0}),
+    ],
+)
+def test_who_may_want_another_answer_waits_for_the_end_of_an_equal_call(first: dict, second: dict) -> None:
+    """Equal requests are never out at the same time; the second finds the answer in the memo, or asks itself."""
+
+    class Single(Inner):
+        at_once = 0
+
+        async def answer(self, call: object) -> Answer:
+            self.at_once += 1
+            assert self.at_once == 1
+            try:
+                return await super().answer(call)
+            finally:
+                self.at_once -= 1
+
+    async def main() -> None:
+        flights = Flights(Single(), LoopClock())
+        answers = await asyncio.gather(
+            flights.ask(make_ask(FakeProvider(), **first)), flights.ask(make_ask(FakeProvider(), **second))
+        )
+        assert [answer.joined for answer in answers] == [False, False]
+
+    run_virtual(main())
+
+
+def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_older_ones() -> None:
+    async def main() -> None:
+        inner = Inner()
+        flights = Flights(inner, LoopClock())
+        await asyncio.gather(
+            *(flights.ask(make_ask(FakeProvider(), ttl=ttl)) for ttl in (60.0, 60.0, 3600.0, None))
+        )
+        assert inner.calls == 1
+
+    run_virtual(main())
+
+
+def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once() -> None:
+    async def main() -> None:
+        flights, gate = Flights(Inner(), LoopClock()), Gate()
+        first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
+        await asyncio.sleep(0.1)
+        asyncio.get_running_loop().call_later(0.1, gate.shut)
+        with pytest.raises(CallStopped):
+            await flights.ask(make_ask(FakeProvider(), asker(gate=gate), ttl=60.0))
+        assert asyncio.get_running_loop().time() < 0.5
+        await first
+
+    run_virtual(main())
+
+
+def test_a_stopped_run_does_not_join_what_another_run_has_in_flight() -> None:
+    async def main() -> None:
+        flights, gate, log = Flights(Inner(), LoopClock()), Gate(), []
+        first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
+        await asyncio.sleep(0.1)
+        gate.shut()
+        with pytest.raises(CallStopped):
+            await flights.ask(make_ask(FakeProvider(), asker(gate=gate, log=log)))
+        assert log == []
+        await first
 
     run_virtual(main())
 

@@ -177,7 +177,7 @@ def test_the_timeout_counts_calls_and_backoff_but_not_the_queue() -> None:
         busy = asyncio.create_task(bench.ask(slow))
         await asyncio.sleep(0)
         policy = RetryPolicy(max_attempts=99, initial_delay=1, jitter=False)
-        with pytest.raises(NodeTimedOut, match="gave up after 10 s"):
+        with pytest.raises(NodeTimedOut, match="would pass the step's timeout of 10 s"):
             await bench.ask(shaky, "b", key="b" * 64, timeout=10.0, retry=policy)
         # Calls of 1 s at 500, 502, 505 after waits of 1 and 2; a wait of 4 and the call would fit, 8 would not.
         assert [at for at, _ in shaky.sent] == [500, 502, 505]
@@ -285,5 +285,45 @@ def test_events_tell_each_request_with_its_time_in_the_queue() -> None:
             ("a", 2),
             ("b", 2),
         ]
+
+    run_virtual(main())
+
+
+def test_a_secret_that_is_spelled_otherwise_in_json_is_masked_in_the_value() -> None:
+    async def main() -> None:
+        bench = Bench(secrets=("sk-canary",))
+        check = Validator(OutputFormat(schema={"type": "array"}))
+        answer = await bench.ask(FakeProvider('["\\u0073k-canary"]'), validator=check)
+        assert answer.value == ["***"]
+        assert (await bench.store.memo("k" * 64)).answer["value"] == ["***"]
+
+    run_virtual(main())
+
+
+def test_a_payer_that_was_taken_over_does_not_cost_the_others_their_answer() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider(latency=10)
+        payer = asyncio.create_task(bench.ask(provider))
+        await asyncio.sleep(1)
+        await bench.store.create_run(
+            RunRecord(
+                run_id="r2",
+                workflow="w",
+                path="",
+                status=RunStatus.RUNNING,
+                started_at=0,
+                owner=Owner(pid=1, host="h", since=0),
+            )
+        )
+        other = asyncio.create_task(bench.flights.ask(make_ask(provider, asker(run="r2", node="b"))))
+        await asyncio.sleep(1)
+        payer.cancel()
+        bench.store._held.discard("r1")
+        await bench.store.claim_run("r1", Owner(pid=2, host="h", since=0))
+        assert (await other).value == "answer"
+        assert [node.node_id for node in await bench.store.nodes("r2")] == ["b"]
+        assert await bench.store.nodes("r1") == []
+        (attempt,) = await bench.store.attempts("r1")
+        assert attempt.status is AttemptStatus.UNKNOWN
 
     run_virtual(main())

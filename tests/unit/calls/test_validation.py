@@ -39,3 +39,23 @@ def test_an_object_with_a_key_named_value_is_not_unwrapped() -> None:
 def test_every_error_is_named_with_its_place() -> None:
     with pytest.raises(InvalidAnswer, match=r"at \[1\]: 2 is not of type 'string'; at \[2\]: None is not"):
         TAGS.check('["a", 2, null]')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['```json\n{"value": 3}\n```', '\n```\n{"value": 3}```\n', '``` JSON \n\n{"value": 3}\n\n```  '],
+)
+def test_json_in_a_code_block_is_taken_out_of_it(text: str) -> None:
+    assert RECORD.check(text) == {"value": 3}
+
+
+@pytest.mark.parametrize("text", ["```", "``````", "```{}```", "```a b\n{}\n```", "x ```\n{}\n```"])
+def test_what_only_looks_like_a_code_block_is_no_json(text: str) -> None:
+    with pytest.raises(InvalidAnswer, match="not valid JSON"):
+        RECORD.check(text)
+
+
+def test_a_code_block_of_a_million_blank_lines_is_refused_at_once() -> None:
+    """As a regular expression this took time that grew with the cube of the answer."""
+    with pytest.raises(InvalidAnswer):
+        RECORD.check("```\n" + "\n" * 1_000_000 + "x")

@@ -1,0 +1,151 @@
+"""One request on record: written before it is sent, and again when its outcome is known."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.errors import AttemptTimedOut, ConnectionFailed, OwnershipLost, StoreError
+from flowllm.events import RequestEnded, RequestSent
+from flowllm.store.base import AttemptRecord
+from flowllm.types import AttemptStatus, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.calls.base import Ask, Asker
+    from flowllm.calls.budget import Reservation
+    from flowllm.clock import Clock
+    from flowllm.errors import StepError
+    from flowllm.store.base import MemoRecord, NodeWrite, Store
+    from flowllm.types import Json
+
+_NOT_SENT = {"type": "NotSent", "message": "the run was stopped before it was sent", "hint": ""}
+
+
+class Attempt:
+    """The record of one request and its two events."""
+
+    def __init__(
+        self, ask: Ask, asker: Asker, *, number: int, reserved: Reservation, store: Store, clock: Clock
+    ) -> None:
+        """`number` counts the requests of the call from 1."""
+        self._asker = asker
+        self._store = store
+        self._clock = clock
+        self._sent_at = 0.0
+        self.took = 0.0
+        """Seconds on the wire."""
+        self._record = AttemptRecord(
+            attempt_id=uuid.uuid4().hex,
+            run_id=asker.fence.run_id,
+            node_id=asker.node_id,
+            key=ask.key,
+            number=number,
+            provider=ask.provider.name,
+            model=ask.request.model,
+            started_at=clock.now(),
+            reserved_tokens=reserved.tokens,
+            reserved_usd=reserved.usd,
+        )
+
+    async def begin(self) -> None:
+        """Put it on record. Raises StoreError."""
+        await self._store.begin_attempt(self._asker.fence, self._record)
+
+    def sent(self, *, queue_s: float) -> None:
+        """It goes out now."""
+        self._sent_at = self._clock.monotonic()
+        self._asker.emit(
+            RequestSent(
+                run_id=self._record.run_id,
+                node_id=self._record.node_id,
+                at=self._clock.now(),
+                attempt=self._record.number,
+                model=self._record.model,
+                provider=self._record.provider,
+                queue_s=queue_s,
+            )
+        )
+
+    def came_back(self) -> None:
+        """Its outcome is known."""
+        self.took = self._clock.monotonic() - self._sent_at
+
+    async def answered(
+        self,
+        *,
+        usage: Usage,
+        cost_usd: float | None,
+        unusable: Mapping[str, Json] | None = None,
+        memo: MemoRecord | None = None,
+        nodes: Sequence[NodeWrite] = (),
+    ) -> None:
+        """An answer came; `unusable` says why it will not do, if so. Committed with what it completes."""
+        await self._settle(
+            AttemptStatus.SUCCEEDED, error=unusable, usage=usage, cost_usd=cost_usd, memo=memo, nodes=nodes
+        )
+
+    async def failed(self, error: StepError, *, cost_usd: float | None) -> None:
+        """No answer came."""
+        status = AttemptStatus.UNKNOWN if may_be_paid(error) else AttemptStatus.FAILED
+        await self._settle(status, error=error.as_dict(), usage=error.usage or Usage(), cost_usd=cost_usd)
+
+    async def abandon(self, *, on_wire: bool) -> None:
+        """It broke off, mostly because its run stops: a request that is out may have been paid for."""
+        ended = replace(
+            self._record,
+            status=AttemptStatus.UNKNOWN if on_wire else AttemptStatus.FAILED,
+            finished_at=self._clock.now(),
+            error=None if on_wire else _NOT_SENT,
+        )
+        with contextlib.suppress(StoreError):
+            await self._store.settle(attempt=ended, attempt_fence=self._asker.fence)
+
+    async def _settle(
+        self,
+        status: AttemptStatus,
+        *,
+        error: Mapping[str, Json] | None,
+        usage: Usage,
+        cost_usd: float | None,
+        memo: MemoRecord | None = None,
+        nodes: Sequence[NodeWrite] = (),
+    ) -> None:
+        ended = replace(
+            self._record,
+            status=status,
+            finished_at=self._clock.now(),
+            error=error,
+            usage=usage,
+            cost_usd=cost_usd,
+        )
+        try:
+            await self._store.settle(attempt=ended, attempt_fence=self._asker.fence, memo=memo, nodes=nodes)
+        except OwnershipLost:
+            # The run that paid may have left this call and have been resumed since; the others keep the answer.
+            if nodes:
+                await self._store.settle(memo=memo, nodes=nodes)
+        self._asker.emit(
+            RequestEnded(
+                run_id=ended.run_id,
+                node_id=ended.node_id,
+                at=self._clock.now(),
+                attempt=ended.number,
+                model=ended.model,
+                provider=ended.provider,
+                call_s=self.took,
+                error=error,
+                usage=usage,
+                cost_usd=cost_usd,
+            )
+        )
+
+
+def may_be_paid(error: StepError) -> bool:
+    """The request went out and no answer was seen: nobody knows whether the provider worked for it."""
+    if isinstance(error, ConnectionFailed):
+        return error.reason in {"reset", "closed"}
+    return isinstance(error, AttemptTimedOut)

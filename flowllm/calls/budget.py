@@ -1,0 +1,79 @@
+"""The budget of a run: what is spent and what requests in flight have set aside never passes it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowllm.errors import BudgetExceeded, RequestRejected
+from flowllm.types import RunStatus
+
+if TYPE_CHECKING:
+    from flowllm.types import Budget
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What is set aside for one request, at most."""
+
+    tokens: float
+    usd: float | None
+    """None: the price is unknown."""
+
+
+class Purse:
+    """Keeps the books of one run. What was spent before this sitting counts too."""
+
+    def __init__(self, budget: Budget, *, tokens: float = 0.0, usd: float | None = 0.0) -> None:
+        """`tokens` and `usd` were spent before; None: at prices that are not known."""
+        self._budget = budget
+        self._tokens = tokens
+        self._usd = usd or 0.0
+        self._set_aside: list[Reservation] = []
+        self._changed = asyncio.Event()
+
+    async def reserve(self, reservation: Reservation) -> None:
+        """Set that much aside before a request is sent.
+
+        Waits while requests in flight may turn out cheaper than what is set aside for them. Raises
+        BudgetExceeded if there is nothing left to wait for, RequestRejected for a request of unknown price under
+        a budget in dollars.
+        """
+        if self._budget.usd is not None and reservation.usd is None:
+            raise RequestRejected(
+                "the run has a budget in dollars, and the price of this model is not known",
+                hint="put its price under `prices` in flowllm.yaml",
+            )
+        while not self._fits(reservation):
+            if not self._set_aside:
+                raise self._exceeded()
+            self._changed.clear()
+            await self._changed.wait()
+        self._set_aside.append(reservation)
+
+    def settle(self, reservation: Reservation, *, tokens: float, usd: float | None) -> None:
+        """The request is over and took that much; an unknown outcome takes all that was set aside."""
+        self._set_aside.remove(reservation)
+        self._tokens += tokens
+        self._usd += usd or 0.0
+        self._changed.set()
+
+    def _fits(self, more: Reservation) -> bool:
+        tokens = self._tokens + sum(one.tokens for one in self._set_aside) + more.tokens
+        usd = self._usd + sum(one.usd or 0.0 for one in self._set_aside) + (more.usd or 0.0)
+        over_tokens = self._budget.tokens is not None and tokens > self._budget.tokens
+        return not over_tokens and not (self._budget.usd is not None and usd > self._budget.usd + _ROUNDING)
+
+    def _exceeded(self) -> BudgetExceeded:
+        spent = [f"{self._tokens:,.0f} of {self._budget.tokens:,} tokens"] if self._budget.tokens else []
+        if self._budget.usd is not None:
+            spent.append(f"${self._usd:.4f} of ${self._budget.usd:g}")
+        pauses = self._budget.on_exceed == "pause"
+        return BudgetExceeded(
+            f"the next request could pass the budget: {' and '.join(spent)} spent",
+            hint="raise `budget` in the workflow and resume with --file" if pauses else "raise `budget`",
+            status=RunStatus.PAUSED if pauses else RunStatus.FAILED,
+        )

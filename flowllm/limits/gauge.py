@@ -1,0 +1,73 @@
+"""How an account stands: one object to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from flowllm.limits.gates import MINUTE
+
+if TYPE_CHECKING:
+    from flowllm.limits.account import Account
+    from flowllm.types import Json
+
+
+SHORTEST = 5.0
+"""Seconds below which a share of a rate means nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """One account at one moment. None: not limited, or not known."""
+
+    in_flight: int
+    waiting: int
+    max_concurrent: int
+    """Slots when all is well."""
+    slots: int
+    """Slots as the breaker leaves them now."""
+    requests_per_minute: float | None
+    """The rate in force: what is written, what headers say, what was learned; the lowest."""
+    learned_per_minute: float | None
+    """What the server was found to allow."""
+    requests_left: float | None
+    """Requests that could go at once."""
+    tokens_per_minute: float | None
+    tokens_left: float | None
+    """Tokens that could be reserved at once."""
+    paused_s: float
+    """Seconds for which nothing is sent, as the server asked."""
+    breaker: str
+    """closed, open, probing or ramping."""
+    granted: int
+    """Requests admitted so far."""
+    utilisation: float | None
+    """Admitted requests as a share of those that the rate in force would have let through, 0 to 1; None in the first
+    seconds."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+def read_gauge(account: Account, now: float) -> Gauge:
+    """The account as it stands at that moment (monotonic seconds)."""
+    gates = account.gates
+    learned = account.adaptive.rate(now) if account.adaptive.learned else None
+    elapsed = now - (account.began if account.began is not None else now)
+    possible = None if gates.rate is None or elapsed < SHORTEST else gates.rate * elapsed
+    return Gauge(
+        in_flight=gates.in_flight,
+        waiting=account.waiting,
+        max_concurrent=account.most,
+        slots=account.breaker.width(account.most, now),
+        requests_per_minute=None if gates.rate is None else gates.rate * MINUTE,
+        learned_per_minute=None if learned is None else learned * MINUTE,
+        requests_left=gates.level(now),
+        tokens_per_minute=gates.limits.tokens_per_minute,
+        tokens_left=None if gates.tokens is None else gates.tokens.level(now),
+        paused_s=max(0.0, account.paused_until - now),
+        breaker=account.breaker.state.value,
+        granted=gates.granted,
+        utilisation=None if not possible else min(1.0, gates.granted / possible),
+    )

@@ -1,0 +1,135 @@
+"""Sittings of a run by the real scheduler, over a memory store and a fake provider, under a virtual clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.backends.local import LocalBackend
+from flowllm.calls.flight import Flights
+from flowllm.calls.line import Line
+from flowllm.calls.memo import Memo
+from flowllm.engine.scheduler import Ending, Scheduler
+from flowllm.engine.stop import StopSignal
+from flowllm.events import NodeEnded
+from flowllm.limits.limiter import Limiter
+from flowllm.redact import Redactor
+from flowllm.result import RunOptions
+from flowllm.spec.overrides import Overrides
+from flowllm.steps.llm import LlmKind
+from flowllm.steps.python import PythonKind
+from flowllm.steps.value import ValueKind
+from flowllm.store.base import Owner, RunRecord
+from flowllm.store.memory import MemoryStore
+from flowllm.types import RunStatus, StepKind
+from tests.support.calls import FakeProvider
+from tests.support.virtual import LoopClock
+from tests.support.workflows import workflow
+
+if TYPE_CHECKING:
+    from flowllm.spec.workflow import Workflow
+    from flowllm.store.base import NodeRecord
+
+OWNER = Owner(pid=1, host="here", since=0.0)
+
+
+class Stage:
+    """What the runs of one process share; make it on the loop."""
+
+    def __init__(self, *, secrets: tuple[str, ...] = ()) -> None:
+        self.clock = LoopClock()
+        self.store = MemoryStore()
+        self.limiter = Limiter(self.clock)
+        self.redactor = Redactor(secrets)
+        self.provider = FakeProvider()
+        self.others: dict[str, FakeProvider] = {}
+        line = Line(self.limiter, self.store, self.clock, redactor=self.redactor, draw=lambda: 0.0)
+        self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
+
+    async def scheduler(
+        self,
+        text: str,
+        *,
+        run_id: str = "r1",
+        files: dict[str, str] | None = None,
+        stop: StopSignal | None = None,
+        retry_failed: bool = False,
+        options: RunOptions | None = None,
+        inputs: dict[str, object] | None = None,
+    ) -> Scheduling:
+        """A sitting that is ready to run; a run that is there already is gone on with."""
+        checked = workflow(text, files=files, overrides=Overrides(model="m"))
+        if run_id in self.store._runs:
+            self.store._held.discard(run_id)
+            run = await self.store.claim_run(run_id, OWNER)
+        else:
+            run = RunRecord(
+                run_id=run_id,
+                workflow=checked.name,
+                path=checked.path,
+                status=RunStatus.RUNNING,
+                started_at=self.clock.now(),
+                inputs=inputs or {},
+                options=(options or RunOptions()).as_dict(),
+                snapshot=checked.files,
+                owner=OWNER,
+            )
+            run = await self.store.create_run(run)
+        return Scheduling(
+            self,
+            checked,
+            run,
+            before=await self.store.nodes(run_id),
+            stop=stop or StopSignal(),
+            retry_failed=retry_failed,
+            options=options or RunOptions(),
+        )
+
+    async def run(self, text: str, **how: object) -> Ending:
+        """One sitting from its beginning to its end."""
+        return await (await self.scheduler(text, **how)).scheduler.run()
+
+    async def nodes(self, run_id: str = "r1") -> dict[str, NodeRecord]:
+        return {node.node_id: node for node in await self.store.nodes(run_id)}
+
+
+class Scheduling:
+    """A scheduler and what it tells."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        checked: Workflow,
+        run: RunRecord,
+        *,
+        before: list[NodeRecord],
+        stop: StopSignal,
+        retry_failed: bool,
+        options: RunOptions,
+    ) -> None:
+        self.events: list = []
+        self.backend = LocalBackend(
+            {
+                StepKind.PROMPT: LlmKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
+                StepKind.PYTHON: PythonKind(checked.files, {}, stage.redactor),
+                StepKind.VALUE: ValueKind(),
+            }
+        )
+        self.scheduler = Scheduler(
+            workflow=checked,
+            run=run,
+            before=before,
+            options=options,
+            steps=checked.steps,
+            backend=self.backend,
+            store=stage.store,
+            clock=stage.clock,
+            redactor=stage.redactor,
+            emit=self.events.append,
+            stop=stop,
+            retry_failed=retry_failed,
+        )
+
+    @property
+    def ended(self) -> list[str]:
+        """Nodes in the order in which their end was told."""
+        return [event.node_id for event in self.events if isinstance(event, NodeEnded)]
