@@ -28,7 +28,7 @@ from flowllm.result import RunOptions, RunResult
 from flowllm.sitting import Sitting
 from flowllm.spec.files import DiskFiles, SnapshotFiles, Unreadable
 from flowllm.spec.inputs import resolve_inputs
-from flowllm.spec.parse import load_workflow
+from flowllm.spec.parse import Overrides, load_workflow
 from flowllm.spec.problems import nearest
 from flowllm.spec.workflow import Workflow
 from flowllm.store.base import Fence, Owner, RunRecord
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from flowllm.spec.project import Project
     from flowllm.spec.workflow import Step
     from flowllm.store.base import Store
-    from flowllm.types import Json
+    from flowllm.types import Json, StepKind
 
 
 class FlowLLM:
@@ -73,7 +73,7 @@ class FlowLLM:
         self._clock = clock or SystemClock()
         self._redactor = Redactor()
         self._pool = ClientPool()
-        self._limiter = Limiter(self._clock)
+        self._limiter = Limiter(self._clock, weights=self._settings.project.tenants)
         self._store: Store | None = None
         self._flights: Flights | None = None
 
@@ -123,15 +123,23 @@ class FlowLLM:
         """
         options = self._settings.complete(options or RunOptions())
         loaded = self._load(workflow, options)
-        given = resolve_inputs(loaded, {**(inputs or {}), **(input_text or {})}, text=bool(input_text))
+        given = resolve_inputs(loaded, inputs or {}, input_text)
         steps = chosen_steps(loaded, options)
         providers = self._providers(loaded, options, self._settings.project)
+        providers.check(steps.values())
+        if loaded.budget is not None and loaded.budget.usd is not None:
+            providers.check_prices(steps.values())
+        secrets = self._read_secrets(loaded)
         run = self._new_run(loaded, given, options, providers.default, tenant)
-        providers.configure(self._limiter, loaded.steps, holder=run.run_id, cap=options.max_concurrent)
-        read_secrets(loaded, self._settings.environ)
         run = replace(await self.store.create_run(run), inputs=given)
         sitting = self._sitting(
-            workflow=loaded, steps=steps, run=run, options=options, providers=providers, observers=observers
+            workflow=loaded,
+            steps=steps,
+            run=run,
+            options=options,
+            providers=providers,
+            secrets=secrets,
+            observers=observers,
         )
         await sitting.hold(stop=stop or StopSignal())
         return await self._result(run.run_id, loaded)
@@ -149,12 +157,15 @@ class FlowLLM:
         """Go on with a run: what holds is kept, everything else is carried out.
 
         Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now.
-        A run that has succeeded is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
+        A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
         """
         run = await self._to_resume(run_id)
         options = replace(RunOptions.of(run.options), until=until)
         if run.status is RunStatus.SUCCEEDED and not retry_failed and file is None:
-            return await self._result(run.run_id, self._stored(run, options))
+            stored = self._stored(run, options)
+            done = {node.node_id for node in await self.store.nodes(run.run_id)}
+            if done.issuperset(chosen_steps(stored, options)):
+                return await self._result(run.run_id, stored)
         if file is not None:
             options = replace(options, config=self._settings.project.path or None)
             loaded, project = self._load(file, options), self._settings.project
@@ -167,8 +178,10 @@ class FlowLLM:
                 f"run {run.run_id} used {run.provider}, and `auto` would now mean {providers.default}",
                 hint="set or unset OPENAI_API_KEY as it was, or start a new run",
             )
-        providers.configure(self._limiter, loaded.steps, holder=run.run_id, cap=options.max_concurrent)
-        read_secrets(loaded, self._settings.environ)
+        providers.check(steps.values())
+        if loaded.budget is not None and loaded.budget.usd is not None:
+            providers.check_prices(steps.values())
+        secrets = self._read_secrets(loaded)
         claimed = await self.store.claim_run(run.run_id, self._owner())
         before = await self.store.nodes(run.run_id)
         sitting = self._sitting(
@@ -177,6 +190,7 @@ class FlowLLM:
             run=claimed,
             options=options,
             providers=providers,
+            secrets=secrets,
             observers=observers,
         )
         notices = [] if file is not None else _edited(run)
@@ -202,10 +216,10 @@ class FlowLLM:
         """What a run would do; sends nothing. Raises what `run` raises before it sends anything."""
         options = self._settings.complete(options or RunOptions())
         loaded = self._load(workflow, options)
-        given = resolve_inputs(loaded, {**(inputs or {}), **(input_text or {})}, text=bool(input_text))
+        given = resolve_inputs(loaded, inputs or {}, input_text)
         steps = chosen_steps(loaded, options)
         providers = self._providers(loaded, options, self._settings.project)
-        run = self._new_run(loaded, given, options, providers.default, "")
+        run = replace(self._new_run(loaded, given, options, providers.default, ""), inputs=given)
         secret = {name: self._settings.environ.get(name, "") for name in loaded.secrets}
         forecaster = Forecaster(
             loaded,
@@ -216,7 +230,8 @@ class FlowLLM:
             use_memo=not options.no_cache,
             refresh=options.refresh,
         )
-        return await forecaster.forecast(providers.default, Graph.of(loaded))
+        graph = Graph.of(replace(loaded, steps={step.id: step for step in steps.values()}))
+        return await forecaster.forecast(providers.default, graph)
 
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
@@ -229,14 +244,18 @@ class FlowLLM:
         """A run as far as it has come. Raises RunNotFound."""
         run = await self.store.run(RunId(run_id))
         workflow = self._stored(run, RunOptions.of(run.options))
-        return RunResult.of(run, await self.store.nodes(run.run_id), list(workflow.steps))
+        return RunResult.of(run, await self.store.nodes(run.run_id), _kinds(workflow))
 
     # parts
 
     def _load(self, workflow: str | Path | Workflow, options: RunOptions) -> Workflow:
-        if isinstance(workflow, Workflow):
+        wanted = overrides(options)
+        if not isinstance(workflow, Workflow):
+            return load_workflow(str(workflow), project=self._settings.project, overrides=wanted)
+        if wanted == Overrides():
             return workflow
-        return load_workflow(str(workflow), project=self._settings.project, overrides=overrides(options))
+        files, project = SnapshotFiles(workflow.files), stored_project(options, workflow.files)
+        return load_workflow(workflow.path, files=files, project=project, overrides=wanted)
 
     def _stored(self, run: RunRecord, options: RunOptions) -> Workflow:
         return load_workflow(
@@ -257,6 +276,12 @@ class FlowLLM:
             all_simulated=options.provider == SIMULATED,
         )
 
+    def _read_secrets(self, workflow: Workflow) -> Mapping[str, str]:
+        """The values of its secrets, which nothing that is kept or told shows from now on. Raises UsageError."""
+        found = read_secrets(workflow, self._settings.environ)
+        self._redactor.add(found.values())
+        return found
+
     def _open_flights(self) -> Flights:
         if self._flights is None:
             raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
@@ -270,6 +295,7 @@ class FlowLLM:
         run: RunRecord,
         options: RunOptions,
         providers: Providers,
+        secrets: Mapping[str, str],
         observers: Sequence[Observer],
     ) -> Sitting:
         return Sitting(
@@ -282,7 +308,7 @@ class FlowLLM:
             limiter=self._limiter,
             store=self.store,
             clock=self._clock,
-            environ=self._settings.environ,
+            secrets=secrets,
             redactor=self._redactor,
             observers=observers,
         )
@@ -296,7 +322,6 @@ class FlowLLM:
         tenant: str,
     ) -> RunRecord:
         now = self._clock.now()
-        self._redactor.add(self._settings.environ.get(name, "") for name in workflow.secrets)
         return RunRecord(
             run_id=new_run_id(now),
             workflow=workflow.name,
@@ -333,7 +358,11 @@ class FlowLLM:
 
     async def _result(self, run_id: RunId, workflow: Workflow) -> RunResult:
         run = await self.store.run(run_id)
-        return RunResult.of(run, await self.store.nodes(run_id), list(workflow.steps))
+        return RunResult.of(run, await self.store.nodes(run_id), _kinds(workflow))
+
+
+def _kinds(workflow: Workflow) -> dict[str, StepKind]:
+    return {step.id: step.kind for step in workflow.steps.values()}
 
 
 def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 from flowllm.backends.local import LocalBackend
 from flowllm.errors import StepError, Unauthorized, UsageError
 from flowllm.limits.limiter import tightest
-from flowllm.providers.openai import OpenAIProvider
+from flowllm.providers.openai import SECRET_NAME, OpenAIProvider
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
 from flowllm.spec.workflow import LlmBody
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
-from flowllm.types import Limits, StepId, StepKind
+from flowllm.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from flowllm.calls.flight import Flights
     from flowllm.clock import Clock
     from flowllm.limits.limiter import Limiter
-    from flowllm.providers.base import Provider
+    from flowllm.providers.base import Account, Provider
     from flowllm.providers.openai import ClientPool
     from flowllm.redact import Redactor
     from flowllm.spec.workflow import ProviderSettings, Step, Workflow
@@ -64,6 +64,7 @@ class Providers:
         self._prices = prices
         self._all_simulated = all_simulated
         self._made: dict[str, Provider] = {}
+        self._claim: Callable[[str, Provider], None] | None = None
 
     @property
     def default(self) -> str:
@@ -78,7 +79,9 @@ class Providers:
             if settings is None:
                 known = ", ".join(self._workflow.providers)
                 raise UsageError(f"there is no provider {resolved!r}", hint=f"there are: {known}")
-            self._made[resolved] = self._make(settings)
+            made = self._made[resolved] = self._make(settings)
+            if self._claim is not None:
+                self._claim(resolved, made)
         return self._made[resolved]
 
     def for_step(self, name: str) -> Provider:
@@ -88,38 +91,57 @@ class Providers:
         except UsageError as error:
             raise Unauthorized(error.message, hint=error.hint) from None
 
-    def configure(
-        self, limiter: Limiter, steps: Mapping[StepId, Step], *, holder: object, cap: int | None
-    ) -> None:
-        """Make every provider that the run names, and tell the limiter its limits; `cap` lowers concurrency."""
-        for name in dict.fromkeys(self._named(steps)):
-            provider = self.get(name)
-            limits = self._limits(self._resolve(name))
-            if cap is not None:
-                limits = replace(limits, max_concurrent=min(cap, limits.max_concurrent))
-            limiter.configure(provider.account, limits, holder=(holder, self._resolve(name)))
+    def check(self, steps: Iterable[Step]) -> None:
+        """Make every provider that can be known before the run. Raises UsageError as `get` does."""
+        for step in steps:
+            if isinstance(step.body, LlmBody):
+                for name in _names(step.body):
+                    self.get(name)
 
-    def _named(self, steps: Mapping[StepId, Step]) -> Iterator[str]:
-        """The names that can be known before the run; those that templates will give come from `providers`."""
-        for step in steps.values():
+    def claim(self, limiter: Limiter, *, holder: object, cap: int | None) -> None:
+        """Tell the limiter what this run allows on each provider, also on those that templates will name.
+
+        It holds until `holder` withdraws; `cap` lowers concurrency.
+        """
+
+        def claim(name: str, provider: Provider) -> None:
+            limiter.configure(provider.account, self._limits(name, cap), holder=holder)
+
+        self._claim = claim
+        for name, provider in self._made.items():
+            claim(name, provider)
+
+    def accounts(self) -> set[Account]:
+        """The accounts of the providers that were needed so far."""
+        return {provider.account for provider in self._made.values()}
+
+    def named_accounts(self) -> Mapping[str, Account]:
+        """The same, by the names that the workflow gives its providers."""
+        return {name: provider.account for name, provider in self._made.items()}
+
+    def check_prices(self, steps: Iterable[Step]) -> None:
+        """Raises UsageError if a model has no known price: a budget in dollars could not be kept."""
+        for step in steps:
             if not isinstance(step.body, LlmBody):
                 continue
-            targets = [
-                step.body.provider,
-                *(target.provider for target in step.body.fallback if target.provider),
-            ]
-            for target in targets:
-                try:
-                    yield str(target.render({}))
-                except StepError:
-                    yield from (name for name, found in self._workflow.providers.items() if found.limits)
+            for provider, model in _models(step.body):
+                if self.get(provider).cost(model, Usage(input_tokens=1, output_tokens=1)) is None:
+                    raise UsageError(
+                        f"the budget is in dollars, and the price of {model} (step {step.id}) is not known",
+                        hint=f"put it under `prices` in flowllm.yaml: {model}: {{input: 0.15, output: 0.60}}",
+                    )
 
-    def _limits(self, name: str) -> Limits:
+    def _limits(self, name: str, cap: int | None) -> Limits:
         own = self._workflow.providers[name].limits
-        shared = self._workflow.limits if name == self.default else None
-        if own is not None and shared is not None:
-            return tightest(own, shared)
-        return own or shared or Limits()
+        is_default = name == self.default
+        shared = self._workflow.limits if is_default else None
+        limits = (
+            tightest(own, shared) if own is not None and shared is not None else own or shared or Limits()
+        )
+        if cap is None:
+            return limits
+        most = cap if is_default else min(cap, limits.max_concurrent or DEFAULT_CONCURRENT)
+        return replace(limits, max_concurrent=most)
 
     def _resolve(self, name: str) -> str:
         return SIMULATED if self._all_simulated else resolve_auto(name, self._environ)
@@ -170,9 +192,31 @@ class Providers:
                 raise UsageError(
                     f"header {header} needs {match[1]}, which is not set", hint=f"export {match[1]}=…"
                 )
+            if SECRET_NAME.search(match[1]):
+                self._redactor.add([self._environ[match[1]]])
             return self._environ[match[1]]
 
         return _VARIABLE.sub(value, text)
+
+
+def _names(body: LlmBody) -> Iterator[str]:
+    """The providers of a step that can be known before the run."""
+    for template in (body.provider, *(target.provider for target in body.fallback if target.provider)):
+        try:
+            yield str(template.render({}))
+        except StepError:
+            continue
+
+
+def _models(body: LlmBody) -> Iterator[tuple[str, str]]:
+    """The providers and models of a step that can be known before the run."""
+    targets = [(body.provider, body.model)]
+    targets += [(target.provider or body.provider, target.model) for target in body.fallback]
+    for provider, model in targets:
+        try:
+            yield str(provider.render({})), str(model.render({}))
+        except StepError:
+            continue
 
 
 def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str, str]:

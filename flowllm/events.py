@@ -135,6 +135,16 @@ class FallbackTaken(NodeEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailuresHigh(Event):
+    """More than a few of the run's nodes have failed, after all their retries."""
+
+    failed: int
+    ended: int
+    share: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested(Event):
     """Nothing new is sent from now on; calls in flight may finish."""
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flowllm.types import RunStatus, Usage
+from flowllm.store.base import NodeRecord
+from flowllm.types import NodeId, NodeStatus, RunStatus, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.store.base import NodeRecord, RunRecord
-    from flowllm.types import Json
+    from flowllm.store.base import RunRecord
+    from flowllm.types import Json, StepKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class RunOptions:
     settings: Mapping[str, str] = field(default_factory=dict)
     """Options of single steps, such as {"judge.model": "gpt-4o"}."""
     max_concurrent: int | None = None
-    """Caps the requests in flight on every account, below what `limits` allow."""
+    """Requests in flight: in place of `limits.max_concurrent` on the default provider, lowering it on others."""
     no_cache: bool = False
     """The memo is neither read nor written."""
     refresh: tuple[str, ...] = ()
@@ -160,10 +161,9 @@ class RunResult:
     error: Mapping[str, Json] | None = None
 
     @classmethod
-    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord], order: Sequence[str] = ()) -> RunResult:
-        """A run as the store tells it; `order` names the steps in the order of the workflow's file."""
-        rank = {step: place for place, step in enumerate(order)}
-        ranked = sorted(nodes, key=lambda node: rank.get(node.node_id, len(rank)))
+    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, StepKind]) -> RunResult:
+        """A run as the store tells it; `kinds` are its steps in the order of the workflow's file."""
+        ranked = all_nodes(run, nodes, kinds)
         return cls(
             run_id=run.run_id,
             workflow=run.workflow,
@@ -197,10 +197,30 @@ class RunResult:
         }
 
 
+def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, StepKind]) -> list[NodeRecord]:
+    """The nodes of a run in the order of its file, with those that never ended: pending, or cancelled by its end.
+
+    A run that succeeded without some of its steps was not asked for them.
+    """
+    status = NodeStatus.PENDING if run.status is RunStatus.RUNNING else NodeStatus.CANCELLED
+    known = {node.node_id: node for node in nodes}
+    missing = {
+        NodeId(step): NodeRecord(run_id=run.run_id, node_id=NodeId(step), kind=kind, status=status)
+        for step, kind in kinds.items()
+        if run.status is not RunStatus.SUCCEEDED or step in known
+    }
+    return list({**missing, **known}.values())
+
+
+_NO_QUANTILES: dict[str, Json] = {"p50": None, "p90": None, "p99": None}
 EMPTY_STATS: dict[str, Json] = {
     "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0},
     "usage": Usage().as_dict(),
     "cost_usd": 0.0,
-    "latency_s": {"p50": None, "p90": None, "p99": None},
+    "latency_s": _NO_QUANTILES,
+    "queue_s": _NO_QUANTILES,
     "duration_s": 0.0,
+    "model_figures": {},
+    "step_figures": {},
+    "limits": {},
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from flowllm.assembly import SIMULATED, local_backend, read_secrets
+from flowllm.assembly import SIMULATED, local_backend
+from flowllm.calls.budget import Purse
 from flowllm.engine.scheduler import Scheduler
 from flowllm.errors import StoreError
 from flowllm.events import Notice, RunEnded, RunStarted
@@ -14,7 +17,7 @@ from flowllm.observers.stats import Stats
 from flowllm.store.base import Fence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from flowllm.assembly import Providers
     from flowllm.calls.flight import Flights
@@ -28,7 +31,11 @@ if TYPE_CHECKING:
     from flowllm.result import RunOptions
     from flowllm.spec.workflow import Step, Workflow
     from flowllm.store.base import NodeRecord, RunRecord, Store
-    from flowllm.types import NodeId
+    from flowllm.types import Json, NodeId
+
+
+RATES_KEPT = 7 * 86_400.0
+"""Seconds for which a learned rate is believed."""
 
 
 class Telling:
@@ -48,7 +55,8 @@ class Telling:
 
     def close(self) -> None:
         """The run is over."""
-        for observer in self._observers:
+        observers, self._observers = self._observers, []
+        for observer in observers:
             if isinstance(observer, Closable):
                 observer.close()
 
@@ -68,7 +76,7 @@ class Sitting:
         limiter: Limiter,
         store: Store,
         clock: Clock,
-        environ: Mapping[str, str],
+        secrets: Mapping[str, str],
         redactor: Redactor,
         observers: Sequence[Observer],
     ) -> None:
@@ -81,7 +89,7 @@ class Sitting:
         self._limiter = limiter
         self._store = store
         self._clock = clock
-        self._environ = environ
+        self._secrets = secrets
         self._redactor = redactor
         self._stats = Stats()
         self._tell = Telling([self._stats, *observers])
@@ -95,34 +103,72 @@ class Sitting:
         resumed: bool = False,
         notices: Sequence[str] = (),
     ) -> None:
-        """Run until the end; what happened is on record afterwards.
+        """Run until the end; what happened is on record afterwards, also if the caller is cancelled meanwhile.
 
         Raises StoreError if the record could not be kept.
         """
-        began = self._clock.monotonic()
         self._begin(resumed=resumed, notices=notices)
         try:
-            secrets = read_secrets(self._workflow, self._environ)
-            ending = await Scheduler(
+            self._providers.claim(self._limiter, holder=self._run.run_id, cap=self._options.max_concurrent)
+            await self._remember_rates()
+            scheduler = Scheduler(
                 workflow=self._workflow,
                 run=self._run,
                 before=before,
                 options=self._options,
                 steps=self._steps,
                 backend=local_backend(
-                    self._workflow, self._providers, self._flights, secrets, self._redactor
+                    self._workflow, self._providers, self._flights, self._secrets, self._redactor
                 ),
                 store=self._store,
                 clock=self._clock,
                 redactor=self._redactor,
                 emit=self._tell,
                 stop=stop,
+                purse=await self._purse(),
                 retry_failed=retry_failed,
-            ).run()
-            await self._end(ending, self._clock.monotonic() - began)
+            )
+            await _to_the_end(self._carry(scheduler), abort=scheduler.abort)
         finally:
             self._limiter.withdraw(self._run.run_id)
             self._tell.close()
+
+    async def _carry(self, scheduler: Scheduler) -> None:
+        began = self._clock.monotonic()
+        ending = await scheduler.run()
+        with contextlib.suppress(StoreError):  # the run's own end comes first
+            await self._learn_rates()
+        await self._end(ending, self._clock.monotonic() - began)
+
+    async def _purse(self) -> Purse | None:
+        """The run's budget, with what its earlier sittings spent."""
+        budget = self._workflow.budget
+        if budget is None:
+            return None
+        spend = await self._store.spend(self._run.run_id)
+        return Purse(budget, tokens=spend.tokens, usd=spend.usd)
+
+    async def _remember_rates(self) -> None:
+        """Begin with what earlier runs learned of the accounts."""
+        known = await self._store.rates(since=self._clock.now() - RATES_KEPT)
+        for account in self._providers.accounts():
+            if str(account) in known:
+                self._limiter.remember(account, known[str(account)])
+
+    async def _learn_rates(self) -> None:
+        for account in self._providers.accounts():
+            rate = self._limiter.learned(account)
+            if rate is not None:
+                await self._store.learn_rate(str(account), rate, at=self._clock.now())
+
+    def _limits(self) -> dict[str, Json]:
+        """How the accounts that this run used stand at its end."""
+        gauges = self._limiter.gauges()
+        return {
+            name: gauges[account].as_dict()
+            for name, account in self._providers.named_accounts().items()
+            if account in gauges
+        }
 
     def _begin(self, *, resumed: bool, notices: Sequence[str]) -> None:
         run, now = self._run, self._clock.now()
@@ -142,7 +188,7 @@ class Sitting:
 
     async def _end(self, ending: Ending, duration: float) -> None:
         run = self._run
-        stats = self._stats.as_dict(duration_s=duration)
+        stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
         try:
             await self._store.finish_run(
                 Fence(run_id=run.run_id, epoch=run.epoch),
@@ -167,3 +213,18 @@ class Sitting:
         )
         if ending.failure is not None:
             raise ending.failure
+
+
+async def _to_the_end(work: Coroutine[object, object, None], *, abort: Callable[[], None]) -> None:
+    """Carry out the work; a caller that is cancelled aborts it, and waits until what it has is on record."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        abort()
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # heard: the caller has gone
+        raise

@@ -25,5 +25,6 @@ class Backend(Protocol):
         ...
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
-        """Carry it out; the record that comes back is durable. Raises StepError, StoreError, CallStopped."""
+        """Carry it out and give its record, which is durable, or is written with the next commit where nothing
+        would be lost with it. Raises StepError, RunStopped, StoreError, CallStopped."""
         ...

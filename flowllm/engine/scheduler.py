@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowllm.calls.base import Asker
-from flowllm.calls.gate import CallStopped, Gate
+from flowllm.calls.gate import CallStopped, Gate, being_cancelled
+from flowllm.engine.failures import FailureShare
+from flowllm.engine.outputs import outputs_of
 from flowllm.engine.resume import holds
 from flowllm.engine.spent import Spent
 from flowllm.engine.state import (
@@ -26,16 +28,16 @@ from flowllm.engine.state import (
     StopSending,
 )
 from flowllm.engine.values import Values
-from flowllm.errors import InternalError, StepError, StoreError
-from flowllm.events import NodeEnded, NodeStarted, StopRequested
-from flowllm.spec.reference import Tolerance
+from flowllm.errors import InternalError, RunStopped, StepError, StoreError, TooManyFailures
+from flowllm.events import FailuresHigh, NodeEnded, NodeStarted, StopRequested
 from flowllm.steps.base import NodeContext
 from flowllm.store.base import Fence, NodeRecord, NodeWrite
-from flowllm.types import NodeId, NodeStatus, OnError, RunStatus
+from flowllm.types import NodeId, NodeStatus, OnError, RunStatus, StepKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from flowllm.calls.budget import Purse
     from flowllm.clock import Clock
     from flowllm.engine.backend import Backend
     from flowllm.engine.state import Command, Stimulus
@@ -77,6 +79,7 @@ class Scheduler:
         redactor: Redactor,
         emit: Callable[[Event], None],
         stop: StopSignal,
+        purse: Purse | None = None,
         retry_failed: bool = False,
     ) -> None:
         """`before` is what earlier sittings left; `steps` are those to run, with all that they need."""
@@ -92,6 +95,7 @@ class Scheduler:
         self._emit = emit
         self._stop = stop
         self._retry_failed = retry_failed
+        self._purse = purse
         self._fence = Fence(run_id=run.run_id, epoch=run.epoch)
         self._gate = Gate()
         self._values = Values(run)
@@ -102,23 +106,34 @@ class Scheduler:
         )
         self._inbox: asyncio.Queue[Stimulus] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], NodeId] = {}
+        self._spent: dict[NodeId, Spent] = {}
         self._riding: set[asyncio.Task[None]] = set()
         self._grace: asyncio.Task[None] | None = None
         self._seq = max((node.seq for node in before), default=0)
         self._done = 0
         self._ended: RunStatus | None = None
         self._failure: BaseException | None = None
+        self._stopped: RunStopped | None = None
+        self._failures = FailureShare(
+            stop_at=None if workflow.limits is None else workflow.limits.stop_at_error_rate
+        )
 
     async def run(self) -> Ending:
         """Until everything that can end has ended. Does not raise for a run that fails."""
-        self._stop.listen(self._stop_requested, self._cancel)
+        forget = self._stop.listen(self._stop_requested, self._cancel)
         await self._carry_out(self._state.handle(RunBegun()))
         while self._ended is None:
             await self._carry_out(self._state.handle(await self._inbox.get()))
+        forget()
         if self._grace is not None:
             self._grace.cancel()
         await self._land()
         return self._ending(self._ended)
+
+    def abort(self) -> None:
+        """Stop at once: nobody waits for this run any more. What did finish is kept."""
+        self._stop_requested("cancelled")
+        self._cancel()
 
     # commands
 
@@ -139,6 +154,7 @@ class Scheduler:
     def _node_over(self, task: asyncio.Task[None]) -> None:
         """A task that was cancelled before its first step, or that broke, has told nobody."""
         node = self._tasks.pop(task)
+        self._spent.pop(node, None)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._broke(error)
@@ -180,6 +196,8 @@ class Scheduler:
             status = record.status
         except (CallStopped, asyncio.CancelledError):
             pass
+        except RunStopped as error:
+            self._end_early(error)
         except StoreError as error:
             self._broke(error)
         self._inbox.put_nowait(NodeFinished(node=node, status=status))
@@ -188,7 +206,7 @@ class Scheduler:
         started = self._clock.now()
         self._emit(NodeStarted(run_id=self._run.run_id, at=started, node_id=node, kind=step.kind))
         bound: Bound | None = None
-        spent = Spent(self._emit)
+        spent = self._spent[node] = Spent(self._emit)
         try:
             values = self._values.mapping
             if step.when is not None and not step.when.condition(values):
@@ -202,15 +220,26 @@ class Scheduler:
             record = await self._backend.run(bound, self._context(node, started, spent))
         except StepError as error:
             return await self._fail(node, bound, started, error, spent)
-        except (StoreError, CallStopped):
+        except (StoreError, RunStopped, CallStopped):
             raise
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            return await self._fail(node, bound, started, _internal(error), spent)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the others down
             return await self._fail(node, bound, started, _internal(error), spent)
         self._tell(record)
         return record
 
     def _context(self, node: NodeId, started: float, emit: Callable[[Event], None]) -> NodeContext:
-        asker = Asker(fence=self._fence, node_id=node, gate=self._gate, emit=emit)
+        asker = Asker(
+            fence=self._fence,
+            node_id=node,
+            gate=self._gate,
+            emit=emit,
+            purse=self._purse,
+            tenant=self._run.tenant,
+        )
         return NodeContext(
             asker=asker,
             clock=self._clock,
@@ -254,6 +283,7 @@ class Scheduler:
     def _tell(self, record: NodeRecord, *, reason: str = "") -> None:
         """The node has ended: templates may see it, and so may people."""
         self._values.add(record)
+        self._count(record)
         self._done += 1
         self._emit(
             NodeEnded(
@@ -310,15 +340,47 @@ class Scheduler:
         self._failure = self._failure or error
         self._inbox.put_nowait(StopAsked(status=RunStatus.INTERRUPTED))
 
-    def _stop_requested(self, reason: str) -> None:
-        if self._ended is None:
-            in_flight = len(self._tasks)
-            self._inbox.put_nowait(StopAsked(status=RunStatus.INTERRUPTED))
+    def _end_early(self, error: RunStopped) -> None:
+        """To go on makes no sense; what is in flight may finish."""
+        self._stopped = self._stopped or error
+        self._inbox.put_nowait(StopAsked(status=error.status))
+
+    def _count(self, record: NodeRecord) -> None:
+        if record.reused or record.status not in {NodeStatus.SUCCEEDED, NodeStatus.FAILED}:
+            return
+        failures = self._failures
+        failures.count(failed=record.status is NodeStatus.FAILED)
+        if failures.alert():
             self._emit(
-                StopRequested(
-                    run_id=self._run.run_id, at=self._clock.now(), reason=reason, in_flight=in_flight
+                FailuresHigh(
+                    run_id=record.run_id,
+                    at=self._clock.now(),
+                    failed=failures.failed,
+                    ended=failures.ended,
+                    share=failures.share,
                 )
             )
+        if failures.stop():
+            self._end_early(
+                TooManyFailures(
+                    f"{failures.failed} of {failures.ended} nodes failed, more than `stop_at_error_rate` allows",
+                    hint="see the errors above; `flowllm resume` goes on with what is left",
+                )
+            )
+
+    def _stop_requested(self, reason: str) -> None:
+        if self._ended is None:
+            self._inbox.put_nowait(StopAsked(status=RunStatus.INTERRUPTED))
+            now, in_flight = self._clock.now(), self._in_flight()
+            self._emit(StopRequested(run_id=self._run.run_id, at=now, reason=reason, in_flight=in_flight))
+
+    def _in_flight(self) -> int:
+        """Requests that are out, and steps of other kinds that are at work; not those that queue."""
+        return sum(
+            self._spent[node].in_flight if self._steps[node].kind is StepKind.PROMPT else 1
+            for node in self._tasks.values()
+            if node in self._spent
+        )
 
     def _stop_sending(self) -> None:
         self._gate.shut()
@@ -336,42 +398,23 @@ class Scheduler:
     # the end
 
     def _ending(self, status: RunStatus) -> Ending:
-        outputs: dict[str, Json] = {}
-        error: Mapping[str, Json] | None = None
-        for name, output in self._workflow.outputs.items():
-            try:
-                outputs[name] = output.value.render(self._values.mapping) if self._has(output.edges) else None
-            except StepError as failure:
-                outputs[name] = None
-                error = {**failure.as_dict(), "output": name}
-                status = RunStatus.FAILED if status is RunStatus.SUCCEEDED else status
-        if self._failure is not None and isinstance(self._failure, StoreError):
-            error = {
-                "type": type(self._failure).__name__,
-                "message": self._failure.message,
-                "hint": self._failure.hint,
-            }
+        outputs, error = outputs_of(self._workflow, self._state, self._values.mapping)
+        if status is RunStatus.SUCCEEDED and self._failure is not None:
+            status = RunStatus.INTERRUPTED  # a row that nobody waited for was not kept
+        elif status is RunStatus.SUCCEEDED and error is not None:
+            status = RunStatus.FAILED
+        broken = self._failure if isinstance(self._failure, StoreError) else self._stopped
+        if broken is not None:
+            error = {"type": type(broken).__name__, "message": broken.message, "hint": broken.hint}
         return Ending(
-            status=status, outputs=self._redactor.value(outputs), error=error, failure=self._failure
+            status=status,
+            outputs=self._redactor.value(outputs),
+            error=self._redactor.value(error),
+            failure=self._failure,
         )
 
-    def _has(self, edges: Mapping[Json, Tolerance]) -> bool:
-        """Everything is there that an output needs."""
-        for need, tolerance in edges.items():
-            status = self._state.status.get(need)
-            if tolerance is Tolerance.REQUIRED and status is not NodeStatus.SUCCEEDED:
-                return False
-            settled = status in {NodeStatus.SUCCEEDED, NodeStatus.SKIPPED} or (
-                status is not None and self._state.tolerated(need)
-            )
-            if tolerance is Tolerance.OPTIONAL and not settled:
-                return False
-            if status is None or status is NodeStatus.CANCELLED:
-                return False
-        return True
 
-
-def _internal(error: Exception) -> InternalError:
+def _internal(error: BaseException) -> InternalError:
     return InternalError(
         f"{type(error).__name__}: {error}",
         hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened",

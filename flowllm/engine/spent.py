@@ -31,6 +31,11 @@ class Spent:
             self._ended.append(event)
         self._emit(event)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are out."""
+        return len(self._sent) - len(self._ended)
+
     def onto(self, record: NodeRecord) -> NodeRecord:
         """The row of a node that failed, with what was spent on it; one that sent nothing stays as it is."""
         if not self._sent:

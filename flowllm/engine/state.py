@@ -94,15 +94,6 @@ class RunState:
         self._failed = False
         self._ended = False
 
-    @property
-    def done(self) -> int:
-        """How many nodes are in a terminal status."""
-        return sum(status in NODE_TERMINAL for status in self.status.values())
-
-    def succeeded(self, node: NodeId) -> bool:
-        """Its output can be used."""
-        return self.status.get(node) is NodeStatus.SUCCEEDED
-
     def tolerated(self, node: NodeId) -> bool:
         """It failed, and its step says that the run goes on as if it had been skipped."""
         return self.status[node] is NodeStatus.FAILED and node in self._forgiven

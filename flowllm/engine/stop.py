@@ -31,11 +31,17 @@ class StopSignal:
         for callback in list(self._on_cancel):
             callback()
 
-    def listen(self, on_request: Callable[[str], None], on_cancel: Callable[[], None]) -> None:
-        """Be told, also of what was asked before."""
+    def listen(self, on_request: Callable[[str], None], on_cancel: Callable[[], None]) -> Callable[[], None]:
+        """Be told, also of what was asked before; until what comes back is called."""
         self._on_request.append(on_request)
         self._on_cancel.append(on_cancel)
         if self.reason is not None:
             on_request(self.reason)
         if self.cancelled:
             on_cancel()
+
+        def forget() -> None:
+            self._on_request.remove(on_request)
+            self._on_cancel.remove(on_cancel)
+
+        return forget

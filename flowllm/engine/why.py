@@ -79,6 +79,9 @@ async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str])
     if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}:
         reason = node.parts.get("reason") or "its `when` was false"
         return _why(run, node, f"{step} was {node.status}: {reason}.")
+    if not node.key:
+        said = (node.error or {}).get("message", "no reason is on record")
+        return _why(run, node, f"{step} failed before its request was known: {said}.")
     before = await store.last_node(run.workflow, NodeId(step), before_seq=run.seq)
     if before is None:
         return _why(run, node, f"{step} {_did(node)}: no earlier run of {run.workflow} has an answer of it.")
@@ -117,7 +120,7 @@ def _why(
 def _did(node: NodeRecord) -> str:
     if node.cached:
         return "was answered from the memo"
-    return "failed" if node.status is NodeStatus.FAILED else "ran"
+    return "ran and failed" if node.status is NodeStatus.FAILED else "ran"
 
 
 def _unchanged(run: RunRecord, node: NodeRecord, before: NodeRecord) -> str:
@@ -171,7 +174,8 @@ def _name(path: str, parts: Mapping[str, Json]) -> str:
     messages = parts.get("body", {}).get("messages") or parts.get("body", {}).get("input")
     if found[1] is None or not isinstance(messages, list) or int(found[1]) >= len(messages):
         return "messages"
-    role = messages[int(found[1])].get("role", "")
+    message = messages[int(found[1])]
+    role = message.get("role", "") if isinstance(message, dict) else ""
     return {"user": "prompt", "system": "system"}.get(role, f"messages[{found[1]}]")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowllm.events import (
     Event,
+    FailuresHigh,
     FallbackTaken,
     NodeEnded,
     NodeRetrying,
@@ -139,6 +140,9 @@ class Notices:
         match event:
             case Notice():
                 self._screen.line(("notice: ", "yellow"), visible(event.message))
+            case FailuresHigh():
+                told = f"{event.failed} of {event.ended} steps failed so far ({event.share:.0%})"
+                self._screen.line(("alert: ", "bold red"), told)
             case StopRequested():
                 self._stopping(event)
             case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from flowllm.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
@@ -14,6 +15,32 @@ if TYPE_CHECKING:
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
+class _Part:
+    """The figures of one step, or of one model."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.usage = Usage()
+        self.cost: float | None = 0.0
+        self.latency = Sketch()
+
+    def add(self, event: RequestEnded) -> None:
+        self.requests += 1
+        self.usage += event.usage
+        self.cost = None if self.cost is None or event.cost_usd is None else self.cost + event.cost_usd
+        if event.error is None:
+            self.latency.add(event.call_s)
+
+    def as_dict(self) -> dict[str, Json]:
+        return {
+            "requests": self.requests,
+            "input_tokens": self.usage.input_tokens,
+            "output_tokens": self.usage.output_tokens,
+            "cost_usd": None if self.cost is None else round(self.cost, 10),
+            "latency_s": _quantiles(self.latency),
+        }
+
+
 class Stats:
     """Counts requests, tokens, dollars and latencies; memory does not grow with the run."""
 
@@ -22,12 +49,16 @@ class Stats:
         self._usage = Usage()
         self._cost: float | None = 0.0
         self._latency = Sketch()
+        self._queue = Sketch()
+        self._models: defaultdict[str, _Part] = defaultdict(_Part)
+        self._steps: defaultdict[str, _Part] = defaultdict(_Part)
 
     def handle(self, event: Event) -> None:
         """Count one event."""
         match event:
             case RequestSent():
                 self._requests["sent"] += 1
+                self._queue.add(event.queue_s)
             case RequestJoined():
                 self._requests["joined"] += 1
             case NodeRetrying():
@@ -40,6 +71,8 @@ class Stats:
                 pass
 
     def _ended(self, event: RequestEnded) -> None:
+        self._models[event.model].add(event)
+        self._steps[event.node_id].add(event)
         self._usage += event.usage
         self._cost = None if self._cost is None or event.cost_usd is None else self._cost + event.cost_usd
         if event.error is None:
@@ -53,11 +86,18 @@ class Stats:
         `cost_usd` is null as soon as one request's price is unknown. `latency_s` is of the requests that were
         answered, without time in the queue, within 0.5 %; its figures are null when there were none.
         """
-        quantiles = {name: self._latency.quantile(share) for name, share in QUANTILES.items()}
         return {
             "requests": dict(self._requests),
             "usage": self._usage.as_dict(),
             "cost_usd": None if self._cost is None else round(self._cost, 10),
-            "latency_s": {name: None if s is None else round(s, 4) for name, s in quantiles.items()},
+            "latency_s": _quantiles(self._latency),
+            "queue_s": _quantiles(self._queue),
             "duration_s": round(duration_s, 3),
+            "model_figures": {name: part.as_dict() for name, part in self._models.items()},
+            "step_figures": {name: part.as_dict() for name, part in self._steps.items()},
         }
+
+
+def _quantiles(sketch: Sketch) -> dict[str, float | None]:
+    found = {name: sketch.quantile(share) for name, share in QUANTILES.items()}
+    return {name: None if s is None else round(s, 4) for name, s in found.items()}

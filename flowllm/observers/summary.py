@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from flowllm.events import Event, NodeEnded, RunEnded, RunStarted
+from flowllm.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
 from flowllm.observers.progress import SIMULATED_NOTICE
 from flowllm.observers.text import dollars, duration, error_text, one_line, plural, visible
 from flowllm.types import RUN_RESUMABLE, NodeStatus, RunStatus
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flowllm.observers.screen import Part
     from flowllm.types import Json
 
+WORTH_TELLING = 0.5
+"""Share of a rate in use from which it is told."""
 MOST_ERRORS = 20
 """Errors told one by one; the rest is counted."""
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
@@ -33,6 +35,7 @@ class Summary:
         self._errors: list[NodeEnded] = []
         self._truncated: list[str] = []
         self._unpriced: set[str] = set()
+        self._failures: FailuresHigh | None = None
 
     def handle(self, event: Event) -> None:
         """Take note of one event."""
@@ -41,6 +44,8 @@ class Summary:
                 self._simulated, self._nodes = event.simulated, event.nodes
             case NodeEnded():
                 self._node(event)
+            case FailuresHigh():
+                self._failures = event
             case RunEnded():
                 self.ended = event
             case _:
@@ -90,6 +95,8 @@ class Summary:
             found.append(
                 (("cut at max_tokens: ", "yellow"), f"{names} (raise max_tokens to get whole answers)")
             )
+        if self._failures is not None:
+            found.append((("many steps failed", "bold red"), " (more than 5 % of those carried out)"))
         if self._simulated:
             found.append(((SIMULATED_NOTICE, "yellow"),))
         return found
@@ -122,4 +129,15 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
     if latency.get("p50") is not None:
         shown = ", ".join(f"{name} {duration(latency.get(name))}" for name in ("p50", "p90", "p99"))
         found.append((f"latency: {shown}",))
+    found += [(line,) for line in limits(stats.get("limits", {}))]
     return found
+
+
+def limits(gauges: Mapping[str, Mapping[str, Json]]) -> list[str]:
+    """How busy each account was kept, where it has a rate."""
+    return [
+        f"limit of {one_line(name)}: {gauge['requests_per_minute']:.0f} requests a minute, "
+        f"{gauge['utilisation']:.0%} used" + (", learned" if gauge["learned_per_minute"] is not None else "")
+        for name, gauge in gauges.items()
+        if gauge["requests_per_minute"] is not None and (gauge["utilisation"] or 0) >= WORTH_TELLING
+    ]

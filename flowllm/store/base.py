@@ -109,6 +109,20 @@ class AttemptRecord:
     error: Mapping[str, Json] | None = None
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = None
+    reserved_tokens: float = 0.0
+    """What was set aside for it before it was sent: the most that it may take."""
+    reserved_usd: float | None = 0.0
+    """The same in dollars, None if the price is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """What the attempts of a run have taken."""
+
+    tokens: float = 0.0
+    """Input and output."""
+    usd: float | None = 0.0
+    """None as soon as the price of one of them is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +230,13 @@ class Store(Protocol):
         """Attempts in the order in which they were recorded."""
         ...
 
+    async def spend(self, run_id: RunId) -> Spend:
+        """What all attempts of a run took, those of earlier sittings too: their usage and cost.
+
+        One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
+        that failed and reports neither tokens nor a cost took nothing."""
+        ...
+
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
         """Record a request before it is sent."""
         ...
@@ -248,6 +269,19 @@ class Store(Protocol):
 
     async def clear_memo(self) -> int:
         """Remove all answers; how many."""
+        ...
+
+    # rates
+
+    async def rates(self, *, since: float) -> Mapping[str, float]:
+        """The rates learned at or after that wall clock time: requests a second by account."""
+        ...
+
+    async def learn_rate(self, account: str, rate: float, *, at: float) -> None:
+        """Keep the rate that an account was found to bear, in requests a second, in place of an earlier one; `at`
+        is wall clock time. Raises ValueError for a rate that is not a positive number.
+
+        `account` is kept as it is given: it must not hold a secret."""
         ...
 
     async def close(self) -> None:

@@ -5,11 +5,12 @@ Records pass through the same rows as on disk, so that what cannot be stored the
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowllm.store.base import MemoStats
+from flowllm.store.base import MemoStats, Spend
 from flowllm.store.refusals import (
     ambiguous,
     fences_of,
@@ -25,6 +26,7 @@ from flowllm.store.rows import (
     memo_row,
     node_of,
     node_row,
+    rate_row,
     run_of,
     run_row,
 )
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         Owner,
         RunRecord,
     )
-    from flowllm.store.rows import MemoRow
+    from flowllm.store.rows import MemoRow, RateRow
     from flowllm.types import Json, NodeId, RunId
 
 
@@ -55,6 +57,7 @@ class MemoryStore:
         self._nodes: dict[RunId, dict[NodeId, NodeRecord]] = {}
         self._attempts: dict[str, AttemptRecord] = {}
         self._memo: dict[str, MemoRow] = {}
+        self._rates: dict[str, RateRow] = {}
         self._seq = 0
 
     # runs
@@ -166,6 +169,15 @@ class MemoryStore:
         """See `Store`."""
         return [a for a in self._attempts.values() if a.run_id == run_id and node_id in {None, a.node_id}]
 
+    async def spend(self, run_id: RunId) -> Spend:
+        """See `Store`."""
+        taken = [_taken(attempt) for attempt in await self.attempts(run_id)]
+        prices = [one.usd for one in taken if one.usd is not None]
+        return Spend(
+            tokens=math.fsum(one.tokens for one in taken),
+            usd=math.fsum(prices) if len(prices) == len(taken) else None,
+        )
+
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
         """See `Store`."""
         record = attempt_of(attempt_row(attempt))
@@ -229,6 +241,17 @@ class MemoryStore:
         self._memo.clear()
         return count
 
+    # rates
+
+    async def rates(self, *, since: float) -> Mapping[str, float]:
+        """See `Store`."""
+        rows = self._rates.items()
+        return {name: row.requests_per_second for name, row in sorted(rows) if row.learned_at >= since}
+
+    async def learn_rate(self, account: str, rate: float, *, at: float) -> None:
+        """See `Store`."""
+        self._rates[account] = rate_row(account, rate, at)
+
     async def close(self) -> None:
         """See `Store`. Runs that are still owned show as interrupted from then on."""
         self._held.clear()
@@ -243,3 +266,13 @@ class MemoryStore:
         if run.status is RunStatus.RUNNING and run.run_id not in self._held:
             return replace(run, status=RunStatus.INTERRUPTED)
         return run
+
+
+def _taken(attempt: AttemptRecord) -> Spend:
+    """What one attempt counts with in `Store.spend`."""
+    tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
+    if attempt.status in {AttemptStatus.SENT, AttemptStatus.UNKNOWN} and not tokens:
+        return Spend(tokens=attempt.reserved_tokens, usd=attempt.reserved_usd)
+    if attempt.status is AttemptStatus.FAILED and not tokens and attempt.cost_usd is None:
+        return Spend()
+    return Spend(tokens=tokens, usd=attempt.cost_usd)

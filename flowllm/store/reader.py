@@ -6,18 +6,18 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, AsyncAdaptedQueuePool, event, func, select
+from sqlalchemy import URL, AsyncAdaptedQueuePool, and_, case, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from flowllm.store.base import MemoStats
+from flowllm.store.base import MemoStats, Spend
 from flowllm.store.connection import address, decode, options, reading_mode
 from flowllm.store.faults import explain
 from flowllm.store.refusals import ambiguous, run_not_found
 from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow, attempt_of, node_of, run_of
-from flowllm.store.tables import attempts, memo, nodes, runs
+from flowllm.store.tables import attempts, memo, nodes, rates, runs
 from flowllm.store.text import from_text, to_text
-from flowllm.types import NodeStatus
+from flowllm.types import AttemptStatus, NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -134,6 +134,19 @@ class Reader:
             query = query.where(attempts.c.node_id == to_text(node_id))
         return [attempt_of(row) for row in await self._all(query)]
 
+    async def spend(self, run_id: RunId) -> Spend:
+        """What all attempts of a run took, added up in the database."""
+        row = (await self._all(_spend().where(attempts.c.run_id == to_text(run_id))))[0]
+        return Spend(tokens=row.tokens, usd=None if row.unknown else row.usd)
+
+    # rates
+
+    async def rates(self, *, since: float) -> dict[str, float]:
+        """Requests a second by account, of what was learned at or after a time."""
+        query = select(rates.c.account, rates.c.requests_per_second).where(rates.c.learned_at >= since)
+        found = await self._all(query.order_by(rates.c.account))
+        return {from_text(row.account): row.requests_per_second for row in found}
+
     # memo
 
     async def memo(self, key: str) -> MemoRow | None:
@@ -201,6 +214,21 @@ class Reader:
                 yield connection
         except SQLAlchemyError as error:
             raise explain(getattr(error, "orig", None) or error, self._path) from error
+
+
+def _spend() -> Select[Any]:
+    """The sums of `Spend` over attempts, and how many of unknown price are among them."""
+    row = attempts.c
+    counted = func.json_extract(row.usage, "$.input_tokens") + func.json_extract(row.usage, "$.output_tokens")
+    ended = row.status.in_([AttemptStatus.SUCCEEDED.value, AttemptStatus.FAILED.value])
+    in_doubt = and_(~ended, counted == 0)
+    free = and_(row.status == AttemptStatus.FAILED.value, counted == 0, row.cost_usd.is_(None))
+    price = case((in_doubt, row.reserved_usd), (free, 0.0), else_=row.cost_usd)
+    return select(  # total() is SQLite's sum() of floats: 0.0 for no rows, and no integer overflow
+        func.total(case((in_doubt, row.reserved_tokens), else_=counted)).label("tokens"),
+        func.total(price).label("usd"),
+        (func.count() - func.count(price)).label("unknown"),
+    ).select_from(attempts)
 
 
 def _columns(table: Table, names: Sequence[str], *more: str) -> list[Any]:

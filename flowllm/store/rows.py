@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,6 +87,8 @@ class AttemptRow(NamedTuple):
     usage: str
     cost_usd: float | None
     error: str | None
+    reserved_tokens: float
+    reserved_usd: float | None
 
 
 class MemoRow(NamedTuple):
@@ -98,6 +101,14 @@ class MemoRow(NamedTuple):
     size: int
     content_hash: str
     answer: str
+
+
+class RateRow(NamedTuple):
+    """A row of `rates`."""
+
+    account: str
+    requests_per_second: float
+    learned_at: float
 
 
 # records to rows
@@ -175,6 +186,8 @@ def attempt_row(attempt: AttemptRecord) -> AttemptRow:
         usage=_usage(attempt.usage),
         cost_usd=attempt.cost_usd,
         error=_optional(attempt.error),
+        reserved_tokens=attempt.reserved_tokens,
+        reserved_usd=attempt.reserved_usd,
     )
 
 
@@ -190,6 +203,13 @@ def memo_row(memo: MemoRecord) -> MemoRow:
         content_hash=content_hash(answer),
         answer=answer,
     )
+
+
+def rate_row(account: str, rate: float, at: float) -> RateRow:
+    """A learned rate as it is written. Raises ValueError for one that is not a positive number."""
+    if not (math.isfinite(rate) and rate > 0 and math.isfinite(at)):
+        raise ValueError(f"A rate must be a positive number of requests a second at some time: {rate}, {at}")
+    return RateRow(account=to_text(account), requests_per_second=float(rate), learned_at=float(at))
 
 
 # rows to records
@@ -274,6 +294,8 @@ def attempt_of(row: AttemptRow) -> AttemptRecord:
             usage=_usage_of(row.usage),
             cost_usd=row.cost_usd,
             error=_given(row.error),
+            reserved_tokens=row.reserved_tokens,
+            reserved_usd=row.reserved_usd,
         )
 
 

@@ -11,7 +11,7 @@ from flowllm.store.connection import BUSY_TIMEOUT
 from flowllm.store.ownership import Locks
 from flowllm.store.reader import Reader
 from flowllm.store.refusals import fences_of, run_not_found
-from flowllm.store.rows import attempt_row, memo_of, memo_row, node_row, run_row
+from flowllm.store.rows import attempt_row, memo_of, memo_row, node_row, rate_row, run_row
 from flowllm.store.writer import Unit, Writer
 from flowllm.types import RunStatus
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         NodeWrite,
         Owner,
         RunRecord,
+        Spend,
     )
     from flowllm.store.writer import Failpoints
     from flowllm.types import Json, NodeId, RunId
@@ -131,6 +132,10 @@ class SqlStore:
         """See `Store`."""
         return await self._reader.attempts(run_id, node_id)
 
+    async def spend(self, run_id: RunId) -> Spend:
+        """See `Store`."""
+        return await self._reader.spend(run_id)
+
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
         """See `Store`."""
         row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
@@ -183,6 +188,17 @@ class SqlStore:
         """See `Store`."""
         count: int = await self._writer.write(actions.clear_memo())
         return count
+
+    # rates
+
+    async def rates(self, *, since: float) -> Mapping[str, float]:
+        """See `Store`."""
+        return await self._reader.rates(since=since)
+
+    async def learn_rate(self, account: str, rate: float, *, at: float) -> None:
+        """See `Store`."""
+        row = (statements.WRITE_RATE, rate_row(account, rate, at))
+        await self._writer.write(Unit(rows=(row,)))
 
     async def close(self) -> None:
         """See `Store`. Runs that are still owned show as interrupted from then on."""

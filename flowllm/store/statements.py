@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import sqlite
 
 from flowllm.store import tables
-from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow
+from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RateRow, RunRow
 
 if TYPE_CHECKING:
     from sqlalchemy import ClauseElement, Table
@@ -59,9 +59,10 @@ BEGIN_ATTEMPT: Final = insert_once(tables.attempts, AttemptRow._fields)
 END_ATTEMPT: Final = upsert(tables.attempts, AttemptRow._fields)
 WRITE_MEMO: Final = upsert(tables.memo, MemoRow._fields)
 WRITE_NODE: Final = upsert(tables.nodes, NodeRow._fields)
+WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
 EPOCH: Final = compiled(
     select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",)
 )
 
-ORDER: Final = (BEGIN_ATTEMPT, END_ATTEMPT, WRITE_MEMO, WRITE_NODE)
+ORDER: Final = (BEGIN_ATTEMPT, END_ATTEMPT, WRITE_MEMO, WRITE_NODE, WRITE_RATE)
 """In a group, all rows of one statement go before those of the next; an attempt begins before it ends."""

@@ -96,6 +96,8 @@ attempts = Table(
     Column("usage", Text, nullable=False),
     Column("cost_usd", Float(53)),
     Column("error", Text),
+    Column("reserved_tokens", Float(53), nullable=False, server_default=text("0")),
+    Column("reserved_usd", Float(53)),
     Index("ix_attempts_run_node", "run_id", "node_id"),
 )
 
@@ -110,6 +112,14 @@ memo = Table(
     Column("content_hash", Text, nullable=False),
     Column("answer", Text, nullable=False),
     Index("ix_memo_created_at", "created_at"),
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("account", Text, primary_key=True, nullable=False),
+    Column("requests_per_second", Float(53), nullable=False),
+    Column("learned_at", Float(53), nullable=False),
 )
 
 versions = Table(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -20,28 +21,41 @@ from sqlalchemy import create_engine
 from flowllm.clock import SystemClock
 from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
 from flowllm.store import migrate, schema, tables
+from flowllm.store.base import Spend
 from flowllm.store.migrate import migrations_folder, status, upgrade
 from flowllm.store.open import open_store
 from flowllm.store.schema import SchemaState
 from flowllm.types import NodeId, NodeStatus, RunId
 from tests.support.process import ROOT, worker
-from tests.support.records import ME, answer, fence_of, run
+from tests.support.records import ME, answer, attempt_of_node, fence_of, run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowllm.store.migrate import Upgrade
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.store.worker"
-OLD = Path(__file__).with_name("0001.sql").read_text()
+OLD = {path.stem: path.read_text() for path in Path(__file__).parent.glob("*.sql")}
+"""Filled databases as former revisions left them."""
 OUTPUT = {"text": "Café \ud800 \0", "n": 2**70}
 
 
+@pytest.fixture(params=sorted(OLD))
+def revision(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
+def old(tmp_path: Path, revision: str) -> Path:
     path = tmp_path / "x.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(OLD)
+        connection.executescript(OLD[revision])
     return path
+
+
+def backup(path: Path, revision: str, number: int = 1) -> Path:
+    return path.with_name(f"x.db.backup-{revision}-{number}")
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -75,10 +89,33 @@ def scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
+def step(path: Path, go: Callable[[Config, str], None], revision: str) -> None:
+    """Up or down to a revision by Alembic alone."""
+    with migrate._transaction(path, 1.0) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(migrations_folder()))
+        config.attributes["connection"] = connection
+        go(config, revision)
+        migrate._raw(connection).execute(f"PRAGMA application_id={migrate.APPLICATION_ID}")
+
+
+def count(path: Path) -> dict[str, int]:
+    """Rows of each table that every revision has."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {
+            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            for name in ("runs", "nodes", "attempts", "memo")
+        }
+
+
 def test_the_revisions_are_those_that_the_program_knows() -> None:
     found = [script.revision for script in scripts().walk_revisions()]
     assert tuple(reversed(found)) == schema.REVISIONS
     assert scripts().get_current_head() == schema.HEAD
+
+
+def test_there_is_a_filled_database_of_every_former_revision() -> None:
+    assert set(OLD) == set(schema.REVISIONS) - {schema.HEAD}
 
 
 def test_a_new_database_and_an_upgraded_one_have_the_same_schema(old: Path, tmp_path: Path) -> None:
@@ -90,17 +127,10 @@ def test_a_new_database_and_an_upgraded_one_have_the_same_schema(old: Path, tmp_
 def test_all_migrations_from_nothing_give_the_schema_too_and_alembic_finds_no_difference(
     tmp_path: Path,
 ) -> None:
-    from alembic import command
-
     upgrade(str(tmp_path / "new.db"))
     path = tmp_path / "x.db"
     path.touch()
-    with migrate._transaction(path, 1.0) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(migrations_folder()))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        migrate._raw(connection).execute(f"PRAGMA application_id={migrate.APPLICATION_ID}")
+    step(path, command.upgrade, "head")
     made, stepwise = shape(tmp_path / "new.db"), shape(path)
     assert stepwise == made
     engine = create_engine(f"sqlite:///{path}")
@@ -110,31 +140,34 @@ def test_all_migrations_from_nothing_give_the_schema_too_and_alembic_finds_no_di
     engine.dispose()
 
 
-def test_the_frozen_database_is_what_the_first_revision_makes(old: Path, tmp_path: Path) -> None:
-    from alembic import command
-
+def test_a_frozen_database_has_the_schema_that_its_revision_makes(
+    old: Path, revision: str, tmp_path: Path
+) -> None:
     path = tmp_path / "y.db"
     path.touch()
-    with migrate._transaction(path, 1.0) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(migrations_folder()))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        migrate._raw(connection).execute(f"PRAGMA application_id={migrate.APPLICATION_ID}")
+    step(path, command.upgrade, revision)
     assert shape(path) == shape(old)
 
 
-async def test_an_old_database_keeps_its_runs_and_answers(old: Path) -> None:
+def test_an_upgrade_can_be_taken_back_and_keeps_the_rows(old: Path, revision: str) -> None:
+    before, rows = shape(old), count(old)
+    upgrade(str(old))
+    step(old, command.downgrade, revision)
+    assert (shape(old), count(old)) == (before, rows)
+
+
+async def test_an_old_database_keeps_its_runs_and_answers(old: Path, revision: str) -> None:
     told: list[Upgrade] = []
     assert status(str(old)).state is SchemaState.OLDER
     store = await open_store(str(old), clock=SystemClock(), upgraded=told.append)
     assert [record.run_id for record in await store.runs()] == ["run2", "run1"]
     first = await store.run(RunId("run1"))
-    assert (first.tenant, first.inputs, first.outputs) == ("", {"topic": "tea"}, {"b": 1, "a": "x"})
+    tenant, reused = ("", False) if revision == "0001" else ("acme", True)
+    assert (first.tenant, first.inputs, first.outputs) == (tenant, {"topic": "tea"}, {"b": 1, "a": "x"})
     assert first.snapshot == {"/flows/blog.yaml": "steps: {}\n"}
     kept = await store.nodes(RunId("run1"))
     assert [(found.node_id, found.output, found.reused) for found in kept] == [
-        ("headline", OUTPUT, False),
+        ("headline", OUTPUT, reused),
         ("intro", OUTPUT, False),
     ]
     last = await store.last_node("blog", NodeId("intro"), before_seq=None)
@@ -146,22 +179,38 @@ async def test_an_old_database_keeps_its_runs_and_answers(old: Path) -> None:
     assert claimed.epoch == 2
     assert (await store.create_run(run("run4", owner=ME))).seq == 4  # 3 was given to a run that is deleted
     await store.close()
-    assert [done.backup for done in told] == [old.with_name("x.db.backup-0001-1")]
+    assert [done.backup for done in told] == [backup(old, revision)]
 
 
-def test_the_backup_is_the_database_as_it_was(old: Path) -> None:
+async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old: Path, revision: str) -> None:
+    store = await open_store(str(old), clock=SystemClock())
+    assert await store.spend(RunId("run1")) == Spend(tokens=160.0, usd=0.0002)
+    expected = Spend(tokens=160.0, usd=0.0002) if revision == "0001" else Spend(tokens=80.0, usd=None)
+    assert await store.spend(RunId("run2")) == expected  # one is in doubt: nobody knows what it may have cost
+    kept = {(found.reserved_tokens, found.reserved_usd) for found in await store.attempts(RunId("run2"))}
+    assert kept == {(0.0, None)}
+    claimed = await store.claim_run(RunId("run2"), ME)
+    again = attempt_of_node("intro", "run2", number=2)
+    await store.begin_attempt(fence_of(claimed), again)
+    assert (await store.attempts(RunId("run2")))[-1] == again
+    await store.learn_rate("a", 2.5, at=1.0)
+    assert dict(await store.rates(since=0.0)) == {"a": 2.5}
+    await store.close()
+
+
+def test_the_backup_is_the_database_as_it_was(old: Path, revision: str) -> None:
     with closing(sqlite3.connect(old)) as connection:
         before = list(connection.iterdump())
     done = upgrade(str(old))
-    assert (done.before.current, done.after.current) == ("0001", schema.HEAD)
-    assert done.backup == old.with_name("x.db.backup-0001-1")
+    assert (done.before.current, done.after.current) == (revision, schema.HEAD)
+    assert done.backup == backup(old, revision)
     with closing(sqlite3.connect(done.backup)) as connection:
         assert list(connection.iterdump()) == before
     assert done.backup.stat().st_mode & 0o777 == 0o600
-    assert sorted(found.name for found in old.parent.iterdir()) == ["x.db", "x.db.backup-0001-1"]
+    assert sorted(found.name for found in old.parent.iterdir()) == ["x.db", done.backup.name]
 
     shutil.copy(done.backup, old)  # back to the old one: a second upgrade keeps the first backup
-    assert upgrade(str(old)).backup == old.with_name("x.db.backup-0001-2")
+    assert upgrade(str(old)).backup == backup(old, revision, 2)
 
 
 def test_what_is_only_in_the_log_is_in_the_backup_too(old: Path) -> None:
@@ -181,15 +230,15 @@ def test_an_upgrade_with_nothing_to_do(old: Path) -> None:
     assert files(old) == before
 
 
-@pytest.mark.parametrize("revision", ["0003", "9999", "ae1027a6acf"])
-async def test_a_newer_database_is_refused_untouched(old: Path, revision: str) -> None:
+@pytest.mark.parametrize("newer", ["0004", "9999", "ae1027a6acf"])
+async def test_a_newer_database_is_refused_untouched(old: Path, newer: str) -> None:
     with closing(sqlite3.connect(old)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.execute("UPDATE alembic_version SET version_num = ?", (newer,))
         connection.commit()
     before = files(old)
     assert list(before) == ["x.db"]
-    with pytest.raises(DatabaseTooNew, match=revision) as caught:
+    with pytest.raises(DatabaseTooNew, match=newer) as caught:
         await open_store(str(old), clock=SystemClock())
     assert caught.value.exit_code == 2
     assert "Upgrade flowllm" in caught.value.hint
@@ -221,14 +270,16 @@ def test_of_two_upgrades_at_once_one_does_it(old: Path) -> None:
     assert len(list(old.parent.glob("*backup*"))) == 1
 
 
-def test_an_upgrade_that_is_killed_leaves_the_old_database_and_runs_again(old: Path, tmp_path: Path) -> None:
+def test_an_upgrade_that_is_killed_leaves_the_old_database_and_runs_again(
+    old: Path, revision: str, tmp_path: Path
+) -> None:
     with worker(WORKER, "upgrade_and_die", old) as child:
         told, code = child.rest()
     assert (told, code) == (["migrated"], -9)
-    assert status(str(old)).current == "0001"
+    assert status(str(old)).current == revision
     done = upgrade(str(old))
     assert done.after.state is SchemaState.CURRENT
-    assert done.backup == old.with_name("x.db.backup-0001-2")
+    assert done.backup == backup(old, revision, 2)
     with closing(sqlite3.connect(old)) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -236,8 +287,8 @@ def test_an_upgrade_that_is_killed_leaves_the_old_database_and_runs_again(old: P
     assert shape(old) == shape(tmp_path / "new.db")
 
 
-def test_an_upgrade_whose_backup_fails_changes_nothing(old: Path) -> None:
-    old.with_name("x.db.backup-0001.partial").mkdir()
+def test_an_upgrade_whose_backup_fails_changes_nothing(old: Path, revision: str) -> None:
+    old.with_name(f"x.db.backup-{revision}.partial").mkdir()
     with closing(sqlite3.connect(old)) as connection:
         before = list(connection.iterdump())
     with pytest.raises(StorageFailed, match="backup"):
@@ -246,12 +297,12 @@ def test_an_upgrade_whose_backup_fails_changes_nothing(old: Path) -> None:
         assert list(connection.iterdump()) == before
 
 
-def test_an_upgrade_waits_for_another_writer_and_gives_up_in_plain_words(old: Path) -> None:
+def test_an_upgrade_waits_for_another_writer_and_gives_up_in_plain_words(old: Path, revision: str) -> None:
     with closing(sqlite3.connect(old, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageFailed, match="locked"):
             upgrade(str(old), busy_timeout=0.2)
-    assert status(str(old)).current == "0001"
+    assert status(str(old)).current == revision
 
 
 def test_neither_a_new_nor_a_current_database_needs_alembic(tmp_path: Path) -> None:

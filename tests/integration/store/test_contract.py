@@ -238,6 +238,21 @@ async def test_an_attempt_begins_and_ends_in_order_also_at_once(store: Store) ->
     assert await store.attempts(RunId("r1")) == [ended]
 
 
+async def test_what_was_set_aside_for_an_attempt_is_kept(store: Store) -> None:
+    made = await store.create_run(run("r1", owner=ME))
+    sent = replace(
+        attempt_of_node("a", "r1", status=AttemptStatus.SENT), reserved_tokens=1234.5, reserved_usd=None
+    )
+    plain = attempt_of_node("b", "r1", status=AttemptStatus.SENT)
+    for attempt in (sent, plain):
+        await store.begin_attempt(fence_of(made), attempt)
+    assert await store.attempts(RunId("r1")) == [sent, plain]
+    await finish(store, made, RunStatus.INTERRUPTED)
+    await store.claim_run(RunId("r1"), ME)
+    unknown = [replace(attempt, status=AttemptStatus.UNKNOWN) for attempt in (sent, plain)]
+    assert await store.attempts(RunId("r1")) == unknown
+
+
 async def test_the_last_node_of_a_workflow(store: Store) -> None:
     for number, (workflow, status) in enumerate(
         [
@@ -415,6 +430,9 @@ async def test_memo_stats_prune_and_clear(store: Store) -> None:
     assert await store.memo(answer("k2").key) is not None
     assert await store.clear_memo() == 2
     assert (await store.memo_stats()).entries == 0
+
+
+# closing
 
 
 async def test_what_waits_is_written_before_it_closes(store: Store) -> None:

@@ -16,7 +16,7 @@ from flowllm.errors import DatabaseCorrupt
 from flowllm.store.base import NodeWrite
 from flowllm.store.open import open_store
 from flowllm.types import NodeId, RunId
-from tests.support.records import ME, answer, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +91,7 @@ async def test_a_waiter_that_leaves_does_not_take_the_answer_from_another(disk: 
         (lambda store: store.last_node("blog", NodeId("a"), before_seq=5), "ix_runs_workflow_seq"),
         (lambda store: store.runs(workflow="blog"), "ix_runs_workflow_seq"),
         (lambda store: store.attempts(RunId("r1"), NodeId("a")), "ix_attempts_run_node"),
+        (lambda store: store.spend(RunId("r1")), "ix_attempts_run_node"),
         (lambda store: store.nodes(RunId("r1")), "sqlite_autoindex_nodes"),
         (lambda store: store.memo("k"), "sqlite_autoindex_memo"),
         (lambda store: store.run(RunId("r1")), "sqlite_autoindex_runs"),
@@ -113,6 +114,26 @@ async def test_a_list_of_runs_does_not_load_snapshots(disk: SqlStore) -> None:
     seen = queries(disk)
     await disk.runs()
     assert "snapshot" not in seen[0]
+
+
+async def test_a_spend_is_added_up_by_the_database(disk: SqlStore) -> None:
+    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
+    for number in range(20):
+        await disk.settle(attempt=attempt_of_node("a", "r1", number=number), attempt_fence=fence)
+    seen = queries(disk)
+    assert (await disk.spend(RunId("r1"))).tokens == 20 * 80
+    assert len(seen) == 1
+    assert "total(" in seen[0]
+
+
+async def test_damaged_usage_is_told_instead_of_a_wrong_sum(disk: SqlStore, path: Path) -> None:
+    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
+    await disk.settle(attempt=attempt_of_node("a", "r1"), attempt_fence=fence)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE attempts SET usage = '{\"input_tok'")
+        connection.commit()
+    with pytest.raises(DatabaseCorrupt, match="malformed JSON"):
+        await disk.spend(RunId("r1"))
 
 
 async def test_a_database_without_its_tables_is_said_to_be_damaged(path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.support.records import ME, answer, attempt_of_node, node, run
         (tables.nodes, rows.NodeRow),
         (tables.attempts, rows.AttemptRow),
         (tables.memo, rows.MemoRow),
+        (tables.rates, rows.RateRow),
     ],
 )
 def test_rows_name_the_columns_of_their_table_in_order(table: object, row: object) -> None:
@@ -57,7 +58,7 @@ def test_usage_without_input_and_output_tokens_is_kept() -> None:
 
 
 def test_an_attempt_and_an_answer_come_back_equal() -> None:
-    attempt = replace(attempt_of_node("n", "r"), error={"message": "no"}, cost_usd=None)
+    attempt = replace(attempt_of_node("n", "r"), error={"message": "no"}, cost_usd=None, reserved_usd=None)
     assert rows.attempt_of(rows.attempt_row(attempt)) == attempt
     kept = answer("k", value="\ud800")
     assert rows.memo_of(rows.memo_row(kept)) == kept

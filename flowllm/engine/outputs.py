@@ -1,0 +1,45 @@
+"""The outputs of a workflow, from what its steps have come to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.errors import StepError
+from flowllm.spec.reference import Tolerance
+from flowllm.types import NodeId, NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.engine.state import RunState
+    from flowllm.spec.workflow import Workflow
+    from flowllm.types import Json, StepId
+
+
+def outputs_of(
+    workflow: Workflow, state: RunState, values: Mapping[str, Json]
+) -> tuple[dict[str, Json], dict[str, Json] | None]:
+    """Every output, null where a step that it needs has none; and the error of the last that could not be rendered."""
+    outputs: dict[str, Json] = {}
+    error: dict[str, Json] | None = None
+    for name, output in workflow.outputs.items():
+        there = all(_there(state, NodeId(need), how) for need, how in output.edges.items())
+        try:
+            outputs[name] = output.value.render(values) if there else None
+        except StepError as failure:
+            outputs[name] = None
+            error = {**failure.as_dict(), "output": name}
+    return outputs, error
+
+
+def _there(state: RunState, need: StepId | NodeId, tolerance: Tolerance) -> bool:
+    """The step has come to what this reference to it puts up with."""
+    node = NodeId(need)
+    status = state.status.get(node)
+    if status is None or status is NodeStatus.CANCELLED:
+        return False
+    if tolerance is Tolerance.REQUIRED:
+        return status is NodeStatus.SUCCEEDED
+    if tolerance is Tolerance.OPTIONAL:
+        return status in {NodeStatus.SUCCEEDED, NodeStatus.SKIPPED} or state.tolerated(node)
+    return True
