@@ -124,6 +124,7 @@ DurationOrZero: TypeAlias = Annotated[
 Share: TypeAlias = Annotated[
     float, PlainValidator(readers.share), WithJsonSchema({"type": "string", "pattern": SHARE_PATTERN})
 ]
+Flag: TypeAlias = Annotated[bool, PlainValidator(readers.boolean), WithJsonSchema({"type": "boolean"})]
 Needs: TypeAlias = Annotated[
     tuple[Scalar, ...],
     PlainValidator(readers.name_list(readers.NAME, "a step's id")),
@@ -208,6 +209,12 @@ Price: TypeAlias = Annotated[
             "additionalProperties": False,
         }
     ),
+]
+TokensCharged: TypeAlias = Annotated[
+    str, PlainValidator(readers.choice("request", "usage")), WithJsonSchema({"enum": ["request", "usage"]})
+]
+OnExceed: TypeAlias = Annotated[
+    str, PlainValidator(readers.choice("pause", "fail")), WithJsonSchema({"enum": ["pause", "fail"]})
 ]
 _INPUT_TYPES = ("string", "integer", "number", "boolean", "array", "object")
 InputType: TypeAlias = Annotated[

@@ -126,12 +126,16 @@ def _among(value: Json, allowed: tuple[Json, ...]) -> bool:
     )
 
 
-def resolve_inputs(workflow: Workflow, given: AbstractMapping[str, Json], *, text: bool) -> dict[str, Json]:
+def resolve_inputs(
+    workflow: Workflow, given: AbstractMapping[str, Json], texts: AbstractMapping[str, str] | None = None
+) -> dict[str, Json]:
     """The values of all inputs, checked, in the order of the workflow.
 
-    With `text`, values that are text are converted to their input's type first (command line, CSV).
+    `given` are values of the inputs' types; `texts`, which win over them, are converted first (command line, CSV).
     Raises InvalidInputs, which tells all that is wrong at once.
     """
+    texts = texts or {}
+    given = {**given, **texts}
     wrong = [
         f"unknown input `{name}`: {nearest(name, workflow.inputs) or 'the workflow has none'}"
         for name in given
@@ -145,7 +149,7 @@ def resolve_inputs(workflow: Workflow, given: AbstractMapping[str, Json], *, tex
             missing += [name] if declared.required else []
             continue
         try:
-            values[name] = _accept(declared, given[name], text=text)
+            values[name] = _accept(declared, given[name], text=name in texts)
         except ValueError as error:
             wrong.append(f"input `{name}`: {error}")
     wrong += [f"input `{name}` is missing{_about(workflow.inputs[name])}" for name in missing]

@@ -6,13 +6,14 @@ language's documentation come from them too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowllm.spec import fields as f  # noqa: TC001 - pydantic reads annotations at run time
-from flowllm.spec.nodes import Mapping, Node, kind_of
-from flowllm.spec.problems import Problems, Wrong, nearest
+from flowllm.spec.nodes import Mapping, Node, Sequence, kind_of
+from flowllm.spec.problems import Problems, Wrong, listing, nearest
+from flowllm.spec.readers import items, named
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -27,8 +28,6 @@ LATER_STEP_KEYS = (
     *("foreach", "as", "accept", "max_failed", "max_concurrent", "save", "images"),
     *("dimensions", "batch", "stdin", "env"),
 )
-LATER_LIMIT_KEYS = ("windows", "adaptive", "models", "give_up_after", "stop_at_error_rate", "tokens_charged")
-LATER_TOP_KEYS = ("budget",)
 
 
 class Shape(BaseModel):
@@ -59,15 +58,64 @@ class RetryShape(Shape):
     attempt_timeout: f.Duration = Field(300.0, description="The longest that one attempt may take.")
 
 
-class LimitsShape(Shape):
-    """What an account allows."""
+class EnforceShape(Shape):
+    """What a simulated server allows."""
 
-    max_concurrent: f.Count | None = Field(None, description="Requests in flight at the same time (10).")
+    max_concurrent: f.Count | None = Field(
+        None, description="Requests in flight at the same time (an account: 10)."
+    )
     requests_per_minute: f.Rate | None = Field(None, description="Requests a minute.")
     tokens_per_minute: f.Rate | None = Field(None, description="Tokens a minute, input and output together.")
     burst: f.Count | None = Field(
         None,
         description="Requests that may go at once after a pause (a sixtieth of requests_per_minute, at least 1).",
+    )
+
+
+class WindowShape(Shape):
+    """A strict window."""
+
+    requests: f.Count = Field(description="The most requests that are sent in one span.")
+    per: f.Duration = Field(description="The span's length; it may begin anywhere.")
+
+
+class ModelLimitsShape(EnforceShape):
+    """What one model of an account allows."""
+
+    windows: Annotated[tuple[WindowShape, ...], BeforeValidator(items)] | None = Field(
+        None, description="Strict windows, such as {requests: 10, per: 1s}; all of them hold."
+    )
+
+
+class LimitsShape(ModelLimitsShape):
+    """What an account allows."""
+
+    adaptive: f.Flag | None = Field(
+        None, description="Learns from headers and 429s, never above what is written (true)."
+    )
+    models: Annotated[dict[str, ModelLimitsShape], BeforeValidator(named)] | None = Field(
+        None, description="Further limits of single models, by name."
+    )
+    give_up_after: f.Duration | None = Field(
+        None, description="Time without one success after which a run is paused (15m)."
+    )
+    stop_at_error_rate: f.Share | None = Field(
+        None, description="A run in which a larger share of nodes failed ends."
+    )
+    tokens_charged: f.TokensCharged | None = Field(
+        None,
+        description="What an answer takes of tokens_per_minute. request: what was reserved; usage: what it used "
+        "(as the server's headers show, else request).",
+    )
+
+
+class BudgetShape(Shape):
+    """What a run may spend."""
+
+    usd: f.Rate | None = Field(None, description="US dollars.")
+    tokens: f.Count | None = Field(None, description="Tokens, input and output together.")
+    on_exceed: f.OnExceed | None = Field(
+        None, description="pause: the run can be resumed with a larger budget; fail: it fails (pause)."
     )
 
 
@@ -99,7 +147,7 @@ class SimulatedShape(Shape):
     latency_sigma: f.Sigma = Field(0.0, description="Sigma of the log-normal distribution of that time.")
     error_rate: f.Share = Field(0.0, description="Share of requests that fail with a 500.")
     rate_limit_rate: f.Share = Field(0.0, description="Share of requests that get a 429.")
-    enforce: LimitsShape | None = Field(
+    enforce: EnforceShape | None = Field(
         None, description="The server's own limits: requests above them get a 429."
     )
     limits: LimitsShape | None = Field(None, description="Limits of this account.")
@@ -220,6 +268,13 @@ class ProjectShape(Shape):
         default_factory=dict,
         description="Prices by model, US dollars per million tokens: {input, output, cached_input}.",
     )
+    budget: BudgetShape | None = Field(
+        None, description="What each run may spend, with all its resumes; a workflow's keys win."
+    )
+    tenants: dict[str, f.Rate] = Field(
+        default_factory=dict,
+        description="Weights by name: who waits gets a share of each account in this proportion (1).",
+    )
 
 
 class WorkflowShape(Shape):
@@ -241,6 +296,7 @@ class WorkflowShape(Shape):
     limits: LimitsShape | None = Field(
         None, description="Limits of the account that defaults.provider names."
     )
+    budget: BudgetShape | None = Field(None, description="What a run may spend, with all its resumes.")
     steps: dict[str, PromptShape | MessagesShape | PythonShape | ValueShape] = Field(
         description="What is done, by id; steps start when what they refer to is there."
     )
@@ -275,27 +331,52 @@ def _explain(
 ) -> Wrong:
     """Of pydantic's own findings only two can happen here: a missing key and one too many."""
     problem, path = detail["type"], [str(part) for part in detail["loc"]]
-    where, parent = node.where, node
-    for part in path:
-        entry = parent.entry(part) if isinstance(parent, Mapping) else None
-        if entry is not None:
-            where, parent = (entry.where, entry.value)
-    key = path[-1]
-    holder = f"`{path[-2]}`" if len(path) > 1 else what
+    where, key = _place(node, path), path[-1]
+    table, holder = _table(shape, path[:-1], what)
     if problem == "missing":
         return Wrong(where, f"`{key}` is missing in {holder}")
     if problem != "extra_forbidden":
         return Wrong(where, f"`{'.'.join(path)}` is not right: {problem.replace('_', ' ')}")
-    return unknown_key(key, where, holder, _known(shape, path[:-1]), later)
+    known = key_names(table)
+    if table in {EnforceShape, ModelLimitsShape} and key in key_names(LimitsShape):
+        return Wrong(where, f"`{key}` does not apply to {holder}", f"there is {listing(known)}")
+    wrong = unknown_key(key, where, holder, known, later)
+    if shape is DefaultsShape and key in key_names(PromptShape):
+        wrong.hint = "it belongs to a single step: write it there"
+    return wrong
 
 
-def _known(shape: type[Shape], path: list[str]) -> list[str]:
-    nested: dict[str, type[Shape]] = {"retry": RetryShape, "limits": LimitsShape, "enforce": LimitsShape}
-    return key_names(nested.get(path[-1], shape) if path else shape)
+def _place(node: Node, path: list[str]) -> Location:
+    """Where the last part of a path stands; that of what should hold it if it is not there."""
+    where = node.where
+    for part in path:
+        entry = node.entry(part) if isinstance(node, Mapping) else None
+        if entry is not None:
+            where, node = entry.where, entry.value
+        elif isinstance(node, Sequence):
+            node = node.items[int(part)]
+            where = node.where
+    return where
 
 
-def unknown_key(key: str, where: Location, holder: str, known: list[str], later: tuple[str, ...]) -> Wrong:
+_NESTED: dict[str, type[Shape]] = {"retry": RetryShape, "limits": LimitsShape, "enforce": EnforceShape}
+
+
+def _table(shape: type[Shape], path: list[str], what: str) -> tuple[type[Shape], str]:
+    """The table at a path below a shape, and its name for a sentence."""
+    if not path:
+        return shape, what
+    if path[-2:-1] == ["models"]:
+        return ModelLimitsShape, f"`models.{path[-1]}`"
+    if path[-2:-1] == ["windows"]:
+        return WindowShape, "`windows`"
+    return _NESTED.get(path[-1], shape), f"`{path[-1]}`"
+
+
+def unknown_key(
+    key: str, where: Location, holder: str, known: list[str], later: tuple[str, ...] = ()
+) -> Wrong:
     """What is wrong with a key that a table does not have."""
-    if key in later or (holder in {"`limits`", "`enforce`"} and key in LATER_LIMIT_KEYS):
+    if key in later:
         return Wrong(where, f"`{key}` is not supported yet", "this version of flowllm does not have it")
     return Wrong(where, f"unknown key `{key}` in {holder}", nearest(key, known))

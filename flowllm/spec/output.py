@@ -153,6 +153,8 @@ class _Bundle:
                 del data[key]
         if name != self._name and root:
             data.pop("$schema", None)
+        if not name.endswith(".json"):
+            _keep_texts(schema, data)
         ref = schema.get("$ref")
         if ref is not None:
             data["$ref"] = self._target(name, ref)
@@ -208,6 +210,19 @@ class _Bundle:
                         raise Wrong(ref.where, f"`$ref: {ref.text}` leads back to itself")
                     seen.add(at["$ref"])
                     at = _pointed(bundled, at["$ref"])
+
+
+def _keep_texts(schema: Mapping, data: dict[str, Json]) -> None:
+    """Values that a schema of type string names are texts as written: `enum: [1.10, true]` means "1.10" and "true"."""
+    kind, enum = schema.get("type"), schema.get("enum")
+    if not isinstance(kind, Scalar) or kind.text != "string":
+        return
+    for key in ("const", "default"):
+        value = schema.get(key)
+        if isinstance(value, Scalar):
+            data[key] = value.text
+    if isinstance(enum, Sequence):
+        data["enum"] = [item.text if isinstance(item, Scalar) else plain_data(item) for item in enum.items]
 
 
 def _pointed(data: Json, ref: str) -> Json:

@@ -11,6 +11,7 @@ from flowllm.spec.compiling import Compiler
 from flowllm.spec.cycles import cycles
 from flowllm.spec.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
 from flowllm.spec.inputs import parse_inputs, resolve_inputs
+from flowllm.spec.limits import budget_of, capped, limits_of, parse_budget, parse_limits
 from flowllm.spec.llm import SIMULATED, check_provider
 from flowllm.spec.model import WorkflowShape
 from flowllm.spec.nodes import Mapping, Scalar, Sequence, kind_of
@@ -20,16 +21,13 @@ from flowllm.spec.project import (
     AUTO,
     BUILT_IN,
     Project,
-    capped,
     check_top,
     entries_of,
     find_project,
     guarded,
-    limits_of,
     load_project,
     merged,
     parse_defaults,
-    parse_limits,
     parse_providers,
     read_root,
     section,
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     from flowllm.errors import Problem
     from flowllm.spec.nodes import Entry, Node
     from flowllm.spec.reference import Location
+    from flowllm.types import Budget
 
 __all__ = [
     "DiskFiles",
@@ -150,7 +149,7 @@ class _Parser:
         around = self._surroundings(names, providers)
         steps = {StepId(entry.key): parse_step(entry, around) for entry in entries}
         outputs = self._outputs(names)
-        limits = self._limits()
+        limits, budget = self._limits(), self._budget()
         known = {step_id: step for step_id, step in steps.items() if step is not None}
         self._check_cycles(around.waits)
         problems.check()
@@ -164,6 +163,7 @@ class _Parser:
             providers=self._capped(providers, around.default_provider),
             default_provider=around.default_provider,
             limits=limits,
+            budget=budget,
             outputs=outputs,
             files={
                 **self._sources.texts,
@@ -200,6 +200,11 @@ class _Parser:
         limits = limits_of(own, self._project.limits)
         most = self._overrides.max_concurrent
         return limits if most is None else capped(limits or Limits(), most)
+
+    def _budget(self) -> Budget | None:
+        under = self._project.budget
+        own = section(self._root, "budget", lambda node: parse_budget(node, self._problems, under=under))
+        return budget_of(own, under)
 
     def _surroundings(self, names: Names, providers: AbstractMapping[str, ProviderSettings]) -> Surroundings:
         own = section(self._root, "defaults", lambda node: parse_defaults(node, self._problems))

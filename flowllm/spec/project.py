@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from flowllm.spec.files import DiskFiles, Sources, Unreadable, absolute
+from flowllm.spec.limits import limits_of, parse_budget, parse_limits
 from flowllm.spec.model import (
-    LATER_LIMIT_KEYS,
     LATER_STEP_KEYS,
-    LATER_TOP_KEYS,
     DefaultsShape,
-    LimitsShape,
     OpenAIShape,
     ProjectShape,
     SimulatedShape,
+    WorkflowShape,
     key_names,
     read_shape,
     unknown_key,
 )
 from flowllm.spec.nodes import Entry, Mapping, Node, Scalar, constant, kind_of, scalars
 from flowllm.spec.problems import Problems, Wrong
-from flowllm.spec.readers import PROVIDER_NAME, is_template, plain_text, price
+from flowllm.spec.readers import PROVIDER_NAME, SMALLEST_RATE, is_template, number, plain_text, price
 from flowllm.spec.reference import Location
 from flowllm.spec.source import parse_yaml
 from flowllm.spec.workflow import ProviderSettings
-from flowllm.types import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowllm.spec.files import Files
-    from flowllm.spec.model import Shape
+    from flowllm.spec.model import BudgetShape, LimitsShape, Shape
 
 T = TypeVar("T")
 
@@ -53,8 +51,13 @@ class Project:
     text: str = ""
     providers: AbstractMapping[str, ProviderSettings] = field(default_factory=dict)
     limits: LimitsShape | None = None
+    """Of the account that the default provider names; a workflow's own keys win."""
     defaults: Mapping | None = None
     """The nodes under `defaults`, checked."""
+    budget: BudgetShape | None = None
+    """Of each run; a workflow's own keys win."""
+    tenants: AbstractMapping[str, float] = field(default_factory=dict)
+    """Weights by name: shares of an account are in proportion to them; a tenant that is not here weighs 1."""
     database: str | None = None
     """As written."""
     prices: AbstractMapping[str, AbstractMapping[str, float]] = field(default_factory=dict)
@@ -83,7 +86,10 @@ def load_project(path: str | Path, *, files: Files | None = None) -> Project:
     limits = section(root, "limits", lambda node: parse_limits(node, problems))
     defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
     database = section(root, "database", lambda node: guarded(plain_text, node, problems))
-    prices = section(root, "prices", lambda node: _prices(node, problems)) or {}
+    prices = section(root, "prices", lambda node: _by_name(node, "prices", price, problems)) or {}
+    budget = section(root, "budget", lambda node: parse_budget(node, problems))
+    weight = number(minimum=SMALLEST_RATE)
+    tenants = section(root, "tenants", lambda node: _by_name(node, "tenants", weight, problems)) or {}
     problems.check()
     return Project(
         path=absolute(name),
@@ -91,6 +97,8 @@ def load_project(path: str | Path, *, files: Files | None = None) -> Project:
         providers=providers,
         limits=limits,
         defaults=defaults,
+        budget=budget,
+        tenants=tenants,
         database=database,
         prices=prices,
     )
@@ -118,7 +126,10 @@ def check_top(root: Mapping, shape: type[Shape], what: str, problems: Problems) 
     known = key_names(shape)
     for key, where in root.keys().items():
         if key not in known and not key.startswith("x-"):
-            problems.add_wrong(unknown_key(key, where, what, known, LATER_TOP_KEYS))
+            wrong = unknown_key(key, where, what, known)
+            if shape is WorkflowShape and key in key_names(ProjectShape):
+                wrong.hint = "it belongs in flowllm.yaml"
+            problems.add_wrong(wrong)
 
 
 def section(root: Mapping, key: str, read: Callable[[Node], T]) -> T | None:
@@ -142,24 +153,6 @@ def entries_of(node: Node, what: str, problems: Problems) -> Iterable[Entry]:
         return node.entries
     problems.add(node.where, f"`{what}` must be a mapping, found {kind_of(node)}")
     return ()
-
-
-def parse_limits(node: Node, problems: Problems) -> LimitsShape | None:
-    """A table of limits."""
-    return read_shape(LimitsShape, node, "`limits`", problems, later=LATER_LIMIT_KEYS)
-
-
-def limits_of(*shapes: LimitsShape | None) -> Limits | None:
-    """Limits from tables; of each key the first table that has it counts."""
-    given: dict[str, int | float] = {}
-    for shape in reversed([shape for shape in shapes if shape is not None]):
-        given |= {key: value for key, value in shape if value is not None}
-    return Limits(**given) if any(shape is not None for shape in shapes) else None  # type: ignore[arg-type]
-
-
-def capped(limits: Limits, most: int) -> Limits:
-    """The same limits with no more than that many requests in flight."""
-    return replace(limits, max_concurrent=min(limits.max_concurrent, most))
 
 
 def parse_providers(node: Node, problems: Problems) -> dict[str, ProviderSettings]:
@@ -213,12 +206,14 @@ def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
         return None
     known, kept = key_names(DefaultsShape), []
     for entry in node.entries:
+        if entry.key not in known:
+            continue
         templates = [scalar for scalar in scalars(entry.value) if is_template(scalar.text)]
         for scalar in templates:
             problems.add(scalar.where, "a template cannot stand under `defaults`", "write it at the step")
         if templates and entry.key == "model":  # there is one, so that no step is told that it has none
             kept.append(Entry(key=entry.key, where=entry.where, value=constant("refused", entry.where)))
-        elif entry.key in known and not templates:
+        elif not templates:
             kept.append(entry)
     return Mapping(where=node.where, entries=tuple(kept))
 
@@ -250,7 +245,6 @@ def _joined(below: Entry, entry: Entry) -> Entry:
     )
 
 
-def _prices(node: Node, problems: Problems) -> dict[str, dict[str, float]]:
-    entries = entries_of(node, "prices", problems)
-    read = {entry.key: guarded(price, entry.value, problems) for entry in entries}
-    return {model: found for model, found in read.items() if found is not None}
+def _by_name(node: Node, what: str, read: Callable[[Node], T], problems: Problems) -> dict[str, T]:
+    values = {entry.key: guarded(read, entry.value, problems) for entry in entries_of(node, what, problems)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -129,10 +129,11 @@ def _check_bounds(found: Scalar, value: float, minimum: float | None, maximum: f
 
 def boolean(node: Node) -> bool:
     """A word: true or false."""
-    value = scalar(node, "true or false").value
-    if not isinstance(value, bool):
-        raise Wrong(node.where, f"expected true or false, found {_shown(node)}")
-    return value
+    found = scalar(node, "true or false")
+    if not isinstance(found.value, bool):
+        hint = "take the quotes away" if found.text in {"true", "false"} else ""
+        raise Wrong(node.where, f"expected true or false, found {_shown(node)}", hint)
+    return found.value
 
 
 def _shown(node: Node) -> str:
@@ -378,6 +379,24 @@ def environment_name(node: Node) -> str:
 def anything(node: Node) -> Node:
     """Whatever there is."""
     return node
+
+
+def items(node: Node) -> tuple[Node, ...]:
+    """The items of a list."""
+    if not isinstance(node, Sequence):
+        raise Wrong(node.where, f"expected a list, found {kind_of(node)}", "write [{key: value}]")
+    return node.items
+
+
+def named(node: Node) -> dict[str, Node]:
+    """What stands under the names of things that the file does not define, such as models."""
+    found = mapping(node)
+    for name, where in found.keys().items():
+        if not name.strip():
+            raise Wrong(where, "expected a name, found nothing")
+        if is_template(name):
+            raise Wrong(where, "a template cannot stand here", "write the name itself")
+    return {entry.key: entry.value for entry in found.entries}
 
 
 PRICES = ("input", "output", "cached_input")

@@ -303,6 +303,8 @@ OWN_FILTERS: dict[str, Function] = {
     "tojson": _tojson,
     "urlencode": _urlencode,
     "wordwrap": _wordwrap,
+    "zip": zip_lists,
+    "product": product,
 }
 FUNCTIONS: dict[str, Function] = {
     "range": _range,

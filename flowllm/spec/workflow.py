@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from flowllm.types import CachePolicy, Limits, OnError, OnTruncated, Priority, RetryPolicy, StepId, StepKind
+from flowllm.types import (
+    Budget,
+    CachePolicy,
+    Limits,
+    OnError,
+    OnTruncated,
+    Priority,
+    RetryPolicy,
+    StepId,
+    StepKind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,6 +178,8 @@ class Workflow:
     default_provider: str = "openai"
     limits: Limits | None = None
     """Of the account that default_provider names."""
+    budget: Budget | None = None
+    """Of a run with all its resumes."""
     outputs: Mapping[str, Output] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     """Absolute path to text, for the workflow and every file it reads: enough to load it again."""

@@ -78,7 +78,7 @@ INPUTS = workflow(
 
 
 def test_defaults_hold_where_nothing_is_given() -> None:
-    assert resolve_inputs(INPUTS, {"text": "t"}, text=True) == {
+    assert resolve_inputs(INPUTS, {}, {"text": "t"}) == {
         "text": "t",
         "count": 1,
         "ratio": 0.5,
@@ -109,7 +109,7 @@ def test_defaults_hold_where_nothing_is_given() -> None:
     ],
 )
 def test_text_is_converted_to_the_inputs_type(name: str, given_text: str, value: object) -> None:
-    found = resolve_inputs(INPUTS, {"text": "t", name: given_text}, text=True)[name]
+    found = resolve_inputs(INPUTS, {}, {"text": "t", name: given_text})[name]
     assert found == value
     assert type(found) is type(value)
 
@@ -128,7 +128,7 @@ def test_text_is_converted_to_the_inputs_type(name: str, given_text: str, value:
 )
 def test_text_that_does_not_fit_is_refused(name: str, given_text: str) -> None:
     with pytest.raises(InvalidInputs, match=f"input `{name}`: ") as caught:
-        resolve_inputs(INPUTS, {"text": "t", name: given_text}, text=True)
+        resolve_inputs(INPUTS, {}, {"text": "t", name: given_text})
     assert len(str(caught.value)) < 300
 
 
@@ -147,24 +147,24 @@ def test_text_that_does_not_fit_is_refused(name: str, given_text: str) -> None:
 )
 def test_typed_values_are_checked_not_converted(name: str, value: object) -> None:
     with pytest.raises(InvalidInputs, match=f"input `{name}`"):
-        resolve_inputs(INPUTS, {"text": "t", name: value}, text=False)
+        resolve_inputs(INPUTS, {"text": "t", name: value})
 
 
 def test_a_whole_number_is_a_number() -> None:
-    assert resolve_inputs(INPUTS, {"text": "t", "ratio": 2}, text=False)["ratio"] == 2
+    assert resolve_inputs(INPUTS, {"text": "t", "ratio": 2})["ratio"] == 2
 
 
 def test_null_is_accepted_where_it_is_the_default() -> None:
     nullable = Workflow(
         name="w", path="/w", steps={}, inputs={"x": Input(name="x", type="integer", default=None)}
     )
-    assert resolve_inputs(nullable, {"x": None}, text=False) == {"x": None}
-    assert resolve_inputs(nullable, {"x": "null"}, text=True) == {"x": None}
+    assert resolve_inputs(nullable, {"x": None}) == {"x": None}
+    assert resolve_inputs(nullable, {}, {"x": "null"}) == {"x": None}
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(InvalidInputs) as caught:
-        resolve_inputs(INPUTS, {"count": "x", "sise": "m"}, text=True)
+        resolve_inputs(INPUTS, {}, {"count": "x", "sise": "m"})
     message = str(caught.value)
     assert "unknown input `sise`: did you mean `size`?" in message
     assert "input `count`: expected a whole number" in message
@@ -175,7 +175,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 @given(st.dictionaries(st.sampled_from([*INPUTS.inputs, "other"]), st.text(max_size=20)))
 def test_any_text_is_converted_or_refused(given_texts: dict[str, str]) -> None:
     try:
-        values = resolve_inputs(INPUTS, given_texts, text=True)
+        values = resolve_inputs(INPUTS, {}, given_texts)
     except InvalidInputs:
         return
     assert list(values) == list(INPUTS.inputs)

@@ -35,6 +35,13 @@ def test_the_word_json_asks_for_any_json() -> None:
     assert schema("json") is None
 
 
+def test_values_of_a_schema_of_type_string_are_texts_as_written_in_yaml_only() -> None:
+    written = "{type: string, enum: [1.10, no, true, 012], default: 1_0}"
+    assert schema(written) == {"type": "string", "enum": ["1.10", "no", "true", "012"], "default": "1_0"}
+    assert schema("s.yaml", **{"s.yaml": "{type: string, const: 5}"}) == {"type": "string", "const": "5"}
+    assert schema("s.json", **{"s.json": '{"type": "string", "const": 5}'}) == {"type": "string", "const": 5}
+
+
 def test_an_inline_schema_is_taken_as_it_is() -> None:
     inline = {"type": "object", "properties": {"a": {"enum": ["no", 1.1, None]}}, "required": ["a"]}
     assert schema("{type: object, properties: {a: {enum: [no, 1.10, null]}}, required: [a]}") == inline

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowllm.errors import InvalidWorkflow
+from flowllm.spec.limits import budget_of
 from flowllm.spec.parse import Project, SnapshotFiles, find_project, load_project, load_workflow
 from flowllm.spec.workflow import LlmBody
-from flowllm.types import Limits
+from flowllm.types import Budget, Limits
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ def test_everything_that_a_project_gives() -> None:
     found = project(
         "providers: {p: {type: openai}}\nlimits: {burst: 2}\ndefaults: {model: m}\ndatabase: sqlite:///x.db\n"
         "prices: {m: {input: 0.15, output: 0.6, cached_input: 0.075}}\nx-own: 1\n"
+        "budget: {usd: 5}\ntenants: {acme: 3, other: 0.5, 42: 1}\n"
     )
     assert found.path == "/flows/flowllm.yaml"
     assert set(found.providers) == {"p"}
     assert found.database == "sqlite:///x.db"
+    assert budget_of(found.budget) == Budget(usd=5)
+    assert found.tenants == {"acme": 3, "other": 0.5, "42": 1}
     assert found.prices == {"m": {"input": 0.15, "output": 0.6, "cached_input": 0.075}}
 
 
@@ -56,6 +60,17 @@ def test_a_workflows_own_limits_win_key_by_key() -> None:
         max_concurrent=7, requests_per_minute=60
     )
     assert workflow(STEPS, project=given).limits == Limits(max_concurrent=3, requests_per_minute=60)
+
+
+def test_what_belongs_in_a_project_is_refused_in_a_workflow() -> None:
+    with pytest.raises(InvalidWorkflow) as caught:
+        workflow(
+            "tenants: {acme: 3}\nprices: {}\ndatabase: x.db\n" + STEPS,
+            project=project("defaults: {model: m}\n"),
+        )
+    assert [(p.line, p.column, p.hint) for p in caught.value.problems] == [
+        (line, 1, "it belongs in flowllm.yaml") for line in (1, 2, 3)
+    ]
 
 
 def test_a_workflows_own_providers_win() -> None:
@@ -100,10 +115,10 @@ def test_a_projects_problem_is_told_at_its_place_once() -> None:
 def test_all_problems_of_a_project_are_told_at_once() -> None:
     with pytest.raises(InvalidWorkflow) as caught:
         project(
-            "budget: {usd: 1}\nsteps: {}\ndefaults: {temperature: x}\nprices: {m: {inptu: 1}}\n"
-            "limits: {windows: []}\nproviders: {auto: {type: openai}}\ndatabase: [1]\n"
+            "budget: {on_exceed: fail}\nsteps: {}\ndefaults: {temperature: x}\nprices: {m: {inptu: 1}}\n"
+            "limits: {windows: 1}\nproviders: {auto: {type: openai}}\ndatabase: [1]\ntenants: {a: 0, b: heavy}\n"
         )
-    assert [p.line for p in caught.value.problems] == [1, 2, 3, 4, 5, 6, 7]
+    assert [p.line for p in caught.value.problems] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
 
 
 def test_an_empty_or_missing_project_is_told() -> None:
