@@ -1,4 +1,9 @@
-"""Every command and every example of the documentation does what the page says."""
+"""Every command and every example of the documentation does what the page says.
+
+A block whose first line is `# NAME` is a file of that name, for the blocks after it on the page. In front of a block
+may stand `<!-- exit: 1 -->` (that exit code), `<!-- server -->` (it has a server to talk to, in place of a real one)
+or `<!-- ci -->` (it installs things or runs the tests: `.ci/run` does that).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>[a-z]+)(?:: (?P<value>.*?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.M
+    r"(?:^<!-- (?P<mark>[a-z]+)(?:: (?P<value>.*?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 _NAMED = re.compile(r"# ([\w./-]+\.(?:yaml|py|json|md|jsonl))\n")
 LOCAL_SERVER = "http://127.0.0.1:11434/v1"
@@ -34,6 +40,7 @@ VOLATILE = (
     (re.compile(r"\d{4}-\d{2}-\d{2}[ T][\d:.]+Z"), "TIME"),
     (re.compile(r"\b\d+(\.\d+)?(ms|s)\b"), "DURATION"),
     (re.compile(r"\b\d+ of (\d+)"), r"N of \1"),
+    (re.compile(r"\b[\d,]+ (tokens|in|out)\b"), r"N \1"),
     (re.compile(r" +"), " "),
 )
 
@@ -89,7 +96,11 @@ def server_url() -> Iterator[str]:
 def environment(url: str | None) -> dict[str, str]:
     """No key, and no way out: what is not marked has no server to talk to."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEYS)}
-    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
+    nowhere = {
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "no_proxy": "127.0.0.1",
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, **nowhere, "PATH": path, **({} if url is None else {"OPENAI_BASE_URL": url})}
 
@@ -119,11 +130,10 @@ def execute(command: str, folder: Path, url: str | None) -> subprocess.Completed
 
 def settled(lines: Sequence[str]) -> Counter[str]:
     """Lines without what differs from run to run; concurrent steps may end in any order."""
-    found = []
-    for line in lines:
-        for pattern, instead in VOLATILE:
-            line = pattern.sub(instead, line)
-        found.append(line.strip())
+    text = "\n".join(lines)
+    for pattern, instead in VOLATILE:
+        text = pattern.sub(instead, text)
+    found = [line.strip() for line in text.splitlines()]
     return Counter(line for line in found if line)
 
 
@@ -134,7 +144,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, folder: Pat
             place = folder / example.file
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(example.text, encoding="utf-8")
-        if example.language not in {"sh", "console"}:
+        if example.language not in {"sh", "console"} or "ci" in example.marks:
             continue
         wanted = int(example.marks.get("exit", 0))
         url = server_url if "server" in example.marks else None
@@ -173,9 +183,7 @@ def test_every_yaml_example_is_right(example: Example, folder: Path) -> None:
         load_workflow(name, overrides=Overrides(provider="simulated"))
 
 
-@pytest.mark.parametrize(
-    "example", [one for one in all_examples("python") if one.file is None], ids=str
-)
+@pytest.mark.parametrize("example", [one for one in all_examples("python") if one.file is None], ids=str)
 def test_every_python_example_runs(example: Example, folder: Path) -> None:
     for other in all_examples("python"):
         if other.page == example.page and other.file is not None:
@@ -208,7 +216,7 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """The addresses that headings get, as code hosts make them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
