@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +16,15 @@ SHORTEST = 4
 """Values shorter than this are not masked: they would blot out ordinary text."""
 
 
+def _spellings(secret: str) -> Iterable[str]:
+    """A secret as it is, and as it stands inside of JSON and of URLs."""
+    yield secret
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield quote(secret, safe="", errors="replace")
+    yield quote_plus(secret, errors="replace")
+
+
 class Redactor:
     """Replaces known secret values, wherever they stand, by `***`."""
 
@@ -23,7 +34,7 @@ class Redactor:
 
     def add(self, secrets: Iterable[str]) -> None:
         """Learn more secret values. The longest is replaced first, so that none leaves a tail behind."""
-        fresh = {secret for secret in secrets if len(secret) >= SHORTEST}
+        fresh = {spelling for secret in secrets for spelling in _spellings(secret) if len(secret) >= SHORTEST}
         self._secrets = sorted(fresh.union(self._secrets), key=len, reverse=True)
 
     def text(self, text: str) -> str:

@@ -7,19 +7,27 @@ from typing import TYPE_CHECKING
 from flowllm.spec.nodes import Mapping
 from flowllm.spec.problems import Wrong
 from flowllm.spec.source import parse_yaml
+from flowllm.types import StepKind
 
 if TYPE_CHECKING:
+    from flowllm.spec.nodes import Node
     from flowllm.store.base import RunRecord
 
 
-def step_order(run: RunRecord) -> list[str]:
-    """The steps of a run's workflow in the order of its file; empty if the snapshot cannot be read.
+def step_kinds(run: RunRecord) -> dict[str, StepKind]:
+    """The steps of a run's workflow, in the order of its file, and their kinds; empty if it cannot be read.
 
     A run of another version, or with settings that are gone, can be shown all the same.
     """
     try:
         root = parse_yaml(run.snapshot.get(run.path, ""), run.path)
     except Wrong:
-        return []
+        return {}
     steps = root.get("steps") if isinstance(root, Mapping) else None
-    return list(steps.keys()) if isinstance(steps, Mapping) else []
+    entries = steps.entries if isinstance(steps, Mapping) else ()
+    return {entry.key: _kind(entry.value) for entry in entries}
+
+
+def _kind(step: Node) -> StepKind:
+    keys = step.keys() if isinstance(step, Mapping) else {}
+    return next((kind for kind in StepKind if kind.value in keys), StepKind.PROMPT)

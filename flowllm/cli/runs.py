@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowllm.cli.failures import say
-from flowllm.cli.history import step_order
+from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, print_table
 from flowllm.cli.session import find_run, open_app, wait_for
@@ -109,7 +109,7 @@ async def _row(store: Store, run: RunRecord) -> Row:
     return Row(
         run=run,
         succeeded=sum(node.status is NodeStatus.SUCCEEDED for node in nodes),
-        steps=max(len(nodes), len(step_order(whole))),
+        steps=max(len(nodes), len(step_kinds(whole))),
         cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
     )
 

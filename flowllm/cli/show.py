@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowllm.cli.history import step_order
+from flowllm.cli.history import step_kinds
 from flowllm.cli.options import json_option, place_options
 from flowllm.cli.output import heading, print_json, print_outputs, print_table, results
 from flowllm.cli.runs import shown_time
@@ -15,7 +15,7 @@ from flowllm.cli.session import find_run, open_app, resume_command, wait_for
 from flowllm.errors import UsageError
 from flowllm.observers.summary import error_lines, figures
 from flowllm.observers.text import dollars, duration, json_text, one_line, plural, readable, visible
-from flowllm.result import RunResult, timestamp
+from flowllm.result import RunResult, all_nodes, timestamp
 from flowllm.spec.problems import nearest
 from flowllm.types import RUN_RESUMABLE
 
@@ -91,10 +91,11 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, place: Place)
 async def _read(named: str, place: Place) -> Kept:
     async with open_app(place) as app:
         run = await find_run(app.store, named)
-        nodes = await app.store.nodes(run.run_id)
+        kinds = step_kinds(run)
+        nodes = all_nodes(run, await app.store.nodes(run.run_id), kinds)
         return Kept(
             run=run,
-            result=RunResult.of(run, nodes, step_order(run)),
+            result=RunResult.of(run, nodes, kinds),
             nodes={node.node_id: node for node in nodes},
             attempts=await app.store.attempts(run.run_id),
         )

@@ -57,7 +57,9 @@ def test_a_step_waits_for_nothing_it_does_not_need(server: Server, project: Proj
     assert keywords.finished is not None
     assert headline.finished <= intro.arrived
     assert intro.finished <= outline.arrived
-    assert intro.arrived < keywords.finished, "the introduction waited for the keywords, which it does not need"
+    assert intro.arrived < keywords.finished, (
+        "the introduction waited for the keywords, which it does not need"
+    )
     assert outline.arrived < keywords.finished, "the outline waited for the keywords, which it does not need"
 
 

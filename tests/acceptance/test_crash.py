@@ -10,6 +10,8 @@ import pytest
 from tests.support.project import Project, killed_at_exit, until
 
 if TYPE_CHECKING:
+    import subprocess
+
     from tests.support.server import Server
 
 STEPS = 200
@@ -42,7 +44,7 @@ def _killed_and_resumed(project: Project, server: Server, kills: int, seed: int)
         moment = max(len(server.requests) + 1, draw.randint(least + 1, least + STEPS // (kills + 1)))
         process = project.start(*words)
         with killed_at_exit(process):
-            until(lambda at=moment, of=process: len(server.requests) >= at or of.poll() is not None)
+            _until_request(server, moment, process)
             assert process.poll() is None, "the run ended before it could be killed"
         until(lambda: server.in_flight == 0, "the requests of the killed process to end")
         words = ("resume", project.run_ids()[0], "--quiet")
@@ -58,6 +60,10 @@ def _killed_and_resumed(project: Project, server: Server, kills: int, seed: int)
     assert 0 <= repeated <= IN_FLIGHT * kills
     _every_repeat_is_on_record(project, server)
     return repeated
+
+
+def _until_request(server: Server, number: int, process: subprocess.Popen[str]) -> None:
+    until(lambda: len(server.requests) >= number, f"request {number}", of=process)
 
 
 def _every_repeat_is_on_record(project: Project, server: Server) -> None:
@@ -82,7 +88,7 @@ def test_killed_ten_times_a_run_still_completes(seed: int, project: Project, ser
 def test_a_killed_run_shows_as_interrupted(project: Project, server: Server) -> None:
     process = project.start("run", project.flow(steps={"a": {"prompt": "a [sleep=1]"}}))
     with killed_at_exit(process):
-        until(lambda: server.requests)
+        until(lambda: server.requests, "the first request", of=process)
     (run_id,) = project.run_ids()
     assert project.json("show", run_id)["status"] == "interrupted"
     assert run_id in project.cli("resume", run_id, "--quiet", "--json").out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ def _killed_run(project: Project, server: Server) -> str:
     server.hold = FOREVER
     process = project.start("run", project.flow(steps=STEPS))
     with killed_at_exit(process):
-        until(lambda: server.in_flight == 2, "the first requests")
+        until(lambda: server.in_flight == 2, "the first requests", of=process)
     server.hold = 0
     until(lambda: server.in_flight == 0, "the answers that nobody takes any more")
     server.hold = FOREVER
@@ -60,7 +60,7 @@ def test_a_running_run_can_not_be_resumed(project: Project, server: Server) -> N
     server.hold = FOREVER
     process = project.start("run", project.flow(steps=STEPS))
     with killed_at_exit(process):
-        until(lambda: server.in_flight == 2)
+        until(lambda: server.in_flight == 2, "the first requests", of=process)
         refused = project.run("resume")
         assert refused.code == 2, refused.said
         assert f"owned by process {process.pid} on " in refused.err
@@ -85,7 +85,7 @@ def test_a_stopped_owner_that_wakes_late_writes_nothing(project: Project, server
     server.script = lambda body, n: Reply(text="of the former owner")
     process = project.start("run", project.flow(steps=STEPS))
     with killed_at_exit(process):
-        until(lambda: server.in_flight == 2)
+        until(lambda: server.in_flight == 2, "the first requests", of=process)
         _stopped(process)
         (run_id,) = project.run_ids()
         _lock(project, run_id).unlink()
@@ -108,5 +108,4 @@ def test_a_stopped_owner_that_wakes_late_writes_nothing(project: Project, server
 def _stopped(process: subprocess.Popen[str]) -> None:
     """Stop it, and wait until the kernel says that it is."""
     process.send_signal(signal.SIGSTOP)
-    with contextlib.suppress(FileNotFoundError), open(f"/proc/{process.pid}/stat") as file:
-        until(lambda: file.seek(0) == 0 and file.read().rpartition(")")[2].split()[0] == "T", "SIGSTOP")
+    os.waitpid(process.pid, os.WUNTRACED)

@@ -101,9 +101,7 @@ def test_a_second_resume_keeps_what_the_first_one_did(server: Server, project: P
 
 def test_resume_needs_no_memo(server: Server, project: Project) -> None:
     """Results belong to the run: with the memo cleared, still only what failed is sent."""
-    file = project.flow(
-        steps={**TWO_BRANCHES, "plain": {"prompt": "plain", "cache": False}}, outputs=OUTPUTS
-    )
+    file = project.flow(steps={**TWO_BRANCHES, "plain": {"prompt": "plain", "cache": False}}, outputs=OUTPUTS)
     project.json("run", file, code=1)
     project.cli("cache", "clear", "--yes")
     _mend(server)
@@ -178,7 +176,9 @@ def test_resume_lets_be_what_on_error_continue_let_pass(server: Server, project:
 
 
 def test_retry_failed_asks_that_too_and_what_depends_on_it(server: Server, project: Project) -> None:
-    result = project.json("run", project.flow(steps={name: FORGIVEN[name] for name in FORGIVEN if name != "last"}))
+    result = project.json(
+        "run", project.flow(steps={name: FORGIVEN[name] for name in FORGIVEN if name != "last"})
+    )
     assert result["status"] == "succeeded"
     assert "nothing" in server.requests[-1].prompt
     _mend(server)

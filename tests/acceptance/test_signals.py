@@ -24,14 +24,12 @@ CHAIN = prompts(
 )
 
 
-def _signalled(
-    project: Project, *words: object, at: Callable[[], object], numbers: Sequence[int]
-) -> Outcome:
+def _signalled(project: Project, *words: object, at: Callable[[], object], numbers: Sequence[int]) -> Outcome:
     """Start, wait for the moment, and send the signals; the second only when the first was told."""
     process = project.start(*words)
     said = ""
     with killed_at_exit(process):
-        until(at, "the moment to stop")
+        until(at, "the moment to stop", of=process)
         process.send_signal(numbers[0])
         for number in numbers[1:]:
             assert process.stderr is not None
@@ -55,7 +53,9 @@ def test_the_first_signal_lets_calls_in_flight_finish(
     (run_id,) = project.run_ids()
     shown = project.json("show", run_id)
     assert shown["status"] == "interrupted"
-    assert {name: step["output"] for name, step in shown["steps"].items()} == {"a": "one", "b": "two"}
+    outputs = {name: step["output"] for name, step in shown["steps"].items()}
+    assert outputs == {"a": "one", "b": "two", "after": None}
+    assert shown["steps"]["after"]["status"] == "cancelled"
     (command,) = re.findall(r"^resume it with: (.*)$", outcome.err, re.MULTILINE)
     program, *words = shlex.split(command)
     assert program == "flowllm"
@@ -92,9 +92,7 @@ def test_the_second_signal_cancels_and_keeps_what_is_finished(project: Project, 
             and bool(project.rows("SELECT 1 FROM nodes WHERE node_id = 'quick'"))
         )
 
-    outcome = _signalled(
-        project, "run", file, at=quick_is_done, numbers=[signal.SIGINT, signal.SIGINT]
-    )
+    outcome = _signalled(project, "run", file, at=quick_is_done, numbers=[signal.SIGINT, signal.SIGINT])
     assert outcome.code == 130, outcome.said
     assert "stopping at once" in outcome.err
     (run_id,) = project.run_ids()

@@ -39,12 +39,12 @@ def test_an_invalid_answer_is_asked_again_with_what_is_wrong(
     assert second[-1]["role"] == "user"
     words = {'{"score": "high"}': "score", "seven": "JSON", '{"scores": 7}': "'score'", "": ""}
     assert words[bad] in second[-1]["content"]
-    assert project.json("run", _judge(project))["requests"]["sent"] == 0, "it is not under the first request's key"
+    assert project.json("run", _judge(project))["requests"]["sent"] == 0, (
+        "it is not under the first request's key"
+    )
 
 
-def test_three_invalid_answers_fail_the_step_with_the_last_one_kept(
-    project: Project, server: Server
-) -> None:
+def test_three_invalid_answers_fail_the_step_with_the_last_one_kept(project: Project, server: Server) -> None:
     _answers(server, Reply(text='{"score": "one"}'), Reply(text='{"score": "two"}'), Reply(text="three!"))
     step = project.json("run", _judge(project), code=1)["steps"]["judge"]
     assert len(server.requests) == 3
@@ -118,13 +118,17 @@ def test_another_model_is_asked_when_the_first_one_will_not(
     assert (step["model"], step["output"]) == ("second", {"score": 7})
     server.script = lambda body, n: GOOD
     project.json("run", file)
-    assert server.requests[-1].body["model"] == "test-model", "a fallback's answer stood for the first model's"
+    assert server.requests[-1].body["model"] == "test-model", (
+        "a fallback's answer stood for the first model's"
+    )
 
 
-@pytest.mark.parametrize("fault", ["400", "bad_key"])
-def test_no_other_model_is_asked_when_that_cannot_help(fault: str, project: Project, server: Server) -> None:
+@pytest.mark.parametrize(("fault", "code"), [("400", 1), ("bad_key", 3)])
+def test_no_other_model_is_asked_when_that_cannot_help(
+    fault: str, code: int, project: Project, server: Server
+) -> None:
     server.script = lambda body, n: FAULTS[fault]
-    project.json("run", _judge(project, fallback=["second"]), code=1)
+    project.json("run", _judge(project, fallback=["second"]), code=code)
     assert len(server.requests) == 1
 
 
@@ -139,12 +143,17 @@ def test_a_refusal_fails_once_with_its_words(fault: str, project: Project, serve
 def test_five_samples_are_five_requests_once(project: Project, server: Server) -> None:
     server.script = lambda body, n: Reply(text=f"{prompt_of(body)} number {n}")
     file = project.flow(
-        steps={"ask": {"prompt": "toss", "samples": 5}, "vote": {"value": "{{ ask | unique | list | length }}"}}
+        steps={
+            "ask": {"prompt": "toss", "samples": 5},
+            "vote": {"value": "{{ ask | unique | list | length }}"},
+        }
     )
     result = project.json("run", file)
     assert sorted(result["steps"]["ask"]["output"]) == [f"toss number {n}" for n in range(1, 6)]
     assert result["steps"]["vote"]["output"] == 5
-    assert [seen.body for seen in server.requests] == [server.requests[0].body] * 5, "the sample's number was sent"
+    assert [seen.body for seen in server.requests] == [server.requests[0].body] * 5, (
+        "the sample's number was sent"
+    )
     assert project.json("run", file)["requests"]["sent"] == 0
     more = project.flow(steps={"ask": {"prompt": "toss", "samples": 7}})
     assert project.json("run", more)["requests"]["sent"] == 2
