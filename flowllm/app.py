@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from flowllm.assembly import AUTO, SIMULATED, Providers, local_backend, read_secrets
@@ -22,18 +20,18 @@ from flowllm.engine.why import Why, explain
 from flowllm.errors import UsageError
 from flowllm.limits.limiter import Limiter
 from flowllm.plan.graph import Graph
+from flowllm.prepare import chosen_steps, edited, new_run_id
 from flowllm.providers.openai import ClientPool
 from flowllm.redact import Redactor
 from flowllm.result import RunOptions, RunResult
 from flowllm.sitting import Sitting
-from flowllm.spec.files import DiskFiles, SnapshotFiles, Unreadable
+from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
-from flowllm.spec.problems import nearest
 from flowllm.spec.workflow import Workflow
 from flowllm.store.base import Fence, Owner, RunRecord
 from flowllm.store.open import open_store
-from flowllm.types import NodeId, Priority, RunId, RunStatus, StepId
+from flowllm.types import NodeId, RunId, RunStatus, StepId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,7 +191,7 @@ class FlowLLM:
             secrets=secrets,
             observers=observers,
         )
-        notices = [] if file is not None else _edited(run)
+        notices = [] if file is not None else edited(run)
         if file is not None:
             await self._take_file(claimed, loaded, options)
         await sitting.hold(
@@ -363,53 +361,6 @@ class FlowLLM:
 
 def _kinds(workflow: Workflow) -> dict[str, StepKind]:
     return {step.id: step.kind for step in workflow.steps.values()}
-
-
-def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
-    """The steps to run: all, or under `until` that one and what it needs. Raises UsageError for unknown names."""
-    for name in (*options.refresh, *([options.until] if options.until else [])):
-        if name not in workflow.steps:
-            raise UsageError(
-                f"there is no step {name!r} in {workflow.name}",
-                hint=nearest(name, workflow.steps) or f"there are: {', '.join(workflow.steps)}",
-            )
-    wanted = set(workflow.steps)
-    if options.until:
-        wanted, waiting = set(), [StepId(options.until)]
-        while waiting:
-            step = waiting.pop()
-            if step not in wanted:
-                wanted.add(step)
-                waiting += workflow.steps[step].edges
-    urgency = Priority(options.priority or Priority.NORMAL)
-    return {
-        NodeId(name): replace(step, priority=urgency) if step.priority is Priority.NORMAL else step
-        for name, step in workflow.steps.items()
-        if name in wanted
-    }
-
-
-def new_run_id(now: float) -> RunId:
-    """The date and time in UTC, so that ids sort by age, and five random letters and digits."""
-    alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
-    tail = "".join(secrets.choice(alphabet) for _ in range(5))
-    return RunId(f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{tail}")
-
-
-def _edited(run: RunRecord) -> list[str]:
-    """What to tell of files that are not what they were when the run began."""
-    disk, edited = DiskFiles(), []
-    for path, text in run.snapshot.items():
-        try:
-            same = disk.read(path) == text
-        except Unreadable:
-            same = False
-        if not same:
-            edited.append(path)
-    if not edited:
-        return []
-    told = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
-    return [f"{told} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]
 
 
 def run(

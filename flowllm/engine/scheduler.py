@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flowllm.calls.base import Asker
 from flowllm.calls.gate import CallStopped, Gate, being_cancelled
 from flowllm.engine.failures import FailureShare
+from flowllm.engine.journal import Journal
 from flowllm.engine.outputs import outputs_of
 from flowllm.engine.resume import holds
 from flowllm.engine.spent import Spent
@@ -28,8 +29,8 @@ from flowllm.engine.state import (
     StopSending,
 )
 from flowllm.engine.values import Values
-from flowllm.errors import InternalError, RunStopped, StepError, StoreError, TooManyFailures
-from flowllm.events import FailuresHigh, NodeEnded, NodeStarted, StopRequested
+from flowllm.errors import InternalError, RunStopped, StepError, StoreError
+from flowllm.events import NodeStarted, StopRequested
 from flowllm.steps.base import NodeContext
 from flowllm.store.base import Fence, NodeRecord, NodeWrite
 from flowllm.types import NodeId, NodeStatus, OnError, RunStatus, StepKind
@@ -110,12 +111,14 @@ class Scheduler:
         self._riding: set[asyncio.Task[None]] = set()
         self._grace: asyncio.Task[None] | None = None
         self._seq = max((node.seq for node in before), default=0)
-        self._done = 0
         self._ended: RunStatus | None = None
         self._failure: BaseException | None = None
         self._stopped: RunStopped | None = None
-        self._failures = FailureShare(
-            stop_at=None if workflow.limits is None else workflow.limits.stop_at_error_rate
+        self._journal = Journal(
+            steps,
+            FailureShare(stop_at=None if workflow.limits is None else workflow.limits.stop_at_error_rate),
+            emit=emit,
+            clock=clock,
         )
 
     async def run(self) -> Ending:
@@ -283,32 +286,9 @@ class Scheduler:
     def _tell(self, record: NodeRecord, *, reason: str = "") -> None:
         """The node has ended: templates may see it, and so may people."""
         self._values.add(record)
-        self._count(record)
-        self._done += 1
-        self._emit(
-            NodeEnded(
-                run_id=record.run_id,
-                at=self._clock.now(),
-                node_id=record.node_id,
-                status=record.status,
-                done=self._done,
-                total=len(self._steps),
-                kind=record.kind,
-                cached=record.cached,
-                reused=record.reused,
-                reason=reason,
-                error=record.error,
-                tolerated=record.status is NodeStatus.FAILED
-                and self._steps[record.node_id].on_error is OnError.CONTINUE,
-                usage=record.usage,
-                cost_usd=record.cost_usd,
-                queue_s=record.queue_s,
-                call_s=record.call_s,
-                attempts=record.attempts,
-                truncated=record.truncated,
-                model=record.model,
-            )
-        )
+        too_many = self._journal.ended(record, reason=reason)
+        if too_many is not None:
+            self._end_early(too_many)
 
     def _next_seq(self) -> int:
         self._seq += 1
@@ -344,29 +324,6 @@ class Scheduler:
         """To go on makes no sense; what is in flight may finish."""
         self._stopped = self._stopped or error
         self._inbox.put_nowait(StopAsked(status=error.status))
-
-    def _count(self, record: NodeRecord) -> None:
-        if record.reused or record.status not in {NodeStatus.SUCCEEDED, NodeStatus.FAILED}:
-            return
-        failures = self._failures
-        failures.count(failed=record.status is NodeStatus.FAILED)
-        if failures.alert():
-            self._emit(
-                FailuresHigh(
-                    run_id=record.run_id,
-                    at=self._clock.now(),
-                    failed=failures.failed,
-                    ended=failures.ended,
-                    share=failures.share,
-                )
-            )
-        if failures.stop():
-            self._end_early(
-                TooManyFailures(
-                    f"{failures.failed} of {failures.ended} nodes failed, more than `stop_at_error_rate` allows",
-                    hint="see the errors above; `flowllm resume` goes on with what is left",
-                )
-            )
 
     def _stop_requested(self, reason: str) -> None:
         if self._ended is None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm import FlowLLM, load_workflow
-from flowllm.app import new_run_id
 from flowllm.errors import RunOwned, UsageError
 from flowllm.events import RunEnded
+from flowllm.prepare import new_run_id
 from flowllm.result import RunOptions
 from flowllm.types import RunStatus
 

@@ -1,0 +1,89 @@
+"""What becomes of nodes, told to people, and how many of them fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.errors import TooManyFailures
+from flowllm.events import FailuresHigh, NodeEnded
+from flowllm.types import NodeStatus, OnError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.clock import Clock
+    from flowllm.engine.failures import FailureShare
+    from flowllm.events import Event
+    from flowllm.spec.workflow import Step
+    from flowllm.store.base import NodeRecord
+    from flowllm.types import NodeId
+
+
+class Journal:
+    """Turns records of nodes into events, one each."""
+
+    def __init__(
+        self,
+        steps: Mapping[NodeId, Step],
+        failures: FailureShare,
+        *,
+        emit: Callable[[Event], None],
+        clock: Clock,
+    ) -> None:
+        self._steps = steps
+        self._failures = failures
+        self._emit = emit
+        self._clock = clock
+        self._done = 0
+
+    def ended(self, record: NodeRecord, *, reason: str = "") -> TooManyFailures | None:
+        """Tell of a node that has ended, durably; gives why the run should end too, if it should."""
+        self._done += 1
+        too_many = self._count(record)
+        forgiven = self._steps[record.node_id].on_error is OnError.CONTINUE
+        self._emit(
+            NodeEnded(
+                run_id=record.run_id,
+                at=self._clock.now(),
+                node_id=record.node_id,
+                status=record.status,
+                done=self._done,
+                total=len(self._steps),
+                kind=record.kind,
+                cached=record.cached,
+                reused=record.reused,
+                reason=reason,
+                error=record.error,
+                tolerated=record.status is NodeStatus.FAILED and forgiven,
+                usage=record.usage,
+                cost_usd=record.cost_usd,
+                queue_s=record.queue_s,
+                call_s=record.call_s,
+                attempts=record.attempts,
+                truncated=record.truncated,
+                model=record.model,
+            )
+        )
+        return too_many
+
+    def _count(self, record: NodeRecord) -> TooManyFailures | None:
+        if record.reused or record.status not in {NodeStatus.SUCCEEDED, NodeStatus.FAILED}:
+            return None
+        failures = self._failures
+        failures.count(failed=record.status is NodeStatus.FAILED)
+        if failures.alert():
+            self._emit(
+                FailuresHigh(
+                    run_id=record.run_id,
+                    at=self._clock.now(),
+                    failed=failures.failed,
+                    ended=failures.ended,
+                    share=failures.share,
+                )
+            )
+        if not failures.stop():
+            return None
+        return TooManyFailures(
+            f"{failures.failed} of {failures.ended} nodes failed, more than `stop_at_error_rate` allows",
+            hint="see the errors above; `flowllm resume` goes on with what is left",
+        )

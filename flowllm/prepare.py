@@ -1,0 +1,65 @@
+"""What is settled about a run before it is claimed: which steps, under which id, from which files."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flowllm.errors import UsageError
+from flowllm.spec.files import DiskFiles, Unreadable
+from flowllm.spec.problems import nearest
+from flowllm.types import NodeId, Priority, RunId, StepId
+
+if TYPE_CHECKING:
+    from flowllm.result import RunOptions
+    from flowllm.spec.workflow import Step, Workflow
+    from flowllm.store.base import RunRecord
+
+
+def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
+    """The steps to run: all, or under `until` that one and what it needs. Raises UsageError for unknown names."""
+    for name in (*options.refresh, *([options.until] if options.until else [])):
+        if name not in workflow.steps:
+            raise UsageError(
+                f"there is no step {name!r} in {workflow.name}",
+                hint=nearest(name, workflow.steps) or f"there are: {', '.join(workflow.steps)}",
+            )
+    wanted = set(workflow.steps)
+    if options.until:
+        wanted, waiting = set(), [StepId(options.until)]
+        while waiting:
+            step = waiting.pop()
+            if step not in wanted:
+                wanted.add(step)
+                waiting += workflow.steps[step].edges
+    urgency = Priority(options.priority or Priority.NORMAL)
+    return {
+        NodeId(name): replace(step, priority=urgency) if step.priority is Priority.NORMAL else step
+        for name, step in workflow.steps.items()
+        if name in wanted
+    }
+
+
+def new_run_id(now: float) -> RunId:
+    """The date and time in UTC, so that ids sort by age, and five random letters and digits."""
+    alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
+    tail = "".join(secrets.choice(alphabet) for _ in range(5))
+    return RunId(f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{tail}")
+
+
+def edited(run: RunRecord) -> list[str]:
+    """What to tell of files that are not what they were when the run began."""
+    disk, edited = DiskFiles(), []
+    for path, text in run.snapshot.items():
+        try:
+            same = disk.read(path) == text
+        except Unreadable:
+            same = False
+        if not same:
+            edited.append(path)
+    if not edited:
+        return []
+    told = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
+    return [f"{told} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]
