@@ -82,15 +82,24 @@ class Project:
 
     # the command as a process
 
-    def run(self, *words: object, largest_file: int | None = None, **environ: str) -> Outcome:
+    def run(
+        self, *words: object, largest_file: int | None = None, humble: bool = False, **environ: str
+    ) -> Outcome:
         """`python -m flowllm …` to its end."""
-        return self.finish(self.start(*words, largest_file=largest_file, **environ))
+        return self.finish(self.start(*words, largest_file=largest_file, humble=humble, **environ))
 
-    def start(self, *words: object, largest_file: int | None = None, **environ: str) -> subprocess.Popen[str]:
-        """`python -m flowllm …`, left running; `largest_file` in bytes stands for a disk that fills up."""
+    def start(
+        self, *words: object, largest_file: int | None = None, humble: bool = False, **environ: str
+    ) -> subprocess.Popen[str]:
+        """`python -m flowllm …`, left running.
+
+        `largest_file` in bytes stands for a disk that fills up. `humble` gives up root's right to write
+        everywhere, where the tests are root's.
+        """
         module = ["-m", "flowllm"] if largest_file is None else ["-c", _SMALL_DISK, str(largest_file)]
+        drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
         return subprocess.Popen(
-            [sys.executable, *module, *map(str, words)],
+            [*(drop if humble and os.geteuid() == 0 else ()), sys.executable, *module, *map(str, words)],
             cwd=self.folder,
             env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,

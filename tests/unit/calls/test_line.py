@@ -153,7 +153,7 @@ def test_a_429_pauses_the_whole_account_even_those_already_admitted() -> None:
     [
         (AttemptTimedOut("late"), AttemptStatus.UNKNOWN),
         (ConnectionFailed("reset", reason="reset"), AttemptStatus.UNKNOWN),
-        (ConnectionFailed("refused", reason="refused"), AttemptStatus.FAILED),
+        (ConnectionFailed("no TLS", reason="tls"), AttemptStatus.FAILED),
         (TruncatedAnswer("cut before its first word"), AttemptStatus.FAILED),
         (RequestRejected("400", status=400), AttemptStatus.FAILED),
     ],
