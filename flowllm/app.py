@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from dataclasses import replace
@@ -374,8 +375,14 @@ def run(
 ) -> RunResult:
     """Run a workflow from code that has no event loop; see FlowLLM.run.
 
-    Raises RuntimeError when called inside of a running loop: there, use FlowLLM.
+    Raises UsageError when called inside of a running loop: there, use FlowLLM.
     """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise UsageError(
+            "flowllm.run() was called inside of a running event loop",
+            hint="there, use `async with FlowLLM() as app: await app.run(…)`",
+        )
 
     async def go() -> RunResult:
         async with FlowLLM(database=database, config=config) as app:

@@ -33,6 +33,8 @@ class Settings:
 
     def complete(self, options: RunOptions) -> RunOptions:
         """The options with what the environment says where they are silent, so that a resume repeats it."""
+        if options.max_concurrent is not None and options.max_concurrent < 1:
+            raise UsageError(f"max_concurrent must be at least 1, not {options.max_concurrent}")
         return replace(
             options,
             provider=options.provider or self.environ.get("FLOWLLM_PROVIDER") or None,

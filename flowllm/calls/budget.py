@@ -35,8 +35,8 @@ class Purse:
         self._set_aside: list[Reservation] = []
         self._changed = asyncio.Event()
 
-    async def reserve(self, reservation: Reservation) -> None:
-        """Set that much aside before a request is sent.
+    async def reserve(self, reservation: Reservation, *, model: str) -> None:
+        """Set that much aside before a request to that model is sent.
 
         Waits while requests in flight may turn out cheaper than what is set aside for them. Raises
         BudgetExceeded if there is nothing left to wait for, RequestRejected for a request of unknown price under
@@ -44,12 +44,12 @@ class Purse:
         """
         if self._budget.usd is not None and reservation.usd is None:
             raise RequestRejected(
-                "the run has a budget in dollars, and the price of this model is not known",
+                f"the run has a budget in dollars, and the price of {model} is not known",
                 hint="put its price under `prices` in flowllm.yaml",
             )
         while not self._fits(reservation):
             if not self._set_aside:
-                raise self._exceeded()
+                raise self._exceeded(reservation)
             self._changed.clear()
             await self._changed.wait()
         self._set_aside.append(reservation)
@@ -67,13 +67,24 @@ class Purse:
         over_tokens = self._budget.tokens is not None and tokens > self._budget.tokens
         return not over_tokens and not (self._budget.usd is not None and usd > self._budget.usd + _ROUNDING)
 
-    def _exceeded(self) -> BudgetExceeded:
-        spent = [f"{self._tokens:,.0f} of {self._budget.tokens:,} tokens"] if self._budget.tokens else []
-        if self._budget.usd is not None:
-            spent.append(f"${self._usd:.4f} of ${self._budget.usd:g}")
-        pauses = self._budget.on_exceed == "pause"
+    def _exceeded(self, more: Reservation) -> BudgetExceeded:
+        budget, told = self._budget, []
+        if budget.tokens is not None:
+            told.append(
+                f"{self._tokens:,.0f} of {budget.tokens:,} tokens are spent, and it may take {more.tokens:,.0f}"
+            )
+        if budget.usd is not None:
+            told.append(
+                f"{_dollars(self._usd)} of {_dollars(budget.usd)} are spent, and it may take {_dollars(more.usd or 0.0)}"
+            )
+        pauses = budget.on_exceed == "pause"
         return BudgetExceeded(
-            f"the next request could pass the budget: {' and '.join(spent)} spent",
+            f"the next request could pass the budget: {'; '.join(told)}",
             hint="raise `budget` in the workflow and resume with --file" if pauses else "raise `budget`",
             status=RunStatus.PAUSED if pauses else RunStatus.FAILED,
         )
+
+
+def _dollars(usd: float) -> str:
+    """Two figures at least, however little it is."""
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.3g}"

@@ -6,6 +6,7 @@ that a crash repeats at most what was admitted at that moment.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from flowllm.calls.memo import record_of
 from flowllm.errors import NodeTimedOut, StepError, StoreError
 from flowllm.events import NodeRetrying, Notice
 from flowllm.request import Answer
-from flowllm.types import Usage
+from flowllm.types import Usage, estimate_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ class _Talk:
 
     async def _send(self, request: ChatRequest) -> Send | Answer | GiveUp:
         ask = self.ask
-        reservation = self._reservation()
+        reservation = self._reservation(request)
         await ask.provider.ready()
         permit = await self.limiter.acquire(
             ask.provider.account,
@@ -142,7 +143,7 @@ class _Talk:
         try:
             asker = self.call.payer()
             if asker.purse is not None:
-                await asker.purse.reserve(reservation)
+                await asker.purse.reserve(reservation, model=ask.request.model)
             self.meter.attempts += 1
             self.meter.queue_s += permit.queue_s
             return await _Exchange(self, asker, permit, reservation).carry_out(request)
@@ -150,11 +151,15 @@ class _Talk:
             self.call.on_wire = False
             permit.release()
 
-    def _reservation(self) -> Reservation:
-        expected = self.ask.expected
+    def _reservation(self, request: ChatRequest) -> Reservation:
+        """For the question as it was, and for what was added to it to ask again."""
+        added = request.messages[len(self.ask.request.messages) :]
+        more = Usage(input_tokens=sum(estimate_tokens(str(message["content"])) for message in added))
+        expected = self.ask.expected + more
+        most = replace(expected, input_tokens=math.ceil(expected.input_tokens * SAFETY))
         return Reservation(
-            tokens=expected.input_tokens * SAFETY + expected.output_tokens,
-            usd=self.ask.provider.cost(self.ask.request.model, expected),
+            tokens=most.input_tokens + most.output_tokens,
+            usd=self.ask.provider.cost(self.ask.request.model, most),
         )
 
 
@@ -240,7 +245,7 @@ class _Exchange:
             self._permit.answered(completion.headers, used=float(usage.input_tokens + usage.output_tokens))
         )
         following = self._dialogue.answered(completion)
-        cost = ask.provider.cost(completion.model or ask.request.model, usage)
+        cost = _cost(ask, completion)
         self._meter.pay(cost)
         self._spent = _total(usage, cost)
         if not isinstance(following, Accept):
@@ -264,6 +269,12 @@ class _Exchange:
 
 def _total(usage: Usage, cost: float | None) -> Reservation:
     return Reservation(tokens=usage.input_tokens + usage.output_tokens, usd=cost)
+
+
+def _cost(ask: Ask, completion: Completion) -> float | None:
+    """By the model that the server names, which may be a dated version that only the asked one's price is known of."""
+    named = ask.provider.cost(completion.model or ask.request.model, completion.usage)
+    return ask.provider.cost(ask.request.model, completion.usage) if named is None else named
 
 
 def _answer(accept: Accept, completion: Completion, ask: Ask, usage: Usage, meter: _Meter) -> Answer:

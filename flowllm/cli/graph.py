@@ -52,10 +52,10 @@ def _print(text: str) -> None:
 
 def _statuses(named: str, place: Place) -> Mapping[str, str]:
     # the application brings the database along, which a plain drawing does without
-    from flowllm.cli.session import find_run, open_app, wait_for  # noqa: PLC0415
+    from flowllm.cli.session import find_run, open_to_read, wait_for  # noqa: PLC0415
 
     async def work() -> Mapping[str, str]:
-        async with open_app(place) as app:
+        async with open_to_read(place) as app:
             run = await find_run(app.store, named)
             return {node.node_id: node.status.value for node in await app.store.nodes(run.run_id)}
 

@@ -9,7 +9,7 @@ import click
 from flowllm.cli.inputs import file_inputs, text_inputs
 from flowllm.cli.options import json_option, place_options, what_options
 from flowllm.cli.output import print_json, print_table, results
-from flowllm.cli.session import open_app, wait_for
+from flowllm.cli.session import open_to_read, wait_for
 from flowllm.observers.text import dollars, plural, visible
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def plan(
     inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
 
     async def work() -> Forecast:
-        async with open_app(place) as app:
+        async with open_to_read(place) as app:
             return await app.forecast(file, inputs=inputs, input_text=texts, options=options)
 
     forecast = wait_for(work())

@@ -13,7 +13,7 @@ from flowllm.cli.failures import say
 from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, print_table
-from flowllm.cli.session import find_run, open_app, wait_for
+from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
 from flowllm.observers.text import dollars, duration, plural
 from flowllm.result import timestamp
 from flowllm.types import NodeStatus, RunStatus
@@ -97,7 +97,7 @@ def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool,
 
 
 async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
-    async with open_app(place) as app:
+    async with open_to_read(place) as app:
         found = await app.store.runs(limit=limit, workflow=workflow)
         return list(await asyncio.gather(*(_row(app.store, run) for run in found)))
 

@@ -7,7 +7,8 @@ import shlex
 from typing import TYPE_CHECKING, TypeVar
 
 from flowllm.app import FlowLLM
-from flowllm.errors import RunNotFound
+from flowllm.errors import RunNotFound, UsageError
+from flowllm.store.location import database_path, is_memory
 from flowllm.types import RunId
 
 if TYPE_CHECKING:
@@ -23,6 +24,19 @@ LAST = "last"
 def open_app(place: Place) -> FlowLLM:
     """The application, to be entered."""
     return FlowLLM(database=place.db, config=place.config)
+
+
+def open_to_read(place: Place) -> FlowLLM:
+    """The application for commands that only look: they make no database.
+
+    Raises UsageError for a database that was named and is not there.
+    """
+    app = open_app(place)
+    if is_memory(app.database) or database_path(app.database).exists():
+        return app
+    if place.db:
+        raise UsageError(f"there is no database {app.database}", hint="`flowllm run` makes one")
+    return FlowLLM(database="memory:", config=place.config)
 
 
 def wait_for(work: Coroutine[object, object, T]) -> T:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -11,13 +12,13 @@ from flowllm.cli.history import step_kinds
 from flowllm.cli.options import json_option, place_options
 from flowllm.cli.output import heading, print_json, print_outputs, print_table, results
 from flowllm.cli.runs import shown_time
-from flowllm.cli.session import find_run, open_app, resume_command, wait_for
+from flowllm.cli.session import find_run, open_to_read, resume_command, wait_for
 from flowllm.errors import UsageError
 from flowllm.observers.summary import error_lines, figures
 from flowllm.observers.text import dollars, duration, json_text, one_line, plural, readable, visible
 from flowllm.result import RunResult, all_nodes, timestamp
 from flowllm.spec.problems import nearest
-from flowllm.types import RUN_RESUMABLE
+from flowllm.types import RUN_RESUMABLE, AttemptStatus, NodeStatus, RunStatus
 
 if TYPE_CHECKING:
     from flowllm.cli.options import Place
@@ -89,16 +90,28 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, place: Place)
 
 
 async def _read(named: str, place: Place) -> Kept:
-    async with open_app(place) as app:
+    async with open_to_read(place) as app:
         run = await find_run(app.store, named)
         kinds = step_kinds(run)
-        nodes = all_nodes(run, await app.store.nodes(run.run_id), kinds)
+        attempts = [_seen(attempt, run) for attempt in await app.store.attempts(run.run_id)]
+        counts = Counter(attempt.node_id for attempt in attempts)
+        nodes = [
+            replace(node, attempts=counts[node.node_id]) if node.status is NodeStatus.CANCELLED else node
+            for node in all_nodes(run, await app.store.nodes(run.run_id), kinds)
+        ]
         return Kept(
             run=run,
             result=RunResult.of(run, nodes, kinds),
             nodes={node.node_id: node for node in nodes},
-            attempts=await app.store.attempts(run.run_id),
+            attempts=attempts,
         )
+
+
+def _seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
+    """One that was on its way when its process ended may have been paid for: nobody knows."""
+    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
+        return replace(attempt, status=AttemptStatus.UNKNOWN)
+    return attempt
 
 
 def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:

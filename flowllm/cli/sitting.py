@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +56,8 @@ async def carry_out(
     """Start a run or go on with one, show it, and give the exit code."""
     stop, summary = StopSignal(), Summary()
     async with open_app(place) as app:
-        with StopOnSignals(stop, say=shown.screen.line) as signals:
+        # What functions of the user's own print must not get among the results.
+        with redirect_stdout(sys.stderr), StopOnSignals(stop, say=shown.screen.line) as signals:
             result = await start(app, shown.observers(summary), stop)
     _show(result, shown, summary, place)
     return signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code

@@ -8,7 +8,7 @@ import click
 
 from flowllm.cli.options import json_option, place_options
 from flowllm.cli.output import print_json, results
-from flowllm.cli.session import find_run, open_app, wait_for
+from flowllm.cli.session import find_run, open_to_read, wait_for
 from flowllm.observers.text import one_line, visible
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def why(*, run: str, step: str, as_json: bool, place: Place) -> None:
     """
 
     async def work() -> Why:
-        async with open_app(place) as app:
+        async with open_to_read(place) as app:
             return await app.why((await find_run(app.store, run)).run_id, step)
 
     found = wait_for(work())

@@ -15,7 +15,7 @@ from flowllm.errors import (
     ServerFailed,
     Unauthorized,
 )
-from flowllm.limits.breaker import BreakerState
+from flowllm.limits.breaker import FIRST_COOLDOWN, BreakerState
 from flowllm.types import DEFAULT_PATIENCE
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from flowllm.limits.account import Account, Departure
 
 NOBODY_THERE = frozenset({"refused", "unknown_host", "unreachable"})
-SHORT_PATIENCE = 3.0
-"""Seconds for which a server that was never reached is tried."""
+SHORT_PATIENCE = FIRST_COOLDOWN
+"""Seconds for which a server that was never reached is tried: until the breaker's first probe, not its second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ def judge(account: Account, error: StepError, departure: Departure) -> Report:
         account.answered({}, departure)
     reason = _hopeless(account, error)
     if reason is None:
-        opened = before is not BreakerState.OPEN and account.breaker.state is BreakerState.OPEN
+        known = before in {BreakerState.OPEN, BreakerState.PROBING}
+        opened = not known and account.breaker.state is BreakerState.OPEN
         notice = None
         if opened:
             notice = f"is in trouble ({error.message}): requests wait, and one is sent now and then to try it"

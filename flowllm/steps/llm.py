@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 
+_AROUND = 8
+"""Tokens that a message has besides its text: its role, and what sets it apart from the next."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
     """One model to ask, and the key of what would be sent to it."""
@@ -168,8 +172,17 @@ class LlmKind:
         )
 
     def _expected(self, request: ChatRequest, step: Step) -> Usage:
-        """The prompt's estimate, and max_tokens or what nearly all of the step's earlier answers took."""
-        prompt = sum(estimate_tokens(str(message.get("content", ""))) for message in request.messages)
+        """The prompt's estimate, and max_tokens or what nearly all of the step's earlier answers took.
+
+        A schema and tools are part of the prompt: the provider reads and charges them.
+        """
+        prompt = sum(
+            estimate_tokens(str(message.get("content", ""))) + _AROUND for message in request.messages
+        )
+        schema = None if request.output is None else request.output.schema
+        prompt += sum(
+            estimate_tokens(canonical(part)) for part in (schema, request.params.get("tools")) if part
+        )
         return Usage(input_tokens=prompt, output_tokens=_most(request) or self._lengths[step.id].p95())
 
     def _validator(self, step: Step) -> Validator | None:
@@ -304,5 +317,6 @@ def _tell_fallback(context: NodeContext, model: str, error: StepError | Provider
 
 
 def _most(request: ChatRequest) -> int | None:
-    most = request.params.get("max_tokens")
-    return most if isinstance(most, int) and not isinstance(most, bool) else None
+    """The longest answer that the request allows, by either of the names that Chat Completions has for it."""
+    found = [request.params.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return max((most for most in found if isinstance(most, int) and not isinstance(most, bool)), default=None)

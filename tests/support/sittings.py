@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowllm.backends.local import LocalBackend
+from flowllm.calls.budget import Purse
 from flowllm.calls.flight import Flights
 from flowllm.calls.line import Line
 from flowllm.calls.memo import Memo
@@ -74,10 +75,13 @@ class Stage:
                 owner=OWNER,
             )
             run = await self.store.create_run(run)
+        spend = await self.store.spend(run_id)
+        budget = checked.budget
         return Scheduling(
             self,
             checked,
             run,
+            purse=None if budget is None else Purse(budget, tokens=spend.tokens, usd=spend.usd),
             before=await self.store.nodes(run_id),
             stop=stop or StopSignal(),
             retry_failed=retry_failed,
@@ -101,6 +105,7 @@ class Scheduling:
         checked: Workflow,
         run: RunRecord,
         *,
+        purse: Purse | None,
         before: list[NodeRecord],
         stop: StopSignal,
         retry_failed: bool,
@@ -126,6 +131,7 @@ class Scheduling:
             redactor=stage.redactor,
             emit=self.events.append,
             stop=stop,
+            purse=purse,
             retry_failed=retry_failed,
         )
 

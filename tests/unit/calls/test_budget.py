@@ -1,0 +1,328 @@
+"""A run's budget: checked before each request is sent, and never passed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from flowllm.calls.budget import Purse, Reservation
+from flowllm.calls.flight import Flights
+from flowllm.calls.gate import CallStopped, Gate
+from flowllm.calls.line import Line
+from flowllm.calls.memo import Memo
+from flowllm.calls.validation import Validator
+from flowllm.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
+from flowllm.limits.limiter import Limiter
+from flowllm.redact import Redactor
+from flowllm.request import Completion, OutputFormat
+from flowllm.store.base import Owner, RunRecord
+from flowllm.store.memory import MemoryStore
+from flowllm.types import Budget, Limits, RetryPolicy, RunStatus, Usage
+from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.virtual import LoopClock, run_virtual
+
+
+def _tokens(tokens: float, usd: float | None = 0.0) -> Reservation:
+    return Reservation(tokens=tokens, usd=usd)
+
+
+async def _reserve(purse: Purse, *reservations: Reservation) -> None:
+    for one in reservations:
+        await purse.reserve(one, model="m")
+
+
+def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> None:
+    async def main() -> None:
+        purse = Purse(Budget(tokens=100))
+        first = _tokens(60)
+        await _reserve(purse, first)
+        purse.settle(first, tokens=60, usd=0)
+        await _reserve(purse, second := _tokens(40))
+        purse.settle(second, tokens=40, usd=0)
+        with pytest.raises(BudgetExceeded, match="100 of 100 tokens are spent, and it may take 1"):
+            await _reserve(purse, _tokens(1))
+
+    run_virtual(main())
+
+
+def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
+    async def main() -> None:
+        purse = Purse(Budget(usd=0.3))
+        for _ in range(3):
+            await _reserve(purse, tenth := _tokens(1, 0.1))
+            purse.settle(tenth, tokens=1, usd=0.1)
+        with pytest.raises(BudgetExceeded, match=r"\$0\.3 of \$0\.3 are spent, and it may take \$0\.0001"):
+            await _reserve(purse, _tokens(1, 0.0001))
+
+    run_virtual(main())
+
+
+def test_both_bounds_hold() -> None:
+    async def main() -> None:
+        budget = Budget(usd=1, tokens=100)
+        with pytest.raises(BudgetExceeded):
+            await _reserve(Purse(budget), _tokens(101, 0.1))
+        with pytest.raises(BudgetExceeded):
+            await _reserve(Purse(budget), _tokens(1, 1.1))
+        await _reserve(Purse(budget), _tokens(100, 1.0))
+
+    run_virtual(main())
+
+
+def test_what_was_spent_before_counts() -> None:
+    async def main() -> None:
+        with pytest.raises(BudgetExceeded, match="70 of 100 tokens"):
+            await _reserve(Purse(Budget(tokens=100), tokens=70), _tokens(31))
+        with pytest.raises(BudgetExceeded):
+            await _reserve(Purse(Budget(usd=5), usd=4.5), _tokens(1, 0.6))
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("on_exceed", "status"), [("pause", RunStatus.PAUSED), ("fail", RunStatus.FAILED)])
+def test_what_becomes_of_the_run_is_as_written(on_exceed: str, status: RunStatus) -> None:
+    async def main() -> BudgetExceeded:
+        with pytest.raises(BudgetExceeded) as caught:
+            await _reserve(Purse(Budget(tokens=1, on_exceed=on_exceed)), _tokens(2))
+        return caught.value
+
+    error = run_virtual(main())
+    assert error.status is status
+    assert ("resume with --file" in error.hint) == (on_exceed == "pause")
+
+
+def test_a_price_that_is_not_known_is_refused_by_name_under_a_budget_in_dollars_only() -> None:
+    async def main() -> None:
+        with pytest.raises(RequestRejected, match="the price of mystery is not known"):
+            await Purse(Budget(usd=5)).reserve(_tokens(1, None), model="mystery")
+        await Purse(Budget(tokens=5)).reserve(_tokens(1, None), model="mystery")
+
+    run_virtual(main())
+
+
+def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() -> None:
+    async def main() -> None:
+        purse = Purse(Budget(tokens=100))
+        await _reserve(purse, first := _tokens(80))
+        waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
+        await asyncio.sleep(10)
+        assert not waiting.done()
+        purse.settle(first, tokens=50, usd=0)
+        await waiting
+
+    run_virtual(main())
+
+
+def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
+    async def main() -> None:
+        purse = Purse(Budget(tokens=100))
+        await _reserve(purse, first := _tokens(40), second := _tokens(40))
+        waiting = [asyncio.create_task(purse.reserve(_tokens(50), model="m")) for _ in range(5)]
+        await asyncio.sleep(1)
+        purse.settle(first, tokens=40, usd=0)
+        await asyncio.sleep(1)
+        assert not any(task.done() for task in waiting)
+        purse.settle(second, tokens=40, usd=0)
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [BudgetExceeded] * 5
+
+    run_virtual(main())
+
+
+def test_one_that_leaves_while_it_waits_has_set_nothing_aside() -> None:
+    async def main() -> None:
+        purse = Purse(Budget(tokens=100))
+        await _reserve(purse, first := _tokens(80))
+        waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        purse.settle(first, tokens=0, usd=0)
+        await _reserve(purse, _tokens(100))
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_requests_take_it_is_never_passed_and_nobody_waits_for_ever(seed: int) -> None:
+    """Requests take up to what was set aside; the loop raises when everyone waits in vain."""
+    draw = random.Random(seed)
+    spent, most = [0.0], 1000.0
+
+    async def one(purse: Purse) -> bool:
+        await asyncio.sleep(draw.random())
+        reservation = _tokens(draw.randrange(1, 200))
+        try:
+            await purse.reserve(reservation, model="m")
+        except BudgetExceeded:
+            return False
+        await asyncio.sleep(draw.random())
+        taken = draw.random() * reservation.tokens
+        spent[0] += taken
+        purse.settle(reservation, tokens=taken, usd=0)
+        assert spent[0] <= most
+        return True
+
+    async def main() -> list[bool]:
+        purse = Purse(Budget(tokens=int(most)))
+        return await asyncio.gather(*(one(purse) for _ in range(100)))
+
+    outcomes = run_virtual(main())
+    assert True in outcomes
+    assert False in outcomes
+    assert spent[0] > most - 200
+
+
+# on the line
+
+
+class Bench:
+    """The wing of calls with one run in it that has a budget."""
+
+    def __init__(self, budget: Budget, **limits: object) -> None:
+        self.purse = Purse(budget)
+        self.gate = Gate()
+        self.clock = LoopClock()
+        self.store = MemoryStore()
+        self.limiter = Limiter(self.clock)
+        self.limits = Limits(**limits)
+        line = Line(self.limiter, self.store, self.clock, redactor=Redactor(()), draw=lambda: 0.0)
+        self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
+
+    async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
+        if not self.store._runs:
+            owner = Owner(pid=1, host="h", since=0)
+            await self.store.create_run(
+                RunRecord(
+                    run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
+                )
+            )
+        self.limiter.configure(provider.account, self.limits, holder="r1")
+        who = replace(asker(gate=self.gate, node=node), purse=self.purse)
+        how.setdefault("expected", Usage(input_tokens=10, output_tokens=88))  # 100 are set aside
+        return await self.flights.ask(make_ask(provider, who, **how))
+
+    async def many(self, provider: FakeProvider, count: int) -> list[object]:
+        asks = [self.ask(provider, f"n{n}", key=f"{n:064}") for n in range(count)]
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+
+def _answers(count: int, tokens: int = 50) -> list[Completion]:
+    usage = Usage(input_tokens=10, output_tokens=tokens - 10)
+    return [Completion(text=f"answer {n}", model="m", usage=usage) for n in range(count)]
+
+
+@pytest.mark.parametrize("concurrent", [1, 10, 100])
+def test_requests_are_sent_while_what_they_may_take_fits(concurrent: int) -> None:
+    """Of 1,000 tokens, each sets 100 aside and takes 50: nineteen fit, for the last needs 100 to be left."""
+
+    async def main() -> None:
+        bench, provider = Bench(Budget(tokens=1000), max_concurrent=concurrent), FakeProvider(*_answers(40))
+        outcomes = await bench.many(provider, 40)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert {type(error) for error in refused} == {BudgetExceeded}
+        assert len(provider.sent) == 19
+        assert len(refused) == 21
+        assert provider.peak == min(concurrent, 10)
+        assert (await bench.store.spend("r1")).tokens == 950
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("concurrent", [1, 10])
+def test_a_run_that_stops_while_requests_wait_for_its_budget_gives_all_slots_back(concurrent: int) -> None:
+    async def main() -> None:
+        bench = Bench(Budget(tokens=150), max_concurrent=concurrent)
+        provider = FakeProvider(*_answers(1), latency=10.0)
+        asking = asyncio.create_task(bench.many(provider, 12))
+        await asyncio.sleep(1)
+        bench.gate.shut()
+        outcomes = await asking
+        assert [type(one) for one in outcomes[1:]] == [CallStopped] * 11
+        assert len(provider.sent) == 1
+        assert len(await bench.store.attempts("r1")) == 1
+        gauge = bench.limiter.gauges()[provider.account]
+        assert (gauge.in_flight, gauge.waiting) == (0, 0)
+
+    run_virtual(main())
+
+
+def test_an_attempt_of_which_nobody_knows_takes_all_that_was_set_aside() -> None:
+    async def main() -> None:
+        bench = Bench(Budget(tokens=199))
+        provider = FakeProvider(AttemptTimedOut("late"), *_answers(1))
+        with pytest.raises(BudgetExceeded, match="100 of 199 tokens"):
+            await bench.ask(provider)
+        assert (await bench.store.spend("r1")).tokens == 100
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("error", [RateLimited("429"), ServerFailed("500")])
+def test_an_attempt_that_brought_nothing_takes_nothing(error: Exception) -> None:
+    async def main() -> None:
+        bench = Bench(Budget(tokens=100))
+        answer = await bench.ask(FakeProvider(error, error, *_answers(1)), retry=RetryPolicy(max_attempts=3))
+        assert answer.attempts == 3
+
+    run_virtual(main())
+
+
+def test_what_was_added_to_ask_again_is_set_aside_too() -> None:
+    async def main() -> None:
+        bench = Bench(Budget(tokens=10_000))
+        wordy = Completion(text="no JSON " * 300, model="m", usage=Usage(input_tokens=10, output_tokens=80))
+        good = Completion(text="{}", model="m", usage=Usage(input_tokens=10, output_tokens=2))
+        await bench.ask(FakeProvider(wordy, good), validator=Validator(OutputFormat()))
+        first, second = (attempt.reserved_tokens for attempt in await bench.store.attempts("r1"))
+        assert first == 100
+        assert second > 100 + len(wordy.text) / 3
+
+    run_virtual(main())
+
+
+class Dated(FakeProvider):
+    """Prices are known of the model that is asked, and its answers name a dated version."""
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        return (usage.input_tokens + usage.output_tokens) / 1000 if model == "m" else None
+
+
+def test_an_answer_by_a_dated_version_costs_what_the_asked_model_does() -> None:
+    async def main() -> None:
+        bench = Bench(Budget(usd=0.5), max_concurrent=1)
+        provider = Dated(*(replace(answer, model="m-2026-01-01") for answer in _answers(40)))
+        outcomes = await bench.many(provider, 40)
+        assert len(provider.sent) == 9
+        assert outcomes[0].cost_usd == pytest.approx(0.05)
+        assert outcomes[0].model == "m-2026-01-01"
+
+    run_virtual(main())
+
+
+def test_a_fifth_more_than_the_prompts_estimate_is_set_aside_in_dollars_too() -> None:
+    async def main() -> None:
+        bench = Bench(Budget(usd=1))
+        await bench.ask(Dated(*_answers(1)))
+        (attempt,) = await bench.store.attempts("r1")
+        assert (attempt.reserved_tokens, attempt.reserved_usd) == (100, pytest.approx(0.1))
+
+    run_virtual(main())
+
+
+def test_an_answer_that_was_there_costs_nothing() -> None:
+    async def main() -> None:
+        bench = Bench(Budget(tokens=100))
+        provider = FakeProvider(*_answers(1))
+        await bench.ask(provider)
+        answer = await bench.ask(provider, "b")
+        assert answer.cached
+        joined = await asyncio.gather(bench.ask(provider, "c"), bench.ask(provider, "d"))
+        assert [one.cached for one in joined] == [True, True]
+        assert len(provider.sent) == 1
+
+    run_virtual(main())
