@@ -97,7 +97,8 @@ class Flight:
 
     def _stop(self, waiter: _Waiter) -> None:
         """The run of this waiter is stopping: what is on the wire may finish, the rest is not sent."""
-        if not self.on_wire and not self.sealed:
+        known = self._task is not None and self._task.done()
+        if not self.on_wire and not self.sealed and not known:
             self._refuse(waiter)
 
     def _refuse(self, waiter: _Waiter) -> None:

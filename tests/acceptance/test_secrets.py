@@ -176,7 +176,7 @@ def test_a_python_step_that_gives_a_secret_away(function: str, code: int, projec
     outcome = project.cli(*words, THE_WORD=WORD)
     assert outcome.code == code, outcome.said
     if function == "prints":  # the author's own words to the terminal are the author's
-        outcome = Outcome(code=0, out=outcome.out.replace(f"the word is {WORD}\n", ""), err=outcome.err)
+        outcome = Outcome(code=0, out=outcome.out, err=outcome.err.replace(f"the word is {WORD}\n", ""))
     assert _found(project, outcome, *_looked_at(project, "a")) == []
     ((parts, outcome_kept),) = project.rows(
         "SELECT parts, coalesce(output, '') || coalesce(error, '') FROM nodes"
