@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, delete, func, literal_column, null, select, update
-from sqlalchemy.dialects import sqlite
 
 from flowllm.store import statements
 from flowllm.store.base import Owner
+from flowllm.store.records import run_of
 from flowllm.store.refusals import run_exists, run_not_found, run_owned
-from flowllm.store.rows import RunRow, outputs_hash, run_of
+from flowllm.store.rows import RunRow, outputs_hash
+from flowllm.store.statements import named
 from flowllm.store.tables import attempts, memo, nodes, runs
 from flowllm.store.text import to_json, to_text
 from flowllm.store.writer import Unit
@@ -21,17 +22,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from sqlalchemy import ClauseElement
-
     from flowllm.errors import RunOwned
     from flowllm.store.base import Fence, RunRecord
     from flowllm.types import Json, RunId
-
-_NAMED: Final = sqlite.dialect(paramstyle="named")
-
-
-def _sql(statement: ClauseElement) -> str:
-    return str(statement.compile(dialect=_NAMED))
 
 
 def _set(*names: str) -> dict[str, Any]:
@@ -39,9 +32,9 @@ def _set(*names: str) -> dict[str, Any]:
 
 
 _THIS: Final = runs.c.run_id == bindparam("this")
-_SEQ: Final = _sql(select(runs.c.seq).where(_THIS))
-_RUN: Final = _sql(select(runs.c.seq, *(runs.c[name] for name in RunRow._fields)).where(_THIS))
-_CLAIM: Final = _sql(
+_SEQ: Final = named(select(runs.c.seq).where(_THIS))
+_RUN: Final = named(select(runs.c.seq, *(runs.c[name] for name in RunRow._fields)).where(_THIS))
+_CLAIM: Final = named(
     update(runs)
     .where(_THIS)
     .values(
@@ -50,12 +43,12 @@ _CLAIM: Final = _sql(
         finished_at=null(),
     )
 )
-_FORGET: Final = _sql(
+_FORGET: Final = named(
     update(attempts)
     .where(attempts.c.run_id == bindparam("this"), attempts.c.status == bindparam("sent"))
     .values(status=bindparam("unknown"))
 )
-_FINISH: Final = _sql(
+_FINISH: Final = named(
     update(runs)
     .where(_THIS)
     .values(
@@ -65,19 +58,20 @@ _FINISH: Final = _sql(
         owner_since=null(),
     )
 )
-_UPDATE: Final = _sql(update(runs).where(_THIS).values(**_set("snapshot", "path", "options")))
-_STATUS: Final = _sql(
+_UPDATE: Final = named(update(runs).where(_THIS).values(**_set("snapshot", "path", "options")))
+_MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
+_STATUS: Final = named(
     select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS)
 )
 _DELETE: Final = tuple(
-    _sql(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, runs)
+    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, runs)
 )
-_DROP: Final = _sql(
+_DROP: Final = named(
     delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash"))
 )
-_PRUNE: Final = _sql(delete(memo).where(memo.c.created_at < bindparam("before")))
-_CLEAR: Final = _sql(delete(memo))
-_COUNT: Final = _sql(select(func.count()).select_from(memo))
+_PRUNE: Final = named(delete(memo).where(memo.c.created_at < bindparam("before")))
+_CLEAR: Final = named(delete(memo))
+_COUNT: Final = named(select(func.count()).select_from(memo))
 
 
 def create_run(run: RunRecord, row: RunRow) -> Unit:
@@ -149,6 +143,14 @@ def update_run(fence: Fence, *, snapshot: Mapping[str, str], path: str, options:
         "new_options": to_json(dict(options)),
     }
     return Unit(fences=(fence,), action=_executes(_UPDATE, values))
+
+
+def mark_output(fence: Fence, offset: int) -> Unit:
+    """How much of the output file is on disk."""
+    return Unit(
+        fences=(fence,),
+        action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
+    )
 
 
 def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:

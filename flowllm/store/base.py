@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flowllm.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +57,8 @@ class RunRecord:
     tenant: str = ""
     epoch: int = 1
     owner: Owner | None = None
+    output_offset: int | None = None
+    """Bytes of the `--output` file that are known to be on disk; None: it was not begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,36 @@ class NodeRecord:
     finished_at: float | None = None
     seq: int = 0
     """Order of completion in the run, from 1."""
+    parent: str = ""
+    """The node that it is an item of, or a step within; empty at the top."""
+    place: int | None = None
+    """The index of an item in its data, from 0; None for what is not an item."""
+    item: Json = None
+    """The item's value."""
+    content: str = ""
+    """Hash of `item`, by which it is found again when the data has moved."""
+    counts: Counts | None = None
+    """Of a foreach: what became of its items."""
+    epoch: int = 1
+    """The sitting that wrote the row, or took it over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemKey:
+    """An item that a resumed foreach has pulled from its data."""
+
+    place: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What the store knows of such an item."""
+
+    slot: int
+    """The number in the item's name: an item keeps its name in a run, also when its place changes."""
+    node: NodeRecord | None = None
+    """The item as an earlier sitting left it, at its new place and in this sitting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +248,63 @@ class Store(Protocol):
 
     # nodes and attempts
 
-    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
-        """All nodes of a run in order of completion. One whose output was damaged on disk is given as failed,
-        without key and output."""
+    async def nodes(self, run_id: RunId, parent: str = "") -> list[NodeRecord]:
+        """The nodes within a node, or at the top of a run, in order of completion; never items (see `items`).
+        One whose output was damaged on disk is given as failed, without key and output."""
+        ...
+
+    async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
+        """That node, wherever it stands."""
+        ...
+
+    async def nodes_within(
+        self, run_id: RunId, parents: Sequence[NodeId]
+    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+        """As `nodes` for many parents at once; a parent without nodes is left out."""
+        ...
+
+    async def items(
+        self,
+        run_id: RunId,
+        parent: NodeId,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        status: NodeStatus | None = None,
+    ) -> list[NodeRecord]:
+        """Items of a foreach in the order of their places, from the first place behind `after`.
+
+        Once the foreach has ended, these are the items that its last sitting wrote or took over: rows that left
+        the data are not given. Before, rows of all sittings are, but of two at one place only the newer one. A
+        foreach that is reused as a whole must keep its `epoch`, or its items count as left behind."""
+        ...
+
+    async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
+        """How many of those items there are of each status that occurs."""
+        ...
+
+    async def failed_items(
+        self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
+    ) -> list[NodeRecord]:
+        """Failed items of every foreach of a run, by (parent, place), from the first behind `after`; those that
+        `items` would give."""
+        ...
+
+    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+        """Find a resumed foreach's items among those of earlier sittings, by content and occurrence, and take them
+        over: each row at most once a sitting, the one at the same place first, then the first of equal content.
+        Calls come in the order of the data, each for items in the order of their places.
+
+        A row that is taken over gets the fence's epoch and the new place, and is given so. An item that is not
+        found gets a slot that no row has and no other item was given: its place if that is free, else a number
+        above all others."""
+        ...
+
+    def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
+        """The outputs of a foreach's items, in the order of `items`, as a lazy sequence, null for those that did
+        not succeed; of `slots` alone, in that order, if given. It reads pages when they are looked at, from any
+        thread, and raises StoreError then; also for an output that was damaged on disk. It is for a foreach that
+        has ended: what is written after the first look is not seen, or told as damage."""
         ...
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
@@ -235,6 +321,10 @@ class Store(Protocol):
 
         One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
         that failed and reports neither tokens nor a cost took nothing."""
+        ...
+
+    async def mark_output(self, fence: Fence, offset: int) -> None:
+        """The first `offset` bytes of the `--output` file are on disk."""
         ...
 
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:

@@ -6,11 +6,15 @@ Records pass through the same rows as on disk, so that what cannot be stored the
 from __future__ import annotations
 
 import math
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flowllm.errors import DatabaseCorrupt
 from flowllm.store.base import MemoStats, Spend
+from flowllm.store.memory_items import NodeTable
+from flowllm.store.records import attempt_of, memo_of, node_of, run_of
 from flowllm.store.refusals import (
     ambiguous,
     fences_of,
@@ -19,25 +23,18 @@ from flowllm.store.refusals import (
     run_not_found,
     run_owned,
 )
-from flowllm.store.rows import (
-    attempt_of,
-    attempt_row,
-    memo_of,
-    memo_row,
-    node_of,
-    node_row,
-    rate_row,
-    run_of,
-    run_row,
-)
-from flowllm.types import AttemptStatus, NodeStatus, RunStatus
+from flowllm.store.rows import attempt_row, memo_row, node_row, rate_row, run_row
+from flowllm.store.slots import Slots
+from flowllm.types import AttemptStatus, NodeStatus, RunStatus, item_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from flowllm.store.base import (
+        Adopted,
         AttemptRecord,
         Fence,
+        ItemKey,
         MemoRecord,
         NodeRecord,
         NodeWrite,
@@ -54,7 +51,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._runs: dict[RunId, RunRecord] = {}
         self._held: set[RunId] = set()
-        self._nodes: dict[RunId, dict[NodeId, NodeRecord]] = {}
+        self._nodes: defaultdict[RunId, NodeTable] = defaultdict(NodeTable)
+        self._slots = Slots()
         self._attempts: dict[str, AttemptRecord] = {}
         self._memo: dict[str, MemoRow] = {}
         self._rates: dict[str, RateRow] = {}
@@ -114,6 +112,7 @@ class MemoryStore:
         row = run_row(ended)
         self._runs[fence.run_id] = run_of(row, seq=ended.seq, snapshot=row.snapshot)
         self._held.discard(fence.run_id)
+        self._slots.forget(fence)
 
     async def run(self, run_id: RunId) -> RunRecord:
         """See `Store`."""
@@ -152,15 +151,63 @@ class MemoryStore:
 
     # nodes and attempts
 
-    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
+    async def nodes(self, run_id: RunId, parent: str = "") -> list[NodeRecord]:
         """See `Store`."""
-        return sorted(self._nodes.get(run_id, {}).values(), key=lambda node: (node.seq, node.node_id))
+        return self._nodes[run_id].within(parent)
+
+    async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
+        """See `Store`."""
+        return self._nodes[run_id].get(node_id)
+
+    async def nodes_within(
+        self, run_id: RunId, parents: Sequence[NodeId]
+    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+        """See `Store`."""
+        table = self._nodes[run_id]
+        return {parent: found for parent in parents if (found := table.within(parent))}
+
+    async def items(
+        self,
+        run_id: RunId,
+        parent: NodeId,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        status: NodeStatus | None = None,
+    ) -> list[NodeRecord]:
+        """See `Store`."""
+        found = self._nodes[run_id].items(parent)
+        start = bisect_right(found, after, key=lambda node: node.place or 0)
+        return [node for node in found[start:] if status in {None, node.status}][:limit]
+
+    async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
+        """See `Store`."""
+        return self._nodes[run_id].counts(parent)
+
+    async def failed_items(
+        self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
+    ) -> list[NodeRecord]:
+        """See `Store`."""
+        found = self._nodes[run_id].failed()
+        return [node for node in found if (node.parent, node.place or 0) > after][:limit]
+
+    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+        """See `Store`."""
+        self._check([fence])
+        return self._nodes[fence.run_id].adopt(fence, parent, items, self._slots)
+
+    def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
+        """See `Store`. As of now."""
+        table = self._nodes[run_id]
+        if slots is None:
+            return [_output(node) for node in table.items(parent)]
+        return [_chosen(table, item_id(parent, slot)) for slot in slots]
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """See `Store`."""
         for run in reversed(self._runs.values()):
             if run.workflow == workflow and (before_seq is None or run.seq < before_seq):
-                node = self._nodes.get(run.run_id, {}).get(node_id)
+                node = self._nodes[run.run_id].get(node_id)
                 if node is not None and node.status is NodeStatus.SUCCEEDED:
                     return node
         return None
@@ -177,6 +224,11 @@ class MemoryStore:
             tokens=math.fsum(one.tokens for one in taken),
             usd=math.fsum(prices) if len(prices) == len(taken) else None,
         )
+
+    async def mark_output(self, fence: Fence, offset: int) -> None:
+        """See `Store`."""
+        self._check([fence])
+        self._runs[fence.run_id] = replace(self._runs[fence.run_id], output_offset=offset)
 
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
         """See `Store`."""
@@ -204,7 +256,7 @@ class MemoryStore:
         if memo is not None and answer is not None:
             self._memo[memo.key] = answer
         for record in records:
-            self._nodes.setdefault(record.run_id, {})[record.node_id] = record
+            self._nodes[record.run_id].put(record)
 
     # memo
 
@@ -266,6 +318,17 @@ class MemoryStore:
         if run.status is RunStatus.RUNNING and run.run_id not in self._held:
             return replace(run, status=RunStatus.INTERRUPTED)
         return run
+
+
+def _output(node: NodeRecord) -> Json:
+    return node.output if node.status is NodeStatus.SUCCEEDED else None
+
+
+def _chosen(table: NodeTable, node_id: NodeId) -> Json:
+    node = table.get(node_id)
+    if node is None:
+        raise DatabaseCorrupt(f"{node_id} is missing.")
+    return _output(node)
 
 
 def _taken(attempt: AttemptRecord) -> Spend:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, AsyncAdaptedQueuePool, and_, case, event, func, select
+from sqlalchemy import (
+    URL,
+    AsyncAdaptedQueuePool,
+    and_,
+    bindparam,
+    case,
+    event,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from flowllm.store.base import MemoStats, Spend
 from flowllm.store.connection import address, decode, options, reading_mode
 from flowllm.store.faults import explain
+from flowllm.store.records import attempt_of, node_of, run_of
 from flowllm.store.refusals import ambiguous, run_not_found
-from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow, attempt_of, node_of, run_of
-from flowllm.store.tables import attempts, memo, nodes, rates, runs
+from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow
+from flowllm.store.standing import standing
+from flowllm.store.tables import DEAD, attempts, memo, nodes, rates, runs
 from flowllm.store.text import from_text, to_text
 from flowllm.types import AttemptStatus, NodeStatus
 
@@ -23,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from sqlalchemy import Select, Table
+    from sqlalchemy import ColumnElement, Select, Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord
@@ -36,6 +50,13 @@ LAST: Final = "\U0010ffff"
 """Sorts after every text."""
 AMBIGUOUS: Final = 3
 """How many of several runs an error names."""
+
+
+_WANTED: Final = func.json_each(bindparam("keys")).table_valued("value")
+_ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(
+    memo.c.key.in_(select(_WANTED.c.value))
+)
+"""Of any number of keys, as one text of JSON: a list of parameters would be spelled out anew for each look."""
 
 
 class Reader:
@@ -103,10 +124,66 @@ class Reader:
 
     # nodes and attempts
 
-    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
-        """In order of completion."""
-        query = select(nodes).where(nodes.c.run_id == to_text(run_id)).order_by(nodes.c.seq, nodes.c.node_id)
-        return [node_of(row) for row in await self._all(query)]
+    async def nodes(self, run_id: RunId, parent: str) -> list[NodeRecord]:
+        """Within a node, in order of completion."""
+        query = select(nodes).where(
+            nodes.c.run_id == to_text(run_id), nodes.c.parent == to_text(parent), nodes.c.place.is_(None)
+        )
+        return [_node(row) for row in await self._all(query.order_by(nodes.c.seq, nodes.c.node_id))]
+
+    async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
+        """That node."""
+        query = select(nodes).where(nodes.c.run_id == to_text(run_id), nodes.c.node_id == to_text(node_id))
+        found = await self._all(query)
+        return _node(found[0]) if found else None
+
+    async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> dict[NodeId, list[NodeRecord]]:
+        """Within each of many nodes, in order of completion."""
+        texts = {to_text(parent): parent for parent in parents}
+        keys = list(texts)
+        found: dict[NodeId, list[NodeRecord]] = {}
+        for start in range(0, len(keys), KEYS):
+            query = select(nodes).where(
+                nodes.c.run_id == to_text(run_id),
+                nodes.c.parent.in_(keys[start : start + KEYS]),
+                nodes.c.place.is_(None),
+            )
+            for row in await self._all(query.order_by(nodes.c.seq, nodes.c.node_id)):
+                found.setdefault(texts[row.parent], []).append(_node(row))
+        return found
+
+    # items
+
+    async def items(
+        self, run_id: RunId, parent: NodeId, *, after: int, limit: int, status: NodeStatus | None
+    ) -> list[NodeRecord]:
+        """In the order of their places, from behind one of them."""
+        query = select(nodes).where(*_items(run_id, parent), nodes.c.place > after)
+        if status is not None:
+            query = query.where(nodes.c.status == literal_column(f"'{status.value}'"))
+        return [_node(row) for row in await self._all(query.order_by(nodes.c.place).limit(limit))]
+
+    async def count_items(self, run_id: RunId, parent: NodeId) -> dict[NodeStatus, int]:
+        """By status."""
+        query = select(nodes.c.status, func.count().label("items")).where(*_items(run_id, parent))
+        found = await self._all(query.group_by(nodes.c.status))
+        return {NodeStatus(row.status): row.items for row in found}
+
+    async def failed_items(self, run_id: RunId, *, after: tuple[str, int], limit: int) -> list[NodeRecord]:
+        """By the node of their foreach and their place, from behind one of them."""
+        position = tuple_(nodes.c.parent, nodes.c.place)
+        query = (
+            select(nodes)
+            .where(
+                nodes.c.run_id == to_text(run_id),
+                DEAD,
+                position > tuple_(to_text(after[0]), after[1]),
+                standing(to_text(run_id), nodes.c.parent),
+            )
+            .order_by(nodes.c.parent, nodes.c.place)
+            .limit(limit)
+        )
+        return [_node(row) for row in await self._all(query)]
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """The node in the newest run in which it succeeded."""
@@ -124,7 +201,7 @@ class Reader:
         if before_seq is not None:
             query = query.where(runs.c.seq < before_seq)
         found = await self._all(query)
-        return node_of(found[0]) if found else None
+        return _node(found[0]) if found else None
 
     async def attempts(self, run_id: RunId, node_id: NodeId | None) -> list[AttemptRecord]:
         """In the order in which they were recorded."""
@@ -189,9 +266,9 @@ class Reader:
             self._looking = None
 
     async def _answer(self, waiting: dict[str, asyncio.Future[MemoRow | None]]) -> None:
-        query = select(*_columns(memo, MemoRow._fields)).where(memo.c.key.in_(list(waiting)))
         try:
-            found: dict[str, Any] = {row.key: row for row in await self._all(query)}
+            rows = await self._all(_ANSWERS, {"keys": json.dumps(list(waiting))})
+            found: dict[str, Any] = {row.key: row for row in rows}
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             for future in waiting.values():
                 future.set_exception(error)
@@ -202,9 +279,9 @@ class Reader:
 
     # the engine
 
-    async def _all(self, query: Select[Any]) -> Sequence[Any]:
+    async def _all(self, query: Select[Any], values: dict[str, Any] | None = None) -> Sequence[Any]:
         async with self._connection() as connection:
-            rows: Sequence[Any] = (await connection.execute(query)).all()
+            rows: Sequence[Any] = (await connection.execute(query, values)).all()
         return rows
 
     @asynccontextmanager
@@ -229,6 +306,15 @@ def _spend() -> Select[Any]:
         func.total(price).label("usd"),
         (func.count() - func.count(price)).label("unknown"),
     ).select_from(attempts)
+
+
+def _items(run_id: RunId, parent: NodeId) -> tuple[ColumnElement[bool], ...]:
+    run, node = to_text(run_id), to_text(parent)
+    return nodes.c.run_id == run, nodes.c.parent == node, standing(run, node)
+
+
+def _node(row: Any) -> NodeRecord:
+    return node_of(NodeRow._make(row))  # whose fields are found many times faster
 
 
 def _columns(table: Table, names: Sequence[str], *more: str) -> list[Any]:

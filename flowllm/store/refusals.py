@@ -11,20 +11,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from flowllm.store.base import AttemptRecord, Fence, NodeWrite, Owner
+    from flowllm.types import RunId
 
 
 def fences_of(
     attempt: AttemptRecord | None, attempt_fence: Fence | None, nodes: Sequence[NodeWrite]
 ) -> tuple[Fence, ...]:
     """The fences of a settlement. Raises ValueError if a row has none, or that of another run."""
-    pairs = [(write.fence, write.node.run_id) for write in nodes]
+    found: list[Fence] = []
     if attempt is not None:
         if attempt_fence is None:
             raise ValueError("An attempt cannot be settled without its fence.")
-        pairs.append((attempt_fence, attempt.run_id))
-    if any(fence.run_id != run_id for fence, run_id in pairs):
+        _guards(attempt_fence, attempt.run_id)
+        found.append(attempt_fence)
+    for write in nodes:
+        _guards(write.fence, write.node.run_id)
+        if not found or write.fence is not found[-1]:  # they nearly always are one
+            found.append(write.fence)
+    return tuple(found) if len(found) == 1 else tuple(dict.fromkeys(found))
+
+
+def _guards(fence: Fence, run_id: RunId) -> None:
+    if fence.run_id != run_id:
         raise ValueError("A fence of one run cannot guard a row of another.")
-    return tuple(dict.fromkeys(fence for fence, _ in pairs))
 
 
 def ownership_lost(fence: Fence, epoch: int | None) -> OwnershipLost:

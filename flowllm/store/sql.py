@@ -6,12 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowllm.errors import OwnershipLost, StoreError
-from flowllm.store import actions, statements
+from flowllm.store import actions, adoption, statements
+from flowllm.store.base import Adopted
 from flowllm.store.connection import BUSY_TIMEOUT
+from flowllm.store.outputs import ChosenOutputs, StoredOutputs
 from flowllm.store.ownership import Locks
 from flowllm.store.reader import Reader
+from flowllm.store.records import memo_of, node_of
 from flowllm.store.refusals import fences_of, run_not_found
-from flowllm.store.rows import attempt_row, memo_of, memo_row, node_row, rate_row, run_row
+from flowllm.store.rows import attempt_row, memo_row, node_row, rate_row, run_row
+from flowllm.store.slots import Slots
 from flowllm.store.writer import Unit, Writer
 from flowllm.types import RunStatus
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from flowllm.store.base import (
         AttemptRecord,
         Fence,
+        ItemKey,
         MemoRecord,
         MemoStats,
         NodeRecord,
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
         Spend,
     )
     from flowllm.store.writer import Failpoints
-    from flowllm.types import Json, NodeId, RunId
+    from flowllm.types import Json, NodeId, NodeStatus, RunId
 
 
 class SqlStore:
@@ -50,6 +55,8 @@ class SqlStore:
         self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints)
         self._reader = Reader(path, busy_timeout=busy_timeout)
         self._locks = Locks(path)
+        self._busy_timeout = busy_timeout
+        self._slots = Slots()
 
     # runs
 
@@ -88,6 +95,7 @@ class SqlStore:
             self._locks.forget_lost(fence.run_id)
             raise
         self._locks.release(fence.run_id)
+        self._slots.forget(fence)
 
     async def run(self, run_id: RunId) -> RunRecord:
         """See `Store`."""
@@ -120,9 +128,54 @@ class SqlStore:
 
     # nodes and attempts
 
-    async def nodes(self, run_id: RunId) -> list[NodeRecord]:
+    async def nodes(self, run_id: RunId, parent: str = "") -> list[NodeRecord]:
         """See `Store`."""
-        return await self._reader.nodes(run_id)
+        return await self._reader.nodes(run_id, parent)
+
+    async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
+        """See `Store`."""
+        return await self._reader.node(run_id, node_id)
+
+    async def nodes_within(
+        self, run_id: RunId, parents: Sequence[NodeId]
+    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+        """See `Store`."""
+        return await self._reader.nodes_within(run_id, parents)
+
+    async def items(
+        self,
+        run_id: RunId,
+        parent: NodeId,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        status: NodeStatus | None = None,
+    ) -> list[NodeRecord]:
+        """See `Store`."""
+        return await self._reader.items(run_id, parent, after=after, limit=limit, status=status)
+
+    async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
+        """See `Store`."""
+        return await self._reader.count_items(run_id, parent)
+
+    async def failed_items(
+        self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
+    ) -> list[NodeRecord]:
+        """See `Store`."""
+        return await self._reader.failed_items(run_id, after=after, limit=limit)
+
+    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+        """See `Store`."""
+        found: list[adoption.Found] = await self._writer.write(
+            adoption.adopt(fence, parent, items, self._slots)
+        )
+        return [Adopted(slot=slot, node=None if row is None else node_of(row)) for slot, row in found]
+
+    def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
+        """See `Store`."""
+        if slots is None:
+            return StoredOutputs(self.path, run_id, parent, busy_timeout=self._busy_timeout)
+        return ChosenOutputs(self.path, run_id, parent, slots, busy_timeout=self._busy_timeout)
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """See `Store`."""
@@ -135,6 +188,10 @@ class SqlStore:
     async def spend(self, run_id: RunId) -> Spend:
         """See `Store`."""
         return await self._reader.spend(run_id)
+
+    async def mark_output(self, fence: Fence, offset: int) -> None:
+        """See `Store`."""
+        await self._writer.write(actions.mark_output(fence, offset))
 
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
         """See `Store`."""

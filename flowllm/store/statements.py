@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects.sqlite import Insert
 
 DIALECT: Final = sqlite.dialect(paramstyle="qmark")
+_NAMED: Final = sqlite.dialect(paramstyle="named")
+
+
+def named(statement: ClauseElement) -> str:
+    """The SQL text of a statement whose parameters are given by name."""
+    return str(statement.compile(dialect=_NAMED))
 
 
 def compiled(statement: ClauseElement, columns: tuple[str, ...] | None = None) -> str:
@@ -29,10 +35,12 @@ def compiled(statement: ClauseElement, columns: tuple[str, ...] | None = None) -
     return str(result)
 
 
-def _insert(table: Table, fields: tuple[str, ...]) -> tuple[Insert, dict[str, Any], list[Any]]:
+def _insert(
+    table: Table, fields: tuple[str, ...], fixed: tuple[str, ...] = ()
+) -> tuple[Insert, dict[str, Any], list[Any]]:
     statement = sqlite.insert(table)
     unique = [column for column in table.columns if column.unique] or list(table.primary_key.columns)
-    names = {column.name for column in unique}
+    names = {column.name for column in unique} | set(fixed)
     values = {name: statement.excluded[name] for name in fields if name not in names}
     return statement, values, unique
 
@@ -48,17 +56,18 @@ def insert_once(table: Table, fields: tuple[str, ...]) -> str:
     return compiled(statement.on_conflict_do_nothing(index_elements=unique), fields)
 
 
-def upsert(table: Table, fields: tuple[str, ...]) -> str:
-    """Insert a row; one that is there already is written over."""
-    statement, values, unique = _insert(table, fields)
+def upsert(table: Table, fields: tuple[str, ...], *, fixed: tuple[str, ...] = ()) -> str:
+    """Insert a row; one that is there already is written over, but for what never changes (`fixed`): indexes of
+    columns that are written are written too."""
+    statement, values, unique = _insert(table, fields, fixed)
     return compiled(statement.on_conflict_do_update(index_elements=unique, set_=values), fields)
 
 
 INSERT_RUN: Final = insert(tables.runs, RunRow._fields)
 BEGIN_ATTEMPT: Final = insert_once(tables.attempts, AttemptRow._fields)
-END_ATTEMPT: Final = upsert(tables.attempts, AttemptRow._fields)
+END_ATTEMPT: Final = upsert(tables.attempts, AttemptRow._fields, fixed=("run_id", "node_id"))
 WRITE_MEMO: Final = upsert(tables.memo, MemoRow._fields)
-WRITE_NODE: Final = upsert(tables.nodes, NodeRow._fields)
+WRITE_NODE: Final = upsert(tables.nodes, NodeRow._fields, fixed=("parent",))
 WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
 EPOCH: Final = compiled(
     select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",)

@@ -25,6 +25,10 @@ metadata = MetaData()
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only in a column that is declared INTEGER."""
 
+DEAD = text("status = 'failed' AND place IS NOT NULL")
+"""What makes an item a dead letter. They are few, so an index of their own costs next to nothing; `status` is
+in it so that SQLite's planner finds it the better one."""
+
 runs = Table(
     "runs",
     metadata,
@@ -41,6 +45,7 @@ runs = Table(
     Column("owner_pid", BIG),
     Column("owner_host", Text),
     Column("owner_since", Float(53)),
+    Column("output_offset", BIG),
     Column("inputs", Text, nullable=False),
     Column("options", Text, nullable=False),
     Column("stats", Text, nullable=False),
@@ -72,11 +77,19 @@ nodes = Table(
     Column("call_s", Float(53), nullable=False),
     Column("started_at", Float(53)),
     Column("finished_at", Float(53)),
+    Column("parent", Text, nullable=False, server_default=text("''")),
+    Column("place", BIG),
+    Column("epoch", BIG, nullable=False, server_default=text("1")),
+    Column("content", Text, nullable=False, server_default=text("''")),
+    Column("counts", Text),
     Column("error", Text),
     Column("content_hash", Text, nullable=False),
     Column("parts", Text, nullable=False),
+    Column("item", Text),
     Column("output", Text, nullable=False),
     Column("reused", Boolean, nullable=False, server_default=false()),
+    Index("ix_nodes_parent_place", "run_id", "parent", "place"),
+    Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD, postgresql_where=DEAD),
 )
 
 attempts = Table(

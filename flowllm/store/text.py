@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder()
 
 
 def to_json(value: Json) -> str:
@@ -29,9 +30,12 @@ def to_json(value: Json) -> str:
 def from_json(text: str) -> Json:
     """The value of a JSON text. Raises ValueError if it is none."""
     try:
-        return json.loads(text)
+        value, end = _DECODER.raw_decode(text)  # what stands here has no blanks around it
     except RecursionError as error:
         raise ValueError("This JSON is nested too deeply.") from error
+    if end != len(text):
+        raise ValueError(f"There is more behind the end of this JSON, at {end}.")
+    return value
 
 
 def to_text(text: str) -> str:
@@ -51,7 +55,8 @@ def from_text(text: str) -> str:
 
 def content_hash(*texts: str) -> str:
     """Hexadecimal SHA-256 of ASCII texts, each ended by a newline."""
-    return hashlib.sha256("".join(f"{text}\n" for text in texts).encode(errors="surrogatepass")).hexdigest()
+    joined = "\n".join((*texts, ""))
+    return hashlib.sha256(joined.encode(errors="surrogatepass")).hexdigest()
 
 
 def _encodable(text: str) -> bool:

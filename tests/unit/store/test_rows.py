@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from flowllm.errors import DatabaseCorrupt
-from flowllm.store import rows, tables
-from flowllm.types import NodeStatus, RunStatus, Usage
+from flowllm.store import records, rows, tables
+from flowllm.store.text import to_json
+from flowllm.types import Counts, NodeStatus, RunStatus, Usage
 from tests.support.records import ME, answer, attempt_of_node, node, run
 
 
@@ -36,7 +38,7 @@ def test_a_run_comes_back_equal() -> None:
         finished_at=3.5,
     )
     row = rows.run_row(record)
-    assert rows.run_of(row, seq=7, snapshot=row.snapshot) == record
+    assert records.run_of(row, seq=7, snapshot=row.snapshot) == record
 
 
 def test_a_node_comes_back_equal() -> None:
@@ -48,25 +50,45 @@ def test_a_node_comes_back_equal() -> None:
         truncated=True,
         usage=Usage(input_tokens=2**70, cached_input_tokens=3),
         cost_usd=None,
+        parent="p\ud800\\",
+        place=2**40,
+        item=["\udfff", None],
+        content="c\0",
+        counts=Counts(total=5, succeeded=1, failed=1, skipped=1, accepted=1, not_sent=2),
+        epoch=3,
     )
-    assert rows.node_of(rows.node_row(record)) == record
+    assert records.node_of(rows.node_row(record)) == record
+
+
+@pytest.mark.parametrize("item", [None, 0, "", [], {"a": None}])
+def test_an_item_that_is_null_is_kept_apart_from_none(item: object) -> None:
+    record = replace(node("n", "r"), place=0, item=item)
+    assert records.node_of(rows.node_row(record)) == record
+
+
+def test_usage_is_written_as_json_would() -> None:
+    usage = Usage(input_tokens=2**70, output_tokens=-1, cached_input_tokens=True)
+    text = rows.attempt_row(replace(attempt_of_node("n", "r"), usage=usage)).usage
+    assert text == to_json(usage.as_dict()).replace("true", "1")
+    with pytest.raises(ValueError):
+        rows.attempt_row(replace(attempt_of_node("n", "r"), usage=Usage(input_tokens=math.nan)))
 
 
 def test_usage_without_input_and_output_tokens_is_kept() -> None:
     record = replace(node("n", "r"), usage=Usage(cached_input_tokens=5, reasoning_tokens=6))
-    assert rows.node_of(rows.node_row(record)).usage == record.usage
+    assert records.node_of(rows.node_row(record)).usage == record.usage
 
 
 def test_an_attempt_and_an_answer_come_back_equal() -> None:
     attempt = replace(attempt_of_node("n", "r"), error={"message": "no"}, cost_usd=None, reserved_usd=None)
-    assert rows.attempt_of(rows.attempt_row(attempt)) == attempt
+    assert records.attempt_of(rows.attempt_row(attempt)) == attempt
     kept = answer("k", value="\ud800")
-    assert rows.memo_of(rows.memo_row(kept)) == kept
+    assert records.memo_of(rows.memo_row(kept)) == kept
 
 
 @pytest.mark.parametrize("change", [{"output": '"another"'}, {"key": "other"}, {"status": "skipped"}])
 def test_a_node_that_does_not_match_its_hash_is_given_as_failed(change: dict[str, str]) -> None:
-    damaged = rows.node_of(rows.node_row(node("n", "r"))._replace(**change))
+    damaged = records.node_of(rows.node_row(node("n", "r"))._replace(**change))
     assert (damaged.status, damaged.key, damaged.output) == (NodeStatus.FAILED, "", None)
     assert damaged.error is not None
     assert damaged.error["type"] == "DatabaseCorrupt"
@@ -75,15 +97,15 @@ def test_a_node_that_does_not_match_its_hash_is_given_as_failed(change: dict[str
 @pytest.mark.parametrize("change", [{"outputs": '{"a":2}'}, {"outputs": None}, {"outputs_hash": None}])
 def test_outputs_of_a_run_that_do_not_match_their_hash_are_not_given(change: dict[str, str | None]) -> None:
     row = rows.run_row(replace(run("r1"), outputs={"a": 1}))
-    assert rows.run_of(row, seq=1).outputs == {"a": 1}
-    damaged = rows.run_of(row._replace(**change), seq=1)
+    assert records.run_of(row, seq=1).outputs == {"a": 1}
+    damaged = records.run_of(row._replace(**change), seq=1)
     assert damaged.outputs is None
     assert damaged.error is not None
     assert damaged.error["type"] == "DatabaseCorrupt"
 
 
 def test_an_answer_that_does_not_match_its_hash_is_not_given() -> None:
-    assert rows.memo_of(rows.memo_row(answer("k"))._replace(answer='{"value":"forged"}')) is None
+    assert records.memo_of(rows.memo_row(answer("k"))._replace(answer='{"value":"forged"}')) is None
 
 
 @pytest.mark.parametrize(
@@ -92,10 +114,10 @@ def test_an_answer_that_does_not_match_its_hash_is_not_given() -> None:
 def test_a_run_that_cannot_be_read_is_said_to_be_damaged(change: dict[str, str]) -> None:
     row = rows.run_row(run("r1"))._replace(**change)
     with pytest.raises(DatabaseCorrupt, match="r1"):
-        rows.run_of(row, seq=1)
+        records.run_of(row, seq=1)
 
 
 @pytest.mark.parametrize("change", [{"usage": '{"x":1}'}, {"status": "gone"}])
 def test_an_attempt_that_cannot_be_read_is_said_to_be_damaged(change: dict[str, str]) -> None:
     with pytest.raises(DatabaseCorrupt, match="step n of run r"):
-        rows.attempt_of(rows.attempt_row(attempt_of_node("n", "r"))._replace(**change))
+        records.attempt_of(rows.attempt_row(attempt_of_node("n", "r"))._replace(**change))

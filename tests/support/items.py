@@ -1,0 +1,80 @@
+"""A foreach and its items, for the tests of the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.store.base import ItemKey, NodeWrite
+from flowllm.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, item_id
+from tests.support.records import ME, fence_of, node, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.store.base import Adopted, Fence, NodeRecord, RunRecord, Store
+
+POSTS = NodeId("posts")
+R1 = RunId("r1")
+
+
+def item(
+    place: int,
+    content: str,
+    *,
+    epoch: int = 1,
+    status: NodeStatus = NodeStatus.SUCCEEDED,
+    slot: int | None = None,
+    parent: NodeId = POSTS,
+) -> NodeRecord:
+    name = item_id(parent, place if slot is None else slot)
+    whole = node(name, R1, output=f"out {content}", status=status, seq=place + 1)
+    return replace(
+        whole,
+        parent=parent,
+        place=place,
+        item={"text": content},
+        content=content,
+        epoch=epoch,
+        key=content * 9,
+    )
+
+
+def foreach(*, epoch: int = 1, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeRecord:
+    whole = node(POSTS, R1, output=None, status=status)
+    return replace(whole, kind=StepKind.WORKFLOW, counts=Counts(total=3, succeeded=3), epoch=epoch)
+
+
+async def write(store: Store, fence: Fence, *records: NodeRecord) -> None:
+    await store.settle(nodes=[NodeWrite(fence=fence, node=record) for record in records])
+
+
+async def written(
+    store: Store, contents: Sequence[str], *, status: NodeStatus = NodeStatus.SUCCEEDED
+) -> RunRecord:
+    """A run in its first sitting with a foreach over these; `status` is the foreach's."""
+    begun = await store.create_run(run(R1, owner=ME))
+    records = [item(place, content) for place, content in enumerate(contents)]
+    await write(store, fence_of(begun), *records, foreach(status=status))
+    return begun
+
+
+async def again(store: Store, fence: Fence) -> Fence:
+    """Another sitting, in which the foreach has begun."""
+    await store.finish_run(fence, status=RunStatus.INTERRUPTED, finished_at=1.0)
+    claimed = fence_of(await store.claim_run(R1, ME))
+    await write(store, claimed, foreach(epoch=claimed.epoch, status=NodeStatus.RUNNING))
+    return claimed
+
+
+async def adopt(store: Store, fence: Fence, contents: Sequence[str], *, batch: int = 100) -> list[Adopted]:
+    keys = [ItemKey(place=place, content=content) for place, content in enumerate(contents)]
+    found: list[Adopted] = []
+    for start in range(0, len(keys), batch):
+        found += await store.adopt(fence, POSTS, keys[start : start + batch])
+    return found
+
+
+def told(adopted: Sequence[Adopted]) -> list[tuple[int, str | None]]:
+    """The slot of each item, and the content of its row."""
+    return [(one.slot, None if one.node is None else one.node.content) for one in adopted]
