@@ -1,0 +1,66 @@
+"""Rows that are at hand already, and fewer rows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from flowllm.data.base import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.data.base import Rows
+    from flowllm.types import Json
+
+
+class ListRows:
+    """The items of a list, or of a sequence that reads its items when they are looked at."""
+
+    def __init__(self, values: Sequence[Json]) -> None:
+        self._values = values
+        self._next = 0
+        self.total: int | None = len(values)
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`. What a sequence raises where it is read goes through."""
+        start = self._next
+        end = min(start + most, len(self._values))
+        if isinstance(self._values, list):
+            values: Sequence[Json] = self._values[start:end]
+        else:
+            values = await asyncio.to_thread(lambda: self._values[start:end])
+        self._next = end
+        return [Row(place=place, value=value) for place, value in enumerate(values, start)]
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        return len(self._values) - self._next
+
+    async def close(self) -> None:
+        """See `Rows`."""
+
+
+class LimitedRows:
+    """The first rows of others."""
+
+    def __init__(self, rows: Rows, limit: int) -> None:
+        self._rows = rows
+        self._left = limit
+        self.total = None if rows.total is None else min(rows.total, limit)
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        if self._left <= 0:
+            return []
+        rows = await self._rows.take(min(most, self._left))
+        self._left -= len(rows)
+        return rows
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        return min(self._left, await self._rows.count_rest()) if self._left > 0 else 0
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        await self._rows.close()

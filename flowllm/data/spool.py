@@ -1,0 +1,258 @@
+"""Standard input as rows: given as they come, and copied to a file from which a resume reads them again."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import select
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from flowllm.data.base import Row
+from flowllm.data.files import FileRows, Read, reader_of
+from flowllm.data.formats import GUESSED
+from flowllm.errors import DataFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from _typeshed import WriteableBuffer
+
+    from flowllm.data.base import Rows
+    from flowllm.data.found import Found
+
+AHEAD: Final = 1024
+"""Rows that are read before they are wanted."""
+AHEAD_BYTES: Final = 8 * 1024 * 1024
+"""The same in bytes."""
+NAME: Final = "standard input"
+_under_way: Final[set[Path]] = set()
+"""Copies that this process is making."""
+
+
+def standard_input() -> BinaryIO:
+    """The process's own. Raises DataFailed if it has none."""
+    if sys.stdin is None:  # so where a shell has closed it with <&-
+        raise DataFailed(f"{NAME} is closed", hint="lead a data set to it, or name a file")
+    return sys.stdin.buffer
+
+
+def open_spool(
+    stdin: Callable[[], BinaryIO], path: Path, *, kind: str | None = None, delimiter: str | None = None
+) -> Rows:
+    """The rows of standard input, or of its copy where an earlier sitting has made one.
+
+    `kind` is one of FORMATS, GUESSED or GUESSED_TABLE; None: GUESSED. Raises DataFailed.
+    """
+    read = reader_of(NAME, kind=kind or GUESSED, delimiter=delimiter)
+    part = path.with_name(f"{path.name}.part")
+    if path in _under_way:
+        raise DataFailed(f"{NAME} is read by another step", hint="name it in one place, or name a file")
+    if path.exists():
+        return FileRows(path, read, name=NAME)
+    if part.exists():
+        return CutRows(FileRows(part, read, name=NAME, cut=True))
+    return SpooledRows(stdin, path, read)
+
+
+class CutRows:
+    """What is whole of a copy that was not finished; then an error, since nobody can read the rest again."""
+
+    total: int | None = None
+
+    def __init__(self, rows: FileRows) -> None:
+        self._rows = rows
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        rows = await self._rows.take(most)
+        if not rows:
+            raise DataFailed(
+                f"{NAME} was not read to its end before the run stopped",
+                hint="start a new run with the same input: what was answered comes from the cache",
+            )
+        return rows
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        return await self._rows.count_rest()
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        await self._rows.close()
+
+
+class SpooledRows:
+    """Read in a thread of its own, which ends with the process: a read from a terminal cannot be broken off."""
+
+    total: int | None = None
+
+    def __init__(self, stdin: Callable[[], BinaryIO], path: Path, read: Read) -> None:
+        self._stdin = stdin
+        self._path = path
+        self._reader = read
+        self._came = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._shared = threading.Condition()
+        """Holds all that follows together: it is used by the thread as well."""
+        self._rows: deque[tuple[Row, int]] = deque()
+        self._size = 0
+        self._wanted = False
+        """Somebody waits for rows."""
+        self._over = False
+        self._closed = False
+        self._failed: DataFailed | None = None
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            _under_way.add(self._path)
+            threading.Thread(target=self._run, name="flowllm-stdin", daemon=True).start()
+        while (rows := self._taken(most)) is None:
+            await self._came.wait()
+        return rows
+
+    def _taken(self, most: int) -> list[Row] | None:
+        """What is there; None: nothing yet, and `_came` will tell."""
+        with self._shared:
+            if not self._rows and not self._over:
+                self._came.clear()
+                self._wanted = True
+                return None
+            if not self._rows and self._failed is not None:
+                raise self._failed
+            taken = [self._rows.popleft() for _ in range(min(most, len(self._rows)))]
+            self._size -= sum(size for _, size in taken)
+            self._shared.notify()
+        return [row for row, _ in taken]
+
+    async def count_rest(self) -> int:
+        """0: nobody knows without waiting for it."""
+        return 0
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        with self._shared:
+            self._closed = self._over = True
+            self._rows.clear()
+            self._shared.notify()
+        self._came.set()
+        _under_way.discard(self._path)
+
+    # in the thread
+
+    def _run(self) -> None:
+        failed = None
+        try:
+            self._copy()
+        except DataFailed as error:
+            failed = error
+        except Exception as error:  # noqa: BLE001 - whoever waits for rows must hear of it, whatever it is
+            failed = DataFailed(f"{NAME} cannot be read: {error}")
+        with self._shared:
+            self._failed = failed
+            self._over = True
+        _under_way.discard(self._path)
+        self._tell()
+
+    def _copy(self) -> None:
+        part = self._path.with_name(f"{self._path.name}.part")
+        source = self._stdin()
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise _not_copied(part, error) from None
+        with os.fdopen(descriptor, "wb", buffering=0) as copy:
+            tee = io.BufferedReader(_Tee(source, copy, part), buffer_size=64 * 1024)
+            for place, found in enumerate(self._reader(tee, NAME)):
+                if not self._put(place, found):
+                    return
+            if self._closed:
+                return
+            try:
+                os.fsync(copy.fileno())
+                part.rename(self._path)
+            except OSError as error:
+                raise _not_copied(part, error) from None
+
+    def _put(self, place: int, found: Found) -> bool:
+        """Hand on a row, once there is room; False: nobody wants it."""
+        line, size, value, error = found
+        row = Row(place=place, value=value, line=line, error=error)
+        with self._shared:
+            while (len(self._rows) >= AHEAD or self._size > AHEAD_BYTES) and not self._closed:
+                self._shared.wait()
+            if self._closed:
+                return False
+            self._rows.append((row, size))
+            self._size += size
+            wanted, self._wanted = self._wanted, False
+        if wanted:
+            self._tell()
+        return True
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._came.set)
+
+
+def _not_copied(part: Path, error: OSError) -> DataFailed:
+    return DataFailed(
+        f"the copy of {NAME} at {part} cannot be written: {error.strerror}",
+        hint="make room there; or put the data into a file, and name that",
+    )
+
+
+class _Tee(io.RawIOBase):
+    """A file of which every byte goes into a copy before it is given."""
+
+    def __init__(self, file: BinaryIO, copy: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._copy = copy
+        self._path = path
+        try:
+            # Python's own object for standard input cannot be closed while a thread waits in it: the process would
+            # break off at its very end.
+            self._descriptor: int | None = file.fileno()
+        except OSError:
+            self._descriptor = None
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Raises DataFailed if the copy cannot be written."""
+        view = memoryview(buffer)
+        data = self._read(len(view))
+        view[: len(data)] = data
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._copy.write(rest) :]
+        except OSError as error:
+            raise _not_copied(self._path, error) from None
+        return len(data)
+
+    def _read(self, most: int) -> bytes:
+        if self._descriptor is None:
+            return self._file.read(most)
+        while True:
+            try:
+                return os.read(self._descriptor, most)
+            except BlockingIOError:  # whoever gave it to us has made it non-blocking
+                select.select([self._descriptor], [], [])
+
+
+def forget_spool(path: Path) -> None:
+    """Remove a copy of standard input, finished or not, if there is one."""
+    for name in (path, path.with_name(f"{path.name}.part")):
+        name.unlink(missing_ok=True)
