@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowllm.spec.reference import Tolerance
+from flowllm.spec.workflow import WorkflowBody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import networkx as nx
 
-    from flowllm.spec.workflow import Workflow
+    from flowllm.spec.workflow import Subgraph, Workflow
     from flowllm.types import StepId, StepKind
+
+
+LARGEST = 1000
+"""Steps of graphs within a graph that are looked into; what is beyond stays one step each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +44,17 @@ class Graph:
     """Every step with its kind."""
     edges: tuple[Edge, ...]
 
+    foreach: frozenset[StepId] = frozenset()
+    """The steps that run once an item."""
+    inner: Mapping[StepId, Graph] = field(default_factory=dict)
+    """The graphs of `workflow` steps, as many as LARGEST lets in."""
+    size: int = 0
+    """Steps with all those within."""
+
     @classmethod
-    def of(cls, workflow: Workflow) -> Graph:
+    def of(cls, workflow: Workflow | Subgraph) -> Graph:
         """The graph of a checked workflow."""
-        return cls(
-            name=workflow.name,
-            kinds={step.id: step.kind for step in workflow.steps.values()},
-            edges=tuple(
-                Edge(before=before, after=step.id, tolerance=tolerance)
-                for step in workflow.steps.values()
-                for before, tolerance in step.edges.items()
-            ),
-        )
+        return _built(workflow, {})
 
     @property
     def steps(self) -> tuple[StepId, ...]:
@@ -120,6 +124,32 @@ class Graph:
             path.append(at)
             at = came_from[at]
         return tuple(reversed(path))
+
+
+def _built(workflow: Workflow | Subgraph, known: dict[int, Graph]) -> Graph:
+    """The graph; one that several steps share is built once."""
+    steps = workflow.steps.values()
+    inner, size = {}, len(steps)
+    for step in steps:
+        if isinstance(step.body, WorkflowBody):
+            graph = step.body.graph
+            if id(graph) not in known:
+                known[id(graph)] = _built(graph, known)
+            if size + known[id(graph)].size <= LARGEST + len(steps):
+                inner[step.id] = known[id(graph)]
+                size += inner[step.id].size
+    return Graph(
+        name=workflow.name,
+        kinds={step.id: step.kind for step in steps},
+        edges=tuple(
+            Edge(before=before, after=step.id, tolerance=tolerance)
+            for step in steps
+            for before, tolerance in step.edges.items()
+        ),
+        foreach=frozenset(step.id for step in steps if step.foreach is not None),
+        inner=inner,
+        size=size,
+    )
 
 
 def _networkx(graph: Graph) -> tuple[Any, nx.DiGraph[StepId]]:

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from flowllm.plan.draw import COLOURS, PLAIN_COLOURS
+from flowllm.plan.draw import COLOURS, PLAIN_COLOURS, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from flowllm.plan.graph import Edge, Graph
     from flowllm.types import StepId
 
 SWEEPS = 8
 _BOX_HEIGHT = 44
-_ROW = 96
+_ROW_GAP = 52
+_LINE = 17
+"""Height of the line of a step within a `workflow` step."""
+_LINES_ABOVE = 8
 _GAP = 28
 _POINT_WIDTH = 12
 _MARGIN = 24
@@ -36,6 +39,22 @@ class _Spot:
     row: int
     width: float
     step: StepId | None = None
+    inner: tuple[str, ...] = ()
+    """Lines for the steps within it."""
+
+    @property
+    def height(self) -> float:
+        """Of its box."""
+        return _BOX_HEIGHT + (_LINES_ABOVE + _LINE * len(self.inner) if self.inner else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a spot is drawn. An edge that passes goes straight from the top of its row to the bottom."""
+
+    x: float
+    top: float
+    bottom: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +69,9 @@ def draw_svg(graph: Graph, statuses: Mapping[str, str] | None = None) -> str:
     """The drawing; optional edges are dashed, steps coloured by status."""
     rows, routes = _layers(graph)
     rows = _uncrossed(rows, routes)
-    centres = _centres(rows)
-    width = round(max((x + spot.width / 2 for spot, (x, _) in centres.items()), default=0) + _MARGIN)
-    height = _MARGIN * 2 + _BOX_HEIGHT + _ROW * max(0, len(rows) - 1)
+    places = _places(rows)
+    width = round(max((place.x + spot.width / 2 for spot, place in places.items()), default=0) + _MARGIN)
+    height = round(max((place.bottom for place in places.values()), default=_MARGIN + _BOX_HEIGHT) + _MARGIN)
     parts = [
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -64,18 +83,17 @@ def draw_svg(graph: Graph, statuses: Mapping[str, str] | None = None) -> str:
             'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="#64748b"/></marker></defs>'
         ),
     ]
-    parts += [_path(route, centres) for route in routes]
-    for spot, centre in centres.items():
+    parts += [_path(route, places) for route in routes]
+    for spot, place in places.items():
         if spot.step is not None:
-            parts.append(_box(spot, spot.step, centre, graph, statuses or {}))
+            parts.append(_box(spot, spot.step, place, graph, statuses or {}))
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _layers(graph: Graph) -> tuple[list[list[_Spot]], list[_Route]]:
     """Rows of spots, and every edge as a chain of spots in neighbouring rows."""
     rows = [
-        [_Spot(step, row, max(len(step), len(graph.kinds[step])) * _CHAR + 32, step) for step in generation]
-        for row, generation in enumerate(graph.generations())
+        [_spot(graph, step, row) for step in generation] for row, generation in enumerate(graph.generations())
     ]
     at = {spot.step: spot for row in rows for spot in row}
     routes = []
@@ -88,6 +106,20 @@ def _layers(graph: Graph) -> tuple[list[list[_Spot]], list[_Route]]:
             rows[point.row].append(point)
         routes.append(_Route(edge, (first, *points, last)))
     return rows, routes
+
+
+def _spot(graph: Graph, step: StepId, row: int) -> _Spot:
+    inner = tuple(_inner_lines(graph.inner[step], "")) if step in graph.inner else ()
+    longest = max(len(text) for text in (step, kind_of(graph, step), *inner))
+    return _Spot(step, row, longest * _CHAR + 32, step, inner)
+
+
+def _inner_lines(graph: Graph, indent: str) -> Iterator[str]:
+    """The steps of a graph within a step, those within them indented."""
+    for step in graph.steps:
+        yield f"{indent}{step} · {kind_of(graph, step)}"
+        if step in graph.inner:
+            yield from _inner_lines(graph.inner[step], f"{indent}   ")
 
 
 def _uncrossed(rows: list[list[_Spot]], routes: list[_Route]) -> list[list[_Spot]]:
@@ -118,29 +150,34 @@ def _sorted(row: list[_Spot], fixed: list[_Spot], neighbours: Mapping[_Spot, lis
     return sorted(row, key=weight)
 
 
-def _centres(rows: list[list[_Spot]]) -> dict[_Spot, tuple[float, float]]:
-    """Where each spot's middle is; every row is centred below the widest."""
+def _places(rows: list[list[_Spot]]) -> dict[_Spot, _Place]:
+    """Where each spot is; every row is centred below the widest, and as high as its highest box."""
     widths = [sum(spot.width for spot in row) + _GAP * (len(row) - 1) for row in rows]
     widest = max(widths, default=0)
-    centres = {}
+    places, top = {}, float(_MARGIN)
     for row, width in zip(rows, widths, strict=True):
         x = _MARGIN + (widest - width) / 2
+        high = max(spot.height for spot in row)
         for spot in row:
-            centres[spot] = (x + spot.width / 2, _MARGIN + _BOX_HEIGHT / 2 + _ROW * spot.row)
+            spare = 0 if spot.step is None else (high - spot.height) / 2
+            places[spot] = _Place(x + spot.width / 2, top + spare, top + high - spare)
             x += spot.width + _GAP
-    return centres
+        top += high + _ROW_GAP
+    return places
 
 
-def _path(route: _Route, centres: Mapping[_Spot, tuple[float, float]]) -> str:
-    points = [centres[spot] for spot in route.spots]
-    x, y = points[0]
-    y += _BOX_HEIGHT / 2
+def _path(route: _Route, places: Mapping[_Spot, _Place]) -> str:
+    first, *others = (places[spot] for spot in route.spots)
+    x, y = first.x, first.bottom
     drawn = [f"M{x:g},{y:g}"]
-    for index, (next_x, centre_y) in enumerate(points[1:], 1):
-        next_y = centre_y - (_BOX_HEIGHT / 2 + 1 if index == len(points) - 1 else 0)
+    for index, place in enumerate(others, 1):
+        last = index == len(others)
+        next_y = place.top - (1 if last else 0)
         middle = (y + next_y) / 2
-        drawn.append(f"C{x:g},{middle:g} {next_x:g},{middle:g} {next_x:g},{next_y:g}")
-        x, y = next_x, next_y
+        drawn.append(f"C{x:g},{middle:g} {place.x:g},{middle:g} {place.x:g},{next_y:g}")
+        if not last:
+            drawn.append(f"V{place.bottom:g}")
+        x, y = place.x, place.bottom
     dashes = ' stroke-dasharray="5 4"' if route.edge.optional else ""
     return (
         f'  <path d="{" ".join(drawn)}" fill="none" stroke="#64748b" stroke-width="1.4"{dashes} '
@@ -148,28 +185,31 @@ def _path(route: _Route, centres: Mapping[_Spot, tuple[float, float]]) -> str:
     )
 
 
-def _box(
-    spot: _Spot, step: StepId, centre: tuple[float, float], graph: Graph, statuses: Mapping[str, str]
-) -> str:
-    x, y = centre
+def _box(spot: _Spot, step: StepId, place: _Place, graph: Graph, statuses: Mapping[str, str]) -> str:
     fill, stroke = COLOURS.get(statuses.get(step, ""), PLAIN_COLOURS)
-    note = " · ".join(_shown(graph.kinds[step].value, statuses.get(step)))
-    return "\n".join(
-        [
-            (
-                f'  <g><rect x="{x - spot.width / 2:g}" y="{y - _BOX_HEIGHT / 2:g}" width="{spot.width:g}" '
-                f'height="{_BOX_HEIGHT}" rx="8" fill="{fill}" stroke="{stroke}" stroke-width="1.4"/>'
-            ),
-            (
-                f'    <text x="{x:g}" y="{y - 2:g}" text-anchor="middle" font-size="13" fill="#111827">'
-                f"{escape(step)}</text>"
-            ),
-            (
-                f'    <text x="{x:g}" y="{y + 14:g}" text-anchor="middle" font-size="10" fill="#64748b">'
-                f"{escape(note)}</text></g>"
-            ),
-        ]
-    )
+    note = " · ".join(_shown(kind_of(graph, step), statuses.get(step)))
+    left, middle = place.x - spot.width / 2, place.top + _BOX_HEIGHT / 2
+    below = place.top + _BOX_HEIGHT
+    parts = [
+        (
+            f'  <g><rect x="{left:g}" y="{place.top:g}" width="{spot.width:g}" '
+            f'height="{spot.height:g}" rx="8" fill="{fill}" stroke="{stroke}" stroke-width="1.4"/>'
+        ),
+        _text(step, place.x, middle - 2, 'text-anchor="middle" font-size="13" fill="#111827"'),
+        _text(note, place.x, middle + 14, 'text-anchor="middle" font-size="10" fill="#64748b"'),
+    ]
+    if spot.inner:
+        parts.append(
+            f'    <path d="M{left:g},{below:g} h{spot.width:g}" stroke="{stroke}" stroke-width="0.7"/>'
+        )
+    for index, line in enumerate(spot.inner, 1):
+        look = 'xml:space="preserve" font-size="11" fill="#334155"'
+        parts.append(_text(line, left + 16, below + _LINE * index, look))
+    return "\n".join([*parts, "  </g>"])
+
+
+def _text(text: str, x: float, y: float, look: str) -> str:
+    return f'    <text x="{x:g}" y="{y:g}" {look}>{escape(text)}</text>'
 
 
 def _shown(*words: str | None) -> Iterable[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flowllm.spec.anchor import anchor_of, file_anchor
@@ -12,11 +13,11 @@ from flowllm.spec.reference import Location, Tolerance
 from flowllm.spec.template import Names, Template, TemplateProblems, ValueTemplate, compile_template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from flowllm.spec.files import Sources
     from flowllm.spec.problems import Problems
-    from flowllm.spec.reference import Reference
+    from flowllm.spec.reference import Part, Reference
     from flowllm.types import Json, StepId
 
 
@@ -29,6 +30,9 @@ class Compiler:
     problems: Problems
     step: str = ""
     references: list[Reference] = field(default_factory=list)
+    streamed: list[Reference] = field(default_factory=list)
+    """Those to whole outputs that are gone through, and never held: they are waited for like the others."""
+    _bare: list[Reference] | None = None
 
     def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
         """The template of a text; None, and problems, if it is not one."""
@@ -61,9 +65,9 @@ class Compiler:
         """A value that is a text as written, even where it looks like a number."""
         return ValueTemplate.of(self.text(scalar))
 
-    def tree(self, node: Node) -> Json:
+    def tree(self, node: Node, *, secrets: bool = False) -> Json:
         """Plain data with templates at its texts, to be put into a larger value."""
-        return self._tree(node, secrets=False)
+        return self._tree(node, secrets=secrets)
 
     def _tree(self, node: Node, *, secrets: bool) -> Json:
         if isinstance(node, Mapping):
@@ -75,9 +79,40 @@ class Compiler:
     def edges(self) -> dict[StepId, Tolerance]:
         """The steps that were referred to; of several references the least tolerant counts."""
         edges: dict[StepId, Tolerance] = {}
-        for reference in self.references:
+        for reference in (*self.references, *self.streamed):
             edges[reference.step] = min(reference.tolerance, edges.get(reference.step, Tolerance.ANY))
         return edges
+
+    def uses(self) -> dict[StepId, frozenset[Part]]:
+        """What is looked at of each of them, streams left out."""
+        uses: dict[StepId, frozenset[Part]] = {}
+        for reference in self.references:
+            uses[reference.step] = uses.get(reference.step, frozenset()) | reference.parts
+        return uses
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """What is compiled within is gone through where it is exactly one whole output."""
+        before = len(self.references)
+        self._bare = []
+        yield
+        bare, self._bare = self._bare, None
+        new = self.references[before:]
+        del self.references[before:]
+        for reference in new:
+            (self.streamed if reference in bare else self.references).append(reference)
+
+    def within(self, *local: str) -> Compiler:
+        """One for templates of the same step that know these names too."""
+        names = replace(self.names, local=self.names.local | set(local))
+        return Compiler(
+            names=names,
+            sources=self.sources,
+            problems=self.problems,
+            step=self.step,
+            references=self.references,
+            streamed=self.streamed,
+        )
 
     def _compile(
         self,
@@ -102,4 +137,6 @@ class Compiler:
                 self.problems.add(problem.where, problem.message, problem.hint, step=self.step)
             return None
         self.references.extend(template.references)
+        if self._bare is not None and template.bare is not None:
+            self._bare.extend(template.references)
         return template

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from pydantic import PlainValidator, WithJsonSchema
 
 from flowllm.spec import readers
+from flowllm.spec import readers_kinds as kind_readers
 from flowllm.spec.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.spec.scalars import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.types import CachePolicy, Json, OnError, OnTruncated, Priority
@@ -105,6 +106,39 @@ Params: TypeAlias = Annotated[
 ]
 Arguments: TypeAlias = Annotated[
     Mapping, PlainValidator(readers.arguments), WithJsonSchema({"type": "object"})
+]
+_TEXTS: dict[str, Json] = {"type": "object", "additionalProperties": _TEXT}
+RequestHeaders: TypeAlias = Annotated[
+    Mapping,
+    PlainValidator(kind_readers.texts_by_name(readers.HEADER_NAME, "a header")),
+    WithJsonSchema(_TEXTS),
+]
+Environment: TypeAlias = Annotated[
+    Mapping,
+    PlainValidator(kind_readers.texts_by_name(readers.ENVIRONMENT_NAME, "an environment variable")),
+    WithJsonSchema(_TEXTS),
+]
+Query: TypeAlias = Annotated[
+    Mapping,
+    PlainValidator(kind_readers.query),
+    WithJsonSchema(
+        {"type": "object", "additionalProperties": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}}
+    ),
+]
+Inputs: TypeAlias = Annotated[
+    Mapping | Scalar,
+    PlainValidator(kind_readers.arguments_or_template),
+    WithJsonSchema(_or_template({"type": "object"})),
+]
+Embedded: TypeAlias = Annotated[
+    Scalar | Sequence,
+    PlainValidator(kind_readers.texts),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}),
+]
+EmbedParams: TypeAlias = Annotated[
+    Mapping,
+    PlainValidator(kind_readers.embed_params),
+    WithJsonSchema({"type": "object", "propertyNames": {"not": {"enum": [*kind_readers.EMBED_OPTIONS]}}}),
 ]
 Fallback: TypeAlias = Annotated[
     tuple[tuple[Scalar, Scalar | None], ...],
@@ -236,3 +270,79 @@ _INPUT: dict[str, Json] = {
     ]
 }
 InputValue: TypeAlias = Annotated[Node, PlainValidator(readers.anything), WithJsonSchema(_INPUT)]
+Overshoot: TypeAlias = Annotated[
+    float,
+    PlainValidator(readers.number(minimum=1, maximum=1000)),
+    WithJsonSchema(_bounded(1, 1000)),
+]
+_FORMATS = ("jsonl", "json", "csv", "lines")
+DataFormat: TypeAlias = Annotated[
+    str, PlainValidator(readers.choice(*_FORMATS)), WithJsonSchema({"enum": list(_FORMATS)})
+]
+Delimiter: TypeAlias = Annotated[
+    str,
+    PlainValidator(kind_readers.delimiter),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 1}),
+]
+_DATA_FILE: dict[str, Json] = {
+    "type": "object",
+    "properties": {
+        "file": _TEXT,
+        "format": {"enum": list(_FORMATS)},
+        "delimiter": {"type": "string", "minLength": 1, "maxLength": 1},
+        "limit": _COUNT,
+    },
+    "required": ["file"],
+    "additionalProperties": False,
+}
+_AXIS: dict[str, Json] = {"anyOf": [_TEMPLATE, {"type": "array"}, _DATA_FILE]}
+ForeachSource: TypeAlias = Annotated[
+    Node,
+    PlainValidator(readers.anything),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *_AXIS["anyOf"],
+                {
+                    "type": "object",
+                    "properties": {
+                        "matrix": {
+                            "type": "object",
+                            "propertyNames": {"pattern": "^[a-z_][a-z0-9_]*$"},
+                            "minProperties": 1,
+                            "additionalProperties": _AXIS,
+                        }
+                    },
+                    "required": ["matrix"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+ItemName: TypeAlias = Annotated[Scalar, PlainValidator(readers.text), WithJsonSchema(_NAME)]
+MaxFailed: TypeAlias = Annotated[
+    int | float,
+    PlainValidator(kind_readers.count_or_share),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": SHARE_PATTERN}]}
+    ),
+]
+Images: TypeAlias = Annotated[
+    Scalar | Sequence,
+    PlainValidator(kind_readers.images),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}),
+]
+BatchSize: TypeAlias = Annotated[
+    int,
+    PlainValidator(readers.number(minimum=1, maximum=2048, whole=True)),
+    WithJsonSchema({**_COUNT, "maximum": 2048}),
+]
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+Method: TypeAlias = Annotated[
+    str, PlainValidator(readers.choice(*_METHODS)), WithJsonSchema({"enum": list(_METHODS)})
+]
+Command: TypeAlias = Annotated[Scalar, PlainValidator(kind_readers.command), WithJsonSchema(_TEXT)]
+Graph: TypeAlias = Annotated[
+    Scalar | Mapping, PlainValidator(kind_readers.graph), WithJsonSchema({"type": ["string", "object"]})
+]

@@ -127,11 +127,16 @@ def _among(value: Json, allowed: tuple[Json, ...]) -> bool:
 
 
 def resolve_inputs(
-    workflow: Workflow, given: AbstractMapping[str, Json], texts: AbstractMapping[str, str] | None = None
+    workflow: Workflow,
+    given: AbstractMapping[str, Json],
+    texts: AbstractMapping[str, str] | None = None,
+    *,
+    partial: bool = False,
 ) -> dict[str, Json]:
     """The values of all inputs, checked, in the order of the workflow.
 
     `given` are values of the inputs' types; `texts`, which win over them, are converted first (command line, CSV).
+    `partial`: only those that are given, the others come with each row of a data set.
     Raises InvalidInputs, which tells all that is wrong at once.
     """
     texts = texts or {}
@@ -145,6 +150,8 @@ def resolve_inputs(
     missing = []
     for name, declared in workflow.inputs.items():
         if name not in given:
+            if partial:
+                continue
             values[name] = None if declared.default is MISSING else declared.default
             missing += [name] if declared.required else []
             continue
@@ -156,6 +163,57 @@ def resolve_inputs(
     if wrong:
         hint = f"give {listing(missing)} with -i {missing[0]}=…" if missing else ""
         raise InvalidInputs("\n".join(wrong), hint=hint)
+    return values
+
+
+def with_inputs(inputs: AbstractMapping[str, Input], given: AbstractMapping[str, Json]) -> dict[str, Json]:
+    """The inputs of a graph from `with`: texts are converted to the types of their inputs. Raises InvalidInputs."""
+    if not isinstance(given, dict):
+        raise InvalidInputs(f"`with` must give a mapping, not {_short(given)}")
+    unknown = [name for name in given if name not in inputs]
+    if unknown:
+        raise InvalidInputs(f"unknown input `{unknown[0]}`: {nearest(unknown[0], inputs) or 'it has none'}")
+    return _from_data(inputs, given, {})
+
+
+def row_inputs(inputs: AbstractMapping[str, Input], row: Json) -> dict[str, Json]:
+    """The inputs of a workflow from one row of a data set: its columns by name, others are left aside.
+
+    A row that is no mapping is the one input that has no default, or the only one. Raises InvalidInputs.
+    """
+    if isinstance(row, dict):
+        return _from_data(inputs, row, row)
+    required = [name for name, declared in inputs.items() if declared.required]
+    alone = required if len(required) == 1 else list(inputs)
+    if len(alone) != 1:
+        raise InvalidInputs(
+            f"the row is {_short(row)}, which names no input",
+            hint=f"rows are mappings with {listing(list(inputs)) if inputs else 'no input at all'}",
+        )
+    return _from_data(inputs, {alone[0]: row}, {})
+
+
+def _from_data(
+    inputs: AbstractMapping[str, Input],
+    given: AbstractMapping[str, Json],
+    columns: AbstractMapping[str, Json],
+) -> dict[str, Json]:
+    values: dict[str, Json] = {}
+    missing = []
+    for name, declared in inputs.items():
+        if name in given:
+            value = given[name]
+            try:
+                values[name] = _accept(declared, value, text=isinstance(value, str))
+            except ValueError as error:
+                raise InvalidInputs(f"input `{name}`: {error}") from None
+        elif declared.default is MISSING:
+            missing.append(name)
+        else:
+            values[name] = declared.default
+    if missing:
+        told = "; ".join(f"input `{name}` is missing{_about(inputs[name])}" for name in missing)
+        raise InvalidInputs(told, hint=nearest(missing[0], columns))
     return values
 
 

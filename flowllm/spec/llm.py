@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from flowllm.spec.files import absolute
 from flowllm.spec.model import MessagesShape, PromptShape
 from flowllm.spec.nodes import Mapping, Scalar, Sequence, constant
 from flowllm.spec.output import output_format
@@ -15,6 +17,8 @@ from flowllm.spec.workflow import LlmBody, Target
 from flowllm.types import OnTruncated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flowllm.request import OutputFormat
     from flowllm.spec.compiling import Compiler
     from flowllm.spec.nodes import Node
@@ -32,7 +36,7 @@ def llm_body(
 ) -> LlmBody | None:
     """What is asked and of whom. What is wrong goes to the problems; then the result may be None."""
     before = len(compiler.problems)
-    provider = _provider(shape.provider, where, around, compiler)
+    provider = named_provider(shape.provider, where, around, compiler)
     model = _model(shape.model, provider, where, around, compiler)
     fallback = tuple(_target(*target, around, compiler) for target in shape.fallback)
     output = _output(shape.output, compiler)
@@ -44,6 +48,9 @@ def llm_body(
         messages = ValueTemplate.of(_messages(shape.messages, compiler))
     params = _params(shape, compiler)
     sample = None if shape.sample is None else compiler.value(shape.sample)
+    images = None
+    if isinstance(shape, PromptShape) and shape.images is not None:
+        images = compiler.value(shape.images)
     if len(compiler.problems) > before:
         return None
     return LlmBody(
@@ -58,19 +65,27 @@ def llm_body(
         samples=shape.samples,
         fallback=fallback,
         on_truncated=shape.on_truncated or OnTruncated.WARN,
+        images=images,
+        folder=str(PurePath(absolute(where.file)).parent),
     )
 
 
-def check_provider(name: Scalar, around: Surroundings) -> None:
+def check_provider(name: Scalar, providers: Iterable[str]) -> None:
     """Raises Wrong if a text names a provider that does not exist."""
-    known = [*around.providers, AUTO]
+    known = [*providers, AUTO]
     if not is_template(name.text) and name.text not in known:
         raise Wrong(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
 
 
-def _provider(named: Scalar | None, where: Location, around: Surroundings, compiler: Compiler) -> Scalar:
+def check_provider_of(named: Scalar | None, around: Surroundings, compiler: Compiler) -> None:
+    """Add a problem if a step names a provider that does not exist."""
     if named is not None:
         _guarded_check(named, around, compiler)
+
+
+def named_provider(named: Scalar | None, where: Location, around: Surroundings, compiler: Compiler) -> Scalar:
+    """The text that names a step's provider: its own, or the default."""
+    check_provider_of(named, around, compiler)
     if around.simulate:
         return constant(SIMULATED, where)
     return named or constant(around.default_provider, where)
@@ -78,7 +93,7 @@ def _provider(named: Scalar | None, where: Location, around: Surroundings, compi
 
 def _guarded_check(name: Scalar, around: Surroundings, compiler: Compiler) -> None:
     try:
-        check_provider(name, around)
+        check_provider(name, around.providers)
     except Wrong as wrong:
         compiler.problems.add_wrong(wrong, step=compiler.step)
 

@@ -32,14 +32,15 @@ class Overrides:
     """No account gets more requests in flight than this."""
 
 
-def overridden(root: Mapping, overrides: Overrides, problems: Problems) -> Mapping:
-    """A workflow's nodes with the changes in them.
+def overridden(root: Mapping, overrides: Overrides, problems: Problems, *, within: str = "") -> Mapping:
+    """A workflow's nodes with the changes in them; `within` is the path of a graph within it, such as `post.`.
 
     Raises UsageError for a step or an option that does not exist. What is wrong with a value is found
     later, like everything else, at a place named after the option.
     """
     for option, value in overrides.settings.items():
-        root = _set(root, option, value, problems)
+        if option.startswith(within):
+            root = _set(root, option, option[len(within) :], value, problems)
     for key, given in (("provider", overrides.provider), ("model", overrides.model)):
         if given is not None:
             problems.learn(f"--{key}", given)
@@ -47,8 +48,9 @@ def overridden(root: Mapping, overrides: Overrides, problems: Problems) -> Mappi
     return root
 
 
-def _set(root: Mapping, option: str, value: str, problems: Problems) -> Mapping:
-    owner, dot, key = option.partition(".")
+def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) -> Mapping:
+    """`path` is the option as seen from this graph."""
+    owner, dot, key = path.partition(".")
     if not dot or not owner or not key:
         raise UsageError(
             f"--set {option}: this is not an option of a step", hint="write --set step.option=value"
@@ -68,8 +70,10 @@ def _set(root: Mapping, option: str, value: str, problems: Problems) -> Mapping:
         known = [*(steps.keys() if isinstance(steps, Mapping) else ()), _DEFAULTS]
         raise UsageError(f"--set {option}: there is no step `{owner}`", hint=nearest(owner, known))
     kind = next((kind for kind in KINDS if isinstance(step, Mapping) and step.get(kind) is not None), None)
-    if kind is None:
-        return root  # the step is wrong in itself; that is told when it is read
+    if kind is None or (kind == "workflow" and "." in key):
+        return (
+            root  # wrong in itself, which is told when it is read; or an option of a step of the graph within
+        )
     _check_option(option, key, key_names(STEP_SHAPES[kind]))
     return _put(root, ("steps", owner, key), node)
 

@@ -7,14 +7,12 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from flowllm.errors import InvalidWorkflow
-from flowllm.spec.compiling import Compiler
-from flowllm.spec.cycles import cycles
+from flowllm.spec.children import Family, GraphReader, Inherited, check_default
 from flowllm.spec.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
-from flowllm.spec.inputs import parse_inputs, resolve_inputs
+from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.limits import budget_of, capped, limits_of, parse_budget, parse_limits
-from flowllm.spec.llm import SIMULATED, check_provider
 from flowllm.spec.model import WorkflowShape
-from flowllm.spec.nodes import Mapping, Scalar, Sequence, kind_of
+from flowllm.spec.nodes import Scalar
 from flowllm.spec.overrides import Overrides, overridden
 from flowllm.spec.problems import Problems
 from flowllm.spec.project import (
@@ -22,7 +20,6 @@ from flowllm.spec.project import (
     BUILT_IN,
     Project,
     check_top,
-    entries_of,
     find_project,
     guarded,
     load_project,
@@ -32,19 +29,16 @@ from flowllm.spec.project import (
     read_root,
     section,
 )
-from flowllm.spec.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text
-from flowllm.spec.steps import Surroundings, parse_step
-from flowllm.spec.template import Names
-from flowllm.spec.workflow import Output, ProviderSettings, Workflow
-from flowllm.types import Limits, StepId
+from flowllm.spec.readers import any_text, plain_text
+from flowllm.spec.workflow import ProviderSettings, Workflow
+from flowllm.types import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as AbstractMapping
     from pathlib import Path
 
     from flowllm.errors import Problem
-    from flowllm.spec.nodes import Entry, Node
-    from flowllm.spec.reference import Location
+    from flowllm.spec.nodes import Mapping
     from flowllm.types import Budget
 
 __all__ = [
@@ -138,42 +132,32 @@ class _Parser:
         providers = self._providers()
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         description = section(root, "description", lambda node: guarded(any_text, node, problems))
-        inputs = parse_inputs(root.get("inputs"), problems)
-        secrets = tuple(secret.text for secret in self._secrets())
-        entries = self._step_entries()
-        names = Names(
-            inputs=frozenset(inputs),
-            steps=frozenset(entry.key for entry in entries),
-            secrets=frozenset(secrets),
+        family = Family(
+            sources=self._sources, problems=problems, overrides=self._overrides, providers=dict(providers)
         )
-        around = self._surroundings(names, providers)
-        steps = {StepId(entry.key): parse_step(entry, around) for entry in entries}
-        outputs = self._outputs(names)
+        inherited = self._inherited(providers)
+        shown = name or PurePath(self._name).stem
+        graph = GraphReader(family, root, inherited).graph(shown, absolute(self._name))
         limits, budget = self._limits(), self._budget()
-        known = {step_id: step for step_id, step in steps.items() if step is not None}
-        self._check_cycles(around.waits)
         problems.check()
         return Workflow(
-            name=name or PurePath(self._name).stem,
-            path=absolute(self._name),
-            steps=known,
+            name=shown,
+            path=graph.path,
+            steps=graph.steps,
             description=description or "",
-            inputs=inputs,
-            secrets=secrets,
-            providers=self._capped(providers, around.default_provider),
-            default_provider=around.default_provider,
+            inputs=graph.inputs,
+            secrets=tuple(family.secrets),
+            providers=self._capped(family.providers, inherited.default_provider),
+            default_provider=inherited.default_provider,
             limits=limits,
             budget=budget,
-            outputs=outputs,
+            outputs=graph.outputs,
             files={
                 **self._sources.texts,
                 **({self._project.path: self._project.text} if self._project.path else {}),
             },
+            digest=graph.digest,
         )
-
-    def _secrets(self) -> tuple[Scalar, ...]:
-        read = name_list(ENVIRONMENT_NAME, "the name of an environment variable")
-        return section(self._root, "secrets", lambda node: guarded(read, node, self._problems)) or ()
 
     def _providers(self) -> dict[str, ProviderSettings]:
         own = section(self._root, "providers", lambda node: parse_providers(node, self._problems)) or {}
@@ -206,57 +190,15 @@ class _Parser:
         own = section(self._root, "budget", lambda node: parse_budget(node, self._problems, under=under))
         return budget_of(own, under)
 
-    def _surroundings(self, names: Names, providers: AbstractMapping[str, ProviderSettings]) -> Surroundings:
+    def _inherited(self, providers: AbstractMapping[str, ProviderSettings]) -> Inherited:
+        """What the outermost graph has from flowllm.yaml and from the workflow's own account."""
         own = section(self._root, "defaults", lambda node: parse_defaults(node, self._problems))
         defaults = self._project.defaults if own is None else merged(self._project.defaults, own)
         named = None if defaults is None else defaults.get("provider")
-        around = Surroundings(
-            names=names,
-            sources=self._sources,
-            problems=self._problems,
+        guarded(lambda _: check_default(defaults, providers), self._root, self._problems)
+        return Inherited(
             defaults=defaults,
             providers=providers,
             default_provider=named.text if isinstance(named, Scalar) else "openai",
-            simulate=self._overrides.provider == SIMULATED,
+            chain=(self._name,),
         )
-        if isinstance(named, Scalar):
-            guarded(lambda _: check_provider(named, around), named, self._problems)
-        return around
-
-    def _step_entries(self) -> tuple[Entry, ...]:
-        node: Node | None = self._root.get("steps")
-        if node is None:
-            self._problems.add(self._root.where, "a workflow has `steps`, this one has none", "add `steps:`")
-        elif not isinstance(node, Mapping):
-            hint = (
-                "write `id:` before each step, without a dash"
-                if isinstance(node, Sequence)
-                else "write `id: {prompt: …}`"
-            )
-            self._problems.add(
-                node.where, f"`steps` is a mapping of ids to steps, this is {kind_of(node)}", hint
-            )
-        elif not node.entries:
-            self._problems.add(node.where, "`steps` is empty", "add a step: `id: {prompt: …}`")
-        else:
-            return node.entries
-        return ()
-
-    def _outputs(self, names: Names) -> dict[str, Output]:
-        node = self._root.get("outputs")
-        outputs = {}
-        for entry in () if node is None else entries_of(node, "outputs", self._problems):
-            compiler = Compiler(names=names, sources=self._sources, problems=self._problems)
-            value = compiler.value(entry.value)
-            outputs[entry.key] = Output(name=entry.key, value=value, edges=compiler.edges())
-        return outputs
-
-    def _check_cycles(self, waits: AbstractMapping[str, tuple[Location, list[str]]]) -> None:
-        for cycle in cycles({step: after for step, (_, after) in waits.items()}):
-            path = " → ".join(f"{step} (line {waits[step][0].line})" for step in cycle)
-            self._problems.add(
-                waits[cycle[0]][0],
-                f"these steps wait for each other: {path} → {cycle[0]}",
-                "an arrow points at the step that is waited for; take one of them away",
-                step=cycle[0],
-            )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 from flowllm.spec.files import DiskFiles, Sources, Unreadable, absolute
 from flowllm.spec.limits import limits_of, parse_budget, parse_limits
 from flowllm.spec.model import (
-    LATER_STEP_KEYS,
     DefaultsShape,
     OpenAIShape,
     ProjectShape,
@@ -201,7 +200,7 @@ def _provider(entry: Entry, problems: Problems) -> ProviderSettings | None:
 
 def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
     """The nodes under `defaults`, checked; without keys that are unknown or hold templates."""
-    read_shape(DefaultsShape, node, "`defaults`", problems, later=LATER_STEP_KEYS)
+    read_shape(DefaultsShape, node, "`defaults`", problems)
     if not isinstance(node, Mapping):
         return None
     known, kept = key_names(DefaultsShape), []

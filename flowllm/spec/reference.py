@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +16,14 @@ class Tolerance(IntEnum):
     REQUIRED = 0  # the step must have succeeded
     OPTIONAL = 1  # it may have been skipped
     ANY = 2  # any outcome: `steps.x.status` and `steps.x.error`
+
+
+class Part(StrEnum):
+    """What of a step a template looks at: decides what must be at hand when it is rendered."""
+
+    OUTPUT = "output"  # `x`: of a foreach, the whole list
+    ROWS = "rows"  # `steps.x.rows`: every item with its outcome
+    RECORD = "record"  # anything else of `steps.x`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +45,10 @@ class Reference:
     step: StepId
     tolerance: Tolerance
     where: Location
+    parts: frozenset[Part] = frozenset({Part.OUTPUT})
+
+
+def united(first: Reference, second: Reference) -> Reference:
+    """Two references to one step as one: the stricter of them, and all parts."""
+    strict = second if second.tolerance < first.tolerance else first
+    return replace(strict, parts=first.parts | second.parts)

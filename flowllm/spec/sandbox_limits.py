@@ -11,6 +11,9 @@ from typing import Any
 
 OPERATIONS = 10_000_000
 """Operations that one rendering may take."""
+WHOLE = 1_000_000_000
+"""The same for a template that only names data that is there already, such as the output of a large foreach:
+its work is bounded by the data's size."""
 MAX_TEXT = 16 * 1024 * 1024
 """Characters in any one text that a template makes."""
 MAX_ITEMS = 1_000_000
@@ -46,9 +49,9 @@ class _Meter(threading.local):
 _METER = _Meter()
 
 
-def start() -> None:
+def start(operations: int | None = None) -> None:
     """A rendering begins: all operations are there again."""
-    _METER.left = OPERATIONS
+    _METER.left = OPERATIONS if operations is None else operations
 
 
 def spend(operations: int) -> None:

@@ -28,12 +28,26 @@ def workflow_schema() -> dict[str, Json]:
     for name in ("OpenAIShape", "SimulatedShape"):
         kind = schema["$defs"][name]["properties"]["type"]
         kind["enum"] = ["simulated" if name == "SimulatedShape" else "openai"]
+    schema["$defs"]["WorkflowStepShape"]["properties"]["workflow"] |= _graph(properties)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "flowllm workflow",
         "patternProperties": {"^x-": {"description": "The author's own."}},
     }
+
+
+def _graph(properties: Json) -> dict[str, Json]:
+    """A file's name, or the keys of a workflow but for those of an account."""
+    keys = [key for key in properties if key not in {"limits", "budget"}]
+    written = {
+        "type": "object",
+        "properties": {key: {"$ref": f"#/properties/{key}"} for key in keys},
+        "patternProperties": {"^x-": {}},
+        "required": ["steps"],
+        "additionalProperties": False,
+    }
+    return {"type": ["string", "object"], "if": {"type": "object"}, "then": written}
 
 
 def _tidied(schema: Json) -> Json:

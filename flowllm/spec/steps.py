@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from flowllm.spec import kinds
 from flowllm.spec.compiling import Compiler
-from flowllm.spec.functions import python_body
+from flowllm.spec.foreach import foreach_of, item_names
 from flowllm.spec.llm import llm_body
 from flowllm.spec.model import (
     KINDS,
-    LATER_KINDS,
-    LATER_STEP_KEYS,
     STEP_SHAPES,
+    EmbedShape,
+    HttpShape,
     MessagesShape,
     PromptShape,
     PythonShape,
+    ShellShape,
     ValueShape,
+    WorkflowStepShape,
     key_names,
     read_shape,
     unknown_key,
 )
-from flowllm.spec.nodes import Entry, Mapping, kind_of
+from flowllm.spec.nodes import Entry, Mapping, Scalar, kind_of
 from flowllm.spec.problems import Wrong, listing, nearest
 from flowllm.spec.project import merged
-from flowllm.spec.readers import NAME, is_template
+from flowllm.spec.readers import NAME
 from flowllm.spec.reference import Tolerance
 from flowllm.spec.template import RESERVED_IDS
-from flowllm.spec.workflow import PythonBody, Step, ValueBody
+from flowllm.spec.workflow import EmbedBody, HttpBody, LlmBody, Step, ValueBody
 from flowllm.types import CachePolicy, OnError, Priority, RetryPolicy, StepId, StepKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Mapping as AbstractMapping
 
     from flowllm.spec.files import Sources
-    from flowllm.spec.model import RetryShape
-    from flowllm.spec.nodes import Scalar
+    from flowllm.spec.model import RetryShape, Shape
     from flowllm.spec.problems import Problems
     from flowllm.spec.reference import Location
     from flowllm.spec.template import Names
-    from flowllm.spec.workflow import LlmBody, ProviderSettings
+    from flowllm.spec.workflow import Body, ProviderSettings, Subgraph
 
 _LLM_KEYS = ("prompt", "messages")
+_EMBED_DEFAULTS = ("provider", "retry", "timeout", "cache", "priority", "on_error")
+"""Of `defaults`, what holds for embeddings too: the rest is for chats."""
+_TEMPLATES = ("prompt", "system", "messages", "images", "value", "with", "embed", "stdin", "env")
+_OF_INNER_STEPS = ("retry", "timeout", "cache")
 _ALL_KEYS = tuple(dict.fromkeys(key for shape in STEP_SHAPES.values() for key in key_names(shape)))
 
 
@@ -57,6 +64,9 @@ class Surroundings:
     default_provider: str
     simulate: bool
     """Every call goes to `simulated`, whatever the steps say."""
+    subgraph: Callable[[Scalar | Mapping, Compiler], Subgraph | None]
+    """The graph of a `workflow` step: given what stands under that key, the name of a file or a graph written
+    out. What is wrong with it goes to the problems; then the result is None."""
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
     """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
 
@@ -68,7 +78,7 @@ def kind_key(entry: Entry) -> str:
             entry.value.where, f"a step is a mapping, this is {kind_of(entry.value)}", "write `prompt: …`"
         )
     keys = entry.value.keys()
-    found = [key for key in keys if key in KINDS or key in LATER_KINDS]
+    found = [key for key in keys if key in KINDS]
     if len(found) > 1:
         raise Wrong(
             keys[found[1]], f"a step does one thing, this one has {listing(found)}", "make two steps of it"
@@ -82,8 +92,6 @@ def kind_key(entry: Entry) -> str:
         raise Wrong(
             entry.where, f"the step `{entry.key}` does nothing: it has none of {listing(KINDS)}", "add one"
         )
-    if found[0] in LATER_KINDS:
-        raise unknown_key(found[0], keys[found[0]], "", [], LATER_STEP_KEYS)
     return found[0]
 
 
@@ -106,6 +114,8 @@ def parse_step(entry: Entry, around: Surroundings) -> Step | None:
         node = _known_keys(entry, kind, around.problems)
         if kind in _LLM_KEYS:
             node = merged(around.defaults, node)
+        elif kind == "embed":
+            node = merged(_chosen(around.defaults, _EMBED_DEFAULTS), node)
         return _step(entry, kind, node, around)
     except Wrong as wrong:
         around.problems.add_wrong(wrong, step=entry.key)
@@ -120,13 +130,24 @@ def _known_keys(entry: Entry, kind: str, problems: Problems) -> Mapping:
         if inner.key in known:
             kept.append(inner)
         elif inner.key in _ALL_KEYS:
+            own = kind == "workflow" and inner.key in _OF_INNER_STEPS
             problems.add(
-                inner.where, f"`{inner.key}` does not apply to a `{kind}` step", "remove it", step=entry.key
+                inner.where,
+                f"`{inner.key}` does not apply to a `{kind}` step",
+                "its steps have their own" if own else "remove it",
+                step=entry.key,
             )
         else:
-            wrong = unknown_key(inner.key, inner.where, f"the step `{entry.key}`", known, LATER_STEP_KEYS)
+            wrong = unknown_key(inner.key, inner.where, f"the step `{entry.key}`", known)
             problems.add_wrong(wrong, step=entry.key)
     return Mapping(where=entry.where, entries=tuple(kept))
+
+
+def _chosen(defaults: Mapping | None, keys: tuple[str, ...]) -> Mapping | None:
+    """Those of the defaults that hold for a kind of step."""
+    if defaults is None:
+        return None
+    return Mapping(where=defaults.where, entries=tuple(one for one in defaults.entries if one.key in keys))
 
 
 def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step | None:
@@ -134,58 +155,75 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
     if shape is None:
         _compile_all(entry, node, around)
         return None
-    compiler = Compiler(names=around.names, sources=around.sources, problems=around.problems, step=entry.key)
+    outer = Compiler(names=around.names, sources=around.sources, problems=around.problems, step=entry.key)
+    before = len(around.problems)
+    foreach = foreach_of(shape, node, outer)
+    compiler = outer.within(*item_names(shape, outer))
     when = None if shape.when is None else compiler.text(shape.when, condition=True)
-    body: LlmBody | PythonBody | ValueBody | None
-    if isinstance(shape, PromptShape | MessagesShape):
-        body = llm_body(shape, entry.where, compiler, around)
-    elif isinstance(shape, PythonShape):
-        body = _python(shape, node, compiler)
-    else:
-        body = ValueBody(value=compiler.value(shape.value)) if isinstance(shape, ValueShape) else None
+    save = None if shape.save is None else compiler.within("output").text(shape.save)
+    body = _body(shape, entry, node, compiler, around)
     edges = _edges(entry.key, shape.needs, compiler)
     around.waits[entry.key] = (entry.where, [str(step) for step in edges])
-    if body is None:
+    if body is None or (shape.foreach is not None and foreach is None) or len(around.problems) > before:
         return None
     step_kind = StepKind.PROMPT if kind in _LLM_KEYS else StepKind(kind)
-    default_cache = CachePolicy(enabled=step_kind is StepKind.PROMPT)
+    asks = step_kind in {StepKind.PROMPT, StepKind.EMBED}
+    timeout = getattr(shape, "timeout", None)
     return Step(
         id=StepId(entry.key),
         kind=step_kind,
         body=body,
         where=entry.where,
         edges=edges,
+        uses=compiler.uses(),
         when=when,
-        retry=_retry(shape.retry, step_kind),
-        timeout=1800.0 if shape.timeout is None else shape.timeout,
-        cache=shape.cache or default_cache,
-        priority=shape.priority or Priority.NORMAL,
-        on_error=shape.on_error or OnError.FAIL,
+        retry=_retry(getattr(shape, "retry", None), body),
+        timeout=1800.0 if timeout is None else timeout,
+        cache=getattr(shape, "cache", None) or CachePolicy(enabled=asks),
+        priority=getattr(shape, "priority", None) or Priority.NORMAL,
+        on_error=getattr(shape, "on_error", None) or OnError.FAIL,
+        foreach=foreach,
+        save=save,
     )
+
+
+def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around: Surroundings) -> Body | None:
+    body: Body | None
+    if isinstance(shape, PromptShape | MessagesShape):
+        body = llm_body(shape, entry.where, compiler, around)
+    elif isinstance(shape, EmbedShape):
+        body = kinds.embedding(shape, entry.where, compiler, around)
+    elif isinstance(shape, PythonShape):
+        body = kinds.python(shape, node, compiler)
+    elif isinstance(shape, ShellShape):
+        body = kinds.shell(shape, compiler)
+    elif isinstance(shape, HttpShape):
+        body = kinds.http(shape, compiler)
+    elif isinstance(shape, WorkflowStepShape):
+        body = kinds.inner_workflow(shape, entry.where, compiler, around)
+    else:
+        body = ValueBody(value=compiler.value(shape.value)) if isinstance(shape, ValueShape) else None
+    return body
 
 
 def _compile_all(entry: Entry, node: Mapping, around: Surroundings) -> None:
     """Look for problems in the templates of a step that has other problems already."""
-    compiler = Compiler(names=around.names, sources=around.sources, problems=around.problems, step=entry.key)
+    local = ("item", "index") if node.get("foreach") is not None else ()
+    name = node.get("as")
+    if isinstance(name, Scalar):
+        local = (*local, name.text)
+    names = replace(around.names, local=around.names.local | set(local))
+    compiler = Compiler(names=names, sources=around.sources, problems=around.problems, step=entry.key)
     for inner in node.entries:
-        if inner.key in {"prompt", "system", "messages", "value", "with"}:
-            compiler.value(inner.value, secrets=inner.key == "with")
+        if inner.key in _TEMPLATES:
+            compiler.value(inner.value, secrets=inner.key in {"with", "env"})
     around.waits[entry.key] = (entry.where, [str(step) for step in compiler.edges()])
-
-
-def _python(shape: PythonShape, node: Mapping, compiler: Compiler) -> PythonBody | None:
-    arguments = None if shape.with_ is None else compiler.value(shape.with_, secrets=True)
-    target = node.get("python")
-    where = node.where if target is None else target.where
-    if is_template(shape.python):
-        raise Wrong(where, "the name of a function cannot be a template", "write module:function")
-    return python_body(shape.python, where, arguments, compiler.sources)
 
 
 def _edges(step: str, needs: tuple[Scalar, ...], compiler: Compiler) -> dict[StepId, Tolerance]:
     """What the step waits for: its templates' references, and `needs` where none shows that edge."""
     problems = compiler.problems
-    for reference in compiler.references:
+    for reference in (*compiler.references, *compiler.streamed):
         if reference.step == step:
             problems.add(reference.where, f"the step `{step}` refers to its own output", step=step)
     edges = compiler.edges()
@@ -205,8 +243,11 @@ def _edges(step: str, needs: tuple[Scalar, ...], compiler: Compiler) -> dict[Ste
     return edges
 
 
-def _retry(shape: RetryShape | None, kind: StepKind) -> RetryPolicy:
-    """Requests are tried again unless told otherwise; the author's own functions only when told so."""
+def _retry(shape: RetryShape | None, body: Body) -> RetryPolicy:
+    """Requests that change nothing are tried again unless told otherwise; anything else only when told so."""
     if shape is None:
-        return RetryPolicy() if kind is StepKind.PROMPT else RetryPolicy(max_attempts=1)
+        harmless = isinstance(body, (LlmBody, EmbedBody)) or (
+            isinstance(body, HttpBody) and body.method in {"GET", "HEAD"}
+        )
+        return RetryPolicy() if harmless else RetryPolicy(max_attempts=1)
     return RetryPolicy(**{**dict(shape), "jitter": shape.jitter == "full"})

@@ -14,9 +14,10 @@ from jinja2 import nodes
 
 from flowllm.errors import ConditionFailed, StepError, TemplateFailed
 from flowllm.spec import sandbox_limits
-from flowllm.spec.reference import Location, Reference, Tolerance
+from flowllm.spec.reference import Location, Reference, united
 from flowllm.spec.sandbox import COUNTED, TEXT, VALUE
-from flowllm.spec.sandbox_limits import MAX_TEXT, LimitReached
+from flowllm.spec.sandbox_filters import FUNCTIONS
+from flowllm.spec.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.spec.sandbox_text import kind_of, to_json, to_text
 from flowllm.spec.template_checks import check_names
 from flowllm.spec.template_failures import Failure, expression_start
@@ -134,12 +135,13 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     if tree is None:
         return Template(source=source, text=text, references=(), steps=names.steps, constant=text.text)
     try:
-        mentions = check_names(tree, text.text, names, allow_secrets=allow_secrets)
+        mentions, used = check_names(tree, text.text, names, allow_secrets=allow_secrets)
         references = tuple(
             Reference(
                 step=StepId(mention.step),
-                tolerance=mention.tolerance or Tolerance.REQUIRED,
+                tolerance=mention.tolerance,
                 where=text.place(mention.offset),
+                parts=mention.parts,
             )
             for mention in mentions
         )
@@ -148,8 +150,32 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
         raise Faulty(compile_fault(RecursionError())) from None
     around = None if found is None else (found[0], found[2])
     return Template(
-        source=source, text=text, references=references, steps=names.steps, program=program, around=around
+        source=source,
+        text=text,
+        references=references,
+        steps=names.steps,
+        program=program,
+        around=around,
+        names=used,
+        bare=_bare(found, names),
+        allowance=WHOLE if found is not None and _is_path(found[1]) else None,
     )
+
+
+def _bare(found: tuple[str, nodes.Expr, str] | None, names: Names) -> StepId | None:
+    """The step whose output is all that the template gives."""
+    if found is None or not isinstance(found[1], nodes.Name) or found[1].name not in names.steps:
+        return None
+    return StepId(found[1].name)
+
+
+def _is_path(node: nodes.Expr) -> bool:
+    """It only names data: `x`, `x.a`, `x['a']`, `x[0]`."""
+    while isinstance(node, (nodes.Getattr, nodes.Getitem)):
+        if isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
+            return False
+        node = node.node
+    return isinstance(node, nodes.Name)
 
 
 def _program(tree: nodes.Template, found: tuple[str, nodes.Expr, str] | None) -> jinja2.Template:
@@ -187,7 +213,19 @@ def _count_loops(tree: nodes.Template) -> None:
 class Template:
     """One text, compiled. Rendering leaves no trace in it."""
 
-    __slots__ = ("_around", "_constant", "_program", "_steps", "_text", "references", "source", "where")
+    __slots__ = (
+        "_allowance",
+        "_around",
+        "_constant",
+        "_program",
+        "_steps",
+        "_text",
+        "bare",
+        "names",
+        "references",
+        "source",
+        "where",
+    )
 
     def __init__(
         self,
@@ -199,8 +237,15 @@ class Template:
         constant: str | None = None,
         program: jinja2.Template | None = None,
         around: tuple[str, str] | None = None,
+        names: frozenset[str] = frozenset(),
+        bare: StepId | None = None,
+        allowance: int | None = None,
     ) -> None:
         self.source = source
+        self.names = names
+        """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
+        self.bare = bare
+        """The step, if the template is exactly `{{ step }}`."""
         self.where = text.where
         self.references = references
         """One a step: the strictest of what the template says of it, at the first place that names it."""
@@ -209,6 +254,12 @@ class Template:
         self._constant = constant
         self._program = program
         self._around = around
+        self._allowance = allowance
+
+    @property
+    def is_expression(self) -> bool:
+        """It is exactly one `{{ expression }}`, and keeps the type of its value."""
+        return self._around is not None
 
     def __repr__(self) -> str:
         return f"Template({self.source!r}, where={str(self.where)!r})"
@@ -229,7 +280,7 @@ class Template:
         if self._around is None:
             return self.text(values)
         try:
-            return to_json(self._value(values))
+            return to_json(self._value(values, self._allowance))
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error, values)
 
@@ -248,14 +299,16 @@ class Template:
             hint="compare it with something, such as `x > 0` or `x == 'yes'`",
         )
 
-    def _pieces(self, values: Mapping[str, Json]) -> Iterator[object]:
+    def _pieces(self, values: Mapping[str, Json], allowance: int | None = None) -> Iterator[object]:
         if self._program is None:
             raise AssertionError("a constant template has no program")
-        sandbox_limits.start()
-        return self._program.root_render_func(self._program.new_context(dict(values)))
+        sandbox_limits.start(allowance)
+        # `shared`: Jinja takes the mapping as it is, in place of two more copies
+        context = self._program.new_context({**FUNCTIONS, **values}, shared=True)
+        return self._program.root_render_func(context)
 
-    def _value(self, values: Mapping[str, Json]) -> object:
-        return next(self._pieces(values))
+    def _value(self, values: Mapping[str, Json], allowance: int | None = None) -> object:
+        return next(self._pieces(values, allowance))
 
     def _joined(self, values: Mapping[str, Json]) -> str:
         size, texts = 0, []
@@ -283,6 +336,11 @@ class ValueTemplate:
     references: tuple[Reference, ...]
     """One a step: the strictest of all its templates."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What else its templates name, as in Template."""
+        return frozenset().union(*(template.names for template in _templates(self.tree)))
+
     @classmethod
     def of(cls, tree: Json | Template) -> ValueTemplate:
         """Data whose leaves are Templates or plain scalars."""
@@ -290,8 +348,7 @@ class ValueTemplate:
         for template in _templates(tree):
             for reference in template.references:
                 first = found.get(reference.step)
-                if first is None or reference.tolerance < first.tolerance:
-                    found[reference.step] = reference
+                found[reference.step] = reference if first is None else united(first, reference)
         return cls(tree=tree, references=tuple(found.values()))
 
     def render(self, values: Mapping[str, Json]) -> Json:

@@ -24,17 +24,18 @@ from flowllm.spec.template_syntax import Faulty
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from flowllm.spec.reference import Part
     from flowllm.spec.template_paths import Key, Names
     from flowllm.spec.template_syntax import Fault
 
-LATER: Final = {
-    "item": "foreach",
-    "index": "foreach",
-    "row": "--over",
-    "output": "accept",
-    "accepted": "accept",
+ELSEWHERE: Final = {
+    "item": "`item` is only known in a step that has `foreach`",
+    "index": "`index` is only known in a step that has `foreach`",
+    "row": "`row` is only known where `as: row` names the item so; with --over each column is an input: `inputs.x`",
+    "output": "`output` is only known in `accept.when` and `save`; another step's output has that step's name",
+    "accepted": "`accepted` is only known in `accept.when`",
 }
-"""Names of features that are not there yet."""
+"""Names that mean something in other places."""
 ROOTS: Final = ("inputs", "steps", "run", "secrets")
 _REFUSED: Final[dict[type[nodes.Node], str]] = {
     nodes.Include: "include",
@@ -71,10 +72,20 @@ class Scope:
         return self.names | (self.outer.all() if self.outer else set())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """All that a template says of one step."""
+
+    step: str
+    offset: int
+    tolerance: Tolerance
+    parts: frozenset[Part]
+
+
 def check_names(
     tree: nodes.Template, source: str, names: Names, *, allow_secrets: bool
-) -> tuple[Mention, ...]:
-    """The steps that a template names, one mention each with what its references tolerate together.
+) -> tuple[tuple[Settled, ...], frozenset[str]]:
+    """The steps that a template names, each once with what its references tolerate together; and the other names.
 
     Raises Faulty with everything that is wrong with its names.
     """
@@ -82,7 +93,7 @@ def check_names(
     walk.template(tree)
     if walk.faults:
         raise Faulty(*sorted(walk.faults, key=lambda fault: fault.offset))
-    return tuple(walk.settled())
+    return tuple(walk.settled()), frozenset(walk.used)
 
 
 class _Walk:
@@ -94,6 +105,8 @@ class _Walk:
         self._paths = Paths(names, allow_secrets=allow_secrets)
         self._fault = self._paths.fault
         self._forgiven: set[str] = set()
+        self.used: set[str] = set()
+        """The names of the roots and of items that it uses."""
         self._later: list[tuple[Sequence[nodes.Node], Scope]] = []
 
     @property
@@ -108,18 +121,20 @@ class _Walk:
             statements, scope = self._later.pop()
             self.body(statements, scope)
 
-    def settled(self) -> Iterable[Mention]:
-        """One mention a step: the strictest of its references, where the first of them stands."""
-        found: dict[str, Mention] = {}
+    def settled(self) -> Iterable[Settled]:
+        """One a step: the strictest of its references, where the first of them stands, and all parts."""
+        found: dict[str, Settled] = {}
         for mention in sorted(self._paths.mentions, key=lambda mention: mention.offset):
             tolerance = mention.tolerance
             if tolerance is not Tolerance.ANY:
                 tolerance = Tolerance.OPTIONAL if mention.step in self._forgiven else Tolerance.REQUIRED
             first = found.get(mention.step)
-            if first is not None and first.tolerance is not None:
+            parts = frozenset({mention.part})
+            if first is not None:
                 tolerance = min(first.tolerance, tolerance)
+                parts |= first.parts
             offset = mention.offset if first is None else first.offset
-            found[mention.step] = Mention(step=mention.step, offset=offset, tolerance=tolerance)
+            found[mention.step] = Settled(step=mention.step, offset=offset, tolerance=tolerance, parts=parts)
         return found.values()
 
     # --- statements -----------------------------------------------------------------------------------
@@ -200,7 +215,7 @@ class _Walk:
     def _bind(self, name: str, offset: int, scope: Scope) -> None:
         if name in self._names.steps:
             self._fault(offset, f"`{name}` is the id of a step and cannot be used for anything else")
-        elif name in ROOTS or name in {"loop", "self"}:
+        elif name in ROOTS or name in {"loop", "self"} or name in self._names.local:
             self._fault(offset, f"`{name}` has a meaning of its own and cannot be used for anything else")
         scope.names.add(name)
 
@@ -299,6 +314,7 @@ class _Walk:
         if not isinstance(root, nodes.Name):
             self._expression(root, scope)
         elif root.name in ROOTS:
+            self.used.add(root.name)
             self._paths.check(root.name, keys, root.lineno, called=called)
         else:
             self._name(root.name, root.lineno, scope)
@@ -306,14 +322,25 @@ class _Walk:
     def _name(self, name: str, offset: int, scope: Scope) -> None:
         if scope.knows(name) or name in FUNCTIONS:
             return
+        if name in self._names.local:
+            self.used.add(name)
+            return
         if name in self._names.steps:
             self._paths.mentions.append(Mention(step=name, offset=offset))
             return
         self._fault(offset, f"unknown name `{name}`", self._hint(name, scope))
 
+    def _elsewhere(self, name: str) -> str:
+        """What a name means that is known in other places; empty for any other."""
+        if name == "item" and "index" in self._names.local:
+            own = sorted(self._names.local - {"index", "output", "accepted"})
+            return f"`as` calls it {listing(own)} here"
+        return ELSEWHERE.get(name, "")
+
     def _hint(self, name: str, scope: Scope) -> str:
-        if name in LATER:
-            return f"it belongs to `{LATER[name]}`, which flowllm does not have yet"
+        elsewhere = self._elsewhere(name)
+        if elsewhere:
+            return elsewhere
         if name in self._names.inputs:
             return f"write `inputs.{name}`"
         if name in self._names.secrets:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowllm.spec.problems import nearest
-from flowllm.spec.reference import Tolerance
+from flowllm.spec.reference import Part, Tolerance
 from flowllm.spec.sandbox_filters import MAPPING_METHODS
 from flowllm.spec.template_syntax import Fault
 
@@ -38,6 +38,8 @@ class Names:
     inputs: frozenset[str]
     steps: frozenset[str]
     secrets: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
+    """Plain names, such as those of an item and its index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Mention:
     step: str
     offset: int
     tolerance: Tolerance | None = None
+    part: Part = Part.OUTPUT
 
 
 class Paths:
@@ -87,7 +90,7 @@ class Paths:
             self.fault(
                 offset,
                 "secrets cannot be used here",
-                "only `with` of a python step may use `{{ secrets.NAME }}`",
+                "only `with` of a python step, `headers` of `http` and `env` may use `{{ secrets.NAME }}`",
             )
         elif not keys or keys[0][0] is None:
             self.fault(offset, "a secret must be named", "write `secrets.NAME`")
@@ -116,4 +119,12 @@ class Paths:
             owner = f" of `steps.{step}.{name}`"
             self.keys(keys[2:3], below, "field", owner, called=called and not keys[3:])
         tolerance = Tolerance.ANY if name in TOLERANT_FIELDS else None
-        self.mentions.append(Mention(step=step, offset=offset, tolerance=tolerance))
+        for part in _parts(name):
+            self.mentions.append(Mention(step=step, offset=offset, tolerance=tolerance, part=part))
+
+
+def _parts(field: str | None) -> tuple[Part, ...]:
+    """What of a step is looked at by a field of its record; the whole record has the rows in it."""
+    if field == "rows":
+        return (Part.ROWS,)
+    return (Part.RECORD,) if field in RECORD_FIELDS else (Part.RECORD, Part.ROWS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowllm.types import (
     Budget,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowllm.request import OutputFormat
-    from flowllm.spec.reference import Location, Tolerance
+    from flowllm.spec.reference import Location, Part, Tolerance
     from flowllm.spec.template import Template, ValueTemplate
     from flowllm.types import Json
 
@@ -110,6 +110,69 @@ class LlmBody:
     samples: int | None = None
     fallback: tuple[Target, ...] = ()
     on_truncated: OnTruncated = OnTruncated.WARN
+    images: ValueTemplate | None = None
+    """Gives a URL, a path relative to `folder`, or a list of them; only with `prompt`."""
+    folder: str = ""
+    """Absolute path of the folder of the file in which the step stands."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Names of providers that mean another one here: a sub-workflow's own, as Workflow.providers calls them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedBody:
+    """A step that asks for embeddings."""
+
+    provider: ValueTemplate
+    model: ValueTemplate
+    input: ValueTemplate
+    """Gives a text or a list of texts; the output is a vector or a list of vectors."""
+    dimensions: ValueTemplate | None = None
+    params: ValueTemplate | None = None
+    """Gives a mapping of anything else that the API takes."""
+    batch_size: int = 100
+    """The most texts in one request."""
+    batch_wait: float = 0.05
+    """Seconds that a text waits at most for others to share its request."""
+    fallback: tuple[Target, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """As in LlmBody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpBody:
+    """A step that sends one HTTP request. `headers` may hold secrets."""
+
+    url: Template
+    method: str = "GET"
+    headers: ValueTemplate | None = None
+    """Gives a mapping of texts."""
+    query: ValueTemplate | None = None
+    """Gives a mapping; a list means several parameters of that name."""
+    json: ValueTemplate | None = None
+    """Gives the body as JSON; either this or `body`."""
+    body: Template | None = None
+    allow_private: bool = False
+    """Private, loopback and link-local addresses may be asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellBody:
+    """A step that runs a command. `env` may hold secrets."""
+
+    command: str
+    """As written: never a template."""
+    stdin: Template | None = None
+    env: ValueTemplate | None = None
+    """Gives a mapping of texts, added to the environment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowBody:
+    """A step that is a graph of its own."""
+
+    graph: Subgraph
+    arguments: ValueTemplate | None = None
+    """`with`: gives a mapping of inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +195,74 @@ class ValueBody:
     value: ValueTemplate
 
 
+Body: TypeAlias = "LlmBody | EmbedBody | PythonBody | ShellBody | HttpBody | WorkflowBody | ValueBody"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """A data set that a foreach reads as a stream."""
+
+    path: Template
+    """Gives a path relative to `folder`, or `-` for standard input."""
+    folder: str
+    """Absolute path of the folder of the file in which the step stands."""
+    format: str | None = None
+    """jsonl, json, csv or lines; None: by the file's ending."""
+    delimiter: str | None = None
+    """Of CSV; None: a comma, or a tab for .tsv."""
+    limit: int | None = None
+    """Only so many first items."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """When a foreach has enough."""
+
+    when: Template
+    """A condition on `output`, `item` (also by its own name), `index` and `accepted`."""
+    count: ValueTemplate
+    """Gives how many are wanted, a whole number from 1."""
+    overshoot: float = 1.0
+    """At most ceil(overshoot x still needed) items are in flight; at least 1."""
+
+    @property
+    def ordered(self) -> bool:
+        """`when` looks at `accepted`: it can be answered in input order only."""
+        return "accepted" in self.when.names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreach:
+    """That a step runs once for each item of a list or a data set. One of `items`, `file`, `matrix` is set."""
+
+    items: ValueTemplate | None = None
+    """Gives a list."""
+    file: DataFile | None = None
+    matrix: Mapping[str, ValueTemplate | DataFile] | None = None
+    """Every combination, as a mapping with these keys; the last key changes fastest."""
+    name: str = "item"
+    """`as`: what templates call the item."""
+    max_concurrent: int | None = None
+    max_failed: int | None = None
+    """The step fails when more items than this have failed."""
+    max_failed_share: float | None = None
+    """The same as a share of all items, 0 to 1."""
+    accept: Accept | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step, its options resolved against the defaults."""
 
     id: StepId
     kind: StepKind
-    body: LlmBody | PythonBody | ValueBody
+    body: Body
     where: Location
     edges: Mapping[StepId, Tolerance] = field(default_factory=dict)
     """The steps it waits for: all references of its templates, and `needs`."""
+    uses: Mapping[StepId, frozenset[Part]] = field(default_factory=dict)
+    """What its templates look at of each of them. A whole output that python is handed, or that `foreach` goes
+    through, as `{{ x }}` alone is not in it: those are read as a stream."""
     when: Template | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout: float = 1800.0
@@ -149,6 +270,9 @@ class Step:
     cache: CachePolicy = field(default_factory=CachePolicy)
     priority: Priority = Priority.NORMAL
     on_error: OnError = OnError.FAIL
+    foreach: Foreach | None = None
+    save: Template | None = None
+    """Gives the path, relative to the working directory, of a file for the output; once an item under foreach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +282,24 @@ class Output:
     name: str
     value: ValueTemplate
     edges: Mapping[StepId, Tolerance]
+    uses: Mapping[StepId, frozenset[Part]] = field(default_factory=dict)
+    """As in Step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgraph:
+    """Steps with inputs and outputs of their own: a workflow without its account, or one inside of a step."""
+
+    name: str
+    path: str
+    """Absolute path of its file."""
+    steps: Mapping[StepId, Step]
+    """In the order of the file; acyclic."""
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+    digest: str = ""
+    """SHA-256 of everything in the files that decides what it does: its text, the files it reads, defaults,
+    providers and sub-workflows in it. Part of the key of the step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,3 +325,17 @@ class Workflow:
     outputs: Mapping[str, Output] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     """Absolute path to text, for the workflow and every file it reads: enough to load it again."""
+    digest: str = ""
+    """As in Subgraph."""
+
+    @property
+    def graph(self) -> Subgraph:
+        """Its steps, inputs and outputs alone."""
+        return Subgraph(
+            name=self.name,
+            path=self.path,
+            steps=self.steps,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            digest=self.digest,
+        )

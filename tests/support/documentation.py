@@ -20,7 +20,7 @@ import click
 import flowllm
 from flowllm.cli.main import ENTRIES, cli
 from flowllm.spec import fields as f
-from flowllm.spec import model
+from flowllm.spec import model, model_accounts, model_steps
 from flowllm.spec.sandbox import TEXT
 from flowllm.spec.sandbox_filters import FUNCTIONS, methods_of
 from flowllm.spec.scalars import DURATION_PATTERN, SHARE_PATTERN
@@ -28,7 +28,7 @@ from flowllm.spec.template import RESERVED_IDS
 from flowllm.spec.template_paths import RECORD_FIELDS, RUN_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,27 +36,37 @@ _BLOCK = re.compile(r"(<!-- made: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOT
 
 # --- the language ---------------------------------------------------------------------------------------
 
+_STEP, _LLM = model_steps._StepOptions, model_steps._LlmOptions
 TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
     "workflow": (model.WorkflowShape, ()),
     "project": (model.ProjectShape, ()),
     "input": (model.InputShape, ()),
-    "every step": (model._StepOptions, ()),
-    "LLM steps": (model._LlmOptions, (model._CommonOptions,)),
-    "prompt": (model.PromptShape, (model._StepOptions, model._LlmOptions)),
-    "messages": (model.MessagesShape, (model._StepOptions, model._LlmOptions)),
-    "python": (model.PythonShape, (model._StepOptions,)),
-    "value": (model.ValueShape, (model._StepOptions,)),
+    "every step": (_STEP, (model_steps._FanoutOptions,)),
+    "LLM steps": (_LLM, (model_steps._CommonOptions,)),
+    "prompt": (model.PromptShape, (_STEP, _LLM)),
+    "messages": (model.MessagesShape, (_STEP, _LLM)),
+    "embed": (model.EmbedShape, (_STEP,)),
+    "batch": (model_steps.BatchShape, ()),
+    "python": (model.PythonShape, (_STEP,)),
+    "shell": (model.ShellShape, (_STEP,)),
+    "http": (model.HttpShape, (_STEP,)),
+    "request": (model_steps.HttpRequestShape, ()),
+    "workflow step": (model.WorkflowStepShape, (_STEP,)),
+    "value": (model.ValueShape, (_STEP,)),
+    "foreach": (model_steps._FanoutOptions, ()),
+    "data set": (model.DataFileShape, ()),
+    "accept": (model_steps.AcceptShape, ()),
     "retry": (model.RetryShape, ()),
     "enforce": (model.EnforceShape, ()),
-    "models": (model.ModelLimitsShape, (model.EnforceShape,)),
-    "window": (model.WindowShape, ()),
-    "limits": (model.LimitsShape, (model.ModelLimitsShape,)),
+    "models": (model_accounts.ModelLimitsShape, (model.EnforceShape,)),
+    "window": (model_accounts.WindowShape, ()),
+    "limits": (model.LimitsShape, (model_accounts.ModelLimitsShape,)),
     "budget": (model.BudgetShape, ()),
-    "provider openai": (model.OpenAIShape, ()),
-    "provider simulated": (model.SimulatedShape, ()),
+    "provider openai": (model_accounts.OpenAIShape, ()),
+    "provider simulated": (model_accounts.SimulatedShape, ()),
 }
 """Name of a table: whose keys it lists, less those of others."""
-SHOWN_ELSEWHERE: dict[type[model.Shape], type[model.Shape]] = {model.DefaultsShape: model._LlmOptions}
+SHOWN_ELSEWHERE: dict[type[model.Shape], type[model.Shape]] = {model.DefaultsShape: _LLM}
 """Shapes without a table of their own: their keys are exactly those of another."""
 
 
@@ -87,6 +97,8 @@ def _default(field: Mapping[str, Any]) -> str:
         return f"`{default:g}s`"
     if field.get("pattern") == SHARE_PATTERN:
         return f"`{default * 100:g}%`"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
@@ -108,6 +120,9 @@ _NAMES = {
     "DefaultsShape": "[options](#options-of-llm-steps)",
     "OpenAIShape": "[provider](#providers)",
     "PromptShape": "[step](#steps)",
+    "AcceptShape": "[accept](#accept-end-when-there-is-enough)",
+    "BatchShape": "[batch](#embed-vectors-of-texts)",
+    "HttpRequestShape": "[request](#http-send-a-request)",
 }
 
 
@@ -116,8 +131,7 @@ def _value(schema: Mapping[str, Any]) -> str:
     if schema == f._INPUT:
         return "[input](#inputs)"
     if "anyOf" in schema:
-        words = [_value(option) for option in schema["anyOf"] if option != {"type": "null"}]
-        return " or ".join(dict.fromkeys(word for word in words if word))
+        return _any_of(schema["anyOf"])
     if "$ref" in schema:
         return _NAMES.get(schema["$ref"].rpartition("/")[2], "")
     if "enum" in schema:
@@ -128,6 +142,13 @@ def _value(schema: Mapping[str, Any]) -> str:
         text = _PATTERNS.get(schema.get("pattern", ""), "text")
         return " or ".join([text, *(_WORDS[kind] for kind in kinds if kind in ("array", "object"))])
     return " or ".join(_one(kind, schema) for kind in kinds if kind != "null") or "anything"
+
+
+def _any_of(options: Sequence[Mapping[str, Any]]) -> str:
+    if f._DATA_FILE in options:
+        return "template or list or [data set](#data-sets) or matrix"
+    words = [_value(option) for option in options if option != {"type": "null"}]
+    return " or ".join(dict.fromkeys(word for word in words if word))
 
 
 _WORDS = {"array": "list", "object": "mapping", "boolean": "`true` or `false`"}
@@ -246,7 +267,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": _methods,
     "record": _record,
     "run fields": lambda: _listed(f"run.{field}" for field in RUN_FIELDS),
-    "later step keys": lambda: _listed(model.LATER_STEP_KEYS),
     "commands": _command_list,
     "public names": lambda: _listed(flowllm.__all__),
     **{f"command {name}": partial(command_block, name) for name, _ in commands()},

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 
 from flowllm.plan.draw import draw_data, draw_dot, draw_mermaid, draw_text
+from flowllm.plan.graph import Graph
 from flowllm.types import NodeStatus
-from tests.support.graphs import blog, graph_of
+from tests.support.graphs import NESTED, blog, graph_of
+from tests.support.workflows import workflow
 
 STATUSES = {"headline": "succeeded", "keywords": "succeeded", "intro": "failed", "outline": "blocked"}
 
@@ -92,6 +94,7 @@ def test_data() -> None:
     assert data["steps"][3] == {
         "id": "outline",
         "kind": "prompt",
+        "foreach": False,
         "generation": 3,
         "needs": ["headline", "intro"],
         "status": "blocked",
@@ -99,3 +102,51 @@ def test_data() -> None:
     assert {"from": "keywords", "to": "score", "tolerance": "any"} in data["edges"]
     assert {"from": "clean", "to": "post", "tolerance": "optional"} in data["edges"]
     assert "status" not in draw_data(blog())["steps"][0]
+
+
+def nested() -> Graph:
+    return Graph.of(workflow(NESTED))
+
+
+def test_text_of_a_graph_within() -> None:
+    assert draw_text(nested()).splitlines() == [
+        "1 ── topics  value",
+        "2 ── posts   workflow ×N  ◀── topics",
+        "       1 ── headline  value",
+        "       2 ── body      value ×N  ◀── headline",
+    ]
+    assert draw_text(nested(), {"posts": "running"}, ascii_only=True).isascii()
+
+
+def test_mermaid_of_a_graph_within() -> None:
+    assert draw_mermaid(nested(), {"posts": "failed"}).splitlines()[4:] == [
+        '    s_topics("topics")',
+        '    subgraph s_posts["posts ×N"]',
+        '        s_posts_IN_headline("headline")',
+        '        s_posts_IN_body("body ×N")',
+        "        s_posts_IN_headline --> s_posts_IN_body",
+        "    end",
+        "    s_topics --> s_posts",
+        "    classDef failed fill:#fee2e2,stroke:#dc2626,color:#111827",
+        "    class s_posts failed",
+    ]
+
+
+def test_dot_of_a_graph_within() -> None:
+    lines = [line.strip() for line in draw_dot(nested()).splitlines()]
+    start, end = lines.index('subgraph "cluster_posts" {'), lines.index("}")
+    within = lines[start:end]
+    assert any(line.startswith('"posts" [label="posts\\nworkflow ×N", shape=folder') for line in within)
+    assert '"posts.headline" -> "posts.body";' in within
+    assert '"posts" -> "posts.headline" [style=dotted, arrowhead=none];' in within
+    assert '"topics" -> "posts";' in lines[end:]
+
+
+def test_data_of_a_graph_within() -> None:
+    posts = json.loads(json.dumps(draw_data(nested(), {"posts": "running"})))["steps"][1]
+    assert (posts["foreach"], posts["status"]) == (True, "running")
+    assert [(one["id"], one["foreach"], one["needs"]) for one in posts["steps"]] == [
+        ("posts.headline", False, []),
+        ("posts.body", True, ["posts.headline"]),
+    ]
+    assert posts["edges"] == [{"from": "posts.headline", "to": "posts.body", "tolerance": "required"}]

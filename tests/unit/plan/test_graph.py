@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.plan.graph import Graph
+from flowllm.plan.draw import draw_text
+from flowllm.plan.graph import LARGEST, Graph
 from flowllm.spec.reference import Tolerance
-from tests.support.graphs import blog, graph_of
+from flowllm.types import StepId
+from tests.support.graphs import NESTED, blog, graph_of
+from tests.support.workflows import workflow
 
 
 @st.composite
@@ -105,3 +108,28 @@ def test_networkx_is_imported_late() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "False\n"
     )
+
+
+def test_a_graph_knows_those_within_it_and_what_runs_once_an_item() -> None:
+    graph = Graph.of(workflow(NESTED))
+    assert graph.foreach == {"posts"}
+    assert graph.inner.keys() == {"posts"}
+    inner = graph.inner[StepId("posts")]
+    assert inner.steps == ("headline", "body")
+    assert inner.foreach == {"body"}
+    assert [(edge.before, edge.after) for edge in inner.edges] == [("headline", "body")]
+    assert (graph.size, inner.size) == (4, 2)
+
+
+def test_a_graph_does_not_grow_with_the_ways_into_its_files() -> None:
+    files = {
+        f"{level}.yaml": "steps: {"
+        + ", ".join(f"{step}: {{workflow: {level + 1}.yaml}}" for step in "abcdefgh")
+        + "}"
+        for level in range(1, 10)
+    }
+    files["10.yaml"] = "steps: {end: {value: 1}}"
+    graph = Graph.of(workflow("steps: {a: {workflow: 1.yaml}}", files=files))
+    assert graph.size <= LARGEST + 1
+    assert len(draw_text(graph).splitlines()) == graph.size
+    assert "workflow …" in draw_text(graph)

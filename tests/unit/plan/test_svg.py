@@ -6,7 +6,8 @@ from xml.etree import ElementTree as ET
 from flowllm.plan.draw import COLOURS
 from flowllm.plan.graph import Graph
 from flowllm.plan.svg import draw_svg
-from tests.support.graphs import blog, graph_of
+from tests.support.graphs import NESTED, blog, graph_of
+from tests.support.workflows import workflow
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -68,3 +69,19 @@ def test_the_name_is_escaped() -> None:
 
 def test_an_empty_graph_is_a_picture_too() -> None:
     assert ET.fromstring(draw_svg(Graph(name="x", kinds={}, edges=()))).tag == f"{NS}svg"
+
+
+def test_a_graph_within_is_listed_in_its_box() -> None:
+    outer = NESTED + '  last: {value: "{{ posts }} {{ topics }}"}\n'
+    svg = draw_svg(Graph.of(workflow(outer)))
+    found = boxes(svg)
+    assert found.keys() == {"topics", "posts", "last"}
+    left, top, right, bottom = found["posts"]
+    texts = [text for text in ET.fromstring(svg).iter(f"{NS}text") if "·" in str(text.text)]
+    assert [text.text for text in texts] == ["headline · value", "body · value ×N"]
+    for text in texts:
+        assert left < float(text.get("x", "")) < right
+        assert top < float(text.get("y", "")) < bottom
+    assert bottom < found["last"][1]
+    passing = next(path for path in lines(svg) if "V" in path.get("d", ""))
+    assert f"V{bottom:g}" in passing.get("d", "")  # beside the tall box, not across it

@@ -66,7 +66,7 @@ def test_valid_workflows_fit_the_schema_for_editors(path: Path) -> None:
 
 
 SHAPELESS = re.compile(
-    "cycle|no_model|comment|template|budget_amount|prompt_file|python_target|secret|self_ref|unknown_(in|step|prov)|^yaml"
+    "cycle|fanout_without|no_model|comment|template|budget_amount|prompt_file|python_target|secret|self_ref|unknown_(in|step|prov)|^yaml"
 )
 """What only reading files, templates and names can find."""
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowllm.errors import InvalidInputs
-from flowllm.spec.inputs import parse_inputs, resolve_inputs
+from flowllm.spec.inputs import parse_inputs, resolve_inputs, row_inputs, with_inputs
 from flowllm.spec.problems import Problems
 from flowllm.spec.source import parse_yaml
 from flowllm.spec.workflow import MISSING, Input, Workflow
@@ -180,3 +180,41 @@ def test_any_text_is_converted_or_refused(given_texts: dict[str, str]) -> None:
         return
     assert list(values) == list(INPUTS.inputs)
     assert isinstance(values["count"], int)
+
+
+ROWS = "topic: {description: What about}\nn: {type: integer, default: 2}\nkeys: {type: array, default: []}"
+
+
+def test_a_row_gives_inputs_by_name_and_its_texts_are_converted() -> None:
+    row = {"topic": "12", "n": "3", "keys": '["a"]', "other": 1, "_error": "x", "_node": "row[1]"}
+    assert row_inputs(declared(ROWS), row) == {"topic": "12", "n": 3, "keys": ["a"]}
+    assert row_inputs(declared(ROWS), {"topic": "t", "keys": [1]}) == {"topic": "t", "n": 2, "keys": [1]}
+
+
+def test_a_row_that_is_no_mapping_is_the_one_input_that_is_needed() -> None:
+    assert row_inputs(declared(ROWS), "tea") == {"topic": "tea", "n": 2, "keys": []}
+    assert row_inputs(declared("n: {type: integer, default: 1}"), "7") == {"n": 7}
+    for text in ("a:\nb:", "a: 1\nb: 2"):
+        with pytest.raises(InvalidInputs, match="names no input"):
+            row_inputs(declared(text), "tea")
+    with pytest.raises(InvalidInputs, match="no input at all"):
+        row_inputs({}, "tea")
+
+
+def test_what_a_row_lacks_is_told_with_the_nearest_column() -> None:
+    with pytest.raises(InvalidInputs) as caught:
+        row_inputs(declared("topic: {description: What about}\ntone: "), {"topics": "x"})
+    assert "input `topic` is missing (What about); input `tone` is missing" in str(caught.value)
+    assert "did you mean `topics`?" in str(caught.value)
+    with pytest.raises(InvalidInputs, match="input `n`"):
+        row_inputs(declared(ROWS), {"topic": "x", "n": "many"})
+
+
+def test_with_knows_its_inputs() -> None:
+    assert with_inputs(declared(ROWS), {"topic": "x", "n": "4"}) == {"topic": "x", "n": 4, "keys": []}
+    with pytest.raises(InvalidInputs, match="unknown input `topics`: did you mean `topic`"):
+        with_inputs(declared(ROWS), {"topics": "x"})
+    with pytest.raises(InvalidInputs, match="input `topic` is missing"):
+        with_inputs(declared(ROWS), {"n": 1})
+    with pytest.raises(InvalidInputs, match="`with` must give a mapping"):
+        with_inputs(declared(ROWS), [1])  # type: ignore[arg-type]

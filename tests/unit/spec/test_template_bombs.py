@@ -89,6 +89,25 @@ def test_the_budget_is_whole_again_for_the_next_rendering(monkeypatch: pytest.Mo
         template.text(VALUES)
 
 
+def test_data_that_is_only_named_may_be_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_limits, "OPERATIONS", 1000)
+    rows = [{"id": i, "text": ["some text"]} for i in range(5000)]
+    for source in ("{{ other }}", "{{ outline.rows }}", "{{ outline['rows'] }}"):
+        assert compiled(source).value({"other": rows, "outline": {"rows": rows}}) == rows
+    for source in ("{{ [other, other] }}", "{{ other * 2 }}", "{{ other[1:] }}", "x{{ other }}"):
+        with pytest.raises(TemplateFailed, match="too much work"):
+            compiled(source).value({"other": rows})
+    with pytest.raises(TemplateFailed, match="too much work"):
+        compiled("{{ other }}").text({"other": rows})
+
+
+def test_what_is_named_is_copied() -> None:
+    rows = [{"id": 1}]
+    found = compiled("{{ other }}").value({"other": rows})
+    found[0]["id"] = 2
+    assert rows == [{"id": 1}]
+
+
 def test_ordinary_large_work_is_within_the_budget() -> None:
     rows = [{"id": i, "text": "some text"} for i in range(50_000)]
     source = "{% for r in other %}{{ r.id }}: {{ r.text | upper }}\n{% endfor %}"

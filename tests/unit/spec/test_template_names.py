@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from flowllm.spec.reference import Location, Tolerance
-from flowllm.spec.template import compile_template
+from flowllm.spec.reference import Location, Part, Tolerance
+from flowllm.spec.template import ValueTemplate, compile_template
 from tests.support.templates import NAMES, WHERE, compiled, problems, value
 
 
@@ -97,6 +99,52 @@ class TestReferences:
         assert fixed.references[0].where == WHERE
 
 
+class TestUsed:
+    @pytest.mark.parametrize(
+        ("source", "names", "bare", "single"),
+        [
+            ("text", set(), None, False),
+            ("{{ headline }}", set(), "headline", True),
+            (" {{ headline }}\n", set(), "headline", True),
+            ("{{ headline.a }}", set(), None, True),
+            ("{{ headline | length }}", set(), None, True),
+            ("{{ headline }}{{ headline }}", set(), None, False),
+            ("{{ inputs.topic }}{{ run.id }}", {"inputs", "run"}, None, False),
+            ("{{ steps.headline.rows }}", {"steps"}, None, True),
+            ("{{ item.id ~ index }}", {"item", "index"}, None, True),
+            ("{% for x in item %}{{ x }}{{ loop.index }}{% endfor %}", {"item"}, None, False),
+        ],
+    )
+    def test_names_and_bare(self, source: str, names: set[str], bare: str | None, single: bool) -> None:
+        local = replace(NAMES, local=frozenset({"item", "index"}))
+        found = compile_template(source, where=WHERE, names=local)
+        assert (found.names, found.bare, found.is_expression) == (names, bare, single)
+
+    def test_of_a_value_all_templates_count(self) -> None:
+        local = replace(NAMES, local=frozenset({"item"}))
+        sources = ("{{ item }}", "{{ inputs.topic }}{{ steps.headline.rows }}", "{{ headline | default(1) }}")
+        found = ValueTemplate.of([compile_template(one, where=WHERE, names=local) for one in sources])
+        assert found.names == {"item", "inputs", "steps"}
+        assert [(one.step, one.tolerance, one.parts) for one in found.references] == [
+            ("headline", R, {Part.ROWS, Part.OUTPUT})
+        ]
+
+    @pytest.mark.parametrize(
+        ("source", "parts"),
+        [
+            ("{{ headline }}{{ headline.a[0] }}", {Part.OUTPUT}),
+            ("{{ steps.headline.rows[0].item.x }}{{ steps['headline'].rows }}", {Part.ROWS}),
+            ("{{ steps.headline }}", {Part.ROWS, Part.RECORD}),
+            ("{{ steps.headline[run.id] }}", {Part.ROWS, Part.RECORD}),
+            ("{{ steps.headline.get('rows') }}", {Part.ROWS, Part.RECORD}),
+            ("{{ steps.headline.counts.total }}", {Part.RECORD}),
+            ("{{ steps.headline.status }}{{ steps.headline.rows }}{{ headline }}", set(Part)),
+        ],
+    )
+    def test_parts_of_a_step(self, source: str, parts: set[Part]) -> None:
+        assert [reference.parts for reference in compiled(source).references] == [parts]
+
+
 class TestUnknown:
     @pytest.mark.parametrize(
         ("source", "column", "message", "hint"),
@@ -134,11 +182,11 @@ class TestUnknown:
             ("{{ loop.index }}", 4, "unknown name `loop`", "only known within a `for`"),
             ("{{ other | random }}", 12, "the filter `random` cannot be used", "always gives the same"),
             ("{{ other | attr('x') }}", 12, "the filter `attr` cannot be used", "x.name"),
-            ("{{ item }}", 4, "unknown name `item`", "`foreach`, which flowllm does not have yet"),
+            ("{{ item }}", 4, "unknown name `item`", "only known in a step that has `foreach`"),
             ("{{ index }}", 4, "unknown name `index`", "`foreach`"),
-            ("{{ row.id }}", 4, "unknown name `row`", "`--over`"),
-            ("{{ output.score }}", 4, "unknown name `output`", "`accept`"),
-            ("{{ accepted }}", 4, "unknown name `accepted`", "`accept`"),
+            ("{{ row.id }}", 4, "unknown name `row`", "with --over each column"),
+            ("{{ output.score }}", 4, "unknown name `output`", "`accept.when`"),
+            ("{{ accepted }}", 4, "unknown name `accepted`", "`accept.when`"),
         ],
     )  # fmt: skip
     def test_each_is_told_with_its_column(self, source: str, column: int, message: str, hint: str) -> None:
