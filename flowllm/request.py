@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from flowllm.types import Usage
 
@@ -25,6 +25,22 @@ class OutputFormat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """A file with an image, as it was when the step that sends it began."""
+
+    path: str
+    """As it was written."""
+    file: str
+    """Absolute."""
+    sha256: str
+
+    @property
+    def placeholder(self) -> dict[str, Json]:
+        """What stands for its bytes in messages, keys and records."""
+        return {"path": self.path, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One chat completion to ask for, before any provider's dialect."""
 
@@ -34,6 +50,21 @@ class ChatRequest:
     params: Mapping[str, Json] = field(default_factory=dict)
     """What else is sent: max_tokens, temperature, top_p, seed, stop, and the author's `params`."""
     output: OutputFormat | None = None
+    images: tuple[ImageFile, ...] = ()
+    """The files that parts of the messages stand for: {"type": "image_url", "image_url": ImageFile.placeholder}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """Embeddings of one or many texts to ask for, before any provider's dialect."""
+
+    model: str
+    texts: tuple[str, ...]
+    params: Mapping[str, Json] = field(default_factory=dict)
+    """What else is sent: dimensions, and the author's `params`."""
+
+
+Request: TypeAlias = ChatRequest | EmbedRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +83,27 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The vectors of a request's texts, in the texts' order, all of one length."""
+
+    vectors: tuple[list[float], ...]
+    model: str
+    """As in Completion, like all that follows."""
+    usage: Usage = field(default_factory=Usage)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+
+
+Reply: TypeAlias = Completion | Embeddings
+"""What a provider gave for a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A valid answer to a request: what steps build on and what the memo keeps."""
 
     value: Json
-    """The text, or the validated JSON value where `output` asked for one."""
+    """The text, the validated JSON value where `output` asked for one, or a vector."""
     model: str
     provider: str
     """Name of the provider that answered, as the workflow calls it."""
@@ -75,3 +122,6 @@ class Answer:
     """Seconds spent waiting for admission."""
     call_s: float = 0.0
     """Seconds on the wire, all attempts together."""
+    batch: str = ""
+    """Names the request that it shared with other answers: attempts and seconds are those of all of them together.
+    Empty: it had one of its own."""

@@ -1,6 +1,6 @@
 """What is asked of the wing of calls, and the shape that each of its layers has.
 
-single flight → memo → line (limiter, attempt record, wire). The flight comes first so that nobody can look into
+single flight → memo → batches → line (limiter, attempt record, wire). The flight comes first so that nobody can look into
 the memo just before an equal call's answer is stored there, and then pay for it again.
 """
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from flowllm.types import Priority, RetryPolicy, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from flowllm.calls.budget import Purse
     from flowllm.calls.gate import Gate
     from flowllm.calls.validation import Validator
     from flowllm.events import Event
     from flowllm.providers.base import Provider
-    from flowllm.request import Answer, ChatRequest
+    from flowllm.request import Answer, Request
     from flowllm.store.base import Fence, NodeWrite
     from flowllm.types import NodeId
 
@@ -38,11 +38,33 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """That an ask may share its request with others of the same group."""
+
+    group: Hashable
+    """Asks that one request can carry: the same account, model and parameters."""
+    size: int
+    """The most asks in one request."""
+    wait: float
+    """Seconds to wait at most for others."""
+    join: Callable[[Sequence[Request]], Request]
+    """One request that asks for all of them."""
+    divide: Callable[[Answer, Sequence[Ask]], Sequence[Answer]]
+    """The part that each ask has in the answer to that request."""
+    most_tokens: int = 250_000
+    """By estimate, in one request."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One answer that a node wants."""
 
     asker: Asker
-    request: ChatRequest
+    request: Request
     provider: Provider
     key: str
     """The fingerprint of the request; answers are stored and shared under it."""
@@ -56,12 +78,18 @@ class Ask:
     priority: Priority = Priority.NORMAL
     expected: Usage = field(default_factory=Usage)
     """Tokens that it will take, at most, by estimate."""
+    reckon: Callable[[], Usage] | None = None
+    """Gives it at the moment of sending, where that takes work: an answer from the memo needs none."""
     read_memo: bool = True
     write_memo: bool = True
     ttl: float | None = None
     """Seconds; an older answer in the memo is not used."""
     join: bool = True
     """An equal request in flight will do."""
+    batch: Batching | None = None
+    """None: it goes alone."""
+    missed: Callable[[], None] = _nothing
+    """Called once it is known that no stored answer will do: it is sent, or waits for an equal one that is."""
 
 
 class Call(Protocol):
@@ -76,6 +104,14 @@ class Call(Protocol):
 
         Raises CallStopped when there is none left.
         """
+        ...
+
+    def departing(self, request: Request) -> Request:
+        """What really goes out, asked for at the last moment: nobody is in it who has left."""
+        ...
+
+    def shares(self, answer: Answer) -> Sequence[tuple[Call, Answer]]:
+        """The calls that this answer to the request ends, each with its part; the call itself, if it is one alone."""
         ...
 
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:

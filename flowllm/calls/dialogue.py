@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowllm.calls.retry import Attempts
-from flowllm.errors import InvalidAnswer, StepError, TruncatedAnswer
+from flowllm.errors import InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
+from flowllm.request import ChatRequest, Completion, EmbedRequest
 from flowllm.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowllm.calls.validation import Validator
-    from flowllm.request import ChatRequest, Completion
+    from flowllm.request import Reply, Request
     from flowllm.types import Json, RetryPolicy
 
 MOST_REPAIRS = 2
@@ -28,7 +29,7 @@ MOST_REPAIRS = 2
 class Send:
     """Send this request after `delay` seconds; `error` is why the one before it did not do."""
 
-    request: ChatRequest
+    request: Request
     delay: float = 0.0
     error: StepError | None = None
 
@@ -53,7 +54,7 @@ class Dialogue:
 
     def __init__(
         self,
-        request: ChatRequest,
+        request: Request,
         *,
         policy: RetryPolicy,
         validator: Validator | None,
@@ -80,13 +81,25 @@ class Dialogue:
         if error.usage is not None:
             self.usage += error.usage
         delay = self._attempts.failed(error, free=free)
-        if delay is None:
+        if delay is None or self._is_for_smaller_ones(error):
             return GiveUp(error=error)
         return Send(request=self._request, delay=delay, error=error)
 
-    def answered(self, completion: Completion) -> Accept | Send | GiveUp:
+    def _is_for_smaller_ones(self, error: StepError) -> bool:
+        """The same texts at once would get the same; they are asked for again in smaller batches."""
+        request = self._request
+        return (
+            isinstance(error, WrongVectors) and isinstance(request, EmbedRequest) and len(request.texts) > 1
+        )
+
+    def answered(self, reply: Reply) -> Accept | Send | GiveUp:
         """The request that was sent last brought this."""
-        self.usage += completion.usage
+        self.usage += reply.usage
+        if isinstance(reply, Completion):
+            return self._completed(reply)
+        return Accept(value=list(reply.vectors), truncated=False)
+
+    def _completed(self, completion: Completion) -> Accept | Send | GiveUp:
         truncated = completion.finish_reason == "length"
         if truncated and not (self._keep_truncated and self._validator is None):
             return GiveUp(error=self._cut(completion))
@@ -116,6 +129,8 @@ class Dialogue:
                     usage=self.usage,
                 )
             )
+        if not isinstance(self._first, ChatRequest):
+            return GiveUp(error=error)
         self._repairs += 1
         self._attempts = Attempts(self._policy, self._random)
         self._request = replace(

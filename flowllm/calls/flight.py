@@ -16,9 +16,9 @@ from flowllm.events import RequestJoined
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flowllm.calls.base import Ask, Asker, Layer
+    from flowllm.calls.base import Ask, Asker, Call, Layer
     from flowllm.clock import Clock
-    from flowllm.request import Answer
+    from flowllm.request import Answer, Request
     from flowllm.store.base import NodeWrite
 
 
@@ -75,6 +75,14 @@ class Flight:
                 return waiter.ask.asker
             self._refuse(waiter)
         raise CallStopped
+
+    def departing(self, request: Request) -> Request:
+        """The request as it is: all waiters want the same."""
+        return request
+
+    def shares(self, answer: Answer) -> Sequence[tuple[Call, Answer]]:
+        """The whole answer is this call's."""
+        return ((self, answer),)
 
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:
         """The rows of all waiters."""
@@ -140,6 +148,7 @@ class Flights:
             if flight is None:
                 return await self._lead(ask)
             if flight.suits(ask):
+                ask.missed()
                 now = self._clock.now()
                 asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
                 return await flight.wait(ask, joined=True)

@@ -6,6 +6,7 @@ that a crash repeats at most what was admitted at that moment.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from dataclasses import dataclass, field, replace
@@ -15,20 +16,21 @@ from flowllm.calls.attempt import Attempt, may_be_paid
 from flowllm.calls.budget import Reservation
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
 from flowllm.calls.memo import record_of
+from flowllm.calls.wire import added_tokens, masked, send
 from flowllm.errors import NodeTimedOut, StepError, StoreError
 from flowllm.events import NodeRetrying, Notice
 from flowllm.request import Answer
-from flowllm.types import Usage, estimate_tokens
+from flowllm.types import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flowllm.calls.base import Ask, Asker, Call
     from flowllm.clock import Clock
     from flowllm.limits.limiter import Limiter, Permit
     from flowllm.redact import Redactor
-    from flowllm.request import ChatRequest, Completion
-    from flowllm.store.base import Store
+    from flowllm.request import Reply, Request
+    from flowllm.store.base import MemoRecord, NodeWrite, Store
 
 SAFETY = 1.2
 """By so much more than a prompt's estimate is reserved."""
@@ -129,7 +131,7 @@ class _Talk:
             await self.clock.sleep(send.delay)
             self.meter.waited_s += send.delay
 
-    async def _send(self, request: ChatRequest) -> Send | Answer | GiveUp:
+    async def _send(self, request: Request) -> Send | Answer | GiveUp:
         ask = self.ask
         reservation = self._reservation(request)
         await ask.provider.ready()
@@ -151,11 +153,11 @@ class _Talk:
             self.call.on_wire = False
             permit.release()
 
-    def _reservation(self, request: ChatRequest) -> Reservation:
+    def _reservation(self, request: Request) -> Reservation:
         """For the question as it was, and for what was added to it to ask again."""
-        added = request.messages[len(self.ask.request.messages) :]
-        more = Usage(input_tokens=sum(estimate_tokens(str(message["content"])) for message in added))
-        expected = self.ask.expected + more
+        more = Usage(input_tokens=added_tokens(request, since=self.ask.request))
+        reckon = self.ask.reckon
+        expected = (self.ask.expected if reckon is None else reckon()) + more
         most = replace(expected, input_tokens=math.ceil(expected.input_tokens * SAFETY))
         return Reservation(
             tokens=most.input_tokens + most.output_tokens,
@@ -186,7 +188,7 @@ class _Exchange:
             clock=self._clock,
         )
 
-    async def carry_out(self, request: ChatRequest) -> Send | Answer | GiveUp:
+    async def carry_out(self, request: Request) -> Send | Answer | GiveUp:
         try:
             outcome = await self._through_the_wire(request)
             if isinstance(outcome, StepError):
@@ -197,14 +199,14 @@ class _Exchange:
                 spent = self._spent
                 self._asker.purse.settle(self._reservation, tokens=spent.tokens, usd=spent.usd)
 
-    async def _through_the_wire(self, request: ChatRequest) -> Completion | StepError:
+    async def _through_the_wire(self, request: Request) -> Reply | StepError:
         try:
             await self._attempt.begin()
             await self._permit.depart()
             self._call.payer()
             self._call.on_wire = True
             self._attempt.sent(queue_s=self._permit.queue_s)
-            outcome = await self._complete(request)
+            outcome = await self._complete(self._call.departing(request))
         except StoreError:
             raise
         except BaseException:
@@ -216,15 +218,14 @@ class _Exchange:
         self._meter.call_s += self._attempt.took
         return outcome
 
-    async def _complete(self, request: ChatRequest) -> Completion | StepError:
+    async def _complete(self, request: Request) -> Reply | StepError:
         left = max(0.001, self._ask.timeout - self._meter.active_s)
         timeout = min(self._ask.retry.attempt_timeout, left)
         try:
-            completion = await self._ask.provider.complete(request, timeout=timeout)
+            reply = await send(self._ask.provider, request, timeout=timeout)
         except StepError as error:
             return error
-        text = self._talk.redactor.text(completion.text)  # a server may echo what it was sent
-        return completion if text is completion.text else replace(completion, text=text)
+        return masked(reply, self._talk.redactor)  # a server may echo what it was sent
 
     async def _failed(self, error: StepError) -> Send | GiveUp:
         report = self._permit.failed(error)
@@ -239,26 +240,47 @@ class _Exchange:
             raise report.down
         return self._dialogue.failed(error, free=report.free)
 
-    async def _answered(self, completion: Completion) -> Send | Answer | GiveUp:
-        ask, usage = self._ask, completion.usage
+    async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
+        ask, usage = self._ask, reply.usage
         self._notice(
-            self._permit.answered(completion.headers, used=float(usage.input_tokens + usage.output_tokens))
+            self._permit.answered(reply.headers, used=float(usage.input_tokens + usage.output_tokens))
         )
-        following = self._dialogue.answered(completion)
-        cost = _cost(ask, completion)
+        following = self._dialogue.answered(reply)
+        cost = _cost(ask, reply)
         self._meter.pay(cost)
         self._spent = _total(usage, cost)
         if not isinstance(following, Accept):
             error = None if following.error is None else following.error.as_dict()
             await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
             return following
-        # JSON can spell a secret in ways that its text does not show
-        accepted = replace(following, value=self._talk.redactor.value(following.value))
-        answer = _answer(accepted, completion, ask, self._dialogue.usage, self._meter)
-        memo = record_of(ask.key, answer, now=self._clock.now()) if ask.write_memo else None
-        rows = self._call.settle(answer)
-        await self._attempt.answered(usage=usage, cost_usd=cost, memo=memo, nodes=rows)
+        if ask.validator is not None:  # JSON can spell a secret in ways that its text does not show
+            following = replace(following, value=self._talk.redactor.value(following.value))
+        answer = _answer(following, reply, ask, self._dialogue.usage, self._meter)
+        await self._keep([self._kept(call, part) for call, part in self._call.shares(answer)], usage, cost)
         return answer
+
+    def _kept(self, call: Call, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
+        key = call.ask.key
+        memo = record_of(key, answer, now=self._clock.now()) if call.ask.write_memo else None
+        return memo, call.settle(answer)
+
+    async def _keep(
+        self,
+        parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]],
+        usage: Usage,
+        cost: float | None,
+    ) -> None:
+        """The attempt with the first part, and all others in the same tick: the store commits them together."""
+        memo, rows = parts[0]
+        first = self._attempt.answered(usage=usage, cost_usd=cost, memo=memo, nodes=rows)
+        others = (self._talk.store.settle(memo=memo, nodes=rows) for memo, rows in parts[1:] if memo or rows)
+        if len(parts) == 1:
+            await first
+            return
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _notice(self, message: str | None) -> None:
         if message is not None:
@@ -271,16 +293,16 @@ def _total(usage: Usage, cost: float | None) -> Reservation:
     return Reservation(tokens=usage.input_tokens + usage.output_tokens, usd=cost)
 
 
-def _cost(ask: Ask, completion: Completion) -> float | None:
+def _cost(ask: Ask, reply: Reply) -> float | None:
     """By the model that the server names, which may be a dated version that only the asked one's price is known of."""
-    named = ask.provider.cost(completion.model or ask.request.model, completion.usage)
-    return ask.provider.cost(ask.request.model, completion.usage) if named is None else named
+    named = ask.provider.cost(reply.model or ask.request.model, reply.usage)
+    return ask.provider.cost(ask.request.model, reply.usage) if named is None else named
 
 
-def _answer(accept: Accept, completion: Completion, ask: Ask, usage: Usage, meter: _Meter) -> Answer:
+def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter) -> Answer:
     return Answer(
         value=accept.value,
-        model=completion.model or ask.request.model,
+        model=reply.model or ask.request.model,
         provider=ask.provider.name,
         usage=usage,
         cost_usd=meter.cost_usd,

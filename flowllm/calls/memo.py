@@ -26,6 +26,7 @@ class Memo:
         """The stored answer, or the inner layer's."""
         found = await self.look_up(call.ask)
         if found is None:
+            call.ask.missed()
             return await self._inner.answer(call)
         rows = call.settle(found)
         if rows:

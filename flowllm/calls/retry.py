@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowllm.errors import RateLimited, ServerFailed
+from flowllm.errors import HttpFailed, RateLimited, ServerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class Attempts:
         """Seconds until the next attempt, None if there is none."""
         if not error.retryable:
             return None
-        asked = error.retry_after if isinstance(error, RateLimited | ServerFailed) else None
+        asked = error.retry_after if isinstance(error, RateLimited | ServerFailed | HttpFailed) else None
         if free or isinstance(error, RateLimited):
             self._free += 1
             return self._after(asked, self._free)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from flowllm.request import ChatRequest, Completion
+    from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
     from flowllm.types import Json, Usage
 
 
@@ -25,7 +25,7 @@ class Account:
 
 
 class Provider(Protocol):
-    """Something that answers chat requests."""
+    """Something that answers chat requests and embeds texts."""
 
     @property
     def name(self) -> str:
@@ -37,8 +37,11 @@ class Provider(Protocol):
         """Whose limits its requests count against; its type and base URL are part of every key."""
         ...
 
-    def encode(self, request: ChatRequest) -> dict[str, Json]:
-        """The body that would be sent for this request. Pure, and all of it is in the key."""
+    def encode(self, request: Request) -> dict[str, Json]:
+        """The body that would be sent for this request. Pure, and all of it is in the key.
+
+        For an image in a file its placeholder: `complete` sends the bytes.
+        """
         ...
 
     async def ready(self) -> None:
@@ -52,6 +55,13 @@ class Provider(Protocol):
         Never retries, never follows a redirect. An answer cut at its token limit is returned with
         finish_reason "length"; one that was cut before its first word raises TruncatedAnswer. Raises a
         ProviderError for everything else that is not a whole answer; no text of an error contains a secret.
+        """
+        ...
+
+    async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
+        """Ask once for the vectors of all texts of the request; as `complete` otherwise.
+
+        Raises WrongVectors for an answer that does not fit the texts, and may with fewer of them.
         """
         ...
 

@@ -6,14 +6,17 @@ Importing this module imports openai, which takes a second: whoever needs it doe
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
-from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
+from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from openai._types import RequestOptions
 
     from flowllm.types import Json
 
@@ -21,6 +24,9 @@ CONNECT_TIMEOUT = 30.0
 """Seconds to reach a server, apart from the time it takes to answer."""
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""
+_PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings"}
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _CONNECTIONS = 100_000  # the limiter's business, not the pool's
 _KEEPALIVE = 4.0  # uvicorn closes an idle connection after 5 s; reusing it just then would be a reset
 
@@ -106,18 +112,25 @@ async def posted(
 
     Raises openai.APIStatusError for a status that is not 2xx, openai.APIConnectionError for none at all.
     """
-    # Everything travels in extra_body, which replaces the named arguments: what is in the key is what is sent.
-    everything: dict[str, Any] = dict(body)
+    # Encoded here, and posted to the path as it stands: what is in the key is what is sent, and the client need not
+    # go through a body that is right already (its named methods take a fifth of the time of a quick call for that).
+    content = _ENCODER.encode(dict(body)).encode()
     # The client wants to see a missing Authorization confirmed with every request.
     without = isinstance(client.default_headers.get("Authorization"), Omit)
-    headers = {"Authorization": Omit()} if without else {}
-    if api == "responses":
-        sending: Any = client.responses.with_streaming_response.create(
-            extra_body=everything, extra_headers=headers
-        )
-    else:
-        sending = client.chat.completions.with_streaming_response.create(
-            model="", messages=[], extra_body=everything, extra_headers=headers
-        )
-    async with sending as response:
-        yield response.http_response
+    options: RequestOptions = {
+        "headers": {**_JSON, "Authorization": Omit()} if without else _JSON,
+        "security": {"bearer_auth": True},
+        "idempotency_key": "-",  # sent to nobody; without one the client draws a random one for each request
+    }
+    response = await client.post(
+        _PATHS[api],
+        cast_to=httpx2.Response,
+        content=content,
+        options=options,
+        stream=True,
+        stream_cls=AsyncStream[Any],
+    )
+    try:
+        yield response  # type: ignore[misc] # with this cast_to the client gives the response itself
+    finally:
+        await response.aclose()

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from flowllm.errors import (
@@ -20,11 +20,13 @@ from flowllm.providers.base import Account
 from flowllm.providers.failures import LONGEST_RAW, Asked, failure
 from flowllm.providers.network import broken
 from flowllm.providers.openai_answer import decode
-from flowllm.providers.openai_wire import OPENAI_HOST, encode
+from flowllm.providers.openai_vectors import decode_vectors
+from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
 from flowllm.providers.prices import price_usd
 from flowllm.redact import Redactor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     import httpx2
@@ -32,11 +34,16 @@ if TYPE_CHECKING:
 
     from flowllm.clock import Clock
     from flowllm.providers.openai_wire import OpenAIConfig
-    from flowllm.request import ChatRequest, Completion
+    from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
     from flowllm.types import Json, Usage
+
+T = TypeVar("T")
+R = TypeVar("R", "Completion", "Embeddings")
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes; one answer is never larger."""
+LARGEST_VECTOR = 256 * 1024
+"""Bytes that each text may add to an answer of many embeddings."""
 SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 _KEPT_HEADERS = re.compile(r"x-ratelimit-.*|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
@@ -171,7 +178,7 @@ class OpenAIProvider:
         """Base URL (no credentials, no query) and a few digits of the key's hash."""
         return self._account
 
-    def encode(self, request: ChatRequest) -> dict[str, Json]:
+    def encode(self, request: Request) -> dict[str, Json]:
         """The body that is sent for this request."""
         return encode(request, self._config)
 
@@ -188,17 +195,45 @@ class OpenAIProvider:
 
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         """Send the request once; see Provider.complete."""
-        asked = Asked(
+        asked = self._asked(request)
+        body = self.encode(request)
+        if request.images:
+            body = await asyncio.to_thread(with_images, body, request.images)
+        raw, headers = await self._post(body, self._config.api, asked, timeout, largest=LARGEST_ANSWER)
+        return self._understood(lambda: _described(decode(raw, api=self._config.api, asked=asked), headers))
+
+    async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
+        """Ask for the vectors of all its texts once; see Provider.embed."""
+        asked = self._asked(request)
+        largest = LARGEST_ANSWER + LARGEST_VECTOR * len(request.texts)
+        raw, headers = await self._post(self.encode(request), "embeddings", asked, timeout, largest=largest)
+        return self._understood(lambda: _described(decode_vectors(raw, request, asked), headers))
+
+    def _asked(self, request: Request) -> Asked:
+        return Asked(
             provider=self.name,
             server=self._address.server,
             model=request.model,
             key_env=self._config.api_key_env,
         )
-        body = self.encode(request)
+
+    def _understood(self, decoded: Callable[[], T]) -> T:
+        """What an answer means, or the error that it stands for, without secrets that a server echoes."""
+        try:
+            return decoded()
+        except StepError as error:
+            told = error
+        raise self._redacted(told)
+
+    async def _post(
+        self, body: Mapping[str, Json], api: str, asked: Asked, timeout: float, *, largest: int
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Send a body and give the whole answer and its headers, in lower case; every fault is one of our errors."""
         client, module = await self._ready()
         try:
-            async with asyncio.timeout(timeout) as deadline:
-                return await self._sent(client, module, body, asked)
+            async with asyncio.timeout(timeout) as deadline, module.posted(client, body, api=api) as response:
+                raw = await _whole(response, asked, largest)
+                return raw, _lowered(response)
         except Exception as error:  # noqa: BLE001 - whatever the client raises becomes one of our errors
             timed_out = deadline.expired() and not isinstance(error, StepError)
             told = self._timed_out(asked, timeout) if timed_out else self._told(error, asked)
@@ -218,18 +253,6 @@ class OpenAIProvider:
                 own_host=self._address.host == OPENAI_HOST,
             )
         return self._client, module
-
-    async def _sent(
-        self, client: openai.AsyncOpenAI, module: ModuleType, body: dict[str, Json], asked: Asked
-    ) -> Completion:
-        async with module.posted(client, body, api=self._config.api) as response:
-            raw = await _whole(response, asked)
-            headers = {name.lower(): value for name, value in response.headers.items()}
-        completion = decode(raw, api=self._config.api, asked=asked)
-        kept = {name: value for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
-        return replace(
-            completion, headers=kept, request_id=headers.get("x-request-id", completion.request_id)
-        )
 
     def _timed_out(self, asked: Asked, timeout: float) -> AttemptTimedOut:
         return AttemptTimedOut(
@@ -256,14 +279,26 @@ class OpenAIProvider:
         return error
 
 
-async def _whole(response: httpx2.Response, asked: Asked) -> bytes:
-    """The body, given up as soon as it is larger than LARGEST_ANSWER."""
+def _described(reply: R, headers: Mapping[str, str]) -> R:
+    """The reply with what the headers say of it."""
+    kept = {name: value for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
+    return replace(reply, headers=kept, request_id=headers.get("x-request-id", reply.request_id))
+
+
+def _lowered(response: httpx2.Response) -> dict[str, str]:
+    """The headers by name in lower case. Read from the raw bytes: the response itself looks for their encoding anew
+    for each of them."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+
+
+async def _whole(response: httpx2.Response, asked: Asked, largest: int) -> bytes:
+    """The body, given up as soon as it is larger than that many bytes."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
-        if len(body) > LARGEST_ANSWER:
+        if len(body) > largest:
             raise BadAnswer(
-                f"{asked.provider} ({asked.server}) sent more than {LARGEST_ANSWER // 2**20} MiB; "
+                f"{asked.provider} ({asked.server}) sent more than {largest // 2**20} MiB; "
                 "one answer is never that large",
                 hint="lower max_tokens, or ask for less in one answer",
                 answer=bytes(body[:LONGEST_RAW]).decode(errors="replace"),

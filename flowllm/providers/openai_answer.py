@@ -35,15 +35,15 @@ def parse(raw: bytes, asked: Asked) -> dict[str, Json]:
     try:
         payload = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise _bad(asked, "text that is not UTF-8", raw) from None
+        raise bad_answer(asked, "text that is not UTF-8", raw) from None
     except RecursionError:
-        raise _bad(asked, "JSON that is nested too deeply", raw) from None
+        raise bad_answer(asked, "JSON that is nested too deeply", raw) from None
     except json.JSONDecodeError as error:
-        raise _bad(asked, _described(raw, error), raw) from None
+        raise bad_answer(asked, _described(raw, error), raw) from None
     except ValueError:  # an integer of thousands of digits
-        raise _bad(asked, "JSON with a number that is too large", raw) from None
+        raise bad_answer(asked, "JSON with a number that is too large", raw) from None
     if not isinstance(payload, dict):
-        raise _bad(asked, "JSON that is no object", raw)
+        raise bad_answer(asked, "JSON that is no object", raw)
     return payload
 
 
@@ -58,9 +58,17 @@ def _described(raw: bytes, error: json.JSONDecodeError) -> str:
     return f"text that is not valid JSON ({error.msg} at character {error.pos} of {len(error.doc)})"
 
 
-def _bad(asked: Asked, what: str, raw: bytes | str, usage: Usage | None = None) -> BadAnswer:
+def bad_answer(
+    asked: Asked,
+    what: str,
+    raw: bytes | str,
+    usage: Usage | None = None,
+    *,
+    kind: type[BadAnswer] = BadAnswer,
+) -> BadAnswer:
+    """The error for an answer that is none, with the beginning of its text."""
     text = raw[: 4 * LONGEST_RAW].decode(errors="replace") if isinstance(raw, bytes) else raw
-    return BadAnswer(
+    return kind(
         f"{asked.provider} ({asked.server}) answered 200, but with {what}",
         answer=text[:LONGEST_RAW],
         usage=usage,
@@ -77,16 +85,16 @@ def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completi
     """
     if payload.get("error"):
         raise error_at_200(payload, raw, asked)
-    usage = _usage(payload.get("usage"), "prompt", "completion")
+    usage = read_usage(payload.get("usage"), "prompt", "completion")
     choices = payload.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _bad(asked, "no choices", raw, usage)
+        raise bad_answer(asked, "no choices", raw, usage)
     choice = choices[0]
     if choice.get("error"):
         raise error_at_200(choice, raw, asked)
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise _bad(asked, "a choice without a message", raw, usage)
+        raise bad_answer(asked, "a choice without a message", raw, usage)
     text, refusal = _content(message.get("content"))
     if isinstance(message.get("refusal"), str):
         refusal = message["refusal"] or refusal
@@ -98,10 +106,10 @@ def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Com
     """The answer of the Responses API; raises as decode_chat does."""
     if payload.get("error") or payload.get("status") == "failed":
         raise error_at_200({"error": {}, **payload}, raw, asked)
-    usage = _usage(payload.get("usage"), "input", "output")
+    usage = read_usage(payload.get("usage"), "input", "output")
     output = payload.get("output")
     if not isinstance(output, list):
-        raise _bad(asked, "no output", raw, usage)
+        raise bad_answer(asked, "no output", raw, usage)
     items = [item for item in output if isinstance(item, dict)]
     contents = [_content(item.get("content")) for item in items if item.get("type", "message") == "message"]
     texts = [text for text, _ in contents if text is not None]
@@ -142,7 +150,7 @@ def _judged(
     if error is not None:
         raise error
     if text is None:
-        raise _bad(asked, "no text", raw, usage)
+        raise bad_answer(asked, "no text", raw, usage)
     model, identity = payload.get("model"), payload.get("id")
     return Completion(
         text=text,
@@ -187,7 +195,7 @@ def _ended_badly(
     return None
 
 
-def _usage(usage: Json, before: str, after: str) -> Usage:
+def read_usage(usage: Json, before: str, after: str) -> Usage:
     """Token counts under `<before>_tokens` and `<after>_tokens`; what is missing or makes no sense counts as 0."""
     if not isinstance(usage, dict):
         return Usage()

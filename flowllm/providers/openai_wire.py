@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from flowllm.images import data_url
 from flowllm.providers.structured import instruction, strict_allowed, wire_schema
+from flowllm.request import EmbedRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from flowllm.request import ChatRequest, OutputFormat
+    from flowllm.request import ChatRequest, ImageFile, OutputFormat, Request
     from flowllm.types import Json
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -44,8 +46,10 @@ class OpenAIConfig:
     """Model to {input, output, cached_input}, US dollars per million tokens; they win over the bundled ones."""
 
 
-def encode(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
-    """The body for the API that the configuration names."""
+def encode(request: Request, config: OpenAIConfig) -> dict[str, Json]:
+    """The body for the API that the configuration names, or for embeddings."""
+    if isinstance(request, EmbedRequest):
+        return encode_texts(request)
     return (encode_responses if config.api == "responses" else encode_chat)(request, config)
 
 
@@ -91,11 +95,59 @@ def encode_responses(request: ChatRequest, config: OpenAIConfig) -> dict[str, Js
     return {key: _clean(value) for key, value in body.items()}
 
 
+def encode_texts(request: EmbedRequest) -> dict[str, Json]:
+    """The body of an Embeddings request."""
+    body: dict[str, Json] = {"encoding_format": "float"}  # what every server knows
+    body |= {key: value for key, value in request.params.items() if value is not None}
+    body |= {"model": request.model, "input": list(request.texts)}
+    return {key: _clean(value) for key, value in body.items()}
+
+
+def with_images(body: Mapping[str, Json], images: Sequence[ImageFile]) -> dict[str, Json]:
+    """The body with the bytes of those files in place of what stands for them. Reads files, so not for the event
+    loop; raises ImageFailed for one that has changed. Nothing else in a body makes a file be read."""
+    waiting = {(image.path, image.sha256): image for image in images}
+
+    def filled(value: Json, name: str = "") -> Json:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if name == "image_url" and value.keys() == {"path", "sha256"}:
+            image = waiting.get((value["path"], value["sha256"]))
+            return value if image is None else {"url": data_url(image)}
+        return {key: filled(item, key) for key, item in value.items()}
+
+    whole: dict[str, Json] = dict(body)
+    if "messages" in whole:
+        whole["messages"] = filled(whole["messages"])
+    else:  # the Responses API: {"type": "input_image", "image_url": "data:…"}
+        whole["input"] = _flattened(filled(whole["input"]))
+    return whole
+
+
+def _flattened(items: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    return [
+        {**item, "content": [_flat_image(part) for part in item["content"]]}
+        if isinstance(item.get("content"), list)
+        else item
+        for item in items
+    ]
+
+
+def _flat_image(part: Json) -> Json:
+    if not (isinstance(part, dict) and isinstance(part.get("image_url"), dict)):
+        return part
+    return {**part, "image_url": part["image_url"].get("url")}
+
+
 def _clean(value: Json) -> Json:
     """The value with half characters (lone surrogates), which UTF-8 cannot carry, replaced by U+FFFD.
 
     A model's answer may hold them, and a prompt is often made of answers."""
     if isinstance(value, str):
+        if value.isascii():
+            return value
         try:
             value.encode()
         except UnicodeEncodeError:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     from flowllm.types import Usage
 
+MOST_UNKNOWN = 1000
+_UNKNOWN: set[tuple[str, str]] = set()
+"""Models and servers of which no price is known: to look for one takes as long as the rest of an answer's way."""
 _MILLION = Decimal(1_000_000)
 
 
@@ -32,6 +35,8 @@ def price_usd(
     from genai_prices import Usage as Tokens  # noqa: PLC0415
     from genai_prices import calc_price  # noqa: PLC0415
 
+    if (model, base_url) in _UNKNOWN:
+        return None
     tokens = Tokens(
         input_tokens=usage.input_tokens,
         cache_read_tokens=min(usage.cached_input_tokens, usage.input_tokens),
@@ -39,7 +44,11 @@ def price_usd(
     )
     try:
         return float(calc_price(tokens, model_ref=model, provider_api_url=base_url).total_price)
-    except (LookupError, ValueError):
+    except LookupError:
+        if len(_UNKNOWN) < MOST_UNKNOWN:
+            _UNKNOWN.add((model, base_url))
+        return None
+    except ValueError:
         return None
 
 

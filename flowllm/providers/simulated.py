@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import OrderedDict
@@ -10,28 +11,30 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from flowllm.errors import AttemptTimedOut, RateLimited, ServerFailed, TruncatedAnswer
+from flowllm.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
 from flowllm.fingerprint import canonical, digest
 from flowllm.providers.base import Account
-from flowllm.providers.openai_wire import OpenAIConfig, encode_chat
+from flowllm.providers.openai_wire import OpenAIConfig, encode
 from flowllm.providers.schema_sample import sample
 from flowllm.providers.simulated_text import Topic, phrase, wanted_items, write
-from flowllm.request import Completion
+from flowllm.request import Completion, Embeddings
 from flowllm.types import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from flowllm.clock import Clock
-    from flowllm.request import ChatRequest
+    from flowllm.request import ChatRequest, EmbedRequest, Request
     from flowllm.types import Json, Limits
 
 _BYTES_A_TOKEN = 4
-_REMEMBERED = 100_000
+_REMEMBERED = 10_000
 """Requests of which it is known how often they came; the oldest are forgotten."""
 _JITTER = 0.5
 """Seconds by which requests that were admitted evenly may bunch up on their way to an enforced limit."""
 _BUSY_RETRY_AFTER = 1.0
+DIMENSIONS = 16
+"""Numbers in a vector, where a request says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +83,9 @@ class SimulatedProvider:
         """`simulated:` and the seed, which is all that answers depend on besides the request."""
         return self._account
 
-    def encode(self, request: ChatRequest) -> dict[str, Json]:
-        """The body, as OpenAI's Chat Completions would get it."""
-        return encode_chat(request, self._wire)
+    def encode(self, request: Request) -> dict[str, Json]:
+        """The body, as OpenAI's Chat Completions or Embeddings would get it."""
+        return encode(request, self._wire)
 
     def cost(self, model: str, usage: Usage) -> float | None:  # noqa: ARG002 - the protocol's shape
         """Nothing is paid."""
@@ -98,15 +101,46 @@ class SimulatedProvider:
         """Wait as long as a server would, then answer or fail; see Provider.complete."""
         body = self.encode(request)
         key = digest(f"{self._config.seed}:{canonical(body)}")
+        most = body.get("max_tokens")
+        tokens = 0
+        if self._server is not None:
+            tokens = _tokens(canonical(body["messages"])) + (most if isinstance(most, int) else 0)
+        async with self._attended(key, tokens, timeout):
+            return self._answer(body, key, _counted(self._answers, key))
+
+    async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
+        """Vectors of length 1 that depend on seed, model, dimensions and text alone; see Provider.embed."""
+        body = self.encode(request)
+        texts: list[str] = body["input"]
+        key = digest(f"{self._config.seed}:{canonical(body)}")
+        tokens = [_tokens(text) for text in texts]
+        async with self._attended(key, sum(tokens), timeout):
+            if not all(texts):
+                raise RequestRejected(
+                    f"{self.name} (simulated) does not accept the request (400): a text is empty", status=400
+                )
+        wanted = body.get("dimensions")
+        size = wanted if isinstance(wanted, int) and wanted > 0 else DIMENSIONS
+        identity = f"{self._config.seed}:{request.model}"
+        return Embeddings(
+            vectors=tuple(unit_vector(f"{identity}:{text}", size) for text in texts),
+            model=request.model,
+            usage=Usage(input_tokens=sum(tokens)),
+            request_id=f"sim-{key[:12]}",
+        )
+
+    @contextlib.asynccontextmanager
+    async def _attended(self, key: str, tokens: int, timeout: float) -> AsyncIterator[None]:
+        """A request's time at the server, with its latency and faults; then the block decides on the answer."""
         attempt = _counted(self._attempts, key)
         self._in_flight += 1
         try:
             if self._server is not None:
-                self._server.admit(body, in_flight=self._in_flight, name=self.name)
+                self._server.admit(tokens, in_flight=self._in_flight, name=self.name)
             random = Random(f"{key}:attempt:{attempt}")  # noqa: S311 - not for secrets
             await self._wait(random, timeout)
             self._maybe_fail(random)
-            return self._answer(body, key, _counted(self._answers, key))
+            yield
         finally:
             self._in_flight -= 1
 
@@ -145,6 +179,14 @@ class SimulatedProvider:
             usage=usage,
             request_id=f"sim-{key[:12]}-{occurrence}",
         )
+
+
+def unit_vector(identity: str, size: int) -> list[float]:
+    """A direction drawn evenly, always the same for the same identity: normal numbers, normalised (G. Marsaglia, 1972)."""
+    random = Random(identity)  # noqa: S311 - not for secrets
+    numbers = [random.gauss(0, 1) for _ in range(size)]
+    length = math.sqrt(sum(number * number for number in numbers)) or 1.0
+    return [number / length for number in numbers]
 
 
 def _counted(counts: OrderedDict[str, int], key: str) -> int:
@@ -204,11 +246,9 @@ class _Enforcer:
         tokens = limits.tokens_per_minute or 0.0
         self._tokens = _Budget(tokens / 60, tokens)
 
-    def admit(self, body: Mapping[str, Json], *, in_flight: int, name: str) -> None:
+    def admit(self, tokens: int, *, in_flight: int, name: str) -> None:
         """Raises RateLimited, with the time until there would be room."""
         now, wait = self._clock.monotonic(), 0.0
-        most = body.get("max_tokens")
-        tokens = _tokens(canonical(body["messages"])) + (most if isinstance(most, int) else 0)
         if self._limits.requests_per_minute is not None:
             wait = self._requests.wait(1, now)
         if self._limits.tokens_per_minute is not None:

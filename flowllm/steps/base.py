@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowllm.store.base import NodeRecord, NodeWrite
 
@@ -51,6 +51,22 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a node stands in its run: within which other node, and as which item."""
+
+    parent: str = ""
+    """Empty at the top."""
+    place: int | None = None
+    item: Json = None
+    content: str = ""
+    """As in NodeRecord."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
     """What a bound step may use while it is carried out."""
 
@@ -67,25 +83,47 @@ class NodeContext:
     write_memo: bool = True
     refresh: bool = False
     """The answer in the memo is not wanted; a new one replaces it."""
+    standing: Standing = field(default_factory=Standing)
+    missed: Callable[[], None] = _nothing
+    """To be called once it is known that something must really be done: no stored answer will do."""
 
     def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
         """The node's row as of now, secrets masked."""
+        parts, item = bound.parts, self.standing.item
+        if not self.redactor.knows_none:
+            mask = self.redactor.value
+            parts, item = mask(dict(parts)), mask(item)
+            values = {name: mask(value) for name, value in values.items()}
         return NodeRecord(
             run_id=self.asker.fence.run_id,
             node_id=self.asker.node_id,
             kind=bound.step.kind,
             status=status,
             key=bound.key,
-            parts=self.redactor.value(dict(bound.parts)),
+            parts=parts,
             started_at=self.started_at,
             finished_at=self.clock.now(),
             seq=self.next_seq(),
-            **{name: self.redactor.value(value) for name, value in values.items()},
+            parent=self.standing.parent,
+            place=self.standing.place,
+            item=item,
+            content=self.standing.content,
+            epoch=self.asker.fence.epoch,
+            **values,
         )
 
     def write(self, node: NodeRecord) -> NodeWrite:
         """The row with the right to write it."""
         return NodeWrite(fence=self.asker.fence, node=node)
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A kind that holds something open."""
+
+    async def close(self) -> None:
+        """The run is over."""
+        ...
 
 
 class Kind(Protocol):

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from flowllm.calls.base import Ask
-from flowllm.calls.gate import CallStopped
 from flowllm.calls.validation import Validator
-from flowllm.errors import (
-    NodeTimedOut,
-    ProviderDown,
-    RequestRejected,
-    StepError,
-    TemplateFailed,
-    Unauthorized,
-    UnknownModel,
-)
-from flowllm.events import FallbackTaken
+from flowllm.errors import TemplateFailed
 from flowllm.fingerprint import canonical, fingerprint
-from flowllm.request import ChatRequest
+from flowllm.images import TOKENS
+from flowllm.request import ChatRequest, ImageFile
+from flowllm.steps.asking import Gathering, all_of, ask_in_turn, mapping, named, once
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
-from flowllm.types import NodeStatus, OnTruncated, Usage, estimate_tokens
+from flowllm.steps.pictures import Pictures, by_content, illustrated, prompt_tokens
+from flowllm.types import OnTruncated, Usage, estimate_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowllm.calls.flight import Flights
-    from flowllm.providers.base import Account, Provider
+    from flowllm.providers.base import Provider
     from flowllm.request import Answer
     from flowllm.spec.workflow import LlmBody, Step
     from flowllm.steps.base import NodeContext
     from flowllm.store.base import NodeRecord, NodeWrite
     from flowllm.types import Json
-
-
-_AROUND = 8
-"""Tokens that a message has besides its text: its role, and what sets it apart from the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +50,29 @@ class LlmKind:
         self._flights = flights
         self._validators: dict[str, Validator] = {}
         self._lengths: defaultdict[str, Lengths] = defaultdict(Lengths)
+        self._pictures = Pictures()
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The requests that the step would send: its own model's first, then its fallbacks'."""
         body = cast("LlmBody", step.body)
         samples = _samples(body, values)
+        images = self._pictures.of(body, values, step)
         request = ChatRequest(
-            model=_text(body.model.render(values), "model", step),
-            messages=_messages(body, values, step),
-            params=_params(body, values, step),
+            model=named(body.model.render(values), "model", step),
+            messages=_messages(body, values, step, images),
+            params=mapping({} if body.params is None else body.params.render(values), "params", step),
             output=body.output,
+            images=tuple(image for image in images if isinstance(image, ImageFile)),
         )
-        named = _text(body.provider.render(values), "provider", step)
-        questions = [self._question(named, request, samples)]
+        own = named(body.provider.render(values), "provider", step)
+        questions = [self._question(body.aliases.get(own, own), request, samples)]
         for target in body.fallback:
             other = (
-                named if target.provider is None else _text(target.provider.render(values), "provider", step)
+                own if target.provider is None else named(target.provider.render(values), "provider", step)
             )
-            model = _text(target.model.render(values), "model", step)
-            questions.append(self._question(other, replace(request, model=model), samples))
+            model = named(target.model.render(values), "model", step)
+            there = body.aliases.get(other, other)
+            questions.append(self._question(there, replace(request, model=model), samples))
         first = questions[0]
         key = first.keys[0] if body.samples is None else fingerprint({"samples": list(first.keys)})
         parts = first.parts if body.samples is None else {**first.parts, "samples": body.samples}
@@ -96,7 +88,8 @@ class LlmKind:
             "schema": None if request.output is None else request.output.schema,
             "json": request.output is not None,
         }
-        keys = tuple(fingerprint({**parts, "sample": sample}) for sample in samples)
+        keyed = {**parts, "body": by_content(parts["body"], request.images)} if request.images else parts
+        keys = tuple(fingerprint({**keyed, "sample": sample}) for sample in samples)
         return _Question(provider=provider, request=request, keys=keys, parts={**parts, "sample": samples[0]})
 
     def work(self, bound: Bound) -> Work:
@@ -104,7 +97,8 @@ class LlmKind:
         question = cast("tuple[_Question, ...]", bound.work)[0]
         count, request = len(question.keys), question.request
         usage = Usage(
-            input_tokens=estimate_tokens(canonical(question.parts["body"])) * count,
+            input_tokens=(estimate_tokens(canonical(question.parts["body"])) + TOKENS * len(request.images))
+            * count,
             output_tokens=(_most(request) or UNKNOWN_LENGTH) * count,
         )
         return Work(
@@ -119,19 +113,21 @@ class LlmKind:
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Ask the step's model, then its fallbacks while that can help. Raises the error of the last one asked."""
-        question, *rest = cast("tuple[_Question, ...]", bound.work)
-        while True:
-            try:
-                return await self._ask_all(question, bound, context)
-            except (StepError, ProviderDown) as error:
-                rest = _that_may_do(rest, question.provider.account, error)
-                if not rest:
-                    raise
-                question, *rest = rest
-                _tell_fallback(context, question.request.model, error)
+        questions = cast("tuple[_Question, ...]", bound.work)
+        if len(questions) > 1 or len(questions[0].keys) > 1:
+            context = replace(context, missed=once(context.missed))
+        return await ask_in_turn(questions, lambda one: self._ask_all(one, bound, context), context)
 
     async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
-        gathered = _Samples(question, bound, context, self._lengths[bound.step.id])
+        several = cast("LlmBody", bound.step.body).samples is not None
+        lengths = self._lengths[bound.step.id]
+
+        def output(answers: Sequence[Answer]) -> Json:
+            for answer in answers:
+                lengths.add(answer.usage.output_tokens)
+            return [answer.value for answer in answers] if several else answers[0].value
+
+        gathered = Gathering(len(question.keys), bound, context, output)
         asks = [
             self._ask(question, key, bound, context, gathered.settler(place))
             for place, key in enumerate(question.keys)
@@ -139,7 +135,7 @@ class LlmKind:
         if len(asks) == 1:
             await self._flights.ask(asks[0])
         else:
-            await _all([self._flights.ask(ask) for ask in asks])
+            await all_of([self._flights.ask(ask) for ask in asks])
         return gathered.node
 
     def _ask(
@@ -164,11 +160,12 @@ class LlmKind:
             retry=step.retry,
             timeout=step.timeout,
             priority=step.priority,
-            expected=self._expected(question.request, step),
+            reckon=lambda: self._expected(question.request, step),
             read_memo=use_memo and context.read_memo and not context.refresh,
             write_memo=use_memo,
             ttl=step.cache.ttl,
             join=use_memo and not context.refresh,
+            missed=context.missed,
         )
 
     def _expected(self, request: ChatRequest, step: Step) -> Usage:
@@ -176,9 +173,7 @@ class LlmKind:
 
         A schema and tools are part of the prompt: the provider reads and charges them.
         """
-        prompt = sum(
-            estimate_tokens(str(message.get("content", ""))) + _AROUND for message in request.messages
-        )
+        prompt = prompt_tokens(request.messages)
         schema = None if request.output is None else request.output.schema
         prompt += sum(
             estimate_tokens(canonical(part)) for part in (schema, request.params.get("tools")) if part
@@ -194,65 +189,6 @@ class LlmKind:
         return self._validators[step.id]
 
 
-class _Samples:
-    """Gathers the answers of one question; the last of them completes the node's row."""
-
-    def __init__(self, question: _Question, bound: Bound, context: NodeContext, lengths: Lengths) -> None:
-        self._lengths = lengths
-        self._question = question
-        self._bound = bound
-        self._context = context
-        self._answers: dict[int, Answer] = {}
-        self._node: NodeRecord | None = None
-
-    @property
-    def node(self) -> NodeRecord:
-        """The row that the last answer completed."""
-        if self._node is None:
-            raise AssertionError("an answer came without its row")
-        return self._node
-
-    def settler(self, place: int) -> Callable[[Answer], Sequence[NodeWrite]]:
-        """What to do with the answer of that sample."""
-
-        def settle(answer: Answer) -> Sequence[NodeWrite]:
-            self._answers[place] = answer
-            self._lengths.add(answer.usage.output_tokens)
-            if len(self._answers) < len(self._question.keys):
-                return ()
-            self._node = self._row()
-            return (self._context.write(self._node),)
-
-        return settle
-
-    def _row(self) -> NodeRecord:
-        answers = [self._answers[place] for place in range(len(self._question.keys))]
-        several = cast("LlmBody", self._bound.step.body).samples is not None
-        costs = [answer.cost_usd for answer in answers]
-        return self._context.record(
-            self._bound,
-            NodeStatus.SUCCEEDED,
-            output=[answer.value for answer in answers] if several else answers[0].value,
-            model=answers[0].model,
-            provider=answers[0].provider,
-            cached=all(answer.cached for answer in answers),
-            attempts=sum(answer.attempts for answer in answers if not answer.joined),
-            truncated=any(answer.truncated for answer in answers),
-            usage=sum((answer.usage for answer in answers), Usage()),
-            cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
-            queue_s=sum(answer.queue_s for answer in answers if not answer.cached),
-            call_s=sum(answer.call_s for answer in answers if not answer.cached),
-        )
-
-
-async def _all(asks: Sequence[Awaitable[Answer]]) -> None:
-    """Wait for all, so that what is paid for is kept, then raise the first error."""
-    outcomes = await asyncio.gather(*asks, return_exceptions=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    for error in sorted(errors, key=lambda error: not isinstance(error, CallStopped)):
-        raise error
-
-
 def _samples(body: LlmBody, values: Mapping[str, Json]) -> Sequence[int]:
     """The numbers of the answers to ask for: `samples` of them, from `sample` on."""
     first = 0 if body.sample is None else body.sample.render(values)
@@ -263,7 +199,9 @@ def _samples(body: LlmBody, values: Mapping[str, Json]) -> Sequence[int]:
     return range(first, first + (1 if body.samples is None else body.samples))
 
 
-def _messages(body: LlmBody, values: Mapping[str, Json], step: Step) -> tuple[Mapping[str, Json], ...]:
+def _messages(
+    body: LlmBody, values: Mapping[str, Json], step: Step, images: Sequence[str | ImageFile]
+) -> tuple[Mapping[str, Json], ...]:
     if body.messages is not None:
         messages = body.messages.render(values)
         if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
@@ -273,47 +211,11 @@ def _messages(body: LlmBody, values: Mapping[str, Json], step: Step) -> tuple[Ma
         return tuple(messages)
     system = () if body.system is None else ({"role": "system", "content": body.system.text(values)},)
     prompt = "" if body.prompt is None else body.prompt.text(values)
-    return (*system, {"role": "user", "content": prompt})
-
-
-def _params(body: LlmBody, values: Mapping[str, Json], step: Step) -> Mapping[str, Json]:
-    params = {} if body.params is None else body.params.render(values)
-    if not isinstance(params, dict):
-        raise TemplateFailed(f"{step.where}: `params` must be a mapping")
-    return params
-
-
-def _text(value: Json, what: str, step: Step) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TemplateFailed(f"{step.where}: `{what}` of step {step.id} must be a name, not {value!r}")
-    return value.strip()
+    return (*system, {"role": "user", "content": illustrated(prompt, images)})
 
 
 def _is_message(message: Json) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str)
-
-
-def _that_may_do(
-    rest: Sequence[_Question], account: Account, error: StepError | ProviderDown
-) -> list[_Question]:
-    """Those of the other models that could answer what one on that account did not."""
-    if isinstance(error, (Unauthorized, ProviderDown)):
-        return [question for question in rest if question.provider.account != account]
-    if isinstance(error, UnknownModel):
-        return list(rest)
-    return [] if isinstance(error, (RequestRejected, NodeTimedOut, TemplateFailed)) else list(rest)
-
-
-def _tell_fallback(context: NodeContext, model: str, error: StepError | ProviderDown) -> None:
-    context.asker.emit(
-        FallbackTaken(
-            run_id=context.asker.fence.run_id,
-            node_id=context.asker.node_id,
-            at=context.clock.now(),
-            model=model,
-            error=error.as_dict(),
-        )
-    )
 
 
 def _most(request: ChatRequest) -> int | None:

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import random
 import sys
 import threading
 import traceback
@@ -17,16 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flowllm.calls.gate import CallStopped, being_cancelled
-from flowllm.calls.memo import fresh, record_of
-from flowllm.calls.retry import Attempts
-from flowllm.errors import NodeTimedOut, PythonFailed
-from flowllm.events import NodeRetrying
+from flowllm.calls.gate import being_cancelled
+from flowllm.errors import PythonFailed
 from flowllm.fingerprint import digest, fingerprint
-from flowllm.request import Answer
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.jsonable import not_json, plain
-from flowllm.types import NodeStatus
+from flowllm.steps.lazy import lazy_arguments
+from flowllm.steps.local import Act, Local, too_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
     from flowllm.redact import Redactor
     from flowllm.spec.workflow import PythonBody, Step
     from flowllm.steps.base import NodeContext
-    from flowllm.store.base import MemoRecord, NodeRecord
+    from flowllm.store.base import NodeRecord
     from flowllm.types import Json
 
 MOST_THREADS = 32
@@ -45,6 +41,25 @@ class _Call:
     """A function's arguments, with the real secrets in them: never stored."""
 
     arguments: Mapping[str, Json]
+
+
+class _Places:
+    """A thread for a plain function; a coroutine needs none."""
+
+    def __init__(self, function: Callable[[], Callable[..., Any]], threads: asyncio.Semaphore) -> None:
+        self._function = function
+        self._threads = threads
+        self._held = False
+
+    async def __aenter__(self) -> None:
+        if not inspect.iscoroutinefunction(self._function()):
+            await self._threads.acquire()
+            self._held = True
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._held:
+            self._held = False
+            self._threads.release()
 
 
 class PythonKind:
@@ -58,20 +73,23 @@ class PythonKind:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._hashes: dict[str, str] = {}
         self._threads = asyncio.Semaphore(MOST_THREADS)
+        self._local = Local("python")
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The arguments, once as they are and once with secrets masked, for the key."""
         body = cast("PythonBody", step.body)
         masked = {name: f"***{name}***" for name in self._secrets}
-        shown = _arguments(body, {**values, "secrets": masked})
-        real = _arguments(body, {**values, "secrets": self._secrets}) if self._secrets else shown
+        shown, lazy = lazy_arguments(body.arguments, {**values, "secrets": masked})
+        real = shown
+        if self._secrets:
+            real, lazy = lazy_arguments(body.arguments, {**values, "secrets": self._secrets})
         parts = {
             "kind": "python",
             "function": f"{body.module or Path(body.file or '').name}:{body.function}",
             "source": self._source_hash(body),
             "with": shown,
         }
-        return Bound(step=step, key=fingerprint(parts), parts=parts, work=_Call(arguments=real))
+        return Bound(step=step, key=fingerprint(parts), parts=parts, work=_Call(arguments={**real, **lazy}))
 
     def work(self, bound: Bound) -> Work:
         """No requests; what it gives is known before only if it is in the memo."""
@@ -79,68 +97,13 @@ class PythonKind:
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Call the function, again where the step's `retry` says so, and keep what it gives."""
-        cached = bound.step.cache.enabled and context.write_memo
-        found = await self._remembered(bound, context) if cached else None
-        if found is not None:
-            node = context.record(
-                bound, NodeStatus.SUCCEEDED, output=found.answer["value"], cached=True, cost_usd=0.0
-            )
-            await context.store.settle(nodes=(context.write(node),))
-            return node
-        started = context.clock.monotonic()
-        value, attempts = await self._until_done(bound, context)
-        node = context.record(
-            bound,
-            NodeStatus.SUCCEEDED,
-            output=value,
-            attempts=attempts,
-            cost_usd=0.0,
-            call_s=context.clock.monotonic() - started,
-        )
-        answer = Answer(value=value, model="", provider="python", cost_usd=0.0)
-        memo = record_of(bound.key, answer, now=context.clock.now()) if cached else None
-        await context.store.settle(memo=memo, nodes=(context.write(node),))
-        return node
+        body = cast("PythonBody", bound.step.body)
 
-    async def _remembered(self, bound: Bound, context: NodeContext) -> MemoRecord | None:
-        if not context.read_memo or context.refresh:
-            return None
-        found = await context.store.memo(bound.key)
-        if found is None or not fresh(found, bound.step.cache.ttl, now=context.clock.now()):
-            return None
-        return found
+        async def once(left: float) -> Json:
+            return await self._once(bound, self._loaded(body), left)
 
-    async def _until_done(self, bound: Bound, context: NodeContext) -> tuple[Json, int]:
-        function = self._loaded(cast("PythonBody", bound.step.body))
-        threads = contextlib.nullcontext() if inspect.iscoroutinefunction(function) else self._threads
-        attempts, number = Attempts(bound.step.retry, random.random), 0
-        gate, left = context.asker.gate, bound.step.timeout
-        while True:
-            number += 1
-            async with threads:  # waiting for a thread does not count against the timeout
-                if not gate.is_open:
-                    raise CallStopped
-                began = context.clock.monotonic()
-                try:
-                    return await self._once(bound, function, left), number
-                except PythonFailed as error:
-                    left -= context.clock.monotonic() - began
-                    delay = self._delay(attempts, error, left, bound.step.timeout)
-                    _tell_retry(context, number, delay, error)
-            await gate.until_shut(context.clock.sleep(delay))
-            left -= delay
-
-    def _delay(self, attempts: Attempts, error: PythonFailed, left: float, timeout: float) -> float:
-        """Seconds until the next attempt. Raises the error, or NodeTimedOut, if there is none."""
-        delay = attempts.failed(error)
-        if delay is None:
-            raise error
-        if delay >= left:
-            raise NodeTimedOut(
-                f"gave up after {timeout:g} s, the step's timeout; the last attempt: {error.message}",
-                hint="raise the step's `timeout`",
-            )
-        return delay
+        act = Act(once=once, places=_Places(lambda: self._loaded(body), self._threads))
+        return await self._local.carry_out(bound, context, act)
 
     async def _once(self, bound: Bound, function: Callable[..., Any], left: float) -> Json:
         step = bound.step
@@ -160,7 +123,8 @@ class PythonKind:
             raise PythonFailed(self._told(error, body)) from None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the step's failure
             if deadline.expired():
-                raise _late(name, limit, attempt=limit < left) from None
+                then = "a plain function goes on in its thread, a coroutine was cancelled"
+                raise too_late(f"{name} did not return", limit, then, attempt=limit < left) from None
             raise PythonFailed(self._told(error, body)) from None
 
     def _loaded(self, body: PythonBody) -> Callable[..., Any]:
@@ -234,7 +198,7 @@ async def in_thread(function: Callable[[], Any]) -> Any:
         try:
             value = function()
         except BaseException as error:  # noqa: BLE001 - it is raised where the value is awaited
-            failure = RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+            failure = error if _can_be_raised(error) else RuntimeError(f"{type(error).__name__}: {error}")
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for the value
             loop.call_soon_threadsafe(hand_over, value, failure)
 
@@ -242,12 +206,10 @@ async def in_thread(function: Callable[[], Any]) -> Any:
     return await future
 
 
-def _late(name: str, limit: float, *, attempt: bool) -> NodeTimedOut:
-    option = "`retry.attempt_timeout`" if attempt else "`timeout`"
-    return NodeTimedOut(
-        f"{name} did not return within {limit:g} s",
-        hint=f"raise the step's {option}; a plain function goes on in its thread, a coroutine was cancelled",
-    )
+def _can_be_raised(error: BaseException) -> bool:
+    """Where it is awaited: a future refuses a StopIteration, and a KeyboardInterrupt would end the loop."""
+    known = isinstance(error, (Exception, SystemExit, asyncio.CancelledError))
+    return known and not isinstance(error, StopIteration)
 
 
 def load(path: str, files: Mapping[str, str]) -> types.ModuleType:
@@ -285,21 +247,3 @@ def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:
         raise PythonFailed(f"{body.file or body.module}:{error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise PythonFailed(f"{body.file or body.module} is not Python: {error}") from None
-
-
-def _arguments(body: PythonBody, values: Mapping[str, Json]) -> Mapping[str, Json]:
-    rendered = {} if body.arguments is None else body.arguments.render(values)
-    return cast("Mapping[str, Json]", rendered)
-
-
-def _tell_retry(context: NodeContext, attempt: int, delay: float, error: PythonFailed) -> None:
-    context.asker.emit(
-        NodeRetrying(
-            run_id=context.asker.fence.run_id,
-            node_id=context.asker.node_id,
-            at=context.clock.now(),
-            attempt=attempt,
-            delay=delay,
-            error=error.as_dict(),
-        )
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flowllm.calls.base import Ask, Asker
 from flowllm.calls.gate import Gate
 from flowllm.providers.base import Account
-from flowllm.request import ChatRequest, Completion
+from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.store.base import Fence, NodeRecord, NodeWrite
 from flowllm.types import NodeStatus, StepKind, Usage
 
@@ -28,11 +28,13 @@ class FakeProvider:
         self.account = Account(type="fake", base_url="fake:")
         self.script = list(script)
         self.latency = latency
-        self.sent: list[tuple[float, ChatRequest]] = []
+        self.sent: list[tuple[float, ChatRequest | EmbedRequest]] = []
         self.in_flight = 0
         self.peak = 0
 
-    def encode(self, request: ChatRequest) -> dict:
+    def encode(self, request: ChatRequest | EmbedRequest) -> dict:
+        if isinstance(request, EmbedRequest):
+            return {"model": request.model, "input": list(request.texts), **request.params}
         return {"model": request.model, "messages": list(request.messages), **request.params}
 
     async def ready(self) -> None:
@@ -53,11 +55,34 @@ class FakeProvider:
             return entry
         return Completion(text=str(entry), model="m-2", usage=Usage(input_tokens=3, output_tokens=5))
 
+    async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
+        """A script's entry is an error to raise, or a function of the request that gives Embeddings or raises."""
+        self.sent.append((asyncio.get_running_loop().time(), request))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            await asyncio.sleep(self.latency)
+        finally:
+            self.in_flight -= 1
+        entry = self.script.pop(0) if self.script else vectors_of
+        if isinstance(entry, Exception):
+            raise entry
+        return entry(request)
+
     def cost(self, model: str, usage: Usage) -> float | None:
         return usage.output_tokens / 1000
 
     async def close(self) -> None:
         pass
+
+
+def vectors_of(request: EmbedRequest) -> Embeddings:
+    """Vectors that tell their texts apart: the length of the text, and the number of texts in the request."""
+    return Embeddings(
+        vectors=tuple([float(len(text)), float(len(request.texts))] for text in request.texts),
+        model="e-2",
+        usage=Usage(input_tokens=sum(len(text) for text in request.texts)),
+    )
 
 
 def asker(*, gate: Gate | None = None, node: str = "a", run: str = "r1", log: list | None = None) -> Asker:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowllm.events import (
     FallbackTaken,
+    FanOutStarted,
     NodeEnded,
     NodeRetrying,
     NodeStarted,
@@ -112,3 +113,11 @@ def run_ended(**values: Any) -> RunEnded:
         },
     }
     return RunEnded(**known | values)
+
+
+def fan_out_started(node: str, total: int | None, **values: Any) -> FanOutStarted:
+    return FanOutStarted(**{"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "total": total} | values)
+
+
+def item_ended(foreach: str, place: int, **values: Any) -> NodeEnded:
+    return node_ended(f"{foreach}[{place}]", **{"parent": foreach, "place": place, "total": 0} | values)

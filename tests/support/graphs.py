@@ -39,3 +39,19 @@ def blog(name: str = "blog") -> Graph:
     )
     kinds = {**graph.kinds, StepId("clean"): StepKind.PYTHON, StepId("score"): StepKind.VALUE}
     return Graph(name=graph.name, kinds=kinds, edges=graph.edges)
+
+
+NESTED = """
+steps:
+  topics: {value: [a, b]}
+  posts:
+    foreach: "{{ topics }}"
+    workflow:
+      inputs: {topic: }
+      steps:
+        headline: {value: "{{ inputs.topic }}"}
+        body: {foreach: "{{ headline }}", value: "{{ item }}"}
+      outputs: {text: "{{ body }}"}
+    with: {topic: "{{ item }}"}
+"""
+"""A workflow of a `workflow` step that runs once an item."""

@@ -105,8 +105,12 @@ for _status in (400, 403, 404, 408, 409, 422, 500, 502, 503, 529):
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
-    """The text of the last message."""
+    """The text of the last message, or all texts to embed."""
     messages = body.get("messages") or body.get("input") or [{}]
+    if isinstance(messages, str):
+        return messages
+    if isinstance(messages[-1], str):  # texts to embed
+        return "\n".join(messages)
     content = messages[-1].get("content", "")
     return content if isinstance(content, str) else " ".join(str(part.get("text", "")) for part in content)
 

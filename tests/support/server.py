@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from flowllm.providers.simulated import unit_vector
 from tests.support.quota import Charge, Quota
 from tests.support.replies import MIB, ByPrompt, Reply, Script, echo, failed, prompt_of, rate_limited
 
@@ -116,6 +117,7 @@ class Server:
         app = web.Application(client_max_size=64 * MIB)
         app.router.add_post("/v1/chat/completions", self._answer)
         app.router.add_post("/v1/responses", self._answer)
+        app.router.add_post("/v1/embeddings", self._answer)
         app.router.add_get("/v1/models", self._models)
         app.router.add_route("*", "/control", self._control)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -284,6 +286,8 @@ def _bytes(reply: Reply, seen: Seen) -> bytes:
     if reply.body is not None:
         body = reply.body if isinstance(reply.body, str | bytes) else json.dumps(reply.body)
         return body.encode() if isinstance(body, str) else body
+    if seen.path.endswith("/embeddings"):
+        return json.dumps(_embeddings(reply, seen)).encode()
     text = reply.text if reply.text is not None else str(echo(seen.body, seen.n).text)
     make = _responses if seen.path.endswith("/responses") else _chat
     return json.dumps(make(reply, seen, text)).encode()
@@ -298,6 +302,24 @@ def _chat(reply: Reply, seen: Seen, text: str) -> dict[str, Any]:
         "model": seen.body.get("model"),
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
         "usage": reply.usage or {**counts, "total_tokens": sum(counts.values())},
+    }
+
+
+def _embeddings(reply: Reply, seen: Seen) -> dict[str, Any]:
+    """In reversed order: what counts is `index`."""
+    texts = seen.body["input"]
+    texts = [texts] if isinstance(texts, str) else texts
+    size = seen.body.get("dimensions", 8)
+    data = [
+        {"object": "embedding", "index": index, "embedding": unit_vector(text, size)}
+        for index, text in enumerate(texts)
+    ]
+    tokens = sum(-(-len(text.encode()) // 4) for text in texts)
+    return {
+        "object": "list",
+        "model": seen.body.get("model"),
+        "data": data[::-1],
+        "usage": reply.usage or {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 
 

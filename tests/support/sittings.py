@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowllm.backends.local import LocalBackend
+from flowllm.calls.batch import Batches
 from flowllm.calls.budget import Purse
 from flowllm.calls.flight import Flights
 from flowllm.calls.line import Line
@@ -15,7 +16,9 @@ from flowllm.events import NodeEnded
 from flowllm.limits.limiter import Limiter
 from flowllm.redact import Redactor
 from flowllm.result import RunOptions
+from flowllm.spec.inputs import with_inputs
 from flowllm.spec.overrides import Overrides
+from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
@@ -44,7 +47,7 @@ class Stage:
         self.provider = FakeProvider()
         self.others: dict[str, FakeProvider] = {}
         line = Line(self.limiter, self.store, self.clock, redactor=self.redactor, draw=lambda: 0.0)
-        self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
+        self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def scheduler(
         self,
@@ -69,7 +72,7 @@ class Stage:
                 path=checked.path,
                 status=RunStatus.RUNNING,
                 started_at=self.clock.now(),
-                inputs=inputs or {},
+                inputs=with_inputs(checked.inputs, inputs or {}),
                 options=(options or RunOptions()).as_dict(),
                 snapshot=checked.files,
                 owner=OWNER,
@@ -112,9 +115,12 @@ class Scheduling:
         options: RunOptions,
     ) -> None:
         self.events: list = []
+        self.checked = checked
+        self.run = run
         self.backend = LocalBackend(
             {
                 StepKind.PROMPT: LlmKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
+                StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
                 StepKind.PYTHON: PythonKind(checked.files, {}, stage.redactor),
                 StepKind.VALUE: ValueKind(),
             }

@@ -38,7 +38,7 @@ def key_of(options: str, *, base_url: str = "fake:", kind: str = "fake") -> str:
         stage = Stage()
         stage.provider.account = Account(type=kind, base_url=base_url)
         ready = await stage.scheduler(step(options))
-        return ready.backend.bind(ready.scheduler._steps["a"], {"inputs": {}}).key
+        return ready.backend.bind(ready.checked.steps["a"], {"inputs": {}}).key
 
     return run_virtual(main())
 
@@ -103,7 +103,7 @@ class Outcome:
     """What became of the step `a`, and what was asked of whom."""
 
     def __init__(self, stage: Stage, events: list, status: RunStatus) -> None:
-        self.node = stage.store._nodes.get("r1", {}).get("a")
+        self.node = stage.store._nodes["r1"].get("a")
         self.status = status
         self.stage = stage
         self.fallbacks = [event.model for event in events if isinstance(event, FallbackTaken)]

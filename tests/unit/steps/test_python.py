@@ -142,7 +142,7 @@ def test_a_retry_that_cannot_come_in_time_is_not_waited_for() -> None:
     ("options", "at", "hint"),
     [
         ("timeout: 20s", 20, "`timeout`"),
-        ("retry: {attempt_timeout: 5s}\ntimeout: 20s", 5, "`retry.attempt_timeout`"),
+        ("retry: {max_attempts: 1, attempt_timeout: 5s}\ntimeout: 20s", 5, "`retry.attempt_timeout`"),
         ("timeout: 1h", 300, "`retry.attempt_timeout`"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_secret_in_what_it_returns_or_raises_is_masked() -> None:
     async def main(code: str) -> str:
         stage = Stage(secrets=("canary-1",))
         await stage.run(step(), files={"tools.py": code})
-        return repr(stage.store._nodes)
+        return repr(await stage.nodes())
 
     for code in ("return {'canary-1': ['canary-1']}", "raise ValueError('canary-1')"):
         kept = run_virtual(main(f"async def work(): {code}"))
@@ -211,3 +211,29 @@ def test_with_a_cache_it_is_not_called_again() -> None:
         return [(node.output, node.cached, node.attempts) for node in nodes]
 
     assert run_virtual(main()) == [(1, False, 1), (1, True, 0)]
+
+
+@pytest.mark.parametrize(
+    "raised", ["KeyboardInterrupt('x')", "StopIteration('x')", "GeneratorExit('x')", "SystemExit('x')"]
+)
+def test_whatever_a_thread_raises_is_its_steps_failure(raised: str) -> None:
+    """A KeyboardInterrupt of a function's ended the whole run."""
+    failed = outcome_of_thread(f"def work(): raise {raised}")
+    assert failed["type"] == "PythonFailed"
+    assert raised.partition("(")[0] in failed["message"]
+
+
+def test_a_plain_function_that_takes_too_long_is_left_to_itself() -> None:
+    async def main() -> list[str]:
+        stage, release = Stage(), threading.Event()
+        globals().update(release=release, ended=[])
+        code = "import tests.unit.steps.test_python as t\ndef work(): t.release.wait(30); t.ended.append(1)"
+        await stage.run(step("timeout: 50ms"), files={"tools.py": code})
+        error = (await stage.nodes())["a"].error
+        assert globals()["ended"] == []
+        release.set()
+        return [error["type"], error["hint"]]
+
+    kind, hint = asyncio.run(main())
+    assert kind == "NodeTimedOut"
+    assert "goes on in its thread" in hint

@@ -53,6 +53,6 @@ def test_a_secret_in_it_is_masked_on_disk() -> None:
         await stage.run(
             "inputs: {x: text}\nsteps: {a: {value: '{{ inputs.x }}'}}\n", inputs={"x": "my canary-1"}
         )
-        return repr(stage.store._nodes)
+        return repr(await stage.nodes())
 
     assert "canary" not in run_virtual(main())

@@ -1,0 +1,37 @@
+"""What differs between the kinds of requests on their way to a provider; the line treats them all alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.request import ChatRequest, Completion
+from flowllm.types import estimate_tokens
+
+if TYPE_CHECKING:
+    from flowllm.providers.base import Provider
+    from flowllm.redact import Redactor
+    from flowllm.request import Reply, Request
+
+
+async def send(provider: Provider, request: Request, *, timeout: float) -> Reply:
+    """Send the request once. Raises as Provider.complete and Provider.embed do."""
+    if isinstance(request, ChatRequest):
+        return await provider.complete(request, timeout=timeout)
+    return await provider.embed(request, timeout=timeout)
+
+
+def masked(reply: Reply, redactor: Redactor) -> Reply:
+    """The reply with every secret masked. Vectors have no text."""
+    if not isinstance(reply, Completion):
+        return reply
+    text = redactor.text(reply.text)
+    return reply if text is reply.text else replace(reply, text=text)
+
+
+def added_tokens(request: Request, *, since: Request) -> int:
+    """About how many tokens were added to a question in order to ask it again."""
+    if request is since or not (isinstance(request, ChatRequest) and isinstance(since, ChatRequest)):
+        return 0
+    added = request.messages[len(since.messages) :]
+    return sum(estimate_tokens(str(message["content"])) for message in added)

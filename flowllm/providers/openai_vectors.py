@@ -1,0 +1,103 @@
+"""The dialect of OpenAI: embeddings that came with status 200, as vectors or a typed error. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import sys
+from array import array
+from typing import TYPE_CHECKING
+
+from flowllm.errors import WrongVectors
+from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200
+from flowllm.providers.openai_answer import bad_answer, parse, read_usage
+from flowllm.request import Embeddings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.request import EmbedRequest
+    from flowllm.types import Json
+
+_SHOWN = 2000
+"""Bytes of an answer of numbers that an error keeps."""
+
+
+def decode_vectors(raw: bytes, request: EmbedRequest, asked: Asked) -> Embeddings:
+    """The vectors in a body, in the order of the request's texts, whatever the order of the answer.
+
+    Raises WrongVectors if they do not fit the texts, BadAnswer for what is no answer at all, and for an error sent with
+    status 200 whatever it stands for.
+    """
+    payload = parse(raw, asked)
+    if payload.get("error"):
+        raise error_at_200(payload, raw[:LONGEST_RAW].decode(errors="replace"), asked)
+    data = payload.get("data")
+    if not isinstance(data, list):
+        raise bad_answer(asked, "no embeddings", raw[:_SHOWN])
+    found = {index: _vector(entry, asked, raw) for index, entry in _placed(data, request, asked, raw)}
+    vectors = tuple(found[index] for index in range(len(request.texts)))
+    _check_lengths(vectors, request, asked, raw)
+    model, identity = payload.get("model"), payload.get("id")
+    return Embeddings(
+        vectors=vectors,
+        model=model if isinstance(model, str) and model else asked.model,
+        usage=read_usage(payload.get("usage"), "prompt", "completion"),
+        request_id=identity if isinstance(identity, str) else "",
+    )
+
+
+def _placed(
+    data: list[Json], request: EmbedRequest, asked: Asked, raw: bytes
+) -> list[tuple[int, Mapping[str, Json]]]:
+    """Each entry with the place of its text. Some servers number nothing: then the order counts."""
+    wanted = len(request.texts)
+    entries = [entry for entry in data if isinstance(entry, dict)]
+    if len(data) != wanted or len(entries) != wanted:
+        what = f"{len(entries)} embeddings for {wanted} texts"
+        raise bad_answer(asked, what, raw[:_SHOWN], kind=WrongVectors)
+    places = [entry.get("index") for entry in entries]
+    if all(place is None for place in places):
+        return list(enumerate(entries))
+    numbers = [place for place in places if isinstance(place, int) and not isinstance(place, bool)]
+    if sorted(numbers) != list(range(wanted)):
+        raise bad_answer(asked, "embeddings whose `index` is wrong", raw[:_SHOWN], kind=WrongVectors)
+    return list(zip(numbers, entries, strict=True))
+
+
+def _vector(entry: Mapping[str, Json], asked: Asked, raw: bytes) -> list[float]:
+    vector = entry.get("embedding")
+    if isinstance(vector, str):
+        vector = _from_base64(vector)
+    try:
+        # one pass in C each: a batch has a hundred thousand numbers
+        if isinstance(vector, list) and vector and not {*map(type, vector)} - {int, float}:
+            numbers = [float(number) for number in vector]
+            if all(map(math.isfinite, numbers)):
+                return numbers
+    except OverflowError:
+        pass
+    raise bad_answer(asked, "an embedding that is not a list of numbers", raw[:_SHOWN], kind=WrongVectors)
+
+
+def _from_base64(text: str) -> list[float] | None:
+    """Little-endian 32-bit floats, for an author who sets `encoding_format: base64`."""
+    try:
+        numbers = array("f", base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        return None
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
+
+
+def _check_lengths(vectors: tuple[list[float], ...], request: EmbedRequest, asked: Asked, raw: bytes) -> None:
+    lengths = {len(vector) for vector in vectors}
+    if len(lengths) > 1:
+        raise bad_answer(asked, "embeddings of different lengths", raw[:_SHOWN], kind=WrongVectors)
+    wanted = request.params.get("dimensions")
+    if isinstance(wanted, int) and lengths != {wanted}:
+        told = bad_answer(asked, f"embeddings of {lengths.pop()} numbers instead of {wanted}", raw[:_SHOWN])
+        told.hint = "remove `dimensions`: this model or server does not heed it"
+        raise told

@@ -1,0 +1,193 @@
+"""What steps that ask a provider have in common: fallbacks, and the row that their last answer completes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from flowllm.calls.gate import CallStopped
+from flowllm.errors import (
+    ImageFailed,
+    NodeTimedOut,
+    ProviderDown,
+    RequestRejected,
+    StepError,
+    TemplateFailed,
+    Unauthorized,
+    UnknownModel,
+)
+from flowllm.events import FallbackTaken
+from flowllm.types import NodeStatus, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from flowllm.providers.base import Provider
+    from flowllm.request import Answer, Request
+    from flowllm.spec.workflow import Step
+    from flowllm.steps.base import Bound, NodeContext
+    from flowllm.store.base import NodeRecord, NodeWrite
+    from flowllm.types import Json
+
+
+class Question(Protocol):
+    """One model to ask."""
+
+    @property
+    def provider(self) -> Provider:
+        """Who is asked."""
+        ...
+
+    @property
+    def request(self) -> Request:
+        """What, of which model."""
+        ...
+
+
+Q = TypeVar("Q", bound=Question)
+
+
+async def ask_in_turn(
+    questions: Sequence[Q], ask: Callable[[Q], Awaitable[NodeRecord]], context: NodeContext
+) -> NodeRecord:
+    """Ask the first, then the others while that can help. Raises the error of the last one asked."""
+    question, *rest = questions
+    while True:
+        try:
+            return await ask(question)
+        except (StepError, ProviderDown) as error:
+            rest = _that_may_do(rest, question, error)
+            if not rest:
+                raise
+            question, *rest = rest
+            _tell_fallback(context, question.request.model, error)
+
+
+def _that_may_do(rest: Sequence[Q], asked: Q, error: StepError | ProviderDown) -> list[Q]:
+    """Those of the other models that could answer what that one did not."""
+    if isinstance(error, (Unauthorized, ProviderDown)):
+        return [question for question in rest if question.provider.account != asked.provider.account]
+    if isinstance(error, UnknownModel):
+        return list(rest)
+    hopeless = isinstance(error, (RequestRejected, NodeTimedOut, TemplateFailed, ImageFailed))
+    return [] if hopeless else list(rest)
+
+
+def _tell_fallback(context: NodeContext, model: str, error: StepError | ProviderDown) -> None:
+    context.asker.emit(
+        FallbackTaken(
+            run_id=context.asker.fence.run_id,
+            node_id=context.asker.node_id,
+            at=context.clock.now(),
+            model=model,
+            error=error.as_dict(),
+        )
+    )
+
+
+class Gathering:
+    """Gathers the answers to one question; the last of them completes the node's row."""
+
+    def __init__(
+        self, count: int, bound: Bound, context: NodeContext, output: Callable[[Sequence[Answer]], Json]
+    ) -> None:
+        """`output` makes the step's output of all answers, in the order of their places."""
+        self._count = count
+        self._bound = bound
+        self._context = context
+        self._output = output
+        self._answers: dict[int, Answer] = {}
+        self._node: NodeRecord | None = None
+
+    @property
+    def node(self) -> NodeRecord:
+        """The row that the last answer completed."""
+        if self._node is None:
+            raise AssertionError("an answer came without its row")
+        return self._node
+
+    def settler(self, place: int) -> Callable[[Answer], Sequence[NodeWrite]]:
+        """What to do with the answer of that place."""
+
+        def settle(answer: Answer) -> Sequence[NodeWrite]:
+            self._answers[place] = answer
+            if len(self._answers) < self._count:
+                return ()
+            self._node = self._row()
+            return (self._context.write(self._node),)
+
+        return settle
+
+    def _row(self) -> NodeRecord:
+        answers = [self._answers[place] for place in range(self._count)]
+        if self._count == 1:
+            return self._row_of(answers[0])
+        requests = {answer.batch or str(place): answer for place, answer in enumerate(answers)}.values()
+        costs = [answer.cost_usd for answer in answers]
+        return self._context.record(
+            self._bound,
+            NodeStatus.SUCCEEDED,
+            output=self._output(answers),
+            model=answers[0].model,
+            provider=answers[0].provider,
+            cached=all(answer.cached for answer in answers),
+            attempts=sum(answer.attempts for answer in requests if not answer.joined),
+            truncated=any(answer.truncated for answer in answers),
+            usage=sum((answer.usage for answer in answers), Usage()),
+            cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+            queue_s=sum(answer.queue_s for answer in requests if not answer.cached),
+            call_s=sum(answer.call_s for answer in requests if not answer.cached),
+        )
+
+    def _row_of(self, answer: Answer) -> NodeRecord:
+        """The row of one answer alone, which nearly all are."""
+        cached = answer.cached
+        return self._context.record(
+            self._bound,
+            NodeStatus.SUCCEEDED,
+            output=self._output((answer,)),
+            model=answer.model,
+            provider=answer.provider,
+            cached=cached,
+            attempts=0 if answer.joined else answer.attempts,
+            truncated=answer.truncated,
+            usage=answer.usage,
+            cost_usd=answer.cost_usd,
+            queue_s=0.0 if cached else answer.queue_s,
+            call_s=0.0 if cached else answer.call_s,
+        )
+
+
+async def all_of(asks: Sequence[Awaitable[Answer]]) -> None:
+    """Wait for all, so that what is paid for is kept, then raise the first error."""
+    outcomes = await asyncio.gather(*asks, return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    for error in sorted(errors, key=lambda error: not isinstance(error, CallStopped)):
+        raise error
+
+
+def once(callback: Callable[[], None]) -> Callable[[], None]:
+    """A callback that passes on the first call only."""
+    called = False
+
+    def call() -> None:
+        nonlocal called
+        if not called:
+            called = True
+            callback()
+
+    return call
+
+
+def named(value: Json, what: str, step: Step) -> str:
+    """A name that a template gave. Raises TemplateFailed if it is none."""
+    if not isinstance(value, str) or not value.strip():
+        raise TemplateFailed(f"{step.where}: `{what}` of step {step.id} must be a name, not {value!r}")
+    return value.strip()
+
+
+def mapping(value: Json, what: str, step: Step) -> Mapping[str, Json]:
+    """A mapping that a template gave. Raises TemplateFailed if it is none."""
+    if not isinstance(value, dict):
+        raise TemplateFailed(f"{step.where}: `{what}` must be a mapping")
+    return value

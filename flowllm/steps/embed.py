@@ -1,0 +1,199 @@
+"""`embed`: vectors of a text or of a list of texts, which share requests with those of other steps and items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from flowllm.calls.base import Ask, Batching
+from flowllm.calls.vectors import divide, join
+from flowllm.errors import TemplateFailed
+from flowllm.fingerprint import canonical, fingerprint
+from flowllm.request import EmbedRequest
+from flowllm.steps.asking import Gathering, all_of, ask_in_turn, mapping, named, once
+from flowllm.steps.base import Bound, Work
+from flowllm.types import NodeStatus, Usage, estimate_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowllm.calls.flight import Flights
+    from flowllm.providers.base import Provider
+    from flowllm.request import Answer
+    from flowllm.spec.workflow import EmbedBody, Step
+    from flowllm.steps.base import NodeContext
+    from flowllm.store.base import NodeRecord, NodeWrite
+    from flowllm.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """One model to ask for the vectors of all texts."""
+
+    provider: Provider
+    request: EmbedRequest
+    keys: tuple[str, ...]
+    """One key a text."""
+    parts: Mapping[str, Json]
+
+    @property
+    def distinct(self) -> Mapping[str, str]:
+        """Key to text: the same text twice is asked for once."""
+        return dict(zip(self.keys, self.request.texts, strict=True))
+
+
+class EmbedKind:
+    """Steps that embed texts. One of these serves a whole run."""
+
+    def __init__(self, provider: Callable[[str], Provider], flights: Flights) -> None:
+        """As for LlmKind."""
+        self._provider = provider
+        self._flights = flights
+
+    def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
+        """The texts and who is asked for their vectors: the step's own model, then its fallbacks."""
+        body = cast("EmbedBody", step.body)
+        given = body.input.render(values)
+        texts = tuple(given if isinstance(given, list) else [given])
+        _check(texts, step, several=isinstance(given, list))
+        own = named(body.provider.render(values), "provider", step)
+        targets = [(own, named(body.model.render(values), "model", step))]
+        for target in body.fallback:
+            other = (
+                own if target.provider is None else named(target.provider.render(values), "provider", step)
+            )
+            targets.append((other, named(target.model.render(values), "model", step)))
+        params = _params(body, values, step)
+        questions = tuple(
+            self._question(
+                body.aliases.get(name, name), EmbedRequest(model=model, texts=texts, params=params), given
+            )
+            for name, model in targets
+        )
+        first = questions[0]
+        key = (
+            fingerprint({**first.parts, "keys": list(first.keys)})
+            if isinstance(given, list)
+            else first.keys[0]
+        )
+        return Bound(step=step, key=key, parts=first.parts, work=questions)
+
+    def _question(self, name: str, request: EmbedRequest, given: Json) -> _Question:
+        provider = self._provider(name)
+        account = provider.account
+        about = {"kind": "embed", "provider": {"type": account.type, "base_url": account.base_url}}
+        body = {**request.params, "model": request.model}
+        return _Question(
+            provider=provider,
+            request=request,
+            keys=tuple(fingerprint({**about, "body": {**body, "input": text}}) for text in request.texts),
+            parts={**about, "body": {**body, "input": given}},
+        )
+
+    def work(self, bound: Bound) -> Work:
+        """The requests that the texts would fill, were there nobody to share them with."""
+        question = cast("tuple[_Question, ...]", bound.work)[0]
+        texts = question.distinct
+        tokens = sum(map(estimate_tokens, texts.values()))
+        model = question.request.model
+        empty = not texts
+        return Work(
+            memo_keys=tuple(texts) if bound.step.cache.enabled else (),
+            requests=-(-len(texts) // cast("EmbedBody", bound.step.body).batch_size),
+            model=model,
+            provider=question.provider.name,
+            input_tokens=tokens,
+            cost_usd=question.provider.cost(model, Usage(input_tokens=tokens)),
+            output=[] if empty else None,
+            known=empty,
+        )
+
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+        """Ask the step's model, then its fallbacks while that can help: all vectors are of one model."""
+        questions = cast("tuple[_Question, ...]", bound.work)
+        if not questions[0].keys:
+            node = context.record(bound, NodeStatus.SUCCEEDED, output=[], cost_usd=0.0)
+            await context.store.settle(nodes=(context.write(node),))
+            return node
+        context = replace(context, missed=once(context.missed))
+        return await ask_in_turn(questions, lambda one: self._ask_all(one, bound, context), context)
+
+    async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
+        texts = question.distinct
+        places = {key: place for place, key in enumerate(texts)}
+        single = not isinstance(question.parts["body"]["input"], list)
+
+        def output(answers: Sequence[Answer]) -> Json:
+            return answers[0].value if single else [answers[places[key]].value for key in question.keys]
+
+        gathered = Gathering(len(texts), bound, context, output)
+        asks = [
+            self._ask(question, (key, text), bound, context, gathered.settler(places[key]))
+            for key, text in texts.items()
+        ]
+        await all_of([self._flights.ask(ask) for ask in asks])
+        return gathered.node
+
+    @staticmethod
+    def _ask(
+        question: _Question,
+        keyed: tuple[str, str],
+        bound: Bound,
+        context: NodeContext,
+        settle: Callable[[Answer], Sequence[NodeWrite]],
+    ) -> Ask:
+        key, text = keyed
+        step, request, body = bound.step, question.request, cast("EmbedBody", bound.step.body)
+        use_memo = step.cache.enabled and context.write_memo
+        return Ask(
+            asker=context.asker,
+            request=EmbedRequest(model=request.model, texts=(text,), params=request.params),
+            provider=question.provider,
+            key=key,
+            settle=settle,
+            retry=step.retry,
+            timeout=step.timeout,
+            priority=step.priority,
+            expected=Usage(input_tokens=estimate_tokens(text)),
+            read_memo=use_memo and context.read_memo and not context.refresh,
+            write_memo=use_memo,
+            ttl=step.cache.ttl,
+            join=use_memo and not context.refresh,
+            batch=Batching(
+                group=(question.provider.account, request.model, canonical(request.params)),
+                size=body.batch_size,
+                wait=body.batch_wait,
+                join=join,
+                divide=divide,
+            ),
+            missed=context.missed,
+        )
+
+
+def _params(body: EmbedBody, values: Mapping[str, Json], step: Step) -> Mapping[str, Json]:
+    params = dict(mapping({} if body.params is None else body.params.render(values), "params", step))
+    dimensions = None if body.dimensions is None else body.dimensions.render(values)
+    if isinstance(dimensions, str) and dimensions.strip().isdecimal():
+        dimensions = int(dimensions)
+    if dimensions is not None:
+        if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+            raise TemplateFailed(
+                f"{step.where}: `dimensions` must be a whole number from 1, not {dimensions!r}"
+            )
+        params["dimensions"] = dimensions
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _check(texts: Sequence[Json], step: Step, *, several: bool) -> None:
+    """Raises TemplateFailed for what cannot be embedded."""
+    for place, text in enumerate(texts):
+        which = f"item {place} of `embed`" if several else "`embed`"
+        if not isinstance(text, str):
+            raise TemplateFailed(
+                f"{step.where}: {which} is not a text", hint="`embed` takes a text or a list of texts"
+            )
+        if not text:
+            raise TemplateFailed(
+                f"{step.where}: {which} is an empty text, which has no embedding",
+                hint="leave it out, or skip the step with `when`",
+            )

@@ -1,0 +1,173 @@
+"""`http`: one request to a server of anybody's; the output is its status, headers and body.
+
+Only public addresses are asked unless the step says otherwise. What is judged is the very address that the connection
+goes to, for each redirect anew, so that no name that resolves to something else a moment later gets past.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from flowllm.calls.gate import being_cancelled
+from flowllm.errors import HttpFailed, StepError, TemplateFailed
+from flowllm.fingerprint import fingerprint
+from flowllm.steps.base import Bound, Work
+from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, in_words
+from flowllm.steps.local import Act, Local, too_late
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.redact import Redactor
+    from flowllm.spec.workflow import HttpBody, Step
+    from flowllm.steps.base import NodeContext
+    from flowllm.store.base import NodeRecord
+    from flowllm.types import Json
+
+SHOWN_URL = 200
+"""Characters."""
+_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""In the value of a header."""
+
+
+class HttpKind:
+    """Steps that send a request. One of these serves a whole run; `close` it."""
+
+    def __init__(self, secrets: Mapping[str, str], redactor: Redactor, *, wire: Wire | None = None) -> None:
+        self._secrets = secrets
+        self._redactor = redactor
+        self._local = Local("http")
+        self._places = asyncio.Semaphore(MOST_REQUESTS)
+        self._wire = wire or Wire()
+
+    def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
+        """The request, once as it is and once with secrets masked, for the key."""
+        body = cast("HttpBody", step.body)
+        masked = {name: f"***{name}***" for name in self._secrets}
+        shown = _headers(body, {**values, "secrets": masked})
+        real = _headers(body, {**values, "secrets": self._secrets}) if self._secrets else shown
+        url = checked_url(body.url.text(values))
+        query = _query({} if body.query is None else body.query.render(values))
+        sent = None if body.json is None else body.json.render(values)
+        text = None if body.body is None else body.body.text(values)
+        parts = {
+            "kind": "http",
+            "method": body.method,
+            "url": url,
+            "headers": shown,
+            "query": [list(pair) for pair in query],
+            "json": sent,
+            "body": text,
+        }
+        return Bound(
+            step=step,
+            key=fingerprint(parts),
+            parts=parts,
+            work=Request(
+                method=body.method,
+                url=url,
+                headers=_typed(real, body),
+                query=query,
+                body=_encoded(sent, text, json_given=body.json is not None),
+                allow_private=body.allow_private,
+            ),
+        )
+
+    def work(self, bound: Bound) -> Work:
+        """No tokens; what it gives is known before only if it is in the memo."""
+        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
+
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+        """Send it, again where the step's `retry` says so."""
+        request = cast("Request", bound.work)
+        policy = bound.step.retry
+
+        async def once(left: float) -> Json:
+            return await self._once(request, left, min(left, policy.attempt_timeout), context.clock.now)
+
+        return await self._local.carry_out(bound, context, Act(once=once, places=cast("Any", self._places)))
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        await self._wire.close()
+
+    async def _once(self, request: Request, left: float, limit: float, now: Callable[[], float]) -> Json:
+        # aiohttp takes a tenth of a second to import, which a run without such a step should not pay
+        import aiohttp  # noqa: PLC0415
+
+        shown = self._redactor.text(request.url.partition("?")[0])[:SHOWN_URL]
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                answer = await self._wire.send(request, shown=shown, mask=self._redactor.text, now=now)
+                return self._redactor.value(answer)
+        except StepError:
+            raise
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            raise HttpFailed(f"{shown}: the connection was given up", retryable=True) from None
+        except TimeoutError:
+            if deadline.expired():
+                then = "the server may have done what it was asked all the same"
+                raise too_late(f"{shown} did not answer", limit, then, attempt=limit < left) from None
+            raise HttpFailed(f"{shown}: the connection timed out", retryable=True) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._told(shown, error) from None
+
+    def _told(self, shown: str, error: Exception) -> HttpFailed:
+        refused = blocked(error)
+        if refused is not None:
+            return HttpFailed(
+                f"{shown} leads to {refused.address}, which is not a public address, and is not asked",
+                hint="`allow_private: true` allows private, loopback and link-local addresses",
+            )
+        said = self._redactor.text(in_words(error))
+        return HttpFailed(f"{shown}: {said}", retryable=not isinstance(error, ValueError))
+
+
+# binding
+
+
+def _headers(body: HttpBody, values: Mapping[str, Json]) -> dict[str, str]:
+    rendered = {} if body.headers is None else body.headers.render(values)
+    headers = {name: _plain(value) for name, value in rendered.items()}
+    for name, value in headers.items():
+        if _FORBIDDEN.search(value):
+            raise TemplateFailed(
+                f"the header {name} has a line break or another control character in it",
+                hint="`| replace('\\n', ' ')` takes line breaks out",
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise TemplateFailed(f"the header {name} has half a character in it") from None
+    return headers
+
+
+def _typed(headers: Mapping[str, str], body: HttpBody) -> Mapping[str, str]:
+    """With the type of a JSON body, where the author names none."""
+    if body.json is None or any(name.lower() == "content-type" for name in headers):
+        return headers
+    return {**headers, "Content-Type": "application/json"}
+
+
+def _query(rendered: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in rendered.items():
+        if value is not None:
+            pairs += [(name, _plain(one)) for one in (value if isinstance(value, list) else [value])]
+    return tuple(pairs)
+
+
+def _plain(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _encoded(sent: Json, text: str | None, *, json_given: bool) -> bytes | None:
+    if json_given:
+        return json.dumps(sent).encode()
+    return None if text is None else text.encode(errors="replace")

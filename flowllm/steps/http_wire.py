@@ -1,0 +1,225 @@
+"""How requests of `http` steps go out: redirects, and the judgement of every address that is connected to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from flowllm.errors import HttpFailed, TemplateFailed
+from flowllm.steps.addresses import is_public
+from flowllm.steps.http_answer import read_answer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    import aiohttp
+    from aiohttp.abc import AbstractResolver
+
+    from flowllm.types import Json
+
+MOST_REQUESTS = 64
+"""At the same time."""
+MOST_REDIRECTS = 5
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_SAFE: Final = frozenset({"GET", "HEAD"})
+
+
+class Blocked(OSError):
+    """The address is not a public one."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"{address} is not a public address")
+        self.address = address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What goes out, with the real secrets in it: never stored."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    query: tuple[tuple[str, str], ...]
+    body: bytes | None
+    allow_private: bool
+
+
+class Wire:
+    """The connections of one run; `close` it."""
+
+    def __init__(
+        self, *, resolver: AbstractResolver | None = None, public: Callable[[str], bool] = is_public
+    ) -> None:
+        """`resolver` finds the addresses of names, by default as the system does; `public` judges an address."""
+        self._resolver = resolver
+        self._public = public
+        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+
+    async def send(
+        self, request: Request, *, shown: str, mask: Callable[[str], str], now: Callable[[], float]
+    ) -> Json:
+        """The answer as a value; `shown`, `mask` and `now` as for `read_answer`. Raises HttpFailed, and aiohttp's
+        errors."""
+        url, headers, query, body = request.url, request.headers, request.query, request.body
+        session = self._session(allow_private=request.allow_private, safe=request.method in _SAFE)
+        for _ in range(MOST_REDIRECTS + 1):
+            async with session.request(
+                request.method,
+                url,
+                headers=headers,
+                params=list(query) or None,
+                data=body,
+                allow_redirects=False,
+            ) as response:
+                target = response.headers.get("Location")
+                if response.status not in _REDIRECTS or target is None or request.method not in _SAFE:
+                    return await read_answer(response, shown, mask, now())
+                before, url, query = url, _redirected(response, target, shown, mask), ()
+                if _origin(before) != _origin(url):
+                    headers, body = {}, None  # they were meant for the first server
+        raise HttpFailed(f"{shown}: more than {MOST_REDIRECTS} redirects")
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    def _session(self, *, allow_private: bool, safe: bool) -> aiohttp.ClientSession:
+        # aiohttp takes a tenth of a second to import, which a run without such a step should not pay
+        import aiohttp  # noqa: PLC0415
+
+        if (allow_private, safe) not in self._sessions:
+            connector = aiohttp.TCPConnector(
+                limit=MOST_REQUESTS,
+                use_dns_cache=False,
+                resolver=self._resolver,
+                socket_factory=None if allow_private else self._public_socket,
+                force_close=not safe,  # on one that was kept open it is not known whether the request arrived
+            )
+            self._sessions[allow_private, safe] = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+                trust_env=False,
+                headers={"User-Agent": "flowllm"},
+                middlewares=(_just_once,),
+            )
+        return self._sessions[allow_private, safe]
+
+    def _public_socket(self, info: Any) -> socket.socket:
+        """A socket for an address that a connection is about to be made to. Raises Blocked."""
+        import socket  # noqa: PLC0415 - in one place with its only use
+
+        family, kind, protocol, _, address = info
+        if not self._public(str(address[0])):
+            raise Blocked(str(address[0]))
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+
+async def _just_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a GET, PUT or DELETE again by itself, which it does for two kinds of errors."""
+    import aiohttp  # noqa: PLC0415 - as above
+
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(in_words(error)) from error
+
+
+def blocked(error: BaseException | None) -> Blocked | None:
+    """The refusal that an error comes of, however it was wrapped."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Blocked):
+            return one
+        waiting += [one.__cause__, one.__context__, getattr(one, "os_error", None)]
+        waiting += getattr(one, "exceptions", ())
+    return None
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong on the way, for people."""
+    import aiohttp  # noqa: PLC0415 - as above
+
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"there is no host {error.host}, or it could not be looked up"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"the server's certificate is not valid: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        known = error.os_error.errno
+        return f"no connection: {os.strerror(known) if known and known > 0 else error.os_error}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off, or is not packed as it says"
+    return str(error) or type(error).__name__
+
+
+def checked_url(url: str) -> str:
+    """A URL that can be asked. Raises TemplateFailed."""
+    url = url.strip()
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+        url.encode()
+    except ValueError as error:
+        raise TemplateFailed(f"`url` gives {url!r:.200}, which is not an address: {error}") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise TemplateFailed(f"`url` gives {url!r:.200}", hint="it begins with https:// or http://")
+    if any(c.isspace() or c < " " for c in url):
+        raise TemplateFailed(
+            f"`url` gives {url!r:.200}, which has white space in it",
+            hint="give values by `query`, or write `| urlencode` behind them",
+        )
+    if parts.username is not None or parts.password is not None:
+        raise TemplateFailed(
+            "`url` holds a user or a password",
+            hint="put it into `headers`: Authorization: {{ secrets.NAME }}",
+        )
+    if _odd_number(host):
+        raise TemplateFailed(
+            f"`url` gives {url!r:.200}, whose host is a number in an unusual form",
+            hint="write an IPv4 address as four numbers from 0 to 255",
+        )
+    return url
+
+
+def _odd_number(host: str) -> bool:
+    """A host that some programs read as an IPv4 address, such as 127.1, 0177.0.0.1 or 2130706433, and others do not.
+
+    WHATWG URL Standard, section 3.5, "ends in a number".
+    """
+    last = host.removesuffix(".").rpartition(".")[2]
+    if ":" in host or not (last.isdecimal() or last.startswith("0x")):
+        return False
+    try:
+        IPv4Address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def _redirected(response: aiohttp.ClientResponse, target: str, shown: str, mask: Callable[[str], str]) -> str:
+    try:
+        return checked_url(str(response.url.join(type(response.url)(target))))
+    except (TemplateFailed, ValueError):
+        where = mask(target)[:200]
+        raise HttpFailed(f"{shown} redirects to {where!r}, which is not followed") from None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
