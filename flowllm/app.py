@@ -6,22 +6,28 @@ import asyncio
 import contextlib
 import os
 import socket
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from flowllm.assembly import AUTO, SIMULATED, Providers, local_backend, read_secrets
+from flowllm.calls.batch import Batches
 from flowllm.calls.flight import Flights
 from flowllm.calls.line import Line
 from flowllm.calls.memo import Memo
 from flowllm.clock import SystemClock
 from flowllm.config import load_settings, overrides, stored_project
+from flowllm.data.spool import forget_spool
 from flowllm.engine.forecast import Forecast, Forecaster
+from flowllm.engine.recorded import whole_nodes
 from flowllm.engine.stop import StopSignal
 from flowllm.engine.why import Why, explain
 from flowllm.errors import UsageError
 from flowllm.limits.limiter import Limiter
+from flowllm.over import absolute_paths, open_files
 from flowllm.plan.graph import Graph
-from flowllm.prepare import chosen_steps, edited, new_run_id
+from flowllm.prepare import chosen_steps, edited, every_step, new_run_id
 from flowllm.providers.openai import ClientPool
 from flowllm.redact import Redactor
 from flowllm.result import RunOptions, RunResult
@@ -31,19 +37,20 @@ from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
 from flowllm.spec.workflow import Workflow
 from flowllm.store.base import Fence, Owner, RunRecord
+from flowllm.store.location import database_path, is_memory
 from flowllm.store.open import open_store
-from flowllm.types import NodeId, RunId, RunStatus, StepId
+from flowllm.types import ROW, NodeId, RunId, RunStatus, StepId, StepKind, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from flowllm.clock import Clock
     from flowllm.observers.base import Observer
+    from flowllm.over import RowFiles
     from flowllm.spec.project import Project
     from flowllm.spec.workflow import Step
     from flowllm.store.base import Store
-    from flowllm.types import Json, StepKind
+    from flowllm.types import Json
 
 
 class FlowLLM:
@@ -79,7 +86,8 @@ class FlowLLM:
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock)
         line = Line(self._limiter, self._store, self._clock, redactor=self._redactor)
-        self._flights = Flights(Memo(line, self._store, self._clock), self._clock)
+        batches = Batches(line, self._clock)
+        self._flights = Flights(Memo(batches, self._store, self._clock), self._clock)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -120,16 +128,16 @@ class FlowLLM:
         InvalidWorkflow, InvalidInputs and other UsageErrors before anything is sent, StoreError if results
         can no longer be kept.
         """
-        options = self._settings.complete(options or RunOptions())
+        options = absolute_paths(self._settings.complete(options or RunOptions()))
         loaded = self._load(workflow, options)
-        given = resolve_inputs(loaded, inputs or {}, input_text)
+        given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
         steps = chosen_steps(loaded, options)
         providers = self._providers(loaded, options, self._settings.project)
-        providers.check(steps.values())
-        if loaded.budget is not None and loaded.budget.usd is not None:
-            providers.check_prices(steps.values())
+        self._check(loaded, steps, providers)
         secrets = self._read_secrets(loaded)
         run = self._new_run(loaded, given, options, providers.default, tenant)
+        spool = self._spool(run.run_id)
+        rows = None if options.over is None else open_files(options, spool=spool)
         run = replace(await self.store.create_run(run), inputs=given)
         sitting = self._sitting(
             workflow=loaded,
@@ -139,6 +147,7 @@ class FlowLLM:
             providers=providers,
             secrets=secrets,
             observers=observers,
+            rows=rows,
         )
         await sitting.hold(stop=stop or StopSignal())
         return await self._result(run.run_id, loaded)
@@ -163,7 +172,7 @@ class FlowLLM:
         if run.status is RunStatus.SUCCEEDED and not retry_failed and file is None:
             stored = self._stored(run, options)
             done = {node.node_id for node in await self.store.nodes(run.run_id)}
-            if done.issuperset(chosen_steps(stored, options)):
+            if options.over is not None or done.issuperset(chosen_steps(stored, options)):
                 return await self._result(run.run_id, stored)
         if file is not None:
             options = replace(options, config=self._settings.project.path or None)
@@ -177,11 +186,14 @@ class FlowLLM:
                 f"run {run.run_id} used {run.provider}, and `auto` would now mean {providers.default}",
                 hint="set or unset OPENAI_API_KEY as it was, or start a new run",
             )
-        providers.check(steps.values())
-        if loaded.budget is not None and loaded.budget.usd is not None:
-            providers.check_prices(steps.values())
+        self._check(loaded, steps, providers)
         secrets = self._read_secrets(loaded)
         claimed = await self.store.claim_run(run.run_id, self._owner())
+        try:
+            rows = await self._rows_again(claimed, options, anew=retry_failed or file is not None)
+        except UsageError:
+            await self._give_back(claimed, run)
+            raise
         before = await self.store.nodes(run.run_id)
         sitting = self._sitting(
             workflow=loaded,
@@ -191,6 +203,7 @@ class FlowLLM:
             providers=providers,
             secrets=secrets,
             observers=observers,
+            rows=rows,
         )
         notices = [] if file is not None else edited(run)
         if file is not None:
@@ -228,6 +241,7 @@ class FlowLLM:
             store=self.store,
             use_memo=not options.no_cache,
             refresh=options.refresh,
+            limit=options.limit,
         )
         graph = Graph.of(replace(loaded, steps={step.id: step for step in steps.values()}))
         return await forecaster.forecast(providers.default, graph)
@@ -235,15 +249,26 @@ class FlowLLM:
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
         run = await self.store.run(RunId(run_id))
-        workflow = self._stored(run, RunOptions.of(run.options))
-        found = workflow.steps.get(StepId(step))
+        found = dict(every_step(self.workflow_of(run).steps)).get(step_path(step).removeprefix(f"{ROW}."))
         return await explain(self.store, run, step, () if found is None else tuple(found.edges))
 
-    async def result(self, run_id: str) -> RunResult:
-        """A run as far as it has come. Raises RunNotFound."""
+    def workflow_of(self, run: RunRecord) -> Workflow:
+        """The workflow as the run has it on record. Raises InvalidWorkflow if this version takes it no more."""
+        return self._stored(run, RunOptions.of(run.options))
+
+    async def delete(self, run_ids: Sequence[RunId]) -> int:
+        """Remove runs with their results and what they kept of standard input, never stored answers; how many there
+        were. Raises RunOwned, and removes nothing, if a process has one of them."""
+        count = await self.store.delete_runs(list(dict.fromkeys(run_ids)))
+        for run_id in run_ids:
+            forget_spool(self._spool(run_id))
+        return count
+
+    async def result(self, run_id: str, *, full: bool = False) -> RunResult:
+        """A run as far as it has come; `full`: with all items of its foreaches, not only 1,000 of each. Raises
+        RunNotFound."""
         run = await self.store.run(RunId(run_id))
-        workflow = self._stored(run, RunOptions.of(run.options))
-        return RunResult.of(run, await self.store.nodes(run.run_id), _kinds(workflow))
+        return await self._result(run.run_id, self._stored(run, RunOptions.of(run.options)), full=full)
 
     # parts
 
@@ -296,6 +321,7 @@ class FlowLLM:
         providers: Providers,
         secrets: Mapping[str, str],
         observers: Sequence[Observer],
+        rows: RowFiles | None,
     ) -> Sitting:
         return Sitting(
             workflow=workflow,
@@ -310,6 +336,49 @@ class FlowLLM:
             secrets=secrets,
             redactor=self._redactor,
             observers=observers,
+            spool=self._spool(run.run_id),
+            rows=rows,
+            given=run.inputs,
+        )
+
+    def _check(self, workflow: Workflow, steps: Mapping[NodeId, Step], providers: Providers) -> None:
+        """What can be known of providers before anything is sent. Raises UsageError."""
+        every = dict(every_step({StepId(name): step for name, step in steps.items()}))
+        providers.check(every.values())
+        if workflow.budget is not None and workflow.budget.usd is not None:
+            providers.check_prices(every.values())
+
+    def _spool(self, run_id: RunId) -> Path:
+        """A file for standard input, so that a resume can read it again."""
+        if is_memory(self.database):
+            return Path(tempfile.gettempdir()) / f"flowllm-{os.getpid()}" / run_id
+        return database_path(self.database).parent / "spool" / run_id
+
+    async def _rows_again(self, run: RunRecord, options: RunOptions, *, anew: bool) -> RowFiles | None:
+        """The files of `--over`; `anew`: rows that have their lines may be run again, so all lines are written again.
+
+        Raises UsageError.
+        """
+        if options.over is None:
+            return None
+        spool = self._spool(run.run_id)
+        files = open_files(options, spool=spool, run=run)
+        if not anew:
+            return files
+        await files.rows.close()
+        files.lines.close()
+        await self.store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
+        return open_files(options, spool=spool, run=replace(run, output_offset=0))
+
+    async def _give_back(self, claimed: RunRecord, before: RunRecord) -> None:
+        """A claimed run that cannot be gone on with stays as it was."""
+        await self.store.finish_run(
+            Fence(run_id=claimed.run_id, epoch=claimed.epoch),
+            status=before.status,
+            finished_at=before.finished_at or self._clock.now(),
+            outputs=before.outputs,
+            error=before.error,
+            stats=before.stats,
         )
 
     def _new_run(
@@ -355,13 +424,13 @@ class FlowLLM:
             options=options.as_dict(),
         )
 
-    async def _result(self, run_id: RunId, workflow: Workflow) -> RunResult:
+    async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:
         run = await self.store.run(run_id)
-        return RunResult.of(run, await self.store.nodes(run_id), _kinds(workflow))
-
-
-def _kinds(workflow: Workflow) -> dict[str, StepKind]:
-    return {step.id: step.kind for step in workflow.steps.values()}
+        nodes = await whole_nodes(self.store, run, full=full)
+        kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
+        if run.options.get("over") is not None:
+            kinds = {ROW: StepKind.WORKFLOW}
+        return RunResult.of(run, nodes, kinds)
 
 
 def run(

@@ -12,9 +12,12 @@ from flowllm.limits.limiter import tightest
 from flowllm.providers.openai import SECRET_NAME, OpenAIProvider
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
-from flowllm.spec.workflow import LlmBody
+from flowllm.spec.workflow import EmbedBody, LlmBody
+from flowllm.steps.embed import EmbedKind
+from flowllm.steps.http import HttpKind
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
+from flowllm.steps.shell import ShellKind
 from flowllm.steps.value import ValueKind
 from flowllm.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
 
@@ -94,7 +97,7 @@ class Providers:
     def check(self, steps: Iterable[Step]) -> None:
         """Make every provider that can be known before the run. Raises UsageError as `get` does."""
         for step in steps:
-            if isinstance(step.body, LlmBody):
+            if isinstance(step.body, LlmBody | EmbedBody):
                 for name in _names(step.body):
                     self.get(name)
 
@@ -122,7 +125,7 @@ class Providers:
     def check_prices(self, steps: Iterable[Step]) -> None:
         """Raises UsageError if a model has no known price: a budget in dollars could not be kept."""
         for step in steps:
-            if not isinstance(step.body, LlmBody):
+            if not isinstance(step.body, LlmBody | EmbedBody):
                 continue
             for provider, model in _models(step.body):
                 if self.get(provider).cost(model, Usage(input_tokens=1, output_tokens=1)) is None:
@@ -199,22 +202,24 @@ class Providers:
         return _VARIABLE.sub(value, text)
 
 
-def _names(body: LlmBody) -> Iterator[str]:
+def _names(body: LlmBody | EmbedBody) -> Iterator[str]:
     """The providers of a step that can be known before the run."""
     for template in (body.provider, *(target.provider for target in body.fallback if target.provider)):
         try:
-            yield str(template.render({}))
+            name = str(template.render({}))
+            yield body.aliases.get(name, name)
         except StepError:
             continue
 
 
-def _models(body: LlmBody) -> Iterator[tuple[str, str]]:
+def _models(body: LlmBody | EmbedBody) -> Iterator[tuple[str, str]]:
     """The providers and models of a step that can be known before the run."""
     targets = [(body.provider, body.model)]
     targets += [(target.provider or body.provider, target.model) for target in body.fallback]
     for provider, model in targets:
         try:
-            yield str(provider.render({})), str(model.render({}))
+            name = str(provider.render({}))
+            yield body.aliases.get(name, name), str(model.render({}))
         except StepError:
             continue
 
@@ -234,7 +239,10 @@ def local_backend(
     return LocalBackend(
         {
             StepKind.PROMPT: LlmKind(providers.for_step, flights),
+            StepKind.EMBED: EmbedKind(providers.for_step, flights),
             StepKind.PYTHON: PythonKind(workflow.files, secrets, redactor),
+            StepKind.SHELL: ShellKind(secrets, redactor),
+            StepKind.HTTP: HttpKind(secrets, redactor),
             StepKind.VALUE: ValueKind(),
         }
     )

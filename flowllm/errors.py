@@ -19,6 +19,14 @@ FlowLLMError
     ├── TemplateFailed          a template could not be rendered with these values
     ├── ConditionFailed         `when` gave neither true nor false
     ├── PythonFailed
+    ├── ShellFailed             the command ended with another status than 0
+    ├── HttpFailed              the answer was not 2xx, or none came
+    ├── BadRow                  a line of a data set cannot be read
+    ├── DataFailed              a data set cannot be read at all
+    ├── ImageFailed             an image cannot be read, is none, or has changed
+    ├── SaveFailed              the output could not be written where `save` says
+    ├── ItemsFailed             too many items of a foreach failed
+    ├── GraphFailed             a step of a sub-workflow failed
     ├── NodeTimedOut            all attempts together took longer than `timeout`
     ├── InvalidAnswer           the answer never satisfied `output`
     ├── InternalError           a fault of flowllm itself
@@ -35,6 +43,7 @@ FlowLLMError
         ├── Refused             the model declined
         ├── ContentFiltered     the provider's filter stopped the answer
         └── BadAnswer           200, but not an answer: HTML, broken JSON, no choices, too large
+            └── WrongVectors    embeddings that do not fit their texts
 """
 
 from __future__ import annotations
@@ -166,7 +175,8 @@ class StepError(FlowLLMError):
     `answer` is the last answer, when there was one; `usage` is what was spent on it.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Another attempt may go better."""
 
     def __init__(
         self, message: str, *, hint: str = "", answer: str | None = None, usage: Usage | None = None
@@ -193,6 +203,54 @@ class PythonFailed(StepError):
     """A function of the user's raised, or gave what JSON cannot hold."""
 
     retryable = True
+
+
+class ShellFailed(StepError):
+    """The command ended with another status than 0, or was killed."""
+
+    retryable = True
+
+
+class HttpFailed(StepError):
+    """The answer was not 2xx, or none came."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        answer: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, answer=answer)
+        self.retryable = retryable
+        self.retry_after = retry_after
+        """Seconds that the server asked for."""
+
+
+class BadRow(StepError):
+    """A line of a data set cannot be read; the message names file and line."""
+
+
+class DataFailed(StepError):
+    """A data set cannot be read at all."""
+
+
+class ImageFailed(StepError):
+    """An image cannot be read, is none, or has changed since the step began; the message names the file."""
+
+
+class SaveFailed(StepError):
+    """The output could not be written where `save` says."""
+
+
+class ItemsFailed(StepError):
+    """Too many items of a foreach failed."""
+
+
+class GraphFailed(StepError):
+    """A step of a sub-workflow failed."""
 
 
 class NodeTimedOut(StepError, TimeoutError):
@@ -295,3 +353,8 @@ class BadAnswer(ProviderError):
     """The server said 200, but what it sent is no answer. The raw text is in `answer`."""
 
     retryable = True
+
+
+class WrongVectors(BadAnswer):
+    """The embeddings do not fit the texts: too few, too many, or one that is no vector. With fewer texts in a request
+    the others may well get theirs."""

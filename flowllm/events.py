@@ -41,6 +41,10 @@ class RunStarted(Event):
     resumed: bool = False
     simulated: bool = False
     """No real model will be asked, though none was named: `auto` found no key."""
+    over: str | None = None
+    """The data set each of whose rows is one run of the graph; None: the graph is run once."""
+    output: str | None = None
+    """The file that takes what comes of the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +66,28 @@ class NodeStarted(NodeEvent):
     """Its inputs are there."""
 
     kind: StepKind
+    parent: str = ""
+    """The node that it is within, or an item of; empty at the top."""
+    place: int | None = None
+    """Of an item: its index, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOutStarted(NodeEvent):
+    """A foreach begins to go through its items."""
+
+    total: int | None
+    """How many there are; None: its data is a stream, nobody knows yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeEnded(NodeEvent):
-    """It reached a terminal status; `done` of `total` nodes have."""
+    """It reached a terminal status; `done` of `total` nodes beside it have: steps of its graph, or items of its foreach."""
 
     status: NodeStatus
     done: int
     total: int
+    """0: not known yet."""
     kind: StepKind
     cached: bool = False
     reused: bool = False
@@ -87,6 +104,11 @@ class NodeEnded(NodeEvent):
     attempts: int = 0
     truncated: bool = False
     model: str = ""
+    parent: str = ""
+    place: int | None = None
+    """As in NodeStarted."""
+    counts: Mapping[str, Json] | None = None
+    """Of a foreach: what became of its items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

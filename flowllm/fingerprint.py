@@ -15,13 +15,18 @@ KEY_SCHEME = 1
 """Raised when the meaning of a key changes, so that old keys are never mistaken for new ones."""
 
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+).encode
+
+
 def canonical(value: Json) -> str:
     """JSON text that is the same for equal values: sorted keys, no blanks, plain ASCII.
 
     Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold. 1, 1.0, true and "1"
     stay different; so do a missing key and null.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL(value)
 
 
 def digest(text: str) -> str:

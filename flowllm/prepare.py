@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from flowllm.errors import UsageError
 from flowllm.spec.files import DiskFiles, Unreadable
 from flowllm.spec.problems import nearest
+from flowllm.spec.workflow import WorkflowBody
 from flowllm.types import NodeId, Priority, RunId, StepId
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from flowllm.result import RunOptions
     from flowllm.spec.workflow import Step, Workflow
     from flowllm.store.base import RunRecord
@@ -20,11 +23,12 @@ if TYPE_CHECKING:
 
 def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
     """The steps to run: all, or under `until` that one and what it needs. Raises UsageError for unknown names."""
+    known = dict(every_step(workflow.steps))
     for name in (*options.refresh, *([options.until] if options.until else [])):
-        if name not in workflow.steps:
+        if name not in (workflow.steps if name == options.until else known):
             raise UsageError(
                 f"there is no step {name!r} in {workflow.name}",
-                hint=nearest(name, workflow.steps) or f"there are: {', '.join(workflow.steps)}",
+                hint=nearest(name, known) or f"there are: {', '.join(known)}",
             )
     wanted = set(workflow.steps)
     if options.until:
@@ -35,11 +39,26 @@ def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
                 wanted.add(step)
                 waiting += workflow.steps[step].edges
     urgency = Priority(options.priority or Priority.NORMAL)
-    return {
-        NodeId(name): replace(step, priority=urgency) if step.priority is Priority.NORMAL else step
-        for name, step in workflow.steps.items()
-        if name in wanted
-    }
+    return {NodeId(name): _urgent(step, urgency) for name, step in workflow.steps.items() if name in wanted}
+
+
+def every_step(steps: Mapping[StepId, Step], within: str = "") -> Iterator[tuple[str, Step]]:
+    """All steps with those of the graphs within them, by their full names: `post`, `post.headline`."""
+    for name, step in steps.items():
+        yield f"{within}{name}", step
+        if isinstance(step.body, WorkflowBody):
+            yield from every_step(step.body.graph.steps, f"{within}{name}.")
+
+
+def _urgent(step: Step, urgency: Priority) -> Step:
+    """The step, and those within it, with that priority where they name none."""
+    if urgency is Priority.NORMAL:
+        return step
+    if isinstance(step.body, WorkflowBody):
+        graph = step.body.graph
+        inner = {name: _urgent(one, urgency) for name, one in graph.steps.items()}
+        return replace(step, body=replace(step.body, graph=replace(graph, steps=inner)))
+    return replace(step, priority=urgency) if step.priority is Priority.NORMAL else step
 
 
 def new_run_id(now: float) -> RunId:

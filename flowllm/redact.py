@@ -32,6 +32,11 @@ class Redactor:
         self._secrets: list[str] = []
         self.add(secrets)
 
+    @property
+    def knows_none(self) -> bool:
+        """There is nothing to mask."""
+        return not self._secrets
+
     def add(self, secrets: Iterable[str]) -> None:
         """Learn more secret values. The longest is replaced first, so that none leaves a tail behind."""
         fresh = {spelling for secret in secrets for spelling in _spellings(secret) if len(secret) >= SHORTEST}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,16 @@ class RunOptions:
     """Seconds that calls in flight get to finish when the run is told to stop."""
     priority: str | None = None
     """high, normal or low, for steps that name none."""
+    limit: int | None = None
+    """Only so many first items of every foreach, and rows of `over`."""
+    over: str | None = None
+    """A data set each of whose rows is one run of the graph: an absolute path, or `-` for standard input."""
+    output: str | None = None
+    """Where what comes of the rows is written: an absolute path, or `-` for standard output."""
+    ordered: bool = False
+    """In the order of the rows."""
+    overwrite: bool = False
+    """`output` may exist already. Not kept: a resume goes on with it."""
     config: str | None = None
     """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
 
@@ -56,6 +66,10 @@ class RunOptions:
             "grace": self.grace,
             "priority": self.priority,
             "config": self.config,
+            "limit": self.limit,
+            "over": self.over,
+            "output": self.output,
+            "ordered": self.ordered,
         }
         return {name: value for name, value in record.items() if value != _DEFAULTS.get(name)}
 
@@ -71,6 +85,7 @@ _DEFAULTS: dict[str, Json] = {
     "refresh": [],
     "fail_fast": False,
     "grace": 60.0,
+    "ordered": False,
 }
 
 
@@ -121,6 +136,7 @@ class StepResult:
             cost_usd=node.cost_usd,
             truncated=node.truncated,
             usage=node.usage,
+            counts=None if node.counts is None else node.counts.as_dict(),
         )
 
     def as_dict(self) -> dict[str, Json]:
@@ -202,8 +218,14 @@ def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, S
 
     A run that succeeded without some of its steps was not asked for them.
     """
-    status = NodeStatus.PENDING if run.status is RunStatus.RUNNING else NodeStatus.CANCELLED
-    known = {node.node_id: node for node in nodes}
+    going = run.status is RunStatus.RUNNING
+    status = NodeStatus.PENDING if going else NodeStatus.CANCELLED
+    known = {
+        node.node_id: replace(node, status=status)
+        if node.status is NodeStatus.RUNNING and not going
+        else node
+        for node in nodes
+    }
     missing = {
         NodeId(step): NodeRecord(run_id=run.run_id, node_id=NodeId(step), kind=kind, status=status)
         for step, kind in kinds.items()

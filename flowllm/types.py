@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)
 NodeId = NewType("NodeId", str)
-"""A step, or one piece of it; today a node is named as its step."""
+"""A step, an item of a foreach, or a step within either: `post`, `posts[17]`, `posts[17].headline`."""
 
 Json: TypeAlias = Any
 """None, bool, int, float, str, list[Json] or dict[str, Json]."""
@@ -79,7 +80,11 @@ class StepKind(StrEnum):
     """What a step does; each is chosen by the one key that the step has."""
 
     PROMPT = "prompt"  # one chat completion (`prompt` or `messages`)
+    EMBED = "embed"  # embeddings of texts
     PYTHON = "python"  # a function
+    SHELL = "shell"  # a command
+    HTTP = "http"  # one HTTP request
+    WORKFLOW = "workflow"  # another graph as one step
     VALUE = "value"  # a value from templates, no I/O
 
 
@@ -131,6 +136,32 @@ class Usage:
             "output_tokens": self.output_tokens,
             "cached_input_tokens": self.cached_input_tokens,
             "reasoning_tokens": self.reasoning_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of the items of a foreach."""
+
+    total: int = 0
+    """Items that the data holds."""
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    accepted: int = 0
+    """Items in the output of a foreach with `accept`; 0 without."""
+    not_sent: int = 0
+    """Items that `accept` made superfluous before anything was sent for them."""
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name, as they stand in JSON output and in templates."""
+        return {
+            "total": self.total,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "accepted": self.accepted,
+            "not_sent": self.not_sent,
         }
 
 
@@ -204,3 +235,41 @@ class Budget:
 def estimate_tokens(text: str) -> int:
     """About how many tokens a text has: UTF-8 bytes / 3, on the safe side for most languages and code."""
     return -(-len(text.encode(errors="surrogatepass")) // 3)
+
+
+ROW = StepId("row")
+"""The step that `--over` makes of the whole graph: its items are the rows. Reserved, so no step has this id."""
+
+
+def item_id(foreach: NodeId, slot: int) -> NodeId:
+    """The name of an item: `posts[17]`."""
+    return NodeId(f"{foreach}[{slot}]")
+
+
+def slot_of(item: NodeId | str) -> int:
+    """The number in an item's name."""
+    return int(item[item.rindex("[") + 1 : -1])
+
+
+def child_id(parent: NodeId | str, step: StepId) -> NodeId:
+    """The name of a step within a node, or at the top where `parent` is empty: `post.headline`."""
+    return NodeId(f"{parent}.{step}" if parent else step)
+
+
+def step_path(node: NodeId | str) -> str:
+    """The name without the numbers of items: `posts[17].headline` is one of `posts.headline`."""
+    return _ITEM_NUMBER.sub("", node) if "[" in node else str(node)
+
+
+def is_within(node: NodeId | str, steps: Collection[str]) -> bool:
+    """Whether the node belongs to one of these steps, named by their paths, or to a step within one of them. A step of
+    a graph that runs for each row of `--over` is named without the row."""
+    if not steps:
+        return False
+    names = step_path(node).split(".")
+    if names[0] == ROW:
+        names = names[1:]
+    return any(".".join(names[:end]) in steps for end in range(1, len(names) + 1))
+
+
+_ITEM_NUMBER = re.compile(r"\[\d+\]")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowllm.steps.base import Closable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,6 +24,12 @@ class LocalBackend:
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """Exactly what the step would send or compute with these values. Raises StepError."""
         return self._kinds[step.kind].bind(step, values)
+
+    async def close(self) -> None:
+        """Give back what kinds hold open."""
+        for kind in self._kinds.values():
+            if isinstance(kind, Closable):
+                await kind.close()
 
     def work(self, bound: Bound) -> Work:
         """What carrying it out would take. Sends nothing."""

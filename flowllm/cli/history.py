@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flowllm.spec.nodes import Mapping
 from flowllm.spec.problems import Wrong
 from flowllm.spec.source import parse_yaml
-from flowllm.types import StepKind
+from flowllm.types import ROW, StepKind
 
 if TYPE_CHECKING:
     from flowllm.spec.nodes import Node
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 def step_kinds(run: RunRecord) -> dict[str, StepKind]:
     """The steps of a run's workflow, in the order of its file, and their kinds; empty if it cannot be read.
 
-    A run of another version, or with settings that are gone, can be shown all the same.
+    A run of another version, or with settings that are gone, can be shown all the same. A run over the rows of a
+    data set has one step, which stands for the whole graph.
     """
+    if run.options.get("over") is not None:
+        return {ROW: StepKind.WORKFLOW}
     try:
         root = parse_yaml(run.snapshot.get(run.path, ""), run.path)
     except Wrong:

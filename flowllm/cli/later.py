@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import click
 
-from flowllm.cli.options import not_yet
+from flowllm.errors import UsageError
 
 _ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 @click.command(hidden=True, context_settings=_ANYTHING)
-def failed() -> None:
-    """Dead letters of data sets."""
-    not_yet("`flowllm failed`")
-
-
-@click.command(hidden=True, context_settings=_ANYTHING)
 def ui() -> None:
     """The local web page."""
-    not_yet("`flowllm ui`")
+    raise UsageError("`flowllm ui` is not yet supported", hint="the web page comes in a later version")

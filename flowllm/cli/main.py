@@ -30,12 +30,12 @@ ENTRIES = {
     "runs": _entry("runs", "runs", "List, prune or delete runs."),
     "show": _entry("show", "show", "Show one run, or one step of it."),
     "why": _entry("why", "why", "Say why a step ran again."),
+    "failed": _entry("failed", "failed", "Print the failed items of a run, to be run again."),
     "cache": _entry("cache", "cache", "Look at the stored answers, or remove them."),
     "db": _entry("db", "db", "Look at the database, or upgrade it."),
     "schema": _entry("schema", "schema", "Print the JSON Schema of workflow files."),
     "init": _entry("init", "init", "Write a starter project."),
     "doctor": _entry("doctor", "doctor", "Say what is wrong with this set-up."),
-    "failed": _later("failed"),
     "ui": _later("ui"),
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
@@ -103,6 +103,12 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--no-cache", is_flag=True, help="Neither read nor write stored answers.")
     @click.option("--refresh", metavar="STEP", multiple=True, help="Ask this step anew.")
     @click.option("--until", metavar="STEP", help="Only this step and what it needs.")
+    @click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Only the first N items of every foreach, and rows.",
+    )
     @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
     @click.option(
         "--grace",
@@ -116,7 +122,17 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
     )
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> R:
-        names = ("provider", "model", "max_concurrent", "no_cache", "until", "fail_fast", "grace", "priority")
+        names = (
+            "provider",
+            "model",
+            "max_concurrent",
+            "no_cache",
+            "until",
+            "fail_fast",
+            "grace",
+            "priority",
+            "limit",
+        )
         options = RunOptions(
             **{name: kwargs.pop(name) for name in names},
             settings=pairs(kwargs.pop("settings"), "--set", "STEP.KEY=VALUE"),
@@ -140,22 +156,26 @@ def pairs(texts: Sequence[str], option: str, shape: str) -> dict[str, str]:
     return found
 
 
-def not_yet(what: str) -> NoReturn:
-    """Refuse something that a later version has. Raises UsageError."""
-    raise UsageError(
-        f"{what} is not yet supported", hint="data sets and the web page come in a later version"
+def row_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options of data sets to those that say what is run."""
+
+    @click.option(
+        "--over", metavar="DATASET", help="Run the graph once for each row of a file; - is standard input."
     )
+    @click.option("--output", metavar="FILE", help="With --over: a line of JSON for each row that succeeded.")
+    @click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows.")
+    @click.option("--overwrite", is_flag=True, help="The output file may exist already.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        options: RunOptions,
+        over: str | None,
+        output: str | None,
+        ordered: bool,
+        overwrite: bool,
+        **kwargs: Any,
+    ) -> R:
+        more = replace(options, over=over, output=output, ordered=ordered, overwrite=overwrite)
+        return command(*args, options=more, **kwargs)
 
-
-def _refuse(_ctx: click.Context, param: click.Parameter, value: object) -> None:
-    if value not in (None, False, ()):
-        not_yet(param.opts[0])
-
-
-def later_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Options of data sets: known by name, refused, not listed."""
-    for name in ("--over", "--output", "--limit"):
-        command = click.option(name, hidden=True, expose_value=False, callback=_refuse)(command)
-    for name in ("--ordered", "--overwrite"):
-        command = click.option(name, is_flag=True, hidden=True, expose_value=False, callback=_refuse)(command)
-    return command
+    return wrapped

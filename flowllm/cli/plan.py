@@ -69,40 +69,31 @@ def forecast_data(forecast: Forecast) -> dict[str, Json]:
 
 
 def _node_data(node: ForecastNode) -> dict[str, Json]:
+    outlook = node.outlook
     return {
-        "kind": node.kind,
+        "kind": outlook.kind,
         "generation": node.generation,
-        "state": node.state,
-        "why": node.why,
-        "model": node.model or None,
-        "requests": node.requests,
-        "input_tokens": node.input_tokens,
-        "output_tokens": node.output_tokens,
-        "cost_usd": node.cost_usd,
+        "state": outlook.state,
+        "why": outlook.why,
+        "model": outlook.model or None,
+        "items": outlook.items,
+        "requests": outlook.requests,
+        "cached": outlook.cached,
+        "input_tokens": outlook.input_tokens,
+        "output_tokens": outlook.output_tokens,
+        "cost_usd": outlook.cost_usd,
     }
 
 
 def print_forecast(forecast: Forecast) -> None:
     """The table, and the sums below it."""
-    rows = [
-        [
-            str(node.generation),
-            node.step,
-            node.kind,
-            node.state,
-            _count(node.input_tokens, node),
-            _count(node.output_tokens, node),
-            dollars(node.cost_usd) if node.requests else "",
-            node.why,
-        ]
-        for node in sorted(forecast.nodes, key=lambda node: node.generation)
-    ]
-    headers = ["GEN", "STEP", "KIND", "STATE", "TOKENS IN", "OUT AT MOST", "COST", "WHY"]
-    print_table(headers, rows, right=("GEN", "TOKENS IN", "OUT AT MOST", "COST"))
+    rows = [_cells(node) for node in forecast.nodes]
+    headers = ["GEN", "STEP", "KIND", "STATE", "REQUESTS", "TOKENS IN", "OUT AT MOST", "COST", "WHY"]
+    print_table(headers, rows, right=("GEN", "REQUESTS", "TOKENS IN", "OUT AT MOST", "COST"))
     screen = results()
     screen.line()
     screen.line(
-        f"{plural(forecast.requests, 'request')} at most to {visible(forecast.provider)}; "
+        f"{_requests(forecast)} to {visible(forecast.provider)}; "
         f"tokens: {_known(forecast.input_tokens)} in, {_known(forecast.output_tokens)} out at most; "
         f"cost: {dollars(forecast.cost_usd)}"
     )
@@ -111,9 +102,20 @@ def print_forecast(forecast: Forecast) -> None:
         screen.line(f"critical path: {path}; at most {plural(forecast.max_parallel, 'step')} at a time")
 
 
-def _count(tokens: int | None, node: ForecastNode) -> str:
-    return "" if not node.requests else _known(tokens)
+def _cells(node: ForecastNode) -> list[str]:
+    outlook = node.outlook
+    sums = [""] * 4
+    if not outlook.idle:
+        numbers = (outlook.requests, outlook.input_tokens, outlook.output_tokens)
+        sums = [*map(_known, numbers), dollars(outlook.cost_usd)]
+    return [str(node.generation), node.step, outlook.kind, outlook.state, *sums, outlook.why]
 
 
-def _known(tokens: int | None) -> str:
-    return "unknown" if tokens is None else f"{tokens:,}"
+def _requests(forecast: Forecast) -> str:
+    if forecast.requests is None:
+        return f"{plural(forecast.known_requests, 'request')}, and those of steps that nobody can count yet,"
+    return f"{plural(forecast.requests, 'request')} at most"
+
+
+def _known(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"

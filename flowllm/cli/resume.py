@@ -40,7 +40,7 @@ def resume(
     until: str | None,
     events: str | None,
     as_json: bool,
-    full: bool,  # noqa: ARG001 - every output is whole as long as there is no foreach
+    full: bool,
     quiet: bool,
     place: Place,
 ) -> int:
@@ -55,5 +55,5 @@ def resume(
             named, file=file, retry_failed=retry_failed, until=until, observers=observers, stop=stop
         )
 
-    shown = Shown(as_json=as_json, quiet=quiet, events=events)
+    shown = Shown(as_json=as_json, full=full, quiet=quiet, events=events)
     return wait_for(carry_out(place, shown, start))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowllm.cli.inputs import file_inputs, text_inputs
-from flowllm.cli.options import json_option, later_options, place_options, what_options
+from flowllm.cli.options import json_option, place_options, row_options, what_options
 from flowllm.cli.session import wait_for
 from flowllm.cli.sitting import Shown, carry_out
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file")
 @what_options
+@row_options
 @click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON.")
 @json_option
 @click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress; only results, notices and errors.")
-@later_options
 @place_options
 def run(
     *,
@@ -38,7 +38,7 @@ def run(
     inputs_file: str | None,
     events: str | None,
     as_json: bool,
-    full: bool,  # noqa: ARG001 - every output is whole as long as there is no foreach
+    full: bool,
     quiet: bool,
     place: Place,
 ) -> int:
@@ -50,6 +50,7 @@ def run(
       flowllm run blog.yaml -i topic="Green tea"
       flowllm run blog.yaml -i topic=@topic.txt --json > result.json
       flowllm run blog.yaml --provider simulated
+      flowllm run translate.yaml --over texts.csv --output translated.jsonl
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
     inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
 
@@ -58,5 +59,5 @@ def run(
             file, inputs=inputs, input_text=texts, options=options, observers=observers, stop=stop
         )
 
-    shown = Shown(as_json=as_json, quiet=quiet, events=events, grace=options.grace)
+    shown = Shown(as_json=as_json, full=full, quiet=quiet, events=events, grace=options.grace)
     return wait_for(carry_out(place, shown, start))

@@ -105,12 +105,12 @@ async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
 async def _row(store: Store, run: RunRecord) -> Row:
     nodes = await store.nodes(run.run_id)
     whole = await store.run(run.run_id)
-    costs = [attempt.cost_usd for attempt in await store.attempts(run.run_id)]
+    spend = await store.spend(run.run_id)
     return Row(
         run=run,
         succeeded=sum(node.status is NodeStatus.SUCCEEDED for node in nodes),
         steps=max(len(nodes), len(step_kinds(whole))),
-        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+        cost_usd=spend.usd,
     )
 
 
@@ -127,7 +127,7 @@ def prune(ctx: click.Context, *, older_than: float, place: Place) -> None:
         async with open_app(place) as app:
             ended = [run for run in await app.store.runs(limit=EVERY) if run.status is not RunStatus.RUNNING]
             old = [run.run_id for run in ended if (run.finished_at or run.started_at) < before]
-            return await app.store.delete_runs(old) if old else 0
+            return await app.delete(old) if old else 0
 
     say(f"deleted {plural(wait_for(work()), 'run')}")
 
@@ -143,7 +143,7 @@ def delete(ctx: click.Context, *, run_ids: Sequence[str], place: Place) -> None:
     async def work() -> int:
         async with open_app(place) as app:
             found = [(await find_run(app.store, named)).run_id for named in run_ids]
-            return await app.store.delete_runs(list(dict.fromkeys(found)))
+            return await app.delete(found)
 
     say(f"deleted {plural(wait_for(work()), 'run')}")
 

@@ -56,7 +56,16 @@ async def find_run(store: Store, named: str) -> RunRecord:
 
 def resume_command(run_id: str, place: Place) -> str:
     """The exact command that goes on with a run."""
-    words = ["flowllm", "resume", run_id]
+    return _command("resume", run_id, place)
+
+
+def failed_command(run_id: str, place: Place) -> str:
+    """The exact command that prints the failed items of a run."""
+    return _command("failed", run_id, place)
+
+
+def _command(verb: str, run_id: str, place: Place) -> str:
+    words = ["flowllm", verb, run_id]
     words += ["--db", place.db] if place.db else []
     words += ["--config", place.config] if place.config else []
     return shlex.join(words)

@@ -2,67 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from flowllm.cli.history import step_kinds
 from flowllm.cli.options import json_option, place_options
 from flowllm.cli.output import heading, print_json, print_outputs, print_table, results
+from flowllm.cli.record import read
 from flowllm.cli.runs import shown_time
-from flowllm.cli.session import find_run, open_to_read, resume_command, wait_for
-from flowllm.errors import UsageError
+from flowllm.cli.session import failed_command, resume_command, wait_for
+from flowllm.engine.recorded import MOST_ITEMS
 from flowllm.observers.summary import error_lines, figures
-from flowllm.observers.text import dollars, duration, json_text, one_line, plural, readable, visible
-from flowllm.result import RunResult, all_nodes, timestamp
-from flowllm.spec.problems import nearest
-from flowllm.types import RUN_RESUMABLE, AttemptStatus, NodeStatus, RunStatus
+from flowllm.observers.text import (
+    dollars,
+    duration,
+    error_text,
+    item_shares,
+    json_text,
+    one_line,
+    plural,
+    readable,
+    visible,
+)
+from flowllm.types import RUN_RESUMABLE, NodeStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowllm.cli.options import Place
+    from flowllm.cli.record import Kept
     from flowllm.observers.screen import Screen
     from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord
-    from flowllm.types import Json
+    from flowllm.types import Counts, Json
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """Everything on record of one run."""
-
-    run: RunRecord
-    result: RunResult
-    nodes: dict[str, NodeRecord]
-    attempts: list[AttemptRecord]
-
-    def attempts_of(self, step: str) -> list[AttemptRecord]:
-        """The requests of one step."""
-        return [attempt for attempt in self.attempts if attempt.node_id == step]
-
-    def as_dict(self) -> dict[str, Json]:
-        """What `run --json` prints, and more."""
-        run = self.run
-        return {
-            **self.result.as_dict(),
-            "path": run.path,
-            "options": dict(run.options),
-            "tenant": run.tenant,
-            "started_at": timestamp(run.started_at),
-            "finished_at": timestamp(run.finished_at),
-            "steps": {step: self.step_dict(step) for step in self.result.steps},
-        }
-
-    def step_dict(self, step: str) -> dict[str, Json]:
-        """One step, with what was sent for it."""
-        node = self.nodes[step]
-        return {
-            **self.result.steps[step].as_dict(),
-            "reused": node.reused,
-            "key": node.key or None,
-            "request": dict(node.parts),
-            "attempt_log": [_attempt_dict(attempt) for attempt in self.attempts_of(step)],
-        }
+ITEMS_SHOWN = 20
+"""Items of a foreach that are listed."""
 
 
 @click.command()
@@ -71,67 +46,52 @@ class Kept:
 @json_option
 @click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
 @place_options
-def show(*, run: str, step: str | None, as_json: bool, full: bool, place: Place) -> None:  # noqa: ARG001 - see `run`
+def show(*, run: str, step: str | None, as_json: bool, full: bool, place: Place) -> None:
     """Show RUN, or one STEP of it with its prompt, answer and attempts.
 
-    RUN is an id, its beginning, or `last`.
+    RUN is an id, its beginning, or `last`. STEP may be an item, or a step within a step: 'posts[17]', post.headline.
     """
-    kept = wait_for(_read(run, place))
-    if step is not None and step not in kept.nodes:
-        raise UsageError(
-            f"run {kept.run.run_id} has no record of a step `{step}`", hint=nearest(step, kept.nodes)
-        )
+    kept = wait_for(read(run, step, place, full=full, most=_most(as_json=as_json, full=full)))
     if as_json:
-        print_json(kept.as_dict() if step is None else kept.step_dict(step))
-    elif step is None:
+        print_json(kept.run_dict() if kept.node is None else kept.node_dict(kept.node))
+    elif kept.node is None:
         _print_run(kept, place)
     else:
-        _print_step(kept, step)
+        _print_step(kept, kept.node)
 
 
-async def _read(named: str, place: Place) -> Kept:
-    async with open_to_read(place) as app:
-        run = await find_run(app.store, named)
-        kinds = step_kinds(run)
-        attempts = [_seen(attempt, run) for attempt in await app.store.attempts(run.run_id)]
-        counts = Counter(attempt.node_id for attempt in attempts)
-        nodes = [
-            replace(node, attempts=counts[node.node_id]) if node.status is NodeStatus.CANCELLED else node
-            for node in all_nodes(run, await app.store.nodes(run.run_id), kinds)
-        ]
-        return Kept(
-            run=run,
-            result=RunResult.of(run, nodes, kinds),
-            nodes={node.node_id: node for node in nodes},
-            attempts=attempts,
-        )
-
-
-def _seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
-    """One that was on its way when its process ended may have been paid for: nobody knows."""
-    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
-        return replace(attempt, status=AttemptStatus.UNKNOWN)
-    return attempt
-
-
-def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:
-    return {
-        "number": attempt.number,
-        "status": attempt.status.value,
-        "provider": attempt.provider,
-        "model": attempt.model,
-        "key": attempt.key,
-        "started_at": timestamp(attempt.started_at),
-        "finished_at": timestamp(attempt.finished_at),
-        "error": attempt.error,
-        "usage": attempt.usage.as_dict(),
-        "cost_usd": attempt.cost_usd,
-    }
+def _most(*, as_json: bool, full: bool) -> int:
+    """Items of a foreach that are wanted."""
+    if not as_json:
+        return ITEMS_SHOWN
+    return sys.maxsize if full else MOST_ITEMS
 
 
 def _print_run(kept: Kept, place: Place) -> None:
     run, screen = kept.run, results()
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
+    _print_run_facts(screen, run)
+    for line in figures(run.stats, set()) if run.stats else []:
+        screen.line("  ", *line)
+    if kept.nodes:
+        screen.line()
+        _print_steps(kept.nodes)
+    if run.error is not None:
+        screen.line()
+        for line in error_lines("", run.error):
+            screen.line(*line)
+    if run.outputs:
+        screen.line()
+        print_outputs(run.outputs)
+    if any(node.counts is not None and node.counts.failed for node in kept.nodes):
+        screen.line()
+        screen.line("the failed items: ", (failed_command(run.run_id, place), "bold"))
+    if run.status in RUN_RESUMABLE:
+        screen.line()
+        screen.line("resume it with: ", (resume_command(run.run_id, place), "bold"))
+
+
+def _print_run_facts(screen: Screen, run: RunRecord) -> None:
     _field(screen, "file", run.path)
     _field(screen, "started", shown_time(run.started_at))
     _field(screen, "finished", shown_time(run.finished_at))
@@ -146,65 +106,99 @@ def _print_run(kept: Kept, place: Place) -> None:
             f"input {name}",
             one_line(value if isinstance(value, str) else json_text(value, indent=None)),
         )
-    for line in figures(run.stats, set()) if run.stats else []:
-        screen.line("  ", *line)
-    if kept.nodes:
-        screen.line()
-        _print_steps(kept)
-    if run.error is not None:
-        screen.line()
-        for line in error_lines("", run.error):
-            screen.line(*line)
-    if kept.result.outputs:
-        screen.line()
-        print_outputs(kept.result.outputs)
-    if run.status in RUN_RESUMABLE:
-        screen.line()
-        screen.line("resume it with: ", (resume_command(run.run_id, place), "bold"))
 
 
-def _print_steps(kept: Kept) -> None:
+def _print_steps(nodes: Sequence[NodeRecord]) -> None:
     rows = []
-    for name, step in kept.result.steps.items():
-        tokens = step.usage.input_tokens + step.usage.output_tokens
-        how = "cached" if step.cached else ""
-        note = one_line(str(step.error.get("message", "")), 60) if step.error else how
+    for node in nodes:
+        tokens = node.usage.input_tokens + node.usage.output_tokens
         rows.append(
             [
-                name,
-                step.kind,
-                step.status,
-                str(step.attempts),
-                duration(step.call_s) if step.call_s else "-",
+                node.node_id,
+                node.kind.value,
+                node.status.value,
+                str(node.attempts),
+                duration(node.call_s) if node.call_s else "-",
                 f"{tokens:,}" if tokens else "-",
-                dollars(step.cost_usd) if step.attempts or tokens else "-",
-                note,
+                dollars(node.cost_usd) if node.attempts or tokens else "-",
+                _note(node),
             ]
         )
     headers = ["STEP", "KIND", "STATUS", "ATTEMPTS", "CALL", "TOKENS", "COST", "NOTE"]
     print_table(headers, rows, right=("ATTEMPTS", "CALL", "TOKENS", "COST"))
 
 
+def _note(node: NodeRecord) -> str:
+    """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached."""
+    found = [] if node.counts is None else [_counted(node.counts)]
+    if node.error:
+        found.append(one_line(str(node.error.get("message", "")), 60))
+    elif node.cached:
+        found.append("cached")
+    return "; ".join(found)
+
+
+def _counted(counts: Counts) -> str:
+    shares = item_shares(counts.as_dict()).replace("succeeded", "ok")
+    return f"foreach {counts.total:,}{': ' if shares else ''}{shares}"
+
+
+def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
+    """The first ones, a line each."""
+    screen = results()
+    screen.line()
+    if not items:
+        screen.line("no items yet" if node.status is NodeStatus.RUNNING else "no items")
+        return
+    rows = []
+    for item in items:
+        wrong = item.error is not None
+        text = error_text(item.error, 80) if wrong else _output_line(item)
+        rows.append([item.node_id, item.status.value, text])
+    print_table(["ITEM", "STATUS", "OUTPUT"], rows)
+    total = 0 if node.counts is None else node.counts.total
+    if total > len(items):
+        screen.line(f"and {total - len(items):,} more")
+
+
+def _output_line(item: NodeRecord) -> str:
+    if item.output is None:
+        return str(item.parts.get("reason") or "")
+    return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), 80)
+
+
 def _field(screen: Screen, name: str, value: str) -> None:
     screen.line("  ", (f"{visible(name):<12} ", "dim"), visible(value))
 
 
-def _print_step(kept: Kept, name: str) -> None:
-    node, screen = kept.nodes[name], results()
+def _print_step(kept: Kept, node: NodeRecord) -> None:
+    screen = results()
+    what = "step" if node.place is None else "item"
     screen.line(
-        "step ", (name, "bold"), f" ({node.kind}) of run {node.run_id}: ", (node.status.value, "bold")
+        f"{what} ",
+        (node.node_id, "bold"),
+        f" ({node.kind}) of run {node.run_id}: ",
+        (node.status.value, "bold"),
     )
     _print_facts(screen, node)
-    _print_request(screen, node.parts)
+    if node.place is not None:
+        _section(screen, "item", node.item)
+    if node.counts is None:
+        _print_request(screen, node.parts)
     if node.error is not None:
         screen.line()
         for line in error_lines("", node.error):
             screen.line(*line)
         if node.error.get("answer"):
             _section(screen, "last answer", node.error["answer"])
-    elif node.output is not None:
+    elif node.output is not None and node.counts is None:
         _section(screen, "answer" if node.kind == "prompt" else "output", node.output)
-    _print_attempts(screen, kept.attempts_of(name))
+    if node.counts is not None:
+        _print_items(node, kept.items)
+    elif kept.nodes:
+        screen.line()
+        _print_steps(kept.nodes)
+    _print_attempts(screen, kept.attempts.get(node.node_id, []))
 
 
 def _print_facts(screen: Screen, node: NodeRecord) -> None:
@@ -213,6 +207,8 @@ def _print_facts(screen: Screen, node: NodeRecord) -> None:
         for word, holds in (("cached", node.cached), ("reused", node.reused), ("truncated", node.truncated))
         if holds
     ]
+    if node.counts is not None:
+        _field(screen, "items", _counted(node.counts))
     if node.model:
         _field(screen, "model", f"{node.model} at {node.provider}")
     _field(screen, "started", shown_time(node.started_at))

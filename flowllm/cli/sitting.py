@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm.cli.output import messages, print_json, print_outputs
-from flowllm.cli.session import open_app, resume_command
+from flowllm.cli.session import failed_command, open_app, resume_command
 from flowllm.cli.signals import StopOnSignals
 from flowllm.engine.stop import StopSignal
 from flowllm.observers.events_file import EventsFile
@@ -33,6 +33,8 @@ class Shown:
     """What is shown of a run, and where."""
 
     as_json: bool = False
+    full: bool = False
+    """All items of long outputs."""
     quiet: bool = False
     events: str | None = None
     grace: float | None = None
@@ -59,6 +61,8 @@ async def carry_out(
         # What functions of the user's own print must not get among the results.
         with redirect_stdout(sys.stderr), StopOnSignals(stop, say=shown.screen.line) as signals:
             result = await start(app, shown.observers(summary), stop)
+        if shown.as_json and shown.full:
+            result = await app.result(result.run_id, full=True)
     _show(result, shown, summary, place)
     return signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
 
@@ -88,5 +92,6 @@ def _show(result: RunResult, shown: Shown, summary: Summary, place: Place) -> No
         if not shown.quiet:
             shown.screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
     elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
-        for line in summary.lines(resume_command(result.run_id, place)):
+        commands = (resume_command(result.run_id, place), failed_command(result.run_id, place))
+        for line in summary.lines(*commands):
             shown.screen.line(*line)

@@ -6,49 +6,41 @@ from typing import TYPE_CHECKING
 
 from flowllm.errors import TooManyFailures
 from flowllm.events import FailuresHigh, NodeEnded
-from flowllm.types import NodeStatus, OnError
+from flowllm.types import NodeStatus, OnError, StepKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from flowllm.clock import Clock
     from flowllm.engine.failures import FailureShare
+    from flowllm.engine.scope import Seat
     from flowllm.events import Event
-    from flowllm.spec.workflow import Step
     from flowllm.store.base import NodeRecord
-    from flowllm.types import NodeId
 
 
 class Journal:
     """Turns records of nodes into events, one each."""
 
-    def __init__(
-        self,
-        steps: Mapping[NodeId, Step],
-        failures: FailureShare,
-        *,
-        emit: Callable[[Event], None],
-        clock: Clock,
-    ) -> None:
-        self._steps = steps
+    def __init__(self, failures: FailureShare, *, emit: Callable[[Event], None], clock: Clock) -> None:
         self._failures = failures
         self._emit = emit
         self._clock = clock
-        self._done = 0
 
-    def ended(self, record: NodeRecord, *, reason: str = "") -> TooManyFailures | None:
+    def ended(self, record: NodeRecord, seat: Seat, *, reason: str = "") -> TooManyFailures | None:
         """Tell of a node that has ended, durably; gives why the run should end too, if it should."""
-        self._done += 1
-        too_many = self._count(record)
-        forgiven = self._steps[record.node_id].on_error is OnError.CONTINUE
+        scope = seat.scope
+        scope.done += 1
+        works = seat.step.kind is not StepKind.WORKFLOW and record.counts is None
+        too_many = self._count(record) if works else None
+        forgiven = seat.step.on_error is OnError.CONTINUE and record.counts is None
         self._emit(
             NodeEnded(
                 run_id=record.run_id,
                 at=self._clock.now(),
                 node_id=record.node_id,
                 status=record.status,
-                done=self._done,
-                total=len(self._steps),
+                done=scope.done,
+                total=scope.total,
                 kind=record.kind,
                 cached=record.cached,
                 reused=record.reused,
@@ -62,6 +54,9 @@ class Journal:
                 attempts=record.attempts,
                 truncated=record.truncated,
                 model=record.model,
+                parent=record.parent,
+                place=record.place,
+                counts=None if record.counts is None else record.counts.as_dict(),
             )
         )
         return too_many

@@ -1,4 +1,4 @@
-"""The outputs of a workflow, from what its steps have come to."""
+"""The outputs of a graph, from what its steps have come to."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowllm.engine.state import RunState
-    from flowllm.spec.workflow import Workflow
+    from flowllm.spec.workflow import Output
     from flowllm.types import Json, StepId
 
 
 def outputs_of(
-    workflow: Workflow, state: RunState, values: Mapping[str, Json]
+    declared: Mapping[str, Output], state: RunState, values: Mapping[str, Json]
 ) -> tuple[dict[str, Json], dict[str, Json] | None]:
     """Every output, null where a step that it needs has none; and the error of the last that could not be rendered."""
     outputs: dict[str, Json] = {}
     error: dict[str, Json] | None = None
-    for name, output in workflow.outputs.items():
+    for name, output in declared.items():
         there = all(_there(state, NodeId(need), how) for need, how in output.edges.items())
         try:
             outputs[name] = output.value.render(values) if there else None

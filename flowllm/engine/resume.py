@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from flowllm.spec.workflow import Step
     from flowllm.store.base import NodeRecord
 
+UNSAVED = "unsaved"
+"""Stands in the error of a node whose output is there, and could not be saved."""
+
 
 def holds(before: NodeRecord | None, *, key: str, step: Step, retry_failed: bool) -> bool:
     """The earlier outcome stands: same key, and it succeeded, or failed as its step puts up with.
@@ -19,9 +22,14 @@ def holds(before: NodeRecord | None, *, key: str, step: Step, retry_failed: bool
     """
     if before is None or before.key != key:
         return False
-    if before.status is NodeStatus.SUCCEEDED:
+    if before.status is NodeStatus.SUCCEEDED or unsaved(before):
         return not (before.truncated and refuses_truncated(step))
     return before.status is NodeStatus.FAILED and step.on_error is OnError.CONTINUE and not retry_failed
+
+
+def unsaved(before: NodeRecord) -> bool:
+    """It has its output, which only could not be written where `save` says."""
+    return before.status is NodeStatus.FAILED and UNSAVED in (before.error or {})
 
 
 def refuses_truncated(step: Step) -> bool:

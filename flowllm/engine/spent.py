@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Spent:
     """Passes a node's events on and adds up its requests, those of its fallbacks too."""
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], note_sent: Callable[[], None]) -> None:
         self._emit = emit
+        self._note_sent = note_sent
         self._sent: list[RequestSent] = []
         self._ended: list[RequestEnded] = []
 
@@ -27,6 +28,7 @@ class Spent:
         """Something happened to the node."""
         if isinstance(event, RequestSent):
             self._sent.append(event)
+            self._note_sent()
         elif isinstance(event, RequestEnded):
             self._ended.append(event)
         self._emit(event)

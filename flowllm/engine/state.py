@@ -1,4 +1,7 @@
-"""What happens next in a run: a pure state machine. Events in, commands out; no I/O, no time, no waiting."""
+"""What happens next in a graph: a pure state machine. Events in, commands out; no I/O, no time, no waiting.
+
+One of these serves one graph: that of a run, or the inner one of a `workflow` step or of one item of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.spec.reference import Tolerance
-from flowllm.types import NODE_TERMINAL, NODE_TRANSITIONS, NodeStatus, RunStatus
+from flowllm.types import NODE_TRANSITIONS, NodeStatus, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,30 +72,54 @@ class EndRun:
 Command = StartNode | EndNode | StopSending | EndRun
 
 
+class Shape:
+    """What the graphs of all items have in common: who waits for whom."""
+
+    def __init__(
+        self, edges: Mapping[NodeId, Mapping[NodeId, Tolerance]], *, forgiven: Iterable[NodeId] = ()
+    ) -> None:
+        """`edges` is node → what it waits for, acyclic; `forgiven` are the nodes under `on_error: continue`."""
+        self.edges = edges
+        self.forgiven = frozenset(forgiven)
+        self.missing = {node: len(needs) for node, needs in edges.items()}
+        self.pending = dict.fromkeys(edges, NodeStatus.PENDING)
+        self.ready = [node for node, missing in self.missing.items() if missing == 0]
+        self.dependents: dict[NodeId, list[NodeId]] = {node: [] for node in edges}
+        for node, needs in edges.items():
+            for need in needs:
+                self.dependents[need].append(node)
+
+
 class RunState:
-    """The nodes of one run, and the outcome of each by its dependencies."""
+    """The nodes of one graph, and the outcome of each by its dependencies."""
 
     def __init__(
         self,
-        edges: Mapping[NodeId, Mapping[NodeId, Tolerance]],
+        edges: Mapping[NodeId, Mapping[NodeId, Tolerance]] | Shape,
         *,
         forgiven: Iterable[NodeId] = (),
         fail_fast: bool = False,
     ) -> None:
-        """`edges` is node → what it waits for, acyclic; `forgiven` are the nodes under `on_error: continue`."""
-        self.status = dict.fromkeys(edges, NodeStatus.PENDING)
-        self._edges = edges
-        self._forgiven = frozenset(forgiven)
+        """`edges` and `forgiven` are as in Shape; or `edges` is one, and `forgiven` is not used."""
+        shape = edges if isinstance(edges, Shape) else Shape(edges, forgiven=forgiven)
+        self.status = dict(shape.pending)
+        self._ready = shape.ready
+        self._edges = shape.edges
+        self._forgiven = shape.forgiven
         self._fail_fast = fail_fast
-        self._missing = {node: len(needs) for node, needs in edges.items()}
-        self._dependents: dict[NodeId, list[NodeId]] = {node: [] for node in edges}
-        for node, needs in edges.items():
-            for need in needs:
-                self._dependents[need].append(node)
+        self._missing = dict(shape.missing)
+        self._dependents = shape.dependents
         self._running = 0
+        self._pending = len(self.status)
+        self._cancelled = 0
         self._stop: RunStatus | None = None
         self._failed = False
         self._ended = False
+
+    @property
+    def complete(self) -> bool:
+        """Every node has come to an outcome of its own."""
+        return self._ended and not self._pending and not self._cancelled
 
     def tolerated(self, node: NodeId) -> bool:
         """It failed, and its step says that the run goes on as if it had been skipped."""
@@ -106,8 +133,7 @@ class RunState:
         commands: list[Command] = []
         match stimulus:
             case RunBegun():
-                ready = [node for node, missing in self._missing.items() if missing == 0]
-                for node in ready:
+                for node in self._ready:
                     self._start(node, commands)
             case NodeFinished(node=node, status=status):
                 self._running -= 1
@@ -169,6 +195,8 @@ class RunState:
         before = self.status[node]
         if status not in NODE_TRANSITIONS[before]:
             raise ValueError(f"node {node} cannot go from {before} to {status}")
+        self._pending -= before is NodeStatus.PENDING
+        self._cancelled += status is NodeStatus.CANCELLED
         self.status[node] = status
 
     def _ask_stop(self, status: RunStatus, commands: list[Command]) -> None:
@@ -179,14 +207,14 @@ class RunState:
     def _end_run(self, commands: list[Command]) -> None:
         if self._ended or self._running:
             return
-        if self._stop is None and any(status not in NODE_TERMINAL for status in self.status.values()):
+        if self._stop is None and self._pending:
             return
         self._ended = True
-        complete = all(status in NODE_TERMINAL - {NodeStatus.CANCELLED} for status in self.status.values())
-        for node, status in self.status.items():
-            if status is NodeStatus.PENDING:
-                self.status[node] = NodeStatus.CANCELLED
-        if self._stop is not None and not complete:
+        if self._pending:
+            for node, status in self.status.items():
+                if status is NodeStatus.PENDING:
+                    self.status[node] = NodeStatus.CANCELLED
+        if self._stop is not None and not self.complete:
             commands.append(EndRun(status=self._stop))
         else:
             commands.append(EndRun(status=RunStatus.FAILED if self._failed else RunStatus.SUCCEEDED))

@@ -1,42 +1,47 @@
-"""What templates see of a run: inputs, outputs of steps, and their records."""
+"""What templates see of a graph: inputs, outputs of steps, and their records."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from flowllm.result import timestamp
+from flowllm.steps.lazy import LAZY
 from flowllm.types import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flowllm.steps.lazy import Lazy
     from flowllm.store.base import NodeRecord, RunRecord
-    from flowllm.types import Json
+    from flowllm.types import Json, StepId
+
+
+def run_values(run: RunRecord) -> dict[str, str]:
+    """What `run` is in templates."""
+    started = timestamp(run.started_at) or ""
+    return {"id": run.run_id, "date": started[:10], "started_at": started}
 
 
 class Values:
     """Grows as nodes end. A step that did not succeed has a record, but no output: it is undefined."""
 
-    def __init__(self, run: RunRecord) -> None:
-        self.run_id = run.run_id
-        started = timestamp(run.started_at) or ""
+    def __init__(self, inputs: Mapping[str, Json], run: Mapping[str, str]) -> None:
         self._steps: dict[str, Json] = {}
-        self._all: dict[str, Json] = {
-            "inputs": run.inputs,
-            "run": {"id": run.run_id, "date": started[:10], "started_at": started},
-            "steps": self._steps,
-        }
+        self._all: dict[str, Json] = {"inputs": inputs, "run": run, "steps": self._steps}
 
     @property
     def mapping(self) -> Mapping[str, Json]:
         """As it is handed to templates; it must not be changed by them."""
         return self._all
 
-    def add(self, node: NodeRecord) -> None:
-        """A node ended."""
-        self._steps[node.node_id] = _record(node)
+    def add(self, step: StepId, node: NodeRecord, *, rows: Json = None, lazy: Lazy | None = None) -> None:
+        """A node ended. Of a foreach `rows` are its items, where a template looks at them."""
+        record = self._steps[step] = _record(node)
+        record["rows"] = rows
         if node.status is NodeStatus.SUCCEEDED:
-            self._all[node.node_id] = node.output
+            self._all[step] = node.output
+            if lazy is not None:
+                self._all.setdefault(LAZY, {})[step] = lazy
 
 
 def _record(node: NodeRecord) -> dict[str, Json]:
@@ -49,5 +54,5 @@ def _record(node: NodeRecord) -> dict[str, Json]:
         "cached": node.cached if ran else None,
         "cost_usd": node.cost_usd,
         "rows": None,
-        "counts": None,
+        "counts": None if node.counts is None else node.counts.as_dict(),
     }

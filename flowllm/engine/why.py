@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.errors import UsageError
 from flowllm.fingerprint import differences
-from flowllm.types import NodeId, NodeStatus, RunId
+from flowllm.types import NodeId, NodeStatus, RunId, StepId, child_id, is_within, item_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from flowllm.store.base import NodeRecord, RunRecord, Store
     from flowllm.types import Json
 
+_NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
+"""The last name in a node's id: what stands before it is the graph that the node is in."""
 _MESSAGE = re.compile(r"body\.(?:messages|input)(?:\.(\d+))?(?:\.(\w+))?")
 
 
@@ -71,14 +73,16 @@ async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str])
 
     `edges` are the steps that it waits for. Raises UsageError for a step that the run has no record of.
     """
-    nodes = {node.node_id: node for node in await store.nodes(run.run_id)}
-    node = nodes.get(NodeId(step))
+    node = await store.node(run.run_id, NodeId(step))
     if node is None:
-        known = ", ".join(nodes) or "none yet"
+        known = ", ".join(one.node_id for one in await store.nodes(run.run_id)) or "none yet"
         raise UsageError(f"run {run.run_id} has no record of a step {step!r}", hint=f"it has: {known}")
     if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}:
         reason = node.parts.get("reason") or "its `when` was false"
         return _why(run, node, f"{step} was {node.status}: {reason}.")
+    if node.counts is not None:
+        asked = f"`flowllm why {run.run_id} '{item_id(node.node_id, 0)}'` tells of its first one"
+        return _why(run, node, f"{step} only goes through its items: {asked}.")
     if not node.key:
         said = (node.error or {}).get("message", "no reason is on record")
         return _why(run, node, f"{step} failed before its request was known: {said}.")
@@ -91,7 +95,7 @@ async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str])
     )
     if not changes:
         return _why(run, node, _unchanged(run, node, before), before)
-    causes = await _causes(store, run, before, nodes, edges)
+    causes = await _causes(store, run, before, node, edges)
     names = ", ".join(dict.fromkeys(change.path for change in changes))
     text = f"{step} {_did(node)} because its request changed since run {before.run_id}: {names}."
     return _why(run, node, text, before, changes=changes, causes=causes)
@@ -129,29 +133,28 @@ def _unchanged(run: RunRecord, node: NodeRecord, before: NodeRecord) -> str:
         return f"{node.node_id} was answered from the memo: {same}."
     if run.options.get("no_cache"):
         return f"{node.node_id} ran because of --no-cache; {same}."
-    if node.node_id in run.options.get("refresh", ()):
+    if is_within(node.node_id, run.options.get("refresh", ())):
         return f"{node.node_id} ran because of --refresh; {same}."
     return f"{node.node_id} {_did(node)} though {same}: that answer is not in the memo (cache: false, too old, or cleared)."
 
 
 async def _causes(
-    store: Store,
-    run: RunRecord,
-    before: NodeRecord,
-    nodes: Mapping[NodeId, NodeRecord],
-    edges: Iterable[str],
+    store: Store, run: RunRecord, before: NodeRecord, node: NodeRecord, edges: Iterable[str]
 ) -> tuple[str, ...]:
     earlier = await store.run(RunId(before.run_id))
-    earlier_nodes = {node.node_id: node for node in await store.nodes(before.run_id)}
     causes = [
         f"input {name} changed"
         for name in dict.fromkeys([*earlier.inputs, *run.inputs])
         if earlier.inputs.get(name) != run.inputs.get(name)
     ]
+    if before.content != node.content:
+        causes.append(f"{node.node_id} is another item")
+    beside = _NAME.sub("", node.node_id)
     for need in edges:
-        old, new = earlier_nodes.get(NodeId(need)), nodes.get(NodeId(need))
+        sibling = child_id(beside, StepId(need))
+        old, new = await store.node(earlier.run_id, sibling), await store.node(run.run_id, sibling)
         if (None if old is None else old.output) != (None if new is None else new.output):
-            causes.append(f"the output of {need} changed")
+            causes.append(f"the output of {sibling} changed")
     edited = [path for path, text in run.snapshot.items() if earlier.snapshot.get(path) != text]
     causes += [f"{path} was edited" for path in edited]
     return tuple(causes)

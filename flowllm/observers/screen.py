@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 if TYPE_CHECKING:
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+_TO_THE_END = "\x1b[K"
+"""Erases what stands right of the cursor."""
 Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: text, or text and its style in rich's words, such as "bold red"."""
 
@@ -30,14 +33,30 @@ class Screen:
         self.stream = stream
         self.colour = colour
         self._console: Console | None = None
+        self._live = False
 
     def line(self, *parts: Part) -> None:
         """Write one line and flush it."""
+        self.clear()
         if self.colour:
             self._coloured(parts)
         else:
             self.stream.write(plain(parts) + "\n")
         self.stream.flush()
+
+    def live(self, text: str) -> None:
+        """Show a text at the bottom of a terminal until the next line is written, or the next such text."""
+        width = shutil.get_terminal_size().columns - 1
+        self.stream.write(f"\r{text[:width]}{_TO_THE_END}")
+        self.stream.flush()
+        self._live = True
+
+    def clear(self) -> None:
+        """Take such a text away."""
+        if self._live:
+            self.stream.write(f"\r{_TO_THE_END}")
+            self.stream.flush()
+            self._live = False
 
     def _coloured(self, parts: tuple[Part, ...]) -> None:
         # rich takes 60 ms to import, and only terminals need it

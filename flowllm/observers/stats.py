@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowllm.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.observers.sketch import Sketch
-from flowllm.types import StepKind, Usage
+from flowllm.types import StepKind, Usage, step_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowllm.types import Json
 
+_ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -52,27 +55,39 @@ class Stats:
         self._queue = Sketch()
         self._models: defaultdict[str, _Part] = defaultdict(_Part)
         self._steps: defaultdict[str, _Part] = defaultdict(_Part)
+        """All items of a foreach are one, under its name."""
+        self._counters: dict[type[Event], Callable[[Any], None]] = {
+            RequestSent: self._sent,
+            RequestEnded: self._ended,
+            RequestJoined: self._joined,
+            NodeRetrying: self._retried,
+            NodeEnded: self._node_ended,
+        }
 
     def handle(self, event: Event) -> None:
         """Count one event."""
-        match event:
-            case RequestSent():
-                self._requests["sent"] += 1
-                self._queue.add(event.queue_s)
-            case RequestJoined():
-                self._requests["joined"] += 1
-            case NodeRetrying():
-                self._requests["retried"] += 1
-            case RequestEnded():
-                self._ended(event)
-            case NodeEnded(cached=True, reused=False, kind=StepKind.PROMPT):
-                self._requests["cached"] += 1
-            case _:
-                pass
+        count = self._counters.get(type(event))
+        if count is not None:
+            count(event)
+
+    def _sent(self, event: RequestSent) -> None:
+        self._requests["sent"] += 1
+        self._queue.add(event.queue_s)
+
+    def _joined(self, _event: RequestJoined) -> None:
+        self._requests["joined"] += 1
+
+    def _retried(self, _event: NodeRetrying) -> None:
+        self._requests["retried"] += 1
+
+    def _node_ended(self, event: NodeEnded) -> None:
+        """Of a foreach its items have been counted."""
+        if event.cached and not event.reused and event.kind in _ASKING and event.counts is None:
+            self._requests["cached"] += 1
 
     def _ended(self, event: RequestEnded) -> None:
         self._models[event.model].add(event)
-        self._steps[event.node_id].add(event)
+        self._steps[step_path(event.node_id)].add(event)
         self._usage += event.usage
         self._cost = None if self._cost is None or event.cost_usd is None else self._cost + event.cost_usd
         if event.error is None:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowllm.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
+from flowllm.observers.fans import MOST_ERRORS as MOST_OF_ITEMS
+from flowllm.observers.fans import ROWS
 from flowllm.observers.progress import SIMULATED_NOTICE
-from flowllm.observers.text import dollars, duration, error_text, one_line, plural, visible
-from flowllm.types import RUN_RESUMABLE, NodeStatus, RunStatus
+from flowllm.observers.text import (
+    dollars,
+    duration,
+    error_text,
+    item_shares,
+    one_line,
+    plural,
+    short_path,
+    visible,
+)
+from flowllm.types import ROW, RUN_RESUMABLE, NodeStatus, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from flowllm.observers.screen import Part
     from flowllm.types import Json
@@ -20,86 +31,178 @@ WORTH_TELLING = 0.5
 """Share of a rate in use from which it is told."""
 MOST_ERRORS = 20
 """Errors told one by one; the rest is counted."""
+LONGEST = 4000
+"""Characters of an error that are kept."""
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
 _ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "cancelled")
 
 
 class Summary:
-    """Keeps what the end of a run needs, and puts it into lines."""
+    """Keeps what the end of a run needs, and puts it into lines. What it keeps does not grow with the items."""
 
     def __init__(self) -> None:
         self.ended: RunEnded | None = None
-        self._simulated = False
-        self._nodes = 0
+        self._started: RunStarted | None = None
         self._outcomes: Counter[str] = Counter()
-        self._errors: list[NodeEnded] = []
+        """Of the steps at the top."""
+        self._items: dict[str, dict[str, int]] = {}
+        """What became of the items of each foreach that is not itself within an item."""
+        self._counts: dict[str, Mapping[str, Json]] = {}
+        """The same of those that have ended, with what earlier sittings did."""
+        self._errors: list[tuple[str, Mapping[str, Json]]] = []
+        self._untold = 0
+        """Errors that were not kept."""
         self._truncated: list[str] = []
+        self._cut = 0
+        """Answers that were cut, those named in `_truncated` among them."""
         self._unpriced: set[str] = set()
         self._failures: FailuresHigh | None = None
+        self._listeners: dict[type[Event], Callable[[Any], None]] = {
+            RunStarted: self._run_started,
+            NodeEnded: self._node_ended,
+            FailuresHigh: self._failures_high,
+            RunEnded: self._run_ended,
+        }
 
     def handle(self, event: Event) -> None:
         """Take note of one event."""
-        match event:
-            case RunStarted():
-                self._simulated, self._nodes = event.simulated, event.nodes
-            case NodeEnded():
-                self._node(event)
-            case FailuresHigh():
-                self._failures = event
-            case RunEnded():
-                self.ended = event
-            case _:
-                pass
+        listener = self._listeners.get(type(event))
+        if listener is not None:
+            listener(event)
 
-    def _node(self, event: NodeEnded) -> None:
-        outcome = event.status.value
-        if event.status is NodeStatus.SUCCEEDED:
-            outcome = "reused" if event.reused else "cached" if event.cached else outcome
-        self._outcomes[outcome] += 1
-        if event.error is not None and event.status is NodeStatus.FAILED:
-            self._errors.append(event)
+    def _run_started(self, event: RunStarted) -> None:
+        self._started = event
+
+    def _failures_high(self, event: FailuresHigh) -> None:
+        self._failures = event
+
+    def _run_ended(self, event: RunEnded) -> None:
+        self.ended = event
+
+    def _node_ended(self, event: NodeEnded) -> None:
         if event.truncated:
-            self._truncated.append(event.node_id)
+            self._cut += 1
+            if self._cut <= MOST_ERRORS:
+                self._truncated.append(event.node_id)
         if event.cost_usd is None and event.model:
             self._unpriced.add(event.model)
+        if "[" in event.node_id:
+            if event.place is not None and "[" not in event.parent:
+                self._item_ended(event)
+            return
+        if event.counts is not None:
+            self._counts[event.node_id] = event.counts
+        if event.status is NodeStatus.FAILED and self._is_news(event):
+            self._note_error(event)
+        if not event.parent:
+            outcome = event.status.value
+            if event.status is NodeStatus.SUCCEEDED:
+                outcome = "reused" if event.reused else "cached" if event.cached else outcome
+            self._outcomes[outcome] += 1
 
-    def lines(self, resume_command: str = "") -> list[tuple[Part, ...]]:
-        """The whole summary; empty before the run ended. `resume_command` goes on with this run."""
+    def _is_news(self, event: NodeEnded) -> bool:
+        """What fails a graph within a step is told with that step; that rows failed, by their number."""
+        if event.node_id == ROWS:
+            return not (event.counts or {}).get("failed")
+        return event.tolerated or not event.parent
+
+    def _item_ended(self, event: NodeEnded) -> None:
+        found = self._items.get(event.parent)
+        if found is None:
+            found = self._items[event.parent] = {"total": 0}
+        status = event.status.value
+        found["total"] += 1
+        found[status] = found.get(status, 0) + 1
+        if event.status is NodeStatus.FAILED:
+            if found[status] <= MOST_OF_ITEMS:
+                self._note_error(event)
+            else:
+                self._untold += 1
+
+    def _note_error(self, event: NodeEnded) -> None:
+        error = event.error
+        if error is None:
+            return
+        if len(self._errors) < MOST_ERRORS:
+            short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
+            self._errors.append((event.node_id, short))
+        else:
+            self._untold += 1
+
+    def lines(self, resume_command: str = "", failed_command: str = "") -> list[tuple[Part, ...]]:
+        """The whole summary; empty before the run ended. `resume_command` goes on with this run, `failed_command`
+        prints its failed items."""
         if self.ended is None:
             return []
         status = self.ended.status
         found = [self._headline(self.ended), *figures(self.ended.stats, self._unpriced), *self._notes()]
-        if self.ended.error is not None:
+        if self.ended.error is not None and not (self._over and self._of_items()):
             found += error_lines("", self.ended.error)
-        for event in self._errors[:MOST_ERRORS]:
-            found += error_lines(event.node_id, event.error or {})
-        if len(self._errors) > MOST_ERRORS:
-            found.append((f"and {len(self._errors) - MOST_ERRORS} more",))
+        for node, error in self._errors:
+            found += error_lines(node, error)
+        if self._untold:
+            found.append((f"and {self._untold:,} more",))
+        if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
+            found.append(("the failed items, to run them again with --over: ", (failed_command, "bold")))
         if status in RUN_RESUMABLE and resume_command:
             found.append(("resume it with: ", (resume_command, "bold")))
         return found
 
+    @property
+    def _over(self) -> bool:
+        return self._started is not None and self._started.over is not None
+
+    def _of_items(self) -> dict[str, Mapping[str, Json]]:
+        """What is known of each foreach by now."""
+        return {**self._items, **self._counts}
+
     def _headline(self, ended: RunEnded) -> tuple[Part, ...]:
-        total = sum(self._outcomes.values())
+        of_items = self._of_items()
+        if self._started is not None and self._over:
+            told = [_rows(of_items.get(ROW, {}), self._started.output)]
+        else:
+            told = [self._steps(), *(self._foreach(node, counts) for node, counts in of_items.items())]
+        said = "; ".join(one for one in told if one)
+        status = (ended.status.value, _STYLES.get(ended.status, "bold yellow"))
+        return (status, f" in {duration(ended.duration_s)}{': ' if said else ''}{said}")
+
+    def _steps(self) -> str:
+        total, nodes = sum(self._outcomes.values()), 0 if self._started is None else self._started.nodes
+        if not total:
+            return ""
         shares = [f"{self._outcomes[name]} {name}" for name in _ORDER if self._outcomes[name]]
         told = "" if self._outcomes["succeeded"] == total else f", {', '.join(shares)}"
-        count = plural(total, "step") if total >= self._nodes else f"{total} of {plural(self._nodes, 'step')}"
-        steps = f": {count}{told}" if total else ""
-        status = (ended.status.value, _STYLES.get(ended.status, "bold yellow"))
-        return (status, f" in {duration(ended.duration_s)}{steps}")
+        count = plural(total, "step") if total >= nodes else f"{total} of {plural(nodes, 'step')}"
+        return f"{count}{told}"
+
+    def _foreach(self, node: str, counts: Mapping[str, Json]) -> str:
+        """`posts 50,000 items (49,997 succeeded, 3 failed)`."""
+        so_far = "" if node in self._counts else " so far"
+        all_well = counts.get("succeeded") == counts["total"]
+        shares = "" if all_well else f" ({item_shares(counts)})"
+        return f"{node} {plural(counts['total'], 'item')}{so_far}{shares}"
 
     def _notes(self) -> list[tuple[Part, ...]]:
         found: list[tuple[Part, ...]] = []
         if self._truncated:
-            names = ", ".join(sorted(self._truncated)[:MOST_ERRORS])
-            found.append(
-                (("cut at max_tokens: ", "yellow"), f"{names} (raise max_tokens to get whole answers)")
-            )
+            names = ", ".join(sorted(self._truncated))
+            more = f" and {self._cut - MOST_ERRORS:,} more" if self._cut > MOST_ERRORS else ""
+            advice = " (raise max_tokens to get whole answers)"
+            found.append((("cut at max_tokens: ", "yellow"), f"{names}{more}{advice}"))
         if self._failures is not None:
             found.append((("many steps failed", "bold red"), " (more than 5 % of those carried out)"))
-        if self._simulated:
+        if self._started is not None and self._started.simulated:
             found.append(((SIMULATED_NOTICE, "yellow"),))
         return found
+
+
+def _rows(counts: Mapping[str, Json], output: str | None) -> str:
+    """`rows: 4, 3 succeeded, 1 failed; written to out.jsonl`."""
+    shares = item_shares(counts)
+    told = f"rows: {counts.get('total', 0):,}{', ' if shares else ''}{shares}"
+    if output is None:
+        return told
+    return f"{told}; written to {'standard output' if output == '-' else short_path(output)}"
 
 
 def error_lines(step: str, error: Mapping[str, Json]) -> list[tuple[Part, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,6 +94,29 @@ def plural(count: int, noun: str) -> str:
     """`1 step`, `4 steps`, `12,000 steps`."""
     shown = f"{count:,}" if count >= _THOUSAND else str(count)
     return f"{shown} {noun}" if count == 1 else f"{shown} {noun}s"
+
+
+_SHARES = ("accepted", "succeeded", "failed", "skipped", "not_sent")
+
+
+def item_shares(counts: Mapping[str, Json]) -> str:
+    """What became of items, each number with its word: `49,997 succeeded, 3 failed`."""
+    return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in _SHARES if counts.get(name))
+
+
+def short_path(path: str) -> str:
+    """A path as a person would type it here: relative if it is in the working directory."""
+    try:
+        return one_line(str(Path(path).relative_to(Path.cwd())))
+    except (OSError, ValueError):
+        return one_line(path)
+
+
+def rate(per_second: float) -> str:
+    """How fast something goes: 1,234/s, 12.3/s, 4.2/min."""
+    if per_second >= 100:  # noqa: PLR2004 - three digits are enough
+        return f"{per_second:,.0f}/s"
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{per_second * _MINUTE:.1f}/min"
 
 
 def error_text(error: Mapping[str, Json] | None, longest: int = 400) -> str:

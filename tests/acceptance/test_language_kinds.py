@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.spec import model
-
 if TYPE_CHECKING:
     from tests.support.author import Author
 
@@ -91,33 +89,7 @@ def test_an_option_of_another_kind_is_refused(author: Author, kind: str, option:
     assert "does not apply" in problem.message
 
 
-LATER = [
-    *(
-        "embed: text",
-        "shell: ls",
-        "http: {url: x}",
-        "workflow: ./x.yaml",
-        "foreach: [1]",
-        "as: x",
-        "save: a.md",
-    ),
-    *("accept: {count: 1}", "max_failed: 5%", "max_concurrent: 2", "images: [a.png]", "stdin: x", "env: {}"),
-    *("dimensions: 3", "batch: {size: 2}"),
-]
-SUPPORTED = {key for shape in model.STEP_SHAPES.values() for key in model.key_names(shape)}
-
-
-@pytest.mark.parametrize("entry", LATER)
-def test_a_key_of_the_language_is_known_or_refused_by_name(author: Author, entry: str) -> None:
-    key = entry.partition(":")[0]
-    if key in SUPPORTED:
-        return
-    kind = "timeout: 5s" if key in model.LATER_KINDS else "value: 1"
-    problem = author.problem(f"steps:\n  it:\n    {kind}\n    {entry}\n")
-    assert problem.message == f"`{key}` is not supported yet"
-
-
 @pytest.mark.parametrize("name", ["item", "index", "row.id", "output.score", "accepted"])
-def test_a_name_of_a_feature_to_come_says_so(author: Author, name: str) -> None:
+def test_a_name_that_means_something_elsewhere_says_where(author: Author, name: str) -> None:
     problem = author.problem(f'steps: {{it: {{value: "{{{{ {name} }}}}"}}}}')
-    assert "does not have yet" in problem.hint
+    assert "is only known" in problem.hint

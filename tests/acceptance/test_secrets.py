@@ -9,8 +9,11 @@ import pytest
 
 from tests.support.project import QUICK, Outcome, Project, killed_at_exit, prompts, until
 from tests.support.replies import Reply, error_body, prompt_of
+from tests.support.web import Asked, Web, answer, redirect, running_web
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.server import Server
 
 KEY = "sk-canary-key-7f3a91c2"
@@ -183,6 +186,99 @@ def test_a_python_step_that_gives_a_secret_away(function: str, code: int, projec
     )
     assert "***" in parts
     assert function == "prints" or "***" in outcome_kept
+
+
+def _with_headers(project: Project, web: Web, **options: Any) -> str:
+    headers = {"Authorization": "Bearer {{ secrets.THE_KEY }}", "X-Team": "{{ secrets.THE_TEAM }}"}
+    http = {"url": f"{web.url}/ask", "headers": headers, "allow_private": True}
+    retry = {"max_attempts": 2, **QUICK}
+    return project.flow(
+        secrets=["THE_KEY", "THE_TEAM"],
+        steps={"a": {"http": http, "retry": retry, **options}},
+        outputs={"a": "{{ a }}"},
+    )
+
+
+def _telling(status: int) -> Callable[[Asked], bytes]:
+    """A server that says in every way what it was told; the key also across the place where an error is cut off."""
+
+    def script(asked: Asked) -> bytes:
+        key, team = asked.headers["authorization"], asked.headers["x-team"]
+        cut_off = "x" * 480 + key
+        told = {"told": [key, json.dumps({team: key})], key: team} if status != 400 else cut_off.encode()
+        return answer(told, status=status, kind="application/json", X_Told=key, Set_Cookie=f"team={team}")
+
+    return script
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_web_server_that_echoes_its_headers(status: int, cache: bool, project: Project) -> None:
+    environ = {"THE_KEY": KEY, "THE_TEAM": TEAM}
+    with running_web(_telling(status)) as web:
+        file = _with_headers(project, web, cache=cache)
+        words = ("run", file, "--events", "events.jsonl", "--debug", "--json")
+        outcome = project.cli(*words, **environ)
+        assert outcome.code == (0 if status == 200 else 1), outcome.said
+        assert len(web.asked) == (2 if status == 503 else 1)
+        assert {(asked.headers["authorization"], asked.headers["x-team"]) for asked in web.asked} == {
+            (f"Bearer {KEY}", TEAM)
+        }
+    assert _found(project, outcome, *_looked_at(project, "a")) == []
+    for start in (8, 12, len(KEY) - 1):  # nor the beginning of one, where something was cut off
+        assert KEY[:start] not in (project.folder / "events.jsonl").read_text()
+        assert KEY[:start] not in outcome.out + outcome.err
+    step = outcome.json["steps"]["a"]
+    assert "***" in json.dumps(step["output"] if status == 200 else step["error"])
+
+
+def test_a_redirect_takes_no_secrets_to_another_host(project: Project) -> None:
+    with running_web(lambda _: answer("there")) as other, running_web() as web:
+        web.script = lambda _: redirect(f"{other.url}/?{KEY}")
+        file = _with_headers(project, web)
+        outcome = project.cli("run", file, "--events", "events.jsonl", THE_KEY=KEY, THE_TEAM=TEAM)
+        assert outcome.code == 0, outcome.said
+        assert web.asked[0].headers["x-team"] == TEAM
+        (asked,) = other.asked
+        assert CANARY not in json.dumps(asked.headers)
+        web.script = lambda _: redirect(f"file:///{KEY}")
+        failed = project.cli("run", file, "--debug", "--json", THE_KEY=KEY, THE_TEAM=TEAM)
+        assert "file:///***" in failed.out
+    assert _found(project, outcome, failed, *_looked_at(project, "a")) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ('echo "$WORD"; echo "$WORD" >&2', 0),
+        ('echo "it does not like $WORD" >&2; exit 1', 1),
+        # cut off in the middle of one, at either end of what is kept of it
+        (
+            'for i in 1 2 3 4 5 6 7 8 9; do printf "%s " "$WORD$WORD$WORD$WORD$WORD$WORD$WORD$WORD$WORD"; done >&2; exit 1',
+            1,
+        ),
+        (
+            "head -c 4080 /dev/zero | tr '\\0' x >/dev/null; echo \"$WORD\" | sed 's/^/=/' >&2; head -c 4085 /dev/zero >&2; exit 1",
+            1,
+        ),
+        ('printf "\\377$WORD"', 1),
+    ],
+)
+def test_a_command_that_gives_a_secret_away(command: str, code: int, project: Project) -> None:
+    step = {
+        "shell": command,
+        "env": {"WORD": "{{ secrets.THE_WORD }}"},
+        "retry": {"max_attempts": 2, **QUICK},
+    }
+    file = project.flow(secrets=["THE_WORD"], steps={"a": step}, outputs={"a": "{{ a }}"})
+    outcome = project.cli("run", file, "--events", "events.jsonl", "--debug", "--json", THE_WORD=WORD)
+    assert outcome.code == code, outcome.said
+    assert _found(project, outcome, *_looked_at(project, "a")) == []
+    events = (project.folder / "events.jsonl").read_text()
+    assert "93ee" not in outcome.out + outcome.err + events, "the end of one is left"
+    assert 'canary \\"wo' not in outcome.out + outcome.err + events, "the beginning of one is left"
+    (parts,) = project.rows("SELECT parts FROM nodes WHERE node_id = 'a'")
+    assert "***THE_WORD***" in parts[0]
 
 
 def test_a_secret_that_is_not_set_is_named_and_nothing_starts(project: Project) -> None:

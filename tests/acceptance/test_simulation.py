@@ -1,4 +1,5 @@
-"""Seeded simulation: random graphs, crashes, stops, 429s, slow and failing calls, under a virtual clock."""
+"""Seeded simulation: random graphs with foreach and graphs within, crashes, stops, 429s, slow and failing calls, under a
+virtual clock."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from tests.support.virtual import run_virtual
 
 def play(seed: int) -> None:
     try:
-        check(run_virtual(live(seed)), seed)
+        check(run_virtual(live(seed)))
     except Exception as error:
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
 
@@ -26,7 +27,7 @@ def test_the_promises_hold_for_every_seed(block: int) -> None:
 @pytest.mark.soak
 def test_the_promises_hold_for_thousands_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
-    for seed in range(1000, 11_000):
+    for seed in range(1000, 6_000):
         play(seed)
     with capsys.disabled():
-        print(f"\n{10_000 / (time.monotonic() - started) * 60:.0f} seeds a minute")
+        print(f"\n{5_000 / (time.monotonic() - started) * 60:.0f} seeds a minute")

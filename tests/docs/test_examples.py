@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>[a-z]+)(?:: (?P<value>.*?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- (?P<mark>[a-z]+)(?:: (?P<value>[^\n]*?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _NAMED = re.compile(r"# ([\w./-]+\.(?:yaml|py|json|md|jsonl))\n")

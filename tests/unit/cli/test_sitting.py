@@ -66,6 +66,9 @@ class PlayedApp:
         self.calls.append(("resume", {"run_id": run_id, **given}))
         return await PlayedApp.play(observers, stop)
 
+    async def result(self, run_id: str, *, full: bool) -> RunResult:
+        return result(run_id=run_id, outputs={"headline": f"full: {full}"})
+
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> type[PlayedApp]:
@@ -108,8 +111,9 @@ def test_quiet_says_nothing_of_a_success(app: type[PlayedApp]) -> None:
 
 
 def test_json_is_the_object_of_the_contract(app: type[PlayedApp]) -> None:
-    done = invoke("run", "blog.yaml", "--json", "--full")
-    assert json.loads(done.stdout) == result().as_dict()
+    assert json.loads(invoke("run", "blog.yaml", "--json").stdout) == result().as_dict()
+    full = json.loads(invoke("run", "blog.yaml", "--json", "--full").stdout)
+    assert full == result(outputs={"headline": "full: True"}).as_dict()
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,10 @@ def test_a_result_is_on_disk_before_it_is_told_and_before_anything_builds_on_it(
 
         def look(event: object) -> None:
             if isinstance(event, NodeEnded):
-                assert stage.store._nodes["r1"][event.node_id].status is NodeStatus.SUCCEEDED
+                assert stage.store._nodes["r1"].get(event.node_id).status is NodeStatus.SUCCEEDED
             seen.append((type(event).__name__, getattr(event, "node_id", "")))
 
-        ready.scheduler._emit = ready.scheduler._journal._emit = look
+        ready.scheduler._desk.emit = ready.scheduler._desk._journal._emit = look
         assert (await ready.scheduler.run()).status is RunStatus.SUCCEEDED
         assert seen.index(("NodeEnded", "a")) < seen.index(("NodeStarted", "b"))
 

@@ -36,7 +36,7 @@ def _request(spent: Spent, number: int, *, model: str = "m", cost: float | None 
 
 
 def test_requests_of_all_models_are_added_up() -> None:
-    spent = Spent(lambda _: None)
+    spent = Spent(lambda _: None, lambda: None)
     _request(spent, 1)
     _request(spent, 2)
     _request(spent, 1, model="fallback")
@@ -47,19 +47,19 @@ def test_requests_of_all_models_are_added_up() -> None:
 
 
 def test_one_unknown_price_makes_the_sum_unknown() -> None:
-    spent = Spent(lambda _: None)
+    spent = Spent(lambda _: None, lambda: None)
     _request(spent, 1)
     _request(spent, 2, cost=None)
     assert spent.onto(FAILED).cost_usd is None
 
 
 def test_a_node_that_sent_nothing_stays_as_it_is() -> None:
-    assert Spent(lambda _: None).onto(FAILED) is FAILED
+    assert Spent(lambda _: None, lambda: None).onto(FAILED) is FAILED
 
 
 def test_every_event_is_passed_on() -> None:
     heard: list[Event] = []
-    spent = Spent(heard.append)
+    spent = Spent(heard.append, lambda: None)
     _request(spent, 1)
     retrying = NodeRetrying(run_id=RUN, node_id=NODE, at=3.0, attempt=1, delay=0.0, error={})
     spent(retrying)

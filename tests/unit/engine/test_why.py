@@ -163,3 +163,35 @@ def test_parts_are_named_once_and_odd_messages_do_not_break_it() -> None:
     ) == ["prompt"]
     assert explain_parts({"body": {"input": ["a"]}}, {"body": {"input": ["b"]}}) == ["messages[0]"]
     assert explain_parts({"source": "x"}, {"source": "y"}) == ["the function's code"]
+
+
+def test_an_item_is_held_against_the_same_item_and_its_own_neighbours() -> None:
+    async def main() -> None:
+        history = History(Stage())
+        text = """
+            inputs: {topic: {type: string}}
+            steps:
+              posts:
+                foreach: [x, "{{ inputs.topic }}"]
+                with: {w: "{{ item }}"}
+                workflow:
+                  inputs: {w: {type: string}}
+                  steps: {a: {prompt: "of {{ inputs.w }}"}, b: {prompt: "on {{ a }}"}}
+                  outputs: {b: "{{ b }}"}
+            """
+        await history.run(text)
+        await history.run(text, topic="milk")
+        why = await history.why("posts[1].a")
+        assert [(change.before, change.after) for change in why.changes] == [("of tea", "of milk")]
+        why = await history.why("posts[1].b", ("a",))
+        assert why.text.startswith("posts[1].b was answered from the memo")
+        why = await history.why("posts[1]")
+        assert why.causes == ("input topic changed", "posts[1] is another item")
+        assert (await history.why("posts[0].a")).text.startswith("posts[0].a was answered from the memo")
+        assert (await history.why("posts")).text == (
+            "posts only goes through its items: `flowllm why r2 'posts[0]'` tells of its first one."
+        )
+        with pytest.raises(UsageError, match=r"no record of a step 'posts\[2\]'"):
+            await history.why("posts[2]")
+
+    run_virtual(main())

@@ -105,9 +105,12 @@ def test_simulated_answers_are_said_plainly() -> None:
 
 
 def test_colour_marks_the_word_and_never_reads_markup() -> None:
-    lines = told(run_started(nodes=1), node_ended("[red]x[/y]", total=1), colour=True)
+    error = {"type": "Odd", "message": "[red]x[/y]"}
+    lines = told(
+        run_started(), node_ended("a"), node_ended("b", status=NodeStatus.FAILED, error=error), colour=True
+    )
     assert "\x1b[32mOK" in lines[1]
-    assert "[red]x[/y]" in lines[1]
+    assert "[red]x[/y]" in lines[2]
 
 
 def test_long_lines_are_not_wrapped_on_a_terminal() -> None:

@@ -1,0 +1,108 @@
+"""flowllm failed: the dead letters of a run."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import click
+
+from flowllm.cli.failures import say
+from flowllm.cli.history import step_kinds
+from flowllm.cli.options import place_options
+from flowllm.cli.output import results, unicode_output
+from flowllm.cli.session import find_run, open_to_read, wait_for
+from flowllm.errors import UsageError
+from flowllm.observers.text import json_text, plural
+from flowllm.spec.problems import nearest
+from flowllm.types import ROW, step_path
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from flowllm.app import FlowLLM
+    from flowllm.cli.options import Place
+    from flowllm.store.base import NodeRecord, RunRecord, Store
+    from flowllm.types import Json
+
+PAGE = 500
+
+
+@click.command()
+@click.argument("run")
+@click.option("--step", metavar="STEP", help="Only items of this foreach.")
+@place_options
+def failed(*, run: str, step: str | None, place: Place) -> None:
+    """Print the failed items of RUN as JSON Lines, which `flowllm run --over` takes.
+
+    Each line has the fields of the item, or `item` if it has none, with `_node` and `_error` beside them. Of a run
+    with --over these are its rows. RUN is an id, its beginning, or `last`.
+
+    \b
+      flowllm failed last > again.jsonl
+      flowllm run translate.yaml --over again.jsonl --output more.jsonl
+    """  # noqa: D301 - \b is click's mark for lines that are kept as they are
+    wait_for(_print(run, step, place))
+
+
+async def _print(named: str, step: str | None, place: Place) -> None:
+    async with open_to_read(place) as app:
+        run = await find_run(app.store, named)
+        wanted = _foreach(run, step)
+        name = _name_of_rows(app, run)
+        screen, ascii_only = results(), not unicode_output()
+        printed = others = 0
+        async for node in _failures(app.store, run):
+            if wanted and step_path(node.parent) != wanted:
+                others += 1
+                continue
+            printed += 1
+            screen.line(json_text(letter(node, name), indent=None, ascii_only=ascii_only))
+    if not printed:
+        say(f"run {run.run_id} has no failed {'rows' if wanted == ROW else 'items'}")
+    if others and step is None:
+        say(f"{plural(others, 'failed item')} within rows: --step {ROW}.STEP prints those of one step")
+
+
+async def _failures(store: Store, run: RunRecord) -> AsyncIterator[NodeRecord]:
+    after = ("", -1)
+    while page := await store.failed_items(run.run_id, after=after, limit=PAGE):
+        for node in page:
+            yield node
+        after = (page[-1].parent, page[-1].place or 0)
+
+
+def _foreach(run: RunRecord, step: str | None) -> str:
+    """Whose items are wanted, without the numbers of items; empty: everyone's. Raises UsageError."""
+    kinds = step_kinds(run)
+    if step is None:
+        return ROW if ROW in kinds else ""
+    path = step_path(step)
+    top = path.partition(".")[0]
+    if kinds and top not in kinds:
+        known = nearest(top, kinds) or f"it has: {', '.join(kinds)}"
+        raise UsageError(f"run {run.run_id} has no step `{step}`", hint=known)
+    return path
+
+
+def _name_of_rows(app: FlowLLM, run: RunRecord) -> Callable[[], str]:
+    """Under which name a row that has no fields is taken by --over again: the one input that it can be."""
+
+    @functools.cache
+    def name() -> str:
+        inputs = app.workflow_of(run).inputs
+        required = [name for name, declared in inputs.items() if declared.required]
+        alone = required if len(required) == 1 else list(inputs)
+        return alone[0] if len(alone) == 1 else "item"
+
+    return name
+
+
+def letter(node: NodeRecord, name_of_rows: Callable[[], str]) -> dict[str, Json]:
+    """One line: the item, where it was, and what was wrong with it."""
+    error = node.error or {}
+    found = {"_node": node.node_id, "_error": {name: error.get(name) for name in ("type", "message")}}
+    if isinstance(node.item, dict):
+        return {**node.item, **found}
+    name = name_of_rows() if node.parent == ROW else "item"
+    return {name: node.item, **found}

@@ -1,0 +1,184 @@
+"""What is on record of a run or of one node of it, read for `flowllm show`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from flowllm.cli.history import step_kinds
+from flowllm.cli.session import find_run, open_to_read
+from flowllm.engine.recorded import whole_nodes, with_items
+from flowllm.errors import UsageError
+from flowllm.result import RunResult, StepResult, all_nodes, timestamp
+from flowllm.spec.problems import nearest
+from flowllm.types import AttemptStatus, NodeId, NodeStatus, RunStatus, StepKind, step_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.cli.options import Place
+    from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord, Store
+    from flowllm.types import Json
+
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is on record of one node, or of the run itself."""
+
+    run: RunRecord
+    nodes: list[NodeRecord]
+    """The steps at the top, or within the node."""
+    attempts: dict[str, list[AttemptRecord]]
+    """The requests of nodes, by their ids."""
+    node: NodeRecord | None = None
+    items: list[NodeRecord] = field(default_factory=list)
+    """The first ones of a foreach."""
+
+    def run_dict(self) -> dict[str, Json]:
+        """What `run --json` prints, and more."""
+        run = self.run
+        return {
+            **RunResult.of(run, self.nodes, {}).as_dict(),
+            "path": run.path,
+            "options": dict(run.options),
+            "tenant": run.tenant,
+            "started_at": timestamp(run.started_at),
+            "finished_at": timestamp(run.finished_at),
+            "steps": self.steps_dict(),
+        }
+
+    def steps_dict(self) -> dict[str, Json]:
+        """The steps by their names."""
+        return {node.node_id: self.step_dict(node) for node in self.nodes}
+
+    def step_dict(self, node: NodeRecord) -> dict[str, Json]:
+        """One step, with what was sent for it."""
+        return {
+            **StepResult.of(node).as_dict(),
+            "reused": node.reused,
+            "key": node.key or None,
+            "request": dict(node.parts),
+            "attempt_log": [_attempt_dict(attempt) for attempt in self.attempts.get(node.node_id, ())],
+        }
+
+    def node_dict(self, node: NodeRecord) -> dict[str, Json]:
+        """One node with what is within it."""
+        found = self.step_dict(node)
+        if node.place is not None:
+            found |= {"index": node.place, "item": node.item}
+        if node.counts is not None:
+            found["items"] = [_item_dict(item) for item in self.items]
+        elif node.kind is StepKind.WORKFLOW:
+            found["steps"] = self.steps_dict()
+        return found
+
+
+async def read(named: str, step: str | None, place: Place, *, full: bool, most: int) -> Kept:
+    """A run, or one node of it, with so many items. `full`: with all of the outputs of its foreaches. Raises UsageError."""
+    async with open_to_read(place) as app:
+        store, run = app.store, await find_run(app.store, named)
+        if step is None:
+            steps = all_nodes(run, await whole_nodes(store, run, full=full), step_kinds(run))
+            return await _kept(store, run, steps)
+        node = await _node(store, run, step)
+        within, items = [], []
+        if node.counts is not None:
+            items = all_nodes(run, await _first_items(store, node, most), {})
+        elif node.kind is StepKind.WORKFLOW:
+            inner = await store.nodes(run.run_id, node.node_id)
+            within = all_nodes(run, [await with_items(store, one, full=full) for one in inner], {})
+        return await _kept(store, run, within, await with_items(store, node, full=full), items)
+
+
+async def _kept(
+    store: Store,
+    run: RunRecord,
+    nodes: list[NodeRecord],
+    node: NodeRecord | None = None,
+    items: Sequence[NodeRecord] = (),
+) -> Kept:
+    every = nodes if node is None else [*nodes, node]
+    attempts: dict[str, list[AttemptRecord]] = {
+        one.node_id: [_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
+        for one in every
+        if one.counts is None
+    }
+
+    def counted(one: NodeRecord) -> NodeRecord:
+        """One that was stopped has no sum of its own attempts."""
+        stopped = one.status is NodeStatus.CANCELLED
+        return replace(one, attempts=len(attempts.get(one.node_id, ()))) if stopped else one
+
+    return Kept(
+        run=run,
+        nodes=[counted(one) for one in nodes],
+        attempts=attempts,
+        node=None if node is None else counted(node),
+        items=list(items),
+    )
+
+
+async def _node(store: Store, run: RunRecord, step: str) -> NodeRecord:
+    """That node, also one that never ended. Raises UsageError."""
+    found = await store.node(run.run_id, NodeId(step))
+    if found is not None:
+        return all_nodes(run, [found], {})[0]
+    steps = {node.node_id: node for node in all_nodes(run, await store.nodes(run.run_id), step_kinds(run))}
+    if step in steps:
+        return steps[NodeId(step)]
+    top = step_path(step).partition(".")[0]
+    hint = nearest(step, steps)
+    if top in steps:
+        hint = f"`flowllm show {run.run_id} {top}` shows what is within {top}"
+    raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=hint)
+
+
+async def _first_items(store: Store, node: NodeRecord, most: int) -> list[NodeRecord]:
+    found: list[NodeRecord] = []
+    while len(found) < most:
+        after = found[-1].place if found else -1
+        page = await store.items(
+            node.run_id,
+            node.node_id,
+            after=-1 if after is None else after,
+            limit=min(PAGE, most - len(found)),
+        )
+        if not page:
+            break
+        found += page
+    return found
+
+
+def _seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
+    """One that was on its way when its process ended may have been paid for: nobody knows."""
+    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
+        return replace(attempt, status=AttemptStatus.UNKNOWN)
+    return attempt
+
+
+def _item_dict(item: NodeRecord) -> dict[str, Json]:
+    return {
+        "node": item.node_id,
+        "index": item.place,
+        "item": item.item,
+        "status": item.status.value,
+        "output": item.output,
+        "error": item.error,
+    }
+
+
+def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:
+    return {
+        "number": attempt.number,
+        "status": attempt.status.value,
+        "provider": attempt.provider,
+        "model": attempt.model,
+        "key": attempt.key,
+        "started_at": timestamp(attempt.started_at),
+        "finished_at": timestamp(attempt.finished_at),
+        "error": attempt.error,
+        "usage": attempt.usage.as_dict(),
+        "cost_usd": attempt.cost_usd,
+    }

@@ -1,0 +1,121 @@
+"""A `workflow` step, or one item of it, or one row of `--over`: a graph within a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from flowllm.calls.gate import CallStopped
+from flowllm.engine.node import carried, finish, known_path, reuse, skip
+from flowllm.engine.resume import holds
+from flowllm.engine.scope import Scope, Tally
+from flowllm.engine.values import Values, run_values
+from flowllm.engine.walk import Walk
+from flowllm.errors import GraphFailed, InvalidInputs, StepError
+from flowllm.fingerprint import fingerprint
+from flowllm.spec.inputs import row_inputs, with_inputs
+from flowllm.types import NodeId, NodeStatus, OnError, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.engine.blueprint import Blueprint
+    from flowllm.engine.desk import Desk
+    from flowllm.engine.node import Work
+    from flowllm.engine.scope import Carry, Seat
+    from flowllm.engine.walk import Outcome
+    from flowllm.spec.workflow import WorkflowBody
+    from flowllm.store.base import NodeRecord
+    from flowllm.types import Json
+
+
+async def carry_graph(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry) -> NodeRecord | None:
+    """Run the graph of a node. Does not raise."""
+    return await carried(desk, seat, lambda work: _outcome(desk, seat, blueprint, carry, work))
+
+
+async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, work: Work) -> NodeRecord:
+    step, earlier = seat.step, seat.earlier
+    if step.when is not None and not step.when.condition(seat.values):
+        return skip(desk, seat)
+    inputs = _inputs(seat)
+    parts = {"kind": "workflow", "graph": blueprint.graph.digest, "with": inputs}
+    key = fingerprint(parts)
+    path = known_path(desk, seat)
+    if not desk.retry_failed and holds(earlier, key=key, step=step, retry_failed=False):
+        return await reuse(desk, seat, cast("NodeRecord", earlier), path)
+    if blueprint.costly and (
+        earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING
+    ):
+        desk.ride(desk.record(seat, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started))
+    scope = Scope(
+        halt=seat.scope.halt,
+        tally=Tally(seat.tally),
+        dooms=seat.scope.dooms and step.on_error is OnError.FAIL,
+        missed=seat.missed,
+    )
+    walk = Walk(
+        desk,
+        blueprint,
+        name=seat.node_id,
+        values=Values(inputs, run_values(desk.run)),
+        scope=scope,
+        carry=carry,
+        before=await _before(desk, seat),
+    )
+    outcome = await walk.run()
+    if not outcome.complete:
+        raise CallStopped
+    well = outcome.status is RunStatus.SUCCEEDED
+    record = desk.record(
+        seat,
+        NodeStatus.SUCCEEDED if well else NodeStatus.FAILED,
+        parts=parts,
+        key=key,
+        started_at=work.started,
+        output=outcome.outputs if well else None,
+        error=None if well else _error(seat, outcome).as_dict(),
+        **scope.tally.figures(),
+    )
+    if blueprint.costly:
+        await desk.keep(record)
+    else:
+        desk.ride(record)
+    return await finish(desk, seat, record, path)
+
+
+def _inputs(seat: Seat) -> Mapping[str, Json]:
+    """What the graph is given. Raises StepError."""
+    body = cast("WorkflowBody", seat.step.body)
+    try:
+        if seat.is_row:
+            return row_inputs(body.graph.inputs, seat.standing.item)
+        given = {} if body.arguments is None else body.arguments.render(seat.values)
+        return with_inputs(body.graph.inputs, given)
+    except InvalidInputs as error:
+        raise GraphFailed(error.message, hint=error.hint) from None
+
+
+async def _before(desk: Desk, seat: Seat) -> Mapping[NodeId, NodeRecord]:
+    """What earlier sittings left of the nodes within, by their ids in the graph."""
+    within: Sequence[NodeRecord] = ()
+    if seat.within is not None:
+        within = seat.within
+    elif seat.earlier is not None:
+        within = await desk.store.nodes(desk.run.run_id, seat.node_id)
+    start = len(seat.node_id) + 1
+    return {NodeId(record.node_id[start:]): record for record in within}
+
+
+def _error(seat: Seat, outcome: Outcome) -> StepError:
+    if outcome.failed is not None:
+        error = outcome.failed.error or {}
+        inner = outcome.failed.node_id[len(seat.node_id) + 1 :]
+        return GraphFailed(
+            f"{inner} failed: {error.get('message', 'no reason is on record')}",
+            hint=str(error.get("hint") or ""),
+        )
+    error = outcome.error or {}
+    return GraphFailed(
+        f"its output {error.get('output')} could not be rendered: {error.get('message')}",
+        hint=str(error.get("hint") or ""),
+    )

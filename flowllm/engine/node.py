@@ -1,0 +1,203 @@
+"""One node, from its start to its end on record: what every kind of it has in common."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowllm.calls.gate import CallStopped, being_cancelled
+from flowllm.engine.resume import UNSAVED, holds, unsaved
+from flowllm.errors import InternalError, RunStopped, StepError, StoreError
+from flowllm.types import NodeStatus, OnError, StepKind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from flowllm.engine.desk import Desk
+    from flowllm.engine.scope import Seat
+    from flowllm.engine.spent import Spent
+    from flowllm.steps.base import Bound
+    from flowllm.store.base import NodeRecord
+
+
+@dataclass(slots=True)
+class Work:
+    """What is known of a node while it is carried out."""
+
+    started: float
+    spent: Spent
+    bound: Bound | None = None
+
+
+async def carried(
+    desk: Desk, seat: Seat, outcome: Callable[[Work], Awaitable[NodeRecord]]
+) -> NodeRecord | None:
+    """The record that `outcome` comes to, told; that of its failure; None if the run stopped before it had one."""
+    work = Work(started=desk.begin(seat), spent=desk.spending(seat))
+    try:
+        return await _tried(desk, seat, work, outcome)
+    except (CallStopped, asyncio.CancelledError):
+        return None
+    except RunStopped as error:
+        desk.end_early(error)
+    except StoreError as error:
+        desk.broke(error)
+    finally:
+        desk.rested(seat.node_id)
+    return None
+
+
+async def _tried(
+    desk: Desk, seat: Seat, work: Work, outcome: Callable[[Work], Awaitable[NodeRecord]]
+) -> NodeRecord:
+    try:
+        return await outcome(work)
+    except StepError as error:
+        return await _fail(desk, seat, work, error)
+    except (StoreError, RunStopped, CallStopped):
+        raise
+    except asyncio.CancelledError as error:
+        if being_cancelled():
+            raise
+        return await _fail(desk, seat, work, _internal(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not take the others down
+        return await _fail(desk, seat, work, _internal(error))
+
+
+async def carry_out(desk: Desk, seat: Seat) -> NodeRecord | None:
+    """A node that does something itself. Does not raise."""
+    return await carried(desk, seat, lambda work: _outcome(desk, seat, work))
+
+
+async def _outcome(desk: Desk, seat: Seat, work: Work) -> NodeRecord:
+    step, values = seat.step, seat.values
+    if step.when is not None and not step.when.condition(values):
+        return skip(desk, seat)
+    bound = work.bound = desk.backend.bind(step, values)
+    path = known_path(desk, seat)
+    earlier = seat.earlier
+    if earlier is not None and holds(earlier, key=bound.key, step=step, retry_failed=desk.retry_failed):
+        return await reuse(desk, seat, earlier, path)
+    record = await desk.backend.run(bound, desk.context(seat, work.started, work.spent))
+    return await finish(desk, seat, record, path)
+
+
+def compute(desk: Desk, seat: Seat) -> NodeRecord:
+    """A node whose value is known as soon as it is bound. Its record is still to be written. Does not raise StepError."""
+    started = desk.begin(seat)
+    step, values, bound = seat.step, seat.values, None
+    try:
+        if step.when is not None and not step.when.condition(values):
+            record, reason = (
+                desk.record(seat, NodeStatus.SKIPPED, parts={"when": False}),
+                "its `when` is false",
+            )
+        else:
+            bound = desk.backend.bind(step, values)
+            output = desk.backend.work(bound).output
+            record, reason = (
+                desk.record(
+                    seat,
+                    NodeStatus.SUCCEEDED,
+                    parts=bound.parts,
+                    key=bound.key,
+                    output=output,
+                    cost_usd=0.0,
+                    started_at=started,
+                ),
+                "",
+            )
+    except StepError as error:
+        record, reason = desk.record(seat, NodeStatus.FAILED, error=error.as_dict(), started_at=started), ""
+    desk.tell(record, seat, reason=reason)
+    if record.status is NodeStatus.FAILED:
+        _note_failure(desk, seat)
+    return record
+
+
+def skip(desk: Desk, seat: Seat) -> NodeRecord:
+    """Its `when` is false."""
+    record = desk.record(seat, NodeStatus.SKIPPED, parts={"when": False})
+    desk.ride(record)
+    desk.tell(record, seat, reason="its `when` is false")
+    return record
+
+
+def known_path(desk: Desk, seat: Seat) -> Path | None:
+    """Where the output is to be saved, if that does not depend on it: a wrong path is found before anything is paid.
+
+    Raises SaveFailed and TemplateFailed.
+    """
+    save = seat.step.save
+    if save is None or "output" in save.names:
+        return None
+    return desk.saver.path_of(seat.step, seat.values, seat.node_id)
+
+
+async def reuse(desk: Desk, seat: Seat, earlier: NodeRecord, path: Path | None) -> NodeRecord:
+    """What an earlier sitting did still holds."""
+    if unsaved(earlier):
+        earlier = replace(earlier, status=NodeStatus.SUCCEEDED, error=None)
+        await desk.keep(earlier)
+    record = await _saved(desk, seat, replace(earlier, reused=True), path)
+    seat.tally.add(record)
+    desk.tell(record, seat)
+    return record
+
+
+async def finish(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) -> NodeRecord:
+    """The node has its result, durably: save it where the step says so, and tell."""
+    record = await _saved(desk, seat, record, path)
+    if seat.step.kind is not StepKind.WORKFLOW:  # the nodes within it have been added
+        seat.tally.add(record)
+    desk.tell(record, seat)
+    if record.status is NodeStatus.FAILED:
+        _note_failure(desk, seat)
+    return record
+
+
+async def _saved(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) -> NodeRecord:
+    """The record; as failed, with its output, if the output cannot be saved."""
+    if seat.step.save is None or record.status is not NodeStatus.SUCCEEDED:
+        return record
+    try:
+        if path is None:
+            values = {**seat.values, "output": record.output}
+            path = desk.saver.path_of(seat.step, values, seat.node_id)
+        await desk.saver.write(path, record.output)
+    except StepError as error:
+        details = {**desk.redactor.value(error.as_dict()), UNSAVED: True}
+        record = replace(record, status=NodeStatus.FAILED, error=details)
+        await desk.keep(record)
+    return record
+
+
+async def _fail(desk: Desk, seat: Seat, work: Work, error: StepError) -> NodeRecord:
+    details = desk.redactor.value(error.as_dict())
+    if work.bound is not None:
+        context = desk.context(seat, work.started, work.spent)
+        record = context.record(work.bound, NodeStatus.FAILED, error=details, cost_usd=0.0)
+    else:
+        record = desk.record(seat, NodeStatus.FAILED, error=details, started_at=work.started, cost_usd=0.0)
+    if error.usage is not None:
+        record = replace(record, usage=error.usage, cost_usd=None)
+    record = work.spent.onto(record)
+    await desk.keep(record)
+    seat.tally.add(record)  # a node with a graph within has spent nothing itself
+    desk.tell(record, seat)
+    _note_failure(desk, seat)
+    return record
+
+
+def _note_failure(desk: Desk, seat: Seat) -> None:
+    if seat.step.on_error is not OnError.CONTINUE:
+        desk.failed(seat.scope)
+
+
+def _internal(error: BaseException) -> InternalError:
+    return InternalError(
+        f"{type(error).__name__}: {error}",
+        hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened",
+    )

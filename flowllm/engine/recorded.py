@@ -1,0 +1,40 @@
+"""What is on record of a run's nodes, with the items of their foreaches."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.types import NODE_TERMINAL, Counts, NodeStatus
+
+if TYPE_CHECKING:
+    from flowllm.store.base import NodeRecord, RunRecord, Store
+
+MOST_ITEMS = 1000
+"""Items of a foreach's output that are shown, unless all are wanted."""
+
+
+async def whole_nodes(store: Store, run: RunRecord, *, full: bool = False) -> list[NodeRecord]:
+    """The nodes at the top of a run; those with a foreach with the outputs of their items, and with their counts so
+    far where they have not ended."""
+    return [await with_items(store, node, full=full) for node in await store.nodes(run.run_id)]
+
+
+async def with_items(store: Store, node: NodeRecord, *, full: bool = False) -> NodeRecord:
+    """A node as it is; one with a foreach with the outputs of its items, and with its counts so far."""
+    if node.counts is None:
+        return node
+    slots = node.parts.get("chosen")
+    outputs = store.outputs(node.run_id, node.node_id, slots=slots)
+    shown = await asyncio.to_thread(lambda: list(outputs[: None if full else MOST_ITEMS]))
+    if node.status in NODE_TERMINAL:
+        return replace(node, output=shown if node.status is NodeStatus.SUCCEEDED else None)
+    found = await store.count_items(node.run_id, node.node_id)
+    counts = Counts(
+        total=sum(found.values()),
+        succeeded=found.get(NodeStatus.SUCCEEDED, 0),
+        failed=found.get(NodeStatus.FAILED, 0),
+        skipped=found.get(NodeStatus.SKIPPED, 0),
+    )
+    return replace(node, output=shown, counts=counts)

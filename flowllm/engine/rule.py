@@ -1,0 +1,47 @@
+"""`accept` of a foreach, its templates bound to the values there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.engine.fanout import Rule
+from flowllm.errors import TemplateFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.engine.fanout import Ended
+    from flowllm.engine.scope import Seat
+    from flowllm.spec.workflow import Foreach
+    from flowllm.types import Json
+
+
+def rule_of(seat: Seat) -> Rule | None:
+    """None without `accept`. Raises StepError for a count that is not a whole number from 1."""
+    foreach = seat.step.foreach
+    return None if foreach is None else bound_rule(foreach, seat.values)
+
+
+def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> Rule | None:
+    """As `rule_of`, of a foreach and the values there are."""
+    if foreach.accept is None:
+        return None
+    accept, name = foreach.accept, foreach.name
+    count = accept.count.render(values)
+    if isinstance(count, str) and count.strip().isdecimal():
+        count = int(count)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise TemplateFailed(f"`accept.count` must be a whole number from 1, not {count!r}")
+
+    def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
+        return accept.when.condition(
+            {
+                **values,
+                name: ended.item,
+                "index": ended.place,
+                "output": ended.output,
+                "accepted": list(accepted),
+            }
+        )
+
+    return Rule(count=count, overshoot=accept.overshoot, ordered=accept.ordered, judge=judge)

@@ -1,0 +1,137 @@
+"""The items of a foreach on their way from their data: read a batch at a time, and found again by a resume."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowllm.data.base import content_of
+from flowllm.errors import StepError
+from flowllm.store.base import ItemKey
+from flowllm.types import NodeStatus, StepKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowllm.data.base import Row, Rows
+    from flowllm.engine.desk import Desk
+    from flowllm.engine.scope import Seat
+    from flowllm.store.base import NodeRecord
+    from flowllm.types import NodeId
+
+BATCH = 256
+"""Items that are read, and looked up by a resume, at a time."""
+PATIENCE = 1.0
+"""Seconds for which items are waited for that are only to be counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One item that was read and is still to be started."""
+
+    row: Row
+    content: str
+    slot: int
+    earlier: NodeRecord | None = None
+    within: Sequence[NodeRecord] | None = ()
+    """None: to be looked up if need be."""
+
+
+class Supply:
+    """The items of one foreach, in input order."""
+
+    def __init__(self, desk: Desk, seat: Seat, rows: Rows) -> None:
+        self._desk = desk
+        self._seat = seat
+        self._rows = rows
+        self._resumes = desk.resumed and seat.earlier is not None
+        self._buffer: deque[Item] = deque()
+        self._reading: asyncio.Task[bool] | None = None
+        self.broken: StepError | None = None
+        """Why the data could not be read any further."""
+
+    def more(self, wake: Callable[[], None]) -> bool | None:
+        """Whether there is a next item. None: that is being found out, since data may come slowly; `wake` is called
+        when it is time to ask again. Raises StoreError."""
+        reading = self._reading
+        if reading is not None and reading.done():
+            self._reading = None
+            if not reading.result():
+                return False
+        if self._buffer:
+            return True
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._read_on())
+            self._reading.add_done_callback(lambda _: wake())
+        return None
+
+    def next(self) -> Item:
+        """It; only after `more` has said that there is one."""
+        return self._buffer.popleft()
+
+    async def left(self) -> int:
+        """How many there still are; what is just being read is among them, unless it does not come."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=PATIENCE)
+        self.stop()
+        return len(self._buffer) + await self._rows.count_rest()
+
+    def stop(self) -> None:
+        """No more is wanted."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    async def _read_on(self) -> bool:
+        """As `_read`; data that cannot be read any further ends there."""
+        try:
+            return await self._read()
+        except StepError as error:
+            self.broken = error
+            return False
+
+    async def _read(self) -> bool:
+        """More items into the buffer; false at the end of the data. Raises DataFailed."""
+        await self._desk.caught_up()
+        await asyncio.sleep(0)  # others want their turn too
+        rows = await self._rows.take(BATCH)
+        if not rows:
+            return False
+        contents = [content_of(row.value) for row in rows]
+        if self._resumes:
+            self._buffer.extend(await self._found_again(rows, contents))
+        else:
+            self._buffer.extend(
+                Item(row=row, content=content, slot=row.place)
+                for row, content in zip(rows, contents, strict=True)
+            )
+        return True
+
+    async def _found_again(self, rows: Sequence[Row], contents: Sequence[str]) -> list[Item]:
+        """The items with what earlier sittings left of them."""
+        desk = self._desk
+        keys = [
+            ItemKey(place=row.place, content=content) for row, content in zip(rows, contents, strict=True)
+        ]
+        adopted = await desk.store.adopt(desk.fence, self._seat.node_id, keys)
+        within: dict[NodeId, Sequence[NodeRecord]] = {}
+        if self._seat.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
+            ids = [
+                one.node.node_id
+                for one in adopted
+                if one.node is not None and (one.node.status is not NodeStatus.SUCCEEDED or desk.retry_failed)
+            ]
+            within = dict.fromkeys(ids, ())
+            within |= await desk.store.nodes_within(desk.run.run_id, ids) if ids else {}
+        return [
+            Item(
+                row=row,
+                content=content,
+                slot=one.slot,
+                earlier=one.node,
+                within=() if one.node is None else within.get(one.node.node_id),
+            )
+            for row, content, one in zip(rows, contents, adopted, strict=True)
+        ]

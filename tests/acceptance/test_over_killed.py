@@ -1,0 +1,360 @@
+"""`--over` under kill -9, signals and full disks: every row comes out once, and little is asked twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.dataset import each_once, json_lines, lines, texts
+from tests.support.project import HANG, Project, killed_at_exit, prompts, until
+from tests.support.replies import Reply, prompt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.server import Server
+
+IN_FLIGHT = 20
+OUT = ("--over", "rows.jsonl", "--output", "out.jsonl")
+SIMULATED = {"sim": {"type": "simulated", "latency": "0ms"}}
+
+
+def _two_steps(project: Project, **top: object) -> str:
+    return project.flow(
+        inputs={"text": {"type": "string"}},
+        limits={"max_concurrent": IN_FLIGHT},
+        steps=prompts(first="first of {{ inputs.text }}", second="second of {{ inputs.text }}: {{ first }}"),
+        outputs={"answer": "{{ second }}"},
+        **top,
+    )
+
+
+def _killed(project: Project, moments: Iterator[object], *words: str) -> int:
+    """Start, kill at each moment and go on; then to the end. How often it was killed."""
+    given: tuple[str, ...] = ("run", *words, "--quiet")
+    kills = 0
+    for moment in moments:
+        process = project.start(*given)
+        with killed_at_exit(process):
+            until(moment, "the moment to kill it", of=process)
+            kills += process.poll() is None
+        if project.run_ids():
+            given = ("resume", "--quiet")
+    outcome = project.run(*given)
+    assert outcome.code == 0, outcome.said
+    assert len(project.run_ids()) == 1
+    return kills
+
+
+# kill -9
+
+
+def _killed_over_http(
+    project: Project, server: Server, *, rows: int, kills: int, seed: int, more: tuple[str, ...]
+) -> int:
+    """How many requests were repeated; the moments are numbers of requests."""
+    draw, calls = random.Random(seed), 2 * rows
+    server.latency = 0.01
+    texts(project.folder / "rows.jsonl", rows)
+
+    def moments() -> Iterator[object]:
+        for kill in range(kills):
+            until(lambda: server.in_flight == 0, "the requests of the killed process to end")
+            least = calls * kill // (kills + 1)
+            number = max(len(server.requests) + 1, draw.randint(least + 1, least + calls // (kills + 1)))
+            yield lambda number=number: len(server.requests) >= number
+
+    assert _killed(project, moments(), _two_steps(project), *OUT, *more) == kills
+    found = each_once(project.folder / "out.jsonl", rows)
+    for line in found:
+        assert line["row"] == {"text": f"row {line['index']}"}
+        assert f"second of row {line['index']}:" in line["outputs"]["answer"]
+    if more:
+        assert [line["index"] for line in found] == list(range(rows))
+    assert len({seen.prompt for seen in server.requests}) == calls
+    repeated = len(server.requests) - calls
+    assert repeated <= IN_FLIGHT * kills
+    return repeated
+
+
+def test_killed_three_times_every_row_comes_out_once(project: Project, server: Server) -> None:
+    _killed_over_http(project, server, rows=300, kills=3, seed=1, more=())
+
+
+def test_killed_in_order(project: Project, server: Server) -> None:
+    _killed_over_http(project, server, rows=120, kills=1, seed=2, more=("--ordered",))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_ten_times_every_row_comes_out_once(seed: int, project: Project, server: Server) -> None:
+    repeated = _killed_over_http(project, server, rows=2000, kills=10, seed=seed, more=())
+    print(f"seed {seed}: {repeated} of 4,000 requests repeated in 10 kills, {repeated / 10:.1f} a kill")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _killed_in_writing(project: Project, *, rows: int, kills: int, seed: int, more: tuple[str, ...]) -> None:
+    """Rows are answered at once, so that much of the time goes into the file and the record of how far it is."""
+    draw = random.Random(seed)
+    texts(project.folder / "rows.jsonl", rows)
+    file = _two_steps(project, providers=SIMULATED, defaults={"provider": "sim", "model": "m"})
+    out = project.folder / "out.jsonl"
+
+    def grown(before: int, wanted: int) -> bool:
+        size = _size(out)
+        return size >= before + wanted if size >= before else size >= wanted
+
+    def moments() -> Iterator[object]:
+        for _ in range(kills):
+            before, wanted = _size(out), draw.randint(1, rows * 20)
+            yield lambda before=before, wanted=wanted: grown(before, wanted)
+
+    assert _killed(project, moments(), file, *OUT, *more) == kills
+    found = each_once(out, rows)
+    assert all(line["row"] == {"text": f"row {line['index']}"} for line in found)
+    if more:
+        assert [line["index"] for line in found] == list(range(rows))
+
+
+def test_killed_while_it_writes_the_file(project: Project) -> None:
+    _killed_in_writing(project, rows=600, kills=2, seed=1, more=())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("more", [(), ("--ordered",)])
+def test_killed_ten_times_while_it_writes_the_file(more: tuple[str, ...], project: Project) -> None:
+    _killed_in_writing(project, rows=10_000, kills=10, seed=len(more), more=more)
+
+
+# signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_rows_in_flight_answer_and_a_resume_completes(
+    number: int, code: int, project: Project, server: Server
+) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 100)
+    process = project.start("run", _two_steps(project), *OUT)
+    with killed_at_exit(process):
+        until(lambda: len(server.requests) >= 90, "the moment to stop", of=process)
+        process.send_signal(number)
+        outcome = project.finish(process)
+    assert outcome.code == code, outcome.said
+    out = project.folder / "out.jsonl"
+    well = project.rows("SELECT count(*) FROM nodes WHERE parent = 'row' AND status = 'succeeded'")[0][0]
+    assert len(lines(out)) == well, "what was done by then is in the file"
+    assert 0 < well < 100
+    (command,) = re.findall(r"^resume it with: (.*)$", outcome.err, re.MULTILINE)
+    resumed = project.cli(*shlex.split(command)[1:], "--quiet")
+    assert resumed.code == 0, resumed.said
+    each_once(out, 100)
+    assert len(server.requests) == 200, "something was asked twice"
+
+
+# standard input and output
+
+
+def _piped(project: Project, *words: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowllm", *words],
+        cwd=project.folder,
+        env=project.environ,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+
+
+def _one_step(project: Project) -> str:
+    return project.flow(
+        inputs={"text": {"type": "string"}},
+        steps=prompts(first="first of {{ inputs.text }}"),
+        outputs={"answer": "{{ first }}"},
+    )
+
+
+def test_rows_of_a_slow_producer_are_asked_as_they_come(project: Project, server: Server) -> None:
+    out = project.folder / "out.jsonl"
+    process = _piped(
+        project, "run", _one_step(project), "--over", "-", "--output", "out.jsonl", stdin=subprocess.PIPE
+    )
+    with killed_at_exit(process):
+        assert process.stdin is not None
+        for number in range(3):
+            process.stdin.write(f'{{"text": "row {number}"}}\n')
+            until(lambda number=number: len(server.requests) == number + 1, f"row {number}", of=process)
+            until(lambda number=number: _size(out) and len(lines(out)) == number + 1, "its line", of=process)
+        _, said = process.communicate(timeout=HANG)
+    assert process.returncode == 0, said
+    each_once(out, 3)
+
+
+def test_standard_input_is_there_for_a_resume(project: Project, server: Server) -> None:
+    process = _piped(
+        project, "run", _one_step(project), "--over", "-", "--output", "out.jsonl", stdin=subprocess.PIPE
+    )
+    with killed_at_exit(process):
+        _, said = process.communicate(
+            '{"text": "a"}\n{"text": "b [status=400]"}\n{"text": "c"}\n', timeout=HANG
+        )
+    assert process.returncode == 1, said
+    assert len(lines(project.folder / "out.jsonl")) == 2
+    server.script.mended = True
+    outcome = project.cli("resume", "--quiet")
+    assert outcome.code == 0, outcome.said
+    each_once(project.folder / "out.jsonl", 3)
+    assert len(server.requests) == 4
+
+
+def test_lines_to_standard_output_are_all_there_is_on_it(project: Project, server: Server) -> None:
+    json_lines(project.folder / "rows.jsonl", [{"text": "a"}, {"text": "b [status=400]"}, {"text": "c"}])
+    words = ("--over", "rows.jsonl", "--output", "-")
+    outcome = project.run("run", _one_step(project), *words)
+    assert outcome.code == 1, outcome.said
+    (project.folder / "printed").write_text(outcome.out)
+    assert sorted(line["index"] for line in lines(project.folder / "printed")) == [0, 2]
+    server.script.mended = True
+    outcome = project.run("resume")
+    assert outcome.code == 0, outcome.said
+    (project.folder / "printed").write_text(outcome.out)
+    assert [line["index"] for line in lines(project.folder / "printed")] == [1]
+
+
+def test_a_reader_that_leaves_stops_the_run(project: Project, server: Server) -> None:
+    """As `| head -1` does."""
+    server.latency = 0.02
+    texts(project.folder / "rows.jsonl", 1000)
+    process = _piped(project, "run", _one_step(project), "--over", "rows.jsonl", "--output", "-", "--quiet")
+    with killed_at_exit(process):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert '"index"' in process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(HANG) != 0
+    assert "Traceback" not in said
+    assert "bug" not in said
+    assert len(server.requests) < 1000
+
+
+# full disks
+
+
+def test_standard_output_that_is_full_is_told(project: Project) -> None:
+    texts(project.folder / "rows.jsonl", 3)
+    words = ("run", _one_step(project), "--over", "rows.jsonl", "--output", "-", "--quiet")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "flowllm", *words],
+            cwd=project.folder,
+            env=project.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode not in {0, 2}
+    assert "standard output cannot be written: No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "bug" not in ended.stderr
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of that size; the test is skipped where none can be had."""
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_under_the_file_stops_the_run_and_a_resume_completes_it(
+    project: Project, server: Server
+) -> None:
+    server.script = lambda body, _: Reply(text=f"{prompt_of(body)} " + "x" * 20_000, delay=0.05)
+    rows = 300
+    texts(project.folder / "rows.jsonl", rows)
+    with _small_disk(project.folder / "small", "1m") as small:
+        out = small / "out.jsonl"
+        outcome = project.run("run", _one_step(project), "--over", "rows.jsonl", "--output", out, "--quiet")
+        assert outcome.code not in {0, 2}, outcome.said
+        assert f"{out} cannot be written" in outcome.err
+        assert "resume" in outcome.err
+        assert "Traceback" not in outcome.err
+        sent = len(server.requests)
+        assert sent < rows, "it went on although nothing could be written"
+        kept = project.rows("SELECT count(*) FROM nodes WHERE parent = 'row' AND status = 'succeeded'")[0][0]
+        assert kept == sent, "an answer that was paid for is lost"
+        assert project.json("show", "last")["status"] == "interrupted"
+        subprocess.run(["mount", "-o", "remount,size=40m", small], check=True)
+        outcome = project.cli("resume", "--quiet")
+        assert outcome.code == 0, outcome.said
+        each_once(out, rows)
+    assert len(server.requests) == rows
+
+
+def test_a_write_that_fails_stops_the_run_at_once(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without root: the disk says that it is full when the lines are to be put on it."""
+    rows = 400
+    texts(project.folder / "rows.jsonl", rows)
+    file = _one_step(project)
+    server.latency = 0.05
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        outcome = project.cli("run", file, *OUT, "--quiet")
+    assert outcome.code not in {0, 2}, outcome.said
+    assert "No space left on device" in outcome.err
+    sent = len(server.requests)
+    assert sent <= 64, "rows were started after the first line could not be written"
+    outcome = project.cli("resume", "--quiet")
+    assert outcome.code == 0, outcome.said
+    each_once(project.folder / "out.jsonl", rows)
+    assert len(server.requests) == rows
+
+
+def test_a_full_disk_under_the_database_loses_nothing_that_was_answered(
+    project: Project, server: Server
+) -> None:
+    rows, size = 60, 50_000
+    server.script = lambda body, _: Reply(text=f"{prompt_of(body)} " + "x" * size)
+    texts(project.folder / "rows.jsonl", rows)
+    outcome = project.run(
+        "run", _one_step(project), *OUT, "--max-concurrent", "1", "--quiet", largest_file=30 * size
+    )
+    assert outcome.code not in {0, 2}, outcome.said
+    assert "Traceback" not in outcome.err
+    sent = len(server.requests)
+    assert sent < rows
+    outcome = project.cli("resume", "--quiet")
+    assert outcome.code == 0, outcome.said
+    each_once(project.folder / "out.jsonl", rows)
+    assert len(server.requests) <= rows + 1, "an answer was lost"
