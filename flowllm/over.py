@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm.data.files import STDIN, open_file
-from flowllm.data.formats import GUESSED_TABLE
+from flowllm.data.formats import BY_ENDING, GUESSED_TABLE
 from flowllm.data.lists import LimitedRows
 from flowllm.data.output import OutputFile, line_of
 from flowllm.data.spool import open_spool, standard_input
@@ -139,7 +139,9 @@ def _rows(options: RunOptions, spool: Path) -> Rows:
         else:
             if not Path(options.over).exists():
                 raise UsageError(f"there is no file {options.over}", hint="--over names a data set")
-            rows = open_file(Path(options.over), name=Path(options.over).name)
+            path = Path(options.over)
+            known = path.suffix.lower() in BY_ENDING
+            rows = open_file(path, kind=None if known else GUESSED_TABLE, name=path.name)
     except DataFailed as error:
         raise UsageError(error.message, hint=error.hint) from None
     return rows if options.limit is None else LimitedRows(rows, options.limit)

@@ -10,6 +10,7 @@ from flowllm.cli.inputs import file_inputs, text_inputs
 from flowllm.cli.options import json_option, place_options, row_options, what_options
 from flowllm.cli.session import wait_for
 from flowllm.cli.sitting import Shown, carry_out
+from flowllm.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,10 @@ def run(
       flowllm run blog.yaml --provider simulated
       flowllm run translate.yaml --over texts.csv --output translated.jsonl
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
+    if as_json and options.output == "-":
+        raise UsageError(
+            "--json and --output - both write to standard output", hint="name a file with --output"
+        )
     inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
 
     async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:

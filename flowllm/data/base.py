@@ -34,6 +34,8 @@ class Rows(Protocol):
 
     total: int | None
     """How many rows there are; None: only the end will tell."""
+    live: bool
+    """Rows come when somebody sends them: nobody waits for them only to count them."""
 
     async def take(self, most: int) -> list[Row]:
         """The next rows, as many as are at hand, at least one; [] at the end.

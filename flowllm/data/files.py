@@ -47,6 +47,7 @@ class FileRows:
     """The rows of one file, opened when the first are wanted."""
 
     total: int | None = None
+    live = False
 
     def __init__(self, path: Path, read: Read, *, name: str, cut: bool = False) -> None:
         self._path = path

@@ -21,6 +21,7 @@ class ListRows:
         self._values = values
         self._next = 0
         self.total: int | None = len(values)
+        self.live = False
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`. What a sequence raises where it is read goes through."""
@@ -48,6 +49,7 @@ class LimitedRows:
         self._rows = rows
         self._left = limit
         self.total = None if rows.total is None else min(rows.total, limit)
+        self.live = rows.live
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""

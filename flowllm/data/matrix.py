@@ -38,6 +38,7 @@ class MatrixRows:
 
     def __init__(self, axes: Mapping[str, Axis]) -> None:
         totals = [axis.total for axis in axes.values()]
+        self.live = False
         self.total: int | None = (
             prod(total for total in totals if total is not None) if None not in totals else None
         )

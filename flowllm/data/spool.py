@@ -64,6 +64,7 @@ class CutRows:
     """What is whole of a copy that was not finished; then an error, since nobody can read the rest again."""
 
     total: int | None = None
+    live = False
 
     def __init__(self, rows: FileRows) -> None:
         self._rows = rows
@@ -91,6 +92,7 @@ class SpooledRows:
     """Read in a thread of its own, which ends with the process: a read from a terminal cannot be broken off."""
 
     total: int | None = None
+    live = True
 
     def __init__(self, stdin: Callable[[], BinaryIO], path: Path, read: Read) -> None:
         self._stdin = stdin

@@ -107,7 +107,8 @@ class Desk:
     def spending(self, seat: Seat) -> Spent:
         """What the node's requests take from now on, until `rested`."""
         spent = Spent(self.emit, seat.tally.note_sent)
-        self._at_work[seat.node_id] = (seat.step.kind, spent)
+        if seat.step.kind is not StepKind.WORKFLOW and seat.step.foreach is None:  # others have theirs within
+            self._at_work[seat.node_id] = (seat.step.kind, spent)
         return spent
 
     def rested(self, node_id: NodeId) -> None:
@@ -128,8 +129,7 @@ class Desk:
             purse=self._purse,
             tenant=self.run.tenant,
         )
-        missed = _missed(seat)
-        more = {} if missed is None else {"missed": missed}
+        more = {} if seat.missed is None else {"missed": seat.missed}
         return NodeContext(
             asker=asker,
             clock=self.clock,
@@ -142,6 +142,7 @@ class Desk:
             write_memo=not self.options.no_cache,
             refresh=is_within(seat.node_id, self.options.refresh),
             standing=seat.standing,
+            begun=seat.tally.note_sent,
             **more,
         )
 
@@ -260,15 +261,3 @@ class Desk:
         """A node failed for good: under --fail-fast that ends the run."""
         if self.options.fail_fast and scope.dooms:
             self.halt.call(RunStatus.FAILED)
-
-
-def _missed(seat: Seat) -> Callable[[], None] | None:
-    above = seat.missed
-    if above is None or seat.step.kind in ASKING:
-        return above
-
-    def missed() -> None:
-        seat.tally.note_sent()
-        above()
-
-    return missed

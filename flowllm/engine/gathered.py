@@ -31,6 +31,8 @@ class Gathered:
         blueprint, step = seat.blueprint, seat.step.id
         self._node = seat.node_id
         self._holds_outputs = blueprint is not None and blueprint.looks_at(step, Part.OUTPUT)
+        accepting = seat.step.foreach is not None and seat.step.foreach.accept is not None
+        self._collects = self._holds_outputs and not accepting  # what is accepted is held by who chooses
         self._holds_rows = blueprint is not None and blueprint.looks_at(step, Part.ROWS)
         self._streams = blueprint is not None and blueprint.streams(step)
         self._outputs: dict[int, Json] = {}
@@ -42,7 +44,7 @@ class Gathered:
         """An item ended."""
         place = record.place or 0
         output = record.output if record.status is NodeStatus.SUCCEEDED else None
-        if self._holds_outputs:
+        if self._collects:
             self._outputs[place] = output
         if self._holds_rows:
             self._rows[place] = {
@@ -63,8 +65,6 @@ class Gathered:
     def replaced(self, record: NodeRecord) -> None:
         """An item that was added has failed after all."""
         place = record.place or 0
-        if self._holds_outputs:
-            self._outputs[place] = None
         if self._holds_rows:
             self._rows[place] |= {"status": record.status.value, "output": None, "error": record.error}
 

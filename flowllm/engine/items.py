@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from flowllm.calls.gate import CallStopped
 from flowllm.engine.blueprint import texts_together
+from flowllm.engine.desk import ASKING
 from flowllm.engine.fanout import Ended, FanOut, Tolerated
 from flowllm.engine.gathered import Gathered
 from flowllm.engine.node import carried, compute
+from flowllm.engine.resume import UNJUDGED, reached_before
 from flowllm.engine.rule import rule_of
 from flowllm.engine.scope import Scope, Seat, Tally
 from flowllm.engine.sources import open_rows
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from flowllm.store.base import NodeRecord
     from flowllm.types import Json
 
+WIDE = 64
+"""Items in flight of steps that ask no model, where `max_concurrent` does not say."""
 BATCHES = 8
 """Requests' worth of texts to embed that a foreach has in flight at least."""
 
@@ -78,6 +82,9 @@ class _Items:
         self._sink = sink
         self._foreach = seat.step.foreach
         self._item_step = replace(seat.step, foreach=None)
+        if reached_before(seat.earlier) and not desk.retry_failed:
+            # what had enough without the items that failed does not ask them again: its output stays what it was
+            self._item_step = replace(self._item_step, on_error=OnError.CONTINUE)
         self._node = seat.node_id
         accepting = self._foreach is not None and self._foreach.accept is not None
         halt = seat.scope.halt
@@ -101,27 +108,33 @@ class _Items:
     async def go_through(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
         desk, seat = self._desk, self._seat
-        desk.ride(
-            desk.record(
-                seat,
-                NodeStatus.RUNNING,
-                parts={"kind": "foreach"},
-                started_at=self._work.started,
-                counts=Counts(),
-            )
+        begun = desk.record(
+            seat,
+            NodeStatus.RUNNING,
+            parts={"kind": "foreach"},
+            started_at=self._work.started,
+            counts=Counts(),
         )
-        if rows is None:
-            assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
-            rows = open_rows(self._foreach, seat.values, spool=desk.spool, limit=desk.options.limit)
-        supply = Supply(desk, seat, rows)
+        try:
+            desk.ride(begun)
+            if rows is None:
+                assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
+                rows = open_rows(self._foreach, seat.values, spool=desk.spool, limit=desk.options.limit)
+            return await self._from(rows)
+        finally:
+            if self._accepting:  # however it ends, nothing more is sent for its items
+                self._scope.halt.call(RunStatus.INTERRUPTED)
+                seat.scope.halt.forget(self._scope.halt)
+
+    async def _from(self, rows: Rows) -> NodeRecord:
+        supply = Supply(self._desk, self._seat, rows)
         if self._sink is not None:
-            self._sink.begin(desk.broke)
+            self._sink.begin(self._desk.broke)
         try:
             self._state = self._begin(rows)
             await self._pump(supply)
             return await self._finish(supply)
         finally:
-            seat.scope.halt.forget(self._scope.halt)
             supply.stop()
             await rows.close()
             if self._sink is not None:
@@ -129,7 +142,8 @@ class _Items:
 
     def _begin(self, rows: Rows) -> FanOut:
         foreach, step = self._foreach, self._seat.step
-        window = max(self._desk.window(), BATCHES * texts_together(step))
+        asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
+        window = max(self._desk.window() if asks else WIDE, BATCHES * texts_together(step))
         if foreach is not None and foreach.max_concurrent is not None:
             window = foreach.max_concurrent
         self._scope.total = rows.total or 0
@@ -286,7 +300,7 @@ class _Items:
 
     def _reject(self, wrong: Ended, error: StepError) -> None:
         """Whether to accept the item could not be told: it counts as failed."""
-        details = self._desk.redactor.value(error.as_dict())
+        details = {**self._desk.redactor.value(error.as_dict()), UNJUDGED: True}
         record = replace(self._records[wrong.place], status=NodeStatus.FAILED, error=details)
         self._gathered.replaced(record)
         self._gathered.ride(self._desk, record)

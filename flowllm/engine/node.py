@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowllm.calls.gate import CallStopped, being_cancelled
-from flowllm.engine.resume import UNSAVED, holds, unsaved
+from flowllm.engine.resume import UNSAVED, has_output, holds
 from flowllm.errors import InternalError, RunStopped, StepError, StoreError
 from flowllm.types import NodeStatus, OnError, StepKind
 
@@ -138,7 +138,7 @@ def known_path(desk: Desk, seat: Seat) -> Path | None:
 
 async def reuse(desk: Desk, seat: Seat, earlier: NodeRecord, path: Path | None) -> NodeRecord:
     """What an earlier sitting did still holds."""
-    if unsaved(earlier):
+    if has_output(earlier):
         earlier = replace(earlier, status=NodeStatus.SUCCEEDED, error=None)
         await desk.keep(earlier)
     record = await _saved(desk, seat, replace(earlier, reused=True), path)

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from flowllm.store.base import NodeRecord, RunRecord, Store
     from flowllm.types import Json
 
-WINDOW = 64
-"""Items of a foreach in flight, where neither it nor the limits of the accounts say more."""
+WINDOW = 16
+"""Items of a foreach that asks models in flight, where neither it nor the limits of the accounts say more: enough to
+keep all slots filled, and few, so that items that have begun go before new ones."""
 OPEN = 1024
 """Items of all foreaches of a run that are open at once, but for one of each."""
 

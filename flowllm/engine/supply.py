@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Items that are read, and looked up by a resume, at a time."""
-PATIENCE = 1.0
-"""Seconds for which items are waited for that are only to be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +70,9 @@ class Supply:
         return self._buffer.popleft()
 
     async def left(self) -> int:
-        """How many there still are; what is just being read is among them, unless it does not come."""
-        if self._reading is not None:
-            await asyncio.wait([self._reading], timeout=PATIENCE)
+        """How many there still are; of a live source only those that have come."""
+        if self._reading is not None and not self._rows.live:
+            await asyncio.wait([self._reading])
         self.stop()
         return len(self._buffer) + await self._rows.count_rest()
 

@@ -86,6 +86,8 @@ class NodeContext:
     standing: Standing = field(default_factory=Standing)
     missed: Callable[[], None] = _nothing
     """To be called once it is known that something must really be done: no stored answer will do."""
+    begun: Callable[[], None] = _nothing
+    """To be called when the work begins, by kinds that send no requests through the wing of calls."""
 
     def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
         """The node's row as of now, secrets masked."""

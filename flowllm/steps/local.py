@@ -120,6 +120,7 @@ async def _until_done(bound: Bound, context: NodeContext, act: Act) -> tuple[Jso
         async with act.places:  # waiting for a place does not count against the timeout
             if not gate.is_open:
                 raise CallStopped
+            context.begun()
             began = context.clock.monotonic()
             try:
                 return await act.once(left), number

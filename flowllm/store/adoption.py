@@ -12,7 +12,7 @@ from flowllm.store.statements import named
 from flowllm.store.tables import BIG, nodes
 from flowllm.store.text import from_text, to_text
 from flowllm.store.writer import Unit
-from flowllm.types import NodeStatus, item_id, slot_of
+from flowllm.types import NodeStatus, StepKind, item_id, slot_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -41,7 +41,7 @@ _TAKE: Final = named(
     update(nodes).where(*_THIS).values(epoch=bindparam("sitting"), place=bindparam("new_place"))
 )
 _ROW: Final = named(select(*_COLUMNS).where(*_THIS))
-_IS_THERE: Final = named(select(nodes.c.status, nodes.c.epoch).where(*_THIS))
+_IS_THERE: Final = named(select(nodes.c.status, nodes.c.epoch, nodes.c.kind, nodes.c.key).where(*_THIS))
 _NUMBER: Final = func.substr(nodes.c.node_id, func.length(bindparam("parent")) + literal_column("2"))
 _HIGHEST: Final = named(select(func.max(cast(_NUMBER, BigInteger))).where(*_OURS, nodes.c.place.is_not(None)))
 
@@ -163,8 +163,11 @@ class _Adoption:
         held = self._connection.execute(_IS_THERE, {"run": self._these["run"], "node": node}).fetchone()
         if held is None:
             return True
-        status, epoch = held
-        if status != NodeStatus.FAILED.value or epoch >= self._fence.epoch:
+        status, epoch, kind, key = held
+        within = (
+            kind == StepKind.WORKFLOW.value and key
+        )  # it has nodes within, which its own item may still want
+        if status != NodeStatus.FAILED.value or epoch >= self._fence.epoch or within:
             return False
         self._connection.execute(_TAKE, self._taking(node, place))
         return True

@@ -73,12 +73,31 @@ class Pages(Sequence[Json]):
         length = len(self)
         at = index + length if index < 0 else index
         if not 0 <= at < length:
-            raise IndexError(index)
+            raise IndexError(f"there is no output {index} of {length}")
         return self._at(at)
 
     def __iter__(self) -> Iterator[Json]:
         for number in range(-(-len(self) // PAGE)):
             yield from self._page(number)
+
+    def __eq__(self, other: object) -> bool:
+        """As lists are equal."""
+        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment] # as lists have none
+
+    def __add__(self, other: Sequence[Json]) -> list[Json]:
+        return [*self, *other]
+
+    def __radd__(self, other: Sequence[Json]) -> list[Json]:
+        return [*other, *self]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} outputs, read as they are looked at; list(…) holds them all>"
 
     def _at(self, at: int) -> Json:
         return self._page(at // PAGE)[at % PAGE]

@@ -275,3 +275,13 @@ async def test_how_far_the_output_file_is_on_disk(store: Store) -> None:
         await store.mark_output(fence_of(begun), 5000)
     await store.mark_output(fence, 0)
     assert (await store.run(R1)).output_offset == 0
+
+
+async def test_outputs_are_like_a_list(store: Store) -> None:
+    await written(store, "ab")
+    outputs = store.outputs(R1, POSTS)
+    assert outputs == ["out a", "out b"]
+    assert outputs != ["out a"]
+    assert outputs != "out a"
+    assert outputs + ["more"] == ["out a", "out b", "more"]
+    assert ["less", *outputs] == ["less", "out a", "out b"]

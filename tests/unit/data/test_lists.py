@@ -36,6 +36,7 @@ class Endless:
     """Rows of which nobody knows how many there are."""
 
     total = None
+    live = False
     closed = False
 
     def __init__(self) -> None:
