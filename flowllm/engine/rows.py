@@ -48,6 +48,9 @@ async def _outlasting(work: Coroutine[object, object, None]) -> None:
     await asyncio.shield(asyncio.get_running_loop().create_task(work))
 
 
+_ADDED = frozenset({"_node", "_error"})
+
+
 class RowSink:
     """The rows of one sitting on their way to the file."""
 
@@ -81,7 +84,7 @@ class RowSink:
             if self._order.ready:
                 await _outlasting(self._in_order(self._order))
         elif wanted:
-            self._lines.add(slot, record.item, record.output)
+            self._lines.add(slot, _own(record.item), record.output)
         if self._lines.waiting and (self._flusher is None or self._flusher.done()):
             self._flusher = asyncio.get_running_loop().create_task(self._keep_flushing())
         if self._lines.waiting > FULL:
@@ -109,7 +112,7 @@ class RowSink:
         async with self._turn:
             while order.ready:
                 for row in await self._rows(order.take(HELD)):
-                    self._lines.add(slot_of(row.node_id), row.item, row.output)
+                    self._lines.add(slot_of(row.node_id), _own(row.item), row.output)
                 if self._lines.waiting > FULL:
                     await self._write()
 
@@ -135,3 +138,10 @@ class RowSink:
                 await self._write()
             finally:
                 self._lines.close()
+
+
+def _own(row: Json) -> Json:
+    """A row without what `flowllm failed` adds to one."""
+    if isinstance(row, dict) and not _ADDED.isdisjoint(row):
+        return {name: value for name, value in row.items() if name not in _ADDED}
+    return row

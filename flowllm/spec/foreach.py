@@ -173,9 +173,8 @@ def _check_format(shape: DataFileShape, node: Mapping, compiler: Compiler) -> No
 
 def _matrix(node: Node, compiler: Compiler) -> dict[str, ValueTemplate | DataFile]:
     if not isinstance(node, Mapping) or not node.entries:
-        raise Wrong(
-            node.where, f"`matrix` is a mapping of names to lists, this is {kind_of(node)}", _LIST_HINT
-        )
+        what = "empty" if isinstance(node, Mapping) else kind_of(node)
+        raise Wrong(node.where, f"`matrix` is a mapping of names to lists, this is {what}", _LIST_HINT)
     axes: dict[str, ValueTemplate | DataFile] = {}
     for entry in node.entries:
         if not NAME.fullmatch(entry.key):

@@ -176,12 +176,21 @@ def with_inputs(inputs: AbstractMapping[str, Input], given: AbstractMapping[str,
     return _from_data(inputs, given, {})
 
 
+UNREAD = frozenset({"_line", "_text"})
+"""The columns of a row that stands for one that could not be read."""
+
+
 def row_inputs(inputs: AbstractMapping[str, Input], row: Json) -> dict[str, Json]:
     """The inputs of a workflow from one row of a data set: its columns by name, others are left aside.
 
     A row that is no mapping is the one input that has no default, or the only one. Raises InvalidInputs.
     """
     if isinstance(row, dict):
+        if row.keys() >= UNREAD:
+            raise InvalidInputs(
+                f"this row is what could be made of line {row['_line']} of a data set, which could not be read",
+                hint="mend that line, and give the data set again",
+            )
         return _from_data(inputs, row, row)
     required = [name for name, declared in inputs.items() if declared.required]
     alone = required if len(required) == 1 else list(inputs)

@@ -15,7 +15,12 @@ from flowllm.spec.readers import items, named
 class Shape(BaseModel):
     """A table of keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        defer_build=True,  # a workflow has steps of few kinds, and each table takes some milliseconds to build
+    )
 
     @model_validator(mode="before")
     @classmethod

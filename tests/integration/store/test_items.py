@@ -283,5 +283,5 @@ async def test_outputs_are_like_a_list(store: Store) -> None:
     assert outputs == ["out a", "out b"]
     assert outputs != ["out a"]
     assert outputs != "out a"
-    assert outputs + ["more"] == ["out a", "out b", "more"]
+    assert outputs + ["more"] == ["out a", "out b", "more"]  # noqa: RUF005
     assert ["less", *outputs] == ["less", "out a", "out b"]
