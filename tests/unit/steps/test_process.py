@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -105,45 +107,56 @@ def test_what_leaves_the_group_is_not_waited_for_for_ever(
     assert result == Ended(output=b"done\n", errors=b"", status=0)
 
 
-def cancelled(command: str, ready: Path, *, twice: bool = False) -> float:
-    """Cancel it once it is ready; how long it then took."""
+ALONE = """
+import asyncio, pathlib, sys, time
+from flowllm.steps import process
 
-    async def main() -> float:
-        task = asyncio.create_task(ended(command))
-        while not (ready.exists() and ready.read_text().endswith("\n")):
-            await asyncio.sleep(0.005)
-        began = time.monotonic()
+async def main(command, ready, patience, twice):
+    process.PATIENCE = patience
+    task = asyncio.create_task(process.run_command(command, stdin=b"", env={}, most=1000))
+    while not (ready.exists() and ready.read_text().endswith("\\n")):
+        await asyncio.sleep(0.005)
+    began = time.monotonic()
+    task.cancel()
+    if twice:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         task.cancel()
-        if twice:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return time.monotonic() - began
+    try:
+        await task
+    except asyncio.CancelledError:
+        print(time.monotonic() - began)
 
-    return asyncio.run(main())
+asyncio.run(main(sys.argv[1], pathlib.Path(sys.argv[2]), float(sys.argv[3]), len(sys.argv) > 4))
+"""
 
 
-def test_one_that_is_cancelled_may_tidy_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.steps.process.PATIENCE", 60)
+def cancelled(command: str, ready: Path, *, patience: float, twice: bool = False) -> float:
+    """Cancel it once it is ready; how long it then took. In a process that has nothing else open."""
+    words = [sys.executable, "-c", ALONE, command, str(ready), str(patience), *(["twice"] if twice else [])]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True, timeout=100).stdout)
+
+
+def test_one_that_is_cancelled_may_tidy_up(tmp_path: Path) -> None:
     ready, tidied = tmp_path / "ready", tmp_path / "tidied"
-    took = cancelled(f"trap 'echo yes >{tidied}; exit' TERM; echo $$ >{ready}; sleep 60 & wait", ready)
+    took = cancelled(
+        f"trap 'echo yes >{tidied}; exit' TERM; echo $$ >{ready}; sleep 60 & wait", ready, patience=60
+    )
     assert tidied.read_text() == "yes\n"
     assert took < 30
     assert not alive(number_in(ready))
 
 
-def test_one_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.steps.process.PATIENCE", 0.3)
+def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    took = cancelled(f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready)
+    took = cancelled(f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready, patience=0.3)
     assert took >= 0.3
     pid = number_in(ready)
     until(lambda: not alive(pid), "its end")
     ready.unlink()
-    monkeypatch.setattr("flowllm.steps.process.PATIENCE", 60)
-    took = cancelled(f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready, twice=True)
+    took = cancelled(
+        f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready, patience=60, twice=True
+    )
     assert took < 30
     pid = number_in(ready)
     until(lambda: not alive(pid), "its end")
