@@ -51,9 +51,10 @@ def test_the_same_for_500_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     check_quick(quick, window)
 
 
+@pytest.mark.parametrize("overshoot", [1.0, 1.5])
 @pytest.mark.parametrize("seed", range(5))
 def test_over_http_the_choice_is_the_same_and_a_repeat_is_free(
-    seed: int, project: Project, server: Server
+    seed: int, overshoot: float, project: Project, server: Server
 ) -> None:
     draw = random.Random(seed)
     answers = {f"Good? {n}": (draw.random() < 0.5, 0.02 * (1 + draw.random())) for n in range(ITEMS)}
@@ -64,7 +65,7 @@ def test_over_http_the_choice_is_the_same_and_a_repeat_is_free(
 
     server.script = judge
     good = [n for n in range(ITEMS) if answers[f"Good? {n}"][0]]
-    accept = {"when": "{{ output == 'yes' }}", "count": WANTED, "overshoot": 1.0}
+    accept = {"when": "{{ output == 'yes' }}", "count": WANTED, "overshoot": overshoot}
     file = project.flow(
         limits={"max_concurrent": 100},
         steps={
@@ -76,7 +77,9 @@ def test_over_http_the_choice_is_the_same_and_a_repeat_is_free(
     sent = [int(seen.prompt.split()[-1]) for seen in server.requests]
     counts = first["outputs"]["counts"]
     assert counts["not_sent"] == ITEMS - len(sent)
-    assert set(sent) & set(good) == set(good[:WANTED]), "an accepted answer was thrown away"
+    assert set(sent) >= set(good[:WANTED])
+    if overshoot == 1.0:
+        assert set(sent) & set(good) == set(good[:WANTED]), "an accepted answer was thrown away"
     (parts,) = project.rows("SELECT parts FROM nodes WHERE node_id = 'judge'")
     assert json.loads(parts[0])["chosen"] == good[:WANTED]
     again = project.json("run", file)

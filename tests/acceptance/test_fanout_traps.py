@@ -72,24 +72,22 @@ def test_what_had_enough_does_not_ask_its_failed_items_again() -> None:
 
 def test_nothing_is_sent_after_the_database_failed_also_under_accept(monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
-        limits: {max_concurrent: 2}
-        inputs: {items: []}
         steps:
           a:
-            foreach: "{{ inputs.items }}"
+            foreach: "{{ range(400) | list }}"
             prompt: "ask {{ item }}"
-            accept: {when: "{{ false }}", count: 40}
+            max_concurrent: 30
+            accept: {when: "{{ false }}", count: 30}
         """
 
     async def main() -> None:
-        made, stop, sent = stage(), StopSignal(), []
+        made, stop, sent = stage(concurrent=10), StopSignal(), []
 
         async def soon() -> None:
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(2.5)
             stop.request("test")
 
-        items = {"items": list(range(600))}
-        await sit(made, text, inputs=items, stop=stop, meanwhile=soon())
+        await sit(made, text, stop=stop, meanwhile=soon())
         adopt = made.store.adopt
 
         async def failing(fence: object, parent: object, keys: list) -> object:
