@@ -18,7 +18,7 @@ from flowllm.store.memory import MemoryStore
 from flowllm.store.open import open_store
 from flowllm.store.sql import SqlStore
 from flowllm.store.writer import Failpoints
-from flowllm.types import NodeStatus
+from flowllm.types import NodeStatus, StepKind
 from tests.support.items import POSTS, R1, adopt, again, foreach, item, told, write, written
 from tests.support.records import ME, fence_of, node
 
@@ -250,3 +250,12 @@ async def test_a_failed_row_that_stands_elsewhere_now_keeps_its_name(store: Stor
     await write(store, fence, item(1, "b", status=NodeStatus.FAILED))
     fence = await again(store, fence)
     assert told(await adopt(store, fence, "aBb")) == [(0, "a"), (3, None), (1, "b")]
+
+
+async def test_the_name_of_a_failed_graph_is_kept_for_its_own_item(store: Store) -> None:
+    """It has nodes within, which were paid for."""
+    fence = fence_of(await written(store, "abc"))
+    failed = replace(item(1, "b", status=NodeStatus.FAILED), kind=StepKind.WORKFLOW)
+    await write(store, fence, failed)
+    fence = await again(store, fence)
+    assert told(await adopt(store, fence, "aBcb", batch=1)) == [(0, "a"), (3, None), (2, "c"), (1, "b")]
