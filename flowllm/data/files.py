@@ -8,7 +8,7 @@ import stat
 import threading
 from contextlib import suppress
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from flowllm.data.base import Row
@@ -22,11 +22,11 @@ from flowllm.data.formats import (
     plain_rows,
 )
 from flowllm.data.tables import csv_rows
+from flowllm.data.texts import as_utf8
 from flowllm.errors import DataFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from flowllm.data.found import Found
 
@@ -93,12 +93,12 @@ class FileRows:
         try:
             if self._found is None:
                 self._file = _opened(self._path, self._name)
-                self._found = self._read(self._file)
+                self._found = self._read(as_utf8(self._file))
             return next(self._found, None)
         except DataFailed as error:
             self._failed = error
         except OSError as error:
-            self._failed = _unreadable(self._name, error)
+            self._failed = _unreadable(self._name, self._path, error)
         return None
 
     def _count(self) -> int:
@@ -137,9 +137,14 @@ def _check_kind(mode: int, name: str) -> None:
         )
 
 
-def _unreadable(name: str, error: OSError) -> DataFailed:
+def _unreadable(name: str, path: Path, error: OSError) -> DataFailed:
     if isinstance(error, FileNotFoundError):
-        return DataFailed(f"there is no file {name}", hint="paths in a workflow are relative to its file")
+        hint = "paths in a workflow are relative to its file"
+        here = Path(name).absolute()
+        if not PurePath(name).is_absolute() and here != path and here.exists():
+            there = os.path.relpath(here, path.parents[len(PurePath(name).parts) - 1])
+            hint = f"{hint}: for the file in the working directory write {there} or {here}"
+        return DataFailed(f"there is no file {name}: looked for {path}", hint=hint)
     return DataFailed(f"{name} cannot be read: {error.strerror or error}")
 
 
@@ -157,7 +162,7 @@ def reader_of(name: str, *, kind: str | None, delimiter: str | None) -> Read:
         case "lines":
             return plain_rows
         case "csv":
-            return partial(csv_rows, delimiter=delimiter or ("\t" if ending == ".tsv" else ","))
+            return partial(csv_rows, delimiter=delimiter or ("\t" if ending == ".tsv" else None))
         case "guessed" | "guessed table" as guess:
             return partial(guessed_rows, table=guess == GUESSED_TABLE)
     raise DataFailed(

@@ -16,10 +16,15 @@ BOM: Final = b"\xef\xbb\xbf"
 _SHOWN: Final = 200
 """Bytes of a line that is too long, of which the beginning alone is kept."""
 _FOREIGN: Final = (
-    (b"\xff\xfe", "is UTF-16", "save it as UTF-8"),
-    (b"\xfe\xff", "is UTF-16", "save it as UTF-8"),
     (b"\x1f\x8b", "is compressed", "unpack it first, as `gunzip` does"),
+    (b"\x28\xb5\x2f\xfd", "is compressed", "unpack it first, as `unzstd` does"),
+    (b"BZh", "is compressed", "unpack it first, as `bunzip2` does"),
+    (b"\xfd7zXZ", "is compressed", "unpack it first, as `unxz` does"),
     (b"PK\x03\x04", "is a spreadsheet or another zip file", "save it as CSV or JSON Lines"),
+    (b"\xd0\xcf\x11\xe0", "is a spreadsheet or another Office file", "save it as CSV or JSON Lines"),
+    (b"PAR1", "is Parquet", "save it as CSV or JSON Lines, as pandas and DuckDB do"),
+    (b"ARROW1", "is Arrow", "save it as CSV or JSON Lines, as pandas and DuckDB do"),
+    (b"SQLite format 3\0", "is an SQLite database", "save the table as CSV or JSON Lines"),
 )
 """What files begin with that are no text in UTF-8."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from flowllm.data.base import Row
 from flowllm.data.files import FileRows, Read, reader_of
 from flowllm.data.formats import GUESSED
+from flowllm.data.texts import as_utf8
 from flowllm.errors import DataFailed
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class SpooledRows:
             raise _not_copied(part, error) from None
         with os.fdopen(descriptor, "wb", buffering=0) as copy:
             tee = io.BufferedReader(_Tee(source, copy, part), buffer_size=64 * 1024)
-            for place, found in enumerate(self._reader(tee, NAME)):
+            for place, found in enumerate(self._reader(as_utf8(tee), NAME)):
                 if not self._put(place, found):
                     return
             if self._closed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.base import MAX_ROW
@@ -14,6 +16,12 @@ from flowllm.errors import DataFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_DELIMITERS: Final = (b",", b";", b"\t", b"|")
+_QUOTED: Final = re.compile(rb'"[^"]*"')
+_NAMES_DELIMITER: Final = re.compile(rb"sep=([^\r\n])\r?\n", re.IGNORECASE)
+"""What spreadsheet programs write before the header."""
+_AROUND: Final = " \t\r\n\v\f\xa0\ufeff"
+"""What names of columns are freed of: spaces, also those that do not break a line, and byte order marks."""
 _NOT_CLOSED: Final = "a quote is not closed"
 
 
@@ -21,8 +29,12 @@ class _TooLarge(Exception):
     """One record has grown over what a row may be."""
 
 
-def csv_rows(file: BinaryIO, name: str, *, delimiter: str = ",", cut: bool = False) -> Iterator[Found]:
+def csv_rows(
+    file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bool = False
+) -> Iterator[Found]:
     """A mapping of texts a record, an empty cell is ""; empty lines are left out. Raises DataFailed.
+
+    Spaces around the names of columns are left out. Without `delimiter` it is what the first lines show.
 
     After a record that cannot be read the line behind its first one is next: a quote that is not closed takes only its
     own row along.
@@ -31,9 +43,11 @@ def csv_rows(file: BinaryIO, name: str, *, delimiter: str = ",", cut: bool = Fal
 
 
 def table_rows(
-    lines: Iterator[Line], name: str, *, delimiter: str = ",", cut: bool = False
+    lines: Iterator[Line], name: str, *, delimiter: str | None = None, cut: bool = False
 ) -> Iterator[Found]:
     """As `csv_rows`, of lines that were begun already."""
+    if delimiter is None:
+        lines, delimiter = _sniffed(lines)
     records = _Records(lines, delimiter, cut=cut)
     header: list[str] | None = None
     while (cells := records.next()) is not None:
@@ -49,6 +63,27 @@ def table_rows(
             yield bad(records.head, records.line, name, told, records.size)
 
 
+def _sniffed(lines: Iterator[Line]) -> tuple[Iterator[Line], str]:
+    """The lines, and the delimiter that the first ones show."""
+    first: list[Line] = []
+    while len(first) < 2 and (line := next(lines, None)) is not None:  # noqa: PLR2004 - header and first record
+        named = _NAMES_DELIMITER.match(line.data) if not first else None
+        if named is not None:
+            return lines, named[1].decode()
+        if line.data.strip():
+            first.append(line)
+    return chain(first, lines), _delimiter(*(line.data for line in first))
+
+
+def _delimiter(header: bytes = b"", record: bytes = b"") -> str:
+    """That which the header has most often; where the first record is whole and lacks it, it is part of a name."""
+    outside, rest = _QUOTED.sub(b"", header), _QUOTED.sub(b"", record)
+    best = max(_DELIMITERS, key=outside.count)  # of equals the first
+    if best == b"," or best not in outside or (record and best not in rest and b'"' not in rest):
+        return ","
+    return best.decode()
+
+
 def _cells(count: int) -> str:
     return "1 cell" if count == 1 else f"{count} cells"
 
@@ -57,8 +92,11 @@ def _header(cells: list[str], records: _Records, name: str) -> list[str]:
     where = f"{name}:{records.line}"
     if records.wrong:
         raise DataFailed(f"{where}: the header cannot be read: {records.wrong}")
+    if any("\0" in cell for cell in cells):
+        raise DataFailed(f"{where}: the header has zero bytes: this is no text", hint="is it CSV?")
+    cells = [cell.strip(_AROUND) for cell in cells]
     for at, cell in enumerate(cells):
-        if not cell.strip():
+        if not cell:
             raise DataFailed(
                 f"{where}: column {at + 1} of the header has no name",
                 hint="every column needs a name of its own",

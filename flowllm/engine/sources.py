@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm.data.files import STDIN, open_file
+from flowllm.data.globs import GlobRows
 from flowllm.data.lists import LimitedRows, ListRows
 from flowllm.data.matrix import Axis, MatrixRows
 from flowllm.data.spool import open_spool, standard_input
@@ -51,7 +52,9 @@ def _file(source: DataFile, values: Mapping[str, Json], spool: Path | None) -> R
     name = source.path.text(values)
     kind, delimiter = source.format, source.delimiter
     rows: Rows
-    if name != STDIN:
+    if source.many:
+        rows = GlobRows(Path(source.folder), name)
+    elif name != STDIN:
         rows = open_file(Path(source.folder) / name, kind=kind, delimiter=delimiter, name=name)
     elif spool is None:
         raise DataFailed("standard input cannot be read here", hint="name a file")

@@ -295,7 +295,13 @@ _DATA_FILE: dict[str, Json] = {
     "required": ["file"],
     "additionalProperties": False,
 }
-_AXIS: dict[str, Json] = {"anyOf": [_TEMPLATE, {"type": "array"}, _DATA_FILE]}
+_DATA_FILES: dict[str, Json] = {
+    "type": "object",
+    "properties": {"files": _TEXT, "limit": _COUNT},
+    "required": ["files"],
+    "additionalProperties": False,
+}
+_AXIS: dict[str, Json] = {"anyOf": [_TEMPLATE, {"type": "array"}, _DATA_FILE, _DATA_FILES]}
 ForeachSource: TypeAlias = Annotated[
     Node,
     PlainValidator(readers.anything),

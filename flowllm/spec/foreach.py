@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from flowllm.spec.files import absolute
-from flowllm.spec.model import DataFileShape, read_shape
+from flowllm.spec.model import DataFileShape, DataFilesShape, read_shape
 from flowllm.spec.nodes import Mapping, Scalar, Sequence, kind_of
 from flowllm.spec.problems import Wrong
 from flowllm.spec.readers import NAME, is_template
@@ -34,7 +34,8 @@ ENDINGS = {
 }
 """Formats of data sets by the endings of their names."""
 _LIST_HINT = (
-    'write an expression such as "{{ inputs.topics }}", a list, {file: rows.jsonl} or {matrix: {name: list}}'
+    'write an expression such as "{{ inputs.topics }}", a list, {file: rows.jsonl}, {files: docs/**/*.md} or '
+    "{matrix: {name: list}}"
 )
 
 
@@ -109,11 +110,13 @@ def _source(
 ) -> tuple[ValueTemplate | None, DataFile | None, dict[str, ValueTemplate | DataFile] | None]:
     if not isinstance(node, Mapping):
         return _items(node, compiler), None, None
-    if node.get("file") is not None:
+    if node.get("file") is not None or node.get("files") is not None:
         return None, _file(node, compiler), None
     inner = node.get("matrix")
     if inner is None or len(node.entries) != 1:
-        raise Wrong(node.where, "`foreach` is neither a list, nor {file: …}, nor {matrix: …}", _LIST_HINT)
+        raise Wrong(
+            node.where, "`foreach` is neither a list, nor {file: …}, {files: …} or {matrix: …}", _LIST_HINT
+        )
     return None, None, _matrix(inner, compiler)
 
 
@@ -137,6 +140,8 @@ def _shown(node: Scalar) -> str:
 
 
 def _file(node: Mapping, compiler: Compiler) -> DataFile | None:
+    if node.get("files") is not None:
+        return _files(node, compiler)
     shape = read_shape(DataFileShape, node, "`foreach`", compiler.problems, step=compiler.step)
     path = None if shape is None else compiler.text(shape.file)
     if shape is None or path is None:
@@ -149,6 +154,14 @@ def _file(node: Mapping, compiler: Compiler) -> DataFile | None:
         delimiter=shape.delimiter,
         limit=shape.limit,
     )
+
+
+def _files(node: Mapping, compiler: Compiler) -> DataFile | None:
+    shape = read_shape(DataFilesShape, node, "`foreach`", compiler.problems, step=compiler.step)
+    path = None if shape is None else compiler.text(shape.files)
+    if shape is None or path is None:
+        return None
+    return DataFile(path=path, folder=folder_of(shape.files.where), limit=shape.limit, many=True)
 
 
 def _check_format(shape: DataFileShape, node: Mapping, compiler: Compiler) -> None:

@@ -43,7 +43,16 @@ class DataFileShape(Shape):
     file: f.Text = Field(description="Path, relative to the workflow's file; - is standard input.")
     format: f.DataFormat | None = Field(None, description="jsonl, json, csv or lines (by the file's ending).")
     delimiter: f.Delimiter | None = Field(
-        None, description="Of CSV: one character (a comma; a tab for .tsv)."
+        None, description="Of CSV: one character (a tab for .tsv, else as the header shows: , ; | or a tab)."
+    )
+    limit: f.Count | None = Field(None, description="Only so many first items.")
+
+
+class DataFilesShape(Shape):
+    """Files each of which is an item."""
+
+    files: f.Text = Field(
+        description="Pattern of paths, relative to the workflow's file, such as docs/**/*.md; items are {path, text}."
     )
     limit: f.Count | None = Field(None, description="Only so many first items.")
 
@@ -51,8 +60,8 @@ class DataFileShape(Shape):
 class _FanoutOptions(Shape):
     foreach: f.ForeachSource | None = Field(
         None,
-        description="Runs the step once for each item: an expression that gives a list, {file: rows.jsonl}, or "
-        "{matrix: {name: list}}.",
+        description="Runs the step once for each item: an expression that gives a list, {file: rows.jsonl}, "
+        "{files: docs/**/*.md}, or {matrix: {name: list}}.",
     )
     as_: f.ItemName | None = Field(None, alias="as", description="What templates call the item (item).")
     max_concurrent: f.Count | None = Field(None, description="Items of the foreach in flight at most.")

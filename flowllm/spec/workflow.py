@@ -203,15 +203,17 @@ class DataFile:
     """A data set that a foreach reads as a stream."""
 
     path: Template
-    """Gives a path relative to `folder`, or `-` for standard input."""
+    """Gives a path relative to `folder`, or `-` for standard input; under `many` a pattern of paths."""
     folder: str
     """Absolute path of the folder of the file in which the step stands."""
     format: str | None = None
     """jsonl, json, csv or lines; None: by the file's ending."""
     delimiter: str | None = None
-    """Of CSV; None: a comma, or a tab for .tsv."""
+    """Of CSV; None: a tab for .tsv, else as the header shows."""
     limit: int | None = None
     """Only so many first items."""
+    many: bool = False
+    """Each file that matches is one item, {path, text}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from flowllm.data.files import reader_of
+from flowllm.data.texts import as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ def read(
     """Line, value and error ("" if there is none) of each row that a reader finds in a file named `data`."""
     raw = Trickle(data, most=1 << 20) if isinstance(data, bytes) else data
     reader = reader_of("data", kind=kind, delimiter=options.get("delimiter"))
-    found = reader(io.BufferedReader(raw), "data", cut=cut)
+    found = reader(as_utf8(io.BufferedReader(raw)), "data", cut=cut)
     return [(line, value, "" if error is None else error.message) for line, _, value, error in found]
 
 

@@ -55,6 +55,7 @@ TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
     "value": (model.ValueShape, (_STEP,)),
     "foreach": (model_steps._FanoutOptions, ()),
     "data set": (model.DataFileShape, ()),
+    "files": (model.DataFilesShape, ()),
     "accept": (model_steps.AcceptShape, ()),
     "retry": (model.RetryShape, ()),
     "enforce": (model.EnforceShape, ()),

@@ -53,6 +53,23 @@ def test_an_ending_that_says_nothing(name: str, tmp_path: Path) -> None:
     assert "format" in caught.value.hint
 
 
+async def test_a_file_that_is_not_there_is_told_with_the_place_and_how_to_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub/d.csv", "x\n1\n")
+    with pytest.raises(DataFailed) as caught:
+        await open_file(tmp_path / "sub/sub/d.csv", name="sub/d.csv").take(1)
+    assert (
+        caught.value.message == f"there is no file sub/d.csv: looked for {tmp_path / 'sub' / 'sub' / 'd.csv'}"
+    )
+    assert f"write d.csv or {tmp_path / 'sub' / 'd.csv'}" in caught.value.hint
+    with pytest.raises(DataFailed) as caught:
+        await open_file(tmp_path / "sub/none.csv", name="none.csv").take(1)
+    assert caught.value.hint == "paths in a workflow are relative to its file"
+
+
 async def test_nothing_is_opened_before_the_first_row_is_wanted(tmp_path: Path) -> None:
     rows = open_file(tmp_path / "rows.jsonl", name="rows.jsonl")
     assert rows.total is None

@@ -121,9 +121,10 @@ def test_a_byte_order_mark_is_left_out_however_it_comes() -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        ("[1]\n".encode("utf-16"), "UTF-16"),
-        (b"\xfe\xff" + "[1]\n".encode("utf-16-be"), "UTF-16"),
         (b"\x1f\x8b\x08\x00\x00\n", "compressed"),
+        (b"\x28\xb5\x2f\xfd\x00\n", "compressed"),
+        (b"PAR1\x15\x04\n", "Parquet"),
+        (b"\xd0\xcf\x11\xe0\n", "spreadsheet"),
         (b"PK\x03\x04xlsx", "spreadsheet"),
     ],
 )
@@ -131,6 +132,17 @@ def test_what_is_no_text_is_refused(kind: str, data: bytes, what: str) -> None:
     with pytest.raises(DataFailed, match=f"data is .*{what}") as caught:
         read(data, kind)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_texts_in_what_spreadsheet_programs_write_are_read(encoding: str) -> None:
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    for begin in {mark, ""}:
+        assert values((begin + "a\tb\r\n1\t„2“\U0001f600\r\n").encode(encoding), "csv") == [
+            {"a": "1", "b": "„2“\U0001f600"}
+        ]
+        assert values((begin + '[1,\n"ä"]').encode(encoding), "json") == [1, "ä"]
+    assert read('{"a": 1}\n{"a"'.encode("utf-16") + b"\x20", "jsonl", cut=True) == [(1, {"a": 1}, "")]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "lines", "csv", "guessed"])
@@ -164,7 +176,7 @@ def test_the_first_line_says_what_standard_input_is(data: bytes, expected: list[
     ("data", "expected"),
     [
         (b'{"a": 1}\n[2]\n', [{"a": 1}, [2]]),
-        (b'\n\xef\xbb\xbfa,b\n1,"x\n\ny"\n', [{"\ufeffa": "1", "b": "x\n\ny"}]),
+        (b'\n\xef\xbb\xbfa,b\n1,"x\n\ny"\n', [{"a": "1", "b": "x\n\ny"}]),
         (b'\xef\xbb\xbf\na,b\n1,"x\n\ny"\n', [{"a": "1", "b": "x\n\ny"}]),
         (b"a\n", []),
         (b"", []),

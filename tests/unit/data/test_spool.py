@@ -248,7 +248,7 @@ async def test_whatever_goes_wrong_in_the_thread_is_told(path: Path) -> None:
     error = RuntimeError("a surprise")
     await _failed(open_spool(Broken, path), "a surprise")
     _part(path).unlink()
-    await _failed(open_spool(lambda: _given("x".encode("utf-16")), path), "standard input is UTF-16")
+    await _failed(open_spool(lambda: _given(b"PAR1x"), path), "standard input is Parquet")
 
 
 async def test_a_copy_that_cannot_be_written(path: Path, tmp_path: Path) -> None:

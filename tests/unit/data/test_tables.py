@@ -170,3 +170,32 @@ def test_the_limit_of_cells_is_only_raised() -> None:
         assert csv.field_size_limit() == MAX_ROW
     finally:
         csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("a;b\n1,5;2\n", {"a": "1,5", "b": "2"}),
+        ("a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
+        ("a|b\n1,5|2\n", {"a": "1,5", "b": "2"}),
+        ("sep=;\r\na;b\r\n1;2\r\n", {"a": "1", "b": "2"}),
+        ("a;b;c, d\n1;2;3\n", {"a": "1", "b": "2", "c, d": "3"}),
+        ('"a;b;c",d\n1,2\n', {"a;b;c": "1", "d": "2"}),
+        ("a;b,c\n1,2\n", {"a;b": "1", "c": "2"}),
+        ("question; answer\nwhat, then?\n", None),
+        ("question; answer\nwhat\n", {"question; answer": "what"}),
+        ('a;b\n"x\ny";2\n', {"a": "x\ny", "b": "2"}),
+        (" a ,b\t,\xa0c\n1,2,3\n", {"a": "1", "b": "2", "c": "3"}),
+    ],
+)
+def test_the_header_shows_the_delimiter_and_names_without_spaces_around(
+    data: str, expected: dict[str, str] | None
+) -> None:
+    found = [None if error else value for _, value, error in read(data.encode(), "csv")]
+    assert found == [expected]
+
+
+def test_a_header_that_is_no_text_and_one_that_is_twice_but_for_spaces() -> None:
+    for data, told in ((b"a\0b,c\n1,2\n", "zero bytes"), (b"a, a\n1,2\n", "names a twice")):
+        with pytest.raises(DataFailed, match=told):
+            read(data, "csv")

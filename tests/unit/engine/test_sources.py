@@ -74,6 +74,17 @@ async def test_the_name_of_a_file_may_be_a_template(tmp_path: Path) -> None:
     assert await values_of(rows) == [{"n": "1"}, {"n": "2"}]
 
 
+async def test_files_that_match_are_items_also_of_a_matrix(tmp_path: Path) -> None:
+    for name in ("a.md", "b.md", "c.txt"):
+        (tmp_path / name).write_text(f"text of {name}")
+    value = f"{tmp_path}/*.md"
+    rows = opened('{files: "{{ inputs.path }}", limit: 1}', inputs={"path": value})
+    assert await values_of(rows) == [{"path": f"{tmp_path}/a.md", "text": "text of a.md"}]
+    rows = opened('{matrix: {doc: {files: "{{ inputs.path }}"}, n: [1]}}', inputs={"path": value})
+    found = await values_of(rows)
+    assert [one["doc"]["text"] for one in found] == ["text of a.md", "text of b.md"]
+
+
 async def test_standard_input_needs_a_place_to_be_kept() -> None:
     with pytest.raises(DataFailed, match="standard input"):
         opened('{file: "-"}')

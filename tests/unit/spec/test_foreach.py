@@ -144,6 +144,8 @@ def test_where_the_names_of_an_item_are_known(body: str) -> None:
         ('{foreach: "{{ inputs.list }}s", value: 1}', "is not a list of items"),
         ("{foreach: , value: 1}", "nothing is not a list of items"),
         ("{foreach: {file: x.csv, matrix: {a: [1]}}, value: 1}", "unknown key `matrix` in `foreach`"),
+        ("{foreach: {files: x/*.md, format: csv}, value: 1}", "unknown key `format` in `foreach`"),
+        ('{foreach: {files: "{{ index }}/*"}, value: 1}', "`index` is only known in a step that has `foreach`"),
         ("{foreach: {matrix: {}}, value: 1}", "`matrix` is a mapping of names to lists"),
         ("{foreach: [1], max_failed: 3, value: 1}", "`max_failed` needs `on_error: continue`"),
         ("{foreach: [1], on_error: continue, max_failed: 101%, value: 1}", "more than 100%"),
