@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowllm.app import FlowLLM, run
+    from flowllm.app import FlowLLM
+    from flowllm.blocking import run
     from flowllm.engine.stop import StopSignal
     from flowllm.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
     from flowllm.result import RunOptions, RunResult, StepResult
@@ -36,7 +37,7 @@ _HOMES = {
     "Usage": "flowllm.types",
     "UsageError": "flowllm.errors",
     "load_workflow": "flowllm.spec.parse",
-    "run": "flowllm.app",
+    "run": "flowllm.blocking",
 }
 
 __all__ = [

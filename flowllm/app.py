@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
 import tempfile
@@ -431,30 +429,3 @@ class FlowLLM:
         if run.options.get("over") is not None:
             kinds = {ROW: StepKind.WORKFLOW}
         return RunResult.of(run, nodes, kinds)
-
-
-def run(
-    workflow: str | Path | Workflow,
-    *,
-    inputs: Mapping[str, Json] | None = None,
-    options: RunOptions | None = None,
-    database: str | Path | None = None,
-    config: str | Path | None = None,
-    observers: Sequence[Observer] = (),
-) -> RunResult:
-    """Run a workflow from code that has no event loop; see FlowLLM.run.
-
-    Raises UsageError when called inside of a running loop: there, use FlowLLM.
-    """
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
-        raise UsageError(
-            "flowllm.run() was called inside of a running event loop",
-            hint="there, use `async with FlowLLM() as app: await app.run(…)`",
-        )
-
-    async def go() -> RunResult:
-        async with FlowLLM(database=database, config=config) as app:
-            return await app.run(workflow, inputs=inputs, options=options, observers=observers)
-
-    return asyncio.run(go())
