@@ -135,7 +135,7 @@ class FlowLLM:
         secrets = self._read_secrets(loaded)
         run = self._new_run(loaded, given, options, providers.default, tenant)
         spool = self._spool(run.run_id)
-        rows = None if options.over is None else open_files(options, spool=spool)
+        rows = None if options.over is None else open_files(loaded, options, spool=spool)
         run = replace(await self.store.create_run(run), inputs=given)
         sitting = self._sitting(
             workflow=loaded,
@@ -188,7 +188,7 @@ class FlowLLM:
         secrets = self._read_secrets(loaded)
         claimed = await self.store.claim_run(run.run_id, self._owner())
         try:
-            rows = await self._rows_again(claimed, options, anew=retry_failed or file is not None)
+            rows = await self._rows_again(claimed, loaded, options, anew=retry_failed or file is not None)
         except UsageError:
             await self._give_back(claimed, run)
             raise
@@ -352,7 +352,9 @@ class FlowLLM:
             return Path(tempfile.gettempdir()) / f"flowllm-{os.getpid()}" / run_id
         return database_path(self.database).parent / "spool" / run_id
 
-    async def _rows_again(self, run: RunRecord, options: RunOptions, *, anew: bool) -> RowFiles | None:
+    async def _rows_again(
+        self, run: RunRecord, workflow: Workflow, options: RunOptions, *, anew: bool
+    ) -> RowFiles | None:
         """The files of `--over`; `anew`: rows that have their lines may be run again, so all lines are written again.
 
         Raises UsageError.
@@ -360,13 +362,13 @@ class FlowLLM:
         if options.over is None:
             return None
         spool = self._spool(run.run_id)
-        files = open_files(options, spool=spool, run=run)
+        files = open_files(workflow, options, spool=spool, run=run)
         if not anew:
             return files
         await files.rows.close()
         files.lines.close()
         await self.store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
-        return open_files(options, spool=spool, run=replace(run, output_offset=0))
+        return open_files(workflow, options, spool=spool, run=replace(run, output_offset=0))
 
     async def _give_back(self, claimed: RunRecord, before: RunRecord) -> None:
         """A claimed run that cannot be gone on with stays as it was."""

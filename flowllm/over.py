@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from flowllm.data.files import STDIN, open_file
 from flowllm.data.formats import BY_ENDING, GUESSED_TABLE
+from flowllm.data.layouts import layout_of, line_of, refused_ending
 from flowllm.data.lists import LimitedRows
-from flowllm.data.output import OutputFile, line_of
+from flowllm.data.output import OutputFile
 from flowllm.data.spool import open_spool, standard_input
 from flowllm.engine.rows import RowSink
 from flowllm.engine.scheduler import Over
@@ -109,6 +110,8 @@ def absolute_paths(options: RunOptions) -> RunOptions:
         raise UsageError(
             f"--over and --output are the same file: {over}", hint="name another one with --output"
         )
+    if refused := refused_ending(output):
+        raise UsageError(f"--output {options.output}: {refused}", hint="name x.jsonl or x.csv")
     return replace(options, over=over, output=output)
 
 
@@ -116,17 +119,19 @@ def _absolute(name: str) -> str:
     return name if name == STDIN else str(Path(name).absolute())
 
 
-def open_files(options: RunOptions, *, spool: Path, run: RunRecord | None = None) -> RowFiles:
+def open_files(
+    workflow: Workflow, options: RunOptions, *, spool: Path, run: RunRecord | None = None
+) -> RowFiles:
     """Both files; `run` is the one that is resumed, None for a new one. Raises UsageError."""
     rows = _rows(options, spool)
     assert options.output is not None  # noqa: S101 - absolute_paths has checked it
     if options.output == STDIN:
         return RowFiles(rows=rows, lines=Printed(), printed=True)
-    path = Path(options.output)
+    path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
     if run is None or (not run.output_offset and not path.exists()):
-        lines = OutputFile.begin(path, overwrite=options.overwrite)
+        lines = OutputFile.begin(path, overwrite=options.overwrite, layout=layout)
     else:
-        lines = OutputFile.resume(path, run.output_offset or 0)
+        lines = OutputFile.resume(path, run.output_offset or 0, layout=layout)
     return RowFiles(rows=rows, lines=lines, printed=False)
 
 

@@ -162,7 +162,11 @@ def row_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option(
         "--over", metavar="DATASET", help="Run the graph once for each row of a file; - is standard input."
     )
-    @click.option("--output", metavar="FILE", help="With --over: a line of JSON for each row that succeeded.")
+    @click.option(
+        "--output",
+        metavar="FILE",
+        help="With --over: what each row that succeeded gives, as the ending says: .csv, .tsv, .json, else JSON Lines.",
+    )
     @click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows.")
     @click.option("--overwrite", is_flag=True, help="The output file may exist already.")
     @functools.wraps(command)

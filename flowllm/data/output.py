@@ -1,39 +1,29 @@
-"""The file that `--output` names: one line a row, each once, also across crashes."""
+"""The file that `--output` names: one line or record a row, each once, also across crashes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
-import re
 import stat
 import threading
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from flowllm.data.layouts import JsonLines
 from flowllm.errors import StorageFailed, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flowllm.data.layouts import Layout
     from flowllm.types import Json
 
-_INDEX: Final = re.compile(rb'\{"index": (\d{1,9}), ')
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _PUT_BACK: Final = (
     "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"
 )
+_JSON_LINES: Final = JsonLines()
 FULL: Final = 1024 * 1024
 """Bytes that are gathered before they must be written."""
-
-
-def line_of(index: int, row: Json, outputs: Json) -> bytes:
-    """One line of the file."""
-    text = f'{{"index": {index}, "row": {_ENCODER.encode(row)}, "outputs": {_ENCODER.encode(outputs)}}}\n'
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half a character can stand in JSON only as its escape
-        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 class Bits:
@@ -49,6 +39,9 @@ class Bits:
             self._bits.extend(bytes(at + 1 - len(self._bits) + len(self._bits) // 4))
         self._bits[at] |= 1 << bit
 
+    def __bool__(self) -> bool:
+        return bool(self._bits)
+
     def __contains__(self, number: int) -> bool:
         at, bit = divmod(number, 8)
         return at < len(self._bits) and bool(self._bits[at] >> bit & 1)
@@ -57,20 +50,21 @@ class Bits:
 class OutputFile:
     """Appended to, a block at a time. Not for several tasks at once, but for `add`."""
 
-    def __init__(self, path: Path, file: BinaryIO, offset: int, written: Bits) -> None:
+    def __init__(self, path: Path, file: BinaryIO, offset: int, written: Bits, layout: Layout) -> None:
         self._path = path
         self._file = file
         self._offset = offset
         self._written = written
-        self._waiting: list[bytes] = []
-        self._size = 0
+        self._layout = layout
+        self._waiting: list[bytes] = [layout.head] if layout.head and not offset else []
+        self._size = len(layout.head) if self._waiting else 0
         self._taken: list[bytes] = []
         """Lines that a flush has begun to write: they stay until they are on disk, should it fail or be cancelled."""
         self._turn = threading.Lock()
         """A block whose writer was cancelled is still written by its thread; the next one waits for it."""
 
     @classmethod
-    def begin(cls, path: Path, *, overwrite: bool) -> OutputFile:
+    def begin(cls, path: Path, *, overwrite: bool, layout: Layout = _JSON_LINES) -> OutputFile:
         """A new one. Raises UsageError if there is one and it may not be overwritten, or it cannot be made."""
         _check_kind(path)
         try:
@@ -82,10 +76,10 @@ class OutputFile:
         except OSError as error:
             hint = "make its folder first" if isinstance(error, FileNotFoundError) else ""
             raise UsageError(f"{path} cannot be written: {error.strerror}", hint=hint) from None
-        return cls(path, file, 0, Bits())
+        return cls(path, file, 0, Bits(), layout)
 
     @classmethod
-    def resume(cls, path: Path, offset: int) -> OutputFile:
+    def resume(cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES) -> OutputFile:
         """The first `offset` bytes of one that is there; what stands behind them is cut off.
 
         Raises UsageError, and then has changed nothing.
@@ -93,7 +87,10 @@ class OutputFile:
         _check_kind(path)
         try:
             with path.open("rb") as lines:
-                written = _indices(lines, path, offset)
+                if offset and lines.read(1) == b"{":  # earlier versions wrote JSON Lines whatever the ending
+                    layout = _JSON_LINES
+                lines.seek(0)
+                written = _indices(lines, path, offset, layout)
             file = path.open("r+b", buffering=0)
             file.truncate(offset)
             file.seek(offset)
@@ -101,7 +98,7 @@ class OutputFile:
             raise UsageError(
                 f"{path}, to which this run writes, cannot be opened: {error.strerror}", hint=_PUT_BACK
             ) from None
-        return cls(path, file, offset, written)
+        return cls(path, file, offset, written, layout)
 
     def has(self, index: int) -> bool:
         """Whether that row's line is in the file, or waits to be written."""
@@ -111,8 +108,8 @@ class OutputFile:
         """Append a line with the next `flush`."""
         if index in self._written:
             return
+        line = self._layout.line(index, row, outputs, first=not self._written)
         self._written.add(index)
-        line = line_of(index, row, outputs)
         self._waiting.append(line)
         self._size += len(line)
 
@@ -150,7 +147,13 @@ class OutputFile:
             self._offset += len(block)
 
     def close(self) -> None:
-        """What was not flushed is left out; a resume writes it."""
+        """What was not flushed is left out; a resume writes it, behind all but the layout's end."""
+        with self._turn, contextlib.suppress(OSError):
+            if self._layout.tail and self._offset:
+                self._file.truncate(self._offset)
+                self._file.seek(self._offset)
+                self._file.write(self._layout.tail)
+                os.fsync(self._file.fileno())
         self._file.close()
 
 
@@ -169,15 +172,17 @@ def _check_kind(path: Path) -> None:
         )
 
 
-def _indices(lines: BinaryIO, path: Path, size: int) -> Bits:
+def _indices(lines: BinaryIO, path: Path, size: int, layout: Layout) -> Bits:
     """The rows whose lines are the first `size` bytes. Raises UsageError if a run has not left them so."""
-    found, at = Bits(), 0
-    while at < size:
-        line = lines.readline()
-        at += len(line)
-        row = _INDEX.match(line)
-        if row is None or not line.endswith(b"\n") or at > size or int(row[1]) in found:
-            told = "is not as" if line else "is shorter than"
-            raise UsageError(f"{path} {told} this run has left it", hint=_PUT_BACK)
-        found.add(int(row[1]))
+    if os.fstat(lines.fileno()).st_size < size:
+        raise UsageError(f"{path} is shorter than this run has left it", hint=_PUT_BACK)
+    found, right = Bits(), True
+    try:
+        for index in layout.indices(lines, size):
+            right = right and index not in found
+            found.add(index)
+    except ValueError:
+        right = False
+    if not right:
+        raise UsageError(f"{path} is not as this run has left it", hint=_PUT_BACK)
     return found

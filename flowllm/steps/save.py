@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import secrets
@@ -13,6 +12,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flowllm.data.layouts import content_of_file, refused_ending
 from flowllm.errors import SaveFailed
 
 if TYPE_CHECKING:
@@ -71,12 +71,14 @@ class Saver:
             )
         if not _NOT_OURS.isdisjoint(part.lower() for part in path.relative_to(self._folder).parts):
             raise SaveFailed(f"`save` gives {name!r:.200}, in a folder that nothing is saved to")
+        if refused := refused_ending(name):
+            raise SaveFailed(f"`save` gives {name!r:.200}: {refused}", hint="end it with .jsonl or .csv")
         if problem:
             raise SaveFailed(f"`save` gives {name!r:.200}, which cannot be a file: {problem}", hint=_SLUG)
         return path
 
     async def write(self, path: Path, value: Json) -> None:
-        """Put the output there: a text as it is, anything else as JSON. Raises SaveFailed."""
+        """Put the output there, as the file's ending says. Raises SaveFailed."""
         await asyncio.to_thread(_write, path, _bytes(path, value))
 
 
@@ -124,12 +126,9 @@ def _problem(path: Path) -> str:
 
 
 def _bytes(path: Path, value: Json) -> bytes:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     try:
-        return text.encode()
+        return content_of_file(path.name, value)
     except UnicodeEncodeError as error:
-        if not isinstance(value, str):
-            return (json.dumps(value, indent=2) + "\n").encode()
         raise SaveFailed(
             f"the output cannot be saved as {path.name}: half a character at {error.start + 1}",
             hint="UTF-8 has no way to write it; `{{ output | tojson }}` has",

@@ -106,6 +106,22 @@ def test_an_input_on_the_command_line_holds_for_every_row_that_has_none(project:
     assert _by_index(project) == {0: {"all": ["a", "calm", 4]}, 1: {"all": ["b", "loud", 4]}}
 
 
+def test_the_ending_of_the_output_says_how_it_is_written(project: Project, server: Server) -> None:
+    texts(project.folder / "rows.jsonl", 3)
+    flow = _one_step(project)
+    outcome = project.cli("run", flow, "--over", "rows.jsonl", "--output", "o.csv", "--ordered", "--quiet")
+    assert outcome.code == 0, outcome.said
+    header, *records = (project.folder / "o.csv").read_text().splitlines()
+    assert header == "index,answer"
+    assert [record.partition(",")[0] for record in records] == ["0", "1", "2"]
+    assert records[1].endswith("to: first of row 1")
+    outcome = project.cli("run", flow, "--over", "rows.jsonl", "--output", "o.parquet")
+    assert outcome.code == 2
+    assert ".parquet is not written" in outcome.said
+    assert len(server.requests) == 3
+    assert not (project.folder / "o.parquet").exists()
+
+
 def test_rows_without_an_input_or_of_a_wrong_type_fail_alone(project: Project, server: Server) -> None:
     file = project.flow(
         inputs={"text": {"type": "string"}, "count": {"type": "integer"}},

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.data.output import Bits, OutputFile, line_of
+from flowllm.data.layouts import line_of
+from flowllm.data.output import Bits, OutputFile
 from flowllm.errors import StorageFailed, UsageError
 
 if TYPE_CHECKING:

@@ -136,6 +136,11 @@ def test_text_as_it_is_and_anything_else_as_json(value: Json, content: str, tmp_
     assert isinstance(value, str) or json.loads(path.read_text()) == value
 
 
+def test_the_ending_says_how_a_list_is_written_and_what_is_not(tmp_path: Path) -> None:
+    assert saved(Saver(tmp_path), "a.jsonl", [{"a": 1}, {"a": 2}]).read_text() == '{"a": 1}\n{"a": 2}\n'
+    assert ".xlsx is not written" in refusal(Saver(tmp_path), "a.xlsx")
+
+
 def test_half_a_character_cannot_be_saved_as_text(tmp_path: Path) -> None:
     with pytest.raises(SaveFailed, match="half a character at 3"):
         saved(Saver(tmp_path), "a", "ab\ud800")
