@@ -17,6 +17,7 @@ from flowllm.observers.base import Closable
 from flowllm.observers.stats import Stats
 from flowllm.over import over_of
 from flowllm.store.base import Fence
+from flowllm.tasks import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -281,7 +282,7 @@ class Sitting:
 
 async def _to_the_end(work: Coroutine[object, object, None], *, abort: Callable[[], None]) -> None:
     """Carry out the work; a caller that is cancelled aborts it, and waits until what it has is on record."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = start_task(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from flowllm.calls.gate import CallStopped
 from flowllm.errors import RequestRejected, UnknownModel, WrongVectors
 from flowllm.fingerprint import fingerprint
+from flowllm.tasks import start_task
 from flowllm.types import Priority, Usage
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Batches:
             del self._gathering[group]
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+        task = start_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.calls.gate import CallStopped
 from flowllm.events import RequestJoined
+from flowllm.tasks import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ class Flight:
 
     def start(self, inner: Layer, landed: Callable[[Flight], None]) -> None:
         """Set off; `landed` is called when it is over, however it ends."""
-        self._task = asyncio.get_running_loop().create_task(inner.answer(self))
+        self._task = start_task(inner.answer(self))
         self._task.add_done_callback(lambda task: self._land(task, landed))
 
     async def wait(self, ask: Ask, *, joined: bool) -> Answer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from flowllm.tasks import start_task
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -32,7 +34,7 @@ class Gate:
 
     async def until_shut(self, wait: Coroutine[object, object, T]) -> T:
         """The result of a wait; CallStopped as soon as the gate shuts."""
-        task = asyncio.get_running_loop().create_task(wait)
+        task = start_task(wait)
         self.listen(task, lambda: _cancel(task))
         if not self.is_open:
             task.cancel()

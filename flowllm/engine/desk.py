@@ -11,6 +11,7 @@ from flowllm.engine.spent import Spent
 from flowllm.events import NodeStarted
 from flowllm.steps.base import NodeContext
 from flowllm.store.base import Fence, NodeRecord, NodeWrite
+from flowllm.tasks import start_task
 from flowllm.types import NodeStatus, RunStatus, StepKind, is_within
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Desk:
 
     def ride_along(self, write: Coroutine[object, object, None]) -> None:
         """Carry out a write without waiting for it; one that fails stops the run."""
-        task = asyncio.get_running_loop().create_task(write)
+        task = start_task(write)
         self._riding.add(task)
         task.add_done_callback(self._rode)
 
@@ -212,7 +213,7 @@ class Desk:
 
     def spawn(self, work: Coroutine[object, object, None], dropped: Callable[[], None]) -> None:
         """Carry out some work beside everything else; `dropped` is called if it was cancelled before it began."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = start_task(work)
         self._tasks.add(task)
 
         def over(task: asyncio.Task[None]) -> None:
@@ -233,12 +234,12 @@ class Desk:
     async def land_tasks(self) -> None:
         """Wait until nothing is carried out any more."""
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.wait(self._tasks)
 
     async def land(self) -> None:
         """Wait for all that is under way or being written."""
         while self._tasks or self._riding:
-            await asyncio.gather(*self._tasks, *self._riding, return_exceptions=True)
+            await asyncio.wait(self._tasks | self._riding)
 
     # stopping
 

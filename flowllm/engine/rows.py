@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flowllm.data.order import Order
 from flowllm.data.output import FULL
+from flowllm.tasks import start_task
 from flowllm.types import ROW, NodeId, NodeStatus, slot_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Lines(Protocol):
 
 async def _outlasting(work: Coroutine[object, object, None]) -> None:
     """Wait for work that goes on if the row that waits for it is cancelled: half done it would spoil the file."""
-    await asyncio.shield(asyncio.get_running_loop().create_task(work))
+    await asyncio.shield(start_task(work))
 
 
 _ADDED = frozenset({"_node", "_error"})
@@ -86,7 +87,7 @@ class RowSink:
         elif wanted:
             self._lines.add(slot, _own(record.item), record.output)
         if self._lines.waiting and (self._flusher is None or self._flusher.done()):
-            self._flusher = asyncio.get_running_loop().create_task(self._keep_flushing())
+            self._flusher = start_task(self._keep_flushing())
         if self._lines.waiting > FULL:
             await _outlasting(self._flush(FULL))
 

@@ -26,6 +26,7 @@ from flowllm.events import StopRequested
 from flowllm.spec.workflow import WorkflowBody
 from flowllm.steps.base import Standing
 from flowllm.steps.save import Saver
+from flowllm.tasks import start_task
 from flowllm.types import ROW, NodeId, NodeStatus, RunStatus, StepId
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class Scheduler:
     def _allow_grace(self) -> None:
         """What is in flight may finish for a while."""
         if self._grace is None:
-            self._grace = asyncio.get_running_loop().create_task(self._cancel_later())
+            self._grace = start_task(self._cancel_later())
 
     async def _cancel_later(self) -> None:
         await self._desk.clock.sleep(self._desk.options.grace)

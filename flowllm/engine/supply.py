@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flowllm.data.base import content_of
 from flowllm.errors import StepError
 from flowllm.store.base import ItemKey
+from flowllm.tasks import start_task
 from flowllm.types import NodeStatus, StepKind
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Supply:
         if self._buffer:
             return True
         if self._reading is None:
-            self._reading = asyncio.get_running_loop().create_task(self._read_on())
+            self._reading = start_task(self._read_on())
             self._reading.add_done_callback(lambda _: wake())
         return None
 

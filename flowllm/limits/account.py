@@ -20,6 +20,7 @@ from flowllm.limits.breaker import Breaker
 from flowllm.limits.gates import MINUTE, Gates
 from flowllm.limits.headers import read_quota
 from flowllm.limits.queue import AdmissionQueue
+from flowllm.tasks import start_task
 from flowllm.types import DEFAULT_CONCURRENT, Limits, Priority
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class Account:
                 return
             self._timer.cancel()
         self._due = due
-        self._timer = asyncio.get_running_loop().create_task(self._wake(seconds))
+        self._timer = start_task(self._wake(seconds))
 
     async def _wake(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

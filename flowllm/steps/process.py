@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from flowllm.tasks import start_task
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
 
@@ -176,7 +178,7 @@ async def _until_over(transport: asyncio.SubprocessTransport, protocol: _Watched
 
 async def _surely(work: Coroutine[object, object, T]) -> tuple[T, bool]:
     """The result of what takes but an instant, and whether somebody cancelled meanwhile."""
-    task, cancelled = asyncio.ensure_future(work), False
+    task, cancelled = start_task(work), False
     while not task.done():
         try:
             await asyncio.wait([task])

@@ -31,6 +31,7 @@ from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow
 from flowllm.store.standing import standing
 from flowllm.store.tables import DEAD, attempts, memo, nodes, rates, runs
 from flowllm.store.text import from_text, to_text
+from flowllm.tasks import start_task
 from flowllm.types import AttemptStatus, NodeStatus
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class Reader:
         if future is None:
             future = self._memo[text] = asyncio.get_running_loop().create_future()
         if self._looking is None:
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking = start_task(self._look())
         return await asyncio.shield(future)  # others may wait for the same
 
     async def memo_stats(self) -> MemoStats:

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowllm.tasks import start_task
+from tests.support.factories import FACTORIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _eagerly(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> asyncio.Task[Any]:
+    """Enough of an eager factory for work that never waits, on any Python."""
+    with pytest.raises(StopIteration):
+        work.send(None)
+    return asyncio.Task(asyncio.sleep(0), loop=loop)
+
+
+@pytest.mark.parametrize("factory", [*FACTORIES, _eagerly])
+def test_a_task_begins_after_its_starter_has_seen_it_and_in_order(factory: Callable[..., Any] | None) -> None:
+    async def main() -> list[str]:
+        asyncio.get_running_loop().set_task_factory(factory)
+        order: list[str] = []
+
+        async def work(name: str) -> None:
+            order.append(name)
+
+        tasks = [start_task(work(name)) for name in ("a", "b")]
+        order.append("starter")
+        await asyncio.wait(tasks)
+        return order
+
+    assert asyncio.run(main()) == ["starter", "a", "b"]
