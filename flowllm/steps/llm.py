@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +14,7 @@ from flowllm.request import ChatRequest, ImageFile
 from flowllm.steps.asking import Gathering, all_of, ask_in_turn, mapping, named, once
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
+from flowllm.steps.per_body import PerBody
 from flowllm.steps.pictures import Pictures, by_content, illustrated, prompt_tokens
 from flowllm.types import OnTruncated, Usage, estimate_tokens
 
@@ -48,8 +48,8 @@ class LlmKind:
         """`provider` finds one by the name that a step gives; it raises StepError for an unknown name."""
         self._provider = provider
         self._flights = flights
-        self._validators: dict[str, Validator] = {}
-        self._lengths: defaultdict[str, Lengths] = defaultdict(Lengths)
+        self._validators = PerBody(_validator)
+        self._lengths = PerBody(lambda _: Lengths())
         self._pictures = Pictures()
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
@@ -120,7 +120,7 @@ class LlmKind:
 
     async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
         several = cast("LlmBody", bound.step.body).samples is not None
-        lengths = self._lengths[bound.step.id]
+        lengths = self._lengths.of(cast("LlmBody", bound.step.body))
 
         def output(answers: Sequence[Answer]) -> Json:
             for answer in answers:
@@ -155,12 +155,12 @@ class LlmKind:
             provider=question.provider,
             key=key,
             settle=settle,
-            validator=self._validator(step),
+            validator=self._validators.of(body),
             keep_truncated=body.on_truncated is OnTruncated.WARN,
             retry=step.retry,
             timeout=step.timeout,
             priority=step.priority,
-            reckon=lambda: self._expected(question.request, step),
+            reckon=lambda: self._expected(question.request, body),
             read_memo=use_memo and context.read_memo and not context.refresh,
             write_memo=use_memo,
             ttl=step.cache.ttl,
@@ -168,7 +168,7 @@ class LlmKind:
             missed=context.missed,
         )
 
-    def _expected(self, request: ChatRequest, step: Step) -> Usage:
+    def _expected(self, request: ChatRequest, body: LlmBody) -> Usage:
         """The prompt's estimate, and max_tokens or what nearly all of the step's earlier answers took.
 
         A schema and tools are part of the prompt: the provider reads and charges them.
@@ -178,15 +178,11 @@ class LlmKind:
         prompt += sum(
             estimate_tokens(canonical(part)) for part in (schema, request.params.get("tools")) if part
         )
-        return Usage(input_tokens=prompt, output_tokens=_most(request) or self._lengths[step.id].p95())
+        return Usage(input_tokens=prompt, output_tokens=_most(request) or self._lengths.of(body).p95())
 
-    def _validator(self, step: Step) -> Validator | None:
-        output = cast("LlmBody", step.body).output
-        if output is None:
-            return None
-        if step.id not in self._validators:
-            self._validators[step.id] = Validator(output)
-        return self._validators[step.id]
+
+def _validator(body: LlmBody) -> Validator | None:
+    return None if body.output is None else Validator(body.output)
 
 
 def _samples(body: LlmBody, values: Mapping[str, Json]) -> Sequence[int]:

@@ -14,6 +14,7 @@ from tests.support.project import as_yaml
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Mapping
 
     from flowllm.types import Json
 
@@ -30,12 +31,25 @@ def rejected(key: str) -> bool:
     return int(key[:4], 16) % 11 == 0
 
 
-def reply(prompt: str, key: str) -> str:
-    return f"<{prompt.split(maxsplit=1)[0]}:{hashlib.sha256(key.encode()).hexdigest()[:8]}>"
+def invalid_at_first(key: str) -> bool:
+    """Some answers fit their schema only when they are asked for again."""
+    return int(key[4:8], 16) % 5 == 0
+
+
+def reply(prompt: str, key: str, schema: Mapping[str, Json] | None) -> Json:
+    text = f"<{prompt.split(maxsplit=1)[0]}:{hashlib.sha256(key.encode()).hexdigest()[:8]}>"
+    return text if schema is None else {schema["required"][0]: text}
+
+
+def key_of(prompt: str, schema: Mapping[str, Json] | None) -> str:
+    """Of what is asked at first."""
+    asked = {"model": "m", "messages": [{"role": "user", "content": prompt}], "schema": schema}
+    return digest(canonical(asked))
 
 
 class Author:
-    """Writes a graph: plain, optional and status references, twins, forgiven failures, foreach and graphs within."""
+    """Writes a graph: plain, optional and status references, twins, forgiven failures, foreach, graphs within whose steps
+    have the names of those without, and schemas that differ between them."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw
@@ -125,7 +139,18 @@ class Author:
             step["needs"] = [f"s{self._draw.randrange(number)}"]
         if each and self.chance(0.35):
             step["accept"] = self.accept()
+        if self.chance(0.4):
+            step["output"] = self.schema()
         return step
+
+    def schema(self) -> dict[str, Json]:
+        field = self._draw.choice("abc")
+        return {
+            "type": "object",
+            "properties": {field: {"type": "string"}},
+            "required": [field],
+            "additionalProperties": False,
+        }
 
 
 @dataclass
@@ -185,8 +210,9 @@ def _act(step: object, values: dict, node: str, found: Expected) -> tuple[NodeSt
         inputs = with_inputs(step.body.graph.inputs, step.body.arguments.render(values))
         return _graph(step.body.graph, inputs, node, found)
     prompt = step.body.prompt.text(values)
-    key = digest(canonical({"model": "m", "messages": [{"role": "user", "content": prompt}]}))
-    return (FAILED, None) if rejected(key) else (SUCCEEDED, reply(prompt, key))
+    schema = None if step.body.output is None else step.body.output.schema
+    key = key_of(prompt, schema)
+    return (FAILED, None) if rejected(key) else (SUCCEEDED, reply(prompt, key, schema))
 
 
 def _fan(step: object, values: dict, node: str, found: Expected) -> tuple[NodeStatus, Json]:

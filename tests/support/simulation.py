@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 
@@ -14,7 +15,6 @@ from flowllm.engine.scheduler import Ending, Scheduler
 from flowllm.engine.stop import StopSignal
 from flowllm.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
 from flowllm.events import NodeEnded, NodeStarted
-from flowllm.fingerprint import canonical, digest
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
 from flowllm.redact import Redactor
@@ -25,7 +25,7 @@ from flowllm.steps.value import ValueKind
 from flowllm.store.base import Owner, RunRecord
 from flowllm.store.memory import MemoryStore
 from flowllm.types import Limits, NodeStatus, RunStatus, StepKind, Usage, step_path
-from tests.support.random_graphs import Author, expected, rejected, reply
+from tests.support.random_graphs import Author, expected, invalid_at_first, key_of, rejected, reply
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow as workflow_of
 
@@ -93,7 +93,13 @@ class Network:
         self._aloft: set[str] = set()
 
     def encode(self, request: object) -> dict:
-        return {"model": request.model, "messages": list(request.messages), **request.params}
+        schema = None if request.output is None else request.output.schema
+        return {
+            "model": request.model,
+            "messages": list(request.messages),
+            "schema": schema,
+            **request.params,
+        }
 
     def cost(self, model: str, usage: Usage) -> float:
         return 0.001
@@ -102,7 +108,9 @@ class Network:
         pass
 
     async def complete(self, request: object, *, timeout: float) -> Completion:
-        world, key = self._world, digest(canonical(self.encode(request)))
+        world, prompt = self._world, request.messages[0]["content"]
+        schema = None if request.output is None else request.output.schema
+        key, again = key_of(prompt, schema), len(request.messages) > 1
         self._check(request, key)
         world.requests += 1
         self._aloft.add(key)
@@ -123,8 +131,11 @@ class Network:
             wait = world.draw.choice([0.5, 3.0])
             world.quiet_until = asyncio.get_running_loop().time() + wait
             raise RateLimited("429", retry_after=wait)
+        if schema is not None and invalid_at_first(key) and not again:
+            return Completion(text='{"z": "<not:kept>"}', model=request.model, usage=Usage(output_tokens=1))
         world.paid[key] = world.paid.get(key, 0) + 1
-        text = reply(request.messages[-1]["content"], key)
+        value = reply(prompt, key, schema)
+        text = value if schema is None else json.dumps(value)
         return Completion(text=text, model=request.model, usage=Usage(output_tokens=1))
 
     def _check(self, request: object, key: str) -> None:
@@ -135,8 +146,16 @@ class Network:
         if asyncio.get_running_loop().time() < self._world.quiet_until - 1e-6:
             broken(self._world, "P9: sent while the account was told to wait")
         tables = [table._nodes for table in self._world.memory._nodes.values()]
-        kept = {node.output for nodes in tables for node in nodes.values() if isinstance(node.output, str)}
-        for found in OUTPUT.finditer(request.messages[-1]["content"]):
+        outputs = [node.output for nodes in tables for node in nodes.values()]
+        kept = {output for output in outputs if isinstance(output, str)}
+        kept |= {
+            text
+            for output in outputs
+            if isinstance(output, dict)
+            for text in output.values()
+            if isinstance(text, str)
+        }
+        for found in OUTPUT.finditer(request.messages[0]["content"]):
             if found[0] not in kept:
                 broken(self._world, f"P1: {found[0]} was built on before it was on disk")
 
