@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 
+_OTHER_ROOTS = frozenset({"anyOf", "oneOf", "allOf", "enum", "const", "$ref"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFormat:
     """That an answer must be JSON, and of what shape.
@@ -22,6 +25,15 @@ class OutputFormat:
 
     schema: Mapping[str, Json] | None = None
     name: str = "output"
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether answers come as `{"value": …}`: something other than an object satisfies the root, and servers want
+        an object there."""
+        schema = self.schema
+        if schema is None or schema.get("type") in ("object", ["object"]):
+            return False
+        return "type" in schema or "properties" not in schema or not _OTHER_ROOTS.isdisjoint(schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

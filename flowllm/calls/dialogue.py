@@ -15,7 +15,7 @@ from flowllm.request import ChatRequest, Completion, EmbedRequest
 from flowllm.types import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flowllm.calls.validation import Validator
     from flowllm.request import Reply, Request
@@ -80,6 +80,8 @@ class Dialogue:
         """The request that was sent last brought no answer; `free` if that uses up no attempt."""
         if error.usage is not None:
             self.usage += error.usage
+        if isinstance(error, InvalidAnswer):  # the server itself has looked at it
+            return self._repair(error.answer or "", error)
         delay = self._attempts.failed(error, free=free)
         if delay is None or self._is_for_smaller_ones(error):
             return GiveUp(error=error)
@@ -108,7 +110,7 @@ class Dialogue:
         try:
             return Accept(value=self._validator.check(completion.text), truncated=False)
         except InvalidAnswer as error:
-            return self._repair(completion, error)
+            return self._repair(completion.text, error)
 
     def _cut(self, completion: Completion) -> TruncatedAnswer:
         what = "the answer" if self._validator is None else "the JSON answer"
@@ -119,13 +121,13 @@ class Dialogue:
             usage=self.usage,
         )
 
-    def _repair(self, completion: Completion, error: InvalidAnswer) -> Send | GiveUp:
+    def _repair(self, text: str, error: InvalidAnswer) -> Send | GiveUp:
         if self._repairs == MOST_REPAIRS:
             return GiveUp(
                 error=InvalidAnswer(
                     f"{error.message} (asked {MOST_REPAIRS + 1} times)",
                     hint="see the last answer with `flowllm show`; simplify the schema, or name a `fallback` model",
-                    answer=completion.text,
+                    answer=text,
                     usage=self.usage,
                 )
             )
@@ -133,15 +135,22 @@ class Dialogue:
             return GiveUp(error=error)
         self._repairs += 1
         self._attempts = Attempts(self._policy, self._random)
-        self._request = replace(
-            self._first,
-            messages=(
-                *self._first.messages,
-                {"role": "assistant", "content": completion.text},
-                {
-                    "role": "user",
-                    "content": f"That cannot be used: {error.message}. Answer again with the corrected JSON only.",
-                },
-            ),
-        )
+        self._request = replace(self._first, messages=_asked_again(self._first, text, error))
         return Send(request=self._request, error=error)
+
+
+def _asked_again(first: ChatRequest, text: str, error: InvalidAnswer) -> tuple[Mapping[str, Json], ...]:
+    """The question with the answer that would not do, and why. Servers take no message that is empty."""
+    told = {
+        "role": "user",
+        "content": f"That cannot be used: {error.message}. Answer again with the corrected JSON only.",
+    }
+    if text.strip():
+        return (*first.messages, {"role": "assistant", "content": text}, told)
+    told["content"] = "Your answer was empty. Answer with the JSON only."
+    *before, last = first.messages
+    if last.get("role") == "user" and isinstance(
+        last.get("content"), str
+    ):  # some want the roles to take turns
+        return (*before, {**last, "content": f"{last['content']}\n\n{told['content']}"})
+    return (*first.messages, told)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from jsonschema import Draft202012Validator
 
+from flowllm.answer_text import json_in
 from flowllm.errors import InvalidAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from jsonschema.exceptions import ValidationError
 
     from flowllm.request import OutputFormat
     from flowllm.types import Json
 
-_FENCE = "```"
 _MOST_ERRORS = 5
 
 
@@ -25,57 +25,43 @@ class Validator:
     """Checks answers against one schema; made once a step, used for every answer."""
 
     def __init__(self, output: OutputFormat) -> None:
-        self._schema = output.schema
+        self._output = output
         self._validator = None if output.schema is None else Draft202012Validator(dict(output.schema))
 
     def check(self, text: str) -> Json:
         """The JSON value in an answer. Raises InvalidAnswer, in words that the model can act on."""
-        value = _parse(text)
+        value = _parse(text, self._may_be)
         if self._validator is None:
             return value
-        if _is_wrapper(value, self._schema):
-            value = value["value"]
+        wrapper = self._output.wrapped and isinstance(value, dict) and set(value) == {"value"}
         try:
-            errors = sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
+            errors = self._errors(value["value"] if wrapper else value)
+            if wrapper and errors and not self._errors(value):  # some servers leave the wrapper out
+                return value
         except RecursionError:
             raise InvalidAnswer("the answer is nested too deeply", answer=text) from None
         if errors:
             raise InvalidAnswer(_told(errors), hint="see the last answer in `flowllm show`", answer=text)
-        return value
+        return value["value"] if wrapper else value
+
+    def _errors(self, value: Json) -> list[ValidationError]:
+        if self._validator is None:
+            return []
+        return sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
+
+    def _may_be(self, value: Json) -> bool:
+        """A value amid other text may be the answer."""
+        return isinstance(value, dict) or self._output.schema is None or self._output.wrapped
 
 
-def _parse(text: str) -> Json:
+def _parse(text: str, may_be: Callable[[Json], bool]) -> Json:
     try:
-        return json.loads(_unfenced(text), parse_constant=_no_constant)
+        return json_in(text, fits=may_be)
     except json.JSONDecodeError as error:
-        raise InvalidAnswer(
-            f"the answer is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}",
-            answer=text,
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidAnswer(f"the answer is not usable JSON: {error}", answer=text) from None
-
-
-def _unfenced(text: str) -> str:
-    """What stands in the Markdown code block that some models put around the whole of their JSON.
-
-    No regular expression: on an answer of thousands of blank lines one took minutes.
-    """
-    whole = text.strip()
-    if len(whole) <= 2 * len(_FENCE) or not (whole.startswith(_FENCE) and whole.endswith(_FENCE)):
-        return text
-    language, _, block = whole[len(_FENCE) : -len(_FENCE)].partition("\n")
-    return block if not language.strip() or language.strip().isalpha() else text
-
-
-def _no_constant(name: str) -> Json:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _is_wrapper(value: Json, schema: Mapping[str, Json] | None) -> bool:
-    """A schema whose root is not an object travels as {"value": …}; some servers leave the wrapper out."""
-    root_is_object = schema is not None and (schema.get("type") == "object" or "properties" in schema)
-    return not root_is_object and isinstance(value, dict) and set(value) == {"value"}
+        told = f"the answer is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+    except ValueError as error:
+        told = f"the answer is not usable JSON: {error}"
+    raise InvalidAnswer(told, answer=text)
 
 
 def _told(errors: list[ValidationError]) -> str:

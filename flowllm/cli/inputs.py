@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowllm import strict_json
 from flowllm.cli.options import pairs
 from flowllm.errors import InvalidWorkflow, Problem, UsageError
 from flowllm.spec.nodes import plain_data
@@ -57,16 +58,12 @@ def _yaml(text: str, path: str) -> Json:
 
 def _json(text: str, path: str) -> Json:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return strict_json.loads(text)
     except json.JSONDecodeError as error:
         problem = Problem(file=path, line=error.lineno, column=error.colno, message=f"not JSON: {error.msg}")
         raise InvalidWorkflow([problem]) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"--inputs {path}: not JSON that can be used: {error}") from error
-
-
-def _no_constant(name: str) -> Json:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _read(path: str, option: str) -> str:

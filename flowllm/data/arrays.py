@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from flowllm.data.base import MAX_ROW
 from flowllm.data.found import SHOWN, TOO_LARGE, Found, bad, found
-from flowllm.data.jsons import json_of
 from flowllm.data.lines import text_start
 from flowllm.errors import DataFailed
+from flowllm.strict_json import json_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.arrays import array_rows
 from flowllm.data.found import TOO_LARGE, Found, bad, found
-from flowllm.data.jsons import json_of
 from flowllm.data.lines import CHUNK, Line, lines_of
 from flowllm.data.tables import table_rows
+from flowllm.strict_json import json_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

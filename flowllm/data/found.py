@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from flowllm.data.base import MAX_ROW
-from flowllm.data.jsons import reason
 from flowllm.errors import BadRow
+from flowllm.strict_json import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable

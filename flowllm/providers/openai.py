@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+from flowllm import strict_json
 from flowllm.errors import (
     AttemptTimedOut,
     BadAnswer,
@@ -19,7 +20,7 @@ from flowllm.errors import (
 from flowllm.providers.base import Account
 from flowllm.providers.failures import LONGEST_RAW, Asked, failure
 from flowllm.providers.network import broken
-from flowllm.providers.openai_answer import decode
+from flowllm.providers.openai_answer import decode, invalid_json
 from flowllm.providers.openai_vectors import decode_vectors
 from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
 from flowllm.providers.prices import price_usd
@@ -267,7 +268,10 @@ class OpenAIProvider:
         response = getattr(error, "response", None)
         if response is not None:
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return failure(response.status_code, headers, response.text, asked, now=self._clock.now())
+            invalid = invalid_json(_json_or_none(response.text))
+            return invalid or failure(
+                response.status_code, headers, response.text, asked, now=self._clock.now()
+            )
         return broken(error, asked)
 
     def _redacted(self, error: StepError) -> StepError:
@@ -277,6 +281,13 @@ class OpenAIProvider:
         error.args = (error.message,)
         error.__cause__ = error.__context__ = None
         return error
+
+
+def _json_or_none(text: str) -> Json:
+    try:
+        return strict_json.loads(text)
+    except ValueError:
+        return None
 
 
 def _described(reply: R, headers: Mapping[str, str]) -> R:

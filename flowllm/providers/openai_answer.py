@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from flowllm.errors import BadAnswer, ContentFiltered, Refused, RequestRejected, ServerFailed, TruncatedAnswer
-from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200
+from flowllm.answer_text import without_reasoning
+from flowllm.errors import (
+    BadAnswer,
+    ContentFiltered,
+    InvalidAnswer,
+    Refused,
+    RequestRejected,
+    ServerFailed,
+    TruncatedAnswer,
+)
+from flowllm.providers.failures import LONGEST_RAW, LONGEST_WORDS, Asked, error_at_200
 from flowllm.request import Completion
 from flowllm.types import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flowllm.errors import StepError
     from flowllm.types import Json
@@ -45,6 +54,25 @@ def parse(raw: bytes, asked: Asked) -> dict[str, Json]:
     if not isinstance(payload, dict):
         raise bad_answer(asked, "JSON that is no object", raw)
     return payload
+
+
+_INVALID_JSON = frozenset({"json_validate_failed", "json_validation_failed", "failed_generation"})
+
+
+def invalid_json(payload: Json) -> InvalidAnswer | None:
+    """The error of a server that checked the model's JSON itself and found it wrong, with what the model wrote."""
+    error = payload.get("error") if isinstance(payload, dict) else None
+    if not isinstance(error, dict) or _INVALID_JSON.isdisjoint(
+        {str(error.get("code")), str(error.get("type"))}
+    ):
+        return None
+    written = next((found for found in (error, payload) if "failed_generation" in found), {})
+    text = written.get("failed_generation")
+    told = str(error.get("message") or "it is not valid JSON")
+    return InvalidAnswer(
+        f"the server did not accept the model's JSON: {told[:LONGEST_WORDS]}",
+        answer=text if isinstance(text, str) else "",
+    )
 
 
 def _described(raw: bytes, error: json.JSONDecodeError) -> str:
@@ -84,7 +112,7 @@ def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completi
     for. `raw` is kept in a BadAnswer; usage is kept in all of them.
     """
     if payload.get("error"):
-        raise error_at_200(payload, raw, asked)
+        raise invalid_json(payload) or error_at_200(payload, raw, asked)
     usage = read_usage(payload.get("usage"), "prompt", "completion")
     choices = payload.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -111,7 +139,7 @@ def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Com
     if not isinstance(output, list):
         raise bad_answer(asked, "no output", raw, usage)
     items = [item for item in output if isinstance(item, dict)]
-    contents = [_content(item.get("content")) for item in items if item.get("type", "message") == "message"]
+    contents = [_content(item.get("content")) for item in _final(items)]
     texts = [text for text, _ in contents if text is not None]
     refusal = "".join(refusal for _, refusal in contents)
     text = "".join(texts) if texts else None
@@ -124,6 +152,13 @@ def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Com
     return _judged(payload, asked, raw, text=text, refusal=refusal, reason=reason, usage=usage)
 
 
+def _final(items: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """The messages that are the answer: those of the final phase where a server names phases, never commentary."""
+    messages = [item for item in items if item.get("type", "message") == "message"]
+    final = [item for item in messages if item.get("phase") == "final_answer"]
+    return final or [item for item in messages if item.get("phase") != "commentary"]
+
+
 def _content(content: Json) -> tuple[str | None, str]:
     """The text of a message and the refusal in it; a list of parts is joined. None: there is no text."""
     if isinstance(content, str):
@@ -131,9 +166,14 @@ def _content(content: Json) -> tuple[str | None, str]:
     if not isinstance(content, list):
         return None, ""
     parts = [part if isinstance(part, dict) else {"text": part} for part in content]
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str) and not _is_reasoning(part)]
     refusals = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
     return "".join(texts) if texts else None, "".join(refusals)
+
+
+def _is_reasoning(part: Mapping[str, Json]) -> bool:
+    kind = str(part.get("type", ""))
+    return "think" in kind or "reason" in kind or "summary" in kind
 
 
 def _judged(
@@ -146,6 +186,7 @@ def _judged(
     reason: str,
     usage: Usage,
 ) -> Completion:
+    text = text if text is None else without_reasoning(text)
     error = _ended_badly(asked, text=text, refusal=refusal, reason=reason, usage=usage)
     if error is not None:
         raise error

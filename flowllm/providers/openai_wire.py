@@ -39,7 +39,7 @@ class OpenAIConfig:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every request, expanded."""
     structured: str = "json_schema"
-    """How a schema travels: json_schema, json_object or prompt."""
+    """How a schema travels: json_schema, json_object_schema, json_object or prompt."""
     max_tokens_field: str | None = None
     """What Chat Completions calls `max_tokens` here; None: by the host."""
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -177,7 +177,9 @@ def _form(output: OutputFormat | None, config: OpenAIConfig) -> dict[str, Json] 
         return None
     if output.schema is None or config.structured == "json_object":
         return {"type": "json_object"}
-    schema = wire_schema(output.schema)
+    schema = wire_schema(output)
+    if config.structured == "json_object_schema":
+        return {"type": "json_object", "schema": schema}
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", output.name)[:_NAME_LENGTH] or "output"
     return {"type": "json_schema", "name": name, "schema": schema, "strict": strict_allowed(schema)}
 
@@ -195,8 +197,8 @@ def _messages(request: ChatRequest, config: OpenAIConfig) -> list[dict[str, Json
         needed = not any("json" in text.lower() for text in _texts(messages))
         told = instruction(None)
     else:
-        needed = config.structured != "json_schema"
-        told = instruction(wire_schema(output.schema)) if needed else ""
+        needed = config.structured in ("json_object", "prompt")
+        told = instruction(wire_schema(output)) if needed else ""
     if not needed:
         return messages
     first = messages[0] if messages else {}

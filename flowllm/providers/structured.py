@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from flowllm.request import OutputFormat
     from flowllm.types import Json
 
 _SCHEMA_MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
@@ -56,18 +57,14 @@ _STRICT_TEXT = 120_000
 _STRICT_REFERENCE = re.compile(r"#(/(\$defs|definitions)/[^/]+)?")
 
 
-def wrapped(schema: Mapping[str, Json] | None) -> bool:
-    """Whether answers to this schema come as `{"value": …}`: its root is not an object."""
-    return schema is not None and schema.get("type") != "object" and "properties" not in schema
-
-
-def wire_schema(schema: Mapping[str, Json]) -> dict[str, Json]:
+def wire_schema(output: OutputFormat) -> dict[str, Json]:
     """The schema as it is sent: its root is always an object.
 
     Definitions are lifted out of what is wrapped, and references into it are rewritten, so that it means the same.
     """
-    if not wrapped(schema):
-        return {"type": "object", **schema}
+    schema = output.schema or {}
+    if not output.wrapped:
+        return {"type": "object", **{key: value for key, value in schema.items() if key != "type"}}
     inner = dict(schema)
     hoisted: dict[str, Json] = {}
     if "$id" not in inner:  # references inside a resource of its own stay relative to it

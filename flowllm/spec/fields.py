@@ -219,7 +219,7 @@ Jitter: TypeAlias = Annotated[
 Api: TypeAlias = Annotated[
     str, PlainValidator(readers.choice("chat", "responses")), WithJsonSchema({"enum": ["chat", "responses"]})
 ]
-_STRUCTURED = ("json_schema", "json_object", "prompt")
+_STRUCTURED = ("json_schema", "json_object_schema", "json_object", "prompt")
 Structured: TypeAlias = Annotated[
     str, PlainValidator(readers.choice(*_STRUCTURED)), WithJsonSchema({"enum": list(_STRUCTURED)})
 ]

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from flowllm import strict_json
 from flowllm.errors import InvalidInputs
 from flowllm.spec.model import InputShape, read_shape
 from flowllm.spec.nodes import Mapping, Node, Scalar, Sequence, kind_of, plain_data
@@ -250,13 +251,9 @@ def _converted(text: str, kind: str) -> Json:
     if kind not in {"array", "object"}:
         return resolve(text.strip())
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        return strict_json.loads(text)
+    except ValueError as error:
         raise ValueError(f"expected {_A[kind]} as JSON, got {_short(text)} ({error})") from None
-
-
-def _no_constant(name: str) -> Json:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _short(value: Json) -> str:

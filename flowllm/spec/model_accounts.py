@@ -118,7 +118,10 @@ class OpenAIShape(Shape):
     headers: f.Headers = Field(
         default_factory=dict, description="Sent with every request; ${NAME} is an environment variable."
     )
-    structured: f.Structured = Field("json_schema", description="How a JSON Schema travels to the server.")
+    structured: f.Structured = Field(
+        "json_schema",
+        description="How a JSON Schema travels to the server: as OpenAI has it, beside json_object, or in the prompt.",
+    )
     max_tokens_field: f.TokensField | None = Field(
         None, description="Name under which max_tokens is sent (max_completion_tokens at OpenAI's own host)."
     )

@@ -68,7 +68,7 @@ class ProviderSettings:
     headers: Mapping[str, str] = field(default_factory=dict)
     """As written: `${NAME}` is an environment variable."""
     structured: str = "json_schema"
-    """How a schema travels: json_schema, json_object or prompt."""
+    """How a schema travels: json_schema, json_object_schema, json_object or prompt."""
     max_tokens_field: str | None = None
     limits: Limits | None = None
     seed: int = 0

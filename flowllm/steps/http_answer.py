@@ -9,8 +9,8 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from flowllm import strict_json
 from flowllm.errors import HttpFailed
-from flowllm.steps.jsonable import not_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes, after decompression."""
-MAX_DEPTH = 200
-"""Lists and mappings within each other in a JSON body."""
 SHOWN = 500
 """Characters of an error's body."""
 LONGEST_RETRY_AFTER = 3600.0
@@ -36,7 +34,8 @@ _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "unic
 class _NotJson(str):
     """A body that was to be JSON."""
 
-    __slots__ = ()
+    __slots__ = ("why",)
+    why: str
 
 
 async def read_answer(
@@ -57,7 +56,9 @@ async def read_answer(
             retry_after=retry_after(response.headers.get("Retry-After", ""), now),
         )
     if isinstance(body, _NotJson):
-        raise HttpFailed(f"{shown}: the body says that it is JSON, and is not", answer=mask(text)[:SHOWN])
+        raise HttpFailed(
+            f"{shown}: the body says that it is JSON, and is not ({body.why})", answer=mask(text)[:SHOWN]
+        )
     headers: dict[str, str] = {}
     for name, value in response.headers.items():
         key = name.lower()
@@ -118,25 +119,8 @@ def _json(text: str) -> Json:
     if not text:
         return None
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return _NotJson(text)
-    return _NotJson(text) if _too_deep(value) or not_json(value) else value
-
-
-def _refuse(name: str) -> Json:
-    raise ValueError(name)
-
-
-def _too_deep(value: Json) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for holder in level
-            if isinstance(holder, (list, dict))
-            for item in (holder.values() if isinstance(holder, dict) else holder)
-        ]
-        if not level:
-            return False
-    return True
+        return strict_json.loads(text)
+    except ValueError as error:
+        broken = _NotJson(text)
+        broken.why = strict_json.reason(error)
+        return broken

@@ -26,7 +26,7 @@ def _judge(project: Project, **options: Any) -> str:
     return project.flow(steps={"judge": {"prompt": "How good?", "output": SCORE, **options}})
 
 
-@pytest.mark.parametrize("bad", ['{"score": "high"}', "seven", '{"scores": 7}', ""])
+@pytest.mark.parametrize("bad", ['{"score": "high"}', "seven", '{"scores": 7}'])
 def test_an_invalid_answer_is_asked_again_with_what_is_wrong(
     bad: str, project: Project, server: Server
 ) -> None:
@@ -37,11 +37,49 @@ def test_an_invalid_answer_is_asked_again_with_what_is_wrong(
     assert second[: len(first)] == first
     assert second[-2] == {"role": "assistant", "content": bad}
     assert second[-1]["role"] == "user"
-    words = {'{"score": "high"}': "score", "seven": "JSON", '{"scores": 7}': "'score'", "": ""}
+    words = {'{"score": "high"}': "score", "seven": "JSON", '{"scores": 7}': "'score'"}
     assert words[bad] in second[-1]["content"]
     assert project.json("run", _judge(project))["requests"]["sent"] == 0, (
         "it is not under the first request's key"
     )
+
+
+def test_asking_again_after_an_empty_answer_sends_no_empty_message(project: Project, server: Server) -> None:
+    _answers(server, Reply(text=" \n"), GOOD)
+    assert project.json("run", _judge(project))["steps"]["judge"]["output"] == {"score": 7}
+    (again,) = server.requests[1].body["messages"]
+    assert again["role"] == "user"
+    assert again["content"].startswith("How good?")
+    assert "empty" in again["content"]
+
+
+def test_a_server_that_refuses_the_models_json_itself_is_asked_again(
+    project: Project, server: Server
+) -> None:
+    refused = {
+        "message": "Failed to validate JSON.",
+        "type": "invalid_request_error",
+        "code": "json_validate_failed",
+        "failed_generation": '{"score": seven}',
+    }
+    _answers(server, Reply(status=400, body={"error": refused}), GOOD)
+    result = project.json("run", _judge(project))
+    assert result["steps"]["judge"]["output"] == {"score": 7}
+    assert server.requests[1].body["messages"][-2]["content"] == '{"score": seven}'
+    server.script = lambda _body, _n: Reply(status=400, body={"error": refused})
+    step = project.json("run", _judge(project), "--no-cache", code=1)["steps"]["judge"]
+    assert (step["error"]["type"], step["error"]["answer"]) == ("InvalidAnswer", '{"score": seven}')
+    assert step["attempts"] == 3
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity", "9" * 5000, "[" * 300 + "]" * 300])
+def test_a_number_that_json_has_not_is_an_invalid_answer_that_was_paid_for(
+    number: str, project: Project, server: Server
+) -> None:
+    _answers(server, Reply(text=f'{{"score": 7, "more": {number}}}'), GOOD)
+    step = project.json("run", _judge(project))["steps"]["judge"]
+    assert (step["output"], step["attempts"]) == ({"score": 7}, 2)
+    assert step["usage"]["output_tokens"] > 4, "the first answer is not counted"
 
 
 def test_three_invalid_answers_fail_the_step_with_the_last_one_kept(project: Project, server: Server) -> None:

@@ -20,7 +20,20 @@ def test_json_is_read_also_out_of_a_fence(text: str) -> None:
     assert ANY.check(text) == {"a": [1]}
 
 
-@pytest.mark.parametrize("text", ["", "Sure! [1]", '{"a": 1', "NaN", "[Infinity]", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Sure!",
+        '{"a": 1',
+        "NaN",
+        "[Infinity]",
+        "[" * 100_000,
+        '{"a": 1e999}',
+        "9" * 5000,
+        '{"a": [-1e400]}',
+    ],
+)
 def test_what_is_not_json_is_invalid_and_never_a_crash(text: str) -> None:
     with pytest.raises(InvalidAnswer) as caught:
         ANY.check(text)
@@ -49,7 +62,7 @@ def test_json_in_a_code_block_is_taken_out_of_it(text: str) -> None:
     assert RECORD.check(text) == {"value": 3}
 
 
-@pytest.mark.parametrize("text", ["```", "``````", "```{}```", "```a b\n{}\n```", "x ```\n{}\n```"])
+@pytest.mark.parametrize("text", ["```", "``````", "```a b\n{\n```", "x ```\n{]\n```"])
 def test_what_only_looks_like_a_code_block_is_no_json(text: str) -> None:
     with pytest.raises(InvalidAnswer, match="not valid JSON"):
         RECORD.check(text)
@@ -59,3 +72,21 @@ def test_a_code_block_of_a_million_blank_lines_is_refused_at_once() -> None:
     """As a regular expression this took time that grew with the cube of the answer."""
     with pytest.raises(InvalidAnswer):
         RECORD.check("```\n" + "\n" * 1_000_000 + "x")
+
+
+NULLABLE = Validator(
+    OutputFormat(schema={"type": ["object", "null"], "properties": {"value": {"type": "integer"}}})
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"value": null}', None),
+        ("null", None),
+        ('{"value": {"value": 3}}', {"value": 3}),
+        ('{"value": 3}', {"value": 3}),
+    ],
+)
+def test_a_root_that_may_be_null_comes_wrapped_or_bare(text: str, value: object) -> None:
+    assert NULLABLE.check(text) == value

@@ -258,3 +258,38 @@ def test_ends_of_responses_that_are_errors(payload: dict[str, Any], kind: type[S
 def test_a_cut_answer_of_responses() -> None:
     completion = responses(cut("max_output_tokens", HALF))
     assert (completion.text, completion.finish_reason, completion.model) == ("half", "length", "m")
+
+
+def _message(text: str, phase: str | None) -> dict[str, Any]:
+    return {"type": "message", "phase": phase, "content": [{"type": "output_text", "text": text}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([_message("I look.", "commentary"), _message("Paris.", "final_answer")], "Paris."),
+        ([_message("I look.", "commentary"), _message("Paris.", None)], "Paris."),
+        ([_message("Par", None), _message("is.", None)], "Paris."),
+    ],
+)
+def test_commentary_is_no_answer(messages: list[dict[str, Any]], text: str) -> None:
+    assert responses({"output": [{"type": "reasoning", "summary": []}, *messages]}).text == text
+
+
+def test_commentary_alone_is_no_answer() -> None:
+    with pytest.raises(BadAnswer):
+        responses({"output": [_message("I look.", "commentary")]})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Paris."}],
+        [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "Paris."}],
+        [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "Par"}, {"text": "is."}],
+        [{"type": "summary_text", "text": "hm"}, "Paris."],
+        "<think>\nhm\n</think>\n\nParis.",
+    ],
+)
+def test_reasoning_is_no_part_of_the_answer(content: object) -> None:
+    assert chat(choice(content)).text == "Paris."

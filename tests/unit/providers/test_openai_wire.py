@@ -103,6 +103,24 @@ def test_servers_without_schemas_are_told_in_words(structured: str) -> None:
     assert body["messages"][1] == {"role": "user", "content": "hello"}
 
 
+def test_a_schema_may_travel_beside_json_object() -> None:
+    config = OpenAIConfig(name="x", base_url="http://127.0.0.1/v1", structured="json_object_schema")
+    body = encode_chat(ask(output=OutputFormat(schema={"type": "array"})), config)
+    sent = body["response_format"]
+    assert (sent["type"], sent["schema"]["properties"]) == ("json_object", {"value": {"type": "array"}})
+    assert body["messages"] == [{"role": "user", "content": "hello"}]
+    assert encode_chat(ask("json?", output=OutputFormat()), config)["response_format"] == {
+        "type": "json_object"
+    }
+
+
+def test_a_root_that_may_be_null_travels_wrapped() -> None:
+    schema = {**SCORE, "type": ["object", "null"]}
+    sent = encode_chat(ask(output=OutputFormat(schema=schema)), LOCAL)["response_format"]["json_schema"]
+    assert sent["schema"]["type"] == "object"
+    assert sent["schema"]["properties"]["value"] == schema
+
+
 def test_the_instruction_joins_a_system_message_instead_of_making_a_second_one() -> None:
     body = encode_chat(ask(system="Be brief.", output=OutputFormat()), LOCAL)
     assert [message["role"] for message in body["messages"]] == ["system", "user"]

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from flowllm.fingerprint import canonical
 from flowllm.providers.schema_sample import sample
 from flowllm.providers.structured import wire_schema
+from flowllm.request import OutputFormat
 
 BY_HAND: list[Any] = [
     True,
@@ -165,7 +166,7 @@ SCHEMAS = st.recursive(LEAVES, grown, max_leaves=12).map(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(schema=SCHEMAS, seed=st.integers(0, 1000))
 def test_random_schemas_are_satisfied_also_as_they_travel(schema: dict[str, Any], seed: int) -> None:
-    for asked in (schema, wire_schema(schema)):
+    for asked in (schema, wire_schema(OutputFormat(schema=schema))):
         value = sample(asked, random.Random(seed))
         assert Draft202012Validator(asked).is_valid(value), (asked, value)
 
@@ -181,7 +182,9 @@ def test_the_number_of_items_is_taken_where_the_schema_allows_it() -> None:
     assert len(sample(open_ended, random.Random(1), items=10)) == 10
     assert len(sample({**open_ended, "maxItems": 4}, random.Random(1), items=10)) == 4
     assert len(sample({**open_ended, "minItems": 12}, random.Random(1), items=10)) == 12
-    assert len(sample(wire_schema(open_ended), random.Random(1), items=10)["value"]) == 10
+    assert (
+        len(sample(wire_schema(OutputFormat(schema=open_ended)), random.Random(1), items=10)["value"]) == 10
+    )
 
 
 def test_texts_come_from_the_phrase_by_the_property_s_name() -> None:

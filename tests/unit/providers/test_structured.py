@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from flowllm.providers.structured import instruction, strict_allowed, wire_schema, wrapped
+from flowllm.providers.structured import instruction, strict_allowed, wire_schema
+from flowllm.request import OutputFormat
 
 OBJECT = {
     "type": "object",
@@ -81,10 +82,13 @@ def test_strict_mode_ends_at_ten_levels() -> None:
         ({}, True),
         ({"$ref": "#/$defs/x"}, True),
         ({"anyOf": [OBJECT]}, True),
+        ({**OBJECT, "type": ["object", "null"]}, True),
+        ({**OBJECT, "type": ["object"]}, False),
+        ({"properties": {}, "anyOf": [{"type": "object"}, {"type": "null"}]}, True),
     ],
 )
 def test_what_is_wrapped(schema: dict[str, Any] | None, expected: bool) -> None:
-    assert wrapped(schema) is expected
+    assert OutputFormat(schema=schema).wrapped is expected
 
 
 RECURSIVE = {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"$ref": "#"}]}}
@@ -116,7 +120,7 @@ OWN_ID = {
     ],
 )
 def test_a_wrapped_schema_means_the_same(schema: dict[str, Any], good: object, bad: object) -> None:
-    sent = wire_schema(schema)
+    sent = wire_schema(OutputFormat(schema=schema))
     Draft202012Validator.check_schema(sent)
     validator = Draft202012Validator(sent)
     assert Draft202012Validator(schema).is_valid(good)
@@ -128,12 +132,12 @@ def test_a_wrapped_schema_means_the_same(schema: dict[str, Any], good: object, b
 
 def test_wrapping_leaves_the_author_s_schema_alone() -> None:
     schema = {"type": "array", "items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"type": "string"}}}
-    wire_schema(schema)
+    wire_schema(OutputFormat(schema=schema))
     assert schema == {"type": "array", "items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"type": "string"}}}
 
 
 def test_an_object_without_a_type_gets_one() -> None:
-    assert wire_schema({"properties": {}}) == {"type": "object", "properties": {}}
+    assert wire_schema(OutputFormat(schema={"properties": {}})) == {"type": "object", "properties": {}}
 
 
 def test_instructions_name_json() -> None:

@@ -1,4 +1,4 @@
-"""Bytes to a JSON value, exactly as `json` reads it, but for what could not be written again."""
+"""JSON as RFC 8259 has it and nothing else: whatever is read here can be written again, hashed and stored."""
 
 from __future__ import annotations
 
@@ -31,25 +31,51 @@ def _float(text: str) -> float:
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float)
 
 
-def json_of(data: bytes) -> Json:
-    """Raises ValueError, which `reason` tells in words."""
+def loads(text: str) -> Json:
+    """The value of a text. Raises json.JSONDecodeError for what is no JSON, and another ValueError, in words, for a
+    number that no JSON holds (NaN, Infinity, 1e999, thousands of digits) and for more than MAX_DEPTH levels."""
     try:
-        value: Json = _DECODER.decode(data.decode())
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise ValueError(_TOO_DEEP)
+        value: Json = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise _told(error) from None
+    _check_depth(value, text.count("[") + text.count("{"))
     return value
 
 
+def loads_at(text: str, start: int) -> tuple[Json, int]:
+    """The value that begins there, and where it ends; whatever stands behind it. Raises as `loads` does."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError) as error:
+        raise _told(error) from None
+    _check_depth(value, text.count("[", start, end) + text.count("{", start, end))
+    return value, end
+
+
+def json_of(data: bytes) -> Json:
+    """The value of a text in UTF-8. Raises ValueError, which `reason` tells in words."""
+    return loads(data.decode())
+
+
 def reason(error: ValueError) -> str:
-    """What is wrong with a row, in a few words."""
+    """What is wrong with a text, in a few words."""
     match error:
         case json.JSONDecodeError():
             return f"not JSON: {error.msg} (character {error.pos + 1})"
         case UnicodeDecodeError():
             return f"not UTF-8 (byte {error.start + 1})"
-    return "a number with too many digits" if "digits" in str(error) else str(error)
+    return str(error)
+
+
+def _told(error: ValueError | RecursionError) -> ValueError:
+    if isinstance(error, RecursionError):
+        return ValueError(_TOO_DEEP)
+    return ValueError("a number with too many digits") if "digits" in str(error) else error
+
+
+def _check_depth(value: Json, brackets: int) -> None:
+    if brackets > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
 
 
 def _depth(value: Json) -> int:
