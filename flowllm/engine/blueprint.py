@@ -39,6 +39,8 @@ class Blueprint:
         """Something in it is worth to be found again by a resume."""
         self._uses: dict[str, set[Part]] = {}
         uses = [one.uses for one in self.steps.values()] + [one.uses for one in self.outputs.values()]
+        if graph.keep is not None:
+            uses.append(graph.keep.uses)
         for used in uses:
             for step, parts in used.items():
                 self._uses.setdefault(step, set()).update(parts)

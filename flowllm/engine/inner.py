@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from flowllm.calls.gate import CallStopped
 from flowllm.engine.node import carried, finish, known_path, reuse, skip
+from flowllm.engine.outputs import keeps
 from flowllm.engine.resume import holds
 from flowllm.engine.scope import Scope, Tally
 from flowllm.engine.values import Values, run_values
@@ -43,6 +44,8 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     path = known_path(desk, seat)
     if not desk.retry_failed and holds(earlier, key=key, step=step, retry_failed=False):
         return await reuse(desk, seat, cast("NodeRecord", earlier), path)
+    if earlier is not None and earlier.status is NodeStatus.SKIPPED and earlier.key == key:
+        return await reuse(desk, seat, earlier, path)
     if blueprint.costly and (
         earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING
     ):
@@ -53,11 +56,12 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
         dooms=seat.scope.dooms and step.on_error is OnError.FAIL,
         missed=seat.missed,
     )
+    values = Values(inputs, run_values(desk.run))
     walk = Walk(
         desk,
         blueprint,
         name=seat.node_id,
-        values=Values(inputs, run_values(desk.run)),
+        values=values,
         scope=scope,
         carry=carry,
         before=await _before(desk, seat),
@@ -66,6 +70,9 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     if not outcome.complete:
         raise CallStopped
     well = outcome.status is RunStatus.SUCCEEDED
+    keep = blueprint.graph.keep if seat.is_row and desk.options.until is None else None
+    if well and keep is not None and not keeps(keep, walk.state, values.mapping, outcome.outputs):
+        return await _left_out(desk, seat, key, {**parts, "reason": "`keep` was false"}, scope.tally)
     record = desk.record(
         seat,
         NodeStatus.SUCCEEDED if well else NodeStatus.FAILED,
@@ -81,6 +88,14 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     else:
         desk.ride(record)
     return await finish(desk, seat, record, path)
+
+
+async def _left_out(desk: Desk, seat: Seat, key: str, parts: Mapping[str, Json], tally: Tally) -> NodeRecord:
+    """A row that is not to have a line."""
+    record = desk.record(seat, NodeStatus.SKIPPED, parts=parts, key=key, **tally.figures())
+    await desk.keep(record)
+    desk.tell(record, seat, reason=str(parts["reason"]))
+    return record
 
 
 def _inputs(seat: Seat) -> Mapping[str, Json]:

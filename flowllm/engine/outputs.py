@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowllm.engine.state import RunState
-    from flowllm.spec.workflow import Output
+    from flowllm.spec.workflow import Keep, Output
     from flowllm.types import Json, StepId
 
 
@@ -30,6 +30,14 @@ def outputs_of(
             outputs[name] = None
             error = {**failure.as_dict(), "output": name}
     return outputs, error
+
+
+def keeps(keep: Keep, state: RunState, values: Mapping[str, Json], outputs: Json) -> bool:
+    """Whether a row whose graph has succeeded has a line in the output; not where a step that `keep` needs has no
+    output. Raises TemplateFailed."""
+    if not all(_there(state, need, how) for need, how in keep.edges.items()):
+        return False
+    return keep.when.condition({**values, "outputs": outputs})
 
 
 def _there(state: RunState, need: StepId | NodeId, tolerance: Tolerance) -> bool:

@@ -26,10 +26,10 @@ from flowllm.spec.project import (
     read_root,
     section,
 )
-from flowllm.spec.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text
+from flowllm.spec.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text, text
 from flowllm.spec.steps import Surroundings, parse_step
 from flowllm.spec.template import Names
-from flowllm.spec.workflow import EmbedBody, LlmBody, Output, PythonBody, Subgraph, WorkflowBody
+from flowllm.spec.workflow import EmbedBody, Keep, LlmBody, Output, PythonBody, Subgraph, WorkflowBody
 from flowllm.types import StepId
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ DEEPEST = 10
 """Graphs within graphs."""
 MOST_GRAPHS = 1000
 """Graphs that are read for one workflow, each file counted once for what it inherits."""
-_BELONGS = {"limits": "limits belong to the account", "budget": "a budget belongs to the run"}
+_OUTSIDE = "put it into the outer workflow or flowllm.yaml"
+_BELONGS = {
+    "limits": f"limits belong to the account: {_OUTSIDE}",
+    "budget": f"a budget belongs to the run: {_OUTSIDE}",
+    "keep": "it is about rows of --over: here, write `when` on the steps",
+}
 
 
 @dataclass(slots=True)
@@ -125,6 +130,7 @@ class GraphReader:
         parsed = {StepId(entry.key): parse_step(entry, around) for entry in entries}
         steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
         outputs = self._outputs(names)
+        keep = self._keep(replace(names, outputs=frozenset(outputs)))
         self._check_cycles(around.waits)
         return Subgraph(
             name=name,
@@ -132,6 +138,7 @@ class GraphReader:
             steps=steps,
             inputs=inputs,
             outputs=outputs,
+            keep=keep,
             digest=self._digest(inputs, steps.values()),
         )
 
@@ -168,6 +175,14 @@ class GraphReader:
                 name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses()
             )
         return outputs
+
+    def _keep(self, names: Names) -> Keep | None:
+        node = section(self._root, "keep", lambda node: guarded(text, node, self._problems))
+        if node is None:
+            return None
+        compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
+        when = compiler.text(node, condition=True)
+        return None if when is None else Keep(when=when, edges=compiler.edges(), uses=compiler.uses())
 
     def _check_cycles(self, waits: AbstractMapping[str, tuple[Location, list[str]]]) -> None:
         for cycle in cycles({step: after for step, (_, after) in waits.items()}):
@@ -272,7 +287,7 @@ class GraphReader:
                 problems.add(
                     entry.where,
                     f"`{key}` cannot stand in a workflow that is a step of another",
-                    f"{belongs}: put it into the outer workflow or flowllm.yaml",
+                    belongs,
                 )
         check_top(root, WorkflowShape, what, problems)
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
@@ -315,6 +330,7 @@ class GraphReader:
         """
         parts = [repr(replace(declared, description="")) for declared in inputs.values()]
         parts += [plain(self._root.get(key)) for key in ("steps", "outputs")]
+        parts += [plain(keep)] if (keep := self._root.get("keep")) is not None else []
         parts += [plain(self._inherited.defaults), self._inherited.default_provider]
         for step in steps:
             parts += _texts(step, self._family.sources.texts)

@@ -134,6 +134,11 @@ class WorkflowShape(Shape):
         | ValueShape,
     ] = Field(description="What is done, by id; steps start when what they refer to is there.")
     outputs: dict[str, f.Anything] = Field(default_factory=dict, description="What the run gives, by name.")
+    keep: f.When | None = Field(
+        None,
+        description="With --over: one {{ expression }} on outputs, inputs and steps; where it is false the row has no line in "
+        "the output.",
+    )
 
 
 S = TypeVar("S", bound=Shape)

@@ -152,6 +152,7 @@ class _Parser:
             limits=limits,
             budget=budget,
             outputs=graph.outputs,
+            keep=graph.keep,
             files={
                 **self._sources.texts,
                 **({self._project.path: self._project.text} if self._project.path else {}),

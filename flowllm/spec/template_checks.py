@@ -34,8 +34,10 @@ ELSEWHERE: Final = {
     "row": "`row` is only known where `as: row` names the item so; with --over each column is an input: `inputs.x`",
     "output": "`output` is only known in `accept.when` and `save`; another step's output has that step's name",
     "accepted": "`accepted` is only known in `accept.when`",
+    "outputs": "`outputs` is only known in `keep`; write the step's name",
 }
 """Names that mean something in other places."""
+OUTPUTS: Final = "outputs"
 ROOTS: Final = ("inputs", "steps", "run", "secrets")
 _REFUSED: Final[dict[type[nodes.Node], str]] = {
     nodes.Include: "include",
@@ -316,6 +318,9 @@ class _Walk:
         elif root.name in ROOTS:
             self.used.add(root.name)
             self._paths.check(root.name, keys, root.lineno, called=called)
+        elif root.name == OUTPUTS and self._names.outputs is not None and OUTPUTS not in self._names.steps:
+            self.used.add(root.name)
+            self._paths.keys(keys[:1], self._names.outputs, "output", "", called=called and not keys[1:])
         else:
             self._name(root.name, root.lineno, scope)
 

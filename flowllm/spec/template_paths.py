@@ -40,6 +40,8 @@ class Names:
     secrets: frozenset[str] = frozenset()
     local: frozenset[str] = frozenset()
     """Plain names, such as those of an item and its index."""
+    outputs: frozenset[str] | None = None
+    """Keys of `outputs`, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

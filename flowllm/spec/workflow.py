@@ -289,6 +289,17 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Which rows of `--over` have a line in the output."""
+
+    when: Template
+    """A condition on `outputs` and on what outputs see."""
+    edges: Mapping[StepId, Tolerance]
+    uses: Mapping[StepId, frozenset[Part]] = field(default_factory=dict)
+    """As in Step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subgraph:
     """Steps with inputs and outputs of their own: a workflow without its account, or one inside of a step."""
 
@@ -299,6 +310,7 @@ class Subgraph:
     """In the order of the file; acyclic."""
     inputs: Mapping[str, Input] = field(default_factory=dict)
     outputs: Mapping[str, Output] = field(default_factory=dict)
+    keep: Keep | None = None
     digest: str = ""
     """SHA-256 of everything in the files that decides what it does: its text, the files it reads, defaults,
     providers and sub-workflows in it. Part of the key of the step."""
@@ -325,6 +337,7 @@ class Workflow:
     budget: Budget | None = None
     """Of a run with all its resumes."""
     outputs: Mapping[str, Output] = field(default_factory=dict)
+    keep: Keep | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Absolute path to text, for the workflow and every file it reads: enough to load it again."""
     digest: str = ""
@@ -339,5 +352,6 @@ class Workflow:
             steps=self.steps,
             inputs=self.inputs,
             outputs=self.outputs,
+            keep=self.keep,
             digest=self.digest,
         )

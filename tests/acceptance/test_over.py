@@ -173,6 +173,31 @@ def test_no_rows_succeed_with_an_empty_file(project: Project, server: Server) ->
     assert server.requests == []
 
 
+def test_keep_decides_which_rows_have_a_line(project: Project, server: Server) -> None:
+    _rows(project, *({"text": text} for text in ("good", "bad", "none", "odd")))
+    top: dict[str, object] = {
+        "steps": {
+            "first": {"prompt": "{{ inputs.text }}", "when": "{{ inputs.text != 'none' }}"},
+            "good": {"value": "{{ inputs.text if inputs.text == 'odd' else inputs.text == 'good' }}"},
+        },
+        "outputs": {"answer": "{{ first }}"},
+    }
+    outcome = _over(project, _flow(project, keep="{{ good if first else true }}", **top), "--json")
+    assert outcome.code == 1
+    assert "a condition must give true or false" in outcome.said
+    assert [line["index"] for line in _out(project)] == [0]
+    counts = outcome.json["steps"]["row"]["counts"]
+    assert (counts["succeeded"], counts["skipped"], counts["failed"]) == (1, 2, 1)
+    assert len(server.requests) == 3
+    mended = _flow(project, keep="{{ good != false and outputs.answer is not none }}", **top)
+    assert project.cli("resume", "--file", mended, "--quiet").code == 0
+    assert sorted(line["index"] for line in _out(project)) == [0, 3]
+    again = project.cli("resume", "--quiet", "--file", mended)
+    assert again.code == 0
+    assert sorted(line["index"] for line in _out(project)) == [0, 3]
+    assert len(server.requests) == 3, "what was answered stands"
+
+
 def test_only_the_first_rows_with_limit(project: Project, server: Server) -> None:
     texts(project.folder / "rows.jsonl", 9)
     assert _over(project, _one_step(project), "--limit", "3").code == 0

@@ -355,3 +355,37 @@ def test_a_digest_does_not_depend_on_the_name_a_provider_is_registered_under() -
         within(alone, "a").digest
         == within(workflow(f"{other}steps: {{a: {{workflow: {child}}}}}"), "a").digest
     )
+
+
+# keep
+
+
+@pytest.mark.parametrize(
+    ("keep", "told"),
+    [
+        ('"{{ outputs.other }}"', "unknown output `other`"),
+        ('"{{ a }} or not"', "a condition is exactly one"),
+        ("true", "a condition is exactly one"),
+        ("[a]", "expected a text"),
+        ('"{{ item }}"', "`item` is only known"),
+        ('"{{ b }}"', "unknown name `b`"),
+    ],
+)
+def test_what_keep_cannot_be(keep: str, told: str) -> None:
+    found = problems(f"steps: {{a: {{value: 1}}}}\noutputs: {{x: '{{{{ a }}}}'}}\nkeep: {keep}\n")
+    assert len(found) == 1
+    assert told in f"{found[0].message} {found[0].hint}"
+
+
+def test_keep_sees_outputs_and_is_part_of_what_a_graph_does() -> None:
+    text = "steps: {a: {value: 1}}\noutputs: {x: '{{ a }}'}\n"
+    with_it = workflow(f'{text}keep: "{{{{ outputs.x > 1 and a is defined }}}}"\n')
+    assert with_it.graph.keep is not None
+    assert list(with_it.graph.keep.edges) == ["a"]
+    assert with_it.digest != workflow(text).digest
+    assert "`outputs` is only known in `keep`" in problems("steps: {a: {value: '{{ outputs.x }}'}}\n")[0].hint
+    assert workflow("steps: {outputs: {value: 1}}\nkeep: '{{ outputs > 1 }}'\n").graph.keep is not None
+    assert (
+        "`keep` cannot stand in"
+        in messages("steps: {a: {workflow: {keep: '{{ true }}', steps: {b: {value: 1}}}}}\n")[0]
+    )
