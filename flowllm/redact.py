@@ -14,15 +14,25 @@ if TYPE_CHECKING:
 MASK = "***"
 SHORTEST = 4
 """Values shorter than this are not masked: they would blot out ordinary text."""
+SHORTEST_TARGET = 12
+"""The same for the path and query of a URL, which may be as plain as `/v1/items`."""
+_LEFT_IN_URLS = "/:?#@!$&'()*+,;=%"
+"""Characters that clients do not encode in the path of a URL."""
 
 
 def _spellings(secret: str) -> Iterable[str]:
-    """A secret as it is, and as it stands inside of JSON and of URLs."""
+    """A secret as it is, and as it stands inside of JSON and of URLs; of one that is a URL, what a server is told of it."""
     yield secret
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield quote(secret, safe="", errors="replace")
     yield quote_plus(secret, errors="replace")
+    yield quote(secret, errors="replace")
+    yield quote(secret, safe=_LEFT_IN_URLS, errors="replace")
+    if secret.startswith(("http://", "https://")):
+        target = secret.partition("://")[2].partition("/")[2]
+        if len(target) >= SHORTEST_TARGET:
+            yield from {f"/{target}", quote(f"/{target}", safe=_LEFT_IN_URLS, errors="replace")}
 
 
 class Redactor:

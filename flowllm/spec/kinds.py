@@ -79,14 +79,14 @@ def http(shape: HttpShape, compiler: Compiler) -> HttpBody | None:
         raise Wrong(
             asked.url.where, f"`{asked.url.text}` is not an address", "it begins with https:// or http://"
         )
-    url = compiler.text(asked.url)
+    url = compiler.text(asked.url, secrets=True)
     if url is None:
         return None
     return HttpBody(
         url=url,
         method=asked.method,
         headers=_texts_by_name(asked.headers, compiler),
-        query=None if asked.query is None else compiler.value(asked.query),
+        query=None if asked.query is None else compiler.value(asked.query, secrets=True),
         json=None if asked.json_ is None else compiler.value(asked.json_),
         body=None if asked.body is None else compiler.text(asked.body),
         allow_private=asked.allow_private,

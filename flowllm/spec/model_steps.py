@@ -118,6 +118,10 @@ class _LlmOptions(_CommonOptions):
 class DefaultsShape(_LlmOptions):
     """Options of every LLM step that does not set them itself; never templates."""
 
+    system: f.Prompt | None = Field(
+        None, description="The system message of every `prompt` step: a text, or {file: ./system.md}."
+    )
+
 
 class PromptShape(_StepOptions, _LlmOptions):
     """One chat completion from a text."""
@@ -130,7 +134,9 @@ class PromptShape(_StepOptions, _LlmOptions):
 class MessagesShape(_StepOptions, _LlmOptions):
     """One chat completion from messages in the API's own shape."""
 
-    messages: f.Messages = Field(description="List of {role, content}.")
+    messages: f.Messages = Field(
+        description="List of {role, content}; an item that is a template may give several of them, as a list."
+    )
 
 
 class BatchShape(Shape):
@@ -156,10 +162,12 @@ class EmbedShape(_StepOptions):
 class HttpRequestShape(Shape):
     """One HTTP request."""
 
-    url: f.Text = Field(description="http or https.")
+    url: f.Text = Field(description="http or https; may hold {{ secrets.NAME }}.")
     method: f.Method = Field("GET", description="GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.")
     headers: f.RequestHeaders | None = Field(None, description="By name; may hold {{ secrets.NAME }}.")
-    query: f.Query | None = Field(None, description="Parameters that are added to the URL.")
+    query: f.Query | None = Field(
+        None, description="Parameters that are added to the URL; may hold {{ secrets.NAME }}."
+    )
     json_: f.Anything | None = Field(None, alias="json", description="Body, sent as JSON.")
     body: f.Written | None = Field(None, description="Body, sent as it is.")
     allow_private: f.Flag = Field(

@@ -15,7 +15,7 @@ class Tolerance(IntEnum):
 
     REQUIRED = 0  # the step must have succeeded
     OPTIONAL = 1  # it may have been skipped
-    ANY = 2  # any outcome: `steps.x.status` and `steps.x.error`
+    ANY = 2  # any outcome: `steps.x`, `steps.x.status` and `steps.x.error`
 
 
 class Part(StrEnum):

@@ -25,6 +25,7 @@ from flowllm.spec.sandbox_limits import (
     spend_text,
     weigh,
 )
+from flowllm.spec.sandbox_lists import flatten, from_json, pick
 from flowllm.spec.sandbox_text import (
     brace_format,
     join_texts,
@@ -263,7 +264,8 @@ def _sum(environment: Environment, value: Any, attribute: Any = None, start: flo
         if isinstance(item, Undefined):
             reveal(item)
         if isinstance(item, bool) or not isinstance(item, (int, float)):
-            raise RenderFailed(f"`sum` adds numbers, and one of the items is {kind_of(item)}")
+            hint = "`flatten` makes one list of lists" if isinstance(item, (list, tuple)) else ""
+            raise RenderFailed(f"`sum` adds numbers, and one of the items is {kind_of(item)}", hint=hint)
         total += item
     return total
 
@@ -289,10 +291,13 @@ OWN_FILTERS: dict[str, Function] = {
     "center": _center,
     "e": _escape,
     "escape": _escape,
+    "flatten": flatten,
     "forceescape": _escape,
     "format": _format,
+    "fromjson": from_json,
     "indent": _indent,
     "join": _join_filter,
+    "pick": pick,
     "replace": replace_text,
     "round": _round,
     "safe": _same,

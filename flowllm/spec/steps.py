@@ -112,10 +112,10 @@ def parse_step(entry: Entry, around: Surroundings) -> Step | None:
     try:
         kind = kind_key(entry)
         node = _known_keys(entry, kind, around.problems)
-        if kind in _LLM_KEYS:
-            node = merged(around.defaults, node)
-        elif kind == "embed":
+        if kind == "embed":
             node = merged(_chosen(around.defaults, _EMBED_DEFAULTS), node)
+        elif kind in _LLM_KEYS:
+            node = merged(_chosen(around.defaults, tuple(key_names(STEP_SHAPES[kind]))), node)
         return _step(entry, kind, node, around)
     except Wrong as wrong:
         around.problems.add_wrong(wrong, step=entry.key)

@@ -92,7 +92,7 @@ class Paths:
             self.fault(
                 offset,
                 "secrets cannot be used here",
-                "only `with` of a python step, `headers` of `http` and `env` may use `{{ secrets.NAME }}`",
+                "only `with` of a python step, `url`, `query` and `headers` of `http`, and `env` may use `{{ secrets.NAME }}`",
             )
         elif not keys or keys[0][0] is None:
             self.fault(offset, "a secret must be named", "write `secrets.NAME`")
@@ -120,7 +120,10 @@ class Paths:
         if below:
             owner = f" of `steps.{step}.{name}`"
             self.keys(keys[2:3], below, "field", owner, called=called and not keys[3:])
-        tolerance = Tolerance.ANY if name in TOLERANT_FIELDS else None
+        tolerant = (
+            name in TOLERANT_FIELDS or name not in RECORD_FIELDS
+        )  # the record as a whole tells how it ended
+        tolerance = Tolerance.ANY if tolerant else None
         for part in _parts(name):
             self.mentions.append(Mention(step=step, offset=offset, tolerance=tolerance, part=part))
 

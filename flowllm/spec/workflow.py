@@ -140,7 +140,7 @@ class EmbedBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpBody:
-    """A step that sends one HTTP request. `headers` may hold secrets."""
+    """A step that sends one HTTP request. `url`, `query` and `headers` may hold secrets."""
 
     url: Template
     method: str = "GET"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowllm.calls.gate import being_cancelled
@@ -47,18 +48,17 @@ class HttpKind:
         """The request, once as it is and once with secrets masked, for the key."""
         body = cast("HttpBody", step.body)
         masked = {name: f"***{name}***" for name in self._secrets}
-        shown = _headers(body, {**values, "secrets": masked})
-        real = _headers(body, {**values, "secrets": self._secrets}) if self._secrets else shown
-        url = checked_url(body.url.text(values))
-        query = _query({} if body.query is None else body.query.render(values))
+        shown = _address(body, {**values, "secrets": masked})
+        real = _address(body, {**values, "secrets": self._secrets}) if self._secrets else shown
+        url = checked_url(real.url, self._redactor.text)
         sent = None if body.json is None else body.json.render(values)
         text = None if body.body is None else body.body.text(values)
         parts = {
             "kind": "http",
             "method": body.method,
-            "url": url,
-            "headers": shown,
-            "query": [list(pair) for pair in query],
+            "url": shown.url.strip(),
+            "headers": shown.headers,
+            "query": [list(pair) for pair in shown.query],
             "json": sent,
             "body": text,
         }
@@ -69,8 +69,8 @@ class HttpKind:
             work=Request(
                 method=body.method,
                 url=url,
-                headers=_typed(real, body),
-                query=query,
+                headers=_typed(real.headers, body),
+                query=real.query,
                 body=_encoded(sent, text, json_given=body.json is not None),
                 allow_private=body.allow_private,
             ),
@@ -98,7 +98,7 @@ class HttpKind:
         # aiohttp takes a tenth of a second to import, which a run without such a step should not pay
         import aiohttp  # noqa: PLC0415
 
-        shown = self._redactor.text(request.url.partition("?")[0])[:SHOWN_URL]
+        shown = self._redactor.text(request.url).partition("?")[0][:SHOWN_URL]
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
@@ -130,6 +130,23 @@ class HttpKind:
 
 
 # binding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Address:
+    """What of a request secrets may stand in."""
+
+    url: str
+    headers: Mapping[str, str]
+    query: tuple[tuple[str, str], ...]
+
+
+def _address(body: HttpBody, values: Mapping[str, Json]) -> _Address:
+    return _Address(
+        url=body.url.text(values),
+        headers=_headers(body, values),
+        query=_query({} if body.query is None else body.query.render(values)),
+    )
 
 
 def _headers(body: HttpBody, values: Mapping[str, Json]) -> dict[str, str]:

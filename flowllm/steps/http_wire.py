@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_REQUESTS = 64
 """At the same time."""
 MOST_REDIRECTS = 5
+_SHOWN: Final = 200
+"""Characters of a URL in an error."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SAFE: Final = frozenset({"GET", "HEAD"})
 
@@ -167,21 +169,22 @@ def in_words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def checked_url(url: str) -> str:
-    """A URL that can be asked. Raises TemplateFailed."""
+def checked_url(url: str, mask: Callable[[str], str] = str) -> str:
+    """A URL that can be asked; `mask` takes the secrets out of what errors say of it. Raises TemplateFailed."""
     url = url.strip()
+    shown = repr(mask(url))[:_SHOWN]
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
         url.encode()
     except ValueError as error:
-        raise TemplateFailed(f"`url` gives {url!r:.200}, which is not an address: {error}") from None
+        raise TemplateFailed(f"`url` gives {shown}, which is not an address: {mask(str(error))}") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise TemplateFailed(f"`url` gives {url!r:.200}", hint="it begins with https:// or http://")
+        raise TemplateFailed(f"`url` gives {shown}", hint="it begins with https:// or http://")
     if any(c.isspace() or c < " " for c in url):
         raise TemplateFailed(
-            f"`url` gives {url!r:.200}, which has white space in it",
+            f"`url` gives {shown}, which has white space in it",
             hint="give values by `query`, or write `| urlencode` behind them",
         )
     if parts.username is not None or parts.password is not None:
@@ -191,7 +194,7 @@ def checked_url(url: str) -> str:
         )
     if _odd_number(host):
         raise TemplateFailed(
-            f"`url` gives {url!r:.200}, whose host is a number in an unusual form",
+            f"`url` gives {shown}, whose host is a number in an unusual form",
             hint="write an IPv4 address as four numbers from 0 to 255",
         )
     return url

@@ -11,6 +11,8 @@ from flowllm.errors import TemplateFailed
 from flowllm.fingerprint import canonical, fingerprint
 from flowllm.images import TOKENS
 from flowllm.request import ChatRequest, ImageFile
+from flowllm.spec.sandbox_text import kind_of
+from flowllm.spec.template import Template
 from flowllm.steps.asking import Gathering, all_of, ask_in_turn, mapping, named, once
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
@@ -24,10 +26,15 @@ if TYPE_CHECKING:
     from flowllm.calls.flight import Flights
     from flowllm.providers.base import Provider
     from flowllm.request import Answer
+    from flowllm.spec.template import ValueTemplate
     from flowllm.spec.workflow import LlmBody, Step
     from flowllm.steps.base import NodeContext
     from flowllm.store.base import NodeRecord, NodeWrite
     from flowllm.types import Json
+
+
+_CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_call"})
+"""Of a message, what there must be one of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +206,12 @@ def _messages(
     body: LlmBody, values: Mapping[str, Json], step: Step, images: Sequence[str | ImageFile]
 ) -> tuple[Mapping[str, Json], ...]:
     if body.messages is not None:
-        messages = body.messages.render(values)
-        if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
+        messages = _spliced(body.messages, values)
+        wrong = _wrong_messages(messages)
+        if wrong:
             raise TemplateFailed(
-                f"{step.where}: `messages` must give a list of messages, each {{role: …, content: …}}"
+                f"{step.where}: `messages` must give a list of messages, each {{role: …, content: …}}, and {wrong}",
+                hint="`| fromjson` makes a list of a text that is JSON" if "text" in wrong else "",
             )
         return tuple(messages)
     system = () if body.system is None else ({"role": "system", "content": body.system.text(values)},)
@@ -210,8 +219,29 @@ def _messages(
     return (*system, {"role": "user", "content": illustrated(prompt, images)})
 
 
-def _is_message(message: Json) -> bool:
-    return isinstance(message, dict) and isinstance(message.get("role"), str)
+def _spliced(messages: ValueTemplate, values: Mapping[str, Json]) -> Json:
+    """The messages; where one of a list is a template that gives a list, those in it stand in its place."""
+    rendered = messages.render(values)
+    if not isinstance(messages.tree, list) or not isinstance(rendered, list):
+        return rendered
+    spliced: list[Json] = []
+    for written, message in zip(messages.tree, rendered, strict=True):
+        spliced += message if isinstance(written, Template) and isinstance(message, list) else [message]
+    return spliced
+
+
+def _wrong_messages(messages: Json) -> str:
+    """What keeps a value from being a list of messages; empty if nothing does."""
+    if not isinstance(messages, list):
+        return f"this is {kind_of(messages)}"
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict):
+            return f"number {number} is {kind_of(message)}"
+        if not isinstance(message.get("role"), str) or not message["role"]:
+            return f"number {number} has no `role`"
+        if not _CONTENTS.intersection(message):
+            return f"number {number} has no `content`"
+    return "" if messages else "this list is empty"
 
 
 def _most(request: ChatRequest) -> int | None:

@@ -93,3 +93,41 @@ def test_an_option_of_another_kind_is_refused(author: Author, kind: str, option:
 def test_a_name_that_means_something_elsewhere_says_where(author: Author, name: str) -> None:
     problem = author.problem(f'steps: {{it: {{value: "{{{{ {name} }}}}"}}}}')
     assert "is only known" in problem.hint
+
+
+HISTORY = [{"role": "user", "content": "Hi {{ 1 }}"}, {"role": "assistant", "content": "Hello"}]
+
+
+def test_a_template_among_messages_may_give_several_of_them(author: Author) -> None:
+    flow = """
+        defaults: {model: m}
+        inputs: {history: {type: array, default: []}, last: {type: object, default: {role: user, content: Last}}}
+        steps:
+          it:
+            messages:
+              - {role: system, content: Be brief}
+              - "{{ inputs.history }}"
+              - "{{ inputs.last }}"
+        """
+    system, last = {"role": "system", "content": "Be brief"}, {"role": "user", "content": "Last"}
+    assert author.sent(flow, history=HISTORY)[0].body["messages"] == [system, *HISTORY, last]
+    assert author.sent(flow)[0].body["messages"] == [system, last]
+
+
+@pytest.mark.parametrize(
+    ("history", "told"),
+    [
+        ([{"content": "x"}], "number 2 has no `role`"),
+        ([HISTORY[0], {"role": "user"}], "number 3 has no `content`"),
+        ([[HISTORY[0]]], "number 2 is a list"),
+        ([None], "number 2 is null"),
+        (json.dumps(HISTORY), "number 2 is text"),
+    ],
+)
+def test_messages_that_a_template_gives_are_looked_at(author: Author, history: Any, told: str) -> None:
+    messages = [{"role": "user", "content": "a"}, "{{ h }}"]
+    steps = {"h": {"value": history}, "it": {"messages": messages, "model": "m"}}
+    error = author.error(json.dumps({"steps": steps}))
+    assert told in error["message"]
+    assert ("fromjson" in error["hint"]) is isinstance(history, str)
+    assert author.server.requests == []

@@ -51,7 +51,7 @@ def test_a_step_wins_over_defaults_and_defaults_are_for_llm_steps_alone(author: 
 
 
 @pytest.mark.parametrize(
-    "option", ["needs: [a]", 'when: "{{ true }}"', "foreach: [1]", "save: x.md", "prompt: hi", "system: hi"]
+    "option", ["needs: [a]", 'when: "{{ true }}"', "foreach: [1]", "save: x.md", "prompt: hi"]
 )
 def test_what_defaults_do_not_take(author: Author, option: str) -> None:
     problem = author.problem(f"defaults: {{{option}}}\nsteps: {{a: {{value: 1}}}}")
@@ -145,3 +145,21 @@ def test_a_high_priority_goes_before_what_waits_longer(author: Author) -> None:
     rank = {"high": 0, "normal": 1, "low": 2}
     assert words == sorted(words, key=lambda word: rank[word])
     assert len(words) == 6
+
+
+def test_a_default_system_message_is_that_of_prompts_which_have_none(author: Author) -> None:
+    author.write("system.md", "Be {{ inputs.how }}.\n")
+    flow = """
+        inputs: {how: brief}
+        defaults: {model: m, system: Be kind.}
+        steps:
+          a: {prompt: one}
+          b: {prompt: "two {{ a }}", system: Be rude.}
+          c: {messages: [{role: user, content: "three {{ b }}"}]}
+        """
+    sent = [[message["content"] for message in seen.body["messages"]] for seen in author.sent(flow)]
+    assert [talk[:-1] for talk in sent] == [["Be kind."], ["Be rude."], []]
+    from_file = flow.replace("Be kind.", "{file: ./system.md}")
+    assert author.sent(from_file)[0].body["messages"][0] == {"role": "system", "content": "Be brief."}
+    templated = author.refusal(flow.replace("Be kind.", '"{{ inputs.how }}"'))
+    assert [problem.message for problem in templated] == ["a template cannot stand under `defaults`"]

@@ -254,3 +254,28 @@ def test_a_step_that_is_skipped_renders_nothing_and_sends_nothing(author: Author
         """
     assert author.steps(flow) == {"it": "skipped"}
     assert author.server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [
+        ("{value: 1}", "succeeded"),
+        ('{value: "{{ 1 / 0 }}"}', "failed"),
+        ('{value: "{{ 1 / 0 }}", on_error: continue}', "failed"),
+        ('{value: 1, when: "{{ false }}"}', "skipped"),
+        ('{value: "{{ bad }}"}', "blocked"),
+    ],
+)
+@pytest.mark.parametrize(
+    "looked", ["{{ steps.x }}", "{{ steps.x | tojson | fromjson }}", "{{ dict(steps.x.items()) }}"]
+)
+def test_a_whole_record_tolerates_any_outcome(author: Author, step: str, status: str, looked: str) -> None:
+    flow = f"""
+        steps:
+          bad: {{value: "{{{{ 1 / 0 }}}}"}}
+          x: {step}
+          it: {{value: "{looked}"}}
+        """
+    found = author.run(flow).steps["it"]
+    assert (found.status, found.output["status"]) == ("succeeded", status)
+    assert (found.output["error"] is None) is (status != "failed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
 
 import pytest
 
@@ -230,6 +231,58 @@ def test_a_web_server_that_echoes_its_headers(status: int, cache: bool, project:
         assert KEY[:start] not in outcome.out + outcome.err
     step = outcome.json["steps"]["a"]
     assert "***" in json.dumps(step["output"] if status == 200 else step["error"])
+
+
+def _path_telling(status: int) -> Callable[[Asked], bytes]:
+    """A server that says what it was asked for, as proxies and frameworks do in their errors."""
+
+    def script(asked: Asked) -> bytes:
+        told = f"Cannot {asked.method} {asked.target} or {unquote_plus(asked.target)}"
+        return answer(
+            "x" * 470 + told if status == 400 else {"told": told}, status=status, Location=asked.target
+        )
+
+    return script
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("place", ["whole", "path", "query", "in text"])
+def test_a_web_server_that_echoes_its_url(status: int, place: str, project: Project) -> None:
+    with running_web(_path_telling(status)) as web:
+        token = WORD if place == "query" else KEY
+        http: dict[str, Any] = {
+            "whole": {"url": "{{ secrets.WHOLE }}"},
+            "path": {"url": f"{web.url}/{{{{ secrets.TOKEN }}}}/x"},
+            "query": {"url": web.url, "query": {"k": "{{ secrets.TOKEN }}", "n": 1}},
+            "in text": {"url": f"{web.url}?k=a{{{{ secrets.TOKEN | urlencode }}}}z"},
+        }[place]
+        step = {"http": {**http, "allow_private": True}, "retry": {"max_attempts": 2, **QUICK}, "cache": True}
+        file = project.flow(secrets=["WHOLE", "TOKEN"], steps={"a": step}, outputs={"a": "{{ a }}"})
+        environ = {"WHOLE": f"{web.url}/hooks/{KEY}?t={TEAM}", "TOKEN": token}
+        words = ("run", file, "--events", "events.jsonl", "--debug", "--json")
+        outcomes = [project.cli(*words, **environ), project.cli(*words, **environ)]
+        assert [outcome.code for outcome in outcomes] == [0 if status == 200 else 1] * 2, outcomes[0].said
+        assert len(web.asked) == {200: 1, 400: 2, 503: 4}[status], (
+            "the key was another, or an answer was kept"
+        )
+        assert any(secret in unquote_plus(web.asked[0].target) for secret in (KEY, WORD))
+    assert _found(project, *outcomes, *_looked_at(project, "a")) == []
+    for start in (12, len(KEY) - 1):
+        assert (
+            KEY[:start]
+            not in outcomes[0].out + outcomes[0].err + (project.folder / "events.jsonl").read_text()
+        )
+    assert ("WHOLE" if place == "whole" else "TOKEN") in project.rows("SELECT parts FROM nodes")[0][0]
+
+
+@pytest.mark.parametrize(
+    "url", [f"ftp://{KEY}", f"https://h/{KEY} x", f"https://user:{KEY}@h/", f"{'h' * 180}{KEY}"]
+)
+def test_a_secret_that_is_no_url_is_not_told(url: str, project: Project) -> None:
+    file = project.flow(secrets=["URL"], steps={"a": {"http": {"url": "{{ secrets.URL }}"}}})
+    outcome = project.cli("run", file, "--debug", "--json", URL=url)
+    assert outcome.code == 1, outcome.said
+    assert _found(project, outcome, *_looked_at(project, "a")) == []
 
 
 def test_a_redirect_takes_no_secrets_to_another_host(project: Project) -> None:

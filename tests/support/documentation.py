@@ -43,6 +43,7 @@ TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
     "input": (model.InputShape, ()),
     "every step": (_STEP, (model_steps._FanoutOptions,)),
     "LLM steps": (_LLM, (model_steps._CommonOptions,)),
+    "defaults": (model.DefaultsShape, (_LLM,)),
     "prompt": (model.PromptShape, (_STEP, _LLM)),
     "messages": (model.MessagesShape, (_STEP, _LLM)),
     "embed": (model.EmbedShape, (_STEP,)),
@@ -67,8 +68,6 @@ TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
     "provider simulated": (model_accounts.SimulatedShape, ()),
 }
 """Name of a table: whose keys it lists, less those of others."""
-SHOWN_ELSEWHERE: dict[type[model.Shape], type[model.Shape]] = {model.DefaultsShape: _LLM}
-"""Shapes without a table of their own: their keys are exactly those of another."""
 
 
 def key_table(name: str) -> str:

@@ -147,7 +147,7 @@ def test_a_command_is_as_written() -> None:
         ("{shell: ls # all\n  }", "quote the text"),
         ('{shell: ls, stdin: "{{ secrets.TOKEN }}"}', "secrets cannot be used here"),
         ("{http: {url: 'https://h', body: '{{ secrets.TOKEN }}'}}", "secrets cannot be used here"),
-        ("{http: {url: 'https://h', query: {a: '{{ secrets.TOKEN }}'}}}", "secrets cannot be used here"),
+        ("{http: {url: 'https://h', json: {a: '{{ secrets.TOKEN }}'}}}", "secrets cannot be used here"),
         ("{http: {method: GET}}", "`url` is missing in `http`"),
         ("{http: {url: 'ftp://h'}}", "`ftp://h` is not an address"),
         ("{http: {url: 'https://h', cookies: {}}}", "unknown key `cookies` in `http`"),

@@ -42,7 +42,9 @@ class TestReferences:
             ("{{ 'a' ~ headline ~ [other, {'k': outline}] }}", {"headline": R, "other": R, "outline": R}),
             ("{{ 'x' is in headline }}", {"headline": R}),
             # records
-            ("{{ steps.headline }}", {"headline": R}),
+            ("{{ steps.headline }}", {"headline": A}),
+            ("{{ steps.headline.get('model') }}", {"headline": A}),
+            ("{{ steps.headline }}{{ steps.headline.model }}", {"headline": R}),
             ("{{ steps['headline'].model }}", {"headline": R}),
             ("{{ steps.headline.usage.output_tokens }}", {"headline": R}),
             ("{{ steps.headline.status }}", {"headline": A}),
