@@ -34,15 +34,18 @@ FlowLLMError
     └── ProviderError           one attempt failed
         ├── RateLimited         429; carries how long to wait
         ├── QuotaExhausted      the account has no money left
-        ├── ServerFailed        5xx, 408, 409
+        ├── ServerFailed        5xx, 408, 409, 423, 425 and the like
         ├── ConnectionFailed    refused, reset, unknown host, closed early
         ├── AttemptTimedOut     no whole answer within `attempt_timeout`
         ├── Unauthorized        401, 403
         ├── RequestRejected     400 and other 4xx
-        │   └── UnknownModel
+        │   ├── UnknownModel
+        │   ├── RequestTooLarge more than the model's context, or than a minute's limit
+        │   └── PathNotFound    404 that is not about the model
         ├── Refused             the model declined
         ├── ContentFiltered     the provider's filter stopped the answer
         └── BadAnswer           200, but not an answer: HTML, broken JSON, no choices, too large
+            ├── EmptyAnswer     not one word
             └── WrongVectors    embeddings that do not fit their texts
 """
 
@@ -290,8 +293,10 @@ class RateLimited(ProviderError):
 
     retryable = True
 
-    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
-        super().__init__(message, hint=hint, status=429)
+    def __init__(
+        self, message: str, *, hint: str = "", retry_after: float | None = None, status: int = 429
+    ) -> None:
+        super().__init__(message, hint=hint, status=status)
         self.retry_after = retry_after
 
 
@@ -300,7 +305,8 @@ class QuotaExhausted(ProviderError):
 
 
 class ServerFailed(ProviderError):
-    """The server is in trouble: 5xx, 408, 409. `retry_after` as in RateLimited."""
+    """The server is in trouble, or could not do it just then: 5xx, 408, 409, 423, 425 and the like. `retry_after` as in
+    RateLimited."""
 
     retryable = True
 
@@ -341,6 +347,15 @@ class UnknownModel(RequestRejected):
     """The server does not have the model."""
 
 
+class RequestTooLarge(RequestRejected):
+    """The request is more than the model's context, or than a minute's limit: it can never go. Another model may take
+    it."""
+
+
+class PathNotFound(RequestRejected):
+    """The server has nothing at that address, or sends elsewhere, as with a wrong `base_url`."""
+
+
 class Refused(ProviderError):
     """The model declined to answer; its words are in `answer`."""
 
@@ -353,6 +368,10 @@ class BadAnswer(ProviderError):
     """The server said 200, but what it sent is no answer. The raw text is in `answer`."""
 
     retryable = True
+
+
+class EmptyAnswer(BadAnswer):
+    """The model said not one word. The server is well: it is this answer alone that cannot be used."""
 
 
 class WrongVectors(BadAnswer):

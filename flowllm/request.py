@@ -87,7 +87,8 @@ class Completion:
     model: str
     """The model that answered, as the server names it."""
     finish_reason: str = "stop"
-    """stop, or length: the answer was cut at its token limit. Other ends are errors."""
+    """stop, or length: the answer was cut at its token limit; else the server's own word, of which nobody here knows
+    what it means. Ends that are known to be no answer are errors."""
     usage: Usage = field(default_factory=Usage)
     headers: Mapping[str, str] = field(default_factory=dict)
     """The rate-limit headers, lower-case names."""
@@ -124,6 +125,9 @@ class Answer:
     cost_usd: float | None = None
     """None: the price is unknown."""
     truncated: bool = False
+    """It was cut, or may have been."""
+    unknown_end: str = ""
+    """What the server says ended it, where nobody knows what that means: such an answer is not for others."""
     attempts: int = 0
     """Requests that were sent for it by the call that got it; 0 when it came from the memo."""
     cached: bool = False

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.calls.gate import CallStopped
-from flowllm.errors import RequestRejected, UnknownModel, WrongVectors
+from flowllm.errors import RequestRejected, RequestTooLarge, UnknownModel, WrongVectors
 from flowllm.fingerprint import fingerprint
 from flowllm.tasks import start_task
 from flowllm.types import Priority, Usage
@@ -269,6 +269,8 @@ def _tokens(member: _Member) -> int:
 
 def _may_be_one_alone(error: Exception) -> bool:
     """One of the batch may be why all of it was refused."""
+    if isinstance(error, RequestTooLarge):
+        return True
     if isinstance(error, RequestRejected):
         return error.status in _ITS_FAULT and not isinstance(error, UnknownModel)
     return isinstance(error, WrongVectors)

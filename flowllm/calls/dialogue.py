@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowllm.calls.retry import Attempts
-from flowllm.errors import InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
+from flowllm.calls.retry import Attempts, asked_wait, backoff
+from flowllm.errors import EmptyAnswer, InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
 from flowllm.request import ChatRequest, Completion, EmbedRequest
 from flowllm.types import Usage
 
@@ -31,6 +31,8 @@ class Send:
 
     request: Request
     delay: float = 0.0
+    asked: float = 0.0
+    """Seconds of the delay that the server asked for."""
     error: StepError | None = None
 
 
@@ -40,6 +42,9 @@ class Accept:
 
     value: Json
     truncated: bool
+    """It was cut, or may have been."""
+    unknown_end: str = ""
+    """As in Answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class Dialogue:
         self._random = random
         self._attempts = Attempts(policy, random)
         self._repairs = 0
+        self._doubted = False
         self.usage = Usage()
         """Spent so far, on answers that were not accepted too."""
 
@@ -76,16 +82,22 @@ class Dialogue:
         """The first request."""
         return Send(request=self._request)
 
-    def failed(self, error: StepError, *, free: bool = False) -> Send | GiveUp:
-        """The request that was sent last brought no answer; `free` if that uses up no attempt."""
+    def failed(self, error: StepError, *, free: bool = False, doubted: bool = False) -> Send | GiveUp:
+        """The request that was sent last brought no answer; `free` if that uses up no attempt, `doubted` if the error
+        is to be seen twice before it is believed."""
         if error.usage is not None:
             self.usage += error.usage
         if isinstance(error, InvalidAnswer):  # the server itself has looked at it
             return self._repair(error.answer or "", error)
+        if isinstance(error, EmptyAnswer) and self._validator is not None:
+            return self._repair("", InvalidAnswer(error.message, hint=error.hint))
+        if doubted and not self._doubted:
+            self._doubted = True
+            return Send(request=self._request, delay=backoff(self._policy, 1, self._random), error=error)
         delay = self._attempts.failed(error, free=free)
         if delay is None or self._is_for_smaller_ones(error):
             return GiveUp(error=error)
-        return Send(request=self._request, delay=delay, error=error)
+        return Send(request=self._request, delay=delay, asked=asked_wait(error) or 0.0, error=error)
 
     def _is_for_smaller_ones(self, error: StepError) -> bool:
         """The same texts at once would get the same; they are asked for again in smaller batches."""
@@ -102,20 +114,24 @@ class Dialogue:
         return Accept(value=list(reply.vectors), truncated=False)
 
     def _completed(self, completion: Completion) -> Accept | Send | GiveUp:
-        truncated = completion.finish_reason == "length"
-        if truncated and not (self._keep_truncated and self._validator is None):
-            return GiveUp(error=self._cut(completion))
+        cut = completion.finish_reason == "length"
+        unknown = "" if cut or completion.finish_reason == "stop" else completion.finish_reason
+        doubtful = cut or bool(unknown)
+        if (cut and self._validator is not None) or (doubtful and not self._keep_truncated):
+            return GiveUp(error=self._cut(completion, unknown))
         if self._validator is None:
-            return Accept(value=completion.text, truncated=truncated)
+            return Accept(value=completion.text, truncated=doubtful, unknown_end=unknown)
         try:
-            return Accept(value=self._validator.check(completion.text), truncated=False)
+            value = self._validator.check(completion.text)
+            return Accept(value=value, truncated=doubtful, unknown_end=unknown)
         except InvalidAnswer as error:
             return self._repair(completion.text, error)
 
-    def _cut(self, completion: Completion) -> TruncatedAnswer:
+    def _cut(self, completion: Completion, unknown: str) -> TruncatedAnswer:
         what = "the answer" if self._validator is None else "the JSON answer"
+        how = f"may be cut: it ended with {unknown!r}" if unknown else "was cut at its token limit"
         return TruncatedAnswer(
-            f"{what} was cut at its token limit",
+            f"{what} {how}",
             hint="raise max_tokens, or ask for less",
             answer=completion.text,
             usage=self.usage,

@@ -75,6 +75,8 @@ class Line:
         self.store = store
         self.clock = clock
         self._draw = draw
+        self.ends_told: set[tuple[str, str, str]] = set()
+        """Run, provider and unknown end of an answer."""
 
     async def answer(self, call: Call) -> Answer:
         """Ask until there is a valid answer, or no sense in asking again."""
@@ -97,6 +99,7 @@ class _Talk:
         self.store = line.store
         self.clock = line.clock
         self.redactor = line.redactor
+        self.ends_told = line.ends_told
         self.call = call
         self.ask = call.ask
         self.dialogue = dialogue
@@ -114,7 +117,8 @@ class _Talk:
     async def _pause_before(self, send: Send) -> None:
         if send.error is None:
             return
-        if self.meter.active_s + send.delay >= self.ask.timeout:
+        own = max(0.0, send.delay - send.asked)  # what the server asks for is no backoff of ours
+        if self.meter.active_s + own >= self.ask.timeout:
             raise _timed_out(self.ask, send)
         asker = self.call.payer()
         asker.emit(
@@ -129,7 +133,7 @@ class _Talk:
         )
         if send.delay > 0:
             await self.clock.sleep(send.delay)
-            self.meter.waited_s += send.delay
+            self.meter.waited_s += own
 
     async def _send(self, request: Request) -> Send | Answer | GiveUp:
         ask = self.ask
@@ -238,7 +242,7 @@ class _Exchange:
         self._notice(report.notice)
         if report.down is not None:
             raise report.down
-        return self._dialogue.failed(error, free=report.free)
+        return self._dialogue.failed(error, free=report.free, doubted=report.doubted)
 
     async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
         ask, usage = self._ask, reply.usage
@@ -255,13 +259,16 @@ class _Exchange:
             return following
         if ask.validator is not None:  # JSON can spell a secret in ways that its text does not show
             following = replace(following, value=self._talk.redactor.value(following.value))
+        if following.unknown_end:
+            self._tell_end(following.unknown_end)
         answer = _answer(following, reply, ask, self._dialogue.usage, self._meter)
         await self._keep([self._kept(call, part) for call, part in self._call.shares(answer)], usage, cost)
         return answer
 
     def _kept(self, call: Call, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
         key = call.ask.key
-        memo = record_of(key, answer, now=self._clock.now()) if call.ask.write_memo else None
+        write = call.ask.write_memo and not answer.unknown_end
+        memo = record_of(key, answer, now=self._clock.now()) if write else None
         return memo, call.settle(answer)
 
     async def _keep(
@@ -281,6 +288,16 @@ class _Exchange:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    def _tell_end(self, reason: str) -> None:
+        """Once a run for each."""
+        told, this = self._talk.ends_told, (self._asker.fence.run_id, self._ask.provider.name, reason)
+        if this not in told:
+            told.add(this)
+            self._notice(
+                f"ended an answer with {reason!r}, which flowllm does not know: such answers may be cut; they are kept, "
+                "marked as truncated, and not reused for equal requests"
+            )
 
     def _notice(self, message: str | None) -> None:
         if message is not None:
@@ -307,6 +324,7 @@ def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter)
         usage=usage,
         cost_usd=meter.cost_usd,
         truncated=accept.truncated,
+        unknown_end=accept.unknown_end,
         attempts=meter.attempts,
         queue_s=meter.queue_s,
         call_s=meter.call_s,

@@ -24,6 +24,11 @@ def backoff(policy: RetryPolicy, failures: int, random: Callable[[], float]) -> 
     return ceiling * random() if policy.jitter else ceiling
 
 
+def asked_wait(error: StepError) -> float | None:
+    """Seconds that the server asked to be left alone, None if it did not."""
+    return error.retry_after if isinstance(error, RateLimited | ServerFailed | HttpFailed) else None
+
+
 class Attempts:
     """Counts the attempts at one request, and says after each failure how long to wait, or to give up.
 
@@ -41,7 +46,7 @@ class Attempts:
         """Seconds until the next attempt, None if there is none."""
         if not error.retryable:
             return None
-        asked = error.retry_after if isinstance(error, RateLimited | ServerFailed | HttpFailed) else None
+        asked = asked_wait(error)
         if free or isinstance(error, RateLimited):
             self._free += 1
             return self._after(asked, self._free)

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from flowllm.errors import RequestRejected
@@ -79,6 +80,8 @@ class Account:
         self.adaptive = AdaptiveRate()
         self.paused_until = -math.inf
         self.answered_once = False
+        self.refused_in_a_row = 0
+        """How often it did not let us in since the last answer."""
         self.troubled_since: float | None = None
         """Since when nothing succeeded although something was tried."""
         self.began: float | None = None
@@ -286,6 +289,7 @@ class Account:
         """The server is alive and did its work, or said why it would not."""
         now = self._clock.monotonic()
         self.answered_once = True
+        self.refused_in_a_row = 0
         self.troubled_since = None
         self.breaker.succeeded(now)
         self.adaptive.accepted(now)
@@ -322,9 +326,16 @@ class Account:
             until = self._clock.monotonic() + min(seconds, LONGEST_PAUSE)
             self.paused_until = max(self.paused_until, until)
 
+    def until(self, wait: float) -> str:
+        """When `wait` seconds are over, for people."""
+        moment = datetime.fromtimestamp(self._clock.now() + wait, UTC)
+        return f"until {moment:%Y-%m-%d %H:%M:%S} UTC ({timedelta(seconds=math.ceil(wait))})"
+
     def give_up(self, error: Exception) -> None:
         """Everyone who waits hears that it is in vain. Those who come later may try again."""
         self.troubled_since = None
+        self.refused_in_a_row = 0
+        self.paused_until = -math.inf
         self.breaker = Breaker()
         for _, lane in self._heads():
             while (head := lane.peek()) is not None:

@@ -1,51 +1,38 @@
-"""What a server's refusal means: HTTP status, headers and words to a typed error. Pure."""
+"""What a server's refusal means, as a typed error with words for people. Pure; `error_table.py` is the table it follows."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowllm.errors import (
     BadAnswer,
-    ProviderError,
+    ContentFiltered,
+    InvalidAnswer,
+    PathNotFound,
     QuotaExhausted,
     RateLimited,
     RequestRejected,
+    RequestTooLarge,
     ServerFailed,
     Unauthorized,
     UnknownModel,
 )
+from flowllm.providers.error_table import meaning_of
+from flowllm.providers.meanings import Meaning
+from flowllm.providers.waits import told_wait
+from flowllm.providers.words import parsed, read_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.errors import StepError
+    from flowllm.providers.words import Words
     from flowllm.types import Json
 
-LONGEST_RETRY_AFTER = 3600.0
-"""Seconds; a server that asks for more is asked again after this."""
-LONGEST_WORDS = 1000
-"""Characters of a server's own words that go into a message."""
 LONGEST_RAW = 64 * 1024
 """Characters of raw text that an error keeps."""
-
-_QUOTA = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit_exhausted"}
-)
-_RATE = frozenset({"rate_limit_exceeded", "rate_limit_error", "too_many_requests", "slow_down"})
-_MODEL = frozenset({"model_not_found", "model_not_available", "unknown_model"})
-_SERVER = frozenset(
-    {"server_error", "internal_error", "overloaded_error", "service_unavailable", "api_error"}
-)
-_KEY = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
-_CODE_STATUS = (
-    *((code, 429) for code in (*_QUOTA, *_RATE)),
-    *((code, 404) for code in _MODEL),
-    *((code, 500) for code in _SERVER),
-    *((code, 401) for code in _KEY),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,161 +44,180 @@ class Asked:
     """host:port, or host."""
     model: str = ""
     key_env: str = ""
+    at: float = 0.0
+    """When: seconds since 1970 UTC."""
+    tools: bool = False
+    """Tools were sent, so that a call of one is an answer."""
+
+    @property
+    def who(self) -> str:
+        """Provider and server."""
+        return f"{self.provider} ({self.server})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Words:
-    """What a server said of its error."""
+class _Case:
+    """One refusal."""
 
-    message: str = ""
-    codes: frozenset[str] = frozenset()
-    """Its `code` and `type`, lower case."""
-    status: int | None = None
-    """A status that stands in the body."""
+    status: int
+    words: Words
+    asked: Asked
+    wait: float | None = None
+
+    @property
+    def said(self) -> str:
+        return f": {self.words.message}" if self.words.message else ""
 
 
-def failure(status: int, headers: Mapping[str, str], body: str, asked: Asked, *, now: float) -> ProviderError:
-    """The error for an answer whose status is not 2xx. `headers` have lower-case names; `now` is the wall clock
-    in seconds since 1970 UTC, for a Retry-After that is a date."""
-    words = _words(_parsed(body), body)
+def failure(status: int, headers: Mapping[str, str], body: str, asked: Asked, *, now: float) -> StepError:
+    """The error for an answer whose status is not 2xx, with the whole body in `answer`. `headers` have lower-case
+    names; `now` is the wall clock in seconds since 1970 UTC, for waits that are dates."""
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own classes of status
         return _redirected(status, headers, asked)
-    return _typed(status, words, asked, retry_after(headers, now=now))
+    payload = parsed(body)
+    words = read_words(payload, body)
+    wait = told_wait(headers, payload, words.spoken, now=now)
+    meaning = meaning_of(status, words) or Meaning.REJECTED
+    error = _ERRORS[meaning](_Case(status=status, words=words, asked=asked, wait=wait))
+    return _with(error, body)
 
 
-def error_at_200(payload: Mapping[str, Json], raw: str, asked: Asked) -> ProviderError:
+def error_at_200(payload: Mapping[str, Json], raw: str, asked: Asked) -> StepError:
     """The error for a 200 whose body is an error, as some gateways send; the raw text is kept."""
-    words = _words(payload, raw)
-    status = words.status or next((status for code, status in _CODE_STATUS if code in words.codes), None)
-    if status is None:
+    words = read_words(payload, raw)
+    meaning = meaning_of(words.status, words)
+    if meaning is None:
         told = words.message or "without a word of why"
-        return BadAnswer(
-            f"{asked.provider} ({asked.server}) answered 200, but with an error: {told}",
-            answer=raw[:LONGEST_RAW],
-            status=200,
-        )
-    error = _typed(status, words, asked, None)
-    error.answer = raw[:LONGEST_RAW]
+        error: StepError = BadAnswer(f"{asked.who} answered 200, but with an error: {told}", status=200)
+    else:
+        wait = told_wait({}, payload, words.spoken, now=asked.at)
+        error = _ERRORS[meaning](_Case(status=words.status or 200, words=words, asked=asked, wait=wait))
+    return _with(error, raw)
+
+
+def _with(error: StepError, raw: str) -> StepError:
+    """The error with the server's words; a model's answer that it refused has its own."""
+    if not isinstance(error, InvalidAnswer):
+        error.answer = raw[:LONGEST_RAW] or None
     return error
 
 
-def _typed(status: int, words: _Words, asked: Asked, wait: float | None) -> ProviderError:
-    who = f"{asked.provider} ({asked.server})"
-    said = f": {words.message}" if words.message else ""
-    if words.codes & _QUOTA or status == 402:  # noqa: PLR2004
-        return QuotaExhausted(
-            f"{who} says the account has nothing left to spend{said}",
-            hint="add credit or raise the account's limit, then `flowllm resume`",
-            status=status,
-        )
-    if status == 429:  # noqa: PLR2004
-        return RateLimited(f"{who} says to slow down (429){said}", retry_after=wait)
-    if status in (401, 403):
-        return Unauthorized(f"{who} refused the key ({status}){said}", hint=_key_hint(asked), status=status)
-    if status in (408, 409) or status >= 500:  # noqa: PLR2004
-        return ServerFailed(f"{who} failed ({status}){said}", status=status, retry_after=wait)
-    return _rejected(status, words, asked)
+def is_error(payload: Mapping[str, Json]) -> bool:
+    """Whether a body that came with status 200 is an error and no answer."""
+    base = payload.get("base_resp")  # MiniMax
+    if isinstance(base, dict) and base.get("status_code") not in (0, None):
+        return True
+    return bool(payload.get("error")) or payload.get("object") == "error"
 
 
-def _rejected(status: int, words: _Words, asked: Asked) -> RequestRejected:
-    who = f"{asked.provider} ({asked.server})"
-    said = f": {words.message}" if words.message else ""
-    if words.codes & _MODEL or _names_missing_model(status, words, asked):
-        return UnknownModel(
-            f"{who} does not have the model {asked.model!r}{said}",
-            hint="check the spelling of `model`, and that the account may use it",
-            status=status,
-        )
-    hint = "the request itself is at fault: `flowllm show` with the run and the step prints what was sent"
-    if "context_length_exceeded" in words.codes or "maximum context length" in words.message.lower():
-        hint = "the prompt is too long for this model: shorten it, or take a model with a longer context"
-    elif status in (404, 405):
-        hint = "check the provider's `base_url`: it usually ends in /v1"
-    return RequestRejected(f"{who} does not accept the request ({status}){said}", hint=hint, status=status)
-
-
-def _names_missing_model(status: int, words: _Words, asked: Asked) -> bool:
-    """Servers other than OpenAI's often say it in words alone."""
-    said = words.message.lower()
-    missing = any(
-        phrase in said for phrase in ("not found", "does not exist", "not a valid model", "no such model")
+def says_something(payload: Mapping[str, Json]) -> bool:
+    """Whether a body without an answer has words of why."""
+    return any(
+        payload.get(name) for name in ("message", "msg", "detail", "errors", "error_msg", "error_message")
     )
-    named = "model" in said and bool(asked.model) and asked.model.lower() in said
-    return status in (400, 404) and missing and named
 
 
-def _key_hint(asked: Asked) -> str:
+def _no_money(case: _Case) -> StepError:
+    return QuotaExhausted(
+        f"{case.asked.who} says the account has nothing left to spend{case.said}",
+        hint="add credit or raise the account's limit, then `flowllm resume`",
+        status=case.status,
+    )
+
+
+def _filtered(case: _Case) -> StepError:
+    return ContentFiltered(
+        f"the content filter of {case.asked.who} stopped the request ({case.status}){case.said}",
+        hint="reword the prompt, or name a `fallback` model",
+        status=case.status,
+    )
+
+
+def _too_large(case: _Case) -> StepError:
+    return RequestTooLarge(
+        f"the request is too large for {case.asked.model or 'the model'} at {case.asked.who} ({case.status}){case.said}",
+        hint="the prompt is too long for this model: shorten it, lower max_tokens, or name a `fallback` that takes more",
+        status=case.status,
+    )
+
+
+def _no_model(case: _Case) -> StepError:
+    return UnknownModel(
+        f"{case.asked.who} does not have the model {case.asked.model!r}{case.said}",
+        hint="check the spelling of `model`, and that the account may use it",
+        status=case.status,
+    )
+
+
+def _no_entry(case: _Case) -> StepError:
+    asked = case.asked
+    what = "refused access" if case.status == 403 else "refused the key"  # noqa: PLR2004
+    hint = f"check the key in the environment variable {asked.key_env}"
     if not asked.key_env:
-        return "set `api_key_env` of the provider to the environment variable that holds its key"
-    return f"check the key in the environment variable {asked.key_env}"
+        hint = "set `api_key_env` of the provider to the environment variable that holds its key"
+    return Unauthorized(f"{asked.who} {what} ({case.status}){case.said}", hint=hint, status=case.status)
 
 
-def _redirected(status: int, headers: Mapping[str, str], asked: Asked) -> RequestRejected:
+def _slow_down(case: _Case) -> StepError:
+    return RateLimited(
+        f"{case.asked.who} says to slow down ({case.status}){case.said}",
+        retry_after=case.wait,
+        status=case.status,
+    )
+
+
+def _trouble(case: _Case) -> StepError:
+    return ServerFailed(
+        f"{case.asked.who} failed ({case.status}){case.said}", status=case.status, retry_after=case.wait
+    )
+
+
+def _bad_json(case: _Case) -> StepError:
+    """What json_object and json_schema promise is checked by some servers; it is asked again as one checked here is."""
+    return InvalidAnswer(
+        f"{case.asked.who} refused the model's own answer ({case.status}){case.said}",
+        answer=case.words.generation or "",
+    )
+
+
+def _no_path(case: _Case) -> StepError:
+    return PathNotFound(
+        f"{case.asked.who} has nothing at that address ({case.status}){case.said}",
+        hint="check the provider's `base_url`: it usually ends in /v1",
+        status=case.status,
+    )
+
+
+def _rejected(case: _Case) -> StepError:
+    return RequestRejected(
+        f"{case.asked.who} does not accept the request ({case.status}){case.said}",
+        hint="the request itself is at fault: `flowllm show` with the run and the step prints what was sent",
+        status=case.status,
+    )
+
+
+_ERRORS: Mapping[Meaning, Callable[[_Case], StepError]] = {
+    Meaning.NO_MONEY: _no_money,
+    Meaning.FILTERED: _filtered,
+    Meaning.TOO_LARGE: _too_large,
+    Meaning.NO_MODEL: _no_model,
+    Meaning.NO_ENTRY: _no_entry,
+    Meaning.SLOW_DOWN: _slow_down,
+    Meaning.TROUBLE: _trouble,
+    Meaning.BAD_JSON: _bad_json,
+    Meaning.NO_PATH: _no_path,
+    Meaning.REJECTED: _rejected,
+}
+
+
+def _redirected(status: int, headers: Mapping[str, str], asked: Asked) -> PathNotFound:
     try:
         host = urlsplit(headers.get("location", "")).hostname
     except ValueError:
         host = None
     where = f" to {host}" if host else ""
-    return RequestRejected(
-        f"{asked.provider} ({asked.server}) redirects{where} ({status}); redirects are not followed",
+    return PathNotFound(
+        f"{asked.who} redirects{where} ({status}); redirects are not followed",
         hint="set the provider's `base_url` to the address that answers",
         status=status,
     )
-
-
-def _parsed(body: str) -> Json:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _words(payload: Json, body: str) -> _Words:
-    """The message and codes in `{"error": {message, type, code}}` and in the shapes that other servers use."""
-    if not isinstance(payload, Mapping):
-        return _Words(message=_shortened(body) if "<" not in body[:200] else "")
-    error = payload.get("error", payload)
-    if not isinstance(error, Mapping):
-        return _Words(message=_shortened(str(error)))
-    message = next(
-        (error[key] for key in ("message", "detail", "msg") if isinstance(error.get(key), str)), ""
-    )
-    codes = frozenset(str(error[key]).lower() for key in ("code", "type") if isinstance(error.get(key), str))
-    status = error.get("code") if isinstance(error.get("code"), int) else error.get("status")
-    in_range = isinstance(status, int) and 400 <= status < 600  # noqa: PLR2004
-    return _Words(message=_shortened(message), codes=codes, status=status if in_range else None)
-
-
-def _shortened(text: str) -> str:
-    flat = " ".join(text[: 4 * LONGEST_WORDS].split())
-    return flat if len(flat) <= LONGEST_WORDS else flat[:LONGEST_WORDS] + " …"
-
-
-def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds that the server asks to wait, from 0 to 3600; None if it says nothing that can be understood.
-
-    Reads `retry-after-ms`, then `retry-after` as seconds or as an HTTP date (RFC 9110, section 10.2.3).
-    """
-    milliseconds = _number(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return _clamped(milliseconds / 1000)
-    text = headers.get("retry-after", "").strip()
-    seconds = _number(text)
-    if seconds is not None:
-        return _clamped(seconds)
-    try:
-        return _clamped(parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(value) else value
-
-
-def _clamped(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)

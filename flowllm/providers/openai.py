@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from flowllm import strict_json
 from flowllm.errors import (
     AttemptTimedOut,
     BadAnswer,
@@ -20,11 +19,12 @@ from flowllm.errors import (
 from flowllm.providers.base import Account
 from flowllm.providers.failures import LONGEST_RAW, Asked, failure
 from flowllm.providers.network import broken
-from flowllm.providers.openai_answer import decode, invalid_json
+from flowllm.providers.openai_answer import decode
 from flowllm.providers.openai_vectors import decode_vectors
 from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
 from flowllm.providers.prices import price_usd
 from flowllm.redact import Redactor
+from flowllm.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from flowllm.clock import Clock
     from flowllm.providers.openai_wire import OpenAIConfig
-    from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
+    from flowllm.request import Completion, Embeddings, EmbedRequest, Request
     from flowllm.types import Json, Usage
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ LARGEST_VECTOR = 256 * 1024
 SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 _KEPT_HEADERS = re.compile(r"x-ratelimit-.*|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
+_TOOLS = ("tools", "functions")
 
 
 class ClientPool:
@@ -216,6 +217,8 @@ class OpenAIProvider:
             server=self._address.server,
             model=request.model,
             key_env=self._config.api_key_env,
+            at=self._clock.now(),
+            tools=isinstance(request, ChatRequest) and any(request.params.get(name) for name in _TOOLS),
         )
 
     def _understood(self, decoded: Callable[[], T]) -> T:
@@ -268,10 +271,7 @@ class OpenAIProvider:
         response = getattr(error, "response", None)
         if response is not None:
             headers = {name.lower(): value for name, value in response.headers.items()}
-            invalid = invalid_json(_json_or_none(response.text))
-            return invalid or failure(
-                response.status_code, headers, response.text, asked, now=self._clock.now()
-            )
+            return failure(response.status_code, headers, response.text, asked, now=self._clock.now())
         return broken(error, asked)
 
     def _redacted(self, error: StepError) -> StepError:
@@ -281,13 +281,6 @@ class OpenAIProvider:
         error.args = (error.message,)
         error.__cause__ = error.__context__ = None
         return error
-
-
-def _json_or_none(text: str) -> Json:
-    try:
-        return strict_json.loads(text)
-    except ValueError:
-        return None
 
 
 def _described(reply: R, headers: Mapping[str, str]) -> R:

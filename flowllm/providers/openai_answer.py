@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowllm.answer_text import without_reasoning
 from flowllm.errors import (
     BadAnswer,
     ContentFiltered,
-    InvalidAnswer,
+    EmptyAnswer,
     Refused,
     RequestRejected,
     ServerFailed,
     TruncatedAnswer,
 )
-from flowllm.providers.failures import LONGEST_RAW, LONGEST_WORDS, Asked, error_at_200
+from flowllm.providers.ends import End, end_of
+from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
+from flowllm.providers.stream import assembled, is_stream
 from flowllm.request import Completion
 from flowllm.types import Usage
 
@@ -25,9 +28,7 @@ if TYPE_CHECKING:
     from flowllm.errors import StepError
     from flowllm.types import Json
 
-_CUT = frozenset({"length", "max_tokens", "max_output_tokens"})
-_FILTERED = frozenset({"content_filter", "content_filtered", "safety"})
-_TOOLS = frozenset({"tool_calls", "function_call", "tool_use"})
+_LONGEST_REASON = 60
 _MOST_TOKENS = 2**53
 """A count above this is nonsense, and would not fit a database."""
 
@@ -42,7 +43,8 @@ def decode(raw: bytes, *, api: str, asked: Asked) -> Completion:
 def parse(raw: bytes, asked: Asked) -> dict[str, Json]:
     """The JSON object in a body. Raises BadAnswer, with the raw text in `answer`, if there is none."""
     try:
-        payload = json.loads(raw.decode("utf-8-sig"))
+        text = raw.decode("utf-8-sig")
+        payload = assembled(text) if is_stream(text) else json.loads(text)
     except UnicodeDecodeError:
         raise bad_answer(asked, "text that is not UTF-8", raw) from None
     except RecursionError:
@@ -51,28 +53,11 @@ def parse(raw: bytes, asked: Asked) -> dict[str, Json]:
         raise bad_answer(asked, _described(raw, error), raw) from None
     except ValueError:  # an integer of thousands of digits
         raise bad_answer(asked, "JSON with a number that is too large", raw) from None
+    if payload is None and is_stream(text):
+        raise bad_answer(asked, "a stream that broke off before its end", raw)
     if not isinstance(payload, dict):
         raise bad_answer(asked, "JSON that is no object", raw)
     return payload
-
-
-_INVALID_JSON = frozenset({"json_validate_failed", "json_validation_failed", "failed_generation"})
-
-
-def invalid_json(payload: Json) -> InvalidAnswer | None:
-    """The error of a server that checked the model's JSON itself and found it wrong, with what the model wrote."""
-    error = payload.get("error") if isinstance(payload, dict) else None
-    if not isinstance(error, dict) or _INVALID_JSON.isdisjoint(
-        {str(error.get("code")), str(error.get("type"))}
-    ):
-        return None
-    written = next((found for found in (error, payload) if "failed_generation" in found), {})
-    text = written.get("failed_generation")
-    told = str(error.get("message") or "it is not valid JSON")
-    return InvalidAnswer(
-        f"the server did not accept the model's JSON: {told[:LONGEST_WORDS]}",
-        answer=text if isinstance(text, str) else "",
-    )
 
 
 def _described(raw: bytes, error: json.JSONDecodeError) -> str:
@@ -81,8 +66,6 @@ def _described(raw: bytes, error: json.JSONDecodeError) -> str:
         return "nothing"
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return "a web page (is the provider's base_url right?)"
-    if start.startswith((b"data:", b"event:")):
-        return "a stream (remove `stream` from params)"
     return f"text that is not valid JSON ({error.msg} at character {error.pos} of {len(error.doc)})"
 
 
@@ -105,51 +88,92 @@ def bad_answer(
 
 
 def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completion:
-    """The answer of Chat Completions; the first choice, if there are several.
+    """The answer of Chat Completions; the choice with the lowest index, if there are several.
 
     Raises Refused, ContentFiltered, TruncatedAnswer (cut before one word was said: reasoning can use up all of
-    `max_tokens`), RequestRejected (a tool call), BadAnswer, and for an error sent with status 200 whatever it stands
-    for. `raw` is kept in a BadAnswer; usage is kept in all of them.
+    `max_tokens`), RequestRejected (a tool call, though no tools were sent), ServerFailed (broken off), EmptyAnswer,
+    BadAnswer, and for an error sent with status 200 whatever it stands for. `raw` is kept in a BadAnswer; usage is
+    kept in all of them.
     """
-    if payload.get("error"):
-        raise invalid_json(payload) or error_at_200(payload, raw, asked)
     usage = read_usage(payload.get("usage"), "prompt", "completion")
     choices = payload.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    if is_error(payload) or (not found and says_something(payload)):
+        raise _thrown_away(error_at_200(payload, raw, asked), usage)
+    if not found:
         raise bad_answer(asked, "no choices", raw, usage)
-    choice = choices[0]
+    choice = min(found, key=_index)
     if choice.get("error"):
-        raise error_at_200(choice, raw, asked)
+        raise _thrown_away(error_at_200(choice, raw, asked), usage)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise bad_answer(asked, "a choice without a message", raw, usage)
     text, refusal = _content(message.get("content"))
     if isinstance(message.get("refusal"), str):
         refusal = message["refusal"] or refusal
-    reason = str(choice.get("finish_reason") or "stop").lower()
-    return _judged(payload, asked, raw, text=text, refusal=refusal, reason=reason, usage=usage)
+    return _judged(
+        payload,
+        asked,
+        raw,
+        said=_Said(
+            text=text or "",
+            refusal=refusal,
+            reason=str(choice.get("finish_reason") or ""),
+            calls=_chat_calls(message),
+            reasoned=any(
+                message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")
+            ),
+        ),
+        usage=usage,
+    )
+
+
+def _index(choice: Mapping[str, Json]) -> float:
+    index = choice.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def _chat_calls(message: Mapping[str, Json]) -> list[Json]:
+    calls = message.get("tool_calls")
+    found = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    old = message.get("function_call")
+    return [*found, {"type": "function", "function": old}] if isinstance(old, dict) else found
 
 
 def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completion:
     """The answer of the Responses API; raises as decode_chat does."""
-    if payload.get("error") or payload.get("status") == "failed":
-        raise error_at_200({"error": {}, **payload}, raw, asked)
     usage = read_usage(payload.get("usage"), "input", "output")
     output = payload.get("output")
+    if is_error(payload) or payload.get("status") == "failed" or (output is None and says_something(payload)):
+        raise _thrown_away(error_at_200({"error": {}, **payload}, raw, asked), usage)
     if not isinstance(output, list):
         raise bad_answer(asked, "no output", raw, usage)
     items = [item for item in output if isinstance(item, dict)]
     contents = [_content(item.get("content")) for item in _final(items)]
-    texts = [text for text, _ in contents if text is not None]
-    refusal = "".join(refusal for _, refusal in contents)
-    text = "".join(texts) if texts else None
-    reason = "stop"
-    if payload.get("status") == "incomplete":
-        details = payload.get("incomplete_details")
-        reason = str(details.get("reason") if isinstance(details, dict) else None).lower()
-    elif text is None and any(str(item.get("type", "")).endswith("_call") for item in items):
-        reason = "tool_calls"
-    return _judged(payload, asked, raw, text=text, refusal=refusal, reason=reason, usage=usage)
+    reason = str(payload.get("status") or "")
+    if reason == "incomplete" and isinstance(details := payload.get("incomplete_details"), dict):
+        reason = str(details.get("reason") or reason)
+    return _judged(
+        payload,
+        asked,
+        raw,
+        said=_Said(
+            text="".join(text for text, _ in contents if text is not None),
+            refusal="".join(refusal for _, refusal in contents),
+            reason=reason,
+            calls=[_chat_call(item) for item in items if str(item.get("type", "")).endswith("_call")],
+            reasoned=any(item.get("type") == "reasoning" for item in items),
+        ),
+        usage=usage,
+    )
+
+
+def _chat_call(item: Mapping[str, Json]) -> Json:
+    """A call of a function as Chat Completions writes it; that of another tool as it is."""
+    if item.get("type") != "function_call":
+        return dict(item)
+    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    return {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
 
 
 def _final(items: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
@@ -176,64 +200,108 @@ def _is_reasoning(part: Mapping[str, Json]) -> bool:
     return "think" in kind or "reason" in kind or "summary" in kind
 
 
-def _judged(
-    payload: Mapping[str, Json],
-    asked: Asked,
-    raw: str,
-    *,
-    text: str | None,
-    refusal: str,
-    reason: str,
-    usage: Usage,
-) -> Completion:
-    text = text if text is None else without_reasoning(text)
-    error = _ended_badly(asked, text=text, refusal=refusal, reason=reason, usage=usage)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What an answer says, in either API."""
+
+    text: str
+    refusal: str
+    reason: str
+    """Why it ended, as the server puts it; empty: it does not say."""
+    calls: list[Json]
+    """Tools that the model wants called, as Chat Completions writes them."""
+    reasoned: bool
+    """It has the model's reasoning, or some of it."""
+
+
+def _judged(payload: Mapping[str, Json], asked: Asked, raw: str, *, said: _Said, usage: Usage) -> Completion:
+    text = without_reasoning(said.text)
+    said = replace(said, text=text, reasoned=said.reasoned or text is not said.text)
+    end = end_of(said.reason)
+    if said.calls and end in (End.DONE, End.TOOLS) and (asked.tools or not text.strip()):
+        text, end = _calls_as_text(said, asked, usage), End.DONE
+    error = _ended_badly(asked, said, end, usage)
     if error is not None:
         raise error
-    if text is None:
-        raise bad_answer(asked, "no text", raw, usage)
+    if not text.strip():
+        raise _empty(asked, said, raw, usage)
     model, identity = payload.get("model"), payload.get("id")
+    cut = "length" if end is End.CUT else "stop"
     return Completion(
         text=text,
         model=model if isinstance(model, str) and model else asked.model,
-        finish_reason="length" if reason in _CUT else "stop",
+        finish_reason=said.reason[:_LONGEST_REASON] if end is End.UNKNOWN else cut,
         usage=usage,
         request_id=identity if isinstance(identity, str) else "",
     )
 
 
-def _ended_badly(
-    asked: Asked, *, text: str | None, refusal: str, reason: str, usage: Usage
-) -> StepError | None:
+def _calls_as_text(said: _Said, asked: Asked, usage: Usage) -> str:
+    """What the model wants called, for a step that sent tools: nothing here calls them."""
+    text = json.dumps({"content": said.text or None, "tool_calls": said.calls}, ensure_ascii=False)
+    if asked.tools:
+        return text
+    raise RequestRejected(
+        f"{asked.model or 'the model'} wants to call a tool instead of answering, though it was given none",
+        hint="the calls are in the answer that `flowllm show` prints; say in the prompt that it has no tools",
+        answer=text,
+        usage=usage,
+        status=200,
+    )
+
+
+def _ended_badly(asked: Asked, said: _Said, end: End, usage: Usage) -> StepError | None:
     """The error for an end other than `stop` and a cut that left some text."""
     model = asked.model or "the model"
-    if refusal:
-        return Refused(f"{model} declined to answer", answer=refusal, usage=usage, status=200)
-    if reason in _FILTERED:
+    if said.refusal:
+        return Refused(f"{model} declined to answer", answer=said.refusal, usage=usage, status=200)
+    if end is End.FILTERED:
         return ContentFiltered(
-            f"the content filter of {asked.provider} stopped the answer",
-            answer=text or "",
+            f"the content filter of {asked.provider} stopped the answer ({said.reason[:_LONGEST_REASON]})",
+            answer=said.text,
             usage=usage,
             status=200,
         )
-    if reason in _TOOLS:
-        return RequestRejected(
-            f"{model} wants to call a tool instead of answering",
-            hint="remove the tools from `params`",
-            answer=text,
-            usage=usage,
-            status=200,
-        )
-    if reason in _CUT and not text:
+    if end is End.CUT and not said.text.strip():
         return TruncatedAnswer(
             f"{model} used up max_tokens before it said a word",
             hint="raise max_tokens: reasoning counts against it too",
             answer="",
             usage=usage,
         )
-    if reason in ("error", "failed", "cancelled"):
-        return ServerFailed(f"{asked.provider} ({asked.server}) broke off the answer ({reason})", status=200)
+    if end is End.ABORTED:
+        reason = said.reason[:_LONGEST_REASON]
+        error = ServerFailed(f"{asked.who} broke off the answer ({reason})", status=200)
+        error.answer = said.text or None
+        return _thrown_away(error, usage)
     return None
+
+
+def _empty(asked: Asked, said: _Said, raw: str, usage: Usage) -> EmptyAnswer:
+    """Not one word is no answer, whatever the server calls it."""
+    model, spent = asked.model or "the model", usage.reasoning_tokens
+    if said.reasoned or spent:
+        tokens = f" of {spent} tokens" if spent else ""
+        return EmptyAnswer(
+            f"{model} gave an empty answer: it said nothing after its reasoning{tokens}",
+            hint="raise max_tokens, or lower the effort of its reasoning",
+            answer=raw[:LONGEST_RAW],
+            usage=usage,
+            status=200,
+        )
+    return EmptyAnswer(
+        f"{model} gave an empty answer",
+        hint="see whether the prompt leaves it anything to say, or name a `fallback` model",
+        answer=raw[:LONGEST_RAW],
+        usage=usage,
+        status=200,
+    )
+
+
+def _thrown_away(error: StepError, usage: Usage) -> StepError:
+    """The error with what was spent all the same."""
+    error.usage = usage if usage != Usage() else None
+    return error
 
 
 def read_usage(usage: Json, before: str, after: str) -> Usage:

@@ -10,7 +10,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from flowllm.errors import WrongVectors
-from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200
+from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
 from flowllm.providers.openai_answer import bad_answer, parse, read_usage
 from flowllm.request import Embeddings
 
@@ -31,7 +31,7 @@ def decode_vectors(raw: bytes, request: EmbedRequest, asked: Asked) -> Embedding
     status 200 whatever it stands for.
     """
     payload = parse(raw, asked)
-    if payload.get("error"):
+    if is_error(payload) or (not payload.get("data") and says_something(payload)):
         raise error_at_200(payload, raw[:LONGEST_RAW].decode(errors="replace"), asked)
     data = payload.get("data")
     if not isinstance(data, list):

@@ -11,6 +11,7 @@ from flowllm.errors import (
     NodeTimedOut,
     ProviderDown,
     RequestRejected,
+    RequestTooLarge,
     StepError,
     TemplateFailed,
     Unauthorized,
@@ -67,7 +68,7 @@ def _that_may_do(rest: Sequence[Q], asked: Q, error: StepError | ProviderDown) -
     """Those of the other models that could answer what that one did not."""
     if isinstance(error, (Unauthorized, ProviderDown)):
         return [question for question in rest if question.provider.account != asked.provider.account]
-    if isinstance(error, UnknownModel):
+    if isinstance(error, (UnknownModel, RequestTooLarge)):
         return list(rest)
     hopeless = isinstance(error, (RequestRejected, NodeTimedOut, TemplateFailed, ImageFailed))
     return [] if hopeless else list(rest)

@@ -97,7 +97,7 @@ def test_a_provider_that_lets_nobody_in_pauses_the_run_at_once(
     assert project.cli("resume").code == 0
 
 
-@pytest.mark.parametrize("fault", ["400", "404", "422", "too_long", "redirect"])
+@pytest.mark.parametrize("fault", ["400", "422", "too_long"])
 def test_a_fault_that_cannot_pass_is_not_tried_again(fault: str, project: Project, server: Server) -> None:
     _answers(server, FAULTS[fault])
     outcome = project.cli("run", _one(project))

@@ -224,15 +224,17 @@ def test_on_truncated_fail_fails(project: Project, server: Server) -> None:
     assert project.json("run", keep)["steps"]["a"]["cached"] is True
 
 
-def test_an_empty_answer_is_an_answer(project: Project, server: Server) -> None:
-    """Not every falsy output is a missing one."""
-    server.script = lambda body, n: Reply(text="" if prompt_of(body) == "a" else "b")
-    file = project.flow(steps=prompts(a="a", b="b {{ a }}"))
-    assert project.json("run", file)["steps"]["a"]["output"] == ""
-    assert project.json("run", file)["requests"] == {
-        "sent": 0,
-        "cached": 2,
-        "joined": 0,
-        "retried": 0,
-        "rate_limited": 0,
-    }
+def test_an_empty_answer_is_asked_again_and_never_a_success(project: Project, server: Server) -> None:
+    step = {"prompt": "a", "retry": {"max_attempts": 3, "initial_delay": "1ms"}}
+    file = project.flow(steps={"a": step}, outputs={"a": "{{ a }}"})
+    _answers(server, Reply(text=""), Reply(text=" \n"), Reply(text="a"))
+    assert project.json("run", file)["outputs"] == {"a": "a"}
+    server.script = lambda body, n: Reply(text="")
+    kinds = {}
+    for output in (None, {"type": "object"}):
+        file = project.flow(steps={"a": step if output is None else {**step, "output": output}})
+        failed = project.json("run", file, "--no-cache", code=1)["steps"]["a"]
+        assert failed["attempts"] == 3
+        assert "gave an empty answer" in failed["error"]["message"]
+        kinds[output is None] = failed["error"]["type"]
+    assert kinds == {True: "EmptyAnswer", False: "InvalidAnswer"}

@@ -294,7 +294,10 @@ def _bytes(reply: Reply, seen: Seen) -> bytes:
 
 
 def _chat(reply: Reply, seen: Seen, text: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": reply.refusal}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": reply.refusal}
+    if reply.finish_reason == "tool_calls":
+        call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        message |= {"content": None, "tool_calls": [call]}
     counts = {"prompt_tokens": len(seen.raw) // 4, "completion_tokens": len(text) // 4}
     return {
         "id": f"chatcmpl-{seen.n}",

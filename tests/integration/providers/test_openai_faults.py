@@ -16,11 +16,14 @@ from flowllm.errors import (
     BadAnswer,
     ConnectionFailed,
     ContentFiltered,
+    EmptyAnswer,
+    PathNotFound,
     ProviderError,
     QuotaExhausted,
     RateLimited,
     Refused,
     RequestRejected,
+    RequestTooLarge,
     ServerFailed,
     StepError,
     TruncatedAnswer,
@@ -28,6 +31,7 @@ from flowllm.errors import (
     UnknownModel,
 )
 from flowllm.providers.failures import LONGEST_RAW
+from flowllm.providers.waits import LONGEST_WAIT
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
 from tests.support.replies import FAULTS, MIB, Reply, error_body, rate_limited
 
@@ -40,11 +44,11 @@ BOTH: dict[str, tuple[type[StepError], str]] = {
     "429": (RateLimited, "slow down"),
     "quota": (QuotaExhausted, "nothing left to spend"),
     "unknown_model": (UnknownModel, "'test-model'"),
-    "too_long": (RequestRejected, "maximum context length"),
+    "too_long": (RequestTooLarge, "maximum context length"),
     "bad_key": (Unauthorized, "refused the key"),
     "400": (RequestRejected, "does not accept"),
-    "403": (Unauthorized, "refused the key"),
-    "404": (RequestRejected, "does not accept"),
+    "403": (Unauthorized, "refused access"),
+    "404": (PathNotFound, "nothing at that address"),
     "408": (ServerFailed, "(408)"),
     "409": (ServerFailed, "(409)"),
     "422": (RequestRejected, "(422)"),
@@ -64,14 +68,14 @@ BOTH: dict[str, tuple[type[StepError], str]] = {
     "empty_body": (BadAnswer, "nothing"),
     "not_utf8": (BadAnswer, "not UTF-8"),
     "list_body": (BadAnswer, "no object"),
-    "stream": (BadAnswer, "a stream"),
+    "stream": (BadAnswer, "a stream that broke off"),
     "error_at_200": (BadAnswer, "it went wrong"),
     "rate_limit_at_200": (RateLimited, "slow down"),
     "content_filter": (ContentFiltered, "content filter"),
     "refusal": (Refused, "declined"),
     "tool_calls": (RequestRejected, "call a tool"),
     "length_empty": (TruncatedAnswer, "before it said a word"),
-    "redirect": (RequestRejected, "elsewhere.invalid"),
+    "redirect": (PathNotFound, "elsewhere.invalid"),
     "huge_answer": (BadAnswer, "more than 16 MiB"),
     "slow_loris": (AttemptTimedOut, "0.4 s"),
     "late": (AttemptTimedOut, "0.4 s"),
@@ -80,7 +84,7 @@ CHAT_ONLY: dict[str, tuple[type[StepError], str]] = {
     "empty_choices": (BadAnswer, "no choices"),
     "null_choices": (BadAnswer, "no choices"),
     "no_choices": (BadAnswer, "no choices"),
-    "null_content": (BadAnswer, "no text"),
+    "null_content": (EmptyAnswer, "gave an empty answer"),
     "null_message": (BadAnswer, "without a message"),
 }
 CASES = [(api, name, expected) for api in ("chat", "responses") for name, expected in BOTH.items()]
@@ -105,7 +109,7 @@ async def test_faults(
     assert len(server.requests) == 1  # nothing is sent twice, nothing follows a redirect
     assert error.__cause__ is error.__context__ is None
     assert CANARY not in "".join(traceback.format_exception(error)) + repr(error.__dict__)
-    if kind is BadAnswer:
+    if issubclass(kind, BadAnswer):
         assert error.answer is not None
         assert len(error.answer) <= LONGEST_RAW
     server.script = server.default_script
@@ -125,7 +129,7 @@ async def test_a_cut_answer_is_given_and_marked(server: Server, openai: MakeOpen
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("1", 1.0), ("300", 300.0), ("-5", 0.0), ("NaN", None), ("1000000000", 3600.0), (None, None)],
+    [("1", 1.0), ("300", 300.0), ("-5", 0.0), ("NaN", None), ("1000000000", LONGEST_WAIT), (None, None)],
 )
 async def test_retry_after(
     server: Server, openai: MakeOpenAI, text: str | None, seconds: float | None
@@ -140,7 +144,7 @@ async def test_retry_after_as_a_date_and_in_milliseconds(server: Server, openai:
     server.script = lambda _body, _n: rate_limited("Fri, 31 Dec 2100 23:59:59 GMT")
     with pytest.raises(RateLimited) as caught:
         await openai().complete(ask(), timeout=20)
-    assert caught.value.retry_after == 3600.0
+    assert caught.value.retry_after == LONGEST_WAIT
     server.script = lambda _body, _n: rate_limited(None, **{"retry-after-ms": "1500"})
     with pytest.raises(RateLimited) as caught:
         await openai().complete(ask(), timeout=20)

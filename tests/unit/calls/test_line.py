@@ -12,14 +12,17 @@ from flowllm.calls.validation import Validator
 from flowllm.errors import (
     AttemptTimedOut,
     ConnectionFailed,
+    InvalidAnswer,
     NodeTimedOut,
+    ProviderDown,
     RateLimited,
     RequestRejected,
     ServerFailed,
     StorageFailed,
     TruncatedAnswer,
+    Unauthorized,
 )
-from flowllm.events import NodeRetrying, RequestEnded, RequestSent
+from flowllm.events import NodeRetrying, Notice, RequestEnded, RequestSent
 from flowllm.limits.limiter import Limiter
 from flowllm.redact import Redactor
 from flowllm.request import Completion, OutputFormat
@@ -144,6 +147,63 @@ def test_a_429_pauses_the_whole_account_even_those_already_admitted() -> None:
         await asyncio.gather(first, bench.ask(other, "b", key="b" * 64))
         assert [at for at, _ in other.sent] == [31.5]
         assert limited.sent[1][0] >= 31.5
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("error", [RateLimited("429", retry_after=50), ServerFailed("503", retry_after=50)])
+def test_what_a_server_asks_to_wait_does_not_count_against_the_timeout(error: ServerFailed) -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider(error)
+        answer = await bench.ask(provider, retry=QUICK, timeout=4.0)
+        assert answer.value == "answer"
+        assert [at for at, _ in provider.sent] == [0, 52], "a second of its own backoff on top"
+        with pytest.raises(NodeTimedOut):
+            await bench.ask(FakeProvider(*[ServerFailed("503")] * 9), key="b" * 64, retry=QUICK, timeout=2.5)
+
+    run_virtual(main())
+
+
+def test_an_end_that_nobody_knows_is_marked_and_told_once_and_not_stored_for_others() -> None:
+    async def main() -> None:
+        bench = Bench()
+        odd = [Completion(text="half", model="m", finish_reason="odd") for _ in range(3)]
+        for node in "abc":
+            answer = await bench.ask(FakeProvider(odd.pop()), node)
+            assert (answer.value, answer.truncated, answer.cached) == ("half", True, False)
+        assert ["'odd'" in event.message for event in bench.log if isinstance(event, Notice)] == [True]
+        with pytest.raises(TruncatedAnswer, match="may be cut: it ended with 'odd'"):
+            await bench.ask(
+                FakeProvider(Completion(text="half", model="m", finish_reason="odd")), keep_truncated=False
+            )
+        checked = Validator(OutputFormat(schema={"type": "array"}))
+        valid = FakeProvider(Completion(text="[1]", model="m", finish_reason="odd"))
+        assert (await bench.ask(valid, validator=checked)).value == [1]
+        assert (await bench.ask(FakeProvider("whole"))).cached is False
+
+    run_virtual(main())
+
+
+def test_a_401_after_answers_is_seen_twice_before_it_is_believed() -> None:
+    async def main() -> None:
+        bench, key = Bench(), Unauthorized("401", status=401)
+        await bench.ask(FakeProvider(), retry=QUICK)
+        assert (await bench.ask(FakeProvider(key), key="b" * 64, retry=QUICK)).attempts == 2
+        with pytest.raises(ProviderDown):
+            await bench.ask(FakeProvider(key, key), key="c" * 64, retry=QUICK)
+
+    run_virtual(main())
+
+
+def test_json_that_the_server_refused_is_asked_for_again() -> None:
+    async def main() -> None:
+        refused = InvalidAnswer("the server says: not JSON", answer='{"a": one}')
+        bench, provider = Bench(), FakeProvider(refused, "[1]")
+        checked = Validator(OutputFormat(schema={"type": "array"}))
+        assert (await bench.ask(provider, validator=checked)).value == [1]
+        said, asked = provider.sent[1][1].messages[-2:]
+        assert said == {"role": "assistant", "content": '{"a": one}'}
+        assert "the server says: not JSON" in asked["content"]
 
     run_virtual(main())
 

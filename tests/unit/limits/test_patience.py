@@ -8,6 +8,8 @@ from flowllm.errors import (
     AttemptTimedOut,
     BadAnswer,
     ConnectionFailed,
+    EmptyAnswer,
+    PathNotFound,
     ProviderDown,
     QuotaExhausted,
     RateLimited,
@@ -16,10 +18,11 @@ from flowllm.errors import (
     ServerFailed,
     StepError,
     Unauthorized,
+    UnknownModel,
 )
 from flowllm.limits.account import Account, Admission, Departure
 from flowllm.limits.breaker import LEAST
-from flowllm.limits.patience import SHORT_PATIENCE, Report, judge
+from flowllm.limits.patience import MOST_REFUSED, SHORT_PATIENCE, Report, judge
 from flowllm.types import Limits
 from tests.support.virtual import LoopClock, run_virtual
 
@@ -52,9 +55,46 @@ def test_no_quota_gives_the_provider_up_at_once() -> None:
     assert down.hint == "pay"
 
 
-def test_a_401_gives_up_only_a_provider_that_never_let_us_in() -> None:
-    assert judged(Unauthorized("401"))[0].down is not None
-    assert judged(Unauthorized("401"), answered=True)[0].down is None
+def test_a_401_gives_the_provider_up_at_once_and_after_answers_when_it_repeats() -> None:
+    key = Unauthorized("401", status=401)
+    assert judged(key)[0].down is not None
+    first, second = judged(key, key, answered=True)
+    assert (first.down, first.doubted) == (None, True)
+    assert second.down is not None
+    one, _, other = judged(key, RequestRejected("400"), key, answered=True)
+    assert one.down is other.down is None, "there was an answer in between"
+
+
+def test_a_403_may_be_one_request_s_fault() -> None:
+    barred = Unauthorized("403", status=403)
+    assert judged(barred)[0].down is not None
+    reports = judged(*[barred] * MOST_REFUSED[False], answered=True)
+    assert [report.down is not None for report in reports] == [False] * (len(reports) - 1) + [True]
+    assert not any(report.doubted for report in reports)
+
+
+def test_a_wrong_path_gives_up_only_a_provider_that_never_answered() -> None:
+    nothing = PathNotFound("404", status=404, hint="base_url")
+    down = judged(nothing)[0].down
+    assert down is not None
+    assert "address" in down.message
+    assert down.hint == "base_url"
+    assert judged(nothing, answered=True)[0].down is None
+    assert judged(UnknownModel("404", status=404), nothing)[1].down is None, "it knows the API"
+
+
+@pytest.mark.parametrize("kind", [RateLimited, ServerFailed])
+def test_a_wait_beyond_patience_gives_up_at_once_and_says_until_when(kind: type[RateLimited]) -> None:
+    down = judged(kind("quota of the day", retry_after=9840), answered=True)[0].down
+    assert down is not None
+    assert "until 2027-01-15 10:44:00 UTC (2:44:00)" in down.message
+    assert judged(kind("soon", retry_after=60), answered=True)[0].down is None
+    assert judged(kind("soon", retry_after=6), answered=True, give_up_after=5.0)[0].down is not None
+
+
+def test_an_empty_answer_is_no_trouble_of_the_provider() -> None:
+    reports = judged(*[EmptyAnswer("nothing")] * (2 * LEAST), gap=10.0, give_up_after=30.0)
+    assert all(report == Report() for report in reports)
 
 
 @pytest.mark.parametrize("reason", ["refused", "unknown_host", "unreachable"])

@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 
 from flowllm.errors import (
+    PathNotFound,
     ProviderError,
     QuotaExhausted,
     RateLimited,
     RequestRejected,
+    RequestTooLarge,
     ServerFailed,
     Unauthorized,
     UnknownModel,
 )
-from flowllm.providers.failures import Asked, failure, retry_after
+from flowllm.providers.failures import LONGEST_RAW, Asked, failure
 
 ASKED = Asked(provider="work", server="llm.example.com", model="gpt-x", key_env="WORK_KEY")
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
@@ -23,7 +25,9 @@ NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 def failed(status: int, body: object = "", **headers: str) -> ProviderError:
     text = body if isinstance(body, str) else json.dumps(body)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return failure(status, sent, text, ASKED, now=NOW)
+    error = failure(status, sent, text, ASKED, now=NOW)
+    assert isinstance(error, ProviderError)
+    return error
 
 
 def said(code: str | None = None, message: str = "words", kind: str | None = None) -> dict[str, Any]:
@@ -45,9 +49,9 @@ def said(code: str | None = None, message: str = "words", kind: str | None = Non
         (400, said("model_not_found"), UnknownModel),
         (404, {"error": "model 'gpt-x' not found, try pulling it first"}, UnknownModel),
         (400, {"detail": "gpt-x is not a valid model ID"}, UnknownModel),
-        (404, "404 page not found", RequestRejected),
+        (404, "404 page not found", PathNotFound),
         (400, said(), RequestRejected),
-        (413, "", RequestRejected),
+        (413, "", RequestTooLarge),
         (422, {"detail": [{"msg": "field required"}]}, RequestRejected),
         (408, "", ServerFailed),
         (409, "", ServerFailed),
@@ -66,10 +70,38 @@ def test_statuses(status: int, body: object, kind: type[ProviderError]) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [said(message="the words"), {"error": "the words"}, {"message": "the words"}, "the words"]
+    ("body", "told"),
+    [
+        (said(message="the words"), "the words"),
+        ({"error": "the words"}, "the words"),
+        ({"message": "the words"}, "the words"),
+        ("the words", "the words"),
+        ([said(message="the words")], "the words"),
+        ({"detail": "the words"}, "the words"),
+        ({"detail": [{"loc": ["body", "seed"], "msg": "the words", "input": 7}]}, "body.seed: the words"),
+        ({"message": {"detail": [{"loc": ["body", "seed"], "msg": "the words"}]}}, "body.seed: the words"),
+        ({"detail": {"error": {"message": "the words"}}}, "the words"),
+        ({"type": "about:blank", "title": "Bad Request", "detail": "the words"}, "the words"),
+        ({"type": "about:blank", "title": "the words"}, "the words"),
+        ({"error": "Not Found", "message": "the words"}, "Not Found: the words"),
+        ({"error": True, "message": "the words"}, "the words"),
+        ({"errors": [{"message": "one"}, {"message": "two"}]}, "one; two"),
+        ({"errors": ["the words"]}, "the words"),
+        (
+            said(message="Provider returned error")["error"]
+            | {"metadata": {"raw": '{"error": {"message": "the words"}}'}},
+            "Provider returned error: the words",
+        ),
+        ({"base_resp": {"status_code": 1, "status_msg": "the words"}}, "the words"),
+        ({"unheard": {"of": "the words"}}, "the words"),
+        ("<!DOCTYPE html><html><head><title>the\n words</title>", "the words"),
+    ],
 )
-def test_the_server_s_words_are_told(body: object) -> None:
-    assert "the words" in failed(400, body).message
+def test_the_server_s_words_are_told_and_kept_whole(body: object, told: str) -> None:
+    error = failed(400, body)
+    assert told in error.message
+    assert error.answer == (body if isinstance(body, str) else json.dumps(body))
+    assert error.as_dict()["answer"] == error.answer
 
 
 def test_hints() -> None:
@@ -77,13 +109,18 @@ def test_hints() -> None:
     assert "base_url" in failed(404, "404 page not found").hint
     assert "too long" in failed(400, said("context_length_exceeded")).hint
     assert "gpt-x" in failed(404, said("model_not_found")).message
+    assert "refused access" in failed(403).message  # which need not be about the key
     without = failure(401, {}, "", Asked(provider="p", server="s"), now=NOW)
     assert "api_key_env" in without.hint
 
 
 @pytest.mark.parametrize("body", ["x" * 100_000, said(message="y" * 100_000), "[" * 100_000])
 def test_long_words_are_shortened(body: object) -> None:
-    assert len(failed(500, body).message) < 1200
+    error = failed(500, body)
+    assert len(error.message) < 1200
+    assert len(error.answer or "") == min(
+        len(body if isinstance(body, str) else json.dumps(body)), LONGEST_RAW
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,44 +134,6 @@ def test_long_words_are_shortened(body: object) -> None:
 )
 def test_a_redirect_names_the_host_and_nothing_else(location: str, told: str) -> None:
     error = failed(307, location=location)
-    assert type(error) is RequestRejected
+    assert type(error) is PathNotFound
     assert told in error.message
     assert "canary" not in error.message
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("1", 1.0),
-        ("0.25", 0.25),
-        ("300", 300.0),
-        ("-5", 0.0),
-        ("1000000000", 3600.0),
-        ("inf", 3600.0),
-        ("-inf", 0.0),
-        ("NaN", None),
-        ("", None),
-        ("soon", None),
-        ("Fri, 15 Jan 2027 08:02:00 GMT", 120.0),
-        ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
-        ("Fri, 15 Jan 2999 08:00:00 GMT", 3600.0),
-        ("Fri, 99 Jan 2027 08:00:00 GMT", None),
-    ],
-)
-def test_retry_after(text: str, seconds: float | None) -> None:
-    assert retry_after({"retry-after": text}, now=NOW) == seconds
-    error = failed(429, retry_after=text)
-    assert isinstance(error, RateLimited)
-    assert error.retry_after == seconds
-
-
-def test_milliseconds_win_where_they_can_be_read() -> None:
-    assert retry_after({"retry-after-ms": "250", "retry-after": "9"}, now=NOW) == 0.25
-    assert retry_after({"retry-after-ms": "?", "retry-after": "9"}, now=NOW) == 9
-    assert retry_after({}, now=NOW) is None
-
-
-def test_a_failing_server_may_ask_for_time_too() -> None:
-    error = failed(503, retry_after="7")
-    assert isinstance(error, ServerFailed)
-    assert error.retry_after == 7

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from flowllm.errors import (
     BadAnswer,
     ContentFiltered,
+    EmptyAnswer,
     QuotaExhausted,
     RateLimited,
     Refused,
@@ -18,6 +20,7 @@ from flowllm.errors import (
     Unauthorized,
     UnknownModel,
 )
+from flowllm.providers.ends import TABLE, End
 from flowllm.providers.failures import LONGEST_RAW, Asked
 from flowllm.providers.openai_answer import decode
 from flowllm.request import Completion
@@ -83,7 +86,6 @@ def test_fractions_of_tokens_are_dropped() -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("", ""),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
         ([{"type": "image"}, {"type": "text", "text": "b"}], "b"),
         (["a", "b"], "ab"),
@@ -94,14 +96,138 @@ def test_text_in_its_shapes(content: object, text: str) -> None:
     assert chat(choice(content)).text == text
 
 
-@pytest.mark.parametrize("reason", [None, "stop", "eos", "STOP", 7])
-def test_an_end_of_any_other_name_is_an_end(reason: object) -> None:
+_AFTER: dict[End, str | type[StepError]] = {
+    End.DONE: "stop",
+    End.CUT: "length",
+    End.TOOLS: "stop",
+    End.FILTERED: ContentFiltered,
+    End.ABORTED: ServerFailed,
+}
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [(end, reason) for end, reasons, _ in TABLE for reason in reasons], ids=str
+)
+def test_each_reason_in_the_table_of_ends(end: End, reason: str) -> None:
+    after = _AFTER[end]
+    for spelling in (reason, reason.upper(), reason.replace("_", "-"), f"{reason}: more"):
+        if isinstance(after, str):
+            assert chat(choice("half", spelling)).finish_reason == after
+            continue
+        with pytest.raises(after) as caught:
+            chat({**choice("half", spelling), "usage": {"completion_tokens": 7}})
+        assert caught.value.answer == "half"
+        assert caught.value.usage == Usage(output_tokens=7)
+
+
+def test_every_row_of_the_table_of_ends_has_a_source() -> None:
+    assert all(source for _, _, source in TABLE)
+    assert {end for end, _, _ in TABLE} == {*End} - {End.UNKNOWN}
+
+
+@pytest.mark.parametrize("reason", [None, ""])
+def test_no_reason_is_an_end(reason: object) -> None:
     assert chat(choice(reason=reason)).finish_reason == "stop"
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS"])
-def test_a_cut_answer_is_an_answer(reason: str) -> None:
-    assert chat(choice(reason=reason)).finish_reason == "length"
+@pytest.mark.parametrize("reason", ["whatever", 7, "Stopped early", "x" * 1000])
+def test_an_unknown_reason_is_kept_as_the_server_put_it(reason: object) -> None:
+    assert chat(choice(reason=reason)).finish_reason == str(reason)[:60]
+
+
+@pytest.mark.parametrize("content", ["", " \n", None, [], 7])
+def test_not_one_word_is_no_answer(content: object) -> None:
+    with pytest.raises(EmptyAnswer, match="gave an empty answer") as caught:
+        chat({**choice(content), "usage": {"completion_tokens": 7}})
+    assert caught.value.usage == Usage(output_tokens=7)
+    assert caught.value.retryable
+    thought = {"completion_tokens": 300, "completion_tokens_details": {"reasoning_tokens": 300}}
+    with pytest.raises(EmptyAnswer, match="nothing after its reasoning of 300 tokens"):
+        chat({**choice(content), "usage": thought})
+    with pytest.raises(EmptyAnswer, match="nothing after its reasoning"):
+        chat(choice(content, reasoning_content="I think a lot"))
+
+
+CALL = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "stop", "tool_use"])
+def test_a_call_of_a_tool_is_the_answer_of_a_step_that_sends_tools(reason: str) -> None:
+    payload = choice(None, reason, tool_calls=[CALL])
+    raw = json.dumps(payload).encode()
+    completion = decode(raw, api="chat", asked=replace(ASKED, tools=True))
+    assert json.loads(completion.text) == {"content": None, "tool_calls": [CALL]}
+    assert completion.finish_reason == "stop"
+    with pytest.raises(RequestRejected, match="though it was given none") as caught:
+        chat(payload)
+    assert json.loads(caught.value.answer or "") == {"content": None, "tool_calls": [CALL]}
+    both = json.dumps(choice("I look.", reason, tool_calls=[CALL])).encode()
+    assert chat(both).text == "I look."
+    with_tools = decode(both, api="chat", asked=replace(ASKED, tools=True)).text
+    assert json.loads(with_tools) == {"content": "I look.", "tool_calls": [CALL]}
+
+
+def test_calls_in_other_shapes_are_written_alike() -> None:
+    old = json.dumps(choice(None, "function_call", function_call={"name": "f", "arguments": "{}"})).encode()
+    found = decode(old, api="chat", asked=replace(ASKED, tools=True)).text
+    assert json.loads(found)["tool_calls"] == [{"type": "function", "function": CALL["function"]}]
+    item = {"type": "function_call", "id": "fc", "call_id": "t", "name": "f", "arguments": "{}"}
+    raw = json.dumps({"status": "completed", "output": [item]}).encode()
+    answer = decode(raw, api="responses", asked=replace(ASKED, tools=True))
+    assert json.loads(answer.text)["tool_calls"] == [CALL]
+
+
+def test_of_several_choices_the_first_by_index() -> None:
+    several = [
+        {"index": i, "message": {"content": f"choice {i}"}, "finish_reason": "stop"} for i in (2, 0, 1)
+    ]
+    assert chat({"choices": several}).text == "choice 0"
+
+
+def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
+    choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
+    return f"data: {json.dumps({'id': 'c', 'model': 'm2', 'choices': choices, **more})}\n\n"
+
+
+def test_a_stream_that_nobody_asked_for_is_read() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    body = ": ping\n\n" + chunk({"role": "assistant", "content": "Par"}) + chunk({"content": "is."})
+    whole = (
+        body + chunk({}, "stop") + f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+    )
+    for text in (whole, whole.replace("\n", "\r\n")):
+        assert chat(text.encode()) == Completion(
+            text="Paris.", model="m2", request_id="c", usage=Usage(input_tokens=3, output_tokens=2)
+        )
+    assert chat((body + chunk({}, "length")).encode()).finish_reason == "length"
+    with pytest.raises(BadAnswer, match="a stream that broke off"):
+        chat(body.encode())
+    with pytest.raises(ServerFailed, match="overloaded"):
+        chat((body + 'data: {"error": {"message": "overloaded", "code": 503}}\n\n').encode())
+    with pytest.raises(BadAnswer, match="not valid JSON"):
+        chat(b"data: {\n\n")
+
+
+def test_a_stream_of_tool_calls() -> None:
+    start = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{"}}
+    body = chunk({"tool_calls": [start]}) + chunk(
+        {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}
+    )
+    raw = (body + chunk({}, "tool_calls")).encode()
+    assert json.loads(decode(raw, api="chat", asked=replace(ASKED, tools=True)).text)["tool_calls"] == [CALL]
+
+
+def test_a_stream_of_responses() -> None:
+    response = {"status": "completed", "output": message({"type": "output_text", "text": "Paris."})}
+    events = [
+        {"type": "response.created", "response": {"status": "in_progress", "output": []}},
+        {"type": "response.output_text.delta", "delta": "Par"},
+    ]
+    body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    end = f"event: x\ndata: {json.dumps({'type': 'response.completed', 'response': response})}\n\n"
+    assert decode((body + end).encode(), api="responses", asked=ASKED).text == "Paris."
+    with pytest.raises(BadAnswer, match="a stream that broke off"):
+        decode(body.encode(), api="responses", asked=ASKED)
 
 
 @pytest.mark.parametrize("content", ["", None])
@@ -119,8 +245,6 @@ def test_a_cut_before_the_first_word_is_none(content: str | None) -> None:
         (choice(None, "content_filter"), ContentFiltered, ""),
         (choice("", refusal="I won't"), Refused, "I won't"),
         (choice([{"type": "refusal", "refusal": "no"}]), Refused, "no"),
-        (choice(None, "tool_calls"), RequestRejected, None),
-        (choice("half", "error"), ServerFailed, None),
     ],
 )
 def test_ends_that_are_errors(payload: dict[str, Any], kind: type[StepError], answer: str | None) -> None:
@@ -138,7 +262,7 @@ def test_ends_that_are_errors(payload: dict[str, Any], kind: type[StepError], an
         (b'{"choices": [{"mess', "not valid JSON"),
         (b'\n<!DOCTYPE html><html lang="en">', "a web page"),
         (b"<?xml version='1.0'?><e/>", "a web page"),
-        (b"data: {}\n\n", "a stream"),
+        (b"data: {}\n\n", "a stream that broke off"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"n": ' + b"9" * 10_000 + b"}", "too large"),
@@ -153,10 +277,6 @@ def test_ends_that_are_errors(payload: dict[str, Any], kind: type[StepError], an
         (b'{"choices": [null]}', "no choices"),
         (b'{"choices": [{}]}', "without a message"),
         (b'{"choices": [{"message": null}]}', "without a message"),
-        (b'{"choices": [{"message": {}}]}', "no text"),
-        (b'{"choices": [{"message": {"content": null}}]}', "no text"),
-        (b'{"choices": [{"message": {"content": 7}}]}', "no text"),
-        (b'{"choices": [{"message": {"content": []}}]}', "no text"),
         (b'{"error": {"message": "it went wrong"}}', "it went wrong"),
         (b'{"error": "it went wrong"}', "it went wrong"),
     ],
@@ -241,7 +361,7 @@ HALF = {"type": "output_text", "text": "half"}
         (cut("content_filter", HALF), ContentFiltered),
         (cut("max_output_tokens"), TruncatedAnswer),
         ({"output": [{"type": "function_call", "name": "f"}]}, RequestRejected),
-        ({"output": []}, BadAnswer),
+        ({"output": []}, EmptyAnswer),
         ({"output": None}, BadAnswer),
         ({}, BadAnswer),
         ({"status": "failed", "error": {"code": "server_error", "message": "oh"}}, ServerFailed),

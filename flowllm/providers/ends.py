@@ -1,0 +1,100 @@
+"""What ended an answer: one table of the reasons that servers give. Data, with a source for each row."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from flowllm.providers.meanings import letters
+
+
+class End(StrEnum):
+    """What an answer's last word means."""
+
+    DONE = "done"  # the model said all it wanted to
+    CUT = "cut"  # at a token limit: there would have been more
+    FILTERED = "filtered"  # by a content filter, or by the model itself
+    TOOLS = "tools"  # the model wants a tool called
+    ABORTED = "aborted"  # the server broke off: it may go better another time
+    UNKNOWN = "unknown"  # a reason that is not in the table: nobody knows whether it is whole
+
+
+TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
+    (End.DONE, ("stop", "completed"), "OpenAI, Chat Completions and Responses"),
+    (End.DONE, ("end_turn", "stop_sequence", "pause_turn"), "Anthropic, Messages, through gateways"),
+    (End.DONE, ("complete", "eos", "eos_token", "stop_token", "end"), "Cohere, Together and TGI"),
+    (
+        End.DONE,
+        ("finished", "done", "finish", "endoftext", "im_end", "eot", "normal"),
+        "servers for local models",
+    ),
+    (End.CUT, ("length", "max_output_tokens", "incomplete"), "OpenAI, Chat Completions and Responses"),
+    (End.CUT, ("max_tokens", "model_context_window_exceeded"), "Anthropic; Gemini (MAX_TOKENS); Cohere"),
+    (End.CUT, ("model_length",), "Mistral, finish_reason"),
+    (
+        End.CUT,
+        ("max_length", "token_limit", "max_new_tokens", "context_length", "context_length_exceeded"),
+        "IBM and TGI",
+    ),
+    (
+        End.CUT,
+        ("length_limit", "limit", "time_limit", "truncated", "context_window_exceeded"),
+        "watsonx; Zhipu",
+    ),
+    (End.FILTERED, ("content_filter", "content_filtered", "filtered"), "OpenAI; Azure; Bedrock"),
+    (
+        End.FILTERED,
+        (
+            "safety",
+            "recitation",
+            "prohibited_content",
+            "blocklist",
+            "spii",
+            "image_safety",
+            "language",
+            "image_recitation",
+        ),
+        "Gemini, FinishReason, alone and after `content_filter: `",
+    ),
+    (End.FILTERED, ("sensitive",), "Zhipu, finish_reason"),
+    (
+        End.FILTERED,
+        ("guardrail_intervened", "guardrails", "error_toxic", "content_moderation", "moderation"),
+        "Bedrock; Cohere",
+    ),
+    (End.FILTERED, ("refusal",), "Anthropic, stop_reason"),
+    (End.TOOLS, ("tool_calls", "function_call"), "OpenAI, Chat Completions"),
+    (End.TOOLS, ("tool_use", "tool_call"), "Anthropic; Cohere"),
+    (
+        End.ABORTED,
+        ("error", "failed", "cancelled", "canceled", "in_progress", "queued"),
+        "OpenRouter; OpenAI, Responses",
+    ),
+    (End.ABORTED, ("insufficient_system_resource",), "DeepSeek, finish_reason"),
+    (
+        End.ABORTED,
+        ("abort", "aborted", "abandoned", "repetition"),
+        "vLLM and SGLang, when a request is dropped",
+    ),
+    (
+        End.ABORTED,
+        ("network_error", "server_error", "timeout", "error_limit", "user_cancel"),
+        "Zhipu; Cohere; gateways",
+    ),
+    (
+        End.ABORTED,
+        ("malformed_function_call", "unexpected_tool_call", "malformed_response", "malformed_tool_use"),
+        "Gemini",
+    ),
+    (End.ABORTED, ("other", "finish_reason_unspecified", "no_image", "image_other"), "Gemini, FinishReason"),
+)
+
+_ENDS = {letters(reason): end for end, reasons, _ in TABLE for reason in reasons}
+
+
+def end_of(reason: str) -> End:
+    """What a reason means, whatever its case and separators; none given counts as done. `content_filter: SAFETY`
+    stands for its first word if the whole is not known."""
+    if not reason.strip():
+        return End.DONE
+    whole, first = letters(reason), letters(reason.partition(":")[0])
+    return _ENDS.get(whole) or _ENDS.get(first) or End.UNKNOWN

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowllm.errors import (
+    BadAnswer,
+    ContentFiltered,
+    InvalidAnswer,
+    PathNotFound,
+    QuotaExhausted,
+    RateLimited,
+    RequestRejected,
+    RequestTooLarge,
+    ServerFailed,
+    StepError,
+    Unauthorized,
+    UnknownModel,
+)
+from flowllm.providers.error_table import TABLE
+from flowllm.providers.failures import Asked, error_at_200, failure
+from flowllm.providers.meanings import Meaning, Row
+from flowllm.providers.words import parsed, read_words
+
+if TYPE_CHECKING:
+    from flowllm.types import Json
+
+ASKED = Asked(provider="work", server="llm.example.com", model="m")
+KINDS: dict[Meaning, type[StepError]] = {
+    Meaning.NO_MONEY: QuotaExhausted,
+    Meaning.FILTERED: ContentFiltered,
+    Meaning.TOO_LARGE: RequestTooLarge,
+    Meaning.NO_MODEL: UnknownModel,
+    Meaning.NO_ENTRY: Unauthorized,
+    Meaning.SLOW_DOWN: RateLimited,
+    Meaning.TROUBLE: ServerFailed,
+    Meaning.BAD_JSON: InvalidAnswer,
+    Meaning.NO_PATH: PathNotFound,
+    Meaning.REJECTED: RequestRejected,
+}
+
+
+def failed(status: int, body: Json) -> StepError:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return failure(status, {}, text, ASKED, now=0.0)
+
+
+def error(message: str, code: Json = None, kind: str | None = None) -> Json:
+    return {"error": {"message": message, "code": code, "type": kind, "param": None}}
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.meaning}: {row.source}")
+def test_each_row_decides_its_own_example(row: Row) -> None:
+    status, body = row.example
+    text = body if isinstance(body, str) else json.dumps(body)
+    words = read_words(parsed(text), text)
+    assert next(one for one in TABLE if one.fits(status, words)) is row
+    assert type(failed(status, body)) is KINDS[row.meaning]
+    assert row.source
+
+
+def test_each_meaning_has_a_row() -> None:
+    assert {row.meaning for row in TABLE} == set(Meaning)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        # money
+        (402, "", QuotaExhausted),
+        (429, error("You exceeded your current quota, please check your plan and billing details."), QuotaExhausted),
+        (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, QuotaExhausted),
+        (403, error("Your newly created team doesn't have any credits yet."), QuotaExhausted),
+        (403, {"code": "x", "error": "Your team has either used all available credits or reached its monthly spending limit"}, QuotaExhausted),
+        (412, {"error": "Account a is suspended, possibly due to reaching the monthly spending limit"}, QuotaExhausted),
+        (429, {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试。"}}, QuotaExhausted),
+        (400, {"code": "Arrearage", "message": "Access denied, please make sure your account is in good standing."}, QuotaExhausted),
+        (429, [error("Your prepayment credits are depleted.", 429)], QuotaExhausted),
+        (429, {"message": "You are using a Trial key, which is limited to 1000 API calls / month."}, QuotaExhausted),
+        # filters
+        (403, {"error": {"code": 403, "message": "m requires moderation on X. Your input was flagged", "metadata": {"reasons": ["violence"]}}}, ContentFiltered),
+        (400, {"error": {"code": "data_inspection_failed", "message": "Input data may contain inappropriate content."}}, ContentFiltered),
+        (400, {"code": "DataInspectionFailed", "message": "x"}, ContentFiltered),
+        (400, error("The request was rejected because it was considered high risk", None, "content_filter"), ContentFiltered),
+        (400, error("Output blocked by content filtering policy", None, "invalid_request_error"), ContentFiltered),
+        (400, error("Your request was rejected as a result of our safety system."), ContentFiltered),
+        (403, {"code": "The caller does not have permission", "error": "Content violates usage guidelines."}, ContentFiltered),
+        # models
+        (400, error("The model `m` has been decommissioned and is no longer supported.", "model_decommissioned"), UnknownModel),
+        (404, {"error": {"code": "DeploymentNotFound", "message": "The API deployment for this resource does not exist."}}, UnknownModel),
+        (400, {"object": "error", "message": "Invalid model: m", "type": "invalid_model", "code": "1500"}, UnknownModel),
+        (404, [{"error": {"code": 404, "message": "models/m is not found for API version v1main", "status": "NOT_FOUND"}}], UnknownModel),
+        (404, {"object": "error", "message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}, UnknownModel),
+        (404, error('model "m" not found, try pulling it first'), UnknownModel),
+        (404, {"error": "model 'm' not found, try pulling it first"}, UnknownModel),
+        (400, {"detail": "m is not a valid model ID"}, UnknownModel),
+        (404, error("No endpoints found for m."), UnknownModel),
+        (404, {"type": "error", "error": {"type": "not_found_error", "message": "model: m"}}, UnknownModel),
+        (410, {"detail": "The model 'm' has reached its end of life on 2026-01-01"}, UnknownModel),
+        (404, {"message": "model 'm' was removed on September 15, 2025"}, UnknownModel),
+        (400, error("The requested model 'm' is not supported by any provider you have enabled.", "model_not_supported"), UnknownModel),
+        # size
+        (429, error("Rate limit reached on tokens per min (TPM): Limit 30,000, Used 0, Requested 45,411."), RequestTooLarge),
+        (413, error("Request too large for model m: Limit 6000, Requested 7000", "rate_limit_exceeded", "tokens"), RequestTooLarge),
+        (400, error("prompt is too long: 210000 tokens > 200000 maximum"), RequestTooLarge),
+        (400, [error("The input token count (1200000) exceeds the maximum number of tokens allowed (1048575).", 400)], RequestTooLarge),
+        (400, {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"}, RequestTooLarge),
+        (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096", "error_type": "validation"}, RequestTooLarge),
+        (400, {"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error"}}, RequestTooLarge),
+        # rates
+        (429, error("Rate limit reached on requests per day (RPD): Limit 1000, Used 1000, Requested 1."), RateLimited),
+        (429, error("Rate limit reached on TPM: Limit 30000, Used 29000, Requested 4541.", "rate_limit_exceeded"), RateLimited),
+        (400, {"__type": "com.amazon.coral#ThrottlingException", "message": "slow"}, RateLimited),
+        (429, [{"error": {"code": 429, "message": "You exceeded your current quota. Please retry in 3.0s.", "status": "RESOURCE_EXHAUSTED"}}], RateLimited),
+        # keys
+        (401, {"error": {"message": "User not found.", "code": 401}}, Unauthorized),
+        (403, error("Country, region, or territory not supported", "unsupported_country_region_territory"), Unauthorized),
+        (403, "<html><head><title>Attention Required! | Cloudflare</title></head></html>", Unauthorized),
+        # what only looks like one of those
+        (400, error("Unsupported parameter: 'max_tokens' is not supported with this model.", "unsupported_parameter"), RequestRejected),
+        (400, error("`temperature` is deprecated for this model."), RequestRejected),
+        (400, error("max_tokens is too large: 100000. This model supports at most 4096 completion tokens"), RequestRejected),
+        (422, {"detail": [{"loc": ["body", "messages", 0], "msg": "Field required", "input": "out of credits, content filter"}]}, RequestRejected),
+        (404, {"detail": "Not Found"}, PathNotFound),
+        (404, "404 page not found", PathNotFound),
+        (405, {"detail": "Method Not Allowed"}, PathNotFound),
+        (503, error("The model m is currently overloaded. Please try again later."), ServerFailed),
+        (503, {"message": "no healthy upstream"}, ServerFailed),
+        *((status, error("not now"), ServerFailed) for status in (408, 409, 421, 423, 424, 425, 449, 498, 500, 502, 520, 524, 529)),
+        (420, "Enhance your calm", RateLimited),
+    ],
+)  # fmt: skip
+def test_what_servers_say(status: int, body: Json, kind: type[StepError]) -> None:
+    assert type(failed(status, body)) is kind
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"error": {"message": "slow down", "type": "None", "param": "None", "code": "429"}}, RateLimited),
+        ({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, RateLimited),
+        ({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, QuotaExhausted),
+        ({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, Unauthorized),
+        ({"base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}, ContentFiltered),
+        ({"base_resp": {"status_code": 1000, "status_msg": "unknown error"}}, ServerFailed),
+        ({"base_resp": {"status_code": 7, "status_msg": "something new"}}, BadAnswer),
+        ({"error": {"code": 502, "message": "upstream gone"}}, ServerFailed),
+        ({"error": {"message": "Content Exists Risk"}}, ContentFiltered),
+        ({"error": {"message": "Insufficient Balance"}}, QuotaExhausted),
+        ({"error": "Model Not Exist"}, UnknownModel),
+        ({"error": {"message": "nobody knows"}}, BadAnswer),
+    ],
+)
+def test_errors_at_status_200(body: dict[str, Json], kind: type[StepError]) -> None:
+    told = error_at_200(body, json.dumps(body), ASKED)
+    assert type(told) is kind
+    assert told.answer == json.dumps(body)
