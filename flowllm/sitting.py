@@ -212,17 +212,18 @@ class Sitting:
         return Purse(budget, tokens=spend.tokens, usd=spend.usd)
 
     async def _remember_rates(self) -> None:
-        """Begin with what earlier runs learned of the accounts."""
+        """Begin with what earlier runs learned of the accounts' models."""
         known = await self._store.rates(since=self._clock.now() - RATES_KEPT)
         for account in self._providers.accounts():
-            if str(account) in known:
-                self._limiter.remember(account, known[str(account)])
+            prefix = f"{account} model="
+            for name, rate in known.items():
+                if name.startswith(prefix):
+                    self._limiter.remember(account, name.removeprefix(prefix), rate)
 
     async def _learn_rates(self) -> None:
         for account in self._providers.accounts():
-            rate = self._limiter.learned(account)
-            if rate is not None:
-                await self._store.learn_rate(str(account), rate, at=self._clock.now())
+            for model, rate in self._limiter.learned(account).items():
+                await self._store.learn_rate(f"{account} model={model}", rate, at=self._clock.now())
 
     def _limits(self) -> dict[str, Json]:
         """How the accounts that this run used stand at its end."""

@@ -1,8 +1,8 @@
 """One account of one provider: its limits, what was learned of it, and who waits for it.
 
 The head of the queue goes when everything it needs is there; nobody behind it overtakes it for want of tokens or
-rate, so a large request is not starved by small ones. Only a model whose own limits are used up is passed over.
-What changes wakes the queue, and one timer stands for the next moment at which something can go; only a rate that
+rate, so a large request is not starved by small ones. Only a model whose own limits are used up is passed over, and
+what is learned is a model's own (`learned.py`). What changes wakes the queue, and one timer stands for the next moment at which something can go; only a rate that
 was learned, which grows by itself, is looked at again every REVIEW seconds.
 """
 
@@ -16,10 +16,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from flowllm.errors import RequestRejected
-from flowllm.limits.adaptive import AdaptiveRate, lower
+from flowllm.limits.adaptive import LEAST_GUESS
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.gates import MINUTE, Gates
-from flowllm.limits.headers import read_quota
+from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
+from flowllm.limits.learned import Departure, Model, per_second
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.tasks import start_task
 from flowllm.types import DEFAULT_CONCURRENT, Limits, Priority
@@ -35,6 +36,9 @@ LONGEST_PAUSE = 3600.0
 REVIEW = 0.5
 """Seconds."""
 
+ALIKE = 0.1
+"""Share by which a limit that headers tell may differ from the one that is written, to be the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
@@ -49,24 +53,14 @@ class Admission:
     """Of the tenant."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Departure:
-    """A request on its way: when it went, and how many requests and tokens had gone by then, its own included."""
-
-    at: float = 0.0
-    number: int = 0
-    tokens: float = 0.0
-
-
 class Waiting:
     """One who waits."""
 
-    __slots__ = ("admission", "future", "since")
+    __slots__ = ("admission", "future")
 
-    def __init__(self, admission: Admission, future: asyncio.Future[None], since: float) -> None:
+    def __init__(self, admission: Admission, future: asyncio.Future[None]) -> None:
         self.admission = admission
         self.future = future
-        self.since = since
 
 
 class Account:
@@ -75,46 +69,50 @@ class Account:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.gates = Gates()
-        self.models: dict[str, Gates] = {}
+        self.models: dict[str, Model] = {}
+        """Those that were asked, or have limits of their own."""
         self.breaker = Breaker()
-        self.adaptive = AdaptiveRate()
-        self.paused_until = -math.inf
         self.answered_once = False
         self.refused_in_a_row = 0
         """How often it did not let us in since the last answer."""
         self.troubled_since: float | None = None
         """Since when nothing succeeded although something was tried."""
         self.began: float | None = None
-        self._told_rate: float | None = None
-        """Requests a second, as the server's headers say."""
         self._arrivals = itertools.count(1)
         self._lanes: dict[str, AdmissionQueue[Waiting]] = {"": AdmissionQueue(self._arrivals)}
         self._timer: asyncio.Task[None] | None = None
         self._due = 0.0
-        self._departed = Departure()
 
     # limits
 
     def set_limits(self, limits: Limits) -> None:
         """Take these limits from now on."""
         now = self._clock.monotonic()
-        self.gates.limits = limits
-        for model, own in limits.models.items():
-            self.models.setdefault(model, Gates()).tune(own, _per_second(own), now)
-            self._lanes.setdefault(model, AdmissionQueue(self._arrivals))
-        self._retune(now)
+        self.gates.tune(limits, per_second(limits), now)
+        for name in dict.fromkeys([*self.models, *limits.models]):
+            model = self.model(name)
+            model.tune(limits.models.get(name, Limits()), limits, now)
+            self._set_apart(model)
         self.admit()
 
-    def _retune(self, now: float) -> None:
-        limits = self.gates.limits
-        learned = self.adaptive.rate(now) if self.learns else None
-        self.gates.tune(limits, lower(self._believed, learned), now)
+    def model(self, name: str) -> Model:
+        """What is known of that model."""
+        found = self.models.get(name)
+        if found is None:
+            found = self.models[name] = Model(name)
+        return found
 
-    @property
-    def _believed(self) -> float | None:
-        """Requests a second that are written down, or told by the server's headers."""
-        written = _per_second(self.gates.limits)
-        return lower(written, self._told_rate) if self.learns else written
+    def _set_apart(self, model: Model) -> None:
+        """Give it a queue of its own once it may have to wait by itself, so that nobody waits behind it."""
+        name = model.departed.model
+        if name in self._lanes or not model.particular:
+            return
+        own = self._lanes[name] = AdmissionQueue(self._arrivals)
+        for ticket, waiting in self._lanes[""]:
+            asked = waiting.admission
+            if asked.model == name:
+                self._lanes[""].leave(ticket)
+                own.push(waiting, asked.priority, tenant=asked.tenant, weight=asked.weight, ticket=ticket)
 
     @property
     def learns(self) -> bool:
@@ -139,12 +137,14 @@ class Account:
             raise error
         now = self._clock.monotonic()
         self.began = now if self.began is None else self.began
-        lane = self._lanes[admission.model if admission.model in self.models else ""]
+        self.model(admission.model)
         if not self.waiting and self._wait(admission, now) == 0:
             self._take(admission, now)
             return 0.0
-        waiting = Waiting(admission, asyncio.get_running_loop().create_future(), now)
-        ticket = lane.push(waiting, admission.priority, tenant=admission.tenant, weight=admission.weight)
+        waiting = Waiting(admission, asyncio.get_running_loop().create_future())
+        ticket = self._lane(admission).push(
+            waiting, admission.priority, tenant=admission.tenant, weight=admission.weight
+        )
         self.admit()
         try:
             await waiting.future
@@ -152,7 +152,7 @@ class Account:
             if waiting.future.done() and not waiting.future.cancelled() and not waiting.future.exception():
                 self.give_back(admission, used=0.0, sent=False)
             else:
-                lane.leave(ticket)
+                self._lane(admission).leave(ticket)
                 self.admit()
             raise
         return self._clock.monotonic() - now
@@ -167,15 +167,16 @@ class Account:
                 )
         return None
 
-    def _scopes(self, admission: Admission) -> list[Gates]:
-        own = self.models.get(admission.model)
-        return [self.gates] if own is None else [self.gates, own]
+    def _scopes(self, admission: Admission) -> tuple[Gates, Gates]:
+        return self.gates, self.model(admission.model).gates
+
+    def _lane(self, admission: Admission) -> AdmissionQueue[Waiting]:
+        return self._lanes.get(admission.model, self._lanes[""])
 
     def admit(self) -> None:
         """Let everyone go who can go now, and set the timer for the next."""
         now = self._clock.monotonic()
-        if self._adapts:
-            self._retune(now)
+        self._retune(now)
         while True:
             soonest, goes = math.inf, None
             for _, lane in sorted(self._heads(), key=lambda found: found[0]):
@@ -187,7 +188,7 @@ class Account:
                     goes = lane
                     break
                 soonest = min(soonest, wait)
-                if self._model_wait(head.admission, now) == 0:
+                if self.model(head.admission.model).wait(head.admission.tokens, now) == 0:
                     break  # held back by the account itself: nobody may overtake
             if goes is None:
                 if soonest < math.inf:
@@ -218,14 +219,8 @@ class Account:
         """Seconds until this one may go; infinite while only a release can help."""
         if self.gates.full(self.breaker.width(self.most, now)):
             return self.breaker.wait(now) or math.inf
-        wait = max(0.0, self.paused_until - now, self.gates.wait(admission.tokens, now))
-        return max(wait, self._model_wait(admission, now))
-
-    def _model_wait(self, admission: Admission, now: float) -> float:
-        own = self.models.get(admission.model)
-        if own is None:
-            return 0.0
-        return math.inf if own.full(own.limits.max_concurrent) else own.wait(admission.tokens, now)
+        model = self.model(admission.model)
+        return max(self.gates.wait(admission.tokens, now), model.wait(admission.tokens, now))
 
     def _take(self, admission: Admission, now: float) -> None:
         for gates in self._scopes(admission):
@@ -240,7 +235,14 @@ class Account:
 
     @property
     def _adapts(self) -> bool:
-        return self.adaptive.learned and self.learns
+        """A rate that was learned grows by itself."""
+        return self.learns and any(model.adaptive.learned for model in self.models.values())
+
+    def _retune(self, now: float) -> None:
+        if self.learns:
+            for model in self.models.values():
+                if model.adaptive.learned:
+                    model.retune(self.gates.limits, now)
 
     def _wake_in(self, seconds: float) -> None:
         seconds = min(seconds, REVIEW) if self._adapts else seconds
@@ -267,23 +269,29 @@ class Account:
 
     async def depart(self, admission: Admission) -> Departure:
         """Wait for the moment at which the request may really go out."""
-        scopes = self._scopes(admission)
+        model = self.model(admission.model)
+        scopes = (self.gates, model.gates)
         while True:
             now = self._clock.monotonic()
-            if self._adapts:
-                self._retune(now)
-            wait = max(self.paused_until - now, *(gates.wire.wait(now) for gates in scopes))
+            self._retune(now)
+            wait = max(model.paused_until - now, *(gates.wire.wait(now) for gates in scopes))
             if wait <= 0:
                 break
             await self._clock.sleep(min(wait, REVIEW) if self._adapts else wait)
         for gates in scopes:
             gates.wire.take(now)
-        self._departed = Departure(
-            at=now, number=self._departed.number + 1, tokens=self._departed.tokens + admission.tokens
-        )
-        return self._departed
+        return model.depart(admission.tokens, now)
 
     # what was learned
+
+    def remember(self, name: str, rate: float) -> None:
+        """What an earlier run learned of a model. Nothing is held back by a rate that is very low, as no 429 said so in
+        this one."""
+        model, now = self.model(name), self._clock.monotonic()
+        if not model.adaptive.learned:
+            model.adaptive.start_at(max(rate, LEAST_GUESS), now)
+            model.retune(self.gates.limits, now)
+            self._set_apart(model)
 
     def answered(self, headers: Mapping[str, str], departure: Departure) -> None:
         """The server is alive and did its work, or said why it would not."""
@@ -292,20 +300,21 @@ class Account:
         self.refused_in_a_row = 0
         self.troubled_since = None
         self.breaker.succeeded(now)
-        self.adaptive.accepted(now)
+        self.model(departure.model).adaptive.accepted(now)
         if headers and self.learns:
             self._read(headers, departure, now)
 
     def limited(self, retry_after: float | None, departure: Departure) -> None:
-        """A 429: the account waits as long as it says, and the rate is cut."""
+        """A 429: the model waits as long as it says, and its rate is cut."""
         now = self._clock.monotonic()
+        model = self.model(departure.model)
         self._in_trouble(now)
-        if retry_after:
-            self.pause(retry_after)
-        if not self.learns:
-            return
-        if self.adaptive.refused(now, sent_at=departure.at, believed=self._believed):
-            self._retune(now)
+        if retry_after and retry_after > 0:
+            model.paused_until = max(model.paused_until, now + min(retry_after, LONGEST_PAUSE))
+        limits = self.gates.limits
+        if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
+            model.retune(limits, now)
+        self._set_apart(model)
 
     def failed(self) -> None:
         """The provider is in trouble."""
@@ -320,12 +329,6 @@ class Account:
     def _in_trouble(self, now: float) -> None:
         self.troubled_since = now if self.troubled_since is None else self.troubled_since
 
-    def pause(self, seconds: float) -> None:
-        """Admit nothing for so long; clamped."""
-        if seconds > 0:
-            until = self._clock.monotonic() + min(seconds, LONGEST_PAUSE)
-            self.paused_until = max(self.paused_until, until)
-
     def until(self, wait: float) -> str:
         """When `wait` seconds are over, for people."""
         moment = datetime.fromtimestamp(self._clock.now() + wait, UTC)
@@ -335,8 +338,9 @@ class Account:
         """Everyone who waits hears that it is in vain. Those who come later may try again."""
         self.troubled_since = None
         self.refused_in_a_row = 0
-        self.paused_until = -math.inf
         self.breaker = Breaker()
+        for model in self.models.values():
+            model.paused_until = -math.inf
         for _, lane in self._heads():
             while (head := lane.peek()) is not None:
                 lane.pop()
@@ -345,20 +349,26 @@ class Account:
 
     def _read(self, headers: Mapping[str, str], departure: Departure, now: float) -> None:
         """Correct rate and levels by what the server says; it spoke of the time when the request arrived."""
-        requests, tokens = read_quota(headers, "requests"), read_quota(headers, "tokens")
-        if requests.rate is not None and requests.rate != self._told_rate:
-            self._told_rate = requests.rate
-            self._retune(now)
-        elapsed = now - departure.at
-        if requests.remaining is not None:
-            refilled = elapsed * (self.gates.rate or 0.0)
-            later = self._departed.number - departure.number
-            self.gates.lower_requests(requests.remaining - later + refilled, now)
-        bucket = self.gates.tokens
-        if tokens.remaining is not None and bucket is not None and self.gates.limits.tokens_charged is None:
-            later_tokens = self._departed.tokens - departure.tokens
-            bucket.set(tokens.remaining - later_tokens + elapsed * bucket.rate, now)
+        model, wall = self.model(departure.model), self._clock.now()
+        model.told(read_quotas(headers, "requests", now=wall), departure, self.gates.limits, now)
+        self._set_apart(model)
+        for gates in (self.gates, model.gates):
+            self._read_tokens(gates, model, headers, departure, now)
 
-
-def _per_second(limits: Limits) -> float | None:
-    return None if limits.requests_per_minute is None else limits.requests_per_minute / MINUTE
+    def _read_tokens(
+        self, gates: Gates, model: Model, headers: Mapping[str, str], departure: Departure, now: float
+    ) -> None:
+        """Correct the level of tokens, if the server speaks of the limit that is written."""
+        bucket, written = gates.tokens, gates.limits.tokens_per_minute
+        if bucket is None or written is None or self.gates.limits.tokens_charged is not None:
+            return
+        for quota in read_quotas(headers, "tokens", now=self._clock.now()):
+            same = quota.limit is None or abs(quota.limit - written) <= ALIKE * written
+            if quota.remaining is None or not same or (quota.window or MINUTE) > LONGEST_WINDOW:
+                continue
+            later = model.departed.tokens - departure.tokens
+            left = max(0.0, quota.remaining - later) + (now - departure.at) * bucket.rate
+            if quota.limit is None or len(self.models) > 1:
+                bucket.lower(left, now)
+            else:
+                bucket.set(left, now)

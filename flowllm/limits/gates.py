@@ -28,15 +28,18 @@ class Rates:
         self._bucket: Bucket | None = None
         self._windows: list[Window] = []
 
-    def tune(self, limits: Limits, rate: float | None, now: float) -> None:
-        """Take these limits' windows and burst, and `rate` requests a second (None: unlimited)."""
+    def tune(self, limits: Limits, rate: float | None, now: float, *, burst: float | None = None) -> None:
+        """Take these limits' windows and burst, and `rate` requests a second (None: unlimited). `burst` is what a
+        server's headers say, where no limit is written."""
         wanted = [(window.requests, window.per + BUNCHING) for window in limits.windows]
         if [(window.limit, window.span) for window in self._windows] != wanted:
             self._windows = [Window(limit=limit, span=span) for limit, span in wanted]
         if rate is None:
             self._bucket = None
             return
-        if limits.burst is not None:
+        if burst is not None:
+            burst = max(1.0, burst)
+        elif limits.burst is not None:
             burst = float(limits.burst)
         elif limits.requests_per_minute is not None:
             burst = max(1.0, rate)
@@ -95,11 +98,11 @@ class Gates:
         self.tokens: Bucket | None = None
         self._admission = Rates()
 
-    def tune(self, limits: Limits, rate: float | None, now: float) -> None:
-        """Take these limits; `rate` (requests a second) may be lower than what they say."""
+    def tune(self, limits: Limits, rate: float | None, now: float, *, burst: float | None = None) -> None:
+        """Take these limits; `rate` (requests a second) may be lower than what they say. `burst`: see Rates."""
         self.limits = limits
-        self._admission.tune(limits, rate, now)
-        self.wire.tune(limits, rate, now)
+        self._admission.tune(limits, rate, now, burst=burst)
+        self.wire.tune(limits, rate, now, burst=burst)
         per_minute = limits.tokens_per_minute
         if per_minute is None:
             self.tokens = None

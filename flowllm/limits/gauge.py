@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from flowllm.limits.adaptive import lower
 from flowllm.limits.gates import MINUTE
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Gauge:
     slots: int
     """Slots as the breaker leaves them now."""
     requests_per_minute: float | None
-    """The rate in force: what is written, what headers say, what was learned; the lowest."""
+    """The rate in force: what is written, or what headers say and what was learned of the models that were asked, all
+    together; the lowest."""
     learned_per_minute: float | None
     """What the server was found to allow."""
     requests_left: float | None
@@ -36,7 +38,7 @@ class Gauge:
     tokens_left: float | None
     """Tokens that could be reserved at once."""
     paused_s: float
-    """Seconds for which nothing is sent, as the server asked."""
+    """Seconds for which a model is not asked, as the server wants it; the longest."""
     breaker: str
     """closed, open, probing or ramping."""
     granted: int
@@ -53,21 +55,29 @@ class Gauge:
 def read_gauge(account: Account, now: float) -> Gauge:
     """The account as it stands at that moment (monotonic seconds)."""
     gates = account.gates
-    learned = account.adaptive.rate(now) if account.adaptive.learned else None
+    asked = [model for model in account.models.values() if model.departed.number]
+    learned = _summed([model.adaptive.rate(now) for model in asked if model.adaptive.learned])
+    rate = lower(gates.rate, _summed([model.gates.rate for model in asked]))
+    left = lower(gates.level(now), _summed([model.gates.level(now) for model in asked]))
     elapsed = now - (account.began if account.began is not None else now)
-    possible = None if gates.rate is None or elapsed < SHORTEST else gates.rate * elapsed
+    possible = None if rate is None or elapsed < SHORTEST else rate * elapsed
     return Gauge(
         in_flight=gates.in_flight,
         waiting=account.waiting,
         max_concurrent=account.most,
         slots=account.breaker.width(account.most, now),
-        requests_per_minute=None if gates.rate is None else gates.rate * MINUTE,
+        requests_per_minute=None if rate is None else rate * MINUTE,
         learned_per_minute=None if learned is None else learned * MINUTE,
-        requests_left=gates.level(now),
+        requests_left=left,
         tokens_per_minute=gates.limits.tokens_per_minute,
         tokens_left=None if gates.tokens is None else gates.tokens.level(now),
-        paused_s=max(0.0, account.paused_until - now),
+        paused_s=max((0.0, *(model.paused_until - now for model in asked))),
         breaker=account.breaker.state.value,
         granted=gates.granted,
         utilisation=None if not possible else min(1.0, gates.granted / possible),
     )
+
+
+def _summed(rates: list[float | None]) -> float | None:
+    """Of all models; one that has none makes it unlimited."""
+    return None if not rates or None in rates else sum(rate for rate in rates if rate is not None)

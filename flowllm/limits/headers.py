@@ -1,17 +1,38 @@
-"""What a server's rate-limit headers say: OpenAI's `x-ratelimit-*`, which many others send too."""
+"""What a server's rate-limit headers say, in the spellings that servers use.
+
+`x-ratelimit-limit-requests` (OpenAI, Groq, LiteLLM, Azure), the same with `-minute` or `-day` (Cerebras) and in
+Mistral's words, `anthropic-ratelimit-requests-limit`, and `ratelimit-limit`, `ratelimit` and `ratelimit-policy` as the
+IETF drafts have them. None of them says for sure over which time a limit counts.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from flowllm.limits.gates import MINUTE
 
-_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+DAY = 86_400.0
+LONGEST_WINDOW = 1.1 * MINUTE
+"""Seconds; a limit over a longer time is no rate at which to send."""
+RATE_HEADERS = re.compile(r"(x-|anthropic-)?ratelimit.*", re.IGNORECASE)
+"""Names of headers that may speak of limits."""
+_EARLIEST = 1e9
+"""From here on a number is a moment, in seconds since 1970; that many thousand, in milliseconds."""
+_UNITS = {"d": DAY, "h": 3_600.0, "m": MINUTE, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
+_NAMES = {"requests": ("requests", "req"), "tokens": ("tokens",)}
+_SPANS = {"second": 1.0, "minute": MINUTE, "hour": 3_600.0, "day": DAY, "month": 30 * DAY}
+_PARAMETER = re.compile(r"(?:^|[;,\s])(limit|remaining|reset|q|r|t|w)\s*=\s*\"?([^;,\"\s]+)", re.IGNORECASE)
+_LEADING = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:[,;]|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,48 +40,136 @@ class Quota:
     """One quota as the server tells it; what it does not tell is None."""
 
     limit: float | None = None
-    """Units a minute, or a day."""
+    """Units a window."""
     remaining: float | None = None
     """Units left now."""
     reset: float | None = None
-    """Seconds until all of it is there again."""
+    """Seconds until the window is over, or all of a bucket is there again."""
+    window: float | None = None
+    """Seconds over which the limit counts, where that is told."""
 
     @property
     def rate(self) -> float | None:
-        """Units a second that come back.
+        """Units a second, where the limit is one of a minute or less; None: it is not, or that does not show.
 
-        Some servers tell a limit of a day in these headers; how long the rest takes to come back gives that away.
+        In a bucket what was taken comes back after a share of the window; in a fixed window the reset is at most
+        its length. So a limit that is used to some part and takes no longer to come back is a minute's.
         """
         if not self.limit:
             return None
-        rate = self.limit / 60
-        if self.remaining is not None and self.reset and self.limit - self.remaining >= 1:
-            returning = (self.limit - self.remaining) / self.reset
-            rate = returning if returning < rate / 2 else rate
-        return rate
+        window = self.window
+        if window is None and self.reset is not None and self.remaining is not None:
+            used = self.limit - self.remaining
+            if used >= 1 and self.reset * self.limit <= LONGEST_WINDOW * used:
+                window = MINUTE
+        if window is None or window > LONGEST_WINDOW or (self.reset or 0.0) > LONGEST_WINDOW:
+            return None
+        return self.limit / window
 
 
-def read_quota(headers: Mapping[str, str], what: str) -> Quota:
-    """The quota of `what` (requests or tokens) in lower-case headers. Nonsense counts as not told."""
-    return Quota(
-        limit=_number(headers.get(f"x-ratelimit-limit-{what}")),
-        remaining=_number(headers.get(f"x-ratelimit-remaining-{what}")),
-        reset=parse_reset(headers.get(f"x-ratelimit-reset-{what}")),
-    )
+def read_quotas(headers: Mapping[str, str], what: str, *, now: float) -> list[Quota]:
+    """The quotas of `what` (requests or tokens) in lower-case headers; nonsense counts as not told.
+
+    `now` is the wall clock, in seconds since 1970: a reset may be told as a moment.
+    """
+    found = []
+    for pattern, window in _families(headers, what):
+        quota = Quota(
+            limit=_number(_first(headers.get(pattern.format("limit")))),
+            remaining=_number(headers.get(pattern.format("remaining"))),
+            reset=parse_reset(headers.get(pattern.format("reset")), now=now),
+            window=window,
+        )
+        if quota != Quota(window=window):
+            found.append(quota)
+    if what == "requests":
+        found += _drafts(headers, now)
+    return found
 
 
-def parse_reset(text: str | None) -> float | None:
-    """Seconds from texts such as `6m0s`, `1.5s`, `120ms` or a plain number; None for anything else."""
+def _families(headers: Mapping[str, str], what: str) -> Iterator[tuple[str, float | None]]:
+    """Patterns of the names of a limit, what remains of it and its reset, with the seconds of its window."""
+    for name in _NAMES[what]:
+        yield f"x-ratelimit-{{}}-{name}", _number(headers.get(f"x-ratelimit-renewalperiod-{name}")) or None
+        for span, seconds in _SPANS.items():
+            yield f"x-ratelimit-{{}}-{name}-{span}", seconds
+        yield f"anthropic-ratelimit-{name}-{{}}", None
+    if what == "requests":
+        yield "x-ratelimit-{}", None
+        yield "ratelimit-{}", _parameters(headers.get("ratelimit-limit")).get("w")
+
+
+def _drafts(headers: Mapping[str, str], now: float) -> Iterator[Quota]:
+    """`ratelimit: limit=100, remaining=50, reset=5`, or `"burst";r=50;t=30` with `ratelimit-policy: "burst";q=100;w=60`."""
+    told, policies = headers.get("ratelimit"), headers.get("ratelimit-policy", "")
+    if told is None:
+        return
+    if "remaining" in told:
+        parameters = _parameters(told)
+        yield Quota(
+            limit=parameters.get("limit"),
+            remaining=parameters.get("remaining"),
+            reset=_from(parameters.get("reset"), now),
+            window=_parameters(policies).get("w"),
+        )
+        return
+    known = {_name(policy): _parameters(policy) for policy in policies.split(",")}
+    for item in told.split(","):
+        parameters, policy = _parameters(item), known.get(_name(item), {})
+        yield Quota(
+            limit=policy.get("q"),
+            remaining=parameters.get("r"),
+            reset=_from(parameters.get("t"), now),
+            window=policy.get("w"),
+        )
+
+
+def _name(item: str) -> str:
+    return item.partition(";")[0].strip().strip('"')
+
+
+def _parameters(text: str | None) -> dict[str, float]:
+    found = ((name.lower(), _number(value)) for name, value in _PARAMETER.findall(text or ""))
+    return {name: value for name, value in found if value is not None}
+
+
+def _first(text: str | None) -> str | None:
+    """`100, 100;w=60` starts with the limit that is nearest."""
+    match = _LEADING.match(text or "")
+    return text if match is None else match[1]
+
+
+def parse_reset(text: str | None, *, now: float) -> float | None:
+    """Seconds from texts such as `6m0s`, `1.5s`, `120ms`, a plain number, or a moment (seconds or milliseconds since
+    1970, an ISO or HTTP date); None for anything else. `now` is the wall clock, in seconds since 1970."""
     if text is None:
         return None
-    text = text.strip().lower()
+    text = text.strip()
     plain = _number(text)
     if plain is not None:
-        return plain
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+        return _from(plain, now)
+    parts = _PART.findall(text.lower())
+    if parts and "".join(itertools.chain.from_iterable(parts)) == text.lower():
+        return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+    moment = _moment(text)
+    return None if moment is None else max(0.0, moment - now)
+
+
+def _from(number: float | None, now: float) -> float | None:
+    """A number of seconds, or a moment."""
+    if number is None or number < _EARLIEST:
+        return number
+    return max(0.0, (number if number < _EARLIEST * 1000 else number / 1000) - now)
+
+
+def _moment(text: str) -> float | None:
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = read(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError, IndexError, TypeError):
+            continue
+    return None
 
 
 def _number(text: str | None) -> float | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowllm.errors import AttemptTimedOut
-from flowllm.limits.account import Account, Admission, Departure
+from flowllm.limits.account import Account, Admission
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.gauge import Gauge, read_gauge
+from flowllm.limits.learned import Departure
 from flowllm.limits.patience import Report, judge
 from flowllm.types import Limits, Priority
 
@@ -38,7 +39,7 @@ class Permit:
     def answered(self, headers: Mapping[str, str], *, used: float) -> str | None:
         """The answer is here: what its headers say, and the tokens that it took. Gives what people should hear."""
         was_open = self._account.breaker.state is BreakerState.PROBING
-        self._account.answered(headers, self._departure or Departure())
+        self._account.answered(headers, self._departure or Departure(model=self._admission.model))
         if self._account.gates.limits.tokens_charged == "usage":
             self._used = used
         return "answers again: requests go out, slowly at first" if was_open else None
@@ -47,7 +48,7 @@ class Permit:
         """No answer came: what that means for the account. The tokens that were reserved are given back, but for
         a request that the server may still be working on."""
         self._used = None if isinstance(error, AttemptTimedOut) else 0.0
-        return judge(self._account, error, self._departure or Departure())
+        return judge(self._account, error, self._departure or Departure(model=self._admission.model))
 
     def release(self) -> None:
         """Give the slot back, once; tokens stay charged as reserved unless they were told to be otherwise."""
@@ -138,16 +139,19 @@ class Limiter:
         found = self._account(account)
         return Permit(found, admission, await found.acquire(admission))
 
-    def learned(self, account: Hashable) -> float | None:
-        """Requests a second that the server was found to allow; None: nothing was learned."""
-        found = self._account(account)
-        return found.adaptive.rate(self._clock.monotonic()) if found.adaptive.learned else None
+    def learned(self, account: Hashable) -> dict[str, float]:
+        """Requests a second that the server was found to allow, by model; those of which nothing was learned are left
+        out."""
+        now = self._clock.monotonic()
+        rates = {name: model.adaptive.rate(now) for name, model in self._account(account).models.items()}
+        models = self._account(account).models
+        return {
+            name: rate for name, rate in rates.items() if rate is not None and models[name].adaptive.learned
+        }
 
-    def remember(self, account: Hashable, rate: float) -> None:
-        """What an earlier run learned, to begin with."""
-        found = self._account(account)
-        if not found.adaptive.learned:
-            found.adaptive.start_at(rate, self._clock.monotonic())
+    def remember(self, account: Hashable, model: str, rate: float) -> None:
+        """What an earlier run learned of a model, in requests a second, to begin with."""
+        self._account(account).remember(model, rate)
 
     def gauges(self) -> dict[Hashable, Gauge]:
         """How each account stands."""

@@ -22,7 +22,8 @@ from flowllm.types import DEFAULT_PATIENCE
 
 if TYPE_CHECKING:
     from flowllm.errors import StepError
-    from flowllm.limits.account import Account, Departure
+    from flowllm.limits.account import Account
+    from flowllm.limits.learned import Departure
 
 NOBODY_THERE = frozenset({"refused", "unknown_host", "unreachable"})
 SHORT_PATIENCE = FIRST_COOLDOWN

@@ -46,7 +46,7 @@ LARGEST_ANSWER = 16 * 1024 * 1024
 LARGEST_VECTOR = 256 * 1024
 """Bytes that each text may add to an answer of many embeddings."""
 SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
-_KEPT_HEADERS = re.compile(r"x-ratelimit-.*|retry-after(-ms)?|x-request-id", re.IGNORECASE)
+_KEPT_HEADERS = re.compile(r"((x-|anthropic-)?ratelimit.*)|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
 _TOOLS = ("tools", "functions")
 

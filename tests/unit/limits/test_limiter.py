@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.errors import RequestRejected
+from flowllm.errors import RateLimited, RequestRejected
 from flowllm.limits.limiter import Limiter, tightest
 from flowllm.types import Limits, Priority
 from tests.support.virtual import LoopClock, run_virtual
@@ -97,22 +97,31 @@ def test_a_request_larger_than_the_limit_is_refused_at_once() -> None:
         run_virtual(main())
 
 
-def test_a_pause_holds_back_the_whole_account() -> None:
-    async def main() -> list:
-        made, log = limiter(max_concurrent=99), []
-        made._account("account").pause(7)
-        made._account("account").pause(3)
-        await asyncio.gather(*(hold(made, log, n) for n in range(3)))
-        return [at for _, at in log]
+async def refused(made: Limiter, *retry_after: float, model: str = "") -> None:
+    """So many 429s at once."""
+    permits = [await made.acquire("account", model=model) for _ in retry_after]
+    for permit in permits:
+        await permit.depart()
+    for permit, seconds in zip(permits, retry_after, strict=True):
+        permit.failed(RateLimited("429", retry_after=seconds))
+        permit.release()
 
-    assert run_virtual(main()) == [7, 7, 7]
+
+def test_a_pause_holds_back_the_whole_model_and_no_other() -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=99, adaptive=False), []
+        await refused(made, 7, 3, model="m")
+        await asyncio.gather(*(hold(made, log, model, model=model) for model in "mmnmn"))
+        return log
+
+    assert run_virtual(main()) == [("n", 0), ("n", 0), ("m", 7), ("m", 7), ("m", 7)]
 
 
 @pytest.mark.parametrize(("asked", "waited"), [(1e9, 3600), (-5, 0)])
 def test_a_pause_is_clamped(asked: float, waited: float) -> None:
     async def main() -> float:
-        made = limiter()
-        made._account("account").pause(asked)
+        made = limiter(adaptive=False)
+        await refused(made, asked)
         await made.acquire("account")
         return asyncio.get_running_loop().time()
 

@@ -93,7 +93,7 @@ def test_no_limit_is_ever_passed_everyone_goes_and_all_is_given_back(seed: int) 
         assert sum(begin <= at < begin + 2 for at in log.departed) <= 4 + 2 * 2
     assert log.done >= 40 - cancelled
     account = limiter._account("a")
-    for gates in (account.gates, account.models["m"]):
+    for gates in (account.gates, account.models["m"].gates):
         assert gates.in_flight == 0
         assert gates.reserved == pytest.approx(0, abs=1e-6)
     assert account.waiting == 0
@@ -309,7 +309,7 @@ def test_a_429_that_says_nothing_slows_down_and_does_not_stop() -> None:
 
 
 def test_without_adaptive_a_429_changes_no_rate_but_its_pause_holds() -> None:
-    async def main() -> tuple[float, float | None]:
+    async def main() -> tuple[float, dict]:
         limiter = with_limits(requests_per_minute=600, adaptive=False)
         permit = await sent(limiter)
         permit.failed(RateLimited("429", retry_after=3))
@@ -319,18 +319,30 @@ def test_without_adaptive_a_429_changes_no_rate_but_its_pause_holds() -> None:
 
     at, learned = run_virtual(main())
     assert at == pytest.approx(3)
-    assert learned is None
+    assert learned == {}
 
 
 def test_the_timer_of_a_slow_rate_does_not_sleep_while_the_rate_grows() -> None:
     async def main() -> float:
         limiter = with_limits()
-        limiter.remember("a", 1 / 60)
-        for _ in range(2):
+        limiter.remember("a", "", 1.0)
+        for _ in range(20):
             (await sent(limiter)).release()
         return now()
 
-    assert run_virtual(main()) < 50
+    assert run_virtual(main()) < 19
+
+
+def test_a_very_low_rate_of_an_earlier_run_holds_nothing_back_for_long() -> None:
+    async def main() -> float:
+        limiter = with_limits()
+        limiter.remember("a", "m", 1 / 60)
+        for _ in range(5):
+            (await sent(limiter, model="m")).release()
+            (await sent(limiter, model="other")).release()
+        return now()
+
+    assert run_virtual(main()) <= 5
 
 
 def test_one_that_leaves_the_head_of_the_queue_makes_way_for_who_stood_behind() -> None:
