@@ -203,9 +203,18 @@ class ConditionFailed(StepError):
 
 
 class PythonFailed(StepError):
-    """A function of the user's raised, or gave what JSON cannot hold."""
+    """A function of the user's raised, or gave what JSON cannot hold. `traceback` is its code's, where it raised."""
 
     retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", traceback: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.traceback = traceback
+
+    def as_dict(self) -> dict[str, Json]:
+        """As of any other, with the traceback if there is one."""
+        record = super().as_dict()
+        return {**record, "traceback": self.traceback} if self.traceback else record
 
 
 class ShellFailed(StepError):

@@ -59,6 +59,13 @@ def _debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
         state.debug = True
 
 
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    context = click.get_current_context(silent=True)
+    state = None if context is None else context.find_object(Globals)
+    return state is not None and state.debug
+
+
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
 )

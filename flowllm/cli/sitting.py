@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowllm.cli.options import debugging
 from flowllm.cli.output import messages, print_json, print_outputs
 from flowllm.cli.session import failed_command, open_app, resume_command
 from flowllm.cli.signals import StopOnSignals
@@ -38,6 +39,8 @@ class Shown:
     quiet: bool = False
     events: str | None = None
     grace: float | None = None
+    debug: bool = field(default_factory=debugging)
+    """Tracebacks are shown."""
     screen: Screen = field(default_factory=messages)
 
     def observers(self, summary: Summary) -> list[Observer]:
@@ -56,7 +59,7 @@ async def carry_out(
     start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]],
 ) -> int:
     """Start a run or go on with one, show it, and give the exit code."""
-    stop, summary = StopSignal(), Summary()
+    stop, summary = StopSignal(), Summary(tracebacks=shown.debug)
     async with open_app(place) as app:
         # What functions of the user's own print must not get among the results.
         with redirect_stdout(sys.stderr), StopOnSignals(stop, say=shown.screen.line) as signals:

@@ -40,7 +40,9 @@ _ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "canc
 class Summary:
     """Keeps what the end of a run needs, and puts it into lines. What it keeps does not grow with the items."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tracebacks: bool = False) -> None:
+        """`tracebacks`: of errors in functions of the user's, too."""
+        self._tracebacks = tracebacks
         self.ended: RunEnded | None = None
         self._started: RunStarted | None = None
         self._outcomes: Counter[str] = Counter()
@@ -125,6 +127,8 @@ class Summary:
             return
         if len(self._errors) < MOST_ERRORS:
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
+            if self._tracebacks and error.get("traceback"):
+                short["traceback"] = error["traceback"]
             self._errors.append((event.node_id, short))
         else:
             self._untold += 1
@@ -206,11 +210,13 @@ def _rows(counts: Mapping[str, Json], output: str | None) -> str:
 
 
 def error_lines(step: str, error: Mapping[str, Json]) -> list[tuple[Part, ...]]:
-    """An error and, below it, what to do about it."""
+    """An error and, below it, what to do about it, and the traceback if its record has one."""
     where = f" {step}:" if step else ""
     lines: list[tuple[Part, ...]] = [(("error:", "bold red"), f"{where} {error_text(error)}")]
     if hint := error.get("hint"):
         lines += [(f"  {visible(line)}",) for line in str(hint).splitlines()]
+    if traceback := error.get("traceback"):
+        lines += [(f"    {visible(line)}",) for line in str(traceback).splitlines()]
     return lines
 
 

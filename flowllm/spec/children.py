@@ -347,7 +347,7 @@ def _texts(step: Step, files: AbstractMapping[str, str]) -> Iterator[str]:
         if body.output is not None:
             yield canonical(body.output.schema)
     elif isinstance(body, PythonBody) and body.file is not None:
-        yield files.get(body.file, "")
+        yield from (files.get(file, "") for file in (body.file, *body.helpers))
     elif isinstance(body, WorkflowBody):
         yield body.graph.digest
 

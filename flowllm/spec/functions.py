@@ -6,7 +6,8 @@ import ast
 import warnings
 from typing import TYPE_CHECKING
 
-from flowllm.spec.files import absolute
+from flowllm.spec.files import Unreadable, absolute
+from flowllm.spec.imports import imported_files
 from flowllm.spec.problems import Wrong, nearest
 from flowllm.spec.workflow import PythonBody
 
@@ -33,7 +34,17 @@ def python_body(
         return PythonBody(function=function, module=place, arguments=arguments)
     name, text = sources.read_named(place, where)
     _check_defined(function, place, _parse(place, text, where), where)
-    return PythonBody(function=function, file=absolute(name), arguments=arguments)
+    helpers = tuple(
+        absolute(helper) for helper in imported_files(name, text, lambda file: _text(file, sources))
+    )
+    return PythonBody(function=function, file=absolute(name), helpers=helpers, arguments=arguments)
+
+
+def _text(file: str, sources: Sources) -> str | None:
+    try:
+        return sources.read(file)
+    except Unreadable:
+        return None
 
 
 def _parse(place: str, text: str, where: Location) -> ast.Module:

@@ -184,6 +184,8 @@ class PythonBody:
     """An importable module's name, or"""
     file: str | None = None
     """a file's absolute path; its text is in Workflow.files under this very path."""
+    helpers: tuple[str, ...] = ()
+    """Absolute paths of files in the folder of `file` that it imports, directly or not; in Workflow.files too."""
     arguments: ValueTemplate | None = None
     """Gives a mapping of keyword arguments."""
 

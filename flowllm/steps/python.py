@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-import threading
-import traceback
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowllm.calls.gate import being_cancelled
 from flowllm.errors import PythonFailed
-from flowllm.fingerprint import digest, fingerprint
+from flowllm.fingerprint import canonical, digest, fingerprint
 from flowllm.steps.base import Bound, Work
-from flowllm.steps.jsonable import not_json, plain
+from flowllm.steps.jsonable import Later, NotPlain, plain
 from flowllm.steps.lazy import lazy_arguments
 from flowllm.steps.local import Act, Local, too_late
+from flowllm.steps.modules import StepModules
+from flowllm.steps.threads import in_thread
+from flowllm.steps.tracebacks import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,6 +69,7 @@ class PythonKind:
     def __init__(self, files: Mapping[str, str], secrets: Mapping[str, str], redactor: Redactor) -> None:
         """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds."""
         self._files = files
+        self._modules = StepModules(files)
         self._secrets = secrets
         self._redactor = redactor
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -113,19 +115,22 @@ class PythonKind:
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
-                value = await _invoke(function, cast("_Call", bound.work).arguments)
-            return self._redactor.value(_checked(value, name))
+                return await _invoke(function, cast("_Call", bound.work).arguments, self._redactor.value)
+        except NotPlain as error:
+            raise PythonFailed(
+                f"{name} returned {self._redactor.text(error.message)}", hint=error.hint
+            ) from None
         except PythonFailed:
             raise
         except asyncio.CancelledError as error:
             if being_cancelled():
                 raise
-            raise PythonFailed(self._told(error, body)) from None
+            raise self._failed(error, body) from None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the step's failure
             if deadline.expired():
                 then = "a plain function goes on in its thread, a coroutine was cancelled"
                 raise too_late(f"{name} did not return", limit, then, attempt=limit < left) from None
-            raise PythonFailed(self._told(error, body)) from None
+            raise self._failed(error, body) from None
 
     def _loaded(self, body: PythonBody) -> Callable[..., Any]:
         try:
@@ -133,13 +138,13 @@ class PythonKind:
         except PythonFailed:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - importing runs the user's code
-            raise PythonFailed(self._told(error, body)) from None
+            raise self._failed(error, body) from None
 
     def _function(self, body: PythonBody) -> Callable[..., Any]:
         place = f"{body.module or body.file}:{body.function}"
         if place not in self._functions:
             module = (
-                importlib.import_module(body.module) if body.module else load(body.file or "", self._files)
+                importlib.import_module(body.module) if body.module else self._modules.load(body.file or "")
             )
             function = getattr(module, body.function, None)
             if not callable(function):
@@ -153,97 +158,89 @@ class PythonKind:
             self._hashes[place] = source_hash(body, self._files)
         return self._hashes[place]
 
-    def _told(self, error: BaseException, body: PythonBody) -> str:
-        where = ""
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if frame.filename == body.file or "flowllm" not in frame.filename:
-                where = f" ({Path(frame.filename).name}:{frame.lineno})"
-                break
-        said = self._redactor.text(f"{type(error).__name__}: {error}".strip(": "))
-        return f"{body.function} raised {said}{where}"
+    async def close(self) -> None:
+        """Forget the modules of the run's files."""
+        self._modules.close()
+
+    def _failed(self, error: BaseException, body: PythonBody) -> PythonFailed:
+        where = body.file or getattr(sys.modules.get(body.module or ""), "__file__", None) or ""
+        folder = os.path.join(os.path.dirname(where), "") if where else os.devnull  # noqa: PTH118, PTH120
+        what = told(error, folder=folder, clean=lambda text: self._redactor.text(self._modules.clean(text)))
+        return PythonFailed(f"{body.function} raised {what.line}", traceback=what.traceback)
 
 
-def _checked(value: Any, name: str) -> Json:
-    """The value as plain JSON. Raises PythonFailed if it is none."""
+async def _invoke(
+    function: Callable[..., Any], arguments: Mapping[str, Json], mask: Callable[[Json], Json]
+) -> Json:
+    """What the function gives, plain and masked. Raises NotPlain, and whatever the function raises."""
+    if not inspect.iscoroutinefunction(function):
+        value, pending = await in_thread(lambda: _called(function, arguments, mask))
+        if not pending:
+            return value
+    else:
+        value = function(**arguments)
+    if inspect.isawaitable(value):
+        value = await value
+    if hasattr(value, "__aiter__"):
+        value = [item async for item in value]
     try:
-        problem = not_json(value)
-        if not problem:
-            return plain(value)
-    except RecursionError:
-        problem = "a value that is nested too deeply, or contains itself"
-    raise PythonFailed(
-        f"{name} returned {problem}",
-        hint="return plain JSON values: None, bool, numbers, text, lists, dicts",
-    )
+        return mask(plain(value, soon=True))
+    except Later:
+        return await in_thread(lambda: mask(plain(value)))
 
 
-async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(**arguments)
-    value = await in_thread(lambda: function(**arguments))
-    return await value if inspect.isawaitable(value) else value
-
-
-async def in_thread(function: Callable[[], Any]) -> Any:
-    """What the function gives, called in a thread of its own that does not keep the process alive."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def hand_over(value: Any, error: BaseException | None) -> None:
-        if not future.done():
-            future.set_result(value) if error is None else future.set_exception(error)
-
-    def call() -> None:
-        value, failure = None, None
-        try:
-            value = function()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the value is awaited
-            failure = error if _can_be_raised(error) else RuntimeError(f"{type(error).__name__}: {error}")
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for the value
-            loop.call_soon_threadsafe(hand_over, value, failure)
-
-    threading.Thread(target=call, name="flowllm-python", daemon=True).start()
-    return await future
-
-
-def _can_be_raised(error: BaseException) -> bool:
-    """Where it is awaited: a future refuses a StopIteration, and a KeyboardInterrupt would end the loop."""
-    known = isinstance(error, (Exception, SystemExit, asyncio.CancelledError))
-    return known and not isinstance(error, StopIteration)
-
-
-def load(path: str, files: Mapping[str, str]) -> types.ModuleType:
-    """A module from the text of a file, with the file's folder importable."""
-    folder = str(Path(path).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    module = types.ModuleType(f"flowllm_step_{digest(path)[:12]}")
-    module.__file__ = path
-    sys.modules[module.__name__] = module
-    exec(compile(files[path], path, "exec"), module.__dict__)  # noqa: S102 - the author's own code, as asked
-    return module
+def _called(
+    function: Callable[..., Any], arguments: Mapping[str, Json], mask: Callable[[Json], Json]
+) -> tuple[Any, bool]:
+    """What a plain function gives; True beside it if that is still to be awaited, on the loop."""
+    value = function(**arguments)
+    if inspect.isawaitable(value) or hasattr(value, "__aiter__"):
+        return value, True
+    return mask(plain(value)), False
 
 
 def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:
-    """Hash of the code: its syntax tree, so that comments and blank lines do not count."""
-    if body.file is not None:
-        text = files[body.file]
-    else:
-        try:
-            spec = importlib.util.find_spec(body.module or "")
-        except (ImportError, ValueError):
-            spec = None
-        except Exception as error:  # noqa: BLE001 - to find a module imports the packages around it
-            said = f"{type(error).__name__}: {error}"
-            raise PythonFailed(f"the package of {body.module} cannot be imported: {said}") from None
-        if spec is None:
-            raise PythonFailed(f"no module named {body.module}", hint="install it, or use ./file.py:function")
-        if spec.origin is None or not spec.origin.endswith(".py"):
-            return f"module {body.module}"
-        text = Path(spec.origin).read_text(encoding="utf-8")
+    """Hash of the code: its syntax tree and those of the files beside it that it imports, so that comments and blank
+    lines do not count. Raises PythonFailed."""
+    if body.file is None:
+        return _module_hash(body.module or "")
+    code = _tree_hash(files[body.file], body.file)
+    if not body.helpers:
+        return code
+    folder = os.path.dirname(body.file)  # noqa: PTH120 - the path as it is in the snapshot
+    helpers = {os.path.relpath(file, folder): _helper_hash(files[file], file) for file in body.helpers}
+    return digest(canonical([code, helpers]))
+
+
+@functools.cache
+def _module_hash(module: str) -> str:
+    """Once a process: what it has imported stays what it is, whatever becomes of the file."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    except Exception as error:  # noqa: BLE001 - to find a module imports the packages around it
+        said = f"{type(error).__name__}: {error}"
+        raise PythonFailed(f"the package of {module} cannot be imported: {said}") from None
+    if spec is None:
+        raise PythonFailed(f"no module named {module}", hint="install it, or use ./file.py:function")
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return f"module {module}"
+    return _tree_hash(Path(spec.origin).read_text(encoding="utf-8"), module)
+
+
+def _tree_hash(text: str, name: str) -> str:
     try:
         return digest(ast.dump(ast.parse(text)))
     except SyntaxError as error:
-        raise PythonFailed(f"{body.file or body.module}:{error.lineno}: {error.msg}") from None
+        raise PythonFailed(f"{name}:{error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        raise PythonFailed(f"{body.file or body.module} is not Python: {error}") from None
+        raise PythonFailed(f"{name} is not Python: {error}") from None
+
+
+def _helper_hash(text: str, name: str) -> str:
+    """Also of one that is no Python: it may be one that is never imported."""
+    try:
+        return _tree_hash(text, name)
+    except PythonFailed:
+        return digest(text)

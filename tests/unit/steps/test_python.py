@@ -53,13 +53,16 @@ def test_a_coroutine_runs_on_the_loop_and_a_plain_function_in_a_thread() -> None
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise ValueError('bad')", "work raised ValueError: bad (tools.py:3)"),
+        (
+            "raise ValueError('bad')",
+            "work raised ValueError: bad (tools.py:3, in work: raise ValueError('bad'))",
+        ),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("raise asyncio.CancelledError", "work raised CancelledError"),
         ("return {1: 2}", "a mapping with the key 1"),
         ("return [float('nan')]", r"nan at [0]"),
         ("a = []; a.append(a); return a", "contains itself"),
-        ("return object()", "a object, which JSON cannot hold"),
+        ("return object()", "an object, which JSON cannot hold"),
     ],
 )
 def test_whatever_it_raises_or_gives_is_its_steps_failure(body: str, said: str) -> None:
