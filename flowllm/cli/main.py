@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -9,6 +10,7 @@ import click
 
 from flowllm import __version__
 from flowllm.cli.failures import guarded
+from flowllm.cli.interrupts import handle_once
 from flowllm.cli.lazy import Entry, LazyGroup
 from flowllm.cli.options import Globals, debug_option
 
@@ -66,12 +68,13 @@ def cli() -> None:
 
     \b
     Exit codes: 0 succeeded; 1 the run failed; 2 wrong usage or an invalid workflow;
-    3 paused; 130 and 143 interrupted.
+    3 paused; 130, 143 and 129 interrupted.
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
 
 
 def main() -> NoReturn:
     """What the command `flowllm` calls."""
+    handle_once(signal.SIGINT)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 KEPT_ERRORS = 64 * 1024
 """Bytes of standard error that are kept, from its end."""
-PATIENCE = 2.0
+PATIENCE = 1.0
 """Seconds between asking a command to end and killing it; and for the output of what has left the group."""
 SIGNALLED: Final = 128
 """What a shell adds to the number of the signal that killed a command, for its status."""

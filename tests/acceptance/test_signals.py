@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +43,9 @@ def _signalled(project: Project, *words: object, at: Callable[[], object], numbe
     return Outcome(code=outcome.code, out=outcome.out, err=said + outcome.err)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_first_signal_lets_calls_in_flight_finish(
     number: int, code: int, project: Project, server: Server
 ) -> None:
@@ -132,3 +135,78 @@ def test_a_signal_ends_the_wait_of_a_backoff(project: Project, server: Server) -
     server.script = echo
     assert project.json("resume")["steps"]["a"]["status"] == "succeeded"
     assert len(server.requests) == 3
+
+
+BLOCKING = """
+import asyncio, re, time
+from pathlib import Path
+
+async def sleep():
+    await begun()
+    time.sleep(600)
+
+async def match():
+    await begun()
+    re.match("(a+)+$", "a" * 40 + "b")  # which gives no other thread a turn, for years
+
+async def begun():
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    Path("begun").touch()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("function", ["sleep", "match"])
+@pytest.mark.parametrize("heard", [False, True])
+def test_the_second_signal_ends_a_process_whose_loop_stands_still(
+    function: str, number: signal.Signals, heard: bool, project: Project
+) -> None:
+    """Whether it stood still before the first one or only after it."""
+    project.write("steps.py", BLOCKING)
+    go, begun = project.folder / "go", project.folder / "begun"
+    process = project.start("run", project.flow(steps={"a": {"python": f"./steps.py:{function}"}}))
+    with killed_at_exit(process):
+        assert process.stderr is not None
+        until(lambda: "RUN" in process.stderr.readline(), "the step", of=process)
+        if not heard:
+            go.touch()
+            until(begun.exists, "the step to stand still", of=process)
+        process.send_signal(number)
+        if heard:
+            until(lambda: "nothing new is sent" in process.stderr.readline(), "the first signal", of=process)
+            go.touch()
+            until(begun.exists, "the step to stand still", of=process)
+        else:
+            until(lambda: _delivered(process.pid), "the first signal to be delivered", of=process)
+        process.send_signal(number)
+        outcome = project.finish(process)
+    assert outcome.code in {-number, 128 + number}, outcome.said
+
+
+def _delivered(pid: int) -> bool:
+    """No signal is on its way to the process, or it has gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    return "ShdPnd:\t0000000000000000" in status
+
+
+def test_a_run_whose_hang_up_signal_is_ignored_outlives_its_terminal(
+    project: Project, server: Server
+) -> None:
+    file = project.flow(steps=prompts(a="a"))
+    server.hold = 2
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = project.start("run", file)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with killed_at_exit(process):
+        until(lambda: len(server.requests) == 1, "the request", of=process)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: _delivered(process.pid), "the signal to be delivered")
+        server.hold = 0
+        outcome = project.finish(process)
+    assert outcome.code == 0, outcome.said

@@ -1,0 +1,24 @@
+"""Signals that end the process also where nothing of Python can run any more."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+
+
+def handle_once(number: int, handler: int | None = None) -> int | None:
+    """Have the system put its own handling of a signal, which ends the process, back when Python's handler is called.
+
+    So a second one ends a process that hangs in C, as in a regular expression that never comes back, where Python calls
+    no handler. Gives the address of Python's handler, to be passed in when it is set again; None on systems that have
+    no such call, where nothing was changed.
+    """
+    try:
+        put = ctypes.CDLL(None).sysv_signal
+    except (OSError, AttributeError):
+        return None
+    put.argtypes, put.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    address: int | None = put(number, None) if handler is None else handler
+    put(number, address)
+    signal.siginterrupt(number, False)  # as asyncio does: system calls of others go on
+    return address
