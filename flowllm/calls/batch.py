@@ -1,8 +1,9 @@
 """Asks that one request can carry gather here, from many steps and items, and share it.
 
 Above the line, below the memo: what is known is not sent, and who waits here holds no slot. A batch goes as soon as
-it is full, or when its first ask has waited as long as it may. One that the server refuses is halved and sent
-again, down to the single ask that is at fault: it fails alone.
+it is full, or when its first ask has waited as long as it may. One that the server refuses is halved and sent again,
+down to the single ask that is at fault: it fails alone. If both halves are refused, a few asks are tried alone: it may
+be that nothing in them is at fault (`blame.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
 from flowllm.calls.gate import CallStopped
-from flowllm.errors import RequestRejected, RequestTooLarge, UnknownModel, WrongVectors
+from flowllm.errors import ServerFailed
 from flowllm.fingerprint import fingerprint
 from flowllm.tasks import start_task
 from flowllm.types import Priority, Usage
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from flowllm.request import Answer, Request
     from flowllm.store.base import NodeWrite
 
-_ITS_FAULT = frozenset({None, 400, 413, 422})
-"""HTTP statuses of a refusal that may be one ask's fault; None: it was refused here, as too large."""
+_MOST_ATTEMPTS = 2
+"""Of a request for several asks, before they are tried alone."""
 _URGENCY = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 
 
@@ -47,13 +49,16 @@ class _Member:
 class _Batch:
     """Calls that share a request. To the line it is one call, with a request of its own."""
 
-    def __init__(self, members: Sequence[_Member], name: str) -> None:
-        """`name` is unlike any other batch's."""
+    def __init__(self, members: Sequence[_Member], name: str, *, suspect: bool = False) -> None:
+        """`name` is unlike any other batch's. `suspect`: one of them may be at fault for all of them."""
         self.members = list(members)
         """Those that still wait."""
         self.sent = list(members)
         """Those whose request went out, or will."""
-        self.ask = _joined([member.call.ask for member in members])
+        self.suspect = suspect
+        self.error: Exception | None = None
+        """Why there is no answer."""
+        self.ask = _joined([member.call.ask for member in members], suspect=suspect)
         self.task: asyncio.Task[None] | None = None
         self._name = name
         self._on_wire = False
@@ -164,6 +169,9 @@ class Batches:
         self._gathering: dict[Hashable, _Gathering] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = itertools.count(1)
+        self._trials: dict[Hashable, asyncio.Lock] = {}
+        self._general: dict[Hashable, object] = {}
+        """What a group's requests were refused with whatever was in them."""
 
     async def answer(self, call: Call) -> Answer:
         """The call's part of a batch's answer; an ask without a batch goes straight on."""
@@ -200,23 +208,91 @@ class Batches:
 
     def _send(self, members: Sequence[_Member]) -> None:
         if members:
-            batch = _Batch(members, f"batch-{next(self._names)}")
+            batch = self._batch(members)
             batch.task = self._start(self._carry_out(batch))
 
+    def _batch(self, members: Sequence[_Member], *, suspect: bool = False) -> _Batch:
+        return _Batch(members, f"batch-{next(self._names)}", suspect=suspect)
+
     async def _carry_out(self, batch: _Batch) -> None:
+        """Ask for all of them; if some of them may be why there is no answer, in parts."""
+        await self._ask(batch)
+        if batch.error is None:
+            return
+        group = _group(batch.sent[0].call.ask)
+        if len(batch.members) < 2 or not may_be_one_alone(batch.error):  # noqa: PLR2004 - a pair is a batch
+            batch.fail(batch.error)
+        elif batch.suspect:
+            self._divide(batch)
+        else:
+            async with self._trials.setdefault(
+                group, asyncio.Lock()
+            ):  # one finds out for all that were refused
+                await self._find_out(batch, batch.error, group)
+
+    async def _ask(self, batch: _Batch) -> None:
         try:
             await self._inner.answer(batch)
         except asyncio.CancelledError:
             batch.fail(CallStopped())
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is each waiter's to deal with
-            if len(batch.members) > 1 and _may_be_one_alone(error):
-                for half in batch.halves():
-                    self._send(half)
-            else:
-                batch.fail(error)
+            batch.error = error
         else:
+            self._general.pop(_group(batch.sent[0].call.ask), None)
             batch.deliver()
+
+    def _divide(self, batch: _Batch) -> None:
+        for half in batch.halves():
+            if half:
+                part = self._batch(half, suspect=True)
+                part.task = self._start(self._carry_out(part))
+
+    async def _find_out(self, batch: _Batch, error: Exception, group: Hashable) -> None:
+        """Send those that still wait in halves, and what is refused then in smaller parts, if that can help."""
+        said = words_of(error)
+        if self._general.get(group) == said:
+            batch.fail(error)
+            return
+        halves = [self._batch(half, suspect=True) for half in batch.halves() if half]
+        await self._all_asked(halves)
+        refused = [half for half in halves if half.error is not None and words_of(half.error) == said]
+        if halves and len(refused) == len(halves) and not await self._one_is_answered(refused, error):
+            if not isinstance(error, ServerFailed):  # trouble passes
+                self._general[group] = said
+            for half in refused:
+                half.fail(half.error or error)
+            return
+        for half in halves:
+            if half.error is None:
+                continue
+            if len(half.members) > 1 and may_be_one_alone(half.error):
+                self._divide(half)
+            else:
+                half.fail(half.error)
+
+    async def _one_is_answered(self, refused: Sequence[_Batch], error: Exception) -> bool:
+        """Try a few of them alone; whether one is answered, or refused for another reason."""
+        members = [(member, half) for half in refused if len(half.members) > 1 for member in half.members]
+        for place in tried_alone([_tokens(member) for member, _ in members], error):
+            member, half = members[place]
+            if member not in half.members:
+                continue
+            half.members.remove(member)
+            single = self._batch([member])
+            await self._all_asked([single])
+            if single.error is None:
+                return True
+            single.fail(single.error)
+            if words_of(single.error) != words_of(error):
+                return True
+        return False
+
+    async def _all_asked(self, batches: Sequence[_Batch]) -> None:
+        for batch in batches:
+            batch.task = self._start(self._ask(batch))
+        if batches:
+            await asyncio.wait([batch.task for batch in batches if batch.task is not None])
 
     async def _leave(self, member: _Member, group: Hashable) -> None:
         if member.batch is not None:
@@ -249,14 +325,17 @@ def _group(ask: Ask) -> Hashable:
     return (_how(ask).group, ask.retry, ask.timeout, ask.asker.tenant, purse)
 
 
-def _joined(asks: Sequence[Ask]) -> Ask:
-    """The ask for all of them. What it completes is their business: it has no rows and no place in the memo."""
+def _joined(asks: Sequence[Ask], *, suspect: bool) -> Ask:
+    """The ask for all of them. Those that are not alone are soon sent in smaller batches rather than again. What it completes is their business: it has no rows and no place in the memo."""
     first = asks[0]
     if len(asks) == 1:
         return first
     return replace(
         first,
         request=_how(first).join([ask.request for ask in asks]),
+        retry=replace(
+            first.retry, max_attempts=min(first.retry.max_attempts, 1 if suspect else _MOST_ATTEMPTS)
+        ),
         key=fingerprint({"batch": [ask.key for ask in asks]}),
         priority=min((ask.priority for ask in asks), key=_URGENCY.index),
         expected=sum((ask.expected for ask in asks), Usage()),
@@ -265,15 +344,6 @@ def _joined(asks: Sequence[Ask]) -> Ask:
 
 def _tokens(member: _Member) -> int:
     return member.call.ask.expected.input_tokens
-
-
-def _may_be_one_alone(error: Exception) -> bool:
-    """One of the batch may be why all of it was refused."""
-    if isinstance(error, RequestTooLarge):
-        return True
-    if isinstance(error, RequestRejected):
-        return error.status in _ITS_FAULT and not isinstance(error, UnknownModel)
-    return isinstance(error, WrongVectors)
 
 
 def _cancel(timer: asyncio.Task[None] | None) -> None:

@@ -16,6 +16,7 @@ from flowllm.errors import (
     RateLimited,
     ServerFailed,
     Unauthorized,
+    WrongVectors,
 )
 from flowllm.limits.breaker import FIRST_COOLDOWN, BreakerState
 from flowllm.types import DEFAULT_PATIENCE
@@ -54,7 +55,7 @@ def judge(account: Account, error: StepError, departure: Departure) -> Report:
     if isinstance(error, RateLimited):
         account.limited(error.retry_after, departure)
     elif isinstance(error, ServerFailed | ConnectionFailed | AttemptTimedOut | BadAnswer) and not isinstance(
-        error, EmptyAnswer
+        error, EmptyAnswer | WrongVectors
     ):
         account.failed()
     elif isinstance(error, Unauthorized):

@@ -97,8 +97,7 @@ def encode_responses(request: ChatRequest, config: OpenAIConfig) -> dict[str, Js
 
 def encode_texts(request: EmbedRequest) -> dict[str, Json]:
     """The body of an Embeddings request."""
-    body: dict[str, Json] = {"encoding_format": "float"}  # what every server knows
-    body |= {key: value for key, value in request.params.items() if value is not None}
+    body = {key: value for key, value in request.params.items() if value is not None}
     body |= {"model": request.model, "input": list(request.texts)}
     return {key: _clean(value) for key, value in body.items()}
 

@@ -21,7 +21,6 @@ EMBED_OPTIONS = {
     "model": "it is a key of its own: `model: …`",
     "dimensions": "it is a key of its own: `dimensions: …`",
     "input": "it is what stands under `embed`",
-    "encoding_format": "how vectors travel cannot be set; they come as numbers",
 }
 """Keys that an embed step's `params` does not take, and what to do instead."""
 

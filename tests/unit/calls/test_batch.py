@@ -13,6 +13,7 @@ from flowllm.calls.line import Line
 from flowllm.calls.memo import Memo
 from flowllm.calls.vectors import divide, join, shared_out
 from flowllm.errors import (
+    ContentFiltered,
     RateLimited,
     RequestRejected,
     ServerFailed,
@@ -198,6 +199,68 @@ def test_one_bad_text_fails_alone() -> None:
         assert failed == ["text-0037"]
         assert isinstance(outcomes[37], RequestRejected)
         assert len(bench.sent) == 1 + 2 * 6  # two halves for each of log2(64) levels
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [
+        (ServerFailed("input (992 tokens) is too large to process", status=500), 25),
+        (ServerFailed("illegal address", status=424), 25),
+        (ContentFiltered("no", status=400), 13),
+        (RequestRejected("no", status=424), 13),
+    ],
+)
+def test_one_bad_text_fails_alone_whatever_the_server_says(error: Exception, most: int) -> None:
+    async def main() -> None:
+        bench = await Bench().open()
+        bench.provider.script = [refusing("text-0037", error=error)] * 200
+        outcomes = await asyncio.gather(*bench.start(*named(64)), return_exceptions=True)
+        assert [at for at, one in enumerate(outcomes) if isinstance(one, Exception)] == [37]
+        assert len(bench.sent) <= most
+
+    run_virtual(main())
+
+
+def test_a_refusal_that_no_text_causes_is_asked_a_few_times_only() -> None:
+    async def main() -> None:
+        bench = await Bench(max_concurrent=20).open()
+        texts = named(300)
+        bench.provider.script = [
+            refusing(*texts, error=RequestRejected("no encoding_format", status=400))
+        ] * 700
+        outcomes = await asyncio.gather(*bench.start(*texts), return_exceptions=True)
+        assert all(isinstance(one, RequestRejected) for one in outcomes)
+        assert len(bench.sent) <= 3 + 2 + 5  # three batches, two halves of one of them, a few texts of it
+        before = len(bench.sent)
+        await asyncio.gather(*bench.start(*(f"other {text}" for text in texts[:100])))
+        assert len(bench.sent) == before + 1
+
+    run_virtual(main())
+
+
+def test_texts_of_which_every_other_is_bad_are_told_apart() -> None:
+    async def main() -> None:
+        bench = await Bench().open()
+        texts = named(64)
+        too_long = [text + " and so on" * 9 for text in texts[::2]]
+        bench.provider.script = [refusing(*too_long, error=RequestRejected("too long: 99", status=400))] * 200
+        outcomes = await asyncio.gather(*bench.start(*too_long, *texts[1::2]), return_exceptions=True)
+        assert [isinstance(one, Exception) for one in outcomes] == [True] * 32 + [False] * 32
+
+    run_virtual(main())
+
+
+def test_a_provider_in_trouble_is_not_asked_for_every_text() -> None:
+    async def main() -> None:
+        bench = await Bench().open()
+        bench.provider.script = [ServerFailed("broken", status=503)] * 400
+        outcomes = await asyncio.gather(
+            *bench.start(*named(100), retry=RetryPolicy(max_attempts=2)), return_exceptions=True
+        )
+        assert all(isinstance(one, Exception) for one in outcomes)
+        assert len(bench.sent) <= 30
 
     run_virtual(main())
 
