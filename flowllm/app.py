@@ -23,9 +23,10 @@ from flowllm.engine.stop import StopSignal
 from flowllm.engine.why import Why, explain
 from flowllm.errors import UsageError
 from flowllm.limits.limiter import Limiter
-from flowllm.over import absolute_paths, open_files
+from flowllm.mending import mended_items
+from flowllm.over import absolute_paths, open_again, open_files
 from flowllm.plan.graph import Graph
-from flowllm.prepare import chosen_steps, edited, every_step, new_run_id
+from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id
 from flowllm.providers.openai import ClientPool
 from flowllm.redact import Redactor
 from flowllm.result import RunOptions, RunResult
@@ -126,7 +127,9 @@ class FlowLLM:
         InvalidWorkflow, InvalidInputs and other UsageErrors before anything is sent, StoreError if results
         can no longer be kept.
         """
+        stop = stop or StopSignal()
         options = absolute_paths(self._settings.complete(options or RunOptions()))
+        options = replace(options, given=tuple({**(inputs or {}), **(input_text or {})}))
         loaded = self._load(workflow, options)
         given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
         steps = chosen_steps(loaded, options)
@@ -135,7 +138,9 @@ class FlowLLM:
         secrets = self._read_secrets(loaded)
         run = self._new_run(loaded, given, options, providers.default, tenant)
         spool = self._spool(run.run_id)
-        rows = None if options.over is None else open_files(loaded, options, spool=spool)
+        rows = None
+        if options.over is not None:
+            rows = await open_files(loaded, options, spool=spool, given=given, stop=stop)
         run = replace(await self.store.create_run(run), inputs=given)
         sitting = self._sitting(
             workflow=loaded,
@@ -147,7 +152,7 @@ class FlowLLM:
             observers=observers,
             rows=rows,
         )
-        await sitting.hold(stop=stop or StopSignal())
+        await sitting.hold(stop=stop, notices=() if rows is None else rows.notices)
         return await self._result(run.run_id, loaded)
 
     async def resume(
@@ -155,6 +160,9 @@ class FlowLLM:
         run_id: str | None = None,
         *,
         file: str | Path | None = None,
+        inputs: Mapping[str, Json] | None = None,
+        input_text: Mapping[str, str] | None = None,
+        mended: Sequence[Json] = (),
         retry_failed: bool = False,
         until: str | None = None,
         observers: Sequence[Observer] = (),
@@ -162,15 +170,21 @@ class FlowLLM:
     ) -> RunResult:
         """Go on with a run: what holds is kept, everything else is carried out.
 
-        Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now.
+        Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now;
+        `inputs` and `input_text`, as for `run`, go over what it was given before; `mended` are lines of `flowllm failed`,
+        whose items are taken in place of those that failed.
         A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
         """
+        stop = stop or StopSignal()
         run = await self._to_resume(run_id)
         options = replace(RunOptions.of(run.options), until=until)
-        if run.status is RunStatus.SUCCEEDED and not retry_failed and file is None:
+        other = file is not None or bool(inputs) or bool(input_text)
+        done = {node.node_id: node for node in await self.store.nodes(run.run_id)}
+        rows_before = done.get(NodeId(ROW))
+        part = rows_before is not None and rows_before.parts.get("until") not in {None, until}
+        if run.status is RunStatus.SUCCEEDED and not (retry_failed or other or mended or part):
             stored = self._stored(run, options)
-            done = {node.node_id for node in await self.store.nodes(run.run_id)}
-            if options.over is not None or done.issuperset(chosen_steps(stored, options)):
+            if options.over is not None or done.keys() >= chosen_steps(stored, options).keys():
                 return await self._result(run.run_id, stored)
         if file is not None:
             options = replace(options, config=self._settings.project.path or None)
@@ -178,6 +192,11 @@ class FlowLLM:
         else:
             loaded, project = self._stored(run, options), stored_project(options, run.snapshot)
         steps = chosen_steps(loaded, options)
+        given = run.inputs
+        if other:
+            given, names = inputs_again(run, options, loaded, inputs or {}, input_text or {})
+            options = replace(options, given=names)
+        options = replace(options, mended=await mended_items(self.store, run, mended, self._redactor))
         providers = self._providers(loaded, options, project)
         if providers.default != run.provider and loaded.default_provider == AUTO:
             raise UsageError(
@@ -186,9 +205,12 @@ class FlowLLM:
             )
         self._check(loaded, steps, providers)
         secrets = self._read_secrets(loaded)
-        claimed = await self.store.claim_run(run.run_id, self._owner())
+        claimed = replace(await self.store.claim_run(run.run_id, self._owner()), inputs=given)
         try:
-            rows = await self._rows_again(claimed, loaded, options, anew=retry_failed or file is not None)
+            anew = retry_failed or other or part or bool(mended)
+            rows = await open_again(
+                loaded, options, claimed, self._spool(run.run_id), self.store, anew=anew, stop=stop
+            )
         except UsageError:
             await self._give_back(claimed, run)
             raise
@@ -203,11 +225,11 @@ class FlowLLM:
             observers=observers,
             rows=rows,
         )
-        notices = [] if file is not None else edited(run)
-        if file is not None:
-            await self._take_file(claimed, loaded, options)
+        notices = [*([] if file is not None else edited(run)), *(() if rows is None else rows.notices)]
+        if other or mended:
+            await self._take(claimed, loaded, options)
         await sitting.hold(
-            stop=stop or StopSignal(),
+            stop=stop,
             before=before,
             retry_failed=retry_failed,
             resumed=True,
@@ -352,24 +374,6 @@ class FlowLLM:
             return Path(tempfile.gettempdir()) / f"flowllm-{os.getpid()}" / run_id
         return database_path(self.database).parent / "spool" / run_id
 
-    async def _rows_again(
-        self, run: RunRecord, workflow: Workflow, options: RunOptions, *, anew: bool
-    ) -> RowFiles | None:
-        """The files of `--over`; `anew`: rows that have their lines may be run again, so all lines are written again.
-
-        Raises UsageError.
-        """
-        if options.over is None:
-            return None
-        spool = self._spool(run.run_id)
-        files = open_files(workflow, options, spool=spool, run=run)
-        if not anew:
-            return files
-        await files.rows.close()
-        files.lines.close()
-        await self.store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
-        return open_files(workflow, options, spool=spool, run=replace(run, output_offset=0))
-
     async def _give_back(self, claimed: RunRecord, before: RunRecord) -> None:
         """A claimed run that cannot be gone on with stays as it was."""
         await self.store.finish_run(
@@ -416,12 +420,13 @@ class FlowLLM:
         unfinished = [run for run in runs if run.status is not RunStatus.SUCCEEDED]
         return await self.store.run((unfinished or runs)[0].run_id)
 
-    async def _take_file(self, run: RunRecord, workflow: Workflow, options: RunOptions) -> None:
+    async def _take(self, run: RunRecord, workflow: Workflow, options: RunOptions) -> None:
         await self.store.update_run(
             Fence(run_id=run.run_id, epoch=run.epoch),
             snapshot=workflow.files,
             path=workflow.path,
             options=options.as_dict(),
+            inputs=self._redactor.value(dict(run.inputs)),
         )
 
     async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:

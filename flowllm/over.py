@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 from flowllm.data.files import STDIN, open_file
 from flowllm.data.formats import BY_ENDING, GUESSED_TABLE
 from flowllm.data.layouts import layout_of, line_of, refused_ending
-from flowllm.data.lists import LimitedRows
+from flowllm.data.lists import LimitedRows, PeekedRows
 from flowllm.data.output import OutputFile
-from flowllm.data.spool import open_spool, standard_input
+from flowllm.data.spool import NAME as STDIN_NAME
+from flowllm.data.spool import forget_spool, open_spool, standard_input
 from flowllm.engine.rows import RowSink
 from flowllm.engine.scheduler import Over
 from flowllm.errors import DataFailed, StorageFailed, UsageError
+from flowllm.spec.columns import fit_of
 from flowllm.spec.reference import Location
 from flowllm.spec.workflow import Step, WorkflowBody
 from flowllm.store.base import Fence
+from flowllm.tasks import start_task
 from flowllm.types import ROW, StepKind
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from flowllm.clock import Clock
     from flowllm.data.base import Rows
     from flowllm.engine.rows import Lines
+    from flowllm.engine.stop import StopSignal
     from flowllm.result import RunOptions
     from flowllm.spec.workflow import Workflow
     from flowllm.store.base import RunRecord, Store
@@ -87,6 +91,8 @@ class RowFiles:
     lines: Lines
     printed: bool
     """The lines go to standard output."""
+    notices: tuple[str, ...] = ()
+    """What is to be told of the data set."""
 
 
 def absolute_paths(options: RunOptions) -> RunOptions:
@@ -95,12 +101,19 @@ def absolute_paths(options: RunOptions) -> RunOptions:
     Raises UsageError for one without the other, or for the same file twice.
     """
     if options.over is None:
-        for name, given in (("--output", options.output), ("--ordered", options.ordered or None)):
+        for name, given in (
+            ("--output", options.output),
+            ("--ordered", options.ordered or None),
+            ("--format", options.format),
+            ("--delimiter", options.delimiter),
+        ):
             if given is not None:
                 raise UsageError(
                     f"{name} belongs to --over", hint="--over DATASET runs the graph for each row"
                 )
         return options
+    if options.delimiter is not None and options.format not in {None, "csv"}:
+        raise UsageError("--delimiter is for CSV alone", hint="leave out --format, or write --format csv")
     if options.output is None:
         raise UsageError(
             "--over needs --output", hint="name a file such as out.jsonl, or - for standard output"
@@ -119,37 +132,120 @@ def _absolute(name: str) -> str:
     return name if name == STDIN else str(Path(name).absolute())
 
 
-def open_files(
-    workflow: Workflow, options: RunOptions, *, spool: Path, run: RunRecord | None = None
+async def open_files(
+    workflow: Workflow,
+    options: RunOptions,
+    *,
+    spool: Path,
+    given: Mapping[str, Json],
+    stop: StopSignal,
+    run: RunRecord | None = None,
 ) -> RowFiles:
-    """Both files; `run` is the one that is resumed, None for a new one. Raises UsageError."""
-    rows = _rows(options, spool)
+    """Both files; `run` is the one that is resumed, None for a new one. `given` are inputs that hold for every row.
+
+    Raises UsageError, also for a data set whose columns are not the workflow's inputs.
+    """
+    rows = PeekedRows(_rows(options, spool))
+    try:
+        notices = await _fitting(workflow, options, rows, given, stop, new=run is None)
+        lines = _lines(workflow, options, run)
+    except UsageError:
+        await rows.close()
+        if run is None:
+            forget_spool(spool)
+        raise
+    limited = rows if options.limit is None else LimitedRows(rows, options.limit)
+    return RowFiles(rows=limited, lines=lines, printed=options.output == STDIN, notices=notices)
+
+
+async def open_again(
+    workflow: Workflow,
+    options: RunOptions,
+    run: RunRecord,
+    spool: Path,
+    store: Store,
+    *,
+    anew: bool,
+    stop: StopSignal,
+) -> RowFiles | None:
+    """The files of a run that is resumed, None without `--over`; `anew`: rows that have their lines may be run again, so
+    all lines are written again. Raises UsageError."""
+    if options.over is None:
+        return None
+    files = await open_files(workflow, options, spool=spool, given=run.inputs, stop=stop, run=run)
+    if not anew:
+        return files
+    files.lines.close()
+    await store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
+    return replace(files, lines=_lines(workflow, options, replace(run, output_offset=0)))
+
+
+async def _fitting(
+    workflow: Workflow,
+    options: RunOptions,
+    rows: PeekedRows,
+    given: Mapping[str, Json],
+    stop: StopSignal,
+    *,
+    new: bool,
+) -> tuple[str, ...]:
+    """What is to be told of the data set's columns. Raises UsageError where they do not fit, and for a new run also where
+    the data cannot be read."""
+    peeked = rows.peek()
+    stopped = asyncio.Event()
+    forget = stop.listen(lambda _: stopped.set(), lambda: None)
+    waiting = start_task(stopped.wait())  # data may be long in coming
+    try:
+        await asyncio.wait([peeked, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if not peeked.done():
+            return ()
+        first = [row.value for row in await asyncio.shield(peeked) if row.error is None]
+    except DataFailed as error:
+        if not new:
+            return ()  # the run tells it, as it would have before it was stopped
+        raise UsageError(error.message, hint=error.hint) from None
+    finally:
+        waiting.cancel()
+        forget()
+    fit = fit_of(workflow.inputs, given, first, _shown(options))
+    if fit.wrong:
+        raise UsageError(fit.wrong, hint=fit.hint)
+    return fit.notices
+
+
+def _shown(options: RunOptions) -> str:
+    return STDIN_NAME if options.over == STDIN else Path(str(options.over)).name
+
+
+def _lines(workflow: Workflow, options: RunOptions, run: RunRecord | None) -> Lines:
+    """Where the lines go; behind those on record of a run that is resumed. Raises UsageError."""
     assert options.output is not None  # noqa: S101 - absolute_paths has checked it
     if options.output == STDIN:
-        return RowFiles(rows=rows, lines=Printed(), printed=True)
+        return Printed()
     path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
     if run is None or (not run.output_offset and not path.exists()):
-        lines = OutputFile.begin(path, overwrite=options.overwrite, layout=layout)
-    else:
-        lines = OutputFile.resume(path, run.output_offset or 0, layout=layout)
-    return RowFiles(rows=rows, lines=lines, printed=False)
+        return OutputFile.begin(path, overwrite=options.overwrite, layout=layout)
+    return OutputFile.resume(path, run.output_offset or 0, layout=layout)
 
 
 def _rows(options: RunOptions, spool: Path) -> Rows:
     assert options.over is not None  # noqa: S101 - asked for only then
+    delimiter = options.delimiter
+    kind = "csv" if delimiter is not None else options.format
     rows: Rows
     try:
         if options.over == STDIN:
-            rows = open_spool(standard_input, spool, kind=GUESSED_TABLE)
+            rows = open_spool(standard_input, spool, kind=kind or GUESSED_TABLE, delimiter=delimiter)
         else:
             if not Path(options.over).exists():
                 raise UsageError(f"there is no file {options.over}", hint="--over names a data set")
             path = Path(options.over)
-            known = path.suffix.lower() in BY_ENDING
-            rows = open_file(path, kind=None if known else GUESSED_TABLE, name=path.name)
+            if kind is None and path.suffix.lower() not in BY_ENDING:
+                kind = GUESSED_TABLE
+            rows = open_file(path, kind=kind, delimiter=delimiter, name=path.name)
     except DataFailed as error:
         raise UsageError(error.message, hint=error.hint) from None
-    return rows if options.limit is None else LimitedRows(rows, options.limit)
+    return rows
 
 
 def over_of(

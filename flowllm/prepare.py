@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.errors import UsageError
 from flowllm.spec.files import DiskFiles, Unreadable
+from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.problems import nearest
 from flowllm.spec.workflow import WorkflowBody
 from flowllm.types import NodeId, Priority, RunId, StepId
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from flowllm.result import RunOptions
-    from flowllm.spec.workflow import Step, Workflow
+    from flowllm.spec.workflow import Input, Step, Workflow
     from flowllm.store.base import RunRecord
+    from flowllm.types import Json
 
 
 def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
@@ -66,6 +69,44 @@ def new_run_id(now: float) -> RunId:
     alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
     tail = "".join(secrets.choice(alphabet) for _ in range(5))
     return RunId(f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{tail}")
+
+
+def inputs_again(
+    run: RunRecord,
+    options: RunOptions,
+    workflow: Workflow,
+    inputs: Mapping[str, Json],
+    texts: Mapping[str, str],
+) -> tuple[dict[str, Json], tuple[str, ...]]:
+    """The inputs of a run that goes on with this workflow, and the names of those that are given: what it was given and
+    still has a use for, under what it is given now; defaults are those of the workflow. Raises InvalidInputs."""
+    before = run.inputs if options.given is None else options.given
+    kept = {
+        name: run.inputs[name]
+        for name in before
+        if name in run.inputs and name in workflow.inputs and name not in inputs and name not in texts
+    }
+    as_texts = {
+        name: text
+        for name, value in kept.items()
+        if (text := _as_text(value, workflow.inputs[name])) is not None
+    }
+    values = resolve_inputs(
+        workflow,
+        {**{name: value for name, value in kept.items() if name not in as_texts}, **inputs},
+        {**as_texts, **texts},
+        partial=options.over is not None,
+    )
+    given = {*kept, *inputs, *texts}
+    return values, tuple(name for name in workflow.inputs if name in given)
+
+
+def _as_text(value: Json, declared: Input) -> str | None:
+    """The text of a value that is to be converted to what the input takes now; None: as it is."""
+    if isinstance(value, str):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return json.dumps(value) if number and declared.type == "string" else None
 
 
 def edited(run: RunRecord) -> list[str]:

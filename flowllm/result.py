@@ -46,12 +46,20 @@ class RunOptions:
     """A data set each of whose rows is one run of the graph: an absolute path, or `-` for standard input."""
     output: str | None = None
     """Where what comes of the rows is written: an absolute path, or `-` for standard output."""
+    format: str | None = None
+    """How `over` is read: jsonl, json, csv or lines; None: by its ending, or as it begins."""
+    delimiter: str | None = None
+    """Of CSV."""
     ordered: bool = False
     """In the order of the rows."""
     overwrite: bool = False
     """`output` may exist already. Not kept: a resume goes on with it."""
     config: str | None = None
     """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
+    mended: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    """Items in place of those of the data: by foreach and place, [the content that they are for, the item]."""
+    given: tuple[str, ...] | None = None
+    """Names of the inputs that were given, the others having their defaults; filled in by the run."""
 
     def as_dict(self) -> dict[str, Json]:
         """What is stored with the run: what differs from the default, without `until`."""
@@ -70,17 +78,29 @@ class RunOptions:
             "over": self.over,
             "output": self.output,
             "ordered": self.ordered,
+            "format": self.format,
+            "delimiter": self.delimiter,
+            "mended": {name: dict(items) for name, items in self.mended.items()},
+            "given": None if self.given is None else list(self.given),
         }
         return {name: value for name, value in record.items() if value != _DEFAULTS.get(name)}
 
     @classmethod
     def of(cls, record: Mapping[str, Json]) -> RunOptions:
         """The options that `as_dict` gave."""
-        return cls(**{**record, "refresh": tuple(record.get("refresh", ()))})
+        given = record.get("given")
+        return cls(
+            **{
+                **record,
+                "refresh": tuple(record.get("refresh", ())),
+                "given": None if given is None else tuple(given),
+            }
+        )
 
 
 _DEFAULTS: dict[str, Json] = {
     "settings": {},
+    "mended": {},
     "no_cache": False,
     "refresh": [],
     "fail_fast": False,

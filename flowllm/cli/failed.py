@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -33,14 +34,15 @@ PAGE = 500
 @click.option("--step", metavar="STEP", help="Only items of this foreach.")
 @place_options
 def failed(*, run: str, step: str | None, place: Place) -> None:
-    """Print the failed items of RUN as JSON Lines, which `flowllm run --over` takes.
+    """Print the failed items of RUN as JSON Lines, to be mended and given back to it.
 
     Each line has the fields of the item, or `item` if it has none, with `_node` and `_error` beside them. Of a run
-    with --over these are its rows. RUN is an id, its beginning, or `last`.
+    with --over these are its rows. RUN is an id, its beginning, or `last`. What is mended takes the item's place, under
+    its own number and in the same output.
 
     \b
-      flowllm failed last > again.jsonl
-      flowllm run translate.yaml --over again.jsonl --output more.jsonl
+      flowllm failed last > letters.jsonl      # then mend the lines
+      flowllm resume last --mended letters.jsonl
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
     wait_for(_print(run, step, place))
 
@@ -60,6 +62,8 @@ async def _print(named: str, step: str | None, place: Place) -> None:
             screen.line(json_text(letter(node, name), indent=None, ascii_only=ascii_only))
     if not printed:
         say(f"run {run.run_id} has no failed {'rows' if wanted == ROW else 'items'}")
+    elif sys.stdout.isatty():
+        say(f"mend these lines, then: flowllm resume {run.run_id} --mended FILE")
     if others and step is None:
         say(f"{plural(others, 'failed item')} within rows: --step {ROW}.STEP prints those of one step")
 

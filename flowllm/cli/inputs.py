@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,22 @@ def file_inputs(path: str | None) -> dict[str, Json]:
     if not isinstance(data, dict):
         raise UsageError(f"--inputs {path}: the file must hold a mapping of inputs by name")
     return data
+
+
+def mended_lines(path: str) -> list[Json]:
+    """The values of the lines of a `--mended` file; `-` is standard input. Raises UsageError."""
+    text = sys.stdin.read() if path == "-" else _read(path, "--mended ")
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(strict_json.loads(line))
+        except ValueError as error:
+            raise UsageError(
+                f"--mended {path}:{number}: {strict_json.reason(error)}", hint="a line is a mapping, in JSON"
+            ) from None
+    return found
 
 
 def _yaml(text: str, path: str) -> Json:

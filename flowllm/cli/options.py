@@ -89,10 +89,10 @@ def place_options(command: Callable[..., R]) -> Callable[..., R]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def what_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Adds the options that say what is run: inputs, models, which steps. The command gets `options`."""
-
-    @click.option(
+def input_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds -i and --inputs; the command gets `input_pairs` and `inputs_file`."""
+    more = click.option("--inputs", "inputs_file", metavar="FILE", help="Inputs as a JSON or YAML mapping.")
+    one = click.option(
         "-i",
         "--input",
         "input_pairs",
@@ -100,7 +100,13 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
         multiple=True,
         help="One input; NAME=@FILE takes the text of a file, NAME=@@x is @x.",
     )
-    @click.option("--inputs", "inputs_file", metavar="FILE", help="Inputs as a JSON or YAML mapping.")
+    return one(more(command))
+
+
+def what_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options that say what is run: inputs, models, which steps. The command gets `options`."""
+
+    @input_options
     @click.option("--provider", metavar="NAME", help="The default provider; `simulated` replaces all.")
     @click.option("--model", metavar="NAME", help="The default model.")
     @click.option("--set", "settings", metavar="STEP.KEY=VALUE", multiple=True, help="An option of one step.")
@@ -174,6 +180,14 @@ def row_options(command: Callable[..., R]) -> Callable[..., R]:
         metavar="FILE",
         help="With --over: what each row that succeeded gives, as the ending says: .csv, .tsv, .json, else JSON Lines.",
     )
+    @click.option(
+        "--format",
+        type=click.Choice(["jsonl", "json", "csv", "lines"]),
+        help="With --over: how the data set is read  [default: by its ending, or as it begins]",
+    )
+    @click.option(
+        "--delimiter", metavar="CHARACTER", help="With --over: of CSV  [default: as the header shows]"
+    )
     @click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows.")
     @click.option("--overwrite", is_flag=True, help="The output file may exist already.")
     @functools.wraps(command)
@@ -182,11 +196,21 @@ def row_options(command: Callable[..., R]) -> Callable[..., R]:
         options: RunOptions,
         over: str | None,
         output: str | None,
+        format: str | None,  # noqa: A002 - the option's name
+        delimiter: str | None,
         ordered: bool,
         overwrite: bool,
         **kwargs: Any,
     ) -> R:
-        more = replace(options, over=over, output=output, ordered=ordered, overwrite=overwrite)
+        more = replace(
+            options,
+            over=over,
+            output=output,
+            format=format,
+            delimiter="\t" if delimiter == "\\t" else delimiter,
+            ordered=ordered,
+            overwrite=overwrite,
+        )
         return command(*args, options=more, **kwargs)
 
     return wrapped

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowllm.data.base import Row
+from flowllm.tasks import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,45 @@ class ListRows:
 
     async def close(self) -> None:
         """See `Rows`."""
+
+
+class PeekedRows:
+    """Rows of which the first are looked at before they are taken."""
+
+    def __init__(self, rows: Rows, most: int = 256) -> None:
+        """`most` is how many are looked at."""
+        self._rows = rows
+        self._most = most
+        self._first: asyncio.Task[list[Row]] | None = None
+        self._held: list[Row] = []
+        self.total = rows.total
+        self.live = rows.live
+
+    def peek(self) -> asyncio.Task[list[Row]]:
+        """The first ones, or what reading them raises; `take` gives them, or raises it, again."""
+        if self._first is None:
+            self._first = start_task(self._rows.take(self._most))
+        return self._first
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        if self._first is not None:
+            self._held = await asyncio.shield(self._first)
+            self._first = None
+        if self._held:
+            given, self._held = self._held[:most], self._held[most:]
+            return given
+        return await self._rows.take(most)
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        return len(self._held) + await self._rows.count_rest()
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        if self._first is not None:
+            self._first.cancel()
+        await self._rows.close()
 
 
 class LimitedRows:

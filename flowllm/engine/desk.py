@@ -75,6 +75,8 @@ class Desk:
         self.spool = spool
         self.retry_failed = retry_failed
         self.resumed = run.epoch > 1
+        self.reopened = frozenset(around for foreach in options.mended for around in _around(foreach))
+        """Nodes whose graphs hold an item that was mended: they are gone through whatever became of them."""
         self.fence = Fence(run_id=run.run_id, epoch=run.epoch)
         self.halt = Halt()
         self.failure: BaseException | None = None
@@ -262,3 +264,9 @@ class Desk:
         """A node failed for good: under --fail-fast that ends the run."""
         if self.options.fail_fast and scope.dooms:
             self.halt.call(RunStatus.FAILED)
+
+
+def _around(node: str) -> list[str]:
+    """The nodes that a node is within: `posts[1].body` and `posts[1]` of `posts[1].body.lines`."""
+    names = node.split(".")
+    return [".".join(names[:count]) for count in range(1, len(names))]

@@ -39,10 +39,18 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     if step.when is not None and not step.when.condition(seat.values):
         return skip(desk, seat)
     inputs = _inputs(seat)
-    parts = {"kind": "workflow", "graph": blueprint.graph.digest, "with": inputs}
+    parts: dict[str, Json] = {"kind": "workflow", "graph": blueprint.graph.digest, "with": inputs}
     key = fingerprint(parts)
     path = known_path(desk, seat)
-    if not desk.retry_failed and holds(earlier, key=key, step=step, retry_failed=False):
+    until = desk.options.until if seat.is_row else None
+    if until is not None and not holds(earlier, key=key, step=step, retry_failed=False):
+        parts["until"] = until  # a row that is wholly done is so for any `until`
+        key = fingerprint(parts)
+    if (
+        not desk.retry_failed
+        and seat.node_id not in desk.reopened
+        and holds(earlier, key=key, step=step, retry_failed=False)
+    ):
         return await reuse(desk, seat, cast("NodeRecord", earlier), path)
     if earlier is not None and earlier.status is NodeStatus.SKIPPED and earlier.key == key:
         return await reuse(desk, seat, earlier, path)
@@ -70,7 +78,7 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     if not outcome.complete:
         raise CallStopped
     well = outcome.status is RunStatus.SUCCEEDED
-    keep = blueprint.graph.keep if seat.is_row and desk.options.until is None else None
+    keep = blueprint.graph.keep if seat.is_row and until is None else None
     if well and keep is not None and not keeps(keep, walk.state, values.mapping, outcome.outputs):
         return await _left_out(desk, seat, key, {**parts, "reason": "`keep` was false"}, scope.tally)
     record = desk.record(
@@ -105,7 +113,8 @@ def _inputs(seat: Seat) -> Mapping[str, Json]:
         if seat.is_row:
             return row_inputs(body.graph.inputs, seat.standing.item)
         given = {} if body.arguments is None else body.arguments.render(seat.values)
-        return with_inputs(body.graph.inputs, given)
+        whole = body.arguments is not None and not isinstance(body.arguments.tree, dict)
+        return with_inputs(body.graph.inputs, given, whole=whole)
     except InvalidInputs as error:
         raise GraphFailed(error.message, hint=error.hint) from None
 

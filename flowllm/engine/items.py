@@ -111,7 +111,7 @@ class _Items:
         begun = desk.record(
             seat,
             NodeStatus.RUNNING,
-            parts={"kind": "foreach"},
+            parts={"kind": "foreach", **self._until()},
             started_at=self._work.started,
             counts=Counts(),
         )
@@ -125,6 +125,11 @@ class _Items:
             if self._accepting:  # however it ends, nothing more is sent for its items
                 self._scope.halt.call(RunStatus.INTERRUPTED)
                 seat.scope.halt.forget(self._scope.halt)
+
+    def _until(self) -> dict[str, Json]:
+        """Rows that are gone through with only some of their steps are so on record."""
+        until = self._desk.options.until if self._seat.is_row else None
+        return {} if until is None else {"until": until}
 
     async def _from(self, rows: Rows) -> NodeRecord:
         supply = Supply(self._desk, self._seat, rows)
@@ -327,7 +332,7 @@ class _Items:
         return record
 
     def _record(self, counts: Counts, wrong: StepError | None) -> NodeRecord:
-        parts: dict[str, Json] = {"kind": "foreach", "items": counts.total}
+        parts: dict[str, Json] = {"kind": "foreach", "items": counts.total, **self._until()}
         chosen = self._state.chosen()
         if chosen is not None:
             parts["chosen"] = chosen

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flowllm.data.order import Order
 from flowllm.data.output import FULL
+from flowllm.spec.columns import LETTER
 from flowllm.tasks import start_task
 from flowllm.types import ROW, NodeId, NodeStatus, slot_of
 
@@ -47,9 +48,6 @@ class Lines(Protocol):
 async def _outlasting(work: Coroutine[object, object, None]) -> None:
     """Wait for work that goes on if the row that waits for it is cancelled: half done it would spoil the file."""
     await asyncio.shield(start_task(work))
-
-
-_ADDED = frozenset({"_node", "_error"})
 
 
 class RowSink:
@@ -143,6 +141,6 @@ class RowSink:
 
 def _own(row: Json) -> Json:
     """A row without what `flowllm failed` adds to one."""
-    if isinstance(row, dict) and not _ADDED.isdisjoint(row):
-        return {name: value for name, value in row.items() if name not in _ADDED}
+    if isinstance(row, dict) and not LETTER.isdisjoint(row):
+        return {name: value for name, value in row.items() if name not in LETTER}
     return row

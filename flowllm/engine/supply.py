@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowllm.data.base import content_of
@@ -14,13 +14,13 @@ from flowllm.tasks import start_task
 from flowllm.types import NodeStatus, StepKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowllm.data.base import Row, Rows
     from flowllm.engine.desk import Desk
     from flowllm.engine.scope import Seat
     from flowllm.store.base import NodeRecord
-    from flowllm.types import NodeId
+    from flowllm.types import Json, NodeId
 
 BATCH = 256
 """Items that are read, and looked up by a resume, at a time."""
@@ -99,6 +99,9 @@ class Supply:
         if not rows:
             return False
         contents = [content_of(row.value) for row in rows]
+        mended = self._desk.options.mended.get(self._seat.node_id)
+        if mended is not None:
+            rows = [_mended(row, content, mended) for row, content in zip(rows, contents, strict=True)]
         if self._resumes:
             self._buffer.extend(await self._found_again(rows, contents))
         else:
@@ -134,3 +137,9 @@ class Supply:
             )
             for row, content, one in zip(rows, contents, adopted, strict=True)
         ]
+
+
+def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> Row:
+    """The row that a person has put in the place of this one, if it still is what was mended."""
+    wanted, value = mended.get(str(row.place), (None, None))
+    return replace(row, value=value, error=None) if wanted == content else row

@@ -147,7 +147,7 @@ class Summary:
         if self._untold:
             found.append((f"and {self._untold:,} more",))
         if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
-            found.append(("the failed items, to run them again with --over: ", (failed_command, "bold")))
+            found.append(("the failed items, to be mended for resume --mended: ", (failed_command, "bold")))
         if status in RUN_RESUMABLE and resume_command:
             found.append(("resume it with: ", (resume_command, "bold")))
         return found

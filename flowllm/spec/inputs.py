@@ -167,10 +167,17 @@ def resolve_inputs(
     return values
 
 
-def with_inputs(inputs: AbstractMapping[str, Input], given: AbstractMapping[str, Json]) -> dict[str, Json]:
-    """The inputs of a graph from `with`: texts are converted to the types of their inputs. Raises InvalidInputs."""
+def with_inputs(
+    inputs: AbstractMapping[str, Input], given: AbstractMapping[str, Json], *, whole: bool = False
+) -> dict[str, Json]:
+    """The inputs of a graph from `with`: texts are converted to the types of their inputs. Raises InvalidInputs.
+
+    `whole`: it is one mapping of other data, such as a row, whose further columns are left alone.
+    """
     if not isinstance(given, dict):
         raise InvalidInputs(f"`with` must give a mapping, not {_short(given)}")
+    if whole and (not given or any(name.strip() in inputs for name in given)):
+        return row_inputs(inputs, given)
     unknown = [name for name in given if name not in inputs]
     if unknown:
         raise InvalidInputs(f"unknown input `{unknown[0]}`: {nearest(unknown[0], inputs) or 'it has none'}")
@@ -179,6 +186,11 @@ def with_inputs(inputs: AbstractMapping[str, Input], given: AbstractMapping[str,
 
 UNREAD = frozenset({"_line", "_text"})
 """The columns of a row that stands for one that could not be read."""
+
+
+def column_names(row: AbstractMapping[str, Json]) -> list[str]:
+    """The names of a row's columns without spaces around them."""
+    return [name.strip() for name in row]
 
 
 def row_inputs(inputs: AbstractMapping[str, Input], row: Json) -> dict[str, Json]:
@@ -192,7 +204,8 @@ def row_inputs(inputs: AbstractMapping[str, Input], row: Json) -> dict[str, Json
                 f"this row is what could be made of line {row['_line']} of a data set, which could not be read",
                 hint="mend that line, and give the data set again",
             )
-        return _from_data(inputs, row, row)
+        columns = dict(zip(column_names(row), row.values(), strict=True))
+        return _from_data(inputs, {**columns, **row}, columns)
     required = [name for name, declared in inputs.items() if declared.required]
     alone = required if len(required) == 1 else list(inputs)
     if len(alone) != 1:

@@ -58,7 +58,7 @@ _FINISH: Final = named(
         owner_since=null(),
     )
 )
-_UPDATE: Final = named(update(runs).where(_THIS).values(**_set("snapshot", "path", "options")))
+_UPDATE: Final = named(update(runs).where(_THIS).values(**_set("snapshot", "path", "options", "inputs")))
 _MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
 _STATUS: Final = named(
     select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS)
@@ -134,13 +134,21 @@ def finish_run(
     return Unit(fences=(fence,), action=_executes(_FINISH, values))
 
 
-def update_run(fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]) -> Unit:
+def update_run(
+    fence: Fence,
+    *,
+    snapshot: Mapping[str, str],
+    path: str,
+    options: Mapping[str, Json],
+    inputs: Mapping[str, Json],
+) -> Unit:
     """Another snapshot. Raises ValueError for values that JSON cannot hold."""
     values = {
         "this": to_text(fence.run_id),
         "new_snapshot": to_json(dict(snapshot)),
         "new_path": to_text(path),
         "new_options": to_json(dict(options)),
+        "new_inputs": to_json(dict(inputs)),
     }
     return Unit(fences=(fence,), action=_executes(_UPDATE, values))
 

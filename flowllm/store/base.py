@@ -236,9 +236,15 @@ class Store(Protocol):
         ...
 
     async def update_run(
-        self, fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]
+        self,
+        fence: Fence,
+        *,
+        snapshot: Mapping[str, str],
+        path: str,
+        options: Mapping[str, Json],
+        inputs: Mapping[str, Json],
     ) -> None:
-        """A resume took another file or other options."""
+        """A resume took another file, other options or other inputs."""
         ...
 
     async def delete_runs(self, run_ids: Sequence[RunId]) -> int:

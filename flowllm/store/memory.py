@@ -129,11 +129,19 @@ class MemoryStore:
         return [replace(self._as_it_stands(run), snapshot={}) for run in found[:limit]]
 
     async def update_run(
-        self, fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]
+        self,
+        fence: Fence,
+        *,
+        snapshot: Mapping[str, str],
+        path: str,
+        options: Mapping[str, Json],
+        inputs: Mapping[str, Json],
     ) -> None:
         """See `Store`."""
         self._check([fence])
-        changed = replace(self._runs[fence.run_id], snapshot=snapshot, path=path, options=options)
+        changed = replace(
+            self._runs[fence.run_id], snapshot=snapshot, path=path, options=options, inputs=inputs
+        )
         row = run_row(changed)
         self._runs[fence.run_id] = run_of(row, seq=changed.seq, snapshot=row.snapshot)
 

@@ -107,10 +107,18 @@ class SqlStore:
         return [self._as_it_stands(run) for run in found]
 
     async def update_run(
-        self, fence: Fence, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json]
+        self,
+        fence: Fence,
+        *,
+        snapshot: Mapping[str, str],
+        path: str,
+        options: Mapping[str, Json],
+        inputs: Mapping[str, Json],
     ) -> None:
         """See `Store`."""
-        await self._writer.write(actions.update_run(fence, snapshot=snapshot, path=path, options=options))
+        await self._writer.write(
+            actions.update_run(fence, snapshot=snapshot, path=path, options=options, inputs=inputs)
+        )
 
     async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
         """See `Store`. Raises RunOwned, and removes nothing, if a process has one of them."""

@@ -173,6 +173,28 @@ def test_no_rows_succeed_with_an_empty_file(project: Project, server: Server) ->
     assert server.requests == []
 
 
+def test_a_data_set_that_fits_no_input_is_refused_before_anything_is_sent(
+    project: Project, server: Server
+) -> None:
+    flow = _one_step(project)
+    for name, data, told in (
+        ("rows.csv", "Text;x\na;b\n", "did you mean `Text`?"),
+        ("rows.jsonl", '{"test": 1}\n', "did you mean `test`?"),
+        ("rows.csv", "n\n1\n", "no column of rows.csv is an input: it has `n`, and the workflow has `text`"),
+    ):
+        project.write(name, data)
+        outcome = _over(project, flow, data=name)
+        assert (outcome.code, told in outcome.said) == (2, True), outcome.said
+        assert not (project.folder / "out.jsonl").exists()
+    assert server.requests == []
+    assert project.run_ids() == []
+    project.write("rows.dat", " text # tent\na # b\n")
+    outcome = project.cli("run", flow, "--over", "rows.dat", "--delimiter", "#", "--output", "out.jsonl")
+    assert outcome.code == 0
+    assert "`tent`" not in outcome.said
+    assert server.requests[0].prompt == "first of a "
+
+
 def test_keep_decides_which_rows_have_a_line(project: Project, server: Server) -> None:
     _rows(project, *({"text": text} for text in ("good", "bad", "none", "odd")))
     top: dict[str, object] = {

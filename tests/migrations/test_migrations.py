@@ -334,6 +334,6 @@ async def test_a_current_database_is_used_as_it_is(old: Path) -> None:
     upgrade(str(old))
     store = await open_store(str(old), clock=SystemClock())
     made = await store.create_run(run("r9", owner=ME))
-    await store.update_run(fence_of(made), snapshot={}, path="/x", options={})
+    await store.update_run(fence_of(made), snapshot={}, path="/x", options={}, inputs={})
     assert (await store.run(RunId("r9"))).path == "/x"
     await store.close()

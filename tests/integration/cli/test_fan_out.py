@@ -89,7 +89,7 @@ def test_a_run_is_told_in_few_lines_and_shown_with_counts() -> None:
     assert "posts 3 items" in told
     assert "ratios 30 items (28 succeeded, 2 failed)" in told
     run_id = data("runs")[0]["run_id"]
-    assert f"run them again with --over: flowllm failed {run_id}" in told
+    assert f"be mended for resume --mended: flowllm failed {run_id}" in told
 
     shown = flowllm("show", "last").stdout
     assert "foreach 30: 28 ok, 2 failed" in shown
@@ -158,7 +158,7 @@ def test_failed_items_are_printed_as_they_were() -> None:
 
 def test_failed_rows_are_run_again() -> None:
     first = flowllm("run", "rows.yaml", "--over", "rows.csv", "--output", "out.jsonl", code=1)
-    assert "run them again with --over: flowllm failed " in first.stderr
+    assert "be mended for resume --mended: flowllm failed " in first.stderr
     assert ": rows: 4, 3 succeeded, 1 failed; written to out.jsonl\n" in first.stderr
     assert "1 step" not in first.stderr
     shown = flowllm("show", "last").stdout

@@ -96,9 +96,11 @@ async def test_the_number_of_a_deleted_run_is_not_given_again(store: Store) -> N
 
 async def test_update_run(store: Store) -> None:
     made = await store.create_run(run("r1", owner=ME))
-    await store.update_run(fence_of(made), snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3})
+    await store.update_run(
+        fence_of(made), snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3}, inputs={"b": 1}
+    )
     assert await store.run(RunId("r1")) == replace(
-        made, snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3}
+        made, snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3}, inputs={"b": 1}
     )
 
 
@@ -177,7 +179,7 @@ async def test_a_stale_fence_writes_nothing(store: Store, gone: bool) -> None:
         store.begin_attempt(stale, sent),
         store.settle(attempt=attempt_of_node("a", "r1"), attempt_fence=stale, memo=answer("a")),
         store.settle(memo=answer("a"), nodes=[write]),
-        store.update_run(stale, snapshot={}, path="", options={}),
+        store.update_run(stale, snapshot={}, path="", options={}, inputs={}),
         store.finish_run(stale, status=RunStatus.FAILED, finished_at=9.0),
     ):
         with pytest.raises(OwnershipLost, match="r1"):

@@ -177,11 +177,24 @@ def test_without_options_the_defaults_hold(app: type[PlayedApp]) -> None:
     assert app.calls[1][1]["options"] == RunOptions()
 
 
-def test_resume_passes_on_what_was_said(app: type[PlayedApp]) -> None:
-    invoke("resume", "20261121", "--file", "new.yaml", "--retry-failed", "--until", "x")
+def test_resume_passes_on_what_was_said(app: type[PlayedApp], tmp_path: Path) -> None:
+    letters = tmp_path / "letters.jsonl"
+    letters.write_text('{"n": 1, "_node": "a[1]"}\n')
+    invoke(
+        *("resume", "20261121", "--file", "new.yaml", "--retry-failed", "--until", "x"),
+        *("-i", "n=1", "--mended", str(letters)),
+    )
     assert app.calls[1] == (
         "resume",
-        {"run_id": "20261121", "file": "new.yaml", "retry_failed": True, "until": "x"},
+        {
+            "run_id": "20261121",
+            "file": "new.yaml",
+            "inputs": {},
+            "input_text": {"n": "1"},
+            "mended": [{"n": 1, "_node": "a[1]"}],
+            "retry_failed": True,
+            "until": "x",
+        },
     )
     invoke("resume")
     assert app.calls[4][1]["run_id"] is None

@@ -179,7 +179,10 @@ def test_the_summary_of_items() -> None:
         "succeeded in 3.4s: 2 steps; posts 50,000 items (49,997 succeeded, 3 failed); more 1 item so far"
     )
     assert sum(line.startswith("error: posts[") for line in lines) == 5
-    assert lines[-2:] == ["and 25 more", "the failed items, to run them again with --over: flowllm failed x"]
+    assert lines[-2:] == [
+        "and 25 more",
+        "the failed items, to be mended for resume --mended: flowllm failed x",
+    ]
 
 
 def test_the_summary_of_rows() -> None:
@@ -197,7 +200,7 @@ def test_the_summary_of_rows() -> None:
     assert lines[2:] == [
         "error: row[1]: RateLimited: too many requests",
         "  wait a little",
-        "the failed items, to run them again with --over: flowllm failed x",
+        "the failed items, to be mended for resume --mended: flowllm failed x",
         "resume it with: flowllm resume x",
     ]
     assert summed(run_started(**OVER | {"output": "-"}), run_ended())[0] == (
