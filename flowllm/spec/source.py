@@ -267,6 +267,7 @@ _MEANINGS = (
     ("invalid Unicode character escape", "this escape is not a character", ""),
     ("expected alphabetic or numeric", "a text cannot begin with * or &", "quote the text"),
     ("expected node content", "a value is missing here", "write it, or quote the text"),
+    ("maximum nesting depth", f"this is nested more than {MAX_DEPTH} deep", ""),
     ("undefined alias", "this alias names an anchor that does not exist", "text that begins with * must be quoted"),
 )  # fmt: skip
 _AT_CONTEXT = (

@@ -141,11 +141,11 @@ async def run_command(command: str, *, stdin: bytes, env: Mapping[str, str], mos
             pass_fds=(leash.read_end, status.write_end),
             start_new_session=True,
         )
-        (transport, protocol), cancelled = await _surely(starting)
+        (transport, protocol), told = await _surely(starting)
         leash.close(leash.read_end)
         status.close(status.write_end)
         try:
-            await _until_over(transport, protocol, cancelled=cancelled)
+            await _until_over(transport, protocol, told=told)
             leash.close(leash.write_end)  # what is left where somebody killed the leader
             with suppress(TimeoutError):
                 await asyncio.wait_for(protocol.drained.wait(), PATIENCE)
@@ -158,33 +158,37 @@ async def run_command(command: str, *, stdin: bytes, env: Mapping[str, str], mos
             transport.close()
 
 
-async def _until_over(transport: asyncio.SubprocessTransport, protocol: _Watched, *, cancelled: bool) -> None:
+async def _until_over(transport: asyncio.SubprocessTransport, protocol: _Watched, *, told: int) -> None:
+    """`told`: how often it was cancelled while it started."""
     try:
-        if not cancelled:
-            await protocol.over.wait()
-    except asyncio.CancelledError:
-        _signal(transport, signal.SIGTERM)
-        with suppress(TimeoutError, asyncio.CancelledError):  # told twice to stop, it stops at once
-            await asyncio.wait_for(protocol.exited.wait(), PATIENCE)
-        raise
+        if not told:
+            try:
+                await protocol.over.wait()
+            except asyncio.CancelledError:
+                told = 1
+        if told:
+            _signal(transport, signal.SIGTERM)
+        if told == 1:  # told twice to stop, it stops at once
+            with suppress(TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(protocol.exited.wait(), PATIENCE)
     finally:
         _signal(transport, signal.SIGKILL)
-        _, cancelled_since = await _surely(protocol.exited.wait())
-    if cancelled or cancelled_since:
+        _, told_since = await _surely(protocol.exited.wait())
+    if told or told_since:
         raise asyncio.CancelledError
     if protocol.too_much:
         raise TooMuchOutput
 
 
-async def _surely(work: Coroutine[object, object, T]) -> tuple[T, bool]:
-    """The result of what takes but an instant, and whether somebody cancelled meanwhile."""
-    task, cancelled = start_task(work), False
+async def _surely(work: Coroutine[object, object, T]) -> tuple[T, int]:
+    """The result of what takes but an instant, and how often somebody cancelled meanwhile."""
+    task, told = start_task(work), 0
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
-            cancelled = True
-    return task.result(), cancelled
+            told += 1
+    return task.result(), told
 
 
 def _signal(transport: asyncio.SubprocessTransport, number: signal.Signals) -> None:

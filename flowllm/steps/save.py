@@ -119,6 +119,8 @@ def _problem(path: Path) -> str:
         len(os.fsencode(part)) > LONGEST_NAME for part in path.parts
     ):
         return "it is too long"
+    if any(part.is_symlink() for part in (path, *path.parents)):  # resolved, only a circle is left
+        return "a symbolic link in it leads back to itself"
     if path.is_dir():
         return "it is a folder"
     standing = next(parent for parent in path.parents if parent.exists())

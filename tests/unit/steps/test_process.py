@@ -147,6 +147,40 @@ def test_one_that_is_cancelled_may_tidy_up(tmp_path: Path) -> None:
     assert not alive(number_in(ready))
 
 
+@pytest.mark.parametrize("told", [1, 2])
+def test_one_that_is_cancelled_while_it_is_still_being_started_may_tidy_up_too(
+    told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told twice, it is not waited for."""
+    monkeypatch.setattr("flowllm.steps.process.PATIENCE", 60)
+    ready, tidied = tmp_path / "ready", tmp_path / "tidied"
+    trap = f"trap 'echo yes >{tidied}; exit' TERM" if told == 1 else "trap '' TERM"
+
+    async def main() -> None:
+        loop, started = asyncio.get_running_loop(), asyncio.Event()
+        start = loop.subprocess_exec
+
+        async def start_slowly(*words: object, **options: object) -> object:
+            found = await start(*words, **options)
+            await started.wait()
+            return found
+
+        monkeypatch.setattr(loop, "subprocess_exec", start_slowly)
+        task = asyncio.create_task(ended(f"{trap}; echo $$ >{ready}; sleep 60 & wait; sleep 60"))
+        while not ready.exists():
+            await asyncio.sleep(0.005)
+        for _ in range(told):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        started.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 30)
+
+    asyncio.run(main())
+    assert tidied.exists() == (told == 1)
+
+
 def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     took = cancelled(f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready, patience=0.3)
