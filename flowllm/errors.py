@@ -57,7 +57,7 @@ from typing import TYPE_CHECKING, ClassVar
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from flowllm.types import Json, Usage
 
@@ -87,15 +87,23 @@ class Problem:
     hint: str = ""
     source_line: str = ""
     step: str = ""
+    warning: bool = False
+    """It may be what was meant: it is told, and nothing is refused for it."""
 
     def __str__(self) -> str:
         is_option = self.file.startswith("--")
-        head = f"{self.file if is_option else f'{self.file}:{self.line}:{self.column}'}: {self.message}"
+        place = self.file if is_option else f"{self.file}:{self.line}:{self.column}"
+        head = f"{place}: {'warning: ' if self.warning else ''}{self.message}"
         lines = [head if not self.hint else f"{head} ({self.hint})"]
         if self.source_line and not is_option:
             shown = self.source_line.replace("\t", " ")
             lines += [f"    {shown}", f"    {' ' * (self.column - 1)}^"]
         return "\n".join(lines)
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of their places."""
+    return tuple(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
 
 
 class UsageError(FlowLLMError, ValueError):
@@ -105,10 +113,11 @@ class UsageError(FlowLLMError, ValueError):
 
 
 class InvalidWorkflow(UsageError):
-    """A file has problems; all of them are in `problems`, in the order of their lines."""
+    """A file has problems; all of them are in `problems`, in the order of their lines. `warnings` are what else was found."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column)))
+    def __init__(self, problems: Sequence[Problem], *, warnings: Sequence[Problem] = ()) -> None:
+        self.problems = in_order(problems)
+        self.warnings = in_order(warnings)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

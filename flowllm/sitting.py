@@ -249,7 +249,8 @@ class Sitting:
                 output=self._options.output,
             )
         )
-        for message in notices:
+        warnings = () if resumed else self._workflow.warnings
+        for message in (*notices, *(str(warning).partition("\n")[0] for warning in warnings)):
             self._tell(Notice(run_id=run.run_id, at=now, message=message))
 
     async def _end(self, ending: Ending, duration: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,15 +13,34 @@ from flowllm.cli.failures import say
 from flowllm.cli.options import debug_option, json_option
 from flowllm.cli.output import print_json, results
 from flowllm.config import load_settings
-from flowllm.errors import InvalidWorkflow
+from flowllm.errors import InvalidWorkflow, in_order
 from flowllm.observers.text import plural, visible
+from flowllm.spec.files import DiskFiles, Unreadable, absolute
 from flowllm.spec.parse import load_workflow
+from flowllm.spec.workflow import WorkflowBody
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from flowllm.errors import Problem
+    from flowllm.spec.project import Project
+    from flowllm.spec.workflow import Subgraph, Workflow
     from flowllm.types import Json
+
+_FOLDERS = 3
+"""The folder of a file, and those above it, that are searched for workflows of which it is a step."""
+_MOST_NEIGHBOURS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """What was found in one file."""
+
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    workflow: Workflow | None = None
+    parent: str = ""
+    """The workflow of which it is a step, where only that gives it what it needs."""
 
 
 @click.command()
@@ -28,36 +49,90 @@ if TYPE_CHECKING:
 @json_option
 @debug_option
 def validate(*, files: Sequence[str], config: str | None, as_json: bool) -> int:
-    """Check workflow FILEs: every problem of every file, with line and column. Runs nothing."""
+    """Check workflow FILEs: every problem of every file, with line and column. Runs nothing.
+
+    A warning is told and changes nothing else: the exit code is that of a file without problems.
+    """
     project = load_settings(environ=os.environ, config=config).project
-    problems: dict[str, tuple[Problem, ...]] = {}
-    for file in files:
-        try:
-            load_workflow(file, project=project)
-            problems[file] = ()
-        except InvalidWorkflow as error:
-            problems[file] = error.problems
+    found = {file: _check(file, project) for file in files}
+    found = {file: _completed(file, checked, found, project) for file, checked in found.items()}
     if as_json:
-        print_json(
-            [{"file": file, "problems": [_data(one) for one in found]} for file, found in problems.items()]
-        )
+        print_json([_data(file, checked) for file, checked in found.items()])
     else:
-        _tell(problems)
-    return 2 if any(problems.values()) else 0
+        _tell(found)
+    return 2 if any(checked.problems for checked in found.values()) else 0
 
 
-def _tell(problems: dict[str, tuple[Problem, ...]]) -> None:
-    for file, found in problems.items():
-        for problem in found:
+def _check(file: str, project: Project) -> _Checked:
+    try:
+        workflow = load_workflow(file, project=project, files=DiskFiles(data=True))
+    except InvalidWorkflow as error:
+        return _Checked(problems=error.problems, warnings=error.warnings)
+    return _Checked(workflow=workflow, warnings=workflow.warnings)
+
+
+def _completed(file: str, checked: _Checked, found: dict[str, _Checked], project: Project) -> _Checked:
+    """A file that lacks nothing as a step of a valid workflow, such as the model that it inherits, is right."""
+    if not checked.problems or not Path(file).is_file():
+        return checked
+    for name, other in found.items():
+        if other.workflow is not None and _has_step(other.workflow, file):
+            return replace(checked, problems=(), parent=name)
+    for name in _neighbours(file):
+        workflow = _check(name, project).workflow
+        if workflow is not None and _has_step(workflow, file):
+            return replace(checked, problems=(), parent=name)
+    return checked
+
+
+def _neighbours(file: str) -> Iterator[str]:
+    """Files around that name this one."""
+    folder = Path(absolute(file)).parent
+    above = [folder, *folder.parents][:_FOLDERS]
+    paths = [path for place in above for path in sorted(place.glob("*.y*ml"))]
+    for path in paths[:_MOST_NEIGHBOURS]:
+        try:
+            if str(path) != absolute(file) and Path(file).name in DiskFiles().read(str(path)):
+                yield os.path.relpath(path)
+        except Unreadable:
+            continue
+
+
+def _has_step(workflow: Workflow, file: str) -> bool:
+    return absolute(file) in set(_paths(workflow.graph)) - {workflow.path}
+
+
+def _paths(graph: Subgraph) -> Iterator[str]:
+    """The files of a graph and of all within it."""
+    yield graph.path
+    for step in graph.steps.values():
+        if isinstance(step.body, WorkflowBody):
+            yield from _paths(step.body.graph)
+
+
+def _tell(found: dict[str, _Checked]) -> None:
+    for file, checked in found.items():
+        for problem in in_order((*checked.problems, *checked.warnings)):
             say(visible(str(problem)))
-        if not found:
-            results().line(f"{visible(file)}: ok")
-    if total := sum(len(found) for found in problems.values()):
-        say(plural(total, "problem"))
+        if not checked.problems:
+            within = f" (as a step of {visible(checked.parent)})" if checked.parent else ""
+            results().line(f"{visible(file)}: ok{within}")
+    told = (
+        ("problem", sum(len(checked.problems) for checked in found.values())),
+        ("warning", sum(len(checked.warnings) for checked in found.values())),
+    )
+    if any(count for _, count in told):
+        say(", ".join(plural(count, what) for what, count in told if count))
 
 
-def _data(problem: Problem) -> dict[str, Json]:
+def _data(file: str, checked: _Checked) -> dict[str, Json]:
+    found = in_order((*checked.problems, *checked.warnings))
+    return {"file": file, "problems": [_problem(problem) for problem in found]}
+
+
+def _problem(problem: Problem) -> dict[str, Json]:
     return {
+        "severity": "warning" if problem.warning else "error",
         "file": problem.file,
         "line": problem.line,
         "column": problem.column,

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from flowllm.fingerprint import canonical, digest
+from flowllm.spec.advice import check_output
 from flowllm.spec.compiling import Compiler
 from flowllm.spec.cycles import cycles
 from flowllm.spec.files import absolute, beside
@@ -15,7 +16,7 @@ from flowllm.spec.llm import SIMULATED, check_provider
 from flowllm.spec.model import WorkflowShape
 from flowllm.spec.nodes import Mapping, Scalar, Sequence, kind_of
 from flowllm.spec.overrides import overridden
-from flowllm.spec.problems import Wrong
+from flowllm.spec.problems import Wrong, listing
 from flowllm.spec.project import (
     check_top,
     entries_of,
@@ -48,6 +49,8 @@ DEEPEST = 10
 MOST_GRAPHS = 1000
 """Graphs that are read for one workflow, each file counted once for what it inherits."""
 _OUTSIDE = "put it into the outer workflow or flowllm.yaml"
+_NAMED = 6
+"""Steps that an error names."""
 _BELONGS = {
     "limits": f"limits belong to the account: {_OUTSIDE}",
     "budget": f"a budget belongs to the run: {_OUTSIDE}",
@@ -69,6 +72,18 @@ class Family:
     secrets: list[str] = field(default_factory=list)
     read: int = 0
     """Graphs that were read so far."""
+    modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
+    """Steps that have no model, by what to do about it."""
+
+    def tell_modelless(self) -> None:
+        """Add one problem for all steps without a model."""
+        for hint, found in self.modelless.items():
+            where, first = found[0]
+            names = [step for _, step in found]
+            more = f"{', '.join(f'`{name}`' for name in names[:_NAMED])} and {len(names) - _NAMED} more"
+            several = f"{len(found)} steps have no model: {more if len(names) > _NAMED else listing(names)}"
+            message = f"the step `{first}` has no model" if len(found) == 1 else several
+            self.problems.add(where, message, hint, step=first)
 
     def register(self, name: str, settings: ProviderSettings, child: str) -> str:
         """The name under which the run knows a graph's own provider."""
@@ -126,6 +141,8 @@ class GraphReader:
             default_provider=inherited.default_provider,
             simulate=self._family.overrides.provider == SIMULATED,
             subgraph=self._child,
+            outermost=inherited.depth == 0,
+            modelless=self._family.modelless,
         )
         parsed = {StepId(entry.key): parse_step(entry, around) for entry in entries}
         steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
@@ -171,6 +188,7 @@ class GraphReader:
         for entry in () if node is None else entries_of(node, "outputs", self._problems):
             compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
             value = compiler.value(entry.value)
+            check_output(entry.value, names.steps, self._problems)
             outputs[entry.key] = Output(
                 name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses()
             )

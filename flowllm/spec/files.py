@@ -34,9 +34,26 @@ class Files(Protocol):
         """The text of the file of that absolute path. Raises Unreadable."""
         ...
 
+    def missing(self, path: str) -> str:
+        """Why a data file of that absolute path cannot be read when a run comes to it; empty if nothing is known."""
+        ...
+
 
 class DiskFiles:
     """Regular UTF-8 files of at most 1 MB."""
+
+    def __init__(self, *, data: bool = False) -> None:
+        """`data`: look for data files too."""
+        self._data = data
+
+    def missing(self, path: str) -> str:
+        """Whether a data file is there, where that is looked at."""
+        if not self._data:
+            return ""
+        try:
+            return "it is a folder" if stat.S_ISDIR(Path(path).stat().st_mode) else ""
+        except (OSError, ValueError) as error:
+            return _reason(error)
 
     def read(self, path: str) -> str:
         """The text of the file, without a byte order mark."""
@@ -87,6 +104,10 @@ class SnapshotFiles:
             raise Unreadable("it is not in the run's snapshot")
         return self._texts[path]
 
+    def missing(self, path: str) -> str:  # noqa: ARG002 - data is not in a snapshot
+        """Nothing is known."""
+        return ""
+
 
 class Sources:
     """The files that one workflow reads: each read once, remembered for the snapshot and for problems.
@@ -107,6 +128,11 @@ class Sources:
             self.texts[path] = self._files.read(path)
         self._problems.learn(name, self.texts[path].replace("\r\n", "\n").replace("\r", "\n"))
         return self.texts[path]
+
+    def missing(self, path: str, where: Location) -> tuple[str, str]:
+        """The shown name of a data file that is named at a place, and why it cannot be read; empty if nothing is known."""
+        name = beside(where.file, path)
+        return name, self._files.missing(absolute(name))
 
     def read_named(self, path: str, where: Location) -> tuple[str, str]:
         """Shown name and text of a file that is named at a place, relative to that place's file.

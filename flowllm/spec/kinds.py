@@ -33,12 +33,10 @@ def embedding(
     if model is None:
         settings = around.providers.get(provider.text)
         if settings is None or settings.type != SIMULATED:
-            compiler.problems.add(
-                where,
-                f"the step `{compiler.step}` has no model",
-                "set the step's `model`: `defaults.model` is one that chats, and is not used for embeddings",
-                step=compiler.step,
+            hint = (
+                "set the step's `model`: `defaults.model` is one that chats, and is not used for embeddings"
             )
+            around.modelless.setdefault(hint, []).append((where, compiler.step))
         model = constant(SIMULATED, where)
     batch = BatchShape() if shape.batch is None else shape.batch
     body = EmbedBody(

@@ -105,12 +105,8 @@ def _model(
         return named
     settings = around.providers.get(provider.text)
     if settings is None or settings.type != SIMULATED:
-        compiler.problems.add(
-            where,
-            f"the step `{compiler.step}` has no model",
-            "set `defaults.model` or the step's `model`",
-            step=compiler.step,
-        )
+        hint = "set `defaults.model` or the step's `model`"
+        around.modelless.setdefault(hint, []).append((where, compiler.step))
     return constant(SIMULATED, where)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import Field, ValidationError
 
 from flowllm.spec import fields as f  # noqa: TC001 - pydantic reads annotations at run time
+from flowllm.spec.foreign import meant
 from flowllm.spec.model_accounts import (
     BudgetShape,
     EnforceShape,
@@ -174,7 +175,7 @@ def _explain(shape: type[Shape], node: Node, detail: ErrorDetails, what: str) ->
     known = key_names(table)
     if table in {EnforceShape, ModelLimitsShape} and key in key_names(LimitsShape):
         return Wrong(where, f"`{key}` does not apply to {holder}", f"there is {listing(known)}")
-    wrong = unknown_key(key, where, holder, known)
+    wrong = unknown_key(key, where, holder, known, _FOREIGN.get(table, ""))
     if shape is DefaultsShape and key in key_names(PromptShape):
         wrong.hint = "it belongs to a single step: write it there"
     return wrong
@@ -214,6 +215,17 @@ def _table(shape: type[Shape], path: list[str], what: str) -> tuple[type[Shape],
     return _NESTED.get(path[-1], shape), f"`{path[-1]}`"
 
 
-def unknown_key(key: str, where: Location, holder: str, known: list[str]) -> Wrong:
-    """What is wrong with a key that a table does not have."""
-    return Wrong(where, f"unknown key `{key}` in {holder}", nearest(key, known))
+_FOREIGN: dict[type[Shape], str] = {
+    DefaultsShape: "step",
+    RetryShape: "retry",
+    LimitsShape: "limits",
+    EnforceShape: "limits",
+    ModelLimitsShape: "limits",
+}
+"""Tables of keys for which those of other systems are known."""
+
+
+def unknown_key(key: str, where: Location, holder: str, known: list[str], foreign: str = "") -> Wrong:
+    """What is wrong with a key that a table does not have. `foreign`: where to look for keys of other systems."""
+    hint = meant(key, foreign) if foreign else ""
+    return Wrong(where, f"unknown key `{key}` in {holder}", hint or nearest(key, known))

@@ -139,7 +139,8 @@ class _Parser:
         shown = name or PurePath(self._name).stem
         graph = GraphReader(family, root, inherited).graph(shown, absolute(self._name))
         limits, budget = self._limits(), self._budget()
-        problems.check()
+        family.tell_modelless()
+        warnings = problems.check()
         return Workflow(
             name=shown,
             path=graph.path,
@@ -158,6 +159,7 @@ class _Parser:
                 **({self._project.path: self._project.text} if self._project.path else {}),
             },
             digest=graph.digest,
+            warnings=warnings,
         )
 
     def _providers(self) -> dict[str, ProviderSettings]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from flowllm.errors import InvalidWorkflow, Problem
+from flowllm.errors import InvalidWorkflow, Problem, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,7 +37,13 @@ class Problems:
         """Keep a file's text, so that its lines can be shown."""
         self._lines[file] = text.split("\n")
 
-    def add(self, where: Location, message: str, hint: str = "", *, step: str = "") -> None:
+    def warn(self, where: Location, message: str, hint: str = "", *, step: str = "") -> None:
+        """Add what may be what was meant: nothing is refused for it."""
+        self.add(where, message, hint, step=step, warning=True)
+
+    def add(
+        self, where: Location, message: str, hint: str = "", *, step: str = "", warning: bool = False
+    ) -> None:
         """Add one problem; the same one at the same place counts once."""
         self._found.setdefault(
             (where, message),
@@ -49,6 +55,7 @@ class Problems:
                 hint=hint,
                 source_line=self._line(where),
                 step=step,
+                warning=warning,
             ),
         )
 
@@ -62,12 +69,16 @@ class Problems:
         return line if len(line) <= LONGEST_LINE else ""
 
     def __len__(self) -> int:
-        return len(self._found)
+        """Without the warnings."""
+        return sum(not problem.warning for problem in self._found.values())
 
-    def check(self) -> None:
-        """Raise InvalidWorkflow if there is any problem."""
-        if self._found:
-            raise InvalidWorkflow(list(self._found.values()))
+    def check(self) -> tuple[Problem, ...]:
+        """The warnings. Raises InvalidWorkflow if there is any other problem."""
+        warnings = in_order(problem for problem in self._found.values() if problem.warning)
+        if len(warnings) < len(self._found):
+            problems = [problem for problem in self._found.values() if not problem.warning]
+            raise InvalidWorkflow(problems, warnings=warnings)
+        return warnings
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -125,7 +125,7 @@ def check_top(root: Mapping, shape: type[Shape], what: str, problems: Problems) 
     known = key_names(shape)
     for key, where in root.keys().items():
         if key not in known and not key.startswith("x-"):
-            wrong = unknown_key(key, where, what, known)
+            wrong = unknown_key(key, where, what, known, "top")
             if shape is WorkflowShape and key in key_names(ProjectShape):
                 wrong.hint = "it belongs in flowllm.yaml"
             problems.add_wrong(wrong)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flowllm.spec import kinds
+from flowllm.spec.advice import advise
 from flowllm.spec.compiling import Compiler
 from flowllm.spec.foreach import foreach_of, item_names
+from flowllm.spec.foreign import kind_meant
 from flowllm.spec.llm import llm_body
 from flowllm.spec.model import (
     KINDS,
@@ -67,6 +69,10 @@ class Surroundings:
     subgraph: Callable[[Scalar | Mapping, Compiler], Subgraph | None]
     """The graph of a `workflow` step: given what stands under that key, the name of a file or a graph written
     out. What is wrong with it goes to the problems; then the result is None."""
+    outermost: bool = True
+    """The graph is not that of a step."""
+    modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
+    """Steps that have no model, by what to do about it: filled in step by step, told once for all."""
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
     """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
 
@@ -84,11 +90,11 @@ def kind_key(entry: Entry) -> str:
             keys[found[1]], f"a step does one thing, this one has {listing(found)}", "make two steps of it"
         )
     if not found:
-        typo = next(
-            (key for key in keys if key not in _ALL_KEYS and nearest(key, KINDS).startswith("did")), None
-        )
-        if typo is not None:
-            raise Wrong(keys[typo], f"unknown key `{typo}` in the step `{entry.key}`", nearest(typo, KINDS))
+        for key in keys:
+            near = nearest(key, KINDS)
+            hint = "" if key in _ALL_KEYS else near if near.startswith("did") else kind_meant(key)
+            if hint:
+                raise Wrong(keys[key], f"unknown key `{key}` in the step `{entry.key}`", hint)
         raise Wrong(
             entry.where, f"the step `{entry.key}` does nothing: it has none of {listing(KINDS)}", "add one"
         )
@@ -138,7 +144,7 @@ def _known_keys(entry: Entry, kind: str, problems: Problems) -> Mapping:
                 step=entry.key,
             )
         else:
-            wrong = unknown_key(inner.key, inner.where, f"the step `{entry.key}`", known)
+            wrong = unknown_key(inner.key, inner.where, f"the step `{entry.key}`", known, "step")
             problems.add_wrong(wrong, step=entry.key)
     return Mapping(where=entry.where, entries=tuple(kept))
 
@@ -169,7 +175,7 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
     step_kind = StepKind.PROMPT if kind in _LLM_KEYS else StepKind(kind)
     asks = step_kind in {StepKind.PROMPT, StepKind.EMBED}
     timeout = getattr(shape, "timeout", None)
-    return Step(
+    step = Step(
         id=StepId(entry.key),
         kind=step_kind,
         body=body,
@@ -185,6 +191,8 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
         foreach=foreach,
         save=save,
     )
+    advise(step, around.sources, around.problems, outermost=around.outermost)
+    return step
 
 
 def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around: Surroundings) -> Body | None:

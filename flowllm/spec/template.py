@@ -261,6 +261,11 @@ class Template:
         """It is exactly one `{{ expression }}`, and keeps the type of its value."""
         return self._around is not None
 
+    @property
+    def constant(self) -> str | None:
+        """The text, if there is nothing to fill in."""
+        return self._constant
+
     def __repr__(self) -> str:
         return f"Template({self.source!r}, where={str(self.where)!r})"
 

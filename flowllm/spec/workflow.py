@@ -20,6 +20,7 @@ from flowllm.types import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flowllm.errors import Problem
     from flowllm.request import OutputFormat
     from flowllm.spec.reference import Location, Part, Tolerance
     from flowllm.spec.template import Template, ValueTemplate
@@ -344,6 +345,8 @@ class Workflow:
     """Absolute path to text, for the workflow and every file it reads: enough to load it again."""
     digest: str = ""
     """As in Subgraph."""
+    warnings: tuple[Problem, ...] = ()
+    """What may not be what was meant, in the order of places."""
 
     @property
     def graph(self) -> Subgraph:

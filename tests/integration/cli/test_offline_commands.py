@@ -30,6 +30,9 @@ steps:
 """
 
 
+SIMULATED = "defaults: {provider: simulated, model: m}\n"
+
+
 def flowllm(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     known = {
         name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "FLOWLLM_"))
@@ -102,6 +105,81 @@ def test_validate_as_json(project: Path) -> None:
     bad, good = json.loads(done.stdout)
     assert [(one["line"], one["step"]) for one in bad["problems"]] == [(5, "a"), (6, "a")]
     assert good == {"file": "workflows/blog.yaml", "problems": []}
+
+
+def test_a_warning_is_told_and_nothing_is_refused_for_it(project: Path) -> None:
+    (project / "w.yaml").write_text(f"{SIMULATED}steps: {{a: {{value: 1}}}}\noutputs: {{y: a}}\n")
+    done = flowllm("validate", "w.yaml", cwd=project)
+    assert (done.returncode, done.stdout) == (0, "w.yaml: ok\n")
+    assert done.stderr.startswith("w.yaml:3:14: warning: this is the text 'a'")
+    assert done.stderr.endswith("\n1 warning\n")
+    as_json = flowllm("validate", "w.yaml", "--json", cwd=project)
+    ((found,),) = (one["problems"] for one in json.loads(as_json.stdout))
+    assert (as_json.returncode, found["severity"], found["line"]) == (0, "warning", 3)
+    ran = flowllm("run", "w.yaml", "--db", "memory:", "-q", cwd=project)
+    assert (ran.returncode, ran.stdout.split()[-1]) == (0, "a")
+    assert "w.yaml:3:14: warning: this is the text 'a'" in ran.stderr
+
+
+CHILD = """
+inputs: {x: }
+steps:
+  one: {prompt: "{{ inputs.x }}"}
+  two: {prompt: "{{ one }}", provider: mine}
+outputs: {two: "{{ two }}"}
+"""
+PARENT = """
+defaults: {model: m, provider: simulated}
+providers: {mine: {type: simulated}}
+steps: {p: {workflow: ./CHILD, with: {x: hi}}}
+"""
+
+
+@pytest.mark.parametrize("child", ["child.yaml", "parts/child.yaml"])
+def test_what_a_parent_gives_a_child_is_not_missing_in_it(child: str, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / child).write_text(CHILD)
+    alone = flowllm("validate", child, cwd=tmp_path)
+    assert alone.returncode == 2
+    assert "2 steps have no model" in alone.stderr
+    assert "there is no provider `mine`" in alone.stderr
+    (tmp_path / "parent.yaml").write_text(PARENT.replace("CHILD", child))
+    (tmp_path / "broken.yaml").write_text(f"steps: [{child}")
+    for files in ([child, "parent.yaml"], [child]):
+        done = flowllm("validate", *files, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), files
+        assert f"{child}: ok (as a step of parent.yaml)" in done.stdout
+    (tmp_path / child).write_text(CHILD.replace("{{ one }}", "{{ on }}"))
+    wrong = flowllm("validate", child, cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "unknown name `on`" in wrong.stderr
+
+
+def test_validate_looks_for_data_files_and_run_leaves_that_to_the_step(project: Path) -> None:
+    (project / "data").mkdir()
+    (project / "w.yaml").write_text(
+        SIMULATED
+        + """steps:
+  a: {foreach: {file: rows.csv}, prompt: "{{ item.x }}"}
+  b: {foreach: {matrix: {r: {file: data, format: jsonl}, s: [1]}}, prompt: "{{ item }}"}
+  c: {prompt: Hi, images: [./no.png, "https://example.com/x.png", "data:image/png;base64,aa"]}
+  d: {foreach: {file: made.jsonl}, prompt: "{{ item }}", needs: [make]}
+  e: {foreach: {file: "-", format: lines}, prompt: "{{ item }}"}
+  f: {foreach: {file: "{{ run.id }}.csv", format: csv}, prompt: "{{ item }}"}
+  make: {shell: "echo '[1]' > made.jsonl"}
+"""
+    )
+    done = flowllm("validate", "w.yaml", "--json", cwd=project)
+    assert done.returncode == 2
+    told = [(one["line"], one["severity"], one["message"]) for one in json.loads(done.stdout)[0]["problems"]]
+    assert told == [
+        (3, "error", "the file rows.csv cannot be read: there is no such file"),
+        (4, "error", "the file data cannot be read: it is a folder"),
+        (5, "error", "the file ./no.png cannot be read: there is no such file"),
+        (6, "warning", "the file made.jsonl cannot be read: there is no such file"),
+    ]
+    ran = flowllm("run", "w.yaml", "--until", "a", "--db", "memory:", "-q", cwd=project)
+    assert (ran.returncode, "DataFailed" in ran.stderr) == (1, True)
 
 
 def test_validate_reads_the_settings_of_the_project(project: Path) -> None:
