@@ -147,5 +147,5 @@ class Attempt:
 def may_be_paid(error: StepError) -> bool:
     """The request went out and no answer was seen: nobody knows whether the provider worked for it."""
     if isinstance(error, ConnectionFailed):
-        return error.reason in {"reset", "closed"}
+        return error.reason in {"reset", "closed", "protocol"}
     return isinstance(error, AttemptTimedOut)

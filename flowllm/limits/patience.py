@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowllm.limits.account import Account
     from flowllm.limits.learned import Departure
 
-NOBODY_THERE = frozenset({"refused", "unknown_host", "unreachable"})
+NOBODY_THERE = frozenset({"refused", "unknown_host", "unreachable", "tls", "proxy"})
 SHORT_PATIENCE = FIRST_COOLDOWN
 """Seconds for which a server that was never reached is tried: until the breaker's first probe, not its second."""
 

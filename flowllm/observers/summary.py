@@ -192,7 +192,7 @@ class Summary:
             names = ", ".join(sorted(self._truncated))
             more = f" and {self._cut - MOST_ERRORS:,} more" if self._cut > MOST_ERRORS else ""
             advice = " (raise max_tokens to get whole answers)"
-            found.append((("cut at max_tokens: ", "yellow"), f"{names}{more}{advice}"))
+            found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
         if self._failures is not None:
             found.append((("many steps failed", "bold red"), " (more than 5 % of those carried out)"))
         if self._started is not None and self._started.simulated:

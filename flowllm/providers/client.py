@@ -8,10 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 import httpx2
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
+
+from flowllm import __version__
+from flowllm.providers.network import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -24,6 +29,9 @@ CONNECT_TIMEOUT = 30.0
 """Seconds to reach a server, apart from the time it takes to answer."""
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""
+LARGEST_HEADER = 128 * 1024
+"""Bytes of one header; a policy that a gateway sends along may have tens of thousands."""
+MOST_HEADERS = 512
 _PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings"}
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -32,41 +40,92 @@ _KEEPALIVE = 4.0  # uvicorn closes an idle connection after 5 s; reusing it just
 
 
 class _Head(httpx2.AsyncByteStream):
-    """The first bytes of a body."""
+    """The first bytes of an error's body, unpacked: whoever reads it whole gets no more, however large it would be."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, size: int) -> None:
-        self._stream = stream
+    def __init__(self, response: httpx2.Response, readable: frozenset[str], size: int) -> None:
+        self._packed = cast("httpx2.AsyncByteStream", response.stream)
+        self._whole = httpx2.Response(response.status_code, headers=response.headers, stream=self._packed)
+        self._readable = readable
         self._size = size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = self._size
-        async for chunk in self._stream:
-            yield chunk[:left]
-            left -= len(chunk)
-            if left <= 0:
-                return
+        try:
+            _check_encoding(self._whole, self._readable)
+            async for chunk in self._whole.aiter_bytes():
+                yield chunk[:left]
+                left -= len(chunk)
+                if left <= 0:
+                    return
+        except (Unreadable, httpx2.DecodingError) as error:
+            yield f"(its words cannot be read: {error})".encode()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self._packed.aclose()
 
 
-async def _cap_error_body(response: httpx2.Response) -> None:
-    """The openai client reads the body of an error whole, however large; this leaves it the beginning."""
-    if response.status_code >= httpx2.codes.MULTIPLE_CHOICES:
-        response.stream = _Head(cast("httpx2.AsyncByteStream", response.stream), LARGEST_ERROR_BODY)
+def _check_encoding(response: httpx2.Response, readable: frozenset[str]) -> None:
+    """Raises Unreadable if the body is packed in a way that cannot be undone here; none was asked for."""
+    names = [name.strip() for name in response.headers.get("content-encoding", "").lower().split(",")]
+    names = [name.removeprefix("x-") for name in names if name not in ("", "identity")]
+    unknown = [name for name in names if name not in readable]
+    if unknown:
+        raise Unreadable(f"it is packed as {unknown[0]!r}, though it was asked for without")
+    if names:
+        response.headers["content-encoding"] = ", ".join(names)  # `x-gzip` is an old name of gzip
+
+
+class _Client(DefaultAioHttpClient):
+    """With sessions that take larger heads than aiohttp's own, and keep no cookies: accounts share them."""
+
+    def _init_transport(self, *args: Any, **kwargs: Any) -> httpx2.AsyncBaseTransport:
+        return _roomy(super()._init_transport(*args, **kwargs))
+
+    def _init_proxy_transport(self, *args: Any, **kwargs: Any) -> httpx2.AsyncBaseTransport:
+        return _roomy(super()._init_proxy_transport(*args, **kwargs))
+
+
+def _roomy(transport: Any) -> httpx2.AsyncBaseTransport:
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE, ssl=transport.ssl_context
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=LARGEST_HEADER,
+            max_field_size=LARGEST_HEADER,
+            max_headers=MOST_HEADERS,
+        )
+
+    transport.client = session
+    return cast("httpx2.AsyncBaseTransport", transport)
 
 
 def http_client(*, through_proxy: bool) -> httpx2.AsyncClient:
-    """A pool of connections. `through_proxy`: HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are heeded."""
-    return DefaultAioHttpClient(
+    """A pool of connections. `through_proxy`: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR are heeded.
+
+    Raises OSError if those certificates cannot be read.
+    """
+    client = _Client(
         trust_env=through_proxy,
         follow_redirects=False,
         timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
         limits=httpx2.Limits(
             max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=_KEEPALIVE
         ),
-        event_hooks={"response": [_cap_error_body]},
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
+    readable = frozenset(name.strip() for name in client.headers["accept-encoding"].split(","))
+
+    async def received(response: httpx2.Response) -> None:
+        if response.status_code >= httpx2.codes.MULTIPLE_CHOICES:
+            response.stream = _Head(response, readable, LARGEST_ERROR_BODY)
+            response.headers.pop("content-encoding", None)
+        else:
+            _check_encoding(response, readable)
+
+    client.event_hooks = {"response": [received]}
+    return client
 
 
 def openai_client(
@@ -84,7 +143,12 @@ def openai_client(
     unwanted = [line.partition(":")[0].strip() for line in custom.split("\n") if ":" in line]
     unwanted += [] if own_host else ["OpenAI-Organization", "OpenAI-Project"]
     authorization = f"Bearer {api_key}" if api_key else Omit()
-    given: dict[str, str | Omit] = {"Accept-Encoding": "identity", "Authorization": authorization, **headers}
+    given: dict[str, str | Omit] = {
+        "User-Agent": f"flowllm/{__version__}",
+        "Accept-Encoding": "identity",
+        "Authorization": authorization,
+        **headers,
+    }
     written = {name.lower() for name in given}
     removed = {name: Omit() for name in unwanted if name.lower() not in written}
     return AsyncOpenAI(

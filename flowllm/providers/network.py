@@ -1,23 +1,30 @@
-"""Why no answer came: whatever a client raised, in plain words. Pure, and knows no client."""
+"""Why no answer came: whatever a client raised, in plain words. Knows no client."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from flowllm.errors import ConnectionFailed, ProviderError, RequestRejected
+from flowllm.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from flowllm.providers.failures import Asked
 
 _DEEPEST = 20
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 _UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN})
+_LONGEST_WORDS = 300
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _CLIENTS = ("aiohttp", "httpx2", "httpcore2", "openai")
+
+
+class Unreadable(Exception):
+    """A body that came cannot be read; the text says why."""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -35,9 +42,14 @@ def broken(error: BaseException, asked: Asked) -> ProviderError:
     """The error for a request that brought no whole answer. `reason` of a ConnectionFailed says which kind."""
     chain = list(causes(error))
     for cause in chain:
+        if isinstance(cause, Unreadable) or type(cause).__name__ == "DecodingError":
+            return BadAnswer(
+                f"{asked.who} sent an answer whose body cannot be read: {cause}",
+                hint="turn off compression in the server, or in the proxy before it",
+            )
         reason = _reason(cause)
         if reason:
-            return _failed(reason, asked, str(cause))
+            return _failed(reason, asked, str(getattr(cause, "message", "") or cause))
     if any(type(cause).__module__.startswith(_CLIENTS) or isinstance(cause, OSError) for cause in chain):
         return _failed("closed", asked, "")
     last = chain[-1]
@@ -55,10 +67,31 @@ def _reason(error: BaseException) -> str:
         "unknown_host": isinstance(error, socket.gaierror) or "DNS" in name,
         "tls": isinstance(error, ssl.SSLError) or "SSL" in name or "Certificate" in name,
         "refused": number == errno.ECONNREFUSED,
+        "protocol": _is_no_http(error),
         "reset": number in _LOST or isinstance(error, ConnectionResetError),
         "unreachable": number in _UNREACHABLE or "ConnectionTimeout" in name,
     }
     return next((reason for reason, seen in signs.items() if seen), "")
+
+
+def _is_no_http(error: BaseException) -> bool:
+    """The head of an answer could not be read; a body that ends early is another matter."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "BadHttpMessage" in names and "PayloadEncodingError" not in names
+
+
+def bad_certificates(error: OSError, environ: Mapping[str, str] = os.environ) -> ProviderDown:
+    """The error for certificates of the environment's that cannot be loaded."""
+    what = error.strerror or str(error)
+    return ProviderDown(
+        f"no connection can be made over https: the certificates cannot be loaded ({what}); {_named(environ)}",
+        hint="set SSL_CERT_FILE to a file of certificates in PEM format, or unset it",
+    )
+
+
+def _named(environ: Mapping[str, str]) -> str:
+    found = [f"{name} is {environ[name]!r}" for name in _CERTIFICATES if environ.get(name)]
+    return " and ".join(found) or "neither SSL_CERT_FILE nor SSL_CERT_DIR is set"
 
 
 def _failed(reason: str, asked: Asked, words: str) -> ConnectionFailed:
@@ -69,9 +102,18 @@ def _failed(reason: str, asked: Asked, words: str) -> ConnectionFailed:
         "closed": ("closed the connection before a whole answer came", ""),
         "tls": (
             f"could not be trusted (TLS): {words}",
-            "an http address written as https? a company's certificate?",
+            f"an http address written as https? a company's certificate? {_named(os.environ)}",
+        ),
+        "protocol": (
+            f"sent an answer that cannot be read as HTTP: {_shortened(words)}",
+            "is the provider's base_url right, and what stands between?",
         ),
         "unreachable": ("could not be reached", "check the provider's base_url, and the network"),
         "proxy": ("could not be reached through the proxy", "check HTTPS_PROXY and NO_PROXY"),
     }[reason]
     return ConnectionFailed(f"{asked.provider} ({asked.server}) {what}", hint=hint, reason=reason)
+
+
+def _shortened(words: str) -> str:
+    flat = " ".join(words.split()).removesuffix(" ^")  # aiohttp points at the place
+    return flat if len(flat) <= _LONGEST_WORDS else flat[:_LONGEST_WORDS] + " …"

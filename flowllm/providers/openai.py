@@ -18,7 +18,7 @@ from flowllm.errors import (
 )
 from flowllm.providers.base import Account
 from flowllm.providers.failures import LONGEST_RAW, Asked, failure
-from flowllm.providers.network import broken
+from flowllm.providers.network import bad_certificates, broken
 from flowllm.providers.openai_answer import decode
 from flowllm.providers.openai_vectors import decode_vectors
 from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
@@ -246,7 +246,10 @@ class OpenAIProvider:
 
     async def _ready(self) -> tuple[openai.AsyncOpenAI, ModuleType]:
         module = await self._pool.module()
-        http = await self._pool.http(secure=self._address.secure)
+        try:
+            http = await self._pool.http(secure=self._address.secure)
+        except OSError as error:
+            raise bad_certificates(error) from None
         if self._client is None:
             self._client = module.openai_client(
                 http,

@@ -76,7 +76,7 @@ def encode_chat(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
 def encode_responses(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
     """The body of a Responses request. Nothing is kept at the server unless the author sets `store`."""
     form = _form(request.output, config)
-    body: dict[str, Json] = {"store": False}
+    body: dict[str, Json] = {"store": False, "stream": False}  # some servers stream unless told not to
     body |= {key: value for key, value in request.params.items() if value is not None}
     for name in _TOKEN_FIELDS:
         if name in body:

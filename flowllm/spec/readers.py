@@ -350,9 +350,9 @@ def headers(node: Node) -> dict[str, str]:
 
 
 def base_url(node: Node) -> str:
-    """An http or https address without credentials, query or fragment."""
+    """An http or https address without credentials or fragment; it may have a query, such as `?api-version=…`."""
     value = plain_text(node)
-    match = re.fullmatch(r"https?://([^/?#\s]+)(/[^?#\s]*)?", value)
+    match = re.fullmatch(r"https?://([^/?#\s]+)(/[^?#\s]*)?(\?[^#\s]*)?", value)
     if not match:
         raise Wrong(node.where, f"`{value}` is not an address", "write it like https://llm.example.com/v1")
     if "@" in match[1]:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from flowllm import __version__
 from flowllm.errors import HttpFailed, TemplateFailed
 from flowllm.steps.addresses import is_public
 from flowllm.steps.http_answer import read_answer
@@ -108,7 +109,7 @@ class Wire:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 trust_env=False,
-                headers={"User-Agent": "flowllm"},
+                headers={"User-Agent": f"flowllm/{__version__}"},
                 middlewares=(_just_once,),
             )
         return self._sessions[allow_private, safe]

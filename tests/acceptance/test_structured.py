@@ -209,7 +209,7 @@ def test_an_answer_that_was_cut_is_kept_marked_and_told(project: Project, server
     outcome = project.cli("run", project.flow(steps=prompts(a="a"), outputs={"a": "{{ a }}"}))
     assert outcome.code == 0
     assert "cut off in the mid" in outcome.out
-    assert "cut at max_tokens: a" in outcome.err
+    assert "cut short: a" in outcome.err
     assert project.json("show", "last")["steps"]["a"]["truncated"] is True
 
 

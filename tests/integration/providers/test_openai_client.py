@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import subprocess
 import sys
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.errors import ConnectionFailed, UsageError
+import flowllm
+from flowllm.errors import BadAnswer, ConnectionFailed, ProviderDown, RequestRejected, UsageError
+from flowllm.providers.failures import LONGEST_RAW
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OpenAIConfig
 from flowllm.redact import Redactor
 from flowllm.request import OutputFormat
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
+from tests.support.replies import MIB, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.support.server import Server
 
@@ -230,3 +236,91 @@ def test_nothing_heavy_is_imported_before_the_first_call() -> None:
 
 def test_the_defaults_are_openai_s() -> None:
     assert OpenAIConfig(name="openai").base_url == OPENAI_BASE_URL
+
+
+async def test_large_heads_are_read(server: Server, openai: MakeOpenAI) -> None:
+    many = {f"x-h-{number}": "v" * 60 for number in range(200)}
+    for headers in (many, {"Content-Security-Policy": "a" * 70_000}):
+        server.script = lambda _body, _n, headers=headers: Reply(text="headed", headers=headers)
+        assert (await openai().complete(ask(), timeout=20)).text == "headed"
+    server.script = lambda _body, _n: Reply(headers={"Content-Security-Policy": "a" * 200_000})
+    with pytest.raises(ConnectionFailed, match="cannot be read as HTTP") as caught:
+        await openai().complete(ask(), timeout=20)
+    assert "more than 131072 bytes" in caught.value.message
+
+
+async def test_who_asks_is_told_and_no_cookie_is_kept(server: Server, openai: MakeOpenAI) -> None:
+    server.script = lambda _body, _n: Reply(headers={"Set-Cookie": "AWSALB=backend1; Path=/"})
+    provider = openai()
+    for _ in range(2):
+        await provider.complete(ask(), timeout=20)
+    await openai(headers={"user-agent": "mine"}).complete(ask(), timeout=20)
+    assert [seen.headers.get("cookie") for seen in server.requests] == [None] * 3
+    agents = [seen.headers["user-agent"] for seen in server.requests]
+    assert agents == [f"flowllm/{flowllm.__version__}"] * 2 + ["mine"]
+
+
+async def test_the_query_of_a_base_url_goes_out_with_each_request(server: Server, openai: MakeOpenAI) -> None:
+    await openai(base_url=f"{server.url}/?api-version=2024-10-21").complete(ask(), timeout=20)
+    (seen,) = server.requests
+    assert (seen.path, seen.query) == ("/v1/chat/completions", {"api-version": "2024-10-21"})
+
+
+def packed(encoding: str, payload: bytes, status: int = 200) -> Reply:
+    return Reply(status=status, body=payload, headers={"Content-Encoding": encoding})
+
+
+WHOLE = b'{"choices": [{"message": {"content": "packed"}, "finish_reason": "stop"}]}'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        packed("gzip", gzip.compress(WHOLE)),
+        packed("x-gzip", gzip.compress(WHOLE)),
+        packed("deflate", zlib.compress(WHOLE)),
+        packed("identity", WHOLE),
+    ],
+)
+async def test_answers_that_are_packed_though_nobody_asked_are_read(
+    reply: Reply, server: Server, openai: MakeOpenAI
+) -> None:
+    server.script = lambda _body, _n: reply
+    assert (await openai().complete(ask(), timeout=20)).text == "packed"
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(("encoding", "told"), [("lzma", "packed as 'lzma'"), ("gzip", "header check")])
+async def test_what_cannot_be_unpacked_is_named(
+    encoding: str, told: str, status: int, server: Server, openai: MakeOpenAI
+) -> None:
+    server.script = lambda _body, _n: packed(encoding, WHOLE, status)
+    with pytest.raises(BadAnswer if status == 200 else RequestRejected) as caught:
+        await openai().complete(ask(), timeout=20)
+    assert told in caught.value.message
+
+
+async def test_the_words_of_a_packed_error_are_read_and_a_bomb_is_not_unpacked(
+    server: Server, openai: MakeOpenAI
+) -> None:
+    server.script = lambda _body, _n: packed("gzip", gzip.compress(b'{"detail": "no seed here"}'), 400)
+    with pytest.raises(RequestRejected, match="no seed here"):
+        await openai().complete(ask(), timeout=20)
+    bomb = gzip.compress(b'{"detail": "' + b"a" * (64 * MIB), 1)
+    server.script = lambda _body, n: packed("gzip", bomb, 400 if n == 2 else 200)
+    for kind in (RequestRejected, BadAnswer):
+        with pytest.raises(kind) as caught:
+            await openai().complete(ask(), timeout=20)
+        assert len(caught.value.answer or "") == LONGEST_RAW
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_certificates_of_the_environment_that_cannot_be_loaded(
+    content: str | None, openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "certificates.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(ProviderDown, match=r"SSL_CERT_FILE is '.*certificates\.pem'"):
+        await openai(base_url="https://127.0.0.1:9/v1").ready()

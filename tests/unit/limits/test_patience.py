@@ -97,7 +97,7 @@ def test_an_empty_answer_is_no_trouble_of_the_provider() -> None:
     assert all(report == Report() for report in reports)
 
 
-@pytest.mark.parametrize("reason", ["refused", "unknown_host", "unreachable"])
+@pytest.mark.parametrize("reason", ["refused", "unknown_host", "unreachable", "tls", "proxy"])
 def test_a_server_that_was_never_reached_is_given_up_in_seconds(reason: str) -> None:
     error = ConnectionFailed("no way", reason=reason)
     reports = judged(*[error] * 5, gap=SHORT_PATIENCE / 2)

@@ -65,7 +65,7 @@ def test_what_people_must_know_is_said() -> None:
         run_ended(stats={**run_ended().stats, "cost_usd": None}),
     )
     assert "cost: unknown (no price for my-model)" in lines[1]
-    assert lines[3] == "cut at max_tokens: outline (raise max_tokens to get whole answers)"
+    assert lines[3] == "cut short: outline (raise max_tokens to get whole answers)"
     assert lines[4].startswith("simulated answers:")
 
 

@@ -6,10 +6,11 @@ import socket
 import ssl
 
 import pytest
+from aiohttp.http_exceptions import ContentLengthError, LineTooLong
 
-from flowllm.errors import ConnectionFailed, RequestRejected
+from flowllm.errors import BadAnswer, ConnectionFailed, RequestRejected
 from flowllm.providers.failures import Asked
-from flowllm.providers.network import broken, causes
+from flowllm.providers.network import Unreadable, bad_certificates, broken, causes
 
 ASKED = Asked(provider="work", server="127.0.0.1:9", model="m")
 
@@ -31,6 +32,8 @@ def chained(*errors: Exception) -> Exception:
         (BrokenPipeError(errno.EPIPE, "pipe"), "reset"),
         (OSError(errno.EHOSTUNREACH, "no route"), "unreachable"),
         (OSError(errno.EIO, "odd"), "closed"),
+        (LineTooLong(b"x-policy: aaa", 131072), "protocol"),
+        (ContentLengthError("Not enough data"), "closed"),
     ],
 )
 def test_reasons(cause: Exception, reason: str) -> None:
@@ -38,6 +41,30 @@ def test_reasons(cause: Exception, reason: str) -> None:
     assert isinstance(error, ConnectionFailed)
     assert error.reason == reason
     assert "work (127.0.0.1:9)" in error.message
+
+
+def test_certificates_that_cannot_be_loaded_are_named() -> None:
+    environ = {"SSL_CERT_FILE": "/none.pem", "SSL_CERT_DIR": "/certs"}
+    down = bad_certificates(FileNotFoundError(errno.ENOENT, "No such file or directory"), environ)
+    assert "No such file or directory" in down.message
+    assert "SSL_CERT_FILE is '/none.pem' and SSL_CERT_DIR is '/certs'" in down.message
+
+
+def test_a_certificate_that_is_not_trusted_tells_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", "/certs")
+    assert "SSL_CERT_DIR is '/certs'" in broken(ssl.SSLError(1, "self-signed"), ASKED).hint
+    monkeypatch.delenv("SSL_CERT_DIR")
+    assert "neither SSL_CERT_FILE nor SSL_CERT_DIR is set" in broken(ssl.SSLError(1, "x"), ASKED).hint
+
+
+@pytest.mark.parametrize(
+    "error", [Unreadable("packed as 'br'"), type("DecodingError", (Exception,), {})("packed as 'br'")]
+)
+def test_a_body_that_cannot_be_unpacked_says_so(error: Exception) -> None:
+    told = broken(chained(RuntimeError("outer"), error), ASKED)
+    assert isinstance(told, BadAnswer)
+    assert "packed as 'br'" in told.message
 
 
 def test_what_is_no_matter_of_the_network_is_not_tried_again() -> None:

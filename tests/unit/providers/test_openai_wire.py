@@ -150,6 +150,7 @@ def test_responses_has_its_own_names() -> None:
     )
     assert encode_responses(request, OPENAI) == {
         "store": False,
+        "stream": False,
         "model": "m",
         "input": [{"role": "user", "content": "hello"}],
         "max_output_tokens": 5,

@@ -307,6 +307,14 @@ def test_built_in_providers_can_be_redefined() -> None:
     assert providers["simulated"].type == "simulated"
 
 
+def test_a_base_url_may_have_a_query_but_no_credentials_or_fragment() -> None:
+    text = "providers: {{az: {{type: openai, base_url: '{url}'}}}}\nsteps: {{a: {{value: 1}}}}"
+    url = "https://h.example/openai/v1?api-version=2024-10-21"
+    assert workflow(text.format(url=url)).providers["az"].base_url == url
+    for bad in ("https://h/v1#x", "https://h/v1?a=b c", "https://u:p@h/v1?a=b", "ftp://h/v1"):
+        assert messages_of(text.format(url=bad)), bad
+
+
 def test_limits_of_a_provider_and_of_its_simulation() -> None:
     text = "providers: {s: {type: simulated, limits: {max_concurrent: 2}, enforce: {requests_per_minute: 300, burst: 4}}}\nsteps: {a: {value: 1}}"
     found = workflow(text)
