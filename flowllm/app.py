@@ -28,7 +28,6 @@ from flowllm.over import absolute_paths, open_again, open_files
 from flowllm.plan.graph import Graph
 from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id
 from flowllm.providers.openai import ClientPool
-from flowllm.redact import Redactor
 from flowllm.result import RunOptions, RunResult
 from flowllm.sitting import Sitting
 from flowllm.spec.files import SnapshotFiles
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from flowllm.clock import Clock
     from flowllm.observers.base import Observer
     from flowllm.over import RowFiles
+    from flowllm.redact import Redactor
     from flowllm.spec.project import Project
     from flowllm.spec.workflow import Step
     from flowllm.store.base import Store
@@ -76,7 +76,6 @@ class FlowLLM:
             environ=os.environ if environ is None else environ, config=config, database=database
         )
         self._clock = clock or SystemClock()
-        self._redactor = Redactor()
         self._pool = ClientPool()
         self._limiter = Limiter(self._clock, weights=self._settings.project.tenants)
         self._store: Store | None = None
@@ -84,7 +83,7 @@ class FlowLLM:
 
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock)
-        line = Line(self._limiter, self._store, self._clock, redactor=self._redactor)
+        line = Line(self._limiter, self._store, self._clock)
         batches = Batches(line, self._clock)
         self._flights = Flights(Memo(batches, self._store, self._clock), self._clock)
         return self
@@ -135,8 +134,8 @@ class FlowLLM:
         steps = chosen_steps(loaded, options)
         providers = self._providers(loaded, options, self._settings.project)
         self._check(loaded, steps, providers)
-        secrets = self._read_secrets(loaded)
-        run = self._new_run(loaded, given, options, providers.default, tenant)
+        secrets = self._read_secrets(loaded, providers)
+        run = self._new_run(loaded, given, options, providers, tenant)
         spool = self._spool(run.run_id)
         rows = None
         if options.over is not None:
@@ -196,7 +195,6 @@ class FlowLLM:
         if other:
             given, names = inputs_again(run, options, loaded, inputs or {}, input_text or {})
             options = replace(options, given=names)
-        options = replace(options, mended=await mended_items(self.store, run, mended, self._redactor))
         providers = self._providers(loaded, options, project)
         if providers.default != run.provider and loaded.default_provider == AUTO:
             raise UsageError(
@@ -204,7 +202,8 @@ class FlowLLM:
                 hint="set or unset OPENAI_API_KEY as it was, or start a new run",
             )
         self._check(loaded, steps, providers)
-        secrets = self._read_secrets(loaded)
+        secrets = self._read_secrets(loaded, providers)
+        options = replace(options, mended=await mended_items(self.store, run, mended, providers.redactor))
         claimed = replace(await self.store.claim_run(run.run_id, self._owner()), inputs=given)
         try:
             anew = retry_failed or other or part or bool(mended)
@@ -227,7 +226,7 @@ class FlowLLM:
         )
         notices = [*([] if file is not None else edited(run)), *(() if rows is None else rows.notices)]
         if other or mended:
-            await self._take(claimed, loaded, options)
+            await self._take(claimed, loaded, options, providers.redactor)
         await sitting.hold(
             stop=stop,
             before=before,
@@ -251,13 +250,13 @@ class FlowLLM:
         given = resolve_inputs(loaded, inputs or {}, input_text)
         steps = chosen_steps(loaded, options)
         providers = self._providers(loaded, options, self._settings.project)
-        run = replace(self._new_run(loaded, given, options, providers.default, ""), inputs=given)
+        run = replace(self._new_run(loaded, given, options, providers, ""), inputs=given)
         secret = {name: self._settings.environ.get(name, "") for name in loaded.secrets}
         forecaster = Forecaster(
             loaded,
             run,
             steps,
-            backend=local_backend(loaded, providers, self._open_flights(), secret, self._redactor),
+            backend=local_backend(loaded, providers, self._open_flights(), secret),
             store=self.store,
             use_memo=not options.no_cache,
             refresh=options.refresh,
@@ -315,15 +314,14 @@ class FlowLLM:
             environ=self._settings.environ,
             pool=self._pool,
             clock=self._clock,
-            redactor=self._redactor,
             prices=project.prices,
             all_simulated=options.provider == SIMULATED,
         )
 
-    def _read_secrets(self, workflow: Workflow) -> Mapping[str, str]:
-        """The values of its secrets, which nothing that is kept or told shows from now on. Raises UsageError."""
+    def _read_secrets(self, workflow: Workflow, providers: Providers) -> Mapping[str, str]:
+        """The values of its secrets, which nothing that is kept or told of the run shows. Raises UsageError."""
         found = read_secrets(workflow, self._settings.environ)
-        self._redactor.add(found.values())
+        providers.redactor.add(found.values())
         return found
 
     def _open_flights(self) -> Flights:
@@ -354,7 +352,6 @@ class FlowLLM:
             store=self.store,
             clock=self._clock,
             secrets=secrets,
-            redactor=self._redactor,
             observers=observers,
             spool=self._spool(run.run_id),
             rows=rows,
@@ -390,7 +387,7 @@ class FlowLLM:
         workflow: Workflow,
         inputs: Mapping[str, Json],
         options: RunOptions,
-        provider: str,
+        providers: Providers,
         tenant: str,
     ) -> RunRecord:
         now = self._clock.now()
@@ -400,8 +397,8 @@ class FlowLLM:
             path=workflow.path,
             status=RunStatus.RUNNING,
             started_at=now,
-            provider=provider,
-            inputs=self._redactor.value(dict(inputs)),
+            provider=providers.default,
+            inputs=providers.redactor.value(dict(inputs)),
             options=options.as_dict(),
             snapshot=workflow.files,
             tenant=tenant,
@@ -420,13 +417,15 @@ class FlowLLM:
         unfinished = [run for run in runs if run.status is not RunStatus.SUCCEEDED]
         return await self.store.run((unfinished or runs)[0].run_id)
 
-    async def _take(self, run: RunRecord, workflow: Workflow, options: RunOptions) -> None:
+    async def _take(
+        self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor
+    ) -> None:
         await self.store.update_run(
             Fence(run_id=run.run_id, epoch=run.epoch),
             snapshot=workflow.files,
             path=workflow.path,
             options=options.as_dict(),
-            inputs=self._redactor.value(dict(run.inputs)),
+            inputs=redactor.value(dict(run.inputs)),
         )
 
     async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:

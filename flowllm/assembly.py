@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.backends.local import LocalBackend
+from flowllm.credentials import VARIABLE, find_credentials, looks_secret
 from flowllm.errors import StepError, Unauthorized, UsageError
 from flowllm.limits.limiter import tightest
-from flowllm.providers.openai import SECRET_NAME, OpenAIProvider
+from flowllm.providers.openai import OpenAIProvider
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
+from flowllm.redact import SECRET_NAME, Redactor
 from flowllm.spec.workflow import EmbedBody, LlmBody
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.http import HttpKind
@@ -22,6 +24,7 @@ from flowllm.steps.value import ValueKind
 from flowllm.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from flowllm.calls.flight import Flights
@@ -29,13 +32,11 @@ if TYPE_CHECKING:
     from flowllm.limits.limiter import Limiter
     from flowllm.providers.base import Account, Provider
     from flowllm.providers.openai import ClientPool
-    from flowllm.redact import Redactor
-    from flowllm.spec.workflow import ProviderSettings, Step, Workflow
+from flowllm.spec.workflow import ProviderSettings, Step, Workflow
 
 AUTO = "auto"
 SIMULATED = "simulated"
 OPENAI = "openai"
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def resolve_auto(name: str, environ: Mapping[str, str]) -> str:
@@ -55,7 +56,6 @@ class Providers:
         environ: Mapping[str, str],
         pool: ClientPool,
         clock: Clock,
-        redactor: Redactor,
         prices: Mapping[str, Mapping[str, float]],
         all_simulated: bool = False,
     ) -> None:
@@ -63,11 +63,18 @@ class Providers:
         self._environ = environ
         self._pool = pool
         self._clock = clock
-        self._redactor = redactor
         self._prices = prices
         self._all_simulated = all_simulated
         self._made: dict[str, Provider] = {}
         self._claim: Callable[[str, Provider], None] | None = None
+        credentials = find_credentials(workflow.providers.values(), environ)
+        self.redactor = Redactor(credentials.values)
+        """Knows what is secret to the run: of all providers, also of those that no step has named yet."""
+        self.private = credentials.variables - set(workflow.secrets)
+        """Variables of the environment that nothing sees which a step starts."""
+        for settings in workflow.providers.values():
+            with contextlib.suppress(UsageError):  # one that a step uses is told of where it is needed
+                self._make(settings)
 
     @property
     def default(self) -> str:
@@ -164,7 +171,7 @@ class Providers:
                 clock=self._clock,
             )
         return OpenAIProvider(
-            self._openai(settings), pool=self._pool, redactor=self._redactor, clock=self._clock
+            self._openai(settings), pool=self._pool, redactor=self.redactor, clock=self._clock
         )
 
     def _openai(self, settings: ProviderSettings) -> OpenAIConfig:
@@ -177,29 +184,34 @@ class Providers:
                 f"provider {settings.name!r} needs a key, and {variable} is not set",
                 hint=f"export {variable}=…, or run with `--provider simulated` to try the workflow without a model",
             )
+        secrets: list[str] = []
         return OpenAIConfig(
             name=settings.name,
             base_url=base_url,
             api_key=key,
             api_key_env=variable or "api_key_env",
             api=settings.api,
-            headers={name: self._expand(name, text) for name, text in settings.headers.items()},
+            headers={name: self._expand(name, text, secrets) for name, text in settings.headers.items()},
+            secrets=secrets,
             structured=settings.structured,
             max_tokens_field=settings.max_tokens_field,
             prices=self._prices,
         )
 
-    def _expand(self, header: str, text: str) -> str:
+    def _expand(self, header: str, text: str, secrets: list[str]) -> str:
+        """The value of a header; secret ones of the variables in it are added to `secrets`."""
+
         def value(match: re.Match[str]) -> str:
             if match[1] not in self._environ:
                 raise UsageError(
                     f"header {header} needs {match[1]}, which is not set", hint=f"export {match[1]}=…"
                 )
-            if SECRET_NAME.search(match[1]):
-                self._redactor.add([self._environ[match[1]]])
-            return self._environ[match[1]]
+            value = self._environ[match[1]]
+            if SECRET_NAME.search(match[1]) or looks_secret(value):
+                secrets.append(value)
+            return value
 
-        return _VARIABLE.sub(value, text)
+        return VARIABLE.sub(value, text)
 
 
 def _names(body: LlmBody | EmbedBody) -> Iterator[str]:
@@ -233,15 +245,16 @@ def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str,
 
 
 def local_backend(
-    workflow: Workflow, providers: Providers, flights: Flights, secrets: Mapping[str, str], redactor: Redactor
+    workflow: Workflow, providers: Providers, flights: Flights, secrets: Mapping[str, str]
 ) -> LocalBackend:
     """All kinds of steps, carried out in this process."""
+    redactor = providers.redactor
     return LocalBackend(
         {
             StepKind.PROMPT: LlmKind(providers.for_step, flights),
             StepKind.EMBED: EmbedKind(providers.for_step, flights),
             StepKind.PYTHON: PythonKind(workflow.files, secrets, redactor),
-            StepKind.SHELL: ShellKind(secrets, redactor),
+            StepKind.SHELL: ShellKind(secrets, redactor, private=providers.private),
             StepKind.HTTP: HttpKind(secrets, redactor),
             StepKind.VALUE: ValueKind(),
         }

@@ -15,6 +15,33 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 MASK = "***"
+SECRET_NAME: Final = re.compile(r"auth|key|token|secret|cookie|passw|credential", re.IGNORECASE)
+"""In the name of a header, a parameter or a variable whose value is secret."""
+_PLACEHOLDERS: Final = frozenset(
+    [
+        "changeme",
+        "dummy",
+        "empty",
+        "fake",
+        "local",
+        "lm-studio",
+        "lmstudio",
+        "no-key",
+        "no-key-required",
+        "none",
+        "not-needed",
+        "null",
+        "ollama",
+        "placeholder",
+        "secret",
+        "sk-no-key-required",
+        "test",
+        "token",
+        "unused",
+        "vllm",
+    ]
+)
+"""What is given as the key to servers that want none: ordinary words, which no answer may lose."""
 SHORTEST = 4
 """Values shorter than this are not masked: they would blot out ordinary text."""
 _TARGET: Final = 12
@@ -102,6 +129,11 @@ class Redactor:
                 return value  # a vector
             return [self.value(item) for item in value]
         return MASK if self._numbers and str(value) in self._numbers else value
+
+
+def is_placeholder(key: str) -> bool:
+    """It is no key, but a word that stands for one."""
+    return not key or key.lower() in _PLACEHOLDERS
 
 
 def _parts(secret: str) -> Iterator[str]:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from flowllm.limits.limiter import Limiter
     from flowllm.observers.base import Observer
     from flowllm.over import RowFiles
-    from flowllm.redact import Redactor
     from flowllm.result import RunOptions
     from flowllm.spec.workflow import Step, Workflow
     from flowllm.store.base import NodeRecord, RunRecord, Store
@@ -110,7 +109,6 @@ class Sitting:
         store: Store,
         clock: Clock,
         secrets: Mapping[str, str],
-        redactor: Redactor,
         observers: Sequence[Observer],
         spool: Path | None = None,
         rows: RowFiles | None = None,
@@ -130,7 +128,6 @@ class Sitting:
         self._store = store
         self._clock = clock
         self._secrets = secrets
-        self._redactor = redactor
         self._stats = Stats()
         self._tell = Telling([self._stats, *observers])
 
@@ -148,7 +145,7 @@ class Sitting:
         Raises StoreError if the record could not be kept.
         """
         self._begin(resumed=resumed, notices=notices)
-        backend = local_backend(self._workflow, self._providers, self._flights, self._secrets, self._redactor)
+        backend = local_backend(self._workflow, self._providers, self._flights, self._secrets)
         try:
             self._providers.claim(self._limiter, holder=self._run.run_id, cap=self._options.max_concurrent)
             await self._remember_rates()
@@ -161,7 +158,7 @@ class Sitting:
                 backend=backend,
                 store=self._store,
                 clock=self._clock,
-                redactor=self._redactor,
+                redactor=self._providers.redactor,
                 emit=self._tell,
                 stop=stop,
                 purse=await self._purse(),

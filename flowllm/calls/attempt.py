@@ -114,6 +114,7 @@ class Attempt:
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:
+        error = None if error is None else self._asker.redactor.value(dict(error))
         ended = replace(
             self._record,
             status=status,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from flowllm.redact import Redactor
 from flowllm.types import Priority, RetryPolicy, Usage
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from flowllm.providers.base import Provider
     from flowllm.request import Answer, Request
     from flowllm.store.base import Fence, NodeWrite
-    from flowllm.types import NodeId
+    from flowllm.types import Json, NodeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Asker:
     purse: Purse | None = None
     """The run's budget, if it has one."""
     tenant: str = ""
+    redactor: Redactor = field(default_factory=Redactor)
+    """Knows the secrets of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,11 @@ class Call(Protocol):
 
         Raises CallStopped when there is none left.
         """
+        ...
+
+    def holds_secret(self, value: Json) -> bool:
+        """Whether a secret of a run that waits stands in what was answered: it is then for these runs alone, each of
+        which masks its own."""
         ...
 
     def departing(self, request: Request) -> Request:

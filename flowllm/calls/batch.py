@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowllm.clock import Clock
     from flowllm.request import Answer, Request
     from flowllm.store.base import NodeWrite
+    from flowllm.types import Json
 
 _MOST_ATTEMPTS = 2
 """Of a request for several asks, before they are tried alone."""
@@ -84,6 +85,10 @@ class _Batch:
             with contextlib.suppress(CallStopped):
                 return member.call.payer()
         raise CallStopped
+
+    def holds_secret(self, value: Json) -> bool:
+        """Of any of its calls."""
+        return any(member.call.holds_secret(value) for member in self.members)
 
     def departing(self, request: Request) -> Request:
         """The request of those that still wait."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowllm.clock import Clock
     from flowllm.request import Answer, Request
     from flowllm.store.base import NodeWrite
+    from flowllm.types import Json
 
 
 class _Waiter:
@@ -76,6 +77,11 @@ class Flight:
                 return waiter.ask.asker
             self._refuse(waiter)
         raise CallStopped
+
+    def holds_secret(self, value: Json) -> bool:
+        """Of any waiter's run."""
+        redactors = {id(waiter.ask.asker.redactor): waiter.ask.asker.redactor for waiter in self._waiters}
+        return any(redactor.value(value) != value for redactor in redactors.values())
 
     def departing(self, request: Request) -> Request:
         """The request as it is: all waiters want the same."""

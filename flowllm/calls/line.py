@@ -16,10 +16,10 @@ from flowllm.calls.attempt import Attempt, may_be_paid
 from flowllm.calls.budget import Reservation
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
 from flowllm.calls.memo import record_of
-from flowllm.calls.wire import added_tokens, masked, send
-from flowllm.errors import NodeTimedOut, StepError, StoreError
+from flowllm.calls.wire import added_tokens, send
+from flowllm.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
 from flowllm.events import NodeRetrying, Notice
-from flowllm.request import Answer
+from flowllm.request import Answer, Completion
 from flowllm.types import Usage
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from flowllm.calls.base import Ask, Asker, Call
     from flowllm.clock import Clock
     from flowllm.limits.limiter import Limiter, Permit
-    from flowllm.redact import Redactor
     from flowllm.request import Reply, Request
     from flowllm.store.base import MemoRecord, NodeWrite, Store
 
@@ -66,11 +65,9 @@ class Line:
         store: Store,
         clock: Clock,
         *,
-        redactor: Redactor,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`draw` gives even draws from [0, 1), for jitter."""
-        self.redactor = redactor
         self.limiter = limiter
         self.store = store
         self.clock = clock
@@ -98,7 +95,6 @@ class _Talk:
         self.limiter = line.limiter
         self.store = line.store
         self.clock = line.clock
-        self.redactor = line.redactor
         self.ends_told = line.ends_told
         self.call = call
         self.ask = call.ask
@@ -128,7 +124,7 @@ class _Talk:
                 at=self.clock.now(),
                 attempt=self.meter.attempts,
                 delay=send.delay,
-                error=send.error.as_dict(),
+                error=asker.redactor.value(send.error.as_dict()),
             )
         )
         if send.delay > 0:
@@ -226,10 +222,9 @@ class _Exchange:
         left = max(0.001, self._ask.timeout - self._meter.active_s)
         timeout = min(self._ask.retry.attempt_timeout, left)
         try:
-            reply = await send(self._ask.provider, request, timeout=timeout)
+            return await send(self._ask.provider, request, timeout=timeout)
         except StepError as error:
             return error
-        return masked(reply, self._talk.redactor)  # a server may echo what it was sent
 
     async def _failed(self, error: StepError) -> Send | GiveUp:
         report = self._permit.failed(error)
@@ -254,21 +249,26 @@ class _Exchange:
         self._meter.pay(cost)
         self._spent = _total(usage, cost)
         if not isinstance(following, Accept):
-            error = None if following.error is None else following.error.as_dict()
+            error = None if following.error is None else self._shown(following.error, reply).as_dict()
             await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
             return following
-        if ask.validator is not None:  # JSON can spell a secret in ways that its text does not show
-            following = replace(following, value=self._talk.redactor.value(following.value))
         if following.unknown_end:
             self._tell_end(following.unknown_end)
         answer = _answer(following, reply, ask, self._dialogue.usage, self._meter)
         await self._keep([self._kept(call, part) for call, part in self._call.shares(answer)], usage, cost)
         return answer
 
+    def _shown(self, error: StepError, reply: Reply) -> StepError:
+        """What is wrong with an answer quotes parts of it: not where one of them could be a part of a secret."""
+        if isinstance(error, InvalidAnswer) and self._call.holds_secret(_text(reply)):
+            error.message = "the answer is not what was asked for; as a secret stands in it, it is not quoted"
+        return error
+
     def _kept(self, call: Call, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
-        key = call.ask.key
-        write = call.ask.write_memo and not answer.unknown_end
-        memo = record_of(key, answer, now=self._clock.now()) if write else None
+        memo = None
+        may = call.ask.write_memo and not answer.unknown_end
+        if may and not call.holds_secret([answer.value, answer.model]):
+            memo = record_of(call.ask.key, answer, now=self._clock.now())
         return memo, call.settle(answer)
 
     async def _keep(
@@ -302,8 +302,12 @@ class _Exchange:
     def _notice(self, message: str | None) -> None:
         if message is not None:
             run_id = self._asker.fence.run_id
-            told = f"provider {self._ask.provider.name} {message}"
+            told = self._asker.redactor.text(f"provider {self._ask.provider.name} {message}")
             self._asker.emit(Notice(run_id=run_id, at=self._clock.now(), message=told))
+
+
+def _text(reply: Reply) -> str:
+    return reply.text if isinstance(reply, Completion) else ""
 
 
 def _total(usage: Usage, cost: float | None) -> Reservation:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowllm.request import ChatRequest, Completion
+from flowllm.request import ChatRequest
 from flowllm.types import estimate_tokens
 
 if TYPE_CHECKING:
     from flowllm.providers.base import Provider
-    from flowllm.redact import Redactor
     from flowllm.request import Reply, Request
 
 
@@ -19,14 +17,6 @@ async def send(provider: Provider, request: Request, *, timeout: float) -> Reply
     if isinstance(request, ChatRequest):
         return await provider.complete(request, timeout=timeout)
     return await provider.embed(request, timeout=timeout)
-
-
-def masked(reply: Reply, redactor: Redactor) -> Reply:
-    """The reply with every secret masked. Vectors have no text."""
-    if not isinstance(reply, Completion):
-        return reply
-    text = redactor.text(reply.text)
-    return reply if text is reply.text else replace(reply, text=text)
 
 
 def added_tokens(request: Request, *, since: Request) -> int:

@@ -12,7 +12,7 @@ import click
 
 from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError
 from flowllm.observers.text import one_line, plural, visible
-from flowllm.redact import Redactor
+from flowllm.redact import SECRET_NAME, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """128 and SIGINT's number, as shells give it."""
-_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 
 
 def guarded(command: Callable[[], object], state: Globals) -> int:
@@ -76,7 +75,7 @@ def tell(error: FlowLLMError) -> None:
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
     """Values of the environment that are secret by their names."""
-    return [value for name, value in environ.items() if any(word in name.upper() for word in _SECRET_NAMES)]
+    return [value for name, value in environ.items() if SECRET_NAME.search(name)]
 
 
 def _masked(text: str) -> str:

@@ -131,6 +131,7 @@ class Desk:
             emit=emit,
             purse=self._purse,
             tenant=self.run.tenant,
+            redactor=self.redactor,
         )
         more = {} if seat.missed is None else {"missed": seat.missed}
         return NodeContext(

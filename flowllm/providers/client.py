@@ -16,6 +16,7 @@ import httpx2
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
 
 from flowllm import __version__
+from flowllm.providers.failures import LARGEST_ERROR_BODY
 from flowllm.providers.network import Unreadable
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 30.0
 """Seconds to reach a server, apart from the time it takes to answer."""
-LARGEST_ERROR_BODY = 64 * 1024
-"""Bytes of an error's body that are read."""
 LARGEST_HEADER = 128 * 1024
 """Bytes of one header; a policy that a gateway sends along may have tens of thousands."""
 MOST_HEADERS = 512

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flowllm.providers.words import Words
     from flowllm.types import Json
 
+LARGEST_ERROR_BODY = 64 * 1024
+"""Bytes of an error's body that are read."""
 LONGEST_RAW = 64 * 1024
 """Characters of raw text that an error keeps."""
 

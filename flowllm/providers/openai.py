@@ -17,13 +17,14 @@ from flowllm.errors import (
     UsageError,
 )
 from flowllm.providers.base import Account
-from flowllm.providers.failures import LONGEST_RAW, Asked, failure
+from flowllm.providers.failures import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
+from flowllm.providers.masking import masked_body
 from flowllm.providers.network import bad_certificates, broken
 from flowllm.providers.openai_answer import decode
 from flowllm.providers.openai_vectors import decode_vectors
 from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
 from flowllm.providers.prices import price_usd
-from flowllm.redact import Redactor
+from flowllm.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.request import ChatRequest
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes; one answer is never larger."""
 LARGEST_VECTOR = 256 * 1024
 """Bytes that each text may add to an answer of many embeddings."""
-SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 _KEPT_HEADERS = re.compile(r"((x-|anthropic-)?ratelimit.*)|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
 _TOOLS = ("tools", "functions")
@@ -152,6 +152,8 @@ class OpenAIProvider:
         if self._address.basic and not self._key and "authorization" not in map(str.lower, self._headers):
             self._headers["Authorization"] = f"Basic {self._address.basic}"
         self._client: openai.AsyncOpenAI | None = None
+        self._in_answers = Redactor(self._secrets(everything=False))
+        """What is secret by its name; a word that some other header has may well be the answer."""
         redactor.add(self._secrets(everything=False))
         self._redactor = Redactor(self._secrets(everything=True))
         self._account = Account(
@@ -164,7 +166,8 @@ class OpenAIProvider:
         """What may stand in no text; `everything`: all values of headers and query, not only those named like one."""
         address = self._address
         raw = urlsplit(self._config.base_url).password or ""
-        found = [self._key, address.password, address.basic, raw]
+        key = "" if is_placeholder(self._key) else self._key
+        found = [*self._config.secrets, key, address.password, address.basic, raw]
         for name, value in (*self._headers.items(), *address.query):
             if everything or SECRET_NAME.search(name):
                 found += [value, value.partition(" ")[2]]
@@ -202,14 +205,24 @@ class OpenAIProvider:
         if request.images:
             body = await asyncio.to_thread(with_images, body, request.images)
         raw, headers = await self._post(body, self._config.api, asked, timeout, largest=LARGEST_ANSWER)
-        return self._understood(lambda: _described(decode(raw, api=self._config.api, asked=asked), headers))
+        raw = masked_body(raw, self._in_answers)
+        return self._understood(
+            lambda: self._described(decode(raw, api=self._config.api, asked=asked), headers)
+        )
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
         """Ask for the vectors of all its texts once; see Provider.embed."""
         asked = self._asked(request)
         largest = LARGEST_ANSWER + LARGEST_VECTOR * len(request.texts)
         raw, headers = await self._post(self.encode(request), "embeddings", asked, timeout, largest=largest)
-        return self._understood(lambda: _described(decode_vectors(raw, request, asked), headers))
+        try:
+            vectors = decode_vectors(raw, request, asked)
+        except (
+            StepError
+        ):  # what is quoted of it may not be cut within a secret; vectors need no looking through
+            raw = masked_body(raw, self._redactor)
+            return self._understood(lambda: self._described(decode_vectors(raw, request, asked), headers))
+        return self._described(vectors, headers)
 
     def _asked(self, request: Request) -> Asked:
         return Asked(
@@ -236,7 +249,7 @@ class OpenAIProvider:
         client, module = await self._ready()
         try:
             async with asyncio.timeout(timeout) as deadline, module.posted(client, body, api=api) as response:
-                raw = await _whole(response, asked, largest)
+                raw = await _whole(response, asked, largest, self._redactor)
                 return raw, _lowered(response)
         except Exception as error:  # noqa: BLE001 - whatever the client raises becomes one of our errors
             timed_out = deadline.expired() and not isinstance(error, StepError)
@@ -273,9 +286,19 @@ class OpenAIProvider:
             return error
         response = getattr(error, "response", None)
         if response is not None:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return failure(response.status_code, headers, response.text, asked, now=self._clock.now())
+            headers = {name.lower(): self._redactor.text(value) for name, value in response.headers.items()}
+            said = masked_body(response.text.encode(errors="replace"), self._redactor).decode()
+            if len(response.content) >= LARGEST_ERROR_BODY:
+                said = self._redactor.rest(said, lost="end")
+            return failure(response.status_code, headers, said, asked, now=self._clock.now())
         return broken(error, asked)
+
+    def _described(self, reply: R, headers: Mapping[str, str]) -> R:
+        """The reply with what the headers say of it, without secrets."""
+        mask = self._in_answers.text
+        kept = {name: mask(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
+        identity = mask(headers.get("x-request-id", reply.request_id))
+        return replace(reply, model=mask(reply.model), headers=kept, request_id=identity)
 
     def _redacted(self, error: StepError) -> StepError:
         error.message = self._redactor.text(error.message)
@@ -286,19 +309,13 @@ class OpenAIProvider:
         return error
 
 
-def _described(reply: R, headers: Mapping[str, str]) -> R:
-    """The reply with what the headers say of it."""
-    kept = {name: value for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
-    return replace(reply, headers=kept, request_id=headers.get("x-request-id", reply.request_id))
-
-
 def _lowered(response: httpx2.Response) -> dict[str, str]:
     """The headers by name in lower case. Read from the raw bytes: the response itself looks for their encoding anew
     for each of them."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-async def _whole(response: httpx2.Response, asked: Asked, largest: int) -> bytes:
+async def _whole(response: httpx2.Response, asked: Asked, largest: int, redactor: Redactor) -> bytes:
     """The body, given up as soon as it is larger than that many bytes."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
@@ -308,7 +325,7 @@ async def _whole(response: httpx2.Response, asked: Asked, largest: int) -> bytes
                 f"{asked.provider} ({asked.server}) sent more than {largest // 2**20} MiB; "
                 "one answer is never that large",
                 hint="lower max_tokens, or ask for less in one answer",
-                answer=bytes(body[:LONGEST_RAW]).decode(errors="replace"),
+                answer=redactor.rest(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
                 status=response.status_code,
             )
     return bytes(body)

@@ -38,6 +38,8 @@ class OpenAIConfig:
     """chat: Chat Completions; responses: the Responses API."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every request, expanded."""
+    secrets: Sequence[str] = field(default=(), repr=False)
+    """Parts of the headers that are secret whatever the headers are called."""
     structured: str = "json_schema"
     """How a schema travels: json_schema, json_object_schema, json_object or prompt."""
     max_tokens_field: str | None = None

@@ -81,7 +81,7 @@ def _tell_fallback(context: NodeContext, model: str, error: StepError | Provider
             node_id=context.asker.node_id,
             at=context.clock.now(),
             model=model,
-            error=error.as_dict(),
+            error=context.redactor.value(error.as_dict()),
         )
     )
 

@@ -102,8 +102,7 @@ class HttpKind:
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
-                answer = await self._wire.send(request, shown=shown, mask=self._redactor.text, now=now)
-                return self._redactor.value(answer)
+                return await self._wire.send(request, shown=shown, mask=self._redactor.text, now=now)
         except StepError:
             raise
         except asyncio.CancelledError:

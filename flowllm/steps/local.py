@@ -91,8 +91,12 @@ class Local:
             cost_usd=0.0,
             call_s=context.clock.monotonic() - started,
         )
-        answer = Answer(value=value, model="", provider=self._kind, cost_usd=0.0)
-        memo = record_of(bound.key, answer, now=context.clock.now()) if cached else None
+        memo = None
+        if (
+            cached and context.redactor.value(value) == value
+        ):  # a secret is for the run alone whose secret it is
+            answer = Answer(value=value, model="", provider=self._kind, cost_usd=0.0)
+            memo = record_of(bound.key, answer, now=context.clock.now())
         await context.store.settle(memo=memo, nodes=(context.write(node),))
         return node
 

@@ -115,7 +115,7 @@ class PythonKind:
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
-                return await _invoke(function, cast("_Call", bound.work).arguments, self._redactor.value)
+                return await _invoke(function, cast("_Call", bound.work).arguments)
         except NotPlain as error:
             raise PythonFailed(
                 f"{name} returned {self._redactor.text(error.message)}", hint=error.hint
@@ -169,12 +169,10 @@ class PythonKind:
         return PythonFailed(f"{body.function} raised {what.line}", traceback=what.traceback)
 
 
-async def _invoke(
-    function: Callable[..., Any], arguments: Mapping[str, Json], mask: Callable[[Json], Json]
-) -> Json:
-    """What the function gives, plain and masked. Raises NotPlain, and whatever the function raises."""
+async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -> Json:
+    """What the function gives, plain. Raises NotPlain, and whatever the function raises."""
     if not inspect.iscoroutinefunction(function):
-        value, pending = await in_thread(lambda: _called(function, arguments, mask))
+        value, pending = await in_thread(lambda: _called(function, arguments))
         if not pending:
             return value
     else:
@@ -184,19 +182,17 @@ async def _invoke(
     if hasattr(value, "__aiter__"):
         value = [item async for item in value]
     try:
-        return mask(plain(value, soon=True))
+        return plain(value, soon=True)
     except Later:
-        return await in_thread(lambda: mask(plain(value)))
+        return await in_thread(lambda: plain(value))
 
 
-def _called(
-    function: Callable[..., Any], arguments: Mapping[str, Json], mask: Callable[[Json], Json]
-) -> tuple[Any, bool]:
+def _called(function: Callable[..., Any], arguments: Mapping[str, Json]) -> tuple[Any, bool]:
     """What a plain function gives; True beside it if that is still to be awaited, on the loop."""
     value = function(**arguments)
     if inspect.isawaitable(value) or hasattr(value, "__aiter__"):
         return value, True
-    return mask(plain(value)), False
+    return plain(value), False
 
 
 def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:

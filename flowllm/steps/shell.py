@@ -20,10 +20,10 @@ from flowllm.errors import ShellFailed, TemplateFailed
 from flowllm.fingerprint import fingerprint
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.local import Act, Local, too_late
-from flowllm.steps.process import SIGNALLED, TooMuchOutput, run_command
+from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, TooMuchOutput, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from flowllm.redact import Redactor
     from flowllm.spec.workflow import ShellBody, Step
@@ -49,7 +49,11 @@ class _Command:
 class ShellKind:
     """Steps that run a command. One of these serves a whole run."""
 
-    def __init__(self, secrets: Mapping[str, str], redactor: Redactor) -> None:
+    def __init__(
+        self, secrets: Mapping[str, str], redactor: Redactor, *, private: Collection[str] = ()
+    ) -> None:
+        """`private` variables of the environment are not handed on."""
+        self._private = private
         self._secrets = secrets
         self._redactor = redactor
         self._local = Local("shell")
@@ -83,7 +87,10 @@ class ShellKind:
         if sys.platform == "win32":
             raise ShellFailed("`shell` steps need a POSIX system", hint="a `python` step works everywhere")
         ended = await self._ended(command, limit, attempt=limit < left)
-        said = self._redactor.text(ended.errors.decode(errors="replace"))[-MAX_SHOWN:].strip()
+        said = ended.errors.decode(errors="replace")
+        whole = len(ended.errors) < KEPT_ERRORS
+        said = self._redactor.text(said) if whole else self._redactor.rest(said, lost="start")
+        said = said[-MAX_SHOWN:].strip()
         if ended.status != 0:
             raise ShellFailed(
                 f"the command ended with status {ended.status}{_signal(ended.status)}{_last(said)}",
@@ -96,10 +103,11 @@ class ShellKind:
                 f"the command's output is not UTF-8 (byte {error.start + 1})",
                 hint="encode it, such as by `| base64`",
             ) from None
-        return self._redactor.text(text.removesuffix("\n"))
+        return text.removesuffix("\n")
 
     async def _ended(self, command: _Command, limit: float, *, attempt: bool) -> Ended:
-        env = {**os.environ, **command.env}
+        inherited = {name: text for name, text in os.environ.items() if name not in self._private}
+        env = {**inherited, **command.env}
         try:
             async with asyncio.timeout(limit):
                 return await run_command(command.command, stdin=command.stdin, env=env, most=MAX_OUTPUT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowllm.calls.base import Ask, Asker
 from flowllm.calls.gate import Gate
 from flowllm.providers.base import Account
+from flowllm.redact import Redactor
 from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.store.base import Fence, NodeRecord, NodeWrite
 from flowllm.types import NodeStatus, StepKind, Usage
@@ -85,9 +86,22 @@ def vectors_of(request: EmbedRequest) -> Embeddings:
     )
 
 
-def asker(*, gate: Gate | None = None, node: str = "a", run: str = "r1", log: list | None = None) -> Asker:
+def asker(
+    *,
+    gate: Gate | None = None,
+    node: str = "a",
+    run: str = "r1",
+    log: list | None = None,
+    secrets: tuple[str, ...] = (),
+) -> Asker:
     events: list = [] if log is None else log
-    return Asker(fence=Fence(run_id=run, epoch=1), node_id=node, gate=gate or Gate(), emit=events.append)
+    return Asker(
+        fence=Fence(run_id=run, epoch=1),
+        node_id=node,
+        gate=gate or Gate(),
+        emit=events.append,
+        redactor=Redactor(secrets),
+    )
 
 
 def node_row(who: Asker, answer: Answer) -> NodeWrite:
@@ -96,7 +110,7 @@ def node_row(who: Asker, answer: Answer) -> NodeWrite:
         node_id=who.node_id,
         kind=StepKind.PROMPT,
         status=NodeStatus.SUCCEEDED,
-        output=answer.value,
+        output=who.redactor.value(answer.value),
         cached=answer.cached,
     )
     return NodeWrite(fence=who.fence, node=record)

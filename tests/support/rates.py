@@ -12,7 +12,6 @@ from flowllm.calls.memo import Memo
 from flowllm.errors import RateLimited, ServerFailed
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.redact import Redactor
 from flowllm.request import ChatRequest, Completion
 from flowllm.store.base import Owner, RunRecord
 from flowllm.store.memory import MemoryStore
@@ -119,7 +118,7 @@ class Load:
         self.limiter = Limiter(self.clock, weights=weights)
         self.limiter.configure(ACCOUNT, limits, holder="run")
         draw = random.Random(seed)
-        line = Line(self.limiter, self.store, self.clock, redactor=Redactor(), draw=draw.random)
+        line = Line(self.limiter, self.store, self.clock, draw=draw.random)
         self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
         self.failed: list[BaseException] = []
         self._open = False

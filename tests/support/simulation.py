@@ -173,7 +173,7 @@ class Process:
         self.limiter.configure(ACCOUNT, Limits(max_concurrent=world.max_concurrent), holder="sim")
         self.flights = Flights(
             Memo(
-                Line(self.limiter, self.disk, self.clock, redactor=Redactor(), draw=world.draw.random),
+                Line(self.limiter, self.disk, self.clock, draw=world.draw.random),
                 self.disk,
                 self.clock,
             ),

@@ -46,7 +46,7 @@ class Stage:
         self.redactor = Redactor(secrets)
         self.provider = FakeProvider()
         self.others: dict[str, FakeProvider] = {}
-        line = Line(self.limiter, self.store, self.clock, redactor=self.redactor, draw=lambda: 0.0)
+        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def scheduler(

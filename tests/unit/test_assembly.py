@@ -8,7 +8,6 @@ from flowllm.assembly import Providers, read_secrets, resolve_auto
 from flowllm.errors import Unauthorized, UsageError
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai import ClientPool
-from flowllm.redact import Redactor
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
 
@@ -24,7 +23,6 @@ def providers(text: str, *, environ: dict[str, str] | None = None, simulated: bo
         environ=environ or {},
         pool=ClientPool(),
         clock=LoopClock(),
-        redactor=Redactor(),
         prices={},
         all_simulated=simulated,
     )

@@ -52,7 +52,7 @@ async def embed(texts: list[str], server: Server, folder: Path) -> list[Answer |
     config = OpenAIConfig(name="test", base_url=server.url, api_key="sk-test")
     provider = OpenAIProvider(config, pool=pool, redactor=Redactor(), clock=clock)
     limiter.configure(provider.account, Limits(max_concurrent=4), holder="r")
-    line = Line(limiter, store, clock, redactor=Redactor())
+    line = Line(limiter, store, clock)
     flights = Flights(Memo(Batches(line, clock), store, clock), clock)
     name = f"r{len(server.requests)}"
     await store.create_run(run(name, owner=ME))

@@ -23,7 +23,6 @@ from flowllm.errors import (
 )
 from flowllm.events import RequestSent
 from flowllm.limits.limiter import Limiter
-from flowllm.redact import Redactor
 from flowllm.request import EmbedRequest
 from flowllm.store.base import Owner, RunRecord
 from flowllm.store.memory import MemoryStore
@@ -47,7 +46,7 @@ class Bench:
         self.log: list = []
         self.runs = runs or ("r1",)
         self.limits = Limits(**limits)
-        line = Line(self.limiter, self.store, self.clock, redactor=Redactor(), draw=lambda: 0.0)
+        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def open(self) -> Bench:

@@ -16,7 +16,6 @@ from flowllm.calls.memo import Memo
 from flowllm.calls.validation import Validator
 from flowllm.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
 from flowllm.limits.limiter import Limiter
-from flowllm.redact import Redactor
 from flowllm.request import Completion, OutputFormat
 from flowllm.store.base import Owner, RunRecord
 from flowllm.store.memory import MemoryStore
@@ -190,7 +189,7 @@ class Bench:
         self.store = MemoryStore()
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
-        line = Line(self.limiter, self.store, self.clock, redactor=Redactor(()), draw=lambda: 0.0)
+        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:

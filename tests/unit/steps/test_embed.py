@@ -52,7 +52,7 @@ class Stage:
         self.events: list = []
         self.missed: list[str] = []
         self.limiter.configure(self.provider.account, Limits(), holder="r1")
-        line = Line(self.limiter, self.store, self.clock, redactor=Redactor(), draw=lambda: 0.0)
+        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
         self.kind = EmbedKind(self._find, flights)
         self._order = itertools.count(1)

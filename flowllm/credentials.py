@@ -1,0 +1,61 @@
+"""What of the environment belongs to providers: their keys and passwords, and the variables that hold them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from flowllm.redact import SECRET_NAME, is_placeholder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from flowllm.spec.workflow import ProviderSettings
+
+VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PASSWORD: Final = re.compile(r"://[^/\s]*?:([^/\s]*)@")
+_CREDENTIAL: Final = re.compile(r"(?=.*[0-9])[A-Za-z0-9_\-.~+/=:]{12,}")
+"""Looks like one, by whatever name it is called."""
+_CERTAIN: Final = 8
+"""Characters from which on a value that stands in another variable too is no coincidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Of all providers that a run may use, also of those that it has not used yet."""
+
+    values: frozenset[str]
+    """To be masked."""
+    variables: frozenset[str]
+    """Of the environment; what a step starts does not see them unless the workflow asks for them."""
+
+
+def find_credentials(providers: Iterable[ProviderSettings], environ: Mapping[str, str]) -> Credentials:
+    """The credentials that these providers take from the environment, or have in their base URLs."""
+    names, urls = {"OPENAI_API_KEY"}, [environ.get("OPENAI_BASE_URL", "")]
+    for settings in providers:
+        names |= {settings.api_key_env or "OPENAI_API_KEY", *_of_headers(settings.headers, environ)}
+        urls.append(settings.base_url or "")
+    values = {environ.get(name, "").strip() for name in names}
+    for url in urls:
+        for password in _PASSWORD.findall(url):
+            values |= {password, unquote(password)}
+    values = {value for value in values if not is_placeholder(value)}
+    certain = [value for value in values if len(value) >= _CERTAIN]
+    names |= {name for name, text in environ.items() if any(value in text for value in certain)}
+    return Credentials(values=frozenset(values), variables=frozenset(names))
+
+
+def _of_headers(headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
+    for header, text in headers.items():
+        for name in VARIABLE.findall(text):
+            value = environ.get(name, "")
+            if SECRET_NAME.search(header) or SECRET_NAME.search(name) or looks_secret(value):
+                yield name
+
+
+def looks_secret(value: str) -> bool:
+    """It looks like a credential: long, with a digit, of letters that keys have, and not an address."""
+    return _CREDENTIAL.fullmatch(value) is not None and "://" not in value
