@@ -16,6 +16,8 @@ from flowllm.calls.memo import fresh, record_of
 from flowllm.calls.retry import Attempts
 from flowllm.errors import NodeTimedOut, StepError
 from flowllm.events import NodeRetrying
+from flowllm.fingerprint import canonical
+from flowllm.redact import MASK
 from flowllm.request import Answer
 from flowllm.types import NodeStatus
 
@@ -81,6 +83,7 @@ class Local:
         return node
 
     async def _done(self, bound: Bound, context: NodeContext, act: Act, *, cached: bool) -> NodeRecord:
+        """What holds a secret that the step was not given itself is for this run alone: to others it may be a word."""
         started = context.clock.monotonic()
         value, attempts = await _until_done(bound, context, act)
         node = context.record(
@@ -91,11 +94,9 @@ class Local:
             cost_usd=0.0,
             call_s=context.clock.monotonic() - started,
         )
-        memo = None
-        if (
-            cached and context.redactor.value(value) == value
-        ):  # a secret is for the run alone whose secret it is
-            answer = Answer(value=value, model="", provider=self._kind, cost_usd=0.0)
+        memo, shown = None, context.redactor.value(value)
+        if cached and (shown == value or MASK in canonical(bound.parts)):
+            answer = Answer(value=shown, model="", provider=self._kind, cost_usd=0.0)
             memo = record_of(bound.key, answer, now=context.clock.now())
         await context.store.settle(memo=memo, nodes=(context.write(node),))
         return node
