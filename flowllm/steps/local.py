@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from flowllm.calls.retry import Attempts
 from flowllm.errors import NodeTimedOut, StepError
 from flowllm.events import NodeRetrying
 from flowllm.fingerprint import canonical
-from flowllm.redact import MASK
 from flowllm.request import Answer
 from flowllm.types import NodeStatus
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from flowllm.steps.base import Bound, NodeContext
     from flowllm.store.base import MemoRecord, NodeRecord
     from flowllm.types import Json
+
+_MASKED = re.compile(r"\*\*\*|%2A%2A%2A")
+"""A secret in what a step was given, also in a URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,7 @@ class Local:
             call_s=context.clock.monotonic() - started,
         )
         memo, shown = None, context.redactor.value(value)
-        if cached and (shown == value or MASK in canonical(bound.parts)):
+        if cached and (shown == value or _MASKED.search(canonical(bound.parts))):
             answer = Answer(value=shown, model="", provider=self._kind, cost_usd=0.0)
             memo = record_of(bound.key, answer, now=context.clock.now())
         await context.store.settle(memo=memo, nodes=(context.write(node),))
