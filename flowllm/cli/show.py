@@ -98,8 +98,9 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
     if run.owner is not None:
         _field(screen, "owner", f"process {run.owner.pid} on {run.owner.host}")
     _field(screen, "provider", run.provider)
-    if run.options:
-        _field(screen, "options", json_text(dict(run.options), indent=None))
+    told = {name: value for name, value in run.options.items() if name not in {"given", "mended"}}
+    if told:
+        _field(screen, "options", json_text(told, indent=None))
     for name, value in run.inputs.items():
         _field(
             screen,

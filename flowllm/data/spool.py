@@ -32,8 +32,8 @@ AHEAD: Final = 1024
 AHEAD_BYTES: Final = 8 * 1024 * 1024
 """The same in bytes."""
 NAME: Final = "standard input"
-_under_way: Final[set[Path]] = set()
-"""Copies that this process is making."""
+_under_way: Final[dict[Path, SpooledRows]] = {}
+"""Who reads standard input and makes the copies, in this process."""
 
 
 def standard_input() -> BinaryIO:
@@ -53,12 +53,13 @@ def open_spool(
     read = reader_of(NAME, kind=kind or GUESSED, delimiter=delimiter)
     part = path.with_name(f"{path.name}.part")
     if path in _under_way:
-        raise DataFailed(f"{NAME} is read by another step", hint="name it in one place, or name a file")
+        return FollowedRows(_under_way[path], path, read)
     if path.exists():
         return FileRows(path, read, name=NAME)
     if part.exists():
         return CutRows(FileRows(part, read, name=NAME, cut=True))
-    return SpooledRows(stdin, path, read)
+    rows = _under_way[path] = SpooledRows(stdin, path, read)
+    return rows
 
 
 class CutRows:
@@ -89,6 +90,35 @@ class CutRows:
         await self._rows.close()
 
 
+class FollowedRows:
+    """What another step of the same run reads at the same time: its copy, once that is whole."""
+
+    total: int | None = None
+    live = True
+
+    def __init__(self, leader: SpooledRows, path: Path, read: Read) -> None:
+        self._leader = leader
+        self._path = path
+        self._read = read
+        self._rows: Rows | None = None
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        if self._rows is None:
+            await self._leader.copied()
+            self._rows = FileRows(self._path, self._read, name=NAME)
+        return await self._rows.take(most)
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        return 0 if self._rows is None else await self._rows.count_rest()
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        if self._rows is not None:
+            await self._rows.close()
+
+
 class SpooledRows:
     """Read in a thread of its own, which ends with the process: a read from a terminal cannot be broken off."""
 
@@ -100,6 +130,9 @@ class SpooledRows:
         self._path = path
         self._reader = read
         self._came = asyncio.Event()
+        self._copied = asyncio.Event()
+        self._followed = False
+        """Others wait for the whole copy: it is made to its end, however long this reader takes."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shared = threading.Condition()
         """Holds all that follows together: it is used by the thread as well."""
@@ -113,13 +146,25 @@ class SpooledRows:
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            _under_way.add(self._path)
-            threading.Thread(target=self._run, name="flowllm-stdin", daemon=True).start()
+        self._start()
         while (rows := self._taken(most)) is None:
             await self._came.wait()
         return rows
+
+    async def copied(self) -> None:
+        """Wait until all of it is in the copy. Raises DataFailed."""
+        with self._shared:
+            self._followed = True
+            self._shared.notify()
+        self._start()
+        await self._copied.wait()
+        if self._failed is not None:
+            raise self._failed
+
+    def _start(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            threading.Thread(target=self._run, name="flowllm-stdin", daemon=True).start()
 
     def _taken(self, most: int) -> list[Row] | None:
         """What is there; None: nothing yet, and `_came` will tell."""
@@ -146,7 +191,8 @@ class SpooledRows:
             self._rows.clear()
             self._shared.notify()
         self._came.set()
-        _under_way.discard(self._path)
+        if not self._followed or self._loop is None:
+            _under_way.pop(self._path, None)
 
     # in the thread
 
@@ -161,8 +207,9 @@ class SpooledRows:
         with self._shared:
             self._failed = failed
             self._over = True
-        _under_way.discard(self._path)
-        self._tell()
+        _under_way.pop(self._path, None)
+        self._tell(self._came)
+        self._tell(self._copied)
 
     def _copy(self) -> None:
         part = self._path.with_name(f"{self._path.name}.part")
@@ -177,7 +224,7 @@ class SpooledRows:
             for place, found in enumerate(self._reader(as_utf8(tee), NAME)):
                 if not self._put(place, found):
                     return
-            if self._closed:
+            if self._closed and not self._followed:
                 return
             try:
                 os.fsync(copy.fileno())
@@ -190,21 +237,23 @@ class SpooledRows:
         line, size, value, error = found
         row = Row(place=place, value=value, line=line, error=error)
         with self._shared:
-            while (len(self._rows) >= AHEAD or self._size > AHEAD_BYTES) and not self._closed:
+            while not (self._closed or self._followed) and (
+                len(self._rows) >= AHEAD or self._size > AHEAD_BYTES
+            ):
                 self._shared.wait()
             if self._closed:
-                return False
+                return self._followed
             self._rows.append((row, size))
             self._size += size
             wanted, self._wanted = self._wanted, False
         if wanted:
-            self._tell()
+            self._tell(self._came)
         return True
 
-    def _tell(self) -> None:
+    def _tell(self, event: asyncio.Event) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._came.set)
+                self._loop.call_soon_threadsafe(event.set)
 
 
 def _not_copied(part: Path, error: OSError) -> DataFailed:

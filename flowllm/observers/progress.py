@@ -139,6 +139,9 @@ class Progress:
                 self._say("CACHED", event.node_id, items(event))
             case NodeStatus.SUCCEEDED:
                 self._say("OK", event.node_id, f"{items(event)} {figures(event)}".strip())
+            case NodeStatus.FAILED if event.reused:
+                told = f"failed before: {error_text(event.error)} (--retry-failed runs it again)"
+                self._say("REUSED", event.node_id, told)
             case NodeStatus.FAILED:
                 goes_on = " (on_error: continue)" if event.tolerated else ""
                 self._say("ERROR", event.node_id, error_text(event.error) + goes_on)

@@ -127,6 +127,8 @@ class Summary:
             return
         if len(self._errors) < MOST_ERRORS:
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
+            if event.reused:
+                short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
             if self._tracebacks and error.get("traceback"):
                 short["traceback"] = error["traceback"]
             self._errors.append((event.node_id, short))

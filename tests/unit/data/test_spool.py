@@ -217,16 +217,38 @@ async def test_what_is_torn_is_no_row(kind: str, data: bytes, path: Path) -> Non
         await rows.take(9)
 
 
-async def test_two_steps_cannot_read_it_at_once(path: Path, pipe: Pipe) -> None:
+async def test_each_of_two_steps_that_read_it_at_once_gets_everything(path: Path, pipe: Pipe) -> None:
     rows = open_spool(lambda: pipe.file, path)
     pipe.write(b"x\n")
-    await rows.take(1)
-    with pytest.raises(DataFailed, match="read by another step"):
-        open_spool(lambda: pipe.file, path)
+    assert len(await rows.take(1)) == 1
+    second, third = (open_spool(lambda: pipe.file, path) for _ in range(2))
+    waiting = asyncio.ensure_future(drained(second))
+    pipe.write(b"y\n" * (AHEAD + 10))
     pipe.end()
-    assert await rows.take(1) == []
-    assert await drained(open_spool(lambda: pipe.file, path)) == ["x"]  # afterwards there is the copy
+    assert len(await waiting) == AHEAD + 11, "also while the first one takes nothing"
     await rows.close()
+    assert len(await drained(third)) == AHEAD + 11
+    assert (
+        len(await drained(open_spool(lambda: pipe.file, path))) == AHEAD + 11
+    )  # afterwards there is the copy
+
+
+async def test_a_step_that_has_enough_stops_no_other(path: Path, pipe: Pipe) -> None:
+    rows = open_spool(lambda: pipe.file, path)
+    second = open_spool(lambda: pipe.file, path)
+    waiting = asyncio.ensure_future(drained(second))
+    pipe.write(b"x\n")
+    assert len(await rows.take(1)) == 1
+    await rows.close()
+    pipe.write(b"y\n")
+    pipe.end()
+    assert await waiting == ["x", "y"]
+
+
+async def test_what_goes_wrong_is_told_to_both(path: Path) -> None:
+    rows, second = (open_spool(lambda: _given(b"PAR1x"), path) for _ in range(2))
+    await _failed(second, "is Parquet")
+    await _failed(rows, "is Parquet")
 
 
 async def _failed(rows: Any, match: str) -> DataFailed:

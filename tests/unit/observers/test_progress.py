@@ -7,6 +7,7 @@ from flowllm.observers.progress import Notices, Progress
 from flowllm.observers.screen import Screen, wants_colour
 from flowllm.types import NodeStatus, StepKind, Usage
 from tests.support.events import (
+    ERROR,
     fallback_taken,
     node_ended,
     node_retrying,
@@ -42,12 +43,14 @@ def test_a_run_from_start_to_end() -> None:
         ),
         node_ended("keywords", done=2, cached=True),
         node_ended("intro", done=3, reused=True),
+        node_ended("check", done=4, reused=True, status=NodeStatus.FAILED, error=ERROR),
     ) == [
         "run 20261121-abc: blog, 4 steps, provider openai",
         "0 of 4  RUN       headline",
         "1 of 4  OK        headline [1.2s, 180 tokens]",
         "2 of 4  CACHED    keywords",
         "3 of 4  REUSED    intro",
+        "4 of 4  REUSED    check failed before: RateLimited: too many requests (--retry-failed runs it again)",
     ]
 
 

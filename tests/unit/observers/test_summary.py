@@ -80,3 +80,8 @@ def test_many_errors_are_counted() -> None:
     lines = summed(run_started(), *failed, run_ended(status=RunStatus.FAILED))
     assert lines[-1] == "and 3 more"
     assert sum(line.startswith("error:") for line in lines) == MOST_ERRORS
+
+
+def test_an_error_of_an_earlier_sitting_is_told_as_such() -> None:
+    lines = summed(node_ended("a", status=NodeStatus.FAILED, error=ERROR, reused=True), run_ended())
+    assert any("too many requests (reused: --retry-failed runs it again)" in line for line in lines)
