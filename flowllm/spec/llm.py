@@ -120,7 +120,9 @@ def _target(model: Scalar, provider: Scalar | None, around: Surroundings, compil
 
 def _output(node: Scalar | Mapping | None, compiler: Compiler) -> OutputFormat | None:
     try:
-        return None if node is None else output_format(node, compiler.sources)
+        return (
+            None if node is None else output_format(node, compiler.sources, compiler.problems, compiler.step)
+        )
     except Wrong as wrong:
         compiler.problems.add_wrong(wrong, step=compiler.step)
         return None

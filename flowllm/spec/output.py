@@ -18,12 +18,14 @@ from flowllm.spec.nodes import Entry, Mapping, Node, Scalar, Sequence, constant,
 from flowllm.spec.problems import Wrong, nearest
 from flowllm.spec.readers import is_template
 from flowllm.spec.reference import Location
+from flowllm.spec.schema_keywords import check_keywords
 from flowllm.spec.source import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flowllm.spec.files import Sources
+    from flowllm.spec.problems import Problems
     from flowllm.types import Json
 
 MAX_FILES = 20
@@ -36,8 +38,11 @@ _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependen
 """Keywords whose values are mappings from names to schemas."""
 
 
-def output_format(node: Scalar | Mapping, sources: Sources) -> OutputFormat:
-    """What `output` asks for. Raises Wrong where the schema is not right or not there."""
+def output_format(node: Scalar | Mapping, sources: Sources, problems: Problems, step: str) -> OutputFormat:
+    """What `output` of a step asks for. Raises Wrong where the schema is not right or not there.
+
+    Keywords that are not known go to the problems.
+    """
     if isinstance(node, Scalar):
         if node.text == "json":
             return OutputFormat()
@@ -49,7 +54,11 @@ def output_format(node: Scalar | Mapping, sources: Sources) -> OutputFormat:
             raise Wrong(template.where, "a JSON Schema cannot hold a template")
     if not isinstance(root, Mapping):
         raise Wrong(root.where, f"a JSON Schema is a mapping, this is {kind_of(root)}")
-    return OutputFormat(schema=_Bundle(name, root, sources).schema())
+    bundle = _Bundle(name, root, sources)
+    schema = bundle.schema()
+    for document in bundle.documents.values():
+        check_keywords(document, problems, step)
+    return OutputFormat(schema=schema)
 
 
 def _load(path: str, where: Location, sources: Sources) -> tuple[str, Node]:
@@ -114,7 +123,7 @@ class _Bundle:
         self._name = name
         self._root = root
         self._sources = sources
-        self._documents: dict[str, Node] = {name: root}
+        self.documents: dict[str, Node] = {name: root}
         self._keys: dict[str, str] = {name: ""}
         self._taken = set(_names_in(root.get("$defs")))
 
@@ -123,13 +132,13 @@ class _Bundle:
         bundled: dict[str, Json] = self._rewritten(self._name, self._root)
         done = {self._name}
         extra: dict[str, Json] = {}
-        while pending := [name for name in self._documents if name not in done]:
+        while pending := [name for name in self.documents if name not in done]:
             for name in pending:
                 done.add(name)
-                extra[self._keys[name]] = self._rewritten(name, self._documents[name])
+                extra[self._keys[name]] = self._rewritten(name, self.documents[name])
         if extra:
             bundled["$defs"] = {**bundled.get("$defs", {}), **extra}
-        for document in self._documents.values():
+        for document in self.documents.values():
             _check(document)
         self._check_loops(bundled)
         return bundled
@@ -166,7 +175,7 @@ class _Bundle:
         document = self._document(name, path, ref.where) if path else name
         if fragment and not fragment.startswith("/"):
             raise Wrong(ref.where, f"`#{fragment}` is not supported", "refer with a pointer: '#/…'")
-        _follow(self._documents[document], fragment, ref)
+        _follow(self.documents[document], fragment, ref)
         key = self._keys[document]
         return f"#{f'/$defs/{key}' if key else ''}{fragment}"
 
@@ -182,11 +191,11 @@ class _Bundle:
                 raise Wrong(
                     where, f"`$ref: {path}` names no schema's file", "a schema's file ends in .json or .yaml"
                 )
-        if shown not in self._documents:
-            if len(self._documents) >= MAX_FILES:
+        if shown not in self.documents:
+            if len(self.documents) >= MAX_FILES:
                 raise Wrong(where, f"a schema cannot be made of more than {MAX_FILES} files")
             at = Location(file=name, line=where.line, column=where.column)
-            _, self._documents[shown] = _load(path, at, self._sources)
+            _, self.documents[shown] = _load(path, at, self._sources)
             self._keys[shown] = self._fresh(path)
         return shown
 
@@ -259,7 +268,7 @@ def _schemas(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tup
     yield path, node
     for entry in node.entries:
         below = (*path, entry.key)
-        if entry.key in _LITERAL:
+        if entry.key in _LITERAL or entry.key.startswith("x-"):
             continue
         if entry.key in _BY_NAME and isinstance(entry.value, Mapping):
             for inner in entry.value.entries:
