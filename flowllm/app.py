@@ -26,7 +26,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.mending import mended_items
 from flowllm.over import absolute_paths, open_again, open_files
 from flowllm.plan.graph import Graph
-from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id
+from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id, with_budget
 from flowllm.providers.openai import ClientPool
 from flowllm.result import RunOptions, RunResult
 from flowllm.sitting import Sitting
@@ -164,6 +164,7 @@ class FlowLLM:
         mended: Sequence[Json] = (),
         retry_failed: bool = False,
         until: str | None = None,
+        budget: Mapping[str, float] | None = None,
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
     ) -> RunResult:
@@ -171,12 +172,14 @@ class FlowLLM:
 
         Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now;
         `inputs` and `input_text`, as for `run`, go over what it was given before; `mended` are lines of `flowllm failed`,
-        whose items are taken in place of those that failed.
+        whose items are taken in place of those that failed; `budget` (see RunOptions) is what it may spend in all.
         A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
         """
         stop = stop or StopSignal()
         run = await self._to_resume(run_id)
         options = replace(RunOptions.of(run.options), until=until)
+        if budget:
+            options = replace(options, budget={**(options.budget or {}), **budget})
         other = file is not None or bool(inputs) or bool(input_text)
         done = {node.node_id: node for node in await self.store.nodes(run.run_id)}
         rows_before = done.get(NodeId(ROW))
@@ -225,7 +228,7 @@ class FlowLLM:
             rows=rows,
         )
         notices = [*([] if file is not None else edited(run)), *(() if rows is None else rows.notices)]
-        if other or mended:
+        if other or mended or budget:
             await self._take(claimed, loaded, options, providers.redactor)
         await sitting.hold(
             stop=stop,
@@ -294,19 +297,22 @@ class FlowLLM:
     def _load(self, workflow: str | Path | Workflow, options: RunOptions) -> Workflow:
         wanted = overrides(options)
         if not isinstance(workflow, Workflow):
-            return load_workflow(str(workflow), project=self._settings.project, overrides=wanted)
-        if wanted == Overrides():
-            return workflow
-        files, project = SnapshotFiles(workflow.files), stored_project(options, workflow.files)
-        return load_workflow(workflow.path, files=files, project=project, overrides=wanted)
+            loaded = load_workflow(str(workflow), project=self._settings.project, overrides=wanted)
+        elif wanted == Overrides():
+            loaded = workflow
+        else:
+            files, project = SnapshotFiles(workflow.files), stored_project(options, workflow.files)
+            loaded = load_workflow(workflow.path, files=files, project=project, overrides=wanted)
+        return with_budget(loaded, options)
 
     def _stored(self, run: RunRecord, options: RunOptions) -> Workflow:
-        return load_workflow(
+        stored = load_workflow(
             run.path,
             files=SnapshotFiles(run.snapshot),
             project=stored_project(options, run.snapshot),
             overrides=overrides(options),
         )
+        return with_budget(stored, options)
 
     def _providers(self, workflow: Workflow, options: RunOptions, project: Project) -> Providers:
         return Providers(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowllm.errors import UsageError
 from flowllm.spec.files import DiskFiles, Unreadable
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.problems import nearest
 from flowllm.spec.workflow import WorkflowBody
-from flowllm.types import NodeId, Priority, RunId, StepId
+from flowllm.types import Budget, NodeId, Priority, RunId, StepId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from flowllm.spec.workflow import Input, Step, Workflow
     from flowllm.store.base import RunRecord
     from flowllm.types import Json
+
+_AMOUNTS = {"usd": "number", "tokens": "whole number"}
 
 
 def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
@@ -43,6 +46,26 @@ def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
                 waiting += workflow.steps[step].edges
     urgency = Priority(options.priority or Priority.NORMAL)
     return {NodeId(name): _urgent(step, urgency) for name, step in workflow.steps.items() if name in wanted}
+
+
+def with_budget(workflow: Workflow, options: RunOptions) -> Workflow:
+    """The workflow with the budget that the options name. Raises UsageError for amounts that are none."""
+    if not options.budget:
+        return workflow
+    for name, amount in options.budget.items():
+        if name not in {"usd", "tokens"}:
+            raise UsageError(f"there is no budget of {name!r}", hint="there are: usd, tokens")
+        if (
+            isinstance(amount, bool)
+            or not isinstance(amount, int | float)
+            or not 0 < amount < math.inf
+            or (name == "tokens" and amount != int(amount))
+        ):
+            raise UsageError(f"a budget of {name} is a {_AMOUNTS[name]} above 0, not {amount!r}")
+    amounts: dict[str, Any] = {
+        name: int(amount) if name == "tokens" else float(amount) for name, amount in options.budget.items()
+    }
+    return replace(workflow, budget=replace(workflow.budget or Budget(), **amounts))
 
 
 def every_step(steps: Mapping[StepId, Step], within: str = "") -> Iterator[tuple[str, Step]]:

@@ -54,6 +54,8 @@ class RunOptions:
     """In the order of the rows."""
     overwrite: bool = False
     """`output` may exist already. Not kept: a resume goes on with it."""
+    budget: Mapping[str, float] | None = None
+    """Amounts, `usd` and `tokens`, in place of those of the workflow's `budget`."""
     config: str | None = None
     """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
     mended: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class RunOptions:
             "delimiter": self.delimiter,
             "mended": {name: dict(items) for name, items in self.mended.items()},
             "given": None if self.given is None else list(self.given),
+            "budget": None if self.budget is None else dict(self.budget),
         }
         return {name: value for name, value in record.items() if value != _DEFAULTS.get(name)}
 

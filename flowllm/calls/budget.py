@@ -78,11 +78,25 @@ class Purse:
                 f"{_dollars(self._usd)} of {_dollars(budget.usd)} are spent, and it may take {_dollars(more.usd or 0.0)}"
             )
         pauses = budget.on_exceed == "pause"
+        more_of = (
+            f"usd={_twice(budget.usd or 0.0)}"
+            if self._is_dollars(more)
+            else f"tokens={2 * (budget.tokens or 0)}"
+        )
         return BudgetExceeded(
             f"the next request could pass the budget: {'; '.join(told)}",
-            hint="raise `budget` in the workflow and resume with --file" if pauses else "raise `budget`",
+            hint=f"allow more and go on, such as: flowllm resume --budget {more_of}",
             status=RunStatus.PAUSED if pauses else RunStatus.FAILED,
         )
+
+    def _is_dollars(self, more: Reservation) -> bool:
+        """Whether dollars are what is too little."""
+        budget = self._budget
+        return budget.usd is not None and self._usd + (more.usd or 0.0) > budget.usd + _ROUNDING
+
+
+def _twice(usd: float) -> str:
+    return f"{2 * usd:.12f}".rstrip("0").rstrip(".")
 
 
 def _dollars(usd: float) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowllm.calls.base import Ask, Asker, Call
+    from flowllm.calls.budget import Purse
     from flowllm.clock import Clock
     from flowllm.limits.limiter import Limiter, Permit
     from flowllm.request import Reply, Request
@@ -135,23 +136,39 @@ class _Talk:
         ask = self.ask
         reservation = self._reservation(request)
         await ask.provider.ready()
-        permit = await self.limiter.acquire(
-            ask.provider.account,
-            priority=ask.priority,
-            tokens=reservation.tokens,
-            model=ask.request.model,
-            tenant=self.call.payer().tenant,
-        )
+        asker, permit = await self._admitted(reservation)
         try:
-            asker = self.call.payer()
-            if asker.purse is not None:
-                await asker.purse.reserve(reservation, model=ask.request.model)
             self.meter.attempts += 1
             self.meter.queue_s += permit.queue_s
             return await _Exchange(self, asker, permit, reservation).carry_out(request)
         finally:
             self.call.on_wire = False
             permit.release()
+
+    async def _admitted(self, reservation: Reservation) -> tuple[Asker, Permit]:
+        """Who pays, with the money set aside, and then a slot: nobody holds one while waiting for a budget."""
+        ask = self.ask
+        while True:
+            asker = self.call.payer()
+            purse = asker.purse
+            if purse is not None:
+                await purse.reserve(reservation, model=ask.request.model)
+            permit = None
+            try:
+                permit = await self.limiter.acquire(
+                    ask.provider.account,
+                    priority=ask.priority,
+                    tokens=reservation.tokens,
+                    model=ask.request.model,
+                    tenant=asker.tenant,
+                )
+                payer = self.call.payer()
+                if payer.purse is purse:
+                    return payer, permit
+            except BaseException:
+                _unused(purse, reservation, permit)
+                raise
+            _unused(purse, reservation, permit)
 
     def _reservation(self, request: Request) -> Reservation:
         """For the question as it was, and for what was added to it to ask again."""
@@ -308,6 +325,13 @@ class _Exchange:
 
 def _text(reply: Reply) -> str:
     return reply.text if isinstance(reply, Completion) else ""
+
+
+def _unused(purse: Purse | None, reservation: Reservation, permit: Permit | None) -> None:
+    if purse is not None:
+        purse.settle(reservation, tokens=0.0, usd=0.0)
+    if permit is not None:
+        permit.release()
 
 
 def _total(usage: Usage, cost: float | None) -> Reservation:

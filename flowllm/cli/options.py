@@ -89,6 +89,27 @@ def place_options(command: Callable[..., R]) -> Callable[..., R]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def _budget(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, float]:
+    """Amounts by name; those of `1_000_000` may be grouped. Raises UsageError."""
+    found: dict[str, float] = {}
+    for name, text in pairs(given, "--budget", "usd=5 or tokens=2_000_000").items():
+        try:
+            number = float(text)
+        except ValueError:
+            raise UsageError(f"--budget {name}={text}: `{text}` is not a number") from None
+        found[name.strip()] = int(number) if number.is_integer() else number
+    return found
+
+
+budget_option = click.option(
+    "--budget",
+    metavar="usd=N",
+    multiple=True,
+    callback=_budget,
+    help="What the run may spend in all, resumes included: `usd=5` or `tokens=2_000_000`.",
+)
+
+
 def input_options(command: Callable[..., R]) -> Callable[..., R]:
     """Adds -i and --inputs; the command gets `input_pairs` and `inputs_file`."""
     more = click.option("--inputs", "inputs_file", metavar="FILE", help="Inputs as a JSON or YAML mapping.")
@@ -122,6 +143,7 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
         metavar="N",
         help="Only the first N items of every foreach, and rows.",
     )
+    @budget_option
     @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
     @click.option(
         "--grace",
@@ -148,6 +170,7 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
         )
         options = RunOptions(
             **{name: kwargs.pop(name) for name in names},
+            budget=kwargs.pop("budget") or None,
             settings=pairs(kwargs.pop("settings"), "--set", "STEP.KEY=VALUE"),
             refresh=tuple(kwargs.pop("refresh")),
         )

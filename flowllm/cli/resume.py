@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowllm.cli.inputs import file_inputs, mended_lines, text_inputs
-from flowllm.cli.options import input_options, json_option, place_options
+from flowllm.cli.options import budget_option, input_options, json_option, place_options
 from flowllm.cli.session import LAST, find_run, wait_for
 from flowllm.cli.sitting import Shown, carry_out
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     "--retry-failed", is_flag=True, help="Also what failed under `on_error: continue`, and its dependents."
 )
 @click.option("--until", metavar="STEP", help="Only this step and what it needs.")
+@budget_option
 @click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON.")
 @json_option
 @click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
@@ -48,6 +49,7 @@ def resume(
     mended: str | None,
     retry_failed: bool,
     until: str | None,
+    budget: dict[str, float],
     events: str | None,
     as_json: bool,
     full: bool,
@@ -76,6 +78,7 @@ def resume(
             mended=letters,
             retry_failed=retry_failed,
             until=until,
+            budget=budget,
             observers=observers,
             stop=stop,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from flowllm.errors import ItemsFailed
 from flowllm.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
 from flowllm.observers.fans import MOST_ERRORS as MOST_OF_ITEMS
 from flowllm.observers.fans import ROWS
@@ -142,7 +143,7 @@ class Summary:
             return []
         status = self.ended.status
         found = [self._headline(self.ended), *figures(self.ended.stats, self._unpriced), *self._notes()]
-        if self.ended.error is not None and not (self._over and self._of_items()):
+        if self.ended.error is not None and not self._is_told(self.ended.error):
             found += error_lines("", self.ended.error)
         for node, error in self._errors:
             found += error_lines(node, error)
@@ -153,6 +154,12 @@ class Summary:
         if status in RUN_RESUMABLE and resume_command:
             found.append(("resume it with: ", (resume_command, "bold")))
         return found
+
+    def _is_told(self, error: Mapping[str, Json]) -> bool:
+        """That rows failed is told by their number, what fails a step with the step."""
+        if self._over and error.get("type") == ItemsFailed.__name__:
+            return True
+        return any(one.get("message") == error.get("message") for _, one in self._errors)
 
     @property
     def _over(self) -> bool:

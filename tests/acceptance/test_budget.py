@@ -50,7 +50,9 @@ def test_nothing_is_sent_that_could_pass_it(
     (run_id,) = project.run_ids()
     assert "could pass the budget" in outcome.err
     assert f"flowllm resume {run_id}" in outcome.err
-    assert "--file" in outcome.err
+    (told,) = [line for line in outcome.err.splitlines() if "--budget" in line]
+    more = told.split()[-1]
+    assert more == (f"tokens={2 * budget['tokens']}" if "usd" not in budget else "usd=0.4")
     shown = project.json("show", run_id)
     assert shown["status"] == "paused"
     assert shown["error"]["type"] == "BudgetExceeded"
@@ -85,6 +87,46 @@ def test_a_larger_one_goes_on_with_what_was_spent_and_sends_what_is_missing(
     result = project.json("resume", run_id, "--file", _flow(project, budget=budget(10_000)))
     assert result["status"] == "succeeded"
     assert sorted(_sent(server)) == sorted(f"ask {n}" for n in range(10)), "something was sent twice"
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_an_option_names_another_amount_which_the_run_keeps(
+    project: Project, server: Server, *, over: bool
+) -> None:
+    flow, words = _flow(project, budget={"tokens": 150}), []
+    if over:
+        flow = project.flow(
+            inputs={"n": {}}, budget={"tokens": 150}, limits={"max_concurrent": 1},
+            steps={"s": {"prompt": "ask {{ inputs.n }}", "max_tokens": 50}},
+        )  # fmt: skip
+        words = ["--over", project.write("rows.csv", "n\n" + "".join(f"{n}\n" for n in range(10)))]
+        words += ["--output", "out.jsonl"]
+    outcome = project.cli("run", flow, *words, "--budget", "tokens=2_00")
+    assert outcome.code == 3, outcome.said
+    assert len(server.requests) == 3
+    assert "150 of 200 tokens are spent" in outcome.err
+
+    again = project.cli("resume", "--quiet")
+    assert (again.code, len(server.requests)) == (3, 3)
+    assert "150 of 200 tokens are spent" in again.err
+
+    result = project.json("resume", "--budget", "tokens=300", code=3)
+    assert len(server.requests) == 5
+    assert result["error"]["type"] == "BudgetExceeded"
+    project.json("resume", code=3)
+    assert len(server.requests) == 5, "the larger budget was not kept"
+    assert project.json("resume", "--budget", "tokens=10_000")["status"] == "succeeded"
+    assert len(server.requests) == 10
+
+
+@pytest.mark.parametrize(
+    "given", ["5", "eur=5", "usd=", "usd=lots", "usd=-1", "tokens=0", "tokens=1.5", "usd=nan"]
+)
+def test_a_budget_that_is_none_is_refused(given: str, project: Project, server: Server) -> None:
+    outcome = project.cli("run", _flow(project), "--budget", given)
+    assert outcome.code == 2, outcome.said
+    assert "budget" in outcome.err
+    assert server.requests == []
 
 
 def test_on_exceed_fail_fails_the_run(project: Project, server: Server) -> None:

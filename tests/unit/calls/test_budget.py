@@ -90,7 +90,7 @@ def test_what_becomes_of_the_run_is_as_written(on_exceed: str, status: RunStatus
 
     error = run_virtual(main())
     assert error.status is status
-    assert ("resume with --file" in error.hint) == (on_exceed == "pause")
+    assert "flowllm resume --budget tokens=2" in error.hint
 
 
 def test_a_price_that_is_not_known_is_refused_by_name_under_a_budget_in_dollars_only() -> None:
@@ -325,3 +325,38 @@ def test_an_answer_that_was_there_costs_nothing() -> None:
         assert len(provider.sent) == 1
 
     run_virtual(main())
+
+
+def test_who_waits_for_a_budget_holds_no_slot_of_others() -> None:
+    async def main() -> list[str]:
+        clock, store, provider = LoopClock(), MemoryStore(), FakeProvider(latency=10.0)
+        for run in ("r1", "r2"):
+            await store.create_run(
+                RunRecord(
+                    run_id=run,
+                    workflow="w",
+                    path="",
+                    status=RunStatus.RUNNING,
+                    started_at=0,
+                    owner=Owner(pid=1, host="h", since=0),
+                )
+            )
+        limiter = Limiter(clock)
+        limiter.configure(provider.account, Limits(max_concurrent=2), holder="r")
+        line = Line(limiter, store, clock, redactor=Redactor(), draw=lambda: 0.0)
+        flights = Flights(Memo(line, store, clock), clock)
+        purse, done = Purse(Budget(tokens=50)), []
+
+        async def ask(name: str, run: str, purse: Purse | None) -> None:
+            who = replace(asker(run=run, node=name), purse=purse)
+            expected = Usage(input_tokens=10, output_tokens=20)
+            await flights.ask(make_ask(provider, who, key=name, expected=expected, join=False))
+            done.append(name)
+
+        first = [asyncio.create_task(ask(name, "r1", purse)) for name in ("a", "b", "c")]
+        await asyncio.sleep(1)
+        await asyncio.gather(*(ask(name, "r2", None) for name in ("x", "y")))
+        await asyncio.gather(*first)
+        return done
+
+    assert run_virtual(main()) == ["a", "x", "y", "b", "c"]
