@@ -343,7 +343,7 @@ def test_who_waits_for_a_budget_holds_no_slot_of_others() -> None:
             )
         limiter = Limiter(clock)
         limiter.configure(provider.account, Limits(max_concurrent=2), holder="r")
-        line = Line(limiter, store, clock, redactor=Redactor(), draw=lambda: 0.0)
+        line = Line(limiter, store, clock, draw=lambda: 0.0)
         flights = Flights(Memo(line, store, clock), clock)
         purse, done = Purse(Budget(tokens=50)), []
 

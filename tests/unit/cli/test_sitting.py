@@ -182,7 +182,7 @@ def test_resume_passes_on_what_was_said(app: type[PlayedApp], tmp_path: Path) ->
     letters.write_text('{"n": 1, "_node": "a[1]"}\n')
     invoke(
         *("resume", "20261121", "--file", "new.yaml", "--retry-failed", "--until", "x"),
-        *("-i", "n=1", "--mended", str(letters)),
+        *("-i", "n=1", "--mended", str(letters), "--budget", "usd=2.5"),
     )
     assert app.calls[1] == (
         "resume",
