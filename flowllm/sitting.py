@@ -81,16 +81,29 @@ class Telling:
         for observer in list(self._observers):
             try:
                 observer.handle(event)
-            except Exception as error:  # noqa: BLE001 - a reader of events must not harm the run
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a reader of events must not harm the run
                 self._observers.remove(observer)
-                print(f"flowllm: {type(observer).__name__} failed and is left out: {error}", file=sys.stderr)  # noqa: T201
+                _complain(f"{type(observer).__name__} failed and is left out: {error}")
 
     def close(self) -> None:
         """The run is over."""
         observers, self._observers = self._observers, []
         for observer in observers:
-            if isinstance(observer, Closable):
-                observer.close()
+            try:
+                if isinstance(observer, Closable):
+                    observer.close()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as above
+                _complain(f"{type(observer).__name__} could not be closed: {error}")
+
+
+def _complain(words: str) -> None:
+    """On standard error, if that can be written; a run does not need it."""
+    with contextlib.suppress(Exception):
+        print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201
 
 
 class Sitting:

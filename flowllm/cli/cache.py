@@ -77,7 +77,7 @@ def prune(*, older_than: float, place: Place) -> None:
 @place_options
 def clear(*, yes: bool, place: Place) -> None:
     """Remove all answers. What runs need of them would be paid for again."""
-    if not yes and not sys.stdin.isatty():
+    if not yes and not (sys.stdin is not None and sys.stdin.isatty()):
         raise UsageError(
             "`flowllm cache clear` removes all stored answers", hint="add --yes if that is meant"
         )

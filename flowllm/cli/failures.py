@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.cli.streams import OutputLost, silence_output
 from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError
 from flowllm.observers.text import one_line, plural, visible
 from flowllm.redact import SECRET_NAME, Redactor
@@ -29,7 +30,7 @@ def guarded(command: Callable[[], object], state: Globals) -> int:
         outcome = command()
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence_stdout()
+        silence_output()
         return 1
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -42,6 +43,8 @@ def guarded(command: Callable[[], object], state: Globals) -> int:
 
 
 def _failed(error: Exception, state: Globals) -> int:
+    if isinstance(error, OutputLost):
+        silence_output()
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
@@ -94,11 +97,3 @@ def _bug(error: Exception, state: Globals) -> int:
 
 def _traceback(error: BaseException) -> None:
     say(visible(_masked("".join(traceback.format_exception(error)))))
-
-
-def _silence_stdout() -> None:
-    """Point standard output at nothing, so that Python does not complain when it flushes it at its end."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

@@ -48,6 +48,8 @@ def file_inputs(path: str | None) -> dict[str, Json]:
 
 def mended_lines(path: str) -> list[Json]:
     """The values of the lines of a `--mended` file; `-` is standard input. Raises UsageError."""
+    if path == "-" and sys.stdin is None:
+        raise UsageError("--mended -: standard input is closed", hint="lead the lines to it, or name a file")
     text = sys.stdin.read() if path == "-" else _read(path, "--mended ")
     found = []
     for number, line in enumerate(text.split("\n"), 1):

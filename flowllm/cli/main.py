@@ -13,6 +13,7 @@ from flowllm.cli.failures import guarded
 from flowllm.cli.interrupts import handle_once
 from flowllm.cli.lazy import Entry, LazyGroup
 from flowllm.cli.options import Globals, debug_option
+from flowllm.cli.streams import open_streams
 
 
 def _entry(module: str, attribute: str, text: str) -> Entry:
@@ -75,9 +76,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """What the command `flowllm` calls."""
     handle_once(signal.SIGINT)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
     cli.main(prog_name="flowllm")
     raise AssertionError("click's main returned")
 

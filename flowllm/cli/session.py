@@ -68,6 +68,11 @@ def resume_command(run_id: str, place: Place) -> str:
     return _command("resume", run_id, place)
 
 
+def show_command(run_id: str, place: Place) -> str:
+    """The exact command that shows a run."""
+    return _command("show", run_id, place)
+
+
 def failed_command(run_id: str, place: Place) -> str:
     """The exact command that prints the failed items of a run."""
     return _command("failed", run_id, place)

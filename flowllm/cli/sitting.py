@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowllm.cli.failures import tell
 from flowllm.cli.options import debugging
 from flowllm.cli.output import messages, print_json, print_outputs
-from flowllm.cli.session import failed_command, open_app, resume_command
+from flowllm.cli.session import failed_command, open_app, resume_command, show_command
 from flowllm.cli.signals import StopOnSignals
+from flowllm.cli.streams import OutputLost, silence_output
 from flowllm.engine.stop import StopSignal
 from flowllm.observers.events_file import EventsFile
 from flowllm.observers.progress import Notices, Progress
@@ -66,8 +68,15 @@ async def carry_out(
             result = await start(app, shown.observers(summary), stop)
         if shown.as_json and shown.full:
             result = await app.result(result.run_id, full=True)
-    _show(result, shown, summary, place)
-    return signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
+    code = signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
+    try:
+        _show(result, shown, summary, place)
+    except OutputLost as error:
+        if not code:
+            raise
+        tell(error)
+        silence_output()
+    return code
 
 
 def _blank(screen: Screen, *, wanted: bool) -> None:
@@ -84,13 +93,14 @@ def _there(result: RunResult) -> Mapping[str, Json]:
 
 
 def _show(result: RunResult, shown: Shown, summary: Summary, place: Place) -> None:
-    if shown.as_json:
-        print_json(result.as_dict())
-    elif there := _there(result):
-        apart = shown.screen.stream.isatty() and not shown.quiet
-        _blank(shown.screen, wanted=apart)
-        print_outputs(there)
-        _blank(shown.screen, wanted=apart)
+    """Results, then the summary. Raises OutputLost where the results could not be shown."""
+    lost = None
+    try:
+        _show_results(result, shown)
+    except BrokenPipeError:  # whoever read them has seen enough, which is no matter of the run's
+        silence_output()
+    except OutputLost as error:
+        lost = error
     if summary.ended is None:
         if not shown.quiet:
             shown.screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
@@ -98,3 +108,16 @@ def _show(result: RunResult, shown: Shown, summary: Summary, place: Place) -> No
         commands = (resume_command(result.run_id, place), failed_command(result.run_id, place))
         for line in summary.lines(*commands):
             shown.screen.line(*line)
+    if lost is not None:
+        hint = f"the run has {result.status}; what it gives is shown by: {show_command(result.run_id, place)}"
+        raise OutputLost(lost.message, hint=hint)
+
+
+def _show_results(result: RunResult, shown: Shown) -> None:
+    if shown.as_json:
+        print_json(result.as_dict())
+    elif there := _there(result):
+        apart = shown.screen.stream.isatty() and not shown.quiet
+        _blank(shown.screen, wanted=apart)
+        print_outputs(there)
+        _blank(shown.screen, wanted=apart)
