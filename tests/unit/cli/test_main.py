@@ -62,7 +62,7 @@ def test_examples_in_help_stand_on_lines_of_their_own() -> None:
     assert (
         '\n    flowllm run blog.yaml -i topic="Green tea"\n' in CliRunner().invoke(cli, ["run", "-h"]).output
     )
-    assert "\n  3 paused; 130 and 143 interrupted.\n" in CliRunner().invoke(cli, ["-h"]).output
+    assert "\n  3 paused; 130, 143 and 129 interrupted.\n" in CliRunner().invoke(cli, ["-h"]).output
 
 
 def test_python_m_flowllm_is_the_command() -> None:
