@@ -101,7 +101,8 @@ class Supply:
         contents = [content_of(row.value) for row in rows]
         mended = self._desk.options.mended.get(self._seat.node_id)
         if mended is not None:
-            rows = [_mended(row, content, mended) for row, content in zip(rows, contents, strict=True)]
+            pairs = [_mended(row, content, mended) for row, content in zip(rows, contents, strict=True)]
+            rows, contents = [row for row, _ in pairs], [content for _, content in pairs]
         if self._resumes:
             self._buffer.extend(await self._found_again(rows, contents))
         else:
@@ -139,7 +140,10 @@ class Supply:
         ]
 
 
-def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> Row:
-    """The row that a person has put in the place of this one, if it still is what was mended."""
+def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> tuple[Row, str]:
+    """The row that a person has put in the place of this one, if it still is what was mended; under the content of that,
+    also where the data has been mended alike since."""
     wanted, value = mended.get(str(row.place), (None, None))
-    return replace(row, value=value, error=None) if wanted == content else row
+    if wanted is None or content not in {wanted, content_of(value)}:
+        return row, content
+    return replace(row, value=value, error=None), wanted

@@ -12,7 +12,7 @@ from flowllm.store.statements import named
 from flowllm.store.tables import BIG, nodes
 from flowllm.store.text import from_text, to_text
 from flowllm.store.writer import Unit
-from flowllm.types import NodeStatus, StepKind, item_id, slot_of
+from flowllm.types import NodeStatus, item_id, slot_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -41,7 +41,7 @@ _TAKE: Final = named(
     update(nodes).where(*_THIS).values(epoch=bindparam("sitting"), place=bindparam("new_place"))
 )
 _ROW: Final = named(select(*_COLUMNS).where(*_THIS))
-_IS_THERE: Final = named(select(nodes.c.status, nodes.c.epoch, nodes.c.kind, nodes.c.key).where(*_THIS))
+_IS_THERE: Final = named(select(nodes.c.status, nodes.c.epoch).where(*_THIS))
 _NUMBER: Final = func.substr(nodes.c.node_id, func.length(bindparam("parent")) + literal_column("2"))
 _HIGHEST: Final = named(select(func.max(cast(_NUMBER, BigInteger))).where(*_OURS, nodes.c.place.is_not(None)))
 
@@ -157,17 +157,14 @@ class _Adoption:
             found[place] = (slots.take(fence, parent), None)
 
     def _is_free(self, place: int) -> bool:
-        """No row has that name; or one that has failed and that nothing has taken over, as when a bad row of the data
-        was mended: the new item gets its name."""
+        """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
+        mended: the new item gets its name, and what may be within it is told from its own by the keys."""
         node = to_text(item_id(self._parent, place))
         held = self._connection.execute(_IS_THERE, {"run": self._these["run"], "node": node}).fetchone()
         if held is None:
             return True
-        status, epoch, kind, key = held
-        within = (
-            kind == StepKind.WORKFLOW.value and key
-        )  # it has nodes within, which its own item may still want
-        if status != NodeStatus.FAILED.value or epoch >= self._fence.epoch or within:
+        status, epoch = held
+        if status != NodeStatus.FAILED.value or epoch >= self._fence.epoch:
             return False
         self._connection.execute(_TAKE, self._taking(node, place))
         return True

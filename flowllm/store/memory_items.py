@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowllm.store.base import Adopted
 from flowllm.store.slots import ENDED
-from flowllm.types import NodeId, NodeStatus, StepKind, item_id, slot_of
+from flowllm.types import NodeId, NodeStatus, item_id, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,8 +107,7 @@ class NodeTable:
         held = self._nodes.get(item_id(parent, place))
         if held is None:
             return True
-        within = held.kind is StepKind.WORKFLOW and held.key
-        if held.status is not NodeStatus.FAILED or held.epoch >= fence.epoch or within:
+        if held.status is not NodeStatus.FAILED or held.epoch >= fence.epoch:
             return False
         self.put(replace(held, place=place, epoch=fence.epoch))
         return True

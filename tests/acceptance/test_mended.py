@@ -79,6 +79,10 @@ def test_rows_items_within_them_and_lines_that_could_not_be_read(project: Projec
     assert found[2]["outputs"]["c"] == [4, 2]
     assert len(found) == 4
     assert (project.folder / "ran.txt").read_text() == "once\n" * 4, "what was right is not done again"
+    project.write("rows.jsonl", '{"n": 1}\n{"n": 2}\n{"n": 3, "list": [0, 2]}\n{"n": 6}\n')
+    assert project.cli("resume", "last", "--retry-failed", "--quiet").code == 0
+    again = {line["index"]: line for line in lines(project.folder / "o.jsonl")}
+    assert again == found, "the data was mended alike"
 
 
 def test_lines_that_mend_nothing(project: Project) -> None:

@@ -252,10 +252,13 @@ async def test_a_failed_row_that_stands_elsewhere_now_keeps_its_name(store: Stor
     assert told(await adopt(store, fence, "aBb")) == [(0, "a"), (3, None), (1, "b")]
 
 
-async def test_the_name_of_a_failed_graph_is_kept_for_its_own_item(store: Store) -> None:
-    """It has nodes within, which were paid for."""
+async def test_so_does_a_mended_row_whose_graph_had_begun(store: Store) -> None:
+    """Unless its own item stands elsewhere now, among those that are looked up together."""
     fence = fence_of(await written(store, "abc"))
     failed = replace(item(1, "b", status=NodeStatus.FAILED), kind=StepKind.WORKFLOW)
     await write(store, fence, failed)
     fence = await again(store, fence)
-    assert told(await adopt(store, fence, "aBcb", batch=1)) == [(0, "a"), (3, None), (2, "c"), (1, "b")]
+    assert told(await adopt(store, fence, "aBcb")) == [(0, "a"), (3, None), (2, "c"), (1, "b")]
+    await write(store, fence, failed)
+    fence = await again(store, fence)
+    assert told(await adopt(store, fence, "aBc")) == [(0, "a"), (1, None), (2, "c")]
