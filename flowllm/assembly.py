@@ -189,7 +189,7 @@ class Providers:
             name=settings.name,
             base_url=base_url,
             api_key=key,
-            api_key_env=variable or "api_key_env",
+            api_key_env=variable,
             api=settings.api,
             headers={name: self._expand(name, text, secrets) for name, text in settings.headers.items()},
             secrets=secrets,

@@ -27,7 +27,7 @@ def assembled(text: str) -> dict[str, Json] | None:
     merged: dict[str, Json] = {}
     choices: dict[int, _Choice] = {}
     over = False
-    for data in _events(text):
+    for name, data in _events(text):
         if data.strip() == "[DONE]":
             over = True
             break
@@ -36,7 +36,7 @@ def assembled(text: str) -> dict[str, Json] | None:
             continue
         if event.get("type") in _WHOLE and isinstance(event.get("response"), dict):
             return dict(event["response"])
-        if event.get("error") or event.get("type") == "error":
+        if event.get("error") or "error" in (event.get("type"), name):
             return event if event.get("error") else {"error": event}
         if event.get("object") == "response" or isinstance(event.get("response"), dict):
             continue
@@ -103,15 +103,18 @@ class _Choice:
         return {**self.fields, "message": {**message, **calls}}
 
 
-def _events(text: str) -> Iterator[str]:
-    """The data of each event; lines of one event are joined."""
-    lines: list[str] = []
+def _events(text: str) -> Iterator[tuple[str, str]]:
+    """Name and data of each event; lines of one event are joined."""
+    name, lines = "", list[str]()
     for line in [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]:
         if line.startswith("data:"):
             lines.append(line[5:].removeprefix(" "))
-        elif not line.strip() and lines:
-            yield "\n".join(lines)
-            lines = []
+        elif line.startswith("event:"):
+            name = line[6:].strip()
+        elif not line.strip():
+            if lines:
+                yield name, "\n".join(lines)
+            name, lines = "", []
 
 
 def _index(choice: Mapping[str, Json]) -> int:

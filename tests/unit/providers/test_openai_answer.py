@@ -204,6 +204,8 @@ def test_a_stream_that_nobody_asked_for_is_read() -> None:
         chat(body.encode())
     with pytest.raises(ServerFailed, match="overloaded"):
         chat((body + 'data: {"error": {"message": "overloaded", "code": 503}}\n\n').encode())
+    with pytest.raises(ServerFailed, match="upstream gone"):
+        chat((body + 'event: error\ndata: {"message": "upstream gone", "code": 502}\n\n').encode())
     with pytest.raises(BadAnswer, match="not valid JSON"):
         chat(b"data: {\n\n")
 
