@@ -104,7 +104,8 @@ def _of_words(spoken: str, now: float) -> Iterator[float | None]:
 
 
 def _of_resets(headers: Mapping[str, str], now: float) -> Iterator[float | None]:
-    """When the quota that is used up is there again; of several the last to come."""
+    """When the quota that is used up is there again, the last of several; of those that nobody says to be used up, the
+    first."""
     waits = []
     for name, text in headers.items():
         found = _RESETS.fullmatch(name)
@@ -117,8 +118,8 @@ def _of_resets(headers: Mapping[str, str], now: float) -> Iterator[float | None]
     used_up = [wait for unknown, wait in waits if not unknown]
     if used_up:
         yield max(used_up)
-    elif len(waits) == 1:
-        yield waits[0][1]
+    elif waits:
+        yield min(wait for _, wait in waits)
 
 
 def wait_of(text: str, *, now: float) -> float | None:

@@ -36,7 +36,13 @@ _STATUSES = ("code", "status", "status_code", "statusCode")
 _DEEPEST = 4
 _MOST = 10
 _TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,300})", re.IGNORECASE)
-_FIGURES = re.compile(r"\blimit:? ?([\d,]{1,20})\b.{0,60}?\brequested:? ?([\d,]{1,20})\b")
+_NUMBER = r"([\d,]{1,20})"
+_LIMIT_FIRST = re.compile(
+    rf"\blimit:? (?:is |of )?{_NUMBER}\b.{{0,60}}?\brequest(?:ed)?:? (?:is |of )?{_NUMBER}\b"
+)
+_LIMIT_LAST = re.compile(
+    rf"\b(?:requested:?|request (?:of|with)|requires|needs|uses) {_NUMBER}\b.{{0,60}}?\blimit:? (?:is |of )?{_NUMBER}\b"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +69,7 @@ def read_words(payload: Json, body: str) -> Words:
     said = _shortened(_said(payload) or (json.dumps(payload, ensure_ascii=False) if payload else ""))
     named = [code for code in _codes(payload) if code]
     spoken = " ".join([said, *(code for code in named if " " in code)]).lower()
-    figures = _FIGURES.search(spoken)
-    more = figures is not None and _figure(figures[2]) > _figure(figures[1])
-    codes = [*named, *(["requested_more_than_limit"] if more else [])]
+    codes = [*named, *(["requested_more_than_limit"] if _asks_too_much(spoken) else [])]
     return Words(
         message=said,
         spoken=spoken,
@@ -114,6 +118,9 @@ def _said(value: Json, depth: int = 0) -> str:
         text = f"{inner.strip()}: {text}"
     if not text:
         text = next(filter(None, (_said(value.get(name), depth + 1) for name in _SAYING_LESS)), "")
+    for name in ("errors", "details", "detail"):
+        if text and isinstance(value.get(name), list) and (more := _said(value[name], depth + 1)) not in text:
+            text = f"{text} ({more})"
     return _from_upstream(value, _placed(value, text) or _of_base(value, depth))
 
 
@@ -183,6 +190,14 @@ def _generation(value: Json) -> str | None:
     places = (place for place in (inner, value) if isinstance(place, Mapping))
     found = (place.get("failed_generation") for place in places)
     return next((text for text in found if isinstance(text, str)), None)
+
+
+def _asks_too_much(spoken: str) -> bool:
+    """Whether the figures of a refusal say that the request alone is more than the limit."""
+    if (found := _LIMIT_FIRST.search(spoken)) is not None:
+        return _figure(found[2]) > _figure(found[1])
+    found = _LIMIT_LAST.search(spoken)
+    return found is not None and _figure(found[1]) > _figure(found[2])
 
 
 def _figure(text: str) -> int:

@@ -103,6 +103,8 @@ def test_each_meaning_has_a_row() -> None:
         (400, error("The requested model 'm' is not supported by any provider you have enabled.", "model_not_supported"), UnknownModel),
         # size
         (429, error("Rate limit reached on tokens per min (TPM): Limit 30,000, Used 0, Requested 45,411."), RequestTooLarge),
+        (429, error("Requested 45411 tokens, but the limit is 30000 tokens per minute."), RequestTooLarge),
+        (429, error("This request needs 1,200 tokens; you are at 900 of your limit of 30,000."), RateLimited),
         (413, error("Request too large for model m: Limit 6000, Requested 7000", "rate_limit_exceeded", "tokens"), RequestTooLarge),
         (400, error("prompt is too long: 210000 tokens > 200000 maximum"), RequestTooLarge),
         (400, [error("The input token count (1200000) exceeds the maximum number of tokens allowed (1048575).", 400)], RequestTooLarge),

@@ -87,6 +87,11 @@ def test_statuses(status: int, body: object, kind: type[ProviderError]) -> None:
         ({"error": True, "message": "the words"}, "the words"),
         ({"errors": [{"message": "one"}, {"message": "two"}]}, "one; two"),
         ({"errors": ["the words"]}, "the words"),
+        ({"errors": {"seed": ["the words"]}}, "the words"),
+        (
+            {"message": "Validation failed", "errors": [{"field": "seed", "message": "the words"}]},
+            "the words",
+        ),
         (
             said(message="Provider returned error")["error"]
             | {"metadata": {"raw": '{"error": {"message": "the words"}}'}},

@@ -112,6 +112,7 @@ def test_the_quota_that_is_used_up_says_when_it_is_there_again() -> None:
     assert waits(**left) is None
     assert waits(x_ratelimit_reset="1800000030", x_ratelimit_remaining="0") == 30
     assert waits(x_ratelimit_reset="8") == 8
+    assert waits(x_ratelimit_reset_requests="3s", x_ratelimit_reset_tokens="6m0s") == 3
     assert waits(anthropic_ratelimit_requests_reset="2027-01-15T08:00:09Z") == 9
     assert waits(ratelimit_reset="11", ratelimit_remaining="0") == 11
     assert waits(retry_after="2", **spent) == 2
