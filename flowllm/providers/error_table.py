@@ -41,7 +41,7 @@ _MONEY = (
             "insufficient_quota billing_hard_limit_reached billing_not_active credit_exhausted "
             "exceeded_current_quota_error insufficient_balance not_enough_balance arrearage "
             "insufficient_credits account_overdue_error allocation_quota.free_tier_only "
-            "insufficient_user_quota payment_required base_resp_1008"
+            "insufficient_user_quota payment_required budget_exceeded base_resp_1008"
         ),
         example=(429, _error("You exceeded your current quota.", "insufficient_quota", "insufficient_quota")),
         source="OpenAI, error codes; Alibaba Model Studio, error codes; Volcengine Ark, error codes; new-api",
@@ -88,8 +88,8 @@ _MONEY = (
     Row(
         meaning=Meaning.NO_MONEY,
         phrases=(
-            r"spend(ing)? (limit|cap)",
-            r"billing (hard )?limit",
+            r"spend(ing)? (limit|cap)|monthly (quota|limit|budget)|budget (has been )?exceeded|api usage limits?\b",
+            r"billing (hard )?limit|hard limit reached|billing (is )?not active|billing to be enabled|enable billing",
             r"key limit exceeded",
             r"\d (api )?calls ?/ ?month",
             r"free tier of the model has been exhausted",
@@ -156,8 +156,9 @@ _FILTERED = (
             r"(requires moderation|input|prompt|request|content) [\w ,]{0,30}\bflagged\b",
             r"content exists risk|considered high risk|inappropriate content|prohibited content",
             r"(sensitive|unsafe|harmful) (content|information|word)|敏感|不安全",
-            r"(violat\w+|against)[\w ]{0,40}(usage|content|safety|acceptable use) (polic|guideline)",
-            r"safety (system|filter|check|setting)|blocked by [\w ]{0,20}(guardrail|safety)|guardrail polic",
+            r"violat\w+[\w ]{0,60}(polic|guideline)|against[\w ]{0,40}(usage|content|safety) (polic|guideline)",
+            r"blocked\b[\w :]{0,30}\b(safety|guardrail|moderation)|content moderation|flagged by moderation|(text|content) risk",
+            r"safety (system|filter|check|setting)|guardrail polic",
             r"new_sensitive",
         ),
         example=(400, _error("Content Exists Risk", "invalid_request_error", "invalid_request_error")),
@@ -205,7 +206,8 @@ _TOO_LARGE = (
             r"context (length|window|size)[\w ]{0,30}(exceed|limit|too)|exceeds?[\w ]{0,40}context (length|window|size)",
             r"(prompt|input|request)[\w ()]{0,40} (is |are )?too (long|large)",
             r"reduce the length of (the|your) (messages|prompt|input)",
-            r"(token count|tokens)[\w ()]{0,40} exceeds? the (maximum|max|limit)",
+            r"(token count|tokens)[\w ()]{0,40} exceeds? the (model'?s )?(maximum|max|limit)|超长",
+            r"too many (input |prompt |total )?tokens\b(?! (per|a) )",
             r"tokens.{0,40}must be <=|must have (less|fewer) than \d+ tokens|range of input length should be",
         ),
         statuses=_REFUSALS | {413, 429, 500},
@@ -255,11 +257,12 @@ _NO_MODEL = (
             (
                 rf"\b(models?|deployment)\b[:/]?\s?({_NAME} )?(for this resource )?(is |was |has been |has |does |could )?"
                 r"(currently |since )?(not found|not exist|not be found|doesn'?t exist|no longer|decommissioned|deprecated"
-                r"|removed|retired|disabled|not (available|supported by any|accessible|loaded)|unavailable|reached its end of life"
+                r"|removed|retired|disabled|not (available|supported|accessible|loaded)|unavailable|sunset|discontinued|reached its end of life"
                 r"|not a valid model)"
             ),
             r"\b(invalid|unknown|unavailable|unrecognized|no such|not a valid|unsupported) model\b",
             r"(access|unable to access|permission) (to )?(the |this |non-serverless )?model\b",
+            r"(allowed|permitted|verified|authorized) to (use|access) (the |this )?model\b",
             r"no (endpoints|allowed providers)[\w ]{0,20} (found|available|are available)",
             r"model identifier is invalid|resolve the foundation model|not a chat model|does not work with the specified model",
             r"^model: |模型不存在|failed to load model",
@@ -286,7 +289,7 @@ _BY_CODE = (
             "invalid_authentication_error access_token_expired base_resp_1004 base_resp_2049"
         ),
         phrases=(
-            r"api[ _-]?key (not valid|is invalid|is missing|not found|expired)|invalid (api[ _-]?key|token)",
+            r"api[ _-]?key (not valid|is invalid|is missing|not found|expired)|invalid (api[ _-]?key|token)|no api key|authentication failed",
         ),
         statuses={400, 401, 403},
         example=(

@@ -77,7 +77,7 @@ def failure(status: int, headers: Mapping[str, str], body: str, asked: Asked, *,
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own classes of status
         return _redirected(status, headers, asked)
     payload = parsed(body)
-    words = read_words(payload, body)
+    words = read_words(payload, body, model=asked.model)
     wait = told_wait(headers, payload, words.spoken, now=now)
     meaning = meaning_of(status, words) or Meaning.REJECTED
     error = _ERRORS[meaning](_Case(status=status, words=words, asked=asked, wait=wait))
@@ -86,7 +86,7 @@ def failure(status: int, headers: Mapping[str, str], body: str, asked: Asked, *,
 
 def error_at_200(payload: Mapping[str, Json], raw: str, asked: Asked) -> StepError:
     """The error for a 200 whose body is an error, as some gateways send; the raw text is kept."""
-    words = read_words(payload, raw)
+    words = read_words(payload, raw, model=asked.model)
     meaning = meaning_of(words.status, words)
     if meaning is None:
         told = words.message or "without a word of why"

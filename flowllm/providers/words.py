@@ -34,6 +34,7 @@ _CODES = ("code", "type", "status", "reason", "error_type", "error_code", "error
 _WITHIN = ("error", "innererror", "inner_error", "details", "metadata", "errors", "base_resp")
 _STATUSES = ("code", "status", "status_code", "statusCode")
 _DEEPEST = 4
+_SHORTEST_NAME = 4
 _MOST = 10
 _TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,300})", re.IGNORECASE)
 _NUMBER = r"([\d,]{1,20})"
@@ -62,13 +63,14 @@ class Words:
     """What the model wrote, where the server refused that."""
 
 
-def read_words(payload: Json, body: str) -> Words:
-    """The words in a body that was parsed as `payload` (None: it is no JSON)."""
+def read_words(payload: Json, body: str, *, model: str = "") -> Words:
+    """The words in a body that was parsed as `payload` (None: it is no JSON). `model` is the one that was asked: to
+    phrases its name is the word `model`."""
     if payload is None:
-        return _plain(body)
+        return _plain(body, model)
     said = _shortened(_said(payload) or (json.dumps(payload, ensure_ascii=False) if payload else ""))
     named = [code for code in _codes(payload) if code]
-    spoken = " ".join([said, *(code for code in named if " " in code)]).lower()
+    spoken = _spoken(" ".join([said, *(code for code in named if " " in code)]), model)
     codes = [*named, *(["requested_more_than_limit"] if _asks_too_much(spoken) else [])]
     return Words(
         message=said,
@@ -87,7 +89,13 @@ def parsed(body: str) -> Json:
         return None
 
 
-def _plain(body: str) -> Words:
+def _spoken(text: str, model: str) -> str:
+    """In lower case. A name of a few letters may be a word of another meaning."""
+    lower = text.lower()
+    return lower.replace(model.lower(), "model") if len(model) >= _SHORTEST_NAME else lower
+
+
+def _plain(body: str, model: str) -> Words:
     """A web page is known by its title."""
     start = body[:1000].lstrip()
     if start.startswith("<"):
@@ -95,7 +103,7 @@ def _plain(body: str) -> Words:
         said = f"a web page, {' '.join(title[1].split())!r}" if title else ""
     else:
         said = _shortened(body)
-    return Words(message=said, spoken=said.lower())
+    return Words(message=said, spoken=_spoken(said, model))
 
 
 def _said(value: Json, depth: int = 0) -> str:

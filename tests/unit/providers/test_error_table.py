@@ -27,7 +27,7 @@ from flowllm.providers.words import parsed, read_words
 if TYPE_CHECKING:
     from flowllm.types import Json
 
-ASKED = Asked(provider="work", server="llm.example.com", model="m")
+ASKED = Asked(provider="work", server="llm.example.com", model="mini-5")
 KINDS: dict[Meaning, type[StepError]] = {
     Meaning.NO_MONEY: QuotaExhausted,
     Meaning.FILTERED: ContentFiltered,
@@ -79,7 +79,14 @@ def test_each_meaning_has_a_row() -> None:
         (400, {"code": "Arrearage", "message": "Access denied, please make sure your account is in good standing."}, QuotaExhausted),
         (429, [error("Your prepayment credits are depleted.", 429)], QuotaExhausted),
         (429, {"message": "You are using a Trial key, which is limited to 1000 API calls / month."}, QuotaExhausted),
+        (400, error("Budget has been exceeded! Current cost: 10.1", "400", "budget_exceeded"), QuotaExhausted),
+        (400, error("You have reached your specified API usage limits. You will regain access on 2026-12-01."), QuotaExhausted),
+        (403, error("This API method requires billing to be enabled."), QuotaExhausted),
+        (429, error("Monthly quota exceeded. Please upgrade your plan."), QuotaExhausted),
         # filters
+        (400, error("Prompt blocked: SAFETY"), ContentFiltered),
+        (403, error("Content moderation failed", "moderation_failed"), ContentFiltered),
+        (400, error("This content may violate our policies"), ContentFiltered),
         (403, {"error": {"code": 403, "message": "m requires moderation on X. Your input was flagged", "metadata": {"reasons": ["violence"]}}}, ContentFiltered),
         (400, {"error": {"code": "data_inspection_failed", "message": "Input data may contain inappropriate content."}}, ContentFiltered),
         (400, {"code": "DataInspectionFailed", "message": "x"}, ContentFiltered),
@@ -101,7 +108,12 @@ def test_each_meaning_has_a_row() -> None:
         (410, {"detail": "The model 'm' has reached its end of life on 2026-01-01"}, UnknownModel),
         (404, {"message": "model 'm' was removed on September 15, 2025"}, UnknownModel),
         (400, error("The requested model 'm' is not supported by any provider you have enabled.", "model_not_supported"), UnknownModel),
+        (400, error("Model gpt-x is not supported"), UnknownModel),
+        (404, error("mini-5 is not available"), UnknownModel),
+        (403, error("You are not allowed to use this model: mini-5"), UnknownModel),
         # size
+        (400, error("too many tokens: total tokens cannot exceed 4096"), RequestTooLarge),
+        (400, error("The total number of tokens exceeds the model's limit"), RequestTooLarge),
         (429, error("Rate limit reached on tokens per min (TPM): Limit 30,000, Used 0, Requested 45,411."), RequestTooLarge),
         (429, error("Requested 45411 tokens, but the limit is 30000 tokens per minute."), RequestTooLarge),
         (429, error("This request needs 1,200 tokens; you are at 900 of your limit of 30,000."), RateLimited),
@@ -112,11 +124,13 @@ def test_each_meaning_has_a_row() -> None:
         (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096", "error_type": "validation"}, RequestTooLarge),
         (400, {"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error"}}, RequestTooLarge),
         # rates
+        (429, error("Too many tokens per minute"), RateLimited),
         (429, error("Rate limit reached on requests per day (RPD): Limit 1000, Used 1000, Requested 1."), RateLimited),
         (429, error("Rate limit reached on TPM: Limit 30000, Used 29000, Requested 4541.", "rate_limit_exceeded"), RateLimited),
         (400, {"__type": "com.amazon.coral#ThrottlingException", "message": "slow"}, RateLimited),
         (429, [{"error": {"code": 429, "message": "You exceeded your current quota. Please retry in 3.0s.", "status": "RESOURCE_EXHAUSTED"}}], RateLimited),
         # keys
+        (400, error("Authentication failed: no api key"), Unauthorized),
         (401, {"error": {"message": "User not found.", "code": 401}}, Unauthorized),
         (403, error("Country, region, or territory not supported", "unsupported_country_region_territory"), Unauthorized),
         (403, "<html><head><title>Attention Required! | Cloudflare</title></head></html>", Unauthorized),
@@ -125,6 +139,8 @@ def test_each_meaning_has_a_row() -> None:
         (400, error("`temperature` is deprecated for this model."), RequestRejected),
         (400, error("max_tokens is too large: 100000. This model supports at most 4096 completion tokens"), RequestRejected),
         (422, {"detail": [{"loc": ["body", "messages", 0], "msg": "Field required", "input": "out of credits, content filter"}]}, RequestRejected),
+        (400, error("Model mini-5 does not support image input"), RequestRejected),
+        (400, error("Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."), RequestRejected),
         (404, {"detail": "Not Found"}, PathNotFound),
         (404, "404 page not found", PathNotFound),
         (405, {"detail": "Method Not Allowed"}, PathNotFound),
