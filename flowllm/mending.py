@@ -51,6 +51,5 @@ def _item(letter: Mapping[str, Json], record: NodeRecord, number: int) -> Json:
                 hint="`flowllm failed` prints such an item under one name: keep that, and mend the value",
             )
         return next(iter(own.values()))
-    if own.keys() > UNREAD:  # a line that could not be read, with what it should have said
-        return {name: value for name, value in own.items() if name not in UNREAD}
-    return own
+    said = {name: value for name, value in own.items() if name not in UNREAD}
+    return said if said and record.item.keys() == UNREAD else own  # a line that could not be read

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowllm.data.base import content_of
 from flowllm.data.lists import ListRows
 from flowllm.engine.supply import BATCH, Supply
 from flowllm.errors import DataFailed
+from flowllm.result import RunOptions
 from flowllm.store.base import Adopted, NodeRecord
 from flowllm.types import NodeStatus, StepKind
 
@@ -56,6 +58,7 @@ def supply(
         run=SimpleNamespace(run_id="r1"),
         resumed=resumed,
         retry_failed=retry_failed,
+        options=RunOptions(),
         times=0,
     )
     seat = SimpleNamespace(node_id="a", step=SimpleNamespace(kind=kind), earlier=object())
@@ -118,3 +121,14 @@ async def test_data_that_cannot_be_read_any_further_ends_there() -> None:
     these, _ = supply(Torn(["a", "b"]), resumed=False)
     assert len(await all_of(these)) == 2
     assert str(these.broken) == "torn"
+
+
+async def test_what_was_mended_is_in_the_place_of_what_it_was_mended_from() -> None:
+    mended = {
+        "a": {"1": [content_of("b"), "B"], "2": [content_of("other"), "C"], "3": [content_of("d"), "D"]}
+    }
+    found, desk = supply(ListRows(["a", "b", "c", "D"]), resumed=False)
+    desk.options = RunOptions(mended=mended)
+    items = await all_of(found)
+    assert [item.row.value for item in items] == ["a", "B", "c", "D"]
+    assert [item.content for item in items] == [content_of(value) for value in "abcd"]
