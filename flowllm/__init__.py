@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AskFailed": "flowllm.errors",
     "FlowLLM": "flowllm.app",
     "FlowLLMError": "flowllm.errors",
     "InvalidInputs": "flowllm.errors",
@@ -41,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AskFailed",
     "FlowLLM",
     "FlowLLMError",
     "InvalidInputs",

@@ -34,6 +34,7 @@ from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
 from flowllm.spec.workflow import Workflow
+from flowllm.steps.threads import refuse_within_step
 from flowllm.store.base import Fence, Owner, RunRecord
 from flowllm.store.location import database_path, is_memory
 from flowllm.store.open import open_store
@@ -124,8 +125,9 @@ class FlowLLM:
 
         `inputs` are typed values; `input_text` are texts that are converted to the inputs' types. Raises
         InvalidWorkflow, InvalidInputs and other UsageErrors before anything is sent, StoreError if results
-        can no longer be kept.
+        can no longer be kept. It is refused within a python step, whose run would know nothing of it.
         """
+        refuse_within_step()
         stop = stop or StopSignal()
         options = absolute_paths(self._settings.complete(options or RunOptions()))
         options = replace(options, given=tuple({**(inputs or {}), **(input_text or {})}))
@@ -175,6 +177,7 @@ class FlowLLM:
         whose items are taken in place of those that failed; `budget` (see RunOptions) is what it may spend in all.
         A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
         """
+        refuse_within_step()
         stop = stop or StopSignal()
         run = await self._to_resume(run_id)
         options = replace(RunOptions.of(run.options), until=until)

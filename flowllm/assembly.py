@@ -14,7 +14,7 @@ from flowllm.providers.openai import OpenAIProvider
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
 from flowllm.redact import SECRET_NAME, Redactor
-from flowllm.spec.workflow import EmbedBody, LlmBody
+from flowllm.spec.workflow import EmbedBody, LlmBody, PythonBody
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.http import HttpKind
 from flowllm.steps.llm import LlmKind
@@ -103,10 +103,9 @@ class Providers:
 
     def check(self, steps: Iterable[Step]) -> None:
         """Make every provider that can be known before the run. Raises UsageError as `get` does."""
-        for step in steps:
-            if isinstance(step.body, LlmBody | EmbedBody):
-                for name in _names(step.body):
-                    self.get(name)
+        for _, body in _asking(steps):
+            for name in _names(body):
+                self.get(name)
 
     def claim(self, limiter: Limiter, *, holder: object, cap: int | None) -> None:
         """Tell the limiter what this run allows on each provider, also on those that templates will name.
@@ -131,10 +130,8 @@ class Providers:
 
     def check_prices(self, steps: Iterable[Step]) -> None:
         """Raises UsageError if a model has no known price: a budget in dollars could not be kept."""
-        for step in steps:
-            if not isinstance(step.body, LlmBody | EmbedBody):
-                continue
-            for provider, model in _models(step.body):
+        for step, body in _asking(steps):
+            for provider, model in _models(body):
                 if self.get(provider).cost(model, Usage(input_tokens=1, output_tokens=1)) is None:
                     raise UsageError(
                         f"the budget is in dollars, and the price of {model} (step {step.id}) is not known",
@@ -214,6 +211,16 @@ class Providers:
         return VARIABLE.sub(value, text)
 
 
+def _asking(steps: Iterable[Step]) -> Iterator[tuple[Step, LlmBody | EmbedBody]]:
+    """The steps that ask providers, each with what it asks; of functions that do, what they ask by default."""
+    for step in steps:
+        body = step.body
+        if isinstance(body, PythonBody) and body.asks is not None:
+            body = body.asks.step.body
+        if isinstance(body, LlmBody | EmbedBody):
+            yield step, body
+
+
 def _names(body: LlmBody | EmbedBody) -> Iterator[str]:
     """The providers of a step that can be known before the run."""
     for template in (body.provider, *(target.provider for target in body.fallback if target.provider)):
@@ -249,11 +256,12 @@ def local_backend(
 ) -> LocalBackend:
     """All kinds of steps, carried out in this process."""
     redactor = providers.redactor
+    prompts = LlmKind(providers.for_step, flights)
     return LocalBackend(
         {
-            StepKind.PROMPT: LlmKind(providers.for_step, flights),
+            StepKind.PROMPT: prompts,
             StepKind.EMBED: EmbedKind(providers.for_step, flights),
-            StepKind.PYTHON: PythonKind(workflow.files, secrets, redactor),
+            StepKind.PYTHON: PythonKind(workflow.files, secrets, redactor, prompts=prompts),
             StepKind.SHELL: ShellKind(secrets, redactor, private=providers.private),
             StepKind.HTTP: HttpKind(secrets, redactor),
             StepKind.VALUE: ValueKind(),

@@ -19,6 +19,7 @@ FlowLLMError
     ├── TemplateFailed          a template could not be rendered with these values
     ├── ConditionFailed         `when` gave neither true nor false
     ├── PythonFailed
+    ├── AskFailed               a question of a function's `ask` has no answer
     ├── ShellFailed             the command ended with another status than 0
     ├── HttpFailed              the answer was not 2xx, or none came
     ├── BadRow                  a line of a data set cannot be read
@@ -224,6 +225,15 @@ class PythonFailed(StepError):
         """As of any other, with the traceback if there is one."""
         record = super().as_dict()
         return {**record, "traceback": self.traceback} if self.traceback else record
+
+
+class AskFailed(StepError):
+    """A question that a function asked by `ask` has no answer. `kind` names the error, such as InvalidAnswer; `answer` is the
+    last answer, when there was one. A function may catch it and go on."""
+
+    def __init__(self, kind: str, message: str, *, hint: str = "", answer: str | None = None) -> None:
+        super().__init__(f"{kind}: {message}", hint=hint, answer=answer)
+        self.kind = kind
 
 
 class ShellFailed(StepError):

@@ -70,7 +70,7 @@ class Kept:
             found |= {"index": node.place, "item": node.item}
         if node.counts is not None:
             found["items"] = [_item_dict(item) for item in self.items]
-        elif node.kind is StepKind.WORKFLOW:
+        elif self.nodes:
             found["steps"] = self.steps_dict()
         return found
 
@@ -86,7 +86,7 @@ async def read(named: str, step: str | None, place: Place, *, full: bool, most: 
         within, items = [], []
         if node.counts is not None:
             items = all_nodes(run, await _first_items(store, node, most), {})
-        elif node.kind is StepKind.WORKFLOW:
+        elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
             inner = await store.nodes(run.run_id, node.node_id)
             within = all_nodes(run, [await with_items(store, one, full=full) for one in inner], {})
         return await _kept(store, run, within, await with_items(store, node, full=full), items)

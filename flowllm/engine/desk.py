@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.calls.base import Asker
@@ -107,9 +108,10 @@ class Desk:
         )
         return started
 
-    def spending(self, seat: Seat) -> Spent:
-        """What the node's requests take from now on, until `rested`."""
-        spent = Spent(self.emit, seat.tally.note_sent)
+    def spending(self, seat: Seat, above: Callable[[Event], None] | None = None) -> Spent:
+        """What the node's requests take from now on, until `rested`; `above` is that of the node that it is within, where
+        that pays for it."""
+        spent = Spent(above or self.emit, seat.tally.note_sent)
         if seat.step.kind is not StepKind.WORKFLOW and seat.step.foreach is None:  # others have theirs within
             self._at_work[seat.node_id] = (seat.step.kind, spent)
         return spent
@@ -133,8 +135,7 @@ class Desk:
             tenant=self.run.tenant,
             redactor=self.redactor,
         )
-        more = {} if seat.missed is None else {"missed": seat.missed}
-        return NodeContext(
+        context = NodeContext(
             asker=asker,
             clock=self.clock,
             store=self.store,
@@ -147,8 +148,8 @@ class Desk:
             refresh=is_within(seat.node_id, self.options.refresh),
             standing=seat.standing,
             begun=seat.tally.note_sent,
-            **more,
         )
+        return context if seat.missed is None else replace(context, missed=seat.missed)
 
     def record(
         self, seat: Seat, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json

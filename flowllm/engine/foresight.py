@@ -182,7 +182,9 @@ class Foresight:
                 answer=answers[0],
                 cached=1,
             )
-        sends = work.requests > 0
+        sends = work.requests is None or work.requests > 0
+        if work.requests is None:
+            return unknown(step, "its function asks models, as often as it likes")
         return Outlook(
             kind=kind,
             state="send" if sends else "compute",
@@ -214,7 +216,7 @@ class Foresight:
             return "asked anew: --refresh"
         if not self._use_memo:
             return "--no-cache"
-        if work.requests and not work.memo_keys:
+        if not work.memo_keys:
             return "`cache: false`"
         if self._store is None:
             return "no earlier run"

@@ -148,7 +148,8 @@ class _Items:
     def _begin(self, rows: Rows) -> FanOut:
         foreach, step = self._foreach, self._seat.step
         asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
-        window = max(self._desk.window() if asks else WIDE, BATCHES * texts_together(step))
+        own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
+        window = max(self._desk.window() if asks or own else WIDE, BATCHES * texts_together(step))
         if foreach is not None and foreach.max_concurrent is not None:
             window = foreach.max_concurrent
         self._scope.total = rows.total or 0

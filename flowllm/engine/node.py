@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flowllm.calls.gate import CallStopped, being_cancelled
 from flowllm.engine.resume import UNSAVED, has_output, holds
+from flowllm.engine.scope import Scope, Seat, Tally
 from flowllm.errors import InternalError, RunStopped, StepError, StoreError
-from flowllm.types import NodeStatus, OnError, StepKind
+from flowllm.spec.workflow import PythonBody
+from flowllm.steps.base import Standing
+from flowllm.types import NodeId, NodeStatus, OnError, StepKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from flowllm.engine.desk import Desk
-    from flowllm.engine.scope import Seat
     from flowllm.engine.spent import Spent
+    from flowllm.spec.workflow import Step
     from flowllm.steps.base import Bound
     from flowllm.store.base import NodeRecord
+    from flowllm.types import Json
 
 
 @dataclass(slots=True)
@@ -32,10 +37,11 @@ class Work:
 
 
 async def carried(
-    desk: Desk, seat: Seat, outcome: Callable[[Work], Awaitable[NodeRecord]]
+    desk: Desk, seat: Seat, outcome: Callable[[Work], Awaitable[NodeRecord]], above: Spent | None = None
 ) -> NodeRecord | None:
-    """The record that `outcome` comes to, told; that of its failure; None if the run stopped before it had one."""
-    work = Work(started=desk.begin(seat), spent=desk.spending(seat))
+    """The record that `outcome` comes to, told; that of its failure; None if the run stopped before it had one. `above` is
+    what the node spends that this one is within, where that pays for it."""
+    work = Work(started=desk.begin(seat), spent=desk.spending(seat, above))
     try:
         return await _tried(desk, seat, work, outcome)
     except (CallStopped, asyncio.CancelledError):
@@ -80,8 +86,34 @@ async def _outcome(desk: Desk, seat: Seat, work: Work) -> NodeRecord:
     earlier = seat.earlier
     if earlier is not None and holds(earlier, key=bound.key, step=step, retry_failed=desk.retry_failed):
         return await reuse(desk, seat, earlier, path)
-    record = await desk.backend.run(bound, desk.context(seat, work.started, work.spent))
+    context = desk.context(seat, work.started, work.spent)
+    if isinstance(step.body, PythonBody) and step.body.asks is not None:
+        context = replace(context, within=partial(_within, desk, seat, work))
+    record = await desk.backend.run(bound, context)
     return await finish(desk, seat, record, path)
+
+
+async def _within(
+    desk: Desk, seat: Seat, work: Work, *, name: str, step: Step, values: Mapping[str, Json]
+) -> NodeRecord | None:
+    """A step that the work of a node consists of: see `Within`."""
+    inner = Seat(
+        node_id=NodeId(f"{seat.node_id}.{name}"),
+        step=step,
+        values=values,
+        standing=Standing(parent=seat.node_id),
+        scope=Scope(halt=seat.scope.halt, dooms=False, missed=seat.scope.missed),
+        tally=Tally(),  # what it takes is in the record of the node around it
+        missed=seat.missed,
+        many=False,
+    )
+
+    async def outcome(own: Work) -> NodeRecord:
+        earlier = await desk.store.node(desk.run.run_id, inner.node_id) if desk.resumed else None
+        answered = earlier is not None and earlier.status is NodeStatus.SUCCEEDED
+        return await _outcome(desk, replace(inner, earlier=earlier if answered else None), own)
+
+    return await carried(desk, inner, outcome, above=work.spent)
 
 
 def compute(desk: Desk, seat: Seat) -> NodeRecord:

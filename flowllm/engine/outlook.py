@@ -134,4 +134,6 @@ def _most_requests(step: Step) -> int | None:
         return None if unbounded else total(each)
     if step.kind is StepKind.EMBED:
         return None  # as many as its texts fill
+    if getattr(step.body, "asks", None) is not None:
+        return None  # as many as its function likes
     return getattr(step.body, "samples", None) or 1 if step.kind is StepKind.PROMPT else 0

@@ -84,7 +84,8 @@ def _lines(graph: Graph, statuses: Mapping[str, str] | None) -> Iterator[str]:
 def kind_of(graph: Graph, step: StepId) -> str:
     """What a step does: `prompt`, with a sign if once an item, or a `workflow` whose steps are not shown."""
     hidden = " …" if graph.kinds[step] == StepKind.WORKFLOW and step not in graph.inner else ""
-    return f"{graph.kinds[step]}{_times(graph, step)}{hidden}"
+    asks = ", asks" if step in graph.asks else ""
+    return f"{graph.kinds[step]}{asks}{_times(graph, step)}{hidden}"
 
 
 def _times(graph: Graph, step: StepId) -> str:
@@ -183,6 +184,7 @@ def _data(graph: Graph, statuses: Mapping[str, str] | None, prefix: str) -> dict
                 "id": f"{prefix}{step}",
                 "kind": kind.value,
                 "foreach": step in graph.foreach,
+                **({"asks": True} if step in graph.asks else {}),
                 "generation": place[step],
                 "needs": [f"{prefix}{edge.before}" for edge in incoming[step]],
                 **({} if statuses is None else {"status": str(statuses.get(step, NodeStatus.PENDING))}),

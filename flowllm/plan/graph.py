@@ -46,6 +46,8 @@ class Graph:
 
     foreach: frozenset[StepId] = frozenset()
     """The steps that run once an item."""
+    asks: frozenset[StepId] = frozenset()
+    """Python steps whose function asks models."""
     inner: Mapping[StepId, Graph] = field(default_factory=dict)
     """The graphs of `workflow` steps, as many as LARGEST lets in."""
     size: int = 0
@@ -147,6 +149,7 @@ def _built(workflow: Workflow | Subgraph, known: dict[int, Graph]) -> Graph:
             for before, tolerance in step.edges.items()
         ),
         foreach=frozenset(step.id for step in steps if step.foreach is not None),
+        asks=frozenset(step.id for step in steps if getattr(step.body, "asks", None) is not None),
         inner=inner,
         size=size,
     )

@@ -223,12 +223,7 @@ class GraphReader:
         }
         if not aliases:
             return steps
-        return {
-            key: replace(step, body=replace(step.body, aliases=aliases))
-            if isinstance(step.body, LlmBody | EmbedBody)
-            else step
-            for key, step in steps.items()
-        }
+        return {key: _with_aliases(step, aliases) for key, step in steps.items()}
 
     # graphs within
 
@@ -355,6 +350,16 @@ class GraphReader:
         providers = self._inherited.providers
         parts += [repr(replace(providers[name], name=name, limits=None)) for name in sorted(providers)]
         return digest("\n".join(parts).encode(errors="backslashreplace").decode())
+
+
+def _with_aliases(step: Step, aliases: AbstractMapping[str, str]) -> Step:
+    body = step.body
+    if isinstance(body, LlmBody | EmbedBody):
+        return replace(step, body=replace(body, aliases=aliases))
+    if isinstance(body, PythonBody) and body.asks is not None:
+        asks = replace(body.asks, step=_with_aliases(body.asks.step, aliases))
+        return replace(step, body=replace(body, asks=asks))
+    return step
 
 
 def _texts(step: Step, files: AbstractMapping[str, str]) -> Iterator[str]:

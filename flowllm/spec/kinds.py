@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.spec.functions import python_body
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from flowllm.spec.nodes import Mapping, Sequence
     from flowllm.spec.reference import Location
     from flowllm.spec.steps import Surroundings
-    from flowllm.spec.workflow import PythonBody, Subgraph
+    from flowllm.spec.workflow import Asks, PythonBody, Subgraph
 
 
 def embedding(
@@ -100,14 +101,16 @@ def shell(shape: ShellShape, compiler: Compiler) -> ShellBody:
     )
 
 
-def python(shape: PythonShape, node: Mapping, compiler: Compiler) -> PythonBody:
-    """A step that calls a function. Raises Wrong."""
+def python(shape: PythonShape, node: Mapping, compiler: Compiler, asks: Asks | None) -> PythonBody:
+    """A step that calls a function, which is handed `ask` where there is `asks`. Raises Wrong."""
     arguments = None if shape.with_ is None else _arguments(shape.with_, compiler)
     target = node.get("python")
     where = node.where if target is None else target.where
     if is_template(shape.python):
         raise Wrong(where, "the name of a function cannot be a template", "write module:function")
-    return python_body(shape.python, where, arguments, compiler.sources)
+    if asks is not None and shape.with_ is not None and shape.with_.get("ask") is not None:
+        raise Wrong(where, "`asks: true` gives the function `ask`, so `with` cannot", "rename the argument")
+    return replace(python_body(shape.python, where, arguments, compiler.sources), asks=asks)
 
 
 def _arguments(node: Mapping, compiler: Compiler) -> ValueTemplate:

@@ -208,6 +208,7 @@ class PythonShape(_StepOptions):
 
     python: f.PlainText = Field(description="module:function, or ./file.py:function.")
     with_: f.Arguments | None = Field(None, alias="with", description="Keyword arguments.")
+    asks: f.Flag = Field(False, description="Hands the function `ask`, by which it asks models as steps do.")
 
 
 class ValueShape(_StepOptions):

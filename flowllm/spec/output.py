@@ -12,10 +12,11 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from flowllm.errors import InvalidWorkflow
 from flowllm.request import OutputFormat
-from flowllm.spec.files import beside
+from flowllm.spec.files import SnapshotFiles, Sources, beside
 from flowllm.spec.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
-from flowllm.spec.problems import Wrong, nearest
+from flowllm.spec.problems import Problems, Wrong, nearest
 from flowllm.spec.readers import is_template
 from flowllm.spec.reference import Location
 from flowllm.spec.schema_keywords import check_keywords
@@ -24,8 +25,6 @@ from flowllm.spec.source import parse_yaml
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowllm.spec.files import Sources
-    from flowllm.spec.problems import Problems
     from flowllm.types import Json
 
 MAX_FILES = 20
@@ -59,6 +58,22 @@ def output_format(node: Scalar | Mapping, sources: Sources, problems: Problems, 
     for document in bundle.documents.values():
         check_keywords(document, problems, step)
     return OutputFormat(schema=schema)
+
+
+def output_of(value: Json) -> OutputFormat:
+    """The same for a value that code gives: `json`, or a JSON Schema that refers to no file. Raises Wrong."""
+    here = Location(file="output", line=1, column=1)
+    if value != "json" and not isinstance(value, dict):
+        raise Wrong(here, "this is neither `json` nor a JSON Schema")
+    node = _placeless(value, here)
+    assert isinstance(node, Scalar | Mapping)  # noqa: S101 - as its value is
+    problems = Problems()
+    found = output_format(node, Sources(SnapshotFiles({}), problems), problems, "")
+    try:
+        problems.check()
+    except InvalidWorkflow as invalid:
+        raise Wrong(here, invalid.problems[0].message, invalid.problems[0].hint) from None
+    return found
 
 
 def _load(path: str, where: Location, sources: Sources) -> tuple[str, Node]:

@@ -26,13 +26,13 @@ from flowllm.spec.model import (
     read_shape,
     unknown_key,
 )
-from flowllm.spec.nodes import Entry, Mapping, Scalar, kind_of
+from flowllm.spec.nodes import Entry, Mapping, Scalar, constant, kind_of
 from flowllm.spec.problems import Wrong, listing, nearest
 from flowllm.spec.project import merged
 from flowllm.spec.readers import NAME
 from flowllm.spec.reference import Tolerance
 from flowllm.spec.template import RESERVED_IDS
-from flowllm.spec.workflow import EmbedBody, HttpBody, LlmBody, Step, ValueBody
+from flowllm.spec.workflow import Asks, EmbedBody, HttpBody, LlmBody, Step, ValueBody
 from flowllm.types import CachePolicy, OnError, Priority, RetryPolicy, StepId, StepKind
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around:
     elif isinstance(shape, EmbedShape):
         body = kinds.embedding(shape, entry.where, compiler, around)
     elif isinstance(shape, PythonShape):
-        body = kinds.python(shape, node, compiler)
+        asks = _asks(entry, compiler, around) if shape.asks else None
+        body = kinds.python(shape, node, compiler, asks)
     elif isinstance(shape, ShellShape):
         body = kinds.shell(shape, compiler)
     elif isinstance(shape, HttpShape):
@@ -212,6 +213,37 @@ def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around:
     else:
         body = ValueBody(value=compiler.value(shape.value)) if isinstance(shape, ValueShape) else None
     return body
+
+
+def _asks(entry: Entry, compiler: Compiler, around: Surroundings) -> Asks | None:
+    """The prompt step of the defaults, for the questions of a function. What is wrong goes to the problems."""
+    question = Entry(key="prompt", where=entry.where, value=constant("-", entry.where))
+    node = merged(
+        _chosen(around.defaults, tuple(key_names(PromptShape))),
+        Mapping(where=entry.where, entries=(question,)),
+    )
+    shape = read_shape(PromptShape, node, f"the step `{entry.key}`", around.problems, step=entry.key)
+    body = None if shape is None else llm_body(shape, entry.where, compiler, around)
+    if shape is None or body is None:
+        return None
+    given = compiler.within("messages", "sample")
+    messages, sample = (
+        given.as_text(constant(f"{{{{ {name} }}}}", entry.where)) for name in ("messages", "sample")
+    )
+    return Asks(
+        step=Step(
+            id=StepId(entry.key),
+            kind=StepKind.PROMPT,
+            body=replace(body, prompt=None, system=None, messages=messages, sample=sample),
+            where=entry.where,
+            retry=_retry(shape.retry, body),
+            timeout=1800.0 if shape.timeout is None else shape.timeout,
+            cache=shape.cache or CachePolicy(),
+            priority=shape.priority or Priority.NORMAL,
+            on_error=OnError.CONTINUE,
+        ),
+        system=body.system,
+    )
 
 
 def _compile_all(entry: Entry, node: Mapping, around: Surroundings) -> None:

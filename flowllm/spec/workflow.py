@@ -189,6 +189,18 @@ class PythonBody:
     """Absolute paths of files in the folder of `file` that it imports, directly or not; in Workflow.files too."""
     arguments: ValueTemplate | None = None
     """Gives a mapping of keyword arguments."""
+    asks: Asks | None = None
+    """It is handed `ask`, which asks a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asks:
+    """What the calls of a function's `ask` begin with: the defaults of prompt steps."""
+
+    step: Step
+    """A prompt step whose `messages` and `sample` are the values of these names."""
+    system: Template | None = None
+    """The default system message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

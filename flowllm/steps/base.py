@@ -37,7 +37,8 @@ class Work:
 
     memo_keys: tuple[str, ...] = ()
     """If all of these are in the memo nothing is sent; empty: it is never answered from there."""
-    requests: int = 0
+    requests: int | None = 0
+    """None: nobody knows before."""
     model: str = ""
     provider: str = ""
     input_tokens: int = 0
@@ -66,6 +67,15 @@ def _nothing() -> None:
     pass
 
 
+class Within(Protocol):
+    """Carries out a step within a node, as a node of its own."""
+
+    async def __call__(self, *, name: str, step: Step, values: Mapping[str, Json]) -> NodeRecord | None:
+        """The record, durable and told, of the node that is called so within the other one; also where it failed. None if
+        the run stopped before, or the caller was cancelled. Does not raise."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
     """What a bound step may use while it is carried out."""
@@ -86,6 +96,8 @@ class NodeContext:
     standing: Standing = field(default_factory=Standing)
     missed: Callable[[], None] = _nothing
     """To be called once it is known that something must really be done: no stored answer will do."""
+    within: Within | None = None
+    """Carries out a step that stands within the node, and nothing else holds."""
     begun: Callable[[], None] = _nothing
     """To be called when the work begins, by kinds that send no requests through the wing of calls."""
 

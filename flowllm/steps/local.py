@@ -22,7 +22,7 @@ from flowllm.request import Answer
 from flowllm.types import NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from flowllm.steps.base import Bound, NodeContext
@@ -41,6 +41,8 @@ class Act:
     """One attempt within so many seconds; gives the output. Raises StepError."""
     places: AbstractAsyncContextManager[None]
     """Held during an attempt."""
+    figures: Callable[[], Mapping[str, Json]] = dict
+    """What it took, as fields of the node's record."""
 
 
 class Local:
@@ -94,7 +96,7 @@ class Local:
             NodeStatus.SUCCEEDED,
             output=value,
             attempts=attempts,
-            cost_usd=0.0,
+            **{"cost_usd": 0.0, **act.figures()},
             call_s=context.clock.monotonic() - started,
         )
         memo, shown = None, context.redactor.value(value)

@@ -14,27 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flowllm.calls.gate import being_cancelled
-from flowllm.errors import PythonFailed
+from flowllm.calls.gate import CallStopped, being_cancelled
+from flowllm.errors import PythonFailed, StepError
 from flowllm.fingerprint import canonical, digest, fingerprint
+from flowllm.steps.asks import Ask, AskCalls, Variants
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.jsonable import Later, NotPlain, plain
 from flowllm.steps.lazy import lazy_arguments
 from flowllm.steps.local import Act, Local, too_late
 from flowllm.steps.modules import StepModules
-from flowllm.steps.threads import in_thread
+from flowllm.steps.threads import in_thread, within_step
 from flowllm.steps.tracebacks import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flowllm.redact import Redactor
-    from flowllm.spec.workflow import PythonBody, Step
-    from flowllm.steps.base import NodeContext
+    from flowllm.spec.workflow import Asks, PythonBody, Step
+    from flowllm.steps.base import Kind, NodeContext
     from flowllm.store.base import NodeRecord
     from flowllm.types import Json
 
 MOST_THREADS = 32
+MOST_ASKING_THREADS = 512
+"""Of functions that ask models, and so wait most of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ class _Call:
     """A function's arguments, with the real secrets in them: never stored."""
 
     arguments: Mapping[str, Json]
+    system: str | None = None
+    """The default system message of what it asks."""
 
 
 class _Places:
@@ -66,8 +71,13 @@ class _Places:
 class PythonKind:
     """Steps that call a function. One of these serves a whole run and loads each file once."""
 
-    def __init__(self, files: Mapping[str, str], secrets: Mapping[str, str], redactor: Redactor) -> None:
-        """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds."""
+    def __init__(
+        self, files: Mapping[str, str], secrets: Mapping[str, str], redactor: Redactor, *, prompts: Kind
+    ) -> None:
+        """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds.
+        `prompts` are the steps that functions ask by `ask`."""
+        self._prompts = prompts
+        self._variants: dict[int, tuple[Asks, Variants]] = {}
         self._files = files
         self._modules = StepModules(files)
         self._secrets = secrets
@@ -75,6 +85,7 @@ class PythonKind:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._hashes: dict[str, str] = {}
         self._threads = asyncio.Semaphore(MOST_THREADS)
+        self._asking_threads = asyncio.Semaphore(MOST_ASKING_THREADS)
         self._local = Local("python")
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
@@ -91,31 +102,76 @@ class PythonKind:
             "source": self._source_hash(body),
             "with": shown,
         }
-        return Bound(step=step, key=fingerprint(parts), parts=parts, work=_Call(arguments={**real, **lazy}))
+        system = None
+        if body.asks is not None:
+            system = None if body.asks.system is None else body.asks.system.text(values)
+            nothing = {"messages": [{"role": "user", "content": ""}], "sample": 0}
+            asked = self._prompts.bind(body.asks.step, nothing)
+            parts["asks"] = {**asked.parts, "system": system}
+        work = _Call(arguments={**real, **lazy}, system=system)
+        return Bound(step=step, key=fingerprint(parts), parts=parts, work=work)
 
     def work(self, bound: Bound) -> Work:
-        """No requests; what it gives is known before only if it is in the memo."""
-        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
+        """No requests but those that its function asks for; what it gives is known before only if it is in the memo."""
+        asks = cast("PythonBody", bound.step.body).asks is not None
+        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else (), requests=None if asks else 0)
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Call the function, again where the step's `retry` says so, and keep what it gives."""
         body = cast("PythonBody", bound.step.body)
 
-        async def once(left: float) -> Json:
-            return await self._once(bound, self._loaded(body), left)
+        calls = self._calls(bound, context)
+        threads = self._threads if calls is None else self._asking_threads
 
-        act = Act(once=once, places=_Places(lambda: self._loaded(body), self._threads))
+        async def once(left: float) -> Json:
+            with within_step(context.asker.node_id):
+                return await self._once(bound, self._loaded(body), left, calls)
+
+        places = _Places(lambda: self._loaded(body), threads)
+        act = Act(once=once, places=places, figures=dict if calls is None else calls.figures)
         return await self._local.carry_out(bound, context, act)
 
-    async def _once(self, bound: Bound, function: Callable[..., Any], left: float) -> Json:
+    def _calls(self, bound: Bound, context: NodeContext) -> AskCalls | None:
+        asks = cast("PythonBody", bound.step.body).asks
+        if asks is None or context.within is None:
+            return None
+        if id(asks) not in self._variants:  # held together, so that no other can come to have that id
+            self._variants[id(asks)] = (asks, Variants(asks))
+        return AskCalls(self._variants[id(asks)][1], cast("_Call", bound.work).system, context.within)
+
+    async def _once(
+        self, bound: Bound, function: Callable[..., Any], left: float, calls: AskCalls | None
+    ) -> Json:
+        """One call of the function. Raises CallStopped if it asked something that was not sent as the run is stopping,
+        whatever it made of that."""
+        if calls is None:
+            return await self._called(bound, function, left, None)
+        ask = Ask(calls)
+        try:
+            value = await self._called(bound, function, left, ask)
+        except StepError:
+            if ask.stopped:
+                raise CallStopped from None
+            raise
+        finally:
+            await ask.close()
+        if ask.stopped:
+            raise CallStopped
+        return value
+
+    async def _called(self, bound: Bound, function: Callable[..., Any], left: float, ask: Ask | None) -> Json:
         step = bound.step
         body = cast("PythonBody", step.body)
         name = bound.parts["function"]
         limit = min(left, step.retry.attempt_timeout)
         deadline = asyncio.timeout(limit)
+        arguments = cast("_Call", bound.work).arguments
+        if ask is not None:
+            arguments = {**arguments, "ask": ask}
+            ask.hold(deadline)
         try:
             async with deadline:
-                return await _invoke(function, cast("_Call", bound.work).arguments)
+                return await _invoke(function, arguments)
         except NotPlain as error:
             raise PythonFailed(
                 f"{name} returned {self._redactor.text(error.message)}", hint=error.hint

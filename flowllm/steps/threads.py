@@ -8,8 +8,34 @@ import contextvars
 import threading
 from typing import TYPE_CHECKING, Any
 
+from flowllm.errors import UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+_inside: contextvars.ContextVar[str] = contextvars.ContextVar("flowllm_step", default="")
+
+
+def refuse_within_step() -> None:
+    """Raises UsageError where the caller is a function that a step calls."""
+    if node := _inside.get():
+        raise UsageError(
+            f"a run was started within the python step {node}: its requests would not count for the limits, the budget "
+            "and the records of the run that the step belongs to",
+            hint="write `asks: true` into the step and ask by its argument `ask`, or make that workflow a step of its own: "
+            "`workflow: ./other.yaml`",
+        )
+
+
+@contextlib.contextmanager
+def within_step(node: str) -> Iterator[None]:
+    """What is called meanwhile is called by the function of that step."""
+    token = _inside.set(node)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.support.project import Project, killed_at_exit, until
+
 if TYPE_CHECKING:
-    from tests.support.project import Project
+    from tests.support.server import Server
 
 KINDS = """
     import collections, enum
@@ -66,3 +71,71 @@ def test_a_traceback_is_in_show_and_in_debug_and_its_innermost_line_in_the_error
         assert "flowllm_steps" not in text
         assert "/steps/python.py" not in text
     assert project.json("show", "last", "a")["error"]["traceback"].startswith("Traceback")
+
+
+ASKING = """
+    import asyncio
+    def plain(ask):
+        try:
+            return [ask("one [sleep=0.5] [text=1]"), ask("two [text=2]"), ask("three [text=3]")]
+        except BaseException:
+            return "made up"
+    async def coroutine(ask):
+        return await asyncio.gather(ask("four [sleep=0.5] [text=4]"), ask("five [sleep=0.5] [text=5]"))
+    """
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_functions_that_ask_are_gone_on_with_after_a_stop_and_a_crash(
+    how: int, project: Project, server: Server
+) -> None:
+    project.write("tools.py", ASKING)
+    steps = {name: {"python": f"./tools.py:{name}", "asks": True} for name in ("plain", "coroutine")}
+    file = project.flow(steps=steps, outputs={"all": "{{ plain + coroutine }}"}, limits={"max_concurrent": 3})
+    process = project.start("run", file)
+    with killed_at_exit(process):
+        until(lambda: len(server.requests) == 3, "three questions", of=process)
+        process.send_signal(how)
+        outcome = project.finish(process)
+    assert outcome.code == (130 if how == signal.SIGINT else -signal.SIGKILL), outcome.said
+    assert len(server.requests) == 3
+    resumed = project.json("resume")
+    assert resumed["outputs"] == {"all": ["1", "2", "3", "4", "5"]}
+    repeated = 0 if how == signal.SIGINT else 3
+    assert len(server.requests) == 5 + repeated
+    shown = project.json("show", "last", "plain")
+    assert list(shown["steps"]) == ["plain.ask[0]", "plain.ask[1]", "plain.ask[2]"]
+    assert shown["usage"]["output_tokens"] == sum(
+        one["usage"]["output_tokens"] for one in shown["steps"].values()
+    )
+    assert project.json("show", "last", "plain.ask[2]")["output"] == "3"
+
+
+@pytest.mark.parametrize("call", ["flowllm.run('inner.yaml')", "asyncio.run(own())"])
+def test_a_run_within_a_function_is_refused_with_what_to_do(
+    call: str, project: Project, server: Server
+) -> None:
+    project.write("inner.yaml", {"steps": {"a": {"prompt": "q", "model": "m"}}})
+    code = """
+        import asyncio, flowllm
+        async def own():
+            async with flowllm.FlowLLM() as app:
+                await app.run("inner.yaml")
+        def work(): return CALL
+        """
+    project.write("tools.py", code.replace("CALL", call))
+    file = project.flow(steps={"a": {"python": "./tools.py:work"}})
+    outcome = project.cli("run", file)
+    assert outcome.code == 1
+    assert "within the python step a" in outcome.err
+    assert "asks: true" in outcome.err
+    assert not server.requests
+
+
+def test_what_may_be_asked_is_in_the_plan_and_in_the_graph(project: Project) -> None:
+    project.write("tools.py", "def work(ask): return ask('q')\n")
+    file = project.flow(steps={"a": {"python": "./tools.py:work", "asks": True}})
+    planned = project.json("plan", file, OPENAI_API_KEY="k")
+    assert planned["steps"]["a"]["requests"] is None
+    assert "asks models" in planned["steps"]["a"]["why"]
+    assert "python, asks" in project.cli("graph", file).out

@@ -54,3 +54,16 @@ def test_the_sections_of_the_whole_post_run_at_the_same_time() -> None:
     generations = Graph.of(load_workflow(FULL)).generations()
     assert {"headline", "keywords"} == set(generations[0])
     assert {*(f"section_{number}" for number in range(1, 6)), "conclusion"} == set(generations[3])
+
+
+async def test_the_agent_asks_until_it_knows_and_then_answers_and_a_repeat_asks_nothing() -> None:
+    async with FlowLLM(database="memory:", environ={}) as app:
+        done = await app.run(ROOT / "workflows" / "agent.yaml")
+        again = await app.run(ROOT / "workflows" / "agent.yaml")
+        asked = await app.store.nodes(done.run_id, "answer")
+    assert done.status is RunStatus.SUCCEEDED
+    assert 2 <= len(asked) <= 5
+    assert done.outputs["answer"] == asked[-1].output
+    assert done.stats["requests"]["sent"] == len(asked)
+    assert again.outputs == done.outputs
+    assert again.stats["requests"] == {**done.stats["requests"], "sent": 0, "cached": len(asked)}

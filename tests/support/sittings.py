@@ -117,11 +117,12 @@ class Scheduling:
         self.events: list = []
         self.checked = checked
         self.run = run
+        prompts = LlmKind(lambda name: stage.others.get(name, stage.provider), stage.flights)
         self.backend = LocalBackend(
             {
-                StepKind.PROMPT: LlmKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
+                StepKind.PROMPT: prompts,
                 StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
-                StepKind.PYTHON: PythonKind(checked.files, {}, stage.redactor),
+                StepKind.PYTHON: PythonKind(checked.files, {}, stage.redactor, prompts=prompts),
                 StepKind.VALUE: ValueKind(),
             }
         )
