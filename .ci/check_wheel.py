@@ -2,7 +2,6 @@
 
 python .ci/check_wheel.py dist/flowllm-0.1.0-py3-none-any.whl
 """
-# ruff: noqa: INP001, T201
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ STRAY = re.compile(r"(^|/)(__pycache__|tests|\.env|\.git\w*|\.DS_Store)(/|$)|\.(
 
 def tracked(folder: str) -> set[str]:
     """The files that git has below a folder."""
-    listed = subprocess.run(  # noqa: S603 - a fixed command
-        ["git", "ls-files", "-z", "--", folder],  # noqa: S607
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", folder],
         cwd=ROOT,
         capture_output=True,
         check=True,

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from flowllm.spec.model import STEP_SHAPES, WorkflowShape, key_names
-from flowllm.spec.schema import workflow_schema
+from flowllm.spec.schema import config_schema, workflow_schema
+from tests.support.editor import BROKEN, as_an_editor_reads, documents
 
 SCHEMA = workflow_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -69,6 +72,58 @@ def test_templates_fit_where_numbers_stand() -> None:
     )
 
 
-def test_nothing_of_its_making_shows() -> None:
-    assert "title" not in SCHEMA["$defs"]["RetryShape"]
-    assert {"type": "null"} not in SCHEMA["$defs"]["LimitsShape"]["properties"]["burst"].get("anyOf", [])
+VALIDATORS = {"workflow": VALIDATOR, "config": Draft202012Validator(config_schema())}
+
+
+@pytest.mark.parametrize("kind", VALIDATORS)
+def test_nothing_of_its_making_shows(kind: str) -> None:
+    schema: Any = VALIDATORS[kind].schema
+    Draft202012Validator.check_schema(schema)
+    text = json.dumps(schema)
+    assert "Shape" not in text
+    assert '{"type": "null"}' not in text
+    for name, table in schema["$defs"].items():
+        assert table["title"]
+        assert re.fullmatch(r"[A-Za-z-]+", name), "an editor shows it, and `$ref` must not need escapes"
+
+
+@pytest.mark.parametrize("kind", VALIDATORS)
+def test_every_default_fits_its_own_schema(kind: str) -> None:
+    found = 0
+
+    def look(schema: Any) -> None:
+        nonlocal found
+        if isinstance(schema, list):
+            for item in schema:
+                look(item)
+        elif isinstance(schema, dict):
+            if "default" in schema and "description" in schema:
+                found += 1
+                rest = {"$defs": VALIDATORS[kind].schema["$defs"], **schema}
+                assert Draft202012Validator(rest).is_valid(schema["default"]), schema
+            for key, item in schema.items():
+                look(list(item.values()) if key in {"properties", "$defs"} else item)
+
+    look(VALIDATORS[kind].schema)
+    assert found > 10
+
+
+@pytest.mark.parametrize(("place", "kind", "text"), documents(), ids=[place for place, _, _ in documents()])
+def test_all_that_is_shipped_and_documented_fits(place: str, kind: str, text: str) -> None:
+    wrong = VALIDATORS[kind].iter_errors(as_an_editor_reads(text))
+    assert [(error.json_path, error.message) for error in wrong] == [], place
+
+
+@pytest.mark.parametrize(("kind", "text"), BROKEN)
+def test_what_an_editor_must_see(kind: str, text: str) -> None:
+    assert not VALIDATORS[kind].is_valid(as_an_editor_reads(text))
+
+
+@pytest.mark.parametrize("number", ["200_000", "1_000", "1_0.5", 200_000])
+def test_grouped_digits_are_a_number(number: Any) -> None:
+    assert VALIDATOR.is_valid({"steps": {"a": {"value": 1}}, "limits": {"tokens_per_minute": number}})
+
+
+@pytest.mark.parametrize("number", ["200000", "_200", "2__0", "two_2", "0_1", ""])
+def test_any_other_text_is_none(number: str) -> None:
+    assert not VALIDATOR.is_valid({"steps": {"a": {"value": 1}}, "limits": {"tokens_per_minute": number}})

@@ -33,7 +33,7 @@ def warned(schema: str) -> list[str]:
         ("{any_of: [{type: string}]}", "any_of", "anyOf"),
         ("{anyOf: [{type: string, patern: a}]}", "patern", "pattern"),
         ("{$ref: '#/$defs/x', $defs: {x: {type: string, descripton: y}}}", "descripton", "description"),
-        ("{type: object, patternProperties: {a: {tpye: string}}}", "tpye", "type"),
+        ("{type: object, patternProperties: {a: {typ: string}}}", "typ", "type"),
         ("{additionalProperties: {maximun: 1}}", "maximun", "maximum"),
     ],
 )
