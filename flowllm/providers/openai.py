@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from flowllm.errors import (
     AttemptTimedOut,
     BadAnswer,
+    RateLimited,
+    ServerFailed,
     StepError,
     UsageError,
 )
@@ -24,6 +26,7 @@ from flowllm.providers.openai_answer import decode
 from flowllm.providers.openai_vectors import decode_vectors
 from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
 from flowllm.providers.prices import price_usd
+from flowllm.providers.waits import told_wait
 from flowllm.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.request import ChatRequest
 
@@ -207,7 +210,7 @@ class OpenAIProvider:
         raw, headers = await self._post(body, self._config.api, asked, timeout, largest=LARGEST_ANSWER)
         raw = masked_body(raw, self._in_answers)
         return self._understood(
-            lambda: self._described(decode(raw, api=self._config.api, asked=asked), headers)
+            lambda: self._described(decode(raw, api=self._config.api, asked=asked), headers), headers
         )
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
@@ -221,7 +224,9 @@ class OpenAIProvider:
             StepError
         ):  # what is quoted of it may not be cut within a secret; vectors need no looking through
             raw = masked_body(raw, self._redactor)
-            return self._understood(lambda: self._described(decode_vectors(raw, request, asked), headers))
+            return self._understood(
+                lambda: self._described(decode_vectors(raw, request, asked), headers), headers
+            )
         return self._described(vectors, headers)
 
     def _asked(self, request: Request) -> Asked:
@@ -234,12 +239,14 @@ class OpenAIProvider:
             tools=isinstance(request, ChatRequest) and any(request.params.get(name) for name in _TOOLS),
         )
 
-    def _understood(self, decoded: Callable[[], T]) -> T:
+    def _understood(self, decoded: Callable[[], T], headers: Mapping[str, str]) -> T:
         """What an answer means, or the error that it stands for, without secrets that a server echoes."""
         try:
             return decoded()
         except StepError as error:
             told = error
+        if isinstance(told, RateLimited | ServerFailed) and told.retry_after is None:
+            told.retry_after = told_wait(headers, None, "", now=self._clock.now())
         raise self._redacted(told)
 
     async def _post(

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 _LONGEST_REASON = 60
+_CLIENT_CALLS = frozenset(
+    {"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"}
+)
+"""Calls that the server leaves to us; others, as of a web search, it has carried out itself."""
 _MOST_TOKENS = 2**53
 """A count above this is nonsense, and would not fit a database."""
 
@@ -161,7 +165,7 @@ def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Com
             text="".join(text for text, _ in contents if text is not None),
             refusal="".join(refusal for _, refusal in contents),
             reason=reason,
-            calls=[_chat_call(item) for item in items if str(item.get("type", "")).endswith("_call")],
+            calls=[_chat_call(item) for item in items if item.get("type") in _CLIENT_CALLS],
             reasoned=any(item.get("type") == "reasoning" for item in items),
         ),
         usage=usage,

@@ -311,7 +311,7 @@ async def test_the_words_of_a_packed_error_are_read_and_a_bomb_is_not_unpacked(
     for kind in (RequestRejected, BadAnswer):
         with pytest.raises(kind) as caught:
             await openai().complete(ask(), timeout=20)
-        assert len(caught.value.answer or "") == LONGEST_RAW
+        assert 1000 < len(caught.value.answer or "") <= LONGEST_RAW
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

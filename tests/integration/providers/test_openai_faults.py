@@ -140,6 +140,14 @@ async def test_retry_after(
     assert caught.value.retry_after == seconds
 
 
+async def test_an_error_at_200_has_its_headers_too(server: Server, openai: MakeOpenAI) -> None:
+    body = error_body("slow down", "rate_limit_exceeded")
+    server.script = lambda _body, _n: Reply(body=body, headers={"Retry-After": "7"})
+    with pytest.raises(RateLimited) as caught:
+        await openai().complete(ask(), timeout=20)
+    assert caught.value.retry_after == 7
+
+
 async def test_retry_after_as_a_date_and_in_milliseconds(server: Server, openai: MakeOpenAI) -> None:
     server.script = lambda _body, _n: rate_limited("Fri, 31 Dec 2100 23:59:59 GMT")
     with pytest.raises(RateLimited) as caught:

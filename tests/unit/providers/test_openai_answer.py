@@ -177,6 +177,15 @@ def test_calls_in_other_shapes_are_written_alike() -> None:
     assert json.loads(answer.text)["tool_calls"] == [CALL]
 
 
+def test_calls_that_the_server_made_itself_are_no_answer() -> None:
+    output = [
+        {"type": "web_search_call", "id": "w", "status": "completed"},
+        *message({"type": "output_text", "text": "a"}),
+    ]
+    raw = json.dumps({"status": "completed", "output": output}).encode()
+    assert decode(raw, api="responses", asked=replace(ASKED, tools=True)).text == "a"
+
+
 def test_of_several_choices_the_first_by_index() -> None:
     several = [
         {"index": i, "message": {"content": f"choice {i}"}, "finish_reason": "stop"} for i in (2, 0, 1)
