@@ -197,6 +197,8 @@ class StepError(FlowLLMError):
         super().__init__(message, hint=hint)
         self.answer = answer
         self.usage = usage
+        self.cost_usd: float | None = None
+        """US dollars, where the server said what the answer cost."""
 
     def as_dict(self) -> dict[str, Json]:
         """The error as it stands in records and JSON output: type, message, hint, and the answer if any."""

@@ -132,6 +132,11 @@ class RequestEnded(NodeEvent):
     error: Mapping[str, Json] | None = None
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = None
+    reserved_tokens: float = 0.0
+    reserved_usd: float | None = 0.0
+    """What was set aside for it; counts against budgets where tokens or cost are unknown."""
+    list_price: str = ""
+    """The model whose list price the cost is reckoned by, where the server's own is not known: `openai/gpt-4o-mini`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

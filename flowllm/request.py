@@ -93,6 +93,10 @@ class Completion:
     headers: Mapping[str, str] = field(default_factory=dict)
     """The rate-limit headers, lower-case names."""
     request_id: str = ""
+    cost_usd: float | None = None
+    """US dollars, where the server itself says so."""
+    list_price: str = ""
+    """The model whose list price stands for the server's own, which is not known: `openai/gpt-4o-mini`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,8 @@ class Embeddings:
     usage: Usage = field(default_factory=Usage)
     headers: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
+    cost_usd: float | None = None
+    list_price: str = ""
 
 
 Reply: TypeAlias = Completion | Embeddings

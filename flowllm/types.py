@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType, TypeAlias
+from typing import TYPE_CHECKING, Any, NewType, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -112,31 +112,65 @@ class OnTruncated(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one answer, as the provider counted them."""
+    """Tokens of one answer, as the provider counted them. None: it did not tell, so nobody knows."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cached_input_tokens: int | None = 0
     """The part of input_tokens that the provider served from its own prompt cache."""
-    reasoning_tokens: int = 0
+    reasoning_tokens: int | None = 0
     """The part of output_tokens that was spent on hidden reasoning."""
+    cache_write_tokens: int | None = 0
+    """The part of input_tokens that was put into that cache, which may cost more."""
+
+    @classmethod
+    def unknown(cls) -> Usage:
+        """Of an answer whose provider told nothing."""
+        return cls(**dict.fromkeys(USAGE_FIELDS))
+
+    @property
+    def total(self) -> int | None:
+        """Input and output; None as soon as one of them is unknown."""
+        return None if self.input_tokens is None or self.output_tokens is None else self.at_least
+
+    @property
+    def at_least(self) -> int:
+        """What is known of input and output."""
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            input_tokens=add(self.input_tokens, other.input_tokens),
+            output_tokens=add(self.output_tokens, other.output_tokens),
+            cached_input_tokens=add(self.cached_input_tokens, other.cached_input_tokens),
+            reasoning_tokens=add(self.reasoning_tokens, other.reasoning_tokens),
+            cache_write_tokens=add(self.cache_write_tokens, other.cache_write_tokens),
         )
 
-    def as_dict(self) -> dict[str, int]:
-        """The four counts by name, as they stand in JSON output and in templates."""
+    def as_dict(self) -> dict[str, int | None]:
+        """The counts by name, as they stand in JSON output and in templates."""
         return {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cached_input_tokens": self.cached_input_tokens,
             "reasoning_tokens": self.reasoning_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
         }
+
+
+USAGE_FIELDS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+)
+N = TypeVar("N", int, float)
+
+
+def add(one: N | None, other: N | None) -> N | None:
+    """The sum; None as soon as one of them is unknown."""
+    return None if one is None or other is None else one + other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

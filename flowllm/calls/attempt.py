@@ -7,7 +7,14 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowllm.errors import AttemptTimedOut, ConnectionFailed, OwnershipLost, StoreError
+from flowllm.errors import (
+    AttemptTimedOut,
+    ConnectionFailed,
+    InvalidAnswer,
+    OwnershipLost,
+    ProviderError,
+    StoreError,
+)
 from flowllm.events import RequestEnded, RequestSent
 from flowllm.store.base import AttemptRecord
 from flowllm.types import AttemptStatus, Usage
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from flowllm.store.base import MemoRecord, NodeWrite, Store
     from flowllm.types import Json
 
+_OK = 200
+_STOPPED = {"type": "Stopped", "message": "the run was stopped before its answer came", "hint": ""}
 _NOT_SENT = {"type": "NotSent", "message": "the run was stopped before it was sent", "hint": ""}
 
 
@@ -36,6 +45,8 @@ class Attempt:
         self._store = store
         self._clock = clock
         self._sent_at = 0.0
+        self.list_price = ""
+        """The model whose list price its cost is reckoned by."""
         self.took = 0.0
         """Seconds on the wire."""
         self._record = AttemptRecord(
@@ -88,10 +99,10 @@ class Attempt:
             AttemptStatus.SUCCEEDED, error=unusable, usage=usage, cost_usd=cost_usd, memo=memo, nodes=nodes
         )
 
-    async def failed(self, error: StepError, *, cost_usd: float | None) -> None:
+    async def failed(self, error: StepError, *, usage: Usage, cost_usd: float | None) -> None:
         """No answer came."""
         status = AttemptStatus.UNKNOWN if may_be_paid(error) else AttemptStatus.FAILED
-        await self._settle(status, error=error.as_dict(), usage=error.usage or Usage(), cost_usd=cost_usd)
+        await self._settle(status, error=error.as_dict(), usage=usage, cost_usd=cost_usd)
 
     async def abandon(self, *, on_wire: bool) -> None:
         """It broke off, mostly because its run stops: a request that is out may have been paid for."""
@@ -99,8 +110,13 @@ class Attempt:
             self._record,
             status=AttemptStatus.UNKNOWN if on_wire else AttemptStatus.FAILED,
             finished_at=self._clock.now(),
-            error=None if on_wire else _NOT_SENT,
+            error=_STOPPED if on_wire else _NOT_SENT,
         )
+        if on_wire:
+            self.came_back()
+            free = self._record.reserved_usd == 0
+            ended = replace(ended, usage=Usage.unknown(), cost_usd=0.0 if free else None)
+            self._tell_end(ended)
         with contextlib.suppress(StoreError):
             await self._store.settle(attempt=ended, attempt_fence=self._asker.fence)
 
@@ -129,6 +145,9 @@ class Attempt:
             # The run that paid may have left this call and have been resumed since; the others keep the answer.
             if nodes:
                 await self._store.settle(memo=memo, nodes=nodes)
+        self._tell_end(ended)
+
+    def _tell_end(self, ended: AttemptRecord) -> None:
         self._asker.emit(
             RequestEnded(
                 run_id=ended.run_id,
@@ -138,9 +157,12 @@ class Attempt:
                 model=ended.model,
                 provider=ended.provider,
                 call_s=self.took,
-                error=error,
-                usage=usage,
-                cost_usd=cost_usd,
+                error=ended.error,
+                usage=ended.usage,
+                cost_usd=ended.cost_usd,
+                reserved_tokens=ended.reserved_tokens,
+                reserved_usd=ended.reserved_usd,
+                list_price=self.list_price,
             )
         )
 
@@ -150,3 +172,11 @@ def may_be_paid(error: StepError) -> bool:
     if isinstance(error, ConnectionFailed):
         return error.reason in {"reset", "closed", "protocol"}
     return isinstance(error, AttemptTimedOut)
+
+
+def usage_of(error: StepError) -> Usage:
+    """The tokens that a failed request took: unknown where the provider worked for it, or may have, and did not say."""
+    if error.usage is not None:
+        return error.usage
+    worked = isinstance(error, InvalidAnswer) or (isinstance(error, ProviderError) and error.status == _OK)
+    return Usage.unknown() if worked or may_be_paid(error) else Usage()

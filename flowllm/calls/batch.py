@@ -348,7 +348,7 @@ def _joined(asks: Sequence[Ask], *, suspect: bool) -> Ask:
 
 
 def _tokens(member: _Member) -> int:
-    return member.call.ask.expected.input_tokens
+    return member.call.ask.expected.at_least
 
 
 def _cancel(timer: asyncio.Task[None] | None) -> None:

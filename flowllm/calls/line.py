@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flowllm.calls.attempt import Attempt, may_be_paid
+from flowllm.calls.attempt import Attempt, usage_of
 from flowllm.calls.budget import Reservation
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
 from flowllm.calls.memo import record_of
@@ -175,9 +175,9 @@ class _Talk:
         more = Usage(input_tokens=added_tokens(request, since=self.ask.request))
         reckon = self.ask.reckon
         expected = (self.ask.expected if reckon is None else reckon()) + more
-        most = replace(expected, input_tokens=math.ceil(expected.input_tokens * SAFETY))
+        most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
         return Reservation(
-            tokens=most.input_tokens + most.output_tokens,
+            tokens=most.at_least,
             usd=self.ask.provider.cost(self.ask.request.model, most),
         )
 
@@ -245,12 +245,13 @@ class _Exchange:
 
     async def _failed(self, error: StepError) -> Send | GiveUp:
         report = self._permit.failed(error)
-        usage = error.usage or Usage()
-        cost = self._ask.provider.cost(self._ask.request.model, usage) if error.usage else 0.0
+        usage = usage_of(error)
+        if usage.total != 0:
+            error.usage = usage
+        cost = self._priced(error.cost_usd, usage, self._ask.request.model)
         self._meter.pay(cost)
-        if not may_be_paid(error):
-            self._spent = _total(usage, cost)
-        await self._attempt.failed(error, cost_usd=cost)
+        self._spent = _charged(usage, cost, self._reservation)
+        await self._attempt.failed(error, usage=usage, cost_usd=cost)
         self._notice(report.notice)
         if report.down is not None:
             raise report.down
@@ -258,13 +259,13 @@ class _Exchange:
 
     async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
         ask, usage = self._ask, reply.usage
-        self._notice(
-            self._permit.answered(reply.headers, used=float(usage.input_tokens + usage.output_tokens))
-        )
+        self._attempt.list_price = reply.list_price
+        charged = _charged(usage, None, self._reservation)
+        self._notice(self._permit.answered(reply.headers, used=charged.tokens))
         following = self._dialogue.answered(reply)
-        cost = _cost(ask, reply)
+        cost = self._priced(reply.cost_usd, usage, reply.model)
         self._meter.pay(cost)
-        self._spent = _total(usage, cost)
+        self._spent = _charged(usage, cost, self._reservation)
         if not isinstance(following, Accept):
             error = None if following.error is None else self._shown(following.error, reply).as_dict()
             await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
@@ -280,6 +281,19 @@ class _Exchange:
         if isinstance(error, InvalidAnswer) and self._call.holds_secret(_text(reply)):
             error.message = "the answer is not what was asked for; as a secret stands in it, it is not quoted"
         return error
+
+    def _priced(self, told: float | None, usage: Usage, model: str) -> float | None:
+        """US dollars: as the server says, else by its tokens and the model that it names, which may be a dated version
+        that only the asked one's price is known of."""
+        if told is not None:
+            return told
+        if usage.total is None:  # where nothing is paid, nobody needs to know
+            return 0.0 if self._reservation.usd == 0 else None
+        if not usage.total:
+            return 0.0
+        asked, cost = self._ask.request.model, self._ask.provider.cost
+        named = cost(model or asked, usage)
+        return cost(asked, usage) if named is None else named
 
     def _kept(self, call: Call, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
         memo = None
@@ -334,14 +348,10 @@ def _unused(purse: Purse | None, reservation: Reservation, permit: Permit | None
         permit.release()
 
 
-def _total(usage: Usage, cost: float | None) -> Reservation:
-    return Reservation(tokens=usage.input_tokens + usage.output_tokens, usd=cost)
-
-
-def _cost(ask: Ask, reply: Reply) -> float | None:
-    """By the model that the server names, which may be a dated version that only the asked one's price is known of."""
-    named = ask.provider.cost(reply.model or ask.request.model, reply.usage)
-    return ask.provider.cost(ask.request.model, reply.usage) if named is None else named
+def _charged(usage: Usage, cost: float | None, reserved: Reservation) -> Reservation:
+    """What counts against budgets: what is known, and what was set aside where it is not."""
+    tokens = max(reserved.tokens, usage.at_least) if usage.total is None else usage.total
+    return Reservation(tokens=tokens, usd=reserved.usd if cost is None else cost)
 
 
 def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter) -> Answer:

@@ -22,7 +22,7 @@ def join(requests: Sequence[Request]) -> Request:
 
 def divide(answer: Answer, asks: Sequence[Ask]) -> Sequence[Answer]:
     """To each ask, which is for one text, its vector, and tokens and cost by the estimated size of its text."""
-    weights = [max(1, ask.expected.input_tokens) for ask in asks]
+    weights = [max(1, ask.expected.at_least) for ask in asks]
     tokens = shared_out(answer.usage.input_tokens, weights)
     cached = shared_out(answer.usage.cached_input_tokens, weights)
     whole = sum(weights)
@@ -30,15 +30,18 @@ def divide(answer: Answer, asks: Sequence[Ask]) -> Sequence[Answer]:
         replace(
             answer,
             value=vector,
-            usage=Usage(input_tokens=fresh, cached_input_tokens=old),
+            usage=replace(Usage(), input_tokens=fresh, cached_input_tokens=old),
             cost_usd=None if answer.cost_usd is None else answer.cost_usd * weight / whole,
         )
         for vector, fresh, old, weight in zip(answer.value, tokens, cached, weights, strict=True)
     ]
 
 
-def shared_out(total: int, weights: Sequence[int]) -> list[int]:
-    """Whole numbers that add up to `total`, in proportion to the weights: each is where the running sum rounds to."""
+def shared_out(total: int | None, weights: Sequence[int]) -> Sequence[int | None]:
+    """Whole numbers that add up to `total`, in proportion to the weights: each is where the running sum rounds to.
+    Of an unknown total every share is unknown."""
+    if total is None:
+        return [None] * len(weights)
     whole, before, shares = sum(weights), 0, []
     reached = 0
     for weight in weights:

@@ -181,4 +181,6 @@ def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:
         "error": attempt.error,
         "usage": attempt.usage.as_dict(),
         "cost_usd": attempt.cost_usd,
+        "reserved_tokens": attempt.reserved_tokens,
+        "reserved_usd": attempt.reserved_usd,
     }

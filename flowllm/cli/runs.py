@@ -14,14 +14,15 @@ from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, print_table
 from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
-from flowllm.observers.text import dollars, duration, plural
+from flowllm.observers.stats import unknown
+from flowllm.observers.text import at_least, dollars, duration, plural
 from flowllm.result import timestamp
 from flowllm.types import NodeStatus, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowllm.store.base import RunRecord, Store
+    from flowllm.store.base import RunRecord, Spend, Store
     from flowllm.types import Json
 
 EVERY = 1_000_000_000
@@ -37,7 +38,12 @@ class Row:
     succeeded: int
     steps: int
     """All of the workflow's."""
-    cost_usd: float | None
+    spend: Spend
+
+    @property
+    def cost_usd(self) -> float | None:
+        """None as soon as that of one request is unknown."""
+        return None if self.spend.unknown and self.spend.reserved_usd != 0 else self.spend.usd
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -50,6 +56,8 @@ class Row:
             "duration_s": self.run.stats.get("duration_s"),
             "steps": {"succeeded": self.succeeded, "total": self.steps},
             "cost_usd": self.cost_usd,
+            "at_least": {"cost_usd": round(self.spend.known_usd, 10)},
+            "unknown": unknown(self.spend.unknown, self.spend.reserved_tokens, self.spend.reserved_usd),
             "path": self.run.path,
             "tenant": self.run.tenant,
         }
@@ -63,7 +71,7 @@ class Row:
             shown_time(self.run.started_at),
             duration(self.run.stats.get("duration_s")),
             f"{self.succeeded}/{self.steps}",
-            dollars(self.cost_usd),
+            at_least(self.cost_usd, self.spend.known_usd, dollars),
         ]
 
 
@@ -105,12 +113,11 @@ async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
 async def _row(store: Store, run: RunRecord) -> Row:
     nodes = await store.nodes(run.run_id)
     whole = await store.run(run.run_id)
-    spend = await store.spend(run.run_id)
     return Row(
         run=run,
         succeeded=sum(node.status is NodeStatus.SUCCEEDED for node in nodes),
         steps=max(len(nodes), len(step_kinds(whole))),
-        cost_usd=spend.usd,
+        spend=await store.spend(run.run_id),
     )
 
 

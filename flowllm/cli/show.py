@@ -15,6 +15,7 @@ from flowllm.cli.session import failed_command, resume_command, wait_for
 from flowllm.engine.recorded import MOST_ITEMS
 from flowllm.observers.summary import error_lines, figures
 from flowllm.observers.text import (
+    at_least,
     dollars,
     duration,
     error_text,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from flowllm.cli.record import Kept
     from flowllm.observers.screen import Screen
     from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord
-    from flowllm.types import Counts, Json
+    from flowllm.types import Counts, Json, Usage
 
 ITEMS_SHOWN = 20
 """Items of a foreach that are listed."""
@@ -112,7 +113,9 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
 def _print_steps(nodes: Sequence[NodeRecord]) -> None:
     rows = []
     for node in nodes:
-        tokens = node.usage.input_tokens + node.usage.output_tokens
+        tokens = (
+            at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
+        )
         rows.append(
             [
                 node.node_id,
@@ -120,7 +123,7 @@ def _print_steps(nodes: Sequence[NodeRecord]) -> None:
                 node.status.value,
                 str(node.attempts),
                 duration(node.call_s) if node.call_s else "-",
-                f"{tokens:,}" if tokens else "-",
+                tokens or "-",
                 dollars(node.cost_usd) if node.attempts or tokens else "-",
                 _note(node),
             ]
@@ -215,19 +218,21 @@ def _print_facts(screen: Screen, node: NodeRecord) -> None:
     _field(screen, "started", shown_time(node.started_at))
     if node.call_s or node.queue_s:
         _field(screen, "took", f"{duration(node.call_s)} in calls, {duration(node.queue_s)} in the queue")
-    if node.attempts or any(node.usage.as_dict().values()):
-        usage = node.usage
-        _field(
-            screen,
-            "tokens",
-            f"{usage.input_tokens:,} in, {usage.output_tokens:,} out; {dollars(node.cost_usd)}",
-        )
+    if node.attempts or node.usage.total != 0:
+        _field(screen, "tokens", f"{_in_and_out(node.usage)}; {dollars(node.cost_usd)}")
     if how:
         _field(screen, "note", ", ".join(how))
     if reason := node.parts.get("reason"):
         _field(screen, "because", str(reason))
     if node.key:
         _field(screen, "key", node.key)
+
+
+def _in_and_out(usage: Usage) -> str:
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return "tokens unknown"
+    counts = (("in", usage.input_tokens), ("out", usage.output_tokens))
+    return ", ".join(f"{'unknown' if count is None else f'{count:,}'} {word}" for word, count in counts)
 
 
 def _print_request(screen: Screen, parts: dict[str, Json] | object) -> None:
@@ -265,5 +270,5 @@ def _print_attempts(screen: Screen, attempts: list[AttemptRecord]) -> None:
         note = one_line(str(attempt.error.get("message", ""))) if attempt.error else ""
         screen.line(
             f"{attempt.number}  {attempt.status.value:<9}  {shown_time(attempt.started_at)}  {duration(took):>7}  "
-            f"{visible(attempt.model)}  {attempt.usage.input_tokens} in, {attempt.usage.output_tokens} out  {note}".rstrip()
+            f"{visible(attempt.model)}  {_in_and_out(attempt.usage)}  {note}".rstrip()
         )

@@ -233,7 +233,9 @@ def figures(event: NodeEnded) -> str:
         return ""
     many = event.counts is not None
     found = [duration(event.call_s)] if event.call_s and not many else []
-    if tokens := event.usage.input_tokens + event.usage.output_tokens:
+    if event.usage.total is None:
+        found.append("tokens unknown")
+    elif tokens := event.usage.total:
         found.append(plural(tokens, "token"))
         if event.cost_usd:
             found.append(dollars(event.cost_usd))

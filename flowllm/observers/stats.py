@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from flowllm.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.observers.sketch import Sketch
-from flowllm.types import StepKind, Usage, step_path
+from flowllm.types import StepKind, Usage, add, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +26,38 @@ class _Part:
         self.requests = 0
         self.usage = Usage()
         self.cost: float | None = 0.0
+        self.least = {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
+        """What is known of them."""
+        self.unknown = 0
+        """Requests whose tokens nobody knows."""
+        self.reserved_tokens = 0.0
+        self.reserved_usd: float | None = 0.0
+        """What was set aside for those."""
+        self.list_prices: set[str] = set()
         self.latency = Sketch()
 
     def add(self, event: RequestEnded) -> None:
         self.requests += 1
         self.usage += event.usage
-        self.cost = None if self.cost is None or event.cost_usd is None else self.cost + event.cost_usd
+        self.cost = add(self.cost, event.cost_usd)
+        self.least["input_tokens"] += event.usage.input_tokens or 0
+        self.least["output_tokens"] += event.usage.output_tokens or 0
+        self.least["cost_usd"] += event.cost_usd or 0.0
+        if event.list_price:
+            self.list_prices.add(event.list_price)
+        if event.usage.total is None:
+            self.unknown += 1
+            self.reserved_tokens += max(0.0, event.reserved_tokens - event.usage.at_least)
+            if event.cost_usd is None:
+                self.reserved_usd = add(self.reserved_usd, event.reserved_usd)
         if event.error is None:
             self.latency.add(event.call_s)
+
+    def in_doubt(self) -> dict[str, Json]:
+        return {
+            "at_least": {**self.least, "cost_usd": round(self.least["cost_usd"], 10)},
+            "unknown": unknown(self.unknown, self.reserved_tokens, self.reserved_usd),
+        }
 
     def as_dict(self) -> dict[str, Json]:
         return {
@@ -44,14 +69,18 @@ class _Part:
         }
 
 
+def unknown(requests: int, tokens: float, usd: float | None) -> dict[str, Json]:
+    """Requests whose tokens nobody knows, and what was set aside for them, as it stands in JSON output."""
+    told = None if usd is None else round(usd, 10)
+    return {"requests": requests, "reserved_tokens": math.ceil(tokens), "reserved_usd": told}
+
+
 class Stats:
     """Counts requests, tokens, dollars and latencies; memory does not grow with the run."""
 
     def __init__(self) -> None:
         self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0}
-        self._usage = Usage()
-        self._cost: float | None = 0.0
-        self._latency = Sketch()
+        self._whole = _Part()
         self._queue = Sketch()
         self._models: defaultdict[str, _Part] = defaultdict(_Part)
         self._steps: defaultdict[str, _Part] = defaultdict(_Part)
@@ -88,24 +117,25 @@ class Stats:
     def _ended(self, event: RequestEnded) -> None:
         self._models[event.model].add(event)
         self._steps[step_path(event.node_id)].add(event)
-        self._usage += event.usage
-        self._cost = None if self._cost is None or event.cost_usd is None else self._cost + event.cost_usd
-        if event.error is None:
-            self._latency.add(event.call_s)
-        elif event.error.get("type") == "RateLimited":
+        self._whole.add(event)
+        if event.error is not None and event.error.get("type") == "RateLimited":
             self._requests["rate_limited"] += 1
 
     def as_dict(self, *, duration_s: float) -> dict[str, Json]:
         """The figures so far.
 
-        `cost_usd` is null as soon as one request's price is unknown. `latency_s` is of the requests that were
+        Tokens and `cost_usd` are null as soon as those of one request are unknown; `at_least` is what is known, and
+        `unknown` how many requests that is not, with what was set aside for them. `latency_s` is of the requests that were
         answered, without time in the queue, within 0.5 %; its figures are null when there were none.
         """
+        whole = self._whole
         return {
             "requests": dict(self._requests),
-            "usage": self._usage.as_dict(),
-            "cost_usd": None if self._cost is None else round(self._cost, 10),
-            "latency_s": _quantiles(self._latency),
+            "usage": whole.usage.as_dict(),
+            "cost_usd": None if whole.cost is None else round(whole.cost, 10),
+            **whole.in_doubt(),
+            "list_prices": sorted(whole.list_prices),
+            "latency_s": _quantiles(whole.latency),
             "queue_s": _quantiles(self._queue),
             "duration_s": round(duration_s, 3),
             "model_figures": {name: part.as_dict() for name, part in self._models.items()},

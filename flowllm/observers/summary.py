@@ -11,9 +11,11 @@ from flowllm.observers.fans import MOST_ERRORS as MOST_OF_ITEMS
 from flowllm.observers.fans import ROWS
 from flowllm.observers.progress import SIMULATED_NOTICE
 from flowllm.observers.text import (
+    at_least,
     dollars,
     duration,
     error_text,
+    in_doubt,
     item_shares,
     one_line,
     plural,
@@ -87,7 +89,7 @@ class Summary:
             self._cut += 1
             if self._cut <= MOST_ERRORS:
                 self._truncated.append(event.node_id)
-        if event.cost_usd is None and event.model:
+        if event.cost_usd is None and event.model and event.usage.total is not None:
             self._unpriced.add(event.model)
         if "[" in event.node_id:
             if event.place is not None and "[" not in event.parent:
@@ -238,10 +240,20 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
         for name in ("cached", "joined", "retried", "rate_limited")
         if requests.get(name)
     ]
-    tokens = f"{usage.get('input_tokens', 0):,} in, {usage.get('output_tokens', 0):,} out"
-    cost = dollars(stats.get("cost_usd"))
-    if stats.get("cost_usd") is None and unpriced:
-        cost += f" (no price for {one_line(', '.join(sorted(unpriced)))})"
+    least = stats.get("at_least", {})
+    tokens = ", ".join(
+        f"{at_least(usage.get(name, 0), least.get(name, 0), '{:,}'.format)} {word}"
+        for name, word in (("input_tokens", "in"), ("output_tokens", "out"))
+    )
+    cost = at_least(stats.get("cost_usd"), least.get("cost_usd", 0), dollars)
+    doubts = [f"no price for {one_line(', '.join(sorted(unpriced)))}"] if unpriced else []
+    doubts += [in_doubt(stats.get("unknown", {}))]
+    if stats.get("cost_usd") is not None:
+        doubts = []
+    if listed := stats.get("list_prices"):
+        doubts.append(f"list price of {one_line(', '.join(listed))}")
+    if any(doubts):
+        cost += f" ({'; '.join(filter(None, doubts))})"
     found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; tokens: {tokens}; cost: {cost}",)]
     latency = stats.get("latency_s", {})
     if latency.get("p50") is not None:

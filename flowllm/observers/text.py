@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from flowllm.types import Json
+    from flowllm.types import Json, N
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but line feed and tab, so ANSI sequences too
@@ -88,6 +88,24 @@ def dollars(cost: float | None) -> str:
     if cost >= 1:
         return f"${cost:,.2f}"
     return "$" + f"{cost:.4f}".rstrip("0") if cost >= 0.0001 else "under $0.0001"  # noqa: PLR2004 - the smallest shown
+
+
+def at_least(value: N | None, known: N, shown: Callable[[N], str]) -> str:
+    """A sum, or how much of it is known."""
+    if value is not None:
+        return shown(value)
+    return f"at least {shown(known)}" if known else "unknown"
+
+
+def in_doubt(unknown: Mapping[str, Json]) -> str:
+    """`2 requests did not say what they took: up to 480 tokens, $0.02`; empty if all did."""
+    count = unknown.get("requests", 0)
+    if not count:
+        return ""
+    most = [plural(unknown["reserved_tokens"], "token")]
+    if unknown["reserved_usd"]:
+        most.append(dollars(unknown["reserved_usd"]))
+    return f"of {plural(count, 'request')} it is not known: up to {', '.join(most)}"
 
 
 def plural(count: int, noun: str) -> str:

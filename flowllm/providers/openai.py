@@ -25,7 +25,8 @@ from flowllm.providers.network import bad_certificates, broken
 from flowllm.providers.openai_answer import decode
 from flowllm.providers.openai_vectors import decode_vectors
 from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
-from flowllm.providers.prices import price_usd
+from flowllm.providers.prices import list_price, price_usd
+from flowllm.providers.usage import told_cost
 from flowllm.providers.waits import told_wait
 from flowllm.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.request import ChatRequest
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from flowllm.request import Completion, Embeddings, EmbedRequest, Request
     from flowllm.types import Json, Usage
 
-T = TypeVar("T")
 R = TypeVar("R", "Completion", "Embeddings")
 
 LARGEST_ANSWER = 16 * 1024 * 1024
@@ -194,6 +194,10 @@ class OpenAIProvider:
         """US dollars, None where the price is unknown."""
         return price_usd(model, usage, base_url=self._address.url, prices=self._config.prices)
 
+    def list_price(self, model: str) -> str:
+        """Whose list price stands for that of the model; empty where the server's own price is known, or none is."""
+        return list_price(model, base_url=self._address.url, prices=self._config.prices)
+
     async def close(self) -> None:
         """Nothing to do: the connections are the pool's."""
 
@@ -209,9 +213,7 @@ class OpenAIProvider:
             body = await asyncio.to_thread(with_images, body, request.images)
         raw, headers = await self._post(body, self._config.api, asked, timeout, largest=LARGEST_ANSWER)
         raw = masked_body(raw, self._in_answers)
-        return self._understood(
-            lambda: self._described(decode(raw, api=self._config.api, asked=asked), headers), headers
-        )
+        return self._understood(lambda: decode(raw, api=self._config.api, asked=asked), headers, asked)
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
         """Ask for the vectors of all its texts once; see Provider.embed."""
@@ -224,10 +226,8 @@ class OpenAIProvider:
             StepError
         ):  # what is quoted of it may not be cut within a secret; vectors need no looking through
             raw = masked_body(raw, self._redactor)
-            return self._understood(
-                lambda: self._described(decode_vectors(raw, request, asked), headers), headers
-            )
-        return self._described(vectors, headers)
+            return self._understood(lambda: decode_vectors(raw, request, asked), headers, asked)
+        return self._described(vectors, headers, asked)
 
     def _asked(self, request: Request) -> Asked:
         return Asked(
@@ -239,14 +239,16 @@ class OpenAIProvider:
             tools=isinstance(request, ChatRequest) and any(request.params.get(name) for name in _TOOLS),
         )
 
-    def _understood(self, decoded: Callable[[], T], headers: Mapping[str, str]) -> T:
+    def _understood(self, decoded: Callable[[], R], headers: Mapping[str, str], asked: Asked) -> R:
         """What an answer means, or the error that it stands for, without secrets that a server echoes."""
         try:
-            return decoded()
+            reply = decoded()
+            return self._described(reply, headers, asked)
         except StepError as error:
             told = error
         if isinstance(told, RateLimited | ServerFailed) and told.retry_after is None:
             told.retry_after = told_wait(headers, None, "", now=self._clock.now())
+        told.cost_usd = told_cost(headers)
         raise self._redacted(told)
 
     async def _post(
@@ -300,12 +302,21 @@ class OpenAIProvider:
             return failure(response.status_code, headers, said, asked, now=self._clock.now())
         return broken(error, asked)
 
-    def _described(self, reply: R, headers: Mapping[str, str]) -> R:
+    def _described(self, reply: R, headers: Mapping[str, str], asked: Asked) -> R:
         """The reply with what the headers say of it, without secrets."""
         mask = self._in_answers.text
         kept = {name: mask(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
         identity = mask(headers.get("x-request-id", reply.request_id))
-        return replace(reply, model=mask(reply.model), headers=kept, request_id=identity)
+        cost = told_cost(headers)
+        listed = "" if cost is not None else self.list_price(reply.model) or self.list_price(asked.model)
+        return replace(
+            reply,
+            model=mask(reply.model),
+            headers=kept,
+            request_id=identity,
+            cost_usd=cost,
+            list_price=listed,
+        )
 
     def _redacted(self, error: StepError) -> StepError:
         error.message = self._redactor.text(error.message)

@@ -19,6 +19,7 @@ from flowllm.errors import (
 from flowllm.providers.ends import End, end_of
 from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
 from flowllm.providers.stream import assembled, is_stream
+from flowllm.providers.usage import read_usage
 from flowllm.request import Completion
 from flowllm.types import Usage
 
@@ -33,8 +34,6 @@ _CLIENT_CALLS = frozenset(
     {"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"}
 )
 """Calls that the server leaves to us; others, as of a web search, it has carried out itself."""
-_MOST_TOKENS = 2**53
-"""A count above this is nonsense, and would not fit a database."""
 
 
 def decode(raw: bytes, *, api: str, asked: Asked) -> Completion:
@@ -99,7 +98,7 @@ def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completi
     BadAnswer, and for an error sent with status 200 whatever it stands for. `raw` is kept in a BadAnswer; usage is
     kept in all of them.
     """
-    usage = read_usage(payload.get("usage"), "prompt", "completion")
+    usage = read_usage(payload.get("usage"))
     choices = payload.get("choices")
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     if is_error(payload) or (not found and says_something(payload)):
@@ -146,7 +145,7 @@ def _chat_calls(message: Mapping[str, Json]) -> list[Json]:
 
 def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completion:
     """The answer of the Responses API; raises as decode_chat does."""
-    usage = read_usage(payload.get("usage"), "input", "output")
+    usage = read_usage(payload.get("usage"))
     output = payload.get("output")
     if is_error(payload) or payload.get("status") == "failed" or (output is None and says_something(payload)):
         raise _thrown_away(error_at_200({"error": {}, **payload}, raw, asked), usage)
@@ -304,24 +303,5 @@ def _empty(asked: Asked, said: _Said, raw: str, usage: Usage) -> EmptyAnswer:
 
 def _thrown_away(error: StepError, usage: Usage) -> StepError:
     """The error with what was spent all the same."""
-    error.usage = usage if usage != Usage() else None
+    error.usage = None if usage == Usage.unknown() else usage
     return error
-
-
-def read_usage(usage: Json, before: str, after: str) -> Usage:
-    """Token counts under `<before>_tokens` and `<after>_tokens`; what is missing or makes no sense counts as 0."""
-    if not isinstance(usage, dict):
-        return Usage()
-    return Usage(
-        input_tokens=_count(usage, f"{before}_tokens"),
-        output_tokens=_count(usage, f"{after}_tokens"),
-        cached_input_tokens=_count(usage.get(f"{before}_tokens_details"), "cached_tokens"),
-        reasoning_tokens=_count(usage.get(f"{after}_tokens_details"), "reasoning_tokens"),
-    )
-
-
-def _count(counts: Json, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
-        return 0
-    return int(value)

@@ -9,9 +9,10 @@ import sys
 from array import array
 from typing import TYPE_CHECKING
 
-from flowllm.errors import WrongVectors
+from flowllm.errors import BadAnswer, WrongVectors
 from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
-from flowllm.providers.openai_answer import bad_answer, parse, read_usage
+from flowllm.providers.openai_answer import bad_answer, parse
+from flowllm.providers.usage import read_usage
 from flowllm.request import Embeddings
 
 if TYPE_CHECKING:
@@ -33,19 +34,28 @@ def decode_vectors(raw: bytes, request: EmbedRequest, asked: Asked) -> Embedding
     payload = parse(raw, asked)
     if is_error(payload) or (not payload.get("data") and says_something(payload)):
         raise error_at_200(payload, raw[:LONGEST_RAW].decode(errors="replace"), asked)
-    data = payload.get("data")
+    usage = read_usage(payload.get("usage"), embedding=True)
+    try:
+        vectors = _vectors(payload.get("data"), request, asked, raw)
+    except BadAnswer as error:
+        error.usage = usage  # it is paid for all the same
+        raise
+    model, identity = payload.get("model"), payload.get("id")
+    return Embeddings(
+        vectors=vectors,
+        model=model if isinstance(model, str) and model else asked.model,
+        usage=usage,
+        request_id=identity if isinstance(identity, str) else "",
+    )
+
+
+def _vectors(data: Json, request: EmbedRequest, asked: Asked, raw: bytes) -> tuple[list[float], ...]:
     if not isinstance(data, list):
         raise bad_answer(asked, "no embeddings", raw[:_SHOWN])
     found = {index: _vector(entry, asked, raw) for index, entry in _placed(data, request, asked, raw)}
     vectors = tuple(found[index] for index in range(len(request.texts)))
     _check_lengths(vectors, request, asked, raw)
-    model, identity = payload.get("model"), payload.get("id")
-    return Embeddings(
-        vectors=vectors,
-        model=model if isinstance(model, str) and model else asked.model,
-        usage=read_usage(payload.get("usage"), "prompt", "completion"),
-        request_id=identity if isinstance(identity, str) else "",
-    )
+    return vectors
 
 
 def _placed(

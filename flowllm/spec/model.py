@@ -92,7 +92,7 @@ class ProjectShape(Shape):
     database: f.PlainText | None = Field(None, description="Where runs are kept: a database's URL.")
     prices: dict[str, f.Price] = Field(
         default_factory=dict,
-        description="Prices by model, US dollars per million tokens: {input, output, cached_input}.",
+        description="Prices by model, US dollars per million tokens: {input, output, cached_input, cache_write}.",
     )
     budget: BudgetShape | None = Field(
         None, description="What each run may spend, with all its resumes; a workflow's keys win."

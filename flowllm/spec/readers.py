@@ -399,7 +399,7 @@ def named(node: Node) -> dict[str, Node]:
     return {entry.key: entry.value for entry in found.entries}
 
 
-PRICES = ("input", "output", "cached_input")
+PRICES = ("input", "output", "cached_input", "cache_write")
 
 
 def price(node: Node) -> dict[str, float]:

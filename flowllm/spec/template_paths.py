@@ -18,7 +18,13 @@ Key: TypeAlias = "tuple[str | None, int]"
 
 RUN_FIELDS: Final = ("id", "date", "started_at")
 RECORD_FIELDS: Final[dict[str, tuple[str, ...]]] = {
-    "usage": ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens"),
+    "usage": (
+        "input_tokens",
+        "output_tokens",
+        "cached_input_tokens",
+        "reasoning_tokens",
+        "cache_write_tokens",
+    ),
     "status": (),
     "error": ("type", "message", "hint", "answer"),
     "model": (),

@@ -103,18 +103,16 @@ class LlmKind:
         """The requests of the step's own model, were every one of them sent once."""
         question = cast("tuple[_Question, ...]", bound.work)[0]
         count, request = len(question.keys), question.request
-        usage = Usage(
-            input_tokens=(estimate_tokens(canonical(question.parts["body"])) + TOKENS * len(request.images))
-            * count,
-            output_tokens=(_most(request) or UNKNOWN_LENGTH) * count,
-        )
+        prompt = estimate_tokens(canonical(question.parts["body"])) + TOKENS * len(request.images)
+        tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
+        usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out)
         return Work(
             memo_keys=question.keys if bound.step.cache.enabled else (),
             requests=count,
             model=request.model,
             provider=question.provider.name,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
             cost_usd=question.provider.cost(request.model, usage),
         )
 
@@ -131,7 +129,8 @@ class LlmKind:
 
         def output(answers: Sequence[Answer]) -> Json:
             for answer in answers:
-                lengths.add(answer.usage.output_tokens)
+                if answer.usage.output_tokens is not None:
+                    lengths.add(answer.usage.output_tokens)
             return [answer.value for answer in answers] if several else answers[0].value
 
         gathered = Gathering(len(question.keys), bound, context, output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, add
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,9 +152,26 @@ class Spend:
     """What the attempts of a run have taken."""
 
     tokens: float = 0.0
-    """Input and output."""
+    """Input and output; of a request that nobody knows them of, what was set aside for it."""
     usd: float | None = 0.0
-    """None as soon as the price of one of them is unknown."""
+    """The same in dollars; None as soon as the price of one of them is unknown."""
+    known_usd: float = field(default=0.0, compare=False)
+    """The part of `usd` that is known; like what follows it only tells the two apart."""
+    unknown: int = field(default=0, compare=False)
+    """Requests whose tokens nobody knows: the provider did not tell, or no answer was seen."""
+    reserved_tokens: float = field(default=0.0, compare=False)
+    reserved_usd: float | None = field(default=0.0, compare=False)
+    """The parts of `tokens` and `usd` that were set aside for those."""
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(
+            tokens=self.tokens + other.tokens,
+            usd=add(self.usd, other.usd),
+            known_usd=self.known_usd + other.known_usd,
+            unknown=self.unknown + other.unknown,
+            reserved_tokens=self.reserved_tokens + other.reserved_tokens,
+            reserved_usd=add(self.reserved_usd, other.reserved_usd),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

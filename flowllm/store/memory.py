@@ -5,7 +5,6 @@ Records pass through the same rows as on disk, so that what cannot be stored the
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -227,11 +226,7 @@ class MemoryStore:
     async def spend(self, run_id: RunId) -> Spend:
         """See `Store`."""
         taken = [_taken(attempt) for attempt in await self.attempts(run_id)]
-        prices = [one.usd for one in taken if one.usd is not None]
-        return Spend(
-            tokens=math.fsum(one.tokens for one in taken),
-            usd=math.fsum(prices) if len(prices) == len(taken) else None,
-        )
+        return sum(taken, Spend())
 
     async def mark_output(self, fence: Fence, offset: int) -> None:
         """See `Store`."""
@@ -341,9 +336,20 @@ def _chosen(table: NodeTable, node_id: NodeId) -> Json:
 
 def _taken(attempt: AttemptRecord) -> Spend:
     """What one attempt counts with in `Store.spend`."""
-    tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
-    if attempt.status in {AttemptStatus.SENT, AttemptStatus.UNKNOWN} and not tokens:
-        return Spend(tokens=attempt.reserved_tokens, usd=attempt.reserved_usd)
-    if attempt.status is AttemptStatus.FAILED and not tokens and attempt.cost_usd is None:
+    usage, cost = attempt.usage, attempt.cost_usd
+    seen = attempt.status in {AttemptStatus.SUCCEEDED, AttemptStatus.FAILED}
+    if usage.total is None or (not seen and not usage.total):
+        extra = max(0.0, attempt.reserved_tokens - usage.at_least)
+        known = None if not seen and usage.total == 0 else cost
+        reserved = attempt.reserved_usd if known is None else 0.0
+        return Spend(
+            tokens=usage.at_least + extra,
+            usd=reserved if known is None else known,
+            known_usd=known or 0.0,
+            unknown=1,
+            reserved_tokens=extra,
+            reserved_usd=reserved,
+        )
+    if attempt.status is AttemptStatus.FAILED and not usage.total and cost is None:
         return Spend()
-    return Spend(tokens=tokens, usd=attempt.cost_usd)
+    return Spend(tokens=usage.total, usd=cost, known_usd=cost or 0.0)

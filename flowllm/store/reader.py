@@ -16,6 +16,7 @@ from sqlalchemy import (
     event,
     func,
     literal_column,
+    or_,
     select,
     tuple_,
 )
@@ -215,7 +216,14 @@ class Reader:
     async def spend(self, run_id: RunId) -> Spend:
         """What all attempts of a run took, added up in the database."""
         row = (await self._all(_spend().where(attempts.c.run_id == to_text(run_id))))[0]
-        return Spend(tokens=row.tokens, usd=None if row.unknown else row.usd)
+        return Spend(
+            tokens=row.tokens,
+            usd=None if row.unpriced else row.usd,
+            known_usd=row.known_usd,
+            unknown=int(row.unknown),
+            reserved_tokens=row.reserved_tokens,
+            reserved_usd=None if row.unreserved else row.reserved_usd,
+        )
 
     # rates
 
@@ -297,15 +305,24 @@ class Reader:
 def _spend() -> Select[Any]:
     """The sums of `Spend` over attempts, and how many of unknown price are among them."""
     row = attempts.c
-    counted = func.json_extract(row.usage, "$.input_tokens") + func.json_extract(row.usage, "$.output_tokens")
+    told = [func.json_extract(row.usage, f"$.{name}") for name in ("input_tokens", "output_tokens")]
+    counted, least = told[0] + told[1], func.coalesce(told[0], 0) + func.coalesce(told[1], 0)
     ended = row.status.in_([AttemptStatus.SUCCEEDED.value, AttemptStatus.FAILED.value])
-    in_doubt = and_(~ended, counted == 0)
+    in_doubt = or_(counted.is_(None), and_(~ended, counted == 0))
     free = and_(row.status == AttemptStatus.FAILED.value, counted == 0, row.cost_usd.is_(None))
-    price = case((in_doubt, row.reserved_usd), (free, 0.0), else_=row.cost_usd)
+    unpaid = and_(in_doubt, or_(row.cost_usd.is_(None), and_(~ended, counted == 0)))
+    price = case((unpaid, row.reserved_usd), (free, 0.0), else_=row.cost_usd)
+    extra = case((and_(in_doubt, row.reserved_tokens > least), row.reserved_tokens - least), else_=0)
+    of_unknown = case((unpaid, row.reserved_usd), else_=0.0)
     return select(  # total() is SQLite's sum() of floats: 0.0 for no rows, and no integer overflow
-        func.total(case((in_doubt, row.reserved_tokens), else_=counted)).label("tokens"),
+        func.total(least + extra).label("tokens"),
         func.total(price).label("usd"),
-        (func.count() - func.count(price)).label("unknown"),
+        (func.count() - func.count(price)).label("unpriced"),
+        func.total(case((unpaid, 0.0), else_=row.cost_usd)).label("known_usd"),
+        func.total(case((in_doubt, 1), else_=0)).label("unknown"),
+        func.total(extra).label("reserved_tokens"),
+        func.total(of_unknown).label("reserved_usd"),
+        (func.count() - func.count(of_unknown)).label("unreserved"),
     ).select_from(attempts)
 
 

@@ -218,7 +218,7 @@ async def test_accounts_differ_by_server_and_key(openai: MakeOpenAI) -> None:
 
 async def test_prices(openai: MakeOpenAI) -> None:
     usage = (await openai().complete(ask(), timeout=20)).usage
-    assert openai().cost("gpt-4o-mini", usage) is None
+    assert openai().cost("some-model", usage) is None
     price = openai(base_url=OPENAI_BASE_URL).cost("gpt-4o-mini", usage)
     assert price is not None
     assert 0 < price < 0.01

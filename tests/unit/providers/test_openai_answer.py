@@ -75,8 +75,8 @@ def test_a_whole_answer() -> None:
         {"prompt_tokens": 10**300, "prompt_tokens_details": 3, "completion_tokens_details": []},
     ],
 )
-def test_usage_that_makes_no_sense_counts_as_nothing(usage: object) -> None:
-    assert chat({**choice(), "usage": usage}).usage == Usage()
+def test_usage_that_makes_no_sense_is_unknown(usage: object) -> None:
+    assert chat({**choice(), "usage": usage}).usage == Usage.unknown()
 
 
 def test_fractions_of_tokens_are_dropped() -> None:
@@ -117,7 +117,7 @@ def test_each_reason_in_the_table_of_ends(end: End, reason: str) -> None:
         with pytest.raises(after) as caught:
             chat({**choice("half", spelling), "usage": {"completion_tokens": 7}})
         assert caught.value.answer == "half"
-        assert caught.value.usage == Usage(output_tokens=7)
+        assert caught.value.usage == Usage(input_tokens=None, output_tokens=7)
 
 
 def test_every_row_of_the_table_of_ends_has_a_source() -> None:
@@ -139,7 +139,7 @@ def test_an_unknown_reason_is_kept_as_the_server_put_it(reason: object) -> None:
 def test_not_one_word_is_no_answer(content: object) -> None:
     with pytest.raises(EmptyAnswer, match="gave an empty answer") as caught:
         chat({**choice(content), "usage": {"completion_tokens": 7}})
-    assert caught.value.usage == Usage(output_tokens=7)
+    assert caught.value.usage == Usage(input_tokens=None, output_tokens=7)
     assert caught.value.retryable
     thought = {"completion_tokens": 300, "completion_tokens_details": {"reasoning_tokens": 300}}
     with pytest.raises(EmptyAnswer, match="nothing after its reasoning of 300 tokens"):
@@ -245,7 +245,7 @@ def test_a_stream_of_responses() -> None:
 def test_a_cut_before_the_first_word_is_none(content: str | None) -> None:
     with pytest.raises(TruncatedAnswer, match="before it said a word") as caught:
         chat({**choice(content, "length"), "usage": {"completion_tokens": 100}})
-    assert caught.value.usage == Usage(output_tokens=100)
+    assert caught.value.usage == Usage(input_tokens=None, output_tokens=100)
     assert "max_tokens" in caught.value.hint
 
 
