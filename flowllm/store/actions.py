@@ -11,10 +11,10 @@ from flowllm.store import statements
 from flowllm.store.base import Owner
 from flowllm.store.records import run_of
 from flowllm.store.refusals import run_exists, run_not_found, run_owned
-from flowllm.store.rows import RunRow, outputs_hash
+from flowllm.store.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
 from flowllm.store.statements import named
 from flowllm.store.tables import attempts, memo, nodes, runs
-from flowllm.store.text import to_json, to_text
+from flowllm.store.text import content_hash, to_json, to_text
 from flowllm.store.writer import Unit
 from flowllm.types import AttemptStatus, RunStatus
 
@@ -31,6 +31,7 @@ def _set(*names: str) -> dict[str, Any]:
     return {name: bindparam(f"new_{name}") for name in names}
 
 
+_SNAPSHOT: Final = RunRow._fields.index("snapshot")
 _THIS: Final = runs.c.run_id == bindparam("this")
 _SEQ: Final = named(select(runs.c.seq).where(_THIS))
 _RUN: Final = named(select(runs.c.seq, *(runs.c[name] for name in RunRow._fields)).where(_THIS))
@@ -43,11 +44,16 @@ _CLAIM: Final = named(
         finished_at=null(),
     )
 )
-_FORGET: Final = named(
-    update(attempts)
-    .where(attempts.c.run_id == bindparam("this"), attempts.c.status == bindparam("sent"))
-    .values(status=bindparam("unknown"))
+_SENT: Final = named(
+    select(*(attempts.c[name] for name in AttemptRow._fields)).where(
+        attempts.c.run_id == bindparam("this"), attempts.c.status == bindparam("sent")
+    )
 )
+_FORGET: Final = named(
+    update(attempts).where(attempts.c.attempt_id == bindparam("this")).values(**_set("status", "row_hash"))
+)
+_ROW: Final = named(select(*(runs.c[name] for name in RunRow._fields if name != "snapshot")).where(_THIS))
+_REHASH: Final = named(update(runs).where(_THIS).values(**_set("row_hash")))
 _FINISH: Final = named(
     update(runs)
     .where(_THIS)
@@ -58,7 +64,9 @@ _FINISH: Final = named(
         owner_since=null(),
     )
 )
-_UPDATE: Final = named(update(runs).where(_THIS).values(**_set("snapshot", "path", "options", "inputs")))
+_UPDATE: Final = named(
+    update(runs).where(_THIS).values(**_set("snapshot", "snapshot_hash", "path", "options", "inputs"))
+)
 _MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
 _STATUS: Final = named(
     select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS)
@@ -96,7 +104,6 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
         "new_owner_host": to_text(owner.host),
         "new_owner_since": owner.since,
     }
-    sent = {"this": this, "sent": AttemptStatus.SENT.value, "unknown": AttemptStatus.UNKNOWN.value}
 
     def action(connection: sqlite3.Connection) -> RunRecord:
         found = connection.execute(_RUN, {"this": this}).fetchone()
@@ -104,8 +111,8 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
             raise run_not_found(run_id)
         row = RunRow(*found[1:])
         run = run_of(row, seq=found[0], snapshot=row.snapshot)
-        connection.execute(_CLAIM, values)
-        connection.execute(_FORGET, sent)
+        _change(connection, _CLAIM, values)
+        _forget_sent(connection, this)
         return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
 
     return Unit(action=action)
@@ -131,7 +138,7 @@ def finish_run(
         "new_error": None if error is None else to_json(dict(error)),
         "new_stats": to_json(dict(stats or {})),
     }
-    return Unit(fences=(fence,), action=_executes(_FINISH, values))
+    return Unit(fences=(fence,), action=_changes(_FINISH, values))
 
 
 def update_run(
@@ -143,21 +150,23 @@ def update_run(
     inputs: Mapping[str, Json],
 ) -> Unit:
     """Another snapshot. Raises ValueError for values that JSON cannot hold."""
+    text = to_json(dict(snapshot))
     values = {
         "this": to_text(fence.run_id),
-        "new_snapshot": to_json(dict(snapshot)),
+        "new_snapshot": text,
+        "new_snapshot_hash": content_hash(text),
         "new_path": to_text(path),
         "new_options": to_json(dict(options)),
         "new_inputs": to_json(dict(inputs)),
     }
-    return Unit(fences=(fence,), action=_executes(_UPDATE, values))
+    return Unit(fences=(fence,), action=_changes(_UPDATE, values))
 
 
 def mark_output(fence: Fence, offset: int) -> Unit:
     """How much of the output file is on disk."""
     return Unit(
         fences=(fence,),
-        action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
+        action=_changes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
     )
 
 
@@ -197,6 +206,42 @@ def clear_memo() -> Unit:
         return count
 
     return Unit(action=action)
+
+
+def _changes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
+    return lambda connection: _change(connection, statement, values)
+
+
+def _change(connection: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> int:
+    """Update the run `this` with its hash, which stays as it is if it did not match: what is damaged shall be found."""
+    this = {"this": values["this"]}
+    before = _row(connection, this)
+    count = connection.execute(statement, values).rowcount
+    if before is not None and before.row_hash in {None, run_hash(before)}:
+        after = _row(connection, this)
+        connection.execute(_REHASH, {**this, "new_row_hash": None if after is None else run_hash(after)})
+    return count
+
+
+def _row(connection: sqlite3.Connection, this: Mapping[str, Any]) -> RunRow | None:
+    found = connection.execute(_ROW, this).fetchone()
+    return None if found is None else RunRow._make((*found[:_SNAPSHOT], "", *found[_SNAPSHOT:]))
+
+
+def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
+    """Of what was out when its owner died nobody knows what became."""
+    sent = {"this": this, "sent": AttemptStatus.SENT.value}
+    for row in map(AttemptRow._make, connection.execute(_SENT, sent).fetchall()):
+        now = row._replace(status=AttemptStatus.UNKNOWN.value)
+        whole = row.row_hash in {None, attempt_hash(row)}
+        connection.execute(
+            _FORGET,
+            {
+                "this": row.attempt_id,
+                "new_status": now.status,
+                "new_row_hash": attempt_hash(now) if whole else row.row_hash,
+            },
+        )
 
 
 def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import BigInteger, bindparam, cast, func, literal_column, select, update
 
 from flowllm.store.connection import fetch
-from flowllm.store.rows import NodeRow
+from flowllm.store.records import is_whole
+from flowllm.store.rows import NodeRow, node_hash
 from flowllm.store.statements import named
-from flowllm.store.tables import BIG, nodes
+from flowllm.store.tables import nodes
 from flowllm.store.text import from_text, to_text
 from flowllm.store.writer import Unit
 from flowllm.types import NodeStatus, item_id, slot_of
@@ -30,18 +31,14 @@ _BETWEEN: Final = nodes.c.place.between(bindparam("first"), bindparam("last"))
 _OLDER: Final = nodes.c.epoch < bindparam("sitting")
 _THIS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node"))
 _COLUMNS: Final = tuple(nodes.c[name] for name in NodeRow._fields)
-_AS_TAKEN: Final = tuple(
-    bindparam("sitting", type_=BIG).label("epoch") if column is nodes.c.epoch else column
-    for column in _COLUMNS
-)
 
-_AT_PLACES: Final = named(select(*_AS_TAKEN).where(*_OURS, _BETWEEN, _OLDER).order_by(nodes.c.place))
-_TAKE_ALL: Final = named(update(nodes).where(*_OURS, _BETWEEN, _OLDER).values(epoch=bindparam("sitting")))
+_AT_PLACES: Final = named(select(*_COLUMNS).where(*_OURS, _BETWEEN, _OLDER).order_by(nodes.c.place))
 _TAKE: Final = named(
-    update(nodes).where(*_THIS).values(epoch=bindparam("sitting"), place=bindparam("new_place"))
+    update(nodes)
+    .where(*_THIS)
+    .values(epoch=bindparam("sitting"), place=bindparam("new_place"), row_hash=bindparam("new_hash"))
 )
 _ROW: Final = named(select(*_COLUMNS).where(*_THIS))
-_IS_THERE: Final = named(select(nodes.c.status, nodes.c.epoch).where(*_THIS))
 _NUMBER: Final = func.substr(nodes.c.node_id, func.length(bindparam("parent")) + literal_column("2"))
 _HIGHEST: Final = named(select(func.max(cast(_NUMBER, BigInteger))).where(*_OURS, nodes.c.place.is_not(None)))
 
@@ -106,16 +103,14 @@ class _Adoption:
         between = {**self._these, "first": items[0].place, "last": items[-1].place}
         contents = {item.place: to_text(item.content) for item in items}
         rows = [NodeRow._make(row) for row in fetch(self._connection, _AT_PLACES, between)]
-        taken: list[NodeRow] = []
+        taken: list[dict[str, Any]] = []
         for row in rows:
             place = row.place
             if place is not None and place not in found and contents[place] == row.content:
-                found[place] = (slot_of(from_text(row.node_id)), row)
-                taken.append(row)
-        if len(taken) == len(rows):
-            self._connection.execute(_TAKE_ALL, between)
-        else:
-            self._connection.executemany(_TAKE, [self._taking(row.node_id, row.place) for row in taken])
+                now = self._taken(row, place)
+                found[place] = (slot_of(from_text(row.node_id)), now)
+                taken.append(self._taking(now))
+        self._connection.executemany(_TAKE, taken)
 
     def _elsewhere(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
         """Take over the rows that hold the same content at another place."""
@@ -126,8 +121,9 @@ class _Adoption:
         for item in items:
             row = self._next_with(to_text(item.content))
             if row is not None:
-                self._connection.execute(_TAKE, self._taking(row.node_id, item.place))
-                found[item.place] = self._taken(row, item.place)
+                now = self._taken(row, item.place)
+                self._connection.execute(_TAKE, self._taking(now))
+                found[item.place] = (slot_of(from_text(row.node_id)), now)
 
     def _next_with(self, content: str) -> NodeRow | None:
         these = {**self._these, "content": content}
@@ -160,25 +156,28 @@ class _Adoption:
         """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
         mended: the new item gets its name, and what may be within it is told from its own by the keys."""
         node = to_text(item_id(self._parent, place))
-        held = self._connection.execute(_IS_THERE, {"run": self._these["run"], "node": node}).fetchone()
+        held = self._connection.execute(_ROW, {"run": self._these["run"], "node": node}).fetchone()
         if held is None:
             return True
-        status, epoch = held
-        if status != NodeStatus.FAILED.value or epoch >= self._fence.epoch:
+        row = NodeRow._make(held)
+        if row.status != NodeStatus.FAILED.value or row.epoch >= self._fence.epoch:
             return False
-        self._connection.execute(_TAKE, self._taking(node, place))
+        self._connection.execute(_TAKE, self._taking(self._taken(row, place)))
         return True
 
-    def _taking(self, node_id: str, place: int | None) -> dict[str, Any]:
+    def _taking(self, row: NodeRow) -> dict[str, Any]:
         return {
             "run": self._these["run"],
-            "node": node_id,
-            "sitting": self._fence.epoch,
-            "new_place": place,
+            "node": row.node_id,
+            "sitting": row.epoch,
+            "new_place": row.place,
+            "new_hash": row.row_hash,
         }
 
-    def _taken(self, row: NodeRow, place: int) -> Found:
-        return slot_of(from_text(row.node_id)), row._replace(place=place, epoch=self._fence.epoch)
+    def _taken(self, row: NodeRow, place: int) -> NodeRow:
+        """The row in this sitting. Its hash goes along, but for that of a damaged one, which shall be found."""
+        now = row._replace(place=place, epoch=self._fence.epoch)
+        return now._replace(row_hash=node_hash(now)) if is_whole(row) else now
 
 
 def _runs_of_places(items: Sequence[ItemKey]) -> Iterator[list[ItemKey]]:

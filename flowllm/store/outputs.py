@@ -13,6 +13,8 @@ from sqlalchemy import bindparam, select
 from flowllm.errors import DatabaseCorrupt
 from flowllm.store.connection import connect, fetch, reading_mode
 from flowllm.store.faults import RESTORE, explain
+from flowllm.store.records import is_whole
+from flowllm.store.rows import NodeRow
 from flowllm.store.standing import standing
 from flowllm.store.statements import named
 from flowllm.store.tables import nodes
@@ -30,17 +32,15 @@ PAGE: Final = 500
 
 _STANDING: Final = standing(bindparam("run"), bindparam("parent"))
 _OURS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.parent == bindparam("parent"))
-_CONTENT: Final = (nodes.c.status, nodes.c.key, nodes.c.output, nodes.c.content_hash)
+_ROW: Final = tuple(nodes.c[name] for name in NodeRow._fields)
 _PLACES: Final = named(select(nodes.c.place).where(*_OURS, _STANDING).order_by(nodes.c.place))
 _AT_PLACES: Final = named(
-    select(nodes.c.node_id, *_CONTENT)
+    select(*_ROW)
     .where(*_OURS, _STANDING, nodes.c.place.between(bindparam("first"), bindparam("last")))
     .order_by(nodes.c.place)
 )
 _NAMED: Final = named(
-    select(nodes.c.node_id, *_CONTENT).where(
-        nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node")
-    )
+    select(*_ROW).where(nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node"))
 )
 
 
@@ -134,10 +134,10 @@ class _OnDisk(Pages):
     def _damaged(self, what: str) -> DatabaseCorrupt:
         return DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
 
-    def _output(self, node_id: str, status: str, key: str, output: str, expected: str) -> Json:
-        if content_hash(status, key, output) != expected:
-            raise self._damaged(f"the output of {node_id} does not match its hash")
-        return from_json(output) if status == NodeStatus.SUCCEEDED.value else None
+    def _output(self, row: NodeRow) -> Json:
+        if content_hash(row.status, row.key, row.output) != row.content_hash or not is_whole(row):
+            raise self._damaged(f"the output of {row.node_id} does not match its hash")
+        return from_json(row.output) if row.status == NodeStatus.SUCCEEDED.value else None
 
 
 class StoredOutputs(_OnDisk):
@@ -177,7 +177,7 @@ class StoredOutputs(_OnDisk):
             raise self._failed(error) from error
         if len(rows) != min(PAGE, self._length - number * PAGE):
             raise self._damaged(f"of {self._parent}, items between {first} and {last} have changed")
-        return [self._output(*row) for row in rows]
+        return [self._output(NodeRow._make(row)) for row in rows]
 
 
 class ChosenOutputs(_OnDisk):
@@ -205,4 +205,4 @@ class ChosenOutputs(_OnDisk):
         row = self._all(connection, _NAMED, node=to_text(name)).fetchone()
         if row is None:
             raise self._damaged(f"{name} is missing")
-        return self._output(*row)
+        return self._output(NodeRow._make(row))

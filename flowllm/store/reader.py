@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from flowllm.store.base import MemoStats, Spend
 from flowllm.store.connection import address, decode, options, reading_mode
 from flowllm.store.faults import explain
-from flowllm.store.records import attempt_of, node_of, run_of
+from flowllm.store.records import attempt_of, damaged, is_whole, listed_run, node_of, run_of
 from flowllm.store.refusals import ambiguous, run_not_found
 from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RunRow
 from flowllm.store.standing import standing
@@ -107,10 +107,14 @@ class Reader:
 
     async def runs(self, *, limit: int, workflow: str | None) -> list[RunRecord]:
         """Newest first, without snapshots."""
-        query = select(*_columns(runs, RunRow._fields[:-1], "seq")).order_by(runs.c.seq.desc()).limit(limit)
+        query = (
+            select(*_columns(runs, [name for name in RunRow._fields if name != "snapshot"], "seq"))
+            .order_by(runs.c.seq.desc())
+            .limit(limit)
+        )
         if workflow is not None:
             query = query.where(runs.c.workflow == to_text(workflow))
-        return [run_of(row, seq=row.seq) for row in await self._all(query)]
+        return [listed_run(row, seq=row.seq) for row in await self._all(query)]
 
     async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of the runs that stand as running."""
@@ -185,7 +189,11 @@ class Reader:
             .order_by(nodes.c.parent, nodes.c.place)
             .limit(limit)
         )
-        return [_node(row) for row in await self._all(query)]
+        rows = [NodeRow._make(row) for row in await self._all(query)]
+        for row in rows:
+            if not is_whole(row):  # what is printed of it would be fed back
+                raise damaged(f"item {row.place} of {row.parent}")
+        return [node_of(row) for row in rows]
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """The node in the newest run in which it succeeded."""
@@ -211,7 +219,7 @@ class Reader:
         query = select(*columns).where(attempts.c.run_id == to_text(run_id)).order_by(attempts.c.seq)
         if node_id is not None:
             query = query.where(attempts.c.node_id == to_text(node_id))
-        return [attempt_of(row) for row in await self._all(query)]
+        return [attempt_of(AttemptRow._make(row)) for row in await self._all(query)]
 
     async def spend(self, run_id: RunId) -> Spend:
         """What all attempts of a run took, added up in the database."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowllm.errors import DatabaseCorrupt
 from flowllm.store.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunRecord
-from flowllm.store.rows import outputs_hash
+from flowllm.store.rows import attempt_hash, memo_hash, node_hash, outputs_hash, run_hash
 from flowllm.store.text import content_hash, from_json, from_text
 from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
 """What the parts of a damaged row raise."""
+_MISMATCH: Final = "it does not match its hash, so it was damaged"
 _KINDS: Final = {kind.value: kind for kind in StepKind}
 _STATUSES: Final = {status.value: status for status in NodeStatus}
 
 
-def run_of(row: RunRow, *, seq: int, snapshot: str = "{}") -> RunRecord:
+def run_of(row: RunRow, *, seq: int, snapshot: str | None = None) -> RunRecord:
     """The run of a row; its snapshot is passed separately, since lists of runs do without. Outputs that do not
     match their hash are not given, an error stands in their place. Raises DatabaseCorrupt."""
     with _reading(f"Run {row.run_id}"):
+        if row.row_hash not in {None, run_hash(row)} or (
+            snapshot is not None and row.snapshot_hash not in {None, content_hash(snapshot)}
+        ):
+            raise ValueError(_MISMATCH)
         whole = outputs_hash(row.outputs) == row.outputs_hash
         owner = None
         if row.owner_pid is not None:
@@ -45,7 +50,7 @@ def run_of(row: RunRow, *, seq: int, snapshot: str = "{}") -> RunRecord:
             provider=from_text(row.provider),
             inputs=from_json(row.inputs),
             options=from_json(row.options),
-            snapshot=from_json(snapshot),
+            snapshot={} if snapshot is None else from_json(snapshot),
             outputs=_given(row.outputs) if whole else None,
             error=_given(row.error) if whole else _damage("outputs of this run"),
             stats=from_json(row.stats),
@@ -56,11 +61,29 @@ def run_of(row: RunRow, *, seq: int, snapshot: str = "{}") -> RunRecord:
         )
 
 
+def listed_run(row: RunRow, *, seq: int) -> RunRecord:
+    """As `run_of`, for a list: a damaged run stands in it as failed. Raises DatabaseCorrupt if not even its id can be
+    read."""
+    try:
+        return run_of(row, seq=seq)
+    except DatabaseCorrupt:
+        with _reading("A run"):
+            return RunRecord(
+                run_id=RunId(from_text(row.run_id)),
+                workflow=from_text(row.workflow),
+                path=from_text(row.path),
+                status=RunStatus.FAILED,
+                started_at=row.started_at,
+                seq=seq,
+                error=_damage("record of this run"),
+            )
+
+
 def node_of(row: NodeRow) -> NodeRecord:
     """The node of a row. One whose output does not match its hash is given as failed, without key and output,
     so that nothing builds on it and a resume runs it again. Raises DatabaseCorrupt."""
     try:
-        if content_hash(row.status, row.key, row.output) != row.content_hash:
+        if content_hash(row.status, row.key, row.output) != row.content_hash or not is_whole(row):
             return _damaged(row)
         return NodeRecord(
             run_id=RunId(from_text(row.run_id)),
@@ -98,6 +121,8 @@ def node_of(row: NodeRow) -> NodeRecord:
 def attempt_of(row: AttemptRow) -> AttemptRecord:
     """The attempt of a row. Raises DatabaseCorrupt."""
     with _reading(f"An attempt at step {row.node_id} of run {row.run_id}"):
+        if row.row_hash not in {None, attempt_hash(row)}:
+            raise ValueError(_MISMATCH)
         return AttemptRecord(
             attempt_id=from_text(row.attempt_id),
             run_id=RunId(from_text(row.run_id)),
@@ -117,10 +142,15 @@ def attempt_of(row: AttemptRow) -> AttemptRecord:
         )
 
 
+def is_whole(row: NodeRow) -> bool:
+    """The row is as it was written, as far as that is known; its output is not looked at."""
+    return row.row_hash is None or row.row_hash == node_hash(row)
+
+
 def memo_of(row: MemoRow) -> MemoRecord | None:
     """The answer of a row, None if its content does not match its hash or cannot be read."""
     try:
-        if content_hash(row.answer) != row.content_hash:
+        if row.content_hash not in {memo_hash(row), content_hash(row.answer)}:  # as it was hashed before 0005
             return None
         return MemoRecord(
             key=from_text(row.key),
@@ -139,11 +169,10 @@ def _damaged(row: NodeRow) -> NodeRecord:
         node_id=NodeId(from_text(row.node_id)),
         kind=StepKind(row.kind),
         status=NodeStatus.FAILED,
-        error=_damage("output of this step"),
+        error=_damage("record of this step"),
         seq=row.seq,
         parent=from_text(row.parent),
         place=row.place,
-        item=_given(row.item),
         content=from_text(row.content),
         epoch=row.epoch,
     )
@@ -155,6 +184,14 @@ def _damage(what: str) -> dict[str, Json]:
         "message": f"The stored {what} does not match its hash: the database was damaged.",
         "hint": "Resume the run, or run it again: what is still whole is not asked again.",
     }
+
+
+def damaged(what: str) -> DatabaseCorrupt:
+    """The error for something of which a part is another than was written."""
+    return DatabaseCorrupt(
+        f"The record of {what} does not match its hash: the database was damaged.",
+        hint="Resume the run, or run it again: what is still whole is not asked again.",
+    )
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowllm.store.text import content_hash, to_json, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from flowllm.store.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
     from flowllm.types import Json, Usage
@@ -37,6 +38,8 @@ class RunRow(NamedTuple):
     outputs_hash: str | None
     outputs: str | None
     snapshot: str
+    snapshot_hash: str | None
+    row_hash: str | None
 
 
 class NodeRow(NamedTuple):
@@ -70,6 +73,7 @@ class NodeRow(NamedTuple):
     item: str | None
     output: str
     reused: bool
+    row_hash: str | None
 
 
 class AttemptRow(NamedTuple):
@@ -90,6 +94,7 @@ class AttemptRow(NamedTuple):
     error: str | None
     reserved_tokens: float
     reserved_usd: float | None
+    row_hash: str | None
 
 
 class MemoRow(NamedTuple):
@@ -118,8 +123,8 @@ class RateRow(NamedTuple):
 def run_row(run: RunRecord) -> RunRow:
     """A run as it is inserted. Raises ValueError for values that JSON cannot hold."""
     owner = run.owner
-    outputs = _optional(run.outputs)
-    return RunRow(
+    outputs, snapshot = _optional(run.outputs), _mapping(run.snapshot)
+    row = RunRow(
         run_id=to_text(run.run_id),
         workflow=to_text(run.workflow),
         path=to_text(run.path),
@@ -139,14 +144,17 @@ def run_row(run: RunRecord) -> RunRow:
         error=_optional(run.error),
         outputs_hash=outputs_hash(outputs),
         outputs=outputs,
-        snapshot=_mapping(run.snapshot),
+        snapshot=snapshot,
+        snapshot_hash=content_hash(snapshot),
+        row_hash=None,
     )
+    return row._replace(row_hash=run_hash(row))
 
 
 def node_row(node: NodeRecord) -> NodeRow:
     """A node as it is written. Raises ValueError for values that JSON cannot hold."""
     output, key, status = to_json(node.output), to_text(node.key), node.status.value
-    return NodeRow(
+    row = NodeRow(
         to_text(node.run_id),
         to_text(node.node_id),
         node.seq,
@@ -175,12 +183,14 @@ def node_row(node: NodeRecord) -> NodeRow:
         None if node.item is None else to_json(node.item),
         output,
         node.reused,
+        None,
     )
+    return row._replace(row_hash=node_hash(row))
 
 
 def attempt_row(attempt: AttemptRecord) -> AttemptRow:
     """An attempt as it is written. Raises ValueError for values that JSON cannot hold."""
-    return AttemptRow(
+    row = AttemptRow(
         to_text(attempt.attempt_id),
         to_text(attempt.run_id),
         to_text(attempt.node_id),
@@ -196,13 +206,15 @@ def attempt_row(attempt: AttemptRecord) -> AttemptRow:
         _optional(attempt.error),
         attempt.reserved_tokens,
         attempt.reserved_usd,
+        None,
     )
+    return row._replace(row_hash=attempt_hash(row))
 
 
 def memo_row(memo: MemoRecord) -> MemoRow:
     """An answer as the memo keeps it. Raises ValueError for values that JSON cannot hold."""
     answer = to_json(memo.answer)
-    return MemoRow(
+    row = MemoRow(
         to_text(memo.key),
         to_text(memo.provider),
         to_text(memo.model),
@@ -211,6 +223,7 @@ def memo_row(memo: MemoRecord) -> MemoRow:
         content_hash(answer),
         answer,
     )
+    return row._replace(content_hash=memo_hash(row))
 
 
 def rate_row(account: str, rate: float, at: float) -> RateRow:
@@ -218,6 +231,50 @@ def rate_row(account: str, rate: float, at: float) -> RateRow:
     if not (math.isfinite(rate) and rate > 0 and math.isfinite(at)):
         raise ValueError(f"A rate must be a positive number of requests a second at some time: {rate}, {at}")
     return RateRow(account=to_text(account), requests_per_second=float(rate), learned_at=float(at))
+
+
+# hashes of rows, which find what was damaged on disk; texts that are hashed by themselves are in them by their hashes
+
+
+def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*(name for name in fields if name not in without))
+
+
+_OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash")
+_OF_NODE: Final = _hashed(NodeRow._fields, "output", "row_hash")
+_OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
+_OF_MEMO: Final = _hashed(MemoRow._fields, "content_hash")
+
+
+def run_hash(row: RunRow) -> str:
+    """Of a run's row; its snapshot need not be there."""
+    return _row_hash(_OF_RUN(row))
+
+
+def node_hash(row: NodeRow) -> str:
+    """Of a node's row."""
+    return _row_hash(_OF_NODE(row))
+
+
+def attempt_hash(row: AttemptRow) -> str:
+    """Of an attempt's row."""
+    return _row_hash(_OF_ATTEMPT(row))
+
+
+def memo_hash(row: MemoRow) -> str:
+    """Of a stored answer, with the key that it answers and what else is known of it."""
+    return _row_hash(_OF_MEMO(row))
+
+
+def _row_hash(values: tuple[Any, ...]) -> str:
+    """A number counts as a database gives it back: an integer may come as a float, a NaN as NULL."""
+    return content_hash(*[value if value.__class__ is str else _told(value) for value in values])
+
+
+def _told(value: object) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - a NaN
+        return "\0"
+    return repr(float(value)) if isinstance(value, int | float) else repr(value)
 
 
 def outputs_hash(outputs: str | None) -> str | None:

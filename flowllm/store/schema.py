@@ -15,9 +15,9 @@ from flowllm.store.faults import RESTORE, explain
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The revision that this program reads and writes."""
-REVISIONS: Final = ("0001", "0002", "0003", HEAD)
+REVISIONS: Final = ("0001", "0002", "0003", "0004", HEAD)
 """All revisions that this program knows, oldest first."""
 MAGIC: Final = b"SQLite format 3\0"
 

@@ -53,6 +53,8 @@ runs = Table(
     Column("outputs_hash", Text),
     Column("outputs", Text),
     Column("snapshot", Text, nullable=False),
+    Column("snapshot_hash", Text),
+    Column("row_hash", Text),
     Index("ix_runs_workflow_seq", "workflow", "seq"),
     sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
 )
@@ -88,6 +90,7 @@ nodes = Table(
     Column("item", Text),
     Column("output", Text, nullable=False),
     Column("reused", Boolean, nullable=False, server_default=false()),
+    Column("row_hash", Text),
     Index("ix_nodes_parent_place", "run_id", "parent", "place"),
     Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD, postgresql_where=DEAD),
 )
@@ -111,6 +114,7 @@ attempts = Table(
     Column("error", Text),
     Column("reserved_tokens", Float(53), nullable=False, server_default=text("0")),
     Column("reserved_usd", Float(53)),
+    Column("row_hash", Text),
     Index("ix_attempts_run_node", "run_id", "node_id"),
 )
 

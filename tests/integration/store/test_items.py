@@ -243,10 +243,8 @@ async def test_outputs_of_a_database_without_its_tables(path: Path) -> None:
         (outputs._AT_PLACES, "ix_nodes_parent_place"),
         (outputs._NAMED, "sqlite_autoindex_nodes"),
         (adoption._AT_PLACES, "ix_nodes_parent_place (run_id=? AND parent=? AND place>? AND place<?)"),
-        (adoption._TAKE_ALL, "ix_nodes_parent_place (run_id=? AND parent=? AND place>? AND place<?)"),
         (adoption._TAKE, "sqlite_autoindex_nodes"),
         (adoption._ROW, "sqlite_autoindex_nodes"),
-        (adoption._IS_THERE, "sqlite_autoindex_nodes"),
         (adoption._HIGHEST, "ix_nodes_parent_place"),
         (adoption._GATHER[1], "ix_nodes_parent_place"),
         (adoption._NEXT, "PRIMARY KEY (foreach=? AND content=?)"),
@@ -254,7 +252,19 @@ async def test_outputs_of_a_database_without_its_tables(path: Path) -> None:
     ],
 )
 async def test_what_looks_for_items_uses_an_index(disk: SqlStore, path: Path, query: str, index: str) -> None:
-    names = ("run", "parent", "node", "first", "last", "sitting", "new_place", "foreach", "content", "place")
+    names = (
+        "run",
+        "parent",
+        "node",
+        "first",
+        "last",
+        "sitting",
+        "new_place",
+        "new_hash",
+        "foreach",
+        "content",
+        "place",
+    )
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(adoption._CREATE)
         values = dict.fromkeys(names, "x")
