@@ -420,11 +420,10 @@ class FlowLLM:
     async def _to_resume(self, run_id: str | None) -> RunRecord:
         if run_id is not None:
             return await self.store.run(RunId(run_id))
-        runs = await self.store.runs(limit=1000)
+        runs = await self.store.runs(limit=1, unfinished=True) or await self.store.runs(limit=1)
         if not runs:
             raise UsageError("there is no run to resume", hint="start one with `flowllm run FILE`")
-        unfinished = [run for run in runs if run.status is not RunStatus.SUCCEEDED]
-        return await self.store.run((unfinished or runs)[0].run_id)
+        return await self.store.run(runs[0].run_id)
 
     async def _take(
         self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor

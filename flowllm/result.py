@@ -196,7 +196,7 @@ class RunResult:
     outputs: Mapping[str, Json]
     steps: Mapping[str, StepResult]
     stats: Mapping[str, Json]
-    """requests, usage, cost_usd, latency_s and duration_s of the last sitting."""
+    """requests, usage, cost_usd, latency_s and duration_s of the last sitting; in `total` the cost of all of them."""
     error: Mapping[str, Json] | None = None
 
     @classmethod

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flowllm.assembly import SIMULATED, local_backend
@@ -267,6 +268,8 @@ class Sitting:
         run = self._run
         stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
         try:
+            spend = asdict(await self._store.spend(run.run_id))
+            stats["total"] = {"steps": 1 if self._rows else len(self._workflow.steps), **spend}
             await self._store.finish_run(
                 Fence(run_id=run.run_id, epoch=run.epoch),
                 status=ending.status,

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.cli.confirm import confirm, size, space_given_back, yes_option
 from flowllm.cli.failures import say
 from flowllm.cli.options import DURATION, json_option, place_options
 from flowllm.cli.output import print_json, results
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import open_app, wait_for
-from flowllm.errors import UsageError
 from flowllm.observers.text import plural, visible
 from flowllm.result import timestamp
 
 if TYPE_CHECKING:
-    from flowllm.cli.options import Place
-    from flowllm.store.base import MemoStats
+    from collections.abc import Callable, Coroutine
 
-_KIBI = 1024
+    from flowllm.cli.options import Place
+    from flowllm.store.base import MemoStats, Store
 
 
 @click.group()
@@ -61,43 +60,25 @@ def stats(*, as_json: bool, place: Place) -> None:
 
 @cache.command()
 @click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
+@yes_option
 @place_options
-def prune(*, older_than: float, place: Place) -> None:
-    """Remove answers that are older than that."""
-
-    async def work() -> int:
-        async with open_app(place) as app:
-            return await app.store.prune_memo(older_than=time.time() - older_than)
-
-    say(f"removed {plural(wait_for(work()), 'stored answer')}")
+def prune(*, older_than: float, yes: bool, place: Place) -> None:
+    """Remove answers that are older than that, and give their space back to the disk."""
+    before = time.time() - older_than
+    confirm(f"remove all stored answers from before {shown_time(before)}", yes=yes)
+    say(wait_for(_removed(place, lambda store: store.prune_memo(older_than=before))))
 
 
 @cache.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @place_options
 def clear(*, yes: bool, place: Place) -> None:
     """Remove all answers. What runs need of them would be paid for again."""
-    if not yes and not (sys.stdin is not None and sys.stdin.isatty()):
-        raise UsageError(
-            "`flowllm cache clear` removes all stored answers", hint="add --yes if that is meant"
-        )
-    if not yes:
-        click.confirm("Remove all stored answers?", abort=True, err=True)
-
-    async def work() -> int:
-        async with open_app(place) as app:
-            return await app.store.clear_memo()
-
-    say(f"removed {plural(wait_for(work()), 'stored answer')}")
+    confirm("remove all stored answers", yes=yes)
+    say(wait_for(_removed(place, lambda store: store.clear_memo())))
 
 
-def size(count: int) -> str:
-    """Bytes for people: 512 bytes, 1.5 KiB, 3.0 MiB."""
-    if count < _KIBI:
-        return plural(count, "byte")
-    amount = float(count)
-    for unit in ("KiB", "MiB", "GiB"):
-        amount /= _KIBI
-        if amount < _KIBI:
-            return f"{amount:.1f} {unit}"
-    return f"{amount / _KIBI:.1f} TiB"
+async def _removed(place: Place, remove: Callable[[Store], Coroutine[object, object, int]]) -> str:
+    async with open_app(place) as app:
+        count = await remove(app.store)
+        return f"removed {plural(count, 'stored answer')}{await space_given_back(app.store) if count else ''}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.cli.confirm import confirm, space_given_back, yes_option
 from flowllm.cli.failures import say
 from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
@@ -17,12 +18,13 @@ from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
 from flowllm.observers.stats import unknown
 from flowllm.observers.text import at_least, dollars, duration, plural
 from flowllm.result import timestamp
-from flowllm.types import NodeStatus, RunStatus
+from flowllm.store.base import Spend
+from flowllm.types import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowllm.store.base import RunRecord, Spend, Store
+    from flowllm.store.base import RunRecord, Store
     from flowllm.types import Json
 
 EVERY = 1_000_000_000
@@ -111,32 +113,40 @@ async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
 
 
 async def _row(store: Store, run: RunRecord) -> Row:
-    nodes = await store.nodes(run.run_id)
-    whole = await store.run(run.run_id)
+    counts = await store.count_steps(run.run_id)
+    total = dict(run.stats.get("total", {})) if run.finished_at is not None else {}
+    if total:
+        steps, spend = total.pop("steps"), Spend(**total)
+    else:  # it runs, its process is gone, or it is older than these sums
+        steps = len(step_kinds(await store.run(run.run_id)))
+        spend = await store.spend(run.run_id)
     return Row(
         run=run,
-        succeeded=sum(node.status is NodeStatus.SUCCEEDED for node in nodes),
-        steps=max(len(nodes), len(step_kinds(whole))),
-        spend=await store.spend(run.run_id),
+        succeeded=counts.get(NodeStatus.SUCCEEDED, 0),
+        steps=max(sum(counts.values()), steps),
+        spend=spend,
     )
 
 
 @runs.command()
 @click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
+@yes_option
 @place_options
 @click.pass_context
-def prune(ctx: click.Context, *, older_than: float, place: Place) -> None:
-    """Delete runs that ended longer ago than that. Stored answers stay."""
+def prune(ctx: click.Context, *, older_than: float, yes: bool, place: Place) -> None:
+    """Delete runs that ended longer ago than that, and give their space back to the disk. Stored answers stay."""
     place = _inherited(ctx, place)
     before = time.time() - older_than
 
-    async def work() -> int:
+    async def work() -> str:
         async with open_app(place) as app:
-            ended = [run for run in await app.store.runs(limit=EVERY) if run.status is not RunStatus.RUNNING]
-            old = [run.run_id for run in ended if (run.finished_at or run.started_at) < before]
-            return await app.delete(old) if old else 0
+            old = [run.run_id for run in await app.store.runs(limit=EVERY, ended_before=before)]
+            if not old:
+                return _deleted(0)
+            confirm(f"delete {plural(len(old), 'run')} that ended before {shown_time(before)}", yes=yes)
+            return _deleted(await app.delete(old), await space_given_back(app.store))
 
-    say(f"deleted {plural(wait_for(work()), 'run')}")
+    say(wait_for(work()))
 
 
 @runs.command()
@@ -147,12 +157,16 @@ def delete(ctx: click.Context, *, run_ids: Sequence[str], place: Place) -> None:
     """Delete RUNs with their results. Stored answers stay."""
     place = _inherited(ctx, place)
 
-    async def work() -> int:
+    async def work() -> str:
         async with open_app(place) as app:
             found = [(await find_run(app.store, named)).run_id for named in run_ids]
-            return await app.delete(found)
+            return _deleted(await app.delete(found), await space_given_back(app.store))
 
-    say(f"deleted {plural(wait_for(work()), 'run')}")
+    say(wait_for(work()))
+
+
+def _deleted(count: int, more: str = "") -> str:
+    return f"deleted {plural(count, 'run')}{more}"
 
 
 def _inherited(ctx: click.Context, place: Place) -> Place:

@@ -248,8 +248,16 @@ class Store(Protocol):
         Here and in `runs`, one that stands as running but whose lock nobody holds is given as interrupted."""
         ...
 
-    async def runs(self, *, limit: int = 50, workflow: str | None = None) -> list[RunRecord]:
-        """Newest first, without snapshots."""
+    async def runs(
+        self,
+        *,
+        limit: int = 50,
+        workflow: str | None = None,
+        unfinished: bool = False,
+        ended_before: float | None = None,
+    ) -> list[RunRecord]:
+        """Newest first, without snapshots. `unfinished`: those that have not succeeded; `ended_before`: those that are
+        not running and ended, or else started, before that wall clock time."""
         ...
 
     async def update_run(
@@ -304,6 +312,10 @@ class Store(Protocol):
 
     async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
         """How many of those items there are of each status that occurs."""
+        ...
+
+    async def count_steps(self, run_id: RunId) -> Mapping[NodeStatus, int]:
+        """How many nodes at the top of the run there are of each status that occurs."""
         ...
 
     async def failed_items(
@@ -382,6 +394,11 @@ class Store(Protocol):
 
     async def clear_memo(self) -> int:
         """Remove all answers; how many."""
+        ...
+
+    async def compact(self) -> int | None:
+        """Give the space of what was removed back to the disk; how many bytes. None: not now, as the database is in
+        use, or there is no room to rewrite it."""
         ...
 
     # rates

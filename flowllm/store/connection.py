@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -114,3 +115,21 @@ def rollback(connection: sqlite3.Connection) -> None:
     """Undo the open transaction, if there still is one: some failures have undone it already."""
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+
+
+def compact(path: Path) -> int | None:
+    """Write the file anew without the space of what was removed; the bytes by which it is smaller, None if others use
+    it or there is no room. Blocks while it does."""
+    try:
+        with closing(connect(path, mode="rw", busy_timeout=1.0)) as connection:
+            before = _emptied(connection, path)
+            connection.execute("VACUUM")
+            return before - _emptied(connection, path)
+    except sqlite3.Error:
+        return None
+
+
+def _emptied(connection: sqlite3.Connection, path: Path) -> int:
+    """Bytes of the file, once all of the log is in it."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.stat().st_size

@@ -122,9 +122,21 @@ class MemoryStore:
             raise ambiguous(run_id, found[:3])
         return self._as_it_stands(self._runs[found[0]])
 
-    async def runs(self, *, limit: int = 50, workflow: str | None = None) -> list[RunRecord]:
+    async def runs(
+        self,
+        *,
+        limit: int = 50,
+        workflow: str | None = None,
+        unfinished: bool = False,
+        ended_before: float | None = None,
+    ) -> list[RunRecord]:
         """See `Store`."""
         found = [run for run in reversed(self._runs.values()) if workflow in {None, run.workflow}]
+        if unfinished:
+            found = [run for run in found if run.status is not RunStatus.SUCCEEDED]
+        if ended_before is not None:
+            ended = [run for run in found if run.status is not RunStatus.RUNNING]
+            found = [run for run in ended if (run.finished_at or run.started_at) < ended_before]
         return [replace(self._as_it_stands(run), snapshot={}) for run in found[:limit]]
 
     async def update_run(
@@ -190,6 +202,10 @@ class MemoryStore:
     async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
         """See `Store`."""
         return self._nodes[run_id].counts(parent)
+
+    async def count_steps(self, run_id: RunId) -> Mapping[NodeStatus, int]:
+        """See `Store`."""
+        return dict(Counter(node.status for node in self._nodes[run_id].within("")))
 
     async def failed_items(
         self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
@@ -295,6 +311,10 @@ class MemoryStore:
         count = len(self._memo)
         self._memo.clear()
         return count
+
+    async def compact(self) -> int | None:
+        """See `Store`."""
+        return 0
 
     # rates
 

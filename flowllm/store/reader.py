@@ -105,8 +105,16 @@ class Reader:
         row = found[0]
         return run_of(row, seq=row.seq, snapshot=row.snapshot)
 
-    async def runs(self, *, limit: int, workflow: str | None) -> list[RunRecord]:
-        """Newest first, without snapshots."""
+    async def runs(
+        self,
+        *,
+        limit: int,
+        workflow: str | None = None,
+        unfinished: bool = False,
+        running: bool = False,
+        ended_before: float | None = None,
+    ) -> list[RunRecord]:
+        """Newest first, without snapshots; see `Store`."""
         query = (
             select(*_columns(runs, [name for name in RunRow._fields if name != "snapshot"], "seq"))
             .order_by(runs.c.seq.desc())
@@ -114,6 +122,13 @@ class Reader:
         )
         if workflow is not None:
             query = query.where(runs.c.workflow == to_text(workflow))
+        if unfinished:
+            query = query.where(runs.c.status != "succeeded")
+        if running:
+            query = query.where(runs.c.status == "running")
+        if ended_before is not None:
+            ended = func.coalesce(runs.c.finished_at, runs.c.started_at)
+            query = query.where(runs.c.status != "running", ended < ended_before)
         return [listed_run(row, seq=row.seq) for row in await self._all(query)]
 
     async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
@@ -171,7 +186,16 @@ class Reader:
 
     async def count_items(self, run_id: RunId, parent: NodeId) -> dict[NodeStatus, int]:
         """By status."""
-        query = select(nodes.c.status, func.count().label("items")).where(*_items(run_id, parent))
+        return await self._counted(*_items(run_id, parent))
+
+    async def count_steps(self, run_id: RunId) -> dict[NodeStatus, int]:
+        """By status."""
+        return await self._counted(
+            nodes.c.run_id == to_text(run_id), nodes.c.parent == "", nodes.c.place.is_(None)
+        )
+
+    async def _counted(self, *where: ColumnElement[bool]) -> dict[NodeStatus, int]:
+        query = select(nodes.c.status, func.count().label("items")).where(*where)
         found = await self._all(query.group_by(nodes.c.status))
         return {NodeStatus(row.status): row.items for row in found}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowllm.errors import OwnershipLost, StoreError
 from flowllm.store import actions, adoption, statements
 from flowllm.store.base import Adopted
-from flowllm.store.connection import BUSY_TIMEOUT
+from flowllm.store.connection import BUSY_TIMEOUT, compact
 from flowllm.store.outputs import ChosenOutputs, StoredOutputs
 from flowllm.store.ownership import Locks
 from flowllm.store.reader import Reader
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     )
     from flowllm.store.writer import Failpoints
     from flowllm.types import Json, NodeId, NodeStatus, RunId
+
+GOING = 1_000_000
+"""A limit that no number of runs that stand as running reaches."""
 
 
 class SqlStore:
@@ -101,9 +105,18 @@ class SqlStore:
         """See `Store`."""
         return self._as_it_stands(await self._reader.run(run_id))
 
-    async def runs(self, *, limit: int = 50, workflow: str | None = None) -> list[RunRecord]:
+    async def runs(
+        self,
+        *,
+        limit: int = 50,
+        workflow: str | None = None,
+        unfinished: bool = False,
+        ended_before: float | None = None,
+    ) -> list[RunRecord]:
         """See `Store`."""
-        found = await self._reader.runs(limit=limit, workflow=workflow)
+        found = await self._reader.runs(
+            limit=limit, workflow=workflow, unfinished=unfinished, ended_before=ended_before
+        )
         return [self._as_it_stands(run) for run in found]
 
     async def update_run(
@@ -165,6 +178,10 @@ class SqlStore:
     async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
         """See `Store`."""
         return await self._reader.count_items(run_id, parent)
+
+    async def count_steps(self, run_id: RunId) -> Mapping[NodeStatus, int]:
+        """See `Store`."""
+        return await self._reader.count_steps(run_id)
 
     async def failed_items(
         self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
@@ -253,6 +270,13 @@ class SqlStore:
         """See `Store`."""
         count: int = await self._writer.write(actions.clear_memo())
         return count
+
+    async def compact(self) -> int | None:
+        """See `Store`. A process that runs something must not have to wait for the file to be written anew."""
+        going = await self._reader.runs(limit=GOING, running=True)
+        if any(self._locks.held(run.run_id) for run in going):
+            return None
+        return await asyncio.to_thread(compact, self.path)
 
     # rates
 

@@ -158,19 +158,36 @@ def test_runs_are_found_by_the_beginning_of_their_id_or_not_at_all() -> None:
 def test_runs_are_deleted_and_pruned_while_stored_answers_stay() -> None:
     first = data("run", "workflows/blog.yaml")
     data("run", "workflows/blog.yaml")
-    assert flowllm("runs", "delete", first["run_id"]).stderr == "deleted 1 run\n"
+    assert flowllm("runs", "delete", first["run_id"]).stderr.startswith("deleted 1 run")
     assert len(data("runs")) == 1
     assert flowllm("runs", "prune", "--older-than", "1d").stderr == "deleted 0 runs\n"
-    assert flowllm("runs", "prune", "--older-than", "0s").stderr == "deleted 1 run\n"
+    refused = flowllm("runs", "prune", "--older-than", "0s", code=2).stderr
+    assert "this would delete 1 run that ended before" in refused
+    assert "add --yes" in refused
+    assert len(data("runs")) == 1
+    assert flowllm("runs", "prune", "--older-than", "0s", "--yes").stderr.startswith("deleted 1 run")
     assert data("cache", "stats")["entries"] == 4
-    assert flowllm("cache", "prune", "--older-than", "1d").stderr == "removed 0 stored answers\n"
-    assert flowllm("cache", "prune", "--older-than", "0s").stderr == "removed 4 stored answers\n"
+    assert "add --yes" in flowllm("cache", "prune", "--older-than", "1d", code=2).stderr
+    assert flowllm("cache", "prune", "--older-than", "1d", "--yes").stderr == "removed 0 stored answers\n"
+    assert flowllm("cache", "prune", "--older-than", "0s", "-y").stderr.startswith("removed 4 stored answers")
+
+
+def test_the_space_of_what_is_removed_goes_back_to_the_disk(project: Path) -> None:
+    (project / "w.yaml").write_text("steps: {a: {value: \"{{ 'x' * 2_000_000 }}\"}}\n")
+    flowllm("run", "w.yaml")
+    database = project / ".flowllm" / "flowllm.db"
+    before = database.stat().st_size
+    assert before > 2_000_000
+    assert "MiB given back to the disk" in flowllm("runs", "prune", "--older-than", "0s", "--yes").stderr
+    assert database.stat().st_size < before / 4
 
 
 def test_groups_pass_their_place_on(project: Path) -> None:
     flowllm("run", "workflows/blog.yaml", "--db", "other.db")
     assert data("runs") == []
-    assert flowllm("runs", "--db", "other.db", "prune", "--older-than", "0s").stderr == "deleted 1 run\n"
+    assert flowllm("runs", "--db", "other.db", "prune", "--older-than", "0s", "-y").stderr.startswith(
+        "deleted 1 run"
+    )
 
 
 def test_a_run_of_a_workflow_that_no_longer_loads_can_be_shown(project: Path) -> None:

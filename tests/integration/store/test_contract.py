@@ -88,6 +88,19 @@ async def test_runs_are_listed_newest_first_without_snapshots(store: Store) -> N
     assert [record.seq for record in odd] == [4, 2]
 
 
+async def test_runs_are_listed_by_how_they_ended_and_when(store: Store) -> None:
+    for number in range(5):
+        await store.create_run(run(f"r{number}", owner=ME))
+    for number, status in ((1, RunStatus.SUCCEEDED), (2, RunStatus.FAILED), (3, RunStatus.SUCCEEDED)):
+        fence = Fence(run_id=RunId(f"r{number}"), epoch=1)
+        await store.finish_run(fence, status=status, finished_at=100.0 * number)
+    unfinished = await store.runs(unfinished=True)
+    assert [record.run_id for record in unfinished] == ["r4", "r2", "r0"]
+    assert [record.run_id for record in await store.runs(limit=1, unfinished=True)] == ["r4"]
+    assert [record.run_id for record in await store.runs(ended_before=250.0)] == ["r2", "r1"]
+    assert await store.compact() in {None, 0}, "runs are going"
+
+
 async def test_the_number_of_a_deleted_run_is_not_given_again(store: Store) -> None:
     await store.create_run(run("r1"))
     await store.delete_runs([RunId("r1")])

@@ -194,6 +194,7 @@ def test_resume_passes_on_what_was_said(app: type[PlayedApp], tmp_path: Path) ->
             "mended": [{"n": 1, "_node": "a[1]"}],
             "retry_failed": True,
             "until": "x",
+            "budget": {"usd": 2.5},
         },
     )
     invoke("resume")
