@@ -7,9 +7,11 @@ import io
 import os
 import select
 import sys
+import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.base import Row
@@ -20,7 +22,6 @@ from flowllm.errors import DataFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from _typeshed import WriteableBuffer
 
@@ -41,6 +42,13 @@ def standard_input() -> BinaryIO:
     if sys.stdin is None:  # so where a shell has closed it with <&-
         raise DataFailed(f"{NAME} is closed", hint="lead a data set to it, or name a file")
     return sys.stdin.buffer
+
+
+def spool_path(database: Path | None, run_id: str) -> Path:
+    """Where standard input is kept for a run, so that a resume can read it again."""
+    if database is None:
+        return Path(tempfile.gettempdir()) / f"flowllm-{os.getpid()}" / run_id
+    return database.parent / "spool" / run_id
 
 
 def open_spool(
