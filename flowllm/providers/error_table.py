@@ -274,6 +274,16 @@ _NO_MODEL = (
 
 _BY_CODE = (
     Row(
+        meaning=Meaning.NO_PATH,
+        statuses=_REFUSALS | {405},
+        phrases=(
+            r"unexpected endpoint|invalid url \(|cannot post|no such (route|endpoint|path)",
+            r"(route|endpoint|path|url) (was )?not found|unknown (request )?(route|endpoint|path|url)",
+        ),
+        example=(404, _error("Invalid URL (POST /v2/chat/completions)", None, "invalid_request_error")),
+        source="OpenAI, 404; LM Studio, `Unexpected endpoint or method` at status 200; Express, Cannot POST",
+    ),
+    Row(
         meaning=Meaning.BAD_JSON,
         codes="json_validate_failed json_validation_failed failed_generation",
         example=(

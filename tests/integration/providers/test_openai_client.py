@@ -247,6 +247,7 @@ async def test_large_heads_are_read(server: Server, openai: MakeOpenAI) -> None:
     with pytest.raises(ConnectionFailed, match="cannot be read as HTTP") as caught:
         await openai().complete(ask(), timeout=20)
     assert "more than 131072 bytes" in caught.value.message
+    assert not caught.value.retryable, "each would be paid for"
 
 
 async def test_who_asks_is_told_and_no_cookie_is_kept(server: Server, openai: MakeOpenAI) -> None:

@@ -168,6 +168,7 @@ def test_what_servers_say(status: int, body: Json, kind: type[StepError]) -> Non
         ({"error": {"message": "Content Exists Risk"}}, ContentFiltered),
         ({"error": {"message": "Insufficient Balance"}}, QuotaExhausted),
         ({"error": "Model Not Exist"}, UnknownModel),
+        ({"error": "Unexpected endpoint or method. (POST /chat/completions)"}, PathNotFound),
         ({"error": {"message": "nobody knows"}}, BadAnswer),
     ],
 )
