@@ -109,6 +109,7 @@ class FollowedRows:
         self._path = path
         self._read = read
         self._rows: Rows | None = None
+        leader.follow()
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
@@ -159,11 +160,14 @@ class SpooledRows:
             await self._came.wait()
         return rows
 
-    async def copied(self) -> None:
-        """Wait until all of it is in the copy. Raises DataFailed."""
+    def follow(self) -> None:
+        """Others will wait for the whole copy."""
         with self._shared:
             self._followed = True
             self._shared.notify()
+
+    async def copied(self) -> None:
+        """Wait until all of it is in the copy. Raises DataFailed."""
         self._start()
         await self._copied.wait()
         if self._failed is not None:
