@@ -52,6 +52,8 @@ LARGEST_VECTOR = 256 * 1024
 """Bytes that each text may add to an answer of many embeddings."""
 _KEPT_HEADERS = re.compile(r"((x-|anthropic-)?ratelimit.*)|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
+_STREAM_END = 32
+"""Bytes in which the end of a stream stands, with blanks behind it."""
 _HASH_DIGITS = 16
 _TOOLS = ("tools", "functions")
 
@@ -364,6 +366,8 @@ async def _whole(response: httpx2.Response, asked: Asked, largest: int, redactor
                 answer=redactor.rest(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
                 status=response.status_code,
             )
+        if body[-_STREAM_END:].rstrip().endswith(b"data: [DONE]"):
+            break  # the connection of a stream may stay open
     return bytes(body)
 
 
