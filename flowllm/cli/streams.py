@@ -6,14 +6,18 @@ standard output is what the command is for, so that is told.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
 import sys
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from flowllm.errors import FlowLLMError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _OUT, _ERROR = 1, 2
 
@@ -47,6 +51,24 @@ def open_streams() -> None:
         _occupy(number)
     sys.stdout = _text(_Output(_OUT, "w", closefd=False), sys.stdout)
     sys.stderr = _text(_Messages(_ERROR, "w", closefd=False), sys.stderr)
+
+
+@contextlib.contextmanager
+def results_apart() -> Iterator[None]:
+    """What is printed meanwhile by functions of the user's, by libraries and by their child processes goes to standard
+    error; `sys.__stdout__` alone is standard output."""
+    kept, results = os.dup(_OUT), sys.__stdout__
+    sys.stdout.flush()
+    os.dup2(_ERROR, _OUT)
+    sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(io.FileIO(kept, "w")))  # type: ignore[misc]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, _OUT)
+        ours, sys.__stdout__ = sys.__stdout__, results  # type: ignore[misc]
+        with suppress(OSError, ValueError):  # who lost it has been told
+            ours.close()
 
 
 def silence_output() -> None:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from flowllm.calls.budget import Purse
     from flowllm.clock import Clock
     from flowllm.data.base import Rows
-    from flowllm.data.claims import Claims
     from flowllm.engine.backend import Backend
     from flowllm.engine.items import Sink
     from flowllm.engine.stop import StopSignal
@@ -97,7 +96,6 @@ class Scheduler:
         window: Callable[[], int] = lambda: WINDOW,
         spool: Path | None = None,
         over: Over | None = None,
-        claims: Claims | None = None,
     ) -> None:
         """`before` is what earlier sittings left at the top; `steps` are those to run, with all that they need;
         `window` is how many items of a foreach are in flight where it does not say; `spool` is a file for standard
@@ -117,7 +115,7 @@ class Scheduler:
             journal=Journal(FailureShare(stop_at=stop_at), emit=emit, clock=clock),
             room=Room(OPEN),
             window=window,
-            saver=Saver(claims=claims),
+            saver=Saver(),
             spool=spool,
             purse=purse,
             retry_failed=retry_failed,

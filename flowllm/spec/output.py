@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from flowllm.errors import InvalidWorkflow
-from flowllm.patterns import check_pattern
 from flowllm.request import OutputFormat
 from flowllm.spec.files import SnapshotFiles, Sources, beside
 from flowllm.spec.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
@@ -347,6 +346,6 @@ def _check_patterns(schema: Mapping) -> None:
         found += by_pattern.keys().items()
     for text, where in found:
         try:
-            check_pattern(text)
-        except ValueError as error:
+            re.compile(text)
+        except (re.error, OverflowError, RecursionError) as error:
             raise Wrong(where, f"`{text}` is not a regular expression: {error}") from None

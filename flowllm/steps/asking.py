@@ -45,8 +45,6 @@ class Question(Protocol):
         ...
 
 
-_UNKEYED = frozenset({"service_tier", "prompt_cache_key"})
-"""How fast, and from whose cache; sent all the same."""
 Q = TypeVar("Q", bound=Question)
 
 
@@ -180,11 +178,6 @@ def once(callback: Callable[[], None]) -> Callable[[], None]:
             callback()
 
     return call
-
-
-def keyed_body(body: Mapping[str, Json]) -> dict[str, Json]:
-    """What of a body is part of its key: all but what cannot change an answer."""
-    return {name: value for name, value in body.items() if name not in _UNKEYED}
 
 
 def named(value: Json, what: str, step: Step) -> str:

@@ -31,7 +31,8 @@ from flowllm.fingerprint import digest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_PREFIX = "flowllm_steps_"
+PREFIX = "flowllm_steps_"
+"""Of the names of these packages."""
 _open: dict[str, _Folder] = {}
 """Folders in use, by the names of their packages."""
 
@@ -72,7 +73,7 @@ class _Folder:
         self.path = path
         self._files = files
         self._finders: dict[str, FileFinder] = {}
-        stem = f"{_PREFIX}{digest(path)[:8]}"
+        stem = f"{PREFIX}{digest(path)[:8]}"
         numbered = (stem if number == 1 else f"{stem}_{number}" for number in range(1, len(_open) + 2))
         self.name = next(name for name in numbered if name not in _open)
         self.builtins = {**builtins.__dict__, "__import__": self._import}
@@ -230,7 +231,7 @@ class _Finder:
     @classmethod
     def find_spec(cls, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """As `importlib` asks for it."""
-        if not name.startswith(_PREFIX):
+        if not name.startswith(PREFIX):
             return None
         folder = _open.get(name.partition(".")[0])
         return None if folder is None or folder.name == name else folder.spec(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowllm.calls.gate import CallStopped, being_cancelled
-from flowllm.errors import PythonFailed, StepError
+from flowllm.errors import FlowLLMError, PythonFailed, StepError
 from flowllm.fingerprint import canonical, digest, fingerprint
 from flowllm.steps.asks import Ask, AskCalls, Variants
 from flowllm.steps.base import Bound, Work
@@ -25,8 +26,10 @@ from flowllm.steps.local import Act, Local, too_late
 from flowllm.steps.modules import StepModules
 from flowllm.steps.threads import in_thread, within_step
 from flowllm.steps.tracebacks import told
+from flowllm.steps.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable, Mapping
 
     from flowllm.redact import Redactor
@@ -87,6 +90,7 @@ class PythonKind:
         self._threads = asyncio.Semaphore(MOST_THREADS)
         self._asking_threads = asyncio.Semaphore(MOST_ASKING_THREADS)
         self._local = Local("python")
+        self._watchdog = Watchdog(self._tell, node_of=_node_of)
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The arguments, once as they are and once with secrets masked, for the key."""
@@ -124,12 +128,12 @@ class PythonKind:
         threads = self._threads if calls is None else self._asking_threads
 
         async def once(left: float) -> Json:
-            with within_step(context.asker.node_id):
-                return await self._once(bound, self._loaded(body), left, calls)
+            return await self._once(bound, self._loaded(body), left, calls)
 
         places = _Places(lambda: self._loaded(body), threads)
         act = Act(once=once, places=places, figures=dict if calls is None else calls.figures)
-        return await self._local.carry_out(bound, context, act)
+        with within_step(context.asker.node_id), self._watchdog.watch(_folder(body)):
+            return await self._local.carry_out(bound, context, act)
 
     def _calls(self, bound: Bound, context: NodeContext) -> AskCalls | None:
         asks = cast("PythonBody", bound.step.body).asks
@@ -217,12 +221,30 @@ class PythonKind:
     async def close(self) -> None:
         """Forget the modules of the run's files."""
         self._modules.close()
+        self._watchdog.close()
+
+    def _tell(self, message: str) -> None:
+        """To standard error, as nothing else is heard while the loop stands still."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"flowllm: {self._redactor.text(message)}", file=sys.stderr)  # noqa: T201
 
     def _failed(self, error: BaseException, body: PythonBody) -> PythonFailed:
-        where = body.file or getattr(sys.modules.get(body.module or ""), "__file__", None) or ""
-        folder = os.path.join(os.path.dirname(where), "") if where else os.devnull  # noqa: PTH118, PTH120
-        what = told(error, folder=folder, clean=lambda text: self._redactor.text(self._modules.clean(text)))
-        return PythonFailed(f"{body.function} raised {what.line}", traceback=what.traceback)
+        what = told(
+            error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text))
+        )
+        hint = self._redactor.text(error.hint) if isinstance(error, FlowLLMError) else ""
+        return PythonFailed(f"{body.function} raised {what.line}", hint=hint, traceback=what.traceback)
+
+
+def _folder(body: PythonBody) -> str:
+    """Where the function's code is, with that of its helpers."""
+    where = body.file or getattr(sys.modules.get(body.module or ""), "__file__", None) or ""
+    return os.path.join(os.path.dirname(where), "") if where else os.devnull  # noqa: PTH118, PTH120 - text only
+
+
+def _node_of(frame: types.FrameType) -> str:
+    """The node that a frame of `PythonKind.run` carries out; empty for any other frame."""
+    return str(frame.f_locals["context"].asker.node_id) if frame.f_code is PythonKind.run.__code__ else ""
 
 
 async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -> Json:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import flowllm
+from flowllm.errors import FlowLLMError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def _said(error: BaseException) -> str:
 
 def _plainly(error: BaseException) -> str:
     try:
-        text = str(error)
+        text = error.message if isinstance(error, FlowLLMError) else str(error)
     except Exception as problem:  # noqa: BLE001 - a class of the user's
         text = f"<its text cannot be had: {type(problem).__name__}>"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

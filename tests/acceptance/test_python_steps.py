@@ -111,13 +111,17 @@ def test_functions_that_ask_are_gone_on_with_after_a_stop_and_a_crash(
     assert project.json("show", "last", "plain.ask[2]")["output"] == "3"
 
 
-@pytest.mark.parametrize("call", ["flowllm.run('inner.yaml')", "asyncio.run(own())"])
+@pytest.mark.parametrize(
+    "call", ["flowllm.run('inner.yaml')", "asyncio.run(own())", "next(ThreadPoolExecutor().map(one, 'i'))"]
+)
 def test_a_run_within_a_function_is_refused_with_what_to_do(
     call: str, project: Project, server: Server
 ) -> None:
     project.write("inner.yaml", {"steps": {"a": {"prompt": "q", "model": "m"}}})
     code = """
         import asyncio, flowllm
+        from concurrent.futures import ThreadPoolExecutor
+        def one(_): return flowllm.run("inner.yaml")
         async def own():
             async with flowllm.FlowLLM() as app:
                 await app.run("inner.yaml")
@@ -127,7 +131,7 @@ def test_a_run_within_a_function_is_refused_with_what_to_do(
     file = project.flow(steps={"a": {"python": "./tools.py:work"}})
     outcome = project.cli("run", file)
     assert outcome.code == 1
-    assert "within the python step a" in outcome.err
+    assert "within the python step a" in outcome.err or "within a python step" in outcome.err
     assert "asks: true" in outcome.err
     assert not server.requests
 
@@ -139,3 +143,41 @@ def test_what_may_be_asked_is_in_the_plan_and_in_the_graph(project: Project) -> 
     assert planned["steps"]["a"]["requests"] is None
     assert "asks models" in planned["steps"]["a"]["why"]
     assert "python, asks" in project.cli("graph", file).out
+
+
+def test_what_functions_and_their_child_processes_print_is_not_among_the_results(project: Project) -> None:
+    code = """
+        import os, subprocess, sys, threading
+        class Ear:
+            def __init__(self):
+                self.stream, self.heard = sys.stderr, threading.Event()
+            def write(self, text):
+                self.stream.write(text)
+                if "has held" in text: self.heard.set()
+            def flush(self): self.stream.flush()
+        def work():
+            print("from print")
+            os.write(1, b"from write\\n")
+            subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+            return 1
+        async def holds():
+            sys.stderr = ear = Ear()
+            heard = ear.heard.wait(60)
+            sys.stderr = ear.stream
+            return 2
+        """
+    project.write("tools.py", code)
+    steps = {name: {"python": f"./tools.py:{name}"} for name in ("work", "holds")}
+    file = project.flow(steps=steps, outputs={"a": "{{ work + holds }}"})
+    outcome = project.run("run", file, "--json")
+    assert outcome.code == 0, outcome.said
+    assert outcome.json["outputs"] == {"a": 3}
+    for line in ("from print", "from write", "from a child"):
+        assert line in outcome.err
+    assert "flowllm: the python step holds has held the event loop for 2 s (tools.py:" in outcome.err
+    assert "in holds: heard = ear.heard.wait(60)" in outcome.err
+    project.write("rows.jsonl", "{}\n{}\n")
+    file = project.flow(steps={"work": steps["work"]}, outputs={"a": "{{ work }}"})
+    lines = project.run("run", file, "--over", "rows.jsonl", "--output", "-")
+    assert lines.code == 0, lines.said
+    assert [line[:9] for line in lines.out.splitlines()] == ['{"index":'] * 2
