@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def load_settings(
     directory upwards. Raises InvalidWorkflow for one with problems, UsageError for one that is not there.
     """
     named = config or environ.get("FLOWLLM_CONFIG")
-    path = Path(named) if named else find_project(Path.cwd())
+    path = Path(os.path.expanduser(named)) if named else find_project(Path.cwd())  # noqa: PTH111 - never raises
     if named and path is not None and not path.is_file():
         raise UsageError(f"there is no file {path}", hint="--config and FLOWLLM_CONFIG name a flowllm.yaml")
     project = Project() if path is None else load_project(str(path))
@@ -79,7 +80,7 @@ def _beside(path: Path | None, project: Project) -> str | None:
         return None
     if "://" in project.database:
         return project.database
-    return str(path.parent / project.database)
+    return str(path.parent / os.path.expanduser(project.database))  # noqa: PTH111 - never raises
 
 
 def _whole(environ: Mapping[str, str], name: str) -> int | None:

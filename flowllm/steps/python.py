@@ -24,9 +24,10 @@ from flowllm.steps.jsonable import Later, NotPlain, plain
 from flowllm.steps.lazy import lazy_arguments
 from flowllm.steps.local import Act, Local, too_late
 from flowllm.steps.modules import StepModules
-from flowllm.steps.threads import in_thread, within_step
+from flowllm.steps.threads import within_step
 from flowllm.steps.tracebacks import told
 from flowllm.steps.watchdog import Watchdog
+from flowllm.tasks import in_thread
 
 if TYPE_CHECKING:
     import types

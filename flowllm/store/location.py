@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -24,4 +25,4 @@ def database_path(url: str) -> Path:
         raise UsageError(
             f"{url!r} is no database that flowllm knows.", hint="Give a path, sqlite:///PATH, or memory:"
         )
-    return Path(name).expanduser()
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - never raises

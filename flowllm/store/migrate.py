@@ -54,16 +54,18 @@ def upgrade(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> Upgrade:
 
 def upgrade_file(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> Upgrade:
     """`upgrade` of the database in that file."""
-    before = after = inspect(path)
+    before = after = inspect(path, busy_timeout=busy_timeout)
     if before.state is SchemaState.MISSING:
         create(path, busy_timeout=busy_timeout)
-        after = inspect(path)  # another process may have made it, also an older flowllm
+        after = inspect(
+            path, busy_timeout=busy_timeout
+        )  # another process may have made it, also an older flowllm
     if after.state is SchemaState.NEWER:
         raise too_new(after)
     backup = None
     if after.state is SchemaState.OLDER:
         backup = _migrate(path, busy_timeout=busy_timeout)
-        after = inspect(path)
+        after = inspect(path, busy_timeout=busy_timeout)
     return Upgrade(before=before, after=after, backup=backup)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from flowllm.store.connection import BUSY_TIMEOUT
 from flowllm.store.location import database_path, is_memory
 from flowllm.store.memory import MemoryStore
 from flowllm.store.migrate import upgrade_file
+from flowllm.tasks import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ async def open_store(
     if is_memory(url):
         return MemoryStore()
     path = database_path(url)
-    done = await asyncio.to_thread(_prepare, path, busy_timeout)
+    done: Upgrade | None = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
     if done is not None and upgraded is not None:
         upgraded(done)
     # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.

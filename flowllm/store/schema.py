@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
-from flowllm.store.connection import APPLICATION_ID, connect, peeking_mode
-from flowllm.store.faults import RESTORE, explain
+from flowllm.store.connection import APPLICATION_ID, BUSY_TIMEOUT, RETRY, connect, peeking_mode
+from flowllm.store.faults import RESTORE, code_of, explain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,21 +44,25 @@ class SchemaStatus:
     state: SchemaState
 
 
-def inspect(path: Path) -> SchemaStatus:
-    """The schema of the file at `path`.
+def inspect(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> SchemaStatus:
+    """The schema of the file at `path`; waits for so many seconds where another process has it locked.
 
     Raises DatabaseCorrupt if it is no SQLite database, UsageError if it is another program's, StorageFailed if
     it cannot be read.
     """
-    if _is_empty(path):
-        return _status(path, None)
-    mode = peeking_mode(path)
-    try:
-        return _status(path, _peek(path, mode))
-    except sqlite3.Error as error:
-        if mode == peeking_mode(path):
-            raise explain(error, path) from error
-    return inspect(path)  # somebody opened it while it was read as a file that nobody has open
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        if _is_empty(path):
+            return _status(path, None)
+        mode = peeking_mode(path)
+        try:
+            return _status(path, _peek(path, mode))
+        except sqlite3.Error as error:
+            waits = code_of(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline
+            # else: somebody may have opened it while it was read as a file that nobody has open
+            if not waits and mode == peeking_mode(path):
+                raise explain(error, path) from error
+        time.sleep(RETRY)
 
 
 def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
@@ -99,7 +104,7 @@ def _status(path: Path, revision: str | None) -> SchemaStatus:
 
 
 def _peek(path: Path, mode: str) -> str | None:
-    with closing(connect(path, mode=mode, busy_timeout=1.0)) as connection:
+    with closing(connect(path, mode=mode, busy_timeout=RETRY)) as connection:
         return revision_of(connection, path)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import signal
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,3 +212,25 @@ def test_a_run_whose_hang_up_signal_is_ignored_outlives_its_terminal(
         server.hold = 0
         outcome = project.finish(process)
     assert outcome.code == 0, outcome.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_a_locked_database(number: signal.Signals, project: Project) -> None:
+    file = project.flow(steps={"a": {"value": 1}})
+    assert project.cli("run", file).code == 0
+    with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE held (a)")
+        process = project.start("run", file)
+        with killed_at_exit(process):
+            until(lambda: _waits_for(project.database, process.pid), "the wait", of=process)
+            process.send_signal(number)
+            outcome = project.finish(process)
+    assert outcome.code in {-number, 128 + number}, outcome.said
+
+
+def _waits_for(file: Path, pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return file in [found.readlink() for found in Path(f"/proc/{pid}/fd").iterdir()]
+    return False

@@ -71,3 +71,14 @@ def test_a_run_keeps_the_project_that_it_began_with(folder: Path) -> None:
     assert stored_project(RunOptions(config=path), snapshot).prices["m"]["output"] == 2
     assert not stored_project(RunOptions(config=path), {}).prices
     assert not stored_project(RunOptions(), snapshot).prices
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    (folder / "flowllm.yaml").write_text("database: ~/runs.db\n")
+    assert load_settings(environ={}).database == str(folder / "home" / "runs.db")
+    (folder / "home").mkdir()
+    named = folder / "home" / "mine.yaml"
+    named.write_text("database: ~nobody-of-that-name/x.db\n")
+    mine = load_settings(environ={"FLOWLLM_CONFIG": "~/mine.yaml"})
+    assert (mine.path, mine.database) == (named, str(folder / "home" / "~nobody-of-that-name" / "x.db"))

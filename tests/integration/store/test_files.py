@@ -317,3 +317,36 @@ async def test_a_read_only_file_refuses_writing_in_plain_words(path: Path) -> No
         assert "x.db" in child.stdout
     finally:
         path.parent.chmod(0o700)
+
+
+async def test_opening_waits_for_a_lock_as_long_as_writing_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(path)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    other.execute("CREATE TABLE held (a)")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            other.execute("ROLLBACK")
+            other.close()
+
+    monkeypatch.setattr("flowllm.store.schema.time.sleep", wait)
+    store = await open_store(str(path), clock=SystemClock())
+    assert len(waits) == 3
+    assert (await store.run(R1)).run_id == R1
+    await store.close()
+
+
+async def test_a_lock_that_stays_is_told(path: Path) -> None:
+    await filled(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE held (a)")
+        with pytest.raises(StorageFailed, match="locked for too long"):
+            await open_store(str(path), clock=SystemClock(), busy_timeout=0.1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from flowllm.data.claims import Claims
     from flowllm.engine.stop import StopSignal
     from flowllm.observers.base import Observer
 
@@ -55,13 +56,19 @@ class PlayedApp:
         self.calls.append(("close", {}))
 
     async def run(
-        self, workflow: str, *, observers: Sequence[Observer], stop: StopSignal, **given: Any
+        self, workflow: str, *, observers: Sequence[Observer], stop: StopSignal, claims: Claims, **given: Any
     ) -> RunResult:
         self.calls.append(("run", {"workflow": workflow, **given}))
         return await PlayedApp.play(observers, stop)
 
     async def resume(
-        self, run_id: str | None, *, observers: Sequence[Observer], stop: StopSignal, **given: Any
+        self,
+        run_id: str | None,
+        *,
+        observers: Sequence[Observer],
+        stop: StopSignal,
+        claims: Claims,
+        **given: Any,
     ) -> RunResult:
         self.calls.append(("resume", {"run_id": run_id, **given}))
         return await PlayedApp.play(observers, stop)
@@ -247,8 +254,9 @@ def test_notices_are_told_even_when_quiet(app: type[PlayedApp]) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_run_and_a_second_one_cancels_it(
-    app: type[PlayedApp], number: signal.Signals, code: int
+    app: type[PlayedApp], number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flowllm.cli.signals._guarded", lambda *_: True)  # it would end this process
     heard: list[str] = []
 
     async def play(observers: Sequence[Observer], stop: StopSignal) -> RunResult:
