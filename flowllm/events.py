@@ -169,6 +169,8 @@ class FailuresHigh(Event):
     ended: int
     share: float
     """0 to 1."""
+    items: int = 0
+    """Of those that ended, so many are items of a foreach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

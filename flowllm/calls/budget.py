@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.errors import BudgetExceeded, RequestRejected
+from flowllm.money import dollars
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Purse:
             )
         if budget.usd is not None:
             told.append(
-                f"{_dollars(self._usd)} of {_dollars(budget.usd)} are spent, and it may take {_dollars(more.usd or 0.0)}"
+                f"{dollars(self._usd)} of {dollars(budget.usd)} are spent, and it may take {dollars(more.usd or 0.0)}"
             )
         pauses = budget.on_exceed == "pause"
         more_of = (
@@ -97,8 +98,3 @@ class Purse:
 
 def _twice(usd: float) -> str:
     return f"{2 * usd:.12f}".rstrip("0").rstrip(".")
-
-
-def _dollars(usd: float) -> str:
-    """Two figures at least, however little it is."""
-    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.3g}"

@@ -16,6 +16,7 @@ from flowllm.engine.stop import StopSignal
 from flowllm.observers.events_file import EventsFile
 from flowllm.observers.progress import Notices, Progress
 from flowllm.observers.summary import Summary
+from flowllm.store.location import is_memory
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ async def carry_out(
     start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]],
 ) -> int:
     """Start a run or go on with one, show it, and give the exit code."""
-    stop, summary = StopSignal(), Summary(tracebacks=shown.debug)
+    stop, summary = StopSignal(), Summary(tracebacks=shown.debug, items_told=not shown.quiet)
     async with open_app(place) as app:
         with results_apart(), StopOnSignals(stop, say=shown.screen.line) as signals:
             result = await start(app, shown.observers(summary), stop)
@@ -67,7 +68,7 @@ async def carry_out(
             result = await app.result(result.run_id, full=True)
     code = signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
     try:
-        _show(result, shown, summary, place)
+        _show(result, shown, summary, None if is_memory(app.database) else place)
     except OutputLost as error:
         if not code:
             raise
@@ -89,8 +90,9 @@ def _there(result: RunResult) -> Mapping[str, Json]:
     return {name: value for name, value in result.outputs.items() if value is not None}
 
 
-def _show(result: RunResult, shown: Shown, summary: Summary, place: Place) -> None:
-    """Results, then the summary. Raises OutputLost where the results could not be shown."""
+def _show(result: RunResult, shown: Shown, summary: Summary, place: Place | None) -> None:
+    """Results, then the summary; without a `place` there is nothing to come back to later. Raises OutputLost where the
+    results could not be shown."""
     lost = None
     try:
         _show_results(result, shown)
@@ -102,11 +104,15 @@ def _show(result: RunResult, shown: Shown, summary: Summary, place: Place) -> No
         if not shown.quiet:
             shown.screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
     elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
-        commands = (resume_command(result.run_id, place), failed_command(result.run_id, place))
+        commands = ("", "")
+        if place is not None:
+            commands = (resume_command(result.run_id, place), failed_command(result.run_id, place))
         for line in summary.lines(*commands):
             shown.screen.line(*line)
     if lost is not None:
-        hint = f"the run has {result.status}; what it gives is shown by: {show_command(result.run_id, place)}"
+        hint = f"the run has {result.status}"
+        if place is not None:
+            hint += f"; what it gives is shown by: {show_command(result.run_id, place)}"
         raise OutputLost(lost.message, hint=hint)
 
 

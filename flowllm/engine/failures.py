@@ -15,6 +15,8 @@ class FailureShare:
         self._stop_at = stop_at
         self.ended = 0
         self.failed = 0
+        self.items = 0
+        """Of those that ended, items of a foreach."""
         self._alerted = False
         self._stopped = False
 
@@ -23,9 +25,10 @@ class FailureShare:
         """0 to 1."""
         return self.failed / self.ended if self.ended else 0.0
 
-    def count(self, *, failed: bool) -> None:
+    def count(self, *, failed: bool, item: bool = False) -> None:
         """One more node was carried out."""
         self.ended += 1
+        self.items += item
         self.failed += failed
 
     def alert(self) -> bool:

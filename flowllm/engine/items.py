@@ -100,6 +100,7 @@ class _Items:
         self._gathered = Gathered(seat)
         self._wake = asyncio.Event()
         self._withdrawn = 0
+        self._reused = 0
         self._asked_for_room = False
         self._inline = seat.step.kind is StepKind.VALUE and seat.step.save is None
         self._accepting = accepting
@@ -288,6 +289,7 @@ class _Items:
             self._withdrawn += tally is not None and tally.sent == 0
         else:
             self._gathered.add(record)
+            self._reused += record.reused
             if self._accepting:
                 self._records[place] = record
             ended = Ended(
@@ -344,6 +346,7 @@ class _Items:
             parts=parts,
             key=fingerprint(parts),
             counts=counts,
+            reused=0 < self._reused == counts.total,
             started_at=self._work.started,
             error=None if wrong is None else wrong.as_dict(),
             **figures,

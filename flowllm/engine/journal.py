@@ -65,7 +65,7 @@ class Journal:
         if record.reused or record.status not in {NodeStatus.SUCCEEDED, NodeStatus.FAILED}:
             return None
         failures = self._failures
-        failures.count(failed=record.status is NodeStatus.FAILED)
+        failures.count(failed=record.status is NodeStatus.FAILED, item=record.place is not None)
         if failures.alert():
             self._emit(
                 FailuresHigh(
@@ -74,6 +74,7 @@ class Journal:
                     failed=failures.failed,
                     ended=failures.ended,
                     share=failures.share,
+                    items=failures.items,
                 )
             )
         if not failures.stop():

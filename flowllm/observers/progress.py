@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from flowllm.errors import ItemsFailed
 from flowllm.events import (
     Event,
     FailuresHigh,
@@ -72,11 +74,13 @@ class Progress:
         self._over = False
         self._sent: set[NodeId] = set()
         """Nodes that are not in a foreach: no more than the workflow's file names."""
+        self._requests: Counter[str] = Counter()
+        """Sent by now for each of those nodes and what is within it."""
         self._fans: dict[str, Fan] = {}
         self._tellers: dict[type[Event], Callable[[Any], None]] = {
             RunStarted: self._started,
             NodeStarted: self._node_started,
-            RequestSent: self._running,
+            RequestSent: self._request_sent,
             FanOutStarted: self._fan_started,
             NodeEnded: self._node_ended,
             RequestJoined: self._joined,
@@ -110,6 +114,13 @@ class Progress:
         if event.kind in _AT_ONCE:
             self._running(event)
 
+    def _request_sent(self, event: RequestSent) -> None:
+        name = event.node_id.partition("[")[0]
+        while name:
+            self._requests[name] += 1
+            name = name.rpartition(".")[0]
+        self._running(event)
+
     def _running(self, event: NodeEvent) -> None:
         """The first of its requests goes out; until then it may turn out to be cached, or wait in the queue."""
         node = event.node_id
@@ -134,14 +145,17 @@ class Progress:
     def _ended(self, event: NodeEnded) -> None:
         match event.status:
             case NodeStatus.SUCCEEDED if event.reused:
-                self._say("REUSED", event.node_id)
+                self._say("REUSED", event.node_id, items(event))
             case NodeStatus.SUCCEEDED if event.cached:
                 self._say("CACHED", event.node_id, items(event))
             case NodeStatus.SUCCEEDED:
-                self._say("OK", event.node_id, f"{items(event)} {figures(event)}".strip())
+                sent = self._requests.pop(event.node_id, 0)
+                self._say("OK", event.node_id, f"{items(event)} {figures(event, sent)}".strip())
             case NodeStatus.FAILED if event.reused:
                 told = f"failed before: {error_text(event.error)} (--retry-failed runs it again)"
                 self._say("REUSED", event.node_id, told)
+            case NodeStatus.FAILED if event.error and event.error.get("type") == ItemsFailed.__name__:
+                self._say("ERROR", event.node_id, items(event))  # the first ones have been told
             case NodeStatus.FAILED:
                 goes_on = " (on_error: continue)" if event.tolerated else ""
                 self._say("ERROR", event.node_id, error_text(event.error) + goes_on)
@@ -227,8 +241,8 @@ def items(event: NodeEnded) -> str:
     return told if counts["succeeded"] == counts["total"] else f"{told}: {item_shares(counts)}"
 
 
-def figures(event: NodeEnded) -> str:
-    """What a step took: `[1.2s, 180 tokens, $0.0004, 2 attempts, truncated]`."""
+def figures(event: NodeEnded, sent: int) -> str:
+    """What a step took: `[1.2s, 180 tokens, $0.0004, 2 attempts, truncated]`; `sent` requests, of those within it too."""
     if event.kind is StepKind.VALUE:
         return ""
     many = event.counts is not None
@@ -239,11 +253,20 @@ def figures(event: NodeEnded) -> str:
         found.append(plural(tokens, "token"))
         if event.cost_usd:
             found.append(dollars(event.cost_usd))
-    if event.attempts > 1:
-        found.append(plural(event.attempts, "request") if many else f"{event.attempts} attempts")
+    if many or event.kind in {StepKind.WORKFLOW, StepKind.EMBED}:
+        found += [plural(sent, "request")] if sent > 1 else []
+    elif event.attempts > 1:
+        found.append(f"{event.attempts} attempts")
     if event.truncated:
         found.append("truncated")
     return f"[{', '.join(found)}]" if found else ""
+
+
+def what_ended(event: FailuresHigh) -> str:
+    """Steps, items of a foreach, or both."""
+    if not event.items:
+        return "steps"
+    return "items" if event.items == event.ended else "steps and items"
 
 
 class Notices:
@@ -260,7 +283,9 @@ class Notices:
             case Notice():
                 self._screen.line(("notice: ", "yellow"), visible(event.message))
             case FailuresHigh():
-                told = f"{event.failed} of {event.ended} steps failed so far ({event.share:.0%})"
+                told = (
+                    f"{event.failed} of {event.ended} {what_ended(event)} failed so far ({event.share:.0%})"
+                )
                 self._screen.line(("alert: ", "bold red"), told)
             case StopRequested():
                 self._stopping(event)

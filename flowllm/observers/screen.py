@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
@@ -46,10 +47,17 @@ class Screen:
 
     def live(self, text: str) -> None:
         """Show a text at the bottom of a terminal until the next line is written, or the next such text."""
-        width = shutil.get_terminal_size().columns - 1
-        self.stream.write(f"\r{text[:width]}{_TO_THE_END}")
+        self.stream.write(f"\r{text[: self._width() - 1]}{_TO_THE_END}")
         self.stream.flush()
         self._live = True
+
+    def _width(self) -> int:
+        """Columns of the terminal that this is drawn on, which need not be that of standard output."""
+        try:
+            columns = os.get_terminal_size(self.stream.fileno()).columns
+        except (OSError, ValueError, AttributeError):
+            columns = 0
+        return columns or shutil.get_terminal_size().columns
 
     def clear(self) -> None:
         """Take such a text away."""

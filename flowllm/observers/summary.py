@@ -9,7 +9,7 @@ from flowllm.errors import ItemsFailed
 from flowllm.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
 from flowllm.observers.fans import MOST_ERRORS as MOST_OF_ITEMS
 from flowllm.observers.fans import ROWS
-from flowllm.observers.progress import SIMULATED_NOTICE
+from flowllm.observers.progress import SIMULATED_NOTICE, what_ended
 from flowllm.observers.text import (
     at_least,
     dollars,
@@ -43,8 +43,10 @@ _ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "canc
 class Summary:
     """Keeps what the end of a run needs, and puts it into lines. What it keeps does not grow with the items."""
 
-    def __init__(self, *, tracebacks: bool = False) -> None:
-        """`tracebacks`: of errors in functions of the user's, too."""
+    def __init__(self, *, tracebacks: bool = False, items_told: bool = False) -> None:
+        """`tracebacks`: of errors in functions of the user's, too. `items_told`: that items failed was shown when it
+        happened, so that it is not told again."""
+        self._items_told = items_told
         self._tracebacks = tracebacks
         self.ended: RunEnded | None = None
         self._started: RunStarted | None = None
@@ -118,7 +120,7 @@ class Summary:
         status = event.status.value
         found["total"] += 1
         found[status] = found.get(status, 0) + 1
-        if event.status is NodeStatus.FAILED:
+        if event.status is NodeStatus.FAILED and not self._items_told:
             if found[status] <= MOST_OF_ITEMS:
                 self._note_error(event)
             else:
@@ -130,6 +132,8 @@ class Summary:
             return
         if len(self._errors) < MOST_ERRORS:
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
+            if self._items_told and short["type"] == ItemsFailed.__name__:
+                short["message"] = short["message"].partition(f"; {event.node_id}[")[0]
             if event.reused:
                 short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
             if self._tracebacks and error.get("traceback"):
@@ -153,6 +157,8 @@ class Summary:
             found.append((f"and {self._untold:,} more",))
         if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
             found.append(("the failed items, to be mended for resume --mended: ", (failed_command, "bold")))
+        if resume_command and any("--retry-failed" in error["hint"] for _, error in self._errors):
+            resume_command += " --retry-failed"
         if status in RUN_RESUMABLE and resume_command:
             found.append(("resume it with: ", (resume_command, "bold")))
         return found
@@ -205,7 +211,12 @@ class Summary:
             advice = " (raise max_tokens to get whole answers)"
             found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
         if self._failures is not None:
-            found.append((("many steps failed", "bold red"), " (more than 5 % of those carried out)"))
+            found.append(
+                (
+                    (f"many {what_ended(self._failures)} failed", "bold red"),
+                    " (more than 5 % of those carried out)",
+                )
+            )
         if self._started is not None and self._started.simulated:
             found.append(((SIMULATED_NOTICE, "yellow"),))
         return found

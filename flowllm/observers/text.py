@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowllm import money
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -80,14 +82,8 @@ def duration(seconds: float | None) -> str:
 
 
 def dollars(cost: float | None) -> str:
-    """A sum: $0, $0.0004, $1.25; `unknown` for none."""
-    if cost is None:
-        return "unknown"
-    if cost == 0:
-        return "$0"
-    if cost >= 1:
-        return f"${cost:,.2f}"
-    return "$" + f"{cost:.4f}".rstrip("0") if cost >= 0.0001 else "under $0.0001"  # noqa: PLR2004 - the smallest shown
+    """A sum (see `money`); `unknown` for none."""
+    return "unknown" if cost is None else money.dollars(cost)
 
 
 def at_least(value: N | None, known: N, shown: Callable[[N], str]) -> str:

@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from flowllm.plan.draw import COLOURS, PLAIN_COLOURS, kind_of
+from flowllm.types import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,9 @@ _GAP = 28
 _POINT_WIDTH = 12
 _MARGIN = 24
 _CHAR = 8.0
+_INNER_CHAR = 7.0
+_SMALL_CHAR = 6.2
+"""Widths of a character in the sizes of names, of the steps within, and of notes."""
 """Width of one character of a monospaced 13 px label, rounded up."""
 
 
@@ -110,8 +114,9 @@ def _layers(graph: Graph) -> tuple[list[list[_Spot]], list[_Route]]:
 
 def _spot(graph: Graph, step: StepId, row: int) -> _Spot:
     inner = tuple(_inner_lines(graph.inner[step], "")) if step in graph.inner else ()
-    longest = max(len(text) for text in (step, kind_of(graph, step), *inner))
-    return _Spot(step, row, longest * _CHAR + 32, step, inner)
+    note = " · ".join((kind_of(graph, step), max(NodeStatus, key=len)))  # wide enough for any status
+    widest = max(len(step) * _CHAR, len(note) * _SMALL_CHAR, *(len(text) * _INNER_CHAR for text in inner), 0)
+    return _Spot(step, row, widest + 32, step, inner)
 
 
 def _inner_lines(graph: Graph, indent: str) -> Iterator[str]:

@@ -264,3 +264,25 @@ def test_a_real_signal_interrupts_a_real_run(project: Path, number: signal.Signa
     assert run["status"] == "interrupted"
     assert run["steps"] == {"succeeded": 0, "total": 2}
     assert err.rstrip().endswith(f"resume it with: flowllm resume {run['run_id']}")
+
+
+def test_figures_of_a_run_are_what_was_sent_and_of_a_resume_what_was_reused(project: Path) -> None:
+    (project / "flow.yaml").write_text(
+        "defaults: {provider: simulated, model: m}\n"
+        "steps:\n"
+        "  each:\n"
+        "    foreach: [x]\n"
+        '    with: {n: "{{ item }}"}\n'
+        "    workflow:\n"
+        "      inputs: {n: }\n"
+        '      steps: {a: {prompt: "{{ inputs.n }}"}, b: {prompt: "{{ a }}!"}, c: {shell: "cat", stdin: "{{ b }}"}}\n'
+        '      outputs: {c: "{{ c }}"}\n'
+        '  bad: {value: "{{ 1 / 0 }}"}\n'
+    )
+    said = flowllm("run", "flow.yaml", code=1).stderr
+    assert "2 requests]" in next(line for line in said.splitlines() if "OK        each 1 item" in line)
+    assert "resume it with" in said
+    again = flowllm("resume", code=1).stderr
+    assert "REUSED    each 1 item\n" in again
+    assert "1 reused, 1 failed" in again
+    assert "resume it with" not in flowllm("run", "flow.yaml", "--db", "memory:", code=1).stderr

@@ -43,6 +43,8 @@ def result(status: RunStatus = RunStatus.SUCCEEDED, **values: Any) -> RunResult:
 class PlayedApp:
     """Takes the place of FlowLLM; `play` is what happens in a run."""
 
+    database = "flowllm.db"
+
     calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
     play: ClassVar[Callable[[Sequence[Observer], StopSignal], Awaitable[RunResult]]]
 

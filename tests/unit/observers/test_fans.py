@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from flowllm.observers.progress import Progress
+from flowllm.events import FailuresHigh
+from flowllm.observers.progress import Progress, what_ended
 from flowllm.observers.screen import Screen, plain
 from flowllm.observers.stats import Stats
 from flowllm.observers.summary import Summary
-from flowllm.types import NodeStatus, RunStatus, StepKind, Usage
+from flowllm.types import NodeStatus, RunId, RunStatus, StepKind, Usage
 from tests.support.events import (
     ERROR,
     fan_out_started,
@@ -55,6 +56,7 @@ def test_many_items_have_a_line_a_second_and_the_first_errors() -> None:
         node_started("posts[0]", parent="posts", place=0),
         request_sent("posts[0].title"),
         node_retrying("posts[0].title"),
+        request_sent("posts[0].title"),
         node_ended("posts[0].title", parent="posts[0]", **BAD),
         fan_out_started("posts[0].parts", 3),
         item_ended("posts[0].parts", 0, **BAD),
@@ -82,7 +84,7 @@ def test_many_items_have_a_line_a_second_and_the_first_errors() -> None:
         "0 of 3  RUN       posts 50,000 items",
         "0 of 3  ...       posts: 101 of 50,000, 5 failed, 1 retried, 101/s",
         "0 of 3  ...       posts: 201 of 50,000, 10 failed, 1 retried, 100/s",
-        "1 of 3  OK        posts 50,000 items: 49,997 succeeded, 3 failed [9 tokens, 50,001 requests]",
+        "1 of 3  OK        posts 50,000 items: 49,997 succeeded, 3 failed [9 tokens, 2 requests]",
     ]
     errors = [line for line in lines if "ERROR" in line]
     assert errors[0] == "0 of 3  ERROR     posts[7] RateLimited: too many requests"
@@ -244,3 +246,36 @@ def test_the_figures_of_all_items_are_those_of_their_step() -> None:
     assert list(found["step_figures"]) == ["posts.title"]
     assert found["step_figures"]["posts.title"]["requests"] == 3
     assert found["requests"]["cached"] == 4
+
+
+def test_each_failed_item_is_told_once_and_the_way_on_is_told() -> None:
+    failed = {"type": "RateLimited", "message": "too many requests", "hint": ""}
+    counts = {**COUNTS, "total": 2, "succeeded": 1, "failed": 1}
+    whole = {
+        "type": "ItemsFailed",
+        "message": "1 of 2 items failed; posts[1]: too many requests; `max_failed` allows 0",
+        "hint": "`flowllm resume --retry-failed` runs them again",
+    }
+    events = [
+        run_started(nodes=1),
+        fan_out_started("posts", 2),
+        item_ended("posts", 0),
+        item_ended("posts", 1, status=NodeStatus.FAILED, error=failed),
+        node_ended("posts", total=1, counts=counts, status=NodeStatus.FAILED, error=whole),
+        run_ended(status=RunStatus.FAILED),
+    ]
+    summary = Summary(items_told=True)
+    for event in events:
+        summary.handle(event)
+    lines = [plain(line) for line in summary.lines("flowllm resume x", "")]
+    everything = told(events) + "\n".join(lines)
+    assert everything.count("too many requests") == 1
+    assert lines[-1] == "resume it with: flowllm resume x --retry-failed"
+    assert summed(*events).count("error: posts[1]: RateLimited: too many requests") == 1
+
+
+def test_alerts_name_items_as_items() -> None:
+    assert [
+        what_ended(FailuresHigh(run_id=RunId("r"), at=0.0, failed=5, ended=20, share=0.25, items=items))
+        for items in (0, 7, 20)
+    ] == ["steps", "steps and items", "items"]

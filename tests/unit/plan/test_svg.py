@@ -6,6 +6,7 @@ from xml.etree import ElementTree as ET
 from flowllm.plan.draw import COLOURS
 from flowllm.plan.graph import Graph
 from flowllm.plan.svg import draw_svg
+from flowllm.types import NodeStatus
 from tests.support.graphs import NESTED, blog, graph_of
 from tests.support.workflows import workflow
 
@@ -85,3 +86,16 @@ def test_a_graph_within_is_listed_in_its_box() -> None:
     assert bottom < found["last"][1]
     passing = next(path for path in lines(svg) if "V" in path.get("d", ""))
     assert f"V{bottom:g}" in passing.get("d", "")  # beside the tall box, not across it
+
+
+def test_every_text_is_within_its_box_whatever_becomes_of_the_step() -> None:
+    graph = graph_of(
+        workflow('defaults: {model: m}\nsteps: {a: {foreach: [1], prompt: "x"}, b: {prompt: "{{ a }}"}}')
+    )
+    for status in NodeStatus:
+        for group in ET.fromstring(draw_svg(graph, statuses=dict.fromkeys("ab", status))).iter(f"{NS}g"):
+            rect = group.find(f"{NS}rect")
+            assert rect is not None
+            for text in group.iter(f"{NS}text"):
+                width = len(text.text or "") * 0.602 * float(text.get("font-size", ""))
+                assert width + 8 <= float(rect.get("width", ""))
