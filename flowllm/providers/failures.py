@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -55,6 +56,9 @@ class Asked:
     def who(self) -> str:
         """Provider and server."""
         return f"{self.provider} ({self.server})"
+
+
+_FORMAT = re.compile(r"response_?format|json_?schema|text\.format|structured[ _]output", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +195,15 @@ def _no_path(case: _Case) -> StepError:
 
 
 def _rejected(case: _Case) -> StepError:
+    hint = "the request itself is at fault: `flowllm show` with the run and the step prints what was sent"
+    if _FORMAT.search(case.said):
+        hint = (
+            "if the server does not take schemas so, set `structured` of the provider to json_object_schema, "
+            "json_object or prompt; `flowllm show` with the run and the step prints what was sent"
+        )
     return RequestRejected(
         f"{case.asked.who} does not accept the request ({case.status}){case.said}",
-        hint="the request itself is at fault: `flowllm show` with the run and the step prints what was sent",
+        hint=hint,
         status=case.status,
     )
 

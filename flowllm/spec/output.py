@@ -348,4 +348,8 @@ def _check_patterns(schema: Mapping) -> None:
         try:
             re.compile(text)
         except (re.error, OverflowError, RecursionError) as error:
-            raise Wrong(where, f"`{text}` is not a regular expression: {error}") from None
+            raise Wrong(
+                where,
+                f"`{text}` is not a regular expression: {error}",
+                r"patterns are JavaScript's: \k<name> for (?P=name), $ for \Z, no conditions, no counts in the thousands",
+            ) from None

@@ -110,6 +110,8 @@ def test_the_server_s_words_are_told_and_kept_whole(body: object, told: str) -> 
 
 
 def test_hints() -> None:
+    refused = failed(400, {"error": {"message": "'response_format.type' must be 'json_object'"}})
+    assert "`structured` of the provider to json_object_schema" in refused.hint
     assert "WORK_KEY" in failed(401).hint
     assert "base_url" in failed(404, "404 page not found").hint
     assert "too long" in failed(400, said("context_length_exceeded")).hint
