@@ -65,7 +65,7 @@ def validate(*, files: Sequence[str], config: str | None, as_json: bool) -> int:
 
 def _check(file: str, project: Project) -> _Checked:
     try:
-        workflow = load_workflow(file, project=project, files=DiskFiles(data=True))
+        workflow = load_workflow(file, project=project, files=DiskFiles(data=True), strict=True)
     except InvalidWorkflow as error:
         return _Checked(problems=error.problems, warnings=error.warnings)
     return _Checked(workflow=workflow, warnings=workflow.warnings)

@@ -11,6 +11,7 @@ from flowllm.spec.advice import check_output
 from flowllm.spec.compiling import Compiler
 from flowllm.spec.cycles import cycles
 from flowllm.spec.files import absolute, beside
+from flowllm.spec.foresight import Known, foresee
 from flowllm.spec.inputs import parse_inputs
 from flowllm.spec.llm import SIMULATED, check_provider
 from flowllm.spec.model import WorkflowShape
@@ -65,6 +66,8 @@ class Family:
     sources: Sources
     problems: Problems
     overrides: Overrides
+    strict: bool = False
+    """What is certain to fail when it is rendered is a problem, not only a warning."""
     known: dict[tuple[str, ...], Subgraph | None] = field(default_factory=dict)
     """Graphs of files that were read already, by their path and what they inherit."""
     providers: dict[str, ProviderSettings] = field(default_factory=dict)
@@ -146,7 +149,10 @@ class GraphReader:
         )
         parsed = {StepId(entry.key): parse_step(entry, around) for entry in entries}
         steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
-        outputs = self._outputs(names)
+        known = Known(steps=steps, inputs=inputs, strict=self._family.strict)
+        for step, templates in around.templates.items():
+            foresee(steps.get(StepId(step)), templates, known, problems, name=step)
+        outputs = self._outputs(names, known)
         keep = self._keep(replace(names, outputs=frozenset(outputs)))
         self._check_cycles(around.waits)
         return Subgraph(
@@ -182,13 +188,14 @@ class GraphReader:
             return node.entries
         return ()
 
-    def _outputs(self, names: Names) -> dict[str, Output]:
+    def _outputs(self, names: Names, known: Known) -> dict[str, Output]:
         node = self._root.get("outputs")
         outputs = {}
         for entry in () if node is None else entries_of(node, "outputs", self._problems):
             compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
             value = compiler.value(entry.value)
             check_output(entry.value, names.steps, self._problems)
+            foresee(None, compiler.templates, known, self._problems)
             outputs[entry.key] = Output(
                 name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses()
             )

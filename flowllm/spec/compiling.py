@@ -32,6 +32,8 @@ class Compiler:
     references: list[Reference] = field(default_factory=list)
     streamed: list[Reference] = field(default_factory=list)
     """Those to whole outputs that are gone through, and never held: they are waited for like the others."""
+    templates: list[Template] = field(default_factory=list)
+    """All that were compiled."""
     _bare: list[Reference] | None = None
 
     def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
@@ -112,6 +114,7 @@ class Compiler:
             step=self.step,
             references=self.references,
             streamed=self.streamed,
+            templates=self.templates,
         )
 
     def _compile(
@@ -137,6 +140,7 @@ class Compiler:
                 self.problems.add(problem.where, problem.message, problem.hint, step=self.step)
             return None
         self.references.extend(template.references)
+        self.templates.append(template)
         if self._bare is not None and template.bare is not None:
             self._bare.extend(template.references)
         return template

@@ -65,10 +65,11 @@ def check(
     files: Files = _DISK,
     project: Project | None = None,
     overrides: Overrides = _NO_OVERRIDES,
+    strict: bool = False,
 ) -> list[Problem]:
     """All problems of a workflow's file and of those it reads, in order of place; empty if it is right."""
     try:
-        load_workflow(path, files=files, project=project, overrides=overrides)
+        load_workflow(path, files=files, project=project, overrides=overrides, strict=strict)
     except InvalidWorkflow as invalid:
         return list(invalid.problems)
     return []
@@ -80,10 +81,12 @@ def load_workflow(
     files: Files = _DISK,
     project: Project | None = None,
     overrides: Overrides = _NO_OVERRIDES,
+    strict: bool = False,
 ) -> Workflow:
     """Read and check a workflow.
 
-    `path` is also how places name the file. Raises InvalidWorkflow with all problems at once, and
+    `path` is also how places name the file. `strict`: what is certain to fail when it is rendered is a problem, not only
+    a warning. Raises InvalidWorkflow with all problems at once, and
     UsageError if an override names a step or an option that does not exist.
     """
     problems = Problems()
@@ -99,6 +102,7 @@ def load_workflow(
         problems=problems,
         project=project or _NO_PROJECT,
         overrides=overrides,
+        strict=strict,
     )
     return parser.workflow()
 
@@ -115,7 +119,9 @@ class _Parser:
         problems: Problems,
         project: Project,
         overrides: Overrides,
+        strict: bool,
     ) -> None:
+        self._strict = strict
         self._name = name
         self._root = root
         self._sources = sources
@@ -133,7 +139,11 @@ class _Parser:
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         description = section(root, "description", lambda node: guarded(any_text, node, problems))
         family = Family(
-            sources=self._sources, problems=problems, overrides=self._overrides, providers=dict(providers)
+            sources=self._sources,
+            problems=problems,
+            overrides=self._overrides,
+            providers=dict(providers),
+            strict=self._strict,
         )
         inherited = self._inherited(providers)
         shown = name or PurePath(self._name).stem

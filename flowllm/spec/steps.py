@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from flowllm.spec.model import RetryShape, Shape
     from flowllm.spec.problems import Problems
     from flowllm.spec.reference import Location
-    from flowllm.spec.template import Names
+    from flowllm.spec.template import Names, Template
     from flowllm.spec.workflow import Body, ProviderSettings, Subgraph
 
 _LLM_KEYS = ("prompt", "messages")
@@ -71,6 +71,8 @@ class Surroundings:
     out. What is wrong with it goes to the problems; then the result is None."""
     outermost: bool = True
     """The graph is not that of a step."""
+    templates: dict[str, list[Template]] = field(default_factory=dict)
+    """Those of each step, filled in step by step."""
     modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
     """Steps that have no model, by what to do about it: filled in step by step, told once for all."""
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
@@ -162,6 +164,7 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
         _compile_all(entry, node, around)
         return None
     outer = Compiler(names=around.names, sources=around.sources, problems=around.problems, step=entry.key)
+    around.templates[entry.key] = outer.templates
     before = len(around.problems)
     foreach = foreach_of(shape, node, outer)
     compiler = outer.within(*item_names(shape, outer))

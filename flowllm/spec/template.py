@@ -21,6 +21,7 @@ from flowllm.spec.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.spec.sandbox_text import kind_of, to_json, to_text
 from flowllm.spec.template_checks import check_names
 from flowllm.spec.template_failures import Failure, expression_start
+from flowllm.spec.template_looks import Look, kind_given, looks_of
 from flowllm.spec.template_paths import Names
 from flowllm.spec.template_syntax import Fault, Faulty, compile_fault, normal, parse
 from flowllm.types import StepId
@@ -145,6 +146,8 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
             )
             for mention in mentions
         )
+        looks = looks_of(tree, names)
+        gives = None if found is None else kind_given(found[1], names)
         program = _program(tree, found)
     except RecursionError:
         raise Faulty(compile_fault(RecursionError())) from None
@@ -158,6 +161,8 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
         around=around,
         names=used,
         bare=_bare(found, names),
+        looks=looks,
+        gives=gives,
         allowance=WHOLE if found is not None and _is_path(found[1]) else None,
     )
 
@@ -221,6 +226,8 @@ class Template:
         "_steps",
         "_text",
         "bare",
+        "gives",
+        "looks",
         "names",
         "references",
         "source",
@@ -240,12 +247,18 @@ class Template:
         names: frozenset[str] = frozenset(),
         bare: StepId | None = None,
         allowance: int | None = None,
+        looks: tuple[Look, ...] = (),
+        gives: str | Look | None = None,
     ) -> None:
         self.source = source
         self.names = names
         """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
         self.bare = bare
         """The step, if the template is exactly `{{ step }}`."""
+        self.looks = looks
+        """What it takes of steps' outputs, inputs and items."""
+        self.gives = gives
+        """Of one expression: what it gives, in words, or the path that it is; None where that is not known."""
         self.where = text.where
         self.references = references
         """One a step: the strictest of what the template says of it, at the first place that names it."""
@@ -260,6 +273,10 @@ class Template:
     def is_expression(self) -> bool:
         """It is exactly one `{{ expression }}`, and keeps the type of its value."""
         return self._around is not None
+
+    def place(self, offset: int) -> Location:
+        """Where an offset of its text, from 1, is in its file."""
+        return self._text.place(offset)
 
     @property
     def constant(self) -> str | None:

@@ -34,6 +34,10 @@ RECORD_FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "counts": ("total", "succeeded", "failed", "skipped", "accepted", "not_sent"),
 }
 """What `steps.x` has, and what each of its mappings has."""
+OUTPUT_WORDS: Final = frozenset(
+    {"output", "outputs", "text", "content", "result", "response", "answer", "value", "message"}
+)
+"""What other systems call a step's output."""
 TOLERANT_FIELDS: Final = frozenset({"status", "error"})
 
 
@@ -90,6 +94,8 @@ class Paths:
             if key is None or key in known or (called and key in MAPPING_METHODS):
                 continue
             hint = nearest(key, known) or ("" if known else f"there is no {what} at all")
+            if owner.startswith(" of `steps.") and key in OUTPUT_WORDS and owner.count(".") == 1:
+                hint = f"the output of a step goes by its id: {{{{ {owner[11:-1]} }}}}"
             self.fault(offset, f"unknown {what} `{key}`{owner}", hint)
 
     def secret(self, keys: Sequence[Key], offset: int) -> None:

@@ -28,10 +28,14 @@ def workflow(
 
 
 def problems(
-    text: str, *, files: dict[str, str] | None = None, project: Project | None = None
+    text: str,
+    *,
+    files: dict[str, str] | None = None,
+    project: Project | None = None,
+    strict: bool = False,
 ) -> list[Problem]:
     """The problems of such a workflow."""
-    return check(PATH, files=_files(text, files), project=project)
+    return check(PATH, files=_files(text, files), project=project, strict=strict)
 
 
 def _files(text: str, files: dict[str, str] | None) -> SnapshotFiles:
