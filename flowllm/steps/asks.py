@@ -85,6 +85,8 @@ class AskCalls:
         self._usage = Usage()
         self._cost: float | None = 0.0
         self._queue_s = 0.0
+        self.waited = 0.0
+        """Seconds in which a question was under way, which count against no timeout of the step's."""
 
     def figures(self) -> Mapping[str, Json]:
         """What they took, as fields of the node's record."""
@@ -123,7 +125,7 @@ class AskCalls:
 
 
 class Ask:
-    """The `ask` of one attempt at a function. On the event loop it is awaited, in any other thread it waits by itself."""
+    """The `ask` of one attempt at a function. On an event loop it is awaited, elsewhere it waits by itself."""
 
     def __init__(self, calls: AskCalls) -> None:
         """To be made on the event loop."""
@@ -138,6 +140,7 @@ class Ask:
         self._deadline: asyncio.Timeout | None = None
         self._left: float | None = None
         self._pending = 0
+        self._since = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __call__(
@@ -169,7 +172,12 @@ class Ask:
             number, self._count = self._count, self._count + 1
         if threading.get_ident() == self._thread:
             return self._answer(number, step, values)
-        return self._wait(number, step, values)
+        future = self._submit(number, step, values)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return future.result()
+        return asyncio.wrap_future(future)  # on a loop of the function's own
 
     def hold(self, deadline: asyncio.Timeout) -> None:
         """Let a deadline stand still while a question is under way: that has a timeout of its own, and may queue."""
@@ -211,18 +219,23 @@ class Ask:
 
     def _under_way(self, more: int) -> None:
         before, self._pending = self._pending, self._pending + more
+        now = self._loop.time()
+        if before and not self._pending:
+            self._calls.waited += now - self._since
+        elif not before:
+            self._since = now
         deadline = self._deadline
         if deadline is None or self._closed or (before and self._pending):
             return
         if self._pending:
             when = deadline.when()
-            self._left = None if when is None else when - self._loop.time()
+            self._left = None if when is None else when - now
             deadline.reschedule(None)
         elif self._left is not None and not deadline.expired():
-            deadline.reschedule(self._loop.time() + self._left)
+            deadline.reschedule(now + self._left)
 
-    def _wait(self, number: int, step: Step, values: Mapping[str, Json]) -> Json:
-        """The same in another thread."""
+    def _submit(self, number: int, step: Step, values: Mapping[str, Json]) -> concurrent.futures.Future[Json]:
+        """The same from another thread."""
         future: concurrent.futures.Future[Json] = concurrent.futures.Future()
 
         def over(task: asyncio.Task[Json]) -> None:
@@ -242,7 +255,7 @@ class Ask:
             self._loop.call_soon_threadsafe(start)
         except RuntimeError:
             raise RunStopping("the run has ended") from None
-        return future.result()
+        return future
 
 
 _OPTIONS = ("model", "provider", "output", *_SENT, "params", "cache")

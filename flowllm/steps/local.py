@@ -41,6 +41,8 @@ class Act:
     """One attempt within so many seconds; gives the output. Raises StepError."""
     places: AbstractAsyncContextManager[None]
     """Held during an attempt."""
+    waited: Callable[[], float] = float
+    """Seconds of all attempts so far that do not count against the timeout."""
     figures: Callable[[], Mapping[str, Json]] = dict
     """What it took, as fields of the node's record."""
 
@@ -131,11 +133,11 @@ async def _until_done(bound: Bound, context: NodeContext, act: Act) -> tuple[Jso
             if not gate.is_open:
                 raise CallStopped
             context.begun()
-            began = context.clock.monotonic()
+            began = context.clock.monotonic() - act.waited()
             try:
                 return await act.once(left), number
             except StepError as error:
-                left -= context.clock.monotonic() - began
+                left -= context.clock.monotonic() - act.waited() - began
                 delay = _delay(attempts, error, left, bound.step.timeout)
                 _tell_retry(context, number, delay, error)
         await gate.until_shut(context.clock.sleep(delay))

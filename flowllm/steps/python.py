@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -132,7 +132,9 @@ class PythonKind:
             return await self._once(bound, self._loaded(body), left, calls)
 
         places = _Places(lambda: self._loaded(body), threads)
-        act = Act(once=once, places=places, figures=dict if calls is None else calls.figures)
+        act = Act(once=once, places=places)
+        if calls is not None:
+            act = replace(act, figures=calls.figures, waited=lambda: calls.waited)
         with within_step(context.asker.node_id), self._watchdog.watch(_folder(body)):
             return await self._local.carry_out(bound, context, act)
 
