@@ -89,7 +89,7 @@ def test_a_graph_within_is_listed_in_its_box() -> None:
 
 
 def test_every_text_is_within_its_box_whatever_becomes_of_the_step() -> None:
-    graph = graph_of(
+    graph = Graph.of(
         workflow('defaults: {model: m}\nsteps: {a: {foreach: [1], prompt: "x"}, b: {prompt: "{{ a }}"}}')
     )
     for status in NodeStatus:
