@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from flowllm.assembly import AUTO, SIMULATED, Providers, local_backend, read_secrets
@@ -14,9 +11,10 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.flight import Flights
 from flowllm.calls.line import Line
 from flowllm.calls.memo import Memo
+from flowllm.claiming import claim_files
 from flowllm.clock import SystemClock
 from flowllm.config import load_settings, overrides, stored_project
-from flowllm.data.spool import forget_spool
+from flowllm.data.spool import forget_spool, spool_path
 from flowllm.engine.forecast import Forecast, Forecaster
 from flowllm.engine.recorded import whole_nodes
 from flowllm.engine.stop import StopSignal
@@ -35,15 +33,17 @@ from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
 from flowllm.spec.workflow import Workflow
 from flowllm.steps.threads import refuse_within_step
-from flowllm.store.base import Fence, Owner, RunRecord
+from flowllm.store.base import Fence, RunRecord
 from flowllm.store.location import database_path, is_memory
-from flowllm.store.open import open_store
+from flowllm.store.open import open_store, this_process
 from flowllm.types import ROW, NodeId, RunId, RunStatus, StepId, StepKind, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from flowllm.clock import Clock
+    from flowllm.data.claims import Claims
     from flowllm.observers.base import Observer
     from flowllm.over import RowFiles
     from flowllm.redact import Redactor
@@ -120,12 +120,14 @@ class FlowLLM:
         tenant: str = "",
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
+        claims: Claims | None = None,
     ) -> RunResult:
         """Run a workflow and give its result, whether it succeeded or not.
 
-        `inputs` are typed values; `input_text` are texts that are converted to the inputs' types. Raises
-        InvalidWorkflow, InvalidInputs and other UsageErrors before anything is sent, StoreError if results
-        can no longer be kept. It is refused within a python step, whose run would know nothing of it.
+        `inputs` are typed values; `input_text` are texts that are converted to the inputs' types; `claims` are more files
+        that the run must not write over. Raises InvalidWorkflow, InvalidInputs and other UsageErrors before anything is
+        sent, StoreError if results can no longer be kept. It is refused within a python step, whose run would know
+        nothing of it.
         """
         refuse_within_step()
         stop = stop or StopSignal()
@@ -137,8 +139,9 @@ class FlowLLM:
         providers = self._providers(loaded, options, self._settings.project)
         self._check(loaded, steps, providers)
         secrets = self._read_secrets(loaded, providers)
+        claims = claim_files(claims, loaded, options, given, database=self._file)
         run = self._new_run(loaded, given, options, providers, tenant)
-        spool = self._spool(run.run_id)
+        spool = spool_path(self._file, run.run_id)
         rows = None
         if options.over is not None:
             rows = await open_files(loaded, options, spool=spool, given=given, stop=stop)
@@ -152,6 +155,7 @@ class FlowLLM:
             secrets=secrets,
             observers=observers,
             rows=rows,
+            claims=claims,
         )
         await sitting.hold(stop=stop, notices=() if rows is None else rows.notices)
         return await self._result(run.run_id, loaded)
@@ -169,6 +173,7 @@ class FlowLLM:
         budget: Mapping[str, float] | None = None,
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
+        claims: Claims | None = None,
     ) -> RunResult:
         """Go on with a run: what holds is kept, everything else is carried out.
 
@@ -209,12 +214,13 @@ class FlowLLM:
             )
         self._check(loaded, steps, providers)
         secrets = self._read_secrets(loaded, providers)
+        claims = claim_files(claims, loaded, options, given, database=self._file)
         options = replace(options, mended=await mended_items(self.store, run, mended, providers.redactor))
-        claimed = replace(await self.store.claim_run(run.run_id, self._owner()), inputs=given)
+        claimed = replace(await self.store.claim_run(run.run_id, this_process(self._clock)), inputs=given)
         try:
             anew = retry_failed or other or part or bool(mended)
             rows = await open_again(
-                loaded, options, claimed, self._spool(run.run_id), self.store, anew=anew, stop=stop
+                loaded, options, claimed, spool_path(self._file, run.run_id), self.store, anew=anew, stop=stop
             )
         except UsageError:
             await self._give_back(claimed, run)
@@ -229,6 +235,7 @@ class FlowLLM:
             secrets=secrets,
             observers=observers,
             rows=rows,
+            claims=claims,
         )
         notices = [*([] if file is not None else edited(run)), *(() if rows is None else rows.notices)]
         if other or mended or budget:
@@ -286,7 +293,7 @@ class FlowLLM:
         were. Raises RunOwned, and removes nothing, if a process has one of them."""
         count = await self.store.delete_runs(list(dict.fromkeys(run_ids)))
         for run_id in run_ids:
-            forget_spool(self._spool(run_id))
+            forget_spool(spool_path(self._file, run_id))
         return count
 
     async def result(self, run_id: str, *, full: bool = False) -> RunResult:
@@ -349,6 +356,7 @@ class FlowLLM:
         secrets: Mapping[str, str],
         observers: Sequence[Observer],
         rows: RowFiles | None,
+        claims: Claims,
     ) -> Sitting:
         return Sitting(
             workflow=workflow,
@@ -362,9 +370,10 @@ class FlowLLM:
             clock=self._clock,
             secrets=secrets,
             observers=observers,
-            spool=self._spool(run.run_id),
+            spool=spool_path(self._file, run.run_id),
             rows=rows,
             given=run.inputs,
+            claims=claims,
         )
 
     def _check(self, workflow: Workflow, steps: Mapping[NodeId, Step], providers: Providers) -> None:
@@ -374,11 +383,9 @@ class FlowLLM:
         if workflow.budget is not None and workflow.budget.usd is not None:
             providers.check_prices(every.values())
 
-    def _spool(self, run_id: RunId) -> Path:
-        """A file for standard input, so that a resume can read it again."""
-        if is_memory(self.database):
-            return Path(tempfile.gettempdir()) / f"flowllm-{os.getpid()}" / run_id
-        return database_path(self.database).parent / "spool" / run_id
+    @property
+    def _file(self) -> Path | None:
+        return None if is_memory(self.database) else database_path(self.database)
 
     async def _give_back(self, claimed: RunRecord, before: RunRecord) -> None:
         """A claimed run that cannot be gone on with stays as it was."""
@@ -411,11 +418,8 @@ class FlowLLM:
             options=options.as_dict(),
             snapshot=workflow.files,
             tenant=tenant,
-            owner=self._owner(),
+            owner=this_process(self._clock),
         )
-
-    def _owner(self) -> Owner:
-        return Owner(pid=os.getpid(), host=socket.gethostname(), since=self._clock.now())
 
     async def _to_resume(self, run_id: str | None) -> RunRecord:
         if run_id is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from flowllm.types import Json
 
-KEY_SCHEME = 1
+KEY_SCHEME = 2
 """Raised when the meaning of a key changes, so that old keys are never mistaken for new ones."""
 
 

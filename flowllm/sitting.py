@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowllm.assembly import Providers
     from flowllm.calls.flight import Flights
     from flowllm.clock import Clock
+    from flowllm.data.claims import Claims
     from flowllm.engine.scheduler import Ending, Over
     from flowllm.engine.stop import StopSignal
     from flowllm.events import Event
@@ -127,12 +128,14 @@ class Sitting:
         spool: Path | None = None,
         rows: RowFiles | None = None,
         given: Mapping[str, Json] | None = None,
+        claims: Claims | None = None,
     ) -> None:
         """`spool` is a file for standard input; `rows` are the files of `--over`, `given` the inputs of all rows."""
         self._workflow = workflow
         self._spool = spool
         self._rows = rows
         self._given = given or {}
+        self._claims = claims
         self._steps = steps
         self._run = run
         self._options = options
@@ -180,6 +183,7 @@ class Sitting:
                 window=self._window,
                 spool=self._spool,
                 over=self._over(),
+                claims=self._claims,
             )
             with _relaxed_collection():
                 await _to_the_end(self._carry(scheduler), abort=scheduler.abort)

@@ -17,7 +17,7 @@ from flowllm.types import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flowllm.calls.validation import Validator
+    from flowllm.calls.validation import Validator, Verdict
     from flowllm.request import Reply, Request
     from flowllm.types import Json, RetryPolicy
 
@@ -106,14 +106,14 @@ class Dialogue:
             isinstance(error, WrongVectors) and isinstance(request, EmbedRequest) and len(request.texts) > 1
         )
 
-    def answered(self, reply: Reply) -> Accept | Send | GiveUp:
-        """The request that was sent last brought this."""
+    def answered(self, reply: Reply, verdict: Verdict | None = None) -> Accept | Send | GiveUp:
+        """The request that was sent last brought this; `verdict` is the validator's, if it has looked already."""
         self.usage += reply.usage
         if isinstance(reply, Completion):
-            return self._completed(reply)
+            return self._completed(reply, verdict)
         return Accept(value=list(reply.vectors), truncated=False)
 
-    def _completed(self, completion: Completion) -> Accept | Send | GiveUp:
+    def _completed(self, completion: Completion, verdict: Verdict | None) -> Accept | Send | GiveUp:
         cut = completion.finish_reason == "length"
         unknown = "" if cut or completion.finish_reason == "stop" else completion.finish_reason
         doubtful = cut or bool(unknown)
@@ -122,7 +122,7 @@ class Dialogue:
         if self._validator is None:
             return Accept(value=completion.text, truncated=doubtful, unknown_end=unknown)
         try:
-            value = self._validator.check(completion.text)
+            value = self._validator.check(completion.text, verdict)
             return Accept(value=value, truncated=doubtful, unknown_end=unknown)
         except InvalidAnswer as error:
             return self._repair(completion.text, error)

@@ -16,6 +16,7 @@ from flowllm.calls.attempt import Attempt, usage_of
 from flowllm.calls.budget import Reservation
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
 from flowllm.calls.memo import record_of
+from flowllm.calls.validation import Verdict
 from flowllm.calls.wire import added_tokens, send
 from flowllm.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
 from flowllm.events import NodeRetrying, Notice
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from flowllm.request import Reply, Request
     from flowllm.store.base import MemoRecord, NodeWrite, Store
 
+_SHORT = 20_000
+"""Characters of an answer that is checked at once, if that takes no more than these seconds."""
+_AT_ONCE = 0.05
 SAFETY = 1.2
 """By so much more than a prompt's estimate is reserved."""
 
@@ -262,7 +266,7 @@ class _Exchange:
         self._attempt.list_price = reply.list_price
         charged = _charged(usage, None, self._reservation)
         self._notice(self._permit.answered(reply.headers, used=charged.tokens))
-        following = self._dialogue.answered(reply)
+        following = self._dialogue.answered(reply, await self._checked(reply))
         cost = self._priced(reply.cost_usd, usage, reply.model)
         self._meter.pay(cost)
         self._spent = _charged(usage, cost, self._reservation)
@@ -281,6 +285,18 @@ class _Exchange:
         if isinstance(error, InvalidAnswer) and self._call.holds_secret(_text(reply)):
             error.message = "the answer is not what was asked for; as a secret stands in it, it is not quoted"
         return error
+
+    async def _checked(self, reply: Reply) -> Verdict | None:
+        """What the validator says. What takes it long is looked at off the event loop: signals and others go on."""
+        validator = self._ask.validator
+        if validator is None or not isinstance(reply, Completion):
+            return None
+        if len(reply.text) <= _SHORT:
+            verdict = validator.verdict(reply.text, within=_AT_ONCE)
+            if verdict is not None:
+                return verdict
+        verdict = await asyncio.to_thread(validator.verdict, reply.text)
+        return verdict or Verdict(error=validator.too_long(reply.text))
 
     def _priced(self, told: float | None, usage: Usage, model: str) -> float | None:
         """US dollars: as the server says, else by its tokens and the model that it names, which may be a dated version

@@ -1,14 +1,15 @@
-"""Whether an answer is the JSON that was asked for. The house of jsonschema at run time."""
+"""Whether an answer is the JSON that was asked for."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from jsonschema import Draft202012Validator
 
 from flowllm.answer_text import json_in
 from flowllm.errors import InvalidAnswer
+from flowllm.patterns import TooLongToCheck
+from flowllm.schema_check import LONGEST, SchemaCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,33 +22,64 @@ if TYPE_CHECKING:
 _MOST_ERRORS = 5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The value in an answer, or why it has none that will do."""
+
+    value: Json = None
+    error: InvalidAnswer | None = None
+
+
 class Validator:
     """Checks answers against one schema; made once a step, used for every answer."""
 
     def __init__(self, output: OutputFormat) -> None:
         self._output = output
-        self._validator = None if output.schema is None else Draft202012Validator(dict(output.schema))
+        self._check = None if output.schema is None else SchemaCheck(output.schema)
 
-    def check(self, text: str) -> Json:
-        """The JSON value in an answer. Raises InvalidAnswer, in words that the model can act on."""
+    def check(self, text: str, verdict: Verdict | None = None) -> Json:
+        """The JSON value in an answer, of which `verdict` may have been found already. Raises InvalidAnswer, in words
+        that the model can act on."""
+        verdict = verdict or self.verdict(text)
+        if verdict is None:
+            raise self.too_long(text)
+        if verdict.error is not None:
+            raise verdict.error
+        return verdict.value
+
+    def too_long(self, text: str) -> InvalidAnswer:
+        """The error for an answer of which there is no verdict."""
+        return InvalidAnswer(
+            f"the answer cannot be checked against the schema within {LONGEST:g} s",
+            hint="simplify the schema: its patterns, `oneOf` and `anyOf`",
+            answer=text,
+        )
+
+    def verdict(self, text: str, *, within: float = LONGEST) -> Verdict | None:
+        """What `check` finds; None if it takes more than so many seconds of computing."""
+        try:
+            return Verdict(value=self._value(text, within))
+        except InvalidAnswer as error:
+            return Verdict(error=error)
+        except TooLongToCheck:
+            return None
+
+    def _value(self, text: str, within: float) -> Json:
         value = _parse(text, self._may_be)
-        if self._validator is None:
+        if self._check is None:
             return value
         wrapper = self._output.wrapped and isinstance(value, dict) and set(value) == {"value"}
         try:
-            errors = self._errors(value["value"] if wrapper else value)
-            if wrapper and errors and not self._errors(value):  # some servers leave the wrapper out
+            errors = self._check.errors(value["value"] if wrapper else value, within=within)
+            if (
+                wrapper and errors and self._check.fits(value, within=within)
+            ):  # some servers leave the wrapper out
                 return value
         except RecursionError:
             raise InvalidAnswer("the answer is nested too deeply", answer=text) from None
         if errors:
             raise InvalidAnswer(_told(errors), hint="see the last answer in `flowllm show`", answer=text)
         return value["value"] if wrapper else value
-
-    def _errors(self, value: Json) -> list[ValidationError]:
-        if self._validator is None:
-            return []
-        return sorted(self._validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
 
     def _may_be(self, value: Json) -> bool:
         """A value amid other text may be the answer."""

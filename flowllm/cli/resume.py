@@ -81,7 +81,9 @@ def resume(
             budget=budget,
             observers=observers,
             stop=stop,
+            claims=claims,
         )
 
     shown = Shown(as_json=as_json, full=full, quiet=quiet, events=events)
+    claims = shown.claims(inputs_file, input_pairs, mended)
     return wait_for(carry_out(place, shown, start))

@@ -61,8 +61,15 @@ def run(
 
     async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         return await app.run(
-            file, inputs=inputs, input_text=texts, options=options, observers=observers, stop=stop
+            file,
+            inputs=inputs,
+            input_text=texts,
+            options=options,
+            observers=observers,
+            stop=stop,
+            claims=claims,
         )
 
     shown = Shown(as_json=as_json, full=full, quiet=quiet, events=events, grace=options.grace)
+    claims = shown.claims(inputs_file, input_pairs)
     return wait_for(carry_out(place, shown, start))

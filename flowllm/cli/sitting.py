@@ -12,7 +12,10 @@ from flowllm.cli.output import messages, print_json, print_outputs
 from flowllm.cli.session import failed_command, open_app, resume_command, show_command
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
+from flowllm.data.claims import Claimed, Claims
+from flowllm.data.files import STDIN
 from flowllm.engine.stop import StopSignal
+from flowllm.errors import UsageError
 from flowllm.observers.events_file import EventsFile
 from flowllm.observers.progress import Notices, Progress
 from flowllm.observers.summary import Summary
@@ -43,6 +46,21 @@ class Shown:
     debug: bool = field(default_factory=debugging)
     """Tracebacks are shown."""
     screen: Screen = field(default_factory=messages)
+
+    def claims(self, inputs: str | None, texts: Sequence[str] = (), mended: str | None = None) -> Claims:
+        """The files of the options, which a run does not write over: `texts` are those of -i. Raises UsageError."""
+        claims = Claims()
+        values = (text.partition("=")[2] for text in texts)
+        files = [value[1:] for value in values if value.startswith("@") and not value.startswith("@@")]
+        for path in (*files, inputs, mended):
+            if path not in {None, STDIN}:
+                claims.reads(str(path), "a file of inputs")
+        if self.events is not None:
+            try:
+                claims.writes(self.events, "--events")
+            except Claimed as error:
+                raise UsageError(str(error), hint="name another file") from None
+        return claims
 
     def observers(self, summary: Summary) -> list[Observer]:
         """Those that this run gets. Raises UsageError if the events' file cannot be written."""

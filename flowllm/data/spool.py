@@ -7,9 +7,11 @@ import io
 import os
 import select
 import sys
+import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.base import Row
@@ -20,7 +22,6 @@ from flowllm.errors import DataFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from _typeshed import WriteableBuffer
 
@@ -41,6 +42,13 @@ def standard_input() -> BinaryIO:
     if sys.stdin is None:  # so where a shell has closed it with <&-
         raise DataFailed(f"{NAME} is closed", hint="lead a data set to it, or name a file")
     return sys.stdin.buffer
+
+
+def spool_path(database: Path | None, run_id: str) -> Path:
+    """Where standard input is kept for a run, so that a resume can read it again."""
+    if database is None:
+        return Path(tempfile.gettempdir()) / f"flowllm-{os.getpid()}" / run_id
+    return database.parent / "spool" / run_id
 
 
 def open_spool(
@@ -101,6 +109,7 @@ class FollowedRows:
         self._path = path
         self._read = read
         self._rows: Rows | None = None
+        leader.follow()
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
@@ -151,11 +160,14 @@ class SpooledRows:
             await self._came.wait()
         return rows
 
-    async def copied(self) -> None:
-        """Wait until all of it is in the copy. Raises DataFailed."""
+    def follow(self) -> None:
+        """Others will wait for the whole copy."""
         with self._shared:
             self._followed = True
             self._shared.notify()
+
+    async def copied(self) -> None:
+        """Wait until all of it is in the copy. Raises DataFailed."""
         self._start()
         await self._copied.wait()
         if self._failed is not None:

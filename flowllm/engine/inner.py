@@ -46,14 +46,10 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     if until is not None and not holds(earlier, key=key, step=step, retry_failed=False):
         parts["until"] = until  # a row that is wholly done is so for any `until`
         key = fingerprint(parts)
-    if (
-        not desk.retry_failed
-        and seat.node_id not in desk.reopened
-        and holds(earlier, key=key, step=step, retry_failed=False)
-    ):
+    left_out = earlier is not None and earlier.status is NodeStatus.SKIPPED and earlier.key == key
+    stands = left_out or holds(earlier, key=key, step=step, retry_failed=False)
+    if stands and not desk.retry_failed and seat.node_id not in desk.reopened:
         return await reuse(desk, seat, cast("NodeRecord", earlier), path)
-    if earlier is not None and earlier.status is NodeStatus.SKIPPED and earlier.key == key:
-        return await reuse(desk, seat, earlier, path)
     if blueprint.costly and (
         earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING
     ):

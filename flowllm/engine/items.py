@@ -120,7 +120,13 @@ class _Items:
             desk.ride(begun)
             if rows is None:
                 assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
-                rows = open_rows(self._foreach, seat.values, spool=desk.spool, limit=desk.options.limit)
+                rows = open_rows(
+                    self._foreach,
+                    seat.values,
+                    spool=desk.spool,
+                    limit=desk.options.limit,
+                    claims=desk.saver.claims,
+                )
             return await self._from(rows)
         finally:
             if self._accepting:  # however it ends, nothing more is sent for its items

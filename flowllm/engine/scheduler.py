@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flowllm.calls.budget import Purse
     from flowllm.clock import Clock
     from flowllm.data.base import Rows
+    from flowllm.data.claims import Claims
     from flowllm.engine.backend import Backend
     from flowllm.engine.items import Sink
     from flowllm.engine.stop import StopSignal
@@ -96,6 +97,7 @@ class Scheduler:
         window: Callable[[], int] = lambda: WINDOW,
         spool: Path | None = None,
         over: Over | None = None,
+        claims: Claims | None = None,
     ) -> None:
         """`before` is what earlier sittings left at the top; `steps` are those to run, with all that they need;
         `window` is how many items of a foreach are in flight where it does not say; `spool` is a file for standard
@@ -115,7 +117,7 @@ class Scheduler:
             journal=Journal(FailureShare(stop_at=stop_at), emit=emit, clock=clock),
             room=Room(OPEN),
             window=window,
-            saver=Saver(),
+            saver=Saver(claims=claims),
             spool=spool,
             purse=purse,
             retry_failed=retry_failed,

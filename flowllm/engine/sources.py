@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowllm.data.claims import Claimed, Claims
 from flowllm.data.files import STDIN, open_file
 from flowllm.data.globs import GlobRows
 from flowllm.data.lists import LimitedRows, ListRows
@@ -23,17 +24,25 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 
-def open_rows(foreach: Foreach, values: Mapping[str, Json], *, spool: Path | None, limit: int | None) -> Rows:
+def open_rows(
+    foreach: Foreach,
+    values: Mapping[str, Json],
+    *,
+    spool: Path | None,
+    limit: int | None,
+    claims: Claims | None = None,
+) -> Rows:
     """The items, none of them read yet. Raises StepError: TemplateFailed, DataFailed.
 
-    `spool` is where standard input is kept; `limit` cuts what the foreach gives.
+    `spool` is where standard input is kept; `limit` cuts what the foreach gives; `claims` gets the files.
     """
+    claims = claims or Claims()
     if foreach.matrix is not None:
         rows: Rows = MatrixRows(
-            {name: _axis(source, values, spool) for name, source in foreach.matrix.items()}
+            {name: _axis(source, values, spool, claims) for name, source in foreach.matrix.items()}
         )
     elif foreach.file is not None:
-        rows = _file(foreach.file, values, spool)
+        rows = _file(foreach.file, values, spool, claims)
     elif foreach.items is not None:
         rows = ListRows(_items(foreach.items, values))
     else:
@@ -41,20 +50,26 @@ def open_rows(foreach: Foreach, values: Mapping[str, Json], *, spool: Path | Non
     return rows if limit is None else LimitedRows(rows, limit)
 
 
-def _axis(source: ValueTemplate | DataFile, values: Mapping[str, Json], spool: Path | None) -> Axis:
+def _axis(
+    source: ValueTemplate | DataFile, values: Mapping[str, Json], spool: Path | None, claims: Claims
+) -> Axis:
     if isinstance(source, DataFile):
-        return Axis(opened=lambda: _file(source, values, spool))
+        return Axis(opened=lambda: _file(source, values, spool, claims))
     items = _items(source, values)
     return Axis(opened=lambda: ListRows(items), total=len(items))
 
 
-def _file(source: DataFile, values: Mapping[str, Json], spool: Path | None) -> Rows:
+def _file(source: DataFile, values: Mapping[str, Json], spool: Path | None, claims: Claims) -> Rows:
     name = source.path.text(values)
     kind, delimiter = source.format, source.delimiter
     rows: Rows
     if source.many:
         rows = GlobRows(Path(source.folder), name)
     elif name != STDIN:
+        try:
+            claims.reads(Path(source.folder) / name, f"the data set {name}")
+        except Claimed as error:
+            raise DataFailed(str(error), hint="write to another file") from None
         rows = open_file(Path(source.folder) / name, kind=kind, delimiter=delimiter, name=name)
     elif spool is None:
         raise DataFailed("standard input cannot be read here", hint="name a file")

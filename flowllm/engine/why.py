@@ -171,8 +171,14 @@ def _name(path: str, parts: Mapping[str, Json]) -> str:
         known = {
             "provider.base_url": "provider",
             "provider.type": "provider",
+            "provider.headers": "the provider's headers",
+            "provider.query": "the query of the provider's base URL",
             "source": "the function's code",
         }
+        if path.startswith("provider.headers."):
+            return f"header {path.removeprefix('provider.headers.')} of the provider"
+        if path.startswith("provider.query."):
+            return f"query {path.removeprefix('provider.query.')} of the provider's base URL"
         return known.get(path, path.removeprefix("body."))
     messages = parts.get("body", {}).get("messages") or parts.get("body", {}).get("input")
     if found[1] is None or not isinstance(messages, list) or int(found[1]) >= len(messages):

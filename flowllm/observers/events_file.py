@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, TextIO
 
 from flowllm.errors import UsageError
 from flowllm.observers.text import json_text
@@ -21,23 +22,26 @@ class EventsFile:
     """
 
     def __init__(self, path: Path, *, warn: Callable[[str], None]) -> None:
-        """Raises UsageError if the file cannot be opened."""
+        """Raises UsageError if the file cannot be opened; a new one is made with the first event."""
         self._path = path
         self._warn = warn
         self._failed = False
-        try:
-            self._file = path.open("a", encoding="ascii", newline="\n")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write events to {path}: {error.strerror or error}",
-                hint="name a file in a folder that exists and that you may write to",
-            ) from error
+        self._file: TextIO | None = None
+        if path.exists() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            try:
+                self._file = _opened(path)
+            except OSError as error:
+                raise UsageError(
+                    f"cannot write events to {path}: {error.strerror or error}",
+                    hint="name a file in a folder that exists and that you may write to",
+                ) from error
 
     def handle(self, event: Event) -> None:
         """Write one event."""
         if self._failed:
             return
         try:
+            self._file = self._file or _opened(self._path)
             self._file.write(json_text(event.as_dict(), indent=None, ascii_only=True) + "\n")
             self._file.flush()
         except OSError as error:
@@ -47,7 +51,12 @@ class EventsFile:
     def close(self) -> None:
         """Close the file."""
         try:
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         except OSError as error:
             if not self._failed:
                 self._warn(f"the last events are not in {self._path}: {error.strerror or error}")
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open("a", encoding="ascii", newline="\n")

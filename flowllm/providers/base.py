@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
     from flowllm.types import Json, Usage
 
@@ -19,6 +21,14 @@ class Account:
     """Without credentials. For a simulated provider: `simulated:` and its settings that change answers."""
     key_hash: str = ""
     """A few digits of the SHA-256 of the API key, never the key."""
+    besides: Mapping[str, Json] = field(default_factory=dict, compare=False)
+    """What is sent with every request besides its body and may change the answer: headers and query by name, with a
+    hash of each value, null for a secret. Part of keys, not of whose limits these are."""
+
+    @property
+    def keyed(self) -> dict[str, Json]:
+        """What of it is part of a request's key."""
+        return {"type": self.type, "base_url": self.base_url, **self.besides}
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.type, self.base_url, self.key_hash)))

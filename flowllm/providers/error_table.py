@@ -135,7 +135,7 @@ _FILTERED = (
             "content_filter content_filtered ResponsibleAIPolicyViolation content_policy_violation "
             "data_inspection_failed moderation_blocked prohibited_content content_violation "
             "SensitiveContentDetected InputTextSensitiveContentDetected OutputTextSensitiveContentDetected "
-            "base_resp_1026 base_resp_1027 ContentPolicyViolationError flagged_input"
+            "base_resp_1026 base_resp_1027 ContentPolicyViolationError flagged_input image_content_policy_violation"
         ),
         example=(
             400,
@@ -274,6 +274,16 @@ _NO_MODEL = (
 
 _BY_CODE = (
     Row(
+        meaning=Meaning.NO_PATH,
+        statuses=_REFUSALS | {405},
+        phrases=(
+            r"unexpected endpoint|invalid url \(|cannot post|no such (route|endpoint|path)",
+            r"(route|endpoint|path|url) (was )?not found|unknown (request )?(route|endpoint|path|url)",
+        ),
+        example=(404, _error("Invalid URL (POST /v2/chat/completions)", None, "invalid_request_error")),
+        source="OpenAI, 404; LM Studio, `Unexpected endpoint or method` at status 200; Express, Cannot POST",
+    ),
+    Row(
         meaning=Meaning.BAD_JSON,
         codes="json_validate_failed json_validation_failed failed_generation",
         example=(
@@ -345,6 +355,20 @@ _BY_CODE = (
     ),
 )
 
+_AT_200 = (
+    Row(
+        meaning=Meaning.REJECTED,
+        statuses={400},
+        codes=(
+            "invalid_request_error invalid_prompt invalid_parameter bad_request invalid_image invalid_image_url "
+            "invalid_image_format invalid_base64_image unsupported_image_media_type image_parse_error "
+            "image_too_large image_too_small image_file_too_large empty_image_file failed_to_download_image"
+        ),
+        example=(400, _error("Invalid value: 'x'.", "invalid_value", "invalid_request_error")),
+        source="OpenAI, Responses: `error.code` of an answer whose status is failed",
+    ),
+)
+
 _BY_STATUS = (
     Row(
         meaning=Meaning.NO_ENTRY,
@@ -395,4 +419,4 @@ _BY_STATUS = (
     ),
 )
 
-TABLE = (*_MONEY, *_RATE_FIRST, *_FILTERED, *_TOO_LARGE, *_NO_MODEL, *_BY_CODE, *_BY_STATUS)
+TABLE = (*_MONEY, *_RATE_FIRST, *_FILTERED, *_TOO_LARGE, *_NO_MODEL, *_BY_CODE, *_AT_200, *_BY_STATUS)

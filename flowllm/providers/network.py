@@ -43,10 +43,12 @@ def broken(error: BaseException, asked: Asked) -> ProviderError:
     chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, Unreadable) or type(cause).__name__ == "DecodingError":
-            return BadAnswer(
+            unreadable = BadAnswer(
                 f"{asked.who} sent an answer whose body cannot be read: {cause}",
                 hint="turn off compression in the server, or in the proxy before it",
             )
+            unreadable.retryable = not isinstance(cause, Unreadable)
+            return unreadable
         reason = _reason(cause)
         if reason:
             return _failed(reason, asked, str(getattr(cause, "message", "") or cause))
@@ -111,7 +113,9 @@ def _failed(reason: str, asked: Asked, words: str) -> ConnectionFailed:
         "unreachable": ("could not be reached", "check the provider's base_url, and the network"),
         "proxy": ("could not be reached through the proxy", "check HTTPS_PROXY and NO_PROXY"),
     }[reason]
-    return ConnectionFailed(f"{asked.provider} ({asked.server}) {what}", hint=hint, reason=reason)
+    error = ConnectionFailed(f"{asked.provider} ({asked.server}) {what}", hint=hint, reason=reason)
+    error.retryable = reason != "protocol"  # it came, and was paid for; another like it would be too
+    return error
 
 
 def _shortened(words: str) -> str:

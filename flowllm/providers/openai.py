@@ -18,6 +18,7 @@ from flowllm.errors import (
     StepError,
     UsageError,
 )
+from flowllm.fingerprint import digest
 from flowllm.providers.base import Account
 from flowllm.providers.failures import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
 from flowllm.providers.masking import masked_body
@@ -32,7 +33,7 @@ from flowllm.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.request import ChatRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
 
     import httpx2
@@ -51,6 +52,9 @@ LARGEST_VECTOR = 256 * 1024
 """Bytes that each text may add to an answer of many embeddings."""
 _KEPT_HEADERS = re.compile(r"((x-|anthropic-)?ratelimit.*)|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
+_STREAM_END = 32
+"""Bytes in which the end of a stream stands, with blanks behind it."""
+_HASH_DIGITS = 16
 _TOOLS = ("tools", "functions")
 
 
@@ -162,6 +166,7 @@ class OpenAIProvider:
         self._account = Account(
             type="openai",
             base_url=self._address.url,
+            besides=self._besides(),
             key_hash=hashlib.sha256(self._key.encode()).hexdigest()[:_KEY_HASH_DIGITS] if self._key else "",
         )
 
@@ -175,6 +180,21 @@ class OpenAIProvider:
             if everything or SECRET_NAME.search(name):
                 found += [value, value.partition(" ")[2]]
         return found
+
+    def _besides(self) -> dict[str, Json]:
+        """Headers and query as they are part of keys: secrets by their names alone."""
+        secrets = [secret for secret in (self._key, *self._config.secrets) if secret]
+
+        def hashed(pairs: Iterable[tuple[str, str]]) -> dict[str, Json]:
+            found: dict[str, Json] = {}
+            for name, value in pairs:
+                hidden = SECRET_NAME.search(name) or any(one in value for one in secrets)
+                found[name] = None if hidden else digest(f"{found.get(name, '')}{value}")[:_HASH_DIGITS]
+            return found
+
+        headers = hashed((name.lower(), value) for name, value in self._config.headers.items())
+        sent = {"headers": headers, "query": hashed(self._address.query)}
+        return {name: values for name, values in sent.items() if values}
 
     @property
     def name(self) -> str:
@@ -346,6 +366,8 @@ async def _whole(response: httpx2.Response, asked: Asked, largest: int, redactor
                 answer=redactor.rest(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
                 status=response.status_code,
             )
+        if body[-_STREAM_END:].rstrip().endswith(b"data: [DONE]"):
+            break  # the connection of a stream may stay open
     return bytes(body)
 
 

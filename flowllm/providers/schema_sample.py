@@ -7,17 +7,16 @@ overlapping keywords can defeat the building) is drawn again.
 from __future__ import annotations
 
 import math
-import re
 import string
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from jsonschema import Draft202012Validator
-
 from flowllm.fingerprint import canonical
+from flowllm.patterns import has_match
 from flowllm.providers.pattern_sample import matching
 from flowllm.providers.schema_merge import merged
+from flowllm.schema_check import SchemaCheck
 
 if TYPE_CHECKING:
     from random import Random
@@ -28,6 +27,8 @@ Phrase: TypeAlias = Callable[["Random", str], str]
 """Gives some text, by the name of the property that it is for."""
 
 _TRIES = 60
+_SECONDS = 0.05
+"""Of computing, for the check of one draw."""
 _DEEPEST = 6
 """From this depth on only what is required is made, and the smallest branch is taken."""
 _DEEPEST_OF_ALL = 40
@@ -65,7 +66,7 @@ def sample(schema: Json, random: Random, phrase: Phrase = words, *, items: int |
 
     `items` is the length of arrays near the top, where the schema allows it.
     """
-    validator = Draft202012Validator(schema)
+    validator = SchemaCheck(schema)
     value: Json = None
     for _ in range(_TRIES):
         value = _Sampler(schema, random, phrase, items).value(schema, 0, "value")
@@ -74,9 +75,9 @@ def sample(schema: Json, random: Random, phrase: Phrase = words, *, items: int |
     return value
 
 
-def _fits(validator: Draft202012Validator, value: Json) -> bool:
+def _fits(validator: SchemaCheck, value: Json) -> bool:
     try:
-        return validator.is_valid(value)
+        return validator.fits(value, within=_SECONDS)
     except Exception:  # noqa: BLE001 - a schema that cannot be used for checking; any draw will do then
         return True
 
@@ -163,7 +164,7 @@ class _Sampler:
 
     def _allowed(self, schema: Mapping[str, Json]) -> list[Json]:
         """The values of an enum that the rest of the schema allows; all, if it allows none."""
-        validator = Draft202012Validator({**schema, "$defs": {}})
+        validator = SchemaCheck({**schema, "$defs": {}})
         return [value for value in schema["enum"] if _fits(validator, value)] or list(schema["enum"])
 
     def _kind(self, schema: Mapping[str, Json], depth: int) -> str:
@@ -200,7 +201,7 @@ class _Sampler:
         """The schema of one property, `patternProperties` and `additionalProperties` included."""
         found = [schema["properties"][key]] if key in schema.get("properties", {}) else []
         patterns = schema.get("patternProperties", {})
-        found += [item for pattern, item in patterns.items() if re.search(pattern, key)]
+        found += [item for pattern, item in patterns.items() if has_match(pattern, key)]
         if not found:
             return schema.get("additionalProperties", True)
         return found[0] if len(found) == 1 else {"allOf": found}

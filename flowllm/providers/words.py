@@ -37,6 +37,7 @@ _DEEPEST = 4
 _SHORTEST_NAME = 4
 _MOST = 10
 _TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,300})", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
 _NUMBER = r"([\d,]{1,20})"
 _LIMIT_FIRST = re.compile(
     rf"\blimit:? (?:is |of )?{_NUMBER}\b.{{0,60}}?\brequest(?:ed)?:? (?:is |of )?{_NUMBER}\b"
@@ -96,11 +97,12 @@ def _spoken(text: str, model: str) -> str:
 
 
 def _plain(body: str, model: str) -> Words:
-    """A web page is known by its title."""
+    """A web page is known by its title, XML and pages without one by their text."""
     start = body[:1000].lstrip()
     if start.startswith("<"):
         title = _TITLE.search(body[:10_000])
-        said = f"a web page, {' '.join(title[1].split())!r}" if title else ""
+        text = _shortened(_TAG.sub(" ", body[: 4 * LONGEST_WORDS]))
+        said = f"a web page, {' '.join(title[1].split())!r}" if title else text
     else:
         said = _shortened(body)
     return Words(message=said, spoken=_spoken(said, model))

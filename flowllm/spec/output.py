@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from flowllm.errors import InvalidWorkflow
+from flowllm.patterns import check_pattern
 from flowllm.request import OutputFormat
 from flowllm.spec.files import SnapshotFiles, Sources, beside
 from flowllm.spec.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
@@ -346,8 +347,8 @@ def _check_patterns(schema: Mapping) -> None:
         found += by_pattern.keys().items()
     for text, where in found:
         try:
-            re.compile(text)
-        except (re.error, OverflowError, RecursionError) as error:
+            check_pattern(text)
+        except ValueError as error:
             raise Wrong(
                 where,
                 f"`{text}` is not a regular expression: {error}",

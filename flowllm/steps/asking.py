@@ -45,6 +45,8 @@ class Question(Protocol):
         ...
 
 
+_UNKEYED = frozenset({"service_tier", "prompt_cache_key"})
+"""How fast, and from whose cache; sent all the same."""
 Q = TypeVar("Q", bound=Question)
 
 
@@ -178,6 +180,11 @@ def once(callback: Callable[[], None]) -> Callable[[], None]:
             callback()
 
     return call
+
+
+def keyed_body(body: Mapping[str, Json]) -> dict[str, Json]:
+    """What of a body is part of its key: all but what cannot change an answer."""
+    return {name: value for name, value in body.items() if name not in _UNKEYED}
 
 
 def named(value: Json, what: str, step: Step) -> str:

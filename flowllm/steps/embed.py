@@ -10,7 +10,7 @@ from flowllm.calls.vectors import divide, join
 from flowllm.errors import TemplateFailed
 from flowllm.fingerprint import canonical, fingerprint
 from flowllm.request import EmbedRequest
-from flowllm.steps.asking import Gathering, all_of, ask_in_turn, mapping, named, once
+from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.steps.base import Bound, Work
 from flowllm.types import NodeStatus, Usage, estimate_tokens
 
@@ -81,8 +81,8 @@ class EmbedKind:
     def _question(self, name: str, request: EmbedRequest, given: Json) -> _Question:
         provider = self._provider(name)
         account = provider.account
-        about = {"kind": "embed", "provider": {"type": account.type, "base_url": account.base_url}}
-        body = {**request.params, "model": request.model}
+        about = {"kind": "embed", "provider": account.keyed}
+        body = {**keyed_body(request.params), "model": request.model}
         return _Question(
             provider=provider,
             request=request,
@@ -160,7 +160,12 @@ class EmbedKind:
             ttl=step.cache.ttl,
             join=use_memo and not context.refresh,
             batch=Batching(
-                group=(question.provider.account, request.model, canonical(request.params)),
+                group=(
+                    question.provider.account,
+                    canonical(question.provider.account.keyed),
+                    request.model,
+                    canonical(request.params),
+                ),
                 size=body.batch_size,
                 wait=body.batch_wait,
                 join=join,

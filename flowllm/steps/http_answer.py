@@ -25,7 +25,7 @@ SHOWN = 500
 """Characters of an error's body."""
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds; a server that asks for more is asked again then."""
-_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_AGAIN: Final = frozenset({408, 423, 425, 429, 449, 498, *range(500, 505), *range(520, 531)} - {501})
 _TEXTS: Final = ("text/", "application/xml", "application/javascript", "application/x-www-form-urlencoded")
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
 """Python's, and some of them take hours for a large text."""

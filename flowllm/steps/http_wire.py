@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MOST_REQUESTS = 64
 """At the same time."""
 MOST_REDIRECTS = 5
+LARGEST_HEADER = 128 * 1024
+"""Bytes of one header, or of a status line, of an answer."""
+MOST_HEADERS = 512
 _SHOWN: Final = 200
 """Characters of a URL in an error."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -111,6 +114,9 @@ class Wire:
                 trust_env=False,
                 headers={"User-Agent": f"flowllm/{__version__}"},
                 middlewares=(_just_once,),
+                max_line_size=LARGEST_HEADER,
+                max_field_size=LARGEST_HEADER,
+                max_headers=MOST_HEADERS,
             )
         return self._sessions[allow_private, safe]
 

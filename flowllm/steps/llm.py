@@ -13,7 +13,7 @@ from flowllm.images import TOKENS
 from flowllm.request import ChatRequest, ImageFile
 from flowllm.spec.sandbox_text import kind_of
 from flowllm.spec.template import Template
-from flowllm.steps.asking import Gathering, all_of, ask_in_turn, mapping, named, once
+from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
 from flowllm.steps.per_body import PerBody
@@ -90,8 +90,8 @@ class LlmKind:
         account = provider.account
         parts: dict[str, Json] = {
             "kind": "chat",
-            "provider": {"type": account.type, "base_url": account.base_url},
-            "body": provider.encode(request),
+            "provider": account.keyed,
+            "body": keyed_body(provider.encode(request)),
             "schema": None if request.output is None else request.output.schema,
             "json": request.output is not None,
         }

@@ -12,8 +12,10 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flowllm.data.claims import Claimed, Claims
 from flowllm.data.layouts import content_of_file, refused_ending
 from flowllm.errors import SaveFailed
+from flowllm.types import ROW, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +35,9 @@ _NOT_OURS: Final = frozenset({".flowllm", ".git"})
 class Saver:
     """All files of one sitting of a run, below one folder."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """`folder` is the working directory where none is given."""
+    def __init__(self, folder: Path | None = None, *, claims: Claims | None = None) -> None:
+        """`folder` is the working directory where none is given; `claims` are files that are not written over."""
+        self.claims = claims or Claims()
         self._folder = (folder or Path.cwd()).resolve()
         self._taken: _Taken | None = None
 
@@ -45,6 +48,10 @@ class Saver:
             raise AssertionError("the step saves nothing")
         name = step.save.text(values)
         path = self._within(name)
+        try:
+            self.claims.check(path, f"`save` of {node}", by=step_path(node).removeprefix(f"{ROW}."))
+        except Claimed as error:
+            raise SaveFailed(str(error), hint="save it under another name") from None
         self._taken = self._taken or _Taken()
         other = self._taken.by(path, node)
         if other != node:

@@ -47,6 +47,12 @@ def test_every_method(method: str, author: Author, web: Web) -> None:
     assert result["body"] == (None if method == "HEAD" else {"n": 1})
 
 
+def test_large_heads_are_read(author: Author, web: Web) -> None:
+    web.script = lambda _: answer("a", X_Policy="v" * 20_000, **{f"X_H{n}": "v" * 60 for n in range(200)})
+    headers = got(author, {"url": web.url})["headers"]
+    assert (len(headers["x-policy"]), headers["x-h199"]) == (20_000, "v" * 60)
+
+
 def test_what_goes_out(author: Author, web: Web) -> None:
     http = {
         "method": "POST",

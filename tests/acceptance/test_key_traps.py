@@ -154,3 +154,47 @@ def test_a_failure_is_never_stored(project: Project, server: Server) -> None:
     project.json("run", file, code=1)
     assert project.json("run", file)["steps"]["a"]["output"].startswith("answer ")
     assert len(server.requests) == 2
+
+
+def _by_route(project: Project, url: str, **settings: Any) -> int:
+    """How many requests a step sends whose provider has those settings; it goes to that URL."""
+    providers = {"gateway": {"type": "openai", "base_url": url, **settings}}
+    steps = {"a": {"prompt": "ask", "provider": "gateway"}}
+    return int(
+        project.json("run", project.flow(steps=steps, providers=providers), TEAM="blue")["requests"]["sent"]
+    )
+
+
+def test_headers_and_the_query_of_a_base_url_are_part_of_the_key_and_secrets_are_not(
+    project: Project, server: Server
+) -> None:
+    url = server.url
+    assert _by_route(project, url, headers={"X-Route": "big"}) == 1
+    assert _by_route(project, url, headers={"x-route": "big"}) == 0
+    assert _by_route(project, url, headers={"X-Route": "small"}) == 1
+    assert _by_route(project, url) == 1
+    assert _by_route(project, url, headers={"X-Route": "${TEAM}"}) == 1
+    assert _by_route(project, url, headers={"Authorization": "Bearer one-long-secret-1"}) == 1
+    assert _by_route(project, url, headers={"Authorization": "Bearer another-secret-22"}) == 0
+    assert "null" in project.cli("show", "last", "a", "--json").out.partition('"authorization": ')[2][:8]
+    assert _by_route(project, f"{url}?api-version=1") == 1
+    assert _by_route(project, f"{url}?api-version=2") == 1
+    assert _by_route(project, f"{url}?api-version=2") == 0
+    shown = project.cli("show", "last", "a", "--json").out
+    assert "api-version" in shown
+
+
+def test_why_names_a_header_that_changed(project: Project, server: Server) -> None:
+    _by_route(project, server.url, headers={"X-Route": "big"})
+    _by_route(project, server.url, headers={"X-Route": "small"})
+    assert "header x-route of the provider" in project.cli("why", "last", "a").out
+
+
+def test_what_cannot_change_an_answer_is_sent_and_no_part_of_the_key(
+    project: Project, server: Server
+) -> None:
+    assert _sent(project, params={"service_tier": "flex", "prompt_cache_key": "one"}) == 1
+    assert server.requests[0].body["service_tier"] == "flex"
+    assert server.requests[0].body["prompt_cache_key"] == "one"
+    assert _sent(project, params={"service_tier": "default"}) == 0
+    assert _sent(project) == 0

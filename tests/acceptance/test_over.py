@@ -220,6 +220,21 @@ def test_keep_decides_which_rows_have_a_line(project: Project, server: Server) -
     assert len(server.requests) == 3, "what was answered stands"
 
 
+def test_rows_that_were_not_kept_are_looked_at_again_with_retry_failed(project: Project) -> None:
+    _rows(project, {"text": "a"}, {"text": "b"})
+    flow = _flow(
+        project,
+        steps={"a": {"shell": "test -e ok", "on_error": "continue", "retry": {"max_attempts": 1}}},
+        outputs={"text": "{{ inputs.text }}"},
+        keep="{{ steps.a.status == 'succeeded' }}",
+    )
+    assert _over(project, flow).code == 0
+    assert _out(project) == []
+    project.write("ok", "")
+    assert project.cli("resume", "last", "--retry-failed", "--quiet").code == 0
+    assert sorted(_by_index(project)) == [0, 1]
+
+
 def test_only_the_first_rows_with_limit(project: Project, server: Server) -> None:
     texts(project.folder / "rows.jsonl", 9)
     assert _over(project, _one_step(project), "--limit", "3").code == 0

@@ -82,6 +82,23 @@ def test_a_number_that_json_has_not_is_an_invalid_answer_that_was_paid_for(
     assert step["usage"]["output_tokens"] > 4, "the first answer is not counted"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [("^([a-z0-9]+-?)+$", "does not match"), (r"^([a-z0-9]+-?)+\1x$", "cannot be checked")],
+)
+def test_a_pattern_that_python_never_ends_is_an_invalid_answer(
+    pattern: str, told: str, project: Project, server: Server
+) -> None:
+    slug = "the-quick-brown-fox-jumps-over-the-lazy-dog-and-runs-away-very-fast"
+    end = "" if "1x" in pattern else " into the woods"
+    _answers(server, Reply(text=json.dumps({"slug": slug + end})))
+    schema = {"type": "object", "properties": {"slug": {"type": "string", "pattern": pattern}}}
+    steps = {"a": {"prompt": "a slug", "output": schema}}
+    step = project.json("run", project.flow(steps=steps), code=1)["steps"]["a"]
+    assert (step["error"]["type"], step["attempts"]) == ("InvalidAnswer", 3)
+    assert told in step["error"]["message"]
+
+
 def test_three_invalid_answers_fail_the_step_with_the_last_one_kept(project: Project, server: Server) -> None:
     _answers(server, Reply(text='{"score": "one"}'), Reply(text='{"score": "two"}'), Reply(text="three!"))
     step = project.json("run", _judge(project), code=1)["steps"]["judge"]

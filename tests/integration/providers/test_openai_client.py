@@ -247,6 +247,7 @@ async def test_large_heads_are_read(server: Server, openai: MakeOpenAI) -> None:
     with pytest.raises(ConnectionFailed, match="cannot be read as HTTP") as caught:
         await openai().complete(ask(), timeout=20)
     assert "more than 131072 bytes" in caught.value.message
+    assert not caught.value.retryable, "each would be paid for"
 
 
 async def test_who_asks_is_told_and_no_cookie_is_kept(server: Server, openai: MakeOpenAI) -> None:
@@ -324,3 +325,21 @@ async def test_certificates_of_the_environment_that_cannot_be_loaded(
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     with pytest.raises(ProviderDown, match=r"SSL_CERT_FILE is '.*certificates\.pem'"):
         await openai(base_url="https://127.0.0.1:9/v1").ready()
+
+
+async def test_a_stream_is_over_at_its_end_even_if_the_connection_stays_open(openai: MakeOpenAI) -> None:
+    event = b'data: {"choices": [{"delta": {"content": "Paris."}, "finish_reason": "stop"}]}'
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = event + b"\n\ndata: [DONE]\n\n"
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        writer.write(b"%x\r\n%b\r\n" % (len(body), body))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(stream, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+        assert (await openai(base_url=url).complete(ask(), timeout=20)).text == "Paris."

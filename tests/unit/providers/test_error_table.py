@@ -168,6 +168,9 @@ def test_what_servers_say(status: int, body: Json, kind: type[StepError]) -> Non
         ({"error": {"message": "Content Exists Risk"}}, ContentFiltered),
         ({"error": {"message": "Insufficient Balance"}}, QuotaExhausted),
         ({"error": "Model Not Exist"}, UnknownModel),
+        ({"error": "Unexpected endpoint or method. (POST /chat/completions)"}, PathNotFound),
+        ({"status": "failed", "error": {"code": "invalid_prompt", "message": "bad"}}, RequestRejected),
+        ({"error": {"type": "invalid_request_error", "message": "bad"}}, RequestRejected),
         ({"error": {"message": "nobody knows"}}, BadAnswer),
     ],
 )

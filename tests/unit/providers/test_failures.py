@@ -99,6 +99,7 @@ def test_statuses(status: int, body: object, kind: type[ProviderError]) -> None:
         ),
         ({"base_resp": {"status_code": 1, "status_msg": "the words"}}, "the words"),
         ({"unheard": {"of": "the words"}}, "the words"),
+        ("<?xml version='1.0'?><Error><Code>X</Code><Message>the words</Message></Error>", "X the words"),
         ("<!DOCTYPE html><html><head><title>the\n words</title>", "the words"),
     ],
 )

@@ -65,6 +65,7 @@ def test_a_body_that_cannot_be_unpacked_says_so(error: Exception) -> None:
     told = broken(chained(RuntimeError("outer"), error), ASKED)
     assert isinstance(told, BadAnswer)
     assert "packed as 'br'" in told.message
+    assert told.retryable is not isinstance(error, Unreadable), "the server would pack it again, for money"
 
 
 def test_what_is_no_matter_of_the_network_is_not_tried_again() -> None:

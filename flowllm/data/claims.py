@@ -1,0 +1,74 @@
+"""Which files a run reads and writes, known by what they are and not by how they are called: none is written over."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+
+class Claimed(Exception):
+    """A file would be written that the run reads, or writes elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    what: str
+    written: bool = False
+    after: Collection[str] = ()
+    """Steps that may write it, with those within them: who reads it waits for them."""
+
+
+class Claims:
+    """One for each sitting of a run. Links lead to one file; devices and pipes are nobody's."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, _Claim] = {}
+
+    def reads(self, path: str | Path, what: str, *, after: Collection[str] = ()) -> None:
+        """Take note of a file that is read. Raises Claimed if it is written."""
+        held = self._find(path)
+        if held is None:
+            self._keep(path, _Claim(what=what, after=after))
+        elif held.written:
+            raise _claimed(held.what, what, path)
+
+    def writes(self, path: str | Path, what: str) -> None:
+        """Take note of a file that is written. Raises Claimed if anybody has it."""
+        self.check(path, what)
+        self._keep(path, _Claim(what=what, written=True))
+
+    def check(self, path: str | Path, what: str, *, by: str = "") -> None:
+        """Raises Claimed if anybody has the file that is to be written, by that step if one is named."""
+        held = self._find(path)
+        if held is not None and not any(by == step or by.startswith(f"{step}.") for step in held.after):
+            raise _claimed(what, held.what, path)
+
+    def _find(self, path: str | Path) -> _Claim | None:
+        return next((self._held[key] for key in _names(path) if key in self._held), None)
+
+    def _keep(self, path: str | Path, claim: _Claim) -> None:
+        for key in _names(path):
+            self._held[key] = claim
+
+
+def _names(path: str | Path) -> Iterator[object]:
+    """Where all links lead, and the file itself if it is there: it may have other names, also in other letters."""
+    real = os.path.realpath(path)
+    try:
+        found = Path(real).stat()
+    except OSError:
+        yield real
+        return
+    if stat.S_ISREG(found.st_mode):
+        yield real
+        yield found.st_dev, found.st_ino
+
+
+def _claimed(writer: str, reader: str, path: str | Path) -> Claimed:
+    return Claimed(f"{writer} would write over {reader}: {path}")
