@@ -10,7 +10,7 @@ from flowllm.cli.inputs import file_inputs, text_inputs
 from flowllm.cli.options import json_option, place_options, what_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.cli.session import open_to_read, wait_for
-from flowllm.observers.text import dollars, plural, visible
+from flowllm.observers.text import at_least, dollars, plural, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,7 @@ def forecast_data(forecast: Forecast) -> dict[str, Json]:
         "input_tokens": forecast.input_tokens,
         "output_tokens": forecast.output_tokens,
         "cost_usd": forecast.cost_usd,
+        "at_least": forecast.at_least,
         "critical_path": list(forecast.critical_path),
         "max_parallel": forecast.max_parallel,
     }
@@ -92,11 +93,15 @@ def print_forecast(forecast: Forecast) -> None:
     print_table(headers, rows, right=("GEN", "REQUESTS", "TOKENS IN", "OUT AT MOST", "COST"))
     screen = results()
     screen.line()
+    known = forecast.at_least
+    cost = at_least(forecast.cost_usd, known["cost_usd"], dollars)
     screen.line(
         f"{_requests(forecast)} to {visible(forecast.provider)}; "
-        f"tokens: {_known(forecast.input_tokens)} in, {_known(forecast.output_tokens)} out at most; "
-        f"cost: {dollars(forecast.cost_usd)}"
+        f"tokens: {known['input_tokens']:,} in, {known['output_tokens']:,} out at most; cost: {cost}"
     )
+    if forecast.unknown:
+        count = plural(forecast.unknown, "step")
+        screen.line(f"and what {count} will take, which depends on answers: the sums above leave that out")
     if forecast.critical_path:
         path = " → ".join(forecast.critical_path)
         screen.line(f"critical path: {path}; at most {plural(forecast.max_parallel, 'step')} at a time")
@@ -113,7 +118,7 @@ def _cells(node: ForecastNode) -> list[str]:
 
 def _requests(forecast: Forecast) -> str:
     if forecast.requests is None:
-        return f"{plural(forecast.known_requests, 'request')}, and those of steps that nobody can count yet,"
+        return f"{plural(forecast.at_least['requests'], 'request')}, and those of steps that nobody can count yet,"
     return f"{plural(forecast.requests, 'request')} at most"
 
 

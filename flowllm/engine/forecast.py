@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowllm.plan.graph import Graph
     from flowllm.spec.workflow import Step, Workflow
     from flowllm.store.base import RunRecord, Store
-    from flowllm.types import NodeId
+    from flowllm.types import Json, NodeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,21 @@ class Forecast:
         return total(node.outlook.requests for node in self.nodes)
 
     @property
-    def known_requests(self) -> int:
-        """The same without steps of which nobody knows how many they send."""
-        return sum(node.outlook.requests or 0 for node in self.nodes)
+    def at_least(self) -> dict[str, Json]:
+        """The sums of what is known."""
+        found = [node.outlook for node in self._sending]
+        return {
+            "requests": sum(one.requests or 0 for one in found),
+            "input_tokens": sum(one.input_tokens or 0 for one in found),
+            "output_tokens": sum(one.output_tokens or 0 for one in found),
+            "cost_usd": sum(one.cost_usd or 0.0 for one in found),
+        }
+
+    @property
+    def unknown(self) -> int:
+        """Steps of which a figure is not known yet, as it depends on answers."""
+        found = [node.outlook for node in self._sending]
+        return sum(None in (one.requests, one.input_tokens, one.output_tokens) for one in found)
 
     @property
     def input_tokens(self) -> int | None:

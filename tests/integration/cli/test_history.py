@@ -286,3 +286,15 @@ def test_figures_of_a_run_are_what_was_sent_and_of_a_resume_what_was_reused(proj
     assert "REUSED    each 1 item\n" in again
     assert "1 reused, 1 failed" in again
     assert "resume it with" not in flowllm("run", "flow.yaml", "--db", "memory:", code=1).stderr
+
+
+def test_a_plan_tells_what_is_known_and_what_that_leaves_out(project: Path) -> None:
+    (project / "flow.yaml").write_text(
+        "defaults: {provider: simulated, model: gpt-4o-mini, max_tokens: 1000}\n"
+        'steps: {a: {prompt: hi}, b: {prompt: "{{ a }}"}, c: {foreach: "{{ b }}", prompt: "{{ item }}"}}\n'
+    )
+    said = flowllm("plan", "flow.yaml").stdout
+    assert "1,000 out at most" in said
+    assert "and what 2 steps will take, which depends on answers" in said
+    planned = data("plan", "flow.yaml")
+    assert (planned["output_tokens"], planned["at_least"]["output_tokens"]) == (None, 1000)
