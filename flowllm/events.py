@@ -146,10 +146,10 @@ class RequestJoined(NodeEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRetrying(NodeEvent):
-    """An attempt failed, or its answer was invalid; another follows after `delay` seconds."""
+    """An attempt failed, or its answer was invalid; another follows after `delay_s` seconds."""
 
     attempt: int
-    delay: float
+    delay_s: float
     error: Mapping[str, Json]
 
 

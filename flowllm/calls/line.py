@@ -128,7 +128,7 @@ class _Talk:
                 node_id=asker.node_id,
                 at=self.clock.now(),
                 attempt=self.meter.attempts,
-                delay=send.delay,
+                delay_s=send.delay,
                 error=asker.redactor.value(send.error.as_dict()),
             )
         )

@@ -172,7 +172,7 @@ class Progress:
         if fan is not None:
             fan.retried += 1
         if fan is None or fan.few:
-            self._say("RETRY", event.node_id, f"in {duration(event.delay)}: {error_text(event.error)}")
+            self._say("RETRY", event.node_id, f"in {duration(event.delay_s)}: {error_text(event.error)}")
 
     def _fell_back(self, event: FallbackTaken) -> None:
         fan = self._fan_of(event.node_id)

@@ -172,7 +172,7 @@ def _tell_retry(context: NodeContext, attempt: int, delay: float, error: StepErr
             node_id=context.asker.node_id,
             at=context.clock.now(),
             attempt=attempt,
-            delay=delay,
+            delay_s=delay,
             error=context.redactor.value(error.as_dict()),
         )
     )

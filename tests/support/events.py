@@ -82,7 +82,7 @@ def request_joined(node: str) -> RequestJoined:
 
 
 def node_retrying(node: str, **values: Any) -> NodeRetrying:
-    known = {"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "attempt": 1, "delay": 1.2, "error": ERROR}
+    known = {"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "attempt": 1, "delay_s": 1.2, "error": ERROR}
     return NodeRetrying(**known | values)
 
 

@@ -127,7 +127,7 @@ def test_retries_back_off_without_a_slot_and_go_through_the_queue() -> None:
         assert [at for at, _ in other.sent] == [1], "the wait for a retry held the only slot"
         attempts = await bench.store.attempts("r1", "a")
         assert [attempt.status for attempt in attempts] == [AttemptStatus.FAILED, AttemptStatus.SUCCEEDED]
-        assert [e.delay for e in bench.log if isinstance(e, NodeRetrying)] == [1]
+        assert [e.delay_s for e in bench.log if isinstance(e, NodeRetrying)] == [1]
 
     run_virtual(main())
 

@@ -61,6 +61,6 @@ def test_every_event_is_passed_on() -> None:
     heard: list[Event] = []
     spent = Spent(heard.append, lambda: None)
     _request(spent, 1)
-    retrying = NodeRetrying(run_id=RUN, node_id=NODE, at=3.0, attempt=1, delay=0.0, error={})
+    retrying = NodeRetrying(run_id=RUN, node_id=NODE, at=3.0, attempt=1, delay_s=0.0, error={})
     spent(retrying)
     assert [type(event) for event in heard] == [RequestSent, RequestEnded, NodeRetrying]

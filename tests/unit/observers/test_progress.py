@@ -58,7 +58,7 @@ def test_what_goes_wrong() -> None:
     error = {"type": "ServerFailed", "message": "500:\nupstream \x1b[31mred"}
     assert told(
         run_started(resumed=True),
-        node_retrying("a", delay=1.2, error=error),
+        node_retrying("a", delay_s=1.2, error=error),
         fallback_taken("a", "gpt-4o"),
         node_ended("a", status=NodeStatus.FAILED, error=error),
         node_ended("b", done=2, status=NodeStatus.FAILED, error=error, tolerated=True),

@@ -163,7 +163,7 @@ def test_a_failed_attempt_is_told_before_the_next() -> None:
             files={"tools.py": "async def work(): raise ValueError('no')"},
         )
         await ready.scheduler.run()
-        return [(event.attempt, event.delay) for event in ready.events if isinstance(event, NodeRetrying)]
+        return [(event.attempt, event.delay_s) for event in ready.events if isinstance(event, NodeRetrying)]
 
     assert run_virtual(main()) == [(1, 1)]
 
