@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, delete, func, literal_column, null, select, up
 
 from flowllm.store import statements
 from flowllm.store.base import Owner
+from flowllm.store.connection import fetch
 from flowllm.store.records import run_of
 from flowllm.store.refusals import run_exists, run_not_found, run_owned
 from flowllm.store.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
@@ -106,11 +107,11 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
     }
 
     def action(connection: sqlite3.Connection) -> RunRecord:
-        found = connection.execute(_RUN, {"this": this}).fetchone()
-        if found is None:
+        found = fetch(connection, _RUN, {"this": this})
+        if not found:
             raise run_not_found(run_id)
-        row = RunRow(*found[1:])
-        run = run_of(row, seq=found[0], snapshot=row.snapshot)
+        row = RunRow(*found[0][1:])
+        run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
         _change(connection, _CLAIM, values)
         _forget_sent(connection, this)
         return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
@@ -224,14 +225,14 @@ def _change(connection: sqlite3.Connection, statement: str, values: Mapping[str,
 
 
 def _row(connection: sqlite3.Connection, this: Mapping[str, Any]) -> RunRow | None:
-    found = connection.execute(_ROW, this).fetchone()
-    return None if found is None else RunRow._make((*found[:_SNAPSHOT], "", *found[_SNAPSHOT:]))
+    found = fetch(connection, _ROW, this)
+    return RunRow._make((*found[0][:_SNAPSHOT], "", *found[0][_SNAPSHOT:])) if found else None
 
 
 def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
     """Of what was out when its owner died nobody knows what became."""
     sent = {"this": this, "sent": AttemptStatus.SENT.value}
-    for row in map(AttemptRow._make, connection.execute(_SENT, sent).fetchall()):
+    for row in map(AttemptRow._make, fetch(connection, _SENT, sent)):
         now = row._replace(status=AttemptStatus.UNKNOWN.value)
         whole = row.row_hash in {None, attempt_hash(row)}
         connection.execute(

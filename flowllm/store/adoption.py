@@ -130,7 +130,7 @@ class _Adoption:
         while content and (entry := self._connection.execute(_NEXT, these).fetchone()) is not None:
             these |= {"place": entry[0], "node": entry[1]}
             self._connection.execute(_USED, these)
-            row = NodeRow._make(self._connection.execute(_ROW, these).fetchone())
+            row = NodeRow._make(fetch(self._connection, _ROW, these)[0])
             if row.epoch < self._fence.epoch:  # else it was found at its place since
                 return row
         return None
@@ -156,10 +156,10 @@ class _Adoption:
         """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
         mended: the new item gets its name, and what may be within it is told from its own by the keys."""
         node = to_text(item_id(self._parent, place))
-        held = self._connection.execute(_ROW, {"run": self._these["run"], "node": node}).fetchone()
-        if held is None:
+        held = fetch(self._connection, _ROW, {"run": self._these["run"], "node": node})
+        if not held:
             return True
-        row = NodeRow._make(held)
+        row = NodeRow._make(held[0])
         if row.status != NodeStatus.FAILED.value or row.epoch >= self._fence.epoch:
             return False
         self._connection.execute(_TAKE, self._taking(self._taken(row, place)))
@@ -175,9 +175,9 @@ class _Adoption:
         }
 
     def _taken(self, row: NodeRow, place: int) -> NodeRow:
-        """The row in this sitting. Its hash goes along, but for that of a damaged one, which shall be found."""
+        """The row in this sitting, with its hash; a damaged one gets one that matches nothing, so that it is found."""
         now = row._replace(place=place, epoch=self._fence.epoch)
-        return now._replace(row_hash=node_hash(now)) if is_whole(row) else now
+        return now._replace(row_hash=node_hash(now) if is_whole(row) else "damaged")
 
 
 def _runs_of_places(items: Sequence[ItemKey]) -> Iterator[list[ItemKey]]:

@@ -202,7 +202,7 @@ class ChosenOutputs(_OnDisk):
 
     def _one(self, connection: sqlite3.Connection, slot: int) -> Json:
         name = item_id(self._parent, slot)
-        row = self._all(connection, _NAMED, node=to_text(name)).fetchone()
-        if row is None:
+        rows = fetch(connection, _NAMED, {**self._these, "node": to_text(name)})
+        if not rows:
             raise self._damaged(f"{name} is missing")
-        return self._output(NodeRow._make(row))
+        return self._output(NodeRow._make(rows[0]))

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
-from flowllm.store.connection import APPLICATION_ID, BUSY_TIMEOUT, RETRY, connect, peeking_mode
+from flowllm.store.connection import APPLICATION_ID, BUSY_TIMEOUT, RETRY, connect, decode, peeking_mode
 from flowllm.store.faults import RESTORE, code_of, explain
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ HEAD: Final = "0005"
 """The revision that this program reads and writes."""
 REVISIONS: Final = ("0001", "0002", "0003", "0004", HEAD)
 """All revisions that this program knows, oldest first."""
+LOOKED_THROUGH: Final = 8 * 2**20
+"""Bytes of a database up to which all of it is looked through whenever it is opened: a few hundredths of a second."""
 MAGIC: Final = b"SQLite format 3\0"
 
 
@@ -51,6 +53,7 @@ def inspect(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> SchemaStatus:
     it cannot be read.
     """
     deadline = time.monotonic() + busy_timeout
+    looked_twice = False
     while True:
         if _is_empty(path):
             return _status(path, None)
@@ -62,6 +65,12 @@ def inspect(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> SchemaStatus:
             # else: somebody may have opened it while it was read as a file that nobody has open
             if not waits and mode == peeking_mode(path):
                 raise explain(error, path) from error
+        except UnicodeDecodeError as error:  # the driver's words about a schema that is no text any more
+            raise DatabaseCorrupt(f"The schema of the database {path} is damaged.", hint=RESTORE) from error
+        except DatabaseCorrupt:
+            if looked_twice and mode == peeking_mode(path):
+                raise
+            looked_twice = True  # as above: what was just being written looks like damage
         time.sleep(RETRY)
 
 
@@ -105,7 +114,21 @@ def _status(path: Path, revision: str | None) -> SchemaStatus:
 
 def _peek(path: Path, mode: str) -> str | None:
     with closing(connect(path, mode=mode, busy_timeout=RETRY)) as connection:
-        return revision_of(connection, path)
+        connection.text_factory = decode
+        revision = revision_of(connection, path)
+        if revision is not None and path.stat().st_size <= LOOKED_THROUGH:
+            _look_through(connection, path)
+        return revision
+
+
+def _look_through(connection: sqlite3.Connection, path: Path) -> None:
+    """Hashes find what a row says wrongly; a damaged index hides the row. Raises DatabaseCorrupt, sqlite3.Error."""
+    told = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if told != "ok":
+        raise DatabaseCorrupt(
+            f"The database {path} is damaged: {told}.",
+            hint=f'{RESTORE}\nWhere an index alone is damaged, this mends it: sqlite3 {path} "REINDEX"',
+        )
 
 
 def _is_empty(path: Path) -> bool:
