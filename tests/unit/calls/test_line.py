@@ -214,7 +214,7 @@ def test_json_that_the_server_refused_is_asked_for_again() -> None:
     [
         (AttemptTimedOut("late"), AttemptStatus.UNKNOWN),
         (ConnectionFailed("reset", reason="reset"), AttemptStatus.UNKNOWN),
-        (ConnectionFailed("no TLS", reason="tls"), AttemptStatus.FAILED),
+        (ConnectionFailed("no answer", reason=""), AttemptStatus.FAILED),
         (TruncatedAnswer("cut before its first word"), AttemptStatus.FAILED),
         (RequestRejected("400", status=400), AttemptStatus.FAILED),
     ],
