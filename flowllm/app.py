@@ -222,10 +222,12 @@ class FlowLLM:
             rows = await open_again(
                 loaded, options, claimed, spool_path(self._file, run.run_id), self.store, anew=anew, stop=stop
             )
-        except UsageError:
+            before = await self.store.nodes(run.run_id)
+            if other or mended or budget:
+                await self._take(claimed, loaded, options, providers.redactor)
+        except BaseException:  # also when it is cancelled
             await self._give_back(claimed, run)
             raise
-        before = await self.store.nodes(run.run_id)
         sitting = self._sitting(
             workflow=loaded,
             steps=steps,
@@ -238,8 +240,6 @@ class FlowLLM:
             claims=claims,
         )
         notices = [*([] if file is not None else edited(run)), *(() if rows is None else rows.notices)]
-        if other or mended or budget:
-            await self._take(claimed, loaded, options, providers.redactor)
         await sitting.hold(
             stop=stop,
             before=before,

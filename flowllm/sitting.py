@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from flowllm.assembly import SIMULATED, local_backend
 from flowllm.calls.budget import Purse
 from flowllm.engine.scheduler import WINDOW, Scheduler
+from flowllm.engine.stop import StopSignal
 from flowllm.errors import StoreError
 from flowllm.events import Notice, RunEnded, RunStarted
 from flowllm.observers.base import Closable
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from flowllm.clock import Clock
     from flowllm.data.claims import Claims
     from flowllm.engine.scheduler import Ending, Over
-    from flowllm.engine.stop import StopSignal
     from flowllm.events import Event
     from flowllm.limits.limiter import Limiter
     from flowllm.observers.base import Observer
@@ -163,7 +163,9 @@ class Sitting:
         """
         self._begin(resumed=resumed, notices=notices)
         backend = local_backend(self._workflow, self._providers, self._flights, self._secrets)
-        try:
+        cancelled = StopSignal()
+
+        async def carry() -> None:
             self._providers.claim(self._limiter, holder=self._run.run_id, cap=self._options.max_concurrent)
             await self._remember_rates()
             scheduler = Scheduler(
@@ -185,8 +187,13 @@ class Sitting:
                 over=self._over(),
                 claims=self._claims,
             )
+            cancelled.listen(lambda _: None, scheduler.abort)
             with _relaxed_collection():
-                await _to_the_end(self._carry(scheduler), abort=scheduler.abort)
+                await self._carry(scheduler)
+
+        try:
+            # From here on the run is put on record, however early its caller goes
+            await _to_the_end(carry(), abort=cancelled.cancel)
         finally:
             await backend.close()
             self._limiter.withdraw(self._run.run_id)

@@ -74,16 +74,20 @@ class Reader:
             poolclass=AsyncAdaptedQueuePool,
             pool_size=CONNECTIONS,
             max_overflow=0,
+            pool_timeout=None,  # many may wait for a connection, and each gets one
             skip_autocommit_rollback=True,
         )
         event.listen(self._engine.sync_engine, "connect", _prepare)
         self._memo: dict[str, asyncio.Future[MemoRow | None]] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Task[Sequence[Any]]] = set()
 
     async def close(self) -> None:
         """Give back the connections."""
         if self._looking is not None:
             await self._looking
+        if self._reading:
+            await asyncio.wait(self._reading)
         await self._engine.dispose()
 
     # runs
@@ -321,9 +325,21 @@ class Reader:
     # the engine
 
     async def _all(self, query: Select[Any], values: dict[str, Any] | None = None) -> Sequence[Any]:
+        """The rows; a caller that is cancelled leaves the query to its end, as its connection is others' next."""
+        reading = start_task(self._read(query, values))
+        self._reading.add(reading)
+        reading.add_done_callback(self._has_read)
+        return await asyncio.shield(reading)
+
+    async def _read(self, query: Select[Any], values: dict[str, Any] | None) -> Sequence[Any]:
         async with self._connection() as connection:
             rows: Sequence[Any] = (await connection.execute(query, values)).all()
         return rows
+
+    def _has_read(self, reading: asyncio.Task[Sequence[Any]]) -> None:
+        self._reading.discard(reading)
+        if not reading.cancelled():
+            reading.exception()  # seen, also if its caller has gone
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
