@@ -15,11 +15,12 @@ from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, print_table
 from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
+from flowllm.errors import DatabaseCorrupt
 from flowllm.observers.stats import unknown
 from flowllm.observers.text import at_least, dollars, duration, plural
 from flowllm.result import timestamp
 from flowllm.store.base import Spend
-from flowllm.types import NodeStatus
+from flowllm.types import NodeStatus, RunId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +160,7 @@ def delete(ctx: click.Context, *, run_ids: Sequence[str], place: Place) -> None:
 
     async def work() -> str:
         async with open_app(place) as app:
-            found = [(await find_run(app.store, named)).run_id for named in run_ids]
+            found = [await _id_of(app.store, named) for named in run_ids]
             return _deleted(await app.delete(found), await space_given_back(app.store))
 
     say(wait_for(work()))
@@ -167,6 +168,14 @@ def delete(ctx: click.Context, *, run_ids: Sequence[str], place: Place) -> None:
 
 def _deleted(count: int, more: str = "") -> str:
     return f"deleted {plural(count, 'run')}{more}"
+
+
+async def _id_of(store: Store, named: str) -> RunId:
+    """Of a run that is to be deleted; a damaged one is known by its whole id alone."""
+    try:
+        return (await find_run(store, named)).run_id
+    except DatabaseCorrupt:
+        return RunId(named)
 
 
 def _inherited(ctx: click.Context, place: Place) -> Place:

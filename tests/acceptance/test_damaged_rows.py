@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.project import Project
+
 pytestmark = pytest.mark.anyio
 
 WORKFLOW = """
@@ -150,3 +152,21 @@ async def test_no_byte_of_the_file_can_be_another_unseen(kept: tuple[Path, RunId
         if other:
             unseen.append((place, [(base[name], found[name]) for name in other]))
     assert unseen == []
+
+
+def test_a_damaged_run_is_listed_refused_and_can_be_deleted(project: Project) -> None:
+    file = project.flow(inputs={"who": "Alice"}, steps={"a": {"value": "{{ inputs.who }}"}})
+    assert project.cli("run", file).code == 0
+    (run_id,) = project.run_ids()
+    with closing(sqlite3.connect(project.database)) as connection:
+        connection.execute("UPDATE runs SET inputs = replace(inputs, 'Alice', 'Alicf')")
+        connection.commit()
+    for command in ("show", "resume", "failed"):
+        outcome = project.cli(command, run_id)
+        assert outcome.code != 0, command
+        assert "damaged" in outcome.err
+        assert "Traceback" not in outcome.err
+    assert run_id in project.cli("runs", "--json").out or "damaged" in project.cli("runs").err
+    deleted = project.cli("runs", "delete", run_id)
+    assert deleted.code == 0, deleted.said
+    assert project.run_ids() == []
