@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,9 @@ async def _row(store: Store, run: RunRecord) -> Row:
     if total:
         steps, spend = total.pop("steps"), Spend(**total)
     else:  # it runs, its process is gone, or it is older than these sums
-        steps = len(step_kinds(await store.run(run.run_id)))
+        steps = 0
+        with suppress(DatabaseCorrupt):  # a damaged one is listed as failed
+            steps = len(step_kinds(await store.run(run.run_id)))
         spend = await store.spend(run.run_id)
     return Row(
         run=run,

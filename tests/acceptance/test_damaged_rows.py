@@ -166,7 +166,8 @@ def test_a_damaged_run_is_listed_refused_and_can_be_deleted(project: Project) ->
         assert outcome.code != 0, command
         assert "damaged" in outcome.err
         assert "Traceback" not in outcome.err
-    assert run_id in project.cli("runs", "--json").out or "damaged" in project.cli("runs").err
+    (row,) = project.json("runs")
+    assert (row["run_id"], row["status"]) == (run_id, "failed")
     deleted = project.cli("runs", "delete", run_id)
     assert deleted.code == 0, deleted.said
     assert project.run_ids() == []
