@@ -167,7 +167,7 @@ def mark_output(fence: Fence, offset: int) -> Unit:
     """How much of the output file is on disk."""
     return Unit(
         fences=(fence,),
-        action=_changes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
+        action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
     )
 
 

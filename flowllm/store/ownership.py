@@ -1,7 +1,8 @@
-"""Who has a run: a lock file per run, held with flock for as long as the owner lives.
+"""Who has a run: a file per run names the lock file of its owner, held with flock for as long as the owner lives.
 
-The kernel gives the lock back when the process ends, however it ends. The epoch in the database is the
-second line: should the file be deleted and the run taken over, the former owner's writes are refused there.
+The kernel gives the lock back when the process ends, however it ends. One lock file for all runs of an owner keeps the
+number of open files small however many runs go on at once. The epoch in the database is the second line: should a
+run's file be deleted and the run taken over, the former owner's writes are refused there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import fcntl
 import json
 import os
-from typing import TYPE_CHECKING, Final
+import secrets
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from flowllm.errors import StorageFailed
@@ -19,78 +21,134 @@ from flowllm.store.base import Owner
 from flowllm.store.refusals import run_owned
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from flowllm.types import RunId
 
-TRIES: Final = 10
+TRIES: Final = 250
 PAUSE: Final = 0.02
-"""Seconds between tries. Someone who only looks whether a lock is held has it for microseconds."""
+"""Seconds between tries. The folder is held for microseconds, while a run changes hands."""
 
 
 class Locks:
-    """The locks on runs of one database that this process holds."""
+    """The locks on runs of one database that this owner holds."""
 
     def __init__(self, database: Path) -> None:
         self._folder = database.with_name(f"{database.name}.locks")
-        self._held: dict[RunId, int] = {}
+        self._mine: set[RunId] = set()
+        self._name = ""
+        self._descriptor: int | None = None
 
     async def acquire(self, run_id: RunId, owner: Owner) -> None:
-        """Take a run's lock and write the owner into it. Raises RunOwned, StorageFailed."""
-        for attempt in range(TRIES):
-            if attempt:
+        """Become the owner of a run, and write that into its file. Raises RunOwned, StorageFailed."""
+        try:
+            for _ in range(TRIES):
+                if self._take(run_id, owner):
+                    return
                 await asyncio.sleep(PAUSE)  # waits for another process, so no clock of ours can pass it
-            try:
-                descriptor = self._try(run_id)
-            except OSError as error:
-                raise StorageFailed(
-                    f"The lock of run {run_id} in {self._folder} cannot be taken: {error.strerror}.",
-                    hint="Give this user write access to that folder, and check that the disk has space.",
-                ) from error
-            if descriptor is not None:
-                self.forget_lost(run_id)
-                self._held[run_id] = descriptor
-                _note(descriptor, owner)
-                return
-            if run_id in self._held:
-                break
-        raise run_owned(run_id, self._read(run_id))
+        except OSError as error:
+            raise StorageFailed(
+                f"The lock of run {run_id} in {self._folder} cannot be taken: {error.strerror}.",
+                hint="Give this user write access to that folder, and check that the disk has space.",
+            ) from error
+        raise StorageFailed(
+            f"The lock of run {run_id} in {self._folder} cannot be taken: another process holds the folder.",
+            hint="See which one that is with `lsof`, and end it if it is stuck.",
+        )
 
     def release(self, run_id: RunId) -> None:
-        """Give a lock back and remove its file; nothing happens if it is not held here."""
-        descriptor = self._held.pop(run_id, None)
-        if descriptor is None:
+        """Give a run back and remove its file; nothing happens if it is not held here."""
+        if run_id not in self._mine:
             return
         with contextlib.suppress(OSError):
-            if _same_file(descriptor, self._file(run_id)):
+            if self._is_mine(run_id):
                 self._file(run_id).unlink()
-        os.close(descriptor)
+        self._forget(run_id)
 
     def forget_lost(self, run_id: RunId) -> None:
-        """Let go of a lock whose file another owner has replaced; one that still holds stays."""
-        descriptor = self._held.get(run_id)
-        if descriptor is not None and not _same_file(descriptor, self._file(run_id)):
-            os.close(self._held.pop(run_id))
+        """Let go of a run whose file another owner has replaced; one that is still ours stays."""
+        if run_id in self._mine and not self._is_mine(run_id):
+            self._forget(run_id)
 
     def release_all(self) -> None:
-        """Give back every lock."""
-        for run_id in list(self._held):
+        """Give back every run."""
+        for run_id in list(self._mine):
             self.release(run_id)
 
     def held(self, run_id: RunId) -> bool:
-        """Whether any living process, this one included, holds that run's lock."""
-        if run_id in self._held:
+        """Whether any living owner, this one included, has that run."""
+        try:
+            return run_id in self._mine or self._is_alive(self._read(run_id).get("lock"))
+        except OSError:
+            return True  # nobody knows, so nobody takes it
+
+    def _take(self, run_id: RunId, owner: Owner) -> bool:
+        """Whether the run is ours now; False if the folder is not free. Raises RunOwned, OSError."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with _exclusive(self._folder) as free:
+            if not free:
+                return False
+            found = self._read(run_id)
+            if self._is_alive(found.get("lock")):
+                raise run_owned(run_id, _owner(found))
+            self._mine.add(run_id)
+            try:
+                self._open()
+                self._write(run_id, owner)
+            except BaseException:
+                self._forget(run_id)
+                raise
+        return True
+
+    def _open(self) -> None:
+        """Hold a lock file that nobody else can have."""
+        if self._descriptor is not None:
+            return
+        self._name = f".{os.getpid()}-{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._folder / self._name, flags, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _write(self, run_id: RunId, owner: Owner) -> None:
+        content = {"pid": owner.pid, "host": owner.host, "since": owner.since, "lock": self._name}
+        new = self._folder / f"{self._name}.new"
+        try:
+            new.touch(mode=0o600)
+            new.write_text(json.dumps(content))
+            new.replace(self._file(run_id))
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+
+    def _forget(self, run_id: RunId) -> None:
+        self._mine.discard(run_id)
+        if self._mine or self._descriptor is None:
+            return
+        with contextlib.suppress(OSError):
+            (self._folder / self._name).unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def _is_mine(self, run_id: RunId) -> bool:
+        return self._read(run_id).get("lock") == self._name
+
+    def _is_alive(self, name: object) -> bool:
+        """Whether somebody holds that lock file; one that nobody holds is removed. Raises OSError."""
+        if not isinstance(name, str) or not name.startswith(".") or "/" in name:
+            return False
+        if self._descriptor is not None and name == self._name:
             return True
         try:
-            descriptor = os.open(self._file(run_id), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink()
         except BlockingIOError:
             return True
-        except OSError:
-            return False
         finally:
             os.close(descriptor)
         return False
@@ -98,44 +156,34 @@ class Locks:
     def _file(self, run_id: RunId) -> Path:
         return self._folder / quote(run_id, safe="", errors="surrogatepass").replace(".", "%2E")
 
-    def _try(self, run_id: RunId) -> int | None:
-        """A descriptor that holds the lock on the file that is there now, None if another has it."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        path = self._file(run_id)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _same_file(descriptor, path):
-                    return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)  # its last owner removed the file before we had it: look again
-
-    def _read(self, run_id: RunId) -> Owner | None:
+    def _read(self, run_id: RunId) -> dict[str, Any]:
         try:
             content = json.loads(self._file(run_id).read_text())
-            return Owner(pid=int(content["pid"]), host=str(content["host"]), since=float(content["since"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
-def _note(descriptor: int, owner: Owner) -> None:
-    """For people and for RunOwned; the lock itself does not depend on it."""
-    content = json.dumps({"pid": owner.pid, "host": owner.host, "since": owner.since})
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, content.encode(), 0)
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    mine = os.fstat(descriptor)
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[bool]:
+    """Whether nobody else changes what is in the folder meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = path.stat()
-    except FileNotFoundError:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+    return True
+
+
+def _owner(content: dict[str, Any]) -> Owner | None:
+    try:
+        return Owner(pid=int(content["pid"]), host=str(content["host"]), since=float(content["since"]))
+    except (ValueError, TypeError, KeyError):
+        return None

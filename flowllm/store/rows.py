@@ -240,7 +240,8 @@ def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any
     return attrgetter(*(name for name in fields if name not in without))
 
 
-_OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash")
+# A damaged status is no status; where the output file ends is checked against its lines.
+_OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset")
 _OF_NODE: Final = _hashed(NodeRow._fields, "output", "row_hash")
 _OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
 _OF_MEMO: Final = _hashed(MemoRow._fields, "content_hash")

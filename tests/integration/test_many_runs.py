@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flowllm import FlowLLM
 from flowllm.types import RunStatus
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MANY = 60
 WORKFLOW = """
@@ -26,6 +23,8 @@ def test_those_that_are_cancelled_harm_no_others_and_are_given_back(tmp_path: Pa
     file.write_text(WORKFLOW)
     draw = random.Random(7)
 
+    before = sum(1 for _ in Path("/dev/fd").iterdir())
+
     async def main() -> None:
         async with FlowLLM(database=tmp_path / "runs.db") as app:
             runs = [asyncio.create_task(app.run(file, inputs={"n": str(n)})) for n in range(MANY)]
@@ -33,6 +32,11 @@ def test_those_that_are_cancelled_harm_no_others_and_are_given_back(tmp_path: Pa
                 for _ in range(draw.randrange(12)):  # some are being claimed, some have begun
                     await asyncio.sleep(0)
                 run.cancel()
+            open_files = 0
+            while not all(run.done() for run in runs):
+                open_files = max(open_files, sum(1 for _ in Path("/dev/fd").iterdir()))
+                await asyncio.wait(runs, timeout=0.02)
+            assert open_files < before + MANY // 2
             outcomes = await asyncio.gather(*runs, return_exceptions=True)
             assert {getattr(outcome, "status", None) for outcome in outcomes[1::2]} == {RunStatus.SUCCEEDED}
             assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[::2])

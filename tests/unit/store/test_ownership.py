@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import TYPE_CHECKING
+import resource
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +12,12 @@ from flowllm.store.ownership import Locks
 from flowllm.types import RunId
 from tests.support.records import ME, OTHER
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 pytestmark = pytest.mark.anyio
 RUN = RunId("r1")
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 @pytest.fixture
@@ -70,32 +73,58 @@ async def test_a_lock_whose_file_was_taken_away_leaves_the_new_owners_alone(
     assert Locks(tmp_path / "x.db").held(RUN)
 
 
-async def test_a_look_at_a_lock_does_not_refuse_a_claim(locks: Locks, tmp_path: Path) -> None:
+async def test_a_claim_waits_while_another_run_changes_hands(locks: Locks, tmp_path: Path) -> None:
     import fcntl
 
     (tmp_path / "x.db.locks").mkdir()
-    looker = os.open(tmp_path / "x.db.locks" / "r1", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(looker, fcntl.LOCK_SH)
-    original = locks._try
-    tries = 0
+    other = os.open(tmp_path / "x.db.locks", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    claim = asyncio.ensure_future(locks.acquire(RUN, ME))
+    await asyncio.sleep(0)
+    assert not claim.done()
+    os.close(other)
+    await claim
+    assert locks.held(RUN)
 
-    def counting(run_id: RunId) -> int | None:
-        nonlocal tries
-        tries += 1
-        if tries == 3:
-            os.close(looker)
-        return original(run_id)
 
-    locks._try = counting
+async def test_one_file_is_open_for_all_runs(locks: Locks, tmp_path: Path) -> None:
+    before = open_files()
+    for number in range(100):
+        await locks.acquire(RunId(f"r{number}"), ME)
+    assert open_files() == before + 1
+    locks.release_all()
+    assert open_files() == before
+    assert list((tmp_path / "x.db.locks").iterdir()) == []
+
+
+async def test_what_a_killed_owner_left_is_taken_over_and_removed(locks: Locks, tmp_path: Path) -> None:
+    killed = Locks(tmp_path / "x.db")
+    await killed.acquire(RUN, OTHER)
+    os.close(killed._descriptor or 0)
+    assert not locks.held(RUN)
     await locks.acquire(RUN, ME)
-    assert tries == 3
+    locks.release(RUN)
+    assert list((tmp_path / "x.db.locks").iterdir()) == []
+
+
+async def test_without_room_for_another_open_file_nobody_takes_a_run(locks: Locks, tmp_path: Path) -> None:
+    await locks.acquire(RUN, ME)
+    outside = Locks(tmp_path / "x.db")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() - 1, limits[1]))
+    try:
+        assert outside.held(RUN)
+        with pytest.raises(StorageFailed, match="Too many open files"):
+            await outside.acquire(RUN, OTHER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("run_id", ["../../etc", ".", "..", "a/b", "\ud800", "a b"])
 async def test_no_id_leaves_the_folder(run_id: str, tmp_path: Path) -> None:
     locks = Locks(tmp_path / "x.db")
     await locks.acquire(RunId(run_id), ME)
-    assert len(list((tmp_path / "x.db.locks").iterdir())) == 1
+    assert len(list((tmp_path / "x.db.locks").iterdir())) == 2  # and the lock file of the owner
     assert [path.name for path in tmp_path.iterdir()] == ["x.db.locks"]
     locks.release_all()
 
