@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 _BLANKS: Final = " \t\r\n\ufeff"
-_NAMES: Final = "think|thinking|thought|reasoning"
-_OPENING: Final = re.compile(rf"<(?P<name>{_NAMES})>", re.IGNORECASE)
-_CLOSING: Final = re.compile(rf"</(?:{_NAMES})>", re.IGNORECASE)
-_CLOSING_LINE: Final = re.compile(rf"^[ \t]*</(?:{_NAMES})>[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_NAMES: Final = "think|thinking|thought|reasoning|seed:think"
+_OPENING: Final = re.compile(rf"[{_BLANKS}]*(?:<(?P<name>{_NAMES})>|\[think\]|◁think▷)", re.IGNORECASE)
+_END: Final = rf"(?:</(?:{_NAMES})>|\[/think\]|◁/think▷)"
+_CLOSING: Final = re.compile(_END, re.IGNORECASE)
+_CLOSING_LINE: Final = re.compile(rf"^[ \t]*{_END}[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_FINAL: Final = re.compile(r"<\|channel\|>final[^<]{0,60}<\|message\|>")
+_CHANNEL: Final = re.compile(rf"[{_BLANKS}]*<\|(?:channel|start)\|>")
 _BEGIN: Final = re.compile(r"[\[{]")
 _FENCE: Final = "```"
 _MOST_STARTS: Final = 1000
@@ -25,19 +28,29 @@ _MOST_STARTS: Final = 1000
 
 
 def without_reasoning(text: str) -> str:
-    """The text behind the block of reasoning that it begins with: `<think>…</think>`, or all up to a `</think>` that
-    stands on a line of its own where nothing opened it, as templates that give the model the opening tag make it.
+    """The text behind the blocks of reasoning that it begins with: `<think>…</think>`, or all up to a `</think>` that
+    stands on a line of its own where nothing opened it, as templates that give the model the opening tag make it; of
+    the channels of gpt-oss the final one.
 
     A block that is not closed is left as it is: nobody knows where the answer begins.
     """
-    opening = _OPENING.match(text.lstrip(_BLANKS))
-    if opening is not None:
-        end = re.compile(rf"</{opening['name']}>", re.IGNORECASE).search(text)
-    else:
-        end = _CLOSING_LINE.search(text)
-        if end is not None and _OPENING.search(text, 0, end.start()):
-            return text
-    return text if end is None else text[end.end() :].lstrip(_BLANKS)
+    if _CHANNEL.match(text):
+        *before, final = _FINAL.split(text)
+        return final.removesuffix("<|return|>").strip(_BLANKS) if before else text
+    at = 0
+    while (opening := _OPENING.match(text, at)) is not None and (end := _closed(opening, text)):
+        at = end
+    if not at and opening is None:
+        last = _CLOSING_LINE.search(text)
+        at = last.end() if last is not None and not _OPENING.search(text, 0, last.start()) else 0
+    return text[at:].lstrip(_BLANKS) if at else text
+
+
+def _closed(opening: re.Match[str], text: str) -> int:
+    """Where the block that begins there is closed; 0: nowhere."""
+    name = opening["name"]
+    end = (re.compile(f"</{name}>", re.IGNORECASE) if name else _CLOSING).search(text, opening.end())
+    return 0 if end is None else end.end()
 
 
 def json_in(text: str, *, fits: Callable[[Json], bool]) -> Json:

@@ -24,8 +24,13 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
     (End.DONE, ("complete", "eos", "eos_token", "stop_token", "end"), "Cohere, Together and TGI"),
     (
         End.DONE,
-        ("finished", "done", "finish", "endoftext", "im_end", "eot", "normal"),
+        ("finished", "done", "finish", "endoftext", "im_end", "eot", "eot_id", "</s>", "normal"),
         "servers for local models",
+    ),
+    (
+        End.DONE,
+        ("eosFound", "stopStringFound", "stop_str", "reason_stop", "finish_reason_stop"),
+        "LM Studio; xAI's and Google's enumerations",
     ),
     (End.CUT, ("length", "max_output_tokens", "incomplete"), "OpenAI, Chat Completions and Responses"),
     (End.CUT, ("max_tokens", "model_context_window_exceeded"), "Anthropic; Gemini (MAX_TOKENS); Cohere"),
@@ -40,6 +45,22 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
         ("length_limit", "limit", "time_limit", "truncated", "context_window_exceeded"),
         "watsonx; Zhipu",
     ),
+    (
+        End.CUT,
+        (
+            "maxPredictedTokensReached",
+            "contextLengthReached",
+            "max_completion_tokens",
+            "max_output",
+            "max_time",
+        ),
+        "LM Studio; MiniMax; gateways",
+    ),
+    (
+        End.CUT,
+        ("reason_max_len", "reason_max_context", "reason_time_limit", "finish_reason_max_tokens"),
+        "xAI's and Google's enumerations",
+    ),
     (End.FILTERED, ("content_filter", "content_filtered", "filtered"), "OpenAI; Azure; Bedrock"),
     (
         End.FILTERED,
@@ -52,6 +73,8 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
             "image_safety",
             "language",
             "image_recitation",
+            "image_prohibited_content",
+            "model_armor",
         ),
         "Gemini, FinishReason, alone and after `content_filter: `",
     ),
@@ -60,6 +83,11 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
         End.FILTERED,
         ("guardrail_intervened", "guardrails", "error_toxic", "content_moderation", "moderation"),
         "Bedrock; Cohere",
+    ),
+    (
+        End.FILTERED,
+        ("blocked", "content_policy", "content_policy_violation", "data_inspection_failed"),
+        "gateways; Alibaba",
     ),
     (End.FILTERED, ("refusal",), "Anthropic, stop_reason"),
     (End.TOOLS, ("tool_calls", "function_call"), "OpenAI, Chat Completions"),
@@ -79,6 +107,17 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
         End.ABORTED,
         ("network_error", "server_error", "timeout", "error_limit", "user_cancel"),
         "Zhipu; Cohere; gateways",
+    ),
+    (
+        End.ABORTED,
+        ("internal_error", "unknown_error", "upstream_error", "overloaded_error", "interrupted"),
+        "gateways",
+    ),
+    (End.ABORTED, ("userStopped", "modelUnloaded", "load", "unload"), "LM Studio and Ollama"),
+    (
+        End.ABORTED,
+        ("malformed_model_output", "missing_thought_signature", "too_many_tool_calls"),
+        "Bedrock; Gemini",
     ),
     (
         End.ABORTED,

@@ -41,7 +41,8 @@ _MONEY = (
             "insufficient_quota billing_hard_limit_reached billing_not_active credit_exhausted "
             "exceeded_current_quota_error insufficient_balance not_enough_balance arrearage "
             "insufficient_credits account_overdue_error allocation_quota.free_tier_only "
-            "insufficient_user_quota payment_required budget_exceeded base_resp_1008"
+            "insufficient_user_quota payment_required budget_exceeded base_resp_1008 spend_limit_reached billing_disabled "
+            "pre_consume_token_quota_failed"
         ),
         example=(429, _error("You exceeded your current quota.", "insufficient_quota", "insufficient_quota")),
         source="OpenAI, error codes; Alibaba Model Studio, error codes; Volcengine Ark, error codes; new-api",
@@ -54,7 +55,10 @@ _MONEY = (
                 r"(balance|credits?|funds)\b[\w ]{0,40}\b(insufficient|too low|not enough|depleted|exhausted|overdue"
                 r"|negative|run out)"
             ),
-            r"(no|any|out of|add|purchase|buy|requires?) (more |available |remaining |any |sufficient )?(credits|funds)\b",
+            (
+                r"(no|any|out of|add|purchase|buy|requires?) "
+                r"(more |available |remaining |any |sufficient |free |prepaid )?(credits|funds)\b"
+            ),
             r"used (all|up)[\w ]{0,20} credits",
             r"exceeded[\w ]{0,30}\b(included )?credits",
             r"credit (limit|balance)[\w ]{0,20} (exceeded|reached)",
@@ -76,19 +80,21 @@ _MONEY = (
             r"欠费",
             r"余额不足",
             r"充值",
-            r"payment required",
+            r"额度(不足|已用尽)|quota is not enough",
+            r"payment required|invalid_payment_instrument|valid payment (instrument|method)|payment method is required",
+            r"\b(trial|subscription|free credits)\b[\w ]{0,20} (ended|expired)\b|no active subscription",
             r"past invoices",
         ),
         example=(
             429,
             _error("Your account is suspended, please recharge your account"),
         ),
-        source="Moonshot, 429; Zhipu, code 1113; Alibaba, Arrearage; Fireworks, 412",
+        source="Moonshot, 429; Zhipu, code 1113; Alibaba, Arrearage; Fireworks, 412; Bedrock; new-api, 403",
     ),
     Row(
         meaning=Meaning.NO_MONEY,
         phrases=(
-            r"spend(ing)? (limit|cap)|monthly (quota|limit|budget)|budget (has been )?exceeded|api usage limits?\b",
+            r"spend(ing)? (limit|cap)|monthly (quota|limit|budget)|budget (has been )?exceeded|max budget|api usage limits?\b",
             r"billing (hard )?limit|hard limit reached|billing (is )?not active|billing to be enabled|enable billing",
             r"key limit exceeded",
             r"\d (api )?calls ?/ ?month",
@@ -135,7 +141,8 @@ _FILTERED = (
             "content_filter content_filtered ResponsibleAIPolicyViolation content_policy_violation "
             "data_inspection_failed moderation_blocked prohibited_content content_violation "
             "SensitiveContentDetected InputTextSensitiveContentDetected OutputTextSensitiveContentDetected "
-            "base_resp_1026 base_resp_1027 ContentPolicyViolationError flagged_input image_content_policy_violation"
+            "base_resp_1026 base_resp_1027 ContentPolicyViolationError flagged_input image_content_policy_violation "
+            "hooks_failed"
         ),
         example=(
             400,
@@ -157,8 +164,11 @@ _FILTERED = (
             r"content exists risk|considered high risk|inappropriate content|prohibited content",
             r"(sensitive|unsafe|harmful) (content|information|word)|敏感|不安全",
             r"violat\w+[\w ]{0,60}(polic|guideline)|against[\w ]{0,40}(usage|content|safety) (polic|guideline)",
-            r"blocked\b[\w :]{0,30}\b(safety|guardrail|moderation)|content moderation|flagged by moderation|(text|content) risk",
-            r"safety (system|filter|check|setting)|guardrail polic",
+            (
+                r"(blocked|rejected)\b[\w :]{0,30}\b(safety|guardrails?|llama guard|moderation)\b"
+                r"|content moderation|flagged by moderation|(text|content) risk"
+            ),
+            r"safety (system|filter|check|setting)|guardrail (polic|check)|contentpolicyviolation",
             r"new_sensitive",
         ),
         example=(400, _error("Content Exists Risk", "invalid_request_error", "invalid_request_error")),
@@ -166,9 +176,9 @@ _FILTERED = (
     ),
     Row(
         meaning=Meaning.FILTERED,
-        statuses={451},
+        statuses={446, 451},
         example=(451, {"message": "Unavailable For Legal Reasons"}),
-        source="SiliconFlow, 451",
+        source="SiliconFlow, 451; Portkey's guardrails, 446",
     ),
 )
 
@@ -203,11 +213,14 @@ _TOO_LARGE = (
         meaning=Meaning.TOO_LARGE,
         phrases=(
             r"(maximum|max|available|model'?s) (context|prompt|input) (length|size|window|tokens)",
-            r"context (length|window|size)[\w ]{0,30}(exceed|limit|too)|exceeds?[\w ]{0,40}context (length|window|size)",
+            r"context (length|window|size)[\w ]{0,30}(exceed|limit|too)|exceeds?[\w ]{0,40}context\b",
+            r"(greater|longer|larger) than the (model'?s )?(maximum |max )?(context|model) length|tokens when context",
+            r"(input|prompt|text)( length \d+| length)? exceeds (the )?(model'?s )?(maximum|max) length|model token limit",
+            r"less than max_seq_len|max message tokens|context ?window ?exceeded|expected maxlength",
             r"(prompt|input|request)[\w ()]{0,40} (is |are )?too (long|large)",
             r"reduce the length of (the|your) (messages|prompt|input)",
             r"(token count|tokens)[\w ()]{0,40} exceeds? the (model'?s )?(maximum|max|limit)|超长",
-            r"too many (input |prompt |total )?tokens\b(?! (per|a) )",
+            r"too many (input |prompt |total )?tokens\b(?! (per|a|processed)\b|[,.] (please )?(wait|try))",
             r"tokens.{0,40}must be <=|must have (less|fewer) than \d+ tokens|range of input length should be",
         ),
         statuses=_REFUSALS | {413, 429, 500},
@@ -221,7 +234,7 @@ _TOO_LARGE = (
                 }
             },
         ),
-        source="llama.cpp server, 500; Anthropic; Gemini; Mistral; vLLM; TGI, 422; Alibaba; Groq",
+        source="llama.cpp server, 500; Anthropic; Gemini; Mistral; vLLM; TGI, 422; Alibaba; Groq; Moonshot; LM Studio",
     ),
     Row(
         meaning=Meaning.TOO_LARGE,
@@ -255,17 +268,18 @@ _NO_MODEL = (
         statuses=_REFUSALS,
         phrases=(
             (
-                rf"\b(models?|deployment)\b[:/]?\s?({_NAME} )?(for this resource )?(is |was |has been |has |does |could )?"
-                r"(currently |since )?(not found|not exist|not be found|doesn'?t exist|no longer|decommissioned|deprecated"
-                r"|removed|retired|disabled|not (available|supported|accessible|loaded)|unavailable|sunset|discontinued|reached its end of life"
-                r"|not a valid model)"
+                rf"\b(models?|deployment)\b[:/]?\s?({_NAME} )?(for this resource )?(version )?(is |was |has been |has |does |could )?"
+                r"(currently |since )?(not found|not exist|not be found|can.?t be found|couldn.t be found|doesn'?t exist|no longer|decommissioned|deprecated"
+                r"|removed|retired|disabled|not (available|supported|accessible|loaded)|unavailable|sunset|discontinued|reached (its end of|the end of its) life"
+                r"|not a valid model|shut down)"
             ),
             r"\b(invalid|unknown|unavailable|unrecognized|no such|not a valid|unsupported) model\b",
             r"(access|unable to access|permission) (to )?(the |this |non-serverless )?model\b",
             r"(allowed|permitted|verified|authorized) to (use|access) (the |this )?model\b",
             r"no (endpoints|allowed providers)[\w ]{0,20} (found|available|are available)",
             r"model identifier is invalid|resolve the foundation model|not a chat model|does not work with the specified model",
-            r"^model: |模型不存在|failed to load model",
+            r"^model: |模型不存在|failed to load model|n.?t find (the |a )?model\b|function .{1,80}: not found for account",
+            r"with on-demand throughput isn.t supported",
         ),
         example=(400, _error("Model Not Exist", "invalid_request_error", "invalid_request_error")),
         source="DeepSeek, 400; vLLM, Ollama and LM Studio, 404; Gemini, 404; Anthropic, 404; OpenRouter; NVIDIA, 410; Bedrock",
@@ -296,10 +310,14 @@ _BY_CODE = (
         meaning=Meaning.NO_ENTRY,
         codes=(
             "invalid_api_key API_KEY_INVALID authentication_error permission_error unauthenticated "
-            "invalid_authentication_error access_token_expired base_resp_1004 base_resp_2049"
+            "invalid_authentication_error access_token_expired base_resp_1004 base_resp_2049 "
+            "organization_restricted account_deactivated"
         ),
         phrases=(
-            r"api[ _-]?key (not valid|is invalid|is missing|not found|expired)|invalid (api[ _-]?key|token)|no api key|authentication failed",
+            (
+                r"api[ _-]?key (not valid|is invalid|is missing|not found|expired)|(invalid|incorrect|wrong) api[ _-]?key"
+                r"|invalid token|no api key|authentication failed"
+            ),
         ),
         statuses={400, 401, 403},
         example=(
@@ -321,7 +339,7 @@ _BY_CODE = (
             "rate_limit_exceeded rate_limit_error too_many_requests slow_down ThrottlingException "
             "user_rate_limit_exceeded rate_limit_reached throttled RateLimitReached limit_requests "
             "limit_burst_rate Throttling.RateQuota Throttling.AllocationQuota EngineOverloaded "
-            "base_resp_1002 base_resp_1039 base_resp_1041 base_resp_2056"
+            "base_resp_1002 base_resp_1039 base_resp_1041 base_resp_2056 token_quota_exceeded request_quota_exceeded"
         ),
         statuses={400, 403, 429},
         example=(

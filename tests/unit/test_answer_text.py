@@ -28,6 +28,11 @@ def found(text: str) -> object:
         f"{GOOD}{GOOD}",
         f'{GOOD} or {{ "a" : 1 }}',
         f"<think>x</think>```\n{GOOD}```",
+        f'<think>x</think>\n<think>Is it {{"a": 2}}?</think>{GOOD}',
+        f'[THINK]Is it {{"a": 2}}?[/THINK]{GOOD}',
+        f'◁think▷Is it {{"a": 2}}?◁/think▷{GOOD}',
+        f'<seed:think>Is it {{"a": 2}}?</seed:think>{GOOD}',
+        f'<|channel|>analysis<|message|>{{"a": 2}}?<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}<|return|>',
     ],
 )
 def test_one_json_value_is_found_whatever_stands_around_it(text: str) -> None:
@@ -70,6 +75,9 @@ def test_what_is_cut_or_several_is_none(text: str, why: str) -> None:
         (" <THINK>\nhm\n</THINK>Paris.", "Paris."),
         ("hm\n</think>\nParis.", "Paris."),
         ("<think>hm</think>", ""),
+        ("<think>hm</think><think>ha</think> Paris.", "Paris."),
+        ("<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>Paris.", "Paris."),
+        ("<|channel|>analysis<|message|>hm", "<|channel|>analysis<|message|>hm"),
         ("<think>hm, Paris.", "<think>hm, Paris."),
         ("Close it with </think> at last.", "Close it with </think> at last."),
         ("Write <think>\nx\n</think>\nfirst.", "Write <think>\nx\n</think>\nfirst."),
