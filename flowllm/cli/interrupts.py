@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+from typing import Any
 
 
 def handle_once(number: int, handler: int | None = None) -> int | None:
@@ -13,12 +14,26 @@ def handle_once(number: int, handler: int | None = None) -> int | None:
     no handler. Gives the address of Python's handler, to be passed in when it is set again; None on systems that have
     no such call, where nothing was changed.
     """
+    put = _put()
+    if put is None:
+        return None
+    address: int | None = put(number, None) if handler is None else handler
+    put(number, address)
+    signal.siginterrupt(number, False)  # as asyncio does: system calls of others go on
+    return address
+
+
+def leave_to_system(number: int) -> None:
+    """Have the next such signal end the process, where the system has the call for it; from any thread."""
+    put = _put()
+    if put is not None:
+        put(number, None)
+
+
+def _put() -> Any:
     try:
         put = ctypes.CDLL(None).sysv_signal
     except (OSError, AttributeError):
         return None
     put.argtypes, put.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-    address: int | None = put(number, None) if handler is None else handler
-    put(number, address)
-    signal.siginterrupt(number, False)  # as asyncio does: system calls of others go on
-    return address
+    return put

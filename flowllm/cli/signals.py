@@ -1,8 +1,9 @@
 """Ctrl-C, SIGTERM and SIGHUP while a run goes on: the first asks it to stop, the second cancels, the third kills.
 
-None of them needs a loop that turns, nor Python at all. A thread hears them. `interrupts.py` has the system end the
-process where that thread cannot run, as beside a regular expression that never comes back; and from the first signal on
-a guard, a process of its own, ends this one if the second has not done so soon.
+None of them needs a loop that turns, nor Python at all. A thread hears them, and after the second ends the process once
+its loop answers no more. `interrupts.py` has the system end the process where that thread cannot run, as beside a
+regular expression that never comes back; and from the first signal on there is a guard, a process of its own, which
+ends this one if nothing in it has after the second.
 """
 
 from __future__ import annotations
@@ -16,34 +17,48 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from flowllm.cli.interrupts import handle_once
+from flowllm.cli.interrupts import handle_once, leave_to_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowllm.engine.stop import StopSignal
 
-PATIENCE: Final = 1.5
-"""Seconds that what is cancelled may take to put itself on record before the process ends as it is."""
+BEAT: Final = 0.25
+"""Seconds in which a loop that turns answers."""
+MISSED: Final = 6
+"""Beats in a row without an answer after which the loop is taken to stand still. A machine that stops and starts
+again, or gives this process no time for a while, costs one beat only."""
+LONGEST: Final = 20
+"""Beats after which a loop that turns, but does not get done, is waited for no more."""
 _REASONS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _GUARD: Final = """
 import os, socket, sys, time
-parent, patience, watched = int(sys.argv[1]), float(sys.argv[2]), {int(number) for number in sys.argv[3:]}
+parent, beat, missed, watched = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), set(map(int, sys.argv[4:]))
 ear = socket.socket(fileno=0)
-while os.getppid() == parent:
+found = []
+while os.getppid() == parent and not found:
     came = ear.recv(64, socket.MSG_PEEK)
+    if not came:
+        sys.exit()
     found = [number for number in came if number in watched]
-    if found:
-        time.sleep(patience)
-        for number in (found[0], 9):
-            if os.getppid() == parent:
-                os.kill(parent, number)
-                time.sleep(0.1)
-    if found or not came:
-        break
-    time.sleep(0.05)
+    time.sleep(0 if found else 0.05)
+ear.settimeout(beat)
+silent = 0
+while os.getppid() == parent and silent <= missed:
+    try:
+        if not ear.recv(64):
+            sys.exit()
+        silent = 0
+    except TimeoutError:
+        silent += 1
+for number in (*found[:1], 9):
+    if os.getppid() == parent:
+        os.kill(parent, number)
+        time.sleep(0.1)
 """
-"""Waits for a second signal, which the thread leaves where it is, or for the end of the run."""
+"""Waits for a second signal, which the thread leaves where it is; from there on for the beats of the loop, and longer
+than the thread does."""
 
 
 class StopOnSignals:
@@ -54,6 +69,8 @@ class StopOnSignals:
         self._say = say
         self._before: dict[int, Any] = {}
         self._handlers: dict[int, int | None] = {}
+        self._guard: int | None = None
+        self._over = threading.Event()
         self.received: int | None = None
         """The number of the first signal that came."""
 
@@ -67,7 +84,8 @@ class StopOnSignals:
                 continue  # nohup: the run is to outlive its terminal
             self._before[watched] = signal.signal(watched, _noted)
             self._handlers[watched] = handle_once(watched)
-        threading.Thread(target=self._hear, args=(ear,), name="flowllm-signals", daemon=True).start()
+        self._thread = threading.Thread(target=self._hear, args=(ear,), name="flowllm-signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -75,15 +93,20 @@ class StopOnSignals:
             signal.signal(watched, handler)
         handle_once(signal.SIGINT)
         signal.set_wakeup_fd(self._wakeup)
+        self._over.set()
         self._mouth.close()
+        self._thread.join()
+        if self._guard is not None:  # it ends by itself too; so that nobody need reap it
+            os.kill(self._guard, signal.SIGKILL)
+            os.waitpid(self._guard, 0)
 
     def _hear(self, ear: socket.socket) -> None:
-        """In a thread, until the second signal, or the end of the run."""
+        """In a thread, until the end of the run."""
         with ear:
             while came := ear.recv(1, socket.MSG_PEEK):
                 number = came[0]
                 if number in self._before and self.received is not None:
-                    self._on_loop(self._cancel)
+                    self._second()  # and the guard hears it
                     return
                 ear.recv(1)
                 if number in self._before:
@@ -91,9 +114,32 @@ class StopOnSignals:
 
     def _first(self, number: signal.Signals, ear: socket.socket) -> None:
         self.received = number
-        if _guarded(ear, self._before):  # else the system's handling stays
-            handle_once(number, self._handlers[number])
+        handle_once(number, self._handlers[number])  # at once: a hasty second one is to be heard, too
+        self._guard = _guarded(ear, self._before)
+        if self._guard is None:
+            leave_to_system(number)
         self._on_loop(lambda: self._stop.request(_REASONS[number]))
+
+    def _second(self) -> None:
+        """Cancel; end the process as it is when the loop stands still, or does not get done."""
+        for number in self._before:
+            leave_to_system(number)
+        self._on_loop(self._cancel)
+        turned, missed = threading.Event(), 0
+        for _ in range(LONGEST):
+            self._on_loop(lambda: self._beat(turned))
+            if self._over.wait(BEAT):
+                return
+            missed = 0 if turned.is_set() else missed + 1
+            turned.clear()
+            if missed == MISSED:
+                break
+        os._exit(self.exit_code())
+
+    def _beat(self, turned: threading.Event) -> None:
+        turned.set()
+        with contextlib.suppress(OSError):  # nobody reads it: there is no guard
+            self._mouth.send(b"\0")
 
     def _on_loop(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # it is closed: the run is over
@@ -112,14 +158,14 @@ def _noted(_number: int, _frame: object) -> None:
     """It is with the thread already."""
 
 
-def _guarded(ear: socket.socket, watched: dict[int, Any]) -> bool:
-    """Start the guard, out of reach of the terminal's keys; whether it could be."""
-    words = [sys.executable, "-ISc", _GUARD, str(os.getpid()), str(PATIENCE), *map(str, map(int, watched))]
+def _guarded(ear: socket.socket, watched: dict[int, Any]) -> int | None:
+    """Start the guard, out of reach of the terminal's keys; its process, if it could be."""
+    numbers = (os.getpid(), BEAT, MISSED, *map(int, watched))
     try:
         # not on this process's output: who reads that to its end would wait for the guard too
         silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
         streams = [(os.POSIX_SPAWN_DUP2, ear.fileno(), 0), *silent]
-        os.posix_spawn(sys.executable, words, os.environ, file_actions=streams, setpgroup=0)
+        words = [sys.executable, "-ISc", _GUARD, *map(str, numbers)]
+        return os.posix_spawn(sys.executable, words, os.environ, file_actions=streams, setpgroup=0)
     except OSError:
-        return False
-    return True
+        return None

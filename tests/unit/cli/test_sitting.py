@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pytest
 from click.testing import CliRunner, Result
 
+from flowllm.cli import signals
 from flowllm.cli.main import cli
 from flowllm.errors import RunOwned
 from flowllm.result import EMPTY_STATS, RunOptions, RunResult
@@ -258,7 +259,7 @@ def test_notices_are_told_even_when_quiet(app: type[PlayedApp]) -> None:
 def test_a_signal_stops_the_run_and_a_second_one_cancels_it(
     app: type[PlayedApp], number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowllm.cli.signals._guarded", lambda *_: True)  # it would end this process
+    monkeypatch.setattr(signals, "_GUARD", "")  # it could end this process
     heard: list[str] = []
 
     async def play(observers: Sequence[Observer], stop: StopSignal) -> RunResult:
@@ -286,7 +287,38 @@ def test_a_signal_stops_the_run_and_a_second_one_cancels_it(
     assert "resume it with: flowllm resume 20261121-abc" in done.stderr
 
 
-def test_a_run_that_finishes_all_the_same_succeeded(app: type[PlayedApp]) -> None:
+def test_a_run_that_is_cancelled_and_does_not_get_done_is_left_as_it_is(
+    app: type[PlayedApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_GUARD", "")
+    monkeypatch.setattr(signals, "BEAT", 0.001)
+    left: list[int] = []
+    monkeypatch.setattr("os._exit", left.append)
+
+    async def play(_observers: Sequence[Observer], stop: StopSignal) -> RunResult:
+        stop.listen(lambda _reason: os.kill(os.getpid(), signal.SIGINT), lambda: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not left:  # the loop turns
+            await asyncio.sleep(0)
+        return result(RunStatus.INTERRUPTED)
+
+    PlayedApp.play = play
+    invoke("run", "blog.yaml")
+    assert left == [143]
+
+
+def test_a_run_that_finishes_all_the_same_succeeded(
+    app: type[PlayedApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guards: list[int | None] = []
+
+    def guarded(*given: Any) -> int | None:
+        guards.append(really(*given))
+        return guards[0]
+
+    really = signals._guarded
+    monkeypatch.setattr(signals, "_guarded", guarded)
+
     async def play(_observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         asked = asyncio.Event()
         stop.listen(lambda _reason: asked.set(), lambda: None)
@@ -298,3 +330,7 @@ def test_a_run_that_finishes_all_the_same_succeeded(app: type[PlayedApp]) -> Non
     before = signal.getsignal(signal.SIGTERM)
     assert invoke("run", "blog.yaml").exit_code == 0
     assert signal.getsignal(signal.SIGTERM) == before
+    (guard,) = guards
+    assert guard is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(guard, 0)
