@@ -6,6 +6,11 @@ import signal
 
 import pytest
 
+# Shells have jobs in the background ignore SIGINT, nohup SIGHUP, and processes that the tests start would too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_configure() -> None:
     """Processes that tests start hear signals also where these are ignored: under nohup, and in shells' background."""

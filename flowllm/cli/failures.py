@@ -29,7 +29,7 @@ def guarded(command: Callable[[], object], state: Globals) -> int:
     try:
         outcome = command()
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click turns the one into the other
         silence_output()
         return 1
     except click.exceptions.Exit as leaving:

@@ -102,7 +102,7 @@ def test_waits_grow_by_the_multiplier_up_to_the_longest_and_jitter_can_be_none(a
     author.server.script = lambda body, n: FAULTS["500"]
     retry = "initial_delay: 20ms, max_delay: 80ms, multiplier: 4, jitter: none, max_attempts: 4"
     author.error(f"steps: {{it: {{prompt: a, model: m, retry: {{{retry}}}}}}}")
-    waits = [event.delay for event in author.events if isinstance(event, NodeRetrying)]
+    waits = [event.delay_s for event in author.events if isinstance(event, NodeRetrying)]
     assert waits == pytest.approx([0.02, 0.08, 0.08])
     author.events.clear()
     author.error(f"steps: {{it: {{prompt: a, model: m, retry: {{{retry.replace('none', 'full')}}}}}}}")

@@ -67,27 +67,21 @@ def test_a_stale_downstream_survived(project: Project, server: Server) -> None:
 
 
 def test_an_empty_output_looked_unchanged(project: Project, server: Server) -> None:
-    empty = [True]
-    server.script = lambda body, n: Reply(
-        text=("" if empty[0] else "full") if prompt_of(body).startswith("root") else "below"
-    )
     file = project.flow(
-        steps={"root": {"prompt": "root", "cache": False}, "below": {"prompt": "below: {{ root }}"}}
+        steps={"root": {"shell": "cat", "stdin": ""}, "below": {"prompt": "below: {{ root }}"}}
     )
     run_id = project.json("run", file)["run_id"]
-    empty[0] = False
-    project.write(file, (project.folder / file).read_text().replace("prompt: root", "prompt: root anew"))
+    project.write(file, (project.folder / file).read_text().replace("stdin: ''", "stdin: full"))
     server.requests.clear()
     project.json("resume", run_id, "--file", file)
-    assert [seen.prompt for seen in server.requests] == ["root anew", "below: full"]
+    assert [seen.prompt for seen in server.requests] == ["below: full"]
 
 
 def test_an_empty_output_is_a_result_that_resume_keeps(project: Project, server: Server) -> None:
-    failing = ByPrompt()
-    server.script = lambda body, n: Reply(text="") if prompt_of(body) == "root" else failing(body, n)
+    server.script = ByPrompt()
     file = project.flow(
         steps={
-            "root": {"prompt": "root", "cache": False},
+            "root": {"shell": "echo again >> times; printf ''"},
             "nil": {"value": []},
             "below": {"prompt": "below{{ root }}{{ nil }}", "cache": False},
             "bad": {"prompt": "bad [status=400]"},
@@ -97,6 +91,7 @@ def test_an_empty_output_is_a_result_that_resume_keeps(project: Project, server:
     server.requests.clear()
     project.json("resume", code=1)
     assert _sent(server) == ["bad"]
+    assert (project.folder / "times").read_text() == "again\n"
 
 
 def test_a_join_ran_twice(project: Project, server: Server) -> None:

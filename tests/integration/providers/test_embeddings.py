@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowllm.clock import SystemClock
-from flowllm.errors import BadAnswer, RateLimited, RequestRejected, ServerFailed, StepError, WrongVectors
+from flowllm.errors import (
+    BadAnswer,
+    PathNotFound,
+    RateLimited,
+    RequestRejected,
+    ServerFailed,
+    StepError,
+    WrongVectors,
+)
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider, unit_vector
 from flowllm.request import EmbedRequest
 from tests.support.replies import FAULTS, Reply
@@ -122,7 +130,7 @@ FAULTY = {
     "500": ServerFailed,
     "400": RequestRejected,
     "422": RequestRejected,
-    "redirect": RequestRejected,
+    "redirect": PathNotFound,
     "huge_answer": BadAnswer,
 }
 
