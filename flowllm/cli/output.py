@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.observers.screen import Screen, wants_colour
 from flowllm.observers.text import json_text, readable, visible
+from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,13 @@ def unicode_output() -> bool:
 def print_json(value: Json) -> None:
     """One JSON value."""
     results().line(json_text(value, ascii_only=not unicode_output()))
+
+
+def outputs_there(status: RunStatus, outputs: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The outputs of a run; of one that has not succeeded only those that it has come to."""
+    if status is RunStatus.SUCCEEDED:
+        return outputs
+    return {name: value for name, value in outputs.items() if value is not None}
 
 
 def print_outputs(outputs: Mapping[str, Json]) -> None:

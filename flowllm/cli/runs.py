@@ -59,7 +59,7 @@ class Row:
             "finished_at": timestamp(self.run.finished_at),
             "duration_s": self.run.stats.get("duration_s"),
             "steps": {"succeeded": self.succeeded, "total": self.steps},
-            "cost_usd": self.cost_usd,
+            "cost_usd": None if self.cost_usd is None else round(self.cost_usd, 10),
             "at_least": {"cost_usd": round(self.spend.known_usd, 10)},
             "unknown": unknown(self.spend.unknown, self.spend.reserved_tokens, self.spend.reserved_usd),
             "path": self.run.path,

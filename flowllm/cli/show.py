@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowllm.cli.options import json_option, place_options
-from flowllm.cli.output import heading, print_json, print_outputs, print_table, results
+from flowllm.cli.output import heading, outputs_there, print_json, print_outputs, print_table, results
 from flowllm.cli.record import read
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import failed_command, resume_command, wait_for
@@ -72,6 +72,8 @@ def _print_run(kept: Kept, place: Place) -> None:
     run, screen = kept.run, results()
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
     _print_run_facts(screen, run)
+    if run.stats and run.epoch > 1:
+        screen.line("  since it was last resumed:")
     for line in figures(run.stats, set()) if run.stats else []:
         screen.line("  ", *line)
     if kept.nodes:
@@ -81,9 +83,9 @@ def _print_run(kept: Kept, place: Place) -> None:
         screen.line()
         for line in error_lines("", run.error):
             screen.line(*line)
-    if run.outputs:
+    if there := outputs_there(run.status, run.outputs or {}):
         screen.line()
-        print_outputs(run.outputs)
+        print_outputs(there)
     if any(node.counts is not None and node.counts.failed for node in kept.nodes):
         screen.line()
         screen.line("the failed items: ", (failed_command(run.run_id, place), "bold"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.cli.failures import tell
 from flowllm.cli.options import debugging
-from flowllm.cli.output import messages, print_json, print_outputs
+from flowllm.cli.output import messages, outputs_there, print_json, print_outputs
 from flowllm.cli.session import failed_command, open_app, resume_command, show_command
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
@@ -23,14 +23,13 @@ from flowllm.store.location import is_memory
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from flowllm.app import FlowLLM
     from flowllm.cli.options import Place
     from flowllm.observers.base import Observer
     from flowllm.observers.screen import Screen
     from flowllm.result import RunResult
-    from flowllm.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +100,6 @@ def _blank(screen: Screen, *, wanted: bool) -> None:
         screen.line()
 
 
-def _there(result: RunResult) -> Mapping[str, Json]:
-    """The outputs; of a run that has not succeeded only those that it has come to."""
-    if result.status is RunStatus.SUCCEEDED:
-        return result.outputs
-    return {name: value for name, value in result.outputs.items() if value is not None}
-
-
 def _show(result: RunResult, shown: Shown, summary: Summary, place: Place | None) -> None:
     """Results, then the summary; without a `place` there is nothing to come back to later. Raises OutputLost where the
     results could not be shown."""
@@ -137,7 +129,7 @@ def _show(result: RunResult, shown: Shown, summary: Summary, place: Place | None
 def _show_results(result: RunResult, shown: Shown) -> None:
     if shown.as_json:
         print_json(result.as_dict())
-    elif there := _there(result):
+    elif there := outputs_there(result.status, result.outputs):
         apart = shown.screen.stream.isatty() and not shown.quiet
         _blank(shown.screen, wanted=apart)
         print_outputs(there)

@@ -27,12 +27,23 @@ _MARKS = 10
 class Fan:
     """One foreach while its items are gone through. Times are wall clock seconds."""
 
-    __slots__ = ("_due", "_marks", "_since", "ended", "failed", "node", "retried", "skipped", "total")
+    __slots__ = (
+        "_due",
+        "_marks",
+        "_since",
+        "ended",
+        "failed",
+        "node",
+        "retried",
+        "reused",
+        "skipped",
+        "total",
+    )
 
     def __init__(self, event: FanOutStarted) -> None:
         self.node = event.node_id
         self.total = event.total
-        self.ended = self.failed = self.skipped = self.retried = 0
+        self.ended = self.failed = self.skipped = self.retried = self.reused = 0
         self._since = event.at
         self._due = event.at + OFTEN
         self._marks: deque[tuple[float, int]] = deque([(event.at, 0)], maxlen=_MARKS)
@@ -45,6 +56,7 @@ class Fan:
     def count(self, event: NodeEnded) -> None:
         """An item ended."""
         self.ended += 1
+        self.reused += event.reused
         if event.status is NodeStatus.FAILED:
             self.failed += 1
         elif event.status is NodeStatus.SKIPPED:
@@ -57,7 +69,7 @@ class Fan:
         if now < self._marks[-1][0]:  # the clock was set back
             self._since = now
             self._marks.clear()
-        self._marks.append((now, self.ended))
+        self._marks.append((now, self.ended - self.reused))
         wait = OFTEN if live else min(max(OFTEN, (now - self._since) / _STRETCH), SELDOM)
         self._due = now + wait
         return True

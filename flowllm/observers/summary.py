@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,7 @@ class Summary:
     def _notes(self) -> list[tuple[Part, ...]]:
         found: list[tuple[Part, ...]] = []
         if self._truncated:
-            names = ", ".join(sorted(self._truncated))
+            names = ", ".join(sorted(self._truncated, key=_by_number))
             more = f" and {self._cut - MOST_ERRORS:,} more" if self._cut > MOST_ERRORS else ""
             advice = " (raise max_tokens to get whole answers)"
             found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
@@ -240,6 +241,11 @@ def error_lines(step: str, error: Mapping[str, Json]) -> list[tuple[Part, ...]]:
     if traceback := error.get("traceback"):
         lines += [(f"    {visible(line)}",) for line in str(traceback).splitlines()]
     return lines
+
+
+def _by_number(node: str) -> list[str | int]:
+    """For sorting: `a[2]` before `a[10]`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", node)]
 
 
 def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, ...]]:

@@ -353,7 +353,7 @@ class _Walk:
         if name == "loop":
             return "`loop` is only known within a `for` block"
         steps = sorted(self._names.steps)
-        near = nearest(name, [*steps, *scope.all(), *ROOTS, *FUNCTIONS])
+        near = nearest(name, [*sorted(self._names.local), *steps, *scope.all(), *ROOTS, *FUNCTIONS])
         if near:
             return near
         return f"there are the steps {listing(steps)}" if 0 < len(steps) <= 12 else ""  # noqa: PLR2004

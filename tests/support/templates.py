@@ -52,7 +52,7 @@ def at(line: int, column: int) -> Location:
 
 def compiled(source: str, **options: Any) -> Template:
     """The template, its places counted within its own text."""
-    return compile_template(source, where=WHERE, names=NAMES, anchor=at, **options)
+    return compile_template(source, where=WHERE, anchor=at, **({"names": NAMES} | options))
 
 
 def problems(source: str, **options: Any) -> list[tuple[int, int, str, str]]:

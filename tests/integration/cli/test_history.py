@@ -139,7 +139,11 @@ def test_a_failed_run_is_told_shown_drawn_and_resumed() -> None:
     assert "✗ bad    value   failed" in drawn
     assert "■ after  prompt  blocked    ◀── bad" in drawn
 
+    assert "null" not in shown, "an output that it has not come to"
+    assert "since it was last resumed" not in shown
+
     resumed = data("resume", code=1)
+    assert "  since it was last resumed:\n  requests: 0 sent" in flowllm("show", run_id).stdout
     assert resumed["run_id"] == run_id
     assert resumed["requests"]["sent"] == 0
     assert resumed["outputs"]["after"] is None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from flowllm.observers.screen import plain
 from flowllm.observers.summary import MOST_ERRORS, Summary
 from flowllm.types import NodeStatus, RunStatus
-from tests.support.events import ERROR, node_ended, run_ended, run_started
+from tests.support.events import ERROR, item_ended, node_ended, run_ended, run_started
 
 if TYPE_CHECKING:
     from flowllm.events import Event
@@ -67,6 +67,11 @@ def test_what_people_must_know_is_said() -> None:
     assert "cost: unknown (no price for my-model)" in lines[1]
     assert lines[3] == "cut short: outline (raise max_tokens to get whole answers)"
     assert lines[4].startswith("simulated answers:")
+
+
+def test_answers_that_were_cut_are_named_in_the_order_of_their_items() -> None:
+    cut = [item_ended("posts", place, truncated=True) for place in (10, 2, 0)]
+    assert "cut short: posts[0], posts[2], posts[10] (" in "\n".join(summed(run_started(), *cut, run_ended()))
 
 
 def test_the_error_of_a_run_itself_is_told() -> None:

@@ -148,6 +148,10 @@ class TestUsed:
 
 
 class TestUnknown:
+    def test_what_is_near_may_be_a_name_of_the_item(self) -> None:
+        (found,) = problems("{{ itm.x }}", names=replace(NAMES, local=frozenset({"item", "index"})))
+        assert found[3] == "did you mean `item`?"
+
     @pytest.mark.parametrize(
         ("source", "column", "message", "hint"),
         [
