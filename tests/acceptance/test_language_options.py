@@ -106,7 +106,7 @@ def test_waits_grow_by_the_multiplier_up_to_the_longest_and_jitter_can_be_none(a
     assert waits == pytest.approx([0.02, 0.08, 0.08])
     author.events.clear()
     author.error(f"steps: {{it: {{prompt: a, model: m, retry: {{{retry.replace('none', 'full')}}}}}}}")
-    drawn = [event.delay for event in author.events if isinstance(event, NodeRetrying)]
+    drawn = [event.delay_s for event in author.events if isinstance(event, NodeRetrying)]
     assert all(wait < most for wait, most in zip(drawn, waits, strict=True))
 
 

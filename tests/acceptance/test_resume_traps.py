@@ -67,11 +67,9 @@ def test_a_stale_downstream_survived(project: Project, server: Server) -> None:
 
 
 def test_an_empty_output_looked_unchanged(project: Project, server: Server) -> None:
-    file = project.flow(
-        steps={"root": {"shell": "cat", "stdin": ""}, "below": {"prompt": "below: {{ root }}"}}
-    )
+    file = project.flow(steps={"root": {"shell": "printf ''"}, "below": {"prompt": "below: {{ root }}"}})
     run_id = project.json("run", file)["run_id"]
-    project.write(file, (project.folder / file).read_text().replace("stdin: ''", "stdin: full"))
+    project.write(file, (project.folder / file).read_text().replace("printf ''", "printf full"))
     server.requests.clear()
     project.json("resume", run_id, "--file", file)
     assert [seen.prompt for seen in server.requests] == ["below: full"]
