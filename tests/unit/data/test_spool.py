@@ -58,10 +58,16 @@ def pipe() -> Iterator[Pipe]:
     pipe = Pipe()
     yield pipe
     pipe.end()
+    _joined()
+    pipe.file.close()
+
+
+def _joined() -> None:
+    """The thread that reads standard input has ended."""
     for thread in threading.enumerate():
         if thread.name == "flowllm-stdin":
             thread.join(30)
-    pipe.file.close()
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -161,10 +167,7 @@ async def test_it_reads_ahead_so_far_and_no_further(size: int, most: int, path: 
     while source.given == first:
         assert await rows.take(256)
     await rows.close()
-    for thread in threading.enumerate():
-        if thread.name == "flowllm-stdin":
-            thread.join(30)
-            assert not thread.is_alive()
+    _joined()
     assert _part(path).exists()
     assert not path.exists()
 
@@ -234,15 +237,16 @@ async def test_each_of_two_steps_that_read_it_at_once_gets_everything(path: Path
 
 
 async def test_a_step_that_has_enough_stops_no_other(path: Path, pipe: Pipe) -> None:
+    """Also before the other one has asked for its first row."""
     rows = open_spool(lambda: pipe.file, path)
     second = open_spool(lambda: pipe.file, path)
-    waiting = asyncio.ensure_future(drained(second))
     pipe.write(b"x\n")
     assert len(await rows.take(1)) == 1
     await rows.close()
     pipe.write(b"y\n")
     pipe.end()
-    assert await waiting == ["x", "y"]
+    _joined()
+    assert await drained(second) == ["x", "y"]
 
 
 async def test_what_goes_wrong_is_told_to_both(path: Path) -> None:
