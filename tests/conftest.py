@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -13,7 +14,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure() -> None:
-    """Processes that tests start hear signals also where these are ignored: under nohup, and in shells' background."""
+    """Processes that tests start hear signals also where these are ignored: under nohup, and in shells' background.
+    And they keep their bytecode, wherever that is unusual: there are hundreds of them, which would each compile it."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
