@@ -60,7 +60,10 @@ _STEP: Final[dict[str, tuple[str, ...]]] = {
     "write `cache: {ttl: 1h}`": ("cache_ttl", "ttl", "cache_key"),
     "write `params: {tools: …}`; the calls that a model asks for are not carried out": ("tools", "functions", "tool_choice"),
     "write `params: {…}`: they are sent as they are": ("reasoning_effort", "logprobs", "frequency_penalty",
-                                                       "presence_penalty", "logit_bias", "extra_body", "options"),
+                                                       "presence_penalty", "logit_bias", "extra_body", "options", "top_k",
+                                                       "min_p", "repetition_penalty", "num_ctx", "verbosity", "thinking",
+                                                       "service_tier", "prompt_cache_key", "reasoning"),
+    "leave it out: an answer is taken as a whole": ("stream", "streaming"),
     _AT_ONCE: ("concurrency", "parallel", "parallelism", "max_parallel", "max_concurrency", "workers"),
     "leave it out, or write a YAML comment": ("description", "desc", "comment", "notes", "title", "label"),
 }  # fmt: skip

@@ -161,6 +161,9 @@ def _check_satisfiable(schema: Mapping, problems: Problems, step: str) -> None:
             problems.warn(
                 item.where, f"`{item.text}` is required, and not among the `properties`", near, step=step
             )
+    values = schema.get("enum")
+    if isinstance(values, Sequence) and not values.items:
+        problems.add(values.where, "`enum` has no values: nothing fits", step=step)
     for least, most in _PAIRS:
         low, high = schema.get(least), schema.get(most)
         if isinstance(low, Scalar) and isinstance(high, Scalar) and _above(low.value, high.value):

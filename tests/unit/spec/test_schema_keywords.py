@@ -113,6 +113,7 @@ def test_a_keyword_that_is_like_none_is_a_warning() -> None:
             "`scor` is required, and `additionalProperties: false` forbids it: nothing fits",
         ),
         ("{type: integer, minimum: 5, maximum: 1}", "`minimum` is above `maximum`: nothing fits"),
+        ("{type: string, enum: []}", "`enum` has no values: nothing fits"),
         (
             "{type: array, items: {type: string, minLength: 5, maxLength: 1}}",
             "`minLength` is above `maxLength`: nothing fits",
