@@ -29,9 +29,13 @@ def guarded(command: Callable[[], object], state: Globals) -> int:
     try:
         outcome = command()
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # click turns the one into the other
+    except BrokenPipeError:
         silence_output()
         return 1
+    except SystemExit as leaving:  # click's: completion has printed, or a reader has left
+        if leaving.code:
+            silence_output()
+        return int(bool(leaving.code))
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except (click.Abort, KeyboardInterrupt):
