@@ -60,7 +60,8 @@ def test_every_command_says_what_it_does(name: str) -> None:
 
 def test_examples_in_help_stand_on_lines_of_their_own() -> None:
     assert (
-        '\n    flowllm run blog.yaml -i topic="Green tea"\n' in CliRunner().invoke(cli, ["run", "-h"]).output
+        '\n    flowllm run blog.yaml -i topic="Green tea"\n'
+        in CliRunner().invoke(cli, ["run", "--help"]).output
     )
     assert "\n  3 paused; 130, 143 and 129 interrupted.\n" in CliRunner().invoke(cli, ["-h"]).output
 
