@@ -6,6 +6,8 @@ import base64
 import html.entities
 import json
 import re
+import unicodedata
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
@@ -50,8 +52,18 @@ _TELLING: Final = 8
 """Characters from which on another spelling (base64, another case) is surely that of a secret."""
 _LINE: Final = 16
 """Characters of a line of a secret of several lines (a PEM key) that may not be seen alone."""
+_WORDS: Final = 12
+"""Letters and digits from which on the words of a secret are those of a secret, whatever stands between them."""
 _NUMBER: Final = 6
 """Digits of a secret that may not be seen as a number."""
+_BYTE: Final = 256
+_BLANKS: Final = (
+    r"""(?i:(?:['"]?(?:\s|\\{1,8}(?:[tnrfv]|x0[9a-d]|x20|u00(?:0[9a-d]|20))|%(?:25)*(?:0[9a-d]|20)|\+"""
+    r"""|&(?:amp;)*\#(?:9|10|11|12|13|32|x[9a-d]|x20);))+['"]?)"""
+)
+"""A pattern for white space: as it is, wrapped, indented, or written in another way."""
+_MOST_DERIVED: Final = 64
+"""Texts made of secrets that are learned; more come of a secret in each of many items."""
 _LITERAL: Final = re.compile(r"[A-Za-z0-9]+")
 _PLAIN: Final = frozenset({str, list, dict})
 
@@ -60,9 +72,8 @@ class _Spelling(NamedTuple):
     """One way in which a secret is written."""
 
     needle: str
-    """What stands in every text that it matches."""
-    pattern: re.Pattern[str] | None = None
-    """None: the needle itself."""
+    """What stands, in whatever case, in every text that it matches; in lower case."""
+    pattern: re.Pattern[str]
 
 
 class Redactor:
@@ -72,10 +83,10 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: set[str] = set()
+        self._secrets: dict[str, tuple[_Spelling, ...]] = {}
         self._spellings: tuple[_Spelling, ...] = ()
+        self._derived = 0
         self._numbers: frozenset[str] = frozenset()
-        self._shortest = SHORTEST
         self.longest = 0
         """Characters that the longest spelling of a secret may have."""
         self.add(secrets)
@@ -87,25 +98,52 @@ class Redactor:
 
     def add(self, secrets: Iterable[str]) -> None:
         """Learn more secret values. The longest is replaced first, so that none leaves a tail behind."""
-        fresh = {part for secret in secrets for part in _parts(secret)} - self._secrets
+        fresh = {part for secret in secrets for part in _parts(secret)} - self._secrets.keys()
         if not fresh:
             return
-        self._secrets |= fresh
+        self._secrets |= {secret: tuple(_spellings(secret)) for secret in fresh}
         inner = sorted(self._secrets, key=len, reverse=True)
         self._spellings = tuple(
-            dict.fromkeys(spelling for secret in inner for spelling in _spellings(secret))
+            dict.fromkeys(spelling for secret in inner for spelling in self._secrets[secret])
         )
         self._numbers = frozenset(one for one in inner if len(one) >= _NUMBER and one.isdecimal())
-        self._shortest = len(inner[-1])
         self.longest = 12 * len(inner[0])
+
+    def derive(self, real: Json, shown: Json) -> None:
+        """Learn what templates made of secrets: of where a value differs from its twin, which was made of masks, all
+        that would be seen as it is, such as the first half of a key."""
+        if real == shown or self._derived >= _MOST_DERIVED:
+            return
+        if isinstance(real, dict) and isinstance(shown, dict):
+            for key, value in real.items():
+                self.derive(value, shown.get(key))
+        elif isinstance(real, list):
+            for value, twin in zip_longest(real, shown if isinstance(shown, list) else ()):
+                self.derive(value, twin)
+        elif not isinstance(real, bool | dict) and real is not None:
+            least = _TELLING if isinstance(real, str) else _NUMBER
+            text = str(real).removesuffix(".0")
+            found = {piece for piece in self._unmasked(text, shown) if len(piece) >= least}
+            self._derived += len(found)
+            self.add(found)
+
+    def _unmasked(self, real: str, shown: Json) -> Iterator[str]:
+        """What of a text is neither masked nor in its twin."""
+        twin = shown if isinstance(shown, str) else ""
+        before = _shared(real, twin)
+        behind = _shared(real[before:][::-1], twin[before:][::-1])
+        for piece in self.text(real[before : len(real) - behind]).split(MASK):
+            if piece.strip() not in twin:
+                yield piece.strip()
 
     def text(self, text: str) -> str:
         """The text with every secret masked."""
-        if len(text) < self._shortest:
+        if len(text) < SHORTEST or not self._spellings:
             return text
+        lowered = text.lower()
         for needle, pattern in self._spellings:
-            if needle in text:
-                text = text.replace(needle, MASK) if pattern is None else pattern.sub(MASK, text)
+            if needle in lowered:
+                text = pattern.sub(MASK, text)
         return text
 
     def rest(self, text: str, *, lost: str) -> str:
@@ -128,7 +166,13 @@ class Redactor:
             if not self._numbers and _PLAIN.isdisjoint(map(type, value)):
                 return value  # a vector
             return [self.value(item) for item in value]
-        return MASK if self._numbers and str(value) in self._numbers else value
+        return MASK if self._numbers and str(value).removesuffix(".0") in self._numbers else value
+
+
+def _shared(one: str, other: str) -> int:
+    """With how many equal characters both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def is_placeholder(key: str) -> bool:
@@ -140,7 +184,7 @@ def _parts(secret: str) -> Iterator[str]:
     """The secret, without the line break that files end with; its long lines; of a URL, what a server is told of it."""
     whole = secret.strip()
     lines = [line.strip() for line in whole.splitlines()]
-    for part in (secret, whole, *(line for line in lines if len(line) >= _LINE and "-----" not in line)):
+    for part in (whole, *(line for line in lines if len(line) >= _LINE and "-----" not in line)):
         if len(part) >= SHORTEST:
             yield part
     target = whole.partition("://")[2].partition("/")[2]
@@ -149,44 +193,79 @@ def _parts(secret: str) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> Iterator[_Spelling]:
-    """As it is; as JSON, URLs, HTML, repr and each of them within another write it; in other cases; in base64."""
-    literal = max(_LITERAL.findall(secret), key=len, default="")
-    if literal != secret:
-        yield _Spelling(literal, re.compile("".join(map(_character, secret))))
-    yield _Spelling(secret)
-    if len(secret) >= _TELLING:
-        yield _Spelling(secret.upper())
-        yield _Spelling(secret.lower())
+    """As it is; as JSON, URLs, HTML, CSV, shells, repr and each of them within another write it; in any case, backwards,
+    and with other signs between its words; in base64."""
+    telling = len(secret) >= _TELLING
+    yield _spelled(secret, any_case=telling)
+    if telling:
+        yield _spelled(secret[::-1], any_case=True)
+        yield from _of_words(secret)
     for core in _base64(secret.encode(errors="surrogatepass")):
-        yield _Spelling(core)
+        yield _Spelling(core.lower(), re.compile(re.escape(core)))
+
+
+def _spelled(text: str, *, any_case: bool) -> _Spelling:
+    pattern = "".join(_BLANKS if one[0].isspace() else _character(one[0]) for one in _pieces(text))
+    return _Spelling(_needle(text), re.compile(pattern, re.IGNORECASE if any_case else 0))
+
+
+def _pieces(text: str) -> list[str]:
+    """Its characters; white space in a row is one."""
+    return re.findall(r"\s+|\S", text)
+
+
+def _needle(text: str) -> str:
+    return max(_LITERAL.findall(text), key=len, default="").lower()
+
+
+def _of_words(secret: str) -> Iterator[_Spelling]:
+    """Its words with other signs between them, as `slug`, `replace`, or `split` and `join` make it."""
+    plain = unicodedata.normalize("NFKD", secret.casefold())
+    plain = "".join(one for one in plain if not unicodedata.combining(one))
+    for text in dict.fromkeys((secret, unicodedata.normalize("NFKC", plain))):
+        words = re.findall(r"[^\W_]+", text)
+        if (len(words) > 1 or text != secret) and sum(map(len, words)) >= _WORDS:
+            pattern = r"[\W_]{1,8}".join("".join(map(_character, word)) for word in words)
+            yield _Spelling(_needle(text), re.compile(pattern, re.IGNORECASE))
 
 
 def _character(character: str) -> str:
     """A pattern for all ways to write a character; letters and digits of ASCII are never written otherwise."""
     if character.isascii() and character.isalnum():
         return character
-    number = ord(character)
-    percent = quote(character, safe="", errors="replace")
-    percent = percent if "%" in percent else f"%{number:02X}"  # `quote` leaves - _ . ~ alone
-    ways = [
-        re.escape(character),
-        percent.replace("%", "%(?:25)*"),
-        rf"&(?:amp;)*\#(?:0*{number}|x0*{number:x});",
-    ]
-    name = html.entities.codepoint2name.get(number)
-    if name is not None:
-        ways.append(f"&(?:amp;)*{name};")
-    if character == " ":
-        ways.append(r"\+")
-    written = "|".join(sorted(ways, key=len, reverse=True))
-    escaped = sorted(map(_escape, _escapes(character)), key=len, reverse=True)
-    within_others = rf"\\{{0,8}}(?:{written})"
-    return f"(?i:{'|'.join([*escaped, within_others])})"
+    forms = dict.fromkeys(
+        (character, character.upper(), character.lower(), character.title(), character.casefold())
+    )
+    ways = {way for form in forms for way in _written(form)}
+    escaped = {_escape(literal) for form in forms for literal in _escapes(form)}
+    within_others = rf"\\{{0,8}}(?:{'|'.join(sorted(ways, key=len, reverse=True))})"
+    if character in "'\"":  # CSV, SQL and YAML double it, shells close and open again
+        within_others = rf"(?:{within_others}|(?:\\{{0,8}}['\"]){{1,5}}?)"
+    return f"(?i:{'|'.join([*sorted(escaped, key=len, reverse=True), within_others])})"
+
+
+def _written(form: str) -> Iterator[str]:
+    """Patterns for a character, or what another case makes of it, in texts, URLs and HTML."""
+    yield re.escape(form)
+    numbers = [ord(one) for one in form]
+    percent = quote(form, safe="", errors="replace")
+    percent = percent if "%" in percent else "".join(f"%{number:02X}" for number in numbers)
+    yield percent.replace("%", "%(?:25)*")  # `quote` leaves - _ . ~ alone
+    yield "".join(rf"&(?:amp;)*\#(?:0*{number}|x0*{number:x});" for number in numbers)
+    if len(form) == 1 and (name := html.entities.codepoint2name.get(ord(form))) is not None:
+        yield f"&(?:amp;)*{name};"
 
 
 def _escapes(character: str) -> set[str]:
     """As literals of JSON and Python have it that begin with a backslash."""
-    literals = {json.dumps(character)[1:-1], ascii(character)[1:-1], f"\\u{ord(character):04x}"}
+    literals = {json.dumps(character)[1:-1], ascii(character)[1:-1]}
+    numbers = [ord(one) for one in character]
+    literals |= {
+        "".join(f"\\u{number:04x}" for number in numbers),
+        "".join(f"\\U{number:08x}" for number in numbers),
+    }
+    if max(numbers) < _BYTE:
+        literals.add("".join(f"\\x{number:02x}" for number in numbers))
     literals.add(ascii(character.encode(errors="surrogatepass"))[2:-1])
     return {literal for literal in literals if literal.startswith("\\") and literal != "\\\\"}
 

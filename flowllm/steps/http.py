@@ -50,6 +50,7 @@ class HttpKind:
         masked = {name: f"***{name}***" for name in self._secrets}
         shown = _address(body, {**values, "secrets": masked})
         real = _address(body, {**values, "secrets": self._secrets}) if self._secrets else shown
+        self._redactor.derive(real.as_list(), shown.as_list())
         url = checked_url(real.url, self._redactor.text)
         sent = None if body.json is None else body.json.render(values)
         text = None if body.body is None else body.body.text(values)
@@ -138,6 +139,10 @@ class _Address:
     url: str
     headers: Mapping[str, str]
     query: tuple[tuple[str, str], ...]
+
+    def as_list(self) -> list[Json]:
+        """All of it as JSON."""
+        return [self.url, dict(self.headers), [list(pair) for pair in self.query]]
 
 
 def _address(body: HttpBody, values: Mapping[str, Json]) -> _Address:

@@ -101,6 +101,7 @@ class PythonKind:
         real = shown
         if self._secrets:
             real, lazy = lazy_arguments(body.arguments, {**values, "secrets": self._secrets})
+            self._redactor.derive(real, shown)
         parts = {
             "kind": "python",
             "function": f"{body.module or Path(body.file or '').name}:{body.function}",

@@ -65,6 +65,7 @@ class ShellKind:
         masked = {name: f"***{name}***" for name in self._secrets}
         shown = _environment(body, {**values, "secrets": masked})
         real = _environment(body, {**values, "secrets": self._secrets}) if self._secrets else shown
+        self._redactor.derive(real, shown)
         stdin = "" if body.stdin is None else body.stdin.text(values)
         parts = {"kind": "shell", "command": body.command, "stdin": stdin, "env": shown}
         work = _Command(command=body.command, stdin=_bytes(stdin), env=real)

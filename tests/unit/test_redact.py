@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
+import io
 import json
+import pprint
 import re
+import shlex
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
+import yaml
 
 from flowllm.redact import MASK, Redactor
+from flowllm.spec.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECRET = "pa\"ss\\word ä+/9<&'=x1y2z3"
 PARTS = [part for part in re.split(r"[^a-z0-9]+", SECRET) if len(part) > 2]
@@ -48,6 +58,114 @@ def test_every_spelling_is_masked(text: str) -> None:
     masked = Redactor([SECRET]).text(text)
     assert MASK in masked
     assert not [part for part in PARTS if part in masked], masked
+
+
+AWKWARD = (
+    KEY,
+    SECRET,
+    'it\'s "quoted" pass/word',
+    "ÄÖÜßstraße-ŒUVRE99",
+    "Zoë\tpass\nword-line-Two xyzzy",
+    "%41percent%20in-it%zz99",
+    "~tilde_under.dot-dash!star*(paren)",
+    "correct horse battery staple 42",
+)
+FILTERS = (
+    *(
+        "upper",
+        "lower",
+        "title",
+        "capitalize",
+        "reverse",
+        "urlencode",
+        "urlencode | lower",
+        "urlencode | urlencode",
+    ),
+    *(
+        "title | urlencode",
+        "tojson",
+        "tojson | tojson",
+        "upper | tojson",
+        "[x] | tojson(indent=2)",
+        "e",
+        "e | upper",
+    ),
+    *(
+        "title | e",
+        "forceescape | e",
+        "slug",
+        "trim",
+        "center(99)",
+        "indent(6)",
+        "striptags",
+        "replace('-', '_')",
+    ),
+    *("list | join", "{x: 1} | dictsort | string", "{'a': x} | urlencode", "x.swapcase()", "x.casefold()"),
+    *(
+        "x.zfill(99)",
+        "'%s|%s' | format(x, x)",
+        "'{!r}'.format(x)",
+        "x.split() | join(', ')",
+        "map('upper') | join",
+    ),
+)
+OTHERS: dict[str, Callable[[str], str]] = {
+    "CSV": lambda text: _csv([text, '"']),
+    "YAML": lambda text: yaml.safe_dump([text], default_style="'"),
+    "YAML in double quotes": lambda text: yaml.safe_dump([text], default_style='"'),
+    "a shell": shlex.quote,
+    "repr of what a shell takes": lambda text: repr(shlex.quote(text)),
+    "pprint": lambda text: pprint.pformat({"a": text}, width=10),
+    "SQL": lambda text: text.replace("'", "''"),
+    "repr of repr": lambda text: repr(repr([text])),
+    "repr of JSON": lambda text: repr(json.dumps(text)),
+    "escapes of code points": lambda text: text.encode("unicode_escape").decode(),
+}
+
+
+def _csv(row: list[str]) -> str:
+    file = io.StringIO()
+    csv.writer(file).writerow(row)
+    return file.getvalue()
+
+
+def _seen(secret: str, masked: str) -> list[str]:
+    """Words of a secret that are still there, in any case and direction."""
+    lowered = masked.lower()
+    words = [word.lower() for word in re.findall(r"[A-Za-z0-9]{4,}", secret)]
+    return [word for word in words if word in lowered or word[::-1] in lowered]
+
+
+@pytest.mark.parametrize("secret", AWKWARD)
+def test_what_filters_and_writers_make_of_a_secret_is_masked(secret: str) -> None:
+    redactor, sandbox = Redactor([secret]), Sandbox()
+    for used in FILTERS:
+        expression = used if re.search(r"\bx\b", used) else f"x | {used}"
+        made = sandbox.from_string(f"{{{{ {expression} }}}}").render(x=secret)
+        assert _seen(secret, redactor.text(made)) == [], f"{expression} gives {made}"
+    for writer, write in OTHERS.items():
+        assert _seen(secret, redactor.text(write(secret))) == [], f"{writer} gives {write(secret)}"
+
+
+def test_what_templates_cut_out_of_a_secret_is_learned() -> None:
+    redactor = Redactor([KEY])
+    real = {"a": ["Bearer " + KEY, KEY[:14], {"n": 4471129}], "b": f"{KEY} {KEY[-12:]} of ours", "c": True}
+    twin = {"a": ["Bearer ***K***", "***K***", {"n": 0}], "b": "***K*** ***K*** of ours", "c": False}
+    redactor.derive(real, twin)
+    assert redactor.value(real) == {
+        "a": [f"Bearer {MASK}", MASK, {"n": MASK}],
+        "b": f"{MASK} {MASK} of ours",
+        "c": True,
+    }
+    assert redactor.text("Bearer of ours is True") == "Bearer of ours is True"
+
+
+def test_of_many_derived_texts_only_some_are_learned() -> None:
+    redactor = Redactor([KEY])
+    for number in range(200):
+        redactor.derive(f"{KEY[:9]}-{number:09}", "***K***")
+    assert redactor.text(f"{KEY[:9]}-{3:09}") == MASK
+    assert redactor.text(f"{KEY[:9]}-{190:09}") != MASK
 
 
 @pytest.mark.parametrize("around", ["", "u:", "us:", "usr:", "Bearer "])
