@@ -16,6 +16,9 @@ _MOST_KEPT: Final = 1000
 _MOST_STEPS: Final = 200_000
 """Of backtracking: some hundredths of a second."""
 
+LONGEST: Final = 5.0
+"""Seconds of computing that the check of one value may take."""
+
 
 class TooLongToCheck(Exception):
     """A check took more than it may."""

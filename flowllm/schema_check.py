@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from flowllm.patterns import TooLongToCheck, has_match
+from flowllm.patterns import LONGEST, TooLongToCheck, has_match
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
-LONGEST: Final = 5.0
-"""Seconds of computing that one check may take."""
 MOST_ERRORS: Final = 1000
 _LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
 _LONGEST_NAME: Final = 64

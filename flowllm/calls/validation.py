@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.answer_text import json_in
 from flowllm.errors import InvalidAnswer
-from flowllm.patterns import TooLongToCheck
-from flowllm.schema_check import LONGEST, SchemaCheck
+from flowllm.patterns import LONGEST, TooLongToCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
     from flowllm.request import OutputFormat
+    from flowllm.schema_check import SchemaCheck
     from flowllm.types import Json
 
 _MOST_ERRORS = 5
@@ -30,12 +30,18 @@ class Verdict:
     error: InvalidAnswer | None = None
 
 
+def _check(schema: Json) -> SchemaCheck:
+    from flowllm.schema_check import SchemaCheck  # noqa: PLC0415 - jsonschema takes 70 ms, for few workflows
+
+    return SchemaCheck(schema)
+
+
 class Validator:
     """Checks answers against one schema; made once a step, used for every answer."""
 
     def __init__(self, output: OutputFormat) -> None:
         self._output = output
-        self._check = None if output.schema is None else SchemaCheck(output.schema)
+        self._check = None if output.schema is None else _check(output.schema)
 
     def check(self, text: str, verdict: Verdict | None = None) -> Json:
         """The JSON value in an answer, of which `verdict` may have been found already. Raises InvalidAnswer, in words

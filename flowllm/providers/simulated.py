@@ -15,7 +15,6 @@ from flowllm.errors import AttemptTimedOut, RateLimited, RequestRejected, Server
 from flowllm.fingerprint import canonical, digest
 from flowllm.providers.base import Account
 from flowllm.providers.openai_wire import OpenAIConfig, encode
-from flowllm.providers.schema_sample import sample
 from flowllm.providers.simulated_text import Topic, phrase, wanted_items, write
 from flowllm.request import Completion, Embeddings
 from flowllm.types import Usage
@@ -206,6 +205,8 @@ def _text(body: Mapping[str, Json], random: Random) -> str:
     form = form if isinstance(form, dict) else {}
     if form.get("type") == "json_schema":
         schema = form["json_schema"]["schema"]
+        from flowllm.providers.schema_sample import sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
+
         value = sample(schema, random, partial(phrase, topic), items=wanted_items(prompt))
     elif form.get("type") == "json_object":
         value = {"title": phrase(topic, random, "title"), "summary": phrase(topic, random, "summary")}

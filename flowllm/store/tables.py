@@ -92,7 +92,7 @@ nodes = Table(
     Column("reused", Boolean, nullable=False, server_default=false()),
     Column("row_hash", Text),
     Index("ix_nodes_parent_place", "run_id", "parent", "place"),
-    Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD, postgresql_where=DEAD),
+    Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD),
 )
 
 attempts = Table(

@@ -83,7 +83,7 @@ def _on_record(project: Project) -> list[object]:
 def test_a_stopped_owner_that_wakes_late_writes_nothing(project: Project, server: Server) -> None:
     server.hold = FOREVER
     server.script = lambda body, n: Reply(text="of the former owner")
-    process = project.start("run", project.flow(steps=STEPS))
+    process = project.start("run", project.flow(steps=STEPS), anew=True)
     with killed_at_exit(process):
         until(lambda: server.in_flight == 2, "the first requests", of=process)
         _stopped(process)

@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flowllm.cli.main import cli
+from tests.support.warm import Forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+if TYPE_CHECKING:
+    Process = subprocess.Popen[str] | Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG = 60.0
@@ -83,19 +87,31 @@ class Project:
     # the command as a process
 
     def run(
-        self, *words: object, largest_file: int | None = None, humble: bool = False, **environ: str
+        self,
+        *words: object,
+        largest_file: int | None = None,
+        humble: bool = False,
+        anew: bool = False,
+        **environ: str,
     ) -> Outcome:
         """`python -m flowllm …` to its end."""
-        return self.finish(self.start(*words, largest_file=largest_file, humble=humble, **environ))
+        return self.finish(self.start(*words, largest_file=largest_file, humble=humble, anew=anew, **environ))
 
     def start(
-        self, *words: object, largest_file: int | None = None, humble: bool = False, **environ: str
-    ) -> subprocess.Popen[str]:
+        self,
+        *words: object,
+        largest_file: int | None = None,
+        humble: bool = False,
+        anew: bool = False,
+        **environ: str,
+    ) -> Process:
         """`python -m flowllm …`, left running.
 
         `largest_file` in bytes stands for a disk that fills up. `humble` gives up root's right to write
-        everywhere, where the tests are root's.
+        everywhere, where the tests are root's. `anew` starts an interpreter for it, where that matters.
         """
+        if not (anew or humble or largest_file) and not any(name.startswith(_ANEW) for name in environ):
+            return Forked([*map(str, words)], cwd=self.folder, env={**self.environ, **environ})
         module = ["-m", "flowllm"] if largest_file is None else ["-c", _SMALL_DISK, str(largest_file)]
         drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
         return subprocess.Popen(
@@ -109,7 +125,7 @@ class Project:
             encoding="utf-8",
         )
 
-    def finish(self, process: subprocess.Popen[str]) -> Outcome:
+    def finish(self, process: Process) -> Outcome:
         """Wait for its end; one that hangs is killed and fails the test."""
         try:
             out, err = process.communicate(timeout=HANG)
@@ -166,6 +182,9 @@ class Project:
         return []
 
 
+_ANEW = ("PYTHON", "LC_", "LANG")
+"""Variables that an interpreter reads as it starts."""
+
 QUICK = {"initial_delay": "10ms", "max_delay": "20ms"}
 """A retry policy that does not keep a test waiting."""
 
@@ -179,7 +198,7 @@ def prompts(**texts: str) -> dict[str, dict[str, str]]:
     return {name: {"prompt": text} for name, text in texts.items()}
 
 
-def until(true: Callable[[], object], what: str = "it", *, of: subprocess.Popen[str] | None = None) -> None:
+def until(true: Callable[[], object], what: str = "it", *, of: Process | None = None) -> None:
     """Wait until something holds, which the process `of` is to bring about.
 
     The deadline is a guard against hanging only."""
@@ -191,7 +210,7 @@ def until(true: Callable[[], object], what: str = "it", *, of: subprocess.Popen[
 
 
 @contextlib.contextmanager
-def killed_at_exit(*processes: subprocess.Popen[str]) -> Iterator[None]:
+def killed_at_exit(*processes: Process) -> Iterator[None]:
     """No process outlives its test."""
     try:
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from flowllm.cli.init import starter_files
+from tests.support.project import Project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,20 +34,9 @@ SIMULATED = "defaults: {provider: simulated, model: m}\n"
 
 
 def flowllm(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    known = {
-        name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "FLOWLLM_"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "flowllm", *arguments],
-        cwd=cwd,
-        env={**known, **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert "Traceback" not in done.stderr
-    return done
+    done = Project(cwd).run(*arguments, **environ)
+    assert "Traceback" not in done.err
+    return subprocess.CompletedProcess(arguments, done.code, done.out, done.err)
 
 
 @pytest.fixture

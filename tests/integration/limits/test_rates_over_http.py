@@ -95,6 +95,7 @@ async def test_many_429s_at_once_are_as_many_retries_and_no_more(
     app: FlowLLM, tmp_path: Path, server: Server
 ) -> None:
     server.rule(refuse=30, retry_after=False)
+    server.hold = 30
     result = await run(app, tmp_path, server, 30, Limits(max_concurrent=30))
     assert result.status is RunStatus.SUCCEEDED
     assert server.counts["refused"] == 30
