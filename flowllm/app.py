@@ -16,7 +16,7 @@ from flowllm.clock import SystemClock
 from flowllm.config import load_settings, overrides, stored_project
 from flowllm.data.spool import forget_spool, spool_path
 from flowllm.engine.forecast import Forecast, Forecaster
-from flowllm.engine.recorded import whole_nodes
+from flowllm.engine.recorded import counted, figures_of, whole_nodes
 from flowllm.engine.stop import StopSignal
 from flowllm.engine.why import Why, explain
 from flowllm.errors import UsageError
@@ -26,7 +26,7 @@ from flowllm.over import absolute_paths, open_again, open_files
 from flowllm.plan.graph import Graph
 from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id, with_budget
 from flowllm.providers.openai import ClientPool
-from flowllm.result import RunOptions, RunResult
+from flowllm.result import RunOptions, RunResult, all_nodes
 from flowllm.sitting import Sitting
 from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.inputs import resolve_inputs
@@ -446,4 +446,5 @@ class FlowLLM:
         kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
         if run.options.get("over") is not None:
             kinds = {ROW: StepKind.WORKFLOW}
-        return RunResult.of(run, nodes, kinds)
+        run = replace(run, stats=await figures_of(self.store, run))
+        return RunResult.of(run, await counted(self.store, all_nodes(run, nodes, kinds)))

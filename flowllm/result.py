@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from flowllm.money import Spend
 from flowllm.store.base import NodeRecord
 from flowllm.types import NodeId, NodeStatus, RunStatus, Usage
 
@@ -196,13 +197,13 @@ class RunResult:
     outputs: Mapping[str, Json]
     steps: Mapping[str, StepResult]
     stats: Mapping[str, Json]
-    """requests, usage, cost_usd, latency_s and duration_s of the last sitting; in `total` the cost of all of them."""
+    """`usage`, `cost_usd`, `at_least` and `unknown` of the whole run; `requests`, `latency_s`, `duration_s` and the others of
+    its last sitting, and in `since_resumed` what that took, if it was resumed."""
     error: Mapping[str, Json] | None = None
 
     @classmethod
-    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, StepKind]) -> RunResult:
-        """A run as the store tells it; `kinds` are its steps in the order of the workflow's file."""
-        ranked = all_nodes(run, nodes, kinds)
+    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord]) -> RunResult:
+        """A run as the store tells it; `nodes` are all of its graph (see `all_nodes`)."""
         return cls(
             run_id=run.run_id,
             workflow=run.workflow,
@@ -210,7 +211,7 @@ class RunResult:
             provider=run.provider,
             inputs=run.inputs,
             outputs=run.outputs or {},
-            steps={node.node_id: StepResult.of(node) for node in ranked},
+            steps={node.node_id: StepResult.of(node) for node in nodes},
             stats=run.stats,
             error=run.error,
         )
@@ -260,10 +261,7 @@ def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, S
 _NO_QUANTILES: dict[str, Json] = {"p50": None, "p90": None, "p99": None}
 EMPTY_STATS: dict[str, Json] = {
     "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0},
-    "usage": Usage().as_dict(),
-    "cost_usd": 0.0,
-    "at_least": {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0},
-    "unknown": {"requests": 0, "reserved_tokens": 0, "reserved_usd": 0.0},
+    **Spend().as_dict(),
     "list_prices": [],
     "latency_s": _NO_QUANTILES,
     "queue_s": _NO_QUANTILES,

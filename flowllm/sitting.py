@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import gc
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flowllm.assembly import SIMULATED, local_backend
 from flowllm.calls.budget import Purse
+from flowllm.engine.recorded import COUNTED, SITTING
 from flowllm.engine.scheduler import WINDOW, Scheduler
 from flowllm.engine.stop import StopSignal
 from flowllm.errors import StoreError
 from flowllm.events import Notice, RunEnded, RunStarted
+from flowllm.money import Spend
 from flowllm.observers.base import Closable
 from flowllm.observers.stats import Stats
 from flowllm.over import over_of
@@ -146,6 +147,7 @@ class Sitting:
         self._clock = clock
         self._secrets = secrets
         self._stats = Stats()
+        self._resumed = False
         self._tell = Telling([self._stats, *observers])
 
     async def hold(
@@ -231,7 +233,7 @@ class Sitting:
         if budget is None:
             return None
         spend = await self._store.spend(self._run.run_id)
-        return Purse(budget, tokens=spend.tokens, usd=spend.usd)
+        return Purse(budget, spend)
 
     async def _remember_rates(self) -> None:
         """Begin with what earlier runs learned of the accounts' models."""
@@ -258,6 +260,7 @@ class Sitting:
 
     def _begin(self, *, resumed: bool, notices: Sequence[str]) -> None:
         run, now = self._run, self._clock.now()
+        self._resumed = resumed
         self._tell(
             RunStarted(
                 run_id=run.run_id,
@@ -278,9 +281,11 @@ class Sitting:
     async def _end(self, ending: Ending, duration: float) -> None:
         run = self._run
         stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
+        if self._resumed:
+            stats[SITTING] = {name: stats[name] for name in Spend().as_dict()}
         try:
-            spend = asdict(await self._store.spend(run.run_id))
-            stats["total"] = {"steps": 1 if self._rows else len(self._workflow.steps), **spend}
+            stats |= (await self._store.spend(run.run_id)).as_dict()
+            stats[COUNTED] = 1 if self._rows else len(self._workflow.steps)
             await self._store.finish_run(
                 Fence(run_id=run.run_id, epoch=run.epoch),
                 status=ending.status,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.errors import BudgetExceeded, RequestRejected
-from flowllm.money import dollars
+from flowllm.money import Spend, dollars, price
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
@@ -28,11 +28,10 @@ class Reservation:
 class Purse:
     """Keeps the books of one run. What was spent before this sitting counts too."""
 
-    def __init__(self, budget: Budget, *, tokens: float = 0.0, usd: float | None = 0.0) -> None:
-        """`tokens` and `usd` were spent before; None: at prices that are not known."""
+    def __init__(self, budget: Budget, spend: Spend | None = None) -> None:
+        """`spend` is what was spent before."""
         self._budget = budget
-        self._tokens = tokens
-        self._usd = usd or 0.0
+        self._spend = spend or Spend()
         self._set_aside: list[Reservation] = []
         self._changed = asyncio.Event()
 
@@ -55,28 +54,30 @@ class Purse:
             await self._changed.wait()
         self._set_aside.append(reservation)
 
-    def settle(self, reservation: Reservation, *, tokens: float, usd: float | None) -> None:
-        """The request is over and took that much; an unknown outcome takes all that was set aside."""
+    def settle(self, reservation: Reservation, spend: Spend) -> None:
+        """The request is over and took that much; of an unknown outcome all that was set aside stays so."""
         self._set_aside.remove(reservation)
-        self._tokens += tokens
-        self._usd += usd or 0.0
+        self._spend += spend
         self._changed.set()
 
     def _fits(self, more: Reservation) -> bool:
-        tokens = self._tokens + sum(one.tokens for one in self._set_aside) + more.tokens
-        usd = self._usd + sum(one.usd or 0.0 for one in self._set_aside) + (more.usd or 0.0)
+        tokens = self._spend.tokens + sum(one.tokens for one in self._set_aside) + more.tokens
+        usd = self._spend.usd + sum(one.usd or 0.0 for one in self._set_aside) + (more.usd or 0.0)
         over_tokens = self._budget.tokens is not None and tokens > self._budget.tokens
         return not over_tokens and not (self._budget.usd is not None and usd > self._budget.usd + _ROUNDING)
 
     def _exceeded(self, more: Reservation) -> BudgetExceeded:
-        budget, told = self._budget, []
+        budget, spent, told = self._budget, self._spend, []
         if budget.tokens is not None:
+            known = spent.known_input + spent.known_output
+            doubt = f", and up to {spent.reserved_tokens:,.0f} more," if spent.reserved_tokens else ""
             told.append(
-                f"{self._tokens:,.0f} of {budget.tokens:,} tokens are spent, and it may take {more.tokens:,.0f}"
+                f"{known:,}{doubt} of {budget.tokens:,} tokens are spent, and it may take {more.tokens:,.0f}"
             )
         if budget.usd is not None:
+            doubt = "," if spent.reserved_usd else ""
             told.append(
-                f"{dollars(self._usd)} of {dollars(budget.usd)} are spent, and it may take {dollars(more.usd or 0.0)}"
+                f"{price(spent.as_dict())}{doubt} of {dollars(budget.usd)} are spent, and it may take {dollars(more.usd or 0.0)}"
             )
         pauses = budget.on_exceed == "pause"
         more_of = (
@@ -93,7 +94,7 @@ class Purse:
     def _is_dollars(self, more: Reservation) -> bool:
         """Whether dollars are what is too little."""
         budget = self._budget
-        return budget.usd is not None and self._usd + (more.usd or 0.0) > budget.usd + _ROUNDING
+        return budget.usd is not None and self._spend.usd + (more.usd or 0.0) > budget.usd + _ROUNDING
 
 
 def _twice(usd: float) -> str:

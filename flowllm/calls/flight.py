@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 class _Waiter:
     """One asker's place in a flight."""
 
-    __slots__ = ("ask", "future", "joined")
+    __slots__ = ("ask", "future")
 
-    def __init__(self, ask: Ask, *, joined: bool) -> None:
+    def __init__(self, ask: Ask) -> None:
         self.ask = ask
-        self.joined = joined
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
@@ -45,6 +44,7 @@ class Flight:
         """Too late to join: its rows have been made (the memo will have the answer), or it is being ended."""
         self.ended = asyncio.Event()
         self._waiters: list[_Waiter] = []
+        self._paying: _Waiter | None = None
         self._task: asyncio.Task[Answer] | None = None
 
     def start(self, inner: Layer, landed: Callable[[Flight], None]) -> None:
@@ -52,9 +52,9 @@ class Flight:
         self._task = start_task(inner.answer(self))
         self._task.add_done_callback(lambda task: self._land(task, landed))
 
-    async def wait(self, ask: Ask, *, joined: bool) -> Answer:
+    async def wait(self, ask: Ask) -> Answer:
         """Wait for the answer with the others."""
-        waiter = _Waiter(ask, joined=joined)
+        waiter = _Waiter(ask)
         self._waiters.append(waiter)
         gate = ask.asker.gate
         gate.listen(waiter, lambda: self._stop(waiter))
@@ -74,6 +74,7 @@ class Flight:
         """The first waiter whose run is not stopping; those whose run is, are sent away."""
         for waiter in list(self._waiters):
             if waiter.ask.asker.gate.is_open:
+                self._paying = waiter
                 return waiter.ask.asker
             self._refuse(waiter)
         raise CallStopped
@@ -94,7 +95,7 @@ class Flight:
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:
         """The rows of all waiters."""
         self.sealed = True
-        return [row for waiter in self._waiters for row in waiter.ask.settle(_share(answer, waiter))]
+        return [row for waiter in self._waiters for row in waiter.ask.settle(self._share(answer, waiter))]
 
     def _land(self, task: asyncio.Task[Answer], landed: Callable[[Flight], None]) -> None:
         landed(self)
@@ -108,7 +109,7 @@ class Flight:
             elif error is not None:
                 waiter.future.set_exception(error)
             else:
-                waiter.future.set_result(_share(task.result(), waiter))
+                waiter.future.set_result(self._share(task.result(), waiter))
 
     def _stop(self, waiter: _Waiter) -> None:
         """The run of this waiter is stopping: what is on the wire may finish, the rest is not sent."""
@@ -128,9 +129,10 @@ class Flight:
             self.sealed = True
             self._task.cancel()
 
-
-def _share(answer: Answer, waiter: _Waiter) -> Answer:
-    return replace(answer, joined=True) if waiter.joined and not answer.cached else answer
+    def _share(self, answer: Answer, waiter: _Waiter) -> Answer:
+        """One of them pays, in whose run and under whose node the requests are on record."""
+        paying = self._paying or self._waiters[0]
+        return answer if answer.cached or waiter is paying else replace(answer, joined=True, cost_usd=0.0)
 
 
 class Flights:
@@ -158,7 +160,7 @@ class Flights:
                 ask.missed()
                 now = self._clock.now()
                 asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
-                return await flight.wait(ask, joined=True)
+                return await flight.wait(ask)
             await asker.gate.until_shut(flight.ended.wait())
         raise CallStopped
 
@@ -168,7 +170,7 @@ class Flights:
         if ask.join:
             self._joinable[ask.key] = flight
         flight.start(self._inner, self._landed)
-        return await flight.wait(ask, joined=False)
+        return await flight.wait(ask)
 
     def _landed(self, flight: Flight) -> None:
         self._aloft.discard(flight)

@@ -20,6 +20,7 @@ from flowllm.calls.validation import Verdict
 from flowllm.calls.wire import added_tokens, send
 from flowllm.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
 from flowllm.events import NodeRetrying, Notice
+from flowllm.money import Spend
 from flowllm.request import Answer, Completion
 from flowllm.types import Usage
 
@@ -199,7 +200,7 @@ class _Exchange:
         self._asker = asker
         self._permit = permit
         self._reservation = reservation
-        self._spent = reservation
+        self._spent = _taken(Usage.unknown(), None, reservation)
         self._attempt = Attempt(
             self._ask,
             asker,
@@ -217,8 +218,7 @@ class _Exchange:
             return await self._answered(outcome)
         finally:
             if self._asker.purse is not None:
-                spent = self._spent
-                self._asker.purse.settle(self._reservation, tokens=spent.tokens, usd=spent.usd)
+                self._asker.purse.settle(self._reservation, self._spent)
 
     async def _through_the_wire(self, request: Request) -> Reply | StepError:
         try:
@@ -232,7 +232,7 @@ class _Exchange:
             raise
         except BaseException:
             if not self._call.on_wire:
-                self._spent = Reservation(tokens=0.0, usd=0.0)
+                self._spent = Spend()
             await self._attempt.abandon(on_wire=self._call.on_wire)
             raise
         self._attempt.came_back()
@@ -254,7 +254,7 @@ class _Exchange:
             error.usage = usage
         cost = self._priced(error.cost_usd, usage, self._ask.request.model)
         self._meter.pay(cost)
-        self._spent = _charged(usage, cost, self._reservation)
+        self._spent = _taken(usage, cost, self._reservation)
         await self._attempt.failed(error, usage=usage, cost_usd=cost)
         self._notice(report.notice)
         if report.down is not None:
@@ -264,12 +264,12 @@ class _Exchange:
     async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
         ask, usage = self._ask, reply.usage
         self._attempt.list_price = reply.list_price
-        charged = _charged(usage, None, self._reservation)
-        self._notice(self._permit.answered(reply.headers, used=charged.tokens))
+        charged = _taken(usage, None, self._reservation).tokens
+        self._notice(self._permit.answered(reply.headers, used=charged))
         following = self._dialogue.answered(reply, await self._checked(reply))
         cost = self._priced(reply.cost_usd, usage, reply.model)
         self._meter.pay(cost)
-        self._spent = _charged(usage, cost, self._reservation)
+        self._spent = _taken(usage, cost, self._reservation)
         if not isinstance(following, Accept):
             error = None if following.error is None else self._shown(following.error, reply).as_dict()
             await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
@@ -359,15 +359,13 @@ def _text(reply: Reply) -> str:
 
 def _unused(purse: Purse | None, reservation: Reservation, permit: Permit | None) -> None:
     if purse is not None:
-        purse.settle(reservation, tokens=0.0, usd=0.0)
+        purse.settle(reservation, Spend())
     if permit is not None:
         permit.release()
 
 
-def _charged(usage: Usage, cost: float | None, reserved: Reservation) -> Reservation:
-    """What counts against budgets: what is known, and what was set aside where it is not."""
-    tokens = max(reserved.tokens, usage.at_least) if usage.total is None else usage.total
-    return Reservation(tokens=tokens, usd=reserved.usd if cost is None else cost)
+def _taken(usage: Usage, cost: float | None, reserved: Reservation) -> Spend:
+    return Spend.of(usage, cost, reserved_tokens=reserved.tokens, reserved_usd=reserved.usd)
 
 
 def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter) -> Answer:

@@ -57,7 +57,7 @@ def answer_of(record: MemoRecord) -> Answer:
         model=kept["model"],
         provider=kept["provider"],
         usage=Usage(**kept["usage"]),
-        cost_usd=kept["cost_usd"],
+        cost_usd=0.0,  # it was paid for when it was asked
         truncated=kept["truncated"],
         cached=True,
     )

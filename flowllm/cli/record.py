@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from flowllm.cli.history import step_kinds
 from flowllm.cli.session import find_run, open_to_read
-from flowllm.engine.recorded import whole_nodes, with_items
+from flowllm.engine.recorded import counted, figures_of, whole_nodes, with_items
 from flowllm.errors import UsageError
 from flowllm.result import RunResult, StepResult, all_nodes, timestamp
 from flowllm.spec.problems import nearest
-from flowllm.types import AttemptStatus, NodeId, NodeStatus, RunStatus, StepKind, step_path
+from flowllm.types import AttemptStatus, NodeId, RunStatus, StepKind, Usage, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowllm.cli.options import Place
+    from flowllm.money import Spend
     from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord, Store
     from flowllm.types import Json
 
@@ -35,12 +36,14 @@ class Kept:
     node: NodeRecord | None = None
     items: list[NodeRecord] = field(default_factory=list)
     """The first ones of a foreach."""
+    spends: dict[str, Spend] = field(default_factory=dict)
+    """What was spent on those of them whose cost is unknown."""
 
     def run_dict(self) -> dict[str, Json]:
         """What `run --json` prints, and more."""
         run = self.run
         return {
-            **RunResult.of(run, self.nodes, {}).as_dict(),
+            **RunResult.of(run, self.nodes).as_dict(),
             "path": run.path,
             "options": dict(run.options),
             "tenant": run.tenant,
@@ -79,6 +82,7 @@ async def read(named: str, step: str | None, place: Place, *, full: bool, most: 
     """A run, or one node of it, with so many items. `full`: with all of the outputs of its foreaches. Raises UsageError."""
     async with open_to_read(place) as app:
         store, run = app.store, await find_run(app.store, named)
+        run = replace(run, stats=await figures_of(store, run))
         if step is None:
             steps = all_nodes(run, await whole_nodes(store, run, full=full), step_kinds(run))
             return await _kept(store, run, steps)
@@ -99,6 +103,8 @@ async def _kept(
     node: NodeRecord | None = None,
     items: Sequence[NodeRecord] = (),
 ) -> Kept:
+    nodes = await counted(store, nodes)
+    node = None if node is None else (await counted(store, [node]))[0]
     every = nodes if node is None else [*nodes, node]
     attempts: dict[str, list[AttemptRecord]] = {
         one.node_id: [_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
@@ -106,18 +112,19 @@ async def _kept(
         if one.counts is None
     }
 
-    def counted(one: NodeRecord) -> NodeRecord:
-        """One that was stopped has no sum of its own attempts."""
-        stopped = one.status is NodeStatus.CANCELLED
-        return replace(one, attempts=len(attempts.get(one.node_id, ()))) if stopped else one
-
     return Kept(
         run=run,
-        nodes=[counted(one) for one in nodes],
+        nodes=[*nodes],
         attempts=attempts,
-        node=None if node is None else counted(node),
+        node=node,
         items=list(items),
+        spends={one.node_id: await store.spend(run.run_id, one.node_id) for one in every if unsure(one)},
     )
+
+
+def unsure(node: NodeRecord) -> bool:
+    """It sent something, and its cost is unknown."""
+    return node.cost_usd is None and node.attempts > 0
 
 
 async def _node(store: Store, run: RunRecord, step: str) -> NodeRecord:
@@ -154,7 +161,10 @@ async def _first_items(store: Store, node: NodeRecord, most: int) -> list[NodeRe
 def _seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
     """One that was on its way when its process ended may have been paid for: nobody knows."""
     if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
-        return replace(attempt, status=AttemptStatus.UNKNOWN)
+        free = attempt.reserved_usd == 0
+        return replace(
+            attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None
+        )
     return attempt
 
 

@@ -16,15 +16,15 @@ from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, print_table
 from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
+from flowllm.engine.recorded import COUNTED, figures_of
 from flowllm.errors import DatabaseCorrupt
-from flowllm.observers.stats import unknown
-from flowllm.observers.text import at_least, dollars, duration, plural
+from flowllm.money import price
+from flowllm.observers.text import duration, plural
 from flowllm.result import timestamp
-from flowllm.store.base import Spend
 from flowllm.types import NodeStatus, RunId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowllm.store.base import RunRecord, Store
     from flowllm.types import Json
@@ -42,12 +42,7 @@ class Row:
     succeeded: int
     steps: int
     """All of the workflow's."""
-    spend: Spend
-
-    @property
-    def cost_usd(self) -> float | None:
-        """None as soon as that of one request is unknown."""
-        return None if self.spend.unknown and self.spend.reserved_usd != 0 else self.spend.usd
+    figures: Mapping[str, Json]
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -59,9 +54,7 @@ class Row:
             "finished_at": timestamp(self.run.finished_at),
             "duration_s": self.run.stats.get("duration_s"),
             "steps": {"succeeded": self.succeeded, "total": self.steps},
-            "cost_usd": None if self.cost_usd is None else round(self.cost_usd, 10),
-            "at_least": {"cost_usd": round(self.spend.known_usd, 10)},
-            "unknown": unknown(self.spend.unknown, self.spend.reserved_tokens, self.spend.reserved_usd),
+            **{name: self.figures[name] for name in ("cost_usd", "at_least", "unknown")},
             "path": self.run.path,
             "tenant": self.run.tenant,
         }
@@ -75,7 +68,7 @@ class Row:
             shown_time(self.run.started_at),
             duration(self.run.stats.get("duration_s")),
             f"{self.succeeded}/{self.steps}",
-            at_least(self.cost_usd, self.spend.known_usd, dollars),
+            price(self.figures),
         ]
 
 
@@ -116,19 +109,16 @@ async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
 
 async def _row(store: Store, run: RunRecord) -> Row:
     counts = await store.count_steps(run.run_id)
-    total = dict(run.stats.get("total", {})) if run.finished_at is not None else {}
-    if total:
-        steps, spend = total.pop("steps"), Spend(**total)
-    else:  # it runs, its process is gone, or it is older than these sums
-        steps = 0
+    figures = await figures_of(store, run)
+    steps = figures.get(COUNTED, 0)
+    if not steps:  # it runs, its process is gone, or it is older than this figure
         with suppress(DatabaseCorrupt):  # a damaged one is listed as failed
             steps = len(step_kinds(await store.run(run.run_id)))
-        spend = await store.spend(run.run_id)
     return Row(
         run=run,
         succeeded=counts.get(NodeStatus.SUCCEEDED, 0),
         steps=max(sum(counts.values()), steps),
-        spend=spend,
+        figures=figures,
     )
 
 

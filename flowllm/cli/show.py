@@ -13,7 +13,8 @@ from flowllm.cli.record import read
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import failed_command, resume_command, wait_for
 from flowllm.engine.recorded import MOST_ITEMS
-from flowllm.observers.summary import error_lines, figures
+from flowllm.money import price
+from flowllm.observers.summary import error_lines, figures, took
 from flowllm.observers.text import (
     at_least,
     dollars,
@@ -72,13 +73,16 @@ def _print_run(kept: Kept, place: Place) -> None:
     run, screen = kept.run, results()
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
     _print_run_facts(screen, run)
-    if run.stats and run.epoch > 1:
-        screen.line("  since it was last resumed:")
-    for line in figures(run.stats, set()) if run.stats else []:
-        screen.line("  ", *line)
+    if run.finished_at is None:  # nobody has counted its requests
+        screen.line("  ", took(run.stats))
+    else:
+        if run.epoch > 1:
+            screen.line("  since it was last resumed:")
+        for line in figures(run.stats, set()):
+            screen.line("  ", *line)
     if kept.nodes:
         screen.line()
-        _print_steps(kept.nodes)
+        _print_steps(kept)
     if run.error is not None:
         screen.line()
         for line in error_lines("", run.error):
@@ -112,9 +116,9 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
         )
 
 
-def _print_steps(nodes: Sequence[NodeRecord]) -> None:
+def _print_steps(kept: Kept) -> None:
     rows = []
-    for node in nodes:
+    for node in kept.nodes:
         tokens = (
             at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
         )
@@ -126,12 +130,17 @@ def _print_steps(nodes: Sequence[NodeRecord]) -> None:
                 str(node.attempts),
                 duration(node.call_s) if node.call_s else "-",
                 tokens or "-",
-                dollars(node.cost_usd) if node.attempts or tokens else "-",
+                _cost(kept, node) if node.attempts or tokens else "-",
                 _note(node),
             ]
         )
     headers = ["STEP", "KIND", "STATUS", "ATTEMPTS", "CALL", "TOKENS", "COST", "NOTE"]
     print_table(headers, rows, right=("ATTEMPTS", "CALL", "TOKENS", "COST"))
+
+
+def _cost(kept: Kept, node: NodeRecord) -> str:
+    spend = kept.spends.get(node.node_id)
+    return dollars(node.cost_usd) if spend is None else price(spend.as_dict())
 
 
 def _note(node: NodeRecord) -> str:
@@ -186,7 +195,7 @@ def _print_step(kept: Kept, node: NodeRecord) -> None:
         f" ({node.kind}) of run {node.run_id}: ",
         (node.status.value, "bold"),
     )
-    _print_facts(screen, node)
+    _print_facts(screen, kept, node)
     if node.place is not None:
         _section(screen, "item", node.item)
     if node.counts is None:
@@ -203,11 +212,11 @@ def _print_step(kept: Kept, node: NodeRecord) -> None:
         _print_items(node, kept.items)
     elif kept.nodes:
         screen.line()
-        _print_steps(kept.nodes)
+        _print_steps(kept)
     _print_attempts(screen, kept.attempts.get(node.node_id, []))
 
 
-def _print_facts(screen: Screen, node: NodeRecord) -> None:
+def _print_facts(screen: Screen, kept: Kept, node: NodeRecord) -> None:
     how = [
         word
         for word, holds in (("cached", node.cached), ("reused", node.reused), ("truncated", node.truncated))
@@ -221,7 +230,7 @@ def _print_facts(screen: Screen, node: NodeRecord) -> None:
     if node.call_s or node.queue_s:
         _field(screen, "took", f"{duration(node.call_s)} in calls, {duration(node.queue_s)} in the queue")
     if node.attempts or node.usage.total != 0:
-        _field(screen, "tokens", f"{_in_and_out(node.usage)}; {dollars(node.cost_usd)}")
+        _field(screen, "tokens", f"{_in_and_out(node.usage)}; {_cost(kept, node)}")
     if how:
         _field(screen, "note", ", ".join(how))
     if reason := node.parts.get("reason"):

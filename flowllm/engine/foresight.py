@@ -102,7 +102,7 @@ class Foresight:
             cached=found.answer is not None,
             model=kept.get("model", ""),
             usage=Usage(**kept.get("usage", {})),
-            cost_usd=kept.get("cost_usd"),
+            cost_usd=0.0 if kept else None,
             counts=found.counts,
         )
         walked.values.add(StepId(node), record, rows=found.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ class Work:
 
     started: float
     spent: Spent
+    asked: Tally = field(default_factory=Tally)
+    """What the questions took that it consists of (see `Within`), those of earlier sittings too."""
     bound: Bound | None = None
 
 
@@ -103,7 +105,7 @@ async def _within(
         values=values,
         standing=Standing(parent=seat.node_id),
         scope=Scope(halt=seat.scope.halt, dooms=False, missed=seat.scope.missed),
-        tally=Tally(),  # what it takes is in the record of the node around it
+        tally=work.asked,  # what it takes is in the record of the node around it
         missed=seat.missed,
         many=False,
     )
@@ -216,6 +218,8 @@ async def _fail(desk: Desk, seat: Seat, work: Work, error: StepError) -> NodeRec
     if error.usage is not None:
         record = replace(record, usage=error.usage, cost_usd=None)
     record = work.spent.onto(record)
+    if work.asked.answered or work.asked.attempts:
+        record = replace(record, usage=work.asked.usage, cost_usd=work.asked.cost_usd)
     await desk.keep(record)
     seat.tally.add(record)  # a node with a graph within has spent nothing itself
     desk.tell(record, seat)

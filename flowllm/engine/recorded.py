@@ -9,10 +9,41 @@ from typing import TYPE_CHECKING
 from flowllm.types import NODE_TERMINAL, Counts, NodeStatus
 
 if TYPE_CHECKING:
-    from flowllm.store.base import NodeRecord, RunRecord, Store
+    from collections.abc import Mapping, Sequence
 
+    from flowllm.store.base import NodeRecord, RunRecord, Store
+    from flowllm.types import Json
+
+COUNTED = "steps_in_all"
+"""The entry of a run's figures that has the number of its workflow's steps; where it is, the figures are whole."""
+SITTING = "since_resumed"
+"""The entry that has what the last sitting took, of a run that was resumed."""
+MOST_COUNTED = 500
+"""Nodes of one graph for which that is looked up; of more it stays unknown."""
+_UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.CANCELLED})
 MOST_ITEMS = 1000
 """Items of a foreach's output that are shown, unless all are wanted."""
+
+
+async def figures_of(store: Store, run: RunRecord) -> Mapping[str, Json]:
+    """The figures of a run, with what it took so far where it has not ended."""
+    if run.finished_at is not None and COUNTED in run.stats:
+        return run.stats
+    earlier = {name: value for name, value in run.stats.items() if name != SITTING}
+    return {**earlier, **(await store.spend(run.run_id)).as_dict()}
+
+
+async def counted(store: Store, nodes: Sequence[NodeRecord]) -> list[NodeRecord]:
+    """Nodes, with what was spent by now on those that never ended: these have no sums of their own."""
+    found, left = [], MOST_COUNTED
+    for node in nodes:
+        if node.status not in _UNENDED or left <= 0:
+            found.append(node)
+            continue
+        left -= 1
+        spend = await store.spend(node.run_id, node.node_id)
+        found.append(replace(node, attempts=spend.requests, usage=spend.usage, cost_usd=spend.cost_usd))
+    return found
 
 
 async def whole_nodes(store: Store, run: RunRecord, *, full: bool = False) -> list[NodeRecord]:

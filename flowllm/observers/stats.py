@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from flowllm.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
+from flowllm.money import Spend
 from flowllm.observers.sketch import Sketch
-from flowllm.types import StepKind, Usage, add, step_path
+from flowllm.types import StepKind, step_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,55 +24,29 @@ class _Part:
 
     def __init__(self) -> None:
         self.requests = 0
-        self.usage = Usage()
-        self.cost: float | None = 0.0
-        self.least = {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
-        """What is known of them."""
-        self.unknown = 0
-        """Requests whose tokens nobody knows."""
-        self.reserved_tokens = 0.0
-        self.reserved_usd: float | None = 0.0
-        """What was set aside for those."""
+        self.spend = Spend()
         self.list_prices: set[str] = set()
         self.latency = Sketch()
 
-    def add(self, event: RequestEnded) -> None:
+    def add(self, event: RequestEnded, spend: Spend) -> None:
         self.requests += 1
-        self.usage += event.usage
-        self.cost = add(self.cost, event.cost_usd)
-        self.least["input_tokens"] += event.usage.input_tokens or 0
-        self.least["output_tokens"] += event.usage.output_tokens or 0
-        self.least["cost_usd"] += event.cost_usd or 0.0
+        self.spend += spend
         if event.list_price:
             self.list_prices.add(event.list_price)
-        if event.usage.total is None:
-            self.unknown += 1
-            self.reserved_tokens += max(0.0, event.reserved_tokens - event.usage.at_least)
-            if event.cost_usd is None:
-                self.reserved_usd = add(self.reserved_usd, event.reserved_usd)
         if event.error is None:
             self.latency.add(event.call_s)
 
-    def in_doubt(self) -> dict[str, Json]:
-        return {
-            "at_least": {**self.least, "cost_usd": round(self.least["cost_usd"], 10)},
-            "unknown": unknown(self.unknown, self.reserved_tokens, self.reserved_usd),
-        }
-
     def as_dict(self) -> dict[str, Json]:
+        told = self.spend.as_dict()
         return {
             "requests": self.requests,
-            "input_tokens": self.usage.input_tokens,
-            "output_tokens": self.usage.output_tokens,
-            "cost_usd": None if self.cost is None else round(self.cost, 10),
+            "input_tokens": self.spend.usage.input_tokens,
+            "output_tokens": self.spend.usage.output_tokens,
+            "cost_usd": told["cost_usd"],
+            "at_least": told["at_least"],
+            "unknown": told["unknown"],
             "latency_s": _quantiles(self.latency),
         }
-
-
-def unknown(requests: int, tokens: float, usd: float | None) -> dict[str, Json]:
-    """Requests whose tokens nobody knows, and what was set aside for them, as it stands in JSON output."""
-    told = None if usd is None else round(usd, 10)
-    return {"requests": requests, "reserved_tokens": math.ceil(tokens), "reserved_usd": told}
 
 
 class Stats:
@@ -115,9 +89,15 @@ class Stats:
             self._requests["cached"] += 1
 
     def _ended(self, event: RequestEnded) -> None:
-        self._models[event.model].add(event)
-        self._steps[step_path(event.node_id)].add(event)
-        self._whole.add(event)
+        spend = Spend.of(
+            event.usage,
+            event.cost_usd,
+            reserved_tokens=event.reserved_tokens,
+            reserved_usd=event.reserved_usd,
+        )
+        self._models[event.model].add(event, spend)
+        self._steps[step_path(event.node_id)].add(event, spend)
+        self._whole.add(event, spend)
         if event.error is not None and event.error.get("type") == "RateLimited":
             self._requests["rate_limited"] += 1
 
@@ -125,15 +105,13 @@ class Stats:
         """The figures so far.
 
         Tokens and `cost_usd` are null as soon as those of one request are unknown; `at_least` is what is known, and
-        `unknown` how many requests that is not, with what was set aside for them. `latency_s` is of the requests that were
-        answered, without time in the queue, within 0.5 %; its figures are null when there were none.
+        `unknown` how many requests that is not, with what was set aside for them (see `Spend.as_dict`). `latency_s` is of
+        the requests that were answered, without time in the queue, within 0.5 %; its figures are null when there were none.
         """
         whole = self._whole
         return {
             "requests": dict(self._requests),
-            "usage": whole.usage.as_dict(),
-            "cost_usd": None if whole.cost is None else round(whole.cost, 10),
-            **whole.in_doubt(),
+            **whole.spend.as_dict(),
             "list_prices": sorted(whole.list_prices),
             "latency_s": _quantiles(whole.latency),
             "queue_s": _quantiles(self._queue),

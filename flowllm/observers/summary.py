@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from flowllm.errors import ItemsFailed
 from flowllm.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
+from flowllm.money import price
 from flowllm.observers.fans import MOST_ERRORS as MOST_OF_ITEMS
 from flowllm.observers.fans import ROWS
 from flowllm.observers.progress import SIMULATED_NOTICE, what_ended
 from flowllm.observers.text import (
     at_least,
-    dollars,
     duration,
     error_text,
-    in_doubt,
     item_shares,
     one_line,
     plural,
@@ -26,7 +25,7 @@ from flowllm.observers.text import (
 from flowllm.types import ROW, RUN_RESUMABLE, NodeStatus, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from flowllm.observers.screen import Part
     from flowllm.types import Json
@@ -249,35 +248,39 @@ def _by_number(node: str) -> list[str | int]:
 
 
 def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, ...]]:
-    """Requests, tokens, cost and latency, on two lines."""
-    requests, usage = stats.get("requests", {}), stats.get("usage", {})
+    """Requests, tokens, cost and latency, on two lines; of a run that was resumed, what it took in all on one more."""
+    requests = stats.get("requests", {})
     counts = [f"{requests.get('sent', 0)} sent"]
     counts += [
         f"{requests[name]} {name.replace('_', ' ')}"
         for name in ("cached", "joined", "retried", "rate_limited")
         if requests.get(name)
     ]
-    least = stats.get("at_least", {})
-    tokens = ", ".join(
-        f"{at_least(usage.get(name, 0), least.get(name, 0), '{:,}'.format)} {word}"
-        for name, word in (("input_tokens", "in"), ("output_tokens", "out"))
-    )
-    cost = at_least(stats.get("cost_usd"), least.get("cost_usd", 0), dollars)
-    doubts = [f"no price for {one_line(', '.join(sorted(unpriced)))}"] if unpriced else []
-    doubts += [in_doubt(stats.get("unknown", {}))]
-    if stats.get("cost_usd") is not None:
-        doubts = []
-    if listed := stats.get("list_prices"):
-        doubts.append(f"list price of {one_line(', '.join(listed))}")
-    if any(doubts):
-        cost += f" ({'; '.join(filter(None, doubts))})"
-    found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; tokens: {tokens}; cost: {cost}",)]
+    sitting = stats.get("since_resumed")
+    taken = took(sitting or stats, unpriced, stats.get("list_prices", ()))
+    found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; {taken}",)]
+    if sitting is not None:
+        found.append((f"the whole run: {took(stats, unpriced)}",))
     latency = stats.get("latency_s", {})
     if latency.get("p50") is not None:
         shown = ", ".join(f"{name} {duration(latency.get(name))}" for name in ("p50", "p90", "p99"))
         found.append((f"latency: {shown}",))
     found += [(line,) for line in limits(stats.get("limits", {}))]
     return found
+
+
+def took(stats: Mapping[str, Json], unpriced: Collection[str] = (), list_prices: Collection[str] = ()) -> str:
+    """`tokens: 244 in, 396 out; cost: $0.25`, with what is known of them and what was set aside for the rest."""
+    usage, least, unknown = stats.get("usage", {}), stats.get("at_least", {}), stats.get("unknown", {})
+    tokens = ", ".join(
+        f"{at_least(usage.get(name, 0), least.get(name, 0), '{:,}'.format)} {word}"
+        for name, word in (("input_tokens", "in"), ("output_tokens", "out"))
+    )
+    if reserved := unknown.get("reserved_tokens"):
+        tokens += f" (up to {reserved:,} more)"
+    cost = price(stats, [one_line(name) for name in unpriced])
+    listed = f" (list price of {one_line(', '.join(list_prices))})" if list_prices else ""
+    return f"tokens: {tokens}; cost: {cost}{listed}"
 
 
 def limits(gauges: Mapping[str, Mapping[str, Json]]) -> list[str]:

@@ -93,17 +93,6 @@ def at_least(value: N | None, known: N, shown: Callable[[N], str]) -> str:
     return f"at least {shown(known)}" if known else "unknown"
 
 
-def in_doubt(unknown: Mapping[str, Json]) -> str:
-    """`2 requests did not say what they took: up to 480 tokens, $0.02`; empty if all did."""
-    count = unknown.get("requests", 0)
-    if not count:
-        return ""
-    most = [plural(unknown["reserved_tokens"], "token")]
-    if unknown["reserved_usd"]:
-        most.append(dollars(unknown["reserved_usd"]))
-    return f"of {plural(count, 'request')} it is not known: up to {', '.join(most)}"
-
-
 def plural(count: int, noun: str) -> str:
     """`1 step`, `4 steps`, `12,000 steps`."""
     shown = f"{count:,}" if count >= _THOUSAND else str(count)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, add
+from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from flowllm.money import Spend
     from flowllm.types import Json
 
 
@@ -145,33 +146,6 @@ class AttemptRecord:
     """What was set aside for it before it was sent: the most that it may take."""
     reserved_usd: float | None = 0.0
     """The same in dollars, None if the price is unknown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spend:
-    """What the attempts of a run have taken."""
-
-    tokens: float = 0.0
-    """Input and output; of a request that nobody knows them of, what was set aside for it."""
-    usd: float | None = 0.0
-    """The same in dollars; None as soon as the price of one of them is unknown."""
-    known_usd: float = field(default=0.0, compare=False)
-    """The part of `usd` that is known; like what follows it only tells the two apart."""
-    unknown: int = field(default=0, compare=False)
-    """Requests whose tokens nobody knows: the provider did not tell, or no answer was seen."""
-    reserved_tokens: float = field(default=0.0, compare=False)
-    reserved_usd: float | None = field(default=0.0, compare=False)
-    """The parts of `tokens` and `usd` that were set aside for those."""
-
-    def __add__(self, other: Spend) -> Spend:
-        return Spend(
-            tokens=self.tokens + other.tokens,
-            usd=add(self.usd, other.usd),
-            known_usd=self.known_usd + other.known_usd,
-            unknown=self.unknown + other.unknown,
-            reserved_tokens=self.reserved_tokens + other.reserved_tokens,
-            reserved_usd=add(self.reserved_usd, other.reserved_usd),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,8 +325,8 @@ class Store(Protocol):
         """Attempts in the order in which they were recorded."""
         ...
 
-    async def spend(self, run_id: RunId) -> Spend:
-        """What all attempts of a run took, those of earlier sittings too: their usage and cost.
+    async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
+        """What all attempts of a run took, or of one node and all within it, those of earlier sittings too.
 
         One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
         that failed and reports neither tokens nor a cost took nothing."""

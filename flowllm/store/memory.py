@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.errors import DatabaseCorrupt
-from flowllm.store.base import MemoStats, Spend
+from flowllm.money import Spend
+from flowllm.store.base import MemoStats
 from flowllm.store.memory_items import NodeTable
 from flowllm.store.records import attempt_of, memo_of, node_of, run_of
 from flowllm.store.refusals import (
@@ -24,7 +25,7 @@ from flowllm.store.refusals import (
 )
 from flowllm.store.rows import attempt_row, memo_row, node_row, rate_row, run_row
 from flowllm.store.slots import Slots
-from flowllm.types import AttemptStatus, NodeStatus, RunStatus, item_id
+from flowllm.types import AttemptStatus, NodeStatus, RunStatus, Usage, item_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -239,10 +240,13 @@ class MemoryStore:
         """See `Store`."""
         return [a for a in self._attempts.values() if a.run_id == run_id and node_id in {None, a.node_id}]
 
-    async def spend(self, run_id: RunId) -> Spend:
+    async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         """See `Store`."""
-        taken = [_taken(attempt) for attempt in await self.attempts(run_id)]
-        return sum(taken, Spend())
+        found = await self.attempts(run_id)
+        if within is not None:
+            inner = (f"{within}.", f"{within}[")
+            found = [a for a in found if a.node_id == within or a.node_id.startswith(inner)]
+        return sum(map(_taken, found), Spend())
 
     async def mark_output(self, fence: Fence, offset: int) -> None:
         """See `Store`."""
@@ -357,19 +361,9 @@ def _chosen(table: NodeTable, node_id: NodeId) -> Json:
 def _taken(attempt: AttemptRecord) -> Spend:
     """What one attempt counts with in `Store.spend`."""
     usage, cost = attempt.usage, attempt.cost_usd
-    seen = attempt.status in {AttemptStatus.SUCCEEDED, AttemptStatus.FAILED}
-    if usage.total is None or (not seen and not usage.total):
-        extra = max(0.0, attempt.reserved_tokens - usage.at_least)
-        known = None if not seen and usage.total == 0 else cost
-        reserved = attempt.reserved_usd if known is None else 0.0
-        return Spend(
-            tokens=usage.at_least + extra,
-            usd=reserved if known is None else known,
-            known_usd=known or 0.0,
-            unknown=1,
-            reserved_tokens=extra,
-            reserved_usd=reserved,
-        )
-    if attempt.status is AttemptStatus.FAILED and not usage.total and cost is None:
-        return Spend()
-    return Spend(tokens=usage.total, usd=cost, known_usd=cost or 0.0)
+    if usage.total == 0:  # as written before an answer is seen, and by earlier versions
+        if attempt.status not in {AttemptStatus.SUCCEEDED, AttemptStatus.FAILED}:
+            usage, cost = Usage.unknown(), None
+        elif attempt.status is AttemptStatus.FAILED:
+            cost = cost or 0.0
+    return Spend.of(usage, cost, reserved_tokens=attempt.reserved_tokens, reserved_usd=attempt.reserved_usd)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     event,
     func,
     literal_column,
+    null,
     or_,
     select,
     tuple_,
@@ -23,7 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from flowllm.store.base import MemoStats, Spend
+from flowllm.money import Spend
+from flowllm.store.base import MemoStats
 from flowllm.store.connection import address, decode, options, reading_mode
 from flowllm.store.faults import explain
 from flowllm.store.records import attempt_of, damaged, is_whole, listed_run, node_of, run_of
@@ -33,7 +35,7 @@ from flowllm.store.standing import standing
 from flowllm.store.tables import DEAD, attempts, memo, nodes, rates, runs
 from flowllm.store.text import from_text, to_text
 from flowllm.tasks import start_task
-from flowllm.types import AttemptStatus, NodeStatus
+from flowllm.types import USAGE_FIELDS, AttemptStatus, NodeStatus, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -249,13 +251,26 @@ class Reader:
             query = query.where(attempts.c.node_id == to_text(node_id))
         return [attempt_of(AttemptRow._make(row)) for row in await self._all(query)]
 
-    async def spend(self, run_id: RunId) -> Spend:
-        """What all attempts of a run took, added up in the database."""
-        row = (await self._all(_spend().where(attempts.c.run_id == to_text(run_id))))[0]
+    async def spend(self, run_id: RunId, within: NodeId | None) -> Spend:
+        """What all attempts of a run took, or of one node and all within it, added up in the database."""
+        query = _spend().where(attempts.c.run_id == to_text(run_id))
+        if within is not None:
+            node, name = attempts.c.node_id, to_text(within)
+            inner = [and_(node >= f"{name}{mark}", node < f"{name}{chr(ord(mark) + 1)}") for mark in ".["]
+            query = query.where(or_(node == name, *inner))
+        row = (await self._all(query))[0]
         return Spend(
-            tokens=row.tokens,
-            usd=None if row.unpriced else row.usd,
+            requests=int(row.requests),
+            usage=Usage(
+                **{
+                    name: None if getattr(row, f"no_{name}") else int(getattr(row, name))
+                    for name in USAGE_FIELDS
+                }
+            ),
+            known_input=int(row.input_tokens),
+            known_output=int(row.output_tokens),
             known_usd=row.known_usd,
+            unpriced=int(row.unpriced),
             unknown=int(row.unknown),
             reserved_tokens=row.reserved_tokens,
             reserved_usd=None if row.unreserved else row.reserved_usd,
@@ -351,22 +366,28 @@ class Reader:
 
 
 def _spend() -> Select[Any]:
-    """The sums of `Spend` over attempts, and how many of unknown price are among them."""
+    """The sums of `Spend` over attempts, as its twin in memory counts them one by one."""
     row = attempts.c
-    told = [func.json_extract(row.usage, f"$.{name}") for name in ("input_tokens", "output_tokens")]
-    counted, least = told[0] + told[1], func.coalesce(told[0], 0) + func.coalesce(told[1], 0)
+    told = {name: func.json_extract(row.usage, f"$.{name}") for name in USAGE_FIELDS}
+    counted = told["input_tokens"] + told["output_tokens"]
+    least = func.coalesce(told["input_tokens"], 0) + func.coalesce(told["output_tokens"], 0)
     ended = row.status.in_([AttemptStatus.SUCCEEDED.value, AttemptStatus.FAILED.value])
-    in_doubt = or_(counted.is_(None), and_(~ended, counted == 0))
+    unseen = and_(~ended, counted == 0)
+    in_doubt = or_(counted.is_(None), unseen)
     free = and_(row.status == AttemptStatus.FAILED.value, counted == 0, row.cost_usd.is_(None))
-    unpaid = and_(in_doubt, or_(row.cost_usd.is_(None), and_(~ended, counted == 0)))
-    price = case((unpaid, row.reserved_usd), (free, 0.0), else_=row.cost_usd)
+    cost = case((unseen, null()), (free, 0.0), else_=row.cost_usd)
     extra = case((and_(in_doubt, row.reserved_tokens > least), row.reserved_tokens - least), else_=0)
-    of_unknown = case((unpaid, row.reserved_usd), else_=0.0)
+    of_unknown = case((and_(in_doubt, cost.is_(None)), row.reserved_usd), else_=0.0)
+    unknown = [
+        func.total(case((or_(unseen, count.is_(None)), 1), else_=0)).label(f"no_{name}")
+        for name, count in told.items()
+    ]
     return select(  # total() is SQLite's sum() of floats: 0.0 for no rows, and no integer overflow
-        func.total(least + extra).label("tokens"),
-        func.total(price).label("usd"),
-        (func.count() - func.count(price)).label("unpriced"),
-        func.total(case((unpaid, 0.0), else_=row.cost_usd)).label("known_usd"),
+        *(func.total(count).label(name) for name, count in told.items()),
+        *unknown,
+        func.count().label("requests"),
+        func.total(cost).label("known_usd"),
+        func.total(case((and_(~in_doubt, cost.is_(None)), 1), else_=0)).label("unpriced"),
         func.total(case((in_doubt, 1), else_=0)).label("unknown"),
         func.total(extra).label("reserved_tokens"),
         func.total(of_unknown).label("reserved_usd"),

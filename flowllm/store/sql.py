@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from flowllm.money import Spend
     from flowllm.store.base import (
         AttemptRecord,
         Fence,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         NodeWrite,
         Owner,
         RunRecord,
-        Spend,
     )
     from flowllm.store.writer import Failpoints
     from flowllm.types import Json, NodeId, NodeStatus, RunId
@@ -210,9 +210,9 @@ class SqlStore:
         """See `Store`."""
         return await self._reader.attempts(run_id, node_id)
 
-    async def spend(self, run_id: RunId) -> Spend:
+    async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         """See `Store`."""
-        return await self._reader.spend(run_id)
+        return await self._reader.spend(run_id, within)
 
     async def mark_output(self, fence: Fence, offset: int) -> None:
         """See `Store`."""

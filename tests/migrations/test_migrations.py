@@ -21,7 +21,6 @@ from sqlalchemy import create_engine
 from flowllm.clock import SystemClock
 from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
 from flowllm.store import migrate, schema, tables
-from flowllm.store.base import Spend
 from flowllm.store.migrate import migrations_folder, status, upgrade
 from flowllm.store.open import open_store
 from flowllm.store.schema import SchemaState
@@ -187,14 +186,16 @@ async def test_an_old_database_keeps_its_runs_and_answers(old: Path, revision: s
 
 async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old: Path, revision: str) -> None:
     store = await open_store(str(old), clock=SystemClock())
-    assert await store.spend(RunId("run1")) == Spend(tokens=160.0, usd=0.0002)
+    spend = await store.spend(RunId("run1"))
+    assert (spend.tokens, spend.cost_usd) == (160.0, 0.0002)
     expected = {
-        "0001": Spend(tokens=160.0, usd=0.0002),
-        "0002": Spend(tokens=80.0, usd=None),  # one is in doubt: nobody knows what it may have cost
-        "0003": Spend(tokens=180.0, usd=pytest.approx(0.0006)),
-        "0004": Spend(tokens=180.0, usd=pytest.approx(0.0006)),
+        "0001": (160.0, 0.0002, 0.0),
+        "0002": (80.0, 0.0001, None),  # one is in doubt: nobody knows what it may have cost
+        "0003": (180.0, 0.0001, 0.0005),
+        "0004": (180.0, 0.0001, 0.0005),
     }
-    assert await store.spend(RunId("run2")) == expected[revision]
+    spend = await store.spend(RunId("run2"))
+    assert (spend.tokens, spend.known_usd, spend.reserved_usd) == expected[revision]
     kept = {(found.reserved_tokens, found.reserved_usd) for found in await store.attempts(RunId("run2"))}
     assert kept == ({(100.0, 0.0005)} if revision >= "0003" else {(0.0, None)})
     claimed = await store.claim_run(RunId("run2"), ME)

@@ -84,7 +84,7 @@ class Stage:
             self,
             checked,
             run,
-            purse=None if budget is None else Purse(budget, tokens=spend.tokens, usd=spend.usd),
+            purse=None if budget is None else Purse(budget, spend),
             before=await self.store.nodes(run_id),
             stop=stop or StopSignal(),
             retry_failed=retry_failed,

@@ -16,6 +16,7 @@ from flowllm.calls.memo import Memo
 from flowllm.calls.validation import Validator
 from flowllm.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
 from flowllm.limits.limiter import Limiter
+from flowllm.money import Spend
 from flowllm.request import Completion, OutputFormat
 from flowllm.store.base import Owner, RunRecord
 from flowllm.store.memory import MemoryStore
@@ -28,6 +29,10 @@ def _tokens(tokens: float, usd: float | None = 0.0) -> Reservation:
     return Reservation(tokens=tokens, usd=usd)
 
 
+def _took(tokens: float, usd: float = 0.0) -> Spend:
+    return Spend(reserved_tokens=tokens, known_usd=usd)
+
+
 async def _reserve(purse: Purse, *reservations: Reservation) -> None:
     for one in reservations:
         await purse.reserve(one, model="m")
@@ -38,10 +43,10 @@ def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> Non
         purse = Purse(Budget(tokens=100))
         first = _tokens(60)
         await _reserve(purse, first)
-        purse.settle(first, tokens=60, usd=0)
+        purse.settle(first, _took(60, 0))
         await _reserve(purse, second := _tokens(40))
-        purse.settle(second, tokens=40, usd=0)
-        with pytest.raises(BudgetExceeded, match="100 of 100 tokens are spent, and it may take 1"):
+        purse.settle(second, _took(40, 0))
+        with pytest.raises(BudgetExceeded, match="100 more, of 100 tokens are spent, and it may take 1"):
             await _reserve(purse, _tokens(1))
 
     run_virtual(main())
@@ -52,7 +57,7 @@ def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
         purse = Purse(Budget(usd=0.3))
         for _ in range(3):
             await _reserve(purse, tenth := _tokens(1, 0.1))
-            purse.settle(tenth, tokens=1, usd=0.1)
+            purse.settle(tenth, _took(1, 0.1))
         with pytest.raises(BudgetExceeded, match=r"\$0\.3 of \$0\.3 are spent, and it may take \$0\.0001"):
             await _reserve(purse, _tokens(1, 0.0001))
 
@@ -73,10 +78,10 @@ def test_both_bounds_hold() -> None:
 
 def test_what_was_spent_before_counts() -> None:
     async def main() -> None:
-        with pytest.raises(BudgetExceeded, match="70 of 100 tokens"):
-            await _reserve(Purse(Budget(tokens=100), tokens=70), _tokens(31))
+        with pytest.raises(BudgetExceeded, match="70 more, of 100 tokens"):
+            await _reserve(Purse(Budget(tokens=100), _took(70)), _tokens(31))
         with pytest.raises(BudgetExceeded):
-            await _reserve(Purse(Budget(usd=5), usd=4.5), _tokens(1, 0.6))
+            await _reserve(Purse(Budget(usd=5), _took(0, 4.5)), _tokens(1, 0.6))
 
     run_virtual(main())
 
@@ -109,7 +114,7 @@ def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() ->
         waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
         await asyncio.sleep(10)
         assert not waiting.done()
-        purse.settle(first, tokens=50, usd=0)
+        purse.settle(first, _took(50, 0))
         await waiting
 
     run_virtual(main())
@@ -121,10 +126,10 @@ def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
         await _reserve(purse, first := _tokens(40), second := _tokens(40))
         waiting = [asyncio.create_task(purse.reserve(_tokens(50), model="m")) for _ in range(5)]
         await asyncio.sleep(1)
-        purse.settle(first, tokens=40, usd=0)
+        purse.settle(first, _took(40, 0))
         await asyncio.sleep(1)
         assert not any(task.done() for task in waiting)
-        purse.settle(second, tokens=40, usd=0)
+        purse.settle(second, _took(40, 0))
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [BudgetExceeded] * 5
 
@@ -140,7 +145,7 @@ def test_one_that_leaves_while_it_waits_has_set_nothing_aside() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        purse.settle(first, tokens=0, usd=0)
+        purse.settle(first, _took(0, 0))
         await _reserve(purse, _tokens(100))
 
     run_virtual(main())
@@ -162,7 +167,7 @@ def test_whatever_requests_take_it_is_never_passed_and_nobody_waits_for_ever(see
         await asyncio.sleep(draw.random())
         taken = draw.random() * reservation.tokens
         spent[0] += taken
-        purse.settle(reservation, tokens=taken, usd=0)
+        purse.settle(reservation, _took(taken, 0))
         assert spent[0] <= most
         return True
 
@@ -254,7 +259,7 @@ def test_an_attempt_of_which_nobody_knows_takes_all_that_was_set_aside() -> None
     async def main() -> None:
         bench = Bench(Budget(tokens=199))
         provider = FakeProvider(AttemptTimedOut("late"), *_answers(1))
-        with pytest.raises(BudgetExceeded, match="100 of 199 tokens"):
+        with pytest.raises(BudgetExceeded, match="0, and up to 100 more, of 199 tokens"):
             await bench.ask(provider)
         assert (await bench.store.spend("r1")).tokens == 100
 

@@ -62,7 +62,7 @@ def test_what_people_must_know_is_said() -> None:
     lines = summed(
         run_started(simulated=True),
         node_ended("outline", truncated=True, cost_usd=None, model="my-model"),
-        run_ended(stats={**run_ended().stats, "cost_usd": None}),
+        run_ended(stats={**run_ended().stats, "cost_usd": None, "unknown": {"unpriced": 1}}),
     )
     assert "cost: unknown (no price for my-model)" in lines[1]
     assert lines[3] == "cut short: outline (raise max_tokens to get whole answers)"
