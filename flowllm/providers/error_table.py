@@ -157,7 +157,7 @@ _FILTERED = (
     ),
     Row(
         meaning=Meaning.FILTERED,
-        statuses=_REFUSALS | {451, 500},
+        statuses=_REFUSALS | {424, 451, 500},
         phrases=(
             r"content management policy|content filter|content polic(y|ies)|content filtering polic",
             r"(requires moderation|input|prompt|request|content) [\w ,]{0,30}\bflagged\b",
@@ -169,7 +169,7 @@ _FILTERED = (
                 r"|content moderation|flagged by moderation|(text|content) risk"
             ),
             r"safety (system|filter|check|setting)|guardrail (polic|check)|contentpolicyviolation",
-            r"new_sensitive",
+            r"new_sensitive|prompt was blocked",
         ),
         example=(400, _error("Content Exists Risk", "invalid_request_error", "invalid_request_error")),
         source="DeepSeek; Moonshot; Anthropic; xAI, 403; OpenRouter, 403; Zhipu, code 1301; LiteLLM guardrails",
@@ -287,6 +287,13 @@ _NO_MODEL = (
 )
 
 _BY_CODE = (
+    Row(
+        meaning=Meaning.NO_MODEL,
+        statuses={403, 404, 500, 503},
+        phrases=(r"no available channels? for( the)? model|无可用渠道",),
+        example=(503, _error("No available channel for model m under group default")),
+        source="one-api and new-api, 503",
+    ),
     Row(
         meaning=Meaning.NO_PATH,
         statuses=_REFUSALS | {405},

@@ -179,9 +179,10 @@ def _trouble(case: _Case) -> StepError:
 
 
 def _bad_json(case: _Case) -> StepError:
-    """What json_object and json_schema promise is checked by some servers; it is asked again as one checked here is."""
+    """What json_object and json_schema promise is checked by some servers; it is asked again as one checked here is.
+    The model reads it: no word of where the server is."""
     return InvalidAnswer(
-        f"{case.asked.who} refused the model's own answer ({case.status}){case.said}",
+        f"the server refused the model's own answer ({case.status}){case.said}",
         answer=case.words.generation or "",
     )
 
