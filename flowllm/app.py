@@ -24,7 +24,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.mending import mended_items
 from flowllm.over import absolute_paths, open_again, open_files
 from flowllm.plan.graph import Graph
-from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id, with_budget
+from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id, unmasked, with_budget
 from flowllm.providers.openai import ClientPool
 from flowllm.result import RunOptions, RunResult, all_nodes
 from flowllm.sitting import Sitting
@@ -200,6 +200,7 @@ class FlowLLM:
             options = replace(options, config=self._settings.project.path or None)
             loaded, project = self._load(file, options), self._settings.project
         else:
+            run = unmasked(run)
             loaded, project = self._stored(run, options), stored_project(options, run.snapshot)
         steps = chosen_steps(loaded, options)
         given = run.inputs
@@ -416,7 +417,7 @@ class FlowLLM:
             provider=providers.default,
             inputs=providers.redactor.value(dict(inputs)),
             options=options.as_dict(),
-            snapshot=workflow.files,
+            snapshot=workflow.snapshot,
             tenant=tenant,
             owner=this_process(self._clock),
         )
@@ -434,7 +435,7 @@ class FlowLLM:
     ) -> None:
         await self.store.update_run(
             Fence(run_id=run.run_id, epoch=run.epoch),
-            snapshot=workflow.files,
+            snapshot=workflow.snapshot,
             path=workflow.path,
             options=options.as_dict(),
             inputs=redactor.value(dict(run.inputs)),

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.backends.local import LocalBackend
-from flowllm.credentials import VARIABLE, find_credentials, looks_secret
+from flowllm.credentials import VARIABLE, find_credentials
 from flowllm.errors import StepError, Unauthorized, UsageError
 from flowllm.limits.limiter import tightest
 from flowllm.providers.openai import OpenAIProvider
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
-from flowllm.redact import SECRET_NAME, Redactor
+from flowllm.redact import SECRET_NAME, Redactor, looks_secret
 from flowllm.spec.workflow import EmbedBody, LlmBody, PythonBody
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.http import HttpKind
@@ -68,7 +68,7 @@ class Providers:
         self._made: dict[str, Provider] = {}
         self._claim: Callable[[str, Provider], None] | None = None
         credentials = find_credentials(workflow.providers.values(), environ)
-        self.redactor = Redactor(credentials.values)
+        self.redactor = Redactor({*credentials.values, *workflow.literals})
         """Knows what is secret to the run: of all providers, also of those that no step has named yet."""
         self.private = credentials.variables - set(workflow.secrets)
         """Variables of the environment that nothing sees which a step starts."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
 
-from flowllm.redact import SECRET_NAME, is_placeholder
+from flowllm.redact import SECRET_NAME, is_placeholder, looks_secret, passwords_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from flowllm.spec.workflow import ProviderSettings
 
 VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_PASSWORD: Final = re.compile(r"://[^/\s]*?:([^/\s]*)@")
-_CREDENTIAL: Final = re.compile(r"(?=.*[0-9])[A-Za-z0-9_\-.~+/=:]{12,}")
-"""Looks like one, by whatever name it is called."""
 _CERTAIN: Final = 8
 """Characters from which on a value that stands in another variable too is no coincidence."""
 
@@ -33,15 +29,15 @@ class Credentials:
 
 
 def find_credentials(providers: Iterable[ProviderSettings], environ: Mapping[str, str]) -> Credentials:
-    """The credentials that these providers take from the environment, or have in their base URLs."""
+    """The credentials that these providers take from the environment, or have in their base URLs; and proxies' passwords."""
     names, urls = {"OPENAI_API_KEY"}, [environ.get("OPENAI_BASE_URL", "")]
+    urls += [text for name, text in environ.items() if name.lower().endswith("_proxy")]
     for settings in providers:
         names |= {settings.api_key_env or "OPENAI_API_KEY", *_of_headers(settings.headers, environ)}
         urls.append(settings.base_url or "")
     values = {environ.get(name, "").strip() for name in names}
     for url in urls:
-        for password in _PASSWORD.findall(url):
-            values |= {password, unquote(password)}
+        values |= set(passwords_of(url))
     values = {value for value in values if not is_placeholder(value)}
     certain = [value for value in values if len(value) >= _CERTAIN]
     names |= {name for name, text in environ.items() if any(value in text for value in certain)}
@@ -54,8 +50,3 @@ def _of_headers(headers: Mapping[str, str], environ: Mapping[str, str]) -> Itera
             value = environ.get(name, "")
             if SECRET_NAME.search(header) or SECRET_NAME.search(name) or looks_secret(value):
                 yield name
-
-
-def looks_secret(value: str) -> bool:
-    """It looks like a credential: long, with a digit, of letters that keys have, and not an address."""
-    return _CREDENTIAL.fullmatch(value) is not None and "://" not in value

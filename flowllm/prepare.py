@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import secrets
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowllm.errors import UsageError
 from flowllm.spec.files import DiskFiles, Unreadable
 from flowllm.spec.inputs import resolve_inputs
+from flowllm.spec.literals import missing, restored
 from flowllm.spec.problems import nearest
 from flowllm.spec.workflow import WorkflowBody
 from flowllm.types import Budget, NodeId, Priority, RunId, StepId
@@ -130,6 +132,27 @@ def _as_text(value: Json, declared: Input) -> str | None:
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return json.dumps(value) if number and declared.type == "string" else None
+
+
+def unmasked(run: RunRecord) -> RunRecord:
+    """The run with the secrets that its files have written out, which are not on record, as they are on disk. Raises
+    UsageError if they are no longer there."""
+    if not missing(run.snapshot):
+        return run
+    disk, texts = DiskFiles(), {}
+    for path in run.snapshot:
+        with contextlib.suppress(Unreadable):
+            texts[path] = disk.read(path)
+    whole = restored(run.snapshot, texts)
+    places = missing(whole)
+    if places:
+        raise UsageError(
+            f"run {run.run_id} began with a secret that was written out in {', '.join(places)}; no record has it, and "
+            "that line is no longer there",
+            hint="put the line back, or go on with the files as they are now: "
+            f"flowllm resume {run.run_id} --file {run.path}",
+        )
+    return replace(run, snapshot=whole)
 
 
 def edited(run: RunRecord) -> list[str]:

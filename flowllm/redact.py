@@ -9,7 +9,7 @@ import re
 import unicodedata
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MASK = "***"
 SECRET_NAME: Final = re.compile(r"auth|key|token|secret|cookie|passw|credential", re.IGNORECASE)
 """In the name of a header, a parameter or a variable whose value is secret."""
+_PASSWORD: Final = re.compile(r"(?<=://)([^/\s]*?:)([^/\s]*)@")
+_CREDENTIAL: Final = re.compile(r"(?=.*[0-9])[A-Za-z0-9_\-.~+/=:]{12,}")
+"""Looks like one, by whatever name it is called."""
 _PLACEHOLDERS: Final = frozenset(
     [
         "changeme",
@@ -136,14 +139,14 @@ class Redactor:
             if piece.strip() not in twin:
                 yield piece.strip()
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, mask: str = MASK) -> str:
         """The text with every secret masked."""
         if len(text) < SHORTEST or not self._spellings:
             return text
         lowered = text.lower()
         for needle, pattern in self._spellings:
             if needle in lowered:
-                text = pattern.sub(MASK, text)
+                text = pattern.sub(mask, text)
         return text
 
     def rest(self, text: str, *, lost: str) -> str:
@@ -178,6 +181,22 @@ def _shared(one: str, other: str) -> int:
 def is_placeholder(key: str) -> bool:
     """It is no key, but a word that stands for one."""
     return not key or key.lower() in _PLACEHOLDERS
+
+
+def passwords_of(url: str) -> Iterator[str]:
+    """The passwords of the URLs in a text, as they are written and as they are meant."""
+    for found in _PASSWORD.finditer(url):
+        yield from (found[2], unquote(found[2]))
+
+
+def without_passwords(url: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return _PASSWORD.sub(rf"\1{MASK}@", url)
+
+
+def looks_secret(value: str) -> bool:
+    """It looks like a credential: long, with a digit, of letters that keys have, and not an address."""
+    return _CREDENTIAL.fullmatch(value) is not None and "://" not in value
 
 
 def _parts(secret: str) -> Iterator[str]:

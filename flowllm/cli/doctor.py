@@ -20,6 +20,7 @@ from flowllm.cli.output import print_json, results
 from flowllm.config import load_settings
 from flowllm.errors import FlowLLMError
 from flowllm.observers.text import one_line, visible
+from flowllm.spec.literals import INSTEAD, WRITTEN_OUT, literals_of
 from flowllm.store import migrate
 from flowllm.store.location import is_memory
 from flowllm.store.schema import SchemaState
@@ -46,10 +47,18 @@ class Finding:
     good: bool
     text: str
     hint: str = ""
+    warning: bool = False
+    """Nothing fails for it, and it should be mended all the same."""
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
-        return {"name": self.name, "ok": self.good, "text": self.text, "hint": self.hint}
+        return {
+            "name": self.name,
+            "ok": self.good,
+            "warning": self.warning,
+            "text": self.text,
+            "hint": self.hint,
+        }
 
 
 @click.command()
@@ -79,6 +88,7 @@ def examine(place: Place) -> Iterator[Finding]:
         return
     where = str(settings.path) if settings.path else "no flowllm.yaml here or above: the defaults hold"
     yield Finding(name="settings", good=True, text=where)
+    yield from _literals(settings)
     yield _database(settings.database)
     yield from _keys(settings)
     yield from _servers(settings)
@@ -90,6 +100,7 @@ def _tell(findings: list[Finding]) -> None:
     screen = results()
     for finding in findings:
         mark = ("ok   ", "green") if finding.good else ("WRONG", "bold red")
+        mark = ("warn ", "yellow") if finding.warning else mark
         screen.line(mark, f"  {finding.name:<16} {visible(finding.text)}")
         for line in finding.hint.splitlines():
             screen.line(f"{'':<24} {visible(line)}")
@@ -140,6 +151,13 @@ def _not_writable(path: Path) -> Path | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return folder
     return path if path.exists() and not os.access(path, os.W_OK) else None
+
+
+def _literals(settings: Settings) -> Iterator[Finding]:
+    project = settings.project
+    for one in literals_of(project.text, project.path):
+        text = f"{one.where}: {WRITTEN_OUT}: {one.name}"
+        yield Finding(name="secrets", good=True, warning=True, text=text, hint=INSTEAD)
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import click
 from flowllm.cli.streams import OutputLost, silence_output
 from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError
 from flowllm.observers.text import one_line, plural, visible
-from flowllm.redact import SECRET_NAME, Redactor
+from flowllm.redact import SECRET_NAME, Redactor, passwords_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,8 +81,9 @@ def tell(error: FlowLLMError) -> None:
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """Values of the environment that are secret by their names."""
-    return [value for name, value in environ.items() if SECRET_NAME.search(name)]
+    """Values of the environment that are secret by their names, and the passwords of the URLs in it."""
+    named = [value for name, value in environ.items() if SECRET_NAME.search(name)]
+    return [*named, *(one for text in environ.values() if "://" in text for one in passwords_of(text))]
 
 
 def _masked(text: str) -> str:

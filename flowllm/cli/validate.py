@@ -111,15 +111,19 @@ def _paths(graph: Subgraph) -> Iterator[str]:
 
 
 def _tell(found: dict[str, _Checked]) -> None:
+    shown: dict[Problem, None] = {}
+    """In order; those of flowllm.yaml are told of each file."""
     for file, checked in found.items():
         for problem in in_order((*checked.problems, *checked.warnings)):
-            say(visible(str(problem)))
+            if problem not in shown:
+                say(visible(str(problem)))
+            shown[problem] = None
         if not checked.problems:
             within = f" (as a step of {visible(checked.parent)})" if checked.parent else ""
             results().line(f"{visible(file)}: ok{within}")
     told = (
-        ("problem", sum(len(checked.problems) for checked in found.values())),
-        ("warning", sum(len(checked.warnings) for checked in found.values())),
+        ("problem", sum(not problem.warning for problem in shown)),
+        ("warning", sum(problem.warning for problem in shown)),
     )
     if any(count for _, count in told):
         say(", ".join(plural(count, what) for what, count in told if count))

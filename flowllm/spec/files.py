@@ -120,12 +120,15 @@ class Sources:
         self._problems = problems
         self.texts: dict[str, str] = {}
         """Absolute path to text."""
+        self.names: dict[str, str] = {}
+        """Absolute path to the shown name."""
 
     def read(self, name: str) -> str:
         """The text of a file by its shown name. Raises Unreadable."""
         path = absolute(name)
         if path not in self.texts:
             self.texts[path] = self._files.read(path)
+            self.names[path] = name
         self._problems.learn(name, self.texts[path].replace("\r\n", "\n").replace("\r", "\n"))
         return self.texts[path]
 

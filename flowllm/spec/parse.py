@@ -11,6 +11,7 @@ from flowllm.spec.children import Family, GraphReader, Inherited, check_default
 from flowllm.spec.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.limits import budget_of, capped, limits_of, parse_budget, parse_limits
+from flowllm.spec.literals import checked, spellings_of, warn_of_literals
 from flowllm.spec.model import WorkflowShape
 from flowllm.spec.nodes import Scalar
 from flowllm.spec.overrides import Overrides, overridden
@@ -92,7 +93,7 @@ def load_workflow(
     problems = Problems()
     sources = Sources(files, problems)
     root = read_root(str(path), "a workflow", sources, problems)
-    problems.check()
+    checked(problems)
     assert root is not None  # noqa: S101 - no root without a problem
     root = overridden(root, overrides, problems)
     parser = _Parser(
@@ -130,6 +131,8 @@ class _Parser:
         self._overrides = overrides
         if project.defaults is not None:
             problems.learn(project.defaults.where.file, project.text)
+        if project.path:
+            problems.learn(project.path, project.text)
 
     def workflow(self) -> Workflow:
         """The whole."""
@@ -150,7 +153,12 @@ class _Parser:
         graph = GraphReader(family, root, inherited).graph(shown, absolute(self._name))
         limits, budget = self._limits(), self._budget()
         family.tell_modelless()
-        warnings = problems.check()
+        files = dict(self._sources.texts)
+        if self._project.path:
+            files[self._project.path] = self._project.text
+        texts = {self._sources.names.get(path, path): text for path, text in files.items()}
+        warn_of_literals(texts, problems)
+        warnings = checked(problems)
         return Workflow(
             name=shown,
             path=graph.path,
@@ -164,11 +172,9 @@ class _Parser:
             budget=budget,
             outputs=graph.outputs,
             keep=graph.keep,
-            files={
-                **self._sources.texts,
-                **({self._project.path: self._project.text} if self._project.path else {}),
-            },
+            files=files,
             digest=graph.digest,
+            literals=spellings_of(texts),
             warnings=warnings,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.errors import InvalidWorkflow, Problem, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from flowllm.spec.reference import Location
 
@@ -72,13 +73,30 @@ class Problems:
         """Without the warnings."""
         return sum(not problem.warning for problem in self._found.values())
 
-    def check(self) -> tuple[Problem, ...]:
-        """The warnings. Raises InvalidWorkflow if there is any other problem."""
-        warnings = in_order(problem for problem in self._found.values() if problem.warning)
-        if len(warnings) < len(self._found):
-            problems = [problem for problem in self._found.values() if not problem.warning]
+    def check(
+        self, masking: Callable[[Mapping[str, str]], Callable[[str], str]] | None = None
+    ) -> tuple[Problem, ...]:
+        """The warnings. Raises InvalidWorkflow if there is any other problem. `masking` gives, for the texts by their
+        names, what takes out of a line that which nobody may see."""
+        found = list(self._found.values())
+        if found and masking is not None:
+            mask = masking({file: "\n".join(lines) for file, lines in self._lines.items()})
+            found = [_masked(problem, mask) for problem in found]
+        warnings = in_order(problem for problem in found if problem.warning)
+        if len(warnings) < len(found):
+            problems = [problem for problem in found if not problem.warning]
             raise InvalidWorkflow(problems, warnings=warnings)
         return warnings
+
+
+def _masked(problem: Problem, mask: Callable[[str], str]) -> Problem:
+    before, line = problem.source_line[: problem.column - 1], mask(problem.source_line)
+    return replace(
+        problem,
+        message=mask(problem.message),
+        hint=mask(problem.hint),
+        source_line=line if line.startswith(before) else "",  # the caret would point at something else
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flowllm.spec.files import DiskFiles, Sources, Unreadable, absolute
 from flowllm.spec.limits import limits_of, parse_budget, parse_limits
+from flowllm.spec.literals import checked
 from flowllm.spec.model import (
     DefaultsShape,
     OpenAIShape,
@@ -78,7 +79,7 @@ def load_project(path: str | Path, *, files: Files | None = None) -> Project:
     sources = Sources(files or DiskFiles(), problems)
     root = read_root(name, "flowllm.yaml", sources, problems)
     if root is None:
-        problems.check()
+        checked(problems)
         return Project(path=absolute(name))  # an empty file is an empty project
     check_top(root, ProjectShape, "flowllm.yaml", problems)
     providers = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
@@ -89,7 +90,7 @@ def load_project(path: str | Path, *, files: Files | None = None) -> Project:
     budget = section(root, "budget", lambda node: parse_budget(node, problems))
     weight = number(minimum=SMALLEST_RATE)
     tenants = section(root, "tenants", lambda node: _by_name(node, "tenants", weight, problems)) or {}
-    problems.check()
+    checked(problems)
     return Project(
         path=absolute(name),
         text=sources.texts[absolute(name)],

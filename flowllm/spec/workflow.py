@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from flowllm.spec.literals import kept
 from flowllm.types import (
     Budget,
     CachePolicy,
@@ -357,8 +358,15 @@ class Workflow:
     """Absolute path to text, for the workflow and every file it reads: enough to load it again."""
     digest: str = ""
     """As in Subgraph."""
+    literals: tuple[str, ...] = field(default=(), repr=False)
+    """Secrets that are written out in its files, in each way in which they are written."""
     warnings: tuple[Problem, ...] = ()
     """What may not be what was meant, in the order of places."""
+
+    @property
+    def snapshot(self) -> Mapping[str, str]:
+        """Its files as a run keeps them, without the secrets that are written out in them."""
+        return kept(self.files)
 
     @property
     def graph(self) -> Subgraph:

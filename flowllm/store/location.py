@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from flowllm.errors import UsageError
+from flowllm.redact import without_passwords
 
 MEMORY: Final = frozenset({"memory:", ":memory:", "sqlite:///:memory:"})
 SQLITE: Final = "sqlite:///"
@@ -23,6 +24,7 @@ def database_path(url: str) -> Path:
     name = url.removeprefix(SQLITE)
     if not name or "\0" in name or is_memory(url) or (name == url and ("://" in url or url == "sqlite:")):
         raise UsageError(
-            f"{url!r} is no database that flowllm knows.", hint="Give a path, sqlite:///PATH, or memory:"
+            f"{without_passwords(url)!r} is no database that flowllm knows.",
+            hint="Give a path, sqlite:///PATH, or memory:",
         )
     return Path(os.path.expanduser(name))  # noqa: PTH111 - never raises

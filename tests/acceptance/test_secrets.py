@@ -139,6 +139,81 @@ def test_a_key_in_the_base_url(place: str, project: Project, server: Server) -> 
     assert _found(project, outcome, *looked) == []
 
 
+def _written_out(project: Project, server: Server, url: str) -> str:
+    """A project with a secret wherever one can be written out; the steps say it in many ways."""
+    headers = {"Authorization": f"Bearer {KEY}", "Cookie": f"sid={TEAM}; theme=dark"}
+    provider = {"type": "openai", "base_url": f"{server.url}?api-key={TEAM}", "headers": headers}
+    project.write("flowllm.yaml", {"providers": {"work": provider}})
+    project.write(
+        "tools.py",
+        f"API_KEY = {TEAM!r}  # {KEY}\n\n\ndef say(password):\n    return [password.title(), repr(password)]\n\n\ndef no(password):\n    raise ValueError(password)\n",
+    )
+    http = {"url": f"{url}/x?token={TEAM}", "headers": {"X-Api-Key": KEY}, "allow_private": True}
+    return project.flow(
+        defaults={"provider": "work", "model": "test-model", "retry": QUICK},
+        steps={
+            "a": {"prompt": "a"},
+            "h": {"http": http},
+            "s": {"shell": f"echo $TOKEN; true --user me:{TEAM}", "env": {"TOKEN": KEY}},
+            "p": {"python": "./tools.py:say", "with": {"password": KEY}},
+            "e": {"python": "./tools.py:no", "with": {"password": KEY}, "on_error": "continue"},
+        },
+        outputs={name: f"{{{{ {name} }}}}" for name in "ahsp"},
+    )
+
+
+def test_secrets_that_are_written_out_in_files(project: Project, server: Server) -> None:
+    _echoing(server, 200)
+    with running_web(_path_telling(200)) as web:
+        file = _written_out(project, server, web.url)
+        outcomes = [
+            project.cli("run", file, "--events", "events.jsonl", "--json"),
+            project.cli("resume", "last", "--retry-failed"),
+            *(
+                project.cli(*words)
+                for words in (("validate", file), ("doctor",), ("plan", file), ("failed", "last"))
+            ),
+            *(one for step in "hpe" for one in _looked_at(project, step)),
+        ]
+        assert [outcome.code for outcome in outcomes[:3]] == [0, 0, 0], outcomes[0].said
+        assert web.asked[0].headers["x-api-key"] == KEY
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    for outcome in outcomes[2:4]:
+        assert "headers.Authorization" in outcome.out + outcome.err, outcome.said
+    for name in ("flowllm.yaml", file):
+        (project.folder / name).unlink()  # these have them
+    assert _found(project, *outcomes) == []
+    assert project.cli("show", "last").code == 0
+
+
+def test_a_run_goes_on_with_a_secret_that_only_the_file_has(project: Project, server: Server) -> None:
+    _echoing(server, 500)
+    provider = {"type": "openai", "base_url": server.url, "headers": {"Authorization": f"Bearer {KEY}"}}
+    file = project.flow(
+        providers={"work": provider},
+        defaults={"provider": "work", "model": "test-model", "retry": {"max_attempts": 1}},
+        steps=prompts(a="a"),
+    )
+    assert project.cli("run", file).code == 1
+    text = (project.folder / file).read_text()
+    (project.folder / file).write_text(text.replace(f"Bearer {KEY}", "Bearer ${TEAM_KEY}"))
+    lacking = project.cli("resume", "last")
+    assert lacking.code == 2, lacking.said
+    assert f"{file}:" in lacking.err
+    assert "--file" in lacking.err
+    (project.folder / file).write_text(f"# new\n{text}")
+    failed = project.cli("resume", "last")
+    assert failed.code == 1, failed.said
+    assert "changed since this run began" in failed.err
+    (project.folder / file).write_text(text)
+    _echoing(server, 200)
+    assert "changed" not in (outcome := project.cli("resume", "last")).err
+    assert outcome.code == 0, outcome.said
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
+    (project.folder / file).unlink()
+    assert _found(project, lacking, failed, outcome) == []
+
+
 STEPS = """
     import json
 
