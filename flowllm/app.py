@@ -24,7 +24,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.mending import mended_items
 from flowllm.over import absolute_paths, open_again, open_files
 from flowllm.plan.graph import Graph
-from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run_id, unmasked, with_budget
+from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
 from flowllm.providers.openai import ClientPool
 from flowllm.result import RunOptions, RunResult, all_nodes
 from flowllm.sitting import Sitting
@@ -33,7 +33,7 @@ from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
 from flowllm.spec.workflow import Workflow
 from flowllm.steps.threads import refuse_within_step
-from flowllm.store.base import Fence, RunRecord
+from flowllm.store.base import Fence
 from flowllm.store.location import database_path, is_memory
 from flowllm.store.open import open_store, this_process
 from flowllm.types import ROW, NodeId, RunId, RunStatus, StepId, StepKind, step_path
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from flowllm.redact import Redactor
     from flowllm.spec.project import Project
     from flowllm.spec.workflow import Step
-    from flowllm.store.base import Store
+    from flowllm.store.base import RunRecord, Store
     from flowllm.types import Json
 
 
@@ -407,19 +407,14 @@ class FlowLLM:
         providers: Providers,
         tenant: str,
     ) -> RunRecord:
-        now = self._clock.now()
-        return RunRecord(
-            run_id=new_run_id(now),
-            workflow=workflow.name,
-            path=workflow.path,
-            status=RunStatus.RUNNING,
-            started_at=now,
-            provider=providers.default,
+        return new_run(
+            workflow,
+            options,
             inputs=providers.redactor.value(dict(inputs)),
-            options=options.as_dict(),
-            snapshot=workflow.snapshot,
+            provider=providers.default,
             tenant=tenant,
             owner=this_process(self._clock),
+            now=self._clock.now(),
         )
 
     async def _to_resume(self, run_id: str | None) -> RunRecord:

@@ -16,14 +16,15 @@ from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.literals import missing, restored
 from flowllm.spec.problems import nearest
 from flowllm.spec.workflow import WorkflowBody
-from flowllm.types import Budget, NodeId, Priority, RunId, StepId
+from flowllm.store.base import RunRecord
+from flowllm.types import Budget, NodeId, Priority, RunId, RunStatus, StepId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from flowllm.result import RunOptions
     from flowllm.spec.workflow import Input, Step, Workflow
-    from flowllm.store.base import RunRecord
+    from flowllm.store.base import Owner
     from flowllm.types import Json
 
 _AMOUNTS = {"usd": "number", "tokens": "whole number"}
@@ -132,6 +133,32 @@ def _as_text(value: Json, declared: Input) -> str | None:
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return json.dumps(value) if number and declared.type == "string" else None
+
+
+def new_run(
+    workflow: Workflow,
+    options: RunOptions,
+    *,
+    inputs: Mapping[str, Json],
+    provider: str,
+    tenant: str,
+    owner: Owner,
+    now: float,
+) -> RunRecord:
+    """The record of a run that begins; `inputs` are masked already."""
+    return RunRecord(
+        run_id=new_run_id(now),
+        workflow=workflow.name,
+        path=workflow.path,
+        status=RunStatus.RUNNING,
+        started_at=now,
+        provider=provider,
+        inputs=inputs,
+        options=options.as_dict(),
+        snapshot=workflow.snapshot,
+        tenant=tenant,
+        owner=owner,
+    )
 
 
 def unmasked(run: RunRecord) -> RunRecord:
