@@ -141,11 +141,15 @@ class FlowLLM:
         secrets = self._read_secrets(loaded, providers)
         claims = claim_files(claims, loaded, options, given, database=self._file)
         run = self._new_run(loaded, given, options, providers, tenant)
-        spool = spool_path(self._file, run.run_id)
-        rows = None
+        rows, spool = None, spool_path(self._file, run.run_id)
         if options.over is not None:
-            rows = await open_files(loaded, options, spool=spool, given=given, stop=stop)
-        run = replace(await self.store.create_run(run), inputs=given)
+            rows = await open_files(loaded, options, run=run, new=True, spool=spool, given=given, stop=stop)
+        try:
+            run = replace(await self.store.create_run(run), inputs=given)
+        except BaseException:
+            if rows is not None:
+                await rows.close()
+            raise
         sitting = self._sitting(
             workflow=loaded,
             steps=steps,

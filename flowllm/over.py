@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.data.files import STDIN, open_file
 from flowllm.data.formats import BY_ENDING, GUESSED_TABLE
+from flowllm.data.held import Held
 from flowllm.data.layouts import layout_of, line_of, refused_ending
 from flowllm.data.lists import LimitedRows, PeekedRows
 from flowllm.data.output import OutputFile
@@ -26,7 +27,7 @@ from flowllm.tasks import start_task
 from flowllm.types import ROW, StepKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from flowllm.clock import Clock
     from flowllm.data.base import Rows
@@ -56,12 +57,15 @@ class Printed:
         """See `Lines`."""
         return self._size
 
-    async def flush(self) -> int:
+    def complete(self) -> None:
+        """See `Lines`."""
+
+    async def flush(self, before: Callable[[], Awaitable[None]] | None = None) -> int | None:  # noqa: ARG002
         """See `Lines`."""
         block, self._waiting, self._size = b"".join(self._waiting), [], 0
         if block:
             await asyncio.to_thread(_print, block)
-        return 0
+        return None
 
     def close(self) -> None:
         """See `Lines`."""
@@ -93,6 +97,11 @@ class RowFiles:
     """The lines go to standard output."""
     notices: tuple[str, ...] = ()
     """What is to be told of the data set."""
+
+    async def close(self) -> None:
+        """Nothing comes of them: no run could be put on record."""
+        self.lines.close()
+        await self.rows.close()
 
 
 def absolute_paths(options: RunOptions) -> RunOptions:
@@ -136,22 +145,24 @@ async def open_files(
     workflow: Workflow,
     options: RunOptions,
     *,
+    run: RunRecord,
+    new: bool,
     spool: Path,
     given: Mapping[str, Json],
     stop: StopSignal,
-    run: RunRecord | None = None,
 ) -> RowFiles:
-    """Both files; `run` is the one that is resumed, None for a new one. `given` are inputs that hold for every row.
+    """Both files of a run that is `new`, and not on record yet, or is resumed. `given` are inputs that hold for every row.
+    No output is changed before its first line is durable.
 
     Raises UsageError, also for a data set whose columns are not the workflow's inputs.
     """
     rows = PeekedRows(_rows(options, spool))
     try:
-        notices = await _fitting(workflow, options, rows, given, stop, new=run is None)
-        lines = _lines(workflow, options, run)
+        notices = await _fitting(workflow, options, rows, given, stop, new=new)
+        lines = _lines(workflow, options, run, new=new)
     except UsageError:
         await rows.close()
-        if run is None:
+        if new:
             forget_spool(spool)
         raise
     limited = rows if options.limit is None else LimitedRows(rows, options.limit)
@@ -172,12 +183,12 @@ async def open_again(
     all lines are written again. Raises UsageError."""
     if options.over is None:
         return None
-    files = await open_files(workflow, options, spool=spool, given=run.inputs, stop=stop, run=run)
-    if not anew:
+    files = await open_files(workflow, options, run=run, new=False, spool=spool, given=run.inputs, stop=stop)
+    if not anew or run.output_offset is None:
         return files
     files.lines.close()
     await store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
-    return replace(files, lines=_lines(workflow, options, replace(run, output_offset=0)))
+    return replace(files, lines=_lines(workflow, options, replace(run, output_offset=0), new=False))
 
 
 async def _fitting(
@@ -217,15 +228,33 @@ def _shown(options: RunOptions) -> str:
     return STDIN_NAME if options.over == STDIN else Path(str(options.over)).name
 
 
-def _lines(workflow: Workflow, options: RunOptions, run: RunRecord | None) -> Lines:
+def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool) -> Lines:
     """Where the lines go; behind those on record of a run that is resumed. Raises UsageError."""
     assert options.output is not None  # noqa: S101 - absolute_paths has checked it
     if options.output == STDIN:
         return Printed()
     path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
-    if run is None or (not run.output_offset and not path.exists()):
-        return OutputFile.begin(path, overwrite=options.overwrite, layout=layout)
-    return OutputFile.resume(path, run.output_offset or 0, layout=layout)
+    held = Held(path, run.run_id)
+    try:
+        if run.output_offset is not None:
+            return OutputFile.resume(path, run.output_offset, layout=layout, held=held)
+        overwrite = options.overwrite and (new or not _written_since(path, run.started_at))
+        return OutputFile.begin(path, overwrite=overwrite, layout=layout, held=held)
+    except UsageError as error:
+        held.release()
+        if new or run.output_offset is not None or not path.is_file():
+            raise
+        raise UsageError(
+            error.message,
+            hint="this run has not written to it: move it away, then go on with `flowllm resume`",
+        ) from None
+
+
+def _written_since(path: Path, moment: float) -> bool:
+    try:
+        return path.stat().st_mtime > moment
+    except OSError:
+        return False
 
 
 def _rows(options: RunOptions, spool: Path) -> Rows:

@@ -81,6 +81,7 @@ class RunOptions:
             "over": self.over,
             "output": self.output,
             "ordered": self.ordered,
+            "overwrite": self.overwrite,
             "format": self.format,
             "delimiter": self.delimiter,
             "mended": {name: dict(items) for name, items in self.mended.items()},

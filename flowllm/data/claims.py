@@ -50,14 +50,14 @@ class Claims:
             raise _claimed(what, held.what, path)
 
     def _find(self, path: str | Path) -> _Claim | None:
-        return next((self._held[key] for key in _names(path) if key in self._held), None)
+        return next((self._held[key] for key in names_of(path) if key in self._held), None)
 
     def _keep(self, path: str | Path, claim: _Claim) -> None:
-        for key in _names(path):
+        for key in names_of(path):
             self._held[key] = claim
 
 
-def _names(path: str | Path) -> Iterator[object]:
+def names_of(path: str | Path) -> Iterator[object]:
     """Where all links lead, and the file itself if it is there: it may have other names, also in other letters."""
     real = os.path.realpath(path)
     try:

@@ -66,8 +66,8 @@ class Sink(Protocol):
         """An item ended, durably. Raises StoreError."""
         ...
 
-    async def finish(self) -> None:
-        """No more will come in this sitting. Raises StoreError."""
+    async def finish(self, *, complete: bool) -> None:
+        """No more will come in this sitting; `complete`: nor in any other. Raises StoreError."""
         ...
 
 
@@ -142,15 +142,18 @@ class _Items:
         supply = Supply(self._desk, self._seat, rows)
         if self._sink is not None:
             self._sink.begin(self._desk.broke)
+        complete = False
         try:
             self._state = self._begin(rows)
             await self._pump(supply)
-            return await self._finish(supply)
+            record = await self._finish(supply)
+            complete = record.status is NodeStatus.SUCCEEDED
+            return record
         finally:
             supply.stop()
             await rows.close()
             if self._sink is not None:
-                await self._sink.finish()
+                await self._sink.finish(complete=complete)
 
     def _begin(self, rows: Rows) -> FanOut:
         foreach, step = self._foreach, self._seat.step

@@ -12,7 +12,7 @@ from flowllm.tasks import start_task
 from flowllm.types import ROW, NodeId, NodeStatus, slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from flowllm.clock import Clock
     from flowllm.store.base import Fence, NodeRecord, Store
@@ -36,8 +36,13 @@ class Lines(Protocol):
         """Bytes that are still to be written."""
         ...
 
-    async def flush(self) -> int:
-        """Write what waits; how far the file is on disk afterwards. Raises StorageFailed."""
+    def complete(self) -> None:
+        """All rows have ended: also without a line there is a file."""
+        ...
+
+    async def flush(self, before: Callable[[], Awaitable[None]] | None = None) -> int | None:
+        """Write what waits; how far the file is on disk afterwards, None if nothing of it is. `before` is awaited before a
+        file takes the place of what stands there. Raises StorageFailed."""
         ...
 
     def close(self) -> None:
@@ -105,7 +110,13 @@ class RowSink:
                 await self._write()
 
     async def _write(self) -> None:
-        await self._store.mark_output(self._fence, await self._lines.flush())
+        offset = await self._lines.flush(self._begins)
+        if offset is not None:
+            await self._store.mark_output(self._fence, offset)
+
+    async def _begins(self) -> None:
+        """From now on what stands there may be this run's."""
+        await self._store.mark_output(self._fence, 0)
 
     async def _in_order(self, order: Order) -> None:
         async with self._turn:
@@ -128,11 +139,13 @@ class RowSink:
         found.update((place, self._held.pop(place)) for place in places if place in self._held)
         return [found[place] for place in places if place in found]
 
-    async def finish(self) -> None:
-        """Put the rest on disk. Raises StoreError."""
+    async def finish(self, *, complete: bool) -> None:
+        """Put the rest on disk; `complete`: all rows have ended well. Raises StoreError."""
         async with self._turn:
             if self._flusher is not None:
                 self._flusher.cancel()
+            if complete:
+                self._lines.complete()
             try:
                 await self._write()
             finally:

@@ -180,7 +180,9 @@ class Summary:
     def _headline(self, ended: RunEnded) -> tuple[Part, ...]:
         of_items = self._of_items()
         if self._started is not None and self._over:
-            told = [_rows(of_items.get(ROW, {}), self._started.output)]
+            rows = of_items.get(ROW, {})
+            written = ended.status is RunStatus.SUCCEEDED or rows.get("succeeded")
+            told = [_rows(rows, self._started.output if written else None)]
         else:
             told = [self._steps(), *(self._foreach(node, counts) for node, counts in of_items.items())]
         said = "; ".join(one for one in told if one)

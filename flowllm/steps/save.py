@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import secrets
 import sqlite3
-import stat
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flowllm.data.beside import open_beside, sweep
 from flowllm.data.claims import Claimed, Claims
 from flowllm.data.layouts import content_of_file, refused_ending
 from flowllm.errors import SaveFailed
@@ -27,6 +26,8 @@ LONGEST_NAME = 255
 """Bytes of a file's or folder's name, on all usual file systems."""
 LONGEST_PATH = 4000
 """Bytes, with room for the name of the file that is written first."""
+_SWEPT: Final = 10_000
+"""Folders that are remembered: a run may save to millions."""
 _NOT_IN_NAMES: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NOT_OURS: Final = frozenset({".flowllm", ".git"})
 """Folders of programs' own, where a file that a model names would do harm."""
@@ -40,6 +41,8 @@ class Saver:
         self.claims = claims or Claims()
         self._folder = (folder or Path.cwd()).resolve()
         self._taken: _Taken | None = None
+        self._swept: set[Path] = set()
+        """Folders that are free of what runs which were killed have left in them."""
 
     def path_of(self, step: Step, values: Mapping[str, Json], node: str) -> Path:
         """Where the node's output goes. Raises SaveFailed for a path that leads out of the folder, cannot be a file,
@@ -86,7 +89,15 @@ class Saver:
 
     async def write(self, path: Path, value: Json) -> None:
         """Put the output there, as the file's ending says. Raises SaveFailed."""
-        await asyncio.to_thread(_write, path, _bytes(path, value))
+        await asyncio.to_thread(self._write, path, _bytes(path, value))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        if path.parent not in self._swept:
+            if len(self._swept) >= _SWEPT:
+                self._swept.clear()
+            self._swept.add(path.parent)
+            sweep(path.parent)
+        _write(path, data)
 
 
 _SLUG: Final = "`| slug` makes a file's name of any text"
@@ -159,16 +170,13 @@ def _write(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write beside it, with the mode that the file had or that any new one would have, and rename."""
-    beside = path.with_name(f".flowllm-{secrets.token_hex(6)}.tmp")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    beside, descriptor = open_beside(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            if path.exists():
-                beside.chmod(stat.S_IMODE(path.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+            beside.replace(path)  # while it is locked: nobody sweeps it away
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

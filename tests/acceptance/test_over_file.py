@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowllm.errors import StorageFailed
+from flowllm.store.sql import SqlStore
 from tests.support.dataset import json_lines, lines, texts
 from tests.support.over import FIRST, one_step, out, outputs_by_index, over, rows, two_steps
 from tests.support.project import QUICK, until
@@ -29,6 +31,48 @@ def test_a_file_that_is_there_is_left_alone(project: Project, server: Server) ->
     assert server.requests == []
     assert project.run_ids() == []
     assert over(project, one_step(project), "--overwrite").code == 0
+    assert len(out(project)) == 1
+
+
+@pytest.mark.parametrize("old", ["precious\n", None])
+def test_a_start_that_fails_changes_no_file(
+    old: str | None, project: Project, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(project, {"text": "a"})
+    written, file = project.folder / "out.jsonl", one_step(project)
+    if old is not None:
+        written.write_text(old)
+    more = () if old is None else ("--overwrite",)
+
+    async def locked(*_: object) -> None:
+        raise StorageFailed("the database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlStore, "create_run", locked)
+        assert over(project, file, *more).code == 1
+    assert (written.read_text() if written.exists() else None) == old
+    assert over(project, file, *more).code == 0
+    assert len(out(project)) == 1
+    written.write_text("old\n")
+    rows(project, {"text": "bad [status=400]"})
+    outcome = project.cli("run", file, "--over", "rows.jsonl", "--output", "out.jsonl", "--overwrite")
+    assert outcome.code == 1
+    assert written.read_text() == "old\n", "no row has come to take its place"
+    assert "written to" not in outcome.err
+
+
+def test_a_run_without_a_line_does_not_write_over_what_came_later(project: Project, server: Server) -> None:
+    rows(project, {"text": "bad [status=400]"})
+    written, file = project.folder / "out.jsonl", one_step(project)
+    assert over(project, file).code == 1
+    written.write_text("another's\n")
+    outcome = project.cli("resume")
+    assert outcome.code == 2
+    assert "move it away" in outcome.err
+    assert written.read_text() == "another's\n"
+    written.unlink()
+    server.script.mended = True
+    assert project.cli("resume").code == 0
     assert len(out(project)) == 1
 
 

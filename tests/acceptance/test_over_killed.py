@@ -139,6 +139,36 @@ def test_killed_ten_times_while_it_writes_the_file(more: tuple[str, ...], projec
     _killed_in_writing(project, rows=10_000, kills=10, seed=len(more), more=more)
 
 
+# before the first line
+
+
+def test_until_the_first_line_the_file_is_as_it_was_and_nobody_elses(
+    project: Project, server: Server
+) -> None:
+    server.hold = 99
+    texts(project.folder / "rows.jsonl", 3)
+    out, link = project.folder / "out.jsonl", project.folder / "link.jsonl"
+    out.write_text("precious\n")
+    link.symlink_to("out.jsonl")
+    before = {path.name for path in project.folder.iterdir()} | {"flow.yaml", ".flowllm"}
+    words = ("run", _one_step(project), "--over", "rows.jsonl", "--overwrite", "--quiet", "--output")
+    process = project.start(*words, "out.jsonl")
+    with killed_at_exit(process):
+        until(lambda: len(server.requests) == 3, "requests", of=process)
+        sent = len(server.requests)
+        for name, db in (("out.jsonl", ()), ("link.jsonl", ("--db", "another.db"))):
+            refused = project.cli(*words, name, *db)
+            assert (refused.code, "writes to this file" in refused.err) == (2, True), refused.said
+        assert len(server.requests) == sent
+    assert out.read_text() == "precious\n"
+    assert {path.name for path in project.folder.iterdir()} == before | {"another.db"}
+    server.hold = 0
+    assert project.cli("resume", "--quiet").code == 0
+    each_once(out, 3)
+    assert link.is_symlink()
+    assert {path.name for path in project.folder.iterdir()} == before | {"another.db"}
+
+
 # signals
 
 

@@ -58,6 +58,7 @@ async def test_a_file_is_whole_after_a_resume_from_any_mark(name: str, tmp_path:
 @pytest.mark.parametrize("name", ["o.csv", "o.json"])
 async def test_no_rows_are_an_empty_table_and_an_empty_array(name: str, tmp_path: Path) -> None:
     file = OutputFile.begin(tmp_path / name, overwrite=False, layout=layout_of(name, ["index", "a"]))
+    file.complete()
     await file.flush()
     file.close()
     text = (tmp_path / name).read_text()

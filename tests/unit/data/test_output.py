@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import resource
@@ -49,11 +50,11 @@ def test_text_stays_readable() -> None:
 async def test_lines_are_on_disk_after_a_flush(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     file = OutputFile.begin(path, overwrite=False)
-    assert await file.flush() == 0
+    assert await file.flush() is None
     file.add(3, {"x": 1}, {"y": 2})
     file.add(3, {"x": 1}, {"y": "again"})
     file.add(0, "a", "b")
-    assert path.read_bytes() == b""
+    assert not path.exists()
     assert file.waiting == len(line_of(3, {"x": 1}, {"y": 2})) + len(line_of(0, "a", "b"))
     assert await file.flush() == path.stat().st_size
     assert file.waiting == 0
@@ -126,7 +127,7 @@ async def test_what_may_not_be_begun(tmp_path: Path) -> None:
     assert "--overwrite" in caught.value.hint
     assert path.read_text() == "mine\n"
     OutputFile.begin(path, overwrite=True).close()
-    assert path.read_bytes() == b""
+    assert path.read_text() == "mine\n", "nothing has come that could take its place"
     with pytest.raises(UsageError, match="cannot be written") as caught:
         OutputFile.begin(tmp_path / "no" / "out.jsonl", overwrite=False)
     assert "folder" in caught.value.hint
@@ -144,6 +145,25 @@ async def test_folders_pipes_and_devices_are_refused(overwrite: bool, tmp_path: 
             OutputFile.begin(path, overwrite=overwrite)
         with pytest.raises(UsageError, match=told):
             OutputFile.resume(path, 0)
+    (tmp_path / "circle").symlink_to("circle")
+    for name, told in {
+        "circle": "symbolic links",
+        "x" * 300: "too long",
+        "pipe/out": "Not a dir|No such",
+    }.items():
+        with pytest.raises(UsageError, match=f"cannot be written: .*({told})"):
+            OutputFile.begin(tmp_path / name, overwrite=overwrite)
+
+
+async def test_where_the_program_prints_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("")
+    printed, fstat = path.stat(), os.fstat
+    monkeypatch.setattr(os, "fstat", lambda stream: printed if stream == 1 else fstat(stream))
+    with pytest.raises(UsageError, match="where this program prints to"):
+        OutputFile.begin(path, overwrite=True)
 
 
 async def test_a_file_that_is_gone(tmp_path: Path) -> None:
@@ -189,6 +209,100 @@ async def test_what_stands_behind_the_mark_is_cut_off(tmp_path: Path) -> None:
     await file.flush()
     file.close()
     assert [line["index"] for line in _lines(path)] == [1, 2, 3]
+
+
+async def _line(file: OutputFile, index: int = 7) -> int | None:
+    file.add(index, index, index)
+    return await file.flush()
+
+
+async def test_what_stands_there_stays_until_a_line_takes_its_place(tmp_path: Path) -> None:
+    path, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    path.write_text("old")
+    path.chmod(0o640)
+    link.symlink_to("out.jsonl")
+    (tmp_path / ".flowllm-0123456789ab.tmp").write_text("left by one that was killed")
+    file = OutputFile.begin(link, overwrite=True)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out.jsonl", "link.jsonl"}
+    assert path.read_text() == "old"
+    seen = []
+
+    async def before() -> None:
+        seen.append(path.read_text())
+
+    file.add(1, 1, 1)
+    assert await file.flush(before) == path.stat().st_size
+    assert seen == ["old"]
+    await _line(file)
+    assert [line["index"] for line in _lines(path)] == [1, 7]
+    assert (link.is_symlink(), path.stat().st_mode & 0o777) == (True, 0o640)
+    file.close()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out.jsonl", "link.jsonl"}
+
+
+async def test_a_run_that_is_over_before_a_line_came(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    for complete in (False, True):
+        file = OutputFile.begin(path, overwrite=False)
+        if complete:
+            file.complete()
+        await file.flush()
+        file.close()
+        assert path.exists() == complete
+    assert path.read_bytes() == b""
+
+
+async def test_what_was_made_there_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    file = OutputFile.begin(path, overwrite=False)
+    path.write_text("another's")
+    for _ in range(2):
+        with pytest.raises(StorageFailed, match="was made or changed by another program"):
+            await _line(file)
+    file.close()
+    assert path.read_text() == "another's"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+async def test_a_disk_that_is_full_before_the_first_line(tmp_path: Path, small_disk: Any) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("old")
+    file = OutputFile.begin(path, overwrite=True)
+    small_disk(10)
+    with pytest.raises(StorageFailed, match="cannot be written"):
+        await _line(file, 1)
+    assert path.read_text() == "old"
+    small_disk(None)
+    await _line(file)
+    file.close()
+    assert [line["index"] for line in _lines(path)] == [1, 7]
+
+
+async def test_a_folder_in_which_nothing_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("flowllm.data.output.open_beside", refused)
+    path = tmp_path / "out.jsonl"
+    path.write_text("old" * 1000)
+    file = OutputFile.begin(path, overwrite=True)
+    await _line(file)
+    file.close()
+    assert [line["index"] for line in _lines(path)] == [7], "the file itself can be written"
+    file = OutputFile.begin(tmp_path / "new", overwrite=True)
+    with pytest.raises(StorageFailed, match="new cannot be written: Permission denied"):
+        await _line(file)
+    file.close()
+
+
+async def test_a_file_that_is_removed_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    file = OutputFile.begin(path, overwrite=False)
+    await _line(file, 1)
+    path.unlink()
+    with pytest.raises(StorageFailed, match="was removed while this run writes to it"):
+        await _line(file)
+    file.close()
 
 
 @pytest.fixture

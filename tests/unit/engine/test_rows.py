@@ -47,7 +47,7 @@ class FakeLines:
         self._added.append(index)
         self.largest = max(self.largest, self.waiting)
 
-    async def flush(self) -> int:
+    async def flush(self, before: Any = None) -> int:
         block, self._added = self._added, []
         await asyncio.sleep(self._takes)
         if self.full:
@@ -56,6 +56,9 @@ class FakeLines:
             self.written.append(block)
             self.at.append(asyncio.get_running_loop().time())
         return self._size * len(self.places)
+
+    def complete(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True
@@ -106,7 +109,7 @@ def test_the_first_line_is_written_at_once_and_the_next_together() -> None:
         await desk.end(4)
         await asyncio.sleep(0.001)
         assert desk.lines.written[-1] == [4], "after a pause nobody waits"
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
 
     run_virtual(main())
 
@@ -117,7 +120,7 @@ def test_the_end_writes_what_is_left_and_closes() -> None:
         await desk.open()
         for place in range(5):
             await desk.end(place)
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
         assert desk.lines.places == list(range(5))
         assert desk.lines.closed
         assert await desk.offset() == 50
@@ -133,7 +136,7 @@ def test_only_rows_that_succeeded() -> None:
         await desk.end(1, status=NodeStatus.SKIPPED)
         await desk.end(2)
         await desk.end(3, reused=True)
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
         assert desk.lines.places == [2], "what an earlier sitting printed is not printed again"
 
     run_virtual(main())
@@ -148,7 +151,7 @@ def test_in_order_a_row_waits_for_all_before_it() -> None:
         await asyncio.sleep(5)
         assert desk.lines.places == []
         await desk.end(0)
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
         assert desk.lines.places == [0, 2]
 
     run_virtual(main())
@@ -165,7 +168,7 @@ def test_rows_behind_a_slow_one_are_read_back_and_written_in_blocks() -> None:
             await desk.end(place)
         assert len(desk.sink._held) == HELD
         await desk.end(0)
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
         assert desk.lines.places == list(range(count + 1))
         assert desk.lines.largest <= FULL + HELD * size
 
@@ -184,7 +187,7 @@ def test_a_row_that_is_cancelled_leaves_no_hole(ordered: bool) -> None:
         second.cancel()
         await asyncio.wait([first, second])
         await desk.end(2)
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
         assert desk.lines.places == [0, 1, 2]
         assert await desk.offset() == 3 * FULL
 
@@ -202,7 +205,7 @@ def test_a_full_disk_is_heard_of_though_no_row_ends() -> None:
         assert isinstance(error, StorageFailed)
         assert await desk.offset() is None
         with pytest.raises(StorageFailed):
-            await desk.sink.finish()
+            await desk.sink.finish(complete=True)
         assert desk.lines.closed
 
     run_virtual(main())
@@ -214,7 +217,7 @@ def test_a_row_that_finds_a_block_full_waits_until_it_is_written() -> None:
         await desk.open()
         await asyncio.gather(*(desk.end(place) for place in range(6)))
         assert desk.lines.waiting <= FULL
-        await desk.sink.finish()
+        await desk.sink.finish(complete=True)
         assert sorted(desk.lines.places) == list(range(6))
 
     run_virtual(main())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -51,6 +52,19 @@ def test_what_is_a_path(name: str, tmp_path: Path) -> None:
     path = saved(Saver(tmp_path), name, "text")
     assert path.read_text() == "text"
     assert path.is_relative_to(tmp_path)
+
+
+def test_what_a_run_that_was_killed_has_left_is_swept(tmp_path: Path) -> None:
+    left = [tmp_path / "posts" / f".flowllm-{number:012x}.tmp" for number in range(2)]
+    left[0].parent.mkdir()
+    left[0].write_text("half")
+    saver = Saver(tmp_path)
+    assert not saved(saver, "posts/a.md", "text").with_name(left[0].name).exists()
+    left[1].write_text("of a run that goes on")
+    with left[1].open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        saved(Saver(tmp_path), "posts/a.md", "text")
+    assert {path.name for path in left[0].parent.iterdir()} == {"a.md", left[1].name}
 
 
 @pytest.mark.parametrize(
