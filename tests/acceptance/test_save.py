@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.project import Project, prompts
+from tests.support.warm import DIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,3 +163,23 @@ def test_what_a_resumption_finds_missing_or_changed_is_saved_again(project: Proj
     (project.folder / "go").touch()
     project.json("resume")
     assert texts(project.folder) == {"a": "a", "b": "b"}
+
+
+@pytest.mark.parametrize(("moment", "there"), [("before", "old"), ("after", "said 2")])
+def test_killed_at_the_rename_the_file_is_whole_and_a_resume_saves_the_rest(
+    moment: str, there: str, project: Project, server: Server
+) -> None:
+    project.write("out/2", "old")
+    step = {
+        "foreach": "{{ range(5) | list }}",
+        "prompt": "[text=said {{ item }}]",
+        "save": "out/{{ item }}",
+        "max_concurrent": 1,
+    }
+    outcome = project.run("run", project.flow(steps={"a": step}), **{DIES: f"{moment}-rename:3"})
+    assert outcome.code == -signal.SIGKILL, outcome.said
+    assert (project.folder / "out" / "2").read_text() == there
+    assert project.cli("resume").code == 0
+    saved = {name: text for name, text in texts(project.folder).items() if not name.startswith(".")}
+    assert saved == {str(number): f"said {number}" for number in range(5)}
+    assert len(server.requests) == 5

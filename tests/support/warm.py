@@ -20,12 +20,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tests.support.failpoints import arm
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = 1 << 20
 """Bytes of a request: words, folder and environment."""
+DIES = "DIES_AT"
+"""The variable that names a point of failpoints.py."""
 
 
 class Forked:
@@ -162,6 +166,8 @@ def main(ear: int) -> NoReturn:
     os.environ.clear()
     os.environ.update(found["env"])
     sys.argv[1:] = found["words"]
+    if point := os.environ.pop(DIES, ""):
+        arm(point)
     runpy.run_module("flowllm", run_name="__main__", alter_sys=True)
     raise AssertionError("the command returned")
 
