@@ -77,6 +77,25 @@ class FlowLLMError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
+def type_name(error: BaseException) -> str:
+    """The name of its class, also of one that hides it."""
+    return str(type.__dict__["__name__"].__get__(type(error)))
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception of anybody's says, as plain text, or why it says nothing: its class may raise what it likes."""
+    try:
+        return str.__str__(str(error))
+    except BaseException as problem:  # noqa: BLE001 - KeyboardInterrupt too: it is the text that raised it
+        return f"<its text cannot be had: {type_name(problem)}>"
+
+
+def in_words(error: BaseException) -> str:
+    """Its type and what it says."""
+    text = text_of(error)
+    return f"{type_name(error)}: {text}" if text else type_name(error)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One thing that is wrong with a file, or with an option (`--set …`), and where. Lines and columns count from 1."""

@@ -13,7 +13,7 @@ from flowllm.calls.budget import Purse
 from flowllm.engine.recorded import COUNTED, SITTING
 from flowllm.engine.scheduler import WINDOW, Scheduler
 from flowllm.engine.stop import StopSignal
-from flowllm.errors import StoreError
+from flowllm.errors import StoreError, text_of
 from flowllm.events import Notice, RunEnded, RunStarted
 from flowllm.money import Spend
 from flowllm.observers.base import Closable
@@ -88,7 +88,7 @@ class Telling:
                 raise
             except BaseException as error:  # noqa: BLE001 - a reader of events must not harm the run
                 self._observers.remove(observer)
-                _complain(f"{type(observer).__name__} failed and is left out: {error}")
+                _complain(f"{type(observer).__name__} failed and is left out: {text_of(error)}")
 
     def close(self) -> None:
         """The run is over."""
@@ -100,7 +100,7 @@ class Telling:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
-                _complain(f"{type(observer).__name__} could not be closed: {error}")
+                _complain(f"{type(observer).__name__} could not be closed: {text_of(error)}")
 
 
 def _complain(words: str) -> None:

@@ -30,26 +30,22 @@ async def in_thread(function: Callable[[], Any]) -> Any:
 
     def hand_over(value: Any, error: BaseException | None) -> None:
         if not future.done():
-            future.set_result(value) if error is None else future.set_exception(error)
+            future.set_result((value, error))
 
     def call() -> None:
-        value, failure = None, None
+        value: Any = None
+        failure: BaseException | None = None
         try:
             value = context.run(function)
+        except StopIteration as error:  # no coroutine can raise it
+            failure = RuntimeError("StopIteration was raised").with_traceback(error.__traceback__)
         except BaseException as error:  # noqa: BLE001 - it is raised where the value is awaited
-            failure = error if _can_be_raised(error) else _stand_in(error)
+            failure = error
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for the value
             loop.call_soon_threadsafe(hand_over, value, failure)
 
     threading.Thread(target=call, name="flowllm-work", daemon=True).start()
-    return await future
-
-
-def _can_be_raised(error: BaseException) -> bool:
-    """Where it is awaited: a future refuses a StopIteration, and a KeyboardInterrupt would end the loop."""
-    known = isinstance(error, (Exception, SystemExit, asyncio.CancelledError))
-    return known and not isinstance(error, StopIteration)
-
-
-def _stand_in(error: BaseException) -> RuntimeError:
-    return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    value, failure = await future  # not by `set_exception`: a KeyboardInterrupt would end the loop
+    if failure is not None:
+        raise failure
+    return value

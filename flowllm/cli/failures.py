@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowllm.cli.streams import OutputLost, silence_output
-from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError
+from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError, in_words
 from flowllm.observers.text import one_line, plural, visible
 from flowllm.redact import SECRET_NAME, Redactor, passwords_of
 
@@ -91,7 +91,7 @@ def _masked(text: str) -> str:
 
 
 def _bug(error: Exception, state: Globals) -> int:
-    what = one_line(_masked(f"{type(error).__name__}: {error}"))
+    what = one_line(_masked(in_words(error)))
     say(f"error: this is a bug of flowllm, please report it: {what}")
     if state.debug:
         _traceback(error)

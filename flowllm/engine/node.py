@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowllm.calls.gate import CallStopped, being_cancelled
 from flowllm.engine.resume import UNSAVED, has_output, holds
 from flowllm.engine.scope import Scope, Seat, Tally
-from flowllm.errors import InternalError, RunStopped, StepError, StoreError
+from flowllm.errors import InternalError, RunStopped, StepError, StoreError, in_words
 from flowllm.spec.workflow import PythonBody
 from flowllm.steps.base import Standing
 from flowllm.types import NodeId, NodeStatus, OnError, StepKind
@@ -234,6 +234,6 @@ def _note_failure(desk: Desk, seat: Seat) -> None:
 
 def _internal(error: BaseException) -> InternalError:
     return InternalError(
-        f"{type(error).__name__}: {error}",
+        in_words(error),
         hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened",
     )

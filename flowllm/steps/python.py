@@ -10,13 +10,14 @@ import importlib
 import importlib.util
 import inspect
 import os
+import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowllm.calls.gate import CallStopped, being_cancelled
-from flowllm.errors import FlowLLMError, PythonFailed, StepError
+from flowllm.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
 from flowllm.fingerprint import canonical, digest, fingerprint
 from flowllm.steps.asks import Ask, AskCalls, Variants
 from flowllm.steps.base import Bound, Work
@@ -25,13 +26,13 @@ from flowllm.steps.lazy import lazy_arguments
 from flowllm.steps.local import Act, Local, too_late
 from flowllm.steps.modules import StepModules
 from flowllm.steps.threads import within_step
-from flowllm.steps.tracebacks import told
+from flowllm.steps.tracebacks import Told, speaks_for_itself, told
 from flowllm.steps.watchdog import Watchdog
 from flowllm.tasks import in_thread
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from flowllm.redact import Redactor
     from flowllm.spec.workflow import Asks, PythonBody, Step
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 MOST_THREADS = 32
+LONGEST_TELLING = 5.0
+"""Seconds in which an exception's own class may say what it is."""
 MOST_ASKING_THREADS = 512
 """Of functions that ask models, and so wait most of the time."""
 
@@ -56,13 +59,15 @@ class _Call:
 class _Places:
     """A thread for a plain function; a coroutine needs none."""
 
-    def __init__(self, function: Callable[[], Callable[..., Any]], threads: asyncio.Semaphore) -> None:
+    def __init__(
+        self, function: Callable[[], Awaitable[Callable[..., Any]]], threads: asyncio.Semaphore
+    ) -> None:
         self._function = function
         self._threads = threads
         self._held = False
 
     async def __aenter__(self) -> None:
-        if not inspect.iscoroutinefunction(self._function()):
+        if not inspect.iscoroutinefunction(await self._function()):
             await self._threads.acquire()
             self._held = True
 
@@ -130,7 +135,7 @@ class PythonKind:
         threads = self._threads if calls is None else self._asking_threads
 
         async def once(left: float) -> Json:
-            return await self._once(bound, self._loaded(body), left, calls)
+            return await self._once(bound, await self._loaded(body), left, calls)
 
         places = _Places(lambda: self._loaded(body), threads)
         act = Act(once=once, places=places)
@@ -189,20 +194,25 @@ class PythonKind:
         except asyncio.CancelledError as error:
             if being_cancelled():
                 raise
-            raise self._failed(error, body) from None
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the step's failure
+            raise await self._failed(error, body) from None
+        except BaseException as error:
+            if (
+                type(error) is KeyboardInterrupt
+                and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            ):
+                raise  # it may be a Ctrl-C, which nobody else hears of
             if deadline.expired():
                 then = "a plain function goes on in its thread, a coroutine was cancelled"
                 raise too_late(f"{name} did not return", limit, then, attempt=limit < left) from None
-            raise self._failed(error, body) from None
+            raise await self._failed(error, body) from None
 
-    def _loaded(self, body: PythonBody) -> Callable[..., Any]:
+    async def _loaded(self, body: PythonBody) -> Callable[..., Any]:
         try:
             return self._function(body)
         except PythonFailed:
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - importing runs the user's code
-            raise self._failed(error, body) from None
+        except BaseException as error:  # noqa: BLE001 - importing runs the user's code
+            raise await self._failed(error, body) from None
 
     def _function(self, body: PythonBody) -> Callable[..., Any]:
         place = f"{body.module or body.file}:{body.function}"
@@ -232,11 +242,23 @@ class PythonKind:
         with contextlib.suppress(OSError, ValueError):
             print(f"flowllm: {self._redactor.text(message)}", file=sys.stderr)  # noqa: T201
 
-    def _failed(self, error: BaseException, body: PythonBody) -> PythonFailed:
-        what = told(
-            error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text))
-        )
-        hint = self._redactor.text(error.hint) if isinstance(error, FlowLLMError) else ""
+    async def _failed(self, error: BaseException, body: PythonBody) -> PythonFailed:
+        def tell() -> Told:
+            return told(
+                error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text))
+            )
+
+        if not speaks_for_itself(error) or type(error) is GeneratorExit:  # one that is closed may not wait
+            what = tell()
+        else:
+            try:
+                async with asyncio.timeout(LONGEST_TELLING):
+                    what = await in_thread(tell)
+            except TimeoutError:
+                line = f"{type_name(error)}: <its text cannot be had: it takes over {LONGEST_TELLING:g} s>"
+                what = Told(line=line, traceback="")
+        hint = vars(error).get("hint") if issubclass(type(error), FlowLLMError) else ""
+        hint = self._redactor.text(hint) if isinstance(hint, str) else ""
         return PythonFailed(f"{body.function} raised {what.line}", hint=hint, traceback=what.traceback)
 
 
@@ -297,9 +319,8 @@ def _module_hash(module: str) -> str:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
-    except Exception as error:  # noqa: BLE001 - to find a module imports the packages around it
-        said = f"{type(error).__name__}: {error}"
-        raise PythonFailed(f"the package of {module} cannot be imported: {said}") from None
+    except BaseException as error:  # noqa: BLE001 - to find a module imports the packages around it
+        raise PythonFailed(f"the package of {module} cannot be imported: {in_words(error)}") from None
     if spec is None:
         raise PythonFailed(f"no module named {module}", hint="install it, or use ./file.py:function")
     if spec.origin is None or not spec.origin.endswith(".py"):

@@ -6,12 +6,13 @@ import linecache
 import os
 import sysconfig
 import traceback
+import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import flowllm
-from flowllm.errors import FlowLLMError
+from flowllm.errors import FlowLLMError, in_words, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ _OTHERS: Final = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {"<frozen"}
 )
 
+_SYNTAX: Final = frozenset({SyntaxError, IndentationError, TabError})
+_OUR_WORDS: Final = FlowLLMError.__dict__["__str__"]
+_CAUSE: Final = BaseException.__dict__["__cause__"]
+_TRACEBACK: Final = BaseException.__dict__["__traceback__"]
+_MEMBERS: Final = BaseExceptionGroup.__dict__["exceptions"]
+"""As Python keeps them, whatever a class of the user's makes of these names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
@@ -43,18 +51,42 @@ class Told:
 def told(error: BaseException, *, folder: str, clean: Callable[[str], str]) -> Told:
     """The exception in words. `folder` is where the user's code is; `clean` takes out of a text what nobody may see,
     before anything is cut."""
-    whole = traceback.TracebackException.from_exception(error)
-    for part in _parts(whole):
-        part.stack = traceback.StackSummary.from_list(
-            [frame for frame in part.stack if not frame.filename.startswith((_OURS, "<frozen"))]
-        )
     place = _place(error, folder)
     said = _cut(" ".join(clean(_said(error)).split()), LONGEST_LINE)
-    text = clean("".join(whole.format()))
+    text = clean(_whole(error))
     if len(text) > LONGEST_TRACEBACK:
         left_out = len(text) - LONGEST_TRACEBACK
         text = f"{text[:_HEAD]}\n… {left_out:,} characters are left out …\n{text[left_out + _HEAD :]}"
     return Told(line=f"{said} ({clean(place)})" if place else said, traceback=text)
+
+
+def speaks_for_itself(error: BaseException) -> bool:
+    """A class of somebody's makes its text, or that of one in it or behind it: that may take any time."""
+    cause = _CAUSE.__get__(error)
+    every = (error, *_members(error), *(() if cause is None else (cause,)))
+    spoken = (
+        next(one.__dict__["__str__"] for one in type(each).__mro__ if "__str__" in one.__dict__)
+        for each in every
+    )
+    return any(not isinstance(one, types.WrapperDescriptorType) and one is not _OUR_WORDS for one in spoken)
+
+
+def _whole(error: BaseException) -> str:
+    """The traceback as Python has it; where a class of the user's is in its way, of that exception alone."""
+    try:
+        whole = traceback.TracebackException.from_exception(error)
+        for part in _parts(whole):
+            part.stack = traceback.StackSummary.from_list(
+                [frame for frame in part.stack if not frame.filename.startswith((_OURS, "<frozen"))]
+            )
+        return str.__str__("".join(whole.format()))
+    except BaseException:  # noqa: BLE001 - whatever its class, its cause or its group raises
+        frames = [
+            one for one in traceback.extract_tb(_traceback(error)) if not one.filename.startswith(_OURS)
+        ]
+        return (
+            f"Traceback (most recent call last):\n{''.join(traceback.format_list(frames))}{in_words(error)}\n"
+        )
 
 
 def _parts(one: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:
@@ -68,35 +100,49 @@ def _parts(one: traceback.TracebackException | None) -> Iterator[traceback.Trace
         waiting += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException, depth: int = 0) -> str:
     """Its type and message, those of a group's members, and its cause."""
     found = _plainly(error)
-    if isinstance(error, BaseExceptionGroup):
-        members = [_said(one) for one in error.exceptions[:_GROUPED]]
-        found += f": {'; '.join(members)}{'; …' if len(error.exceptions) > _GROUPED else ''}"
-    if error.__cause__ is not None and error.__cause__ is not error:
-        found += f", caused by {_plainly(error.__cause__)}"
+    members = _members(error)
+    if members and depth < _GROUPED:
+        said = [_said(one, depth + 1) for one in members[:_GROUPED]]
+        found += f": {'; '.join(said)}{'; …' if len(members) > _GROUPED else ''}"
+    cause = _CAUSE.__get__(error)
+    if cause is not None and cause is not error:
+        found += f", caused by {_plainly(cause)}"
     return found
 
 
 def _plainly(error: BaseException) -> str:
-    try:
-        text = error.message if isinstance(error, FlowLLMError) else str(error)
-    except Exception as problem:  # noqa: BLE001 - a class of the user's
-        text = f"<its text cannot be had: {type(problem).__name__}>"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if not issubclass(type(error), FlowLLMError):
+        return in_words(error)
+    message = vars(error).get("message")
+    return f"{type_name(error)}: {message}" if type(message) is str else in_words(error)
+
+
+def _traceback(error: BaseException) -> types.TracebackType | None:
+    found: types.TracebackType | None = _TRACEBACK.__get__(error)
+    return found
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    if not issubclass(type(error), BaseExceptionGroup):
+        return ()
+    found: tuple[BaseException, ...] = _MEMBERS.__get__(error)
+    return found
 
 
 def _place(error: BaseException, folder: str) -> str:
     """The innermost frame of the user's: `tools.py:3, in helper: raise ValueError`."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, SyntaxError) and error.filename:
-        line = (error.text or "").strip()
-        return f"{Path(error.filename).name}:{error.lineno}{f': {_cut(line, _SOURCE)}' if line else ''}"
+    while members := _members(error):
+        error = members[0]
+    if type(error) in _SYNTAX and isinstance(file := cast("SyntaxError", error).filename, str) and file:
+        line, number = cast("SyntaxError", error).text, cast("SyntaxError", error).lineno
+        shown = f": {_cut(line.strip(), _SOURCE)}" if isinstance(line, str) and line.strip() else ""
+        return f"{Path(file).name}:{number}{shown}"
     frames = [
         (frame.f_code.co_filename, number, frame.f_code.co_name)
-        for frame, number in traceback.walk_tb(error.__traceback__)
+        for frame, number in traceback.walk_tb(_traceback(error))
     ]
     frames = [frame for frame in frames if not frame[0].startswith((_OURS, "<frozen"))]
     own = [frame for frame in frames if frame[0].startswith(folder)]

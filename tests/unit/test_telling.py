@@ -20,6 +20,11 @@ class Breaks:
     close = handle
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 class BreaksAtTheEnd:
     def __init__(self) -> None:
         self.heard: list[Event] = []
@@ -32,7 +37,7 @@ class BreaksAtTheEnd:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), BrokenPipeError(), SystemExit(3), asyncio.CancelledError()]
+    "error", [ValueError("x"), BrokenPipeError(), SystemExit(3), Mute(), asyncio.CancelledError()]
 )
 def test_an_observer_that_fails_is_left_out_and_told_once(
     error: BaseException, capsys: pytest.CaptureFixture[str]
