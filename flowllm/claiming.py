@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowllm.data.claims import Claimed, Claims
+from flowllm.data.claims import Claimed, Claims, nobody
 from flowllm.data.files import STDIN
 from flowllm.errors import FlowLLMError, UsageError
 from flowllm.spec.workflow import DataFile, LlmBody, WorkflowBody
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from flowllm.result import RunOptions
     from flowllm.spec.workflow import Step, Workflow
@@ -37,10 +38,11 @@ def claim_files(
             claims.reads(path, what, after=after)
         if options.output not in {None, STDIN}:
             claims.writes(str(options.output), "--output")
-        for name, step, _ in steps:
+        for place in steps:
             with suppress(FlowLLMError):  # what is not known yet is looked at when it is
-                if step.save is not None:
-                    claims.check(Path(step.save.text(known)), f"`save` of step {name}", by=name)
+                if place.step.save is not None:
+                    path = Path(place.step.save.text(known))
+                    claims.check(path, f"`save` of step {place.name}", by=place.name)
     except Claimed as error:
         raise UsageError(str(error), hint="name another file to write to") from None
     return claims
@@ -50,36 +52,60 @@ def _read(
     workflow: Workflow,
     options: RunOptions,
     database: Path | None,
-    steps: Iterable[tuple[str, Step, Collection[str]]],
+    steps: Iterable[_Place],
     known: Mapping[str, Json],
-) -> Iterator[tuple[str | Path, str, Collection[str]]]:
+) -> Iterator[tuple[str | Path, str, Callable[[str], bool]]]:
     if database is not None:
         for tail in ("", "-wal", "-shm", "-journal"):
-            yield f"{database}{tail}", "the database", ()
-    yield workflow.path, "the workflow", ()
+            yield f"{database}{tail}", "the database", nobody
+    yield workflow.path, "the workflow", nobody
     for path in workflow.files:
-        yield path, "flowllm.yaml" if path == options.config else "a file of the workflow", ()
+        yield path, "flowllm.yaml" if path == options.config else "a file of the workflow", nobody
     if options.over not in {None, STDIN}:
-        yield str(options.over), "the data set of --over", ()
-    for name, step, after in steps:
-        for file in _files_of(step, known):
-            yield file, f"a file that step {name} reads", after
+        yield str(options.over), "the data set of --over", nobody
+    for place in steps:
+        for file in _files_of(place.step, known):
+            yield file, f"a file that step {place.name} reads", place.waits_for
 
 
-def _steps(
-    steps: Mapping[StepId, Step], within: str = "", outside: Collection[str] = ()
-) -> Iterator[tuple[str, Step, Collection[str]]]:
-    """All steps, by their full names, each with those that it waits for."""
-    for name, step in steps.items():
-        waiting, found = list(step.edges), set(outside)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A step within its graph, and that within those around it."""
+
+    steps: Mapping[StepId, Step]
+    step: Step
+    prefix: str
+    around: _Place | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefix}{self.step.id}"
+
+    def waits_for(self, other: str) -> bool:
+        """Whether it waits, directly or not, for that step or for one that has it within."""
+        if self.around is not None and self.around.waits_for(other):
+            return True
+        if not other.startswith(self.prefix):
+            return False
+        wanted = other[len(self.prefix) :].partition(".")[0]
+        waiting, seen = list(self.step.edges), set(self.step.edges)
         while waiting:
             one = waiting.pop()
-            if f"{within}{one}" not in found and one in steps:
-                found.add(f"{within}{one}")
-                waiting += steps[one].edges
-        yield f"{within}{name}", step, found
+            if one == wanted:
+                return True
+            more = [need for need in self.steps[one].edges if need not in seen] if one in self.steps else []
+            seen.update(more)
+            waiting += more
+        return False
+
+
+def _steps(steps: Mapping[StepId, Step], prefix: str = "", around: _Place | None = None) -> Iterator[_Place]:
+    """All steps, with those within others."""
+    for step in steps.values():
+        place = _Place(steps=steps, step=step, prefix=prefix, around=around)
+        yield place
         if isinstance(step.body, WorkflowBody):
-            yield from _steps(step.body.graph.steps, f"{within}{name}.", found)
+            yield from _steps(step.body.graph.steps, f"{place.name}.", place)
 
 
 def _files_of(step: Step, known: Mapping[str, Json]) -> Iterator[Path]:

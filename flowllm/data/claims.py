@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Claimed(Exception):
     """A file would be written that the run reads, or writes elsewhere."""
 
 
+def nobody(_step: str) -> bool:
+    """Nobody may write it."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Claim:
     what: str
     written: bool = False
-    after: Collection[str] = ()
-    """Steps that may write it, with those within them: who reads it waits for them."""
+    after: Callable[[str], bool]
+    """Whether a step, named in full, may write it: who reads it waits for that step."""
 
 
 class Claims:
@@ -30,7 +35,7 @@ class Claims:
     def __init__(self) -> None:
         self._held: dict[object, _Claim] = {}
 
-    def reads(self, path: str | Path, what: str, *, after: Collection[str] = ()) -> None:
+    def reads(self, path: str | Path, what: str, *, after: Callable[[str], bool] = nobody) -> None:
         """Take note of a file that is read. Raises Claimed if it is written."""
         held = self._find(path)
         if held is None:
@@ -41,12 +46,12 @@ class Claims:
     def writes(self, path: str | Path, what: str) -> None:
         """Take note of a file that is written. Raises Claimed if anybody has it."""
         self.check(path, what)
-        self._keep(path, _Claim(what=what, written=True))
+        self._keep(path, _Claim(what=what, written=True, after=nobody))
 
     def check(self, path: str | Path, what: str, *, by: str = "") -> None:
         """Raises Claimed if anybody has the file that is to be written, by that step if one is named."""
         held = self._find(path)
-        if held is not None and not any(by == step or by.startswith(f"{step}.") for step in held.after):
+        if held is not None and not held.after(by):
             raise _claimed(what, held.what, path)
 
     def _find(self, path: str | Path) -> _Claim | None:

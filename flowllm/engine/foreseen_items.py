@@ -43,10 +43,12 @@ async def foresee_items(
     waits: Sequence[str],
     one: One,
     limit: int | None,
+    grant: Callable[[int], int],
 ) -> Outlook:
     """All items of a step with a foreach, as one. Standard input is never read.
 
-    `waits` are the steps that it needs and whose outputs nobody knows, `one` foresees one item.
+    `waits` are the steps that it needs and whose outputs nobody knows, `one` foresees one item. `grant` says how many
+    of so many items may still be looked at.
     """
     foreach = step.foreach
     assert foreach is not None  # noqa: S101 - asked for only then
@@ -60,10 +62,13 @@ async def foresee_items(
         if waits:
             return unknown(step, f"after {', '.join(waits)}", items=count)
         found: list[Outlook] = []
-        for start in range(0, len(first), AT_ONCE):
-            batch = first[start : start + AT_ONCE]
+        while len(found) < len(first):
+            granted = grant(min(AT_ONCE, len(first) - len(found)))
+            if found and not granted:
+                break
+            batch = first[len(found) : len(found) + max(1, granted)]
             found += await asyncio.gather(*(_item(step, values, NodeId(name), row, one) for row in batch))
-        return _summed(step, values, first, found, count)
+        return _summed(step, values, first[: len(found)], found, count)
     except StepError as error:
         return wrong(step, error.message)
 

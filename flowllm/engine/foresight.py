@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from flowllm.steps.base import Bound, Work
     from flowllm.store.base import MemoRecord, RunRecord, Store
     from flowllm.types import Json
+
+
+MOST_WITHIN = 30_000
+"""Steps within steps, and items, that are looked into in all; the rest is reckoned from them, or unknown."""
 
 
 @dataclass(slots=True)
@@ -67,13 +72,14 @@ class Foresight:
         self._limit = limit
         self._fresh = fresh
         self._blueprints: dict[int, Blueprint] = {}
+        self._left = MOST_WITHIN
 
     async def graph(self, blueprint: Blueprint, inputs: Mapping[str, Json], name: str) -> Walked:
         """Every node of a graph, which is within the node `name`."""
         walked = Walked(RunState(blueprint.shape), Values(inputs, run_values(self.run)))
-        waiting = list(walked.state.handle(RunBegun()))
+        waiting = deque(walked.state.handle(RunBegun()))
         while waiting:
-            match waiting.pop(0):
+            match waiting.popleft():
                 case StartNode(node=node):
                     step = blueprint.steps[StepId(node)]
                     found = await self._considered(walked, step, child_id(name, step.id))
@@ -110,7 +116,9 @@ class Foresight:
     async def _considered(self, walked: Walked, step: Step, name: str) -> Outlook:
         values, waits = walked.values.mapping, walked.waits(step)
         if step.foreach is not None:
-            return await foresee_items(step, values, name, waits=waits, one=self._one, limit=self._limit)
+            return await foresee_items(
+                step, values, name, waits=waits, one=self._one, limit=self._limit, grant=self._grant
+            )
         if waits:
             return unknown(step, f"after {', '.join(waits)}")
         return await self._one(step, values, name)
@@ -134,6 +142,12 @@ class Foresight:
 
     async def _within(self, step: Step, body: WorkflowBody, values: Mapping[str, Json], name: str) -> Outlook:
         """The sums of a graph within a node. Raises StepError."""
+        if self._left <= 0:
+            size = body.graph.size
+            return unknown(
+                step, f"its {size:,} steps are not looked into: {MOST_WITHIN:,} others within steps are"
+            )
+        self._left -= len(body.graph.steps)
         given = {} if body.arguments is None else body.arguments.render(values)
         try:
             inputs = with_inputs(body.graph.inputs, given)
@@ -158,6 +172,12 @@ class Foresight:
             why = f"its output {problem['output']}: {problem['message']}"
             return replace(found, state="error", why=why, status=NodeStatus.FAILED)
         return replace(found, output=outputs)
+
+    def _grant(self, wanted: int) -> int:
+        """How many of so many items may still be looked at."""
+        granted = max(0, min(wanted, self._left))
+        self._left -= granted
+        return granted
 
     def _blueprint(self, body: WorkflowBody) -> Blueprint:
         found = self._blueprints.get(id(body))

@@ -49,6 +49,8 @@ DEEPEST = 10
 """Graphs within graphs."""
 MOST_GRAPHS = 1000
 """Graphs that are read for one workflow, each file counted once for what it inherits."""
+MOST_STEPS = 1_000_000
+"""Steps of a workflow, with those of the graphs within it as often as they stand there."""
 _OUTSIDE = "put it into the outer workflow or flowllm.yaml"
 _NAMED = 6
 """Steps that an error names."""
@@ -155,6 +157,7 @@ class GraphReader:
         outputs = self._outputs(names, known)
         keep = self._keep(replace(names, outputs=frozenset(outputs)))
         self._check_cycles(around.waits)
+        size = self._size(steps.values())
         return Subgraph(
             name=name,
             path=path,
@@ -163,7 +166,24 @@ class GraphReader:
             outputs=outputs,
             keep=keep,
             digest=self._digest(inputs, steps.values()),
+            size=size,
         )
+
+    def _size(self, steps: Iterable[Step]) -> int:
+        """The steps with all within them, which are counted before anybody goes through them."""
+        steps = list(steps)
+        within = {step.id: step.body.graph.size for step in steps if isinstance(step.body, WorkflowBody)}
+        size = len(steps) + sum(within.values())
+        if size > MOST_STEPS and self._inherited.depth == 0:
+            largest = max(within, key=lambda name: within[name], default=steps[0].id)
+            self._problems.add(
+                next(entry.where for entry in self._entries() if entry.key == largest),
+                f"with the graphs within its steps this workflow has {size:,} steps, "
+                f"{within.get(largest, 1):,} of them in `{largest}`; {MOST_STEPS:,} at most can be run",
+                "nest fewer graphs, or go through a list of items with `foreach`",
+                step=largest,
+            )
+        return size
 
     def _secrets(self) -> tuple[Scalar, ...]:
         read = name_list(ENVIRONMENT_NAME, "the name of an environment variable")

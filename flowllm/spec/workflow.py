@@ -330,6 +330,8 @@ class Subgraph:
     digest: str = ""
     """SHA-256 of everything in the files that decides what it does: its text, the files it reads, defaults,
     providers and sub-workflows in it. Part of the key of the step."""
+    size: int = 0
+    """Its steps, with those of the graphs within it as often as they stand there; items not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

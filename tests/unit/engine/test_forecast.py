@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.engine import foreseen_items
+from flowllm.engine import foreseen_items, foresight
 from flowllm.engine.forecast import Forecaster
 from flowllm.plan.graph import Graph
 from tests.support.sittings import Stage
@@ -271,3 +271,24 @@ def test_nobody_counts_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert seen.why.startswith("more than 1,200 items")
 
     asyncio.run(main())
+
+
+def test_graphs_and_items_within_are_looked_into_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foresight, "MOST_WITHIN", 300)
+    items = 'foreach: "{{ range(400) | list }}"'
+
+    async def main() -> None:
+        text = f"""
+            steps:
+              nest: {{{items}, workflow: {{steps: {{n: {{{items}, value: 1}}}}}}}}
+              graph: {{workflow: {{steps: {{a: {{prompt: one}}, b: {{prompt: two, samples: 3}}}}}}}}
+              after: {{value: "{{{{ graph }}}}"}}
+            """
+        stage = Stage()
+        seen = outlooks(await forecast(stage, text, store=None))
+        assert (seen["nest"].items, seen["nest"].state, seen["nest"].known) == (400, "maybe", False)
+        assert (seen["graph"].state, seen["graph"].requests) == ("maybe", 4)
+        assert seen["graph"].why == "its 2 steps are not looked into: 300 others within steps are"
+        assert seen["after"].why == "after graph"
+
+    run_virtual(main())

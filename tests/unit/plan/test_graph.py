@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowllm.plan.chains import Cover
 from flowllm.plan.draw import draw_text
 from flowllm.plan.graph import LARGEST, Graph
 from flowllm.spec.reference import Tolerance
@@ -102,6 +103,17 @@ def test_a_long_chain_is_no_problem() -> None:
     assert len(chain.critical_path(dict.fromkeys(names, 1.0))) == 3000
 
 
+def test_the_width_of_a_large_graph_takes_no_closure() -> None:
+    """Of 5,000 steps that all wait for each other the closure has 12 million pairs."""
+    chain = [[step + 1] for step in range(4999)] + [[]]
+    layers = [[(step // 20 + 1) * 20 + n for n in range(20)] for step in range(4980)] + [[]] * 20
+    tree = [[below for below in (2 * step + 1, 2 * step + 2) if below < 4095] for step in range(4095)]
+    for after, width in ((chain, 1), (layers, 20), (tree, 2048)):
+        cover = Cover(after)
+        assert cover.fewest() == width
+        assert cover.gone <= 4 * (len(after) + sum(map(len, after)))
+
+
 def test_networkx_is_imported_late() -> None:
     code = "import sys, flowllm.plan.graph, flowllm.plan.draw, flowllm.plan.svg; print('networkx' in sys.modules)"
     assert (
@@ -126,9 +138,9 @@ def test_a_graph_does_not_grow_with_the_ways_into_its_files() -> None:
         f"{level}.yaml": "steps: {"
         + ", ".join(f"{step}: {{workflow: {level + 1}.yaml}}" for step in "abcdefgh")
         + "}"
-        for level in range(1, 10)
+        for level in range(1, 7)
     }
-    files["10.yaml"] = "steps: {end: {value: 1}}"
+    files["7.yaml"] = "steps: {end: {value: 1}}"
     graph = Graph.of(workflow("steps: {a: {workflow: 1.yaml}}", files=files))
     assert graph.size <= LARGEST + 1
     assert len(draw_text(graph).splitlines()) == graph.size

@@ -258,6 +258,7 @@ def test_a_diamond_is_read_once_a_level(settings: dict[str, str], monkeypatch: p
     files["1.yaml"] = files["1.yaml"].replace("a: {value: 1}", "a: {workflow: p.yaml}")
     files["p.yaml"] = "{defaults: {model: m}, steps: {a: {prompt: hi}}}"
     monkeypatch.setattr(children, "MOST_GRAPHS", 12)
+    monkeypatch.setattr(children, "MOST_STEPS", 10**9)
     found = workflow("steps: {a: {workflow: 1.yaml}}", files=files, overrides=Overrides(settings=settings))
     assert within(found, "a", "b", "c") is within(found, "a", "h", "d")
     assert asked(within(found, "a", "a"), "a")[1] == ("x" if settings else "m")
@@ -268,6 +269,20 @@ def test_there_is_an_end_to_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = ", ".join(f"s{number}: {{workflow: {{steps: {{a: {{value: 1}}}}}}}}" for number in range(4))
     with pytest.raises(InvalidWorkflow, match="more than 3 graphs"):
         workflow(f"steps: {{{steps}}}")
+
+
+def test_steps_are_counted_before_anybody_goes_through_them() -> None:
+    files = {
+        f"{level}.yaml": f"steps: {{{', '.join(f's{n}: {{workflow: {level + 1}.yaml}}' for n in range(10))}}}"
+        for level in range(1, 8)
+    }
+    files["8.yaml"] = f"steps: {{{', '.join(f's{n}: {{value: {n}}}' for n in range(10))}}}"
+    (told,) = messages("steps:\n  a: {value: 1}\n  b: {workflow: 1.yaml}\n", files)
+    assert told.startswith(
+        "/flows/f.yaml:3:3 with the graphs within its steps this workflow has 111,111,112 steps"
+    )
+    assert "111,111,110 of them in `b`; 1,000,000 at most can be run" in told
+    assert within(workflow("steps: {b: {workflow: 4.yaml}}", files=files), "b").size == 111_110
 
 
 # problems
