@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,8 @@ def test_the_steps_timeout_ends_all_attempts_together(project: Project, server: 
     _answers(server, FAULTS["500"])
     step = project.json("run", _one(project, retry=retry, timeout="500ms"), code=1)["steps"]["a"]
     assert step["error"]["type"] == "NodeTimedOut"
-    assert "something broke" in step["error"]["message"]
+    # the last attempt may have had too little time left to hear the server's answer
+    assert re.search("the last one: .*(something broke|gave no whole answer)", step["error"]["message"])
     assert 1 < len(server.requests) <= 500 / 40 + 1
 
 
