@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_PRIVATE: Final = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+_SHARED: Final = IPv4Network("100.64.0.0/10")
 _CLOSED: Final = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24"))) + tuple(
     map(IPv6Network, ("fec0::/10", "64:ff9b:1::/48", "2001::/23", "3fff::/20", "5f00::/16"))
 )
@@ -22,6 +27,27 @@ def is_public(address: str) -> bool:
         return False
     inner = _embedded(found) if isinstance(found, IPv6Address) else None
     return _open(found if inner is None else inner)
+
+
+def described(address: str) -> str:
+    """What kind of address it is, for a sentence: `a loopback address`."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return "no address in its usual spelling"
+    inner = _embedded(found) if isinstance(found, IPv6Address) else None
+    if inner is not None:
+        return f"it stands for {inner}, {described(str(inner))}"
+    return f"{next((kind for kind, holds in _kinds(found) if holds), 'a reserved')} address"
+
+
+def _kinds(address: IPv4Address | IPv6Address) -> Iterator[tuple[str, bool]]:
+    yield "an unspecified", address.is_unspecified
+    yield "a loopback", address.is_loopback
+    yield "a link-local", address.is_link_local
+    yield "a multicast", address.is_multicast
+    yield "a private", any(address.version == network.version and address in network for network in _PRIVATE)
+    yield "a shared (carrier NAT)", address.version == _SHARED.version and address in _SHARED
 
 
 def _open(address: IPv4Address | IPv6Address) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from flowllm.calls.gate import being_cancelled
 from flowllm.errors import HttpFailed, StepError, TemplateFailed
 from flowllm.fingerprint import fingerprint
+from flowllm.steps.addresses import described
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, in_words
 from flowllm.steps.local import Act, Local, too_late
@@ -121,9 +122,11 @@ class HttpKind:
     def _told(self, shown: str, error: Exception) -> HttpFailed:
         refused = blocked(error)
         if refused is not None:
+            by = f"redirects to {refused.through}, which leads to" if refused.through else "leads to"
+            kind = described(refused.address)
             return HttpFailed(
-                f"{shown} leads to {refused.address}, which is not a public address, and is not asked",
-                hint="`allow_private: true` allows private, loopback and link-local addresses",
+                f"{shown} {by} {refused.address} ({kind}), which is not a public address, and is not asked",
+                hint="`http` steps ask public addresses alone; `allow_private: true` in this step's `http` allows all others",
             )
         said = self._redactor.text(in_words(error))
         return HttpFailed(f"{shown}: {said}", retryable=not isinstance(error, ValueError))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -10,12 +11,13 @@ from urllib.parse import urlsplit
 
 from flowllm import __version__
 from flowllm.errors import HttpFailed, TemplateFailed
+from flowllm.redact import without_passwords
 from flowllm.steps.addresses import is_public
 from flowllm.steps.http_answer import read_answer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     import aiohttp
     from aiohttp.abc import AbstractResolver
@@ -30,6 +32,7 @@ LARGEST_HEADER = 128 * 1024
 MOST_HEADERS = 512
 _SHOWN: Final = 200
 """Characters of a URL in an error."""
+_HOLDS_USER: Final = "holds a user or a password"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SAFE: Final = frozenset({"GET", "HEAD"})
 
@@ -40,6 +43,8 @@ class Blocked(OSError):
     def __init__(self, address: str) -> None:
         super().__init__(f"{address} is not a public address")
         self.address = address
+        self.through = ""
+        """The URL of the redirect that led there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +78,15 @@ class Wire:
         url, headers, query, body = request.url, request.headers, request.query, request.body
         session = self._session(allow_private=request.allow_private, safe=request.method in _SAFE)
         for _ in range(MOST_REDIRECTS + 1):
-            async with session.request(
+            going = session.request(
                 request.method,
                 url,
                 headers=headers,
                 params=list(query) or None,
                 data=body,
                 allow_redirects=False,
-            ) as response:
+            )
+            async with _telling(url if url != request.url else "", mask), going as response:
                 target = response.headers.get("Location")
                 if response.status not in _REDIRECTS or target is None or request.method not in _SAFE:
                     return await read_answer(response, shown, mask, now())
@@ -128,6 +134,18 @@ class Wire:
         if not self._public(str(address[0])):
             raise Blocked(str(address[0]))
         return socket.socket(family=family, type=kind, proto=protocol)
+
+
+@contextlib.asynccontextmanager
+async def _telling(through: str, mask: Callable[[str], str]) -> AsyncIterator[None]:
+    """An address that is refused meanwhile is that of a redirect."""
+    try:
+        yield
+    except Exception as error:
+        refused = blocked(error)
+        if refused is not None:
+            refused.through = mask(through)[:_SHOWN]
+        raise
 
 
 async def _just_once(
@@ -179,32 +197,39 @@ def in_words(error: BaseException) -> str:
 def checked_url(url: str, mask: Callable[[str], str] = str) -> str:
     """A URL that can be asked; `mask` takes the secrets out of what errors say of it. Raises TemplateFailed."""
     url = url.strip()
-    shown = repr(mask(url))[:_SHOWN]
+    shown, fault = repr(mask(url))[:_SHOWN], _fault(url, mask)
+    if fault is not None:
+        what, hint = fault
+        gives = "`url`" if what == _HOLDS_USER else f"`url` gives {shown}, which"
+        raise TemplateFailed(f"{gives} {what}", hint=hint)
+    return url
+
+
+def _fault(url: str, mask: Callable[[str], str]) -> tuple[str, str] | None:
+    """What is wrong with a URL, and what to do; None if nothing is."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
         url.encode()
     except ValueError as error:
-        raise TemplateFailed(f"`url` gives {shown}, which is not an address: {mask(str(error))}") from None
+        return f"is not an address: {mask(str(error))}", ""
     if parts.scheme not in {"http", "https"} or not host:
-        raise TemplateFailed(f"`url` gives {shown}", hint="it begins with https:// or http://")
+        known = parts.scheme in {"http", "https"}
+        return (
+            "names no host" if known else "does not begin with https:// or http://",
+            "write https://host/path",
+        )
     if any(c.isspace() or c < " " for c in url):
-        raise TemplateFailed(
-            f"`url` gives {shown}, which has white space in it",
-            hint="give values by `query`, or write `| urlencode` behind them",
-        )
+        return "has white space in it", "give values by `query`, or write `| urlencode` behind them"
     if parts.username is not None or parts.password is not None:
-        raise TemplateFailed(
-            "`url` holds a user or a password",
-            hint="put it into `headers`: Authorization: {{ secrets.NAME }}",
-        )
+        return _HOLDS_USER, "put it into `headers`: Authorization: {{ secrets.NAME }}"
     if _odd_number(host):
-        raise TemplateFailed(
-            f"`url` gives {shown}, whose host is a number in an unusual form",
-            hint="write an IPv4 address as four numbers from 0 to 255",
+        return (
+            "has a host that is a number in an unusual form",
+            "write an IPv4 address as four numbers from 0 to 255",
         )
-    return url
+    return None
 
 
 def _odd_number(host: str) -> bool:
@@ -224,10 +249,14 @@ def _odd_number(host: str) -> bool:
 
 def _redirected(response: aiohttp.ClientResponse, target: str, shown: str, mask: Callable[[str], str]) -> str:
     try:
-        return checked_url(str(response.url.join(type(response.url)(target))))
-    except (TemplateFailed, ValueError):
-        where = mask(target)[:200]
-        raise HttpFailed(f"{shown} redirects to {where!r}, which is not followed") from None
+        url = str(response.url.join(type(response.url)(target)))
+        fault = _fault(url, mask)
+    except ValueError as error:
+        url, fault = "", (f"is not an address: {mask(str(error))}", "")
+    if fault is not None:
+        where = mask(without_passwords(target))[:_SHOWN]
+        raise HttpFailed(f"{shown} redirects to {where!r}, which is not followed: it {fault[0]}")
+    return url.strip()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

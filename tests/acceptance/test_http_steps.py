@@ -228,7 +228,8 @@ def test_redirects_that_are_not_followed(target: str, author: Author, web: Web) 
     web.script = lambda _: redirect(target)
     error = author.error(flow({"url": web.url}))
     assert error["type"] == "HttpFailed"
-    assert "which is not followed" in error["message"]
+    assert "which is not followed: it " in error["message"]
+    assert ":pw@" not in error["message"]
     assert len(web.asked) == 1
 
 
@@ -293,23 +294,26 @@ def test_this_machine_is_not_asked(host: str, author: Author, web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    "host",
+    ("host", "kind"),
     [
-        "169.254.169.254",
-        "10.0.0.1",
-        "100.64.0.1",
-        "192.168.0.1",
-        "[::1]",
-        "[fe80::1]",
-        "[fc00::1]",
-        "[64:ff9b::7f00:1]",
-        "[2002:7f00:1::]",
+        ("169.254.169.254", "a link-local address"),
+        ("10.0.0.1", "a private address"),
+        ("100.64.0.1", "a shared (carrier NAT) address"),
+        ("192.168.0.1", "a private address"),
+        ("224.0.0.1", "a multicast address"),
+        ("198.18.0.1", "a reserved address"),
+        ("[::]", "an unspecified address"),
+        ("[::1]", "a loopback address"),
+        ("[fe80::1]", "a link-local address"),
+        ("[fc00::1]", "a private address"),
+        ("[64:ff9b::7f00:1]", "it stands for 127.0.0.1, a loopback address"),
+        ("[2002:7f00:1::]", "it stands for 127.0.0.1, a loopback address"),
     ],
 )
-def test_no_private_address_is_asked(host: str, author: Author) -> None:
+def test_no_private_address_is_asked(host: str, kind: str, author: Author) -> None:
     """None of them is even connected to, which here would fail in another way, or hang."""
     error = author.error(flow({"url": f"http://{host}:9/", "allow_private": False}))
-    assert "not a public address" in error["message"]
+    assert f" ({kind}), which is not a public address" in error["message"]
 
 
 @pytest.mark.parametrize(

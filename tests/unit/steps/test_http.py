@@ -8,7 +8,9 @@ import pytest
 from aiohttp import ClientError
 from aiohttp.abc import AbstractResolver
 
-from flowllm.errors import TemplateFailed
+from flowllm.errors import HttpFailed, TemplateFailed
+from flowllm.redact import Redactor
+from flowllm.steps.http import HttpKind
 from flowllm.steps.http_answer import LONGEST_RETRY_AFTER, retry_after
 from flowllm.steps.http_wire import Request, Wire, blocked, checked_url
 from tests.support.web import Web, answer, redirect, running_web
@@ -89,6 +91,29 @@ def test_a_name_that_is_public_first_and_private_a_moment_later() -> None:
         web.script = lambda _: redirect("/next", Connection="close")
         assert asked(web, Names(["127.0.0.2"], ["127.0.0.1"]), "/c") == ["127.0.0.1"]
         assert [seen.target for seen in web.asked] == ["/a", "/c"]
+
+
+def test_a_refused_address_of_a_redirect_says_what_led_there() -> None:
+    async def main(url: str) -> str:
+        wire = Wire(
+            resolver=Names(["127.0.0.2"], ["10.0.0.1"]), public=lambda address: address == "127.0.0.2"
+        )
+        kind, body = HttpKind({}, Redactor(), wire=wire), {"method": "GET", "headers": {}, "query": ()}
+        try:
+            await kind._once(Request(url=url, body=None, allow_private=False, **body), 9, 9, lambda: 0.0)
+        except HttpFailed as error:
+            return error.message
+        finally:
+            await kind.close()
+        raise AssertionError("it was asked")
+
+    with running_web(host="127.0.0.2") as web:
+        web.script = lambda _: redirect(f"http://inner.example:{web.port}/key?a=1")
+        said = asyncio.run(main(f"http://name.example:{web.port}/"))
+        assert (
+            f"redirects to http://inner.example:{web.port}/key?a=1, which leads to 10.0.0.1 (a private address)"
+            in said
+        )
 
 
 def test_of_several_addresses_only_the_public_ones_are_tried() -> None:
