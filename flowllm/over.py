@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm.data.files import STDIN, open_file
-from flowllm.data.formats import BY_ENDING, GUESSED_TABLE
+from flowllm.data.formats import BY_ENDING, GUESSED_TABLE, ending_of
 from flowllm.data.held import Held
 from flowllm.data.layouts import layout_of, line_of, refused_ending
+from flowllm.data.lines import refuse_foreign_ending
 from flowllm.data.lists import LimitedRows, PeekedRows
 from flowllm.data.output import OutputFile
 from flowllm.data.spool import NAME as STDIN_NAME
@@ -210,7 +211,10 @@ async def _fitting(
         await asyncio.wait([peeked, waiting], return_when=asyncio.FIRST_COMPLETED)
         if not peeked.done():
             return ()
-        first = [row.value for row in await asyncio.shield(peeked) if row.error is None]
+        taken = await asyncio.shield(peeked)
+        first = [row.value for row in taken if row.error is None]
+        if not taken:
+            first = [dict.fromkeys(rows.columns, "")] if rows.columns else []
     except DataFailed as error:
         if not new:
             return ()  # the run tells it, as it would have before it was stopped
@@ -221,7 +225,7 @@ async def _fitting(
     fit = fit_of(workflow.inputs, given, first, _shown(options))
     if fit.wrong:
         raise UsageError(fit.wrong, hint=fit.hint)
-    return fit.notices
+    return fit.notices if taken else (f"{_shown(options)} has no rows",)
 
 
 def _shown(options: RunOptions) -> str:
@@ -269,7 +273,8 @@ def _rows(options: RunOptions, spool: Path) -> Rows:
             if not Path(options.over).exists():
                 raise UsageError(f"there is no file {options.over}", hint="--over names a data set")
             path = Path(options.over)
-            if kind is None and path.suffix.lower() not in BY_ENDING:
+            if kind is None and ending_of(path.name) not in BY_ENDING:
+                refuse_foreign_ending(path.name)
                 kind = GUESSED_TABLE
             rows = open_file(path, kind=kind, delimiter=delimiter, name=path.name)
     except DataFailed as error:

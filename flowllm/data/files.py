@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import stat
 import threading
+import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
@@ -16,19 +18,21 @@ from flowllm.data.formats import (
     BY_ENDING,
     FORMATS,
     GUESSED_TABLE,
+    ending_of,
     guessed_rows,
     json_rows,
     jsonl_rows,
     plain_rows,
 )
+from flowllm.data.lines import refuse_foreign_ending
 from flowllm.data.tables import csv_rows
-from flowllm.data.texts import as_utf8
+from flowllm.data.texts import as_utf8, unpacked
 from flowllm.errors import DataFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowllm.data.found import Found
+    from flowllm.data.found import Found, Reading
 
 STDIN: Final = "-"
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -38,7 +42,7 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 class Read(Protocol):
     """A reader of one format."""
 
-    def __call__(self, file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[Found]:
+    def __call__(self, file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
         """See `jsonl_rows`."""
         ...
 
@@ -58,6 +62,8 @@ class FileRows:
         self._place = 0
         self._failed: DataFailed | None = None
         self._closed = False
+        self.columns: list[str] = []
+        """Of a table that has no rows, once that is known."""
         self._turn = threading.Lock()
         """A reader whose caller was cancelled goes on in its thread; the file is closed when it has ended."""
 
@@ -93,10 +99,12 @@ class FileRows:
         try:
             if self._found is None:
                 self._file = _opened(self._path, self._name)
-                self._found = self._read(as_utf8(self._file))
+                self._found = keeping_columns(self._read(as_utf8(unpacked(self._file))), self.columns)
             return next(self._found, None)
         except DataFailed as error:
             self._failed = error
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self._failed = DataFailed(f"{self._name} cannot be unpacked: {error}", hint="is it whole?")
         except OSError as error:
             self._failed = _unreadable(self._name, self._path, error)
         return None
@@ -113,6 +121,11 @@ class FileRows:
             self._closed = True
             if self._file is not None:
                 self._file.close()
+
+
+def keeping_columns(found: Reading, columns: list[str]) -> Iterator[Found]:
+    """What a reader finds; what it returns at its end goes into `columns`."""
+    columns += yield from found
 
 
 def _opened(path: Path, name: str) -> BinaryIO:
@@ -153,7 +166,7 @@ def reader_of(name: str, *, kind: str | None, delimiter: str | None) -> Read:
 
     Raises DataFailed for a format that nobody knows.
     """
-    ending = PurePath(name).suffix.lower()
+    ending = ending_of(name)
     match kind or BY_ENDING.get(ending):
         case "jsonl":
             return jsonl_rows
@@ -165,9 +178,10 @@ def reader_of(name: str, *, kind: str | None, delimiter: str | None) -> Read:
             return partial(csv_rows, delimiter=delimiter or ("\t" if ending == ".tsv" else None))
         case "guessed" | "guessed table" as guess:
             return partial(guessed_rows, table=guess == GUESSED_TABLE)
+    refuse_foreign_ending(name)
     raise DataFailed(
         f"{name}: its ending does not say what it is",
-        hint=f"let it end with {', '.join(BY_ENDING)}; a foreach can also say `format:`, one of {', '.join(FORMATS)}",
+        hint=f"let it end with {', '.join(BY_ENDING)} (also packed, .gz); a foreach can also say `format:`, one of {', '.join(FORMATS)}",
     )
 
 

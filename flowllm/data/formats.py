@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import PurePath
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.arrays import array_rows
-from flowllm.data.found import TOO_LARGE, Found, bad, found
+from flowllm.data.found import TOO_LARGE, Found, Reading, bad, found
 from flowllm.data.lines import CHUNK, Line, lines_of
 from flowllm.data.tables import table_rows
 from flowllm.strict_json import json_of
@@ -32,45 +33,55 @@ GUESSED_TABLE: Final = "guessed table"
 _JSON_BEGINS: Final = (b"{", b"[", b'"')
 
 
-def jsonl_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[Found]:
+def ending_of(name: str) -> str:
+    """What the name of a file, packed or not, says of what is in it."""
+    return PurePath(name.lower().removesuffix(".gz")).suffix
+
+
+def jsonl_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
     """A JSON value a line; empty lines are left out. Raises DataFailed for what is no text, as all readers do.
+
+    Readers return the columns of a table without rows, and nothing for all else.
 
     `cut`: the file may break off anywhere; what is not whole at its end is none. So for all readers.
     """
     for line in _filled(lines_of(file, name, cut=cut)):
         yield _row(line, name, json_of)
+    return ()
 
 
-def plain_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[Found]:
+def plain_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
     """A text a line; empty lines are left out."""
     for line in _filled(lines_of(file, name, cut=cut)):
         yield _row(line, name, _text_of)
+    return ()
 
 
-def json_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[Found]:
+def json_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
     """The elements of one array. Raises DataFailed where the array breaks off, or is none."""
-    return array_rows(_chunks(file), name, cut=cut)
+    yield from array_rows(_chunks(file), name, cut=cut)
+    return ()
 
 
-def guessed_rows(file: BinaryIO, name: str, *, table: bool = False, cut: bool = False) -> Iterator[Found]:
+def guessed_rows(file: BinaryIO, name: str, *, table: bool = False, cut: bool = False) -> Reading:
     """As the first line says: `{`, `[` or `"` begin JSON Lines, an array that goes on in the next line is read as one,
     anything else begins plain lines; or CSV, where a `table` is wanted. (A cell of CSV that begins so is rare.)"""
     lines = lines_of(file, name, cut=cut)
     line = next(_filled(lines), None)
     if line is None:
-        return
+        return ()
     begin = line.data.lstrip()[:1]
     if table and begin not in _JSON_BEGINS:
-        yield from table_rows(chain((line,), lines), name, cut=cut)
-        return
+        return (yield from table_rows(chain((line,), lines), name, cut=cut))
     read = json_of if begin in _JSON_BEGINS else _text_of
     row = _row(line, name, read)
     if begin == b"[" and row[3] is not None and not line.too_long:
         yield from array_rows(chain((line.data,), _chunks(file)), name, line=line.number, cut=cut)
-        return
+        return ()
     yield row
     for following in _filled(lines):
         yield _row(following, name, read)
+    return ()
 
 
 def _filled(lines: Iterator[Line]) -> Iterator[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from flowllm.data.base import MAX_ROW
@@ -9,12 +10,14 @@ from flowllm.errors import BadRow
 from flowllm.strict_json import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flowllm.types import Json
 
 Found = tuple[int, int, "Json", "BadRow | None"]
 """A line's number, the bytes that were read for it, the row's value, and what is wrong with it."""
+Reading = Generator[Found, None, "Sequence[str]"]
+"""What a reader finds; it returns the columns of a table that has no rows."""
 SHOWN: Final = 200
 """Bytes of a bad row that are kept."""
 TOO_LARGE: Final = f"over {MAX_ROW >> 20} MiB in one row"

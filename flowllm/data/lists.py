@@ -61,6 +61,12 @@ class PeekedRows:
             self._first = start_task(self._rows.take(self._most))
         return self._first
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """Of a table that has no rows, once that is known."""
+        found: Sequence[str] = getattr(self._rows, "columns", ())
+        return found
+
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
         if self._first is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.base import Row
-from flowllm.data.files import FileRows, Read, reader_of
+from flowllm.data.files import FileRows, Read, keeping_columns, reader_of
 from flowllm.data.formats import GUESSED
 from flowllm.data.texts import as_utf8
 from flowllm.errors import DataFailed
@@ -152,6 +152,8 @@ class SpooledRows:
         self._over = False
         self._closed = False
         self._failed: DataFailed | None = None
+        self.columns: list[str] = []
+        """Of a table that has no rows, once that is known."""
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
@@ -233,7 +235,8 @@ class SpooledRows:
             raise _not_copied(part, error) from None
         with os.fdopen(descriptor, "wb", buffering=0) as copy:
             tee = io.BufferedReader(_Tee(source, copy, part), buffer_size=64 * 1024)
-            for place, found in enumerate(self._reader(as_utf8(tee), NAME)):
+            rows = keeping_columns(self._reader(as_utf8(tee), NAME), self.columns)
+            for place, found in enumerate(rows):
                 if not self._put(place, found):
                     return
             if self._closed and not self._followed:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.data.base import MAX_ROW
-from flowllm.data.found import SHOWN, TOO_LARGE, Found, bad
+from flowllm.data.found import SHOWN, TOO_LARGE, Reading, bad
 from flowllm.data.lines import Line, lines_of
 from flowllm.errors import DataFailed
 
@@ -29,9 +29,7 @@ class _TooLarge(Exception):
     """One record has grown over what a row may be."""
 
 
-def csv_rows(
-    file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bool = False
-) -> Iterator[Found]:
+def csv_rows(file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bool = False) -> Reading:
     """A mapping of texts a record, an empty cell is ""; empty lines are left out. Raises DataFailed.
 
     Spaces around the names of columns are left out. Without `delimiter` it is what the first lines show.
@@ -44,16 +42,18 @@ def csv_rows(
 
 def table_rows(
     lines: Iterator[Line], name: str, *, delimiter: str | None = None, cut: bool = False
-) -> Iterator[Found]:
+) -> Reading:
     """As `csv_rows`, of lines that were begun already."""
     if delimiter is None:
         lines, delimiter = _sniffed(lines)
     records = _Records(lines, delimiter, cut=cut)
     header: list[str] | None = None
+    rows = False
     while (cells := records.next()) is not None:
         if header is None:
             header = _header(cells, records, name)
             continue
+        rows = True
         if records.wrong:
             yield bad(records.head, records.line, name, records.wrong, records.size)
         elif len(cells) == len(header):
@@ -61,6 +61,7 @@ def table_rows(
         elif len(cells) > 1 or cells[0].strip():
             told = f"{_cells(len(cells))}, and the header has {len(header)}"
             yield bad(records.head, records.line, name, told, records.size)
+    return () if rows else header or ()
 
 
 def _sniffed(lines: Iterator[Line]) -> tuple[Iterator[Line], str]:

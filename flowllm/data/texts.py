@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import io
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -44,6 +45,14 @@ def text_of(data: bytes) -> str:
     if "\0" in text:
         raise ValueError("no text: it has zero bytes")
     return text.removeprefix("\ufeff")
+
+
+def unpacked(file: BinaryIO) -> BinaryIO:
+    """What gzip has packed; the file itself where it has not. Reading raises EOFError, zlib.error and OSError where the
+    file is damaged."""
+    if not isinstance(file, io.BufferedReader) or not file.peek(2).startswith(b"\x1f\x8b"):
+        return file
+    return io.BufferedReader(gzip.GzipFile(fileobj=file), buffer_size=_CHUNK)
 
 
 def as_utf8(file: BinaryIO) -> BinaryIO:

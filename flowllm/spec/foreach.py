@@ -170,12 +170,12 @@ def _check_format(shape: DataFileShape, node: Mapping, compiler: Compiler) -> No
     if name == "-" or is_template(name):
         chosen = shape.format
     else:
-        chosen = shape.format or ENDINGS.get(PurePath(name).suffix.lower())
+        chosen = shape.format or ENDINGS.get(PurePath(name.lower().removesuffix(".gz")).suffix)
         if chosen is None:
             compiler.problems.add(
                 shape.file.where,
                 f"the ending of {name} does not say what it is",
-                "write `format: jsonl`, json, csv or lines",
+                "write `format: jsonl`, json, csv or lines; what is no text is saved as one of these first",
                 step=compiler.step,
             )
     if shape.delimiter is not None and chosen not in {None, "csv"}:

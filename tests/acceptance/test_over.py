@@ -133,6 +133,7 @@ def test_no_rows_succeed_with_an_empty_file(project: Project, server: Server) ->
     outcome = over(project, two_steps(project))
     assert outcome.code == 0, outcome.said
     assert out(project) == []
+    assert "rows.jsonl has no rows" in outcome.err
     assert server.requests == []
 
 
@@ -143,6 +144,9 @@ def test_a_data_set_that_fits_no_input_is_refused_before_anything_is_sent(
     for name, data, told in (
         ("rows.csv", "Text;x\na;b\n", "did you mean `Text`?"),
         ("rows.jsonl", '{"test": 1}\n', "did you mean `test`?"),
+        ("rows.csv", "Text;x\n", "did you mean `Text`?"),
+        ("rows.dat", "n\n", "no column of rows.dat is an input: it has `n`"),
+        ("rows.parquet", "n\n1\n", "pandas.read_parquet('rows.parquet')"),
         ("rows.csv", "n\n1\n", "no column of rows.csv is an input: it has `n`, and the workflow has `text`"),
     ):
         project.write(name, data)
@@ -151,6 +155,10 @@ def test_a_data_set_that_fits_no_input_is_refused_before_anything_is_sent(
         assert not (project.folder / "out.jsonl").exists()
     assert server.requests == []
     assert project.run_ids() == []
+    project.write("rows.csv", "text\n")
+    outcome = over(project, flow, "--overwrite", data="rows.csv")
+    assert (outcome.code, "rows.csv has no rows" in outcome.err) == (0, True), outcome.said
+    (project.folder / "out.jsonl").unlink()
     project.write("rows.dat", " text # tent\na # b\n")
     outcome = project.cli("run", flow, "--over", "rows.dat", "--delimiter", "#", "--output", "out.jsonl")
     assert outcome.code == 0

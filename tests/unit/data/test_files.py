@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import os
 import tracemalloc
 from pathlib import Path
@@ -39,10 +40,36 @@ async def test_the_ending_says_the_format(ending: str, tmp_path: Path) -> None:
     assert await drained(open_file(write(tmp_path / f"x.y{ending}", data))) == rows
 
 
+@pytest.mark.parametrize("ending", BY_ENDING)
+async def test_what_is_packed_is_unpacked(ending: str, tmp_path: Path) -> None:
+    data, rows = EXAMPLES[BY_ENDING[ending]]
+    packed = gzip.compress(data.replace(",", "\t").encode() if ending == ".tsv" else data.encode())
+    for name in (f"x{ending}.gz", f"X{ending}.GZ", f"x{ending}"):
+        (tmp_path / name).write_bytes(packed)
+        file = open_file(tmp_path / name)
+        assert await drained(file) == rows
+        await file.close()
+    for damaged in (packed[:-9], packed[:12] + b"\xff\xff\xff" + packed[15:], packed[:-8] + bytes(8)):
+        (tmp_path / "x").write_bytes(damaged)
+        file = open_file(tmp_path / "x", kind=BY_ENDING[ending], name="x")
+        with pytest.raises(DataFailed, match="x cannot be unpacked"):
+            await drained(file)
+        await file.close()
+
+
 async def test_a_format_that_is_named_wins(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "a;b\n1;2\n")
     assert await drained(open_file(path, kind="lines")) == ["a;b", "1;2"]
     assert await drained(open_file(path, delimiter=";")) == [{"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "X.XLSX", "x.csv.zip", "x.sqlite", "x.arrow.gz"])
+def test_endings_of_what_is_no_text(name: str, tmp_path: Path) -> None:
+    """Also of files that do not begin as such files do."""
+    with pytest.raises(DataFailed, match=f"{name} is ") as caught:
+        open_file(tmp_path / name, name=name)
+    assert "JSON Lines" in caught.value.hint or "CSV" in caught.value.hint
+    open_file(tmp_path / name, kind="csv")
 
 
 @pytest.mark.parametrize("name", ["x", "x.dat", "folder.csv/x", ".csv"])

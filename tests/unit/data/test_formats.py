@@ -126,6 +126,15 @@ def test_a_byte_order_mark_is_left_out_however_it_comes() -> None:
         (b"PAR1\x15\x04\n", "Parquet"),
         (b"\xd0\xcf\x11\xe0\n", "spreadsheet"),
         (b"PK\x03\x04xlsx", "spreadsheet"),
+        (b"PK\x05\x06" + bytes(18), "zip"),
+        (b"PAREx", "encrypted"),
+        (b"ARROW1\0\0", "Arrow"),
+        (b"FEA1x", "Feather"),
+        (b"ORCx\n", "ORC"),
+        (b"Obj\x01\x04\x16avro.schema\n", "Avro"),
+        (b"SQLite format 3\0", "SQLite"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\x93NUMPY\x01\n", "NumPy"),
     ],
 )
 def test_what_is_no_text_is_refused(kind: str, data: bytes, what: str) -> None:
