@@ -8,9 +8,10 @@ print(run.outputs["headline"])
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it: typing itself takes a while to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from flowllm.app import FlowLLM
     from flowllm.blocking import run
     from flowllm.engine.stop import StopSignal

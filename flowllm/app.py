@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
@@ -27,7 +28,7 @@ from flowllm.plan.graph import Graph
 from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
 from flowllm.providers.openai import ClientPool
 from flowllm.result import RunOptions, RunResult, all_nodes
-from flowllm.sitting import Sitting
+from flowllm.sitting import Sitting, give_back
 from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
@@ -36,6 +37,7 @@ from flowllm.steps.threads import refuse_within_step
 from flowllm.store.base import Fence
 from flowllm.store.location import database_path, is_memory
 from flowllm.store.open import open_store, this_process
+from flowllm.tasks import start_task, to_the_end
 from flowllm.types import ROW, NodeId, RunId, RunStatus, StepId, StepKind, step_path
 
 if TYPE_CHECKING:
@@ -90,13 +92,19 @@ class FlowLLM:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        if self._flights is not None:
-            await self._flights.drain()
-        self._limiter.close()
-        await self._pool.close()
-        if self._store is not None:
-            await self._store.close()
-        self._store = self._flights = None
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        store, self._store = self._store, None
+        flights, self._flights = self._flights, None
+        try:
+            if flights is not None:
+                await flights.drain()
+            self._limiter.close()
+            await self._pool.close()
+        finally:
+            if store is not None:
+                await store.close()
 
     @property
     def store(self) -> Store:
@@ -221,8 +229,9 @@ class FlowLLM:
         secrets = self._read_secrets(loaded, providers)
         claims = claim_files(claims, loaded, options, given, database=self._file)
         options = replace(options, mended=await mended_items(self.store, run, mended, providers.redactor))
-        claimed = replace(await self.store.claim_run(run.run_id, this_process(self._clock)), inputs=given)
+        claiming = start_task(self.store.claim_run(run.run_id, this_process(self._clock)))
         try:
+            claimed = replace(await asyncio.shield(claiming), inputs=given)
             anew = retry_failed or other or part or bool(mended)
             rows = await open_again(
                 loaded, options, claimed, spool_path(self._file, run.run_id), self.store, anew=anew, stop=stop
@@ -231,7 +240,7 @@ class FlowLLM:
             if other or mended or budget:
                 await self._take(claimed, loaded, options, providers.redactor)
         except BaseException:  # also when it is cancelled
-            await self._give_back(claimed, run)
+            await to_the_end(give_back(self.store, claiming, run, now=self._clock.now()))
             raise
         sitting = self._sitting(
             workflow=loaded,
@@ -296,7 +305,10 @@ class FlowLLM:
     async def delete(self, run_ids: Sequence[RunId]) -> int:
         """Remove runs with their results and what they kept of standard input, never stored answers; how many there
         were. Raises RunOwned, and removes nothing, if a process has one of them."""
-        count = await self.store.delete_runs(list(dict.fromkeys(run_ids)))
+        return await to_the_end(self._delete(list(dict.fromkeys(run_ids))))
+
+    async def _delete(self, run_ids: Sequence[RunId]) -> int:
+        count = await self.store.delete_runs(run_ids)
         for run_id in run_ids:
             forget_spool(spool_path(self._file, run_id))
         return count
@@ -391,17 +403,6 @@ class FlowLLM:
     @property
     def _file(self) -> Path | None:
         return None if is_memory(self.database) else database_path(self.database)
-
-    async def _give_back(self, claimed: RunRecord, before: RunRecord) -> None:
-        """A claimed run that cannot be gone on with stays as it was."""
-        await self.store.finish_run(
-            Fence(run_id=claimed.run_id, epoch=claimed.epoch),
-            status=before.status,
-            finished_at=before.finished_at or self._clock.now(),
-            outputs=before.outputs,
-            error=before.error,
-            stats=before.stats,
-        )
 
     def _new_run(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import sys
@@ -13,17 +12,18 @@ from flowllm.calls.budget import Purse
 from flowllm.engine.recorded import COUNTED, SITTING
 from flowllm.engine.scheduler import WINDOW, Scheduler
 from flowllm.engine.stop import StopSignal
-from flowllm.errors import StoreError, text_of
+from flowllm.errors import FlowLLMError, StoreError, text_of
 from flowllm.events import Notice, RunEnded, RunStarted
 from flowllm.money import Spend
 from flowllm.observers.base import Closable
 from flowllm.observers.stats import Stats
 from flowllm.over import over_of
 from flowllm.store.base import Fence
-from flowllm.tasks import start_task
+from flowllm.tasks import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    import asyncio
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from flowllm.assembly import Providers
@@ -107,6 +107,24 @@ def _complain(words: str) -> None:
     """On standard error, if that can be written; a run does not need it."""
     with contextlib.suppress(Exception):
         print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201
+
+
+async def give_back(
+    store: Store, claiming: asyncio.Task[RunRecord], before: RunRecord, *, now: float
+) -> None:
+    """A claimed run that cannot be gone on with stays as it was. Raises StoreError."""
+    try:
+        claimed = await claiming
+    except FlowLLMError:  # told already: it is not claimed
+        return
+    await store.finish_run(
+        Fence(run_id=claimed.run_id, epoch=claimed.epoch),
+        status=before.status,
+        finished_at=before.finished_at or now,
+        outputs=before.outputs,
+        error=before.error,
+        stats=before.stats,
+    )
 
 
 class Sitting:
@@ -195,7 +213,7 @@ class Sitting:
 
         try:
             # From here on the run is put on record, however early its caller goes
-            await _to_the_end(carry(), abort=cancelled.cancel)
+            await to_the_end(carry(), abort=cancelled.cancel)
         finally:
             await backend.close()
             self._limiter.withdraw(self._run.run_id)
@@ -309,18 +327,3 @@ class Sitting:
         )
         if ending.failure is not None:
             raise ending.failure
-
-
-async def _to_the_end(work: Coroutine[object, object, None], *, abort: Callable[[], None]) -> None:
-    """Carry out the work; a caller that is cancelled aborts it, and waits until what it has is on record."""
-    task = start_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        abort()
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # heard: the caller has gone
-        raise

@@ -22,6 +22,23 @@ def start_task(work: Coroutine[object, object, T]) -> asyncio.Task[T]:
     return asyncio.Task(work, loop=asyncio.get_running_loop())
 
 
+async def to_the_end(work: Coroutine[object, object, T], *, abort: Callable[[], None] | None = None) -> T:
+    """What the work gives. A caller that is cancelled waits until it is done all the same, however often it is cancelled;
+    `abort` is called then, to make it short."""
+    task = start_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if abort is not None and not task.done():
+            abort()
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # heard: the caller has gone
+        raise
+
+
 async def in_thread(function: Callable[[], Any]) -> Any:
     """What the function gives, called in a thread of its own that does not keep the process alive."""
     loop = asyncio.get_running_loop()

@@ -7,19 +7,21 @@ import signal
 from typing import Any
 
 
-def handle_once(number: int, handler: int | None = None) -> int | None:
+def handle_once(number: int, handler: int | None = None, *, resume_calls: bool = True) -> int | None:
     """Have the system put its own handling of a signal, which ends the process, back when Python's handler is called.
 
     So a second one ends a process that hangs in C, as in a regular expression that never comes back, where Python calls
     no handler. Gives the address of Python's handler, to be passed in when it is set again; None on systems that have
-    no such call, where nothing was changed.
+    no such call, where nothing was changed. With `resume_calls` system calls of others go on, as under asyncio; without,
+    one that waits is left for Python's handler.
     """
     put = _put()
     if put is None:
         return None
     address: int | None = put(number, None) if handler is None else handler
     put(number, address)
-    signal.siginterrupt(number, False)  # as asyncio does: system calls of others go on
+    if resume_calls:
+        signal.siginterrupt(number, False)
     return address
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Any, NoReturn
 
@@ -10,9 +9,9 @@ import click
 
 from flowllm import __version__
 from flowllm.cli.failures import guarded
-from flowllm.cli.interrupts import handle_once
 from flowllm.cli.lazy import Entry, LazyGroup
 from flowllm.cli.options import Globals, debug_option
+from flowllm.cli.start import settle
 from flowllm.cli.streams import open_streams
 
 
@@ -50,7 +49,9 @@ class Root(LazyGroup):
         """Run the command line; never returns."""
         state = Globals()
         kwargs |= {"standalone_mode": False, "obj": state}
-        sys.exit(guarded(lambda: super(Root, self).main(*args, **kwargs), state))
+        code = guarded(lambda: super(Root, self).main(*args, **kwargs), state)
+        settle(code)
+        sys.exit(code)
 
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -74,12 +75,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """What the command `flowllm` calls."""
-    handle_once(signal.SIGINT)
+    """Run the command line with streams of its own; `start.py` calls it."""
     open_streams()
     cli.main(prog_name="flowllm")
     raise AssertionError("click's main returned")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
-import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from flowllm.app import FlowLLM
-from flowllm.cli.interrupts import handle_once
 from flowllm.errors import RunNotFound, UsageError
 from flowllm.store.location import database_path, is_memory
 from flowllm.types import RunId
@@ -43,14 +40,8 @@ def open_to_read(place: Place) -> FlowLLM:
 
 
 def wait_for(work: Coroutine[object, object, T]) -> T:
-    """Run to the end; the second Ctrl-C ends the process whatever the work is doing."""
-
-    async def heard() -> T:
-        if threading.current_thread() is threading.main_thread():
-            handle_once(signal.SIGINT)
-        return await work
-
-    return asyncio.run(heard())
+    """Run to the end."""
+    return asyncio.run(work)
 
 
 async def find_run(store: Store, named: str) -> RunRecord:

@@ -91,7 +91,6 @@ class StopOnSignals:
     def __exit__(self, *exception: object) -> None:
         for watched, handler in self._before.items():
             signal.signal(watched, handler)
-        handle_once(signal.SIGINT)
         signal.set_wakeup_fd(self._wakeup)
         self._over.set()
         self._mouth.close()

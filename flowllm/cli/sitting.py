@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from flowllm.cli.options import debugging
 from flowllm.cli.output import messages, outputs_there, print_json, print_outputs
 from flowllm.cli.session import failed_command, open_app, resume_command, show_command
 from flowllm.cli.signals import StopOnSignals
+from flowllm.cli.start import settle
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
 from flowllm.data.claims import Claimed, Claims
 from flowllm.data.files import STDIN
@@ -76,21 +79,27 @@ async def carry_out(
     shown: Shown,
     start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]],
 ) -> int:
-    """Start a run or go on with one, show it, and give the exit code."""
+    """Start a run or go on with one, show it, and give the exit code. A signal that comes once the run has ended does not
+    keep its results from being shown."""
     stop, summary = StopSignal(), Summary(tracebacks=shown.debug, items_told=not shown.quiet)
-    async with open_app(place) as app:
-        with results_apart(), StopOnSignals(stop, say=shown.screen.line) as signals:
-            result = await start(app, shown.observers(summary), stop)
-        if shown.as_json and shown.full:
-            result = await app.result(result.run_id, full=True)
-    code = signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
-    try:
-        _show(result, shown, summary, None if is_memory(app.database) else place)
-    except OutputLost as error:
-        if not code:
-            raise
-        tell(error)
-        silence_output()
+    signals = StopOnSignals(stop, say=shown.screen.line)
+    with ExitStack() as heard:
+        async with open_app(place) as app:
+            heard.enter_context(signals)
+            with results_apart():
+                result = await start(app, shown.observers(summary), stop)
+            if shown.as_json and shown.full:
+                result = await app.result(result.run_id, full=True)
+        code = signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
+        try:
+            _show(result, shown, summary, None if is_memory(app.database) else place)
+            sys.stdout.flush()
+        except OutputLost as error:
+            if not code:
+                raise
+            tell(error)
+            silence_output()
+        settle(code)
     return code
 
 

@@ -287,6 +287,21 @@ def test_a_signal_stops_the_run_and_a_second_one_cancels_it(
     assert "resume it with: flowllm resume 20261121-abc" in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_end_does_not_lose_the_results(
+    app: type[PlayedApp], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_GUARD", "")
+
+    async def close(_app: PlayedApp, *_exception: object) -> None:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(app, "__aexit__", close)
+    done = invoke("run", "blog.yaml")
+    assert (done.exit_code, done.stdout) == (0, "headline\n--------\nTea\n")
+
+
 def test_a_run_that_is_cancelled_and_does_not_get_done_is_left_as_it_is(
     app: type[PlayedApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
