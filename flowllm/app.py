@@ -28,7 +28,7 @@ from flowllm.plan.graph import Graph
 from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
 from flowllm.providers.openai import ClientPool
 from flowllm.result import RunOptions, RunResult, all_nodes
-from flowllm.sitting import Sitting, give_back
+from flowllm.sitting import Sitting, give_back, run_to_resume
 from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
@@ -196,7 +196,7 @@ class FlowLLM:
         """
         refuse_within_step()
         stop = stop or StopSignal()
-        run = await self._to_resume(run_id)
+        run = await run_to_resume(self.store, run_id)
         options = replace(RunOptions.of(run.options), until=until)
         if budget:
             options = replace(options, budget={**(options.budget or {}), **budget})
@@ -421,14 +421,6 @@ class FlowLLM:
             owner=this_process(self._clock),
             now=self._clock.now(),
         )
-
-    async def _to_resume(self, run_id: str | None) -> RunRecord:
-        if run_id is not None:
-            return await self.store.run(RunId(run_id))
-        runs = await self.store.runs(limit=1, unfinished=True) or await self.store.runs(limit=1)
-        if not runs:
-            raise UsageError("there is no run to resume", hint="start one with `flowllm run FILE`")
-        return await self.store.run(runs[0].run_id)
 
     async def _take(
         self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor

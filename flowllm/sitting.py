@@ -12,7 +12,7 @@ from flowllm.calls.budget import Purse
 from flowllm.engine.recorded import COUNTED, SITTING
 from flowllm.engine.scheduler import WINDOW, Scheduler
 from flowllm.engine.stop import StopSignal
-from flowllm.errors import FlowLLMError, StoreError, text_of
+from flowllm.errors import FlowLLMError, StoreError, UsageError, text_of
 from flowllm.events import Notice, RunEnded, RunStarted
 from flowllm.money import Spend
 from flowllm.observers.base import Closable
@@ -20,6 +20,7 @@ from flowllm.observers.stats import Stats
 from flowllm.over import over_of
 from flowllm.store.base import Fence
 from flowllm.tasks import to_the_end
+from flowllm.types import RunId
 
 if TYPE_CHECKING:
     import asyncio
@@ -107,6 +108,16 @@ def _complain(words: str) -> None:
     """On standard error, if that can be written; a run does not need it."""
     with contextlib.suppress(Exception):
         print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201
+
+
+async def run_to_resume(store: Store, run_id: str | None) -> RunRecord:
+    """That run; without an id the newest that has not succeeded, or the newest if all have. Raises RunNotFound, UsageError."""
+    if run_id is not None:
+        return await store.run(RunId(run_id))
+    runs = await store.runs(limit=1, unfinished=True) or await store.runs(limit=1)
+    if not runs:
+        raise UsageError("there is no run to resume", hint="start one with `flowllm run FILE`")
+    return await store.run(runs[0].run_id)
 
 
 async def give_back(
