@@ -12,7 +12,7 @@ FlowLLMError
 │   ├── BudgetExceeded          the next request would pass the run's budget
 │   └── TooManyFailures         more nodes failed than `stop_at_error_rate` allows
 ├── StoreError                  the database cannot be used
-│   ├── StorageFailed           disk full, read-only, I/O error, locked for too long
+│   ├── StorageFailed           disk full, read-only, I/O error, locked for too long, removed
 │   ├── DatabaseCorrupt
 │   └── OwnershipLost           the run was taken over; this process may write no more of it
 └── StepError                   one node fails; the run goes on with what does not need it
@@ -190,7 +190,14 @@ class StoreError(FlowLLMError):
 
 
 class StorageFailed(StoreError, OSError):
-    """Disk full, read-only, I/O error, or locked for too long."""
+    """Disk full, read-only, I/O error, locked for too long, or no longer there.
+
+    `database` is the path of the one to go on with, if that is another now.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", database: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.database = database
 
 
 class DatabaseCorrupt(StoreError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from flowllm.cli.streams import OutputLost, results_apart, silence_output
 from flowllm.data.claims import Claimed, Claims
 from flowllm.data.files import STDIN
 from flowllm.engine.stop import StopSignal
-from flowllm.errors import UsageError
+from flowllm.errors import OwnershipLost, StorageFailed, StoreError, UsageError
 from flowllm.observers.events_file import EventsFile
 from flowllm.observers.progress import Notices, Progress
 from flowllm.observers.summary import Summary
@@ -87,7 +87,11 @@ async def carry_out(
         async with open_app(place) as app:
             heard.enter_context(signals)
             with results_apart():
-                result = await start(app, shown.observers(summary), stop)
+                try:
+                    result = await start(app, shown.observers(summary), stop)
+                except StoreError as error:
+                    _add_command(error, summary.run_id, place, app.database)
+                    raise
             if shown.as_json and shown.full:
                 result = await app.result(result.run_id, full=True)
         code = signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
@@ -101,6 +105,14 @@ async def carry_out(
             silence_output()
         settle(code)
     return code
+
+
+def _add_command(error: StoreError, run_id: str, place: Place, database: str) -> None:
+    """Tell the command that goes on with the run once that is mended."""
+    if run_id and not is_memory(database) and not isinstance(error, OwnershipLost):
+        if isinstance(error, StorageFailed) and error.database:
+            place = replace(place, db=error.database)
+        error.hint = f"{error.hint}\nThe run goes on with: {resume_command(run_id, place)}".strip()
 
 
 def _blank(screen: Screen, *, wanted: bool) -> None:

@@ -77,6 +77,11 @@ class Summary:
         if listener is not None:
             listener(event)
 
+    @property
+    def run_id(self) -> str:
+        """The run's; empty before it has started."""
+        return "" if self._started is None else self._started.run_id
+
     def _run_started(self, event: RunStarted) -> None:
         self._started = event
 

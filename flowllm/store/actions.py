@@ -16,7 +16,7 @@ from flowllm.store.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, r
 from flowllm.store.statements import named
 from flowllm.store.tables import attempts, memo, nodes, runs
 from flowllm.store.text import content_hash, to_json, to_text
-from flowllm.store.writer import Unit
+from flowllm.store.unit import Unit
 from flowllm.types import AttemptStatus, RunStatus
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def finish_run(
         "new_error": None if error is None else to_json(dict(error)),
         "new_stats": to_json(dict(stats or {})),
     }
-    return Unit(fences=(fence,), action=_changes(_FINISH, values))
+    return Unit(fences=(fence,), action=_changes(_FINISH, values), always=True)
 
 
 def update_run(
@@ -185,7 +185,7 @@ def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
             count = connection.executemany(statement, keys).rowcount
         return count  # of the last one, the runs themselves
 
-    return Unit(action=action)
+    return Unit(action=action, always=True)
 
 
 def drop_memo(key: str, content_hash: str) -> Unit:
@@ -195,7 +195,7 @@ def drop_memo(key: str, content_hash: str) -> Unit:
 
 def prune_memo(older_than: float) -> Unit:
     """Remove answers created before a time; the result is how many."""
-    return Unit(action=_executes(_PRUNE, {"before": older_than}))
+    return Unit(action=_executes(_PRUNE, {"before": older_than}), always=True)
 
 
 def clear_memo() -> Unit:
@@ -206,7 +206,7 @@ def clear_memo() -> Unit:
         connection.execute(_CLEAR)
         return count
 
-    return Unit(action=action)
+    return Unit(action=action, always=True)
 
 
 def _changes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:

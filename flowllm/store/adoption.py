@@ -12,7 +12,7 @@ from flowllm.store.rows import NodeRow, node_hash
 from flowllm.store.statements import named
 from flowllm.store.tables import nodes
 from flowllm.store.text import from_text, to_text
-from flowllm.store.writer import Unit
+from flowllm.store.unit import Unit
 from flowllm.types import NodeStatus, item_id, slot_of
 
 if TYPE_CHECKING:

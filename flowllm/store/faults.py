@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from flowllm.errors import DatabaseCorrupt, FlowLLMError, StorageFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 PRIMARY: Final = 0xFF
@@ -49,6 +51,48 @@ PER_UNIT: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 RESTORE: Final = (
     "Restore it from a backup, or move it away to start with a new one. `flowllm doctor` says more."
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The database is no longer the file that was opened; nothing more is begun."""
+
+    path: Path
+    what: str
+    """What became of it, after its path."""
+    place: Path | None
+    """The database that all of it is in now; None if it could not be saved."""
+    why_not: str = ""
+
+    def error(self) -> StorageFailed:
+        """It, for one of those who wait."""
+        begun = f"The database {self.path} {self.what} while it was in use, so nothing more is sent."
+        if self.place is None:
+            return StorageFailed(
+                f"{begun} What it held could not be saved: {self.why_not}.",
+                hint="Put it back, or restore it from a backup, then resume the run.",
+            )
+        if self.place == self.path.absolute():
+            return StorageFailed(f"{begun} All that it held is in it again.", hint="Resume the run.")
+        return StorageFailed(
+            f"{begun} All that it held is in {self.place}.",
+            hint="Go on with that one (--db), or first put it back where it was.",
+            database=str(self.place),
+        )
+
+
+def no_room(error: OSError, path: Path) -> StorageFailed:
+    """A request that is not sent, as its result might be lost."""
+    return StorageFailed(
+        f"There is no room for results beside the database {path}, nor in the temporary folder: {error.strerror}.",
+        hint="Free some space, then resume the run.",
+    )
+
+
+def kept_in(paths: Iterable[Path]) -> str:
+    """A line on the results that the database could not take."""
+    names = ", ".join(str(path) for path in paths)
+    return f"The results that it could not take are kept in {names}, until they are put into it as a run is started or resumed."
 
 
 def code_of(error: BaseException) -> int | None:

@@ -11,6 +11,16 @@ from flowllm.redact import without_passwords
 
 MEMORY: Final = frozenset({"memory:", ":memory:", "sqlite:///:memory:"})
 SQLITE: Final = "sqlite:///"
+PRIVATE: Final = 0o600
+"""Only its owner reads what is in a database, or beside it."""
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of a database, if it is not there. Raises OSError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    ignore = folder / ".gitignore"
+    if folder.name == ".flowllm" and not ignore.exists():
+        ignore.write_text("*\n")
 
 
 def is_memory(url: str) -> bool:

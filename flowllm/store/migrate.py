@@ -11,21 +11,19 @@ import sqlite3
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import flowllm
 from flowllm.errors import StorageFailed
 from flowllm.store.connection import APPLICATION_ID, BUSY_TIMEOUT, connect, connect_writer, rollback
 from flowllm.store.faults import explain
-from flowllm.store.location import database_path
+from flowllm.store.location import PRIVATE, database_path, make_folder
 from flowllm.store.schema import HEAD, SchemaState, SchemaStatus, inspect, revision_of, too_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection
-
-PRIVATE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +143,8 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 def _touch(path: Path) -> None:
     """The file with its permissions, before SQLite puts anything in; it gives the same to those beside it."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ignore = path.parent / ".gitignore"
-        if path.parent.name == ".flowllm" and not ignore.exists():
-            ignore.write_text("*\n")
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
     except OSError as error:
         raise StorageFailed(

@@ -17,7 +17,8 @@ from flowllm.store.records import memo_of, node_of
 from flowllm.store.refusals import fences_of, run_not_found
 from flowllm.store.rows import attempt_row, memo_row, node_row, rate_row, run_row
 from flowllm.store.slots import Slots
-from flowllm.store.writer import Unit, Writer
+from flowllm.store.unit import Unit
+from flowllm.store.writer import Writer
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
@@ -221,7 +222,9 @@ class SqlStore:
     async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
         """See `Store`."""
         row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
-        await self._writer.write(Unit(fences=fences_of(attempt, fence, ()), rows=(row,)))
+        await self._writer.write(
+            Unit(fences=fences_of(attempt, fence, ()), rows=(row,), opens=attempt.attempt_id)
+        )
 
     async def settle(
         self,
@@ -240,7 +243,8 @@ class SqlStore:
             rows.append((statements.WRITE_MEMO, memo_row(memo)))
         rows += [(statements.WRITE_NODE, node_row(write.node)) for write in nodes]
         if rows:
-            await self._writer.write(Unit(fences=fences, rows=tuple(rows)))
+            closes = "" if attempt is None else attempt.attempt_id
+            await self._writer.write(Unit(fences=fences, rows=tuple(rows), closes=closes))
 
     # memo
 

@@ -2,7 +2,8 @@
 
 Callers hand over units and wait. The thread drains what all callers of a tick handed over, and what came
 meanwhile, writes it in one transaction and wakes the waiters, once a group. So one disk sync serves all that wait, and a lone caller still waits for just
-one. A group that fails is tried unit by unit: only the bad unit fails.
+one. A group that fails is tried unit by unit: only the bad unit fails. Results that the database cannot take go to the
+files of spill.py, and come before whatever is written next.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from flowllm.errors import FlowLLMError, StorageFailed
+from flowllm.errors import DatabaseCorrupt, FlowLLMError, StorageFailed, StoreError
 from flowllm.store import statements
 from flowllm.store.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
-from flowllm.store.faults import concerns_data, explain, worth_one_by_one
+from flowllm.store.faults import Lost, concerns_data, explain, kept_in, no_room, worth_one_by_one
 from flowllm.store.refusals import ownership_lost
+from flowllm.store.rescue import rescue
+from flowllm.store.spill import Spill
 from flowllm.store.text import to_text
+from flowllm.store.unit import Unit, packed, unpacked, without_fences
+from flowllm.store.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,18 +37,9 @@ if TYPE_CHECKING:
 GROUP: Final = 1000
 """From so many units on a transaction takes no more: bounds its memory and the wait of its first unit."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """What is written wholly or not at all: rows by statement, under fences; or an action of its own.
-
-    An action runs inside the transaction. It checks before it writes: a FlowLLMError that it raises is its
-    caller's alone and must leave nothing written.
-    """
-
-    fences: tuple[Fence, ...] = ()
-    rows: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    action: Callable[[sqlite3.Connection], Any] | None = None
+ROOM: Final = 1 << 16
+"""Bytes that are kept free for the result of a request, compressed; as many as the largest so far had, if those were
+more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +83,12 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+        self._watch = Watch(path)
+        self._spill = Spill(path)
+        self._lost: Lost | None = None
+        self._open: set[str] = set()
+        """Attempts that are out: each needs room for its result."""
+        self._largest = ROOM
 
     async def write(self, unit: Unit) -> Any:
         """Write a unit and give its action's result, once it is durable.
@@ -137,15 +139,60 @@ class Writer:
                 self._carry_out(jobs)
                 _wake(jobs)
         self._disconnect()
+        self._spill.close()
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         try:
-            self._commit(jobs)
+            self._look()
+            self._commit(self._admitted(jobs))
+            self._spill.sync()
+            for job in jobs:
+                self._note(job)
             if self._failpoints.before_wake is not None:
                 self._failpoints.before_wake()
         except Exception as error:  # noqa: BLE001 - a waiter that is never woken would hang the run
             for job in jobs:
                 job.error = explain(error, self._path)
+
+    def _look(self) -> None:
+        """Whether the database still is the one that was opened. If not, go on in the one that has its content."""
+        sunk = self._lost is not None and self._lost.place is None
+        if self._connection is None or sunk or (loss := self._watch.loss(self._connection)) is None:
+            return
+        try:
+            place = rescue(self._connection, self._path, loss)
+        except (OSError, sqlite3.Error, DatabaseCorrupt) as error:
+            self._lost = Lost(path=self._path, what=loss.what, place=None, why_not=f"{error}")
+            return
+        self._disconnect()
+        self._lost = Lost(path=self._path, what=loss.what, place=place.absolute())
+        self._spill.close()
+        self._path, self._watch, self._spill = place, Watch(place), Spill(place)
+
+    def _admitted(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+        """Those that are written: nothing is begun after a loss, nor without room for its result."""
+        if self._lost is not None:
+            return [job for job in jobs if job.unit.is_result or job.unit.always]
+        opening = [job for job in jobs if job.unit.opens]
+        if not opening:
+            return jobs
+        self._open.update(job.unit.opens for job in opening)
+        try:
+            self._spill.reserve(len(self._open), self._largest)
+        except OSError as error:
+            for job in opening:
+                job.error = no_room(error, self._path)
+        return [job for job in jobs if job.error is None]
+
+    def _note(self, job: _Job) -> None:
+        """What the next ones need to know of one that was carried out."""
+        unit = job.unit
+        if self._lost is not None and not unit.always:
+            job.error = job.error or self._lost.error()
+        self._open.discard(unit.closes)
+        if job.error is not None:
+            self._open.discard(unit.opens)
+        self._largest = max(self._largest, unit.size)
 
     def _drain(self) -> tuple[list[_Job], bool]:
         """What was handed over, at least one unit; and whether there may be more."""
@@ -162,24 +209,50 @@ class Writer:
         return jobs, False
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
-        error = self._attempt(jobs)
-        if error is None:
+        if self._lost is not None and self._lost.place is None:
+            for job in jobs:
+                self._fail([job], self._lost.error())
             return
-        if len(jobs) > 1 and worth_one_by_one(error):
+        error = self._attempt(jobs) if jobs else None
+        if error is not None and len(jobs) > 1 and worth_one_by_one(error):
             for job in jobs:
                 job.result = job.error = None
-                self._commit([job])
+                if self._spill.holds and job.unit.is_result and not concerns_data(error):
+                    self._fail([job], error)  # its place is behind those that wait
+                else:
+                    self._commit([job])
             return
+        if error is not None and self._spill.holds and all(job.unit.always for job in jobs):
+            error = self._attempt(jobs, after_results=False)
+        if error is not None:
+            self._fail(jobs, error)
+
+    def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
+        """Tell the jobs, and keep what are results."""
         for job in jobs:
             # Each its own: an exception that several tasks raise would mix their tracebacks.
-            job.error = explain(error, self._path)
-            job.error.__cause__ = error
+            job.error = failure = explain(error, self._path)
+            if failure is not error:
+                failure.__cause__ = error
+            if not isinstance(failure, StoreError):
+                continue
+            if job.unit.is_result:
+                try:
+                    self._spill.append(packed(job.unit))
+                except (OSError, ValueError) as fault:
+                    failure.hint += f"\nOne result is lost: it could not be kept beside it either ({fault})."
+            if self._spill.holds:
+                failure.hint = f"{failure.hint}\n{kept_in(self._spill.paths)}".strip()
 
-    def _attempt(self, jobs: Sequence[_Job]) -> Exception | None:
-        """One transaction for all jobs; the error if it failed and nothing was written."""
+    def _attempt(self, jobs: Sequence[_Job], *, after_results: bool = True) -> Exception | None:
+        """One transaction for all jobs, and for the results that could not be written before; the error if it failed
+        and nothing was written."""
         try:
             connection = self._connect()
             begin(connection)
+            self._watch.opened()
+            if after_results and self._spill.holds:
+                _take_back(connection, self._spill.results())
             _apply(connection, jobs)
             if self._failpoints.before_commit is not None:
                 self._failpoints.before_commit()
@@ -187,6 +260,9 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             self._undo(error)
             return error
+        if after_results and self._spill.holds:
+            with contextlib.suppress(OSError):  # written once more, they change nothing
+                self._spill.clear()
         if self._failpoints.after_commit is not None:
             self._failpoints.after_commit()
         return None
@@ -194,6 +270,7 @@ class Writer:
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
+            self._spill.adopt()
         return self._connection
 
     def _undo(self, error: Exception) -> None:
@@ -208,6 +285,7 @@ class Writer:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._watch.closed()
         if connection is not None:
             connection.close()
 
@@ -265,6 +343,17 @@ def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
     for statement, values in rows.items():
         if values:
             connection.executemany(statement, values)
+
+
+def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None:
+    """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers."""
+    epochs: dict[str, int | None] = {}
+    for payload in results:
+        unit = unpacked(payload)
+        if _stale(connection, unit.fences, epochs) is not None:
+            unit = without_fences(unit)
+        for statement, row in unit.rows:
+            connection.execute(statement, row)
 
 
 def _stale(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import re
+import shlex
+import shutil
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,7 @@ from tests.support.replies import Reply, echo, prompt_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.project import Outcome
     from tests.support.server import Server
 
 
@@ -139,3 +144,69 @@ def test_a_full_disk_stops_the_run_and_resume_completes_it(project: Project, ser
     assert resumed["status"] == "succeeded"
     assert 12 - sent <= len(server.requests) - sent <= 12 - kept
     until(lambda: server.in_flight == 0)
+
+
+def _resumed(project: Project, outcome: Outcome) -> Outcome:
+    """The command that it printed, carried out."""
+    (command,) = re.findall(r"goes on with: flowllm (resume .*)", outcome.err)
+    return project.cli(*shlex.split(command), "--json")
+
+
+@pytest.mark.parametrize("happening", ["removed", "moved", "replaced"])
+def test_a_database_that_goes_away_stops_the_run_and_nothing_is_paid_twice(
+    happening: str, project: Project, server: Server
+) -> None:
+    """At the tenth of forty requests, of which five are out at a time."""
+    folder, other = project.database.parent, project.folder / "other"
+
+    def happen() -> None:
+        if happening == "removed":
+            shutil.rmtree(folder)
+        elif happening == "moved":
+            folder.rename(other)
+        else:
+            shutil.copy(project.database, other)
+            other.replace(project.database)
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        if len(server.requests) == 10:
+            happen()
+        return echo(body, n)
+
+    server.script = script
+    steps = {"each": {"prompt": "item {{ item }}", "foreach": list(range(40))}}
+    file = project.flow(steps=steps, limits={"max_concurrent": 5}, outputs={"n": "{{ each | length }}"})
+    outcome = project.cli("run", file, "--quiet")
+    assert outcome.code == 1, outcome.said
+    assert f"was {happening}" in outcome.err
+    assert "nothing more is sent" in outcome.err
+    assert len(server.requests) < 20
+    server.script = echo
+    resumed = _resumed(project, outcome)
+    assert resumed.code == 0, resumed.said
+    assert resumed.json["outputs"] == {"n": 40}
+    assert len(server.requests) == len({seen.prompt for seen in server.requests}) == 40
+
+
+def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_more(
+    project: Project, server: Server
+) -> None:
+    """Ten large answers at a time; the limit is there for the first resume too."""
+    server.script = lambda body, n: Reply(
+        text=f"{prompt_of(body)} {random.Random(n).randbytes(BIG // 4).hex()}"
+    )
+    steps = {"each": {"prompt": "item {{ item }}", "foreach": list(range(60))}}
+    file = project.flow(steps=steps, limits={"max_concurrent": 10}, outputs={"n": "{{ each | length }}"})
+    outcome = project.run("run", file, "--quiet", largest_file=8 * BIG)
+    assert outcome.code == 1, outcome.said
+    assert "are kept in" in outcome.err
+    sent = len(server.requests)
+    assert 0 < sent < 60
+    again = project.run("resume", "--quiet", largest_file=project.database.stat().st_size + BIG // 2)
+    assert again.code == 1, again.said
+    assert len(server.requests) == sent
+    resumed = _resumed(project, outcome)
+    assert resumed.code == 0, resumed.said
+    assert resumed.json["outputs"] == {"n": 60}
+    assert len(server.requests) == len({seen.prompt for seen in server.requests}) == 60
+    assert list(project.database.parent.glob("*.spill-*")) == []

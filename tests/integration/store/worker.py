@@ -6,6 +6,7 @@ Prints a word a line as it goes on, and goes on at a line on standard input wher
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -104,6 +105,25 @@ async def full(path: str, room: int) -> None:
     await store.close()
 
 
+async def left(path: str, room: int) -> None:
+    """Write under a file-size limit until it fails, then six hundred results that were under way, and end."""
+    store = await open_store(path, clock=SystemClock())
+    made = await store.create_run(run("r1", owner=ME))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    number = 0
+    with contextlib.suppress(FlowLLMError):
+        while True:
+            await settle(store, made, number)
+            number += 1
+    under_way = (settle(store, made, number + n) for n in range(600))
+    results = await asyncio.gather(*under_way, return_exceptions=True)
+    say(number + 600)
+    for result in results:
+        say(type(result).__name__)
+    await store.close()
+
+
 def hold(path: str) -> None:
     """Take the write lock until told to end."""
     connection = sqlite3.connect(path, isolation_level=None)
@@ -155,6 +175,8 @@ def main(mode: str, path: str, *rest: str) -> None:
             asyncio.run(claim(path, rest[0]))
         case "full":
             asyncio.run(full(path, int(rest[0])))
+        case "left":
+            asyncio.run(left(path, int(rest[0])))
         case "hold":
             hold(path)
         case "upgrade":
