@@ -13,6 +13,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,9 @@ GROUP: Final = 1000
 ROOM: Final = 1 << 16
 """Bytes that are kept free for the result of a request, compressed; as many as the largest so far had, if those were
 more."""
+
+SETTLING: Final = 0.2
+"""Seconds for whoever removes or moves a whole folder to come to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +163,8 @@ class Writer:
         sunk = self._lost is not None and self._lost.place is None
         if self._connection is None or sunk or (loss := self._watch.loss(self._connection)) is None:
             return
+        time.sleep(SETTLING)
+        loss = self._watch.loss(self._connection) or loss
         try:
             place = rescue(self._connection, self._path, loss)
         except (OSError, sqlite3.Error, DatabaseCorrupt) as error:
