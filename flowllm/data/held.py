@@ -17,6 +17,8 @@ from flowllm.data.claims import names_of
 from flowllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from flowllm.types import RunId
 
 _LONGEST: Final = 1000
@@ -30,29 +32,41 @@ class Held:
     def __init__(self, path: Path, run_id: RunId) -> None:
         """Raises UsageError if another run that is under way writes to that file."""
         self._run_id = run_id
-        self._locks: list[tuple[Path, int]] = []
+        self._locks: dict[object, tuple[Path, int]] = {}
         self.release = weakref.finalize(self, _release, self._locks)
         """Give them back; more than once does nothing."""
-        self.take(path)
+        try:
+            for name in names_of(path):
+                self._take(name, path)
+        except UsageError:
+            self.release()
+            raise
 
-    def take(self, path: Path) -> None:
-        """Also the names that the file has now. Raises UsageError, and gives all back."""
-        for name in names_of(path):
-            digest = hashlib.sha256(repr(name).encode(errors="surrogatepass")).hexdigest()[:32]
-            file = Path(tempfile.gettempdir(), f"flowllm-{os.getuid()}-{digest}.lock")
+    def follow(self, path: Path) -> None:
+        """Another file stands at the path now: hold its names, and no more those of the one before."""
+        names = list(names_of(path))
+        _release(self._locks, but=names)
+        with contextlib.suppress(UsageError):
+            for name in names:
+                self._take(name, path)
+
+    def _take(self, name: object, path: Path) -> None:
+        if name in self._locks:
+            return
+        digest = hashlib.sha256(repr(name).encode(errors="surrogatepass")).hexdigest()[:32]
+        file = Path(f"flowllm-{os.getuid()}-{digest}.lock")
+        # Where none can be had (no room, another user's), what stands in the file is still looked at
+        with contextlib.suppress(OSError):
+            file = Path(tempfile.gettempdir()) / file
             try:
-                self._locks.append((file, _locked(file, self._run_id)))
+                self._locks[name] = file, _locked(file, self._run_id)
             except BlockingIOError:
                 holder = _holder(file)
-                if holder.get("run") == self._run_id:  # who owns a run, the database decides
-                    continue
-                self.release()
-                raise UsageError(
-                    f"{path}: {_told(holder)} writes to this file",
-                    hint="name another file with --output, or wait until it has ended",
-                ) from None
-            except OSError:  # no room there, or another user's: what stands in the file is still looked at
-                continue
+                if holder.get("run") != self._run_id:  # who owns a run, the database decides
+                    raise UsageError(
+                        f"{path}: {_told(holder)} writes to this file",
+                        hint="name another file with --output, or wait until it has ended",
+                    ) from None
 
 
 def _locked(file: Path, run_id: RunId) -> int:
@@ -86,9 +100,9 @@ def _told(holder: dict[str, object]) -> str:
     return f"run {holder.get('run')} (process {holder.get('pid')})"
 
 
-def _release(locks: list[tuple[Path, int]]) -> None:
-    while locks:
-        file, descriptor = locks.pop()
+def _release(locks: dict[object, tuple[Path, int]], *, but: Collection[object] = ()) -> None:
+    for name in [name for name in locks if name not in but]:
+        file, descriptor = locks.pop(name)
         with contextlib.suppress(OSError):
             file.unlink()  # while it is locked, so that nobody else's goes
         os.close(descriptor)

@@ -206,9 +206,8 @@ class OutputFile:
             except OSError as error:
                 raise self._failed(error) from error
             self._beside = None
-        if self._held is not None:
-            with contextlib.suppress(UsageError):
-                self._held.take(self._target)  # the file itself, which may get other names
+            if self._held is not None:
+                self._held.follow(self._target)
 
     def _failed(self, error: OSError) -> StorageFailed:
         return StorageFailed(

@@ -45,9 +45,14 @@ def test_by_whatever_name_it_goes(tmp_path: Path, locks: Path) -> None:
     assert not _free(tmp_path / "locks" / ".." / "out")
     assert _free(tmp_path / "another")
     path.write_text("it is there now")
-    held.take(path)
+    held.follow(path)
     os.link(path, hard)
     assert not _free(hard)
+    path.unlink()
+    path.write_text("another file")
+    held.follow(path)
+    assert _free(hard), "it is no name of that file any more"
+    assert not _free(path)
     Held(path, ONE).release()  # the run goes on elsewhere: its owner is not decided here
     held.release()
     held.release()
@@ -65,7 +70,9 @@ def test_one_that_is_refused_holds_nothing(tmp_path: Path) -> None:
     assert _free(tmp_path / "out")
 
 
-def test_what_the_dead_left_and_folders_that_take_no_locks(tmp_path: Path, locks: Path) -> None:
+def test_what_the_dead_left_and_folders_that_take_no_locks(
+    tmp_path: Path, locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Held(tmp_path / "out", ONE).release()
     held = Held(tmp_path / "out", ONE)
     (lock,) = locks.iterdir()
@@ -73,4 +80,6 @@ def test_what_the_dead_left_and_folders_that_take_no_locks(tmp_path: Path, locks
     lock.write_text("{not")
     assert _free(tmp_path / "out")
     lock.mkdir()
+    assert _free(tmp_path / "out")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert _free(tmp_path / "out")

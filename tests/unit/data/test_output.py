@@ -240,6 +240,31 @@ async def test_what_stands_there_stays_until_a_line_takes_its_place(tmp_path: Pa
     assert {entry.name for entry in tmp_path.iterdir()} == {"out.jsonl", "link.jsonl"}
 
 
+@pytest.mark.parametrize("old", ["old", None])
+async def test_a_kill_before_the_new_file_has_its_place(old: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    if old is not None:
+        path.write_text(old)
+
+    async def killed() -> None:
+        raise KeyboardInterrupt
+
+    file = OutputFile.begin(path, overwrite=True)
+    file.add(1, 1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        await file.flush(killed)
+    assert file._file is not None
+    file._file.close()  # as the kernel does
+    assert (path.read_text() if path.exists() else None) == old
+    assert len(list(tmp_path.iterdir())) == 1 + (old is not None)
+    file = OutputFile.resume(path, 0)
+    assert len(list(tmp_path.iterdir())) == (old is not None)
+    await _line(file)
+    file.close()
+    assert [line["index"] for line in _lines(path)] == [7]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 async def test_a_run_that_is_over_before_a_line_came(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     for complete in (False, True):
