@@ -376,7 +376,7 @@ class ServerFailed(ProviderError):
 class ConnectionFailed(ProviderError, ConnectionError):
     """No answer came: refused, reset, unknown host, closed early.
 
-    `reason` is refused, unknown_host, unreachable, reset, closed, protocol, tls or proxy."""
+    `reason` is refused, unknown_host, unreachable, reset, closed, protocol, tls, proxy or files."""
 
     retryable = True
 

@@ -7,8 +7,10 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
+from flowllm import descriptors
 from flowllm.assembly import SIMULATED, local_backend
 from flowllm.calls.budget import Purse
+from flowllm.engine.items import WIDE
 from flowllm.engine.recorded import COUNTED, SITTING
 from flowllm.engine.scheduler import WINDOW, Scheduler
 from flowllm.engine.stop import StopSignal
@@ -176,6 +178,7 @@ class Sitting:
         self._clock = clock
         self._secrets = secrets
         self._stats = Stats()
+        self._files = descriptors.left()
         self._resumed = False
         self._tell = Telling([self._stats, *observers])
 
@@ -197,7 +200,7 @@ class Sitting:
         cancelled = StopSignal()
 
         async def carry() -> None:
-            self._providers.claim(self._limiter, holder=self._run.run_id, cap=self._options.max_concurrent)
+            self._claim()
             await self._remember_rates()
             scheduler = Scheduler(
                 workflow=self._workflow,
@@ -214,6 +217,7 @@ class Sitting:
                 purse=await self._purse(),
                 retry_failed=retry_failed,
                 window=self._window,
+                files=self._files,
                 spool=self._spool,
                 over=self._over(),
                 claims=self._claims,
@@ -237,11 +241,28 @@ class Sitting:
             await self._learn_rates()
         await self._end(ending, self._clock.monotonic() - began)
 
+    def _claim(self) -> None:
+        """Tell the limiter what the run allows: no more connections than files may be opened yet."""
+        holder, cap = self._run.run_id, self._options.max_concurrent
+        self._providers.claim(self._limiter, holder=holder, cap=cap)
+        slots = self._slots()
+        if sum(slots) > self._files:
+            most = max(1, self._files // len(slots))
+            self._providers.claim(self._limiter, holder=holder, cap=most if cap is None else min(most, cap))
+        if max(sum(slots), WIDE) > self._files:
+            message = (
+                f"at most {self._files} requests or items at once, as this process may have only "
+                f"{descriptors.limit()} files open: `ulimit -n` raises that"
+            )
+            self._tell(Notice(run_id=holder, at=self._clock.now(), message=message))
+
+    def _slots(self) -> list[int]:
+        gauges = self._limiter.gauges()
+        return [gauges[account].max_concurrent for account in self._providers.accounts() if account in gauges]
+
     def _window(self) -> int:
         """Enough items to keep all slots of the accounts that the run uses filled."""
-        gauges = self._limiter.gauges()
-        used = [account for account in self._providers.accounts() if account in gauges]
-        return max(WINDOW, 2 * sum(gauges[account].max_concurrent for account in used))
+        return max(WINDOW, 2 * sum(self._slots()))
 
     def _over(self) -> Over | None:
         if self._rows is None:

@@ -17,6 +17,7 @@ from flowllm.cli.start import settle
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
 from flowllm.data.claims import Claimed, Claims
 from flowllm.data.files import STDIN
+from flowllm.descriptors import raise_limit
 from flowllm.engine.stop import StopSignal
 from flowllm.errors import OwnershipLost, StorageFailed, StoreError, UsageError
 from flowllm.observers.events_file import EventsFile
@@ -81,6 +82,7 @@ async def carry_out(
 ) -> int:
     """Start a run or go on with one, show it, and give the exit code. A signal that comes once the run has ended does not
     keep its results from being shown."""
+    raise_limit()
     stop, summary = StopSignal(), Summary(tracebacks=shown.debug, items_told=not shown.quiet)
     signals = StopOnSignals(stop, say=shown.screen.line)
     with ExitStack() as heard:

@@ -95,13 +95,14 @@ class Scheduler:
         purse: Purse | None = None,
         retry_failed: bool = False,
         window: Callable[[], int] = lambda: WINDOW,
+        files: int = OPEN,
         spool: Path | None = None,
         over: Over | None = None,
         claims: Claims | None = None,
     ) -> None:
         """`before` is what earlier sittings left at the top; `steps` are those to run, with all that they need;
-        `window` is how many items of a foreach are in flight where it does not say; `spool` is a file for standard
-        input."""
+        `window` is how many items of a foreach are in flight where it does not say; `files` is how many more files may be opened,
+        as each open item may; `spool` is a file for standard input."""
         self._before = {node.node_id: node for node in before}
         self._stop = stop
         self._over = over
@@ -115,7 +116,7 @@ class Scheduler:
             redactor=redactor,
             emit=emit,
             journal=Journal(FailureShare(stop_at=stop_at), emit=emit, clock=clock),
-            room=Room(OPEN),
+            room=Room(min(OPEN, files)),
             window=window,
             saver=Saver(claims=claims),
             spool=spool,

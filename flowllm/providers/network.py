@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DEEPEST = 20
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+_FULL = frozenset({errno.EMFILE, errno.ENFILE})
 _UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN})
 _LONGEST_WORDS = 300
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -68,6 +69,7 @@ def _reason(error: BaseException) -> str:
         "proxy": "Proxy" in name,
         "unknown_host": isinstance(error, socket.gaierror) or "DNS" in name,
         "tls": isinstance(error, ssl.SSLError) or "SSL" in name or "Certificate" in name,
+        "files": number in _FULL,
         "refused": number == errno.ECONNREFUSED,
         "protocol": _is_no_http(error),
         "reset": number in _LOST or isinstance(error, ConnectionResetError),
@@ -98,6 +100,10 @@ def _named(environ: Mapping[str, str]) -> str:
 
 def _failed(reason: str, asked: Asked, words: str) -> ConnectionFailed:
     what, hint = {
+        "files": (
+            "could not be asked: this process has too many files and connections open",
+            "raise the limit with `ulimit -n`, or lower max_concurrent",
+        ),
         "refused": ("refused the connection", "is the server running, and is the provider's base_url right?"),
         "unknown_host": ("is not known by that name", "check the provider's base_url, and the network"),
         "reset": ("broke the connection off", ""),

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from flowllm import descriptors
 from flowllm.calls.gate import being_cancelled
 from flowllm.errors import HttpFailed, StepError, TemplateFailed
 from flowllm.fingerprint import fingerprint
@@ -42,7 +43,7 @@ class HttpKind:
         self._secrets = secrets
         self._redactor = redactor
         self._local = Local("http")
-        self._places = asyncio.Semaphore(MOST_REQUESTS)
+        self._places = asyncio.Semaphore(min(MOST_REQUESTS, descriptors.left()))
         self._wire = wire or Wire()
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:

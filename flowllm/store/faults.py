@@ -27,7 +27,7 @@ STORAGE: Final[dict[int, tuple[str, str]]] = {
     ),
     sqlite3.SQLITE_CANTOPEN: (
         "the file cannot be opened",
-        "Check that its folder exists and may be written to, or name another database with --db.",
+        "Check its folder and the limit of open files (`ulimit -n`), or name another database with --db.",
     ),
     sqlite3.SQLITE_PERM: ("access is denied", "Check the permissions of the file and its folder."),
     sqlite3.SQLITE_AUTH: ("access is denied", "Check the permissions of the file and its folder."),

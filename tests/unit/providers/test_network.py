@@ -24,6 +24,7 @@ def chained(*errors: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("cause", "reason"),
     [
+        (OSError(errno.EMFILE, "Too many open files"), "files"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "no"), "refused"),
         (OSError(errno.ECONNREFUSED, "Multiple exceptions"), "refused"),
         (socket.gaierror(-2, "Name or service not known"), "unknown_host"),
