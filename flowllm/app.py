@@ -28,7 +28,7 @@ from flowllm.plan.graph import Graph
 from flowllm.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
 from flowllm.providers.openai import ClientPool
 from flowllm.result import RunOptions, RunResult, all_nodes
-from flowllm.sitting import Sitting, give_back, run_to_resume
+from flowllm.sitting import Sitting, give_back, run_to_resume, taken
 from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.inputs import resolve_inputs
 from flowllm.spec.parse import Overrides, load_workflow
@@ -82,10 +82,12 @@ class FlowLLM:
         self._pool = ClientPool()
         self._limiter = Limiter(self._clock, weights=self._settings.project.tenants)
         self._store: Store | None = None
+        self._told: list[str] = []
+        """What the database has lost, for the next run to tell."""
         self._flights: Flights | None = None
 
     async def __aenter__(self) -> Self:
-        self._store = await open_store(self._settings.database, clock=self._clock)
+        self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
         line = Line(self._limiter, self._store, self._clock)
         batches = Batches(line, self._clock)
         self._flights = Flights(Memo(batches, self._store, self._clock), self._clock)
@@ -169,7 +171,7 @@ class FlowLLM:
             rows=rows,
             claims=claims,
         )
-        await sitting.hold(stop=stop, notices=() if rows is None else rows.notices)
+        await sitting.hold(stop=stop, notices=[*taken(self._told), *(() if rows is None else rows.notices)])
         return await self._result(run.run_id, loaded)
 
     async def resume(
@@ -253,7 +255,11 @@ class FlowLLM:
             rows=rows,
             claims=claims,
         )
-        notices = [*([] if file is not None else edited(run)), *(() if rows is None else rows.notices)]
+        notices = [
+            *taken(self._told),
+            *([] if file is not None else edited(run)),
+            *(() if rows is None else rows.notices),
+        ]
         await sitting.hold(
             stop=stop,
             before=before,

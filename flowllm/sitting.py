@@ -112,6 +112,12 @@ def _complain(words: str) -> None:
         print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201
 
 
+def taken(told: list[str]) -> list[str]:
+    """What is there to tell, once."""
+    found, told[:] = told[:], []
+    return found
+
+
 async def run_to_resume(store: Store, run_id: str | None) -> RunRecord:
     """That run; without an id the newest that has not succeeded, or the newest if all have. Raises RunNotFound, UsageError."""
     if run_id is not None:

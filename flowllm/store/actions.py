@@ -185,7 +185,7 @@ def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
             count = connection.executemany(statement, keys).rowcount
         return count  # of the last one, the runs themselves
 
-    return Unit(action=action, always=True)
+    return Unit(action=action, always=True, removes=True)
 
 
 def drop_memo(key: str, content_hash: str) -> Unit:

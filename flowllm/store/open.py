@@ -28,11 +28,12 @@ async def open_store(
     clock: Clock,
     busy_timeout: float = BUSY_TIMEOUT,
     upgraded: Callable[[Upgrade], None] | None = None,
+    told: Callable[[str], object] | None = None,
 ) -> Store:
     """The store at a path, at `sqlite:///path`, or `memory:`.
 
     A new database is made, an older one upgraded with a backup beside it (`upgraded` is told); one that is up to
-    date is not written to until something is stored. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
+    date is not written to until something is stored; `told` then hears of results that were lost before. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
     StorageFailed.
     """
     if is_memory(url):
@@ -44,7 +45,7 @@ async def open_store(
     # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.
     from flowllm.store.sql import SqlStore  # noqa: PLC0415
 
-    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout)
+    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout, told=told)
 
 
 def this_process(clock: Clock) -> Owner:

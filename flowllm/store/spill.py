@@ -1,7 +1,8 @@
 """Where results are kept that the database cannot take: files whose space is taken beforehand.
 
 They lie beside the database, else in the temporary folder. Each result is a frame with a checksum; frames are
-numbered, as one may find its place in an earlier file than the one before it. A process holds its files with flock,
+numbered, as one may find its place in an earlier file than the one before it. Before them stands which results the
+database took last: should it not have them any more, that is told. A process holds its files with flock,
 so those that nobody holds were left by one that has ended, and whoever next writes to the database takes them over.
 """
 
@@ -17,16 +18,24 @@ import secrets
 import struct
 import tempfile
 import zlib
+from collections import deque
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flowllm.store.location import PRIVATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SEGMENT: Final = 1 << 20
 """Bytes of one file, if no more are needed at once and the limit of the process allows it."""
 _HEAD: Final = struct.Struct(">4sIII")
 """Magic, number, length and checksum of a frame."""
 _MAGIC: Final = b"FLSP"
+_START: Final = 4096
+"""Where frames begin; what the database took last stands before."""
+_LAST: Final = 100
+"""Results that are noted, newest first."""
 _END: Final = bytes(_HEAD.size)
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -38,7 +47,7 @@ class Segment:
         self.path = path
         self.descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
-        self.used = 0
+        self.used = _START
         self.synced = True
 
     @classmethod
@@ -70,6 +79,11 @@ class Segment:
         return None
 
     @property
+    def holds(self) -> bool:
+        """Whether there is a frame."""
+        return self.used > _START
+
+    @property
     def process(self) -> str:
         """What the files of one process have in common; frames are numbered across them."""
         return self.path.name.rpartition(".spill-")[2].rpartition("-")[0]
@@ -99,24 +113,39 @@ class Segment:
     def frames(self) -> list[tuple[int, bytes]]:
         """All that were put there wholly. Raises OSError."""
         found: list[tuple[int, bytes]] = []
-        self.used = 0
-        while True:
-            head = os.pread(self.descriptor, _HEAD.size, self.used)
-            if len(head) < _HEAD.size:
-                return found
-            magic, number, length, checksum = _HEAD.unpack(head)
-            payload = os.pread(self.descriptor, length, self.used + _HEAD.size) if magic == _MAGIC else b""
-            if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != checksum:
-                return found
-            found.append((number, payload))
-            self.used += _HEAD.size + length
+        self.used = _START
+        while (frame := self._frame(self.used)) is not None:
+            found.append(frame)
+            self.used += _HEAD.size + len(frame[1])
+        return found
+
+    @property
+    def noted(self) -> list[str]:
+        """The attempts whose results the database took last."""
+        frame = self._frame(0)
+        return [] if frame is None else frame[1].decode().split()
+
+    @noted.setter
+    def noted(self, attempts: Iterable[str]) -> None:
+        # Not synced: it is for processes that are killed; where the power fails, the log's own end is as safe
+        payload = " ".join(attempts).encode()
+        _write(self.descriptor, _HEAD.pack(_MAGIC, 0, len(payload), zlib.crc32(payload)) + payload, 0)
+
+    def _frame(self, at: int) -> tuple[int, bytes] | None:
+        head = os.pread(self.descriptor, _HEAD.size, at)
+        if len(head) < _HEAD.size:
+            return None
+        magic, number, length, checksum = _HEAD.unpack(head)
+        payload = os.pread(self.descriptor, length, at + _HEAD.size) if magic == _MAGIC else b""
+        whole = magic == _MAGIC and len(payload) == length and zlib.crc32(payload) == checksum
+        return (number, payload) if whole else None
 
     def empty(self) -> None:
         """Forget the frames; the space stays. Raises OSError."""
-        if self.used:
-            _write(self.descriptor, _END, 0)
+        if self.holds:
+            _write(self.descriptor, _END, _START)
             os.fsync(self.descriptor)
-        self.used = 0
+        self.used = _START
 
     def remove(self) -> None:
         """Give it back."""
@@ -148,19 +177,22 @@ class Spill:
         self._number = 0
         self._name = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._made = 0
+        self._last: deque[str] = deque(maxlen=_LAST)
 
     @property
     def holds(self) -> bool:
         """Whether there is anything in it."""
-        return bool(self._left) or any(segment.used for segment in self._own)
+        return bool(self._left) or any(segment.holds for segment in self._own)
 
     @property
     def paths(self) -> list[Path]:
         """The files that hold something."""
-        return [segment.path for segment in (*self._left, *self._own) if segment.used]
+        return [segment.path for segment in (*self._left, *self._own) if segment.holds]
 
-    def adopt(self) -> None:
-        """Take over what processes have left that have ended; what of that is empty goes."""
+    def adopt(self) -> list[str]:
+        """Take over what processes have left that have ended; what of that is empty goes. Gives the attempts whose
+        results the database should have, as they took them for durable."""
+        noted: list[str] = []
         for folder, prefix in self._places:
             try:
                 names = sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith(prefix))
@@ -171,15 +203,30 @@ class Spill:
                 segment = Segment.left(path)
                 if segment is None:
                     continue
+                noted += segment.noted
                 if segment.frames():
                     self._left.append(segment)
                 else:
                     segment.remove()
 
+        return noted
+
+    def note(self, attempts: Iterable[str]) -> None:
+        """The database has the results of these attempts."""
+        self._last.extend(attempts)
+        if self._own:
+            with contextlib.suppress(OSError):
+                self._own[0].noted = self._last
+
+    def forget(self) -> None:
+        """Some of them may have been removed."""
+        self._last.clear()
+        self.note(())
+
     def reserve(self, results: int, size: int) -> None:
         """Have room for so many results of so many bytes each. Raises OSError if there is none."""
         size += _HEAD.size
-        most = _largest_file()
+        most = _largest_file() - _START
         if most <= 2 * _HEAD.size:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         size = min(size, most - _HEAD.size)
@@ -220,7 +267,7 @@ class Spill:
     def close(self) -> None:
         """Give the space back; what is in it stays."""
         for segment in self._own:
-            if segment.used:
+            if segment.holds:
                 with contextlib.suppress(OSError):
                     os.ftruncate(segment.descriptor, segment.used)
                 segment.close()
@@ -231,12 +278,12 @@ class Spill:
         self._own, self._left = [], []
 
     def _make(self, sizes: tuple[int, ...]) -> Segment:
-        """A new file of the first of these sizes that there is room for."""
+        """A new file for so many bytes of frames: the first of these sizes that there is room for."""
         failure: OSError | None = None
         for folder, prefix in self._places:
             for size in sizes:
                 try:
-                    segment = Segment.make(folder / f"{prefix}{self._name}-{self._made}", size)
+                    segment = Segment.make(folder / f"{prefix}{self._name}-{self._made}", _START + size)
                 except OSError as error:
                     failure = failure or error
                 else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, literal_column, select
 from sqlalchemy.dialects import sqlite
 
 from flowllm.store import tables
@@ -71,6 +71,13 @@ WRITE_NODE: Final = upsert(tables.nodes, NodeRow._fields, fixed=("parent",))
 WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
 EPOCH: Final = compiled(
     select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",)
+)
+ENDED: Final = compiled(
+    select(tables.attempts.c.attempt_id).where(
+        tables.attempts.c.attempt_id == bindparam("attempt_id"),
+        tables.attempts.c.status != literal_column("'sent'"),
+    ),
+    ("attempt_id",),
 )
 
 ORDER: Final = (BEGIN_ATTEMPT, END_ATTEMPT, WRITE_MEMO, WRITE_NODE, WRITE_RATE)

@@ -44,6 +44,9 @@ class Unit:
     always: bool = False
     """This action may go before results that the database could not take yet."""
 
+    removes: bool = False
+    """It may remove what was written before."""
+
     @property
     def is_result(self) -> bool:
         """It is kept elsewhere where the database cannot take it."""

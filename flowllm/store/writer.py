@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 from flowllm.errors import DatabaseCorrupt, FlowLLMError, StorageFailed, StoreError
 from flowllm.store import statements
 from flowllm.store.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
-from flowllm.store.faults import Lost, concerns_data, explain, kept_in, no_room, worth_one_by_one
+from flowllm.store.faults import (
+    Lost,
+    concerns_data,
+    explain,
+    kept_in,
+    lost_results,
+    no_room,
+    worth_one_by_one,
+)
 from flowllm.store.refusals import ownership_lost
 from flowllm.store.rescue import rescue
 from flowllm.store.spill import Spill
@@ -76,8 +84,15 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT, failpoints: Failpoints | None = None
+        self,
+        path: Path,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        failpoints: Failpoints | None = None,
+        told: Callable[[str], object] | None = None,
     ) -> None:
+        """`told` hears of what was lost before, in the writer's thread."""
+        self._told = told
         self._path = path
         self._busy_timeout = busy_timeout
         self._failpoints = failpoints or Failpoints()
@@ -152,6 +167,7 @@ class Writer:
             self._spill.sync()
             for job in jobs:
                 self._note(job)
+            self._note_results(jobs)
             if self._failpoints.before_wake is not None:
                 self._failpoints.before_wake()
         except Exception as error:  # noqa: BLE001 - a waiter that is never woken would hang the run
@@ -199,6 +215,13 @@ class Writer:
         if job.error is not None:
             self._open.discard(unit.opens)
         self._largest = max(self._largest, unit.size)
+
+    def _note_results(self, jobs: Sequence[_Job]) -> None:
+        closed = [job.unit.closes for job in jobs if job.unit.closes and job.error is None]
+        if closed:
+            self._spill.note(closed)
+        if any(job.unit.removes for job in jobs):
+            self._spill.forget()
 
     def _drain(self) -> tuple[list[_Job], bool]:
         """What was handed over, at least one unit; and whether there may be more."""
@@ -276,8 +299,14 @@ class Writer:
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
-            self._spill.adopt()
+            self._compare(self._connection, self._spill.adopt())
         return self._connection
+
+    def _compare(self, connection: sqlite3.Connection, noted: Sequence[str]) -> None:
+        """Tell of results that were durable once and are not there any more."""
+        missing = sum(connection.execute(statements.ENDED, (name,)).fetchone() is None for name in noted)
+        if missing and self._told is not None:
+            self._told(lost_results(missing, self._path))
 
     def _undo(self, error: Exception) -> None:
         """Roll back; after a fault of the storage the next group starts on a fresh connection."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm.data.output import OutputFile
+from flowllm.store import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,11 +61,22 @@ def _behind_lines(point: Point, *, half: bool) -> None:
     OutputFile._write = written  # type: ignore[method-assign]
 
 
+def _at_commit(point: Point, *, before: bool) -> None:
+    def commit() -> None:
+        if point.reached():
+            _die()
+
+    made = writer.Failpoints(**{"before_commit" if before else "after_commit": commit})
+    writer.Failpoints = lambda: made  # type: ignore[misc,assignment]
+
+
 POINTS: dict[str, Callable[[Point], None]] = {
     "before-rename": lambda point: _at_rename(point, before=True),
     "after-rename": lambda point: _at_rename(point, before=False),
     "lines-half-written": lambda point: _behind_lines(point, half=True),
     "lines-written": lambda point: _behind_lines(point, half=False),
+    "before-commit": lambda point: _at_commit(point, before=True),
+    "after-commit": lambda point: _at_commit(point, before=False),
 }
 """`lines-written` is before their end in the file is on record."""
 
