@@ -198,7 +198,7 @@ class FlowLLM:
         """
         refuse_within_step()
         stop = stop or StopSignal()
-        run = await run_to_resume(self.store, run_id)
+        run = await run_to_resume(self.store, run_id, self._told)
         options = replace(RunOptions.of(run.options), until=until)
         if budget:
             options = replace(options, budget={**(options.budget or {}), **budget})

@@ -118,14 +118,21 @@ def taken(told: list[str]) -> list[str]:
     return found
 
 
-async def run_to_resume(store: Store, run_id: str | None) -> RunRecord:
-    """That run; without an id the newest that has not succeeded, or the newest if all have. Raises RunNotFound, UsageError."""
-    if run_id is not None:
-        return await store.run(RunId(run_id))
+async def run_to_resume(store: Store, run_id: str | None, lost: Sequence[str] = ()) -> RunRecord:
+    """That run; without an id the newest that has not succeeded, or the newest if all have. `lost` is what the database has
+    lost, told if there is none. Raises RunNotFound, UsageError."""
+    try:
+        return await store.run(RunId(run_id) if run_id is not None else await _newest(store))
+    except UsageError as error:  # RunNotFound is one
+        error.hint = "\n".join((error.hint, *lost))
+        raise
+
+
+async def _newest(store: Store) -> RunId:
     runs = await store.runs(limit=1, unfinished=True) or await store.runs(limit=1)
     if not runs:
         raise UsageError("there is no run to resume", hint="start one with `flowllm run FILE`")
-    return await store.run(runs[0].run_id)
+    return runs[0].run_id
 
 
 async def give_back(

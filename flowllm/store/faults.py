@@ -90,10 +90,10 @@ def no_room(error: OSError, path: Path) -> StorageFailed:
 
 
 def lost_results(count: int, path: Path) -> str:
-    """What is told of results that were in the database and are not any more."""
+    """What is told of requests that were on record and are not any more."""
     return (
         f"the database {path} has lost what was last written to it before a process that used it was killed ({count} or more "
-        "results of requests): its log was damaged, cut or removed, or an older copy was put in its place; "
+        "requests, or their results): its log was damaged, cut or removed, or an older copy was put in its place; "
         "what is missing is sent again, and paid again"
     )
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from flowllm.store.base import Owner
-from flowllm.store.connection import BUSY_TIMEOUT
+from flowllm.store.connection import BUSY_TIMEOUT, connect, reading_mode
+from flowllm.store.faults import explain, lost_results
 from flowllm.store.location import database_path, is_memory
 from flowllm.store.memory import MemoryStore
 from flowllm.store.migrate import upgrade_file
+from flowllm.store.spill import SENT, Spill
 from flowllm.tasks import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from flowllm.clock import Clock
@@ -33,7 +37,7 @@ async def open_store(
     """The store at a path, at `sqlite:///path`, or `memory:`.
 
     A new database is made, an older one upgraded with a backup beside it (`upgraded` is told); one that is up to
-    date is not written to until something is stored; `told` then hears of results that were lost before. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
+    date is not written to until something is stored. `told` hears of results that it has lost. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
     StorageFailed.
     """
     if is_memory(url):
@@ -42,10 +46,14 @@ async def open_store(
     done: Upgrade | None = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
     if done is not None and upgraded is not None:
         upgraded(done)
+    if told is not None and (noted := await in_thread(Spill(path).noted)):
+        missing = await in_thread(lambda: _missing(path, noted))
+        if missing:
+            told(lost_results(missing, path))
     # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.
     from flowllm.store.sql import SqlStore  # noqa: PLC0415
 
-    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout, told=told)
+    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout)
 
 
 def this_process(clock: Clock) -> Owner:
@@ -57,3 +65,20 @@ def _prepare(path: Path, busy_timeout: float) -> Upgrade | None:
     """Make or upgrade the database where that is needed; what was upgraded."""
     done = upgrade_file(path, busy_timeout=busy_timeout)
     return done if done.backup is not None else None
+
+
+def _missing(path: Path, noted: Iterable[str]) -> int:
+    """How many of these attempts the database does not have as they were noted."""
+    from flowllm.store.statements import HAS_ENDED  # noqa: PLC0415 - as above
+
+    lost: set[str] = set()
+    try:
+        with closing(connect(path, mode=reading_mode(path))) as connection:
+            for name in noted:
+                attempt = name.removeprefix(SENT)
+                found = connection.execute(HAS_ENDED, (attempt,)).fetchone()
+                if found is None or (name == attempt and not found[0]):
+                    lost.add(attempt)
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    return len(lost)

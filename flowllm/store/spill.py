@@ -1,7 +1,7 @@
 """Where results are kept that the database cannot take: files whose space is taken beforehand.
 
 They lie beside the database, else in the temporary folder. Each result is a frame with a checksum; frames are
-numbered, as one may find its place in an earlier file than the one before it. Before them stands which results the
+numbered, as one may find its place in an earlier file than the one before it. Before them stands which attempts the
 database took last: should it not have them any more, that is told. A process holds its files with flock,
 so those that nobody holds were left by one that has ended, and whoever next writes to the database takes them over.
 """
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from flowllm.store.location import PRIVATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 SEGMENT: Final = 1 << 20
 """Bytes of one file, if no more are needed at once and the limit of the process allows it."""
@@ -35,7 +35,9 @@ _MAGIC: Final = b"FLSP"
 _START: Final = 4096
 """Where frames begin; what the database took last stands before."""
 _LAST: Final = 100
-"""Results that are noted, newest first."""
+"""Attempts that are noted, the newest last."""
+SENT: Final = "+"
+"""Before an attempt that was noted as sent, not as ended."""
 _END: Final = bytes(_HEAD.size)
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -64,19 +66,25 @@ class Segment:
             raise
 
     @classmethod
-    def left(cls, path: Path) -> Segment | None:
-        """One of this user that a process has left which has ended."""
+    def found(cls, path: Path) -> Segment | None:
+        """One of this user's, whoever holds it."""
         try:
             descriptor = os.open(path, _FLAGS)
         except OSError:
             return None
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.fstat(descriptor)
-            if found.st_uid == os.geteuid() and found.st_nlink:
-                return cls(path, descriptor)
-        os.close(descriptor)
+        segment = cls(path, descriptor)
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            return segment
+        segment.close()
         return None
+
+    def take(self) -> bool:
+        """Whether it is ours now: the process that held it has ended, and none was faster."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return os.fstat(self.descriptor).st_nlink > 0
 
     @property
     def holds(self) -> bool:
@@ -121,7 +129,7 @@ class Segment:
 
     @property
     def noted(self) -> list[str]:
-        """The attempts whose results the database took last."""
+        """The attempts that the database took last."""
         frame = self._frame(0)
         return [] if frame is None else frame[1].decode().split()
 
@@ -189,30 +197,38 @@ class Spill:
         """The files that hold something."""
         return [segment.path for segment in (*self._left, *self._own) if segment.holds]
 
-    def adopt(self) -> list[str]:
-        """Take over what processes have left that have ended; what of that is empty goes. Gives the attempts whose
-        results the database should have, as they took them for durable."""
-        noted: list[str] = []
+    def adopt(self) -> None:
+        """Take over what processes have left that have ended; what of that is empty goes."""
+        for segment in self._found():
+            if not segment.take():
+                segment.close()
+            elif segment.frames():
+                self._left.append(segment)
+            else:
+                segment.remove()
+
+    def noted(self) -> set[str]:
+        """What all processes have noted: it is in the database before, so that it is no matter who still lives."""
+        noted: set[str] = set()
+        for segment in self._found():
+            noted.update(segment.noted)
+            segment.close()
+        return noted
+
+    def _found(self) -> Iterator[Segment]:
+        known = {segment.path for segment in (*self._own, *self._left)}
         for folder, prefix in self._places:
             try:
                 names = sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith(prefix))
             except OSError:
                 continue
-            known = {segment.path for segment in (*self._own, *self._left)}
             for path in (folder / name for name in names if folder / name not in known):
-                segment = Segment.left(path)
-                if segment is None:
-                    continue
-                noted += segment.noted
-                if segment.frames():
-                    self._left.append(segment)
-                else:
-                    segment.remove()
-
-        return noted
+                segment = Segment.found(path)
+                if segment is not None:
+                    yield segment
 
     def note(self, attempts: Iterable[str]) -> None:
-        """The database has the results of these attempts."""
+        """The database has these attempts as sent (after SENT), or with their results."""
         self._last.extend(attempts)
         if self._own:
             with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ from flowllm.store.writer import Writer
 from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from flowllm.money import Spend
@@ -54,12 +54,10 @@ class SqlStore:
         owner: Owner,
         busy_timeout: float = BUSY_TIMEOUT,
         failpoints: Failpoints | None = None,
-        told: Callable[[str], object] | None = None,
     ) -> None:
-        """`told` hears of results that were lost before, once something is written."""
         self.path = path
         self._owner = owner
-        self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints, told=told)
+        self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints)
         self._reader = Reader(path, busy_timeout=busy_timeout)
         self._locks = Locks(path)
         self._busy_timeout = busy_timeout

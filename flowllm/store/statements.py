@@ -72,10 +72,9 @@ WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
 EPOCH: Final = compiled(
     select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",)
 )
-ENDED: Final = compiled(
-    select(tables.attempts.c.attempt_id).where(
-        tables.attempts.c.attempt_id == bindparam("attempt_id"),
-        tables.attempts.c.status != literal_column("'sent'"),
+HAS_ENDED: Final = compiled(
+    select(tables.attempts.c.status != literal_column("'sent'")).where(
+        tables.attempts.c.attempt_id == bindparam("attempt_id")
     ),
     ("attempt_id",),
 )

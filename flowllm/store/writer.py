@@ -25,13 +25,12 @@ from flowllm.store.faults import (
     concerns_data,
     explain,
     kept_in,
-    lost_results,
     no_room,
     worth_one_by_one,
 )
 from flowllm.store.refusals import ownership_lost
 from flowllm.store.rescue import rescue
-from flowllm.store.spill import Spill
+from flowllm.store.spill import SENT, Spill
 from flowllm.store.text import to_text
 from flowllm.store.unit import Unit, packed, unpacked, without_fences
 from flowllm.store.watch import Watch
@@ -89,10 +88,7 @@ class Writer:
         *,
         busy_timeout: float = BUSY_TIMEOUT,
         failpoints: Failpoints | None = None,
-        told: Callable[[str], object] | None = None,
     ) -> None:
-        """`told` hears of what was lost before, in the writer's thread."""
-        self._told = told
         self._path = path
         self._busy_timeout = busy_timeout
         self._failpoints = failpoints or Failpoints()
@@ -217,9 +213,11 @@ class Writer:
         self._largest = max(self._largest, unit.size)
 
     def _note_results(self, jobs: Sequence[_Job]) -> None:
-        closed = [job.unit.closes for job in jobs if job.unit.closes and job.error is None]
-        if closed:
-            self._spill.note(closed)
+        done = [job.unit for job in jobs if job.error is None]
+        noted = [SENT + unit.opens for unit in done if unit.opens]
+        noted += [unit.closes for unit in done if unit.closes]
+        if noted:
+            self._spill.note(noted)
         if any(job.unit.removes for job in jobs):
             self._spill.forget()
 
@@ -299,14 +297,8 @@ class Writer:
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
-            self._compare(self._connection, self._spill.adopt())
+            self._spill.adopt()
         return self._connection
-
-    def _compare(self, connection: sqlite3.Connection, noted: Sequence[str]) -> None:
-        """Tell of results that were durable once and are not there any more."""
-        missing = sum(connection.execute(statements.ENDED, (name,)).fetchone() is None for name in noted)
-        if missing and self._told is not None:
-            self._told(lost_results(missing, self._path))
 
     def _undo(self, error: Exception) -> None:
         """Roll back; after a fault of the storage the next group starts on a fresh connection."""

@@ -38,9 +38,7 @@ def _each_is_kept_once(project: Project, server: Server) -> None:
     assert project.rows("SELECT count(*) FROM attempts WHERE status = 'succeeded'") == [(ITEMS,)]
 
 
-@pytest.mark.parametrize(
-    "point", ["before-commit:4", "after-commit:4", "before-commit:9", "after-commit:9"]
-)
+@pytest.mark.parametrize("point", ["before-commit:4", "after-commit:4", "before-commit:9", "after-commit:9"])
 def test_killed_at_a_commit(point: str, project: Project, server: Server) -> None:
     _killed(project, server, point)
     outcome = project.cli("resume", "--quiet")
@@ -75,3 +73,15 @@ def test_a_log_that_is_damaged_is_told_with_what_it_lost(
     assert len(server.requests) <= ITEMS + paid
     _each_is_kept_once(project, server)
     assert "has lost" not in project.cli("run", "flow.yaml").err
+
+
+def test_a_run_that_the_database_has_lost_is_told_as_lost(project: Project, server: Server) -> None:
+    _killed(project, server, "after-commit:10")
+    project.database.with_name("flowllm.db-wal").unlink()
+    outcome = project.cli("resume")
+    assert outcome.code == 2, outcome.said
+    assert "has lost what was last written to it" in outcome.err
+    outcome = project.cli("run", "flow.yaml")
+    assert outcome.code == 0, outcome.said
+    assert "has lost what was last written to it" in outcome.err
+    _each_is_kept_once(project, server)
