@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +161,8 @@ async def open_files(
     rows = PeekedRows(_rows(options, spool))
     try:
         notices = await _fitting(workflow, options, rows, given, stop, new=new)
+        if _is_gone(options, run):
+            notices = (*notices, f"{options.output} is gone: all its lines are written anew")
         lines = _lines(workflow, options, run, new=new)
     except UsageError:
         await rows.close()
@@ -240,7 +243,7 @@ def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool
     path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
     held = Held(path, run.run_id)
     try:
-        if run.output_offset is not None:
+        if run.output_offset is not None and not _is_gone(options, run):
             return OutputFile.resume(path, run.output_offset, layout=layout, held=held)
         overwrite = options.overwrite and (new or not _written_since(path, run.started_at))
         return OutputFile.begin(path, overwrite=overwrite, layout=layout, held=held)
@@ -252,6 +255,11 @@ def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool
             error.message,
             hint="this run has not written to it: move it away, then go on with `flowllm resume`",
         ) from None
+
+
+def _is_gone(options: RunOptions, run: RunRecord) -> bool:
+    """The run has written lines to a file that is not there any more; rows that are done have them on record."""
+    return bool(run.output_offset) and options.output != STDIN and not os.path.lexists(str(options.output))
 
 
 def _written_since(path: Path, moment: float) -> bool:

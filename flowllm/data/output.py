@@ -152,6 +152,7 @@ class OutputFile:
         if self._taken or (self._empty and self._file is None):
             await asyncio.to_thread(self._write)
         if self._beside is not None:
+            self._check_unchanged()
             if before is not None:
                 await before()
             await asyncio.to_thread(self._take_place)
@@ -162,7 +163,7 @@ class OutputFile:
             if self._file is not None and not os.fstat(self._file.fileno()).st_nlink:
                 raise StorageFailed(
                     f"{self._path} was removed while this run writes to it",
-                    hint="what was answered is in the database: a new run takes it from the cache",
+                    hint="the answers are in the database: `flowllm resume` writes all lines anew",
                 )
             lines = self._taken.copy()
             head = b"" if self._offset else self._layout.head
@@ -196,11 +197,7 @@ class OutputFile:
         with self._turn:
             if self._beside is None:
                 return
-            if _identity(self._target) != self._stood:
-                raise StorageFailed(
-                    f"{self._path} was made or changed by another program since this run began",
-                    hint="move it away, then go on with `flowllm resume`: the answers are in the database",
-                )
+            self._check_unchanged()
             try:
                 take_place(self._beside, self._target)
             except OSError as error:
@@ -208,6 +205,14 @@ class OutputFile:
             self._beside = None
             if self._held is not None:
                 self._held.follow(self._target)
+
+    def _check_unchanged(self) -> None:
+        """Raises StorageFailed if what stands there is not what was to be replaced."""
+        if _identity(self._target) != self._stood:
+            raise StorageFailed(
+                f"{self._path} was made or changed by another program since this run began",
+                hint="move it away, then go on with `flowllm resume`: the answers are in the database",
+            )
 
     def _failed(self, error: OSError) -> StorageFailed:
         return StorageFailed(

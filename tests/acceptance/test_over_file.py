@@ -252,26 +252,34 @@ def test_what_stands_behind_the_recorded_end_is_cut(project: Project) -> None:
     assert set(outputs_by_index(project)) == {0}
 
 
-@pytest.mark.parametrize("left", ["", "another's\n", None])
-def test_a_file_that_is_not_as_it_was_left(left: str | None, project: Project, server: Server) -> None:
+@pytest.mark.parametrize("left", ["", "another's\n"])
+def test_a_file_that_is_not_as_it_was_left(left: str, project: Project, server: Server) -> None:
     rows(project, {"text": "a"}, {"text": "bad [status=400]"})
     assert over(project, one_step(project)).code == 1
     written, sent = project.folder / "out.jsonl", len(server.requests)
     before = written.read_bytes()
-    if left is None:
-        written.unlink()
-    else:
-        written.write_text(left)
+    written.write_text(left)
     outcome = project.cli("resume", "--quiet")
     assert outcome.code == 2, outcome.said
     assert "out.jsonl" in outcome.err
     assert "--overwrite" in outcome.err
     assert len(server.requests) == sent
-    assert written.exists() == (left is not None)
     written.write_bytes(before)
     server.script.mended = True
     assert project.cli("resume", "--quiet").code == 0
     assert set(outputs_by_index(project)) == {0, 1}
+
+
+def test_a_file_that_is_gone_is_written_anew(project: Project, server: Server) -> None:
+    rows(project, {"text": "a"}, {"text": "bad [status=400]"})
+    assert over(project, one_step(project)).code == 1
+    (project.folder / "out.jsonl").rename(project.folder / "moved.jsonl")
+    sent = len(server.requests)
+    outcome = project.cli("resume", "--quiet")
+    assert outcome.code == 1
+    assert "out.jsonl is gone: all its lines are written anew" in outcome.err
+    assert set(outputs_by_index(project)) == {0}
+    assert len(server.requests) == sent + 1, "what was answered is on record"
 
 
 def test_the_files_are_found_from_another_folder(project: Project) -> None:

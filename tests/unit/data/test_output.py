@@ -281,9 +281,16 @@ async def test_what_was_made_there_meanwhile_is_left_alone(tmp_path: Path) -> No
     path = tmp_path / "out.jsonl"
     file = OutputFile.begin(path, overwrite=False)
     path.write_text("another's")
+    file.add(7, 7, 7)
+    called: list[None] = []
+
+    async def before() -> None:
+        called.append(None)
+
     for _ in range(2):
         with pytest.raises(StorageFailed, match="was made or changed by another program"):
-            await _line(file)
+            await file.flush(before)
+    assert not called, "the record may not say that it is this run's"
     file.close()
     assert path.read_text() == "another's"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
