@@ -206,6 +206,7 @@ class FlowLLM:
         done = {node.node_id: node for node in await self.store.nodes(run.run_id)}
         rows_before = done.get(NodeId(ROW))
         part = rows_before is not None and rows_before.parts.get("until") not in {None, until}
+        part = part or any(node.damaged for node in done.values())
         if run.status is RunStatus.SUCCEEDED and not (retry_failed or other or mended or part):
             stored = self._stored(run, options)
             if options.over is not None or done.keys() >= chosen_steps(stored, options).keys():

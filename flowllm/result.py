@@ -201,6 +201,8 @@ class RunResult:
     """`usage`, `cost_usd`, `at_least` and `unknown` of the whole run; `requests`, `latency_s`, `duration_s` and the others of
     its last sitting, and in `since_resumed` what that took, if it was resumed."""
     error: Mapping[str, Json] | None = None
+    path: str = ""
+    """Of the workflow's file."""
 
     @classmethod
     def of(cls, run: RunRecord, nodes: Sequence[NodeRecord]) -> RunResult:
@@ -215,6 +217,7 @@ class RunResult:
             steps={node.node_id: StepResult.of(node) for node in nodes},
             stats=run.stats,
             error=run.error,
+            path=run.path,
         )
 
     @property

@@ -25,6 +25,7 @@ from flowllm.observers.text import (
     one_line,
     plural,
     readable,
+    resume_options,
     visible,
 )
 from flowllm.types import RUN_RESUMABLE, NodeStatus
@@ -95,7 +96,9 @@ def _print_run(kept: Kept, place: Place) -> None:
         screen.line("the failed items: ", (failed_command(run.run_id, place), "bold"))
     if run.status in RUN_RESUMABLE:
         screen.line()
-        screen.line("resume it with: ", (resume_command(run.run_id, place), "bold"))
+        failed = [node.error for node in kept.nodes if node.status is NodeStatus.FAILED and node.error]
+        options = resume_options(run.status, [*failed, *([] if run.error is None else [run.error])], run.path)
+        screen.line("resume it with: ", (resume_command(run.run_id, place) + options, "bold"))
 
 
 def _print_run_facts(screen: Screen, run: RunRecord) -> None:

@@ -140,7 +140,7 @@ def _show(result: RunResult, shown: Shown, summary: Summary, place: Place | None
         commands = ("", "")
         if place is not None:
             commands = (resume_command(result.run_id, place), failed_command(result.run_id, place))
-        for line in summary.lines(*commands):
+        for line in summary.lines(*commands, result.path):
             shown.screen.line(*line)
     if lost is not None:
         hint = f"the run has {result.status}"

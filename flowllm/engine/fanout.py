@@ -30,6 +30,8 @@ class Ended:
     status: NodeStatus
     item: Json = None
     output: Json = None
+    stands: bool = False
+    """It failed for failures within it that were let pass: a resume lets them stand, unless it is to retry them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,8 @@ class FanOut:
         self._succeeded = self._failed = self._skipped = 0
         self._next = 0
         self._drained = total == 0
+        self._stand = True
+        """So far all failures stand."""
         self.first_error: tuple[int, str] | None = None
         """Slot and message of the failed item that is first in the data."""
         self._first_failed = math.inf
@@ -192,6 +196,7 @@ class FanOut:
 
     def _fail(self, ended: Ended, message: str) -> None:
         self._failed += 1
+        self._stand = self._stand and ended.stands
         if ended.place < self._first_failed:
             self._first_failed = ended.place
             self.first_error = (ended.slot, message)
@@ -260,14 +265,15 @@ class FanOut:
         slot, message = self.first_error or (0, "")
         told = f"{self._failed} of {self._next} items failed; {step}[{slot}]: {message}"
         tolerated = self._tolerated
+        retry = " --retry-failed" if self._stand else ""
         if step == ROW:
             return ItemsFailed(
-                told, hint="`flowllm failed last` lists them; `flowllm resume` runs them again"
+                told, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again"
             )
         if not tolerated.forgiven:
             return ItemsFailed(
                 told,
-                hint=f"`flowllm show last '{step}[{slot}]'` shows it; `flowllm resume` runs the failed ones again; "
+                hint=f"`flowllm show last '{step}[{slot}]'` shows it; `flowllm resume{retry}` runs the failed ones again; "
                 "`on_error: continue` lets them pass",
             )
         most = tolerated.most

@@ -307,6 +307,7 @@ class _Items:
                 status=record.status,
                 item=item.row.value if self._accepting else None,
                 output=record.output if self._accepting else None,
+                stands="--retry-failed" in str((record.error or {}).get("hint")),
             )
             message = "" if record.error is None else str(record.error.get("message", ""))
             for wrong, error in self._state.ended(ended, message):

@@ -202,6 +202,11 @@ async def _saved(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) 
             path = desk.saver.path_of(seat.step, values, seat.node_id)
         await desk.saver.write(path, record.output)
     except StepError as error:
+        if (
+            seat.step.on_error is OnError.CONTINUE
+        ):  # a run that has succeeded is gone on with for nothing else
+            again = f"`flowllm resume {desk.run.run_id} --retry-failed`"
+            error.hint = error.hint.replace("`flowllm resume`", again)
         details = {**desk.redactor.value(error.as_dict()), UNSAVED: True}
         record = replace(record, status=NodeStatus.FAILED, error=details)
         await desk.keep(record)

@@ -19,6 +19,7 @@ from flowllm.observers.text import (
     item_shares,
     one_line,
     plural,
+    resume_options,
     short_path,
     visible,
 )
@@ -143,13 +144,17 @@ class Summary:
                 short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
             if self._tracebacks and error.get("traceback"):
                 short["traceback"] = error["traceback"]
+            if event.tolerated:
+                short["tolerated"] = "true"
             self._errors.append((event.node_id, short))
         else:
             self._untold += 1
 
-    def lines(self, resume_command: str = "", failed_command: str = "") -> list[tuple[Part, ...]]:
+    def lines(
+        self, resume_command: str = "", failed_command: str = "", file: str = ""
+    ) -> list[tuple[Part, ...]]:
         """The whole summary; empty before the run ended. `resume_command` goes on with this run, `failed_command`
-        prints its failed items."""
+        prints its failed items, `file` is its workflow's."""
         if self.ended is None:
             return []
         status = self.ended.status
@@ -162,9 +167,12 @@ class Summary:
             found.append((f"and {self._untold:,} more",))
         if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
             found.append(("the failed items, to be mended for resume --mended: ", (failed_command, "bold")))
-        if resume_command and any("--retry-failed" in error["hint"] for _, error in self._errors):
-            resume_command += " --retry-failed"
         if status in RUN_RESUMABLE and resume_command:
+            ended = [] if self.ended.error is None else [self.ended.error]
+            errors = [*ended, *(error for _, error in self._errors if not error.get("tolerated"))]
+            resume_command += resume_options(
+                status, errors, file, tolerated=len(errors) - len(ended) < len(self._errors)
+            )
             found.append(("resume it with: ", (resume_command, "bold")))
         return found
 

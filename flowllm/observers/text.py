@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm import money
+from flowllm.errors import ConditionFailed, TemplateFailed
+from flowllm.types import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowllm.types import Json, N
 
@@ -20,6 +23,8 @@ _UNSAFE = re.compile(
     "\u2028\u2029\u200b\ufeff\ufff9-\ufffb"  # line breaks and blanks that do not look like any
     "\ud800-\udfff\U000e0000-\U000e007f]"  # lone surrogates; invisible tag characters
 )
+_OF_THE_FILE = frozenset({TemplateFailed.__name__, ConditionFailed.__name__})
+"""Errors that come again as long as the file and what is on record are the same."""
 _MINUTE = 60.0
 _HOUR = 3600.0
 _THOUSAND = 1000
@@ -37,6 +42,23 @@ def _escape(char: str) -> str:
     if code <= 0xFF:  # noqa: PLR2004 - what two hexadecimal digits hold
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - the same for four
+
+
+def resume_options(
+    status: RunStatus, errors: Sequence[Mapping[str, Json]], file: str, *, tolerated: bool = False
+) -> str:
+    """What a resume needs besides the run to do more than to fail again, after these errors of steps or of the run.
+
+    `file` is the workflow's; `tolerated`: other failures were let pass, which a resume lets stand.
+    """
+    hints = " ".join(str(error.get("hint") or "") for error in errors)
+    budget = re.search(r"--budget \S+", hints)
+    options = f" {budget[0]}" if budget else ""
+    if "--retry-failed" in hints:
+        options += " --retry-failed"
+    elif status is RunStatus.FAILED and errors and all(error.get("type") in _OF_THE_FILE for error in errors):
+        options += " --retry-failed" if tolerated else f" --file {shlex.quote(file)}" if file else ""
+    return options
 
 
 def one_line(text: str, longest: int = 200) -> str:

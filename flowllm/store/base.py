@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from flowllm.errors import DatabaseCorrupt
 from flowllm.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
 if TYPE_CHECKING:
@@ -103,6 +104,11 @@ class NodeRecord:
     """Of a foreach: what became of its items."""
     epoch: int = 1
     """The sitting that wrote the row, or took it over."""
+
+    @property
+    def damaged(self) -> bool:
+        """What is stored is not what was written; it has to be made anew."""
+        return (self.error or {}).get("type") == DatabaseCorrupt.__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,130 @@
+"""The command that a failed run names does something: what failed is carried out again, or a mended file is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.project import Outcome, Project
+
+TOOLS = """
+    import pathlib
+
+    def fails(x=0):
+        with open("calls", "a") as file:
+            file.write("x")
+        if not pathlib.Path("mended").exists():
+            raise ValueError("no")
+        return x
+    """
+ONCE: dict[str, Any] = {"retry": {"max_attempts": 1}}
+FAILS: dict[str, Any] = {"python": "./tools.py:fails", **ONCE}
+EACH = {**FAILS, "foreach": "{{ [1, 2] }}", "with": {"x": "{{ item }}"}}
+LET_PASS = {"steps": {"each": {**EACH, "on_error": "continue"}}, "outputs": {"r": "{{ each }}"}}
+
+
+def _commands(project: Project, outcome: Outcome) -> list[list[str]]:
+    """What the summary and `show` name."""
+    shown = project.cli("show", "last").out
+    found = [
+        re.findall(r"^resume it with: flowllm (.*)$", text, re.MULTILINE) for text in (outcome.err, shown)
+    ]
+    return [shlex.split(command) for commands in found for command in commands]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"a": FAILS},
+        {"a": EACH},
+        {"a": {**EACH, "on_error": "continue"}},
+        {"a": {**EACH, "on_error": "continue", "max_failed": 1}},
+        {"a": {"workflow": LET_PASS}},
+        {"a": {"workflow": LET_PASS, "foreach": "{{ [1, 2] }}"}},
+        {"a": {"workflow": {"steps": {"b": {"workflow": LET_PASS}}}, "foreach": "{{ [1, 2] }}"}},
+    ],
+    ids=["step", "items", "all let pass", "too many let pass", "within a graph", "within graphs", "deeper"],
+)
+def test_what_failed_is_carried_out_again(steps: dict[str, Any], project: Project) -> None:
+    project.write("tools.py", TOOLS)
+    outcome = project.cli("run", project.flow(steps=steps))
+    assert outcome.code == 1, outcome.said
+    calls = (project.folder / "calls").stat().st_size
+    commands = _commands(project, outcome)
+    assert len(commands) == 2
+    assert commands[0] == commands[1]
+    (project.folder / "mended").touch()
+    again = project.cli(*commands[0])
+    assert again.code == 0, again.said
+    assert (project.folder / "calls").stat().st_size == 2 * calls
+
+
+def test_rows_that_failed_are_carried_out_again(project: Project) -> None:
+    project.write("tools.py", TOOLS)
+    project.write("rows.jsonl", '{"x": 1}\n{"x": 2}\n')
+    file = project.flow(inputs={"x": 1}, steps={"a": {"workflow": LET_PASS}}, outputs={"a": "{{ a }}"})
+    outcome = project.cli("run", file, "--over", "rows.jsonl", "--output", "out.jsonl")
+    (project.folder / "mended").touch()
+    commands = _commands(project, outcome)
+    assert commands[0] == commands[1]
+    assert project.cli(*commands[0]).code == 0
+    assert len((project.folder / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_template_that_fails_is_mended_in_its_file(project: Project) -> None:
+    project.write("tools.py", TOOLS)
+    (project.folder / "mended").touch()
+    steps = {"a": FAILS, "b": {"value": "{{ [1][a + 3] }}"}}
+    outcome = project.cli("run", project.flow(steps=steps))
+    assert outcome.code == 1, outcome.said
+    project.flow(steps={**steps, "b": {"value": "{{ a }}"}})
+    for command in _commands(project, outcome)[1:]:
+        assert command[2:] == ["--file", str(project.folder / "flow.yaml")]
+        assert project.cli(*command).code == 0
+    assert (project.folder / "calls").stat().st_size == 1
+
+
+def test_a_step_behind_a_failure_that_was_let_pass(project: Project) -> None:
+    project.write("tools.py", TOOLS)
+    steps = {
+        "a": {**FAILS, "on_error": "continue"},
+        "b": {"value": "{{ 1 // (1 if steps.a.status == 'succeeded' else 0) }}"},
+    }
+    outcome = project.cli("run", project.flow(steps=steps))
+    assert outcome.code == 1, outcome.said
+    (project.folder / "mended").touch()
+    assert project.cli(*_commands(project, outcome)[0]).code == 0
+
+
+@pytest.mark.parametrize("on_exceed", ["pause", "fail"])
+def test_a_budget_that_is_too_small(on_exceed: str, project: Project) -> None:
+    file = project.flow(
+        budget={"tokens": 300, "on_exceed": on_exceed},
+        defaults={"provider": "simulated", "model": "m", "max_tokens": 250},
+        steps={"a": {"prompt": "hi"}, "b": {"prompt": "{{ a }}"}},
+    )
+    outcome = project.cli("run", file)
+    assert outcome.code in {1, 3}, outcome.said
+    for command in _commands(project, outcome)[:1]:
+        assert "--budget" in command
+        again = project.cli(*command)
+        assert again.code == 0, again.said
+
+
+def test_a_record_that_was_damaged_is_made_anew(project: Project) -> None:
+    project.write("tools.py", TOOLS)
+    (project.folder / "mended").touch()
+    assert project.cli("run", project.flow(steps={"a": FAILS, "b": {"value": "{{ a }}"}})).code == 0
+    with contextlib.closing(sqlite3.connect(project.database)) as connection, connection:
+        connection.execute("UPDATE nodes SET output = '7' WHERE node_id = 'a'")
+    assert "Resume the run" in project.cli("show", "last", "a").out
+    again = project.cli("resume", "last")
+    assert again.code == 0, again.said
+    assert (project.folder / "calls").stat().st_size == 2
+    assert "damaged" not in project.cli("show", "last", "a").out
