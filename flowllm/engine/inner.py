@@ -14,6 +14,7 @@ from flowllm.engine.walk import Walk
 from flowllm.errors import GraphFailed, InvalidInputs, StepError
 from flowllm.fingerprint import fingerprint
 from flowllm.spec.inputs import row_inputs, with_inputs
+from flowllm.spec.rendering import rendered
 from flowllm.types import NodeId, NodeStatus, OnError, RunStatus
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ async def carry_graph(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry
 
 async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, work: Work) -> NodeRecord:
     step, earlier = seat.step, seat.earlier
-    if step.when is not None and not step.when.condition(seat.values):
+    inputs = await rendered(lambda: _inputs(seat))
+    if inputs is None:
         return skip(desk, seat)
-    inputs = _inputs(seat)
     parts: dict[str, Json] = {"kind": "workflow", "graph": blueprint.graph.digest, "with": inputs}
     key = fingerprint(parts)
-    path = known_path(desk, seat)
+    path = await known_path(desk, seat)
     until = desk.options.until if seat.is_row else None
     if until is not None and not holds(earlier, key=key, step=step, retry_failed=False):
         parts["until"] = until  # a row that is wholly done is so for any `until`
@@ -75,7 +76,11 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
         raise CallStopped
     well = outcome.status is RunStatus.SUCCEEDED
     keep = blueprint.graph.keep if seat.is_row and until is None else None
-    if well and keep is not None and not keeps(keep, walk.state, values.mapping, outcome.outputs):
+    if (
+        well
+        and keep is not None
+        and not await rendered(lambda: keeps(keep, walk.state, values.mapping, outcome.outputs))
+    ):
         return await _left_out(desk, seat, key, {**parts, "reason": "`keep` was false"}, scope.tally)
     record = desk.record(
         seat,
@@ -102,8 +107,10 @@ async def _left_out(desk: Desk, seat: Seat, key: str, parts: Mapping[str, Json],
     return record
 
 
-def _inputs(seat: Seat) -> Mapping[str, Json]:
-    """What the graph is given. Raises StepError."""
+def _inputs(seat: Seat) -> Mapping[str, Json] | None:
+    """What the graph is given; None where the `when` of its step is false. Raises StepError."""
+    if seat.step.when is not None and not seat.step.when.condition(seat.values):
+        return None
     body = cast("WorkflowBody", seat.step.body)
     try:
         if seat.is_row:

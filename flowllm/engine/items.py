@@ -25,6 +25,7 @@ from flowllm.engine.supply import Supply
 from flowllm.errors import StepError, StoreError
 from flowllm.events import FanOutStarted
 from flowllm.fingerprint import fingerprint
+from flowllm.spec.rendering import rendered
 from flowllm.steps.base import Standing
 from flowllm.types import Counts, NodeStatus, OnError, RunStatus, StepKind, item_id
 
@@ -120,13 +121,15 @@ class _Items:
             desk.ride(begun)
             if rows is None:
                 assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
-                rows = open_rows(
+                opened = partial(
+                    open_rows,
                     self._foreach,
                     seat.values,
                     spool=desk.spool,
                     limit=desk.options.limit,
                     claims=desk.saver.claims,
                 )
+                rows = await rendered(opened)
             return await self._from(rows)
         finally:
             if self._accepting:  # however it ends, nothing more is sent for its items
@@ -228,8 +231,7 @@ class _Items:
         seat = self._seat_of(item)
         if item.row.error is not None:
             self._start_bad(item, self._bad(seat, item.row.error))
-        elif self._inline and item.earlier is None:
-            record = compute(self._desk, seat)
+        elif self._inline and item.earlier is None and (record := compute(self._desk, seat)) is not None:
             self._gathered.ride(self._desk, record)
             self._ended(item, record)
         else:

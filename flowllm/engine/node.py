@@ -11,6 +11,8 @@ from flowllm.calls.gate import CallStopped, being_cancelled
 from flowllm.engine.resume import UNSAVED, has_output, holds
 from flowllm.engine.scope import Scope, Seat, Tally
 from flowllm.errors import InternalError, RunStopped, StepError, StoreError, in_words
+from flowllm.spec.rendering import rendered, rendered_now
+from flowllm.spec.sandbox_limits import Unfinished
 from flowllm.spec.workflow import PythonBody
 from flowllm.steps.base import Standing
 from flowllm.types import NodeId, NodeStatus, OnError, StepKind
@@ -80,11 +82,11 @@ async def carry_out(desk: Desk, seat: Seat) -> NodeRecord | None:
 
 
 async def _outcome(desk: Desk, seat: Seat, work: Work) -> NodeRecord:
-    step, values = seat.step, seat.values
-    if step.when is not None and not step.when.condition(values):
+    step = seat.step
+    bound = work.bound = await rendered(lambda: _bound(desk, seat))
+    if bound is None:
         return skip(desk, seat)
-    bound = work.bound = desk.backend.bind(step, values)
-    path = known_path(desk, seat)
+    path = await known_path(desk, seat)
     earlier = seat.earlier
     if earlier is not None and holds(earlier, key=bound.key, step=step, retry_failed=desk.retry_failed):
         return await reuse(desk, seat, earlier, path)
@@ -93,6 +95,13 @@ async def _outcome(desk: Desk, seat: Seat, work: Work) -> NodeRecord:
         context = replace(context, within=partial(_within, desk, seat, work))
     record = await desk.backend.run(bound, context)
     return await finish(desk, seat, record, path)
+
+
+def _bound(desk: Desk, seat: Seat) -> Bound | None:
+    """The step with its templates rendered; None where its `when` is false. Raises StepError."""
+    if seat.step.when is not None and not seat.step.when.condition(seat.values):
+        return None
+    return desk.backend.bind(seat.step, seat.values)
 
 
 async def _within(
@@ -118,33 +127,31 @@ async def _within(
     return await carried(desk, inner, outcome, above=work.spent)
 
 
-def compute(desk: Desk, seat: Seat) -> NodeRecord:
-    """A node whose value is known as soon as it is bound. Its record is still to be written. Does not raise StepError."""
-    started = desk.begin(seat)
-    step, values, bound = seat.step, seat.values, None
+def compute(desk: Desk, seat: Seat) -> NodeRecord | None:
+    """A node whose value is known as soon as it is bound. Its record is still to be written. None, and nothing told,
+    where its templates take too long for that. Does not raise StepError."""
     try:
-        if step.when is not None and not step.when.condition(values):
-            record, reason = (
-                desk.record(seat, NodeStatus.SKIPPED, parts={"when": False}),
-                "its `when` is false",
-            )
-        else:
-            bound = desk.backend.bind(step, values)
-            output = desk.backend.work(bound).output
-            record, reason = (
-                desk.record(
-                    seat,
-                    NodeStatus.SUCCEEDED,
-                    parts=bound.parts,
-                    key=bound.key,
-                    output=output,
-                    cost_usd=0.0,
-                    started_at=started,
-                ),
-                "",
-            )
-    except StepError as error:
-        record, reason = desk.record(seat, NodeStatus.FAILED, error=error.as_dict(), started_at=started), ""
+        bound, error = rendered_now(lambda: _bound(desk, seat)), None
+    except Unfinished:
+        return None
+    except StepError as failure:
+        bound, error = None, failure
+    started, reason = desk.begin(seat), ""
+    if error is not None:
+        record = desk.record(seat, NodeStatus.FAILED, error=error.as_dict(), started_at=started)
+    elif bound is None:
+        record = desk.record(seat, NodeStatus.SKIPPED, parts={"when": False})
+        reason = "its `when` is false"
+    else:
+        record = desk.record(
+            seat,
+            NodeStatus.SUCCEEDED,
+            parts=bound.parts,
+            key=bound.key,
+            output=desk.backend.work(bound).output,
+            cost_usd=0.0,
+            started_at=started,
+        )
     desk.tell(record, seat, reason=reason)
     if record.status is NodeStatus.FAILED:
         _note_failure(desk, seat)
@@ -159,7 +166,7 @@ def skip(desk: Desk, seat: Seat) -> NodeRecord:
     return record
 
 
-def known_path(desk: Desk, seat: Seat) -> Path | None:
+async def known_path(desk: Desk, seat: Seat) -> Path | None:
     """Where the output is to be saved, if that does not depend on it: a wrong path is found before anything is paid.
 
     Raises SaveFailed and TemplateFailed.
@@ -167,7 +174,7 @@ def known_path(desk: Desk, seat: Seat) -> Path | None:
     save = seat.step.save
     if save is None or "output" in save.names:
         return None
-    return desk.saver.path_of(seat.step, seat.values, seat.node_id)
+    return await rendered(lambda: desk.saver.path_of(seat.step, seat.values, seat.node_id))
 
 
 async def reuse(desk: Desk, seat: Seat, earlier: NodeRecord, path: Path | None) -> NodeRecord:
@@ -199,7 +206,7 @@ async def _saved(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) 
     try:
         if path is None:
             values = {**seat.values, "output": record.output}
-            path = desk.saver.path_of(seat.step, values, seat.node_id)
+            path = await rendered(lambda: desk.saver.path_of(seat.step, values, seat.node_id))
         await desk.saver.write(path, record.output)
     except StepError as error:
         if (

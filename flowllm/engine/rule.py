@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowllm.engine.fanout import Rule
 from flowllm.errors import TemplateFailed
+from flowllm.spec.sandbox_limits import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from flowllm.engine.scope import Seat
     from flowllm.spec.workflow import Foreach
     from flowllm.types import Json
+
+_JUDGING = 1_000_000
+"""Operations of `accept.when`, which is rendered while the event loop waits."""
 
 
 def rule_of(seat: Seat) -> Rule | None:
@@ -34,14 +38,8 @@ def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> Rule | None:
         raise TemplateFailed(f"`accept.count` must be a whole number from 1, not {count!r}")
 
     def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
-        return accept.when.condition(
-            {
-                **values,
-                name: ended.item,
-                "index": ended.place,
-                "output": ended.output,
-                "accepted": list(accepted),
-            }
-        )
+        shown = {name: ended.item, "index": ended.place, "output": ended.output, "accepted": list(accepted)}
+        with at_most(_JUDGING):
+            return accept.when.condition({**values, **shown})
 
     return Rule(count=count, overshoot=accept.overshoot, ordered=accept.ordered, judge=judge)

@@ -6,6 +6,7 @@ A chain of nodes goes on in one task; where several nodes become ready at once t
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from flowllm.engine.state import (
     StopAsked,
     StopSending,
 )
+from flowllm.spec.rendering import rendered
 from flowllm.steps.base import Standing
 from flowllm.types import NodeId, NodeStatus, RunStatus, StepId, child_id
 
@@ -99,13 +101,20 @@ class Walk:
             except asyncio.CancelledError:
                 continue  # all that is under way is cancelled too, and ends at once
         self._scope.halt.forget(self)
-        outputs, error = outputs_of(self._blueprint.outputs, self._state, self._values.mapping)
+        outputs, error = await self._outputs()
         status = self._ended
         if status is RunStatus.SUCCEEDED and error is not None:
             status = RunStatus.FAILED
         return Outcome(
             status=status, complete=self._state.complete, outputs=outputs, error=error, failed=self._failed
         )
+
+    async def _outputs(self) -> tuple[dict[str, Json], dict[str, Json] | None]:
+        while True:
+            with suppress(asyncio.CancelledError):  # as above: all that is paid for is to be shown
+                return await rendered(
+                    lambda: outputs_of(self._blueprint.outputs, self._state, self._values.mapping)
+                )
 
     def _stop(self, status: RunStatus) -> None:
         self._follow(self._state.handle(StopAsked(status=status)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from flowllm.spec.problems import nearest
-from flowllm.spec.sandbox_filters import MAPPING_METHODS, methods_of
+from flowllm.spec.sandbox_methods import MAPPING_METHODS, methods_of
 from flowllm.spec.template import Template
 from flowllm.spec.template_looks import Look
 from flowllm.spec.template_paths import OUTPUT_WORDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from flowllm.errors import InvalidWorkflow, Problem, in_order
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
     from flowllm.spec.reference import Location
 
+_MANY_NAMES = 1000
+"""Names among which the nearest is looked for."""
+_LONG_NAME = 100
+"""Characters of a name that others may be near to."""
 LONGEST_LINE = 200
 """Characters of a source line that are shown."""
 
@@ -101,7 +106,9 @@ def _masked(problem: Problem, mask: Callable[[str], str]) -> Problem:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest of the names that exist: `did you mean …?`, else all of them if few."""
-    names = list(dict.fromkeys(known))
+    if len(name) > _LONG_NAME:
+        return ""
+    names = list(dict.fromkeys(other for other in islice(known, _MANY_NAMES) if len(other) <= _LONG_NAME))
     lowered = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     if close:

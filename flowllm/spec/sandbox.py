@@ -19,6 +19,7 @@ from jinja2.utils import Cycler, Namespace, missing, pass_context
 
 from flowllm.spec.problems import nearest
 from flowllm.spec.sandbox_code import OffsetLexer, TextGenerator, ValueGenerator
+from flowllm.spec.sandbox_compare import COMPARISONS, OWN_TESTS
 from flowllm.spec.sandbox_filters import (
     FUNCTIONS,
     OWN_FILTERS,
@@ -26,24 +27,25 @@ from flowllm.spec.sandbox_filters import (
     checked_test,
     made,
     metered,
-    methods_of,
-    refuse_absent,
 )
 from flowllm.spec.sandbox_limits import (
     RenderFailed,
     check_operation,
+    size_of,
     spend,
     spend_text,
-    weigh,
 )
+from flowllm.spec.sandbox_methods import methods_of, paid_key, refuse_absent
 from flowllm.spec.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from jinja2.lexer import Lexer
     from jinja2.runtime import Context
 
+WORK = "what the body of a loop costs"
+"""The same for the filter that pays for the parts of a loop's or a macro's body."""
 COUNTED = "what a loop goes over"
 """The name, which no template can write, of the filter that counts a loop's items."""
 _CALL_COST = 4
@@ -78,9 +80,15 @@ class Absent(StrictUndefined):
         plain = name if obj is missing and hint is None else None
         super().__init__(hint, obj, name, exc or cast("Any", partial(LookupFailed, 0, plain)))
 
+    @property
+    def _undefined_message(self) -> str:
+        """What was missing; found out when it is told, as most of what is missing has a default."""
+        hint = self._undefined_hint
+        return hint() if callable(hint) else super()._undefined_message
 
-def _absent(message: str, offset: int) -> Absent:
-    return Absent(message, exc=partial(LookupFailed, offset, None))
+
+def _absent(message: str | Callable[[], str], offset: int) -> Absent:
+    return Absent(cast("str", message), exc=partial(LookupFailed, offset, None))
 
 
 @pass_context
@@ -111,8 +119,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         known = {name: function for name, function in FILTERS.items() if name not in WITHOUT} | OWN_FILTERS
-        self.filters = {name: metered(name, function) for name, function in known.items()} | {COUNTED: listed}
-        tests: Mapping[str, Any] = TESTS
+        self.filters = {name: metered(name, function) for name, function in known.items()} | {
+            COUNTED: listed,
+            WORK: spend,
+        }
+        tests: Mapping[str, Any] = {**TESTS, **OWN_TESTS}
         self.tests = {name: checked_test(name, function) for name, function in tests.items()}
         self.globals = dict(FUNCTIONS)
         self._offset_lexer = OffsetLexer(self)
@@ -157,7 +168,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(obj, (list, tuple, str, range)):
             if isinstance(place, (int, slice)) and not isinstance(place, bool):
                 return _at(obj, place, offset)
-            return _absent(f"{kind_of(obj)} has no key `{place}`, only places from 0", offset)
+            shown = f" `{place:.40}`" if isinstance(place, str) else f": {kind_of(place)}"
+            return _absent(f"{kind_of(obj)} has no key{shown}, only places from 0", offset)
         return _absent(f"{kind_of(obj)} has no keys", offset)
 
     def maybe_item(self, obj: Any, place: Any, offset: int) -> Any:
@@ -172,9 +184,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             )
         if isinstance(obj, Undefined):
             reveal(obj)
-        if (isinstance(obj, LoopContext) and name in _LOOP_METHODS) or (
-            isinstance(obj, Cycler) and name in _CYCLER_METHODS
-        ):
+        if isinstance(obj, LoopContext) and name in _LOOP_METHODS:
+            return partial(_changed, obj) if name == "changed" else getattr(obj, name)
+        if isinstance(obj, Cycler) and name in _CYCLER_METHODS:
             return getattr(obj, name)
         if isinstance(obj, Namespace):
             return self.key(obj, name, offset)
@@ -190,13 +202,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         spend(1)
         return join_texts([to_text(part) for part in parts])
 
-    def weighed(self, value: Any) -> Any:
-        """One side of a comparison, paid for by its size."""
+    def compare(self, left: Any, operator: str, right: Any, *more: Any) -> bool:
+        """`left == right`; `more` are operators and functions that give what comes next, of `a < b < c`."""
         spend(1)
-        if isinstance(value, Undefined):
-            reveal(value)
-        weigh(value)
-        return value
+        refuse_absent((left, right), {})
+        holds = COMPARISONS[operator](left, right)
+        return self.compare(right, more[0], more[1](), *more[2:]) if holds and more else holds
+
+    @staticmethod
+    def hashed(key: Any) -> Any:
+        """A key of a mapping that is written out."""
+        return paid_key(key)
 
     # --- what Jinja itself calls ------------------------------------------------------------------------
 
@@ -211,6 +227,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call a function, a method or a macro."""
         spend(_MACRO_COST if isinstance(__obj, Macro) else _CALL_COST)
+        spend(len(args) + len(kwargs))
         if isinstance(__obj, Undefined):
             reveal(__obj)
         if not callable(__obj):
@@ -257,13 +274,22 @@ def _is_open(obj: object, name: str) -> bool:
 
 
 def _no_key(obj: object, name: str, offset: int) -> Absent:
+    return _absent(partial(_no_key_words, obj, name), offset)
+
+
+def _no_key_words(obj: object, name: str) -> str:
     if name in methods_of(obj):
-        return _absent(f"`{name}` is a method of {kind_of(obj)}: call it, `.{name}()`", offset)
+        return f"`{name}` is a method of {kind_of(obj)}: call it, `.{name}()`"
     if isinstance(obj, Mapping):
-        keys = [str(key) for key in obj]
-        near = nearest(name, keys) or (f"there are {len(keys)} keys" if keys else "it is empty")
-        return _absent(f"the mapping has no key `{name}`; {near}", offset)
-    return _absent(f"{kind_of(obj)} has no key `{name}`", offset)
+        keys = (key for key in obj if isinstance(key, str))
+        near = nearest(name, keys) or (f"there are {len(obj)} keys" if obj else "it is empty")
+        return f"the mapping has no key `{name}`; {near}"
+    return f"{kind_of(obj)} has no key `{name}`"
+
+
+def _changed(loop: LoopContext, *values: object) -> bool:
+    size_of(values)
+    return loop.changed(*values)
 
 
 def _at(obj: Any, place: int | slice, offset: int) -> Any:

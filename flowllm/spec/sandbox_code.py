@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, operators
+from jinja2.compiler import CodeGenerator
 from jinja2.lexer import Lexer
 
 if TYPE_CHECKING:
@@ -120,15 +120,24 @@ class TextGenerator(CodeGenerator):
             self.write(", ")
         self.write("))")
 
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+        """A mapping written out; keys are hashed, which is paid for where they are lists."""
+        self.write("{")
+        for pair in node.items:
+            self.write("environment.hashed(")
+            self.visit(pair.key, frame)
+            self.write("): ")
+            self.visit(pair.value, frame)
+            self.write(", ")
+        self.write("}")
+
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802 - Jinja's name
-        """Comparisons are paid for by the size of what is compared."""
-        self.write("(environment.weighed(")
+        """Comparisons are the sandbox's own; of `a < b < c` what comes third is not computed where `a < b` is false."""
+        self.write("environment.compare(")
         self.visit(node.expr, frame)
-        self.write(")")
-        for operand in node.ops:
-            self.write(f" {operators[operand.op]} environment.weighed(")
+        for number, operand in enumerate(node.ops):
+            self.write(f", {operand.op!r}, {'lambda: ' if number else ''}")
             self.visit(operand.expr, frame)
-            self.write(")")
         self.write(")")
 
 

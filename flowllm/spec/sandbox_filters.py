@@ -8,7 +8,6 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +15,9 @@ from jinja2 import filters
 from jinja2.runtime import Undefined
 from jinja2.utils import Cycler, Joiner, Namespace, pass_environment
 
+from flowllm.spec.sandbox_compare import ORDERING
 from flowllm.spec.sandbox_limits import (
+    MAX_BITS,
     LimitReached,
     RenderFailed,
     check_items,
@@ -26,8 +27,8 @@ from flowllm.spec.sandbox_limits import (
     weigh,
 )
 from flowllm.spec.sandbox_lists import flatten, from_json, pick
+from flowllm.spec.sandbox_methods import between, paid_key, refuse_absent, replace_text
 from flowllm.spec.sandbox_text import (
-    brace_format,
     join_texts,
     json_text,
     kind_of,
@@ -38,7 +39,7 @@ from flowllm.spec.sandbox_text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from jinja2 import Environment
 
@@ -70,6 +71,19 @@ _OF_TEXT = frozenset(
     }
 )
 """Filters that work on text: any other value is made text first, as everywhere."""
+_SLOW = {
+    "slug": 0,
+    "striptags": 2,
+    "title": 2,
+    "trim": 3,
+    "truncate": 3,
+    "urlencode": 2,
+    "wordcount": 2,
+    "wordwrap": 0,
+}
+"""Filters that take longer than others to go through a text: as a shift, characters an operation."""
+_UNREAD = frozenset({"count", "d", "default", "first", "last", "length", "pick"})
+"""Filters that take as long whatever the size."""
 _MAX_EXPONENT = 300
 _MAX_INDENT = 16
 
@@ -80,6 +94,9 @@ def metered(name: str, function: Function) -> Function:
     of_text = name in _OF_TEXT
     lenient = name in {"default", "d"}
 
+    slow = _SLOW.get(name)
+    unread = name in _UNREAD
+
     @functools.wraps(function)
     def filtered(*args: Any, **kwargs: Any) -> Any:
         spend(4)
@@ -87,6 +104,11 @@ def metered(name: str, function: Function) -> Function:
             refuse_absent(args, kwargs)
         if of_text:
             args = (*args[:value_at], to_text(args[value_at]), *args[value_at + 1 :])
+        if not unread:
+            for value in args[value_at:]:
+                weigh(value)
+        if slow is not None and isinstance(args[value_at], str):
+            spend(len(args[value_at]) >> slow)
         return made(function(*args, **kwargs))
 
     return filtered
@@ -106,13 +128,6 @@ def checked_test(name: str, function: Function) -> Function:
     return tested
 
 
-def refuse_absent(args: Iterable[object], kwargs: Mapping[str, object]) -> None:
-    """Raise the error of the first argument that is not there."""
-    for argument in (*args, *kwargs.values()):
-        if isinstance(argument, Undefined):
-            reveal(argument)
-
-
 def made(value: Any) -> Any:
     """A result, paid for by its size; an iterator as a list."""
     if isinstance(value, (GeneratorType, itertools.chain, type(reversed([])), type({}.items()))):
@@ -123,8 +138,12 @@ def made(value: Any) -> Any:
 
 def slug(value: str) -> str:
     """A text for file names and addresses: `Été à Paris!` is `ete-a-paris`. Letters of any script are kept."""
-    spread = unicodedata.normalize("NFKD", value.casefold())
-    letters = "".join(char for char in spread if not unicodedata.combining(char))
+    letters = "".join(  # one by one: to bring many marks on one letter into their order takes for ever
+        part
+        for char in value.casefold()
+        for part in unicodedata.normalize("NFKD", char)
+        if not unicodedata.combining(part)
+    )
     return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", letters)).strip("-")
 
 
@@ -147,7 +166,28 @@ def product(*lists: Iterable[object]) -> list[list[object]]:
 
 
 def _dict(*args: Any, **kwargs: object) -> dict[object, object]:
+    for pairs in args:
+        for pair in pairs if isinstance(pairs, (list, tuple)) else ():
+            spend(1)
+            paid_key(pair[0] if isinstance(pair, (list, tuple)) and pair else None)
+        weigh(pairs)
     return dict(*args, **kwargs)
+
+
+def _namespace(*args: Any, **kwargs: object) -> Namespace:
+    return Namespace(_dict(*args, **kwargs))
+
+
+def _int(value: object, default: int = 0, base: int = 10) -> int:
+    number = filters.do_int(value, default, base)
+    if isinstance(value, str) and number.bit_length() > MAX_BITS:
+        raise LimitReached(f"a whole number of over {MAX_BITS} bits")
+    return number
+
+
+def _trim(value: str, chars: str | None = None) -> str:
+    spend(len(value) * len(chars or "") >> 5)
+    return value.strip(chars)
 
 
 def _join(value: Any, d: object = "", attribute: str | int | None = None, *, environment: Environment) -> str:
@@ -157,17 +197,12 @@ def _join(value: Any, d: object = "", attribute: str | int | None = None, *, env
     separator = to_text(d)
     texts = [to_text(item) for item in items]
     spend_text(len(separator) * max(0, len(texts) - 1))
-    return join_texts(_between(separator, texts))
+    return join_texts(between(separator, texts))
 
 
 @pass_environment
 def _join_filter(environment: Environment, value: Any, d: object = "", attribute: Any = None) -> str:
     return _join(value, d, attribute, environment=environment)
-
-
-def _between(separator: str, texts: Sequence[str]) -> list[str]:
-    parts = [part for text in texts for part in (separator, text)]
-    return parts[1:]
 
 
 def _tojson(value: object, indent: int | None = None) -> str:
@@ -176,32 +211,10 @@ def _tojson(value: object, indent: int | None = None) -> str:
     return json_text(value, indent)
 
 
-def replace_text(value: str, old: object, new: object, count: int | None = None) -> str:
-    """Every `old` in the text, or the first `count`, made `new`."""
-    before, after = to_text(old), to_text(new)
-    times = value.count(before)
-    if count is not None and count >= 0:
-        times = min(times, count)
-    spend(len(value) >> 5)
-    spend_text(len(value) + times * (len(after) - len(before)))
-    return value.replace(before, after, times)
-
-
 def _format(value: str, *args: object, **kwargs: object) -> str:
     if args and kwargs:
         raise RenderFailed("`format` takes values by place or by name, not both")
     return percent_format(value, kwargs or args)
-
-
-def _wide(method: Callable[..., str]) -> Function:
-    """A method or filter of text whose first argument is a width."""
-
-    @functools.wraps(method)
-    def widened(value: str, width: int = 80, *args: str) -> str:
-        check_width(width)
-        return method(value, width, *args)
-
-    return widened
 
 
 def _center(value: str, width: int = 80) -> str:
@@ -227,6 +240,10 @@ def _wordwrap(  # noqa: PLR0917 - Jinja's own signature
 ) -> str:
     check_width(width)
     check_width(len(wrapstring or ""))
+    longest = max(
+        map(len, value.split()), default=0
+    )  # what is left of a word is copied for each of its lines
+    spend(longest * longest // max(1, width) >> 8)
     pieces = len(value) // max(1, width) + value.count("\n") + value.count(" ") + 1
     spend_text(len(value) + pieces * len(wrapstring or "\n"))
     return filters.do_wordwrap(environment, value, width, break_long_words, wrapstring, break_on_hyphens)
@@ -310,6 +327,9 @@ OWN_FILTERS: dict[str, Function] = {
     "wordwrap": _wordwrap,
     "zip": zip_lists,
     "product": product,
+    "int": _int,
+    "trim": _trim,
+    **ORDERING,
 }
 FUNCTIONS: dict[str, Function] = {
     "range": _range,
@@ -318,68 +338,5 @@ FUNCTIONS: dict[str, Function] = {
     "product": product,
     "cycler": Cycler,
     "joiner": Joiner,
-    "namespace": Namespace,
+    "namespace": _namespace,
 }
-
-
-def _join_method(separator: str, items: Any) -> str:
-    texts = [to_text(item) for item in listed(items)]
-    spend_text(len(separator) * max(0, len(texts) - 1))
-    return join_texts(_between(separator, texts))
-
-
-def _get(mapping: Mapping[str, object], key: str, default: object = None) -> object:
-    return mapping.get(key, default)
-
-
-def _items(mapping: Mapping[str, object]) -> list[tuple[str, object]]:
-    return list(mapping.items())
-
-
-def _keys(mapping: Mapping[str, object]) -> list[str]:
-    return list(mapping)
-
-
-def _values(mapping: Mapping[str, object]) -> list[object]:
-    return list(mapping.values())
-
-
-_TEXT_METHODS: dict[str, Function] = {
-    name: getattr(str, name)
-    for name in (
-        *("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii"),
-        *("isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "lstrip"),
-        *(
-            "partition",
-            "removeprefix",
-            "removesuffix",
-            "rfind",
-            "rindex",
-            "rpartition",
-            "rsplit",
-            "rstrip",
-            "split",
-        ),
-        *("splitlines", "startswith", "strip", "swapcase", "title", "upper"),
-    )
-} | {
-    "center": _wide(str.center),
-    "format": brace_format,
-    "join": _join_method,
-    "ljust": _wide(str.ljust),
-    "replace": replace_text,
-    "rjust": _wide(str.rjust),
-    "zfill": _wide(str.zfill),
-}
-MAPPING_METHODS: dict[str, Function] = {"get": _get, "items": _items, "keys": _keys, "values": _values}
-_METHODS: dict[type, dict[str, Function]] = {
-    str: _TEXT_METHODS,
-    list: {"count": list.count, "index": list.index},
-    tuple: {"count": tuple.count, "index": tuple.index},
-    float: {"is_integer": float.is_integer},
-}
-
-
-def methods_of(value: object) -> dict[str, Function]:
-    """The methods of a value that can be called, by name; each takes the value first."""
-    return MAPPING_METHODS if isinstance(value, Mapping) else _METHODS.get(type(value), {})

@@ -1,19 +1,31 @@
 """What one rendering of a template may cost, counted in operations: the same on every machine.
 
 An operation is about what looking up one key costs; long texts and lists count by their size, and
-anything whose size is known beforehand is refused before it is made.
+anything whose size is known beforehand is refused before it is made. A limit in time stands behind that.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-OPERATIONS = 10_000_000
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OPERATIONS = 5_000_000
 """Operations that one rendering may take."""
 WHOLE = 1_000_000_000
 """The same for a template that only names data that is there already, such as the output of a large foreach:
 its work is bounded by the data's size."""
+BRIEF = 200_000
+"""Operations for which templates may hold the event loop, some tenths of a second."""
+SECONDS = 2.0
+"""Seconds of computing that one rendering may take; 20 times as many where it may take WHOLE operations."""
+MAX_DEPTH = 200
+"""Lists and mappings within each other, where they are compared or sorted."""
 MAX_TEXT = 16 * 1024 * 1024
 """Characters in any one text that a template makes."""
 MAX_ITEMS = 1_000_000
@@ -40,28 +52,94 @@ class LimitReached(RenderFailed):
     """The template asks for more work, text or items than is allowed."""
 
 
+class Unfinished(BaseException):
+    """More than BRIEF operations are needed: it is to be rendered again in a thread. No Exception, so that nothing
+    on the way takes it for a failure. `tried`: it was begun."""
+
+    def __init__(self, *, tried: bool = False) -> None:
+        super().__init__()
+        self.tried = tried
+
+
 class _Meter(threading.local):
     """Operations left to the rendering that this thread is at."""
 
     left = OPERATIONS
+    """Until the clock is looked at, or the budget is over."""
+    rest = 0
+    """Behind those."""
+    until = 0.0
+    """Of the thread's time."""
+    brief: int | None = None
+    """Within `briefly`: operations left to all renderings together."""
+    started = False
+    """Within `briefly`: one of them has begun."""
+    most: int | None = None
+    """Within `at_most`: what no rendering may pass."""
 
 
 _METER = _Meter()
+_SLICE = 50_000
+"""Operations between two looks at the clock."""
+
+
+@contextmanager
+def briefly() -> Iterator[Callable[[], int]]:
+    """All renderings within take BRIEF operations together, or raise Unfinished. Gives what they have taken so far."""
+    _METER.brief, _METER.started = BRIEF, False
+    try:
+        yield lambda: 1 + (BRIEF - _METER.left if _METER.started else 0)
+    finally:
+        _METER.brief = None
+        _METER.left = 0
+
+
+@contextmanager
+def at_most(operations: int) -> Iterator[None]:
+    """Each rendering within has that many operations at most, where it must not leave the event loop."""
+    _METER.most = operations
+    try:
+        yield
+    finally:
+        _METER.most = None
 
 
 def start(operations: int | None = None) -> None:
     """A rendering begins: all operations are there again."""
-    _METER.left = OPERATIONS if operations is None else operations
+    seconds = SECONDS if operations is None or operations <= OPERATIONS else 20 * SECONDS
+    _METER.until = time.thread_time() + seconds
+    total = OPERATIONS if operations is None else operations
+    if _METER.most is not None:
+        total = min(total, _METER.most)
+    if _METER.brief is not None:
+        if _METER.started:
+            _METER.brief = _METER.left
+        _METER.left, _METER.rest, _METER.started = _METER.brief, 0, True
+        return
+    _METER.left = min(total, _SLICE)
+    _METER.rest = total - _METER.left
 
 
 def spend(operations: int) -> None:
     """Take operations. Raises LimitReached when there are none left."""
     _METER.left -= operations
     if _METER.left < 0:
-        raise LimitReached(
-            f"the template takes too much work: over {OPERATIONS:,} operations",
-            hint="loop over fewer items, or compute the value in a python step",
-        )
+        _read_on()
+
+
+def _read_on() -> None:
+    """A slice of the operations is used up."""
+    if _METER.brief is not None:
+        raise Unfinished(tried=True)
+    _METER.rest += _METER.left
+    _METER.left = min(_SLICE, _METER.rest)
+    _METER.rest -= _METER.left
+    hint = "loop over fewer items, or compute the value in a python step"
+    if _METER.left < 0:
+        most = OPERATIONS if _METER.most is None else _METER.most
+        raise LimitReached(f"the template takes too much work: over {most:,} operations", hint=hint)
+    if time.thread_time() > _METER.until:
+        raise LimitReached(f"the template takes too long: over {SECONDS:g} s of computing", hint=hint)
 
 
 def spend_text(characters: int) -> None:
@@ -88,8 +166,35 @@ def weigh(value: object) -> None:
     """Take what reading or having made this value costs."""
     if isinstance(value, str):
         spend_text(len(value))
-    elif isinstance(value, (list, tuple, dict)):
+    elif isinstance(value, (list, tuple, dict, range)):
         spend(len(value))
+    elif isinstance(value, int):
+        _check_bits(value.bit_length())
+
+
+def size_of(value: object) -> int:
+    """What is in a value, however often it shares its parts: items, and each 32 characters of text. Takes as many
+    operations. Raises LimitReached, also for what is nested over MAX_DEPTH deep.
+    """
+    if isinstance(value, (bool, int, float)):
+        return 1
+    total, left = 0, [(value, 0)]
+    while left:
+        part, depth = left.pop()
+        size = 1
+        if isinstance(part, str):
+            size += len(part) >> CHARACTERS_AN_OPERATION
+        elif isinstance(part, (list, tuple, Mapping)):
+            if depth > MAX_DEPTH:
+                raise LimitReached(f"the value is nested more than {MAX_DEPTH} deep")
+            size += len(part)
+            spend(size)
+            left += [(item, depth + 1) for item in (part.values() if isinstance(part, Mapping) else part)]
+            total += size
+            continue
+        spend(1)
+        total += size
+    return total
 
 
 def check_operation(operator: str, left: Any, right: Any) -> None:

@@ -66,9 +66,24 @@ def to_text(value: object) -> str:
 
 def json_text(value: object, indent: int | None = None) -> str:
     """JSON as plain UTF-8 text, keys in their order."""
-    text = json.dumps(to_json(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    plain = to_json(value)
+    if indent:
+        _check_indented(plain, indent)
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
     spend_text(len(text))
     return text
+
+
+def _check_indented(value: Json, indent: int) -> None:
+    """Raises LimitReached where white space alone would make the text too long."""
+    level: list[Json] = [value]
+    depth = blank = 0
+    while level:
+        within = [part for part in level if isinstance(part, (list, dict))]
+        level = [item for part in within for item in (part.values() if isinstance(part, dict) else part)]
+        depth += 1
+        blank += len(level) * depth * indent
+    spend_text(blank)
 
 
 def to_json(value: object) -> Json:
@@ -81,13 +96,13 @@ def to_json(value: object) -> Json:
     if isinstance(value, (str, int, float)):
         return _scalar(value)
     if type(value) is dict:  # the usual case, without the slow question whether it is a Mapping of any kind
-        spend(4 + (len(value) >> 1))
+        spend(6 + len(value))
         return {key if type(key) is str else _key(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        spend(4 + (len(value) >> 1))
+        spend(6 + len(value))
         return [to_json(item) for item in value]
     if isinstance(value, Mapping):
-        spend(4 + (len(value) >> 1))
+        spend(6 + len(value))
         return {_key(key): to_json(item) for key, item in value.items()}
     return _rare(value)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from jinja2 import nodes
 
 from flowllm.errors import ConditionFailed, StepError, TemplateFailed
 from flowllm.spec import sandbox_limits
 from flowllm.spec.reference import Location, Reference, united
-from flowllm.spec.sandbox import COUNTED, TEXT, VALUE
+from flowllm.spec.sandbox import COUNTED, TEXT, VALUE, WORK
 from flowllm.spec.sandbox_filters import FUNCTIONS
 from flowllm.spec.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.spec.sandbox_text import kind_of, to_json, to_text
@@ -58,6 +58,10 @@ __all__ = [
     "ValueTemplate",
     "compile_template",
 ]
+_PARTS_AN_OPERATION: Final = 4
+"""As a shift: names, operators and tags that cost as much as one operation."""
+_MAX_MESSAGE: Final = 1000
+"""Characters of what is told of a failure."""
 _BEGINS: Final = re.compile(r"\{[{%#]")
 
 
@@ -210,7 +214,13 @@ def _single(tree: nodes.Template) -> tuple[str, nodes.Expr, str] | None:
 
 
 def _count_loops(tree: nodes.Template) -> None:
-    """Every loop pays for its items before it begins."""
+    """Every loop pays for its items before it begins; the body of a loop or a macro, for its parts each time."""
+    bodies: list[Any] = list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)))
+    for body in bodies:
+        parts = sum(1 for _ in body.find_all(nodes.Node)) >> _PARTS_AN_OPERATION
+        if parts:
+            work = nodes.Filter(nodes.Const(parts), WORK, [], [], None, None, lineno=body.lineno)
+            body.body.insert(0, nodes.ExprStmt(work, lineno=body.lineno))
     for loop in tree.find_all(nodes.For):
         loop.iter = nodes.Filter(loop.iter, COUNTED, [], [], None, None, lineno=loop.iter.lineno)
 
@@ -347,7 +357,9 @@ class Template:
         told = Failure(self._text.text, self._program, single=self._around is not None).told(
             error, self._steps, values.get("steps", {})
         )
-        raise TemplateFailed(f"{self._text.place(told.offset)}: {told.message}", hint=told.hint) from None
+        raise TemplateFailed(
+            f"{self._text.place(told.offset)}: {told.message:.{_MAX_MESSAGE}}", hint=told.hint
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

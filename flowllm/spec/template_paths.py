@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowllm.spec.problems import nearest
 from flowllm.spec.reference import Part, Tolerance
-from flowllm.spec.sandbox_filters import MAPPING_METHODS
+from flowllm.spec.sandbox_methods import MAPPING_METHODS
 from flowllm.spec.template_syntax import Fault
 
 if TYPE_CHECKING:

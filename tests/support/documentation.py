@@ -22,7 +22,8 @@ from flowllm.cli.main import ENTRIES, cli
 from flowllm.spec import fields as f
 from flowllm.spec import model, model_accounts, model_steps
 from flowllm.spec.sandbox import TEXT
-from flowllm.spec.sandbox_filters import FUNCTIONS, methods_of
+from flowllm.spec.sandbox_filters import FUNCTIONS
+from flowllm.spec.sandbox_methods import methods_of
 from flowllm.spec.scalars import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.spec.template import RESERVED_IDS
 from flowllm.spec.template_paths import RECORD_FIELDS, RUN_FIELDS

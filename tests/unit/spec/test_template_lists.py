@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowllm.errors import TemplateFailed
+from flowllm.spec import sandbox_limits
 from tests.support.templates import failure, value
 
 JSON = st.recursive(
@@ -49,10 +50,11 @@ def test_what_is_not_json_is_told_shortly(text: str, told: str) -> None:
     assert len(message) < 250
 
 
-def test_fromjson_reads_text_alone_and_not_more_than_a_template_may() -> None:
+def test_fromjson_reads_text_alone_and_not_more_than_a_template_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_limits, "OPERATIONS", 50_000)
     found = failure("{{ outline | fromjson }}", outline={"a": 1})
     assert (found.message.endswith("and this is a mapping"), "leave" in found.hint) == (True, True)
-    assert "too much work" in failure("{{ other | fromjson }}", other="[" + "{}," * 5_500_000 + "0]").message
+    assert "too much work" in failure("{{ other | fromjson }}", other="[" + "{}," * 55_000 + "0]").message
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,10 @@ def test_sum_of_lists_names_the_filter_that_does_it() -> None:
     assert "flatten" in failure("{{ [[1], [2]] | sum(start=[]) }}").hint
 
 
-def test_a_list_that_holds_itself_many_times_is_not_flattened_for_ever() -> None:
+def test_a_list_that_holds_itself_many_times_is_not_flattened_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox_limits, "OPERATIONS", 50_000)
     shared: list[Any] = [1]
     for _ in range(60):
         shared = [shared, shared]
