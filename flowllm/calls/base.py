@@ -13,7 +13,7 @@ from flowllm.redact import Redactor
 from flowllm.types import Priority, RetryPolicy, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from flowllm.calls.budget import Purse
     from flowllm.calls.gate import Gate
@@ -112,6 +112,11 @@ class Call(Protocol):
     def holds_secret(self, value: Json) -> bool:
         """Whether a secret of a run that waits stands in what was answered: it is then for these runs alone, each of
         which masks its own."""
+        ...
+
+    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+        """The answer, where all that the call asks for has come to be known while it waited; what of it is known is asked
+        for no more. `recall` gives what the memo has of one call, with its rows, durable."""
         ...
 
     def departing(self, request: Request) -> Request:

@@ -22,7 +22,7 @@ from flowllm.tasks import start_task
 from flowllm.types import Priority, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 
     from flowllm.calls.base import Ask, Asker, Batching, Call, Layer
     from flowllm.clock import Clock
@@ -90,6 +90,27 @@ class _Batch:
         """Of any of its calls."""
         return any(member.call.holds_secret(value) for member in self.members)
 
+    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+        """What the memo has by now of its calls goes to them, and they leave; an answer if none is left."""
+        members = list(self.members)
+        outcomes = await asyncio.gather(*(recall(member.call) for member in members), return_exceptions=True)
+        last: Answer | None = None
+        for member, found in zip(members, outcomes, strict=True):
+            if found is None or member not in self.members:
+                continue
+            self.members.remove(member)
+            if isinstance(found, BaseException):
+                member.future.set_exception(found)
+            elif not member.future.done():
+                last = found
+                member.future.set_result(found)
+        if self.members:
+            return None
+        self._ended, self.sent = True, []
+        if last is None:
+            raise CallStopped
+        return last
+
     def departing(self, request: Request) -> Request:
         """The request of those that still wait."""
         if len(self.members) == len(self.sent):
@@ -129,7 +150,7 @@ class _Batch:
 
     def leave(self, member: _Member) -> asyncio.Task[None] | None:
         """That call no longer waits. Gives the batch's task, to be waited for, if it was the last one."""
-        if self._ended:
+        if self._ended or member not in self.members:
             return None
         self.members.remove(member)
         if self.members or self.task is None:
@@ -224,7 +245,7 @@ class Batches:
         await self._ask(batch)
         if batch.error is None:
             return
-        group = _group(batch.sent[0].call.ask)
+        group = _group(batch.ask)
         if len(batch.members) < 2 or not may_be_one_alone(batch.error):  # noqa: PLR2004 - a pair is a batch
             batch.fail(batch.error)
         elif batch.suspect:
@@ -244,7 +265,7 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is each waiter's to deal with
             batch.error = error
         else:
-            self._general.pop(_group(batch.sent[0].call.ask), None)
+            self._general.pop(_group(batch.ask), None)
             batch.deliver()
 
     def _divide(self, batch: _Batch) -> None:

@@ -15,7 +15,7 @@ from flowllm.events import RequestJoined
 from flowllm.tasks import start_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from flowllm.calls.base import Ask, Asker, Call, Layer
     from flowllm.clock import Clock
@@ -83,6 +83,10 @@ class Flight:
         """Of any waiter's run."""
         redactors = {id(waiter.ask.asker.redactor): waiter.ask.asker.redactor for waiter in self._waiters}
         return any(redactor.value(value) != value for redactor in redactors.values())
+
+    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+        """What the memo has of it by now."""
+        return await recall(self)
 
     def departing(self, request: Request) -> Request:
         """The request as it is: all waiters want the same."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flowllm.calls.attempt import Attempt, usage_of
 from flowllm.calls.budget import Reservation
 from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
-from flowllm.calls.memo import record_of
+from flowllm.calls.memo import recalled, record_of
 from flowllm.calls.validation import Verdict
 from flowllm.calls.wire import added_tokens, send
 from flowllm.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 _SHORT = 20_000
 """Characters of an answer that is checked at once, if that takes no more than these seconds."""
 _AT_ONCE = 0.05
+LOOK_AGAIN = 0.05
+"""Seconds after which the memo is asked once more before a request goes out."""
+ELSEWHERE = 0.2
+PATIENCE = 60.0
+"""Seconds between looks at a request that another process has sent, and after which it is sent here too."""
 SAFETY = 1.2
 """By so much more than a prompt's estimate is reserved."""
 
@@ -60,6 +65,10 @@ class _Meter:
     def pay(self, cost: float | None) -> None:
         """One unknown price makes the sum unknown."""
         self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
+
+
+class Deferred:
+    """An equal request of another process is on its way."""
 
 
 class Line:
@@ -106,6 +115,9 @@ class _Talk:
         self.ask = call.ask
         self.dialogue = dialogue
         self.meter = _Meter()
+        self._looked = self.clock.monotonic()
+        """When the memo was asked last."""
+        self._deferred = 0.0
 
     async def answer(self) -> Answer:
         following: Send | Answer | GiveUp = self.dialogue.start()
@@ -141,7 +153,22 @@ class _Talk:
         ask = self.ask
         reservation = self._reservation(request)
         await ask.provider.ready()
-        asker, permit = await self._admitted(reservation)
+        while True:
+            asker, permit = await self._admitted(reservation)
+            try:
+                found = await self._done_elsewhere()
+            except BaseException:
+                _unused(asker.purse, reservation, permit)
+                raise
+            if found is None:
+                break
+            _unused(asker.purse, reservation, permit)
+            self.meter.queue_s += permit.queue_s
+            if isinstance(found, Answer):
+                return found
+            await self.clock.sleep(ELSEWHERE)
+            self.meter.queue_s += ELSEWHERE
+            self._deferred += ELSEWHERE
         try:
             self.meter.attempts += 1
             self.meter.queue_s += permit.queue_s
@@ -149,6 +176,23 @@ class _Talk:
         finally:
             self.call.on_wire = False
             permit.release()
+
+    async def _done_elsewhere(self) -> Answer | Deferred | None:
+        """What another process has answered while this call waited, in the queue or between attempts; or that one is asking
+        the same right now."""
+        now = self.clock.monotonic()
+        if not self.ask.read_memo or now - self._looked < LOOK_AGAIN:
+            return None
+        self._looked = now
+        attempts, cost = self.meter.attempts, self.meter.cost_usd
+        found = await self.call.recalled(
+            lambda call: recalled(call, self.store, self.clock, attempts=attempts, cost_usd=cost)
+        )
+        if found is not None or not self.ask.join or self._deferred >= PATIENCE:
+            return found
+        since = self.clock.now() - PATIENCE
+        sent = await self.store.sent_elsewhere(self.ask.key, since=since)
+        return Deferred() if sent else None
 
     async def _admitted(self, reservation: Reservation) -> tuple[Asker, Permit]:
         """Who pays, with the money set aside, and then a slot: nobody holds one while waiting for a budget."""

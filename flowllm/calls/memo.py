@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowllm.request import Answer
@@ -9,7 +10,7 @@ from flowllm.store.base import MemoRecord
 from flowllm.types import Usage
 
 if TYPE_CHECKING:
-    from flowllm.calls.base import Ask, Call, Layer
+    from flowllm.calls.base import Call, Layer
     from flowllm.clock import Clock
     from flowllm.store.base import Store
 
@@ -24,24 +25,30 @@ class Memo:
 
     async def answer(self, call: Call) -> Answer:
         """The stored answer, or the inner layer's."""
-        found = await self.look_up(call.ask)
+        found = await recalled(call, self._store, self._clock)
         if found is None:
             call.ask.missed()
             return await self._inner.answer(call)
-        rows = call.settle(found)
-        if rows:
-            await self._store.settle(nodes=rows)
         return found
 
-    async def look_up(self, ask: Ask) -> Answer | None:
-        """A stored answer that will do for this ask, None if there is none."""
-        if not ask.read_memo:
-            return None
-        record = await self._store.memo(ask.key)
-        if record is None or not fresh(record, ask.ttl, now=self._clock.now()):
-            return None
-        answer = answer_of(record)
-        return None if answer.truncated and not ask.keep_truncated else answer
+
+async def recalled(
+    call: Call, store: Store, clock: Clock, *, attempts: int = 0, cost_usd: float | None = 0.0
+) -> Answer | None:
+    """A stored answer that will do for this call, with its rows, durable; None if there is none. `attempts` and `cost_usd`
+    are what the call has taken by itself."""
+    ask = call.ask
+    if not ask.read_memo:
+        return None
+    record = await store.memo(ask.key)
+    if record is None or not fresh(record, ask.ttl, now=clock.now()):
+        return None
+    answer = replace(answer_of(record), attempts=attempts, cost_usd=cost_usd)
+    if answer.truncated and not ask.keep_truncated:
+        return None
+    if rows := call.settle(answer):
+        await store.settle(nodes=rows)
+    return answer
 
 
 def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:

@@ -331,6 +331,11 @@ class Store(Protocol):
         """Attempts in the order in which they were recorded."""
         ...
 
+    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
+        """Whether another process that is alive has a request under that key on its way, recorded at or after `since` and
+        among the newest attempts. A process that has just begun may not be seen yet."""
+        ...
+
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         """What all attempts of a run took, or of one node and all within it, those of earlier sittings too.
 

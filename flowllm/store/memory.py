@@ -240,6 +240,10 @@ class MemoryStore:
         """See `Store`."""
         return [a for a in self._attempts.values() if a.run_id == run_id and node_id in {None, a.node_id}]
 
+    async def sent_elsewhere(self, key: str, *, since: float) -> bool:  # noqa: ARG002 - the protocol's shape
+        """See `Store`: no other process has this one."""
+        return False
+
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         """See `Store`."""
         found = await self.attempts(run_id)

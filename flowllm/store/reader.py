@@ -52,6 +52,8 @@ KEYS: Final = 500
 CONNECTIONS: Final = 4
 LAST: Final = "\U0010ffff"
 """Sorts after every text."""
+NEWEST: Final = 500
+"""Attempts among which one on its way is looked for."""
 AMBIGUOUS: Final = 3
 """How many of several runs an error names."""
 
@@ -250,6 +252,18 @@ class Reader:
         if node_id is not None:
             query = query.where(attempts.c.node_id == to_text(node_id))
         return [attempt_of(AttemptRow._make(row)) for row in await self._all(query)]
+
+    async def sent(self, key: str, run_ids: Sequence[RunId], *, since: float) -> bool:
+        """Whether one of the runs has a request of that key on its way, as far as the newest attempts tell."""
+        names = ("key", "run_id", "status", "started_at")
+        newest = select(*_columns(attempts, names)).order_by(attempts.c.seq.desc()).limit(NEWEST).subquery().c
+        query = select(newest.key).where(
+            newest.key == to_text(key),
+            newest.status == AttemptStatus.SENT.value,
+            newest.run_id.in_([to_text(run_id) for run_id in run_ids]),
+            newest.started_at >= since,
+        )
+        return bool(await self._all(query.limit(1)))
 
     async def spend(self, run_id: RunId, within: NodeId | None) -> Spend:
         """What all attempts of a run took, or of one node and all within it, added up in the database."""

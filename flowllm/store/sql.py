@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,11 @@ GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""
 
 
+_OTHERS_KNOWN = 0.25
+"""Seconds for which it is believed who else is at work."""
+_MOST_OTHERS = 100
+
+
 class SqlStore:
     """A `Store` over a database that exists and is up to date: see open.py."""
 
@@ -62,6 +68,8 @@ class SqlStore:
         self._locks = Locks(path)
         self._busy_timeout = busy_timeout
         self._slots = Slots()
+        self._others_now: list[RunId] = []
+        self._others_until = 0.0
 
     # runs
 
@@ -210,6 +218,27 @@ class SqlStore:
     async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
         """See `Store`."""
         return await self._reader.attempts(run_id, node_id)
+
+    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
+        """See `Store`."""
+        others = await self._others()
+        return bool(others) and await self._reader.sent(key, others, since=since)
+
+    async def _others(self) -> Sequence[RunId]:
+        """The runs that other processes carry out now, looked up once in a while."""
+        now = time.monotonic()
+        if now >= self._others_until:
+            self._others_until = now + _OTHERS_KNOWN
+            found = await self._reader.runs(limit=_MOST_OTHERS, running=True)
+            mine = (self._owner.pid, self._owner.host)
+            self._others_now = [
+                run.run_id
+                for run in found
+                if run.owner is not None
+                and (run.owner.pid, run.owner.host) != mine
+                and self._locks.held(run.run_id)
+            ]
+        return self._others_now
 
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         """See `Store`."""

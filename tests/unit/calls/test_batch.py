@@ -10,7 +10,7 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.flight import Flights
 from flowllm.calls.gate import CallStopped, Gate
 from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
+from flowllm.calls.memo import Memo, record_of
 from flowllm.calls.vectors import divide, join, shared_out
 from flowllm.errors import (
     ContentFiltered,
@@ -23,7 +23,7 @@ from flowllm.errors import (
 )
 from flowllm.events import RequestSent
 from flowllm.limits.limiter import Limiter
-from flowllm.request import EmbedRequest
+from flowllm.request import Answer, EmbedRequest
 from flowllm.store.base import Owner, RunRecord
 from flowllm.store.memory import MemoryStore
 from flowllm.types import AttemptStatus, Limits, Priority, RetryPolicy, RunStatus, Usage, estimate_tokens
@@ -31,7 +31,7 @@ from tests.support.calls import FakeProvider, asker, make_ask, vectors_of
 from tests.support.virtual import LoopClock, run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.request import Answer, Embeddings
+    from flowllm.request import Embeddings
 
 
 class Bench:
@@ -440,3 +440,29 @@ def test_shares_add_up_and_are_off_by_less_than_one(total: int, weights: list[in
     shares = shared_out(total, weights)
     assert sum(shares) == total
     assert all(abs(s - total * w / sum(weights)) < 1 for s, w in zip(shares, weights, strict=True))
+
+
+def test_what_of_a_batch_was_answered_elsewhere_while_it_waited_is_taken_out() -> None:
+    async def main() -> None:
+        bench = await Bench(max_concurrent=1).open()
+        blocking = bench.start("first", wait=0)
+        await asyncio.sleep(0.01)
+        some, all_of_them = bench.start("a", "b", "c"), bench.start("d", "e", model="other")
+        await asyncio.sleep(0.5)
+        for key in ("e:a", "e:c", "other:d", "other:e"):
+            theirs = Answer(value=[9.0], model="e-2", provider="fake", cost_usd=0.7)
+            await bench.store.settle(memo=record_of(key, theirs, now=bench.clock.now()))
+        answers = await asyncio.gather(*blocking, *some, *all_of_them)
+        assert bench.sent == [("first",), ("b",)]
+        assert [(answer.value, answer.cached) for answer in answers[1:]] == [
+            ([9.0], True),
+            ([1.0, 1.0], False),
+            ([9.0], True),
+            ([9.0], True),
+            ([9.0], True),
+        ]
+        assert [answer.cost_usd for answer in answers[3:]] == [0.0, 0.0, 0.0]
+        assert len(await bench.store.attempts("r1")) == 2
+        assert (await bench.ask("after", wait=0)).cached is False  # the slot is free again
+
+    run_virtual(main())
