@@ -63,6 +63,8 @@ class Lost:
     place: Path | None
     """The database that all of it is in now; None if it could not be saved."""
     why_not: str = ""
+    again: bool = False
+    """It is where it was."""
 
     def error(self) -> StorageFailed:
         """It, for one of those who wait."""
@@ -72,7 +74,7 @@ class Lost:
                 f"{begun} What it held could not be saved: {self.why_not}.",
                 hint="Put it back, or restore it from a backup, then resume the run.",
             )
-        if self.place == self.path.absolute():
+        if self.again:
             return StorageFailed(f"{begun} All that it held is in it again.", hint="Resume the run.")
         return StorageFailed(
             f"{begun} All that it held is in {self.place}.",
@@ -92,7 +94,7 @@ def no_room(error: OSError, path: Path) -> StorageFailed:
 def lost_results(count: int, path: Path) -> str:
     """What is told of requests that were on record and are not any more."""
     return (
-        f"the database {path} has lost what was last written to it before a process that used it was killed ({count} or more "
+        f"the database {path} has lost what was last written to it before a process that used it ended ({count} or more "
         "requests, or their results): its log was damaged, cut or removed, or an older copy was put in its place; "
         "what is missing is sent again, and paid again"
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def rescue(connection: sqlite3.Connection, path: Path, loss: Loss) -> Path:
-    """The database in which all is that was committed: the one that was opened, if it still has a name; else a copy,
+    """`path` is absolute. The database in which all is that was committed: the one that was opened, if it still has a name; else a copy,
     under its own name if nothing else has that. Raises sqlite3.Error, OSError, DatabaseCorrupt."""
     whole = loss.moved or (path if loss.in_place else None)
     if whole is not None and _checkpointed(connection):
@@ -39,7 +39,7 @@ def _checkpointed(connection: sqlite3.Connection) -> bool:
 
 def _copied(connection: sqlite3.Connection, path: Path, left: Iterable[Path]) -> Path:
     failure: OSError | sqlite3.Error | None = None
-    for folder in (path.absolute().parent, Path(tempfile.gettempdir())):
+    for folder in (path.parent, Path(tempfile.gettempdir())):
         partial = folder / f".{path.name}.{os.getpid()}.partial"
         try:
             make_folder(folder)
@@ -66,9 +66,8 @@ def _copy(connection: sqlite3.Connection, to: Path) -> None:
 
 
 def _names(folder: Path, path: Path) -> Iterator[Path]:
-    own = path.absolute()
-    if own.parent == folder and not sidecars(own):
-        yield own
+    if path.parent == folder and not sidecars(path):
+        yield path
     number = 1
     while True:
         yield folder / f"{path.name}.rescued-{number}"

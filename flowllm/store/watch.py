@@ -73,7 +73,8 @@ class Watch:
         for path in (self._path, next(beside(self._path))):
             size, before = _size(path), self._sizes.get(path, 0)
             if size < before and ((path == self._path and not size) or not _whole(connection)):
-                return Loss(what="was emptied" if not size else "was cut short")
+                whose = "was" if path == self._path else f"had its file {path.name}"
+                return Loss(what=f"{whose} {'cut short' if size else 'emptied'}")
             self._sizes[path] = size
         return None
 

@@ -90,6 +90,8 @@ class Writer:
         failpoints: Failpoints | None = None,
     ) -> None:
         self._path = path
+        self._home = path.absolute()
+        """Where it was as it was opened: the working directory may go, too."""
         self._busy_timeout = busy_timeout
         self._failpoints = failpoints or Failpoints()
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
@@ -178,14 +180,15 @@ class Writer:
         time.sleep(SETTLING)
         loss = self._watch.loss(self._connection) or loss
         try:
-            place = rescue(self._connection, self._path, loss)
+            place = rescue(self._connection, self._home, loss)
         except (OSError, sqlite3.Error, DatabaseCorrupt) as error:
             self._lost = Lost(path=self._path, what=loss.what, place=None, why_not=f"{error}")
             return
         self._disconnect()
-        self._lost = Lost(path=self._path, what=loss.what, place=place.absolute())
+        self._lost = Lost(path=self._path, what=loss.what, place=place, again=place == self._home)
         self._spill.close()
-        self._path, self._watch, self._spill = place, Watch(place), Spill(place)
+        self._path = self._home = place
+        self._watch, self._spill = Watch(place), Spill(place)
 
     def _admitted(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
         """Those that are written: nothing is begun after a loss, nor without room for its result."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -158,3 +159,25 @@ async def test_a_log_that_others_have_put_into_the_database_is_no_loss(path: Pat
     await _settle(store, fence, "new")
     assert await _names(store) == {"kept", "new"}
     await store.close()
+
+
+async def test_where_the_whole_project_is_removed_it_is_saved_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working directory went with it."""
+    project, temporary = tmp_path / "project", tmp_path / "temporary"
+    project.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(project)
+    store = await open_store("runs/x.db", clock=SystemClock())
+    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    await _settle(store, fence, "kept")
+    shutil.rmtree(project)
+    with pytest.raises(StorageFailed, match="was removed") as told:
+        await _settle(store, fence, "out")
+    await store.close()
+    assert told.value.database == str(temporary / "x.db.rescued-1")
+    again = await open_store(told.value.database, clock=SystemClock())
+    assert await _names(again) == {"kept", "out"}
+    await again.close()
