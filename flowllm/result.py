@@ -54,7 +54,7 @@ class RunOptions:
     ordered: bool = False
     """In the order of the rows."""
     overwrite: bool = False
-    """`output` may exist already. Not kept: a resume goes on with it."""
+    """`output` may exist already."""
     budget: Mapping[str, float] | None = None
     """Amounts, `usd` and `tokens`, in place of those of the workflow's `budget`."""
     config: str | None = None
@@ -66,29 +66,8 @@ class RunOptions:
 
     def as_dict(self) -> dict[str, Json]:
         """What is stored with the run: what differs from the default, without `until`."""
-        record: dict[str, Json] = {
-            "provider": self.provider,
-            "model": self.model,
-            "settings": dict(self.settings),
-            "max_concurrent": self.max_concurrent,
-            "no_cache": self.no_cache,
-            "refresh": list(self.refresh),
-            "fail_fast": self.fail_fast,
-            "grace": self.grace,
-            "priority": self.priority,
-            "config": self.config,
-            "limit": self.limit,
-            "over": self.over,
-            "output": self.output,
-            "ordered": self.ordered,
-            "overwrite": self.overwrite,
-            "format": self.format,
-            "delimiter": self.delimiter,
-            "mended": {name: dict(items) for name, items in self.mended.items()},
-            "given": None if self.given is None else list(self.given),
-            "budget": None if self.budget is None else dict(self.budget),
-        }
-        return {name: value for name, value in record.items() if value != _DEFAULTS.get(name)}
+        defaults = _record(RunOptions())
+        return {name: value for name, value in _record(self).items() if value != defaults[name]}
 
     @classmethod
     def of(cls, record: Mapping[str, Json]) -> RunOptions:
@@ -103,15 +82,29 @@ class RunOptions:
         )
 
 
-_DEFAULTS: dict[str, Json] = {
-    "settings": {},
-    "mended": {},
-    "no_cache": False,
-    "refresh": [],
-    "fail_fast": False,
-    "grace": 60.0,
-    "ordered": False,
-}
+def _record(options: RunOptions) -> dict[str, Json]:
+    return {
+        "provider": options.provider,
+        "model": options.model,
+        "settings": dict(options.settings),
+        "max_concurrent": options.max_concurrent,
+        "no_cache": options.no_cache,
+        "refresh": list(options.refresh),
+        "fail_fast": options.fail_fast,
+        "grace": options.grace,
+        "priority": options.priority,
+        "config": options.config,
+        "limit": options.limit,
+        "over": options.over,
+        "output": options.output,
+        "ordered": options.ordered,
+        "overwrite": options.overwrite,
+        "format": options.format,
+        "delimiter": options.delimiter,
+        "mended": {name: dict(items) for name, items in options.mended.items()},
+        "given": None if options.given is None else list(options.given),
+        "budget": None if options.budget is None else dict(options.budget),
+    }
 
 
 def timestamp(seconds: float | None) -> str | None:

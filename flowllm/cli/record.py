@@ -92,6 +92,10 @@ async def read(named: str, step: str | None, place: Place, *, full: bool, most: 
             items = all_nodes(run, await _first_items(store, node, most), {})
         elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
             inner = await store.nodes(run.run_id, node.node_id)
+            if (
+                node.kind is StepKind.PYTHON
+            ):  # what it asked, in the order of the calls: ask[2] before ask[10]
+                inner.sort(key=lambda one: (len(one.node_id), one.node_id))
             within = all_nodes(run, [await with_items(store, one, full=full) for one in inner], {})
         return await _kept(store, run, within, await with_items(store, node, full=full), items)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from flowllm.types import Json, N
 
+_NUMBERS = re.compile(r"\[\n\s+((?:[-+.eE\d]+,\n\s+)*[-+.eE\d]+)\n\s*\]")
+"""A list of numbers in indented JSON, where no text holds a line break."""
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but line feed and tab, so ANSI sequences too
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of writing
@@ -85,8 +87,13 @@ def _plain(value: object) -> Json:
 
 
 def readable(value: Json) -> str:
-    """A value as a person reads it: text as it is, anything else as JSON; harmless either way."""
-    return visible(value) if isinstance(value, str) else json_text(value)
+    """A value as a person reads it: text as it is, anything else as JSON; harmless either way.
+
+    A list of numbers, such as a vector, stands on one line.
+    """
+    if isinstance(value, str):
+        return visible(value)
+    return _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", json_text(value))
 
 
 def duration(seconds: float | None) -> str:

@@ -186,6 +186,25 @@ def test_the_space_of_what_is_removed_goes_back_to_the_disk(project: Path) -> No
     assert database.stat().st_size < before / 4
 
 
+def test_what_a_function_asked_is_shown_in_the_order_of_its_calls(project: Path) -> None:
+    (project / "asks.py").write_text(
+        "import asyncio\n"
+        "async def work(ask):\n"
+        "    last = [ask(str(n)) for n in range(12)]\n"
+        "    await asyncio.gather(*reversed(last))\n"
+        "    return [0.5, 2, -1e-9]\n"
+    )
+    text = "defaults: {provider: simulated}\nsteps: {a: {python: './asks.py:work', asks: true}}\n"
+    (project / "asks.yaml").write_text(text)
+    flowllm("run", "asks.yaml", "--limit", "3")
+    told = flowllm("show", "last", "a").output
+    assert [line.split()[0] for line in told.splitlines() if line.startswith("a.ask[")] == [
+        f"a.ask[{number}]" for number in range(12)
+    ]
+    assert "\n[0.5, 2, -1e-09]\n" in told
+    assert data("show", "last")["options"].keys() == {"limit", "config", "given"}
+
+
 def test_groups_pass_their_place_on(project: Path) -> None:
     flowllm("run", "workflows/blog.yaml", "--db", "other.db")
     assert data("runs") == []

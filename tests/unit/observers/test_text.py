@@ -69,6 +69,8 @@ def test_json_text_takes_any_mapping_and_tuples_and_refuses_the_rest() -> None:
 def test_readable_shows_text_as_it_is_and_the_rest_as_json() -> None:
     assert readable("a\nb\x1b") == "a\nb\\x1b"
     assert readable(["x", True, None]) == '[\n  "x",\n  true,\n  null\n]'
+    assert readable({"a": [1, -2.5e-07], "b": []}) == '{\n  "a": [1, -2.5e-07],\n  "b": []\n}'
+    assert readable(["[\n 1\n]", [3]]) == '[\n  "[\\n 1\\n]",\n  [3]\n]'
 
 
 def test_one_line_is_cut() -> None:
