@@ -20,9 +20,10 @@ from flowllm.money import Spend
 from flowllm.observers.base import Closable
 from flowllm.observers.stats import Stats
 from flowllm.over import over_of
+from flowllm.prepare import every_step
 from flowllm.store.base import Fence
 from flowllm.tasks import to_the_end
-from flowllm.types import RunId
+from flowllm.types import RunId, StepKind
 
 if TYPE_CHECKING:
     import asyncio
@@ -208,6 +209,8 @@ class Sitting:
 
         Raises StoreError if the record could not be kept.
         """
+        own_code = any(step.kind is StepKind.PYTHON for _, step in every_step(self._workflow.steps))
+        stop.begun(self._options.grace, own_code=own_code)
         self._begin(resumed=resumed, notices=notices)
         backend = local_backend(self._workflow, self._providers, self._flights, self._secrets)
         cancelled = StopSignal()

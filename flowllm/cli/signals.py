@@ -1,5 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP while a run goes on: the first asks it to stop, the second cancels, the third kills.
 
+After the first, too, the process ends when the grace is over and its loop stands still. Where a first one is heard by
+nobody, as a function of the user's holds the interpreter, a warden ends the process: one more such guard.
+
 None of them needs a loop that turns, nor Python at all. A thread hears them, and after the second ends the process once
 its loop answers no more. `interrupts.py` has the system end the process where that thread cannot run, as beside a
 regular expression that never comes back; and from the first signal on there is a guard, a process of its own, which
@@ -11,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from flowllm.cli.interrupts import handle_once, leave_to_system
 
@@ -32,6 +36,7 @@ again, or gives this process no time for a while, costs one beat only."""
 LONGEST: Final = 20
 """Beats after which a loop that turns, but does not get done, is waited for no more."""
 _REASONS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_LEFT: Final = b"stopped as it is: a step does not let go; go on with `flowllm resume`\n"
 _GUARD: Final = """
 import os, socket, sys, time
 parent, beat, missed, watched = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), set(map(int, sys.argv[4:]))
@@ -61,6 +66,28 @@ for number in (*found[:1], 9):
 than the thread does."""
 
 
+_WARDEN: Final = """
+import os, socket, sys, time
+parent, patience, watched = int(sys.argv[1]), float(sys.argv[2]), set(map(int, sys.argv[3:]))
+ear = socket.socket(fileno=0)
+since = None
+while os.getppid() == parent:
+    came = ear.recv(64, socket.MSG_PEEK)
+    if not came:
+        sys.exit()
+    found = [number for number in came if number in watched]
+    since = (since or time.monotonic()) if found else None
+    if found and time.monotonic() - since > patience:
+        for number in (found[0], 9):
+            if os.getppid() == parent:
+                os.kill(parent, number)
+                time.sleep(0.1)
+    time.sleep(0.25)
+"""
+"""Waits for a first signal that the thread does not take, as a function of the user's holds the interpreter; for the
+grace, and longer than the thread would take over a second."""
+
+
 class StopOnSignals:
     """A context, on the loop of the main thread, in which signals reach the run's StopSignal."""
 
@@ -69,7 +96,7 @@ class StopOnSignals:
         self._say = say
         self._before: dict[int, Any] = {}
         self._handlers: dict[int, int | None] = {}
-        self._guard: int | None = None
+        self._guards: list[int] = []
         self._over = threading.Event()
         self.received: int | None = None
         """The number of the first signal that came."""
@@ -86,7 +113,17 @@ class StopOnSignals:
             self._handlers[watched] = handle_once(watched)
         self._thread = threading.Thread(target=self._hear, args=(ear,), name="flowllm-signals", daemon=True)
         self._thread.start()
+
+        def guard(grace: float) -> None:
+            self._start_guard(ear, _WARDEN, grace + LONGEST * BEAT)
+
+        self._stop.on_own_code = guard
         return self
+
+    def _start_guard(self, ear: socket.socket, program: str, *values: float) -> bool:
+        guard = _guarded(ear, program, *values, *self._before)
+        self._guards += [] if guard is None else [guard]
+        return guard is not None
 
     def __exit__(self, *exception: object) -> None:
         for watched, handler in self._before.items():
@@ -95,14 +132,29 @@ class StopOnSignals:
         self._over.set()
         self._mouth.close()
         self._thread.join()
-        if self._guard is not None:  # it ends by itself too; so that nobody need reap it
-            os.kill(self._guard, signal.SIGKILL)
-            os.waitpid(self._guard, 0)
+        self._stop.on_own_code = None
+        for guard in self._guards:  # it ends by itself too; so that nobody need reap it
+            os.kill(guard, signal.SIGKILL)
+            os.waitpid(guard, 0)
 
     def _hear(self, ear: socket.socket) -> None:
         """In a thread, until the end of the run."""
+        coming, turned, missed = select.poll(), threading.Event(), 0
+        coming.register(ear, select.POLLIN)
+        wait: float | None = None
         with ear:
-            while came := ear.recv(1, socket.MSG_PEEK):
+            while True:
+                if not coming.poll(None if wait is None else wait * 1000):  # the grace is over
+                    missed = 0 if turned.is_set() else missed + 1
+                    if missed > MISSED:
+                        self._leave()
+                    turned.clear()
+                    self._on_loop(turned.set)
+                    wait = BEAT
+                    continue
+                came = ear.recv(1, socket.MSG_PEEK)
+                if not came:
+                    return
                 number = came[0]
                 if number in self._before and self.received is not None:
                     self._second()  # and the guard hears it
@@ -110,12 +162,12 @@ class StopOnSignals:
                 ear.recv(1)
                 if number in self._before:
                     self._first(signal.Signals(number), ear)
+                    wait = self._stop.grace
 
     def _first(self, number: signal.Signals, ear: socket.socket) -> None:
         self.received = number
         handle_once(number, self._handlers[number])  # at once: a hasty second one is to be heard, too
-        self._guard = _guarded(ear, self._before)
-        if self._guard is None:
+        if not self._start_guard(ear, _GUARD, BEAT, MISSED):
             leave_to_system(number)
         self._on_loop(lambda: self._stop.request(_REASONS[number]))
 
@@ -133,6 +185,11 @@ class StopOnSignals:
             turned.clear()
             if missed == MISSED:
                 break
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        with contextlib.suppress(OSError):
+            os.write(2, _LEFT)
         os._exit(self.exit_code())
 
     def _beat(self, turned: threading.Event) -> None:
@@ -157,14 +214,13 @@ def _noted(_number: int, _frame: object) -> None:
     """It is with the thread already."""
 
 
-def _guarded(ear: socket.socket, watched: dict[int, Any]) -> int | None:
+def _guarded(ear: socket.socket, program: str, *values: float) -> int | None:
     """Start the guard, out of reach of the terminal's keys; its process, if it could be."""
-    numbers = (os.getpid(), BEAT, MISSED, *map(int, watched))
     try:
         # not on this process's output: who reads that to its end would wait for the guard too
         silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
         streams = [(os.POSIX_SPAWN_DUP2, ear.fileno(), 0), *silent]
-        words = [sys.executable, "-ISc", _GUARD, *map(str, numbers)]
+        words = [sys.executable, "-ISc", program, str(os.getpid()), *(f"{value:g}" for value in values)]
         return os.posix_spawn(sys.executable, words, os.environ, file_actions=streams, setpgroup=0)
     except OSError:
         return None

@@ -14,8 +14,18 @@ class StopSignal:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.cancelled = False
+        self.grace: float | None = None
+        """Seconds that calls in flight get once it is asked; None before a run has begun."""
+        self.on_own_code: Callable[[float], None] | None = None
+        """Called with the grace when a run begins that has functions of the user's."""
         self._on_request: list[Callable[[str], None]] = []
         self._on_cancel: list[Callable[[], None]] = []
+
+    def begun(self, grace: float, *, own_code: bool) -> None:
+        """A run has begun that hears of it."""
+        self.grace = grace
+        if own_code and self.on_own_code is not None:
+            self.on_own_code(grace)
 
     def request(self, reason: str) -> None:
         """Send nothing new, let calls in flight finish, keep all of it."""

@@ -210,9 +210,9 @@ def test_what_is_cancelled_may_take_its_time_while_the_loop_turns(project: Proje
 
 
 def _guard(pid: int) -> int:
-    """The one child of a process."""
-    (child,) = "".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
-    return int(child)
+    """The one that a first signal has started: the last child of a process."""
+    children = "".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    return max(map(int, children))
 
 
 def _delivered(pid: int) -> bool:
@@ -263,3 +263,31 @@ def _waits_for(file: Path, pid: int) -> bool:
     with contextlib.suppress(OSError):
         return file in [found.readlink() for found in Path(f"/proc/{pid}/fd").iterdir()]
     return False
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("held", ["time.sleep(60)", "lock(mutex)"])
+def test_the_grace_also_ends_a_run_whose_loop_is_held(held: str, resumed: bool, project: Project) -> None:
+    """By a call that lets other threads go on, and by one in C that does not."""
+    project.write(
+        "tools.py",
+        f"""
+        import ctypes, pathlib, time
+        lock, mutex = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+        async def hold():
+            lock(mutex)  # for the first time it is free
+            pathlib.Path("begun").touch()
+            {held}
+        """,
+    )
+    file = project.flow(
+        steps={"a": {"prompt": "a [text=one]"}, "b": {"python": "./tools.py:hold", "needs": ["a"]}}
+    )
+    words = ["run", file, "--grace", "0s"]
+    if resumed:
+        assert project.cli(*words, "--until", "a").code == 0
+        words = ["resume"]
+    outcome = _signalled(project, *words, at=(project.folder / "begun").exists, numbers=[signal.SIGTERM])
+    assert outcome.code in {143, -signal.SIGTERM}, outcome.said
+    shown = project.json("show", "last")
+    assert (shown["status"], shown["steps"]["a"]["output"]) == ("interrupted", "one")
