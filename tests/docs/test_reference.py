@@ -117,7 +117,7 @@ def test_the_map_names_files_that_are_there() -> None:
     assert len(named) > 40
     rooms = [folder for folder in (ROOT / "flowllm").iterdir() if folder.is_dir()]
     for name in named:
-        places = [ROOT / "flowllm" / name, *(room / name for room in rooms)]
+        places = [ROOT / "flowllm" / name, ROOT / "tests" / name, *(room / name for room in rooms)]
         assert any(place.is_file() for place in places), name
 
 
