@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flowllm.types import Json
 
 _MOST_REPEATS = 6
+_MOST_PARTS = 50_000
+"""Parts of a pattern that are written, repeats included."""
 _PRINTABLE = string.ascii_letters + string.digits + " _-.,"
 _CLASSES = {
     "CATEGORY_DIGIT": string.digits,
@@ -27,8 +29,12 @@ _OUTSIDE = {
 }
 
 
+class PatternTooLong(Exception):
+    """A text for the pattern would be out of proportion."""
+
+
 def matching(pattern: str, random: Random) -> str:
-    """A text in which the pattern is found; the empty text for one that cannot be read."""
+    """A text in which the pattern is found; the empty text for one that cannot be read. Raises PatternTooLong."""
     try:
         parsed = parser.parse(pattern)
     except (re.error, RecursionError, OverflowError):
@@ -42,12 +48,16 @@ class _Writer:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._groups: dict[int, str] = {}
+        self._left = _MOST_PARTS
 
     def text(self, parsed: Json) -> str:
         """Text for a sequence of parts."""
         return "".join(self._part(str(kind), value) for kind, value in parsed)
 
     def _part(self, kind: str, value: Json) -> str:
+        self._left -= 1
+        if self._left < 0:
+            raise PatternTooLong(f"its `pattern` asks for over {_MOST_PARTS:,} characters")
         if kind == "LITERAL":
             return chr(value)
         if kind == "NOT_LITERAL":
@@ -58,6 +68,10 @@ class _Writer:
             return self._random.choice(_members(value))
         if kind in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
             least, most, inner = value
+            if least > self._left:
+                raise PatternTooLong(
+                    f"its `pattern` asks for {least:,} repeats, more than a simulated answer has"
+                )
             most = least + _MOST_REPEATS if most is codes.MAXREPEAT else min(most, least + _MOST_REPEATS)
             return "".join(self.text(inner) for _ in range(self._random.randint(least, most)))
         return self._group(kind, value)

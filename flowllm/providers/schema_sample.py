@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import string
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from flowllm.fingerprint import canonical
 from flowllm.patterns import has_match
-from flowllm.providers.pattern_sample import matching
+from flowllm.providers.pattern_sample import PatternTooLong, matching
 from flowllm.providers.schema_merge import merged
 from flowllm.schema_check import SchemaCheck
 
@@ -27,15 +28,27 @@ Phrase: TypeAlias = Callable[["Random", str], str]
 """Gives some text, by the name of the property that it is for."""
 
 _TRIES = 60
+_MOST_VALUES = 20_000
+"""That one draw makes."""
+_MOST_CHARACTERS = 1_000_000
+"""Of one text."""
+_MOST_COMPUTING = 0.5
+"""Seconds of computing for all draws together, as the event loop waits for them."""
 _SECONDS = 0.05
 """Of computing, for the check of one draw."""
 _DEEPEST = 6
 """From this depth on only what is required is made, and the smallest branch is taken."""
 _DEEPEST_OF_ALL = 40
+_TOLD_APART = 50
+"""Items of a list that are drawn again where they are equal to others, though they need not differ."""
+_LONG_TEXT = 10_000
+"""Characters from which on a text is made longer by itself."""
+_ANNOTATIONS = frozenset({"enum", "title", "description", "default", "examples", "$defs", "definitions"})
 _MORE_ITEMS = 3
 _NEAR_THE_TOP = 2
 _OPTIONAL_SHARE = 0.8
-_WIDEST = 1000
+_MOST_CHOICES = 1000
+"""Values of an enum among which one is chosen."""
 _WORDS = (
     "river",
     "lantern",
@@ -56,6 +69,13 @@ _KEYWORD_TYPES = (
 )
 
 
+class TooMuch(Exception):
+    """The schema asks for more than is made for it; `place` is where in it, as a path such as `tags.items`."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"at `{place}` of the schema: {reason}" if place else f"in the schema: {reason}")
+
+
 def words(random: Random, name: str) -> str:  # noqa: ARG001 - any name will do
     """The plainest Phrase."""
     return " ".join(random.sample(_WORDS, 2))
@@ -64,15 +84,28 @@ def words(random: Random, name: str) -> str:  # noqa: ARG001 - any name will do
 def sample(schema: Json, random: Random, phrase: Phrase = words, *, items: int | None = None) -> Json:
     """A value that satisfies the schema, whenever one of 60 draws does; the last draw otherwise.
 
-    `items` is the length of arrays near the top, where the schema allows it.
+    `items` is the length of arrays near the top, where the schema allows it. Raises TooMuch.
     """
+    until = time.thread_time() + _MOST_COMPUTING
     validator = SchemaCheck(schema)
     value: Json = None
     for _ in range(_TRIES):
-        value = _Sampler(schema, random, phrase, items).value(schema, 0, "value")
-        if _fits(validator, value):
+        value = _drawn(schema, random, phrase, items, until)
+        if _fits(validator, value) or time.thread_time() > until:
             break
     return value
+
+
+def _drawn(schema: Json, random: Random, phrase: Phrase, items: int | None, until: float) -> Json:
+    sampler = _Sampler(schema, random, phrase, items, until)
+    try:
+        return sampler.value(schema, 0, "value")
+    except PatternTooLong as error:
+        raise sampler.too_much(str(error)) from None
+    except (OverflowError, ValueError):
+        raise sampler.too_much("its bounds are beyond the numbers that can be drawn") from None
+    except (RecursionError, MemoryError):
+        raise sampler.too_much("it is too large, or nested too deeply") from None
 
 
 def _fits(validator: SchemaCheck, value: Json) -> bool:
@@ -85,14 +118,38 @@ def _fits(validator: SchemaCheck, value: Json) -> bool:
 class _Sampler:
     """One draw."""
 
-    def __init__(self, root: Json, random: Random, phrase: Phrase, items: int | None) -> None:
+    def __init__(self, root: Json, random: Random, phrase: Phrase, items: int | None, until: float) -> None:
+        self._until = until
+        self._left = _MOST_VALUES
+        self._path: list[str] = []
         self._root = root
         self._random = random
         self._phrase = phrase
         self._wanted = items
 
+    def too_much(self, reason: str) -> TooMuch:
+        """What is told where it gives up."""
+        steps = self._path if len(self._path) <= _DEEPEST else [*self._path[:_DEEPEST], "…"]
+        return TooMuch(".".join(steps), reason)
+
+    def _spend(self, values: int = 1) -> None:
+        """Raises TooMuch. Time is looked at for every value, as one alone may take long."""
+        self._left -= values
+        if self._left < 0:
+            raise self.too_much(f"over {_MOST_VALUES:,} values are needed, more than a simulated answer has")
+        if time.thread_time() > self._until:
+            raise self.too_much("no value was found in the time that a simulated answer has")
+
+    def _below(self, step: str, schema: Json, depth: int, name: str) -> Json:
+        """The value of a part; where it gives up, the path stays as it was then."""
+        self._path.append(step)
+        value = self.value(schema, depth + 1, name)
+        self._path.pop()
+        return value
+
     def value(self, schema: Json, depth: int, name: str) -> Json:
         """A value for one schema; `name` is the property it is for."""
+        self._spend()
         if not isinstance(schema, Mapping):
             return self._phrase(self._random, name)
         if depth > _DEEPEST_OF_ALL:
@@ -125,6 +182,7 @@ class _Sampler:
                 parts = schema["allOf"]
                 schema = {key: value for key, value in schema.items() if key != "allOf"}
                 for part in parts:
+                    self._spend(0)
                     schema = merged(schema, part)
             elif schema.get("anyOf") or schema.get("oneOf"):
                 key = "anyOf" if schema.get("anyOf") else "oneOf"
@@ -164,8 +222,20 @@ class _Sampler:
 
     def _allowed(self, schema: Mapping[str, Json]) -> list[Json]:
         """The values of an enum that the rest of the schema allows; all, if it allows none."""
-        validator = SchemaCheck({**schema, "$defs": {}})
-        return [value for value in schema["enum"] if _fits(validator, value)] or list(schema["enum"])
+        values = list(schema["enum"])
+        if all(key in _ANNOTATIONS for key in schema):
+            return values
+        if len(values) > _MOST_CHOICES:
+            values = self._random.sample(values, len(values))
+        validator = SchemaCheck({**{key: item for key, item in schema.items() if key != "enum"}, "$defs": {}})
+        allowed: list[Json] = []
+        for value in values:
+            self._spend(0)
+            if _fits(validator, value):
+                allowed.append(value)
+            if len(allowed) >= _MOST_CHOICES:
+                break
+        return allowed or values
 
     def _kind(self, schema: Mapping[str, Json], depth: int) -> str:
         kinds = schema.get("type")
@@ -182,16 +252,21 @@ class _Sampler:
 
     def _object(self, schema: Mapping[str, Json], depth: int) -> dict[str, Json]:
         properties = schema.get("properties", {})
-        required = schema.get("required", [])
+        required = dict.fromkeys(schema.get("required", []))
         share = _OPTIONAL_SHARE if depth < _DEEPEST else 0.0
         allowed = [key for key, item in properties.items() if item is not False]
         chosen = [key for key in allowed if key in required or self._random.random() < share]
         chosen += [key for key in required if key not in properties]
-        result = {key: self.value(self._property(schema, key), depth + 1, key) for key in chosen}
+        for key, others in schema.get("dependentRequired", {}).items():
+            chosen += [other for other in others if key in chosen and other not in chosen]
+        result = {key: self._below(key, self._property(schema, key), depth, key) for key in chosen}
         spare = [key for key in allowed if key not in result]
-        while len(result) < schema.get("minProperties", 0):
+        least = schema.get("minProperties", 0)
+        if least > _MOST_VALUES:
+            raise self.too_much(f"`minProperties` is {least}, more than a simulated answer has")
+        while len(result) < least:
             key = spare.pop() if spare else self._new_name(schema, result)
-            result[key] = self.value(self._property(schema, key), depth + 1, key)
+            result[key] = self._below(key, self._property(schema, key), depth, key)
         most = schema.get("maxProperties", len(result))
         for key in [key for key in result if key not in required][: max(0, len(result) - most)]:
             del result[key]
@@ -225,7 +300,11 @@ class _Sampler:
         most = min(most, len(prefix)) if items is False else most
         length = self._random.randint(min(max(least, min(more, 1)), most), most)
         length = min(max(least, wanted), most) if wanted else length
-        schemas = [prefix[i] if i < len(prefix) else items for i in range(min(length, _WIDEST))]
+        if least > _MOST_VALUES:
+            keyword = "minItems" if schema.get("minItems", 0) == least else "minContains"
+            raise self.too_much(f"`{keyword}` is {least}, more than a simulated answer has")
+        most = min(most, max(least, _MOST_CHOICES))
+        schemas = [prefix[i] if i < len(prefix) else items for i in range(min(length, most))]
         if "contains" in schema:
             schemas[: schema.get("minContains", 1)] = [
                 merged({}, {"allOf": [schema["contains"], item]} if item is not True else schema["contains"])
@@ -238,8 +317,8 @@ class _Sampler:
         result: list[Json] = []
         seen: set[str] = set()
         for schema in schemas:
-            for _ in range(_TRIES):
-                value = self.value(schema, depth + 1, name)
+            for _ in range(_TRIES if unique or len(result) < _TOLD_APART else 1):
+                value = self._below("items", schema, depth, name)
                 if (mark := canonical(value)) not in seen:
                     break
             if mark in seen and (unique and len(result) >= least):
@@ -257,11 +336,14 @@ class _Sampler:
             for _ in range(_TRIES):
                 if least <= len(text) <= most:
                     break
+                self._spend(0)
                 text = matching(schema["pattern"], self._random)
             return text
+        if least > _MOST_CHARACTERS:
+            raise self.too_much(f"`minLength` is {least}, more than a simulated answer has")
         text = self._phrase(self._random, name)
         while len(text) < least:
-            text += " " + self._phrase(self._random, name)
+            text += " " + (text if len(text) > _LONG_TEXT else self._phrase(self._random, name))
         return text if len(text) <= most else text[:most].rstrip().ljust(least, "a")
 
     def _formatted(self, form: str) -> str:
@@ -296,6 +378,8 @@ class _Sampler:
         if whole:
             return self._random.randint(math.ceil(low), max(math.ceil(low), math.floor(high)))
         drawn = self._random.uniform(low, high)
+        if not math.isfinite(drawn):  # the two are further apart than a number can be
+            drawn = float(low)
         rounded = round(drawn, 2)
         return rounded if low <= rounded <= high else drawn
 
@@ -306,13 +390,20 @@ def _range(schema: Mapping[str, Json], step: float) -> tuple[float, float]:
     highs = [schema["maximum"]] if "maximum" in schema else []
     narrow = min(step, 1e-3) if not isinstance(step, int) else step
     if "exclusiveMinimum" in schema:
-        lows.append(schema["exclusiveMinimum"] + _nudge(schema, narrow))
+        bound = schema["exclusiveMinimum"]
+        lows.append(max(bound + _nudge(schema, narrow), _next(bound, math.inf)))
     if "exclusiveMaximum" in schema:
-        highs.append(schema["exclusiveMaximum"] - _nudge(schema, narrow))
+        bound = schema["exclusiveMaximum"]
+        highs.append(min(bound - _nudge(schema, narrow), _next(bound, -math.inf)))
     width = 100 * max(step, 1)
     low = max(lows) if lows else (min(highs) - width if highs else 0)
     high = min(highs) if highs else low + width
     return low, max(low, high)
+
+
+def _next(bound: float, towards: float) -> float:
+    """The number beside it: of large ones, adding a little gives the same again."""
+    return math.nextafter(bound, towards) if isinstance(bound, float) else -towards
 
 
 def _nudge(schema: Mapping[str, Json], step: float) -> float:

@@ -32,6 +32,8 @@ _REMEMBERED = 10_000
 _JITTER = 0.5
 """Seconds by which requests that were admitted evenly may bunch up on their way to an enforced limit."""
 _BUSY_RETRY_AFTER = 1.0
+_MOST_NUMBERS = 1_000_000
+"""In the vectors of one request."""
 DIMENSIONS = 16
 """Numbers in a vector, where a request says nothing of it."""
 
@@ -120,6 +122,13 @@ class SimulatedProvider:
                 )
         wanted = body.get("dimensions")
         size = wanted if isinstance(wanted, int) and wanted > 0 else DIMENSIONS
+        if size * len(texts) > _MOST_NUMBERS:
+            raise RequestRejected(
+                f"{self.name} (simulated) does not accept the request (400): {len(texts)} vectors of {size} `dimensions` "
+                f"are over {_MOST_NUMBERS:,} numbers",
+                status=400,
+                hint="ask for fewer `dimensions`, or for fewer texts at once",
+            )
         identity = f"{self._config.seed}:{request.model}"
         return Embeddings(
             vectors=tuple(unit_vector(f"{identity}:{text}", size) for text in texts),
@@ -205,9 +214,16 @@ def _text(body: Mapping[str, Json], random: Random) -> str:
     form = form if isinstance(form, dict) else {}
     if form.get("type") == "json_schema":
         schema = form["json_schema"]["schema"]
-        from flowllm.providers.schema_sample import sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
+        from flowllm.providers.schema_sample import TooMuch, sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
 
-        value = sample(schema, random, partial(phrase, topic), items=wanted_items(prompt))
+        try:
+            value = sample(schema, random, partial(phrase, topic), items=wanted_items(prompt))
+        except TooMuch as error:
+            raise RequestRejected(
+                f"the simulated model cannot answer {error}",
+                status=400,
+                hint="ask for less there, or give `provider` a real one",
+            ) from None
     elif form.get("type") == "json_object":
         value = {"title": phrase(topic, random, "title"), "summary": phrase(topic, random, "summary")}
     else:
