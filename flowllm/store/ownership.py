@@ -31,6 +31,10 @@ PAUSE: Final = 0.02
 """Seconds between tries. The folder is held for microseconds, while a run changes hands."""
 
 
+_HERE: dict[str, tuple[Locks, asyncio.AbstractEventLoop]] = {}
+"""Those of this process with their loops, by the names of their lock files."""
+
+
 class Locks:
     """The locks on runs of one database that this owner holds."""
 
@@ -109,6 +113,7 @@ class Locks:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(self._folder / self._name, flags, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _HERE[self._name] = self, asyncio.get_running_loop()
 
     def _write(self, run_id: RunId, owner: Owner) -> None:
         content = {"pid": owner.pid, "host": owner.host, "since": owner.since, "lock": self._name}
@@ -129,6 +134,7 @@ class Locks:
             (self._folder / self._name).unlink()
         os.close(self._descriptor)
         self._descriptor = None
+        _HERE.pop(self._name, None)
 
     def _is_mine(self, run_id: RunId) -> bool:
         return self._read(run_id).get("lock") == self._name
@@ -137,7 +143,10 @@ class Locks:
         """Whether somebody holds that lock file; one that nobody holds is removed. Raises OSError."""
         if not isinstance(name, str) or not name.startswith(".") or "/" in name:
             return False
-        if self._descriptor is not None and name == self._name:
+        holder, loop = _HERE.get(name, (None, None))
+        if holder is not None and loop is not None and loop.is_closed():
+            holder.release_all()  # its program has left without closing it: nothing of it can go on
+        elif self._descriptor is not None and name == self._name:
             return True
         try:
             descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC)

@@ -133,3 +133,13 @@ async def test_a_folder_that_cannot_be_made_is_a_fault_of_the_storage(tmp_path: 
     (tmp_path / "x.db.locks").write_text("in the way")
     with pytest.raises(StorageFailed, match="lock of run r1"):
         await Locks(tmp_path / "x.db").acquire(RUN, ME)
+
+
+def test_a_lock_whose_loop_was_closed_under_it_is_free(tmp_path: Path) -> None:
+    before = open_files()
+    lost, other = Locks(tmp_path / "x.db"), Locks(tmp_path / "x.db")
+    asyncio.run(lost.acquire(RUN, ME))
+    assert not other.held(RUN)
+    asyncio.run(other.acquire(RUN, OTHER))
+    other.release_all()
+    assert open_files() == before
