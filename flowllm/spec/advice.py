@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,35 @@ def check_output(node: Node, steps: Collection[str], problems: Problems) -> None
                 node.where,
                 f"this is the text {node.text!r}, not what the step `{found[1]}` gives",
                 f'write "{{{{ {text} }}}}"',
+            )
+
+
+def check_saves(steps: Collection[Step], problems: Problems) -> None:
+    """Add a problem for each step that saves to a path that another has already, where both are certain to be carried
+    out: no `when` is above them."""
+    dependents: dict[str, list[str]] = {}
+    for step in steps:
+        for need in step.edges:
+            dependents.setdefault(need, []).append(step.id)
+    uncertain: set[str] = set()
+    waiting: list[str] = [step.id for step in steps if step.when is not None]
+    while waiting:
+        name = waiting.pop()
+        if name not in uncertain:
+            uncertain.add(name)
+            waiting += dependents.get(name, [])
+    taken: dict[str, str] = {}
+    for step in steps:
+        path = None if step.save is None else step.save.constant
+        if step.save is None or not path or step.foreach is not None or step.id in uncertain:
+            continue
+        other = taken.setdefault(os.path.normpath(path), step.id)
+        if other != step.id:
+            problems.add(
+                step.save.where,
+                f"`{step.id}` saves to {path}, and so does `{other}`",
+                "save them under two names",
+                step=step.id,
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from flowllm.fingerprint import canonical, digest
-from flowllm.spec.advice import check_output
+from flowllm.spec.advice import check_output, check_saves
 from flowllm.spec.compiling import Compiler
 from flowllm.spec.cycles import cycles
 from flowllm.spec.files import absolute, beside
@@ -156,6 +156,7 @@ class GraphReader:
             foresee(steps.get(StepId(step)), templates, known, problems, name=step)
         outputs = self._outputs(names, known)
         keep = self._keep(replace(names, outputs=frozenset(outputs)))
+        check_saves(steps.values(), problems)
         self._check_cycles(around.waits)
         size = self._size(steps.values())
         return Subgraph(

@@ -75,9 +75,9 @@ def test_a_path_that_cannot_be_right_is_found_before_anything_is_sent(
 def test_one_path_twice_is_the_second_ones_failure(project: Project, server: Server) -> None:
     steps = {
         "a": {"prompt": "[text=a]", "save": "out/x"},
-        "b": {"prompt": "[text=b] {{ a }}", "save": "out/../out/x"},
+        "b": {"prompt": "[text=b] {{ a }}", "save": "out/../{{ inputs.folder }}/x"},
     }
-    outcome = project.json("run", project.flow(steps=steps), code=1)
+    outcome = project.json("run", project.flow(inputs={"folder": "out"}, steps=steps), code=1)
     assert "for b and for a too" in outcome["steps"]["b"]["error"]["message"]
     assert texts(project.folder) == {"x": "a"}
     assert len(server.requests) == 1

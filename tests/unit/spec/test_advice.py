@@ -140,3 +140,22 @@ def test_an_output_that_is_the_name_of_a_step(text: str) -> None:
 @pytest.mark.parametrize("text", ["'{{ it }}'", "it is", "its", "12", "null", "'it: {{ it }}'", "''"])
 def test_an_output_that_is_not(text: str) -> None:
     assert warnings("value: 1", f"outputs: {{y: {text}}}") == []
+
+
+def test_two_steps_that_save_to_one_path_are_told_before_the_run() -> None:
+    text = "steps:\n  a: {value: 1, save: out/x.txt}\n  b: {value: 2, save: ./out/../out/x.txt}\n  c: {value: 3, save: y.txt}\n"
+    (found,) = problems(text)
+    assert (found.line, found.column) == (3, 23)
+    assert found.message == "`b` saves to ./out/../out/x.txt, and so does `a`"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "a: {value: 1, save: x}, b: {value: 2, when: '{{ a > 1 }}', save: x}",
+        "f: {value: true, when: '{{ 1 > 2 }}'}, a: {value: '{{ f }}', save: x}, b: {value: 2, save: x}",
+        "a: {value: 1, save: 'x{{ run.id }}'}, b: {value: 2, save: 'x{{ run.date }}'}",
+    ],
+)
+def test_steps_of_which_one_may_not_run_may_save_to_one_path(steps: str) -> None:
+    assert workflow(f"steps: {{{steps}}}").steps.keys() >= {"a", "b"}
