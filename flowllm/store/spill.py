@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SEGMENT: Final = 1 << 20
 """Bytes of one file, if no more are needed at once and the limit of the process allows it."""
+MOST: Final = 1 << 28
+"""Bytes that are taken beforehand; what goes beyond need only be free."""
 _HEAD: Final = struct.Struct(">4sIII")
 """Magic, number, length and checksum of a frame."""
 _MAGIC: Final = b"FLSP"
@@ -247,6 +249,9 @@ class Spill:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         size = min(size, most - _HEAD.size)
         missing = results - sum(segment.free // size for segment in self._own)
+        if missing > 0 and missing * size + sum(segment.size for segment in self._own) > MOST:
+            self._see_room(missing * size)
+            return
         while missing > 0:
             wanted = min(most, max(SEGMENT, missing * size + _HEAD.size))
             segment = self._make((wanted, min(wanted, size + _HEAD.size)))
@@ -292,6 +297,15 @@ class Spill:
         for segment in self._left:
             segment.close()
         self._own, self._left = [], []
+
+    def _see_room(self, size: int) -> None:
+        """So much is not taken, but it must be free. Raises OSError if it is not."""
+        for folder, _ in self._places:
+            with contextlib.suppress(OSError):
+                found = os.statvfs(folder)
+                if found.f_bavail * found.f_frsize >= size:
+                    return
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _make(self, sizes: tuple[int, ...]) -> Segment:
         """A new file for so many bytes of frames: the first of these sizes that there is room for."""

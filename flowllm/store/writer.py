@@ -105,7 +105,8 @@ class Writer:
         self._lost: Lost | None = None
         self._open: set[str] = set()
         """Attempts that are out: each needs room for its result."""
-        self._largest = ROOM
+        self._largest = self._room = ROOM
+        """Characters of the largest result, and bytes that are kept free for each."""
 
     async def write(self, unit: Unit) -> Any:
         """Write a unit and give its action's result, once it is durable.
@@ -199,7 +200,7 @@ class Writer:
             return jobs
         self._open.update(job.unit.opens for job in opening)
         try:
-            self._spill.reserve(len(self._open), self._largest)
+            self._spill.reserve(len(self._open), self._room)
         except OSError as error:
             for job in opening:
                 job.error = no_room(error, self._path)
@@ -213,7 +214,9 @@ class Writer:
         self._open.discard(unit.closes)
         if job.error is not None:
             self._open.discard(unit.opens)
-        self._largest = max(self._largest, unit.size)
+        if job.error is None and unit.is_result and unit.size > self._largest:
+            self._largest = unit.size
+            self._room = max(self._room, len(packed(unit)) * 5 // 4)
 
     def _note_results(self, jobs: Sequence[_Job]) -> None:
         done = [job.unit for job in jobs if job.error is None]

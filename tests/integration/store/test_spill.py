@@ -190,3 +190,13 @@ def test_a_file_that_was_removed_or_damaged_takes_nothing_from_others(tmp_path: 
     other.adopt()
     assert other.results() == [b"third"]
     other.close()
+
+
+def test_of_very_large_results_the_room_need_only_be_free(tmp_path: Path) -> None:
+    kept = Spill(tmp_path / "x.db")
+    kept.reserve(2, 1000)
+    kept.reserve(200, 4_000_000)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2_000_000
+    with pytest.raises(OSError, match="No space left"):
+        kept.reserve(1, 1 << 60)
+    kept.close()
