@@ -158,7 +158,7 @@ class FlowLLM:
             run = replace(await self.store.create_run(run), inputs=given)
         except BaseException:
             if rows is not None:
-                await rows.close()
+                await to_the_end(rows.close())
             raise
         sitting = self._sitting(
             workflow=loaded,
@@ -232,7 +232,7 @@ class FlowLLM:
         secrets = self._read_secrets(loaded, providers)
         claims = claim_files(claims, loaded, options, given, database=self._file)
         options = replace(options, mended=await mended_items(self.store, run, mended, providers.redactor))
-        claiming = start_task(self.store.claim_run(run.run_id, this_process(self._clock)))
+        rows, claiming = None, start_task(self.store.claim_run(run.run_id, this_process(self._clock)))
         try:
             claimed = replace(await asyncio.shield(claiming), inputs=given)
             anew = retry_failed or other or part or bool(mended)
@@ -243,7 +243,7 @@ class FlowLLM:
             if other or mended or budget:
                 await self._take(claimed, loaded, options, providers.redactor)
         except BaseException:  # also when it is cancelled
-            await to_the_end(give_back(self.store, claiming, run, now=self._clock.now()))
+            await to_the_end(give_back(self.store, claiming, run, rows, now=self._clock.now()))
             raise
         sitting = self._sitting(
             workflow=loaded,

@@ -25,7 +25,7 @@ from flowllm.spec.columns import fit_of
 from flowllm.spec.reference import Location
 from flowllm.spec.workflow import Step, WorkflowBody
 from flowllm.store.base import Fence
-from flowllm.tasks import start_task
+from flowllm.tasks import start_task, to_the_end
 from flowllm.types import ROW, StepKind
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ async def open_files(
         if _is_gone(options, run):
             notices = (*notices, f"{options.output} is gone: all its lines are written anew")
         lines = _lines(workflow, options, run, new=new)
-    except UsageError:
-        await rows.close()
+    except BaseException:  # also when it is cancelled
+        await to_the_end(rows.close())
         if new:
             forget_spool(spool)
         raise
@@ -191,7 +191,11 @@ async def open_again(
     if not anew or run.output_offset is None:
         return files
     files.lines.close()
-    await store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
+    try:
+        await store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
+    except BaseException:  # as above
+        await to_the_end(files.rows.close())
+        raise
     return replace(files, lines=_lines(workflow, options, replace(run, output_offset=0), new=False))
 
 
