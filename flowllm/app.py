@@ -14,7 +14,7 @@ from flowllm.calls.line import Line
 from flowllm.calls.memo import Memo
 from flowllm.claiming import claim_files
 from flowllm.clock import SystemClock
-from flowllm.config import load_settings, overrides, stored_project
+from flowllm.config import check_arguments, load_settings, overrides, stored_project
 from flowllm.data.spool import forget_spool, spool_path
 from flowllm.engine.forecast import Forecast, Forecaster
 from flowllm.engine.recorded import counted, figures_of, whole_nodes
@@ -140,6 +140,7 @@ class FlowLLM:
         nothing of it.
         """
         refuse_within_step()
+        check_arguments(workflow, inputs, options)
         stop = stop or StopSignal()
         options = absolute_paths(self._settings.complete(options or RunOptions()))
         options = replace(options, given=tuple({**(inputs or {}), **(input_text or {})}))
@@ -279,6 +280,7 @@ class FlowLLM:
         options: RunOptions | None = None,
     ) -> Forecast:
         """What a run would do; sends nothing. Raises what `run` raises before it sends anything."""
+        check_arguments(workflow, inputs, options)
         options = self._settings.complete(options or RunOptions())
         loaded = self._load(workflow, options)
         given = resolve_inputs(loaded, inputs or {}, input_text)
@@ -340,12 +342,8 @@ class FlowLLM:
         return with_budget(loaded, options)
 
     def _stored(self, run: RunRecord, options: RunOptions) -> Workflow:
-        stored = load_workflow(
-            run.path,
-            files=SnapshotFiles(run.snapshot),
-            project=stored_project(options, run.snapshot),
-            overrides=overrides(options),
-        )
+        files, project = SnapshotFiles(run.snapshot), stored_project(options, run.snapshot)
+        stored = load_workflow(run.path, files=files, project=project, overrides=overrides(options))
         return with_budget(stored, options)
 
     def _providers(self, workflow: Workflow, options: RunOptions, project: Project) -> Providers:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import NoneType
 
 from flowllm.errors import UsageError
+from flowllm.result import RunOptions
 from flowllm.spec.files import SnapshotFiles
 from flowllm.spec.parse import Overrides
 from flowllm.spec.project import Project, find_project, load_project
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.result import RunOptions
+from flowllm.spec.workflow import Workflow
 
 DEFAULT_DATABASE = ".flowllm/flowllm.db"
 
@@ -43,6 +41,19 @@ class Settings:
             max_concurrent=options.max_concurrent or _whole(self.environ, "FLOWLLM_MAX_CONCURRENT"),
             config=self.project.path or None,
         )
+
+
+def check_arguments(workflow: object, inputs: object, options: object) -> None:
+    """Raises UsageError for what a program gives in place of a workflow, of inputs or of options."""
+    if not isinstance(workflow, (str, Path, Workflow)):
+        raise UsageError(
+            f"a workflow is given by the path of its file, or as a Workflow, not as {type(workflow).__name__}",
+            hint="write it into a file, such as blog.yaml",
+        )
+    if not isinstance(inputs, (Mapping, NoneType)):
+        raise UsageError(f"inputs are a mapping of names to values, not {type(inputs).__name__}")
+    if not isinstance(options, (RunOptions, NoneType)):
+        raise UsageError(f"options are RunOptions, not {type(options).__name__}")
 
 
 def overrides(options: RunOptions) -> Overrides:

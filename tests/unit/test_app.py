@@ -250,3 +250,19 @@ def test_ids_of_runs_sort_by_age_and_differ() -> None:
     assert len(ids) == 50
     assert max(ids) < new_run_id(1_800_000_001.0)
     assert all(one.startswith("20270115-080000-") for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"workflow": {"steps": {}}}, "not as dict"),
+        ({"inputs": [("topic", "tea")]}, "inputs are a mapping of names to values, not list"),
+        ({"options": {"model": "m"}}, "options are RunOptions, not dict"),
+    ],
+)
+async def test_arguments_that_are_none_are_told(tmp_path: Path, arguments: dict, said: str) -> None:
+    arguments = {"workflow": Folder(tmp_path).write(CHAIN), **arguments}
+    async with FlowLLM(database="memory:", environ={}) as app:
+        for call in (app.run, app.forecast):
+            with pytest.raises(UsageError, match=said):
+                await call(**arguments)
