@@ -5,13 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.calls.base import Batching
-from flowllm.calls.batch import Batches
-from flowllm.calls.flight import Flights
 from flowllm.calls.gate import CallStopped, Gate
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo, record_of
-from flowllm.calls.vectors import divide, join, shared_out
+from flowllm.calls.vectors import shared_out
 from flowllm.errors import (
     ContentFiltered,
     RateLimited,
@@ -22,72 +17,15 @@ from flowllm.errors import (
     WrongVectors,
 )
 from flowllm.events import RequestSent
-from flowllm.limits.limiter import Limiter
-from flowllm.request import Answer, EmbedRequest
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import AttemptStatus, Limits, Priority, RetryPolicy, RunStatus, Usage, estimate_tokens
-from tests.support.calls import FakeProvider, asker, make_ask, vectors_of
-from tests.support.virtual import LoopClock, run_virtual
+from flowllm.types import AttemptStatus, Priority, RetryPolicy
+from tests.support.calls import vectors_of
+from tests.support.virtual import run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.request import Embeddings
+    from flowllm.request import Embeddings, EmbedRequest
 
 
-class Bench:
-    """All layers around calls over a memory store, for texts to embed."""
-
-    def __init__(self, *runs: str, **limits: object) -> None:
-        self.clock = LoopClock()
-        self.store = MemoryStore()
-        self.limiter = Limiter(self.clock)
-        self.provider = FakeProvider()
-        self.gate = Gate()
-        self.log: list = []
-        self.runs = runs or ("r1",)
-        self.limits = Limits(**limits)
-        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
-
-    async def open(self) -> Bench:
-        for run in self.runs:
-            await self.store.create_run(
-                RunRecord(
-                    run_id=run,
-                    workflow="w",
-                    path="",
-                    status=RunStatus.RUNNING,
-                    started_at=0,
-                    owner=Owner(pid=1, host="h", since=0),
-                )
-            )
-        self.limiter.configure(self.provider.account, self.limits, holder="r1")
-        return self
-
-    async def ask(
-        self,
-        text: str,
-        *,
-        model: str = "e",
-        size: int = 100,
-        wait: float = 0.05,
-        run: str = "r1",
-        gate: Gate | None = None,
-        **how: object,
-    ) -> Answer:
-        who = asker(gate=gate or self.gate, node=text, run=run, log=self.log)
-        expected = Usage(input_tokens=estimate_tokens(text))
-        batch = Batching(group=model, size=size, wait=wait, join=join, divide=divide)
-        request = EmbedRequest(model=model, texts=(text,))
-        settings = {"key": f"{model}:{text}", "expected": expected, "batch": batch, **how}
-        return await self.flights.ask(make_ask(self.provider, who, request=request, **settings))
-
-    def start(self, *texts: str, **how: object) -> list[asyncio.Task[Answer]]:
-        return [asyncio.create_task(self.ask(text, **how)) for text in texts]
-
-    @property
-    def sent(self) -> list[tuple[str, ...]]:
-        return [request.texts for _, request in self.provider.sent]
+from tests.support.bench import TextsBench
 
 
 def refusing(*bad: str, error: Exception | None = None) -> object:
@@ -105,7 +43,7 @@ def named(count: int) -> list[str]:
 
 def test_a_thousand_texts_are_ten_requests_and_the_same_again_none() -> None:
     async def main() -> None:
-        bench = await Bench(max_concurrent=20).open()
+        bench = await TextsBench(max_concurrent=20).open()
         answers = await asyncio.gather(*bench.start(*named(1000)))
         assert [len(texts) for texts in bench.sent] == [100] * 10
         assert {answer.value[1] for answer in answers} == {100.0}
@@ -118,7 +56,7 @@ def test_a_thousand_texts_are_ten_requests_and_the_same_again_none() -> None:
 
 def test_a_batch_goes_when_its_first_text_has_waited_long_enough() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         first = bench.start("a")
         await asyncio.sleep(0.03)
         second = bench.start("b")
@@ -133,7 +71,7 @@ def test_a_batch_goes_when_its_first_text_has_waited_long_enough() -> None:
 
 def test_the_most_impatient_text_decides_and_so_does_the_smallest_size() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         await asyncio.gather(*bench.start("a", wait=10), *bench.start("b", wait=1))
         assert bench.provider.sent[0][0] == pytest.approx(1)
         await asyncio.gather(*bench.start("c", "d", wait=10), *bench.start("e", size=3, wait=10))
@@ -145,7 +83,7 @@ def test_the_most_impatient_text_decides_and_so_does_the_smallest_size() -> None
 
 def test_only_what_one_request_can_carry_shares_one() -> None:
     async def main() -> None:
-        bench = await Bench("r1", "r2").open()
+        bench = await TextsBench("r1", "r2").open()
         await asyncio.gather(
             *bench.start("a"),
             *bench.start("b", run="r2"),
@@ -160,7 +98,7 @@ def test_only_what_one_request_can_carry_shares_one() -> None:
 
 def test_a_batch_is_bounded_by_tokens_too() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         long = [f"{letter}" * 300_000 for letter in "abcde"]  # 100,000 tokens each
         await asyncio.gather(*bench.start(*long))
         assert [len(texts) for texts in bench.sent] == [2, 2, 1]
@@ -170,7 +108,7 @@ def test_a_batch_is_bounded_by_tokens_too() -> None:
 
 def test_one_attempt_is_on_record_for_all_and_tokens_and_cost_are_shared_out() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         texts = ["x" * length for length in (1, 2, 3, 50, 7)]
         answers = await asyncio.gather(*bench.start(*texts))
         (attempt,) = await bench.store.attempts("r1")
@@ -190,7 +128,7 @@ def test_one_attempt_is_on_record_for_all_and_tokens_and_cost_are_shared_out() -
 
 def test_one_bad_text_fails_alone() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         texts = named(64)
         bench.provider.script = [refusing("text-0037")] * 100
         outcomes = await asyncio.gather(*bench.start(*texts), return_exceptions=True)
@@ -213,7 +151,7 @@ def test_one_bad_text_fails_alone() -> None:
 )
 def test_one_bad_text_fails_alone_whatever_the_server_says(error: Exception, most: int) -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         bench.provider.script = [refusing("text-0037", error=error)] * 200
         outcomes = await asyncio.gather(*bench.start(*named(64)), return_exceptions=True)
         assert [at for at, one in enumerate(outcomes) if isinstance(one, Exception)] == [37]
@@ -224,7 +162,7 @@ def test_one_bad_text_fails_alone_whatever_the_server_says(error: Exception, mos
 
 def test_a_refusal_that_no_text_causes_is_asked_a_few_times_only() -> None:
     async def main() -> None:
-        bench = await Bench(max_concurrent=20).open()
+        bench = await TextsBench(max_concurrent=20).open()
         texts = named(300)
         bench.provider.script = [
             refusing(*texts, error=RequestRejected("no encoding_format", status=400))
@@ -241,7 +179,7 @@ def test_a_refusal_that_no_text_causes_is_asked_a_few_times_only() -> None:
 
 def test_texts_of_which_every_other_is_bad_are_told_apart() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         texts = named(64)
         too_long = [text + " and so on" * 9 for text in texts[::2]]
         bench.provider.script = [refusing(*too_long, error=RequestRejected("too long: 99", status=400))] * 200
@@ -253,7 +191,7 @@ def test_texts_of_which_every_other_is_bad_are_told_apart() -> None:
 
 def test_a_provider_in_trouble_is_not_asked_for_every_text() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         bench.provider.script = [ServerFailed("broken", status=503)] * 400
         outcomes = await asyncio.gather(
             *bench.start(*named(100), retry=RetryPolicy(max_attempts=2)), return_exceptions=True
@@ -266,7 +204,7 @@ def test_a_provider_in_trouble_is_not_asked_for_every_text() -> None:
 
 def test_vectors_that_do_not_fit_divide_a_batch_too() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         bench.provider.script = [refusing("b", error=WrongVectors("too few", status=200))] * 10
         a, b, c, d = await asyncio.gather(*bench.start("a", "b", "c", "d"), return_exceptions=True)
         assert isinstance(b, WrongVectors)
@@ -279,7 +217,7 @@ def test_vectors_that_do_not_fit_divide_a_batch_too() -> None:
 
 def test_an_unknown_model_fails_all_at_once() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         bench.provider.script = [UnknownModel("no such model", status=404)]
         outcomes = await asyncio.gather(*bench.start(*named(10)), return_exceptions=True)
         assert all(isinstance(outcome, UnknownModel) for outcome in outcomes)
@@ -290,7 +228,7 @@ def test_an_unknown_model_fails_all_at_once() -> None:
 
 def test_a_batch_is_retried_whole_as_a_chat_call_is() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         bench.provider.script = [RateLimited("slow", retry_after=3), ServerFailed("broken", status=500)]
         answers = await asyncio.gather(*bench.start("a", "bb"))
         assert [answer.attempts for answer in answers] == [3, 3]
@@ -303,7 +241,7 @@ def test_a_batch_is_retried_whole_as_a_chat_call_is() -> None:
 
 def test_who_waits_to_be_gathered_holds_no_slot() -> None:
     async def main() -> None:
-        bench = await Bench(max_concurrent=1).open()
+        bench = await TextsBench(max_concurrent=1).open()
         waiting = bench.start("a", wait=100)
         await asyncio.sleep(1)
         assert (await bench.ask("b", model="other", wait=0)).value == [1.0, 1.0]
@@ -315,7 +253,7 @@ def test_who_waits_to_be_gathered_holds_no_slot() -> None:
 
 def test_a_text_that_nobody_waits_for_any_more_is_taken_out() -> None:
     async def main() -> None:
-        bench = await Bench(max_concurrent=1).open()
+        bench = await TextsBench(max_concurrent=1).open()
         blocking = bench.start("first", wait=0)
         await asyncio.sleep(0.01)
         gathering = bench.start("a", "b", "c")
@@ -333,7 +271,7 @@ def test_a_text_that_nobody_waits_for_any_more_is_taken_out() -> None:
 
 def test_a_batch_that_nobody_waits_for_is_not_sent() -> None:
     async def main() -> None:
-        bench = await Bench(max_concurrent=1).open()
+        bench = await TextsBench(max_concurrent=1).open()
         blocking = bench.start("first", wait=0)
         await asyncio.sleep(0.01)
         leaving = bench.start("a", "b") + bench.start("c", wait=50, model="other")
@@ -351,7 +289,7 @@ def test_a_batch_that_nobody_waits_for_is_not_sent() -> None:
 
 def test_an_answer_that_is_paid_for_is_kept_also_for_one_who_left() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         stays, leaves = bench.start("a", "b")
         await asyncio.sleep(0.5)  # it is on the wire
         leaves.cancel()
@@ -364,7 +302,7 @@ def test_an_answer_that_is_paid_for_is_kept_also_for_one_who_left() -> None:
 
 def test_a_run_that_stops_leaves_and_the_next_one_pays() -> None:
     async def main() -> None:
-        bench, gates = await Bench("r1", "r2", max_concurrent=1).open(), [Gate(), Gate()]
+        bench, gates = await TextsBench("r1", "r2", max_concurrent=1).open(), [Gate(), Gate()]
         blocking = bench.start("first", wait=0)
         await asyncio.sleep(0.01)
         one, two = bench.start("a", gate=gates[0]) + bench.start("b", run="r2", gate=gates[1])
@@ -382,7 +320,7 @@ def test_a_run_that_stops_leaves_and_the_next_one_pays() -> None:
 
 def test_what_is_on_the_wire_when_its_run_stops_may_finish() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
         tasks = bench.start("a", "b")
         await asyncio.sleep(0.5)
         bench.gate.shut()
@@ -395,7 +333,7 @@ def test_what_is_on_the_wire_when_its_run_stops_may_finish() -> None:
 
 def test_nobody_sees_an_answer_that_could_not_be_kept() -> None:
     async def main() -> None:
-        bench = await Bench().open()
+        bench = await TextsBench().open()
 
         async def full(**_: object) -> None:
             raise StorageFailed("the disk is full")
@@ -409,7 +347,7 @@ def test_nobody_sees_an_answer_that_could_not_be_kept() -> None:
 
 def test_the_most_urgent_of_a_batch_decides_when_it_goes() -> None:
     async def main() -> None:
-        bench = await Bench(max_concurrent=1).open()
+        bench = await TextsBench(max_concurrent=1).open()
         blocking = bench.start("first", wait=0)
         await asyncio.sleep(0.01)
         normal = bench.start("n", wait=0.02, model="m")
@@ -423,7 +361,7 @@ def test_the_most_urgent_of_a_batch_decides_when_it_goes() -> None:
 
 def test_missed_is_told_once_nothing_stored_will_do_and_by_who_joins() -> None:
     async def main() -> None:
-        bench, told = await Bench().open(), []
+        bench, told = await TextsBench().open(), []
         asks = [bench.start("a", missed=lambda who=who: told.append(who))[0] for who in ("leads", "joins")]
         await asyncio.gather(*asks)
         await bench.ask("a", missed=lambda: told.append("cached"))
@@ -440,29 +378,3 @@ def test_shares_add_up_and_are_off_by_less_than_one(total: int, weights: list[in
     shares = shared_out(total, weights)
     assert sum(shares) == total
     assert all(abs(s - total * w / sum(weights)) < 1 for s, w in zip(shares, weights, strict=True))
-
-
-def test_what_of_a_batch_was_answered_elsewhere_while_it_waited_is_taken_out() -> None:
-    async def main() -> None:
-        bench = await Bench(max_concurrent=1).open()
-        blocking = bench.start("first", wait=0)
-        await asyncio.sleep(0.01)
-        some, all_of_them = bench.start("a", "b", "c"), bench.start("d", "e", model="other")
-        await asyncio.sleep(0.5)
-        for key in ("e:a", "e:c", "other:d", "other:e"):
-            theirs = Answer(value=[9.0], model="e-2", provider="fake", cost_usd=0.7)
-            await bench.store.settle(memo=record_of(key, theirs, now=bench.clock.now()))
-        answers = await asyncio.gather(*blocking, *some, *all_of_them)
-        assert bench.sent == [("first",), ("b",)]
-        assert [(answer.value, answer.cached) for answer in answers[1:]] == [
-            ([9.0], True),
-            ([1.0, 1.0], False),
-            ([9.0], True),
-            ([9.0], True),
-            ([9.0], True),
-        ]
-        assert [answer.cost_usd for answer in answers[3:]] == [0.0, 0.0, 0.0]
-        assert len(await bench.store.attempts("r1")) == 2
-        assert (await bench.ask("after", wait=0)).cached is False  # the slot is free again
-
-    run_virtual(main())

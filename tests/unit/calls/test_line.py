@@ -5,10 +5,7 @@ import json
 
 import pytest
 
-from flowllm.calls.flight import Flights
-from flowllm.calls.gate import CallStopped, Gate
-from flowllm.calls.line import PATIENCE, Line
-from flowllm.calls.memo import Memo, record_of
+from flowllm.calls.gate import CallStopped
 from flowllm.calls.validation import Validator
 from flowllm.errors import (
     AttemptTimedOut,
@@ -24,44 +21,15 @@ from flowllm.errors import (
     Unauthorized,
 )
 from flowllm.events import NodeRetrying, Notice, RequestEnded, RequestSent
-from flowllm.limits.limiter import Limiter
-from flowllm.request import Answer, Completion, OutputFormat
+from flowllm.request import Completion, OutputFormat
 from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import AttemptStatus, Limits, RetryPolicy, RunStatus, Usage
+from flowllm.types import AttemptStatus, RetryPolicy, RunStatus, Usage
+from tests.support.bench import Bench
 from tests.support.calls import FakeProvider, asker, make_ask
-from tests.support.virtual import LoopClock, run_virtual
+from tests.support.virtual import run_virtual
 
 USAGE = Usage(input_tokens=3, output_tokens=5)
 QUICK = RetryPolicy(max_attempts=3, initial_delay=1, jitter=False)
-
-
-class Bench:
-    """The wing of calls over a memory store, with one run in it."""
-
-    def __init__(self, *, secrets: tuple[str, ...] = (), **limits: object) -> None:
-        self.clock = LoopClock()
-        self.store = MemoryStore()
-        self.limiter = Limiter(self.clock)
-        self.limits = Limits(**limits)
-        self.log: list = []
-        self.gate = Gate()
-        self.secrets = secrets
-        self.line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.memo = Memo(self.line, self.store, self.clock)
-        self.flights = Flights(self.memo, self.clock)
-
-    async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
-        if not self.store._runs:
-            owner = Owner(pid=1, host="h", since=0)
-            await self.store.create_run(
-                RunRecord(
-                    run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
-                )
-            )
-        self.limiter.configure(provider.account, self.limits, holder="r1")
-        who = asker(gate=self.gate, node=node, log=self.log, secrets=self.secrets)
-        return await self.flights.ask(make_ask(provider, who, **how))
 
 
 def test_the_attempt_is_on_record_before_the_request_is_sent_and_settled_with_the_node() -> None:
@@ -409,85 +377,5 @@ def test_a_payer_that_was_taken_over_does_not_cost_the_others_their_answer() -> 
         assert await bench.store.nodes("r1") == []
         (attempt,) = await bench.store.attempts("r1")
         assert attempt.status is AttemptStatus.UNKNOWN
-
-    run_virtual(main())
-
-
-class Shared(MemoryStore):
-    """One that another process works with too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent_until = 0.0
-
-    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
-        return asyncio.get_running_loop().time() < self.sent_until
-
-
-async def _answered_elsewhere(bench: Bench, key: str) -> None:
-    """As by another process: what it pays for comes to be in the memo."""
-    answer = Answer(value="theirs", model="m-2", provider="fake", cost_usd=0.7)
-    await bench.store.settle(memo=record_of(key, answer, now=bench.clock.now()))
-
-
-def test_what_was_answered_elsewhere_while_a_call_waited_is_not_sent() -> None:
-    async def main() -> None:
-        bench, provider = Bench(max_concurrent=1), FakeProvider()
-        first = asyncio.create_task(bench.ask(provider, key="first"))
-        second = asyncio.create_task(bench.ask(provider, node="b", key="second"))
-        await asyncio.sleep(0.5)
-        await _answered_elsewhere(bench, "second")
-        assert (await first).value == "answer"
-        found = await second
-        assert (found.value, found.cached, found.attempts, found.cost_usd) == ("theirs", True, 0, 0.0)
-        assert (await bench.ask(provider, node="c", key="third")).value == "answer"  # the slot is free again
-        assert len(provider.sent) == 2
-        assert [attempt.key for attempt in await bench.store.attempts("r1")] == ["first", "third"]
-        assert (await bench.store.node("r1", "b")).output == "theirs"
-
-    run_virtual(main())
-
-
-def test_between_attempts_too_and_what_was_paid_stays_the_price() -> None:
-    async def main() -> None:
-        bench, provider = Bench(), FakeProvider(Completion(text="no", model="m-2", usage=USAGE))
-        validator = Validator(OutputFormat(schema={"type": "integer"}))
-        waiting = asyncio.create_task(bench.ask(provider, key="k", validator=validator))
-        await asyncio.sleep(0.5)
-        await _answered_elsewhere(bench, "k")
-        found = await waiting
-        assert (found.value, found.cached, found.attempts) == ("theirs", True, 1)
-        assert found.cost_usd == provider.cost("m", USAGE) > 0
-
-    run_virtual(main())
-
-
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_request_that_another_process_has_sent_is_waited_for_without_a_slot(answered: bool) -> None:
-    async def main() -> None:
-        bench, provider = Bench(max_concurrent=1), FakeProvider()
-        bench.store = bench.line.store = bench.memo._store = store = Shared()
-        store.sent_until = 10.0
-        tasks = [asyncio.create_task(bench.ask(provider, node=n, key=n)) for n in ("a", "b")]
-        await asyncio.sleep(5)
-        assert len(provider.sent) == 1
-        other = asyncio.create_task(bench.ask(provider, node="c", key="c"))
-        assert (await other).value == "answer"
-        if answered:
-            await _answered_elsewhere(bench, "b")
-        assert (await asyncio.gather(*tasks))[1].value == ("theirs" if answered else "answer")
-        assert len(provider.sent) == (2 if answered else 3)
-        assert asyncio.get_running_loop().time() < (6.5 if answered else 12)
-
-    run_virtual(main())
-
-
-def test_another_process_is_not_waited_for_for_ever() -> None:
-    async def main() -> None:
-        bench, provider = Bench(max_concurrent=1), FakeProvider()
-        bench.store = bench.line.store = bench.memo._store = store = Shared()
-        store.sent_until = 1e9
-        await asyncio.gather(*(bench.ask(provider, node=n, key=n) for n in ("a", "b")))
-        assert PATIENCE <= asyncio.get_running_loop().time() < PATIENCE + 10
 
     run_virtual(main())

@@ -1,0 +1,104 @@
+"""All layers around calls over a memory store, for one request at a time and for texts to embed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flowllm.calls.base import Batching
+from flowllm.calls.batch import Batches
+from flowllm.calls.flight import Flights
+from flowllm.calls.gate import Gate
+from flowllm.calls.line import Line
+from flowllm.calls.memo import Memo
+from flowllm.calls.vectors import divide, join
+from flowllm.limits.limiter import Limiter
+from flowllm.request import Answer, EmbedRequest
+from flowllm.store.base import Owner, RunRecord
+from flowllm.store.memory import MemoryStore
+from flowllm.types import Limits, RunStatus, Usage, estimate_tokens
+from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.virtual import LoopClock
+
+
+class Bench:
+    """The wing of calls over a memory store, with one run in it."""
+
+    def __init__(self, *, secrets: tuple[str, ...] = (), **limits: object) -> None:
+        self.clock = LoopClock()
+        self.store = MemoryStore()
+        self.limiter = Limiter(self.clock)
+        self.limits = Limits(**limits)
+        self.log: list = []
+        self.gate = Gate()
+        self.secrets = secrets
+        self.line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        self.memo = Memo(self.line, self.store, self.clock)
+        self.flights = Flights(self.memo, self.clock)
+
+    async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
+        if not self.store._runs:
+            owner = Owner(pid=1, host="h", since=0)
+            await self.store.create_run(
+                RunRecord(
+                    run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
+                )
+            )
+        self.limiter.configure(provider.account, self.limits, holder="r1")
+        who = asker(gate=self.gate, node=node, log=self.log, secrets=self.secrets)
+        return await self.flights.ask(make_ask(provider, who, **how))
+
+
+class TextsBench:
+    """All layers around calls over a memory store, for texts to embed."""
+
+    def __init__(self, *runs: str, **limits: object) -> None:
+        self.clock = LoopClock()
+        self.store = MemoryStore()
+        self.limiter = Limiter(self.clock)
+        self.provider = FakeProvider()
+        self.gate = Gate()
+        self.log: list = []
+        self.runs = runs or ("r1",)
+        self.limits = Limits(**limits)
+        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
+
+    async def open(self) -> TextsBench:
+        for run in self.runs:
+            await self.store.create_run(
+                RunRecord(
+                    run_id=run,
+                    workflow="w",
+                    path="",
+                    status=RunStatus.RUNNING,
+                    started_at=0,
+                    owner=Owner(pid=1, host="h", since=0),
+                )
+            )
+        self.limiter.configure(self.provider.account, self.limits, holder="r1")
+        return self
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        model: str = "e",
+        size: int = 100,
+        wait: float = 0.05,
+        run: str = "r1",
+        gate: Gate | None = None,
+        **how: object,
+    ) -> Answer:
+        who = asker(gate=gate or self.gate, node=text, run=run, log=self.log)
+        expected = Usage(input_tokens=estimate_tokens(text))
+        batch = Batching(group=model, size=size, wait=wait, join=join, divide=divide)
+        request = EmbedRequest(model=model, texts=(text,))
+        settings = {"key": f"{model}:{text}", "expected": expected, "batch": batch, **how}
+        return await self.flights.ask(make_ask(self.provider, who, request=request, **settings))
+
+    def start(self, *texts: str, **how: object) -> list[asyncio.Task[Answer]]:
+        return [asyncio.create_task(self.ask(text, **how)) for text in texts]
+
+    @property
+    def sent(self) -> list[tuple[str, ...]]:
+        return [request.texts for _, request in self.provider.sent]
