@@ -63,6 +63,7 @@ class Supply:
             return True
         if self._reading is None:
             self._reading = start_task(self._read_on())
+            self._reading.add_done_callback(_heard)
             self._reading.add_done_callback(lambda _: wake())
         return None
 
@@ -147,3 +148,9 @@ def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> tuple[Row, st
     if wanted is None or content not in {wanted, content_of(value)}:
         return row, content
     return replace(row, value=value, error=None), wanted
+
+
+def _heard(reading: asyncio.Task[bool]) -> None:
+    """Its failure counts as heard, also if nobody asks for more: then the run ends for another reason."""
+    if not reading.cancelled():
+        reading.exception()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 from flowllm.data.base import content_of
 from flowllm.data.lists import ListRows
 from flowllm.engine.supply import BATCH, Supply
-from flowllm.errors import DataFailed
+from flowllm.errors import DataFailed, StorageFailed
 from flowllm.result import RunOptions
 from flowllm.store.base import Adopted, NodeRecord
 from flowllm.types import NodeStatus, StepKind
@@ -132,3 +133,21 @@ async def test_what_was_mended_is_in_the_place_of_what_it_was_mended_from() -> N
     items = await all_of(found)
     assert [item.row.value for item in items] == ["a", "B", "c", "D"]
     assert [item.content for item in items] == [content_of(value) for value in "abcd"]
+
+
+async def test_a_failure_that_nobody_asks_for_any_more_is_not_complained_of() -> None:
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: heard.append(told))
+    these, desk = supply(ListRows([1]))
+    woken = asyncio.Event()
+
+    async def fails(*_: object) -> None:
+        raise StorageFailed("the disk is full")
+
+    desk.store.adopt = fails
+    assert these.more(woken.set) is None
+    await woken.wait()
+    these.stop()
+    del these
+    gc.collect()
+    assert heard == []
