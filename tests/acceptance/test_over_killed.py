@@ -43,49 +43,31 @@ def _two_steps(project: Project) -> str:
 # kill -9 between two things that belong together
 
 
-@pytest.mark.parametrize("point", ["lines-half-written:1", "lines-written:1", "lines-written:2"])
+@pytest.mark.parametrize(
+    ("point", "old_stands"),
+    [
+        ("lines-half-written:1", True),
+        ("before-rename:1", True),
+        ("after-rename:1", False),
+        ("lines-half-written:2", False),
+        ("lines-written:2", False),
+    ],
+)
 def test_killed_before_it_is_on_record_how_far_the_file_is(
-    point: str, project: Project, server: Server
+    point: str, old_stands: bool, project: Project, server: Server
 ) -> None:
     server.latency = 0.05
     texts(project.folder / "rows.jsonl", 40)
-    outcome = project.run("run", _one_step(project), *OUT, **{DIES: point})
+    out = project.write("out.jsonl", "old\n")
+    outcome = project.run("run", _one_step(project), *OUT, "--overwrite", **{DIES: point})
     assert outcome.code == -signal.SIGKILL, outcome.said
+    assert (out.read_text() == "old\n") == old_stands
     outcome = project.cli("resume", "--quiet")
     assert outcome.code == 0, outcome.said
-    each_once(project.folder / "out.jsonl", 40)
+    each_once(out, 40)
+    assert not list(project.folder.glob(".flowllm-*")), "the file beside it is left"
     assert len({seen.prompt for seen in server.requests}) == 40
     assert len(server.requests) <= 40 + IN_FLIGHT
-
-
-# before the first line
-
-
-def test_until_the_first_line_the_file_is_as_it_was_and_nobody_elses(
-    project: Project, server: Server
-) -> None:
-    server.hold = 99
-    texts(project.folder / "rows.jsonl", 3)
-    out, link = project.folder / "out.jsonl", project.folder / "link.jsonl"
-    out.write_text("precious\n")
-    link.symlink_to("out.jsonl")
-    before = {path.name for path in project.folder.iterdir()} | {"flow.yaml", ".flowllm"}
-    words = ("run", _one_step(project), "--over", "rows.jsonl", "--overwrite", "--quiet", "--output")
-    process = project.start(*words, "out.jsonl")
-    with killed_at_exit(process):
-        until(lambda: len(server.requests) == 3, "requests", of=process)
-        sent = len(server.requests)
-        for name, db in (("out.jsonl", ()), ("link.jsonl", ("--db", "another.db"))):
-            refused = project.cli(*words, name, *db)
-            assert (refused.code, "writes to this file" in refused.err) == (2, True), refused.said
-        assert len(server.requests) == sent
-    assert out.read_text() == "precious\n"
-    assert {path.name for path in project.folder.iterdir()} == before | {"another.db"}
-    server.hold = 0
-    assert project.cli("resume", "--quiet").code == 0
-    each_once(out, 3)
-    assert link.is_symlink()
-    assert {path.name for path in project.folder.iterdir()} == before | {"another.db"}
 
 
 # signals

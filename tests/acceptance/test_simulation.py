@@ -1,5 +1,5 @@
-"""Seeded simulation: random graphs with foreach and graphs within, crashes, stops, 429s, slow and failing calls, under a
-virtual clock."""
+"""Seeded simulation: random graphs with foreach and graphs within, under a virtual clock, with crashes, stops, hosts that
+cancel, 429s, slow and failing calls; and real databases that vanish and disks that are full."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def play(seed: int) -> None:
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", range(4))
 def test_the_promises_hold_for_every_seed(block: int) -> None:
-    for seed in range(block * 25, block * 25 + 25):
+    for seed in range(block * 20, block * 20 + 20):
         play(seed)
 
 
 @pytest.mark.soak
 def test_the_promises_hold_for_thousands_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
-    for seed in range(1000, 6_000):
+    for seed in range(1000, 11_000):
         play(seed)
     with capsys.disabled():
-        print(f"\n{5_000 / (time.monotonic() - started) * 60:.0f} seeds a minute")
+        print(f"\n10,000 seeds in {time.monotonic() - started:.0f} s")

@@ -6,31 +6,31 @@ import asyncio
 import json
 import random
 import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from flowllm.backends.local import LocalBackend
+from flowllm.app import FlowLLM
+from flowllm.assembly import Providers
+from flowllm.calls.batch import Batches
 from flowllm.calls.flight import Flights
 from flowllm.calls.line import Line
 from flowllm.calls.memo import Memo
-from flowllm.engine.scheduler import Ending, Scheduler
 from flowllm.engine.stop import StopSignal
 from flowllm.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
 from flowllm.events import NodeEnded, NodeStarted
-from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.redact import Redactor
 from flowllm.request import Completion
-from flowllm.result import RunOptions
-from flowllm.steps.llm import LlmKind
-from flowllm.steps.value import ValueKind
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import Limits, NodeStatus, RunStatus, StepKind, Usage, step_path
+from flowllm.result import RunOptions, RunResult
+from flowllm.types import NodeStatus, RunStatus, StepKind, Usage, step_path
+from tests.support.disk import Disk, File, Memory
 from tests.support.random_graphs import Author, expected, invalid_at_first, key_of, rejected, reply
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow as workflow_of
 
 OUTPUT = re.compile(r"<([a-z0-9_]+):([0-9a-f]{8})>")
 ACCOUNT = Account(type="fake", base_url="fake:")
+FILES = 4
+"""Every how many-th seed has a real database."""
 
 
 class Broken(Exception):
@@ -48,39 +48,21 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
-        self.memory = MemoryStore()
+        self.store = (File if seed % FILES == 0 else Memory)(self.draw)
+        self.kept: dict[str, tuple[NodeStatus, object]] = {}
         self.paid: dict[str, int] = {}
         self.requests = 0
         self.quiet_until = 0.0
         self.lost_in_crashes = 0
         self.broken: list[str] = []
         self.max_concurrent = self.draw.randint(1, 6)
-
-
-class Disk:
-    """The memory store with commits that take time, in order, and that die with their process."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._lock = asyncio.Lock()
-        self.dead = False
-
-    def __getattr__(self, name: str) -> object:
-        verb = getattr(self._world.memory, name)
-        if name not in {"begin_attempt", "settle", "finish_run"}:
-            return verb
-
-        async def write(*args: object, **kwargs: object) -> None:
-            async def commit() -> None:
-                async with self._lock:
-                    await asyncio.sleep(self._world.draw.random() / 50)
-                    if self.dead:
-                        raise StorageFailed("the process is dead")
-                    await verb(*args, **kwargs)
-
-            await asyncio.shield(asyncio.ensure_future(commit()))
-
-        return write
+        self.options = RunOptions(
+            max_concurrent=self.max_concurrent, grace=self.draw.choice([0.1, 60.0]), config=None
+        )
+        self.workflow = workflow_of(Author(self.draw).workflow())
+        self.result: RunResult | None = None
+        self.gone = False
+        """Its database was removed once it had ended, and nobody is to blame."""
 
 
 class Network:
@@ -145,8 +127,7 @@ class Network:
             broken(self._world, "P9: more requests than max_concurrent")
         if asyncio.get_running_loop().time() < self._world.quiet_until - 1e-6:
             broken(self._world, "P9: sent while the account was told to wait")
-        tables = [table._nodes for table in self._world.memory._nodes.values()]
-        outputs = [node.output for nodes in tables for node in nodes.values()]
+        outputs = [output for _, output in self._world.kept.values()]
         kept = {output for output in outputs if isinstance(output, str)}
         kept |= {
             text
@@ -160,67 +141,55 @@ class Network:
                 broken(self._world, f"P1: {found[0]} was built on before it was on disk")
 
 
+class OfWorld(Providers):
+    """Every provider is the network."""
+
+    def _make(self, settings: object) -> Network:
+        return self.network
+
+    @classmethod
+    def of(cls, world: World, workflow: object, app: FlowLLM) -> OfWorld:
+        cls.network = Network(world)
+        return cls(workflow, environ={}, pool=app._pool, clock=app._clock, prices={})
+
+
 class Process:
     """One process that runs or resumes the run of a world."""
 
-    def __init__(self, world: World, workflow: object) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.workflow = workflow
-        self._steps = steps_of(workflow.graph)
+        self._steps = steps_of(world.workflow.graph)
         self.clock = LoopClock()
-        self.disk = Disk(world)
-        self.limiter = Limiter(self.clock)
-        self.limiter.configure(ACCOUNT, Limits(max_concurrent=world.max_concurrent), holder="sim")
-        self.flights = Flights(
-            Memo(
-                Line(self.limiter, self.disk, self.clock, draw=world.draw.random),
-                self.disk,
-                self.clock,
-            ),
-            self.clock,
-        )
+        self.app = FlowLLM(database="memory:", clock=self.clock, environ={})
+        self.app._providers = lambda workflow, *_: OfWorld.of(world, workflow, self.app)
+        self.app._stored = lambda *_: world.workflow  # to read it again would take half of all the time
+        self.disk = self.app._store = Disk(world.store.open(self.clock), world.draw, world.store.records)
+        line = Line(self.app._limiter, self.disk, self.clock, draw=world.draw.random)
+        self.app._flights = Flights(Memo(Batches(line, self.clock), self.disk, self.clock), self.clock)
         self.stop = StopSignal()
         self.events: list = []
+        world.quiet_until = 0.0  # a new process has not heard the 429 of the last one
+        world.kept = self.disk.kept
 
-    async def go(self, *, grace: float = 60.0) -> Ending:
-        network = Network(self.world)
-        self.world.quiet_until = 0.0  # a new process has not heard the 429 of the last one
-        run = await self._claim()
-        scheduler = Scheduler(
-            workflow=self.workflow,
-            run=run,
-            before=await self.world.memory.nodes(run.run_id),
-            options=RunOptions(grace=grace),
-            steps=self.workflow.steps,
-            backend=LocalBackend(
-                {StepKind.PROMPT: LlmKind(lambda _: network, self.flights), StepKind.VALUE: ValueKind()}
-            ),
-            store=self.disk,
-            clock=self.clock,
-            redactor=Redactor(),
-            emit=self._told,
-            stop=self.stop,
-        )
-        ending = await scheduler.run()
-        await self.flights.drain()
-        if ending.failure is None:
-            self._check_frontier()
-        return ending
+    async def go(self) -> None:
+        told = {"stop": self.stop, "observers": [self]}
+        if await self.disk.runs():
+            self.world.result = await self.app.resume(**told)
+        else:
+            self.world.result = await self.app.run(self.world.workflow, options=self.world.options, **told)
+        self._check_frontier()
 
-    async def _claim(self) -> RunRecord:
-        owner = Owner(pid=1, host="sim", since=0.0)
-        if not self.world.memory._runs:
-            record = RunRecord(
-                run_id="run", workflow="sim", path="", status=RunStatus.RUNNING, started_at=0.0, owner=owner
-            )
-            return await self.world.memory.create_run(record)
-        return await self.world.memory.claim_run("run", owner)
+    async def end(self) -> None:
+        await self.app._flights.drain()
+        with asyncio.get_running_loop().outside():
+            await self.app.__aexit__()
 
-    def crash(self) -> None:
-        """The process is gone, with all that was not on disk."""
-        self.disk.dead = True
-        self.world.lost_in_crashes += self.limiter._account(ACCOUNT).gates.in_flight
-        self.world.memory._held.clear()
+    @property
+    def in_flight(self) -> int:
+        return self.app._limiter._account(ACCOUNT).gates.in_flight
+
+    def handle(self, event: object) -> None:
+        self._told(event)
 
     def _told(self, event: object) -> None:
         self.events.append(event)
@@ -230,12 +199,12 @@ class Process:
     def _check_durable(self, node: str) -> None:
         """P1: what a node builds on is on disk before it starts."""
         for need in self._needs(node):
-            step, record = self._steps[step_path(need)], self.world.memory._nodes["run"].get(need)
+            step, record = self._steps[step_path(need)], self.world.kept.get(need)
             if step.foreach is None and not costs(step):
                 continue  # it is for nothing to compute it again
             ended = {event.node_id: event.status for event in self.events if isinstance(event, NodeEnded)}
             if ended[need] in {NodeStatus.SUCCEEDED, NodeStatus.FAILED} and (
-                record is None or record.status is not ended[need]
+                record is None or record[0] is not ended[need]
             ):
                 broken(self.world, f"P1: {node} started before {need} was on disk")
 
@@ -286,39 +255,105 @@ def steps_of(graph: object, within: str = "") -> dict[str, object]:
     return found
 
 
+# what happens to a process
+
+
+async def crash(process: Process, going: asyncio.Task[None]) -> None:
+    """It is gone, with all that was not on disk."""
+    process.disk.dead = True
+    process.world.lost_in_crashes += process.in_flight
+    going.cancel()
+
+
+async def stop(process: Process, going: asyncio.Task[None]) -> None:
+    """A signal, and perhaps a second one."""
+    world, before = process.world, process.world.requests
+    process.stop.request("sim")
+    await asyncio.sleep(0)
+    if world.requests > before:
+        raise Broken("P7: a request was sent after the stop")
+    await asyncio.sleep(world.draw.random())
+    second = world.draw.random() < 0.5
+    if second or not going.done():  # the grace may be over before they have answered
+        world.lost_in_crashes += process.in_flight
+    if second:
+        process.stop.cancel()
+
+
+async def cancel(process: Process, going: asyncio.Task[None]) -> None:
+    """The program around it cancels the call of `run` or `resume`."""
+    process.world.lost_in_crashes += process.in_flight
+    going.cancel()
+
+
+async def vanish(process: Process, going: asyncio.Task[None]) -> None:
+    """Somebody removes, moves or replaces the database. Once the last of the run is written nobody looks any more."""
+    if process.disk.owns:
+        process.world.gone = process.disk.finished
+        process.world.store.vanish()
+
+
+async def fill(process: Process, going: asyncio.Task[None]) -> None:
+    """The disk is full until the process has ended."""
+    process.world.store.fill()
+
+
+Fault = Callable[[Process, "asyncio.Task[None]"], Awaitable[None]]
+FAULTS: tuple[Fault, ...] = (crash, crash, stop, cancel, cancel)
+FAULTS_OF_FILES: tuple[Fault, ...] = (crash, stop, cancel, vanish, vanish, fill, fill)
+
+
+async def disturbed(world: World) -> None:
+    """A process that something happens to, at any moment: in its beginning too, and in the middle of a write."""
+    process, draw = Process(world), world.draw
+    fault = draw.choice(FAULTS_OF_FILES if isinstance(world.store, File) else FAULTS)
+    going = asyncio.ensure_future(process.go())
+    tasks: list[asyncio.Task[None]] = []
+    before = world.store.vanished
+    if draw.random() < 0.3:
+        process.disk.writes_left = draw.choice([1, 1, 2, 3, draw.randint(1, 40)])
+        process.disk.at_write = lambda: tasks.append(asyncio.ensure_future(fault(process, going)))
+    else:
+        await asyncio.sleep(draw.choice([0.05, 6.0]) * draw.random())
+        if not going.done():
+            await fault(process, going)
+    outcome = (await asyncio.gather(going, return_exceptions=True))[0]
+    await asyncio.gather(*tasks)
+    if isinstance(outcome, Exception) and not (
+        isinstance(outcome, StorageFailed) and (process.disk.dead or fault in {vanish, fill})
+    ):
+        raise outcome
+    if (
+        fault is vanish
+        and world.store.vanished > before
+        and not (world.gone or isinstance(outcome, StorageFailed))
+    ):
+        raise Broken("P8: the database is gone, and nobody noticed")
+    if not (process.disk.dead or world.gone or isinstance(outcome, StorageFailed)):
+        held = [run for run in await process.disk.runs() if run.status is RunStatus.RUNNING]
+        if held:
+            raise Broken(f"P6: nobody carries {held[0].run_id} on, and it is running still")
+    await process.end()
+    world.store.restore()
+    if isinstance(outcome, StorageFailed) and outcome.database:
+        world.store.path = Path(outcome.database)
+
+
 async def live(seed: int) -> World:
     """A run, from its beginning through crashes and stops to its end. Raises Broken."""
     world = World(seed)
-    workflow = workflow_of(Author(world.draw).workflow())
-    world.workflow = workflow
-    for _ in range(world.draw.randint(0, 4)):
-        process = Process(world, workflow)
-        going = asyncio.ensure_future(process.go(grace=world.draw.choice([0.1, 60.0])))
-        await asyncio.sleep(world.draw.random() * 6)
-        if world.draw.random() < 0.6:
-            process.crash()
-            going.cancel()
-        else:
-            before = world.requests
-            process.stop.request("sim")
-            await asyncio.sleep(0)
-            if world.requests > before:
-                raise Broken("P7: a request was sent after the stop")
-            await asyncio.sleep(world.draw.random())
-            if world.draw.random() < 0.5:
-                aloft = process.limiter._account(ACCOUNT).gates.in_flight
-                world.lost_in_crashes += aloft
-                process.stop.cancel()
-            elif going.done() is False:
-                world.lost_in_crashes += process.limiter._account(ACCOUNT).gates.in_flight
-        outcome = (await asyncio.gather(going, return_exceptions=True))[0]
-        if isinstance(outcome, Broken):
-            raise outcome
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0.1)
-        world.memory._held.clear()
-    world.ending = await Process(world, workflow).go()
+    try:
+        for _ in range(world.draw.randint(0, 4)):
+            await disturbed(world)
+            if world.gone:
+                return world
+        process = Process(world)
+        await process.go()
+        await process.end()
+        world.nodes = world.store.records()
+    finally:
+        world.store.restore()
+        world.store.remove()
     return world
 
 
@@ -326,17 +361,18 @@ def check(world: World) -> None:
     """The books at the end."""
     if world.broken:
         raise Broken(world.broken[0])
+    if world.gone:
+        return
     repeats = sum(count - 1 for count in world.paid.values())
     if repeats > world.lost_in_crashes:
         raise Broken(
             f"P2: {repeats} answers were paid twice, {world.lost_in_crashes} were in flight at crashes"
         )
-    nodes = world.memory._nodes["run"]._nodes
     wanted = expected(world.workflow)
-    found = {name: node.status for name, node in nodes.items()}
+    found = {name: status for name, (status, _) in world.nodes.items()}
     for name in {*found, *wanted.status}:
         left_over = name in wanted.perhaps and found.get(name) in {None, NodeStatus.RUNNING}
         if found.get(name) is not wanted.status.get(name) and not left_over:
             raise Broken(f"P5: {name} is {found.get(name)} instead of {wanted.status.get(name)}")
-    if world.ending.outputs != wanted.outputs:
-        raise Broken(f"P5: the outputs are {world.ending.outputs} instead of {wanted.outputs}")
+    if world.result.outputs != wanted.outputs:
+        raise Broken(f"P5: the outputs are {world.result.outputs} instead of {wanted.outputs}")

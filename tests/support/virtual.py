@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
 T = TypeVar("T")
+STRAY = 0.5
+"""Seconds for a thread that nobody waits for any more; then all have come to rest."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """For code that waits only on timers and on other tasks: no threads, no sockets."""
+    """For code that waits only on timers and on other tasks, and for threads where it says so: no sockets."""
 
     def __init__(self) -> None:
         super().__init__()
         self._virtual_now = 0.0
+        self._outside = 0
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Time stands still: what is waited for comes from a thread."""
+        self._outside += 1
+        try:
+            yield
+        finally:
+            self._outside -= 1
 
     def time(self) -> float:
         return self._virtual_now
+
+    def run_in_executor(self, *work: Any) -> asyncio.Future[Any]:
+        self._outside += 1
+        done = super().run_in_executor(*work)
+        done.add_done_callback(lambda _: self._back())
+        return done
+
+    def _back(self) -> None:
+        self._outside -= 1
 
     def _run_once(self) -> None:
         while self._scheduled and self._scheduled[0].cancelled():
             heapq.heappop(self._scheduled)._scheduled = False
             self._timer_cancelled_count -= 1
-        if not self._ready and not self._stopping:
+        if not self._ready and not self._stopping and not self._outside:
             if not self._scheduled:
+                self._process_events(self._selector.select(STRAY))
+            if not self._scheduled and not self._ready:
                 raise RuntimeError("deadlock: everyone waits and nothing will ever happen")
-            self._virtual_now = max(self._virtual_now, self._scheduled[0].when())
+            if not self._ready:
+                self._virtual_now = max(self._virtual_now, self._scheduled[0].when())
         super()._run_once()
 
 

@@ -1,0 +1,231 @@
+"""Where a simulated run is on record: in memory, or in a real database that is removed, replaced and full at times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowllm.errors import StorageFailed
+from flowllm.store import spill
+from flowllm.store.memory import MemoryStore
+from flowllm.store.migrate import create
+from flowllm.store.open import this_process
+from flowllm.store.sql import SqlStore
+from flowllm.store.writer import Failpoints
+from flowllm.types import NodeStatus
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+
+    from flowllm.clock import Clock
+    from flowllm.store.base import Store
+    from flowllm.types import Json
+
+    Records = dict[str, tuple[NodeStatus, Json]]
+    Verb = Callable[..., Awaitable[object]]
+
+FAST = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
+WRITES = {"create_run", "claim_run", "update_run", "begin_attempt", "settle", "adopt", "finish_run"}
+
+
+class Memory:
+    """A memory store that outlives the processes that use it."""
+
+    vanished = 0
+
+    def __init__(self, draw: random.Random) -> None:
+        self._store = MemoryStore()
+
+    def open(self, clock: Clock) -> Store:
+        self._store._held.clear()
+        return self._store
+
+    def records(self) -> Records:
+        """Of all nodes: what became of them."""
+        tables = [table._nodes for table in self._store._nodes.values()]
+        return {name: (node.status, node.output) for nodes in tables for name, node in nodes.items()}
+
+    def restore(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+
+class File:
+    """A database on a disk."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self._draw = draw
+        self.folder = Path(tempfile.mkdtemp(prefix="flowllm-sim-", dir=FAST))
+        (self.folder / "home").mkdir()
+        self.path = self.folder / "home" / "flowllm.db"
+        self.path.write_bytes(_new_database())
+        tempfile.tempdir = str(self.folder)  # what finds its place there is gone with it
+        self._full = 0.0
+        self.vanished = 0
+
+    def open(self, clock: Clock) -> Store:
+        return SqlStore(
+            self.path, owner=this_process(clock), failpoints=Failpoints(before_commit=self._commit)
+        )
+
+    def records(self) -> Records:
+        """Of all nodes: what became of them."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = connection.execute("SELECT node_id, status, output FROM nodes").fetchall()
+        return {name: (NodeStatus(status), json.loads(output)) for name, status, output in rows}
+
+    # its troubles
+
+    def fill(self) -> None:
+        """From now on there is no room for new files, and for some or all of what is written to the database."""
+        self._full = self._draw.choice([0.3, 1.0])
+        spill._allocate = self._allocate
+
+    def vanish(self) -> None:
+        """Its files are removed, moved away, or others take their place."""
+        self.vanished += 1
+        away = self.folder / f"away-{self.vanished}"
+        home, how = self.path.parent, self._draw.randrange(5)
+        if home == self.folder:
+            how = self._draw.randrange(2, 5)
+        match how:
+            case 0:
+                shutil.rmtree(home)
+            case 1:
+                home.rename(away)
+            case 2:
+                self.path.rename(away)
+            case 3:
+                self._unlink()
+            case _:
+                self._unlink()
+                self.path.write_bytes(_new_database())
+
+    def _unlink(self) -> None:
+        for tail in ("", "-wal", "-shm"):
+            self.path.with_name(f"{self.path.name}{tail}").unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """There is room again."""
+        self._full = 0.0
+        spill._allocate = _allocate
+
+    def remove(self) -> None:
+        tempfile.tempdir = None
+        shutil.rmtree(self.folder)
+
+    def _commit(self) -> None:
+        if self._draw.random() < self._full:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    @staticmethod
+    def _allocate(descriptor: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+_allocate = spill._allocate
+
+
+@cache
+def _new_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "flowllm.db")
+        create(path)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+
+class Disk:
+    """A store as one process has it: writes take time, and all ends with the process. It remembers what was said to be
+    on record."""
+
+    def __init__(self, store: Store, draw: random.Random, records: Callable[[], Records]) -> None:
+        self._store = store
+        self._draw = draw
+        self._records = records
+        self.dead = False
+        self.owns = False
+        """It has the run, and so the database open."""
+        self.kept: Records = {}
+        self.at_write: Callable[[], None] | None = None
+        """Called once, just when the `writes_left`th write is under way."""
+        self.writes_left = 0
+        self._lock = asyncio.Lock()
+        self.finished = False
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._store, name)
+        if not asyncio.iscoroutinefunction(verb):
+            return verb
+
+        async def call(*args: Any, **kwargs: Any) -> object:
+            if name in WRITES:
+                return await self._write(name, verb, args, kwargs)
+            return await self._carry_out(name, verb, args, kwargs)
+
+        return call
+
+    async def _write(self, name: str, verb: Verb, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        """In the order in which they come. A caller that is cancelled waits until its write is done."""
+        begun = asyncio.Event()
+
+        async def carry_out() -> object:
+            async with self._lock:
+                await asyncio.sleep(self._draw.random() / 50)
+            begun.set()
+            self.finished = self.finished or name == "finish_run"
+            self._count()
+            return await self._carry_out(name, verb, args, kwargs)
+
+        writing = asyncio.ensure_future(carry_out())
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await _outlasting(asyncio.ensure_future(begun.wait()))
+            writing.cancel()  # the store itself has its own way with callers that are cancelled
+            await _outlasting(writing)
+            if writing.cancelled():
+                raise
+            asyncio.current_task().cancel()  # it came too late for this, and is heard at the next wait
+            return writing.result()
+
+    async def _carry_out(
+        self, name: str, verb: Verb, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
+        if self.dead and name != "close":
+            raise StorageFailed("the process is dead")
+        with asyncio.get_running_loop().outside():
+            found = await verb(*args, **kwargs)
+        if name in {"create_run", "claim_run"}:
+            self.owns = True
+            self.kept |= self._records()
+        for write in kwargs.get("nodes", ()):
+            self.kept[write.node.node_id] = (write.node.status, write.node.output)
+        return found
+
+    def _count(self) -> None:
+        self.writes_left -= 1
+        if self.writes_left == 0 and self.at_write is not None:
+            asyncio.get_running_loop().call_soon(self.at_write)
+
+
+async def _outlasting(task: asyncio.Future[Any]) -> None:
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
