@@ -18,6 +18,7 @@ import yaml
 
 from flowllm.redact import MASK, Redactor
 from flowllm.spec.sandbox import Sandbox
+from flowllm.spec.sandbox_limits import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +142,7 @@ def test_what_filters_and_writers_make_of_a_secret_is_masked(secret: str) -> Non
     redactor, sandbox = Redactor([secret]), Sandbox()
     for used in FILTERS:
         expression = used if re.search(r"\bx\b", used) else f"x | {used}"
+        start()
         made = sandbox.from_string(f"{{{{ {expression} }}}}").render(x=secret)
         assert _seen(secret, redactor.text(made)) == [], f"{expression} gives {made}"
     for writer, write in OTHERS.items():
