@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flowllm.store import statements
 from flowllm.store.base import Fence
 from flowllm.store.rows import AttemptRow, MemoRow, NodeRow, RateRow
-from flowllm.types import RunId
+from flowllm.types import RunId, StepKind
 
 if TYPE_CHECKING:
     import sqlite3
@@ -51,6 +51,12 @@ class Unit:
     def is_result(self) -> bool:
         """It is kept elsewhere where the database cannot take it."""
         return self.action is None and not self.opens
+
+    @property
+    def sums_up(self) -> bool:
+        """It tells of all that a foreach or a graph within has carried out."""
+        nodes = (NodeRow(*row) for statement, row in self.rows if statement == statements.WRITE_NODE)
+        return any(node.counts is not None or node.kind == StepKind.WORKFLOW for node in nodes)
 
     @property
     def size(self) -> int:

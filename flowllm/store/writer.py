@@ -103,6 +103,8 @@ class Writer:
         self._watch = Watch(path)
         self._spill = Spill(path)
         self._lost: Lost | None = None
+        self._gaps: dict[Fence, Exception] = {}
+        """Owners of which a result is on record nowhere, and why: what sums up others is not written for them any more."""
         self._open: set[str] = set()
         """Attempts that are out: each needs room for its result."""
         self._largest = self._room = ROOM
@@ -246,6 +248,7 @@ class Writer:
             for job in jobs:
                 self._fail([job], self._lost.error())
             return
+        jobs = self._without_gaps(jobs) if self._gaps else jobs
         error = self._attempt(jobs) if jobs else None
         if error is not None and len(jobs) > 1 and worth_one_by_one(error):
             for job in jobs:
@@ -260,7 +263,17 @@ class Writer:
         if error is not None:
             self._fail(jobs, error)
 
-    def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
+    def _without_gaps(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+        whole = []
+        for job in jobs:
+            gap = next((self._gaps[fence] for fence in job.unit.fences if fence in self._gaps), None)
+            if gap is not None and job.unit.sums_up:
+                self._fail([job], gap, keep=False)
+            else:
+                whole.append(job)
+        return whole
+
+    def _fail(self, jobs: Sequence[_Job], error: Exception, *, keep: bool = True) -> None:
         """Tell the jobs, and keep what are results."""
         for job in jobs:
             # Each its own: an exception that several tasks raise would mix their tracebacks.
@@ -269,10 +282,11 @@ class Writer:
                 failure.__cause__ = error
             if not isinstance(failure, StoreError):
                 continue
-            if job.unit.is_result:
+            if keep and job.unit.is_result:
                 try:
                     self._spill.append(packed(job.unit))
                 except (OSError, ValueError) as fault:
+                    self._gaps |= dict.fromkeys(job.unit.fences, error)
                     failure.hint += f"\nOne result is lost: it could not be kept beside it either ({fault})."
             if self._spill.holds:
                 failure.hint = f"{failure.hint}\n{kept_in(self._spill.paths)}".strip()

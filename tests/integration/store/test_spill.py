@@ -19,7 +19,7 @@ from flowllm.store.open import open_store
 from flowllm.store.spill import Spill
 from flowllm.store.sql import SqlStore
 from flowllm.store.writer import Failpoints
-from flowllm.types import NodeStatus, RunId, RunStatus
+from flowllm.types import NodeStatus, RunId, RunStatus, StepKind
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
 
@@ -52,6 +52,10 @@ async def _opened(path: Path, disk: Faulty) -> SqlStore:
 
 def _write(fence: Fence, name: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeWrite:
     return NodeWrite(fence=fence, node=replace(node(name, fence.run_id), status=status))
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _left(folder: Path) -> list[str]:
@@ -123,11 +127,8 @@ async def test_nothing_is_begun_without_room_for_its_result(
     store = await _opened(path, Faulty())
     fence = fence_of(await store.create_run(run("r1", owner=ME)))
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_allocate", full)
+        patch.setattr(module, "_allocate", _full)
         with pytest.raises(StorageFailed, match="no room for results"):
             await store.begin_attempt(fence, attempt_of_node("a", "r1"))
     assert await store.attempts(RunId("r1")) == []
@@ -135,6 +136,27 @@ async def test_nothing_is_begun_without_room_for_its_result(
     assert len(_left(path.parent)) == 1
     await store.close()
     assert _left(path.parent) == []
+
+
+async def test_nothing_sums_up_what_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a graph within is on record nowhere: that graph has not succeeded, another's may."""
+    disk = Faulty()
+    store = await _opened(path, disk)
+    fence, other = [fence_of(await store.create_run(run(name, owner=ME))) for name in ("r1", "r2")]
+    disk.full = True
+    with monkeypatch.context() as patch:
+        patch.setattr(Spill, "append", _full)
+        with pytest.raises(StorageFailed, match="lost"):
+            await store.settle(nodes=[_write(fence, "g.a", NodeStatus.SKIPPED)])
+    disk.full = False
+    await store.settle(nodes=[_write(fence, "g.b")])
+    graph = replace(node("g", "r1"), kind=StepKind.WORKFLOW)
+    with pytest.raises(StorageFailed, match="full"):
+        await store.settle(nodes=[NodeWrite(fence=fence, node=graph)])
+    await store.settle(nodes=[NodeWrite(fence=other, node=replace(graph, run_id=other.run_id))])
+    assert [node.node_id for node in await store.nodes(RunId("r1"))] == ["g.b"]
+    assert [node.node_id for node in await store.nodes(RunId("r2"))] == ["g"]
+    await store.close()
 
 
 async def test_a_process_that_ends_with_a_full_disk_leaves_every_result(path: Path) -> None:
