@@ -76,7 +76,7 @@ def test_a_limit_that_changes_is_followed(
     async def main() -> Server:
         server = Server(tell=tell, retry_after=retry_after)
         load = Load(server, Limits(max_concurrent=10))
-        going = asyncio.ensure_future(load.steady(180))
+        going = asyncio.ensure_future(load.steady(60 + within + 21))
         await asyncio.sleep(60)
         server.set_rate(10 * factor)
         await going
@@ -121,7 +121,7 @@ def test_a_server_that_fails_for_30_s_is_left_alone_and_no_node_fails(seed: int)
     assert len(server.accepted) == 200
 
 
-def test_fifty_thousand_requests_take_the_hundred_minutes_that_they_must() -> None:
+def test_ten_thousand_requests_take_the_twenty_minutes_that_they_must() -> None:
     async def main() -> tuple[Server, float]:
         server = Server(rate=1e9, burst=1e9, latency=1.0, answer_tokens=(400, 400))
         limits = Limits(max_concurrent=100, requests_per_minute=500, tokens_per_minute=200_000)
@@ -134,11 +134,11 @@ def test_fifty_thousand_requests_take_the_hundred_minutes_that_they_must() -> No
             permit.answered({}, used=400)
             permit.release()
 
-        await asyncio.gather(*(ask(number) for number in range(50_000)))
+        await asyncio.gather(*(ask(number) for number in range(10_000)))
         return server, load.clock.monotonic()
 
     _, took = run_virtual(main())
-    assert took / 60 == pytest.approx(100, rel=0.02)
+    assert took / 60 == pytest.approx(20, rel=0.02)
 
 
 async def served(waiting: list[tuple[str, int]], total: int, weights: dict | None = None) -> list[str]:
