@@ -64,7 +64,12 @@ class Claims:
 
 def names_of(path: str | Path) -> Iterator[object]:
     """Where all links lead, and the file itself if it is there: it may have other names, also in other letters."""
-    real = os.path.realpath(path)
+    try:
+        real = os.path.realpath(path)
+    except (
+        ValueError
+    ):  # with a NUL or half a character in it, it is no file's name: whoever opens it tells that
+        return
     try:
         found = Path(real).stat()
     except OSError:

@@ -191,6 +191,9 @@ def open_file(
     """The rows of a file; nothing is read yet. `kind` is one of FORMATS, None: by its ending; `name` is how errors
     name it. Raises DataFailed."""
     shown = name or str(path)
-    with suppress(OSError):  # told when it is read, should it be so then
-        _check_kind(path.stat().st_mode, shown)
+    try:
+        with suppress(OSError):  # told when it is read, should it be so then
+            _check_kind(path.stat().st_mode, shown)
+    except ValueError as error:  # a NUL or half a character in it
+        raise DataFailed(f"{shown!r} cannot be the name of a file: {error}") from None
     return FileRows(path, reader_of(shown, kind=kind, delimiter=delimiter), name=shown)

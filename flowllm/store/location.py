@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,14 @@ def make_folder(folder: Path) -> None:
     ignore = folder / ".gitignore"
     if folder.name == ".flowllm" and not ignore.exists():
         ignore.write_text("*\n")
+
+
+def temporary_folders() -> tuple[Path, ...]:
+    """The temporary folder; none where all are full or read-only."""
+    try:
+        return (Path(tempfile.gettempdir()),)
+    except OSError:
+        return ()
 
 
 def is_memory(url: str) -> bool:

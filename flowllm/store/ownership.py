@@ -72,8 +72,9 @@ class Locks:
 
     def forget_lost(self, run_id: RunId) -> None:
         """Let go of a run whose file another owner has replaced; one that is still ours stays."""
-        if run_id in self._mine and not self._is_mine(run_id):
-            self._forget(run_id)
+        with contextlib.suppress(OSError):
+            if run_id in self._mine and not self._is_mine(run_id):
+                self._forget(run_id)
 
     def release_all(self) -> None:
         """Give back every run."""
@@ -166,9 +167,10 @@ class Locks:
         return self._folder / quote(run_id, safe="", errors="surrogatepass").replace(".", "%2E")
 
     def _read(self, run_id: RunId) -> dict[str, Any]:
+        """What is told of its owner. Raises OSError where that is not known: it is no run without an owner."""
         try:
             content = json.loads(self._file(run_id).read_text())
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowllm.errors import DatabaseCorrupt
 from flowllm.store.connection import APPLICATION_ID, connect, sidecars
-from flowllm.store.location import PRIVATE, make_folder
+from flowllm.store.location import PRIVATE, make_folder, temporary_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from flowllm.store.watch import Loss
 
@@ -39,7 +38,7 @@ def _checkpointed(connection: sqlite3.Connection) -> bool:
 
 def _copied(connection: sqlite3.Connection, path: Path, left: Iterable[Path]) -> Path:
     failure: OSError | sqlite3.Error | None = None
-    for folder in (path.parent, Path(tempfile.gettempdir())):
+    for folder in (path.parent, *temporary_folders()):
         partial = folder / f".{path.name}.{os.getpid()}.partial"
         try:
             make_folder(folder)

@@ -16,16 +16,15 @@ import os
 import resource
 import secrets
 import struct
-import tempfile
 import zlib
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from flowllm.store.location import PRIVATE
+from flowllm.store.location import PRIVATE, temporary_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 SEGMENT: Final = 1 << 20
 """Bytes of one file, if no more are needed at once and the limit of the process allows it."""
@@ -59,7 +58,7 @@ class Segment:
         """A new one, its space taken. Raises OSError, and leaves nothing."""
         descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, PRIVATE)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(descriptor)
             _allocate(descriptor, size)
             return cls(path, descriptor)
         except BaseException:
@@ -123,10 +122,11 @@ class Segment:
     def frames(self) -> list[tuple[int, bytes]]:
         """All that were put there wholly. Raises OSError."""
         found: list[tuple[int, bytes]] = []
-        self.used = _START
-        while (frame := self._frame(self.used)) is not None:
+        end = _START
+        while (frame := self._frame(end)) is not None:
             found.append(frame)
-            self.used += _HEAD.size + len(frame[1])
+            end += _HEAD.size + len(frame[1])
+        self.used = end  # not before all was read: what cannot be read for now is still there
         return found
 
     @property
@@ -179,7 +179,7 @@ class Spill:
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
         self._places = (
             (path.parent, f"{path.name}.spill-"),
-            (Path(tempfile.gettempdir()), f"flowllm-{digest}.spill-"),
+            *((folder, f"flowllm-{digest}.spill-") for folder in temporary_folders()),
         )
         self._own: list[Segment] = []
         self._left: list[Segment] = []
@@ -321,6 +321,12 @@ class Spill:
                     self._own.append(segment)
                     return segment
         raise failure or OSError("there is no folder for it")
+
+
+def _hold(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not os.fstat(descriptor).st_nlink:  # before it was locked, another process has tidied it away
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -62,10 +62,12 @@ class SqlStore:
         failpoints: Failpoints | None = None,
     ) -> None:
         self.path = path
+        self._home = path.absolute()
+        """A step may change the working directory."""
         self._owner = owner
         self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints)
         self._reader = Reader(path, busy_timeout=busy_timeout)
-        self._locks = Locks(path)
+        self._locks = Locks(self._home)
         self._busy_timeout = busy_timeout
         self._slots = Slots()
         self._others_now: list[RunId] = []
@@ -208,8 +210,8 @@ class SqlStore:
     def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
         """See `Store`."""
         if slots is None:
-            return StoredOutputs(self.path, run_id, parent, busy_timeout=self._busy_timeout)
-        return ChosenOutputs(self.path, run_id, parent, slots, busy_timeout=self._busy_timeout)
+            return StoredOutputs(self._home, run_id, parent, busy_timeout=self._busy_timeout)
+        return ChosenOutputs(self._home, run_id, parent, slots, busy_timeout=self._busy_timeout)
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """See `Store`."""
@@ -309,7 +311,7 @@ class SqlStore:
         going = await self._reader.runs(limit=GOING, running=True)
         if any(self._locks.held(run.run_id) for run in going):
             return None
-        return await asyncio.to_thread(compact, self.path)
+        return await asyncio.to_thread(compact, self._home)
 
     # rates
 

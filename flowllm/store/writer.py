@@ -91,7 +91,7 @@ class Writer:
     ) -> None:
         self._path = path
         self._home = path.absolute()
-        """Where it was as it was opened: the working directory may go, too."""
+        """Where it was as it was opened: the working directory may go, too, or be another (a step may change it)."""
         self._busy_timeout = busy_timeout
         self._failpoints = failpoints or Failpoints()
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
@@ -100,7 +100,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._closed = False
-        self._watch = Watch(path)
+        self._watch = Watch(self._home)
         self._spill = Spill(path)
         self._lost: Lost | None = None
         self._gaps: dict[Fence, Exception] = {}
@@ -316,7 +316,7 @@ class Writer:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
+            self._connection = connect_writer(self._home, busy_timeout=self._busy_timeout)
             self._spill.adopt()
         return self._connection
 

@@ -64,3 +64,14 @@ def test_a_step_may_read_what_one_that_it_waits_for_writes(
     else:
         with pytest.raises(UsageError, match="would write over a file that step"):
             claim_files(None, checked, RunOptions(), {}, database=None)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_what_is_no_name_of_a_file_is_told_by_the_step_that_uses_it(name: str) -> None:
+    checked = workflow(
+        "inputs: {name: }\n"
+        "steps: {save: {value: x, save: '{{ inputs.name }}'}, "
+        "rows: {foreach: {file: '{{ inputs.name }}'}, value: 1}, "
+        "see: {prompt: x, model: m, images: '{{ inputs.name }}'}}"
+    )
+    claim_files(None, checked, RunOptions(), {"name": name}, database=None)

@@ -15,7 +15,7 @@ from flowllm.clock import SystemClock
 from flowllm.errors import StorageFailed
 from flowllm.store.base import Fence, NodeWrite
 from flowllm.store.open import open_store
-from flowllm.types import RunId
+from flowllm.types import NodeId, RunId, RunStatus
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
 
 if TYPE_CHECKING:
@@ -181,3 +181,24 @@ async def test_where_the_whole_project_is_removed_it_is_saved_in_the_temporary_f
     again = await open_store(told.value.database, clock=SystemClock())
     assert await _names(again) == {"kept", "out"}
     await again.close()
+
+
+async def test_a_step_that_changes_the_working_directory_moves_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = await open_store("runs/x.db", clock=SystemClock())
+    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    await _settle(store, fence, "kept")
+    outputs = store.outputs(RunId("r1"), NodeId("rows"))
+    os.chdir("elsewhere")
+    await store.begin_attempt(fence, attempt_of_node("new", "r1"))
+    await _settle(store, fence, "new")
+    assert await _names(store) == {"kept", "new"}
+    assert (len(outputs), len(store.outputs(RunId("r1"), NodeId("rows")))) == (0, 0)
+    assert (await store.run(RunId("r1"))).status is RunStatus.RUNNING
+    await store.finish_run(fence, status=RunStatus.SUCCEEDED, finished_at=1.0)
+    await store.close()
+    assert list((tmp_path / "runs" / "x.db.locks").iterdir()) == []
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 import tempfile
@@ -212,6 +213,63 @@ def test_a_file_that_was_removed_or_damaged_takes_nothing_from_others(tmp_path: 
     other.adopt()
     assert other.results() == [b"third"]
     other.close()
+
+
+def test_a_file_that_another_process_tidied_away_while_it_was_made_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        Spill(tmp_path / "x.db").adopt()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    kept = Spill(tmp_path / "x.db")
+    kept.append(b"first")
+    kept.close()
+    other = Spill(tmp_path / "x.db")
+    other.adopt()
+    assert other.results() == [b"first"]
+    other.close()
+
+
+def test_what_cannot_be_read_for_now_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    kept = Spill(tmp_path / "x.db")
+    kept.append(b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            kept.results()
+    assert kept.holds
+    kept.append(b"second")
+    assert kept.results() == [b"first", b"second"]
+    kept.close()
+
+
+async def test_where_no_temporary_folder_can_be_written_to_the_one_of_the_database_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    told: list[str] = []
+    store = await open_store(str(path), clock=SystemClock(), told=told.append)
+    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    await store.begin_attempt(fence, attempt_of_node("a", "r1"))
+    path.unlink()
+    with pytest.raises(StorageFailed, match="All that it held is in it again"):
+        await store.begin_attempt(fence, attempt_of_node("b", "r1"))
+    await store.close()
+    assert told == []
 
 
 def test_of_very_large_results_the_room_need_only_be_free(tmp_path: Path) -> None:

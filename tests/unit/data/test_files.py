@@ -97,6 +97,12 @@ async def test_a_file_that_is_not_there_is_told_with_the_place_and_how_to_name_i
     assert caught.value.hint == "paths in a workflow are relative to its file"
 
 
+@pytest.mark.parametrize("name", ["a\0b.csv", "a\ud800b.csv"])
+async def test_what_cannot_be_the_name_of_a_file_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataFailed, match="cannot be the name of a file"):
+        await open_file(tmp_path / name, name=name).take(1)
+
+
 async def test_nothing_is_opened_before_the_first_row_is_wanted(tmp_path: Path) -> None:
     rows = open_file(tmp_path / "rows.jsonl", name="rows.jsonl")
     assert rows.total is None

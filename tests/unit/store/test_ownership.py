@@ -120,6 +120,20 @@ async def test_without_room_for_another_open_file_nobody_takes_a_run(locks: Lock
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+async def test_whose_owner_cannot_be_read_is_taken_by_nobody(locks: Locks, tmp_path: Path) -> None:
+    await locks.acquire(RUN, ME)
+    file = tmp_path / "x.db.locks" / "r1"
+    file.unlink()
+    file.symlink_to(file)  # opening it fails, for every user
+    outside = Locks(tmp_path / "x.db")
+    assert outside.held(RUN)
+    with pytest.raises(StorageFailed, match="cannot be taken"):
+        await outside.acquire(RUN, OTHER)
+    locks.forget_lost(RUN)
+    locks.release_all()
+    assert not locks._mine
+
+
 @pytest.mark.parametrize("run_id", ["../../etc", ".", "..", "a/b", "\ud800", "a b"])
 async def test_no_id_leaves_the_folder(run_id: str, tmp_path: Path) -> None:
     locks = Locks(tmp_path / "x.db")
