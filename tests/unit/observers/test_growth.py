@@ -26,8 +26,8 @@ from tests.support.events import (
     run_started,
 )
 
-FIRST, MORE = 2_000, 10_000
-LEAST = 64 * 1024
+FIRST, MORE = 1_000, 5_000
+LEAST = 36 * 1024
 """Bytes that may come and go; one pointer for each of the later items would be more."""
 
 

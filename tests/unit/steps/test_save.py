@@ -121,15 +121,15 @@ def test_a_path_is_one_nodes(tmp_path: Path) -> None:
 def test_which_paths_are_taken_takes_little_memory(tmp_path: Path) -> None:
     saver = Saver(tmp_path)
     path_of(saver, "first", "posts")
-    tracemalloc.start(20)
-    for number in range(2000):
+    tracemalloc.start(10)
+    for number in range(400):
         path_of(saver, f"{number}.md", f"posts[{number}]")
     gc.collect()
     ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/steps/save.py", all_frames=True)
     held = tracemalloc.take_snapshot().filter_traces([ours]).statistics("filename")
     tracemalloc.stop()
     # less than a path and its node's name take; 56 bytes each are Python 3.12's, whose pathlib keeps names for ever
-    assert sum(each.size for each in held) / 2000 < 100, "the paths are held one by one"
+    assert sum(each.size for each in held) / 400 < 100, "the paths are held one by one"
     assert "posts[123]" in refusal(saver, "123.md", "others[0]")
 
 
