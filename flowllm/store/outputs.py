@@ -22,9 +22,10 @@ from flowllm.store.text import content_hash, from_json, to_text
 from flowllm.types import Json, NodeStatus, item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from flowllm.errors import StoreError
     from flowllm.types import NodeId, RunId
 
 PAGE: Final = 500
@@ -112,8 +113,18 @@ class Pages(Sequence[Json]):
 class _OnDisk(Pages):
     """Pages of a database, each read through a connection of its own, which cannot write."""
 
-    def __init__(self, path: Path, run_id: RunId, parent: NodeId, *, busy_timeout: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        run_id: RunId,
+        parent: NodeId,
+        *,
+        busy_timeout: float,
+        lost: Callable[[], StoreError | None],
+    ) -> None:
+        """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         super().__init__()
+        self._lost = lost
         self._path = path
         self._busy_timeout = busy_timeout
         self._parent = parent
@@ -129,10 +140,10 @@ class _OnDisk(Pages):
         return closing(connection)
 
     def _failed(self, error: sqlite3.Error) -> Exception:
-        return explain(error, self._path)
+        return self._lost() or explain(error, self._path)
 
-    def _damaged(self, what: str) -> DatabaseCorrupt:
-        return DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
+    def _damaged(self, what: str) -> StoreError:
+        return self._lost() or DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
 
     def _output(self, row: NodeRow) -> Json:
         if content_hash(row.status, row.key, row.output) != row.content_hash or not is_whole(row):
@@ -143,8 +154,8 @@ class _OnDisk(Pages):
 class StoredOutputs(_OnDisk):
     """The outputs of all items that stand, in the order of their places."""
 
-    def __init__(self, path: Path, run_id: RunId, parent: NodeId, *, busy_timeout: float) -> None:
-        super().__init__(path, run_id, parent, busy_timeout=busy_timeout)
+    def __init__(self, path: Path, run_id: RunId, parent: NodeId, **how: Any) -> None:
+        super().__init__(path, run_id, parent, **how)
         self._edges: list[tuple[int, int]] | None = None
         """First and last place of each page."""
         self._length = 0
@@ -183,10 +194,8 @@ class StoredOutputs(_OnDisk):
 class ChosenOutputs(_OnDisk):
     """The outputs of the items of given slots, in their order."""
 
-    def __init__(
-        self, path: Path, run_id: RunId, parent: NodeId, slots: Sequence[int], *, busy_timeout: float
-    ) -> None:
-        super().__init__(path, run_id, parent, busy_timeout=busy_timeout)
+    def __init__(self, path: Path, run_id: RunId, parent: NodeId, slots: Sequence[int], **how: Any) -> None:
+        super().__init__(path, run_id, parent, **how)
         self._slots = slots
 
     def __len__(self) -> int:

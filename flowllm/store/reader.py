@@ -38,12 +38,13 @@ from flowllm.tasks import start_task
 from flowllm.types import USAGE_FIELDS, AttemptStatus, NodeStatus, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from sqlalchemy import ColumnElement, Select, Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from flowllm.errors import StoreError
     from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord
     from flowllm.types import NodeId, RunId
 
@@ -68,8 +69,10 @@ _ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(
 class Reader:
     """Queries of one database. Every read sees what was committed before it began."""
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+    def __init__(self, path: Path, *, busy_timeout: float, lost: Callable[[], StoreError | None]) -> None:
+        """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         self._path = path
+        self._lost = lost
         query = {"uri": "true", **options(reading_mode(path))}
         self._engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=address(path), query=query),
@@ -376,7 +379,8 @@ class Reader:
             async with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise explain(getattr(error, "orig", None) or error, self._path) from error
+            lost = await asyncio.to_thread(self._lost)
+            raise lost or explain(getattr(error, "orig", None) or error, self._path) from error
 
 
 def _spend() -> Select[Any]:

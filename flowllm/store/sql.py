@@ -66,7 +66,7 @@ class SqlStore:
         """A step may change the working directory."""
         self._owner = owner
         self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints)
-        self._reader = Reader(path, busy_timeout=busy_timeout)
+        self._reader = Reader(path, busy_timeout=busy_timeout, lost=self._writer.loss)
         self._locks = Locks(self._home)
         self._busy_timeout = busy_timeout
         self._slots = Slots()
@@ -209,9 +209,10 @@ class SqlStore:
 
     def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
         """See `Store`."""
+        how = {"busy_timeout": self._busy_timeout, "lost": self._writer.loss}
         if slots is None:
-            return StoredOutputs(self._home, run_id, parent, busy_timeout=self._busy_timeout)
-        return ChosenOutputs(self._home, run_id, parent, slots, busy_timeout=self._busy_timeout)
+            return StoredOutputs(self._home, run_id, parent, **how)
+        return ChosenOutputs(self._home, run_id, parent, slots, **how)
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """See `Store`."""

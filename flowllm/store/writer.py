@@ -103,6 +103,7 @@ class Writer:
         self._watch = Watch(self._home)
         self._spill = Spill(path)
         self._lost: Lost | None = None
+        self._asked: list[threading.Event] = []
         self._gaps: dict[Fence, Exception] = {}
         """Owners of which a result is on record nowhere, and why: what sums up others is not written for them any more."""
         self._open: set[str] = set()
@@ -131,6 +132,17 @@ class Writer:
             raise job.error
         return job.result
 
+    def loss(self) -> StorageFailed | None:
+        """What became of the database if it is no longer the one that was opened: what is read of it now is another's.
+        Waits for the writer's look at it, for any thread but the writer's own."""
+        thread, looked = self._thread, threading.Event()
+        if thread is not None and self._lost is None:
+            self._asked.append(looked)
+            self._queue.put([])
+            while not looked.wait(0.1) and thread.is_alive():
+                pass
+        return None if self._lost is None else self._lost.error()
+
     async def close(self) -> None:
         """Write what is queued, then give back the connection. May be called twice."""
         self._closed = True
@@ -158,6 +170,7 @@ class Writer:
             if jobs:
                 self._carry_out(jobs)
                 _wake(jobs)
+            self._tell_asked()
         self._disconnect()
         self._spill.close()
 
@@ -174,6 +187,13 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - a waiter that is never woken would hang the run
             for job in jobs:
                 job.error = explain(error, self._path)
+
+    def _tell_asked(self) -> None:
+        if self._asked:
+            with contextlib.suppress(OSError):
+                self._look()
+        while self._asked:
+            self._asked.pop().set()
 
     def _look(self) -> None:
         """Whether the database still is the one that was opened. If not, go on in the one that has its content."""

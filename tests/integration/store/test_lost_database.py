@@ -202,3 +202,19 @@ async def test_a_step_that_changes_the_working_directory_moves_no_database(
     await store.close()
     assert list((tmp_path / "runs" / "x.db.locks").iterdir()) == []
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("happening", ["moved", "replaced", "folder moved"])
+async def test_who_only_reads_is_told_too(happening: str, path: Path) -> None:
+    """What stands at the old path, or does not, is no reason to speak of damage."""
+    store = await open_store(str(path), clock=SystemClock())
+    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    outputs = store.outputs(RunId("r1"), NodeId("f"), slots=[0])
+    happen, said, _ = HAPPENINGS[happening]
+    happen(path)  # before it is in the database: a copy has no such item
+    with pytest.raises(StorageFailed, match=said) as told:
+        list(outputs)
+    assert told.value.database
+    with pytest.raises(StorageFailed, match=said):
+        await store.settle(nodes=[NodeWrite(fence=fence, node=node("f[0]", "r1"))])
+    await store.close()
