@@ -22,6 +22,16 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pages of the documentation take longest: spread evenly, as each worker begins with an equal part of all tests, so
+    that none has several of them to do when the others have ended."""
+    pages = [item for item in items if "commands_of_a_page" in item.name]
+    others = [item for item in items if item not in set(pages)]
+    for number, page in enumerate(pages):
+        others.insert(number * len(items) // len(pages), page)
+    items[:] = others
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

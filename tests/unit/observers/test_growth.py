@@ -82,4 +82,4 @@ def test_memory_does_not_grow_with_the_items() -> None:
     feed(run_ended())
     summary = observers[1]
     assert isinstance(summary, Summary)
-    assert any("posts 12,000 items so far" in "".join(map(str, line)) for line in summary.lines())
+    assert any(f"posts {FIRST + MORE:,} items so far" in "".join(map(str, line)) for line in summary.lines())
