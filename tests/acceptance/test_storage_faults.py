@@ -188,7 +188,7 @@ def test_a_database_that_goes_away_stops_the_run_and_nothing_is_paid_twice(
     assert len(server.requests) == len({seen.prompt for seen in server.requests}) == 40
 
 
-def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_more(
+def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_them_again(
     project: Project, server: Server
 ) -> None:
     """Ten large answers at a time; the limit is there for the first resume too."""
@@ -204,7 +204,8 @@ def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_more(
     assert 0 < sent < 60
     again = project.run("resume", "--quiet", largest_file=project.database.stat().st_size + BIG // 2)
     assert again.code == 1, again.said
-    assert len(server.requests) == sent
+    assert len(server.requests) < 60
+    assert len(server.requests) == len({seen.prompt for seen in server.requests})
     resumed = _resumed(project, outcome)
     assert resumed.code == 0, resumed.said
     assert resumed.json["outputs"] == {"n": 60}
