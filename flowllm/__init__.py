@@ -12,34 +12,42 @@ TYPE_CHECKING = False  # as type checkers know it: typing itself takes a while t
 if TYPE_CHECKING:
     from typing import Any
 
-    from flowllm.app import FlowLLM
-    from flowllm.blocking import run
-    from flowllm.engine.stop import StopSignal
-    from flowllm.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
-    from flowllm.result import RunOptions, RunResult, StepResult
-    from flowllm.spec.parse import load_workflow
-    from flowllm.types import NodeStatus, RunStatus, Usage
+    from flowllm.app.blocking import run
+    from flowllm.app.flowllm import FlowLLM
+    from flowllm.app.result import RunResult, StepResult
+    from flowllm.core.errors import (
+        FlowLLMError,
+        InvalidInputs,
+        InvalidWorkflow,
+        StepError,
+        StoreError,
+        UsageError,
+    )
+    from flowllm.core.types import NodeStatus, RunStatus, Usage
+    from flowllm.language.parse import load_workflow
+    from flowllm.runtime.options import RunOptions
+    from flowllm.runtime.stop import StopSignal
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AskFailed": "flowllm.errors",
-    "FlowLLM": "flowllm.app",
-    "FlowLLMError": "flowllm.errors",
-    "InvalidInputs": "flowllm.errors",
-    "InvalidWorkflow": "flowllm.errors",
-    "NodeStatus": "flowllm.types",
-    "RunOptions": "flowllm.result",
-    "RunResult": "flowllm.result",
-    "RunStatus": "flowllm.types",
-    "StepError": "flowllm.errors",
-    "StepResult": "flowllm.result",
-    "StopSignal": "flowllm.engine.stop",
-    "StoreError": "flowllm.errors",
-    "Usage": "flowllm.types",
-    "UsageError": "flowllm.errors",
-    "load_workflow": "flowllm.spec.parse",
-    "run": "flowllm.blocking",
+    "AskFailed": "flowllm.core.errors",
+    "FlowLLM": "flowllm.app.flowllm",
+    "FlowLLMError": "flowllm.core.errors",
+    "InvalidInputs": "flowllm.core.errors",
+    "InvalidWorkflow": "flowllm.core.errors",
+    "NodeStatus": "flowllm.core.types",
+    "RunOptions": "flowllm.runtime.options",
+    "RunResult": "flowllm.app.result",
+    "RunStatus": "flowllm.core.types",
+    "StepError": "flowllm.core.errors",
+    "StepResult": "flowllm.app.result",
+    "StopSignal": "flowllm.runtime.stop",
+    "StoreError": "flowllm.core.errors",
+    "Usage": "flowllm.core.types",
+    "UsageError": "flowllm.core.errors",
+    "load_workflow": "flowllm.language.parse",
+    "run": "flowllm.app.blocking",
 }
 
 __all__ = [

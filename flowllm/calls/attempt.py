@@ -7,7 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     AttemptTimedOut,
     ConnectionFailed,
     InvalidAnswer,
@@ -15,19 +15,19 @@ from flowllm.errors import (
     ProviderError,
     StoreError,
 )
-from flowllm.events import RequestEnded, RequestSent
-from flowllm.store.base import AttemptRecord
-from flowllm.types import AttemptStatus, Usage
+from flowllm.core.events import RequestEnded, RequestSent
+from flowllm.core.types import AttemptStatus, Usage
+from flowllm.storage.base import AttemptRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowllm.calls.base import Ask, Asker
     from flowllm.calls.budget import Reservation
-    from flowllm.clock import Clock
-    from flowllm.errors import StepError
-    from flowllm.store.base import MemoRecord, NodeWrite, Store
-    from flowllm.types import Json
+    from flowllm.core.clock import Clock
+    from flowllm.core.errors import StepError
+    from flowllm.core.types import Json
+    from flowllm.storage.base import MemoRecord, NodeWrite, Store
 
 _OK = 200
 _STOPPED = {"type": "Stopped", "message": "the run was stopped before its answer came", "hint": ""}

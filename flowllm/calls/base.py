@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from flowllm.redact import Redactor
-from flowllm.types import Priority, RetryPolicy, Usage
+from flowllm.core.redact import Redactor
+from flowllm.core.types import Priority, RetryPolicy, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from flowllm.calls.budget import Purse
     from flowllm.calls.gate import Gate
     from flowllm.calls.validation import Validator
-    from flowllm.events import Event
+    from flowllm.core.events import Event
+    from flowllm.core.request import Answer, Request
+    from flowllm.core.types import Json, NodeId
     from flowllm.providers.base import Provider
-    from flowllm.request import Answer, Request
-    from flowllm.store.base import Fence, NodeWrite
-    from flowllm.types import Json, NodeId
+    from flowllm.storage.base import Fence, NodeWrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

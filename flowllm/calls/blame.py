@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     ContentFiltered,
     PathNotFound,
     RequestRejected,

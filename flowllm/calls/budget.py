@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowllm.errors import BudgetExceeded, RequestRejected
-from flowllm.money import Spend, dollars, price
-from flowllm.types import RunStatus
+from flowllm.core.errors import BudgetExceeded, RequestRejected
+from flowllm.core.money import Spend, dollars, price
+from flowllm.core.types import RunStatus
 
 if TYPE_CHECKING:
-    from flowllm.types import Budget
+    from flowllm.core.types import Budget
 
 _ROUNDING = 1e-9
 

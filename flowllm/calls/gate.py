@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from flowllm.tasks import start_task
+from flowllm.core.tasks import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowllm.errors import HttpFailed, RateLimited, ServerFailed
+from flowllm.core.errors import HttpFailed, RateLimited, ServerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowllm.errors import StepError
-    from flowllm.types import RetryPolicy
+    from flowllm.core.errors import StepError
+    from flowllm.core.types import RetryPolicy
 
 
 def backoff(policy: RetryPolicy, failures: int, random: Callable[[], float]) -> float:

@@ -6,18 +6,18 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowllm.answer_text import json_in
-from flowllm.errors import InvalidAnswer
-from flowllm.patterns import LONGEST, TooLongToCheck
+from flowllm.core.answer_text import json_in
+from flowllm.core.errors import InvalidAnswer
+from flowllm.schemas.patterns import LONGEST, TooLongToCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jsonschema.exceptions import ValidationError
 
-    from flowllm.request import OutputFormat
-    from flowllm.schema_check import SchemaCheck
-    from flowllm.types import Json
+    from flowllm.core.request import OutputFormat
+    from flowllm.core.types import Json
+    from flowllm.schemas.check import SchemaCheck
 
 _MOST_ERRORS = 5
 
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def _check(schema: Json) -> SchemaCheck:
-    from flowllm.schema_check import SchemaCheck  # noqa: PLC0415 - jsonschema takes 70 ms, for few workflows
+    from flowllm.schemas.check import SchemaCheck  # noqa: PLC0415 - jsonschema takes 70 ms, for few workflows
 
     return SchemaCheck(schema)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowllm.request import ChatRequest
-from flowllm.types import estimate_tokens
+from flowllm.core.request import ChatRequest
+from flowllm.core.types import estimate_tokens
 
 if TYPE_CHECKING:
+    from flowllm.core.request import Reply, Request
     from flowllm.providers.base import Provider
-    from flowllm.request import Reply, Request
 
 
 async def send(provider: Provider, request: Request, *, timeout: float) -> Reply:

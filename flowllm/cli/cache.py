@@ -13,14 +13,14 @@ from flowllm.cli.options import DURATION, json_option, place_options
 from flowllm.cli.output import print_json, results
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import open_app, wait_for
-from flowllm.observers.text import plural, visible
-from flowllm.result import timestamp
+from flowllm.core.clock import timestamp
+from flowllm.reporting.text import plural, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from flowllm.cli.options import Place
-    from flowllm.store.base import MemoStats, Store
+    from flowllm.storage.base import MemoStats, Store
 
 
 @click.group()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowllm.errors import UsageError
-from flowllm.observers.text import plural
+from flowllm.core.errors import UsageError
+from flowllm.reporting.text import plural
 
 if TYPE_CHECKING:
-    from flowllm.store.base import Store
+    from flowllm.storage.base import Store
 
 _KIBI = 1024
 

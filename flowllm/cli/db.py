@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
 from flowllm.cli.options import json_option, place_options
 from flowllm.cli.output import print_json, results
-from flowllm.config import load_settings
-from flowllm.observers.text import visible
-from flowllm.store import migrate
-from flowllm.store.location import is_memory
-from flowllm.store.schema import SchemaState
+from flowllm.reporting.text import visible
+from flowllm.storage.location import is_memory
+from flowllm.storage.sqlite import migrate
+from flowllm.storage.sqlite.schema import SchemaState
 
 if TYPE_CHECKING:
     from flowllm.cli.options import Place
-    from flowllm.store.schema import SchemaStatus
+    from flowllm.storage.sqlite.schema import SchemaStatus
 
 MEANINGS = {
     SchemaState.MISSING: "not there yet; it is made when first used",

@@ -13,24 +13,24 @@ from urllib.parse import urlsplit
 
 import click
 
-from flowllm.assembly import AUTO, resolve_auto
+from flowllm.app.settings import load_settings
+from flowllm.app.wiring import AUTO, resolve_auto
 from flowllm.cli.db import described
 from flowllm.cli.options import Place, json_option, place_options
 from flowllm.cli.output import print_json, results
-from flowllm.config import load_settings
-from flowllm.errors import FlowLLMError
-from flowllm.observers.text import one_line, visible
-from flowllm.spec.literals import INSTEAD, WRITTEN_OUT, literals_of
-from flowllm.store import migrate
-from flowllm.store.location import is_memory
-from flowllm.store.schema import SchemaState
+from flowllm.core.errors import FlowLLMError
+from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of
+from flowllm.reporting.text import one_line, visible
+from flowllm.storage.location import is_memory
+from flowllm.storage.sqlite import migrate
+from flowllm.storage.sqlite.schema import SchemaState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flowllm.config import Settings
-    from flowllm.types import Json
+    from flowllm.app.settings import Settings
+    from flowllm.core.types import Json
 
 OLDEST_PYTHON = (3, 11)
 CONNECT_TIMEOUT = 3.0

@@ -13,18 +13,18 @@ from flowllm.cli.history import step_kinds
 from flowllm.cli.options import place_options
 from flowllm.cli.output import results, unicode_output
 from flowllm.cli.session import find_run, open_to_read, wait_for
-from flowllm.errors import UsageError
-from flowllm.observers.text import json_text, plural
-from flowllm.spec.problems import nearest
-from flowllm.types import ROW, step_path
+from flowllm.core.errors import UsageError
+from flowllm.core.types import ROW, step_path
+from flowllm.language.problems import nearest
+from flowllm.reporting.text import json_text, plural
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from flowllm.app import FlowLLM
+    from flowllm.app.flowllm import FlowLLM
     from flowllm.cli.options import Place
-    from flowllm.store.base import NodeRecord, RunRecord, Store
-    from flowllm.types import Json
+    from flowllm.core.types import Json
+    from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 PAGE = 500
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from flowllm.cli.streams import OutputLost, silence_output
-from flowllm.errors import FlowLLMError, InvalidWorkflow, StepError, in_words
-from flowllm.observers.text import one_line, plural, visible
-from flowllm.redact import SECRET_NAME, Redactor, passwords_of
+from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, in_words
+from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
+from flowllm.reporting.text import one_line, plural, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.app.settings import load_settings
 from flowllm.cli.options import place_options
 from flowllm.cli.output import print_json, results, unicode_output
-from flowllm.config import load_settings
-from flowllm.plan.draw import draw_data, draw_dot, draw_mermaid, draw_text
-from flowllm.plan.graph import Graph
-from flowllm.plan.svg import draw_svg
-from flowllm.spec.parse import load_workflow
+from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text
+from flowllm.explain.graph import Graph
+from flowllm.explain.svg import draw_svg
+from flowllm.language.parse import load_workflow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowllm.spec.nodes import Mapping
-from flowllm.spec.problems import Wrong
-from flowllm.spec.source import parse_yaml
-from flowllm.types import ROW, StepKind
+from flowllm.core.types import ROW, StepKind
+from flowllm.language.nodes import Mapping
+from flowllm.language.problems import Wrong
+from flowllm.language.source import parse_yaml
 
 if TYPE_CHECKING:
-    from flowllm.spec.nodes import Node
-    from flowllm.store.base import RunRecord
+    from flowllm.language.nodes import Node
+    from flowllm.storage.base import RunRecord
 
 
 def step_kinds(run: RunRecord) -> dict[str, StepKind]:

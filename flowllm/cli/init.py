@@ -9,9 +9,9 @@ import click
 from flowllm.cli.failures import say
 from flowllm.cli.options import debug_option
 from flowllm.cli.output import results
-from flowllm.errors import UsageError
-from flowllm.observers.text import json_text, visible
-from flowllm.spec.schema import workflow_schema
+from flowllm.core.errors import UsageError
+from flowllm.language.schema import workflow_schema
+from flowllm.reporting.text import json_text, visible
 
 SCHEMA_NAME = "flowllm.schema.json"
 WORKFLOW = f"""\

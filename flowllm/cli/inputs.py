@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowllm import strict_json
 from flowllm.cli.options import pairs
-from flowllm.errors import InvalidWorkflow, Problem, UsageError
-from flowllm.spec.nodes import plain_data
-from flowllm.spec.problems import Wrong
-from flowllm.spec.source import parse_yaml
+from flowllm.core import strict_json
+from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
+from flowllm.language.nodes import plain_data
+from flowllm.language.problems import Wrong
+from flowllm.language.source import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read as one input."""

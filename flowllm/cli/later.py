@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flowllm.errors import UsageError
+from flowllm.core.errors import UsageError
 
 _ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from flowllm.errors import UsageError
-from flowllm.result import RunOptions
-from flowllm.spec.scalars import parse_duration
+from flowllm.core.errors import UsageError
+from flowllm.language.scalars import parse_duration
+from flowllm.runtime.options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

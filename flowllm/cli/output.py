@@ -6,14 +6,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flowllm.observers.screen import Screen, wants_colour
-from flowllm.observers.text import json_text, readable, visible
-from flowllm.types import RunStatus
+from flowllm.core.types import RunStatus
+from flowllm.reporting.screen import Screen, wants_colour
+from flowllm.reporting.text import json_text, readable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 
 def results() -> Screen:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from flowllm.app.result import RunResult, StepResult, all_nodes
 from flowllm.cli.history import step_kinds
 from flowllm.cli.session import find_run, open_to_read
-from flowllm.engine.recorded import counted, figures_of, whole_nodes, with_items
-from flowllm.errors import UsageError
-from flowllm.result import RunResult, StepResult, all_nodes, timestamp
-from flowllm.spec.problems import nearest
-from flowllm.types import AttemptStatus, NodeId, RunStatus, StepKind, Usage, step_path
+from flowllm.core.clock import timestamp
+from flowllm.core.errors import UsageError
+from flowllm.core.types import AttemptStatus, NodeId, RunStatus, StepKind, Usage, step_path
+from flowllm.language.problems import nearest
+from flowllm.runtime.recorded import counted, figures_of, whole_nodes, with_items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowllm.cli.options import Place
-    from flowllm.money import Spend
-    from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord, Store
-    from flowllm.types import Json
+    from flowllm.core.money import Spend
+    from flowllm.core.types import Json
+    from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 
 PAGE = 500
 

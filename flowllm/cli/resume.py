@@ -14,11 +14,11 @@ from flowllm.cli.sitting import Shown, carry_out
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowllm.app import FlowLLM
+    from flowllm.app.flowllm import FlowLLM
+    from flowllm.app.result import RunResult
     from flowllm.cli.options import Place
-    from flowllm.engine.stop import StopSignal
-    from flowllm.observers.base import Observer
-    from flowllm.result import RunResult
+    from flowllm.reporting.base import Observer
+    from flowllm.runtime.stop import StopSignal
 
 
 @click.command()

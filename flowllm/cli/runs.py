@@ -16,18 +16,18 @@ from flowllm.cli.history import step_kinds
 from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, print_table
 from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
-from flowllm.engine.recorded import COUNTED, figures_of
-from flowllm.errors import DatabaseCorrupt
-from flowllm.money import price
-from flowllm.observers.text import duration, plural
-from flowllm.result import timestamp
-from flowllm.types import NodeStatus, RunId
+from flowllm.core.clock import timestamp
+from flowllm.core.errors import DatabaseCorrupt
+from flowllm.core.money import price
+from flowllm.core.types import NodeStatus, RunId
+from flowllm.reporting.text import duration, plural
+from flowllm.runtime.recorded import COUNTED, figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.store.base import RunRecord, Store
-    from flowllm.types import Json
+    from flowllm.core.types import Json
+    from flowllm.storage.base import RunRecord, Store
 
 EVERY = 1_000_000_000
 """A limit that no history reaches."""

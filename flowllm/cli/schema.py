@@ -6,7 +6,7 @@ import click
 
 from flowllm.cli.options import debug_option
 from flowllm.cli.output import print_json
-from flowllm.spec.schema import config_schema, workflow_schema
+from flowllm.language.schema import config_schema, workflow_schema
 
 
 @click.command()

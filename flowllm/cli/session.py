@@ -6,16 +6,16 @@ import asyncio
 import shlex
 from typing import TYPE_CHECKING, TypeVar
 
-from flowllm.app import FlowLLM
-from flowllm.errors import RunNotFound, UsageError
-from flowllm.store.location import database_path, is_memory
-from flowllm.types import RunId
+from flowllm.app.flowllm import FlowLLM
+from flowllm.core.errors import RunNotFound, UsageError
+from flowllm.core.types import RunId
+from flowllm.storage.location import database_path, is_memory
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from flowllm.cli.options import Place
-    from flowllm.store.base import RunRecord, Store
+    from flowllm.storage.base import RunRecord, Store
 
 T = TypeVar("T")
 LAST = "last"

@@ -12,10 +12,10 @@ from flowllm.cli.output import heading, outputs_there, print_json, print_outputs
 from flowllm.cli.record import read
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import failed_command, resume_command, wait_for
-from flowllm.engine.recorded import MOST_ITEMS
-from flowllm.money import price
-from flowllm.observers.summary import error_lines, figures, took
-from flowllm.observers.text import (
+from flowllm.core.money import price
+from flowllm.core.types import RUN_RESUMABLE, NodeStatus
+from flowllm.reporting.summary import error_lines, figures, took
+from flowllm.reporting.text import (
     at_least,
     dollars,
     duration,
@@ -28,16 +28,16 @@ from flowllm.observers.text import (
     resume_options,
     visible,
 )
-from flowllm.types import RUN_RESUMABLE, NodeStatus
+from flowllm.runtime.recorded import MOST_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowllm.cli.options import Place
     from flowllm.cli.record import Kept
-    from flowllm.observers.screen import Screen
-    from flowllm.store.base import AttemptRecord, NodeRecord, RunRecord
-    from flowllm.types import Counts, Json, Usage
+    from flowllm.core.types import Counts, Json, Usage
+    from flowllm.reporting.screen import Screen
+    from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 
 ITEMS_SHOWN = 20
 """Items of a foreach that are listed."""

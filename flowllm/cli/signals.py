@@ -26,7 +26,7 @@ from flowllm.cli.interrupts import handle_once, leave_to_system
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowllm.engine.stop import StopSignal
+    from flowllm.runtime.stop import StopSignal
 
 BEAT: Final = 0.25
 """Seconds in which a loop that turns answers."""

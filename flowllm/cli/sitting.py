@@ -15,25 +15,25 @@ from flowllm.cli.session import failed_command, open_app, resume_command, show_c
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.start import settle
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
-from flowllm.data.claims import Claimed, Claims
-from flowllm.data.files import STDIN
-from flowllm.descriptors import raise_limit
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import OwnershipLost, StorageFailed, StoreError, UsageError
-from flowllm.observers.events_file import EventsFile
-from flowllm.observers.progress import Notices, Progress
-from flowllm.observers.summary import Summary
-from flowllm.store.location import is_memory
-from flowllm.types import RunStatus
+from flowllm.core.descriptors import raise_limit
+from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
+from flowllm.core.types import RunStatus
+from flowllm.datasets.claims import Claimed, Claims
+from flowllm.datasets.files import STDIN
+from flowllm.reporting.events_file import EventsFile
+from flowllm.reporting.progress import Notices, Progress
+from flowllm.reporting.summary import Summary
+from flowllm.runtime.stop import StopSignal
+from flowllm.storage.location import is_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from flowllm.app import FlowLLM
+    from flowllm.app.flowllm import FlowLLM
+    from flowllm.app.result import RunResult
     from flowllm.cli.options import Place
-    from flowllm.observers.base import Observer
-    from flowllm.observers.screen import Screen
-    from flowllm.result import RunResult
+    from flowllm.reporting.base import Observer
+    from flowllm.reporting.screen import Screen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

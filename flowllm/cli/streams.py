@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from flowllm.errors import FlowLLMError
+from flowllm.core.errors import FlowLLMError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

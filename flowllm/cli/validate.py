@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
 from flowllm.cli.options import debug_option, json_option
 from flowllm.cli.output import print_json, results
-from flowllm.config import load_settings
-from flowllm.errors import InvalidWorkflow, in_order
-from flowllm.observers.text import plural, visible
-from flowllm.spec.files import DiskFiles, Unreadable, absolute
-from flowllm.spec.parse import load_workflow
-from flowllm.spec.workflow import WorkflowBody
+from flowllm.core.errors import InvalidWorkflow, in_order
+from flowllm.language.files import DiskFiles, Unreadable, absolute
+from flowllm.language.parse import load_workflow
+from flowllm.language.workflow import WorkflowBody
+from flowllm.reporting.text import plural, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from flowllm.errors import Problem
-    from flowllm.spec.project import Project
-    from flowllm.spec.workflow import Subgraph, Workflow
-    from flowllm.types import Json
+    from flowllm.core.errors import Problem
+    from flowllm.core.types import Json
+    from flowllm.language.project import Project
+    from flowllm.language.workflow import Subgraph, Workflow
 
 _FOLDERS = 3
 """The folder of a file, and those above it, that are searched for workflows of which it is a step."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from flowllm.limits.adaptive import lower
-from flowllm.limits.gates import MINUTE
+from flowllm.limits.scope import MINUTE
 
 if TYPE_CHECKING:
-    from flowllm.limits.account import Account
-    from flowllm.types import Json
+    from flowllm.core.types import Json
+    from flowllm.limits.account_limiter import Account
 
 
 SHORTEST = 5.0

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from flowllm.limits.gates import MINUTE
+from flowllm.limits.scope import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowllm.core.types import Limits
 from flowllm.limits.adaptive import AdaptiveRate, lower
-from flowllm.limits.gates import MINUTE, Gates
-from flowllm.types import Limits
+from flowllm.limits.scope import MINUTE, Gates
 
 if TYPE_CHECKING:
     from flowllm.limits.headers import Quota

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowllm.errors import AttemptTimedOut
-from flowllm.limits.account import Account, Admission
+from flowllm.core.errors import AttemptTimedOut
+from flowllm.core.types import Limits, Priority
+from flowllm.limits.account_limiter import Account, Admission
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.gauge import Gauge, read_gauge
+from flowllm.limits.give_up import Report, judge
 from flowllm.limits.learned import Departure
-from flowllm.limits.patience import Report, judge
-from flowllm.types import Limits, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from flowllm.clock import Clock
-    from flowllm.errors import StepError
+    from flowllm.core.clock import Clock
+    from flowllm.core.errors import StepError
 
 
 class Permit:

@@ -15,7 +15,7 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from flowllm.types import Priority
+from flowllm.core.types import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowllm.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
-    from flowllm.types import Json, Usage
+    from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
+    from flowllm.core.types import Json, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

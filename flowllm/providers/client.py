@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from openai._types import RequestOptions
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 CONNECT_TIMEOUT = 30.0
 """Seconds to reach a server, apart from the time it takes to answer."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from flowllm.providers.meanings import Meaning, Row
 
 if TYPE_CHECKING:
+    from flowllm.core.types import Json
     from flowllm.providers.words import Words
-    from flowllm.types import Json
 
 
 def meaning_of(status: int | None, words: Words) -> Meaning | None:

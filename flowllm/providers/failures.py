@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     BadAnswer,
     ContentFiltered,
     InvalidAnswer,
@@ -28,9 +28,9 @@ from flowllm.providers.words import parsed, read_words
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flowllm.errors import StepError
+    from flowllm.core.errors import StepError
+    from flowllm.core.types import Json
     from flowllm.providers.words import Words
-    from flowllm.types import Json
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""

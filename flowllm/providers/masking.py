@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from flowllm.redact import Redactor
+    from flowllm.core.redact import Redactor
 
 _HIDDEN: Final = re.compile(r"\\u00[2-7]")
 """JSON may spell any character like this."""

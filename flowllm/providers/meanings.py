@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from flowllm.core.types import Json
     from flowllm.providers.words import Words
-    from flowllm.types import Json
 
 
 class Meaning(StrEnum):

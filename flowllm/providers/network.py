@@ -8,7 +8,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from flowllm.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
+from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

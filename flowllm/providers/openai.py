@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     AttemptTimedOut,
     BadAnswer,
     RateLimited,
@@ -18,7 +18,9 @@ from flowllm.errors import (
     StepError,
     UsageError,
 )
-from flowllm.fingerprint import digest
+from flowllm.core.fingerprint import digest
+from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
+from flowllm.core.request import ChatRequest
 from flowllm.providers.base import Account
 from flowllm.providers.failures import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
 from flowllm.providers.masking import masked_body
@@ -29,8 +31,6 @@ from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
 from flowllm.providers.prices import list_price, price_usd
 from flowllm.providers.usage import told_cost
 from flowllm.providers.waits import told_wait
-from flowllm.redact import SECRET_NAME, Redactor, is_placeholder
-from flowllm.request import ChatRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-    from flowllm.clock import Clock
+    from flowllm.core.clock import Clock
+    from flowllm.core.request import Completion, Embeddings, EmbedRequest, Request
+    from flowllm.core.types import Json, Usage
     from flowllm.providers.openai_wire import OpenAIConfig
-    from flowllm.request import Completion, Embeddings, EmbedRequest, Request
-    from flowllm.types import Json, Usage
 
 R = TypeVar("R", "Completion", "Embeddings")
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowllm.answer_text import without_reasoning
-from flowllm.errors import (
+from flowllm.core.answer_text import without_reasoning
+from flowllm.core.errors import (
     BadAnswer,
     ContentFiltered,
     EmptyAnswer,
@@ -16,18 +16,18 @@ from flowllm.errors import (
     ServerFailed,
     TruncatedAnswer,
 )
+from flowllm.core.request import Completion
+from flowllm.core.types import Usage
 from flowllm.providers.ends import End, end_of
 from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
 from flowllm.providers.stream import assembled, is_stream
 from flowllm.providers.usage import read_usage
-from flowllm.request import Completion
-from flowllm.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.errors import StepError
-    from flowllm.types import Json
+    from flowllm.core.errors import StepError
+    from flowllm.core.types import Json
 
 _LONGEST_REASON = 60
 _CLIENT_CALLS = frozenset(

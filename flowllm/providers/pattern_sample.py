@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from random import Random
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 _MOST_REPEATS = 6
 _MOST_PARTS = 50_000

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flowllm.types import Usage
+    from flowllm.core.types import Usage
 
 MOST_KNOWN = 1000
 """Models and servers for which it is kept where their price stands: to look takes as long as the rest of an answer's

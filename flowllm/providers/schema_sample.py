@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from flowllm.fingerprint import canonical
-from flowllm.patterns import has_match
+from flowllm.core.fingerprint import canonical
 from flowllm.providers.pattern_sample import PatternTooLong, matching
 from flowllm.providers.schema_merge import merged
-from flowllm.schema_check import SchemaCheck
+from flowllm.schemas.check import SchemaCheck
+from flowllm.schemas.patterns import has_match
 
 if TYPE_CHECKING:
     from random import Random
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 Phrase: TypeAlias = Callable[["Random", str], str]
 """Gives some text, by the name of the property that it is for."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 _FIELDS = ("data:", "event:", "id:", "retry:", ":")
 _WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})

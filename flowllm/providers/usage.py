@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from flowllm.types import Usage
+from flowllm.core.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 COST_HEADER: Final = "x-litellm-response-cost"
 _MOST_TOKENS: Final = 2**53

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 LONGEST_WAIT = 31 * 86_400.0
 """Seconds; what a server asks for beyond a month's quota is nonsense, and counts as this."""

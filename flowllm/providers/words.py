@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowllm import strict_json
+from flowllm.core import strict_json
 from flowllm.providers.meanings import letters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 LONGEST_WORDS = 1000
 """Characters of a server's own words that go into a message; the whole of them is in the record."""

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowllm.calls.gate import CallStopped
-from flowllm.errors import (
+from flowllm.core.errors import (
     ImageFailed,
     NodeTimedOut,
     ProviderDown,
@@ -17,18 +17,18 @@ from flowllm.errors import (
     Unauthorized,
     UnknownModel,
 )
-from flowllm.events import FallbackTaken
-from flowllm.types import NodeStatus, Usage
+from flowllm.core.events import FallbackTaken
+from flowllm.core.types import NodeStatus, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from flowllm.core.request import Answer, Request
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Step
     from flowllm.providers.base import Provider
-    from flowllm.request import Answer, Request
-    from flowllm.spec.workflow import Step
     from flowllm.steps.base import Bound, NodeContext
-    from flowllm.store.base import NodeRecord, NodeWrite
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord, NodeWrite
 
 
 class Question(Protocol):

@@ -13,22 +13,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from flowllm.calls.gate import being_cancelled
-from flowllm.errors import AskFailed
-from flowllm.fingerprint import canonical
-from flowllm.spec.output import output_of
-from flowllm.spec.problems import Wrong
-from flowllm.spec.template import ValueTemplate
+from flowllm.core.errors import AskFailed
+from flowllm.core.fingerprint import canonical
+from flowllm.core.tasks import start_task
+from flowllm.core.types import CachePolicy, NodeStatus, Usage
+from flowllm.language.output import output_of
+from flowllm.language.problems import Wrong
+from flowllm.language.template import ValueTemplate
 from flowllm.steps.jsonable import NotPlain, plain
-from flowllm.tasks import start_task
-from flowllm.types import CachePolicy, NodeStatus, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.spec.workflow import Asks, LlmBody, Step
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Asks, LlmBody, Step
     from flowllm.steps.base import Within
-    from flowllm.store.base import NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord
 
 _SENT = ("max_tokens", "temperature", "top_p", "seed", "stop")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from flowllm.store.base import NodeRecord, NodeWrite
+from flowllm.storage.base import NodeRecord, NodeWrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flowllm.calls.base import Asker
-    from flowllm.clock import Clock
-    from flowllm.redact import Redactor
-    from flowllm.spec.workflow import Step
-    from flowllm.store.base import Store
-    from flowllm.types import Json, NodeStatus
+    from flowllm.core.clock import Clock
+    from flowllm.core.redact import Redactor
+    from flowllm.core.types import Json, NodeStatus
+    from flowllm.language.workflow import Step
+    from flowllm.storage.base import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, cast
 
 from flowllm.calls.base import Ask, Batching
 from flowllm.calls.vectors import divide, join
-from flowllm.errors import TemplateFailed
-from flowllm.fingerprint import canonical, fingerprint
-from flowllm.request import EmbedRequest
+from flowllm.core.errors import TemplateFailed
+from flowllm.core.fingerprint import canonical, fingerprint
+from flowllm.core.request import EmbedRequest
+from flowllm.core.types import NodeStatus, Usage, estimate_tokens
 from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.steps.base import Bound, Work
-from flowllm.types import NodeStatus, Usage, estimate_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowllm.calls.flight import Flights
+    from flowllm.calls.single_flight import Flights
+    from flowllm.core.request import Answer
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import EmbedBody, Step
     from flowllm.providers.base import Provider
-    from flowllm.request import Answer
-    from flowllm.spec.workflow import EmbedBody, Step
     from flowllm.steps.base import NodeContext
-    from flowllm.store.base import NodeRecord, NodeWrite
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord, NodeWrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from flowllm import descriptors
 from flowllm.calls.gate import being_cancelled
-from flowllm.errors import HttpFailed, StepError, TemplateFailed
-from flowllm.fingerprint import fingerprint
+from flowllm.core import descriptors
+from flowllm.core.errors import HttpFailed, StepError, TemplateFailed
+from flowllm.core.fingerprint import fingerprint
 from flowllm.steps.addresses import described
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, in_words
@@ -24,11 +24,11 @@ from flowllm.steps.local import Act, Local, too_late
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flowllm.redact import Redactor
-    from flowllm.spec.workflow import HttpBody, Step
+    from flowllm.core.redact import Redactor
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import HttpBody, Step
     from flowllm.steps.base import NodeContext
-    from flowllm.store.base import NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord
 
 SHOWN_URL = 200
 """Characters."""

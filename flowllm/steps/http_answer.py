@@ -9,15 +9,15 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from flowllm import strict_json
-from flowllm.errors import HttpFailed
+from flowllm.core import strict_json
+from flowllm.core.errors import HttpFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import aiohttp
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes, after decompression."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from flowllm import __version__
-from flowllm.errors import HttpFailed, TemplateFailed
-from flowllm.redact import without_passwords
+from flowllm.core.errors import HttpFailed, TemplateFailed
+from flowllm.core.redact import without_passwords
 from flowllm.steps.addresses import is_public
 from flowllm.steps.http_answer import read_answer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import aiohttp
     from aiohttp.abc import AbstractResolver
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 MOST_REQUESTS = 64
 """At the same time."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 MAX_DEPTH = 200
 """Lists and mappings within each other."""

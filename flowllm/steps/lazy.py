@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from flowllm.spec.template import Template, ValueTemplate
+from flowllm.language.template import Template, ValueTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 LAZY: Final = "_lazy"
 """Where such outputs are among the values of a graph; no template can name it."""

@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, cast
 
 from flowllm.calls.base import Ask
 from flowllm.calls.validation import Validator
-from flowllm.errors import TemplateFailed
-from flowllm.fingerprint import canonical, fingerprint
-from flowllm.images import TOKENS
-from flowllm.request import ChatRequest, ImageFile
-from flowllm.spec.sandbox_text import kind_of
-from flowllm.spec.template import Template
+from flowllm.core.errors import TemplateFailed
+from flowllm.core.fingerprint import canonical, fingerprint
+from flowllm.core.images import TOKENS
+from flowllm.core.request import ChatRequest, ImageFile
+from flowllm.core.types import OnTruncated, Usage, estimate_tokens
+from flowllm.language.sandbox_text import kind_of
+from flowllm.language.template import Template
 from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
 from flowllm.steps.per_body import PerBody
 from flowllm.steps.pictures import Pictures, by_content, illustrated, prompt_tokens
-from flowllm.types import OnTruncated, Usage, estimate_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowllm.calls.flight import Flights
+    from flowllm.calls.single_flight import Flights
+    from flowllm.core.request import Answer
+    from flowllm.core.types import Json
+    from flowllm.language.template import ValueTemplate
+    from flowllm.language.workflow import LlmBody, Step
     from flowllm.providers.base import Provider
-    from flowllm.request import Answer
-    from flowllm.spec.template import ValueTemplate
-    from flowllm.spec.workflow import LlmBody, Step
     from flowllm.steps.base import NodeContext
-    from flowllm.store.base import NodeRecord, NodeWrite
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord, NodeWrite
 
 
 _CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_call"})

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.calls.gate import CallStopped
-from flowllm.calls.memo import fresh, record_of
+from flowllm.calls.response_cache import fresh, record_of
 from flowllm.calls.retry import Attempts
-from flowllm.errors import NodeTimedOut, StepError
-from flowllm.events import NodeRetrying
-from flowllm.fingerprint import canonical
-from flowllm.request import Answer
-from flowllm.types import NodeStatus
+from flowllm.core.errors import NodeTimedOut, StepError
+from flowllm.core.events import NodeRetrying
+from flowllm.core.fingerprint import canonical
+from flowllm.core.request import Answer
+from flowllm.core.types import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from flowllm.core.types import Json
     from flowllm.steps.base import Bound, NodeContext
-    from flowllm.store.base import MemoRecord, NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import MemoRecord, NodeRecord
 
 _MASKED = re.compile(r"\*\*\*|%2A%2A%2A")
 """A secret in what a step was given, also in a URL."""

@@ -26,7 +26,7 @@ from importlib.machinery import (
 )
 from typing import TYPE_CHECKING, Any
 
-from flowllm.fingerprint import digest
+from flowllm.core.fingerprint import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

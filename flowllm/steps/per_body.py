@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowllm.spec.workflow import LlmBody
+    from flowllm.language.workflow import LlmBody
 
 T = TypeVar("T")
 

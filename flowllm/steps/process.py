@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from flowllm.tasks import start_task
+from flowllm.core.tasks import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowllm.calls.gate import CallStopped, being_cancelled
-from flowllm.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
-from flowllm.fingerprint import canonical, digest, fingerprint
+from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
+from flowllm.core.fingerprint import canonical, digest, fingerprint
+from flowllm.core.tasks import in_thread
 from flowllm.steps.asks import Ask, AskCalls, Variants
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.jsonable import Later, NotPlain, plain
@@ -28,17 +29,16 @@ from flowllm.steps.modules import StepModules
 from flowllm.steps.threads import within_step
 from flowllm.steps.tracebacks import Told, speaks_for_itself, told
 from flowllm.steps.watchdog import Watchdog
-from flowllm.tasks import in_thread
 
 if TYPE_CHECKING:
     import types
     from collections.abc import Awaitable, Callable, Mapping
 
-    from flowllm.redact import Redactor
-    from flowllm.spec.workflow import Asks, PythonBody, Step
+    from flowllm.core.redact import Redactor
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Asks, PythonBody, Step
     from flowllm.steps.base import Kind, NodeContext
-    from flowllm.store.base import NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord
 
 MOST_THREADS = 32
 LONGEST_TELLING = 5.0

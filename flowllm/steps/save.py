@@ -10,17 +10,17 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from flowllm.data.beside import open_beside, sweep
-from flowllm.data.claims import Claimed, Claims
-from flowllm.data.layouts import content_of_file, refused_ending
-from flowllm.errors import SaveFailed
-from flowllm.types import ROW, step_path
+from flowllm.core.errors import SaveFailed
+from flowllm.core.types import ROW, step_path
+from flowllm.datasets.beside import open_beside, sweep
+from flowllm.datasets.claims import Claimed, Claims
+from flowllm.datasets.layouts import content_of_file, refused_ending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowllm.spec.workflow import Step
-    from flowllm.types import Json
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Step
 
 LONGEST_NAME = 255
 """Bytes of a file's or folder's name, on all usual file systems."""

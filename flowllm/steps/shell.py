@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from flowllm.errors import ShellFailed, TemplateFailed
-from flowllm.fingerprint import fingerprint
+from flowllm.core.errors import ShellFailed, TemplateFailed
+from flowllm.core.fingerprint import fingerprint
 from flowllm.steps.base import Bound, Work
 from flowllm.steps.local import Act, Local, too_late
 from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, TooMuchOutput, run_command
@@ -25,12 +25,12 @@ from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, TooMuchOutput, run_com
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from flowllm.redact import Redactor
-    from flowllm.spec.workflow import ShellBody, Step
+    from flowllm.core.redact import Redactor
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import ShellBody, Step
     from flowllm.steps.base import NodeContext
     from flowllm.steps.process import Ended
-    from flowllm.store.base import NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord
 
 MAX_OUTPUT = 16 * 1024 * 1024
 MAX_SHOWN = 4096

@@ -7,7 +7,7 @@ import contextvars
 import sys
 from typing import TYPE_CHECKING
 
-from flowllm.errors import UsageError
+from flowllm.core.errors import UsageError
 from flowllm.steps.modules import PREFIX
 
 if TYPE_CHECKING:

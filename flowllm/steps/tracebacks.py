@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import flowllm
-from flowllm.errors import FlowLLMError, in_words, type_name
+from flowllm.core.errors import FlowLLMError, in_words, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from flowllm.fingerprint import fingerprint
+from flowllm.core.fingerprint import fingerprint
+from flowllm.core.types import NodeStatus
 from flowllm.steps.base import Bound, Work
-from flowllm.types import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowllm.spec.workflow import Step, ValueBody
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Step, ValueBody
     from flowllm.steps.base import NodeContext
-    from flowllm.store.base import NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord
 
 
 class ValueKind:

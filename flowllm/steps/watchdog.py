@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowllm.types import step_path
+from flowllm.core.types import step_path
 
 if TYPE_CHECKING:
     import types

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.errors import FlowLLMError
-from flowllm.types import RunId
+from flowllm.core.errors import FlowLLMError
+from flowllm.core.types import RunId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.data.lists import ListRows
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import RequestRejected
-from flowllm.events import FanOutStarted, NodeEnded
-from flowllm.result import RunOptions
+from flowllm.core.errors import RequestRejected
+from flowllm.core.events import FanOutStarted, NodeEnded
+from flowllm.datasets.lists import ListRows
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Told, sit, stage
 from tests.support.virtual import run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.data.base import Row
+    from flowllm.datasets.base import Row
     from tests.support.answering import Answers
     from tests.support.sittings import Stage
 
@@ -341,7 +341,7 @@ class _Slow(ListRows):
 
 
 def test_data_that_comes_slowly_holds_up_neither_an_end_nor_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.engine.items.open_rows", lambda *_, **__: _Slow())
+    monkeypatch.setattr("flowllm.runtime.foreach_runner.open_rows", lambda *_, **__: _Slow())
     text = 'steps: {a: {foreach: [1], prompt: "{{ item }}", %s}}'
 
     async def ends(made: Stage, more: str, **how: object) -> tuple[str, float]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.data.lists import ListRows
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import DataFailed, RequestRejected, ServerFailed
+from flowllm.core.errors import DataFailed, RequestRejected, ServerFailed
+from flowllm.datasets.lists import ListRows
+from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Told, sit, stage
 from tests.support.virtual import run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.data.base import Row
+    from flowllm.datasets.base import Row
     from tests.support.answering import Answers
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)
@@ -331,7 +331,7 @@ class _Torn(ListRows):
 def test_data_that_breaks_off_fails_the_step_only_if_it_was_needed(
     rows: int, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowllm.engine.items.open_rows", lambda *_, **__: _Torn(rows))
+    monkeypatch.setattr("flowllm.runtime.foreach_runner.open_rows", lambda *_, **__: _Torn(rows))
     told = play(flow('when: "{{ true }}", count: 3, overshoot: 2.0'), lambda prompt: "yes")
     assert told.status == status
     if status == "failed":

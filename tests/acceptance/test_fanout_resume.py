@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import RequestRejected, StorageFailed
-from flowllm.result import RunOptions
+from flowllm.core.errors import RequestRejected, StorageFailed
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Told, all_nodes, sit, stage
 from tests.support.virtual import run_virtual
 

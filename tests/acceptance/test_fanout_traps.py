@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import RequestRejected, StorageFailed
-from flowllm.events import StopRequested
-from flowllm.types import NodeStatus
+from flowllm.core.errors import RequestRejected, StorageFailed
+from flowllm.core.events import StopRequested
+from flowllm.core.types import NodeStatus
+from flowllm.runtime.stop import StopSignal
 from tests.support.answering import sit, stage
 from tests.support.virtual import run_virtual
 
@@ -116,7 +116,7 @@ def test_outputs_are_held_of_the_accepted_items_only() -> None:
     held: list[int] = []
 
     async def main() -> None:
-        from flowllm.engine.gathered import Gathered
+        from flowllm.runtime.foreach_results import Gathered
 
         result = Gathered.result
 

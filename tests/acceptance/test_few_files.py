@@ -8,8 +8,9 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowllm import FlowLLM, descriptors
-from flowllm.types import RunStatus
+from flowllm import FlowLLM
+from flowllm.core import descriptors
+from flowllm.core.types import RunStatus
 from tests.support.server import Server, running_server
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import InvalidInputs, UsageError
+from flowllm.core.errors import InvalidInputs, UsageError
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
     from tests.support.author import Author
 
 SHOW = 'steps: {it: {value: "{{ inputs }}"}}\noutputs: {o: "{{ it }}"}'

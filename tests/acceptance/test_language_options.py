@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.events import NodeRetrying
+from flowllm.core.events import NodeRetrying
 from tests.support.project import as_yaml
 from tests.support.replies import FAULTS, Reply, rate_limited
 

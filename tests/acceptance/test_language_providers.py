@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.errors import UsageError
-from flowllm.result import RunOptions
+from flowllm.core.errors import UsageError
+from flowllm.runtime.options import RunOptions
 from tests.support.project import as_yaml
 from tests.support.server import running_server
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.money import Spend, price
-from flowllm.types import Usage
+from flowllm.core.money import Spend, price
+from flowllm.core.types import Usage
 from tests.support.project import until
 from tests.support.replies import Reply, prompt_of
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import StorageFailed
-from flowllm.store.sql import SqlStore
+from flowllm.core.errors import StorageFailed
+from flowllm.storage.sqlite.store import SqlStore
 from tests.support.dataset import json_lines, lines, texts
 from tests.support.over import FIRST, one_step, out, outputs_by_index, over, rows, two_steps
 from tests.support.project import QUICK, until

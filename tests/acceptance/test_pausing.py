@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.errors import ConnectionFailed, RequestRejected, ServerFailed
-from flowllm.events import NodeRetrying, Notice
+from flowllm.core.errors import ConnectionFailed, RequestRejected, ServerFailed
+from flowllm.core.events import NodeRetrying, Notice
+from flowllm.core.types import Limits, NodeStatus, RunStatus
 from flowllm.providers.base import Account
-from flowllm.types import Limits, NodeStatus, RunStatus
 from tests.support.calls import FakeProvider
 from tests.support.project import QUICK, Project, prompts
 from tests.support.replies import FAULTS, ByPrompt, Reply, failed, prompt_of, rate_limited

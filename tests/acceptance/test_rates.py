@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from flowllm.types import Limits, Priority
+from flowllm.core.types import Limits, Priority
 from tests.support.rates import Load, Server
 from tests.support.virtual import run_virtual
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import RequestRejected
-from flowllm.events import NodeEnded
-from flowllm.result import RunOptions
+from flowllm.core.errors import RequestRejected
+from flowllm.core.events import NodeEnded
+from flowllm.runtime.options import RunOptions
 from tests.support.answering import Told, sit, stage
 from tests.support.virtual import run_virtual
 
@@ -198,7 +198,7 @@ def test_max_concurrent_of_one_at_every_level_does_not_deadlock() -> None:
 def test_little_room_for_open_items_holds_up_nobody_for_good(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowllm.engine.scheduler.OPEN", most)
+    monkeypatch.setattr("flowllm.runtime.scheduler.OPEN", most)
     told = play(NEST)
     assert (told.status, len(told.asked)) == ("succeeded", 8)
     beside = play(

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from flowllm.spec.schema import workflow_schema
+from flowllm.language.schema import workflow_schema
 from tests.support.project import ROOT, Project
 
 if TYPE_CHECKING:

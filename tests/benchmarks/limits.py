@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowllm import FlowLLM
-from flowllm.clock import SystemClock
-from flowllm.engine.stop import StopSignal
+from flowllm.core.clock import SystemClock
+from flowllm.core.types import Limits, NodeStatus, WindowLimit
 from flowllm.limits.limiter import Limiter
-from flowllm.types import Limits, NodeStatus, WindowLimit
+from flowllm.runtime.stop import StopSignal
 from tests.benchmarks.picture import draw
 from tests.support.serving import RemoteServer, Traffic, independent_calls, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from flowllm.result import RunResult
+    from flowllm.app.result import RunResult
 
 RATE = 10.0
 """Requests a second that the servers allow."""

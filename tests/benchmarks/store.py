@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowllm.clock import SystemClock
-from flowllm.store import statements
-from flowllm.store.base import ItemKey, NodeWrite
-from flowllm.store.connection import begin, connect_writer
-from flowllm.store.open import open_store, this_process
-from flowllm.store.rows import attempt_row, memo_row, node_row
-from flowllm.types import AttemptStatus, RunStatus
+from flowllm.core.clock import SystemClock
+from flowllm.core.types import AttemptStatus, RunStatus
+from flowllm.storage.base import ItemKey, NodeWrite
+from flowllm.storage.open import open_store, this_process
+from flowllm.storage.sqlite import statements
+from flowllm.storage.sqlite.connection import begin, connect_writer
+from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row
 from tests.support.items import POSTS, R1, item
 from tests.support.records import answer, attempt_of_node, fence_of, node, run
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.spec.nodes import Mapping
-from flowllm.spec.parse import Overrides, load_project, load_workflow
-from flowllm.spec.source import parse_yaml
+from flowllm.language.nodes import Mapping
+from flowllm.language.parse import Overrides, load_project, load_workflow
+from flowllm.language.source import parse_yaml
 from tests.support.documentation import PAGES, ROOT
 from tests.support.server import running_server
 

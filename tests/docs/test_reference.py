@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import flowllm
-from flowllm import errors
-from flowllm.spec import model
+from flowllm.core import errors
+from flowllm.language import model
 from tests.support.documentation import (
     BLOCKS,
     PAGES,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm import FlowLLM, RunStatus, load_workflow
-from flowllm.plan.graph import Graph
+from flowllm.explain.graph import Graph
 from tests.support.documentation import ROOT
 
 if TYPE_CHECKING:

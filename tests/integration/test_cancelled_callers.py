@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.result import RunOptions
-from flowllm.types import RunStatus
+from flowllm.core.types import RunStatus
+from flowllm.runtime.options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
-    from flowllm.result import RunResult
+    from flowllm.app.result import RunResult
 
 How = Literal["early", "late", "level"]
 WORKFLOW = """

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from flowllm import FlowLLM
-from flowllm.types import RunStatus
+from flowllm.core.types import RunStatus
 
 MANY = 60
 WORKFLOW = """

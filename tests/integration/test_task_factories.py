@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.types import RunStatus
+from flowllm.core.types import RunStatus
 from tests.support.factories import FACTORIES
 
 if TYPE_CHECKING:

@@ -18,23 +18,23 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from flowllm.clock import SystemClock
-from flowllm.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
-from flowllm.store import migrate, schema, tables
-from flowllm.store.migrate import migrations_folder, status, upgrade
-from flowllm.store.open import open_store
-from flowllm.store.schema import SchemaState
-from flowllm.types import NodeId, NodeStatus, RunId
+from flowllm.core.clock import SystemClock
+from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
+from flowllm.core.types import NodeId, NodeStatus, RunId
+from flowllm.storage.open import open_store
+from flowllm.storage.sqlite import migrate, schema, tables
+from flowllm.storage.sqlite.migrate import migrations_folder, status, upgrade
+from flowllm.storage.sqlite.schema import SchemaState
 from tests.support.process import ROOT, worker
 from tests.support.records import ME, answer, attempt_of_node, fence_of, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowllm.store.migrate import Upgrade
+    from flowllm.storage.sqlite.migrate import Upgrade
 
 pytestmark = pytest.mark.anyio
-WORKER = "tests.integration.store.worker"
+WORKER = "tests.integration.storage.worker"
 OLD = {path.stem: path.read_text() for path in Path(__file__).parent.glob("*.sql")}
 """Filled databases as former revisions left them."""
 OUTPUT = {"text": "Café \ud800 \0", "n": 2**70}
@@ -317,8 +317,8 @@ def test_an_upgrade_waits_for_another_writer_and_gives_up_in_plain_words(old: Pa
 def test_neither_a_new_nor_a_current_database_needs_alembic(tmp_path: Path) -> None:
     code = f"""
 import asyncio, sys
-from flowllm.clock import SystemClock
-from flowllm.store.open import open_store
+from flowllm.core.clock import SystemClock
+from flowllm.storage.open import open_store
 async def use():
     await (await open_store({str(tmp_path / "x.db")!r}, clock=SystemClock())).close()
 asyncio.run(use())
@@ -330,7 +330,7 @@ print("alembic" in sys.modules)
 
 
 def test_the_address_of_a_store_costs_no_sqlalchemy() -> None:
-    code = "import sys, flowllm.store.open; print('sqlalchemy' in sys.modules)"
+    code = "import sys, flowllm.storage.open; print('sqlalchemy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 

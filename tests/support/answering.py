@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowllm.request import Completion
-from flowllm.types import Limits, Usage
+from flowllm.core.request import Completion
+from flowllm.core.types import Limits, Usage
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
     Answers: TypeAlias = Callable[[str], str | Exception | tuple[float, str | Exception]]
 

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.errors import InvalidWorkflow
+from flowllm.core.errors import InvalidWorkflow
 from tests.support.project import QUICK, as_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from flowllm.errors import Problem
-    from flowllm.events import Event
-    from flowllm.result import RunOptions, RunResult
-    from flowllm.types import Json
+    from flowllm.app.result import RunResult
+    from flowllm.core.errors import Problem
+    from flowllm.core.events import Event
+    from flowllm.core.types import Json
+    from flowllm.runtime.options import RunOptions
     from tests.support.server import Seen, Server
 
 ASKING: dict[str, Any] = {"defaults": {"model": "test-model", "retry": QUICK}}

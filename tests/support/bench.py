@@ -6,16 +6,16 @@ import asyncio
 
 from flowllm.calls.base import Batching
 from flowllm.calls.batch import Batches
-from flowllm.calls.flight import Flights
+from flowllm.calls.executor import Line
 from flowllm.calls.gate import Gate
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
 from flowllm.calls.vectors import divide, join
+from flowllm.core.request import Answer, EmbedRequest
+from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
-from flowllm.request import Answer, EmbedRequest
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import Limits, RunStatus, Usage, estimate_tokens
+from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker, make_ask
 from tests.support.virtual import LoopClock
 

@@ -6,14 +6,14 @@ import io
 import random
 from typing import TYPE_CHECKING, Any
 
-from flowllm.data.files import reader_of
-from flowllm.data.texts import as_utf8
+from flowllm.datasets.files import reader_of
+from flowllm.datasets.texts import as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flowllm.data.base import Row, Rows
+    from flowllm.datasets.base import Row, Rows
 
 
 class Trickle(io.RawIOBase):

@@ -15,22 +15,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowllm.errors import StorageFailed
-from flowllm.store import spill
-from flowllm.store.memory import MemoryStore
-from flowllm.store.migrate import create
-from flowllm.store.open import this_process
-from flowllm.store.sql import SqlStore
-from flowllm.store.writer import Failpoints
-from flowllm.types import NodeStatus
+from flowllm.core.errors import StorageFailed
+from flowllm.core.types import NodeStatus
+from flowllm.storage.memory import MemoryStore
+from flowllm.storage.open import this_process
+from flowllm.storage.sqlite import spill
+from flowllm.storage.sqlite.migrate import create
+from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sqlite.writer import Failpoints
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable
 
-    from flowllm.clock import Clock
-    from flowllm.store.base import Store
-    from flowllm.types import Json
+    from flowllm.core.clock import Clock
+    from flowllm.core.types import Json
+    from flowllm.storage.base import Store
 
     Records = dict[str, tuple[NodeStatus, Json]]
     Verb = Callable[..., Awaitable[object]]

@@ -19,14 +19,14 @@ import click
 
 import flowllm
 from flowllm.cli.main import ENTRIES, cli
-from flowllm.spec import fields as f
-from flowllm.spec import model, model_accounts, model_steps
-from flowllm.spec.sandbox import TEXT
-from flowllm.spec.sandbox_filters import FUNCTIONS
-from flowllm.spec.sandbox_methods import methods_of
-from flowllm.spec.scalars import DURATION_PATTERN, SHARE_PATTERN
-from flowllm.spec.template import RESERVED_IDS
-from flowllm.spec.template_paths import RECORD_FIELDS, RUN_FIELDS
+from flowllm.language import fields as f
+from flowllm.language import model, model_accounts, model_steps
+from flowllm.language.sandbox import TEXT
+from flowllm.language.sandbox_filters import FUNCTIONS
+from flowllm.language.sandbox_methods import methods_of
+from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
+from flowllm.language.template import RESERVED_IDS
+from flowllm.language.template_paths import RECORD_FIELDS, RUN_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -8,14 +8,14 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowllm.request import Completion
-from flowllm.types import Limits, Usage
+from flowllm.core.request import Completion
+from flowllm.core.types import Limits, Usage
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.store.base import NodeRecord
+    from flowllm.storage.base import NodeRecord
 
 ITEMS = 100
 WANTED = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowllm.events import (
+from flowllm.core.events import (
     FallbackTaken,
     FanOutStarted,
     NodeEnded,
@@ -18,7 +18,7 @@ from flowllm.events import (
     RunStarted,
     StopRequested,
 )
-from flowllm.types import NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.types import NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
 RUN = RunId("20261121-abc")
 ERROR = {"type": "RateLimited", "message": "too many requests", "hint": "wait a little"}

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowllm.data.output import OutputFile
-from flowllm.store import writer
+from flowllm.datasets.output import OutputFile
+from flowllm.storage.sqlite import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

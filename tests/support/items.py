@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowllm.store.base import ItemKey, NodeWrite
-from flowllm.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, item_id
+from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, item_id
+from flowllm.storage.base import ItemKey, NodeWrite
 from tests.support.records import ME, fence_of, node, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowllm.store.base import Adopted, Fence, NodeRecord, RunRecord, Store
+    from flowllm.storage.base import Adopted, Fence, NodeRecord, RunRecord, Store
 
 POSTS = NodeId("posts")
 R1 = RunId("r1")

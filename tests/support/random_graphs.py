@@ -6,17 +6,17 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowllm.fingerprint import canonical, digest
-from flowllm.spec.inputs import with_inputs
-from flowllm.spec.reference import Tolerance
-from flowllm.types import NodeStatus, OnError, StepKind
+from flowllm.core.fingerprint import canonical, digest
+from flowllm.core.types import NodeStatus, OnError, StepKind
+from flowllm.language.inputs import with_inputs
+from flowllm.language.reference import Tolerance
 from tests.support.project import as_yaml
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 FAILED, SKIPPED, BLOCKED, SUCCEEDED = (
     NodeStatus.FAILED,

@@ -6,16 +6,16 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
-from flowllm.calls.flight import Flights
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
-from flowllm.errors import RateLimited, ServerFailed
+from flowllm.calls.executor import Line
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
+from flowllm.core.errors import RateLimited, ServerFailed
+from flowllm.core.request import ChatRequest, Completion
+from flowllm.core.types import Limits, Priority, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.request import ChatRequest, Completion
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import Limits, Priority, RetryPolicy, RunStatus, Usage
+from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.memory import MemoryStore
 from tests.support.calls import asker, make_ask
 from tests.support.virtual import LoopClock
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flowllm.store.base import AttemptRecord, Fence, MemoRecord, NodeRecord, Owner, RunRecord
-from flowllm.types import AttemptStatus, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.types import AttemptStatus, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.storage.base import AttemptRecord, Fence, MemoRecord, NodeRecord, Owner, RunRecord
 
 ME = Owner(pid=4711, host="here", since=1_700_000_000.0)
 OTHER = Owner(pid=4712, host="there", since=1_700_000_100.0)

@@ -10,15 +10,15 @@ import urllib.request
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flowllm.spec.parse import load_workflow
+from flowllm.language.parse import load_workflow
 from tests.support.project import as_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flowllm.spec.workflow import Workflow
-    from flowllm.types import Limits
+    from flowllm.core.types import Limits
+    from flowllm.language.workflow import Workflow
 
 ABOUT = "write a few sentences on how a request finds its way through a queue, and who goes first."
 

@@ -9,19 +9,20 @@ import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from flowllm.app import FlowLLM
-from flowllm.assembly import Providers
+from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult
+from flowllm.app.wiring import Providers
 from flowllm.calls.batch import Batches
-from flowllm.calls.flight import Flights
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
-from flowllm.events import NodeEnded, NodeStarted
+from flowllm.calls.executor import Line
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
+from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
+from flowllm.core.events import NodeEnded, NodeStarted
+from flowllm.core.request import Completion
+from flowllm.core.types import NodeStatus, RunStatus, StepKind, Usage, step_path
 from flowllm.providers.base import Account
-from flowllm.request import Completion
-from flowllm.result import RunOptions, RunResult
-from flowllm.types import NodeStatus, RunStatus, StepKind, Usage, step_path
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.stop import StopSignal
 from tests.support.disk import Disk, File, Memory
 from tests.support.random_graphs import Author, expected, invalid_at_first, key_of, rejected, reply
 from tests.support.virtual import LoopClock

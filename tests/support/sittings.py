@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowllm.backends.local import LocalBackend
 from flowllm.calls.batch import Batches
 from flowllm.calls.budget import Purse
-from flowllm.calls.flight import Flights
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
-from flowllm.engine.scheduler import Ending, Scheduler
-from flowllm.engine.stop import StopSignal
-from flowllm.events import NodeEnded
+from flowllm.calls.executor import Line
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
+from flowllm.core.events import NodeEnded
+from flowllm.core.redact import Redactor
+from flowllm.core.types import RunStatus, StepKind
+from flowllm.language.inputs import with_inputs
+from flowllm.language.overrides import Overrides
 from flowllm.limits.limiter import Limiter
-from flowllm.redact import Redactor
-from flowllm.result import RunOptions
-from flowllm.spec.inputs import with_inputs
-from flowllm.spec.overrides import Overrides
+from flowllm.runtime.local_backend import LocalBackend
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.scheduler import Ending, Scheduler
+from flowllm.runtime.stop import StopSignal
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import RunStatus, StepKind
+from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:
-    from flowllm.spec.workflow import Workflow
-    from flowllm.store.base import NodeRecord
+    from flowllm.language.workflow import Workflow
+    from flowllm.storage.base import NodeRecord
 
 OWNER = Owner(pid=1, host="here", since=0.0)
 

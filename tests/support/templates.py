@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.errors import TemplateFailed
-from flowllm.spec.reference import Location
-from flowllm.spec.template import Names, Template, TemplateProblems, compile_template
+from flowllm.core.errors import TemplateFailed
+from flowllm.language.reference import Location
+from flowllm.language.template import Names, Template, TemplateProblems, compile_template
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 WHERE = Location(file="wf.yaml", line=1, column=1)
 NAMES = Names(

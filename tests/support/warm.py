@@ -152,7 +152,7 @@ def main(ear: int) -> NoReturn:
     """Import, serve; in each child: be the command."""
     for module in ("run", "resume", "show", "runs", "failed"):
         __import__(f"flowllm.cli.{module}")
-    for module in ("flowllm.store.sql", "openai", "aiohttp", "jsonschema"):
+    for module in ("flowllm.storage.sqlite.store", "openai", "aiohttp", "jsonschema"):
         __import__(module)
     with socket.socket(fileno=ear) as listening:
         found = _serve(listening)

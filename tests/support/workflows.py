@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from flowllm.spec.parse import Overrides, SnapshotFiles, check, load_workflow
+from flowllm.language.parse import Overrides, SnapshotFiles, check, load_workflow
 
 if TYPE_CHECKING:
-    from flowllm.errors import Problem
-    from flowllm.spec.project import Project
-    from flowllm.spec.workflow import Workflow
+    from flowllm.core.errors import Problem
+    from flowllm.language.project import Project
+    from flowllm.language.workflow import Workflow
 
 PATH = "/flows/f.yaml"
 _NONE = Overrides()

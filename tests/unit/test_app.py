@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm import FlowLLM, load_workflow
-from flowllm.errors import RunOwned, UsageError
-from flowllm.events import RunEnded
-from flowllm.prepare import new_run_id
-from flowllm.result import RunOptions
-from flowllm.types import RunStatus
+from flowllm.app.prepare import new_run_id
+from flowllm.core.errors import RunOwned, UsageError
+from flowllm.core.events import RunEnded
+from flowllm.core.types import RunStatus
+from flowllm.runtime.options import RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flowllm.result import RunResult
+    from flowllm.app.result import RunResult
 
 pytestmark = pytest.mark.anyio
 SIMULATED = "defaults: {provider: simulated, model: m}\n"

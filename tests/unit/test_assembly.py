@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.assembly import Providers, read_secrets, resolve_auto
-from flowllm.errors import Unauthorized, UsageError
+from flowllm.app.wiring import Providers, read_secrets, resolve_auto
+from flowllm.core.errors import Unauthorized, UsageError
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai import ClientPool
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:
-    from flowllm.types import Limits
+    from flowllm.core.types import Limits
 
 KEY = {"OPENAI_API_KEY": "sk-canary"}
 

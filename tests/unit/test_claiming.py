@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.claiming import claim_files
-from flowllm.errors import UsageError
-from flowllm.result import RunOptions
+from flowllm.app.file_claims import claim_files
+from flowllm.core.errors import UsageError
+from flowllm.runtime.options import RunOptions
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:

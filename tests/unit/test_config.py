@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.config import load_settings, stored_project
-from flowllm.errors import UsageError
-from flowllm.result import RunOptions
+from flowllm.app.settings import load_settings, stored_project
+from flowllm.core.errors import UsageError
+from flowllm.runtime.options import RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.errors import InvalidInputs
-from flowllm.prepare import inputs_again
-from flowllm.result import RunOptions
+from flowllm.app.prepare import inputs_again
+from flowllm.core.errors import InvalidInputs
+from flowllm.runtime.options import RunOptions
 from tests.support.records import run
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 BEFORE: dict[str, Json] = {"a": "5", "b": "old", "n": 3, "gone": 1}
 GIVEN = ("a", "n", "gone")

@@ -16,9 +16,9 @@ from urllib.parse import quote, quote_plus, urlencode
 import pytest
 import yaml
 
-from flowllm.redact import MASK, Redactor
-from flowllm.spec.sandbox import Sandbox
-from flowllm.spec.sandbox_limits import start
+from flowllm.core.redact import MASK, Redactor
+from flowllm.language.sandbox import Sandbox
+from flowllm.language.sandbox_limits import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from flowllm.patterns import TooLongToCheck, check_pattern, has_match
-from flowllm.schema_check import SchemaCheck
+from flowllm.schemas.check import SchemaCheck
+from flowllm.schemas.patterns import TooLongToCheck, check_pattern, has_match
 
 EVIL = "^([a-z0-9]+-?)+$"
 SLUG = "the-quick-brown-fox-jumps-over-the-lazy-dog-and-runs-away-very-fast into the woods"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.tasks import start_task
+from flowllm.core.tasks import start_task
 from tests.support.factories import FACTORIES
 
 if TYPE_CHECKING:

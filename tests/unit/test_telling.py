@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from flowllm.events import Event
-from flowllm.sitting import Telling
+from flowllm.app.run_attempt import Telling
+from flowllm.core.events import Event
 
 EVENT = Event(run_id="r1", at=0.0)
 

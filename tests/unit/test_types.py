@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.types import is_within
+from flowllm.core.types import is_within
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,19 @@ import pytest
 
 from flowllm.calls.base import Batching
 from flowllm.calls.batch import Batches
-from flowllm.calls.flight import Flights
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
+from flowllm.calls.executor import Line
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
 from flowllm.calls.vectors import divide, join
-from flowllm.clock import SystemClock
+from flowllm.core.clock import SystemClock
+from flowllm.core.redact import Redactor
+from flowllm.core.request import EmbedRequest
+from flowllm.core.types import Limits, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai import ClientPool, OpenAIProvider
 from flowllm.providers.openai_wire import OpenAIConfig
 from flowllm.providers.simulated import unit_vector
-from flowllm.redact import Redactor
-from flowllm.request import EmbedRequest
-from flowllm.store.open import open_store
-from flowllm.types import Limits, Usage, estimate_tokens
+from flowllm.storage.open import open_store
 from tests.support.calls import asker, make_ask
 from tests.support.records import ME, run
 from tests.support.replies import Reply, failed
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flowllm.request import Answer
+    from flowllm.core.request import Answer
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.engine.stop import StopSignal
+from flowllm.core.types import Limits, RunStatus, WindowLimit
 from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST
-from flowllm.types import Limits, RunStatus, WindowLimit
+from flowllm.runtime.stop import StopSignal
 from tests.support.replies import FAULTS
 from tests.support.server import Server, running_server
 from tests.support.serving import independent_calls
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from flowllm.result import RunResult
+    from flowllm.app.result import RunResult
 
 pytestmark = pytest.mark.anyio
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from flowllm.clock import SystemClock
+from flowllm.core.clock import SystemClock
+from flowllm.core.redact import Redactor
+from flowllm.core.request import ChatRequest
 from flowllm.providers.openai import ClientPool, OpenAIProvider
 from flowllm.providers.openai_wire import OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
-from flowllm.redact import Redactor
-from flowllm.request import ChatRequest
 from tests.support.server import Server, running_server
 
 if TYPE_CHECKING:

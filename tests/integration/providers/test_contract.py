@@ -9,9 +9,9 @@ import time
 import pytest
 
 from flowllm.calls.validation import Validator
-from flowllm.errors import AttemptTimedOut
-from flowllm.fingerprint import canonical
-from flowllm.request import OutputFormat
+from flowllm.core.errors import AttemptTimedOut
+from flowllm.core.fingerprint import canonical
+from flowllm.core.request import OutputFormat
 from tests.integration.providers.conftest import Contracted, ask
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.clock import SystemClock
-from flowllm.errors import (
+from flowllm.core.clock import SystemClock
+from flowllm.core.errors import (
     BadAnswer,
     PathNotFound,
     RateLimited,
@@ -20,8 +20,8 @@ from flowllm.errors import (
     StepError,
     WrongVectors,
 )
+from flowllm.core.request import EmbedRequest
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider, unit_vector
-from flowllm.request import EmbedRequest
 from tests.support.replies import FAULTS, Reply
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ async def test_a_simulated_server_refuses_an_empty_text_and_fails_as_often_as_it
 
 
 async def test_embeddings_are_priced_by_their_input(openai: MakeOpenAI) -> None:
-    from flowllm.types import Usage
+    from flowllm.core.types import Usage
 
     provider = openai(base_url="https://api.openai.com/v1")
     assert provider.cost("text-embedding-3-small", Usage(input_tokens=1_000_000)) == pytest.approx(0.02)

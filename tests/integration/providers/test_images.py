@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import ImageFailed
-from flowllm.images import LARGEST, data_url, examine
-from flowllm.request import ChatRequest
+from flowllm.core.errors import ImageFailed
+from flowllm.core.images import LARGEST, data_url, examine
+from flowllm.core.request import ChatRequest
 from flowllm.steps.pictures import by_content, illustrated
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import flowllm
-from flowllm.errors import BadAnswer, ConnectionFailed, ProviderDown, RequestRejected, UsageError
+from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, RequestRejected, UsageError
+from flowllm.core.redact import Redactor
+from flowllm.core.request import OutputFormat
 from flowllm.providers.failures import LONGEST_RAW
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OpenAIConfig
-from flowllm.redact import Redactor
-from flowllm.request import OutputFormat
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
 from tests.support.replies import MIB, Reply
 

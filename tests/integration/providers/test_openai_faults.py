@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     AttemptTimedOut,
     BadAnswer,
     ConnectionFailed,

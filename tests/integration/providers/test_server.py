@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowllm.errors import ProviderError, RequestRejected
+from flowllm.core.errors import ProviderError, RequestRejected
 from tests.integration.providers.conftest import MakeOpenAI, ask
 
 if TYPE_CHECKING:

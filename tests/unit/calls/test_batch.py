@@ -7,7 +7,7 @@ import pytest
 
 from flowllm.calls.gate import CallStopped, Gate
 from flowllm.calls.vectors import shared_out
-from flowllm.errors import (
+from flowllm.core.errors import (
     ContentFiltered,
     RateLimited,
     RequestRejected,
@@ -16,13 +16,13 @@ from flowllm.errors import (
     UnknownModel,
     WrongVectors,
 )
-from flowllm.events import RequestSent
-from flowllm.types import AttemptStatus, Priority, RetryPolicy
+from flowllm.core.events import RequestSent
+from flowllm.core.types import AttemptStatus, Priority, RetryPolicy
 from tests.support.calls import vectors_of
 from tests.support.virtual import run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.request import Embeddings, EmbedRequest
+    from flowllm.core.request import Embeddings, EmbedRequest
 
 
 from tests.support.bench import TextsBench

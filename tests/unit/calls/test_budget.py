@@ -9,18 +9,18 @@ from dataclasses import replace
 import pytest
 
 from flowllm.calls.budget import Purse, Reservation
-from flowllm.calls.flight import Flights
+from flowllm.calls.executor import Line
 from flowllm.calls.gate import CallStopped, Gate
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
 from flowllm.calls.validation import Validator
-from flowllm.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
+from flowllm.core.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
+from flowllm.core.money import Spend
+from flowllm.core.request import Completion, OutputFormat
+from flowllm.core.types import Budget, Limits, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
-from flowllm.money import Spend
-from flowllm.request import Completion, OutputFormat
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import Budget, Limits, RetryPolicy, RunStatus, Usage
+from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker, make_ask
 from tests.support.virtual import LoopClock, run_virtual
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from flowllm.calls.dialogue import Accept, Dialogue, GiveUp, Send
+from flowllm.calls.conversation import Accept, Dialogue, GiveUp, Send
 from flowllm.calls.validation import Validator
-from flowllm.errors import InvalidAnswer, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
-from flowllm.request import ChatRequest, Completion, OutputFormat
-from flowllm.types import RetryPolicy, Usage
+from flowllm.core.errors import InvalidAnswer, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
+from flowllm.core.request import ChatRequest, Completion, OutputFormat
+from flowllm.core.types import RetryPolicy, Usage
 
 REQUEST = ChatRequest(model="m", messages=({"role": "user", "content": "How many?"},))
 NUMBERS = Validator(OutputFormat(schema={"type": "array", "items": {"type": "integer"}}))

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from flowllm.calls.line import PATIENCE
-from flowllm.calls.memo import record_of
+from flowllm.calls.executor import PATIENCE
+from flowllm.calls.response_cache import record_of
 from flowllm.calls.validation import Validator
-from flowllm.request import Answer, Completion, OutputFormat
-from flowllm.store.memory import MemoryStore
-from flowllm.types import RetryPolicy, Usage
+from flowllm.core.request import Answer, Completion, OutputFormat
+from flowllm.core.types import RetryPolicy, Usage
+from flowllm.storage.memory import MemoryStore
 from tests.support.bench import Bench, TextsBench
 from tests.support.calls import FakeProvider
 from tests.support.virtual import run_virtual

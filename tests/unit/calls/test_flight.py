@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.calls.flight import Flights
 from flowllm.calls.gate import CallStopped, Gate
-from flowllm.errors import RequestRejected
-from flowllm.events import RequestJoined
-from flowllm.request import Answer
+from flowllm.calls.single_flight import Flights
+from flowllm.core.errors import RequestRejected
+from flowllm.core.events import RequestJoined
+from flowllm.core.request import Answer
 from tests.support.calls import FakeProvider, asker, make_ask
 from tests.support.virtual import LoopClock, run_virtual
 

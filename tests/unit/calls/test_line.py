@@ -7,7 +7,7 @@ import pytest
 
 from flowllm.calls.gate import CallStopped
 from flowllm.calls.validation import Validator
-from flowllm.errors import (
+from flowllm.core.errors import (
     AttemptTimedOut,
     ConnectionFailed,
     InvalidAnswer,
@@ -20,10 +20,10 @@ from flowllm.errors import (
     TruncatedAnswer,
     Unauthorized,
 )
-from flowllm.events import NodeRetrying, Notice, RequestEnded, RequestSent
-from flowllm.request import Completion, OutputFormat
-from flowllm.store.base import Owner, RunRecord
-from flowllm.types import AttemptStatus, RetryPolicy, RunStatus, Usage
+from flowllm.core.events import NodeRetrying, Notice, RequestEnded, RequestSent
+from flowllm.core.request import Completion, OutputFormat
+from flowllm.core.types import AttemptStatus, RetryPolicy, RunStatus, Usage
+from flowllm.storage.base import Owner, RunRecord
 from tests.support.bench import Bench
 from tests.support.calls import FakeProvider, asker, make_ask
 from tests.support.virtual import run_virtual

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from flowllm.calls.retry import Attempts, backoff
-from flowllm.errors import ConnectionFailed, RateLimited, RequestRejected, ServerFailed
-from flowllm.types import RetryPolicy
+from flowllm.core.errors import ConnectionFailed, RateLimited, RequestRejected, ServerFailed
+from flowllm.core.types import RetryPolicy
 
 POLICY = RetryPolicy(max_attempts=3, initial_delay=1, max_delay=10, multiplier=2)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from flowllm.calls.validation import Validator
-from flowllm.errors import InvalidAnswer
-from flowllm.request import OutputFormat
+from flowllm.core.errors import InvalidAnswer
+from flowllm.core.request import OutputFormat
 
 ANY = Validator(OutputFormat())
 TAGS = Validator(OutputFormat(schema={"type": "array", "items": {"type": "string"}}))

@@ -8,7 +8,7 @@ import pytest
 
 from flowllm.cli.failures import guarded
 from flowllm.cli.options import Globals
-from flowllm.errors import InvalidWorkflow, Problem, Refused, RunOwned, StorageFailed
+from flowllm.core.errors import InvalidWorkflow, Problem, Refused, RunOwned, StorageFailed
 
 CANARY = "sk-canary-1234567890"
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm.cli.inputs import file_inputs, text_inputs
-from flowllm.errors import InvalidWorkflow, UsageError
+from flowllm.core.errors import InvalidWorkflow, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pytest
 from click.testing import CliRunner, Result
 
+from flowllm.app.result import EMPTY_STATS, RunResult
 from flowllm.cli import signals
 from flowllm.cli.main import cli
-from flowllm.errors import RunOwned
-from flowllm.result import EMPTY_STATS, RunOptions, RunResult
-from flowllm.types import RunId, RunStatus
+from flowllm.core.errors import RunOwned
+from flowllm.core.types import RunId, RunStatus
+from flowllm.runtime.options import RunOptions
 from tests.support.events import ERROR, node_ended, notice, run_ended, run_started, stop_requested
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from flowllm.data.claims import Claims
-    from flowllm.engine.stop import StopSignal
-    from flowllm.observers.base import Observer
+    from flowllm.datasets.claims import Claims
+    from flowllm.reporting.base import Observer
+    from flowllm.runtime.stop import StopSignal
 
 
 def result(status: RunStatus = RunStatus.SUCCEEDED, **values: Any) -> RunResult:

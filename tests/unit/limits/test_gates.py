@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.limits.gates import BUNCHING, STEADY, Gates
-from flowllm.types import Limits, WindowLimit
+from flowllm.core.types import Limits, WindowLimit
+from flowllm.limits.scope import BUNCHING, STEADY, Gates
 
 
 def gates(rate: float | None = None, **limits: object) -> Gates:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import RateLimited, ServerFailed
+from flowllm.core.errors import RateLimited, ServerFailed
+from flowllm.core.types import Limits
 from flowllm.limits.limiter import Limiter
-from flowllm.types import Limits
 from tests.support.virtual import LoopClock, run_virtual
 
 if TYPE_CHECKING:

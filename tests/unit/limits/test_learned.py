@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import RateLimited
+from flowllm.core.errors import RateLimited
+from flowllm.core.types import Limits
 from flowllm.limits.limiter import Limiter
-from flowllm.types import Limits
 from tests.support.virtual import LoopClock, run_virtual
 
 if TYPE_CHECKING:

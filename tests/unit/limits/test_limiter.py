@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.errors import RateLimited, RequestRejected
+from flowllm.core.errors import RateLimited, RequestRejected
+from flowllm.core.types import Limits, Priority
 from flowllm.limits.limiter import Limiter, tightest
-from flowllm.types import Limits, Priority
 from tests.support.virtual import LoopClock, run_virtual
 
 

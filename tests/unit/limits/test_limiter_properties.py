@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.errors import AttemptTimedOut, ConnectionFailed, RateLimited, RequestRejected, ServerFailed
-from flowllm.limits.account import LONGEST_PAUSE
+from flowllm.core.errors import AttemptTimedOut, ConnectionFailed, RateLimited, RequestRejected, ServerFailed
+from flowllm.core.types import Limits, Priority, WindowLimit
+from flowllm.limits.account_limiter import LONGEST_PAUSE
 from flowllm.limits.limiter import Limiter, Permit
-from flowllm.types import Limits, Priority, WindowLimit
 from tests.support.virtual import LoopClock, run_virtual
 
 ERRORS = (RateLimited("429"), ServerFailed("500", status=500), ConnectionFailed("reset", reason="reset"))

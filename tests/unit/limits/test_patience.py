@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     AttemptTimedOut,
     BadAnswer,
     ConnectionFailed,
@@ -20,10 +20,10 @@ from flowllm.errors import (
     Unauthorized,
     UnknownModel,
 )
-from flowllm.limits.account import Account, Admission, Departure
+from flowllm.core.types import Limits
+from flowllm.limits.account_limiter import Account, Admission, Departure
 from flowllm.limits.breaker import LEAST
-from flowllm.limits.patience import MOST_REFUSED, SHORT_PATIENCE, Report, judge
-from flowllm.types import Limits
+from flowllm.limits.give_up import MOST_REFUSED, SHORT_PATIENCE, Report, judge
 from tests.support.virtual import LoopClock, run_virtual
 
 SENT = Departure()

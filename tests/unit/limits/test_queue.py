@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowllm.core.types import Priority
 from flowllm.limits.queue import AdmissionQueue
-from flowllm.types import Priority
 
 NORMAL = Priority.NORMAL
 

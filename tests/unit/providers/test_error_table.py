@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     BadAnswer,
     ContentFiltered,
     InvalidAnswer,
@@ -25,7 +25,7 @@ from flowllm.providers.meanings import Meaning, Row
 from flowllm.providers.words import parsed, read_words
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 ASKED = Asked(provider="work", server="llm.example.com", model="mini-5")
 KINDS: dict[Meaning, type[StepError]] = {

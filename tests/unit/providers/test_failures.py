@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     PathNotFound,
     ProviderError,
     QuotaExhausted,

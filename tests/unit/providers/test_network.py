@@ -8,7 +8,7 @@ import ssl
 import pytest
 from aiohttp.http_exceptions import ContentLengthError, LineTooLong
 
-from flowllm.errors import BadAnswer, ConnectionFailed, RequestRejected
+from flowllm.core.errors import BadAnswer, ConnectionFailed, RequestRejected
 from flowllm.providers.failures import Asked
 from flowllm.providers.network import Unreadable, bad_certificates, broken, causes
 

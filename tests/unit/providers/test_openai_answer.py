@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     BadAnswer,
     ContentFiltered,
     EmptyAnswer,
@@ -20,11 +20,11 @@ from flowllm.errors import (
     Unauthorized,
     UnknownModel,
 )
+from flowllm.core.request import Completion
+from flowllm.core.types import Usage
 from flowllm.providers.ends import TABLE, End
 from flowllm.providers.failures import LONGEST_RAW, Asked
 from flowllm.providers.openai_answer import decode
-from flowllm.request import Completion
-from flowllm.types import Usage
 
 ASKED = Asked(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
 

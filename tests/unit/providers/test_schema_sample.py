@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from flowllm.fingerprint import canonical
+from flowllm.core.fingerprint import canonical
+from flowllm.core.request import OutputFormat
 from flowllm.providers.schema_sample import sample
 from flowllm.providers.structured import wire_schema
-from flowllm.request import OutputFormat
 
 BY_HAND: list[Any] = [
     True,

@@ -9,10 +9,10 @@ import pytest
 
 from flowllm.providers import schema_sample
 from flowllm.providers.schema_sample import TooMuch, sample
-from flowllm.schema_check import SchemaCheck
+from flowllm.schemas.check import SchemaCheck
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 TEXT: Json = {"type": "string"}
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import AttemptTimedOut, ProviderError, RateLimited, ServerFailed, TruncatedAnswer
+from flowllm.core.errors import AttemptTimedOut, ProviderError, RateLimited, ServerFailed, TruncatedAnswer
+from flowllm.core.request import ChatRequest, Completion, OutputFormat
+from flowllm.core.types import Limits
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
-from flowllm.request import ChatRequest, Completion, OutputFormat
-from flowllm.types import Limits
 from tests.support.virtual import LoopClock, run_virtual
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 
 def provider(**settings: object) -> SimulatedProvider:

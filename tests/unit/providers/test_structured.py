@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from flowllm.core.request import OutputFormat
 from flowllm.providers.structured import instruction, strict_allowed, wire_schema
-from flowllm.request import OutputFormat
 
 OBJECT = {
     "type": "object",

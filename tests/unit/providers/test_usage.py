@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from flowllm.core.types import Usage
 from flowllm.providers.usage import read_usage, told_cost
-from flowllm.types import Usage
 
 
 def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 0, kept: int = 0) -> Usage:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import RateLimited, ServerFailed
+from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.providers.failures import Asked, failure
 from flowllm.providers.waits import LONGEST_WAIT, retry_after
 
 if TYPE_CHECKING:
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 ASKED = Asked(provider="work", server="llm.example.com")

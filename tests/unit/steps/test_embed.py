@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowllm.calls.batch import Batches
-from flowllm.calls.flight import Flights
-from flowllm.calls.line import Line
-from flowllm.calls.memo import Memo
-from flowllm.errors import RequestRejected, TemplateFailed, UnknownModel
-from flowllm.events import FallbackTaken
+from flowllm.calls.executor import Line
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
+from flowllm.core.errors import RequestRejected, TemplateFailed, UnknownModel
+from flowllm.core.events import FallbackTaken
+from flowllm.core.redact import Redactor
+from flowllm.core.types import Limits, RunStatus, StepId, estimate_tokens
+from flowllm.language.workflow import Target
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.redact import Redactor
-from flowllm.spec.workflow import Target
 from flowllm.steps.base import NodeContext
 from flowllm.steps.embed import EmbedKind
-from flowllm.store.base import Owner, RunRecord
-from flowllm.store.memory import MemoryStore
-from flowllm.types import Limits, RunStatus, StepId, estimate_tokens
+from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:
-    from flowllm.request import EmbedRequest
-    from flowllm.spec.workflow import Step
+    from flowllm.core.request import EmbedRequest
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Step
     from flowllm.steps.base import Bound
-    from flowllm.store.base import NodeRecord
-    from flowllm.types import Json
+    from flowllm.storage.base import NodeRecord
 
 
 def step(options: str = "embed: '{{ inputs.x }}'\nmodel: e") -> Step:

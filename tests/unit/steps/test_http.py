@@ -8,8 +8,8 @@ import pytest
 from aiohttp import ClientError
 from aiohttp.abc import AbstractResolver
 
-from flowllm.errors import HttpFailed, TemplateFailed
-from flowllm.redact import Redactor
+from flowllm.core.errors import HttpFailed, TemplateFailed
+from flowllm.core.redact import Redactor
 from flowllm.steps.http import HttpKind
 from flowllm.steps.http_answer import LONGEST_RETRY_AFTER, retry_after
 from flowllm.steps.http_wire import Request, Wire, blocked, checked_url
@@ -18,7 +18,7 @@ from tests.support.web import Web, answer, redirect, running_web
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 
 class Names(AbstractResolver):

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from flowllm.request import Completion
+from flowllm.core.request import Completion
+from flowllm.core.types import Usage
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
-from flowllm.types import Usage
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

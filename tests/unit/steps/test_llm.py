@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowllm.errors import (
+from flowllm.core.errors import (
     ContentFiltered,
     ProviderDown,
     Refused,
@@ -16,11 +16,11 @@ from flowllm.errors import (
     Unauthorized,
     UnknownModel,
 )
-from flowllm.events import FallbackTaken
+from flowllm.core.events import FallbackTaken
+from flowllm.core.request import Completion
+from flowllm.core.types import NodeStatus, RunStatus, Usage
 from flowllm.providers.base import Account
-from flowllm.request import Completion
-from flowllm.result import RunOptions
-from flowllm.types import NodeStatus, RunStatus, Usage
+from flowllm.runtime.options import RunOptions
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual

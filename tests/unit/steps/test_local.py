@@ -5,11 +5,11 @@ import textwrap
 
 import pytest
 
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import NodeTimedOut
-from flowllm.result import RunOptions
+from flowllm.core.errors import NodeTimedOut
+from flowllm.core.types import RunStatus
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.stop import StopSignal
 from flowllm.steps.local import too_late
-from flowllm.types import RunStatus
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.spec.imports import imported_files
-from flowllm.spec.workflow import PythonBody
+from flowllm.language.imports import imported_files
+from flowllm.language.workflow import PythonBody
 from flowllm.steps.modules import StepModules
 from flowllm.steps.python import source_hash
 

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import ImageFailed, TemplateFailed
-from flowllm.images import TOKENS
-from flowllm.spec.template import ValueTemplate
+from flowllm.core.errors import ImageFailed, TemplateFailed
+from flowllm.core.images import TOKENS
+from flowllm.core.types import StepId
+from flowllm.language.template import ValueTemplate
 from flowllm.steps.llm import LlmKind
-from flowllm.types import StepId
 from tests.support.calls import FakeProvider
 from tests.support.workflows import workflow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flowllm.core.types import Json
     from flowllm.steps.base import Bound
-    from flowllm.types import Json
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from flowllm.engine.stop import StopSignal
-from flowllm.errors import PythonFailed
-from flowllm.events import NodeRetrying
-from flowllm.spec.workflow import PythonBody
+from flowllm.core.errors import PythonFailed
+from flowllm.core.events import NodeRetrying
+from flowllm.core.types import NodeStatus, RunStatus
+from flowllm.language.workflow import PythonBody
+from flowllm.runtime.stop import StopSignal
 from flowllm.steps.python import MOST_THREADS, source_hash
-from flowllm.types import NodeStatus, RunStatus
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

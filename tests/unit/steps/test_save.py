@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowllm.errors import SaveFailed
+from flowllm.core.errors import SaveFailed
 from flowllm.steps.save import Saver
 from tests.support.project import HANG, ROOT
 from tests.support.workflows import workflow
@@ -22,7 +22,7 @@ from tests.support.workflows import workflow
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flowllm.types import Json
+    from flowllm.core.types import Json
 
 STEP = next(
     iter(workflow("inputs: {x: ''}\nsteps: {a: {value: 1, save: '{{ inputs.x }}'}}\n").steps.values())

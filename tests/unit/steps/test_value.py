@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.types import NodeStatus
+from flowllm.core.types import NodeStatus
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

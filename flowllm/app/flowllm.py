@@ -1,0 +1,449 @@
+"""flowllm as a library: one FlowLLM a process, any number of runs in it, one limiter for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from flowllm.app.dataset_run import absolute_paths, open_again, open_files
+from flowllm.app.file_claims import claim_files
+from flowllm.app.mended_items import mended_items
+from flowllm.app.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
+from flowllm.app.result import RunResult, all_nodes
+from flowllm.app.run_attempt import Sitting, give_back, run_to_resume, taken
+from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
+from flowllm.app.wiring import AUTO, SIMULATED, Providers, local_backend, read_secrets
+from flowllm.calls.batch import Batches
+from flowllm.calls.executor import Line
+from flowllm.calls.response_cache import Memo
+from flowllm.calls.single_flight import Flights
+from flowllm.core.clock import SystemClock
+from flowllm.core.errors import UsageError
+from flowllm.core.tasks import start_task, to_the_end
+from flowllm.core.types import ROW, NodeId, RunId, RunStatus, StepId, StepKind, step_path
+from flowllm.datasets.spool import forget_spool, spool_path
+from flowllm.explain.forecast import Forecast, Forecaster
+from flowllm.explain.graph import Graph
+from flowllm.explain.why import Why, explain
+from flowllm.language.files import SnapshotFiles
+from flowllm.language.inputs import resolve_inputs
+from flowllm.language.parse import Overrides, load_workflow
+from flowllm.language.workflow import Workflow
+from flowllm.limits.limiter import Limiter
+from flowllm.providers.openai import ClientPool
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.recorded import counted, figures_of, whole_nodes
+from flowllm.runtime.stop import StopSignal
+from flowllm.steps.threads import refuse_within_step
+from flowllm.storage.base import Fence
+from flowllm.storage.location import database_path, is_memory
+from flowllm.storage.open import open_store, this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flowllm.app.dataset_run import RowFiles
+    from flowllm.core.clock import Clock
+    from flowllm.core.redact import Redactor
+    from flowllm.core.types import Json
+    from flowllm.datasets.claims import Claims
+    from flowllm.language.project import Project
+    from flowllm.language.workflow import Step
+    from flowllm.reporting.base import Observer
+    from flowllm.storage.base import RunRecord, Store
+
+
+class FlowLLM:
+    """Opens a database and runs workflows in it.
+
+    async with FlowLLM() as app:
+        run = await app.run("workflows/blog.yaml", inputs={"topic": "Tea"})
+        print(run.outputs["headline"])
+    """
+
+    def __init__(
+        self,
+        *,
+        database: str | Path | None = None,
+        config: str | Path | None = None,
+        clock: Clock | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`database` is a path or URL, `config` a flowllm.yaml; both are found as the command line finds them.
+
+        Raises InvalidWorkflow for a flowllm.yaml with problems, UsageError for one that is not there.
+        """
+        self._settings = load_settings(
+            environ=os.environ if environ is None else environ, config=config, database=database
+        )
+        self._clock = clock or SystemClock()
+        self._pool = ClientPool()
+        self._limiter = Limiter(self._clock, weights=self._settings.project.tenants)
+        self._store: Store | None = None
+        self._told: list[str] = []
+        """What the database has lost, for the next run to tell."""
+        self._flights: Flights | None = None
+
+    async def __aenter__(self) -> Self:
+        self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
+        line = Line(self._limiter, self._store, self._clock)
+        batches = Batches(line, self._clock)
+        self._flights = Flights(Memo(batches, self._store, self._clock), self._clock)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        store, self._store = self._store, None
+        flights, self._flights = self._flights, None
+        try:
+            if flights is not None:
+                await flights.drain()
+            self._limiter.close()
+            await self._pool.close()
+        finally:
+            if store is not None:
+                await store.close()
+
+    @property
+    def store(self) -> Store:
+        """The open database. Raises UsageError outside of `async with`."""
+        if self._store is None:
+            raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
+        return self._store
+
+    @property
+    def database(self) -> str:
+        """Where the database is."""
+        return self._settings.database
+
+    async def run(
+        self,
+        workflow: str | Path | Workflow,
+        *,
+        inputs: Mapping[str, Json] | None = None,
+        input_text: Mapping[str, str] | None = None,
+        options: RunOptions | None = None,
+        tenant: str = "",
+        observers: Sequence[Observer] = (),
+        stop: StopSignal | None = None,
+        claims: Claims | None = None,
+    ) -> RunResult:
+        """Run a workflow and give its result, whether it succeeded or not.
+
+        `inputs` are typed values; `input_text` are texts that are converted to the inputs' types; `claims` are more files
+        that the run must not write over. Raises InvalidWorkflow, InvalidInputs and other UsageErrors before anything is
+        sent, StoreError if results can no longer be kept. It is refused within a python step, whose run would know
+        nothing of it.
+        """
+        refuse_within_step()
+        check_arguments(workflow, inputs, options)
+        stop = stop or StopSignal()
+        options = absolute_paths(self._settings.complete(options or RunOptions()))
+        options = replace(options, given=tuple({**(inputs or {}), **(input_text or {})}))
+        loaded = self._load(workflow, options)
+        given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
+        steps = chosen_steps(loaded, options)
+        providers = self._providers(loaded, options, self._settings.project)
+        self._check(loaded, steps, providers)
+        secrets = self._read_secrets(loaded, providers)
+        claims = claim_files(claims, loaded, options, given, database=self._file)
+        run = self._new_run(loaded, given, options, providers, tenant)
+        rows, spool = None, spool_path(self._file, run.run_id)
+        if options.over is not None:
+            rows = await open_files(loaded, options, run=run, new=True, spool=spool, given=given, stop=stop)
+        try:
+            run = replace(await self.store.create_run(run), inputs=given)
+        except BaseException:
+            if rows is not None:
+                await to_the_end(rows.close())
+            raise
+        sitting = self._sitting(
+            workflow=loaded,
+            steps=steps,
+            run=run,
+            options=options,
+            providers=providers,
+            secrets=secrets,
+            observers=observers,
+            rows=rows,
+            claims=claims,
+        )
+        await sitting.hold(stop=stop, notices=[*taken(self._told), *(() if rows is None else rows.notices)])
+        return await self._result(run.run_id, loaded)
+
+    async def resume(
+        self,
+        run_id: str | None = None,
+        *,
+        file: str | Path | None = None,
+        inputs: Mapping[str, Json] | None = None,
+        input_text: Mapping[str, str] | None = None,
+        mended: Sequence[Json] = (),
+        retry_failed: bool = False,
+        until: str | None = None,
+        budget: Mapping[str, float] | None = None,
+        observers: Sequence[Observer] = (),
+        stop: StopSignal | None = None,
+        claims: Claims | None = None,
+    ) -> RunResult:
+        """Go on with a run: what holds is kept, everything else is carried out.
+
+        Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now;
+        `inputs` and `input_text`, as for `run`, go over what it was given before; `mended` are lines of `flowllm failed`,
+        whose items are taken in place of those that failed; `budget` (see RunOptions) is what it may spend in all.
+        A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
+        """
+        refuse_within_step()
+        stop = stop or StopSignal()
+        run = await run_to_resume(self.store, run_id, self._told)
+        options = replace(RunOptions.of(run.options), until=until)
+        if budget:
+            options = replace(options, budget={**(options.budget or {}), **budget})
+        other = file is not None or bool(inputs) or bool(input_text)
+        done = {node.node_id: node for node in await self.store.nodes(run.run_id)}
+        rows_before = done.get(NodeId(ROW))
+        part = rows_before is not None and rows_before.parts.get("until") not in {None, until}
+        part = part or any(node.damaged for node in done.values())
+        if run.status is RunStatus.SUCCEEDED and not (retry_failed or other or mended or part):
+            stored = self._stored(run, options)
+            if options.over is not None or done.keys() >= chosen_steps(stored, options).keys():
+                return await self._result(run.run_id, stored)
+        if file is not None:
+            options = replace(options, config=self._settings.project.path or None)
+            loaded, project = self._load(file, options), self._settings.project
+        else:
+            run = unmasked(run)
+            loaded, project = self._stored(run, options), stored_project(options, run.snapshot)
+        steps = chosen_steps(loaded, options)
+        given = run.inputs
+        if other:
+            given, names = inputs_again(run, options, loaded, inputs or {}, input_text or {})
+            options = replace(options, given=names)
+        providers = self._providers(loaded, options, project)
+        if providers.default != run.provider and loaded.default_provider == AUTO:
+            raise UsageError(
+                f"run {run.run_id} used {run.provider}, and `auto` would now mean {providers.default}",
+                hint="set or unset OPENAI_API_KEY as it was, or start a new run",
+            )
+        self._check(loaded, steps, providers)
+        secrets = self._read_secrets(loaded, providers)
+        claims = claim_files(claims, loaded, options, given, database=self._file)
+        options = replace(options, mended=await mended_items(self.store, run, mended, providers.redactor))
+        rows, claiming = None, start_task(self.store.claim_run(run.run_id, this_process(self._clock)))
+        try:
+            claimed = replace(await asyncio.shield(claiming), inputs=given)
+            anew = retry_failed or other or part or bool(mended)
+            rows = await open_again(
+                loaded, options, claimed, spool_path(self._file, run.run_id), self.store, anew=anew, stop=stop
+            )
+            before = await self.store.nodes(run.run_id)
+            if other or mended or budget:
+                await self._take(claimed, loaded, options, providers.redactor)
+        except BaseException:  # also when it is cancelled
+            await to_the_end(give_back(self.store, claiming, run, rows, now=self._clock.now()))
+            raise
+        sitting = self._sitting(
+            workflow=loaded,
+            steps=steps,
+            run=claimed,
+            options=options,
+            providers=providers,
+            secrets=secrets,
+            observers=observers,
+            rows=rows,
+            claims=claims,
+        )
+        notices = [
+            *taken(self._told),
+            *([] if file is not None else edited(run)),
+            *(() if rows is None else rows.notices),
+        ]
+        await sitting.hold(
+            stop=stop,
+            before=before,
+            retry_failed=retry_failed,
+            resumed=True,
+            notices=notices,
+        )
+        return await self._result(run.run_id, loaded)
+
+    async def forecast(
+        self,
+        workflow: str | Path | Workflow,
+        *,
+        inputs: Mapping[str, Json] | None = None,
+        input_text: Mapping[str, str] | None = None,
+        options: RunOptions | None = None,
+    ) -> Forecast:
+        """What a run would do; sends nothing. Raises what `run` raises before it sends anything."""
+        check_arguments(workflow, inputs, options)
+        options = self._settings.complete(options or RunOptions())
+        loaded = self._load(workflow, options)
+        given = resolve_inputs(loaded, inputs or {}, input_text)
+        steps = chosen_steps(loaded, options)
+        providers = self._providers(loaded, options, self._settings.project)
+        run = replace(self._new_run(loaded, given, options, providers, ""), inputs=given)
+        secret = {name: self._settings.environ.get(name, "") for name in loaded.secrets}
+        forecaster = Forecaster(
+            loaded,
+            run,
+            steps,
+            backend=local_backend(loaded, providers, self._open_flights(), secret),
+            store=self.store,
+            use_memo=not options.no_cache,
+            refresh=options.refresh,
+            limit=options.limit,
+        )
+        graph = Graph.of(replace(loaded, steps={step.id: step for step in steps.values()}))
+        return await forecaster.forecast(providers.default, graph)
+
+    async def why(self, run_id: str, step: str) -> Why:
+        """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
+        run = await self.store.run(RunId(run_id))
+        found = dict(every_step(self.workflow_of(run).steps)).get(step_path(step).removeprefix(f"{ROW}."))
+        return await explain(self.store, run, step, () if found is None else tuple(found.edges))
+
+    def workflow_of(self, run: RunRecord) -> Workflow:
+        """The workflow as the run has it on record. Raises InvalidWorkflow if this version takes it no more."""
+        return self._stored(run, RunOptions.of(run.options))
+
+    async def delete(self, run_ids: Sequence[RunId]) -> int:
+        """Remove runs with their results and what they kept of standard input, never stored answers; how many there
+        were. Raises RunOwned, and removes nothing, if a process has one of them."""
+        return await to_the_end(self._delete(list(dict.fromkeys(run_ids))))
+
+    async def _delete(self, run_ids: Sequence[RunId]) -> int:
+        count = await self.store.delete_runs(run_ids)
+        for run_id in run_ids:
+            forget_spool(spool_path(self._file, run_id))
+        return count
+
+    async def result(self, run_id: str, *, full: bool = False) -> RunResult:
+        """A run as far as it has come; `full`: with all items of its foreaches, not only 1,000 of each. Raises
+        RunNotFound."""
+        run = await self.store.run(RunId(run_id))
+        return await self._result(run.run_id, self._stored(run, RunOptions.of(run.options)), full=full)
+
+    # parts
+
+    def _load(self, workflow: str | Path | Workflow, options: RunOptions) -> Workflow:
+        wanted = overrides(options)
+        if not isinstance(workflow, Workflow):
+            loaded = load_workflow(str(workflow), project=self._settings.project, overrides=wanted)
+        elif wanted == Overrides():
+            loaded = workflow
+        else:
+            files, project = SnapshotFiles(workflow.files), stored_project(options, workflow.files)
+            loaded = load_workflow(workflow.path, files=files, project=project, overrides=wanted)
+        return with_budget(loaded, options)
+
+    def _stored(self, run: RunRecord, options: RunOptions) -> Workflow:
+        files, project = SnapshotFiles(run.snapshot), stored_project(options, run.snapshot)
+        stored = load_workflow(run.path, files=files, project=project, overrides=overrides(options))
+        return with_budget(stored, options)
+
+    def _providers(self, workflow: Workflow, options: RunOptions, project: Project) -> Providers:
+        return Providers(
+            workflow,
+            environ=self._settings.environ,
+            pool=self._pool,
+            clock=self._clock,
+            prices=project.prices,
+            all_simulated=options.provider == SIMULATED,
+        )
+
+    def _read_secrets(self, workflow: Workflow, providers: Providers) -> Mapping[str, str]:
+        """The values of its secrets, which nothing that is kept or told of the run shows. Raises UsageError."""
+        found = read_secrets(workflow, self._settings.environ)
+        providers.redactor.add(found.values())
+        return found
+
+    def _open_flights(self) -> Flights:
+        if self._flights is None:
+            raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
+        return self._flights
+
+    def _sitting(
+        self,
+        *,
+        workflow: Workflow,
+        steps: Mapping[NodeId, Step],
+        run: RunRecord,
+        options: RunOptions,
+        providers: Providers,
+        secrets: Mapping[str, str],
+        observers: Sequence[Observer],
+        rows: RowFiles | None,
+        claims: Claims,
+    ) -> Sitting:
+        return Sitting(
+            workflow=workflow,
+            steps=steps,
+            run=run,
+            options=options,
+            providers=providers,
+            flights=self._open_flights(),
+            limiter=self._limiter,
+            store=self.store,
+            clock=self._clock,
+            secrets=secrets,
+            observers=observers,
+            spool=spool_path(self._file, run.run_id),
+            rows=rows,
+            given=run.inputs,
+            claims=claims,
+        )
+
+    def _check(self, workflow: Workflow, steps: Mapping[NodeId, Step], providers: Providers) -> None:
+        """What can be known of providers before anything is sent. Raises UsageError."""
+        every = dict(every_step({StepId(name): step for name, step in steps.items()}))
+        providers.check(every.values())
+        if workflow.budget is not None and workflow.budget.usd is not None:
+            providers.check_prices(every.values())
+
+    @property
+    def _file(self) -> Path | None:
+        return None if is_memory(self.database) else database_path(self.database)
+
+    def _new_run(
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Json],
+        options: RunOptions,
+        providers: Providers,
+        tenant: str,
+    ) -> RunRecord:
+        return new_run(
+            workflow,
+            options,
+            inputs=providers.redactor.value(dict(inputs)),
+            provider=providers.default,
+            tenant=tenant,
+            owner=this_process(self._clock),
+            now=self._clock.now(),
+        )
+
+    async def _take(
+        self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor
+    ) -> None:
+        await self.store.update_run(
+            Fence(run_id=run.run_id, epoch=run.epoch),
+            snapshot=workflow.snapshot,
+            path=workflow.path,
+            options=options.as_dict(),
+            inputs=redactor.value(dict(run.inputs)),
+        )
+
+    async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:
+        run = await self.store.run(run_id)
+        nodes = await whole_nodes(self.store, run, full=full)
+        kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
+        if run.options.get("over") is not None:
+            kinds = {ROW: StepKind.WORKFLOW}
+        run = replace(run, stats=await figures_of(self.store, run))
+        return RunResult.of(run, await counted(self.store, all_nodes(run, nodes, kinds)))

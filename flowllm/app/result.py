@@ -1,0 +1,172 @@
+"""A run and its nodes as users read them: `flowllm run --json`, `show --json` and the library share these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowllm.core.clock import timestamp
+from flowllm.core.money import Spend
+from flowllm.core.types import NodeId, NodeStatus, RunStatus, Usage
+from flowllm.storage.base import NodeRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.core.types import Json, StepKind
+    from flowllm.storage.base import RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One step of a run."""
+
+    kind: str
+    status: str
+    cached: bool
+    attempts: int
+    output: Json
+    error: Mapping[str, Json] | None
+    model: str | None
+    provider: str | None
+    started_at: str | None
+    finished_at: str | None
+    queue_s: float
+    call_s: float
+    cost_usd: float | None
+    truncated: bool
+    usage: Usage
+    counts: Mapping[str, int] | None = None
+
+    @classmethod
+    def of(cls, node: NodeRecord) -> StepResult:
+        """A step as its node's record tells it."""
+        return cls(
+            kind=node.kind.value,
+            status=node.status.value,
+            cached=node.cached,
+            attempts=node.attempts,
+            output=node.output,
+            error=node.error,
+            model=node.model or None,
+            provider=node.provider or None,
+            started_at=timestamp(node.started_at),
+            finished_at=timestamp(node.finished_at),
+            queue_s=round(node.queue_s, 3),
+            call_s=round(node.call_s, 3),
+            cost_usd=node.cost_usd,
+            truncated=node.truncated,
+            usage=node.usage,
+            counts=None if node.counts is None else node.counts.as_dict(),
+        )
+
+    def as_dict(self) -> dict[str, Json]:
+        """As it stands in JSON output."""
+        return {
+            "kind": self.kind,
+            "status": self.status,
+            "cached": self.cached,
+            "attempts": self.attempts,
+            "output": self.output,
+            "error": self.error,
+            "model": self.model,
+            "provider": self.provider,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "queue_s": self.queue_s,
+            "call_s": self.call_s,
+            "cost_usd": self.cost_usd,
+            "truncated": self.truncated,
+            "counts": self.counts,
+            "usage": self.usage.as_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """One run, as far as it has come."""
+
+    run_id: str
+    workflow: str
+    status: RunStatus
+    provider: str
+    inputs: Mapping[str, Json]
+    outputs: Mapping[str, Json]
+    steps: Mapping[str, StepResult]
+    stats: Mapping[str, Json]
+    """`usage`, `cost_usd`, `at_least` and `unknown` of the whole run; `requests`, `latency_s`, `duration_s` and the others of
+    its last sitting, and in `since_resumed` what that took, if it was resumed."""
+    error: Mapping[str, Json] | None = None
+    path: str = ""
+    """Of the workflow's file."""
+
+    @classmethod
+    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord]) -> RunResult:
+        """A run as the store tells it; `nodes` are all of its graph (see `all_nodes`)."""
+        return cls(
+            run_id=run.run_id,
+            workflow=run.workflow,
+            status=run.status,
+            provider=run.provider,
+            inputs=run.inputs,
+            outputs=run.outputs or {},
+            steps={node.node_id: StepResult.of(node) for node in nodes},
+            stats=run.stats,
+            error=run.error,
+            path=run.path,
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns for it; interruptions by a signal are told apart there."""
+        return {RunStatus.SUCCEEDED: 0, RunStatus.PAUSED: 3, RunStatus.INTERRUPTED: 130}.get(self.status, 1)
+
+    def as_dict(self) -> dict[str, Json]:
+        """The object that `flowllm run --json` prints."""
+        return {
+            "run_id": self.run_id,
+            "workflow": self.workflow,
+            "status": self.status.value,
+            "provider": self.provider,
+            "inputs": dict(self.inputs),
+            "outputs": dict(self.outputs),
+            "steps": {name: step.as_dict() for name, step in self.steps.items()},
+            "error": self.error,
+            **EMPTY_STATS,
+            **self.stats,
+        }
+
+
+def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, StepKind]) -> list[NodeRecord]:
+    """The nodes of a run in the order of its file, with those that never ended: pending, or cancelled by its end.
+
+    A run that succeeded without some of its steps was not asked for them.
+    """
+    going = run.status is RunStatus.RUNNING
+    status = NodeStatus.PENDING if going else NodeStatus.CANCELLED
+    known = {
+        node.node_id: replace(node, status=status)
+        if node.status is NodeStatus.RUNNING and not going
+        else node
+        for node in nodes
+    }
+    missing = {
+        NodeId(step): NodeRecord(run_id=run.run_id, node_id=NodeId(step), kind=kind, status=status)
+        for step, kind in kinds.items()
+        if run.status is not RunStatus.SUCCEEDED or step in known
+    }
+    return list({**missing, **known}.values())
+
+
+_NO_QUANTILES: dict[str, Json] = {"p50": None, "p90": None, "p99": None}
+EMPTY_STATS: dict[str, Json] = {
+    "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0},
+    **Spend().as_dict(),
+    "list_prices": [],
+    "latency_s": _NO_QUANTILES,
+    "queue_s": _NO_QUANTILES,
+    "duration_s": 0.0,
+    "model_figures": {},
+    "step_figures": {},
+    "limits": {},
+}

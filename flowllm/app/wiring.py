@@ -1,0 +1,269 @@
+"""Puts a run's parts together: the one place, with app.py, that names concrete providers and kinds of steps."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.app.credentials import VARIABLE, find_credentials
+from flowllm.core.errors import StepError, Unauthorized, UsageError
+from flowllm.core.redact import SECRET_NAME, Redactor, looks_secret
+from flowllm.core.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
+from flowllm.language.workflow import EmbedBody, LlmBody, PythonBody
+from flowllm.limits.limiter import tightest
+from flowllm.providers.openai import OpenAIProvider
+from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
+from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
+from flowllm.runtime.local_backend import LocalBackend
+from flowllm.steps.embed import EmbedKind
+from flowllm.steps.http import HttpKind
+from flowllm.steps.llm import LlmKind
+from flowllm.steps.python import PythonKind
+from flowllm.steps.shell import ShellKind
+from flowllm.steps.value import ValueKind
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from flowllm.calls.single_flight import Flights
+    from flowllm.core.clock import Clock
+    from flowllm.limits.limiter import Limiter
+    from flowllm.providers.base import Account, Provider
+    from flowllm.providers.openai import ClientPool
+from flowllm.language.workflow import ProviderSettings, Step, Workflow
+
+AUTO = "auto"
+SIMULATED = "simulated"
+OPENAI = "openai"
+
+
+def resolve_auto(name: str, environ: Mapping[str, str]) -> str:
+    """What `auto` means here: openai if a key or a base URL is set, else simulated. Other names stay."""
+    if name != AUTO:
+        return name
+    return OPENAI if environ.get("OPENAI_API_KEY") or environ.get("OPENAI_BASE_URL") else SIMULATED
+
+
+class Providers:
+    """The providers of one run, each made when it is first needed."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        *,
+        environ: Mapping[str, str],
+        pool: ClientPool,
+        clock: Clock,
+        prices: Mapping[str, Mapping[str, float]],
+        all_simulated: bool = False,
+    ) -> None:
+        self._workflow = workflow
+        self._environ = environ
+        self._pool = pool
+        self._clock = clock
+        self._prices = prices
+        self._all_simulated = all_simulated
+        self._made: dict[str, Provider] = {}
+        self._claim: Callable[[str, Provider], None] | None = None
+        credentials = find_credentials(workflow.providers.values(), environ)
+        self.redactor = Redactor({*credentials.values, *workflow.literals})
+        """Knows what is secret to the run: of all providers, also of those that no step has named yet."""
+        self.private = credentials.variables - set(workflow.secrets)
+        """Variables of the environment that nothing sees which a step starts."""
+        for settings in workflow.providers.values():
+            with contextlib.suppress(UsageError):  # one that a step uses is told of where it is needed
+                self._make(settings)
+
+    @property
+    def default(self) -> str:
+        """The name of the default provider, `auto` resolved."""
+        return self._resolve(self._workflow.default_provider)
+
+    def get(self, name: str) -> Provider:
+        """The provider of that name. Raises UsageError for an unknown one, or one that lacks what it needs."""
+        resolved = self._resolve(name)
+        if resolved not in self._made:
+            settings = self._workflow.providers.get(resolved)
+            if settings is None:
+                known = ", ".join(self._workflow.providers)
+                raise UsageError(f"there is no provider {resolved!r}", hint=f"there are: {known}")
+            made = self._made[resolved] = self._make(settings)
+            if self._claim is not None:
+                self._claim(resolved, made)
+        return self._made[resolved]
+
+    def for_step(self, name: str) -> Provider:
+        """As `get`, for a name that a template gave while the run goes on."""
+        try:
+            return self.get(name)
+        except UsageError as error:
+            raise Unauthorized(error.message, hint=error.hint) from None
+
+    def check(self, steps: Iterable[Step]) -> None:
+        """Make every provider that can be known before the run. Raises UsageError as `get` does."""
+        for _, body in _asking(steps):
+            for name in _names(body):
+                self.get(name)
+
+    def claim(self, limiter: Limiter, *, holder: object, cap: int | None) -> None:
+        """Tell the limiter what this run allows on each provider, also on those that templates will name.
+
+        It holds until `holder` withdraws; `cap` lowers concurrency.
+        """
+
+        def claim(name: str, provider: Provider) -> None:
+            limiter.configure(provider.account, self._limits(name, cap), holder=holder)
+
+        self._claim = claim
+        for name, provider in self._made.items():
+            claim(name, provider)
+
+    def accounts(self) -> set[Account]:
+        """The accounts of the providers that were needed so far."""
+        return {provider.account for provider in self._made.values()}
+
+    def named_accounts(self) -> Mapping[str, Account]:
+        """The same, by the names that the workflow gives its providers."""
+        return {name: provider.account for name, provider in self._made.items()}
+
+    def check_prices(self, steps: Iterable[Step]) -> None:
+        """Raises UsageError if a model has no known price: a budget in dollars could not be kept."""
+        for step, body in _asking(steps):
+            for provider, model in _models(body):
+                if self.get(provider).cost(model, Usage(input_tokens=1, output_tokens=1)) is None:
+                    raise UsageError(
+                        f"the budget is in dollars, and the price of {model} (step {step.id}) is not known",
+                        hint=f"put it under `prices` in flowllm.yaml: {model}: {{input: 0.15, output: 0.60}}",
+                    )
+
+    def _limits(self, name: str, cap: int | None) -> Limits:
+        own = self._workflow.providers[name].limits
+        is_default = name == self.default
+        shared = self._workflow.limits if is_default else None
+        limits = (
+            tightest(own, shared) if own is not None and shared is not None else own or shared or Limits()
+        )
+        if cap is None:
+            return limits
+        most = cap if is_default else min(cap, limits.max_concurrent or DEFAULT_CONCURRENT)
+        return replace(limits, max_concurrent=most)
+
+    def _resolve(self, name: str) -> str:
+        return SIMULATED if self._all_simulated else resolve_auto(name, self._environ)
+
+    def _make(self, settings: ProviderSettings) -> Provider:
+        if settings.type == SIMULATED:
+            return SimulatedProvider(
+                SimulatedConfig(
+                    name=settings.name,
+                    seed=settings.seed,
+                    latency=settings.latency,
+                    latency_sigma=settings.latency_sigma,
+                    error_rate=settings.error_rate,
+                    rate_limit_rate=settings.rate_limit_rate,
+                    enforce=settings.enforce,
+                ),
+                clock=self._clock,
+            )
+        return OpenAIProvider(
+            self._openai(settings), pool=self._pool, redactor=self.redactor, clock=self._clock
+        )
+
+    def _openai(self, settings: ProviderSettings) -> OpenAIConfig:
+        built_in = settings.base_url is None
+        base_url = settings.base_url or self._environ.get("OPENAI_BASE_URL") or OPENAI_BASE_URL
+        variable = settings.api_key_env or ("OPENAI_API_KEY" if built_in else "")
+        key = self._environ.get(variable, "") if variable else ""
+        if not key and (settings.api_key_env or (built_in and OPENAI_HOST in base_url)):
+            raise UsageError(
+                f"provider {settings.name!r} needs a key, and {variable} is not set",
+                hint=f"export {variable}=…, or run with `--provider simulated` to try the workflow without a model",
+            )
+        secrets: list[str] = []
+        return OpenAIConfig(
+            name=settings.name,
+            base_url=base_url,
+            api_key=key,
+            api_key_env=variable,
+            api=settings.api,
+            headers={name: self._expand(name, text, secrets) for name, text in settings.headers.items()},
+            secrets=secrets,
+            structured=settings.structured,
+            max_tokens_field=settings.max_tokens_field,
+            prices=self._prices,
+        )
+
+    def _expand(self, header: str, text: str, secrets: list[str]) -> str:
+        """The value of a header; secret ones of the variables in it are added to `secrets`."""
+
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in self._environ:
+                raise UsageError(
+                    f"header {header} needs {match[1]}, which is not set", hint=f"export {match[1]}=…"
+                )
+            value = self._environ[match[1]]
+            if SECRET_NAME.search(match[1]) or looks_secret(value):
+                secrets.append(value)
+            return value
+
+        return VARIABLE.sub(value, text)
+
+
+def _asking(steps: Iterable[Step]) -> Iterator[tuple[Step, LlmBody | EmbedBody]]:
+    """The steps that ask providers, each with what it asks; of functions that do, what they ask by default."""
+    for step in steps:
+        body = step.body
+        if isinstance(body, PythonBody) and body.asks is not None:
+            body = body.asks.step.body
+        if isinstance(body, LlmBody | EmbedBody):
+            yield step, body
+
+
+def _names(body: LlmBody | EmbedBody) -> Iterator[str]:
+    """The providers of a step that can be known before the run."""
+    for template in (body.provider, *(target.provider for target in body.fallback if target.provider)):
+        try:
+            name = str(template.render({}))
+            yield body.aliases.get(name, name)
+        except StepError:
+            continue
+
+
+def _models(body: LlmBody | EmbedBody) -> Iterator[tuple[str, str]]:
+    """The providers and models of a step that can be known before the run."""
+    targets = [(body.provider, body.model)]
+    targets += [(target.provider or body.provider, target.model) for target in body.fallback]
+    for provider, model in targets:
+        try:
+            name = str(provider.render({}))
+            yield body.aliases.get(name, name), str(model.render({}))
+        except StepError:
+            continue
+
+
+def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The values of the workflow's secrets. Raises UsageError that names every one that is not set."""
+    missing = [name for name in workflow.secrets if name not in environ]
+    if missing:
+        raise UsageError(f"secrets that are not set: {', '.join(missing)}", hint=f"export {missing[0]}=…")
+    return {name: environ[name] for name in workflow.secrets}
+
+
+def local_backend(
+    workflow: Workflow, providers: Providers, flights: Flights, secrets: Mapping[str, str]
+) -> LocalBackend:
+    """All kinds of steps, carried out in this process."""
+    redactor = providers.redactor
+    prompts = LlmKind(providers.for_step, flights)
+    return LocalBackend(
+        {
+            StepKind.PROMPT: prompts,
+            StepKind.EMBED: EmbedKind(providers.for_step, flights),
+            StepKind.PYTHON: PythonKind(workflow.files, secrets, redactor, prompts=prompts),
+            StepKind.SHELL: ShellKind(secrets, redactor, private=providers.private),
+            StepKind.HTTP: HttpKind(secrets, redactor),
+            StepKind.VALUE: ValueKind(),
+        }
+    )

@@ -1,0 +1,438 @@
+"""The line to the providers: admission, the attempt on record, the wire, and what to send next.
+
+A request's attempt is durable before it is sent. Its slot is given back only when its outcome is durable too, so
+that a crash repeats at most what was admitted at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from flowllm.calls.attempt import Attempt, usage_of
+from flowllm.calls.budget import Reservation
+from flowllm.calls.conversation import Accept, Dialogue, GiveUp, Send
+from flowllm.calls.response_cache import recalled, record_of
+from flowllm.calls.validation import Verdict
+from flowllm.calls.wire import added_tokens, send
+from flowllm.core.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
+from flowllm.core.events import NodeRetrying, Notice
+from flowllm.core.money import Spend
+from flowllm.core.request import Answer, Completion
+from flowllm.core.types import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowllm.calls.base import Ask, Asker, Call
+    from flowllm.calls.budget import Purse
+    from flowllm.core.clock import Clock
+    from flowllm.core.request import Reply, Request
+    from flowllm.limits.limiter import Limiter, Permit
+    from flowllm.storage.base import MemoRecord, NodeWrite, Store
+
+_SHORT = 20_000
+"""Characters of an answer that is checked at once, if that takes no more than these seconds."""
+_AT_ONCE = 0.05
+LOOK_AGAIN = 0.05
+"""Seconds after which the memo is asked once more before a request goes out."""
+ELSEWHERE = 0.2
+PATIENCE = 60.0
+"""Seconds between looks at a request that another process has sent, and after which it is sent here too."""
+SAFETY = 1.2
+"""By so much more than a prompt's estimate is reserved."""
+
+
+@dataclass(slots=True)
+class _Meter:
+    """What a call has taken so far, in seconds, dollars and requests."""
+
+    attempts: int = 0
+    queue_s: float = 0.0
+    call_s: float = 0.0
+    waited_s: float = 0.0
+    """Backoff between attempts."""
+    cost_usd: float | None = field(default=0.0)
+
+    @property
+    def active_s(self) -> float:
+        """What counts against the step's timeout."""
+        return self.call_s + self.waited_s
+
+    def pay(self, cost: float | None) -> None:
+        """One unknown price makes the sum unknown."""
+        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
+
+
+class Deferred:
+    """An equal request of another process is on its way."""
+
+
+class Line:
+    """The innermost layer."""
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        store: Store,
+        clock: Clock,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`draw` gives even draws from [0, 1), for jitter."""
+        self.limiter = limiter
+        self.store = store
+        self.clock = clock
+        self._draw = draw
+        self.ends_told: set[tuple[str, str, str]] = set()
+        """Run, provider and unknown end of an answer."""
+
+    async def answer(self, call: Call) -> Answer:
+        """Ask until there is a valid answer, or no sense in asking again."""
+        ask = call.ask
+        dialogue = Dialogue(
+            ask.request,
+            policy=ask.retry,
+            validator=ask.validator,
+            keep_truncated=ask.keep_truncated,
+            random=self._draw,
+        )
+        return await _Talk(self, call, dialogue).answer()
+
+
+class _Talk:
+    """One call on the line: carries out what its dialogue decides."""
+
+    def __init__(self, line: Line, call: Call, dialogue: Dialogue) -> None:
+        self.limiter = line.limiter
+        self.store = line.store
+        self.clock = line.clock
+        self.ends_told = line.ends_told
+        self.call = call
+        self.ask = call.ask
+        self.dialogue = dialogue
+        self.meter = _Meter()
+        self._looked = self.clock.monotonic()
+        """When the memo was asked last."""
+        self._deferred = 0.0
+
+    async def answer(self) -> Answer:
+        following: Send | Answer | GiveUp = self.dialogue.start()
+        while isinstance(following, Send):
+            await self._pause_before(following)
+            following = await self._send(following.request)
+        if isinstance(following, GiveUp):
+            raise following.error
+        return following
+
+    async def _pause_before(self, send: Send) -> None:
+        if send.error is None:
+            return
+        own = max(0.0, send.delay - send.asked)  # what the server asks for is no backoff of ours
+        if self.meter.active_s + own >= self.ask.timeout:
+            raise _timed_out(self.ask, send)
+        asker = self.call.payer()
+        asker.emit(
+            NodeRetrying(
+                run_id=asker.fence.run_id,
+                node_id=asker.node_id,
+                at=self.clock.now(),
+                attempt=self.meter.attempts,
+                delay_s=send.delay,
+                error=asker.redactor.value(send.error.as_dict()),
+            )
+        )
+        if send.delay > 0:
+            await self.clock.sleep(send.delay)
+            self.meter.waited_s += own
+
+    async def _send(self, request: Request) -> Send | Answer | GiveUp:
+        ask = self.ask
+        reservation = self._reservation(request)
+        await ask.provider.ready()
+        while True:
+            asker, permit = await self._admitted(reservation)
+            try:
+                found = await self._done_elsewhere()
+            except BaseException:
+                _unused(asker.purse, reservation, permit)
+                raise
+            if found is None:
+                break
+            _unused(asker.purse, reservation, permit)
+            self.meter.queue_s += permit.queue_s
+            if isinstance(found, Answer):
+                return found
+            await self.clock.sleep(ELSEWHERE)
+            self.meter.queue_s += ELSEWHERE
+            self._deferred += ELSEWHERE
+        try:
+            self.meter.attempts += 1
+            self.meter.queue_s += permit.queue_s
+            return await _Exchange(self, asker, permit, reservation).carry_out(request)
+        finally:
+            self.call.on_wire = False
+            permit.release()
+
+    async def _done_elsewhere(self) -> Answer | Deferred | None:
+        """What another process has answered while this call waited, in the queue or between attempts; or that one is asking
+        the same right now."""
+        now = self.clock.monotonic()
+        if not self.ask.read_memo or now - self._looked < LOOK_AGAIN:
+            return None
+        self._looked = now
+        attempts, cost = self.meter.attempts, self.meter.cost_usd
+        found = await self.call.recalled(
+            lambda call: recalled(call, self.store, self.clock, attempts=attempts, cost_usd=cost)
+        )
+        if found is not None or not self.ask.join or self._deferred >= PATIENCE:
+            return found
+        since = self.clock.now() - PATIENCE
+        sent = await self.store.sent_elsewhere(self.ask.key, since=since)
+        return Deferred() if sent else None
+
+    async def _admitted(self, reservation: Reservation) -> tuple[Asker, Permit]:
+        """Who pays, with the money set aside, and then a slot: nobody holds one while waiting for a budget."""
+        ask = self.ask
+        while True:
+            asker = self.call.payer()
+            purse = asker.purse
+            if purse is not None:
+                await purse.reserve(reservation, model=ask.request.model)
+            permit = None
+            try:
+                permit = await self.limiter.acquire(
+                    ask.provider.account,
+                    priority=ask.priority,
+                    tokens=reservation.tokens,
+                    model=ask.request.model,
+                    tenant=asker.tenant,
+                )
+                payer = self.call.payer()
+                if payer.purse is purse:
+                    return payer, permit
+            except BaseException:
+                _unused(purse, reservation, permit)
+                raise
+            _unused(purse, reservation, permit)
+
+    def _reservation(self, request: Request) -> Reservation:
+        """For the question as it was, and for what was added to it to ask again."""
+        more = Usage(input_tokens=added_tokens(request, since=self.ask.request))
+        reckon = self.ask.reckon
+        expected = (self.ask.expected if reckon is None else reckon()) + more
+        most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
+        return Reservation(
+            tokens=most.at_least,
+            usd=self.ask.provider.cost(self.ask.request.model, most),
+        )
+
+
+class _Exchange:
+    """One request of a call, from its record to what follows from its outcome."""
+
+    def __init__(self, talk: _Talk, asker: Asker, permit: Permit, reservation: Reservation) -> None:
+        self._talk = talk
+        self._call = talk.call
+        self._ask = talk.ask
+        self._meter = talk.meter
+        self._dialogue = talk.dialogue
+        self._clock = talk.clock
+        self._asker = asker
+        self._permit = permit
+        self._reservation = reservation
+        self._spent = _taken(Usage.unknown(), None, reservation)
+        self._attempt = Attempt(
+            self._ask,
+            asker,
+            number=self._meter.attempts,
+            reserved=reservation,
+            store=talk.store,
+            clock=self._clock,
+        )
+
+    async def carry_out(self, request: Request) -> Send | Answer | GiveUp:
+        try:
+            outcome = await self._through_the_wire(request)
+            if isinstance(outcome, StepError):
+                return await self._failed(outcome)
+            return await self._answered(outcome)
+        finally:
+            if self._asker.purse is not None:
+                self._asker.purse.settle(self._reservation, self._spent)
+
+    async def _through_the_wire(self, request: Request) -> Reply | StepError:
+        try:
+            await self._attempt.begin()
+            await self._permit.depart()
+            self._call.payer()
+            self._call.on_wire = True
+            self._attempt.sent(queue_s=self._permit.queue_s)
+            outcome = await self._complete(self._call.departing(request))
+        except StoreError:
+            raise
+        except BaseException:
+            if not self._call.on_wire:
+                self._spent = Spend()
+            await self._attempt.abandon(on_wire=self._call.on_wire)
+            raise
+        self._attempt.came_back()
+        self._meter.call_s += self._attempt.took
+        return outcome
+
+    async def _complete(self, request: Request) -> Reply | StepError:
+        left = max(0.001, self._ask.timeout - self._meter.active_s)
+        timeout = min(self._ask.retry.attempt_timeout, left)
+        try:
+            return await send(self._ask.provider, request, timeout=timeout)
+        except StepError as error:
+            return error
+
+    async def _failed(self, error: StepError) -> Send | GiveUp:
+        report = self._permit.failed(error)
+        usage = usage_of(error)
+        if usage.total != 0:
+            error.usage = usage
+        cost = self._priced(error.cost_usd, usage, self._ask.request.model)
+        self._meter.pay(cost)
+        self._spent = _taken(usage, cost, self._reservation)
+        await self._attempt.failed(error, usage=usage, cost_usd=cost)
+        self._notice(report.notice)
+        if report.down is not None:
+            raise report.down
+        return self._dialogue.failed(error, free=report.free, doubted=report.doubted)
+
+    async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
+        ask, usage = self._ask, reply.usage
+        self._attempt.list_price = reply.list_price
+        charged = _taken(usage, None, self._reservation).tokens
+        self._notice(self._permit.answered(reply.headers, used=charged))
+        following = self._dialogue.answered(reply, await self._checked(reply))
+        cost = self._priced(reply.cost_usd, usage, reply.model)
+        self._meter.pay(cost)
+        self._spent = _taken(usage, cost, self._reservation)
+        if not isinstance(following, Accept):
+            error = None if following.error is None else self._shown(following.error, reply).as_dict()
+            await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
+            return following
+        if following.unknown_end:
+            self._tell_end(following.unknown_end)
+        answer = _answer(following, reply, ask, self._dialogue.usage, self._meter)
+        await self._keep([self._kept(call, part) for call, part in self._call.shares(answer)], usage, cost)
+        return answer
+
+    def _shown(self, error: StepError, reply: Reply) -> StepError:
+        """What is wrong with an answer quotes parts of it: not where one of them could be a part of a secret."""
+        if isinstance(error, InvalidAnswer) and self._call.holds_secret(_text(reply)):
+            error.message = "the answer is not what was asked for; as a secret stands in it, it is not quoted"
+        return error
+
+    async def _checked(self, reply: Reply) -> Verdict | None:
+        """What the validator says. What takes it long is looked at off the event loop: signals and others go on."""
+        validator = self._ask.validator
+        if validator is None or not isinstance(reply, Completion):
+            return None
+        if len(reply.text) <= _SHORT:
+            verdict = validator.verdict(reply.text, within=_AT_ONCE)
+            if verdict is not None:
+                return verdict
+        verdict = await asyncio.to_thread(validator.verdict, reply.text)
+        return verdict or Verdict(error=validator.too_long(reply.text))
+
+    def _priced(self, told: float | None, usage: Usage, model: str) -> float | None:
+        """US dollars: as the server says, else by its tokens and the model that it names, which may be a dated version
+        that only the asked one's price is known of."""
+        if told is not None:
+            return told
+        if usage.total is None:  # where nothing is paid, nobody needs to know
+            return 0.0 if self._reservation.usd == 0 else None
+        if not usage.total:
+            return 0.0
+        asked, cost = self._ask.request.model, self._ask.provider.cost
+        named = cost(model or asked, usage)
+        return cost(asked, usage) if named is None else named
+
+    def _kept(self, call: Call, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
+        memo = None
+        may = call.ask.write_memo and not answer.unknown_end
+        if may and not call.holds_secret([answer.value, answer.model]):
+            memo = record_of(call.ask.key, answer, now=self._clock.now())
+        return memo, call.settle(answer)
+
+    async def _keep(
+        self,
+        parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]],
+        usage: Usage,
+        cost: float | None,
+    ) -> None:
+        """The attempt with the first part, and all others in the same tick: the store commits them together."""
+        memo, rows = parts[0]
+        first = self._attempt.answered(usage=usage, cost_usd=cost, memo=memo, nodes=rows)
+        others = (self._talk.store.settle(memo=memo, nodes=rows) for memo, rows in parts[1:] if memo or rows)
+        if len(parts) == 1:
+            await first
+            return
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _tell_end(self, reason: str) -> None:
+        """Once a run for each."""
+        told, this = self._talk.ends_told, (self._asker.fence.run_id, self._ask.provider.name, reason)
+        if this not in told:
+            told.add(this)
+            self._notice(
+                f"ended an answer with {reason!r}, which flowllm does not know: such answers may be cut; they are kept, "
+                "marked as truncated, and not reused for equal requests"
+            )
+
+    def _notice(self, message: str | None) -> None:
+        if message is not None:
+            run_id = self._asker.fence.run_id
+            told = self._asker.redactor.text(f"provider {self._ask.provider.name} {message}")
+            self._asker.emit(Notice(run_id=run_id, at=self._clock.now(), message=told))
+
+
+def _text(reply: Reply) -> str:
+    return reply.text if isinstance(reply, Completion) else ""
+
+
+def _unused(purse: Purse | None, reservation: Reservation, permit: Permit | None) -> None:
+    if purse is not None:
+        purse.settle(reservation, Spend())
+    if permit is not None:
+        permit.release()
+
+
+def _taken(usage: Usage, cost: float | None, reserved: Reservation) -> Spend:
+    return Spend.of(usage, cost, reserved_tokens=reserved.tokens, reserved_usd=reserved.usd)
+
+
+def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter) -> Answer:
+    return Answer(
+        value=accept.value,
+        model=reply.model or ask.request.model,
+        provider=ask.provider.name,
+        usage=usage,
+        cost_usd=meter.cost_usd,
+        truncated=accept.truncated,
+        unknown_end=accept.unknown_end,
+        attempts=meter.attempts,
+        queue_s=meter.queue_s,
+        call_s=meter.call_s,
+    )
+
+
+def _timed_out(ask: Ask, send: Send) -> NodeTimedOut:
+    """Waiting for an attempt that would come too late helps nobody."""
+    last = send.error.message if send.error is not None else ""
+    return NodeTimedOut(
+        f"the next attempt, in {send.delay:.3g} s, would pass the step's timeout of {ask.timeout:g} s; "
+        f"the last one: {last}",
+        hint="raise `timeout`, or see what the provider is doing",
+        answer=None if send.error is None else send.error.answer,
+    )

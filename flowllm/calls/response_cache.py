@@ -1,0 +1,88 @@
+"""What was answered once is not asked again: the memo is looked into before anything else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.core.request import Answer
+from flowllm.core.types import Usage
+from flowllm.storage.base import MemoRecord
+
+if TYPE_CHECKING:
+    from flowllm.calls.base import Call, Layer
+    from flowllm.core.clock import Clock
+    from flowllm.storage.base import Store
+
+
+class Memo:
+    """A layer that answers from the store where it can."""
+
+    def __init__(self, inner: Layer, store: Store, clock: Clock) -> None:
+        self._inner = inner
+        self._store = store
+        self._clock = clock
+
+    async def answer(self, call: Call) -> Answer:
+        """The stored answer, or the inner layer's."""
+        found = await recalled(call, self._store, self._clock)
+        if found is None:
+            call.ask.missed()
+            return await self._inner.answer(call)
+        return found
+
+
+async def recalled(
+    call: Call, store: Store, clock: Clock, *, attempts: int = 0, cost_usd: float | None = 0.0
+) -> Answer | None:
+    """A stored answer that will do for this call, with its rows, durable; None if there is none. `attempts` and `cost_usd`
+    are what the call has taken by itself."""
+    ask = call.ask
+    if not ask.read_memo:
+        return None
+    record = await store.memo(ask.key)
+    if record is None or not fresh(record, ask.ttl, now=clock.now()):
+        return None
+    answer = replace(answer_of(record), attempts=attempts, cost_usd=cost_usd)
+    if answer.truncated and not ask.keep_truncated:
+        return None
+    if rows := call.settle(answer):
+        await store.settle(nodes=rows)
+    return answer
+
+
+def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
+    """It is not older than `ttl` seconds; None: it never is."""
+    return ttl is None or now - record.created_at <= ttl
+
+
+def answer_of(record: MemoRecord) -> Answer:
+    """An answer as the memo keeps it."""
+    kept = record.answer
+    return Answer(
+        value=kept["value"],
+        model=kept["model"],
+        provider=kept["provider"],
+        usage=Usage(**kept["usage"]),
+        cost_usd=0.0,  # it was paid for when it was asked
+        truncated=kept["truncated"],
+        cached=True,
+    )
+
+
+def record_of(key: str, answer: Answer, *, now: float) -> MemoRecord:
+    """What the memo keeps of an answer."""
+    return MemoRecord(
+        key=key,
+        provider=answer.provider,
+        model=answer.model,
+        created_at=now,
+        answer={
+            "value": answer.value,
+            "model": answer.model,
+            "provider": answer.provider,
+            "usage": answer.usage.as_dict(),
+            "cost_usd": answer.cost_usd,
+            "truncated": answer.truncated,
+        },
+    )

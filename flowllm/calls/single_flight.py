@@ -1,0 +1,187 @@
+"""Equal requests at the same time are sent once: the first to ask leads, the others wait with it.
+
+The call belongs to all its waiters. It ends when the last one leaves; its answer or its terminal error goes to
+all, and each waiter's rows are in the one commit that makes the answer durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.calls.gate import CallStopped
+from flowllm.core.events import RequestJoined
+from flowllm.core.tasks import start_task
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from flowllm.calls.base import Ask, Asker, Call, Layer
+    from flowllm.core.clock import Clock
+    from flowllm.core.request import Answer, Request
+    from flowllm.core.types import Json
+    from flowllm.storage.base import NodeWrite
+
+
+class _Waiter:
+    """One asker's place in a flight."""
+
+    __slots__ = ("ask", "future")
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+
+class Flight:
+    """One call in flight and who waits for it. This is the `Call` that the inner layers see."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.on_wire = False
+        self.sealed = False
+        """Too late to join: its rows have been made (the memo will have the answer), or it is being ended."""
+        self.ended = asyncio.Event()
+        self._waiters: list[_Waiter] = []
+        self._paying: _Waiter | None = None
+        self._task: asyncio.Task[Answer] | None = None
+
+    def start(self, inner: Layer, landed: Callable[[Flight], None]) -> None:
+        """Set off; `landed` is called when it is over, however it ends."""
+        self._task = start_task(inner.answer(self))
+        self._task.add_done_callback(lambda task: self._land(task, landed))
+
+    async def wait(self, ask: Ask) -> Answer:
+        """Wait for the answer with the others."""
+        waiter = _Waiter(ask)
+        self._waiters.append(waiter)
+        gate = ask.asker.gate
+        gate.listen(waiter, lambda: self._stop(waiter))
+        try:
+            return await waiter.future
+        finally:
+            gate.forget(waiter)
+            self._leave(waiter)
+
+    def suits(self, ask: Ask) -> bool:
+        """Its answer, whatever it is, is one that this ask would have got by itself."""
+        mine = self.ask
+        fresh_enough = ask.ttl is None or (mine.ttl is not None and mine.ttl <= ask.ttl)
+        return not self.sealed and fresh_enough and ask.keep_truncated == mine.keep_truncated
+
+    def payer(self) -> Asker:
+        """The first waiter whose run is not stopping; those whose run is, are sent away."""
+        for waiter in list(self._waiters):
+            if waiter.ask.asker.gate.is_open:
+                self._paying = waiter
+                return waiter.ask.asker
+            self._refuse(waiter)
+        raise CallStopped
+
+    def holds_secret(self, value: Json) -> bool:
+        """Of any waiter's run."""
+        redactors = {id(waiter.ask.asker.redactor): waiter.ask.asker.redactor for waiter in self._waiters}
+        return any(redactor.value(value) != value for redactor in redactors.values())
+
+    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+        """What the memo has of it by now."""
+        return await recall(self)
+
+    def departing(self, request: Request) -> Request:
+        """The request as it is: all waiters want the same."""
+        return request
+
+    def shares(self, answer: Answer) -> Sequence[tuple[Call, Answer]]:
+        """The whole answer is this call's."""
+        return ((self, answer),)
+
+    def settle(self, answer: Answer) -> Sequence[NodeWrite]:
+        """The rows of all waiters."""
+        self.sealed = True
+        return [row for waiter in self._waiters for row in waiter.ask.settle(self._share(answer, waiter))]
+
+    def _land(self, task: asyncio.Task[Answer], landed: Callable[[Flight], None]) -> None:
+        landed(self)
+        self.ended.set()
+        error = None if task.cancelled() else task.exception()
+        for waiter in self._waiters:
+            if waiter.future.done():
+                continue
+            if task.cancelled():
+                waiter.future.cancel()
+            elif error is not None:
+                waiter.future.set_exception(error)
+            else:
+                waiter.future.set_result(self._share(task.result(), waiter))
+
+    def _stop(self, waiter: _Waiter) -> None:
+        """The run of this waiter is stopping: what is on the wire may finish, the rest is not sent."""
+        known = self._task is not None and self._task.done()
+        if not self.on_wire and not self.sealed and not known:
+            self._refuse(waiter)
+
+    def _refuse(self, waiter: _Waiter) -> None:
+        if not waiter.future.done():
+            waiter.future.set_exception(CallStopped())
+        self._leave(waiter)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        if not self._waiters and not self.sealed and self._task is not None and not self._task.done():
+            self.sealed = True
+            self._task.cancel()
+
+    def _share(self, answer: Answer, waiter: _Waiter) -> Answer:
+        """One of them pays, in whose run and under whose node the requests are on record."""
+        paying = self._paying or self._waiters[0]
+        return answer if answer.cached or waiter is paying else replace(answer, joined=True, cost_usd=0.0)
+
+
+class Flights:
+    """All calls in flight in the process: the face of this wing."""
+
+    def __init__(self, inner: Layer, clock: Clock) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._joinable: dict[str, Flight] = {}
+        self._aloft: set[Flight] = set()
+
+    async def ask(self, ask: Ask) -> Answer:
+        """The answer to this ask, durable, with its rows.
+
+        Raises StepError when there is none, CallStopped when the run is stopping, StoreError when the answer
+        could not be kept. What does not suit an equal call in flight waits for its end, and finds the answer in
+        the memo or asks itself: equal requests are never out at the same time.
+        """
+        asker = ask.asker
+        while asker.gate.is_open:
+            flight = self._joinable.get(ask.key) if ask.join else None
+            if flight is None:
+                return await self._lead(ask)
+            if flight.suits(ask):
+                ask.missed()
+                now = self._clock.now()
+                asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
+                return await flight.wait(ask)
+            await asker.gate.until_shut(flight.ended.wait())
+        raise CallStopped
+
+    async def _lead(self, ask: Ask) -> Answer:
+        flight = Flight(ask)
+        self._aloft.add(flight)
+        if ask.join:
+            self._joinable[ask.key] = flight
+        flight.start(self._inner, self._landed)
+        return await flight.wait(ask)
+
+    def _landed(self, flight: Flight) -> None:
+        self._aloft.discard(flight)
+        if self._joinable.get(flight.ask.key) is flight:
+            del self._joinable[flight.ask.key]
+
+    async def drain(self) -> None:
+        """Wait until no call is under way any more."""
+        for flight in list(self._aloft):
+            await flight.ended.wait()

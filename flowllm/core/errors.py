@@ -1,0 +1,435 @@
+"""Every error that flowllm raises on purpose.
+
+FlowLLMError
+├── UsageError                  what was asked for is wrong; nothing was started (exit code 2)
+│   ├── InvalidWorkflow         a workflow file or flowllm.yaml has problems, each with line and column
+│   ├── InvalidInputs           the inputs given do not fit the workflow's
+│   ├── RunNotFound
+│   ├── RunOwned                another process has the run
+│   └── DatabaseTooNew          written by a newer flowllm
+├── RunStopped                  the run ends before its nodes do
+│   ├── ProviderDown            a provider is given up for now; the run is paused
+│   ├── BudgetExceeded          the next request would pass the run's budget
+│   └── TooManyFailures         more nodes failed than `stop_at_error_rate` allows
+├── StoreError                  the database cannot be used
+│   ├── StorageFailed           disk full, read-only, I/O error, locked for too long, removed
+│   ├── DatabaseCorrupt
+│   └── OwnershipLost           the run was taken over; this process may write no more of it
+└── StepError                   one node fails; the run goes on with what does not need it
+    ├── TemplateFailed          a template could not be rendered with these values
+    ├── ConditionFailed         `when` gave neither true nor false
+    ├── PythonFailed
+    ├── AskFailed               a question of a function's `ask` has no answer
+    ├── ShellFailed             the command ended with another status than 0
+    ├── HttpFailed              the answer was not 2xx, or none came
+    ├── BadRow                  a line of a data set cannot be read
+    ├── DataFailed              a data set cannot be read at all
+    ├── ImageFailed             an image cannot be read, is none, or has changed
+    ├── SaveFailed              the output could not be written where `save` says
+    ├── ItemsFailed             too many items of a foreach failed
+    ├── GraphFailed             a step of a sub-workflow failed
+    ├── NodeTimedOut            all attempts together took longer than `timeout`
+    ├── InvalidAnswer           the answer never satisfied `output`
+    ├── InternalError           a fault of flowllm itself
+    ├── TruncatedAnswer         cut at max_tokens, under `on_truncated: fail`
+    └── ProviderError           one attempt failed
+        ├── RateLimited         429; carries how long to wait
+        ├── QuotaExhausted      the account has no money left
+        ├── ServerFailed        5xx, 408, 409, 423, 425 and the like
+        ├── ConnectionFailed    refused, reset, unknown host, closed early
+        ├── AttemptTimedOut     no whole answer within `attempt_timeout`
+        ├── Unauthorized        401, 403
+        ├── RequestRejected     400 and other 4xx
+        │   ├── UnknownModel
+        │   ├── RequestTooLarge more than the model's context, or than a minute's limit
+        │   └── PathNotFound    404 that is not about the model
+        ├── Refused             the model declined
+        ├── ContentFiltered     the provider's filter stopped the answer
+        └── BadAnswer           200, but not an answer: HTML, broken JSON, no choices, too large
+            ├── EmptyAnswer     not one word
+            └── WrongVectors    embeddings that do not fit their texts
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from flowllm.core.types import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from flowllm.core.types import Json, Usage
+
+
+class FlowLLMError(Exception):
+    """The base of all. `message` says what happened, `hint` what to do about it (may be empty)."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+def type_name(error: BaseException) -> str:
+    """The name of its class, also of one that hides it."""
+    return str(type.__dict__["__name__"].__get__(type(error)))
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception of anybody's says, as plain text, or why it says nothing: its class may raise what it likes."""
+    try:
+        return str.__str__(str(error))
+    except BaseException as problem:  # noqa: BLE001 - KeyboardInterrupt too: it is the text that raised it
+        return f"<its text cannot be had: {type_name(problem)}>"
+
+
+def in_words(error: BaseException) -> str:
+    """Its type and what it says."""
+    text = text_of(error)
+    return f"{type_name(error)}: {text}" if text else type_name(error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a file, or with an option (`--set …`), and where. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    hint: str = ""
+    source_line: str = ""
+    step: str = ""
+    warning: bool = False
+    """It may be what was meant: it is told, and nothing is refused for it."""
+
+    def __str__(self) -> str:
+        is_option = self.file.startswith("--")
+        place = self.file if is_option else f"{self.file}:{self.line}:{self.column}"
+        head = f"{place}: {'warning: ' if self.warning else ''}{self.message}"
+        lines = [head if not self.hint else f"{head} ({self.hint})"]
+        if self.source_line and not is_option:
+            shown = self.source_line.replace("\t", " ")
+            lines += [f"    {shown}", f"    {' ' * (self.column - 1)}^"]
+        return "\n".join(lines)
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of their places."""
+    return tuple(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
+
+
+class UsageError(FlowLLMError, ValueError):
+    """What was asked for is wrong. Nothing was sent, nothing was changed."""
+
+    exit_code = 2
+
+
+class InvalidWorkflow(UsageError):
+    """A file has problems; all of them are in `problems`, in the order of their lines. `warnings` are what else was found."""
+
+    def __init__(self, problems: Sequence[Problem], *, warnings: Sequence[Problem] = ()) -> None:
+        self.problems = in_order(problems)
+        self.warnings = in_order(warnings)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class InvalidInputs(UsageError):
+    """The inputs given do not fit those that the workflow names."""
+
+
+class RunNotFound(UsageError, LookupError):
+    """There is no run of that id."""
+
+
+class RunOwned(UsageError):
+    """Another process has the run."""
+
+
+class DatabaseTooNew(UsageError):
+    """The database was written by a newer flowllm. It was not touched."""
+
+
+class RunStopped(FlowLLMError):
+    """The run ends before its nodes do; `status` is what becomes of it."""
+
+    status: RunStatus = RunStatus.PAUSED
+
+    def as_dict(self) -> dict[str, Json]:
+        """The error as it stands in records and JSON output: type, message, hint."""
+        return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+
+
+class ProviderDown(RunStopped):
+    """A provider cannot be used for now; runs that need it are paused and can be resumed."""
+
+
+class BudgetExceeded(RunStopped):
+    """The next request would pass the run's budget."""
+
+    def __init__(self, message: str, *, hint: str, status: RunStatus) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class TooManyFailures(RunStopped):
+    """More nodes failed than `stop_at_error_rate` allows."""
+
+    status = RunStatus.FAILED
+
+
+class StoreError(FlowLLMError):
+    """The database cannot be used."""
+
+
+class StorageFailed(StoreError, OSError):
+    """Disk full, read-only, I/O error, locked for too long, or no longer there.
+
+    `database` is the path of the one to go on with, if that is another now.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", database: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.database = database
+
+
+class DatabaseCorrupt(StoreError):
+    """The database's content contradicts itself."""
+
+
+class OwnershipLost(StoreError):
+    """The run was taken over by another process; nothing more of it may be written here."""
+
+
+class StepError(FlowLLMError):
+    """One node fails.
+
+    `answer` is the last answer, when there was one; `usage` is what was spent on it.
+    """
+
+    retryable: bool = False
+    """Another attempt may go better."""
+
+    def __init__(
+        self, message: str, *, hint: str = "", answer: str | None = None, usage: Usage | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.answer = answer
+        self.usage = usage
+        self.cost_usd: float | None = None
+        """US dollars, where the server said what the answer cost."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """The error as it stands in records and JSON output: type, message, hint, and the answer if any."""
+        record = {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+        return record if self.answer is None else {**record, "answer": self.answer}
+
+
+class TemplateFailed(StepError):
+    """A template could not be rendered with these values."""
+
+
+class ConditionFailed(StepError):
+    """A condition gave something that is neither true nor false."""
+
+
+class PythonFailed(StepError):
+    """A function of the user's raised, or gave what JSON cannot hold. `traceback` is its code's, where it raised."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", traceback: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.traceback = traceback
+
+    def as_dict(self) -> dict[str, Json]:
+        """As of any other, with the traceback if there is one."""
+        record = super().as_dict()
+        return {**record, "traceback": self.traceback} if self.traceback else record
+
+
+class AskFailed(StepError):
+    """A question that a function asked by `ask` has no answer. `kind` names the error, such as InvalidAnswer; `answer` is the
+    last answer, when there was one. A function may catch it and go on."""
+
+    def __init__(self, kind: str, message: str, *, hint: str = "", answer: str | None = None) -> None:
+        super().__init__(f"{kind}: {message}", hint=hint, answer=answer)
+        self.kind = kind
+
+
+class ShellFailed(StepError):
+    """The command ended with another status than 0, or was killed."""
+
+    retryable = True
+
+
+class HttpFailed(StepError):
+    """The answer was not 2xx, or none came."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        answer: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, answer=answer)
+        self.retryable = retryable
+        self.retry_after = retry_after
+        """Seconds that the server asked for."""
+
+
+class BadRow(StepError):
+    """A line of a data set cannot be read; the message names file and line."""
+
+
+class DataFailed(StepError):
+    """A data set cannot be read at all."""
+
+
+class ImageFailed(StepError):
+    """An image cannot be read, is none, or has changed since the step began; the message names the file."""
+
+
+class SaveFailed(StepError):
+    """The output could not be written where `save` says."""
+
+
+class ItemsFailed(StepError):
+    """Too many items of a foreach failed."""
+
+
+class GraphFailed(StepError):
+    """A step of a sub-workflow failed."""
+
+
+class NodeTimedOut(StepError, TimeoutError):
+    """All attempts together took longer than the step's `timeout`."""
+
+
+class InvalidAnswer(StepError):
+    """The answer did not satisfy `output`, also when it was asked for again."""
+
+
+class TruncatedAnswer(StepError):
+    """The answer was cut at its token limit and the step says `on_truncated: fail`."""
+
+
+class InternalError(StepError):
+    """A fault of flowllm itself; it costs one node, not the run."""
+
+
+class ProviderError(StepError):
+    """One attempt failed. `status` is the HTTP status, where there was one."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        answer: str | None = None,
+        usage: Usage | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, answer=answer, usage=usage)
+        self.status = status
+
+
+class RateLimited(ProviderError):
+    """429. `retry_after` is the wait in seconds that the server asked for, None if it did not say."""
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str = "", retry_after: float | None = None, status: int = 429
+    ) -> None:
+        super().__init__(message, hint=hint, status=status)
+        self.retry_after = retry_after
+
+
+class QuotaExhausted(ProviderError):
+    """The account has nothing left to spend; trying again does not help."""
+
+
+class ServerFailed(ProviderError):
+    """The server is in trouble, or could not do it just then: 5xx, 408, 409, 423, 425 and the like. `retry_after` as in
+    RateLimited."""
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str = "", status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, status=status)
+        self.retry_after = retry_after
+
+
+class ConnectionFailed(ProviderError, ConnectionError):
+    """No answer came: refused, reset, unknown host, closed early.
+
+    `reason` is refused, unknown_host, unreachable, reset, closed, protocol, tls, proxy or files."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class AttemptTimedOut(ProviderError, TimeoutError):
+    """No whole answer came within `attempt_timeout`. It may have been paid for all the same."""
+
+    retryable = True
+
+
+class Unauthorized(ProviderError, PermissionError):
+    """401 or 403: the key is missing, wrong, or not allowed to do this."""
+
+
+class RequestRejected(ProviderError):
+    """The server does not accept the request; sending it again would give the same."""
+
+
+class UnknownModel(RequestRejected):
+    """The server does not have the model."""
+
+
+class RequestTooLarge(RequestRejected):
+    """The request is more than the model's context, or than a minute's limit: it can never go. Another model may take
+    it."""
+
+
+class PathNotFound(RequestRejected):
+    """The server has nothing at that address, or sends elsewhere, as with a wrong `base_url`."""
+
+
+class Refused(ProviderError):
+    """The model declined to answer; its words are in `answer`."""
+
+
+class ContentFiltered(ProviderError):
+    """The provider's content filter stopped the answer; what there was of it is in `answer`."""
+
+
+class BadAnswer(ProviderError):
+    """The server said 200, but what it sent is no answer. The raw text is in `answer`."""
+
+    retryable = True
+
+
+class EmptyAnswer(BadAnswer):
+    """The model said not one word. The server is well: it is this answer alone that cannot be used."""
+
+
+class WrongVectors(BadAnswer):
+    """The embeddings do not fit the texts: too few, too many, or one that is no vector. With fewer texts in a request
+    the others may well get theirs."""

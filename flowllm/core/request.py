@@ -1,0 +1,149 @@
+"""What is asked of a model, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from flowllm.core.types import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.core.types import Json
+
+
+_OTHER_ROOTS = frozenset({"anyOf", "oneOf", "allOf", "enum", "const", "$ref"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """That an answer must be JSON, and of what shape.
+
+    `schema` is the author's JSON Schema, bundled (no reference leaves it), None for `output: json`.
+    """
+
+    schema: Mapping[str, Json] | None = None
+    name: str = "output"
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether answers come as `{"value": …}`: something other than an object satisfies the root, and servers want
+        an object there."""
+        schema = self.schema
+        if schema is None or schema.get("type") in ("object", ["object"]):
+            return False
+        return "type" in schema or "properties" not in schema or not _OTHER_ROOTS.isdisjoint(schema)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """A file with an image, as it was when the step that sends it began."""
+
+    path: str
+    """As it was written."""
+    file: str
+    """Absolute."""
+    sha256: str
+
+    @property
+    def placeholder(self) -> dict[str, Json]:
+        """What stands for its bytes in messages, keys and records."""
+        return {"path": self.path, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One chat completion to ask for, before any provider's dialect."""
+
+    model: str
+    messages: tuple[Mapping[str, Json], ...]
+    """In the API's own shape: {"role": …, "content": …}."""
+    params: Mapping[str, Json] = field(default_factory=dict)
+    """What else is sent: max_tokens, temperature, top_p, seed, stop, and the author's `params`."""
+    output: OutputFormat | None = None
+    images: tuple[ImageFile, ...] = ()
+    """The files that parts of the messages stand for: {"type": "image_url", "image_url": ImageFile.placeholder}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """Embeddings of one or many texts to ask for, before any provider's dialect."""
+
+    model: str
+    texts: tuple[str, ...]
+    params: Mapping[str, Json] = field(default_factory=dict)
+    """What else is sent: dimensions, and the author's `params`."""
+
+
+Request: TypeAlias = ChatRequest | EmbedRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer as a provider gave it."""
+
+    text: str
+    model: str
+    """The model that answered, as the server names it."""
+    finish_reason: str = "stop"
+    """stop, or length: the answer was cut at its token limit; else the server's own word, of which nobody here knows
+    what it means. Ends that are known to be no answer are errors."""
+    usage: Usage = field(default_factory=Usage)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The rate-limit headers, lower-case names."""
+    request_id: str = ""
+    cost_usd: float | None = None
+    """US dollars, where the server itself says so."""
+    list_price: str = ""
+    """The model whose list price stands for the server's own, which is not known: `openai/gpt-4o-mini`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The vectors of a request's texts, in the texts' order, all of one length."""
+
+    vectors: tuple[list[float], ...]
+    model: str
+    """As in Completion, like all that follows."""
+    usage: Usage = field(default_factory=Usage)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    cost_usd: float | None = None
+    list_price: str = ""
+
+
+Reply: TypeAlias = Completion | Embeddings
+"""What a provider gave for a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A valid answer to a request: what steps build on and what the memo keeps."""
+
+    value: Json
+    """The text, the validated JSON value where `output` asked for one, or a vector."""
+    model: str
+    provider: str
+    """Name of the provider that answered, as the workflow calls it."""
+    usage: Usage = field(default_factory=Usage)
+    """All tokens spent on it, asking again included."""
+    cost_usd: float | None = None
+    """None: the price is unknown."""
+    truncated: bool = False
+    """It was cut, or may have been."""
+    unknown_end: str = ""
+    """What the server says ended it, where nobody knows what that means: such an answer is not for others."""
+    attempts: int = 0
+    """Requests that were sent for it by the call that got it; 0 when it came from the memo."""
+    cached: bool = False
+    """It came from the memo."""
+    joined: bool = False
+    """It came from an equal call that was in flight."""
+    queue_s: float = 0.0
+    """Seconds spent waiting for admission."""
+    call_s: float = 0.0
+    """Seconds on the wire, all attempts together."""
+    batch: str = ""
+    """Names the request that it shared with other answers: attempts and seconds are those of all of them together.
+    Empty: it had one of its own."""

@@ -1,0 +1,60 @@
+"""What a data set is to those who go through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.core.fingerprint import canonical, digest
+
+if TYPE_CHECKING:
+    from flowllm.core.errors import BadRow
+    from flowllm.core.types import Json
+
+MAX_ROW = 16 * 1024 * 1024
+"""Bytes of one row."""
+CONTENT_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of a data set, or what could be made of a bad one."""
+
+    place: int
+    """From 0, over all rows, bad ones too."""
+    value: Json
+    line: int | None = None
+    """Where it begins in its file, from 1."""
+    error: BadRow | None = None
+    """Why it cannot be used."""
+
+
+class Rows(Protocol):
+    """A data set, gone through once, from the beginning, by one reader."""
+
+    total: int | None
+    """How many rows there are; None: only the end will tell."""
+    live: bool
+    """Rows come when somebody sends them: nobody waits for them only to count them."""
+
+    async def take(self, most: int) -> list[Row]:
+        """The next rows, as many as are at hand, at least one; [] at the end.
+
+        Raises DataFailed if nothing more can be read; every row before that was given.
+        """
+        ...
+
+    async def count_rest(self) -> int:
+        """How many rows are left, none of them kept, as far as they can be read; 0 for a source that one would have
+        to wait for. Does not raise DataFailed."""
+        ...
+
+    async def close(self) -> None:
+        """No more is wanted."""
+        ...
+
+
+def content_of(value: Json) -> str:
+    """An item's content, by which it is found again: the first 32 hexadecimal digits of the SHA-256 of its canonical
+    JSON."""
+    return digest(canonical(value))[:CONTENT_DIGITS]

@@ -1,0 +1,259 @@
+"""What stands in a file by its ending: JSON Lines, one array of JSON, or a table with a header."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from flowllm.core.types import Json
+
+WRITTEN: Final = (".jsonl", ".csv", ".tsv", ".json")
+"""Endings that say how a file is written; any other means JSON Lines."""
+_NOT_WRITTEN: Final = frozenset(
+    (
+        *(
+            ".parquet",
+            ".arrow",
+            ".feather",
+            ".avro",
+            ".orc",
+            ".xlsx",
+            ".xls",
+            ".xlsm",
+            ".ods",
+            ".sqlite",
+            ".db",
+        ),
+        *(".gz", ".zip", ".zst", ".bz2", ".xz", ".7z", ".docx", ".pdf"),
+    )
+)
+DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
+_INDEX: Final = re.compile(rb'\{"index": (\d{1,9}), ')
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""What a cell begins with that spreadsheet programs take for a formula."""
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_VALUE: Final = "value"
+"""The column of a list whose items are no mappings."""
+
+
+class Layout(Protocol):
+    """How rows stand in a file of `--output`."""
+
+    head: bytes
+    """Before the first row."""
+    tail: bytes
+    """Behind the last one, once no more will come."""
+
+    def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:
+        """One row; `first`: no other stands before it."""
+        ...
+
+    def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
+        """The rows that the first `size` bytes hold. Raises ValueError if this layout has not left them so."""
+        ...
+
+
+def refused_ending(name: str) -> str:
+    """Why no file of that name is written; empty if it is."""
+    ending = PurePath(name).suffix.lower()
+    if ending not in _NOT_WRITTEN:
+        return ""
+    return f"{ending} is not written, but {', '.join(WRITTEN)} and other texts are: other programs make {ending} of those"
+
+
+def layout_of(name: str, outputs: Sequence[str]) -> Layout:
+    """How a file of that name is written, for a workflow with these outputs."""
+    ending = PurePath(name).suffix.lower()
+    if ending == ".json":
+        return JsonArray()
+    return JsonLines() if ending not in DELIMITERS else Table(outputs, DELIMITERS[ending])
+
+
+def line_of(index: int, row: Json, outputs: Json) -> bytes:
+    """One line of JSON Lines."""
+    text = f'{{"index": {index}, "row": {_ENCODER.encode(row)}, "outputs": {_ENCODER.encode(outputs)}}}\n'
+    return _bytes_of_json(text)
+
+
+def _bytes_of_json(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a character can stand in JSON only as its escape
+        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+
+
+class JsonLines:
+    """`{index, row, outputs}` a line."""
+
+    head = tail = b""
+
+    def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:  # noqa: ARG002 - see Layout
+        """See `Layout`."""
+        return line_of(index, row, outputs)
+
+    def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
+        """See `Layout`."""
+        for line in _lines(file, size):
+            yield _index_in(line, b"\n")
+
+
+class JsonArray:
+    """An array of `{index, row, outputs}`, each on a line of its own."""
+
+    head, tail = b"[", b"\n]\n"
+
+    def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:
+        """See `Layout`."""
+        return (b"\n" if first else b",\n") + line_of(index, row, outputs).removesuffix(b"\n")
+
+    def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
+        """See `Layout`. The last line ends without a comma."""
+        lines = _lines(file, size)
+        before = next(lines, b"")
+        if before not in {b"", b"[", b"[\n"}:
+            raise ValueError(before)
+        whole = before != b"[\n"
+        for line in lines:
+            whole = not line.endswith(b",\n")
+            yield _index_in(line, b"}" if whole else b"},\n")
+        if not whole:
+            raise ValueError("a comma, and nothing behind it")
+
+
+def _lines(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The lines of the first `size` bytes; the last one may be cut. Raises ValueError if there are not so many."""
+    while size:
+        line = file.readline(size)
+        if not line:
+            raise ValueError("it is shorter")
+        size -= len(line)
+        yield line
+
+
+def _index_in(line: bytes, end: bytes) -> int:
+    found = _INDEX.match(line)
+    if found is None or not line.endswith(end):
+        raise ValueError(line[:40])
+    return int(found[1])
+
+
+class Table:
+    """CSV: the row's index and the workflow's outputs under a header."""
+
+    tail = b""
+
+    def __init__(self, outputs: Sequence[str], delimiter: str) -> None:
+        self._outputs = list(outputs)
+        self._delimiter = delimiter
+        self._header = ["_index" if "index" in self._outputs else "index", *self._outputs]
+        self.head = record(self._header, delimiter)
+
+    def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:  # noqa: ARG002 - see Layout
+        """See `Layout`."""
+        return record([str(index), *(cell(outputs.get(name)) for name in self._outputs)], self._delimiter)
+
+    def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
+        """See `Layout`."""
+        csv.field_size_limit(max(256 * 1024 * 1024, csv.field_size_limit()))
+        last = b"\n"
+
+        def texts() -> Iterator[str]:
+            nonlocal last
+            for last in _lines(file, size):
+                yield last.decode()
+
+        try:
+            records = csv.reader(texts(), delimiter=self._delimiter, strict=True)
+            header = next(records, None)
+            if header is not None and header != self._header:
+                raise ValueError(header)
+            for cells in records:
+                if len(cells) != len(self._header):
+                    raise ValueError(cells)
+                yield int(cells[0])
+        except csv.Error as error:
+            raise ValueError(error) from None
+        if not last.endswith(b"\n"):
+            raise ValueError(last[:40])
+
+
+def record(cells: Sequence[str], delimiter: str) -> bytes:
+    """One record of CSV, with its end. Half a character stands there as an escape."""
+    quoted = [_quoted(one, delimiter) for one in cells]
+    text = delimiter.join(quoted) if quoted != [""] else '""'
+    return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _quoted(text: str, delimiter: str) -> str:
+    if any(mark in text for mark in ('"', "\n", "\r", delimiter)) or text != text.strip():
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def cell(value: Json) -> str:
+    """A value in a cell: null is empty, lists, mappings and numbers are JSON. A text that a spreadsheet program would take
+    for a formula gets a `'` before it."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return _ENCODER.encode(value)
+    return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+
+def content_of_file(name: str, value: Json) -> bytes:
+    """What a file of that name holds of a value. Raises ValueError for half a character in a text.
+
+    A text is written as it is, where it is what the ending says; else as JSON. Other values are JSON Lines, CSV or, by any
+    other ending, JSON.
+    """
+    ending = PurePath(name).suffix.lower()
+    if isinstance(value, str):
+        return _text(ending, value)
+    if ending in {".jsonl", ".ndjson"}:
+        values = value if isinstance(value, list) else [value]
+        return b"".join(_bytes_of_json(f"{_ENCODER.encode(one)}\n") for one in values)
+    if ending in DELIMITERS:
+        return b"".join(record(cells, DELIMITERS[ending]) for cells in _table(value))
+    return _bytes_of_json(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def _text(ending: str, text: str) -> bytes:
+    parts: Iterable[str] = ()
+    if ending == ".json":
+        parts = (text,)
+    elif ending in {".jsonl", ".ndjson"}:
+        parts = (line for line in text.split("\n") if line.strip())
+    if not all(_is_json(part) for part in parts):
+        return _bytes_of_json(f"{_ENCODER.encode(text)}\n")
+    return text.encode()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _table(value: Json) -> Iterator[list[str]]:
+    """The records of a value: the keys of its mappings are the header; items that are lists are records themselves."""
+    values = value if isinstance(value, list) else [value]
+    filled = [one for one in values if one is not None]
+    if filled and all(isinstance(one, list) for one in filled):
+        yield from ([cell(part) for part in one or ()] for one in values)
+    elif filled and all(isinstance(one, dict) for one in filled):
+        names = list(dict.fromkeys(name for one in filled for name in one))
+        yield names
+        yield from ([cell((one or {}).get(name)) for name in names] for one in values)
+    elif filled or values:
+        yield [_VALUE]
+        yield from ([cell(one)] for one in values)

@@ -1,0 +1,152 @@
+"""Every combination of several data sets, the last one changing fastest."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import DataFailed
+from flowllm.core.fingerprint import canonical
+from flowllm.datasets.base import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.datasets.base import Rows
+
+KEPT = 10_000
+KEPT_SIZE = 16 * 1024 * 1024
+"""Rows of an axis, and characters of their JSON, that are held in memory; a longer one is read again for every
+combination of those before it."""
+PAGE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One of the data sets, which may be opened any number of times."""
+
+    opened: Callable[[], Rows]
+    """Raises DataFailed."""
+    total: int | None = None
+    """How many rows it has, where that is known before it is read: they are in memory then."""
+
+
+class MatrixRows:
+    """A bad row of one axis makes bad every combination that it is in."""
+
+    def __init__(self, axes: Mapping[str, Axis]) -> None:
+        totals = [axis.total for axis in axes.values()]
+        self.live = False
+        self.total: int | None = (
+            prod(total for total in totals if total is not None) if None not in totals else None
+        )
+        self._names = list(axes)
+        self._axes = [_Cursor(axis, keeps=at > 0) for at, axis in enumerate(axes.values())]
+        self._chosen: list[Row] = []
+        self._place = 0
+        self._over = not axes
+        self._failed: DataFailed | None = None
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        rows: list[Row] = []
+        try:
+            while len(rows) < most and self._failed is None and await self._advance():
+                rows.append(self._combination())
+        except DataFailed as error:
+            self._failed = error
+        if not rows and self._failed is not None:
+            raise self._failed
+        return rows
+
+    async def _advance(self) -> bool:
+        """To the next combination: the last axis goes on; at its end it begins anew, and the one before it goes on."""
+        while not self._over:
+            if len(self._chosen) == len(self._axes):
+                self._chosen.pop()
+            row = await self._axes[len(self._chosen)].next()
+            if row is not None:
+                self._chosen.append(row)
+                if len(self._chosen) == len(self._axes):
+                    return True
+            elif self._chosen:
+                self._chosen.pop()
+            else:
+                self._over = True
+        return False
+
+    def _combination(self) -> Row:
+        value = {name: row.value for name, row in zip(self._names, self._chosen, strict=True)}
+        error = next((row.error for row in self._chosen if row.error is not None), None)
+        self._place += 1
+        return Row(place=self._place - 1, value=value, error=error)
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        if self.total is not None:
+            return self.total - self._place
+        before = self._place
+        try:
+            while await self.take(PAGE):
+                pass
+        except DataFailed:
+            pass
+        return self._place - before
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        for axis in self._axes:
+            await axis.close()
+
+
+class _Cursor:
+    """Goes through one axis, from the beginning again once it has come to the end."""
+
+    def __init__(self, axis: Axis, *, keeps: bool) -> None:
+        self._axis = axis
+        self._rows: Rows | None = None
+        self._page: deque[Row] = deque()
+        self._keeps = keeps and axis.total is None
+        self._kept: list[Row] = []
+        self._kept_size = 0
+        self._whole = False
+        """All rows are kept."""
+        self._begun = False
+
+    async def next(self) -> Row | None:
+        """None at the end."""
+        if not self._page and not await self._more():
+            return None
+        return self._page.popleft()
+
+    async def _more(self) -> bool:
+        if not self._begun:
+            self._begun = True
+            if self._whole:
+                self._page.extend(self._kept)
+            else:
+                self._rows = self._axis.opened()
+        if self._rows is not None:
+            page = await self._rows.take(PAGE)
+            self._page.extend(page)
+            self._keep(page)
+        if not self._page:
+            await self.close()
+            self._begun, self._whole = False, self._keeps
+        return bool(self._page)
+
+    def _keep(self, page: list[Row]) -> None:
+        if not self._keeps:
+            return
+        self._kept += page
+        self._kept_size += sum(len(canonical(row.value)) for row in page)
+        if len(self._kept) > KEPT or self._kept_size > KEPT_SIZE:
+            self._keeps = False
+            self._kept.clear()
+
+    async def close(self) -> None:
+        if self._rows is not None:
+            await self._rows.close()
+            self._rows = None

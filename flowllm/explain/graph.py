@@ -1,0 +1,159 @@
+"""The graph of a workflow's steps. The only house of networkx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flowllm.explain.chains import Cover
+from flowllm.language.reference import Tolerance
+from flowllm.language.workflow import WorkflowBody
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import networkx as nx
+
+    from flowllm.core.types import StepId, StepKind
+    from flowllm.language.workflow import Subgraph, Workflow
+
+
+LARGEST = 1000
+"""Steps of graphs within a graph that are looked into; what is beyond stays one step each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """That `after` waits for `before`."""
+
+    before: StepId
+    after: StepId
+    tolerance: Tolerance = Tolerance.REQUIRED
+
+    @property
+    def optional(self) -> bool:
+        """`after` also runs if `before` did not succeed."""
+        return self.tolerance is not Tolerance.REQUIRED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Steps and edges, acyclic. Every answer keeps the order of the workflow's file."""
+
+    name: str
+    kinds: Mapping[StepId, StepKind]
+    """Every step with its kind."""
+    edges: tuple[Edge, ...]
+
+    foreach: frozenset[StepId] = frozenset()
+    """The steps that run once an item."""
+    asks: frozenset[StepId] = frozenset()
+    """Python steps whose function asks models."""
+    inner: Mapping[StepId, Graph] = field(default_factory=dict)
+    """The graphs of `workflow` steps, as many as LARGEST lets in."""
+    size: int = 0
+    """Steps with all those within."""
+
+    @classmethod
+    def of(cls, workflow: Workflow | Subgraph) -> Graph:
+        """The graph of a checked workflow."""
+        return _built(workflow, {})
+
+    @property
+    def steps(self) -> tuple[StepId, ...]:
+        """All steps."""
+        return tuple(self.kinds)
+
+    def incoming(self) -> dict[StepId, list[Edge]]:
+        """The edges into each step."""
+        found: dict[StepId, list[Edge]] = {step: [] for step in self.kinds}
+        for edge in self.edges:
+            found[edge.after].append(edge)
+        return found
+
+    def generations(self) -> tuple[tuple[StepId, ...], ...]:
+        """Steps by the length of the longest chain that leads to them: what could run at the same time."""
+        networkx, graph = _networkx(self)
+        order = {step: place for place, step in enumerate(self.kinds)}
+        return tuple(
+            tuple(sorted(generation, key=order.__getitem__))
+            for generation in networkx.topological_generations(graph)
+        )
+
+    def ancestors(self, step: StepId) -> frozenset[StepId]:
+        """All that a step waits for, directly or not. Raises KeyError for an unknown step."""
+        if step not in self.kinds:
+            raise KeyError(step)
+        networkx, graph = _networkx(self)
+        return frozenset(networkx.ancestors(graph, step))
+
+    def descendants(self, step: StepId) -> frozenset[StepId]:
+        """All that waits for a step, directly or not. Raises KeyError for an unknown step."""
+        if step not in self.kinds:
+            raise KeyError(step)
+        networkx, graph = _networkx(self)
+        return frozenset(networkx.descendants(graph, step))
+
+    def width(self) -> int:
+        """The most steps that can ever run at the same time: so many chains go through all steps (Dilworth 1950)."""
+        places = {step: place for place, step in enumerate(self.kinds)}
+        after: list[list[int]] = [[] for _ in places]
+        for edge in self.edges:
+            after[places[edge.before]].append(places[edge.after])
+        return Cover(after).fewest()
+
+    def critical_path(self, durations: Mapping[StepId, float]) -> tuple[StepId, ...]:
+        """The chain of steps that takes longest: the run cannot be faster. Seconds; a missing step takes 0."""
+        incoming = self.incoming()
+        best: dict[StepId, tuple[float, int]] = {}
+        came_from: dict[StepId, StepId | None] = {}
+        for generation in self.generations():
+            for step in generation:
+                earlier = [edge.before for edge in incoming[step]]
+                last = max(earlier, key=best.__getitem__, default=None)
+                took, length = (0.0, 0) if last is None else best[last]
+                best[step] = (took + durations.get(step, 0.0), length + 1)
+                came_from[step] = last
+        path: list[StepId] = []
+        at = max(best, key=best.__getitem__, default=None)
+        while at is not None:
+            path.append(at)
+            at = came_from[at]
+        return tuple(reversed(path))
+
+
+def _built(workflow: Workflow | Subgraph, known: dict[int, Graph]) -> Graph:
+    """The graph; one that several steps share is built once."""
+    steps = workflow.steps.values()
+    inner, size = {}, len(steps)
+    for step in steps:
+        if isinstance(step.body, WorkflowBody):
+            graph = step.body.graph
+            if id(graph) not in known:
+                known[id(graph)] = _built(graph, known)
+            if size + known[id(graph)].size <= LARGEST + len(steps):
+                inner[step.id] = known[id(graph)]
+                size += inner[step.id].size
+    return Graph(
+        name=workflow.name,
+        kinds={step.id: step.kind for step in steps},
+        edges=tuple(
+            Edge(before=before, after=step.id, tolerance=tolerance)
+            for step in steps
+            for before, tolerance in step.edges.items()
+        ),
+        foreach=frozenset(step.id for step in steps if step.foreach is not None),
+        asks=frozenset(step.id for step in steps if getattr(step.body, "asks", None) is not None),
+        inner=inner,
+        size=size,
+    )
+
+
+def _networkx(graph: Graph) -> tuple[Any, nx.DiGraph[StepId]]:
+    # networkx takes half a second to import, which a command that draws no graph should not pay
+    import networkx as nx  # noqa: PLC0415
+
+    built: nx.DiGraph[StepId] = nx.DiGraph()
+    built.add_nodes_from(graph.kinds)
+    built.add_edges_from((edge.before, edge.after) for edge in graph.edges)
+    return nx, built

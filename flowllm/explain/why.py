@@ -1,0 +1,192 @@
+"""Why a step of a run was carried out again: what of its request differs from the one before, and what made it so."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import UsageError
+from flowllm.core.fingerprint import differences
+from flowllm.core.types import NodeId, NodeStatus, RunId, StepId, child_id, is_within, item_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flowllm.core.types import Json
+    from flowllm.storage.base import NodeRecord, RunRecord, Store
+
+_NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
+"""The last name in a node's id: what stands before it is the graph that the node is in."""
+_MESSAGE = re.compile(r"body\.(?:messages|input)(?:\.(\d+))?(?:\.(\w+))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One part of a request that is not what it was."""
+
+    path: str
+    """In plain words, such as `prompt` or `model`."""
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """The answer to `flowllm why`."""
+
+    run_id: str
+    step: str
+    status: str
+    text: str
+    """One or two sentences."""
+    compared_with: str | None = None
+    """The earlier run that it was held against."""
+    changes: tuple[Change, ...] = ()
+    causes: tuple[str, ...] = ()
+    """What made them: an edited step, another input, another output of a step before it."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        return {
+            "run_id": self.run_id,
+            "step": self.step,
+            "status": self.status,
+            "text": self.text,
+            "compared_with": self.compared_with,
+            "changes": [
+                {"path": change.path, "before": change.before, "after": change.after}
+                for change in self.changes
+            ],
+            "causes": list(self.causes),
+        }
+
+
+def explain_parts(before: Mapping[str, Json], after: Mapping[str, Json]) -> list[str]:
+    """The names of the parts that differ, in plain words and without repetition."""
+    return list(dict.fromkeys(_name(path, after) for path, _, _ in _differences(before, after)))
+
+
+async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str]) -> Why:
+    """Hold a node against the same one in the newest earlier run in which it succeeded.
+
+    `edges` are the steps that it waits for. Raises UsageError for a step that the run has no record of.
+    """
+    node = await store.node(run.run_id, NodeId(step))
+    if node is None:
+        known = ", ".join(one.node_id for one in await store.nodes(run.run_id)) or "none yet"
+        raise UsageError(f"run {run.run_id} has no record of a step {step!r}", hint=f"it has: {known}")
+    if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}:
+        reason = node.parts.get("reason") or "its `when` was false"
+        return _why(run, node, f"{step} was {node.status}: {reason}.")
+    if node.counts is not None:
+        asked = f"`flowllm why {run.run_id} '{item_id(node.node_id, 0)}'` tells of its first one"
+        return _why(run, node, f"{step} only goes through its items: {asked}.")
+    if not node.key:
+        said = (node.error or {}).get("message", "no reason is on record")
+        return _why(run, node, f"{step} failed before its request was known: {said}.")
+    before = await store.last_node(run.workflow, NodeId(step), before_seq=run.seq)
+    if before is None:
+        return _why(run, node, f"{step} {_did(node)}: no earlier run of {run.workflow} has an answer of it.")
+    changes = tuple(
+        Change(path=_name(path, node.parts), before=_shown(old), after=_shown(new))
+        for path, old, new in _differences(before.parts, node.parts)
+    )
+    if not changes:
+        return _why(run, node, _unchanged(run, node, before), before)
+    causes = await _causes(store, run, before, node, edges)
+    names = ", ".join(dict.fromkeys(change.path for change in changes))
+    text = f"{step} {_did(node)} because its request changed since run {before.run_id}: {names}."
+    return _why(run, node, text, before, changes=changes, causes=causes)
+
+
+def _why(
+    run: RunRecord,
+    node: NodeRecord,
+    text: str,
+    before: NodeRecord | None = None,
+    *,
+    changes: tuple[Change, ...] = (),
+    causes: tuple[str, ...] = (),
+) -> Why:
+    return Why(
+        run_id=run.run_id,
+        step=node.node_id,
+        status=node.status.value,
+        text=text,
+        compared_with=None if before is None else before.run_id,
+        changes=changes,
+        causes=causes,
+    )
+
+
+def _did(node: NodeRecord) -> str:
+    if node.cached:
+        return "was answered from the memo"
+    return "ran and failed" if node.status is NodeStatus.FAILED else "ran"
+
+
+def _unchanged(run: RunRecord, node: NodeRecord, before: NodeRecord) -> str:
+    same = f"its request is the same as in run {before.run_id}"
+    if node.cached:
+        return f"{node.node_id} was answered from the memo: {same}."
+    if run.options.get("no_cache"):
+        return f"{node.node_id} ran because of --no-cache; {same}."
+    if is_within(node.node_id, run.options.get("refresh", ())):
+        return f"{node.node_id} ran because of --refresh; {same}."
+    return f"{node.node_id} {_did(node)} though {same}: that answer is not in the memo (cache: false, too old, or cleared)."
+
+
+async def _causes(
+    store: Store, run: RunRecord, before: NodeRecord, node: NodeRecord, edges: Iterable[str]
+) -> tuple[str, ...]:
+    earlier = await store.run(RunId(before.run_id))
+    causes = [
+        f"input {name} changed"
+        for name in dict.fromkeys([*earlier.inputs, *run.inputs])
+        if earlier.inputs.get(name) != run.inputs.get(name)
+    ]
+    if before.content != node.content:
+        causes.append(f"{node.node_id} is another item")
+    beside = _NAME.sub("", node.node_id)
+    for need in edges:
+        sibling = child_id(beside, StepId(need))
+        old, new = await store.node(earlier.run_id, sibling), await store.node(run.run_id, sibling)
+        if (None if old is None else old.output) != (None if new is None else new.output):
+            causes.append(f"the output of {sibling} changed")
+    edited = [path for path, text in run.snapshot.items() if earlier.snapshot.get(path) != text]
+    causes += [f"{path} was edited" for path in edited]
+    return tuple(causes)
+
+
+def _differences(before: Mapping[str, Json], after: Mapping[str, Json]) -> list[tuple[str, Json, Json]]:
+    return differences(dict(before), dict(after))
+
+
+def _name(path: str, parts: Mapping[str, Json]) -> str:
+    """`body.messages.1.content` is the prompt, `body.model` the model, and so on."""
+    found = _MESSAGE.match(path)
+    if found is None:
+        known = {
+            "provider.base_url": "provider",
+            "provider.type": "provider",
+            "provider.headers": "the provider's headers",
+            "provider.query": "the query of the provider's base URL",
+            "source": "the function's code",
+        }
+        if path.startswith("provider.headers."):
+            return f"header {path.removeprefix('provider.headers.')} of the provider"
+        if path.startswith("provider.query."):
+            return f"query {path.removeprefix('provider.query.')} of the provider's base URL"
+        return known.get(path, path.removeprefix("body."))
+    messages = parts.get("body", {}).get("messages") or parts.get("body", {}).get("input")
+    if found[1] is None or not isinstance(messages, list) or int(found[1]) >= len(messages):
+        return "messages"
+    message = messages[int(found[1])]
+    role = message.get("role", "") if isinstance(message, dict) else ""
+    return {"user": "prompt", "system": "system"}.get(role, f"messages[{found[1]}]")
+
+
+def _shown(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

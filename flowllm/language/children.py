@@ -1,0 +1,421 @@
+"""Graphs of steps: that of a workflow, and those of its `workflow` steps, in files or written into the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from flowllm.core.fingerprint import canonical, digest
+from flowllm.core.types import StepId
+from flowllm.language.advice import check_output, check_saves
+from flowllm.language.compiling import Compiler
+from flowllm.language.cycles import cycles
+from flowllm.language.files import absolute, beside
+from flowllm.language.foresight import Known, foresee
+from flowllm.language.inputs import parse_inputs
+from flowllm.language.llm import SIMULATED, check_provider
+from flowllm.language.model import WorkflowShape
+from flowllm.language.nodes import Mapping, Scalar, Sequence, kind_of
+from flowllm.language.overrides import overridden
+from flowllm.language.problems import Wrong, listing
+from flowllm.language.project import (
+    check_top,
+    entries_of,
+    guarded,
+    merged,
+    parse_defaults,
+    parse_providers,
+    read_root,
+    section,
+)
+from flowllm.language.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text, text
+from flowllm.language.steps import Surroundings, parse_step
+from flowllm.language.template import Names
+from flowllm.language.workflow import EmbedBody, Keep, LlmBody, Output, PythonBody, Subgraph, WorkflowBody
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Mapping as AbstractMapping
+
+    from flowllm.language.files import Sources
+    from flowllm.language.nodes import Entry, Node
+    from flowllm.language.overrides import Overrides
+    from flowllm.language.problems import Problems
+    from flowllm.language.reference import Location
+    from flowllm.language.workflow import Input, ProviderSettings, Step
+
+DEEPEST = 10
+"""Graphs within graphs."""
+MOST_GRAPHS = 1000
+"""Graphs that are read for one workflow, each file counted once for what it inherits."""
+MOST_STEPS = 1_000_000
+"""Steps of a workflow, with those of the graphs within it as often as they stand there."""
+_OUTSIDE = "put it into the outer workflow or flowllm.yaml"
+_NAMED = 6
+"""Steps that an error names."""
+_BELONGS = {
+    "limits": f"limits belong to the account: {_OUTSIDE}",
+    "budget": f"a budget belongs to the run: {_OUTSIDE}",
+    "keep": "it is about rows of --over: here, write `when` on the steps",
+}
+
+
+@dataclass(slots=True)
+class Family:
+    """What a workflow and all graphs within it share while they are read."""
+
+    sources: Sources
+    problems: Problems
+    overrides: Overrides
+    strict: bool = False
+    """What is certain to fail when it is rendered is a problem, not only a warning."""
+    known: dict[tuple[str, ...], Subgraph | None] = field(default_factory=dict)
+    """Graphs of files that were read already, by their path and what they inherit."""
+    providers: dict[str, ProviderSettings] = field(default_factory=dict)
+    """All that some graph knows, under names that mean one thing in the whole run."""
+    secrets: list[str] = field(default_factory=list)
+    read: int = 0
+    """Graphs that were read so far."""
+    modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
+    """Steps that have no model, by what to do about it."""
+
+    def tell_modelless(self) -> None:
+        """Add one problem for all steps without a model."""
+        for hint, found in self.modelless.items():
+            where, first = found[0]
+            names = [step for _, step in found]
+            more = f"{', '.join(f'`{name}`' for name in names[:_NAMED])} and {len(names) - _NAMED} more"
+            several = f"{len(found)} steps have no model: {more if len(names) > _NAMED else listing(names)}"
+            message = f"the step `{first}` has no model" if len(found) == 1 else several
+            self.problems.add(where, message, hint, step=first)
+
+    def register(self, name: str, settings: ProviderSettings, child: str) -> str:
+        """The name under which the run knows a graph's own provider."""
+        taken, number = name, 1
+        while self.providers.setdefault(taken, replace(settings, name=taken)) != replace(
+            settings, name=taken
+        ):
+            taken = f"{child}/{name}" if number == 1 else f"{child}/{name}/{number}"
+            number += 1
+        return taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What a graph has from around it."""
+
+    defaults: Mapping | None
+    providers: AbstractMapping[str, ProviderSettings]
+    """By the names that its steps use."""
+    default_provider: str
+    chain: tuple[str, ...]
+    """Shown names of the files around it, the outermost first."""
+    depth: int = 0
+    path: str = ""
+    """The steps that it is within, for `--set`: `post.`"""
+
+
+class GraphReader:
+    """Reads one graph: its inputs, steps and outputs."""
+
+    def __init__(self, family: Family, root: Mapping, inherited: Inherited) -> None:
+        self._family = family
+        self._problems = family.problems
+        self._root = root
+        self._inherited = inherited
+
+    def graph(self, name: str, path: str) -> Subgraph:
+        """The graph; what is wrong with it goes to the problems."""
+        root, problems, inherited = self._root, self._problems, self._inherited
+        inputs = parse_inputs(root.get("inputs"), problems)
+        secrets = tuple(secret.text for secret in self._secrets())
+        self._family.secrets += [secret for secret in secrets if secret not in self._family.secrets]
+        entries = self._entries()
+        names = Names(
+            inputs=frozenset(inputs),
+            steps=frozenset(entry.key for entry in entries),
+            secrets=frozenset(secrets),
+        )
+        around = Surroundings(
+            names=names,
+            sources=self._family.sources,
+            problems=problems,
+            defaults=inherited.defaults,
+            providers=inherited.providers,
+            default_provider=inherited.default_provider,
+            simulate=self._family.overrides.provider == SIMULATED,
+            subgraph=self._child,
+            outermost=inherited.depth == 0,
+            modelless=self._family.modelless,
+        )
+        parsed = {StepId(entry.key): parse_step(entry, around) for entry in entries}
+        steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
+        known = Known(steps=steps, inputs=inputs, strict=self._family.strict)
+        for step, templates in around.templates.items():
+            foresee(steps.get(StepId(step)), templates, known, problems, name=step)
+        outputs = self._outputs(names, known)
+        keep = self._keep(replace(names, outputs=frozenset(outputs)))
+        check_saves(steps.values(), problems)
+        self._check_cycles(around.waits)
+        size = self._size(steps.values())
+        return Subgraph(
+            name=name,
+            path=path,
+            steps=steps,
+            inputs=inputs,
+            outputs=outputs,
+            keep=keep,
+            digest=self._digest(inputs, steps.values()),
+            size=size,
+        )
+
+    def _size(self, steps: Iterable[Step]) -> int:
+        """The steps with all within them, which are counted before anybody goes through them."""
+        steps = list(steps)
+        within = {step.id: step.body.graph.size for step in steps if isinstance(step.body, WorkflowBody)}
+        size = len(steps) + sum(within.values())
+        if size > MOST_STEPS and self._inherited.depth == 0:
+            largest = max(within, key=lambda name: within[name], default=steps[0].id)
+            self._problems.add(
+                next(entry.where for entry in self._entries() if entry.key == largest),
+                f"with the graphs within its steps this workflow has {size:,} steps, "
+                f"{within.get(largest, 1):,} of them in `{largest}`; {MOST_STEPS:,} at most can be run",
+                "nest fewer graphs, or go through a list of items with `foreach`",
+                step=largest,
+            )
+        return size
+
+    def _secrets(self) -> tuple[Scalar, ...]:
+        read = name_list(ENVIRONMENT_NAME, "the name of an environment variable")
+        return section(self._root, "secrets", lambda node: guarded(read, node, self._problems)) or ()
+
+    def _entries(self) -> tuple[Entry, ...]:
+        node: Node | None = self._root.get("steps")
+        if node is None:
+            self._problems.add(self._root.where, "a workflow has `steps`, this one has none", "add `steps:`")
+        elif not isinstance(node, Mapping):
+            hint = (
+                "write `id:` before each step, without a dash"
+                if isinstance(node, Sequence)
+                else "write `id: {prompt: …}`"
+            )
+            self._problems.add(
+                node.where, f"`steps` is a mapping of ids to steps, this is {kind_of(node)}", hint
+            )
+        elif not node.entries:
+            self._problems.add(node.where, "`steps` is empty", "add a step: `id: {prompt: …}`")
+        else:
+            return node.entries
+        return ()
+
+    def _outputs(self, names: Names, known: Known) -> dict[str, Output]:
+        node = self._root.get("outputs")
+        outputs = {}
+        for entry in () if node is None else entries_of(node, "outputs", self._problems):
+            compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
+            value = compiler.value(entry.value)
+            check_output(entry.value, names.steps, self._problems)
+            foresee(None, compiler.templates, known, self._problems)
+            outputs[entry.key] = Output(
+                name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses()
+            )
+        return outputs
+
+    def _keep(self, names: Names) -> Keep | None:
+        node = section(self._root, "keep", lambda node: guarded(text, node, self._problems))
+        if node is None:
+            return None
+        compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
+        when = compiler.text(node, condition=True)
+        return None if when is None else Keep(when=when, edges=compiler.edges(), uses=compiler.uses())
+
+    def _check_cycles(self, waits: AbstractMapping[str, tuple[Location, list[str]]]) -> None:
+        for cycle in cycles({step: after for step, (_, after) in waits.items()}):
+            path = " → ".join(f"{step} (line {waits[step][0].line})" for step in cycle)
+            self._problems.add(
+                waits[cycle[0]][0],
+                f"these steps wait for each other: {path} → {cycle[0]}",
+                "an arrow points at the step that is waited for; take one of them away",
+                step=cycle[0],
+            )
+
+    # providers of its own
+
+    def _named_as_here(self, steps: dict[StepId, Step]) -> dict[StepId, Step]:
+        """Steps that ask the providers that this graph means, where the run knows them by other names."""
+        aliases = {
+            name: settings.name
+            for name, settings in self._inherited.providers.items()
+            if settings.name != name
+        }
+        if not aliases:
+            return steps
+        return {key: _with_aliases(step, aliases) for key, step in steps.items()}
+
+    # graphs within
+
+    def _child(self, node: Scalar | Mapping, compiler: Compiler) -> Subgraph | None:
+        """The graph of a step of this one."""
+        if self._inherited.depth >= DEEPEST:
+            self._problems.add(
+                node.where,
+                f"graphs are nested to a depth of {DEEPEST} at most, and this one is deeper",
+                "flatten some of them",
+                step=compiler.step,
+            )
+            return None
+        if self._family.read >= MOST_GRAPHS:
+            self._problems.add(
+                node.where,
+                f"there are more than {MOST_GRAPHS:,} graphs within this workflow",
+                "use one file, with the same defaults, where the same graph is meant",
+                step=compiler.step,
+            )
+            return None
+        if isinstance(node, Mapping):
+            return self._read(node, f"the graph of `{compiler.step}`", compiler.step, self._inherited.chain)
+        name = beside(node.where.file, node.text)
+        chain = (*self._inherited.chain, name)
+        if absolute(name) in {absolute(one) for one in self._inherited.chain}:
+            self._problems.add(
+                node.where,
+                f"this workflow would be within itself: {' → '.join(chain)}",
+                "a workflow cannot be a step of itself, however far down",
+                step=compiler.step,
+            )
+            return None
+        key = (absolute(name), *self._inherits(), *self._settings(f"{self._inherited.path}{compiler.step}."))
+        if key not in self._family.known:
+            before = len(self._problems)
+            self._family.known[key] = self._file(node, name, chain, compiler.step)
+            if len(self._problems) > before:
+                self._family.known[key] = None
+        return self._family.known[key]
+
+    def _settings(self, path: str) -> tuple[str, ...]:
+        """What `--set` changes within a step."""
+        settings = self._family.overrides.settings.items()
+        return tuple(f"{key[len(path) :]}={value}" for key, value in settings if key.startswith(path))
+
+    def _inherits(self) -> tuple[str, ...]:
+        """What a file would inherit here, as text."""
+        inherited = self._inherited
+        providers = {name: settings.name for name, settings in inherited.providers.items()}
+        return (
+            plain(inherited.defaults),
+            canonical(providers),
+            inherited.default_provider,
+            str(inherited.depth),
+        )
+
+    def _file(self, node: Scalar, name: str, chain: tuple[str, ...], step: str) -> Subgraph | None:
+        try:
+            self._family.sources.read_named(node.text, node.where)
+        except Wrong as wrong:
+            self._problems.add_wrong(wrong, step=step)
+            return None
+        root = read_root(name, "a workflow", self._family.sources, self._problems)
+        return None if root is None else self._read(root, "a workflow", step, chain)
+
+    def _read(self, root: Mapping, what: str, step: str, chain: tuple[str, ...]) -> Subgraph:
+        problems, path = self._problems, f"{self._inherited.path}{step}."
+        self._family.read += 1
+        root = overridden(root, self._family.overrides, problems, within=path)
+        for key, belongs in _BELONGS.items():
+            entry = root.entry(key)
+            if entry is not None:
+                problems.add(
+                    entry.where,
+                    f"`{key}` cannot stand in a workflow that is a step of another",
+                    belongs,
+                )
+        check_top(root, WorkflowShape, what, problems)
+        name = section(root, "name", lambda node: guarded(plain_text, node, problems))
+        section(root, "description", lambda node: guarded(any_text, node, problems))
+        file = chain[-1]
+        shown = name or (step if chain == self._inherited.chain else PurePath(file).stem)
+        return GraphReader(self._family, root, self._inheritance(root, shown, chain, path)).graph(
+            shown, absolute(file)
+        )
+
+    def _inheritance(self, root: Mapping, shown: str, chain: tuple[str, ...], path: str) -> Inherited:
+        """What the graph has: its own providers and defaults over those from around it."""
+        inherited, problems = self._inherited, self._problems
+        own = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
+        providers = dict(inherited.providers)
+        for name, settings in own.items():
+            registered = self._family.register(name, settings, shown)
+            providers[name] = replace(settings, name=registered)
+        defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
+        named = None if defaults is None else defaults.get("provider")
+        default_provider = named.text if isinstance(named, Scalar) else inherited.default_provider
+        guarded(lambda _: check_default(defaults, providers), root, problems)
+        return Inherited(
+            defaults=inherited.defaults if defaults is None else merged(inherited.defaults, defaults),
+            providers=providers,
+            default_provider=default_provider,
+            chain=chain,
+            depth=inherited.depth + 1,
+            path=path,
+        )
+
+    # its digest
+
+    def _digest(self, inputs: AbstractMapping[str, Input], steps: Iterable[Step]) -> str:
+        """SHA-256 of what decides what the graph does.
+
+        It is of the inputs without their descriptions; of `steps`, `outputs` and the defaults in force as they are parsed,
+        without comments and places; of the texts of prompts, schemas and functions in files; of the digests of graphs
+        within it; and of the settings of the providers in force, without their limits. Command-line overrides count as written.
+        """
+        parts = [repr(replace(declared, description="")) for declared in inputs.values()]
+        parts += [plain(self._root.get(key)) for key in ("steps", "outputs")]
+        parts += [plain(keep)] if (keep := self._root.get("keep")) is not None else []
+        parts += [plain(self._inherited.defaults), self._inherited.default_provider]
+        for step in steps:
+            parts += _texts(step, self._family.sources.texts)
+        providers = self._inherited.providers
+        parts += [repr(replace(providers[name], name=name, limits=None)) for name in sorted(providers)]
+        return digest("\n".join(parts).encode(errors="backslashreplace").decode())
+
+
+def _with_aliases(step: Step, aliases: AbstractMapping[str, str]) -> Step:
+    body = step.body
+    if isinstance(body, LlmBody | EmbedBody):
+        return replace(step, body=replace(body, aliases=aliases))
+    if isinstance(body, PythonBody) and body.asks is not None:
+        asks = replace(body.asks, step=_with_aliases(body.asks.step, aliases))
+        return replace(step, body=replace(body, asks=asks))
+    return step
+
+
+def _texts(step: Step, files: AbstractMapping[str, str]) -> Iterator[str]:
+    """What a step has from files."""
+    body = step.body
+    if isinstance(body, LlmBody):
+        yield from (template.source for template in (body.prompt, body.system) if template is not None)
+        if body.output is not None:
+            yield canonical(body.output.schema)
+    elif isinstance(body, PythonBody) and body.file is not None:
+        yield from (files.get(file, "") for file in (body.file, *body.helpers))
+    elif isinstance(body, WorkflowBody):
+        yield body.graph.digest
+
+
+def plain(node: Node | None) -> str:
+    """A node as text, without comments and places."""
+    if node is None:
+        return "-"
+    if isinstance(node, Mapping):
+        return "{" + ",".join(f"{entry.key!r}:{plain(entry.value)}" for entry in node.entries) + "}"
+    if isinstance(node, Scalar):
+        return f"{type(node.value).__name__} {node.text!r}"
+    return "[" + ",".join(plain(item) for item in node.items) + "]"
+
+
+def check_default(defaults: Mapping | None, providers: Iterable[str]) -> None:
+    """Raises Wrong if `defaults.provider` names a provider that does not exist."""
+    named = None if defaults is None else defaults.get("provider")
+    if isinstance(named, Scalar):
+        check_provider(named, providers)

@@ -1,0 +1,146 @@
+"""Nodes to templates, each with its place; remembers what they refer to."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from flowllm.language.anchor import anchor_of, file_anchor
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
+from flowllm.language.problems import Wrong
+from flowllm.language.reference import Location, Tolerance
+from flowllm.language.template import Names, Template, TemplateProblems, ValueTemplate, compile_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flowllm.core.types import Json, StepId
+    from flowllm.language.files import Sources
+    from flowllm.language.problems import Problems
+    from flowllm.language.reference import Part, Reference
+
+
+@dataclass(slots=True, kw_only=True)
+class Compiler:
+    """Compiles the templates of one step, or of one output."""
+
+    names: Names
+    sources: Sources
+    problems: Problems
+    step: str = ""
+    references: list[Reference] = field(default_factory=list)
+    streamed: list[Reference] = field(default_factory=list)
+    """Those to whole outputs that are gone through, and never held: they are waited for like the others."""
+    templates: list[Template] = field(default_factory=list)
+    """All that were compiled."""
+    _bare: list[Reference] | None = None
+
+    def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
+        """The template of a text; None, and problems, if it is not one."""
+        return self._compile(
+            scalar.text, scalar.where, anchor_of(scalar), secrets=secrets, condition=condition
+        )
+
+    def prompt(self, node: Scalar | Mapping) -> Template | None:
+        """The template of a text or of the file that `{file: path}` names."""
+        if isinstance(node, Scalar):
+            return self.text(node)
+        path = node.get("file")
+        if not isinstance(path, Scalar):
+            return None
+        try:
+            name, content = self.sources.read_named(path.text, path.where)
+        except Wrong as wrong:
+            self.problems.add_wrong(wrong, step=self.step)
+            return None
+        content = content.replace("\r\n", "\n").replace("\r", "\n")
+        if not content.strip():
+            self.problems.add(path.where, f"the file {path.text} is empty", step=self.step)
+        return self._compile(content, Location(file=name, line=1, column=1), file_anchor(name))
+
+    def value(self, node: Node, *, secrets: bool = False) -> ValueTemplate:
+        """A value with templates at its texts."""
+        return ValueTemplate.of(self._tree(node, secrets=secrets))
+
+    def as_text(self, scalar: Scalar) -> ValueTemplate:
+        """A value that is a text as written, even where it looks like a number."""
+        return ValueTemplate.of(self.text(scalar))
+
+    def tree(self, node: Node, *, secrets: bool = False) -> Json:
+        """Plain data with templates at its texts, to be put into a larger value."""
+        return self._tree(node, secrets=secrets)
+
+    def _tree(self, node: Node, *, secrets: bool) -> Json:
+        if isinstance(node, Mapping):
+            return {entry.key: self._tree(entry.value, secrets=secrets) for entry in node.entries}
+        if isinstance(node, Sequence):
+            return [self._tree(item, secrets=secrets) for item in node.items]
+        return self.text(node, secrets=secrets) if node.is_text else node.value
+
+    def edges(self) -> dict[StepId, Tolerance]:
+        """The steps that were referred to; of several references the least tolerant counts."""
+        edges: dict[StepId, Tolerance] = {}
+        for reference in (*self.references, *self.streamed):
+            edges[reference.step] = min(reference.tolerance, edges.get(reference.step, Tolerance.ANY))
+        return edges
+
+    def uses(self) -> dict[StepId, frozenset[Part]]:
+        """What is looked at of each of them, streams left out."""
+        uses: dict[StepId, frozenset[Part]] = {}
+        for reference in self.references:
+            uses[reference.step] = uses.get(reference.step, frozenset()) | reference.parts
+        return uses
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """What is compiled within is gone through where it is exactly one whole output."""
+        before = len(self.references)
+        self._bare = []
+        yield
+        bare, self._bare = self._bare, None
+        new = self.references[before:]
+        del self.references[before:]
+        for reference in new:
+            (self.streamed if reference in bare else self.references).append(reference)
+
+    def within(self, *local: str) -> Compiler:
+        """One for templates of the same step that know these names too."""
+        names = replace(self.names, local=self.names.local | set(local))
+        return Compiler(
+            names=names,
+            sources=self.sources,
+            problems=self.problems,
+            step=self.step,
+            references=self.references,
+            streamed=self.streamed,
+            templates=self.templates,
+        )
+
+    def _compile(
+        self,
+        source: str,
+        where: Location,
+        anchor: Callable[[int, int], Location],
+        *,
+        secrets: bool = False,
+        condition: bool = False,
+    ) -> Template | None:
+        try:
+            template = compile_template(
+                source,
+                where=where,
+                names=self.names,
+                anchor=anchor,
+                allow_secrets=secrets,
+                condition=condition,
+            )
+        except TemplateProblems as found:
+            for problem in found.problems:
+                self.problems.add(problem.where, problem.message, problem.hint, step=self.step)
+            return None
+        self.references.extend(template.references)
+        self.templates.append(template)
+        if self._bare is not None and template.bare is not None:
+            self._bare.extend(template.references)
+        return template

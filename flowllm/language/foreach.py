@@ -1,0 +1,221 @@
+"""`foreach` of a step, with what belongs to it: where its items come from, their name, and when it has enough."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from flowllm.core.types import OnError
+from flowllm.language.files import absolute
+from flowllm.language.model import DataFileShape, DataFilesShape, read_shape
+from flowllm.language.nodes import Mapping, Scalar, Sequence, kind_of
+from flowllm.language.problems import Wrong
+from flowllm.language.readers import NAME, is_template
+from flowllm.language.template import RESERVED_IDS, ValueTemplate
+from flowllm.language.workflow import Accept, DataFile, Foreach
+
+if TYPE_CHECKING:
+    from flowllm.language.compiling import Compiler
+    from flowllm.language.model_steps import _FlowOptions as Options
+    from flowllm.language.nodes import Node
+    from flowllm.language.reference import Location
+
+ITEM = "item"
+_NAMES_OF_ITEMS = frozenset({ITEM, "row"})
+"""Reserved words that mean an item."""
+_BELONGS = {"as_": "as", "accept": "accept", "max_failed": "max_failed", "max_concurrent": "max_concurrent"}
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "lines",
+}
+"""Formats of data sets by the endings of their names."""
+_LIST_HINT = (
+    'write an expression such as "{{ inputs.topics }}", a list, {file: rows.jsonl}, {files: docs/**/*.md} or '
+    "{matrix: {name: list}}"
+)
+
+
+def item_names(shape: Options, compiler: Compiler) -> tuple[str, ...]:
+    """The names that the step's templates know besides the usual ones. What is wrong goes to the problems."""
+    if shape.foreach is None:
+        return ()
+    return (_item_name(shape.as_, compiler), "index")
+
+
+def _item_name(name: Scalar | None, compiler: Compiler) -> str:
+    if name is None:
+        return ITEM
+    wrong = ""
+    if not NAME.fullmatch(name.text):
+        wrong = f"`{name.text}` cannot be a name"
+    elif name.text in compiler.names.steps:
+        wrong = f"`{name.text}` is the id of a step and cannot be used for anything else"
+    elif name.text in RESERVED_IDS and name.text not in _NAMES_OF_ITEMS:
+        wrong = f"`{name.text}` is reserved and cannot be the name of an item"
+    if wrong:
+        compiler.problems.add(name.where, wrong, "choose another name", step=compiler.step)
+        return ITEM
+    return name.text
+
+
+def foreach_of(shape: Options, node: Mapping, compiler: Compiler) -> Foreach | None:
+    """The foreach of a step, None without. What is wrong goes to the problems; then the result may be None too.
+
+    `compiler` knows no names of items yet.
+    """
+    if shape.foreach is None:
+        for field, key in _BELONGS.items():
+            if getattr(shape, field) is not None:
+                where = node.keys().get(key, node.where)
+                compiler.problems.add(
+                    where,
+                    f"`{key}` belongs to `foreach`, and this step has none",
+                    "add `foreach`, or remove it",
+                    step=compiler.step,
+                )
+        return None
+    if shape.max_failed is not None and getattr(shape, "on_error", None) is not OnError.CONTINUE:
+        compiler.problems.add(
+            node.keys().get("max_failed", node.where),
+            "`max_failed` needs `on_error: continue`: without it one failed item fails the step",
+            "add `on_error: continue`",
+            step=compiler.step,
+        )
+    name = _item_name(shape.as_, compiler) if shape.as_ is not None else ITEM
+    try:
+        items, file, matrix = _source(shape.foreach, compiler)
+    except Wrong as wrong:
+        compiler.problems.add_wrong(wrong, step=compiler.step)
+        return None
+    accept = _accept(shape, name, compiler)
+    share = shape.max_failed if isinstance(shape.max_failed, float) else None
+    return Foreach(
+        items=items,
+        file=file,
+        matrix=matrix,
+        name=name,
+        max_concurrent=shape.max_concurrent,
+        max_failed=None if share is not None else shape.max_failed,  # type: ignore[arg-type]
+        max_failed_share=share,
+        accept=accept,
+    )
+
+
+def _source(
+    node: Node, compiler: Compiler
+) -> tuple[ValueTemplate | None, DataFile | None, dict[str, ValueTemplate | DataFile] | None]:
+    if not isinstance(node, Mapping):
+        return _items(node, compiler), None, None
+    if node.get("file") is not None or node.get("files") is not None:
+        return None, _file(node, compiler), None
+    inner = node.get("matrix")
+    if inner is None or len(node.entries) != 1:
+        raise Wrong(
+            node.where, "`foreach` is neither a list, nor {file: …}, {files: …} or {matrix: …}", _LIST_HINT
+        )
+    return None, None, _matrix(inner, compiler)
+
+
+def _items(node: Node, compiler: Compiler) -> ValueTemplate:
+    if not isinstance(node, Scalar):
+        return compiler.value(node)
+    with compiler.streaming():
+        return _expression(node, compiler)
+
+
+def _expression(node: Scalar, compiler: Compiler) -> ValueTemplate:
+    """The one expression that a text must be, to give a list. Raises Wrong."""
+    template = compiler.text(node)
+    if template is not None and not template.is_expression:
+        raise Wrong(node.where, f"{_shown(node)} is not a list of items", _LIST_HINT)
+    return ValueTemplate.of(template)
+
+
+def _shown(node: Scalar) -> str:
+    return f"`{node.text}`" if node.text else kind_of(node)
+
+
+def _file(node: Mapping, compiler: Compiler) -> DataFile | None:
+    if node.get("files") is not None:
+        return _files(node, compiler)
+    shape = read_shape(DataFileShape, node, "`foreach`", compiler.problems, step=compiler.step)
+    path = None if shape is None else compiler.text(shape.file)
+    if shape is None or path is None:
+        return None
+    _check_format(shape, node, compiler)
+    return DataFile(
+        path=path,
+        folder=folder_of(shape.file.where),
+        format=shape.format,
+        delimiter=shape.delimiter,
+        limit=shape.limit,
+    )
+
+
+def _files(node: Mapping, compiler: Compiler) -> DataFile | None:
+    shape = read_shape(DataFilesShape, node, "`foreach`", compiler.problems, step=compiler.step)
+    path = None if shape is None else compiler.text(shape.files)
+    if shape is None or path is None:
+        return None
+    return DataFile(path=path, folder=folder_of(shape.files.where), limit=shape.limit, many=True)
+
+
+def _check_format(shape: DataFileShape, node: Mapping, compiler: Compiler) -> None:
+    """Add a problem where the format cannot be known, or has no delimiter."""
+    name = shape.file.text
+    if name == "-" or is_template(name):
+        chosen = shape.format
+    else:
+        chosen = shape.format or ENDINGS.get(PurePath(name.lower().removesuffix(".gz")).suffix)
+        if chosen is None:
+            compiler.problems.add(
+                shape.file.where,
+                f"the ending of {name} does not say what it is",
+                "write `format: jsonl`, json, csv or lines; what is no text is saved as one of these first",
+                step=compiler.step,
+            )
+    if shape.delimiter is not None and chosen not in {None, "csv"}:
+        compiler.problems.add(
+            node.keys()["delimiter"], "`delimiter` is for CSV alone", "remove it", step=compiler.step
+        )
+
+
+def _matrix(node: Node, compiler: Compiler) -> dict[str, ValueTemplate | DataFile]:
+    if not isinstance(node, Mapping) or not node.entries:
+        what = "empty" if isinstance(node, Mapping) else kind_of(node)
+        raise Wrong(node.where, f"`matrix` is a mapping of names to lists, this is {what}", _LIST_HINT)
+    axes: dict[str, ValueTemplate | DataFile] = {}
+    for entry in node.entries:
+        if not NAME.fullmatch(entry.key):
+            raise Wrong(
+                entry.where, f"`{entry.key}` cannot be a name", "use a-z, 0-9 and _, not a digit first"
+            )
+        if isinstance(entry.value, Mapping):
+            source: ValueTemplate | DataFile | None = _file(entry.value, compiler)
+        elif isinstance(entry.value, Sequence):
+            source = compiler.value(entry.value)
+        else:
+            source = _expression(entry.value, compiler)
+        if source is not None:
+            axes[entry.key] = source
+    return axes
+
+
+def _accept(shape: Options, name: str, compiler: Compiler) -> Accept | None:
+    if shape.accept is None:
+        return None
+    inner = compiler.within(name, "index", "output", "accepted")
+    when = inner.text(shape.accept.when, condition=True)
+    count = compiler.value(shape.accept.count)
+    if when is None:
+        return None
+    return Accept(when=when, count=count, overshoot=float(shape.accept.overshoot))
+
+
+def folder_of(where: Location) -> str:
+    """The folder of the file in which something stands."""
+    return str(PurePath(absolute(where.file)).parent)

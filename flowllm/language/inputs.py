@@ -1,0 +1,278 @@
+"""The inputs of a workflow: what is declared, and what is given."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+from flowllm.core import strict_json
+from flowllm.core.errors import InvalidInputs
+from flowllm.language.model import InputShape, read_shape
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of, plain_data
+from flowllm.language.problems import Problems, Wrong, listing, nearest
+from flowllm.language.readers import NAME
+from flowllm.language.scalars import resolve
+from flowllm.language.workflow import MISSING, Input
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping as AbstractMapping
+
+    from flowllm.core.types import Json
+    from flowllm.language.nodes import Entry
+    from flowllm.language.workflow import Workflow
+
+_LONGEST_SHOWN = 60
+
+
+def parse_inputs(node: Node | None, problems: Problems) -> dict[str, Input]:
+    """The declarations under `inputs`. What is wrong goes to `problems`; the names are all there."""
+    if node is None:
+        return {}
+    if not isinstance(node, Mapping):
+        problems.add(
+            node.where, f"`inputs` must be a mapping, found {kind_of(node)}", "write `name: default`"
+        )
+        return {}
+    return {entry.key: _input(entry, problems) for entry in node.entries}
+
+
+def _input(entry: Entry, problems: Problems) -> Input:
+    name, node = entry.key, entry.value
+    if not NAME.fullmatch(name):
+        problems.add(
+            entry.where, f"`{name}` cannot be the name of an input", "use a-z, 0-9 and _, not a digit first"
+        )
+    if isinstance(node, Mapping):
+        return _declared(name, node, problems)
+    value = plain_data(node)
+    return Input(name=name) if value is None else Input(name=name, type=type_name(value), default=value)
+
+
+def _declared(name: str, node: Mapping, problems: Problems) -> Input:
+    shape = read_shape(InputShape, node, f"the input `{name}`", problems)
+    if shape is None:
+        return Input(name=name, default=None)
+    given = node.get("default")
+    kind = shape.type or _inferred(given)
+    try:
+        default = MISSING if given is None else _typed(given, kind)
+        enum = _enum(node.get("enum"), kind)
+        if default is not MISSING and enum is not None and not _among(default, enum):
+            problems.add_wrong(_not_among(given or node, enum))
+    except Wrong as wrong:
+        problems.add_wrong(wrong)
+        return Input(name=name, type=kind, default=None)
+    return Input(name=name, type=kind, default=default, enum=enum, description=shape.description)
+
+
+def _not_among(node: Node, enum: tuple[Json, ...]) -> Wrong:
+    return Wrong(node.where, f"the default is not one of `enum`: {_shown(enum)}")
+
+
+def _inferred(default: Node | None) -> str:
+    value = None if default is None else plain_data(default)
+    return "string" if value is None else type_name(value)
+
+
+def _typed(node: Node, kind: str) -> Json:
+    """A default or a value of `enum` of that type; text is taken as written."""
+    if kind == "string" and isinstance(node, Scalar):
+        return node.text
+    value = plain_data(node)
+    if not fits(value, kind):
+        raise Wrong(node.where, f"expected {_A[kind]}, found {kind_of(node)}")
+    return value
+
+
+def _enum(node: Node | None, kind: str) -> tuple[Json, ...] | None:
+    if node is None:
+        return None
+    if not isinstance(node, Sequence) or not node.items:
+        raise Wrong(node.where, "`enum` must be a list of values", "write [a, b]")
+    return tuple(_typed(item, kind) for item in node.items)
+
+
+_A = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+
+
+def type_name(value: Json) -> str:
+    """The input type of a JSON value that is not null."""
+    kinds = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+    return kinds.get(type(value), "string")
+
+
+def fits(value: Json, kind: str) -> bool:
+    """Whether a JSON value is of an input type; a whole number is a number too."""
+    if kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        value is not None
+        and isinstance(value, str | bool | int | float | list | dict)
+        and type_name(value) == kind
+    )
+
+
+def _among(value: Json, allowed: tuple[Json, ...]) -> bool:
+    """Equality of JSON values: true is not 1."""
+    return any(type(one) is type(value) and one == value for one in allowed) or (
+        type(value) in (int, float) and any(type(one) in (int, float) and one == value for one in allowed)
+    )
+
+
+def resolve_inputs(
+    workflow: Workflow,
+    given: AbstractMapping[str, Json],
+    texts: AbstractMapping[str, str] | None = None,
+    *,
+    partial: bool = False,
+) -> dict[str, Json]:
+    """The values of all inputs, checked, in the order of the workflow.
+
+    `given` are values of the inputs' types; `texts`, which win over them, are converted first (command line, CSV).
+    `partial`: only those that are given, the others come with each row of a data set.
+    Raises InvalidInputs, which tells all that is wrong at once.
+    """
+    texts = texts or {}
+    given = {**given, **texts}
+    wrong = [
+        f"unknown input `{name}`: {nearest(name, workflow.inputs) or 'the workflow has none'}"
+        for name in given
+        if name not in workflow.inputs
+    ]
+    values: dict[str, Json] = {}
+    missing = []
+    for name, declared in workflow.inputs.items():
+        if name not in given:
+            if partial:
+                continue
+            values[name] = None if declared.default is MISSING else declared.default
+            missing += [name] if declared.required else []
+            continue
+        try:
+            values[name] = _accept(declared, given[name], text=name in texts)
+        except ValueError as error:
+            wrong.append(f"input `{name}`: {error}")
+    wrong += [f"input `{name}` is missing{_about(workflow.inputs[name])}" for name in missing]
+    if wrong:
+        hint = f"give {listing(missing)} with -i {missing[0]}=…" if missing else ""
+        raise InvalidInputs("\n".join(wrong), hint=hint)
+    return values
+
+
+def with_inputs(
+    inputs: AbstractMapping[str, Input], given: AbstractMapping[str, Json], *, whole: bool = False
+) -> dict[str, Json]:
+    """The inputs of a graph from `with`: texts are converted to the types of their inputs. Raises InvalidInputs.
+
+    `whole`: it is one mapping of other data, such as a row, whose further columns are left alone.
+    """
+    if not isinstance(given, dict):
+        raise InvalidInputs(f"`with` must give a mapping, not {_short(given)}")
+    if whole and (not given or any(name.strip() in inputs for name in given)):
+        return row_inputs(inputs, given)
+    unknown = [name for name in given if name not in inputs]
+    if unknown:
+        raise InvalidInputs(f"unknown input `{unknown[0]}`: {nearest(unknown[0], inputs) or 'it has none'}")
+    return _from_data(inputs, given, {})
+
+
+UNREAD = frozenset({"_line", "_text"})
+"""The columns of a row that stands for one that could not be read."""
+
+
+def column_names(row: AbstractMapping[str, Json]) -> list[str]:
+    """The names of a row's columns without spaces around them."""
+    return [name.strip() for name in row]
+
+
+def row_inputs(inputs: AbstractMapping[str, Input], row: Json) -> dict[str, Json]:
+    """The inputs of a workflow from one row of a data set: its columns by name, others are left aside.
+
+    A row that is no mapping is the one input that has no default, or the only one. Raises InvalidInputs.
+    """
+    if isinstance(row, dict):
+        if row.keys() >= UNREAD:
+            raise InvalidInputs(
+                f"this row is what could be made of line {row['_line']} of a data set, which could not be read",
+                hint="mend that line, and give the data set again",
+            )
+        columns = dict(zip(column_names(row), row.values(), strict=True))
+        return _from_data(inputs, {**columns, **row}, columns)
+    required = [name for name, declared in inputs.items() if declared.required]
+    alone = required if len(required) == 1 else list(inputs)
+    if len(alone) != 1:
+        raise InvalidInputs(
+            f"the row is {_short(row)}, which names no input",
+            hint=f"rows are mappings with {listing(list(inputs)) if inputs else 'no input at all'}",
+        )
+    return _from_data(inputs, {alone[0]: row}, {})
+
+
+def _from_data(
+    inputs: AbstractMapping[str, Input],
+    given: AbstractMapping[str, Json],
+    columns: AbstractMapping[str, Json],
+) -> dict[str, Json]:
+    values: dict[str, Json] = {}
+    missing = []
+    for name, declared in inputs.items():
+        if name in given:
+            value = given[name]
+            try:
+                values[name] = _accept(declared, value, text=isinstance(value, str))
+            except ValueError as error:
+                raise InvalidInputs(f"input `{name}`: {error}") from None
+        elif declared.default is MISSING:
+            missing.append(name)
+        else:
+            values[name] = declared.default
+    if missing:
+        told = "; ".join(f"input `{name}` is missing{_about(inputs[name])}" for name in missing)
+        raise InvalidInputs(told, hint=nearest(missing[0], columns))
+    return values
+
+
+def _about(declared: Input) -> str:
+    return f" ({declared.description})" if declared.description else ""
+
+
+def _accept(declared: Input, value: Json, *, text: bool) -> Json:
+    if text and isinstance(value, str):
+        converted = _converted(value, declared.type)
+        value = value if converted is None and declared.default is not None else converted
+    if value is None and declared.default is None:
+        return None
+    if not fits(value, declared.type):
+        raise ValueError(f"expected {_A[declared.type]}, got {_short(value)}")
+    if declared.enum is not None and not _among(value, declared.enum):
+        raise ValueError(f"{_short(value)} is not one of {_shown(declared.enum)}")
+    return value
+
+
+def _converted(text: str, kind: str) -> Json:
+    """The value that a text stands for; the text itself where it stands for none of that type."""
+    if kind == "string":
+        return text
+    if kind not in {"array", "object"}:
+        return resolve(text.strip())
+    try:
+        return strict_json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"expected {_A[kind]} as JSON, got {_short(text)} ({error})") from None
+
+
+def _short(value: Json) -> str:
+    shown = json.dumps(value, ensure_ascii=False, default=repr)
+    return shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "…"
+
+
+def _shown(values: tuple[Json, ...]) -> str:
+    return ", ".join(_short(value) for value in values)

@@ -1,0 +1,126 @@
+"""The tree that a YAML file is read to: scalars, lists and mappings, each with its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from flowllm.language.reference import Location  # noqa: TC001 - pydantic resolves the fields of nodes at run time
+from flowllm.language.scalars import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flowllm.core.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scalar:
+    """A text as it stands in the file."""
+
+    where: Location
+    text: str
+    style: str = ""
+    """Empty for an unquoted scalar, else one of ' " | >."""
+    source: str = ""
+    """The whole file's text, and"""
+    start: int = 0
+    """the offset in it at which the scalar's content begins."""
+    comment: Location | None = None
+    """Where a comment begins that stands behind an unquoted scalar on its line."""
+
+    @property
+    def plain(self) -> bool:
+        """It is written without quotes."""
+        return self.style == ""
+
+    @property
+    def value(self) -> Json:
+        """What it means: null, true, false, a number, or text."""
+        return resolve(self.text) if self.plain else self.text
+
+    @property
+    def is_text(self) -> bool:
+        """It is neither null, true, false nor a number."""
+        return isinstance(self.value, str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """A list."""
+
+    where: Location
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One key of a mapping with its value."""
+
+    key: str
+    where: Location
+    value: Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapping:
+    """A mapping; its keys are text as written, each once."""
+
+    where: Location
+    entries: tuple[Entry, ...]
+
+    def get(self, key: str) -> Node | None:
+        """The value of a key."""
+        entry = self.entry(key)
+        return entry.value if entry else None
+
+    def entry(self, key: str) -> Entry | None:
+        """A key with its value and place."""
+        return next((entry for entry in self.entries if entry.key == key), None)
+
+    def keys(self) -> dict[str, Location]:
+        """All keys in order, with their places."""
+        return {entry.key: entry.where for entry in self.entries}
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+def kind_of(node: Node) -> str:
+    """What a node is, for a sentence."""
+    if isinstance(node, Mapping):
+        return "a mapping"
+    if isinstance(node, Sequence):
+        return "a list"
+    value = node.value
+    if value is None:
+        return "nothing" if node.text == "" else "null"
+    if isinstance(value, bool):
+        return f"`{node.text}`"
+    return "text" if isinstance(value, str) else "a number"
+
+
+def plain_data(node: Node) -> Json:
+    """The JSON value that a node stands for."""
+    if isinstance(node, Mapping):
+        return {entry.key: plain_data(entry.value) for entry in node.entries}
+    if isinstance(node, Sequence):
+        return [plain_data(item) for item in node.items]
+    return node.value
+
+
+def scalars(node: Node) -> Iterator[Scalar]:
+    """All scalars below a node, keys left out."""
+    if isinstance(node, Scalar):
+        yield node
+    elif isinstance(node, Sequence):
+        for item in node.items:
+            yield from scalars(item)
+    else:
+        for entry in node.entries:
+            yield from scalars(entry.value)
+
+
+def constant(text: str, where: Location) -> Scalar:
+    """A quoted text that stands in no file, such as a command line's."""
+    return Scalar(where=where, text=text, style='"')

@@ -1,0 +1,250 @@
+"""`flowllm.yaml`, and the sections that it shares with workflows: providers, limits and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from flowllm.language.files import DiskFiles, Sources, Unreadable, absolute
+from flowllm.language.limits import limits_of, parse_budget, parse_limits
+from flowllm.language.literals import checked
+from flowllm.language.model import (
+    DefaultsShape,
+    OpenAIShape,
+    ProjectShape,
+    SimulatedShape,
+    WorkflowShape,
+    key_names,
+    read_shape,
+    unknown_key,
+)
+from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant, kind_of, scalars
+from flowllm.language.problems import Problems, Wrong
+from flowllm.language.readers import PROVIDER_NAME, SMALLEST_RATE, is_template, number, plain_text, price
+from flowllm.language.reference import Location
+from flowllm.language.source import parse_yaml
+from flowllm.language.workflow import ProviderSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Mapping as AbstractMapping
+    from pathlib import Path
+
+    from flowllm.language.files import Files
+    from flowllm.language.model import BudgetShape, LimitsShape, Shape
+
+T = TypeVar("T")
+
+PROJECT_FILE = "flowllm.yaml"
+BUILT_IN = ("openai", "simulated")
+AUTO = "auto"
+_MERGED = ("retry", "params")
+"""Options that are merged key by key; every other one is replaced as a whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """What flowllm.yaml gives to every workflow."""
+
+    path: str = ""
+    """Absolute path of the file; empty if there is none."""
+    text: str = ""
+    providers: AbstractMapping[str, ProviderSettings] = field(default_factory=dict)
+    limits: LimitsShape | None = None
+    """Of the account that the default provider names; a workflow's own keys win."""
+    defaults: Mapping | None = None
+    """The nodes under `defaults`, checked."""
+    budget: BudgetShape | None = None
+    """Of each run; a workflow's own keys win."""
+    tenants: AbstractMapping[str, float] = field(default_factory=dict)
+    """Weights by name: shares of an account are in proportion to them; a tenant that is not here weighs 1."""
+    database: str | None = None
+    """As written."""
+    prices: AbstractMapping[str, AbstractMapping[str, float]] = field(default_factory=dict)
+    """US dollars per million tokens, by model: input, output, cached_input."""
+
+
+def find_project(start: Path) -> Path | None:
+    """The flowllm.yaml of a folder or of the nearest one above it."""
+    folder = start.resolve()
+    for place in (folder, *folder.parents):
+        if (place / PROJECT_FILE).is_file():
+            return place / PROJECT_FILE
+    return None
+
+
+def load_project(path: str | Path, *, files: Files | None = None) -> Project:
+    """Read and check a project's file. Raises InvalidWorkflow with all its problems."""
+    name, problems = str(path), Problems()
+    sources = Sources(files or DiskFiles(), problems)
+    root = read_root(name, "flowllm.yaml", sources, problems)
+    if root is None:
+        checked(problems)
+        return Project(path=absolute(name))  # an empty file is an empty project
+    check_top(root, ProjectShape, "flowllm.yaml", problems)
+    providers = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
+    limits = section(root, "limits", lambda node: parse_limits(node, problems))
+    defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
+    database = section(root, "database", lambda node: guarded(plain_text, node, problems))
+    prices = section(root, "prices", lambda node: _by_name(node, "prices", price, problems)) or {}
+    budget = section(root, "budget", lambda node: parse_budget(node, problems))
+    weight = number(minimum=SMALLEST_RATE)
+    tenants = section(root, "tenants", lambda node: _by_name(node, "tenants", weight, problems)) or {}
+    checked(problems)
+    return Project(
+        path=absolute(name),
+        text=sources.texts[absolute(name)],
+        providers=providers,
+        limits=limits,
+        defaults=defaults,
+        budget=budget,
+        tenants=tenants,
+        database=database,
+        prices=prices,
+    )
+
+
+def read_root(name: str, what: str, sources: Sources, problems: Problems) -> Mapping | None:
+    """The mapping that a file holds; problems otherwise."""
+    try:
+        root = parse_yaml(sources.read(name), name)
+    except Unreadable as error:
+        where = Location(file=name, line=error.line or 1, column=error.column or 1)
+        problems.add(where, f"this file cannot be read: {error.message}")
+        return None
+    except Wrong as wrong:
+        problems.add_wrong(wrong)
+        return None
+    if isinstance(root, Mapping):
+        return root
+    problems.add(root.where, f"{what} is a mapping of keys, this is {kind_of(root)}")
+    return None
+
+
+def check_top(root: Mapping, shape: type[Shape], what: str, problems: Problems) -> None:
+    """Add a problem for each key at the top that does not exist; `x-…` keys are the author's own."""
+    known = key_names(shape)
+    for key, where in root.keys().items():
+        if key not in known and not key.startswith("x-"):
+            wrong = unknown_key(key, where, what, known, "top")
+            if shape is WorkflowShape and key in key_names(ProjectShape):
+                wrong.hint = "it belongs in flowllm.yaml"
+            problems.add_wrong(wrong)
+
+
+def section(root: Mapping, key: str, read: Callable[[Node], T]) -> T | None:
+    """What stands under a key at the top; None if the key is not there."""
+    node = root.get(key)
+    return None if node is None else read(node)
+
+
+def guarded(read: Callable[[Node], T], node: Node, problems: Problems) -> T | None:
+    """What a reader gives; None, and a problem, where it raises."""
+    try:
+        return read(node)
+    except Wrong as wrong:
+        problems.add_wrong(wrong)
+        return None
+
+
+def entries_of(node: Node, what: str, problems: Problems) -> Iterable[Entry]:
+    """The entries of a mapping; none, and a problem, if it is something else."""
+    if isinstance(node, Mapping):
+        return node.entries
+    problems.add(node.where, f"`{what}` must be a mapping, found {kind_of(node)}")
+    return ()
+
+
+def parse_providers(node: Node, problems: Problems) -> dict[str, ProviderSettings]:
+    """The entries under `providers`."""
+    found = {}
+    for entry in entries_of(node, "providers", problems):
+        if entry.key == AUTO:
+            problems.add(entry.where, "`auto` is built in and cannot be defined", "choose another name")
+        elif not PROVIDER_NAME.fullmatch(entry.key):
+            problems.add(
+                entry.where,
+                f"`{entry.key}` cannot be the name of a provider",
+                "use letters, digits, . _ and -",
+            )
+        settings = _provider(entry, problems)
+        found[entry.key] = settings or ProviderSettings(name=entry.key, type="openai")
+    return found
+
+
+def _provider(entry: Entry, problems: Problems) -> ProviderSettings | None:
+    what = f"the provider `{entry.key}`"
+    if not isinstance(entry.value, Mapping):
+        problems.add(
+            entry.value.where,
+            f"{what} must be a mapping, found {kind_of(entry.value)}",
+            "write {type: openai}",
+        )
+        return None
+    kind = entry.value.get("type")
+    name = kind.text if isinstance(kind, Scalar) else entry.key
+    if kind is None and entry.key not in BUILT_IN:
+        problems.add(entry.where, f"`type` is missing in {what}", "write `type: openai` or `type: simulated`")
+        return None
+    if entry.key == "simulated" and name != "simulated":  # asking for `simulated` must never send anything
+        problems.add((kind or entry.value).where, "`simulated` is always simulated", "choose another name")
+    table: type[SimulatedShape | OpenAIShape] = SimulatedShape if name == "simulated" else OpenAIShape
+    shape = read_shape(table, entry.value, what, problems)
+    if shape is None:
+        return None
+    settings = {key: value for key, value in shape if key not in {"limits", "enforce"}}
+    enforce = limits_of(shape.enforce) if isinstance(shape, SimulatedShape) else None
+    return ProviderSettings(
+        **{**settings, "type": name}, name=entry.key, limits=limits_of(shape.limits), enforce=enforce
+    )
+
+
+def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
+    """The nodes under `defaults`, checked; without keys that are unknown or hold templates."""
+    read_shape(DefaultsShape, node, "`defaults`", problems)
+    if not isinstance(node, Mapping):
+        return None
+    known, kept = key_names(DefaultsShape), []
+    for entry in node.entries:
+        if entry.key not in known:
+            continue
+        templates = [scalar for scalar in scalars(entry.value) if is_template(scalar.text)]
+        for scalar in templates:
+            problems.add(scalar.where, "a template cannot stand under `defaults`", "write it at the step")
+        if templates and entry.key == "model":  # there is one, so that no step is told that it has none
+            kept.append(Entry(key=entry.key, where=entry.where, value=constant("refused", entry.where)))
+        elif not templates:
+            kept.append(entry)
+    return Mapping(where=node.where, entries=tuple(kept))
+
+
+def merged(under: Mapping | None, over: Mapping) -> Mapping:
+    """A mapping's keys over those of another; `retry` and `params` are merged key by key."""
+    if under is None:
+        return over
+    entries = {entry.key: entry for entry in under.entries}
+    for entry in over.entries:
+        below = entries.get(entry.key)
+        if below is not None and entry.key in _MERGED and _both_mappings(below.value, entry.value):
+            entry = _joined(below, entry)  # noqa: PLW2901 - the entry with what it inherits
+        entries[entry.key] = entry
+    return Mapping(where=over.where, entries=tuple(entries.values()))
+
+
+def _both_mappings(one: Node, other: Node) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
+
+
+def _joined(below: Entry, entry: Entry) -> Entry:
+    keys: dict[str, Entry] = {}
+    for node in (below.value, entry.value):
+        if isinstance(node, Mapping):
+            keys |= {inner.key: inner for inner in node.entries}
+    return Entry(
+        key=entry.key, where=entry.where, value=Mapping(where=entry.value.where, entries=tuple(keys.values()))
+    )
+
+
+def _by_name(node: Node, what: str, read: Callable[[Node], T], problems: Problems) -> dict[str, T]:
+    values = {entry.key: guarded(read, entry.value, problems) for entry in entries_of(node, what, problems)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,303 @@
+"""Jinja2 as templates use it: sandboxed, strict, bounded, and exact about places.
+
+Every token's "line number" is its offset in the template's text, from 1. Jinja carries it through its syntax
+tree, its errors and its map from generated code back to the template, so all of them know the column too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from jinja2.exceptions import UndefinedError
+from jinja2.filters import FILTERS
+from jinja2.runtime import LoopContext, Macro, StrictUndefined, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.tests import TESTS
+from jinja2.utils import Cycler, Namespace, missing, pass_context
+
+from flowllm.language.problems import nearest
+from flowllm.language.sandbox_code import OffsetLexer, TextGenerator, ValueGenerator
+from flowllm.language.sandbox_compare import COMPARISONS, OWN_TESTS
+from flowllm.language.sandbox_filters import (
+    FUNCTIONS,
+    OWN_FILTERS,
+    WITHOUT,
+    checked_test,
+    made,
+    metered,
+)
+from flowllm.language.sandbox_limits import (
+    RenderFailed,
+    check_operation,
+    size_of,
+    spend,
+    spend_text,
+)
+from flowllm.language.sandbox_methods import methods_of, paid_key, refuse_absent
+from flowllm.language.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from jinja2.lexer import Lexer
+    from jinja2.runtime import Context
+
+WORK = "what the body of a loop costs"
+"""The same for the filter that pays for the parts of a loop's or a macro's body."""
+COUNTED = "what a loop goes over"
+"""The name, which no template can write, of the filter that counts a loop's items."""
+_CALL_COST = 4
+_MACRO_COST = 20
+_LOOP_VALUES = frozenset(
+    {
+        *("index", "index0", "revindex", "revindex0", "first", "last", "length"),
+        *("previtem", "nextitem", "depth", "depth0"),
+    }
+)
+_LOOP_METHODS = frozenset({"cycle", "changed"})
+_CYCLER_METHODS = frozenset({"next", "reset"})
+
+
+class LookupFailed(UndefinedError):
+    """What is not there was used. `name` is set where it is a plain name."""
+
+    def __init__(self, offset: int, name: str | None, message: str | None) -> None:
+        super().__init__(message)
+        self.offset = offset
+        self.name = name
+
+
+class Absent(StrictUndefined):
+    """A name, a key or an item that is not there; using it raises LookupFailed, which says what was missing."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None
+    ) -> None:
+        plain = name if obj is missing and hint is None else None
+        super().__init__(hint, obj, name, exc or cast("Any", partial(LookupFailed, 0, plain)))
+
+    @property
+    def _undefined_message(self) -> str:
+        """What was missing; found out when it is told, as most of what is missing has a default."""
+        hint = self._undefined_hint
+        return hint() if callable(hint) else super()._undefined_message
+
+
+def _absent(message: str | Callable[[], str], offset: int) -> Absent:
+    return Absent(cast("str", message), exc=partial(LookupFailed, offset, None))
+
+
+@pass_context
+def _finalize(_context: Context, value: object) -> str:
+    """A value in a text. It takes the context so that Jinja computes nothing while it compiles."""
+    spend(2)
+    text = to_text(value)
+    spend_text(len(text))
+    return text
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """The rules of templates. Nothing of a rendering stays in it."""
+
+    code_generator_class = TextGenerator
+    intercepted_binops = frozenset({"+", "*", "**", "%", "-", "/", "//"})
+    concat = staticmethod(join_texts)
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=Absent,
+            finalize=_finalize,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,  # the final newline is dropped before Jinja sees the text
+            autoescape=False,
+            optimized=False,
+            cache_size=0,
+        )
+        known = {name: function for name, function in FILTERS.items() if name not in WITHOUT} | OWN_FILTERS
+        self.filters = {name: metered(name, function) for name, function in known.items()} | {
+            COUNTED: listed,
+            WORK: spend,
+        }
+        tests: Mapping[str, Any] = {**TESTS, **OWN_TESTS}
+        self.tests = {name: checked_test(name, function) for name, function in tests.items()}
+        self.globals = dict(FUNCTIONS)
+        self._offset_lexer = OffsetLexer(self)
+        self.progress = self._offset_lexer.progress
+
+    @property
+    def lexer(self) -> Lexer:
+        """The lexer that counts offsets."""
+        return self._offset_lexer
+
+    # --- what generated code calls; `offset` is the place of the access ------------------------------
+
+    def key(self, obj: Any, name: str, offset: int) -> Any:
+        """`obj.name` that is not called: a key of a mapping, or one of the few values that Jinja's helpers have."""
+        spend(1)
+        if isinstance(obj, dict):
+            try:
+                return obj[name]
+            except KeyError:
+                return _no_key(obj, name, offset)
+        if isinstance(obj, Undefined):
+            reveal(obj)
+        if isinstance(obj, Mapping) and name in obj:
+            return obj[name]
+        if _is_open(obj, name):
+            return getattr(obj, name)
+        return _no_key(obj, name, offset)
+
+    def maybe_key(self, obj: Any, name: str, offset: int) -> Any:
+        """The same where a default stands ready: what is missing has no keys either, and that is no error."""
+        return obj if isinstance(obj, Undefined) else self.key(obj, name, offset)
+
+    def item(self, obj: Any, place: Any, offset: int) -> Any:
+        """`obj[place]`: a key of a mapping, an item or a slice of a list or a text."""
+        spend(1)
+        refuse_absent((obj, place), {})
+        if isinstance(obj, Mapping) and not isinstance(place, str):
+            kind = "a slice" if isinstance(place, slice) else kind_of(place)
+            return _absent(f"the keys of a mapping are text, and this one is {kind}", offset)
+        if isinstance(obj, Mapping):
+            return obj[place] if place in obj else _no_key(obj, place, offset)
+        if isinstance(obj, (list, tuple, str, range)):
+            if isinstance(place, (int, slice)) and not isinstance(place, bool):
+                return _at(obj, place, offset)
+            shown = f" `{place:.40}`" if isinstance(place, str) else f": {kind_of(place)}"
+            return _absent(f"{kind_of(obj)} has no key{shown}, only places from 0", offset)
+        return _absent(f"{kind_of(obj)} has no keys", offset)
+
+    def maybe_item(self, obj: Any, place: Any, offset: int) -> Any:
+        """The same where a default stands ready."""
+        return obj if isinstance(obj, Undefined) else self.item(obj, place, offset)
+
+    def method(self, obj: Any, name: str, offset: int) -> Any:
+        """`obj.name` that is called: a mapping's key first, then the method."""
+        if isinstance(obj, Mapping) and name in obj:
+            raise RenderFailed(
+                f"`{name}` is a key of this mapping, and its value cannot be called", offset=offset
+            )
+        if isinstance(obj, Undefined):
+            reveal(obj)
+        if isinstance(obj, LoopContext) and name in _LOOP_METHODS:
+            return partial(_changed, obj) if name == "changed" else getattr(obj, name)
+        if isinstance(obj, Cycler) and name in _CYCLER_METHODS:
+            return getattr(obj, name)
+        if isinstance(obj, Namespace):
+            return self.key(obj, name, offset)
+        known = methods_of(obj)
+        if name not in known:
+            raise RenderFailed(
+                f"{kind_of(obj)} has no method `{name}`", hint=nearest(name, known), offset=offset
+            )
+        return partial(known[name], obj)
+
+    def tilde(self, parts: Iterable[object]) -> str:
+        """`a ~ b`."""
+        spend(1)
+        return join_texts([to_text(part) for part in parts])
+
+    def compare(self, left: Any, operator: str, right: Any, *more: Any) -> bool:
+        """`left == right`; `more` are operators and functions that give what comes next, of `a < b < c`."""
+        spend(1)
+        refuse_absent((left, right), {})
+        holds = COMPARISONS[operator](left, right)
+        return self.compare(right, more[0], more[1](), *more[2:]) if holds and more else holds
+
+    @staticmethod
+    def hashed(key: Any) -> Any:
+        """A key of a mapping that is written out."""
+        return paid_key(key)
+
+    # --- what Jinja itself calls ------------------------------------------------------------------------
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Jinja's own way to `obj.attribute`."""
+        return self.maybe_key(obj, attribute, 0)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Jinja's own way to `obj[argument]`, for filters that take an attribute's name."""
+        return self.maybe_item(obj, argument, 0)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        """Call a function, a method or a macro."""
+        spend(_MACRO_COST if isinstance(__obj, Macro) else _CALL_COST)
+        spend(len(args) + len(kwargs))
+        if isinstance(__obj, Undefined):
+            reveal(__obj)
+        if not callable(__obj):
+            raise RenderFailed(f"{kind_of(__obj)} cannot be called")
+        if isinstance(__obj, LoopContext):
+            args = tuple(map(listed, args))
+        elif not isinstance(__obj, Macro):
+            refuse_absent(args, kwargs)
+        return made(super().call(__context, __obj, *args, **kwargs))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Arithmetic, refused before it grows out of bounds."""
+        spend(1)
+        refuse_absent((left, right), {})
+        if operator == "%" and isinstance(left, str):
+            return percent_format(left, right)
+        check_operation(operator, left, right)
+        try:
+            return super().call_binop(context, operator, left, right)
+        except TypeError:
+            raise RenderFailed(
+                f"`{operator}` cannot work on {kind_of(left)} and {kind_of(right)}",
+                hint="`~` joins values as text, `| int` and `| float` make numbers of text"
+                if isinstance(left, str) or isinstance(right, str)
+                else "",
+            ) from None
+
+
+class ValueSandbox(Sandbox):
+    """The same rules for templates that are one expression."""
+
+    code_generator_class = ValueGenerator
+
+
+def _is_open(obj: object, name: str) -> bool:
+    """Whether `obj.name` is one of the values that Jinja's own helpers offer."""
+    if isinstance(obj, LoopContext):
+        return name in _LOOP_VALUES
+    if isinstance(obj, Namespace):
+        return not name.startswith("_") and hasattr(obj, name)
+    if isinstance(obj, Cycler):
+        return name == "current"
+    return name in getattr(type(obj), "_fields", ())  # the pairs that `groupby` gives
+
+
+def _no_key(obj: object, name: str, offset: int) -> Absent:
+    return _absent(partial(_no_key_words, obj, name), offset)
+
+
+def _no_key_words(obj: object, name: str) -> str:
+    if name in methods_of(obj):
+        return f"`{name}` is a method of {kind_of(obj)}: call it, `.{name}()`"
+    if isinstance(obj, Mapping):
+        keys = (key for key in obj if isinstance(key, str))
+        near = nearest(name, keys) or (f"there are {len(obj)} keys" if obj else "it is empty")
+        return f"the mapping has no key `{name}`; {near}"
+    return f"{kind_of(obj)} has no key `{name}`"
+
+
+def _changed(loop: LoopContext, *values: object) -> bool:
+    size_of(values)
+    return loop.changed(*values)
+
+
+def _at(obj: Any, place: int | slice, offset: int) -> Any:
+    try:
+        return made(obj[place])
+    except IndexError:
+        return _absent(f"there is no item {place}: {kind_of(obj)} of {len(obj)}, counted from 0", offset)
+
+
+TEXT = Sandbox()
+VALUE = ValueSandbox()

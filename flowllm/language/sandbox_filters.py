@@ -1,0 +1,342 @@
+"""The filters, functions and methods that templates have: Jinja's, made safe, and a few of our own."""
+
+from __future__ import annotations
+
+import functools
+import html
+import itertools
+import math
+import re
+import unicodedata
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jinja2 import filters
+from jinja2.runtime import Undefined
+from jinja2.utils import Cycler, Joiner, Namespace, pass_environment
+
+from flowllm.language.sandbox_compare import ORDERING
+from flowllm.language.sandbox_limits import (
+    MAX_BITS,
+    LimitReached,
+    RenderFailed,
+    check_items,
+    check_width,
+    spend,
+    spend_text,
+    weigh,
+)
+from flowllm.language.sandbox_lists import flatten, from_json, pick
+from flowllm.language.sandbox_methods import between, paid_key, refuse_absent, replace_text
+from flowllm.language.sandbox_text import (
+    join_texts,
+    json_text,
+    kind_of,
+    listed,
+    percent_format,
+    reveal,
+    to_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from jinja2 import Environment
+
+Function: TypeAlias = "Callable[..., Any]"
+
+WITHOUT = {
+    "attr": "write `x.name` or `x['name']`",
+    "pprint": "use `tojson(indent=2)`",
+    "random": "a template always gives the same for the same values",
+    "urlize": "",
+    "xmlattr": "",
+}
+"""Jinja's filters that are not there, and what to do instead."""
+_OF_TEXT = frozenset(
+    {
+        *(
+            "capitalize",
+            "center",
+            "escape",
+            "e",
+            "forceescape",
+            "format",
+            "indent",
+            "lower",
+            "replace",
+            "safe",
+        ),
+        *("slug", "string", "striptags", "title", "trim", "truncate", "upper", "wordcount", "wordwrap"),
+    }
+)
+"""Filters that work on text: any other value is made text first, as everywhere."""
+_SLOW = {
+    "slug": 0,
+    "striptags": 2,
+    "title": 2,
+    "trim": 3,
+    "truncate": 3,
+    "urlencode": 2,
+    "wordcount": 2,
+    "wordwrap": 0,
+}
+"""Filters that take longer than others to go through a text: as a shift, characters an operation."""
+_UNREAD = frozenset({"count", "d", "default", "first", "last", "length", "pick"})
+"""Filters that take as long whatever the size."""
+_MAX_EXPONENT = 300
+_MAX_INDENT = 16
+
+
+def metered(name: str, function: Function) -> Function:
+    """The filter, paid for by its result; nothing undefined goes in, and lists come out instead of iterators."""
+    value_at = 1 if hasattr(function, "jinja_pass_arg") else 0
+    of_text = name in _OF_TEXT
+    lenient = name in {"default", "d"}
+
+    slow = _SLOW.get(name)
+    unread = name in _UNREAD
+
+    @functools.wraps(function)
+    def filtered(*args: Any, **kwargs: Any) -> Any:
+        spend(4)
+        if not lenient:
+            refuse_absent(args, kwargs)
+        if of_text:
+            args = (*args[:value_at], to_text(args[value_at]), *args[value_at + 1 :])
+        if not unread:
+            for value in args[value_at:]:
+                weigh(value)
+        if slow is not None and isinstance(args[value_at], str):
+            spend(len(args[value_at]) >> slow)
+        return made(function(*args, **kwargs))
+
+    return filtered
+
+
+def checked_test(name: str, function: Function) -> Function:
+    """The test; only `defined` and `undefined` may be asked of what is not there."""
+    if name in {"defined", "undefined"}:
+        return function
+
+    @functools.wraps(function)
+    def tested(*args: Any, **kwargs: Any) -> bool:
+        spend(1)
+        refuse_absent(args, kwargs)
+        return bool(function(*args, **kwargs))
+
+    return tested
+
+
+def made(value: Any) -> Any:
+    """A result, paid for by its size; an iterator as a list."""
+    if isinstance(value, (GeneratorType, itertools.chain, type(reversed([])), type({}.items()))):
+        return listed(value)
+    weigh(value)
+    return str(value) if isinstance(value, str) else value
+
+
+def slug(value: str) -> str:
+    """A text for file names and addresses: `Été à Paris!` is `ete-a-paris`. Letters of any script are kept."""
+    letters = "".join(  # one by one: to bring many marks on one letter into their order takes for ever
+        part
+        for char in value.casefold()
+        for part in unicodedata.normalize("NFKD", char)
+        if not unicodedata.combining(part)
+    )
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", letters)).strip("-")
+
+
+def _range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    check_items(len(numbers))
+    return numbers
+
+
+def zip_lists(*lists: Iterable[object]) -> list[list[object]]:
+    """`zip(a, b)`: a list of pairs, as many as the shortest has items."""
+    return [list(row) for row in zip(*map(listed, lists), strict=False)]
+
+
+def product(*lists: Iterable[object]) -> list[list[object]]:
+    """`product(a, b)`: a list of every pair of an item of a and one of b, the last varying fastest."""
+    sides = [listed(side) for side in lists]
+    check_items(math.prod(map(len, sides)) * max(1, len(sides)))
+    return [list(row) for row in itertools.product(*sides)]
+
+
+def _dict(*args: Any, **kwargs: object) -> dict[object, object]:
+    for pairs in args:
+        for pair in pairs if isinstance(pairs, (list, tuple)) else ():
+            spend(1)
+            paid_key(pair[0] if isinstance(pair, (list, tuple)) and pair else None)
+        weigh(pairs)
+    return dict(*args, **kwargs)
+
+
+def _namespace(*args: Any, **kwargs: object) -> Namespace:
+    return Namespace(_dict(*args, **kwargs))
+
+
+def _int(value: object, default: int = 0, base: int = 10) -> int:
+    number = filters.do_int(value, default, base)
+    if isinstance(value, str) and number.bit_length() > MAX_BITS:
+        raise LimitReached(f"a whole number of over {MAX_BITS} bits")
+    return number
+
+
+def _trim(value: str, chars: str | None = None) -> str:
+    spend(len(value) * len(chars or "") >> 5)
+    return value.strip(chars)
+
+
+def _join(value: Any, d: object = "", attribute: str | int | None = None, *, environment: Environment) -> str:
+    items: Iterable[object] = listed(value)
+    if attribute is not None:
+        items = map(filters.make_attrgetter(environment, attribute), items)
+    separator = to_text(d)
+    texts = [to_text(item) for item in items]
+    spend_text(len(separator) * max(0, len(texts) - 1))
+    return join_texts(between(separator, texts))
+
+
+@pass_environment
+def _join_filter(environment: Environment, value: Any, d: object = "", attribute: Any = None) -> str:
+    return _join(value, d, attribute, environment=environment)
+
+
+def _tojson(value: object, indent: int | None = None) -> str:
+    if indent is not None and not 0 <= indent <= _MAX_INDENT:
+        raise LimitReached(f"an indent of over {_MAX_INDENT}")
+    return json_text(value, indent)
+
+
+def _format(value: str, *args: object, **kwargs: object) -> str:
+    if args and kwargs:
+        raise RenderFailed("`format` takes values by place or by name, not both")
+    return percent_format(value, kwargs or args)
+
+
+def _center(value: str, width: int = 80) -> str:
+    check_width(width)
+    return value.center(width)
+
+
+def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    size = width if isinstance(width, int) else len(width)
+    check_width(size)
+    spend_text(len(value) + max(0, size) * (value.count("\n") + 1))
+    return filters.do_indent(value, width, first, blank)
+
+
+@pass_environment
+def _wordwrap(  # noqa: PLR0917 - Jinja's own signature
+    environment: Environment,
+    value: str,
+    width: int = 79,
+    break_long_words: bool = True,
+    wrapstring: str | None = None,
+    break_on_hyphens: bool = True,
+) -> str:
+    check_width(width)
+    check_width(len(wrapstring or ""))
+    longest = max(
+        map(len, value.split()), default=0
+    )  # what is left of a word is copied for each of its lines
+    spend(longest * longest // max(1, width) >> 8)
+    pieces = len(value) // max(1, width) + value.count("\n") + value.count(" ") + 1
+    spend_text(len(value) + pieces * len(wrapstring or "\n"))
+    return filters.do_wordwrap(environment, value, width, break_long_words, wrapstring, break_on_hyphens)
+
+
+def _batch(value: Any, linecount: int, fill_with: object = None) -> list[list[object]]:
+    items = listed(value)
+    if linecount < 1:
+        raise RenderFailed("`batch` needs a size of at least 1")
+    check_items(linecount if fill_with is not None else 0)
+    return list(filters.do_batch(items, linecount, fill_with))
+
+
+def _slice(value: Any, slices: int, fill_with: object = None) -> list[list[object]]:
+    if slices < 1:
+        raise RenderFailed("`slice` needs a number of at least 1")
+    check_items(slices)
+    return list(filters.sync_do_slice(listed(value), slices, fill_with))
+
+
+def _round(value: float, precision: int = 0, method: Any = "common") -> float:
+    if abs(precision) > _MAX_EXPONENT:
+        raise LimitReached(f"`round` to over {_MAX_EXPONENT} digits")
+    return filters.do_round(value, precision, method)
+
+
+@pass_environment
+def _sum(environment: Environment, value: Any, attribute: Any = None, start: float = 0) -> float:
+    items: Iterable[object] = listed(value)
+    if attribute is not None:
+        items = map(filters.make_attrgetter(environment, attribute), items)
+    total: float = start
+    for item in items:
+        spend(1)
+        if isinstance(item, Undefined):
+            reveal(item)
+        if isinstance(item, bool) or not isinstance(item, (int, float)):
+            hint = "`flatten` makes one list of lists" if isinstance(item, (list, tuple)) else ""
+            raise RenderFailed(f"`sum` adds numbers, and one of the items is {kind_of(item)}", hint=hint)
+        total += item
+    return total
+
+
+def _urlencode(value: object) -> str:
+    if isinstance(value, dict):
+        return filters.do_urlencode({to_text(key): to_text(item) for key, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return filters.do_urlencode([(to_text(key), to_text(item)) for key, item in value])
+    return filters.do_urlencode(to_text(value))
+
+
+def _same(value: str) -> str:
+    return value
+
+
+def _escape(value: str) -> str:
+    return html.escape(value)
+
+
+OWN_FILTERS: dict[str, Function] = {
+    "batch": _batch,
+    "center": _center,
+    "e": _escape,
+    "escape": _escape,
+    "flatten": flatten,
+    "forceescape": _escape,
+    "format": _format,
+    "fromjson": from_json,
+    "indent": _indent,
+    "join": _join_filter,
+    "pick": pick,
+    "replace": replace_text,
+    "round": _round,
+    "safe": _same,
+    "slice": _slice,
+    "slug": slug,
+    "string": _same,
+    "sum": _sum,
+    "tojson": _tojson,
+    "urlencode": _urlencode,
+    "wordwrap": _wordwrap,
+    "zip": zip_lists,
+    "product": product,
+    "int": _int,
+    "trim": _trim,
+    **ORDERING,
+}
+FUNCTIONS: dict[str, Function] = {
+    "range": _range,
+    "dict": _dict,
+    "zip": zip_lists,
+    "product": product,
+    "cycler": Cycler,
+    "joiner": Joiner,
+    "namespace": _namespace,
+}

@@ -1,0 +1,164 @@
+"""The methods that values have in templates, paid for by what they go through."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from jinja2.runtime import Undefined
+
+from flowllm.language.sandbox_compare import count_in, index_in
+from flowllm.language.sandbox_limits import (
+    MAX_ITEMS,
+    LimitReached,
+    check_items,
+    check_width,
+    size_of,
+    spend,
+    spend_text,
+)
+from flowllm.language.sandbox_text import brace_format, join_texts, listed, reveal, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Function: TypeAlias = "Callable[..., Any]"
+_QUADRATIC: Final = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
+"""Methods of text that may go through what they look for again at each character."""
+_LINE_ENDS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def refuse_absent(args: Iterable[object], kwargs: Mapping[str, object]) -> None:
+    """Raise the error of the first argument that is not there."""
+    for argument in (*args, *kwargs.values()):
+        if isinstance(argument, Undefined):
+            reveal(argument)
+
+
+def paid_key(key: Any) -> Any:
+    """A key that is about to be hashed. Raises LimitReached."""
+    if isinstance(key, tuple):
+        size_of(key)
+    return key
+
+
+def between(separator: str, texts: Sequence[str]) -> list[str]:
+    """The texts and what stands between them."""
+    parts = [part for text in texts for part in (separator, text)]
+    return parts[1:]
+
+
+def replace_text(value: str, old: object, new: object, count: int | None = None) -> str:
+    """Every `old` in the text, or the first `count`, made `new`."""
+    before, after = to_text(old), to_text(new)
+    times = value.count(before)
+    if count is not None and count >= 0:
+        times = min(times, count)
+    spend(len(value) >> 5)
+    spend_text(len(value) + times * (len(after) - len(before)))
+    return value.replace(before, after, times)
+
+
+def _wide(method: Callable[..., str]) -> Function:
+    """A method or filter of text whose first argument is a width."""
+
+    @functools.wraps(method)
+    def widened(value: str, width: int = 80, *args: str) -> str:
+        check_width(width)
+        return method(value, width, *args)
+
+    return widened
+
+
+def _join_method(separator: str, items: Any) -> str:
+    texts = [to_text(item) for item in listed(items)]
+    spend_text(len(separator) * max(0, len(texts) - 1))
+    return join_texts(between(separator, texts))
+
+
+def _get(mapping: Mapping[str, object], key: str, default: object = None) -> object:
+    return mapping.get(paid_key(key), default)
+
+
+def _items(mapping: Mapping[str, object]) -> list[tuple[str, object]]:
+    return list(mapping.items())
+
+
+def _keys(mapping: Mapping[str, object]) -> list[str]:
+    return list(mapping)
+
+
+def _values(mapping: Mapping[str, object]) -> list[object]:
+    return list(mapping.values())
+
+
+def _read(name: str, method: Function) -> Function:
+    """A method of text that goes through the text."""
+
+    @functools.wraps(method)
+    def reading(value: str, *args: Any, **kwargs: Any) -> Any:
+        sought = max((len(arg) for arg in (*args, *kwargs.values()) if isinstance(arg, str)), default=0)
+        spend((len(value) >> 4) + (len(value) * sought >> 5 if name in _QUADRATIC else sought >> 5))
+        return method(value, *args, **kwargs)
+
+    return reading
+
+
+def _parts_of(method: Callable[..., list[str]]) -> Function:
+    @functools.wraps(method)
+    def parts(value: str, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+        found = method(value, sep, MAX_ITEMS if maxsplit < 0 else min(maxsplit, MAX_ITEMS))
+        if len(found) > MAX_ITEMS:
+            raise LimitReached(f"the template makes a list of over {MAX_ITEMS:,} items")
+        return found
+
+    return parts
+
+
+def _lines(value: str, keepends: bool = False) -> list[str]:
+    spend(len(value) >> 2)
+    check_items(sum(map(value.count, _LINE_ENDS)))
+    return value.splitlines(keepends)
+
+
+_TEXT_METHODS: dict[str, Function] = {
+    name: _read(name, getattr(str, name))
+    for name in (
+        *("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii"),
+        *("isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "lstrip"),
+        *(
+            "partition",
+            "removeprefix",
+            "removesuffix",
+            "rfind",
+            "rindex",
+            "rpartition",
+            "rstrip",
+        ),
+        *("startswith", "strip", "swapcase", "title", "upper"),
+    )
+} | {
+    "center": _wide(str.center),
+    "format": brace_format,
+    "join": _join_method,
+    "ljust": _wide(str.ljust),
+    "replace": replace_text,
+    "rjust": _wide(str.rjust),
+    "rsplit": _read("rsplit", _parts_of(str.rsplit)),
+    "split": _read("split", _parts_of(str.split)),
+    "splitlines": _lines,
+    "zfill": _wide(str.zfill),
+}
+MAPPING_METHODS: dict[str, Function] = {"get": _get, "items": _items, "keys": _keys, "values": _values}
+_METHODS: dict[type, dict[str, Function]] = {
+    str: _TEXT_METHODS,
+    list: {"count": count_in, "index": index_in},
+    tuple: {"count": count_in, "index": index_in},
+    float: {"is_integer": float.is_integer},
+}
+
+
+def methods_of(value: object) -> dict[str, Function]:
+    """The methods of a value that can be called, by name; each takes the value first."""
+    return MAPPING_METHODS if isinstance(value, Mapping) else _METHODS.get(type(value), {})

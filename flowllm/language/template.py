@@ -1,0 +1,411 @@
+r"""Templates: text with `{{ … }}` in it, checked once with every place known, and rendered any number of times.
+
+With `sandbox*.py` and `template_*.py` this is the only house of Jinja2. Line ends in a template are `\n`, and
+one final line end is dropped, whether there is anything to fill in or not.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from jinja2 import nodes
+
+from flowllm.core.errors import ConditionFailed, StepError, TemplateFailed
+from flowllm.core.types import StepId
+from flowllm.language import sandbox_limits
+from flowllm.language.reference import Location, Reference, united
+from flowllm.language.sandbox import COUNTED, TEXT, VALUE, WORK
+from flowllm.language.sandbox_filters import FUNCTIONS
+from flowllm.language.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
+from flowllm.language.sandbox_text import kind_of, to_json, to_text
+from flowllm.language.template_checks import check_names
+from flowllm.language.template_failures import Failure, expression_start
+from flowllm.language.template_looks import Look, kind_given, looks_of
+from flowllm.language.template_paths import Names
+from flowllm.language.template_syntax import Fault, Faulty, compile_fault, normal, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import jinja2
+
+    from flowllm.core.types import Json
+
+RESERVED_IDS: Final = frozenset(
+    {
+        # what flowllm itself gives a meaning, now or later
+        *("inputs", "steps", "secrets", "item", "index", "row", "run", "output", "accepted"),
+        *("loop", "self"),
+        # words of expressions and tags
+        *("and", "or", "not", "in", "is", "if", "elif", "else", "for"),
+        *("recursive", "set", "block", "extends", "print", "macro", "include", "import", "from"),
+        *("as", "with", "call", "filter", "raw", "autoescape", "endif", "endfor", "endset"),
+        *("endblock", "endmacro", "endcall", "endfilter", "endwith", "endraw", "endautoescape"),
+        # constants, and the names that Jinja gives functions and macros
+        *("true", "false", "none", "range", "dict", "lipsum", "cycler", "joiner", "namespace"),
+        *("zip", "product", "caller", "varargs", "kwargs"),
+    }
+)
+"""Ids that a step may not have. The upper-case forms `True`, `False`, `None` are no ids anyway."""
+__all__ = [
+    "RESERVED_IDS",
+    "Names",
+    "Template",
+    "TemplateProblem",
+    "TemplateProblems",
+    "ValueTemplate",
+    "compile_template",
+]
+_PARTS_AN_OPERATION: Final = 4
+"""As a shift: names, operators and tags that cost as much as one operation."""
+_MAX_MESSAGE: Final = 1000
+"""Characters of what is told of a failure."""
+_BEGINS: Final = re.compile(r"\{[{%#]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateProblem:
+    """One thing that is wrong with a template."""
+
+    where: Location
+    message: str
+    hint: str = ""
+
+
+class TemplateProblems(Exception):
+    """A template is wrong; `problems` are all that could be found at once, in the order of the text."""
+
+    def __init__(self, problems: tuple[TemplateProblem, ...]) -> None:
+        super().__init__("; ".join(f"{problem.where}: {problem.message}" for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A template's text in normal form, and from offsets in it (from 1) to places in its file."""
+
+    text: str
+    where: Location
+    anchor: Callable[[int, int], Location] | None
+
+    def place(self, offset: int) -> Location:
+        if self.anchor is None:
+            return self.where
+        before = self.text[: max(0, offset - 1)]
+        return self.anchor(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+
+    def problems(self, faults: tuple[Fault, ...]) -> TemplateProblems:
+        return TemplateProblems(
+            tuple(
+                TemplateProblem(where=self.place(fault.offset), message=fault.message, hint=fault.hint)
+                for fault in faults
+            )
+        )
+
+
+def compile_template(
+    source: str,
+    *,
+    where: Location,
+    names: Names,
+    anchor: Callable[[int, int], Location] | None = None,
+    allow_secrets: bool = False,
+    condition: bool = False,
+) -> Template:
+    """Check and compile a template.
+
+    `anchor` maps a line and column within the text, both from 1, to a place in the file; without it everything is
+    at `where`. `condition`: the text must be exactly one `{{ expression }}`. Raises TemplateProblems.
+    """
+    text = _Source(text=normal(source), where=where, anchor=anchor)
+    try:
+        return _compiled(source, text, names, allow_secrets=allow_secrets, condition=condition)
+    except Faulty as faulty:
+        raise text.problems(faulty.faults) from None
+
+
+def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, condition: bool) -> Template:
+    tree = parse(text.text) if _BEGINS.search(text.text) else None
+    found = None if tree is None else _single(tree)
+    if condition and found is None:
+        raise Faulty(
+            Fault(
+                offset=1,
+                message="a condition is exactly one `{{ expression }}`",
+                hint="such as `{{ score > 7 }}`",
+            )
+        )
+    if tree is None:
+        return Template(source=source, text=text, references=(), steps=names.steps, constant=text.text)
+    try:
+        mentions, used = check_names(tree, text.text, names, allow_secrets=allow_secrets)
+        references = tuple(
+            Reference(
+                step=StepId(mention.step),
+                tolerance=mention.tolerance,
+                where=text.place(mention.offset),
+                parts=mention.parts,
+            )
+            for mention in mentions
+        )
+        looks = looks_of(tree, names)
+        gives = None if found is None else kind_given(found[1], names)
+        program = _program(tree, found)
+    except RecursionError:
+        raise Faulty(compile_fault(RecursionError())) from None
+    around = None if found is None else (found[0], found[2])
+    return Template(
+        source=source,
+        text=text,
+        references=references,
+        steps=names.steps,
+        program=program,
+        around=around,
+        names=used,
+        bare=_bare(found, names),
+        looks=looks,
+        gives=gives,
+        allowance=WHOLE if found is not None and _is_path(found[1]) else None,
+    )
+
+
+def _bare(found: tuple[str, nodes.Expr, str] | None, names: Names) -> StepId | None:
+    """The step whose output is all that the template gives."""
+    if found is None or not isinstance(found[1], nodes.Name) or found[1].name not in names.steps:
+        return None
+    return StepId(found[1].name)
+
+
+def _is_path(node: nodes.Expr) -> bool:
+    """It only names data: `x`, `x.a`, `x['a']`, `x[0]`."""
+    while isinstance(node, (nodes.Getattr, nodes.Getitem)):
+        if isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
+            return False
+        node = node.node
+    return isinstance(node, nodes.Name)
+
+
+def _program(tree: nodes.Template, found: tuple[str, nodes.Expr, str] | None) -> jinja2.Template:
+    """The tree as a program that gives its text in pieces, or its one value. Raises Faulty."""
+    try:
+        if found is None:
+            _count_loops(tree)
+            return TEXT.from_string(tree)
+        return VALUE.from_string(nodes.Template([nodes.Output([found[1]], lineno=1)], lineno=1))
+    except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
+        raise Faulty(compile_fault(error)) from None
+
+
+def _single(tree: nodes.Template) -> tuple[str, nodes.Expr, str] | None:
+    """The one expression that is all of the template, and the white space before and behind it."""
+    if len(tree.body) != 1 or not isinstance(tree.body[0], nodes.Output):
+        return None
+    parts = tree.body[0].nodes
+    expressions = [part for part in parts if not isinstance(part, nodes.TemplateData)]
+    data = [part.data for part in parts if isinstance(part, nodes.TemplateData)]
+    if len(expressions) != 1 or any(text.strip() for text in data):
+        return None
+    at = parts.index(expressions[0])
+    before = "".join(part.data for part in parts[:at] if isinstance(part, nodes.TemplateData))
+    behind = "".join(part.data for part in parts[at + 1 :] if isinstance(part, nodes.TemplateData))
+    return before, expressions[0], behind
+
+
+def _count_loops(tree: nodes.Template) -> None:
+    """Every loop pays for its items before it begins; the body of a loop or a macro, for its parts each time."""
+    bodies: list[Any] = list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)))
+    for body in bodies:
+        parts = sum(1 for _ in body.find_all(nodes.Node)) >> _PARTS_AN_OPERATION
+        if parts:
+            work = nodes.Filter(nodes.Const(parts), WORK, [], [], None, None, lineno=body.lineno)
+            body.body.insert(0, nodes.ExprStmt(work, lineno=body.lineno))
+    for loop in tree.find_all(nodes.For):
+        loop.iter = nodes.Filter(loop.iter, COUNTED, [], [], None, None, lineno=loop.iter.lineno)
+
+
+class Template:
+    """One text, compiled. Rendering leaves no trace in it."""
+
+    __slots__ = (
+        "_allowance",
+        "_around",
+        "_constant",
+        "_program",
+        "_steps",
+        "_text",
+        "bare",
+        "gives",
+        "looks",
+        "names",
+        "references",
+        "source",
+        "where",
+    )
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        text: _Source,
+        references: tuple[Reference, ...],
+        steps: frozenset[str],
+        constant: str | None = None,
+        program: jinja2.Template | None = None,
+        around: tuple[str, str] | None = None,
+        names: frozenset[str] = frozenset(),
+        bare: StepId | None = None,
+        allowance: int | None = None,
+        looks: tuple[Look, ...] = (),
+        gives: str | Look | None = None,
+    ) -> None:
+        self.source = source
+        self.names = names
+        """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
+        self.bare = bare
+        """The step, if the template is exactly `{{ step }}`."""
+        self.looks = looks
+        """What it takes of steps' outputs, inputs and items."""
+        self.gives = gives
+        """Of one expression: what it gives, in words, or the path that it is; None where that is not known."""
+        self.where = text.where
+        self.references = references
+        """One a step: the strictest of what the template says of it, at the first place that names it."""
+        self._text = text
+        self._steps = steps
+        self._constant = constant
+        self._program = program
+        self._around = around
+        self._allowance = allowance
+
+    @property
+    def is_expression(self) -> bool:
+        """It is exactly one `{{ expression }}`, and keeps the type of its value."""
+        return self._around is not None
+
+    def place(self, offset: int) -> Location:
+        """Where an offset of its text, from 1, is in its file."""
+        return self._text.place(offset)
+
+    @property
+    def constant(self) -> str | None:
+        """The text, if there is nothing to fill in."""
+        return self._constant
+
+    def __repr__(self) -> str:
+        return f"Template({self.source!r}, where={str(self.where)!r})"
+
+    def text(self, values: Mapping[str, Json]) -> str:
+        """The template as text. Raises TemplateFailed."""
+        if self._constant is not None:
+            return self._constant
+        try:
+            if self._around is None:
+                return self._joined(values)
+            return self._around[0] + to_text(self._value(values)) + self._around[1]
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in an author's expression
+            self._fail(error, values)
+
+    def value(self, values: Mapping[str, Json]) -> Json:
+        """The value of a template that is exactly one `{{ expression }}`, else its text. Raises TemplateFailed."""
+        if self._around is None:
+            return self.text(values)
+        try:
+            return to_json(self._value(values, self._allowance))
+        except Exception as error:  # noqa: BLE001 - the same
+            self._fail(error, values)
+
+    def condition(self, values: Mapping[str, Json]) -> bool:
+        """Whether the one expression is true. Raises ConditionFailed if it gives neither true nor false."""
+        try:
+            found = self.value(values)
+        except StepError as error:
+            raise ConditionFailed(error.message, hint=error.hint) from None
+        if isinstance(found, bool):
+            return found
+        shown = f"the text {found[:40]!r}" if isinstance(found, str) else kind_of(found)
+        where = self.where if self._around is None else self._text.place(expression_start(self._text.text))
+        raise ConditionFailed(
+            f"{where}: a condition must give true or false, and this one gave {shown}",
+            hint="compare it with something, such as `x > 0` or `x == 'yes'`",
+        )
+
+    def _pieces(self, values: Mapping[str, Json], allowance: int | None = None) -> Iterator[object]:
+        if self._program is None:
+            raise AssertionError("a constant template has no program")
+        sandbox_limits.start(allowance)
+        # `shared`: Jinja takes the mapping as it is, in place of two more copies
+        context = self._program.new_context({**FUNCTIONS, **values}, shared=True)
+        return self._program.root_render_func(context)
+
+    def _value(self, values: Mapping[str, Json], allowance: int | None = None) -> object:
+        return next(self._pieces(values, allowance))
+
+    def _joined(self, values: Mapping[str, Json]) -> str:
+        size, texts = 0, []
+        for piece in self._pieces(values):
+            text = str(piece)
+            size += len(text)
+            if size > MAX_TEXT:
+                raise LimitReached(f"the template makes a text of over {MAX_TEXT:,} characters")
+            texts.append(text)
+        return "".join(texts)
+
+    def _fail(self, error: Exception, values: Mapping[str, Json]) -> NoReturn:
+        """Raise what went wrong as TemplateFailed, with its place."""
+        told = Failure(self._text.text, self._program, single=self._around is not None).told(
+            error, self._steps, values.get("steps", {})
+        )
+        raise TemplateFailed(
+            f"{self._text.place(told.offset)}: {told.message:.{_MAX_MESSAGE}}", hint=told.hint
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueTemplate:
+    """Plain data in which some texts are templates."""
+
+    tree: Json | Template
+    references: tuple[Reference, ...]
+    """One a step: the strictest of all its templates."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What else its templates name, as in Template."""
+        return frozenset().union(*(template.names for template in _templates(self.tree)))
+
+    @classmethod
+    def of(cls, tree: Json | Template) -> ValueTemplate:
+        """Data whose leaves are Templates or plain scalars."""
+        found: dict[StepId, Reference] = {}
+        for template in _templates(tree):
+            for reference in template.references:
+                first = found.get(reference.step)
+                found[reference.step] = reference if first is None else united(first, reference)
+        return cls(tree=tree, references=tuple(found.values()))
+
+    def render(self, values: Mapping[str, Json]) -> Json:
+        """The data with every template's value in its place. Raises TemplateFailed."""
+        return _rendered(self.tree, values)
+
+
+def _templates(tree: Json | Template) -> Iterator[Template]:
+    if isinstance(tree, Template):
+        yield tree
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _templates(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _templates(item)
+
+
+def _rendered(tree: Json | Template, values: Mapping[str, Json]) -> Json:
+    if isinstance(tree, Template):
+        return tree.value(values)
+    if isinstance(tree, dict):
+        return {key: _rendered(item, values) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_rendered(item, values) for item in tree]
+    return tree

@@ -1,0 +1,374 @@
+"""One account of one provider: its limits, what was learned of it, and who waits for it.
+
+The head of the queue goes when everything it needs is there; nobody behind it overtakes it for want of tokens or
+rate, so a large request is not starved by small ones. Only a model whose own limits are used up is passed over, and
+what is learned is a model's own (`learned.py`). What changes wakes the queue, and one timer stands for the next moment at which something can go; only a rate that
+was learned, which grows by itself, is looked at again every REVIEW seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import RequestRejected
+from flowllm.core.tasks import start_task
+from flowllm.core.types import DEFAULT_CONCURRENT, Limits, Priority
+from flowllm.limits.adaptive import LEAST_GUESS
+from flowllm.limits.breaker import Breaker
+from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
+from flowllm.limits.learned import Departure, Model, per_second
+from flowllm.limits.queue import AdmissionQueue
+from flowllm.limits.scope import MINUTE, Gates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.core.clock import Clock
+
+LONGEST_PAUSE = 3600.0
+"""Seconds: no server can make an account wait longer than this at a time."""
+
+REVIEW = 0.5
+"""Seconds."""
+
+ALIKE = 0.1
+"""Share by which a limit that headers tell may differ from the one that is written, to be the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What a request asks for."""
+
+    priority: Priority = Priority.NORMAL
+    tokens: float = 0.0
+    """To reserve: the prompt's estimate, and what the answer may take."""
+    model: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    """Of the tenant."""
+
+
+class Waiting:
+    """One who waits."""
+
+    __slots__ = ("admission", "future")
+
+    def __init__(self, admission: Admission, future: asyncio.Future[None]) -> None:
+        self.admission = admission
+        self.future = future
+
+
+class Account:
+    """Admission to one account."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.gates = Gates()
+        self.models: dict[str, Model] = {}
+        """Those that were asked, or have limits of their own."""
+        self.breaker = Breaker()
+        self.answered_once = False
+        self.refused_in_a_row = 0
+        """How often it did not let us in since the last answer."""
+        self.troubled_since: float | None = None
+        """Since when nothing succeeded although something was tried."""
+        self.began: float | None = None
+        self._arrivals = itertools.count(1)
+        self._lanes: dict[str, AdmissionQueue[Waiting]] = {"": AdmissionQueue(self._arrivals)}
+        self._timer: asyncio.Task[None] | None = None
+        self._due = 0.0
+
+    # limits
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take these limits from now on."""
+        now = self._clock.monotonic()
+        self.gates.tune(limits, per_second(limits), now)
+        for name in dict.fromkeys([*self.models, *limits.models]):
+            model = self.model(name)
+            model.tune(limits.models.get(name, Limits()), limits, now)
+            self._set_apart(model)
+        self.admit()
+
+    def model(self, name: str) -> Model:
+        """What is known of that model."""
+        found = self.models.get(name)
+        if found is None:
+            found = self.models[name] = Model(name)
+        return found
+
+    def _set_apart(self, model: Model) -> None:
+        """Give it a queue of its own once it may have to wait by itself, so that nobody waits behind it."""
+        name = model.departed.model
+        if name in self._lanes or not model.particular:
+            return
+        own = self._lanes[name] = AdmissionQueue(self._arrivals)
+        for ticket, waiting in self._lanes[""]:
+            asked = waiting.admission
+            if asked.model == name:
+                self._lanes[""].leave(ticket)
+                own.push(waiting, asked.priority, tenant=asked.tenant, weight=asked.weight, ticket=ticket)
+
+    @property
+    def learns(self) -> bool:
+        """Headers and 429s change the rate."""
+        return self.gates.limits.adaptive is not False
+
+    @property
+    def most(self) -> int:
+        """Slots, when all is well."""
+        return self.gates.limits.max_concurrent or DEFAULT_CONCURRENT
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(len(lane) for lane in self._lanes.values())
+
+    # admission
+
+    async def acquire(self, admission: Admission) -> float:
+        """Wait for admission; gives the seconds waited. Raises RequestRejected for what could never go."""
+        if (error := self._too_large(admission)) is not None:
+            raise error
+        now = self._clock.monotonic()
+        self.began = now if self.began is None else self.began
+        self.model(admission.model)
+        if not self.waiting and self._wait(admission, now) == 0:
+            self._take(admission, now)
+            return 0.0
+        waiting = Waiting(admission, asyncio.get_running_loop().create_future())
+        ticket = self._lane(admission).push(
+            waiting, admission.priority, tenant=admission.tenant, weight=admission.weight
+        )
+        self.admit()
+        try:
+            await waiting.future
+        except asyncio.CancelledError:
+            if waiting.future.done() and not waiting.future.cancelled() and not waiting.future.exception():
+                self.give_back(admission, used=0.0, sent=False)
+            else:
+                self._lane(admission).leave(ticket)
+                self.admit()
+            raise
+        return self._clock.monotonic() - now
+
+    def _too_large(self, admission: Admission) -> RequestRejected | None:
+        for gates in self._scopes(admission):
+            if gates.too_large(admission.tokens):
+                return RequestRejected(
+                    f"one request needs about {admission.tokens:.0f} tokens, more than the limit of "
+                    f"{gates.limits.tokens_per_minute:.0f} tokens per minute",
+                    hint="shorten the prompt, lower max_tokens, or raise limits.tokens_per_minute",
+                )
+        return None
+
+    def _scopes(self, admission: Admission) -> tuple[Gates, Gates]:
+        return self.gates, self.model(admission.model).gates
+
+    def _lane(self, admission: Admission) -> AdmissionQueue[Waiting]:
+        return self._lanes.get(admission.model, self._lanes[""])
+
+    def admit(self) -> None:
+        """Let everyone go who can go now, and set the timer for the next."""
+        now = self._clock.monotonic()
+        self._retune(now)
+        while True:
+            soonest, goes = math.inf, None
+            for _, lane in sorted(self._heads(), key=lambda found: found[0]):
+                head = lane.peek()
+                if head is None:
+                    continue
+                wait = self._wait(head.admission, now)
+                if wait == 0:
+                    goes = lane
+                    break
+                soonest = min(soonest, wait)
+                if self.model(head.admission.model).wait(head.admission.tokens, now) == 0:
+                    break  # held back by the account itself: nobody may overtake
+            if goes is None:
+                if soonest < math.inf:
+                    self._wake_in(soonest)
+                return
+            head = goes.pop()
+            self._take(head.admission, now)
+            head.future.set_result(None)
+
+    def _heads(self) -> list[tuple[tuple[int, int], AdmissionQueue[Waiting]]]:
+        found = []
+        for lane in self._lanes.values():
+            head = lane.head()
+            while head is not None and self._is_out(head[1]):
+                lane.pop()
+                head = lane.head()
+            if head is not None:
+                found.append((head[0], lane))
+        return found
+
+    def _is_out(self, waiting: Waiting) -> bool:
+        """Cancelled, though its task has not run yet; or too large for limits that were lowered meanwhile."""
+        if not waiting.future.done() and (error := self._too_large(waiting.admission)) is not None:
+            waiting.future.set_exception(error)
+        return waiting.future.done()
+
+    def _wait(self, admission: Admission, now: float) -> float:
+        """Seconds until this one may go; infinite while only a release can help."""
+        if self.gates.full(self.breaker.width(self.most, now)):
+            return self.breaker.wait(now) or math.inf
+        model = self.model(admission.model)
+        return max(self.gates.wait(admission.tokens, now), model.wait(admission.tokens, now))
+
+    def _take(self, admission: Admission, now: float) -> None:
+        for gates in self._scopes(admission):
+            gates.take(admission.tokens, now)
+
+    def give_back(self, admission: Admission, *, used: float, sent: bool) -> None:
+        """A slot returns, and the tokens that were not used."""
+        now = self._clock.monotonic()
+        for gates in self._scopes(admission):
+            gates.give_back(admission.tokens, used, now, sent=sent)
+        self.admit()
+
+    @property
+    def _adapts(self) -> bool:
+        """A rate that was learned grows by itself."""
+        return self.learns and any(model.adaptive.learned for model in self.models.values())
+
+    def _retune(self, now: float) -> None:
+        if self.learns:
+            for model in self.models.values():
+                if model.adaptive.learned:
+                    model.retune(self.gates.limits, now)
+
+    def _wake_in(self, seconds: float) -> None:
+        seconds = min(seconds, REVIEW) if self._adapts else seconds
+        due = self._clock.monotonic() + seconds
+        if self._timer is not None:
+            if self._due <= due:
+                return
+            self._timer.cancel()
+        self._due = due
+        self._timer = start_task(self._wake(seconds))
+
+    async def _wake(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._timer = None
+        self.admit()
+
+    def stop_timer(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # the wire
+
+    async def depart(self, admission: Admission) -> Departure:
+        """Wait for the moment at which the request may really go out."""
+        model = self.model(admission.model)
+        scopes = (self.gates, model.gates)
+        while True:
+            now = self._clock.monotonic()
+            self._retune(now)
+            wait = max(model.paused_until - now, *(gates.wire.wait(now) for gates in scopes))
+            if wait <= 0:
+                break
+            await self._clock.sleep(min(wait, REVIEW) if self._adapts else wait)
+        for gates in scopes:
+            gates.wire.take(now)
+        return model.depart(admission.tokens, now)
+
+    # what was learned
+
+    def remember(self, name: str, rate: float) -> None:
+        """What an earlier run learned of a model. Nothing is held back by a rate that is very low, as no 429 said so in
+        this one."""
+        model, now = self.model(name), self._clock.monotonic()
+        if not model.adaptive.learned:
+            model.adaptive.start_at(max(rate, LEAST_GUESS), now)
+            model.retune(self.gates.limits, now)
+            self._set_apart(model)
+
+    def answered(self, headers: Mapping[str, str], departure: Departure) -> None:
+        """The server is alive and did its work, or said why it would not."""
+        now = self._clock.monotonic()
+        self.answered_once = True
+        self.refused_in_a_row = 0
+        self.troubled_since = None
+        self.breaker.succeeded(now)
+        self.model(departure.model).adaptive.accepted(now)
+        if headers and self.learns:
+            self._read(headers, departure, now)
+
+    def limited(self, retry_after: float | None, departure: Departure) -> None:
+        """A 429: the model waits as long as it says, and its rate is cut."""
+        now = self._clock.monotonic()
+        model = self.model(departure.model)
+        self._in_trouble(now)
+        if retry_after and retry_after > 0:
+            model.paused_until = max(model.paused_until, now + min(retry_after, LONGEST_PAUSE))
+        limits = self.gates.limits
+        if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
+            model.retune(limits, now)
+        self._set_apart(model)
+
+    def failed(self) -> None:
+        """The provider is in trouble."""
+        now = self._clock.monotonic()
+        self._in_trouble(now)
+        self.breaker.failed(now)
+
+    def troubled_for(self) -> float:
+        """Seconds since the first failure or 429 that no success has followed."""
+        return 0.0 if self.troubled_since is None else self._clock.monotonic() - self.troubled_since
+
+    def _in_trouble(self, now: float) -> None:
+        self.troubled_since = now if self.troubled_since is None else self.troubled_since
+
+    def until(self, wait: float) -> str:
+        """When `wait` seconds are over, for people."""
+        moment = datetime.fromtimestamp(self._clock.now() + wait, UTC)
+        return f"until {moment:%Y-%m-%d %H:%M:%S} UTC ({timedelta(seconds=math.ceil(wait))})"
+
+    def give_up(self, error: Exception) -> None:
+        """Everyone who waits hears that it is in vain. Those who come later may try again."""
+        self.troubled_since = None
+        self.refused_in_a_row = 0
+        self.breaker = Breaker()
+        for model in self.models.values():
+            model.paused_until = -math.inf
+        for _, lane in self._heads():
+            while (head := lane.peek()) is not None:
+                lane.pop()
+                if not head.future.done():
+                    head.future.set_exception(error)
+
+    def _read(self, headers: Mapping[str, str], departure: Departure, now: float) -> None:
+        """Correct rate and levels by what the server says; it spoke of the time when the request arrived."""
+        model, wall = self.model(departure.model), self._clock.now()
+        model.told(read_quotas(headers, "requests", now=wall), departure, self.gates.limits, now)
+        self._set_apart(model)
+        for gates in (self.gates, model.gates):
+            self._read_tokens(gates, model, headers, departure, now)
+
+    def _read_tokens(
+        self, gates: Gates, model: Model, headers: Mapping[str, str], departure: Departure, now: float
+    ) -> None:
+        """Correct the level of tokens, if the server speaks of the limit that is written."""
+        bucket, written = gates.tokens, gates.limits.tokens_per_minute
+        if bucket is None or written is None or self.gates.limits.tokens_charged is not None:
+            return
+        for quota in read_quotas(headers, "tokens", now=self._clock.now()):
+            same = quota.limit is None or abs(quota.limit - written) <= ALIKE * written
+            if quota.remaining is None or not same or (quota.window or MINUTE) > LONGEST_WINDOW:
+                continue
+            later = model.departed.tokens - departure.tokens
+            left = max(0.0, quota.remaining - later) + (now - departure.at) * bucket.rate
+            if quota.limit is None or len(self.models) > 1:
+                bucket.lower(left, now)
+            else:
+                bucket.set(left, now)

@@ -1,0 +1,162 @@
+"""What holds requests back in one scope, an account or one model of it: slots, rates, strict windows, tokens.
+
+Rates are kept twice. At admission, so that nobody takes a slot to wait for a rate. And once more on the wire, at the
+moment in which a request really goes out: recording an attempt takes a varying while, and a server counts arrivals,
+not admissions.
+"""
+
+from __future__ import annotations
+
+from flowllm.core.types import Limits
+from flowllm.limits.bucket import Bucket
+from flowllm.limits.window import Window
+
+STEADY = 0.99
+"""Of a rate is used: what arrives a little early at the server must not be one too many."""
+BUNCHING = 0.05
+"""Seconds by which requests may run up behind each other on their way: a burst is that much smaller than what a server
+takes, and a strict window that much longer."""
+GUESSED_BURST = 0.25
+"""Seconds of a learned rate that may go at once."""
+MINUTE = 60.0
+
+
+class Rates:
+    """How often: a bucket of requests, and any number of windows. Pure; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._bucket: Bucket | None = None
+        self._windows: list[Window] = []
+
+    def tune(self, limits: Limits, rate: float | None, now: float, *, burst: float | None = None) -> None:
+        """Take these limits' windows and burst, and `rate` requests a second (None: unlimited). `burst` is what a
+        server's headers say, where no limit is written."""
+        wanted = [(window.requests, window.per + BUNCHING) for window in limits.windows]
+        if [(window.limit, window.span) for window in self._windows] != wanted:
+            self._windows = [Window(limit=limit, span=span) for limit, span in wanted]
+        if rate is None:
+            self._bucket = None
+            return
+        if burst is not None:
+            burst = max(1.0, burst)
+        elif limits.burst is not None:
+            burst = float(limits.burst)
+        elif limits.requests_per_minute is not None:
+            burst = max(1.0, rate)
+        else:  # learned: how much the server takes at once is not known
+            burst = max(1.0, rate * GUESSED_BURST)
+        capacity = max(1.0, burst - rate * BUNCHING)
+        if self._bucket is None:
+            self._bucket = Bucket(rate=rate * STEADY, capacity=capacity, now=now)
+        else:
+            self._bucket.retune(rate=rate * STEADY, capacity=capacity, now=now)
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more request may go."""
+        waits = [window.wait(now) for window in self._windows]
+        if self._bucket is not None:
+            waits.append(self._bucket.wait(1, now))
+        return max(waits, default=0.0)
+
+    def take(self, now: float) -> None:
+        """One goes."""
+        for window in self._windows:
+            window.take(now)
+        if self._bucket is not None:
+            self._bucket.take(1, now)
+
+    def give(self, now: float) -> None:
+        """One did not go after all; a window forgets it by itself."""
+        if self._bucket is not None:
+            self._bucket.give(1, now)
+
+    def lower(self, remaining: float, now: float) -> None:
+        """The server says that no more are left now."""
+        if self._bucket is not None:
+            self._bucket.lower(remaining, now)
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second, as they are allowed."""
+        return None if self._bucket is None else self._bucket.rate / STEADY
+
+    def level(self, now: float) -> float | None:
+        """Requests that could go at once."""
+        return None if self._bucket is None else self._bucket.level(now)
+
+
+class Gates:
+    """All limits of one scope. Pure; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.limits = Limits()
+        self.in_flight = 0
+        self.reserved = 0.0
+        """Tokens that requests in flight have reserved."""
+        self.granted = 0
+        self.wire = Rates()
+        self.tokens: Bucket | None = None
+        self._admission = Rates()
+
+    def tune(self, limits: Limits, rate: float | None, now: float, *, burst: float | None = None) -> None:
+        """Take these limits; `rate` (requests a second) may be lower than what they say. `burst`: see Rates."""
+        self.limits = limits
+        self._admission.tune(limits, rate, now, burst=burst)
+        self.wire.tune(limits, rate, now, burst=burst)
+        per_minute = limits.tokens_per_minute
+        if per_minute is None:
+            self.tokens = None
+            return
+        per_second = per_minute / MINUTE
+        rate, capacity = per_second * STEADY, per_minute - per_second * BUNCHING
+        if self.tokens is None:
+            self.tokens = Bucket(rate=rate, capacity=capacity, now=now)
+        else:
+            self.tokens.retune(rate=rate, capacity=capacity, now=now)
+
+    def too_large(self, tokens: float) -> bool:
+        """A request that reserves so much could never go."""
+        return self.limits.tokens_per_minute is not None and tokens > self.limits.tokens_per_minute
+
+    def full(self, most: int | None) -> bool:
+        """All slots are taken; `most` of them, None: any number."""
+        return most is not None and self.in_flight >= most
+
+    def wait(self, tokens: float, now: float) -> float:
+        """Seconds until a request that reserves so many tokens may go, slots left aside."""
+        wait = self._admission.wait(now)
+        if self.tokens is None:
+            return wait
+        return max(wait, self.tokens.wait(min(tokens, self.tokens.capacity), now))
+
+    def take(self, tokens: float, now: float) -> None:
+        """One is admitted."""
+        self.in_flight += 1
+        self.granted += 1
+        self.reserved += tokens
+        self._admission.take(now)
+        if self.tokens is not None:
+            self.tokens.take(tokens, now)
+
+    def give_back(self, reserved: float, used: float, now: float, *, sent: bool) -> None:
+        """One is over: its slot returns, and the tokens that it did not use."""
+        self.in_flight -= 1
+        self.reserved -= reserved
+        if self.tokens is not None:
+            self.tokens.give(reserved - used, now)
+        if not sent:
+            self._admission.give(now)
+
+    def lower_requests(self, left: float, now: float) -> None:
+        """The server says that no more requests than that are left."""
+        self._admission.lower(left, now)
+        self.wire.lower(left, now)
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second."""
+        return self._admission.rate
+
+    def level(self, now: float) -> float | None:
+        """Requests that could be admitted at once."""
+        return self._admission.level(now)

@@ -1,0 +1,308 @@
+"""What is said when a run is over."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from flowllm.core.errors import ItemsFailed
+from flowllm.core.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
+from flowllm.core.money import price
+from flowllm.core.types import ROW, RUN_RESUMABLE, NodeStatus, RunStatus
+from flowllm.reporting.fans import MOST_ERRORS as MOST_OF_ITEMS
+from flowllm.reporting.fans import ROWS
+from flowllm.reporting.progress import SIMULATED_NOTICE, what_ended
+from flowllm.reporting.text import (
+    at_least,
+    duration,
+    error_text,
+    item_shares,
+    one_line,
+    plural,
+    resume_options,
+    short_path,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from flowllm.core.types import Json
+    from flowllm.reporting.screen import Part
+
+WORTH_TELLING = 0.5
+"""Share of a rate in use from which it is told."""
+MOST_ERRORS = 20
+"""Errors told one by one; the rest is counted."""
+LONGEST = 4000
+"""Characters of an error that are kept."""
+_STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
+_ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "cancelled")
+
+
+class Summary:
+    """Keeps what the end of a run needs, and puts it into lines. What it keeps does not grow with the items."""
+
+    def __init__(self, *, tracebacks: bool = False, items_told: bool = False) -> None:
+        """`tracebacks`: of errors in functions of the user's, too. `items_told`: that items failed was shown when it
+        happened, so that it is not told again."""
+        self._items_told = items_told
+        self._tracebacks = tracebacks
+        self.ended: RunEnded | None = None
+        self._started: RunStarted | None = None
+        self._outcomes: Counter[str] = Counter()
+        """Of the steps at the top."""
+        self._items: dict[str, dict[str, int]] = {}
+        """What became of the items of each foreach that is not itself within an item."""
+        self._counts: dict[str, Mapping[str, Json]] = {}
+        """The same of those that have ended, with what earlier sittings did."""
+        self._errors: list[tuple[str, Mapping[str, Json]]] = []
+        self._untold = 0
+        """Errors that were not kept."""
+        self._truncated: list[str] = []
+        self._cut = 0
+        """Answers that were cut, those named in `_truncated` among them."""
+        self._unpriced: set[str] = set()
+        self._failures: FailuresHigh | None = None
+        self._listeners: dict[type[Event], Callable[[Any], None]] = {
+            RunStarted: self._run_started,
+            NodeEnded: self._node_ended,
+            FailuresHigh: self._failures_high,
+            RunEnded: self._run_ended,
+        }
+
+    def handle(self, event: Event) -> None:
+        """Take note of one event."""
+        listener = self._listeners.get(type(event))
+        if listener is not None:
+            listener(event)
+
+    @property
+    def run_id(self) -> str:
+        """The run's; empty before it has started."""
+        return "" if self._started is None else self._started.run_id
+
+    def _run_started(self, event: RunStarted) -> None:
+        self._started = event
+
+    def _failures_high(self, event: FailuresHigh) -> None:
+        self._failures = event
+
+    def _run_ended(self, event: RunEnded) -> None:
+        self.ended = event
+
+    def _node_ended(self, event: NodeEnded) -> None:
+        if event.truncated:
+            self._cut += 1
+            if self._cut <= MOST_ERRORS:
+                self._truncated.append(event.node_id)
+        if event.cost_usd is None and event.model and event.usage.total is not None:
+            self._unpriced.add(event.model)
+        if "[" in event.node_id:
+            if event.place is not None and "[" not in event.parent:
+                self._item_ended(event)
+            return
+        if event.counts is not None:
+            self._counts[event.node_id] = event.counts
+        if event.status is NodeStatus.FAILED and self._is_news(event):
+            self._note_error(event)
+        if not event.parent:
+            outcome = event.status.value
+            if event.status is NodeStatus.SUCCEEDED:
+                outcome = "reused" if event.reused else "cached" if event.cached else outcome
+            self._outcomes[outcome] += 1
+
+    def _is_news(self, event: NodeEnded) -> bool:
+        """What fails a graph within a step is told with that step; that rows failed, by their number."""
+        if event.node_id == ROWS:
+            return not (event.counts or {}).get("failed")
+        return event.tolerated or not event.parent
+
+    def _item_ended(self, event: NodeEnded) -> None:
+        found = self._items.get(event.parent)
+        if found is None:
+            found = self._items[event.parent] = {"total": 0}
+        status = event.status.value
+        found["total"] += 1
+        found[status] = found.get(status, 0) + 1
+        if event.status is NodeStatus.FAILED and not self._items_told:
+            if found[status] <= MOST_OF_ITEMS:
+                self._note_error(event)
+            else:
+                self._untold += 1
+
+    def _note_error(self, event: NodeEnded) -> None:
+        error = event.error
+        if error is None:
+            return
+        if len(self._errors) < MOST_ERRORS:
+            short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
+            if self._items_told and short["type"] == ItemsFailed.__name__:
+                short["message"] = short["message"].partition(f"; {event.node_id}[")[0]
+            if event.reused:
+                short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
+            if self._tracebacks and error.get("traceback"):
+                short["traceback"] = error["traceback"]
+            if event.tolerated:
+                short["tolerated"] = "true"
+            self._errors.append((event.node_id, short))
+        else:
+            self._untold += 1
+
+    def lines(
+        self, resume_command: str = "", failed_command: str = "", file: str = ""
+    ) -> list[tuple[Part, ...]]:
+        """The whole summary; empty before the run ended. `resume_command` goes on with this run, `failed_command`
+        prints its failed items, `file` is its workflow's."""
+        if self.ended is None:
+            return []
+        status = self.ended.status
+        found = [self._headline(self.ended), *figures(self.ended.stats, self._unpriced), *self._notes()]
+        if self.ended.error is not None and not self._is_told(self.ended.error):
+            found += error_lines("", self.ended.error)
+        for node, error in self._errors:
+            found += error_lines(node, error)
+        if self._untold:
+            found.append((f"and {self._untold:,} more",))
+        if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
+            found.append(("the failed items, to be mended for resume --mended: ", (failed_command, "bold")))
+        if status in RUN_RESUMABLE and resume_command:
+            ended = [] if self.ended.error is None else [self.ended.error]
+            errors = [*ended, *(error for _, error in self._errors if not error.get("tolerated"))]
+            resume_command += resume_options(
+                status, errors, file, tolerated=len(errors) - len(ended) < len(self._errors)
+            )
+            found.append(("resume it with: ", (resume_command, "bold")))
+        return found
+
+    def _is_told(self, error: Mapping[str, Json]) -> bool:
+        """That rows failed is told by their number, what fails a step with the step."""
+        if self._over and error.get("type") == ItemsFailed.__name__:
+            return True
+        return any(one.get("message") == error.get("message") for _, one in self._errors)
+
+    @property
+    def _over(self) -> bool:
+        return self._started is not None and self._started.over is not None
+
+    def _of_items(self) -> dict[str, Mapping[str, Json]]:
+        """What is known of each foreach by now."""
+        return {**self._items, **self._counts}
+
+    def _headline(self, ended: RunEnded) -> tuple[Part, ...]:
+        of_items = self._of_items()
+        if self._started is not None and self._over:
+            rows = of_items.get(ROW, {})
+            written = ended.status is RunStatus.SUCCEEDED or rows.get("succeeded")
+            told = [_rows(rows, self._started.output if written else None)]
+        else:
+            told = [self._steps(), *(self._foreach(node, counts) for node, counts in of_items.items())]
+        said = "; ".join(one for one in told if one)
+        status = (ended.status.value, _STYLES.get(ended.status, "bold yellow"))
+        return (status, f" in {duration(ended.duration_s)}{': ' if said else ''}{said}")
+
+    def _steps(self) -> str:
+        total, nodes = sum(self._outcomes.values()), 0 if self._started is None else self._started.nodes
+        if not total:
+            return ""
+        shares = [f"{self._outcomes[name]} {name}" for name in _ORDER if self._outcomes[name]]
+        told = "" if self._outcomes["succeeded"] == total else f", {', '.join(shares)}"
+        count = plural(total, "step") if total >= nodes else f"{total} of {plural(nodes, 'step')}"
+        return f"{count}{told}"
+
+    def _foreach(self, node: str, counts: Mapping[str, Json]) -> str:
+        """`posts 50,000 items (49,997 succeeded, 3 failed)`."""
+        so_far = "" if node in self._counts else " so far"
+        all_well = counts.get("succeeded") == counts["total"]
+        shares = "" if all_well else f" ({item_shares(counts)})"
+        return f"{node} {plural(counts['total'], 'item')}{so_far}{shares}"
+
+    def _notes(self) -> list[tuple[Part, ...]]:
+        found: list[tuple[Part, ...]] = []
+        if self._truncated:
+            names = ", ".join(sorted(self._truncated, key=_by_number))
+            more = f" and {self._cut - MOST_ERRORS:,} more" if self._cut > MOST_ERRORS else ""
+            advice = " (raise max_tokens to get whole answers)"
+            found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
+        if self._failures is not None:
+            found.append(
+                (
+                    (f"many {what_ended(self._failures)} failed", "bold red"),
+                    " (more than 5 % of those carried out)",
+                )
+            )
+        if self._started is not None and self._started.simulated:
+            found.append(((SIMULATED_NOTICE, "yellow"),))
+        return found
+
+
+def _rows(counts: Mapping[str, Json], output: str | None) -> str:
+    """`rows: 4, 3 succeeded, 1 failed; written to out.jsonl`."""
+    shares = item_shares(counts)
+    told = f"rows: {counts.get('total', 0):,}{', ' if shares else ''}{shares}"
+    if output is None:
+        return told
+    return f"{told}; written to {'standard output' if output == '-' else short_path(output)}"
+
+
+def error_lines(step: str, error: Mapping[str, Json]) -> list[tuple[Part, ...]]:
+    """An error and, below it, what to do about it, and the traceback if its record has one."""
+    where = f" {step}:" if step else ""
+    lines: list[tuple[Part, ...]] = [(("error:", "bold red"), f"{where} {error_text(error)}")]
+    if hint := error.get("hint"):
+        lines += [(f"  {visible(line)}",) for line in str(hint).splitlines()]
+    if traceback := error.get("traceback"):
+        lines += [(f"    {visible(line)}",) for line in str(traceback).splitlines()]
+    return lines
+
+
+def _by_number(node: str) -> list[str | int]:
+    """For sorting: `a[2]` before `a[10]`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", node)]
+
+
+def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, ...]]:
+    """Requests, tokens, cost and latency, on two lines; of a run that was resumed, what it took in all on one more."""
+    requests = stats.get("requests", {})
+    counts = [f"{requests.get('sent', 0)} sent"]
+    counts += [
+        f"{requests[name]} {name.replace('_', ' ')}"
+        for name in ("cached", "joined", "retried", "rate_limited")
+        if requests.get(name)
+    ]
+    sitting = stats.get("since_resumed")
+    taken = took(sitting or stats, unpriced, stats.get("list_prices", ()))
+    found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; {taken}",)]
+    if sitting is not None:
+        found.append((f"the whole run: {took(stats, unpriced)}",))
+    latency = stats.get("latency_s", {})
+    if latency.get("p50") is not None:
+        shown = ", ".join(f"{name} {duration(latency.get(name))}" for name in ("p50", "p90", "p99"))
+        found.append((f"latency: {shown}",))
+    found += [(line,) for line in limits(stats.get("limits", {}))]
+    return found
+
+
+def took(stats: Mapping[str, Json], unpriced: Collection[str] = (), list_prices: Collection[str] = ()) -> str:
+    """`tokens: 244 in, 396 out; cost: $0.25`, with what is known of them and what was set aside for the rest."""
+    usage, least, unknown = stats.get("usage", {}), stats.get("at_least", {}), stats.get("unknown", {})
+    tokens = ", ".join(
+        f"{at_least(usage.get(name, 0), least.get(name, 0), '{:,}'.format)} {word}"
+        for name, word in (("input_tokens", "in"), ("output_tokens", "out"))
+    )
+    if reserved := unknown.get("reserved_tokens"):
+        tokens += f" (up to {reserved:,} more)"
+    cost = price(stats, [one_line(name) for name in unpriced])
+    listed = f" (list price of {one_line(', '.join(list_prices))})" if list_prices else ""
+    return f"tokens: {tokens}; cost: {cost}{listed}"
+
+
+def limits(gauges: Mapping[str, Mapping[str, Json]]) -> list[str]:
+    """How busy each account was kept, where it has a rate."""
+    return [
+        f"limit of {one_line(name)}: {gauge['requests_per_minute']:.0f} requests a minute, "
+        f"{gauge['utilisation']:.0%} used" + (", learned" if gauge["learned_per_minute"] is not None else "")
+        for name, gauge in gauges.items()
+        if gauge["requests_per_minute"] is not None and (gauge["utilisation"] or 0) >= WORTH_TELLING
+    ]

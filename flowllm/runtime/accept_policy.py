@@ -1,0 +1,45 @@
+"""`accept` of a foreach, its templates bound to the values there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import TemplateFailed
+from flowllm.language.sandbox_limits import at_most
+from flowllm.runtime.foreach_state import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.core.types import Json
+    from flowllm.language.workflow import Foreach
+    from flowllm.runtime.foreach_state import Ended
+    from flowllm.runtime.invocation import Seat
+
+_JUDGING = 1_000_000
+"""Operations of `accept.when`, which is rendered while the event loop waits."""
+
+
+def rule_of(seat: Seat) -> Rule | None:
+    """None without `accept`. Raises StepError for a count that is not a whole number from 1."""
+    foreach = seat.step.foreach
+    return None if foreach is None else bound_rule(foreach, seat.values)
+
+
+def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> Rule | None:
+    """As `rule_of`, of a foreach and the values there are."""
+    if foreach.accept is None:
+        return None
+    accept, name = foreach.accept, foreach.name
+    count = accept.count.render(values)
+    if isinstance(count, str) and count.strip().isdecimal():
+        count = int(count)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise TemplateFailed(f"`accept.count` must be a whole number from 1, not {count!r}")
+
+    def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
+        shown = {name: ended.item, "index": ended.place, "output": ended.output, "accepted": list(accepted)}
+        with at_most(_JUDGING):
+            return accept.when.condition({**values, **shown})
+
+    return Rule(count=count, overshoot=accept.overshoot, ordered=accept.ordered, judge=judge)

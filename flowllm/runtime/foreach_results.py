@@ -1,0 +1,98 @@
+"""What a foreach holds in memory of its items: only what a template of its graph looks at."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from flowllm.core.fingerprint import canonical
+from flowllm.core.fingerprint import digest as digest_of
+from flowllm.core.types import NodeStatus
+from flowllm.language.reference import Part
+from flowllm.runtime.invocation import Result
+from flowllm.steps.lazy import Lazy
+
+if TYPE_CHECKING:
+    from flowllm.core.types import Json
+    from flowllm.runtime.foreach_state import FanOut
+    from flowllm.runtime.invocation import Seat
+    from flowllm.runtime.run_context import Desk
+    from flowllm.storage.base import NodeRecord
+
+TOGETHER = 64
+"""Rows that are written in one unit where nobody waits for them."""
+_DIGEST_BITS = 256
+
+
+class Gathered:
+    """Outputs, rows and a digest of one foreach, as far as something looks at them; and rows still to be written."""
+
+    def __init__(self, seat: Seat) -> None:
+        blueprint, step = seat.blueprint, seat.step.id
+        self._node = seat.node_id
+        self._holds_outputs = blueprint is not None and blueprint.looks_at(step, Part.OUTPUT)
+        accepting = seat.step.foreach is not None and seat.step.foreach.accept is not None
+        self._collects = self._holds_outputs and not accepting  # what is accepted is held by who chooses
+        self._holds_rows = blueprint is not None and blueprint.looks_at(step, Part.ROWS)
+        self._streams = blueprint is not None and blueprint.streams(step)
+        self._outputs: dict[int, Json] = {}
+        self._rows: dict[int, Json] = {}
+        self._digest = 0
+        self._pending: list[NodeRecord] = []
+
+    def add(self, record: NodeRecord) -> None:
+        """An item ended."""
+        place = record.place or 0
+        output = record.output if record.status is NodeStatus.SUCCEEDED else None
+        if self._collects:
+            self._outputs[place] = output
+        if self._holds_rows:
+            self._rows[place] = {
+                "index": place,
+                "item": record.item,
+                "status": record.status.value,
+                "output": output,
+                "error": record.error,
+            }
+        if self._streams:
+            self._add_digest(place, output)
+
+    def _add_digest(self, place: int, output: Json) -> None:
+        """Items end in any order: the digest is a sum of those of all items."""
+        own = hashlib.sha256(f"{place}:{canonical(output)}".encode()).digest()
+        self._digest = (self._digest + int.from_bytes(own)) % (1 << _DIGEST_BITS)
+
+    def replaced(self, record: NodeRecord) -> None:
+        """An item that was added has failed after all."""
+        place = record.place or 0
+        if self._holds_rows:
+            self._rows[place] |= {"status": record.status.value, "output": None, "error": record.error}
+
+    def ride(self, desk: Desk, record: NodeRecord) -> None:
+        """Write a row some time, together with others."""
+        self._pending.append(record)
+        if len(self._pending) >= TOGETHER:
+            self.write(desk)
+
+    def write(self, desk: Desk) -> None:
+        """Hand over the rows that wait."""
+        if self._pending:
+            records, self._pending = self._pending, []
+            desk.ride(*records)
+
+    def result(self, desk: Desk, state: FanOut) -> Result:
+        """What templates look at, once the foreach is over."""
+        slots = state.chosen()
+        if not self._holds_outputs:
+            outputs = None
+        elif slots is None:
+            outputs = [self._outputs[place] for place in sorted(self._outputs)]
+        else:
+            outputs = state.chosen_outputs()
+        rows = [self._rows[place] for place in sorted(self._rows)] if self._holds_rows else None
+        lazy = None
+        if self._streams:
+            # which other items have ended is a matter of timing: only those that were chosen count
+            digest = f"{self._digest:064x}" if slots is None else digest_of(canonical(state.chosen_outputs()))
+            lazy = Lazy(sequence=desk.store.outputs(desk.run.run_id, self._node, slots=slots), digest=digest)
+        return Result(output=outputs, rows=rows, lazy=lazy)

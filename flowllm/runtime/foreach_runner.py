@@ -1,0 +1,365 @@
+"""Carries a foreach through its items: pulls them from their data as there is room, and gathers what becomes of them.
+
+Each item is a row in the store; what is held in memory are the items in flight, and the outputs only where a template
+looks at the whole list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.calls.gate import CallStopped
+from flowllm.core.errors import StepError, StoreError
+from flowllm.core.events import FanOutStarted
+from flowllm.core.fingerprint import fingerprint
+from flowllm.core.types import Counts, NodeStatus, OnError, RunStatus, StepKind, item_id
+from flowllm.language.rendering import rendered
+from flowllm.runtime.accept_policy import rule_of
+from flowllm.runtime.compiled_graph import texts_together
+from flowllm.runtime.foreach_results import Gathered
+from flowllm.runtime.foreach_state import Ended, FanOut, Tolerated
+from flowllm.runtime.invocation import Scope, Seat, Tally
+from flowllm.runtime.item_reader import Supply
+from flowllm.runtime.item_sources import open_rows
+from flowllm.runtime.node_runner import carried, compute
+from flowllm.runtime.resume_policy import UNJUDGED, reached_before
+from flowllm.runtime.run_context import ASKING
+from flowllm.steps.base import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowllm.core.types import Json
+    from flowllm.datasets.base import Rows
+    from flowllm.runtime.invocation import Carry
+    from flowllm.runtime.item_reader import Item
+    from flowllm.runtime.node_runner import Work
+    from flowllm.runtime.run_context import Desk
+    from flowllm.storage.base import NodeRecord
+
+WIDE = 64
+"""Items in flight of steps that ask no model, where `max_concurrent` does not say."""
+BATCHES = 8
+"""Requests' worth of texts to embed that a foreach has in flight at least."""
+
+
+async def carry_items(
+    desk: Desk, seat: Seat, carry: Carry, rows: Rows | None = None, sink: Sink | None = None
+) -> NodeRecord | None:
+    """Go through the items of a step's foreach, or through given rows. Does not raise.
+
+    `sink` is told of each item in the order in which they end, durably.
+    """
+    return await carried(desk, seat, lambda work: _Items(desk, seat, carry, work, sink).go_through(rows))
+
+
+class Sink(Protocol):
+    """Takes what items give."""
+
+    def begin(self, broke: Callable[[BaseException], None]) -> None:
+        """Items will come; `broke` is to be told of what goes wrong between two of them."""
+        ...
+
+    async def ended(self, slot: int, record: NodeRecord) -> None:
+        """An item ended, durably. Raises StoreError."""
+        ...
+
+    async def finish(self, *, complete: bool) -> None:
+        """No more will come in this sitting; `complete`: nor in any other. Raises StoreError."""
+        ...
+
+
+class _Items:
+    """One foreach while it is carried through."""
+
+    def __init__(self, desk: Desk, seat: Seat, carry: Carry, work: Work, sink: Sink | None) -> None:
+        self._desk = desk
+        self._seat = seat
+        self._carry = carry
+        self._work = work
+        self._sink = sink
+        self._foreach = seat.step.foreach
+        self._item_step = replace(seat.step, foreach=None)
+        if reached_before(seat.earlier) and not desk.retry_failed:
+            # what had enough without the items that failed does not ask them again: its output stays what it was
+            self._item_step = replace(self._item_step, on_error=OnError.CONTINUE)
+        self._node = seat.node_id
+        accepting = self._foreach is not None and self._foreach.accept is not None
+        halt = seat.scope.halt
+        self._scope = Scope(
+            halt=halt.below() if accepting else halt,
+            tally=Tally(seat.tally),
+            dooms=seat.scope.dooms and seat.step.on_error is OnError.FAIL and not accepting,
+            missed=seat.scope.missed,
+        )
+        self._tallies: dict[int, Tally] = {}
+        self._records: dict[int, NodeRecord] = {}
+        """Of items that `accept` has not judged yet."""
+        self._gathered = Gathered(seat)
+        self._wake = asyncio.Event()
+        self._withdrawn = 0
+        self._reused = 0
+        self._asked_for_room = False
+        self._inline = seat.step.kind is StepKind.VALUE and seat.step.save is None
+        self._accepting = accepting
+        self._state = FanOut(window=1)
+
+    async def go_through(self, rows: Rows | None) -> NodeRecord:
+        """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
+        desk, seat = self._desk, self._seat
+        begun = desk.record(
+            seat,
+            NodeStatus.RUNNING,
+            parts={"kind": "foreach", **self._until()},
+            started_at=self._work.started,
+            counts=Counts(),
+        )
+        try:
+            desk.ride(begun)
+            if rows is None:
+                assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
+                opened = partial(
+                    open_rows,
+                    self._foreach,
+                    seat.values,
+                    spool=desk.spool,
+                    limit=desk.options.limit,
+                    claims=desk.saver.claims,
+                )
+                rows = await rendered(opened)
+            return await self._from(rows)
+        finally:
+            if self._accepting:  # however it ends, nothing more is sent for its items
+                self._scope.halt.call(RunStatus.INTERRUPTED)
+                seat.scope.halt.forget(self._scope.halt)
+
+    def _until(self) -> dict[str, Json]:
+        """Rows that are gone through with only some of their steps are so on record."""
+        until = self._desk.options.until if self._seat.is_row else None
+        return {} if until is None else {"until": until}
+
+    async def _from(self, rows: Rows) -> NodeRecord:
+        supply = Supply(self._desk, self._seat, rows)
+        if self._sink is not None:
+            self._sink.begin(self._desk.broke)
+        complete = False
+        try:
+            self._state = self._begin(rows)
+            await self._pump(supply)
+            record = await self._finish(supply)
+            complete = record.status is NodeStatus.SUCCEEDED
+            return record
+        finally:
+            supply.stop()
+            await rows.close()
+            if self._sink is not None:
+                await self._sink.finish(complete=complete)
+
+    def _begin(self, rows: Rows) -> FanOut:
+        foreach, step = self._foreach, self._seat.step
+        asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
+        own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
+        window = max(self._desk.window() if asks or own else WIDE, BATCHES * texts_together(step))
+        if foreach is not None and foreach.max_concurrent is not None:
+            window = foreach.max_concurrent
+        self._scope.total = rows.total or 0
+        self._desk.emit(
+            FanOutStarted(
+                run_id=self._desk.run.run_id, at=self._desk.clock.now(), node_id=self._node, total=rows.total
+            )
+        )
+        return FanOut(
+            window=window,
+            rule=rule_of(self._seat),
+            tolerated=Tolerated(
+                forgiven=step.on_error is OnError.CONTINUE,
+                most=None if foreach is None else foreach.max_failed,
+                share=None if foreach is None else foreach.max_failed_share,
+            ),
+            total=rows.total,
+        )
+
+    # pulling
+
+    async def _pump(self, supply: Supply) -> None:
+        """Start items while there is room, wait while there is none; once the run stops only wait for those that
+        have started."""
+        halt = self._scope.halt
+        halt.listen(self, lambda _: self._wake.set())
+        try:
+            while not self._state.over:
+                self._wake.clear()
+                if halt.status is None:
+                    self._pull(supply)
+                elif not self._state.in_flight:
+                    return
+                if not self._state.over and (halt.status is None or self._state.in_flight):
+                    await self._wake.wait()
+        finally:
+            halt.forget(self)
+
+    def _pull(self, supply: Supply) -> None:
+        while self._scope.halt.status is None and self._state.room() > 0:
+            if not self._desk.room.may_open(self._state.in_flight):
+                if not self._asked_for_room:
+                    self._asked_for_room = True
+                    self._desk.room.wait(self._room_came)
+                return
+            more = supply.more(self._wake.set)
+            if more is None:
+                break
+            if not more:
+                self._state.drained()
+                break
+            self._start(supply.next())
+        self._gathered.write(self._desk)
+
+    def _room_came(self) -> bool:
+        self._asked_for_room = False
+        self._wake.set()
+        return self._scope.halt.status is None and self._state.room() > 0
+
+    # items
+
+    def _start(self, item: Item) -> None:
+        place = item.row.place
+        self._state.pulled(place)
+        self._desk.room.opened()
+        seat = self._seat_of(item)
+        if item.row.error is not None:
+            self._start_bad(item, self._bad(seat, item.row.error))
+        elif self._inline and item.earlier is None and (record := compute(self._desk, seat)) is not None:
+            self._gathered.ride(self._desk, record)
+            self._ended(item, record)
+        else:
+            self._desk.spawn(self._carry_item(item, seat), partial(self._ended, item, None))
+
+    def _seat_of(self, item: Item) -> Seat:
+        row = item.row
+        tally = self._scope.tally
+        if self._accepting:
+            tally = self._tallies[row.place] = Tally(tally)
+        name = "item" if self._foreach is None else self._foreach.name
+        return Seat(
+            node_id=item_id(self._node, item.slot),
+            step=self._item_step,
+            values={**self._seat.values, name: row.value, "index": row.place},
+            standing=Standing(parent=self._node, place=row.place, item=row.value, content=item.content),
+            scope=self._scope,
+            tally=tally,
+            earlier=item.earlier,
+            within=item.within,
+            missed=partial(self._missed, row.place) if self._accepting else self._scope.missed,
+            is_row=self._seat.is_row,
+            many=False,
+            blueprint=self._seat.blueprint,
+        )
+
+    def _bad(self, seat: Seat, error: StepError) -> NodeRecord:
+        """A row of the data that could not be read."""
+        record = self._desk.record(seat, NodeStatus.FAILED, error=error.as_dict())
+        self._gathered.ride(self._desk, record)
+        self._desk.tell(record, seat)
+        if seat.step.on_error is not OnError.CONTINUE:
+            self._desk.failed(self._scope)
+        return record
+
+    def _start_bad(self, item: Item, record: NodeRecord) -> None:
+        if self._sink is None:
+            self._ended(item, record)
+        else:
+            self._desk.spawn(self._hand_over(item, record), partial(self._ended, item, None))
+
+    async def _carry_item(self, item: Item, seat: Seat) -> None:
+        await self._hand_over(item, await self._carry(seat))
+
+    async def _hand_over(self, item: Item, record: NodeRecord | None) -> None:
+        if self._sink is not None and record is not None:
+            try:
+                await self._sink.ended(item.slot, record)
+            except StoreError as error:
+                self._desk.broke(error)
+        self._ended(item, record)
+
+    def _missed(self, place: int) -> None:
+        self._state.missed(place)
+        if self._scope.missed is not None:
+            self._scope.missed()
+        self._wake.set()
+
+    def _ended(self, item: Item, record: NodeRecord | None) -> None:
+        """An item is over; None: it was not wanted any more, or the run is stopping."""
+        place = item.row.place
+        self._desk.room.closed()
+        tally = self._tallies.pop(place, None)
+        if record is None:
+            self._state.withdrawn(place)
+            self._withdrawn += tally is not None and tally.sent == 0
+        else:
+            self._gathered.add(record)
+            self._reused += record.reused
+            if self._accepting:
+                self._records[place] = record
+            ended = Ended(
+                place=place,
+                slot=item.slot,
+                status=record.status,
+                item=item.row.value if self._accepting else None,
+                output=record.output if self._accepting else None,
+                stands="--retry-failed" in str((record.error or {}).get("hint")),
+            )
+            message = "" if record.error is None else str(record.error.get("message", ""))
+            for wrong, error in self._state.ended(ended, message):
+                self._reject(wrong, error)
+            for judged in self._state.judged():
+                self._records.pop(judged, None)
+        self._wake.set()
+
+    def _reject(self, wrong: Ended, error: StepError) -> None:
+        """Whether to accept the item could not be told: it counts as failed."""
+        details = {**self._desk.redactor.value(error.as_dict()), UNJUDGED: True}
+        record = replace(self._records[wrong.place], status=NodeStatus.FAILED, error=details)
+        self._gathered.replaced(record)
+        self._gathered.ride(self._desk, record)
+
+    # the end
+
+    async def _finish(self, supply: Supply) -> NodeRecord:
+        state, desk, seat = self._state, self._desk, self._seat
+        self._gathered.write(desk)
+        if not state.over:
+            raise CallStopped
+        if self._accepting:
+            self._scope.halt.call(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
+        idle = self._withdrawn + sum(tally.sent == 0 for tally in self._tallies.values())
+        counts = state.counts(not_pulled=await supply.left(), not_sent=idle)
+        wrong = None if state.enough else supply.broken or state.verdict(self._node)
+        record = self._record(counts, wrong)
+        await desk.keep(record)
+        if wrong is None:
+            seat.scope.results[self._node] = self._gathered.result(desk, state)
+        desk.tell(record, seat)
+        if wrong is not None:
+            desk.failed(seat.scope)
+        return record
+
+    def _record(self, counts: Counts, wrong: StepError | None) -> NodeRecord:
+        parts: dict[str, Json] = {"kind": "foreach", "items": counts.total, **self._until()}
+        chosen = self._state.chosen()
+        if chosen is not None:
+            parts["chosen"] = chosen
+        figures = self._scope.tally.figures()
+        return self._desk.record(
+            self._seat,
+            NodeStatus.SUCCEEDED if wrong is None else NodeStatus.FAILED,
+            parts=parts,
+            key=fingerprint(parts),
+            counts=counts,
+            reused=0 < self._reused == counts.total,
+            started_at=self._work.started,
+            error=None if wrong is None else wrong.as_dict(),
+            **figures,
+        )

@@ -1,0 +1,290 @@
+"""How a foreach goes through its items: which may be pulled, which are accepted, and when it is over. Pure.
+
+Windows refill one by one: each item that ends makes room for the next. Under `accept` an item is pulled only when it
+is known of all before it whether they are answered already or have to be asked: so a repeat, which finds all in the
+memo, pulls no item that the first run did not.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import ItemsFailed, StepError
+from flowllm.core.types import ROW, Counts, NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowllm.core.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An item that reached a terminal status."""
+
+    place: int
+    slot: int
+    status: NodeStatus
+    item: Json = None
+    output: Json = None
+    stands: bool = False
+    """It failed for failures within it that were let pass: a resume lets them stand, unless it is to retry them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """`accept`, its count known."""
+
+    count: int
+    overshoot: float
+    ordered: bool
+    """Whether an item is accepted depends on those accepted before it."""
+    judge: Callable[[Ended, Sequence[Json]], bool]
+    """Whether to accept an item, given the outputs accepted before it. Raises StepError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerated:
+    """How many items may fail."""
+
+    forgiven: bool = False
+    """`on_error: continue`."""
+    most: int | None = None
+    share: float | None = None
+
+
+class FanOut:
+    """Where one foreach stands. Places are the items' indices in their data, pulled in order."""
+
+    def __init__(
+        self,
+        *,
+        window: int,
+        rule: Rule | None = None,
+        tolerated: Tolerated | None = None,
+        total: int | None = None,
+    ) -> None:
+        """`window` is the most items in flight; `total` how many there are, None while that is not known."""
+        self._window = window
+        self._rule = rule
+        self._tolerated = tolerated or Tolerated()
+        self._total = total
+        self._open: set[int] = set()
+        self._lost: set[int] = set()
+        """Pulled, and ended without an outcome: what they would have come to is not known."""
+        self._undetermined: set[int] = set()
+        self._waiting: dict[int, Ended] = {}
+        """Ended, and not judged yet: something before them has not ended."""
+        self._accepted: list[tuple[int, int, Json]] = []
+        """Place, slot and output of the accepted items, in input order."""
+        self._succeeded = self._failed = self._skipped = 0
+        self._next = 0
+        self._drained = total == 0
+        self._stand = True
+        """So far all failures stand."""
+        self.first_error: tuple[int, str] | None = None
+        """Slot and message of the failed item that is first in the data."""
+        self._first_failed = math.inf
+        self._decided: list[int] = []
+
+    # what may be done
+
+    @property
+    def in_flight(self) -> int:
+        """Items that were pulled and have not ended."""
+        return len(self._open)
+
+    def room(self) -> int:
+        """How many items may be pulled now."""
+        if self._drained or self.enough or self._too_many:
+            return 0
+        if self._rule is None:
+            return max(0, self._window - len(self._open))
+        if self._undetermined:
+            return 0
+        needed = self._rule.count - len(self._accepted)
+        most = min(self._window, math.ceil(self._rule.overshoot * needed))
+        return 1 if len(self._open) + len(self._waiting) < most else 0
+
+    @property
+    def over(self) -> bool:
+        """Nothing that is pulled or still in flight could change the output."""
+        if self._settled:
+            return True
+        ended = not self._open and not self._lost
+        return ended and (self._drained or self.enough or self._too_many)
+
+    @property
+    def enough(self) -> bool:
+        """As many are accepted as are wanted."""
+        return self._rule is not None and len(self._accepted) >= self._rule.count
+
+    @property
+    def _settled(self) -> bool:
+        """So many are accepted, and all before the last of those have ended."""
+        if self._rule is None or not self.enough:
+            return False
+        return self._accepted[self._rule.count - 1][0] < self._frontier
+
+    @property
+    def _frontier(self) -> int:
+        """The outcome of every item before this place is known."""
+        return min(min(self._open, default=self._next), min(self._lost, default=self._next))
+
+    @property
+    def _too_many(self) -> bool:
+        """More items failed than `max_failed` allows, whatever becomes of the others."""
+        tolerated = self._tolerated
+        if tolerated.most is not None:
+            return self._failed > tolerated.most
+        return (
+            tolerated.share is not None
+            and self._total is not None
+            and self._failed > tolerated.share * self._total
+        )
+
+    # what happens
+
+    def pulled(self, place: int) -> None:
+        """An item was taken from the data."""
+        self._next = place + 1
+        self._open.add(place)
+        if self._rule is not None:
+            self._undetermined.add(place)
+
+    def missed(self, place: int) -> None:
+        """Nothing answers the item: something is done for it now."""
+        self._undetermined.discard(place)
+
+    def drained(self) -> None:
+        """The data has no more items."""
+        self._drained = True
+        self._total = self._next
+
+    def ended(self, ended: Ended, message: str = "") -> list[tuple[Ended, StepError]]:
+        """An item ended; `message` says why it failed. Gives the items whose `accept.when` could not be told: those
+        count as failed."""
+        self._open.discard(ended.place)
+        self._undetermined.discard(ended.place)
+        match ended.status:
+            case NodeStatus.FAILED:
+                self._fail(ended, message)
+            case NodeStatus.SKIPPED:
+                self._skipped += 1
+            case NodeStatus.SUCCEEDED:
+                self._succeeded += 1
+        if self._rule is None:
+            return []
+        if not self._rule.ordered:
+            return self._judge(ended, self._rule)
+        self._waiting[ended.place] = ended
+        return self._judge_in_order(self._rule)
+
+    def judged(self) -> list[int]:
+        """Places about which `accept` has decided since this was last asked."""
+        decided, self._decided = self._decided, []
+        return decided
+
+    def withdrawn(self, place: int) -> None:
+        """A pulled item ended without an outcome, because it is not wanted any more or the run is stopping."""
+        self._open.discard(place)
+        self._undetermined.discard(place)
+        self._lost.add(place)
+
+    def _fail(self, ended: Ended, message: str) -> None:
+        self._failed += 1
+        self._stand = self._stand and ended.stands
+        if ended.place < self._first_failed:
+            self._first_failed = ended.place
+            self.first_error = (ended.slot, message)
+
+    def _judge(self, ended: Ended, rule: Rule) -> list[tuple[Ended, StepError]]:
+        self._decided.append(ended.place)
+        if ended.status is not NodeStatus.SUCCEEDED:
+            return []
+        try:
+            accepted = rule.judge(ended, [output for _, _, output in self._accepted] if rule.ordered else ())
+        except StepError as error:
+            self._succeeded -= 1
+            self._fail(ended, error.message)
+            return [(ended, error)]
+        if accepted:
+            insort(self._accepted, (ended.place, ended.slot, ended.output), key=lambda entry: entry[0])
+        return []
+
+    def _judge_in_order(self, rule: Rule) -> list[tuple[Ended, StepError]]:
+        wrong: list[tuple[Ended, StepError]] = []
+        frontier = self._frontier
+        for place in sorted(place for place in self._waiting if place < frontier):
+            if not self.enough:
+                wrong += self._judge(self._waiting[place], rule)
+            del self._waiting[place]
+        return wrong
+
+    # the end
+
+    @property
+    def next_place(self) -> int:
+        """The place of the next item to pull."""
+        return self._next
+
+    @property
+    def total(self) -> int | None:
+        """How many items there are, None while that is not known."""
+        return self._total
+
+    def chosen(self) -> list[int] | None:
+        """The slots of the accepted items that are the output, in input order; None without `accept`."""
+        if self._rule is None:
+            return None
+        return [slot for _, slot, _ in self._accepted[: self._rule.count]]
+
+    def chosen_outputs(self) -> list[Json]:
+        """Their outputs."""
+        most = 0 if self._rule is None else self._rule.count
+        return [output for _, _, output in self._accepted[:most]]
+
+    def counts(self, *, not_pulled: int = 0, not_sent: int = 0) -> Counts:
+        """What became of the items; `not_pulled` are still in the data, `not_sent` were pulled and then not wanted."""
+        return Counts(
+            total=self._next + not_pulled,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            skipped=self._skipped,
+            accepted=0 if self._rule is None else min(len(self._accepted), self._rule.count),
+            not_sent=not_pulled + not_sent,
+        )
+
+    def verdict(self, step: str) -> ItemsFailed | None:
+        """Why the step fails, if it does, once it is over."""
+        if not self._failed or self.enough:
+            return None
+        slot, message = self.first_error or (0, "")
+        told = f"{self._failed} of {self._next} items failed; {step}[{slot}]: {message}"
+        tolerated = self._tolerated
+        retry = " --retry-failed" if self._stand else ""
+        if step == ROW:
+            return ItemsFailed(
+                told, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again"
+            )
+        if not tolerated.forgiven:
+            return ItemsFailed(
+                told,
+                hint=f"`flowllm show last '{step}[{slot}]'` shows it; `flowllm resume{retry}` runs the failed ones again; "
+                "`on_error: continue` lets them pass",
+            )
+        most = tolerated.most
+        if tolerated.share is not None:
+            most = math.floor(tolerated.share * (self._total or self._next))
+        if most is not None and self._failed > most:
+            return ItemsFailed(
+                f"{told}; `max_failed` allows {most}", hint="`flowllm resume --retry-failed` runs them again"
+            )
+        if most is None and self._failed == self._next:
+            return ItemsFailed(
+                told, hint="every item failed; `flowllm resume --retry-failed` runs them again"
+            )
+        return None

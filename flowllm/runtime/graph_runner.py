@@ -1,0 +1,200 @@
+"""Carries one graph from its first node to its last: does what its state machine commands.
+
+A chain of nodes goes on in one task; where several nodes become ready at once the others get tasks of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowllm.core.types import NodeId, NodeStatus, RunStatus, StepId, child_id
+from flowllm.language.rendering import rendered
+from flowllm.runtime.graph_state import (
+    EndNode,
+    EndRun,
+    NodeFinished,
+    RunBegun,
+    RunState,
+    StartNode,
+    StopAsked,
+    StopSending,
+)
+from flowllm.runtime.invocation import Seat
+from flowllm.runtime.outputs import outputs_of
+from flowllm.steps.base import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowllm.core.types import Json
+    from flowllm.runtime.compiled_graph import Blueprint
+    from flowllm.runtime.graph_state import Command
+    from flowllm.runtime.invocation import Carry, Scope
+    from flowllm.runtime.run_context import Desk
+    from flowllm.runtime.values import Values
+    from flowllm.storage.base import NodeRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a graph has come to."""
+
+    status: RunStatus
+    complete: bool
+    """Every node has come to an outcome of its own; else the run stopped before."""
+    outputs: dict[str, Json]
+    error: Mapping[str, Json] | None = None
+    """Of an output that could not be rendered."""
+    failed: NodeRecord | None = None
+    """The first node that failed and was not let pass."""
+
+
+class Walk:
+    """One run of one graph."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        blueprint: Blueprint,
+        *,
+        name: str,
+        values: Values,
+        scope: Scope,
+        carry: Carry,
+        before: Mapping[NodeId, NodeRecord],
+    ) -> None:
+        """`name` is the node that the graph is within, empty at the top; `before` is what earlier sittings left."""
+        self._desk = desk
+        self._blueprint = blueprint
+        self._name = name
+        self._values = values
+        self._scope = scope
+        self._carry = carry
+        self._before = before
+        self._standing = Standing(parent=name)
+        self._state = RunState(blueprint.shape, fail_fast=desk.options.fail_fast and scope.dooms)
+        self._failed: NodeRecord | None = None
+        self._ended: RunStatus | None = None
+        self._over = asyncio.Event()
+        scope.total = len(blueprint.steps)
+
+    @property
+    def state(self) -> RunState:
+        """Where its nodes stand."""
+        return self._state
+
+    async def run(self, *, inline: bool = True) -> Outcome:
+        """Until everything that can end has ended. Does not raise.
+
+        `inline`: the first chain of nodes goes in the task of the caller.
+        """
+        self._scope.halt.listen(self, self._stop)
+        first = self._follow(self._state.handle(RunBegun()), inline=inline)
+        if first is not None:
+            await self._chain(first)
+        while self._ended is None:
+            try:
+                await self._over.wait()
+            except asyncio.CancelledError:
+                continue  # all that is under way is cancelled too, and ends at once
+        self._scope.halt.forget(self)
+        outputs, error = await self._outputs()
+        status = self._ended
+        if status is RunStatus.SUCCEEDED and error is not None:
+            status = RunStatus.FAILED
+        return Outcome(
+            status=status, complete=self._state.complete, outputs=outputs, error=error, failed=self._failed
+        )
+
+    async def _outputs(self) -> tuple[dict[str, Json], dict[str, Json] | None]:
+        while True:
+            with suppress(asyncio.CancelledError):  # as above: all that is paid for is to be shown
+                return await rendered(
+                    lambda: outputs_of(self._blueprint.outputs, self._state, self._values.mapping)
+                )
+
+    def _stop(self, status: RunStatus) -> None:
+        self._follow(self._state.handle(StopAsked(status=status)))
+
+    def _follow(self, commands: list[Command], *, inline: bool = True) -> NodeId | None:
+        """Carry out commands; `inline`: the first node to start is left to the caller."""
+        first: NodeId | None = None
+        for command in commands:
+            match command:
+                case StartNode(node=node):
+                    if first is None and inline:
+                        first = node
+                    else:
+                        self._spawn(node)
+                case EndNode(node=node, status=status, cause=cause):
+                    self._end_without_work(node, status, cause)
+                case StopSending():
+                    self._desk.stop_with(self._scope)
+                case EndRun(status=status):
+                    self._ended = status
+                    self._over.set()
+        return first
+
+    def _spawn(self, node: NodeId) -> None:
+        self._desk.spawn(self._chain(node), lambda: self._dropped(node))
+
+    def _dropped(self, node: NodeId) -> None:
+        """Its task was cancelled before its first step, or broke."""
+        if self._state.status[node] is NodeStatus.RUNNING:
+            self._finished(node, NodeStatus.CANCELLED)
+
+    async def _chain(self, node: NodeId | None) -> None:
+        while node is not None:
+            try:
+                record = await self._carry(self._seat(node))
+                if record is not None:
+                    self._note(node, record)
+            except Exception:  # a fault of ours must not leave the graph waiting for this node
+                self._dropped(node)
+                raise
+            node = self._finished(node, NodeStatus.CANCELLED if record is None else record.status)
+
+    def _finished(self, node: NodeId, status: NodeStatus) -> NodeId | None:
+        return self._follow(self._state.handle(NodeFinished(node=node, status=status)))
+
+    def _seat(self, node: NodeId) -> Seat:
+        step = self._blueprint.steps[StepId(node)]
+        return Seat(
+            node_id=child_id(self._name, StepId(node)),
+            step=step,
+            values=self._values.mapping,
+            standing=self._standing,
+            scope=self._scope,
+            tally=self._scope.tally,
+            earlier=self._before.get(node) if self._before else None,
+            missed=self._scope.missed,
+            blueprint=self._blueprint,
+        )
+
+    def _note(self, node: NodeId, record: NodeRecord) -> None:
+        """Templates may see it."""
+        step = StepId(node)
+        result = self._scope.results.pop(record.node_id, None)
+        if result is None:
+            self._values.add(step, record)
+        else:
+            self._values.add(step, replace(record, output=result.output), rows=result.rows, lazy=result.lazy)
+        if record.status is NodeStatus.FAILED and node not in self._blueprint.shape.forgiven:
+            self._failed = self._failed or record
+
+    def _end_without_work(self, node: NodeId, status: NodeStatus, cause: NodeId) -> None:
+        verb = {NodeStatus.BLOCKED: "failed", NodeStatus.SKIPPED: "was skipped"}[status]
+        why = self._state.status[cause]
+        if status is NodeStatus.BLOCKED and why is NodeStatus.BLOCKED:
+            verb = "is blocked"
+        elif status is NodeStatus.SKIPPED and why is NodeStatus.FAILED:
+            verb = "failed"
+        reason = f"{cause} {verb}"
+        seat = self._seat(node)
+        record = self._desk.record(seat, status, parts={"reason": reason})
+        self._desk.ride(record)
+        self._values.add(StepId(node), record)
+        self._desk.tell(record, seat, reason=reason)

@@ -1,0 +1,220 @@
+"""What happens next in a graph: a pure state machine. Events in, commands out; no I/O, no time, no waiting.
+
+One of these serves one graph: that of a run, or the inner one of a `workflow` step or of one item of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowllm.core.types import NODE_TRANSITIONS, NodeStatus, RunStatus
+from flowllm.language.reference import Tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flowllm.core.types import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBegun:
+    """The run is owned and recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFinished:
+    """A node that was started reached a terminal status, durably."""
+
+    node: NodeId
+    status: NodeStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """A person, a limit or a failure of the database wants the run to end; `status` is what it becomes."""
+
+    status: RunStatus
+
+
+Stimulus = RunBegun | NodeFinished | StopAsked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartNode:
+    """Its inputs are there: carry it out."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndNode:
+    """It is not carried out: record it as skipped or blocked, because of `cause`."""
+
+    node: NodeId
+    status: NodeStatus
+    cause: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopSending:
+    """Nothing new goes out; what is under way may finish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRun:
+    """Everything that could end has ended."""
+
+    status: RunStatus
+
+
+Command = StartNode | EndNode | StopSending | EndRun
+
+
+class Shape:
+    """What the graphs of all items have in common: who waits for whom."""
+
+    def __init__(
+        self, edges: Mapping[NodeId, Mapping[NodeId, Tolerance]], *, forgiven: Iterable[NodeId] = ()
+    ) -> None:
+        """`edges` is node → what it waits for, acyclic; `forgiven` are the nodes under `on_error: continue`."""
+        self.edges = edges
+        self.forgiven = frozenset(forgiven)
+        self.missing = {node: len(needs) for node, needs in edges.items()}
+        self.pending = dict.fromkeys(edges, NodeStatus.PENDING)
+        self.ready = [node for node, missing in self.missing.items() if missing == 0]
+        self.dependents: dict[NodeId, list[NodeId]] = {node: [] for node in edges}
+        for node, needs in edges.items():
+            for need in needs:
+                self.dependents[need].append(node)
+
+
+class RunState:
+    """The nodes of one graph, and the outcome of each by its dependencies."""
+
+    def __init__(
+        self,
+        edges: Mapping[NodeId, Mapping[NodeId, Tolerance]] | Shape,
+        *,
+        forgiven: Iterable[NodeId] = (),
+        fail_fast: bool = False,
+    ) -> None:
+        """`edges` and `forgiven` are as in Shape; or `edges` is one, and `forgiven` is not used."""
+        shape = edges if isinstance(edges, Shape) else Shape(edges, forgiven=forgiven)
+        self.status = dict(shape.pending)
+        self._ready = shape.ready
+        self._edges = shape.edges
+        self._forgiven = shape.forgiven
+        self._fail_fast = fail_fast
+        self._missing = dict(shape.missing)
+        self._dependents = shape.dependents
+        self._running = 0
+        self._pending = len(self.status)
+        self._cancelled = 0
+        self._stop: RunStatus | None = None
+        self._failed = False
+        self._ended = False
+
+    @property
+    def complete(self) -> bool:
+        """Every node has come to an outcome of its own."""
+        return self._ended and not self._pending and not self._cancelled
+
+    def tolerated(self, node: NodeId) -> bool:
+        """It failed, and its step says that the run goes on as if it had been skipped."""
+        return self.status[node] is NodeStatus.FAILED and node in self._forgiven
+
+    def handle(self, stimulus: Stimulus) -> list[Command]:
+        """Take note of what happened; what is to be done about it, in order.
+
+        Raises ValueError for a transition that the table does not have.
+        """
+        commands: list[Command] = []
+        match stimulus:
+            case RunBegun():
+                for node in self._ready:
+                    self._start(node, commands)
+            case NodeFinished(node=node, status=status):
+                self._running -= 1
+                self._end(node, status, commands)
+            case StopAsked(status=status):
+                self._ask_stop(status, commands)
+        self._end_run(commands)
+        return commands
+
+    def _verdict(self, node: NodeId) -> tuple[NodeStatus, NodeId] | None:
+        skipped: NodeId | None = None
+        for need, tolerance in self._edges[node].items():
+            if tolerance is Tolerance.ANY:
+                continue
+            status = self.status[need]
+            if status is NodeStatus.BLOCKED or (status is NodeStatus.FAILED and need not in self._forgiven):
+                return NodeStatus.BLOCKED, need
+            if status is not NodeStatus.SUCCEEDED and tolerance is Tolerance.REQUIRED and skipped is None:
+                skipped = need
+        return None if skipped is None else (NodeStatus.SKIPPED, skipped)
+
+    def _end(self, node: NodeId, status: NodeStatus, commands: list[Command]) -> None:
+        """The node is terminal; so may be, in turn, what waits for it."""
+        ended = deque([(node, status)])
+        while ended:
+            node, status = ended.popleft()
+            self._move(node, status)
+            if status is NodeStatus.FAILED and node not in self._forgiven:
+                self._failed = True
+                if self._fail_fast:
+                    self._ask_stop(RunStatus.FAILED, commands)
+            if status is NodeStatus.CANCELLED:
+                continue
+            for dependent in self._dependents[node]:
+                self._missing[dependent] -= 1
+                if self._missing[dependent] == 0:
+                    self._decide(dependent, ended, commands)
+
+    def _decide(self, node: NodeId, ended: deque[tuple[NodeId, NodeStatus]], commands: list[Command]) -> None:
+        """All that the node waits for is terminal: run it, skip it or block it."""
+        if self._stop is not None:
+            return
+        verdict = self._verdict(node)
+        if verdict is None:
+            self._start(node, commands)
+            return
+        status, cause = verdict
+        commands.append(EndNode(node=node, status=status, cause=cause))
+        ended.append((node, status))
+
+    def _start(self, node: NodeId, commands: list[Command]) -> None:
+        if self._stop is not None:
+            return
+        self._move(node, NodeStatus.RUNNING)
+        self._running += 1
+        commands.append(StartNode(node=node))
+
+    def _move(self, node: NodeId, status: NodeStatus) -> None:
+        before = self.status[node]
+        if status not in NODE_TRANSITIONS[before]:
+            raise ValueError(f"node {node} cannot go from {before} to {status}")
+        self._pending -= before is NodeStatus.PENDING
+        self._cancelled += status is NodeStatus.CANCELLED
+        self.status[node] = status
+
+    def _ask_stop(self, status: RunStatus, commands: list[Command]) -> None:
+        if self._stop is None:
+            self._stop = status
+            commands.append(StopSending())
+
+    def _end_run(self, commands: list[Command]) -> None:
+        if self._ended or self._running:
+            return
+        if self._stop is None and self._pending:
+            return
+        self._ended = True
+        if self._pending:
+            for node, status in self.status.items():
+                if status is NodeStatus.PENDING:
+                    self.status[node] = NodeStatus.CANCELLED
+        if self._stop is not None and not self.complete:
+            commands.append(EndRun(status=self._stop))
+        else:
+            commands.append(EndRun(status=RunStatus.FAILED if self._failed else RunStatus.SUCCEEDED))

@@ -1,0 +1,156 @@
+"""The items of a foreach on their way from their data: read a batch at a time, and found again by a resume."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import StepError
+from flowllm.core.tasks import start_task
+from flowllm.core.types import NodeStatus, StepKind
+from flowllm.datasets.base import content_of
+from flowllm.storage.base import ItemKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowllm.core.types import Json, NodeId
+    from flowllm.datasets.base import Row, Rows
+    from flowllm.runtime.invocation import Seat
+    from flowllm.runtime.run_context import Desk
+    from flowllm.storage.base import NodeRecord
+
+BATCH = 256
+"""Items that are read, and looked up by a resume, at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One item that was read and is still to be started."""
+
+    row: Row
+    content: str
+    slot: int
+    earlier: NodeRecord | None = None
+    within: Sequence[NodeRecord] | None = ()
+    """None: to be looked up if need be."""
+
+
+class Supply:
+    """The items of one foreach, in input order."""
+
+    def __init__(self, desk: Desk, seat: Seat, rows: Rows) -> None:
+        self._desk = desk
+        self._seat = seat
+        self._rows = rows
+        self._resumes = desk.resumed and seat.earlier is not None
+        self._buffer: deque[Item] = deque()
+        self._reading: asyncio.Task[bool] | None = None
+        self.broken: StepError | None = None
+        """Why the data could not be read any further."""
+
+    def more(self, wake: Callable[[], None]) -> bool | None:
+        """Whether there is a next item. None: that is being found out, since data may come slowly; `wake` is called
+        when it is time to ask again. Raises StoreError."""
+        reading = self._reading
+        if reading is not None and reading.done():
+            self._reading = None
+            if not reading.result():
+                return False
+        if self._buffer:
+            return True
+        if self._reading is None:
+            self._reading = start_task(self._read_on())
+            self._reading.add_done_callback(_heard)
+            self._reading.add_done_callback(lambda _: wake())
+        return None
+
+    def next(self) -> Item:
+        """It; only after `more` has said that there is one."""
+        return self._buffer.popleft()
+
+    async def left(self) -> int:
+        """How many there still are; of a live source only those that have come."""
+        if self._reading is not None and not self._rows.live:
+            await asyncio.wait([self._reading])
+        self.stop()
+        return len(self._buffer) + await self._rows.count_rest()
+
+    def stop(self) -> None:
+        """No more is wanted."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    async def _read_on(self) -> bool:
+        """As `_read`; data that cannot be read any further ends there."""
+        try:
+            return await self._read()
+        except StepError as error:
+            self.broken = error
+            return False
+
+    async def _read(self) -> bool:
+        """More items into the buffer; false at the end of the data. Raises DataFailed."""
+        await self._desk.caught_up()
+        await asyncio.sleep(0)  # others want their turn too
+        rows = await self._rows.take(BATCH)
+        if not rows:
+            return False
+        contents = [content_of(row.value) for row in rows]
+        mended = self._desk.options.mended.get(self._seat.node_id)
+        if mended is not None:
+            pairs = [_mended(row, content, mended) for row, content in zip(rows, contents, strict=True)]
+            rows, contents = [row for row, _ in pairs], [content for _, content in pairs]
+        if self._resumes:
+            self._buffer.extend(await self._found_again(rows, contents))
+        else:
+            self._buffer.extend(
+                Item(row=row, content=content, slot=row.place)
+                for row, content in zip(rows, contents, strict=True)
+            )
+        return True
+
+    async def _found_again(self, rows: Sequence[Row], contents: Sequence[str]) -> list[Item]:
+        """The items with what earlier sittings left of them."""
+        desk = self._desk
+        keys = [
+            ItemKey(place=row.place, content=content) for row, content in zip(rows, contents, strict=True)
+        ]
+        adopted = await desk.store.adopt(desk.fence, self._seat.node_id, keys)
+        within: dict[NodeId, Sequence[NodeRecord]] = {}
+        if self._seat.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
+            ids = [
+                one.node.node_id
+                for one in adopted
+                if one.node is not None and (one.node.status is not NodeStatus.SUCCEEDED or desk.retry_failed)
+            ]
+            within = dict.fromkeys(ids, ())
+            within |= await desk.store.nodes_within(desk.run.run_id, ids) if ids else {}
+        return [
+            Item(
+                row=row,
+                content=content,
+                slot=one.slot,
+                earlier=one.node,
+                within=() if one.node is None else within.get(one.node.node_id),
+            )
+            for row, content, one in zip(rows, contents, adopted, strict=True)
+        ]
+
+
+def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> tuple[Row, str]:
+    """The row that a person has put in the place of this one, if it still is what was mended; under the content of that,
+    also where the data has been mended alike since."""
+    wanted, value = mended.get(str(row.place), (None, None))
+    if wanted is None or content not in {wanted, content_of(value)}:
+        return row, content
+    return replace(row, value=value, error=None), wanted
+
+
+def _heard(reading: asyncio.Task[bool]) -> None:
+    """Its failure counts as heard, also if nobody asks for more: then the run ends for another reason."""
+    if not reading.cancelled():
+        reading.exception()

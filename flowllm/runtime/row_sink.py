@@ -1,0 +1,159 @@
+"""What comes of the rows of `--over`: appended to a file, each row once, after it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.core.tasks import start_task
+from flowllm.core.types import ROW, NodeId, NodeStatus, slot_of
+from flowllm.datasets.order import Order
+from flowllm.datasets.output import FULL
+from flowllm.language.columns import LETTER
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from flowllm.core.clock import Clock
+    from flowllm.core.types import Json
+    from flowllm.storage.base import Fence, NodeRecord, Store
+
+EVERY = 0.5
+"""Seconds from one write of lines, with its place on record, to the next."""
+HELD = 256
+"""Rows that wait for their turn in memory; others are read again when it has come."""
+
+
+class Lines(Protocol):
+    """Where lines go."""
+
+    def add(self, index: int, row: Json, outputs: Json) -> None:
+        """Append a line with the next `flush`."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are still to be written."""
+        ...
+
+    def complete(self) -> None:
+        """All rows have ended: also without a line there is a file."""
+        ...
+
+    async def flush(self, before: Callable[[], Awaitable[None]] | None = None) -> int | None:
+        """Write what waits; how far the file is on disk afterwards, None if nothing of it is. `before` is awaited before a
+        file takes the place of what stands there. Raises StorageFailed."""
+        ...
+
+    def close(self) -> None:
+        """No more will come."""
+        ...
+
+
+async def _outlasting(work: Coroutine[object, object, None]) -> None:
+    """Wait for work that goes on if the row that waits for it is cancelled: half done it would spoil the file."""
+    await asyncio.shield(start_task(work))
+
+
+class RowSink:
+    """The rows of one sitting on their way to the file."""
+
+    def __init__(
+        self, lines: Lines, *, store: Store, fence: Fence, clock: Clock, ordered: bool, again: bool
+    ) -> None:
+        """`ordered`: in the order of the rows; `again`: rows that earlier sittings finished are wanted too."""
+        self._lines = lines
+        self._store = store
+        self._fence = fence
+        self._clock = clock
+        self._again = again
+        self._order = Order() if ordered else None
+        self._held: dict[int, NodeRecord] = {}
+        self._turn = asyncio.Lock()
+        self._flusher: asyncio.Task[None] | None = None
+        self._broke: Callable[[BaseException], None] = lambda _: None
+
+    def begin(self, broke: Callable[[BaseException], None]) -> None:
+        """See `Sink`."""
+        self._broke = broke
+
+    async def ended(self, slot: int, record: NodeRecord) -> None:
+        """A row ended. Raises StoreError."""
+        wanted = record.status is NodeStatus.SUCCEEDED and (self._again or not record.reused)
+        if self._order is not None:
+            place = record.place or 0
+            if wanted and len(self._held) < HELD:
+                self._held[place] = record
+            self._order.ended(place, wanted=wanted)
+            if self._order.ready:
+                await _outlasting(self._in_order(self._order))
+        elif wanted:
+            self._lines.add(slot, _own(record.item), record.output)
+        if self._lines.waiting and (self._flusher is None or self._flusher.done()):
+            self._flusher = start_task(self._keep_flushing())
+        if self._lines.waiting > FULL:
+            await _outlasting(self._flush(FULL))
+
+    async def _keep_flushing(self) -> None:
+        """While lines come."""
+        try:
+            while self._lines.waiting:
+                await self._flush(0)
+                await self._clock.sleep(EVERY)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run must hear of it
+            self._broke(error)
+
+    async def _flush(self, least: int) -> None:
+        """Unless fewer bytes wait, because somebody else has just done it."""
+        async with self._turn:
+            if self._lines.waiting > least:
+                await self._write()
+
+    async def _write(self) -> None:
+        offset = await self._lines.flush(self._begins)
+        if offset is not None:
+            await self._store.mark_output(self._fence, offset)
+
+    async def _begins(self) -> None:
+        """From now on what stands there may be this run's."""
+        await self._store.mark_output(self._fence, 0)
+
+    async def _in_order(self, order: Order) -> None:
+        async with self._turn:
+            while order.ready:
+                for row in await self._rows(order.take(HELD)):
+                    self._lines.add(slot_of(row.node_id), _own(row.item), row.output)
+                if self._lines.waiting > FULL:
+                    await self._write()
+
+    async def _rows(self, places: list[int]) -> list[NodeRecord]:
+        """Rows that are on record."""
+        missing = [place for place in places if place not in self._held]
+        found: dict[int | None, NodeRecord] = {}
+        if missing:
+            first, last = missing[0], missing[-1]
+            read = await self._store.items(
+                self._fence.run_id, NodeId(ROW), after=first - 1, limit=last - first + 1
+            )
+            found = {row.place: row for row in read}
+        found.update((place, self._held.pop(place)) for place in places if place in self._held)
+        return [found[place] for place in places if place in found]
+
+    async def finish(self, *, complete: bool) -> None:
+        """Put the rest on disk; `complete`: all rows have ended well. Raises StoreError."""
+        async with self._turn:
+            if self._flusher is not None:
+                self._flusher.cancel()
+            if complete:
+                self._lines.complete()
+            try:
+                await self._write()
+            finally:
+                self._lines.close()
+
+
+def _own(row: Json) -> Json:
+    """A row without what `flowllm failed` adds to one."""
+    if isinstance(row, dict) and not LETTER.isdisjoint(row):
+        return {name: value for name, value in row.items() if name not in LETTER}
+    return row

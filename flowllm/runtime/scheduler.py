@@ -1,0 +1,248 @@
+"""One sitting of one run: hands each node to what carries it out, until everything that can end has ended.
+
+A node's outcome is durable before the state machine of its graph hears of it, and so before anything that builds on
+it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowllm.core.errors import StoreError
+from flowllm.core.events import StopRequested
+from flowllm.core.tasks import start_task
+from flowllm.core.types import ROW, NodeId, NodeStatus, RunStatus, StepId
+from flowllm.language.workflow import WorkflowBody
+from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.event_emitter import Journal
+from flowllm.runtime.failure_share import FailureShare
+from flowllm.runtime.foreach_runner import carry_items
+from flowllm.runtime.graph_runner import Walk
+from flowllm.runtime.invocation import Scope, Seat
+from flowllm.runtime.node_runner import carry_out
+from flowllm.runtime.open_item_limit import Room
+from flowllm.runtime.run_context import Desk
+from flowllm.runtime.subgraph_runner import carry_graph
+from flowllm.runtime.values import Values, run_values
+from flowllm.steps.base import Standing
+from flowllm.steps.save import Saver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from flowllm.calls.budget import Purse
+    from flowllm.core.clock import Clock
+    from flowllm.core.events import Event
+    from flowllm.core.redact import Redactor
+    from flowllm.core.types import Json
+    from flowllm.datasets.base import Rows
+    from flowllm.datasets.claims import Claims
+    from flowllm.language.workflow import Step, Workflow
+    from flowllm.runtime.backend import Backend
+    from flowllm.runtime.foreach_runner import Sink
+    from flowllm.runtime.options import RunOptions
+    from flowllm.runtime.stop import StopSignal
+    from flowllm.storage.base import NodeRecord, RunRecord, Store
+
+WINDOW = 16
+"""Items of a foreach that asks models in flight, where neither it nor the limits of the accounts say more: enough to
+keep all slots filled, and few, so that items that have begun go before new ones."""
+OPEN = 1024
+"""Items of all foreaches of a run that are open at once, but for one of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How this sitting of the run ended."""
+
+    status: RunStatus
+    outputs: Mapping[str, Json]
+    error: Mapping[str, Json] | None = None
+    failure: BaseException | None = None
+    """What broke the run itself, such as a full disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    """`--over`: every row is one run of the graph."""
+
+    step: Step
+    """The step that stands for the whole graph; its items are the rows."""
+    rows: Rows
+    sink: Sink
+
+
+class Scheduler:
+    """Carries one sitting of one run."""
+
+    def __init__(
+        self,
+        *,
+        workflow: Workflow,
+        run: RunRecord,
+        before: Sequence[NodeRecord],
+        options: RunOptions,
+        steps: Mapping[NodeId, Step],
+        backend: Backend,
+        store: Store,
+        clock: Clock,
+        redactor: Redactor,
+        emit: Callable[[Event], None],
+        stop: StopSignal,
+        purse: Purse | None = None,
+        retry_failed: bool = False,
+        window: Callable[[], int] = lambda: WINDOW,
+        files: int = OPEN,
+        spool: Path | None = None,
+        over: Over | None = None,
+        claims: Claims | None = None,
+    ) -> None:
+        """`before` is what earlier sittings left at the top; `steps` are those to run, with all that they need;
+        `window` is how many items of a foreach are in flight where it does not say; `files` is how many more files may be opened,
+        as each open item may; `spool` is a file for standard input."""
+        self._before = {node.node_id: node for node in before}
+        self._stop = stop
+        self._over = over
+        stop_at = None if workflow.limits is None else workflow.limits.stop_at_error_rate
+        self._desk = Desk(
+            run=run,
+            options=options,
+            backend=backend,
+            store=store,
+            clock=clock,
+            redactor=redactor,
+            emit=emit,
+            journal=Journal(FailureShare(stop_at=stop_at), emit=emit, clock=clock),
+            room=Room(min(OPEN, files)),
+            window=window,
+            saver=Saver(claims=claims),
+            spool=spool,
+            purse=purse,
+            retry_failed=retry_failed,
+            seq=max((node.seq for node in before), default=0),
+        )
+        self._scope = Scope(halt=self._desk.halt)
+        self._blueprints: dict[int, Blueprint] = {}
+        self._root = Blueprint(workflow.graph, {StepId(name): step for name, step in steps.items()})
+        self._grace: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def run(self) -> Ending:
+        """Until everything that can end has ended. Does not raise for a run that fails."""
+        desk = self._desk
+        desk.halt.listen(self, lambda _: self._allow_grace())
+        forget = self._stop.listen(self._stop_requested, desk.cancel)
+        ending = await (self._steps() if self._over is None else self._rows(self._over))
+        self._ended = True
+        forget()
+        if self._grace is not None:
+            self._grace.cancel()
+        await desk.land()
+        return self._checked(ending)
+
+    def abort(self) -> None:
+        """Stop at once: nobody waits for this run any more. What did finish is kept."""
+        self._stop_requested("cancelled")
+        self._desk.cancel()
+
+    async def _steps(self) -> Ending:
+        run = self._desk.run
+        walk = Walk(
+            self._desk,
+            self._root,
+            name="",
+            values=Values(run.inputs, run_values(run)),
+            scope=self._scope,
+            carry=self._carry,
+            before=self._before,
+        )
+        outcome = await walk.run(inline=False)
+        return Ending(status=outcome.status, outputs=outcome.outputs, error=outcome.error)
+
+    async def _rows(self, over: Over) -> Ending:
+        """Rows are the items of a foreach that has the whole graph as its step."""
+        desk, node = self._desk, NodeId(ROW)
+        self._blueprints[id(over.step.body)] = self._root
+        seat = Seat(
+            node_id=node,
+            step=over.step,
+            values={"run": run_values(desk.run), "inputs": {}, "steps": {}},
+            standing=Standing(),
+            scope=self._scope,
+            tally=self._scope.tally,
+            earlier=self._before.get(node),
+            is_row=True,
+        )
+        self._scope.total = 1
+        record: NodeRecord | None = None
+
+        async def go_through() -> None:
+            nonlocal record
+            record = await carry_items(desk, seat, self._carry, over.rows, over.sink)
+
+        over_all = asyncio.Event()
+        desk.spawn(go_through(), over_all.set)
+        await desk.land_tasks()
+        if record is None:
+            return Ending(status=desk.halt.status or RunStatus.INTERRUPTED, outputs={})
+        well = record.status is NodeStatus.SUCCEEDED
+        return Ending(
+            status=RunStatus.SUCCEEDED if well else RunStatus.FAILED, outputs={}, error=record.error
+        )
+
+    async def _carry(self, seat: Seat) -> NodeRecord | None:
+        """Hand a node to what carries it out."""
+        body = seat.step.body
+        if seat.step.foreach is not None:
+            return await carry_items(self._desk, seat, self._carry)
+        if isinstance(body, WorkflowBody):
+            return await carry_graph(self._desk, seat, self._blueprint(body), self._carry)
+        return await carry_out(self._desk, seat)
+
+    def _blueprint(self, body: WorkflowBody) -> Blueprint:
+        found = self._blueprints.get(id(body))
+        if found is None:
+            found = self._blueprints[id(body)] = Blueprint(body.graph)
+        return found
+
+    # stopping
+
+    def _stop_requested(self, reason: str) -> None:
+        if self._ended:
+            return
+        desk = self._desk
+        desk.halt.call(RunStatus.INTERRUPTED)
+        desk.emit(
+            StopRequested(
+                run_id=desk.run.run_id, at=desk.clock.now(), reason=reason, in_flight=desk.in_flight()
+            )
+        )
+
+    def _allow_grace(self) -> None:
+        """What is in flight may finish for a while."""
+        if self._grace is None:
+            self._grace = start_task(self._cancel_later())
+
+    async def _cancel_later(self) -> None:
+        await self._desk.clock.sleep(self._desk.options.grace)
+        self._desk.cancel()
+
+    # the end
+
+    def _checked(self, ending: Ending) -> Ending:
+        desk = self._desk
+        status, error = ending.status, ending.error
+        if status is RunStatus.SUCCEEDED and desk.failure is not None:
+            status = RunStatus.INTERRUPTED  # a row that nobody waited for was not kept
+        broken = desk.failure if isinstance(desk.failure, StoreError) else desk.stopped
+        if broken is not None:
+            error = {"type": type(broken).__name__, "message": broken.message, "hint": broken.hint}
+        return Ending(
+            status=status,
+            outputs=desk.redactor.value(ending.outputs),
+            error=desk.redactor.value(error),
+            failure=desk.failure,
+        )

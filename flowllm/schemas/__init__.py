@@ -1,0 +1,1 @@
+"""JSON Schemas: patterns and values checked in bounded time."""

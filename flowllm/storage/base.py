@@ -1,0 +1,404 @@
+"""What is kept, and the verbs in which the rest of flowllm speaks of it. No SQL outside this wing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.core.errors import DatabaseCorrupt
+from flowllm.core.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowllm.core.money import Spend
+    from flowllm.core.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that has a run."""
+
+    pid: int
+    host: str
+    since: float
+    """Wall clock, seconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """Proof of ownership. Every write of a run carries it; a stale epoch writes nothing."""
+
+    run_id: RunId
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run. Times are wall clock seconds since 1970 UTC."""
+
+    run_id: RunId
+    workflow: str
+    path: str
+    """The workflow file, absolute."""
+    status: RunStatus
+    started_at: float
+    seq: int = 0
+    """Order of creation, given by the store; clocks may jump, this does not."""
+    finished_at: float | None = None
+    provider: str = ""
+    """What the default provider was resolved to."""
+    inputs: Mapping[str, Json] = field(default_factory=dict)
+    options: Mapping[str, Json] = field(default_factory=dict)
+    """The options of the command line that a resume repeats."""
+    snapshot: Mapping[str, str] = field(default_factory=dict)
+    """Path to text of the workflow and every file it reads."""
+    outputs: Mapping[str, Json] | None = None
+    error: Mapping[str, Json] | None = None
+    stats: Mapping[str, Json] = field(default_factory=dict)
+    tenant: str = ""
+    epoch: int = 1
+    owner: Owner | None = None
+    output_offset: int | None = None
+    """Bytes of the `--output` file that are known to be on disk; None: it was not begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """One node of a run, as it ended or stands. Written over by a later attempt at the same node."""
+
+    run_id: RunId
+    node_id: NodeId
+    kind: StepKind
+    status: NodeStatus
+    key: str = ""
+    """Fingerprint of what the node would send or compute; empty if it never came to that."""
+    parts: Mapping[str, Json] = field(default_factory=dict)
+    """What the key was computed from, for `show` and `why`; secrets masked."""
+    output: Json = None
+    error: Mapping[str, Json] | None = None
+    model: str = ""
+    provider: str = ""
+    cached: bool = False
+    reused: bool = False
+    """Taken over from an earlier sitting of the same run."""
+    attempts: int = 0
+    truncated: bool = False
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    queue_s: float = 0.0
+    call_s: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    seq: int = 0
+    """Order of completion in the run, from 1."""
+    parent: str = ""
+    """The node that it is an item of, or a step within; empty at the top."""
+    place: int | None = None
+    """The index of an item in its data, from 0; None for what is not an item."""
+    item: Json = None
+    """The item's value."""
+    content: str = ""
+    """Hash of `item`, by which it is found again when the data has moved."""
+    counts: Counts | None = None
+    """Of a foreach: what became of its items."""
+    epoch: int = 1
+    """The sitting that wrote the row, or took it over."""
+
+    @property
+    def damaged(self) -> bool:
+        """What is stored is not what was written; it has to be made anew."""
+        return (self.error or {}).get("type") == DatabaseCorrupt.__name__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemKey:
+    """An item that a resumed foreach has pulled from its data."""
+
+    place: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What the store knows of such an item."""
+
+    slot: int
+    """The number in the item's name: an item keeps its name in a run, also when its place changes."""
+    node: NodeRecord | None = None
+    """The item as an earlier sitting left it, at its new place and in this sitting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One request on the wire."""
+
+    attempt_id: str
+    """Unique; made by the caller, so that a repeated write changes nothing."""
+    run_id: RunId
+    node_id: NodeId
+    key: str
+    number: int
+    """1 for the first request of the node in this sitting."""
+    provider: str
+    model: str
+    started_at: float
+    status: AttemptStatus = AttemptStatus.SENT
+    finished_at: float | None = None
+    error: Mapping[str, Json] | None = None
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    reserved_tokens: float = 0.0
+    """What was set aside for it before it was sent: the most that it may take."""
+    reserved_usd: float | None = 0.0
+    """The same in dollars, None if the price is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoRecord:
+    """One valid answer under its request's key."""
+
+    key: str
+    provider: str
+    model: str
+    answer: Json
+    """{"value", "model", "provider", "usage", "cost_usd", "truncated"}"""
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWrite:
+    """A node's row and the right to write it."""
+
+    fence: Fence
+    node: NodeRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoStats:
+    """The memo as a whole. Sizes in bytes, times in wall clock seconds."""
+
+    entries: int
+    bytes: int
+    oldest: float | None
+    newest: float | None
+    models: Mapping[str, int]
+    """Entries of each model."""
+
+
+class Store(Protocol):
+    """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or
+    the database cannot hold.
+
+    A verb's rows are written wholly or not at all, and writing them twice changes nothing. Verbs that take a
+    Fence, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
+    """
+
+    # runs
+
+    async def create_run(self, run: RunRecord) -> RunRecord:
+        """Insert a run, owned by `run.owner` at `run.epoch`; gives it back with its `seq`. Raises UsageError if
+        there is a run of that id.
+
+        The owner also holds the run's lock until `finish_run` or the end of its process, however it ends."""
+        ...
+
+    async def claim_run(self, run_id: RunId, owner: Owner) -> RunRecord:
+        """Take the run's lock, raise its epoch by one, set its owner and status running; its attempts that
+        were still `sent` become `unknown`. Raises RunNotFound, and RunOwned (naming process, host and since
+        when) while another owner holds the lock."""
+        ...
+
+    async def finish_run(
+        self,
+        fence: Fence,
+        *,
+        status: RunStatus,
+        finished_at: float,
+        outputs: Mapping[str, Json] | None = None,
+        error: Mapping[str, Json] | None = None,
+        stats: Mapping[str, Json] | None = None,
+    ) -> None:
+        """End this sitting of the run: owner cleared, lock given back."""
+        ...
+
+    async def run(self, run_id: RunId) -> RunRecord:
+        """That run; an unambiguous beginning of its id will do. Raises RunNotFound.
+
+        Here and in `runs`, one that stands as running but whose lock nobody holds is given as interrupted."""
+        ...
+
+    async def runs(
+        self,
+        *,
+        limit: int = 50,
+        workflow: str | None = None,
+        unfinished: bool = False,
+        ended_before: float | None = None,
+    ) -> list[RunRecord]:
+        """Newest first, without snapshots. `unfinished`: those that have not succeeded; `ended_before`: those that are
+        not running and ended, or else started, before that wall clock time."""
+        ...
+
+    async def update_run(
+        self,
+        fence: Fence,
+        *,
+        snapshot: Mapping[str, str],
+        path: str,
+        options: Mapping[str, Json],
+        inputs: Mapping[str, Json],
+    ) -> None:
+        """A resume took another file, other options or other inputs."""
+        ...
+
+    async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
+        """Remove runs with their nodes and attempts, never memo entries; how many there were. Raises RunOwned, and
+        removes nothing, if a process has one of them."""
+        ...
+
+    # nodes and attempts
+
+    async def nodes(self, run_id: RunId, parent: str = "") -> list[NodeRecord]:
+        """The nodes within a node, or at the top of a run, in order of completion; never items (see `items`).
+        One whose output was damaged on disk is given as failed, without key and output."""
+        ...
+
+    async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
+        """That node, wherever it stands."""
+        ...
+
+    async def nodes_within(
+        self, run_id: RunId, parents: Sequence[NodeId]
+    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+        """As `nodes` for many parents at once; a parent without nodes is left out."""
+        ...
+
+    async def items(
+        self,
+        run_id: RunId,
+        parent: NodeId,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        status: NodeStatus | None = None,
+    ) -> list[NodeRecord]:
+        """Items of a foreach in the order of their places, from the first place behind `after`.
+
+        Once the foreach has ended, these are the items that its last sitting wrote or took over: rows that left
+        the data are not given. Before, rows of all sittings are, but of two at one place only the newer one. A
+        foreach that is reused as a whole must keep its `epoch`, or its items count as left behind."""
+        ...
+
+    async def count_items(self, run_id: RunId, parent: NodeId) -> Mapping[NodeStatus, int]:
+        """How many of those items there are of each status that occurs."""
+        ...
+
+    async def count_steps(self, run_id: RunId) -> Mapping[NodeStatus, int]:
+        """How many nodes at the top of the run there are of each status that occurs."""
+        ...
+
+    async def failed_items(
+        self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
+    ) -> list[NodeRecord]:
+        """Failed items of every foreach of a run, by (parent, place), from the first behind `after`; those that
+        `items` would give."""
+        ...
+
+    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+        """Find a resumed foreach's items among those of earlier sittings, by content and occurrence, and take them
+        over: each row at most once a sitting, the one at the same place first, then the first of equal content.
+        Calls come in the order of the data, each for items in the order of their places.
+
+        A row that is taken over gets the fence's epoch and the new place, and is given so. An item that is not
+        found gets a slot that no row has and no other item was given: its place if that is free, else a number
+        above all others."""
+        ...
+
+    def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
+        """The outputs of a foreach's items, in the order of `items`, as a lazy sequence, null for those that did
+        not succeed; of `slots` alone, in that order, if given. It reads pages when they are looked at, from any
+        thread, and raises StoreError then; also for an output that was damaged on disk. It is for a foreach that
+        has ended: what is written after the first look is not seen, or told as damage."""
+        ...
+
+    async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
+        """That node in the newest run of that workflow in which it succeeded, of those with a smaller `seq`
+        than `before_seq` (None: of all)."""
+        ...
+
+    async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
+        """Attempts in the order in which they were recorded."""
+        ...
+
+    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
+        """Whether another process that is alive has a request under that key on its way, recorded at or after `since` and
+        among the newest attempts. A process that has just begun may not be seen yet."""
+        ...
+
+    async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
+        """What all attempts of a run took, or of one node and all within it, those of earlier sittings too.
+
+        One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
+        that failed and reports neither tokens nor a cost took nothing."""
+        ...
+
+    async def mark_output(self, fence: Fence, offset: int) -> None:
+        """The first `offset` bytes of the `--output` file are on disk."""
+        ...
+
+    async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
+        """Record a request before it is sent."""
+        ...
+
+    async def settle(
+        self,
+        *,
+        attempt: AttemptRecord | None = None,
+        attempt_fence: Fence | None = None,
+        memo: MemoRecord | None = None,
+        nodes: Sequence[NodeWrite] = (),
+    ) -> None:
+        """The end of a call in one unit: how its attempt ended, the answer for the memo, and the nodes that it
+        finished."""
+        ...
+
+    # memo
+
+    async def memo(self, key: str) -> MemoRecord | None:
+        """The answer under that key; one whose content does not match its hash is removed and not given."""
+        ...
+
+    async def memo_stats(self) -> MemoStats:
+        """Totals."""
+        ...
+
+    async def prune_memo(self, *, older_than: float) -> int:
+        """Remove answers created before that wall clock time; how many."""
+        ...
+
+    async def clear_memo(self) -> int:
+        """Remove all answers; how many."""
+        ...
+
+    async def compact(self) -> int | None:
+        """Give the space of what was removed back to the disk; how many bytes. None: not now, as the database is in
+        use, or there is no room to rewrite it."""
+        ...
+
+    # rates
+
+    async def rates(self, *, since: float) -> Mapping[str, float]:
+        """The rates learned at or after that wall clock time: requests a second by account."""
+        ...
+
+    async def learn_rate(self, account: str, rate: float, *, at: float) -> None:
+        """Keep the rate that an account was found to bear, in requests a second, in place of an earlier one; `at`
+        is wall clock time. Raises ValueError for a rate that is not a positive number.
+
+        `account` is kept as it is given: it must not hold a secret."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is queued, then give back the connection."""
+        ...

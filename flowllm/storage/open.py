@@ -1,0 +1,84 @@
+"""Opening a store by its address."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from flowllm.core.tasks import in_thread
+from flowllm.storage.base import Owner
+from flowllm.storage.location import database_path, is_memory
+from flowllm.storage.memory import MemoryStore
+from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, reading_mode
+from flowllm.storage.sqlite.faults import explain, lost_results
+from flowllm.storage.sqlite.migrate import upgrade_file
+from flowllm.storage.sqlite.spill import SENT, Spill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from flowllm.core.clock import Clock
+    from flowllm.storage.base import Store
+    from flowllm.storage.sqlite.migrate import Upgrade
+
+
+async def open_store(
+    url: str,
+    *,
+    clock: Clock,
+    busy_timeout: float = BUSY_TIMEOUT,
+    upgraded: Callable[[Upgrade], None] | None = None,
+    told: Callable[[str], object] | None = None,
+) -> Store:
+    """The store at a path, at `sqlite:///path`, or `memory:`.
+
+    A new database is made, an older one upgraded with a backup beside it (`upgraded` is told); one that is up to
+    date is not written to until something is stored. `told` hears of results that it has lost. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
+    StorageFailed.
+    """
+    if is_memory(url):
+        return MemoryStore()
+    path = database_path(url)
+    done: Upgrade | None = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
+    if done is not None and upgraded is not None:
+        upgraded(done)
+    if told is not None and (noted := await in_thread(Spill(path).noted)):
+        missing = await in_thread(lambda: _missing(path, noted))
+        if missing:
+            told(lost_results(missing, path))
+    # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.
+    from flowllm.storage.sqlite.store import SqlStore  # noqa: PLC0415
+
+    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout)
+
+
+def this_process(clock: Clock) -> Owner:
+    """The owner that this process is, from now on."""
+    return Owner(pid=os.getpid(), host=socket.gethostname(), since=clock.now())
+
+
+def _prepare(path: Path, busy_timeout: float) -> Upgrade | None:
+    """Make or upgrade the database where that is needed; what was upgraded."""
+    done = upgrade_file(path, busy_timeout=busy_timeout)
+    return done if done.backup is not None else None
+
+
+def _missing(path: Path, noted: Iterable[str]) -> int:
+    """How many of these attempts the database does not have as they were noted."""
+    from flowllm.storage.sqlite.statements import HAS_ENDED  # noqa: PLC0415 - as above
+
+    lost: set[str] = set()
+    try:
+        with closing(connect(path, mode=reading_mode(path))) as connection:
+            for name in noted:
+                attempt = name.removeprefix(SENT)
+                found = connection.execute(HAS_ENDED, (attempt,)).fetchone()
+                if found is None or (name == attempt and not found[0]):
+                    lost.add(attempt)
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    return len(lost)

@@ -1,0 +1,1 @@
+"""The store on SQLite: one writer that commits in groups, many readers."""

@@ -1,0 +1,260 @@
+"""What the writer does apart from the hot path: each makes a unit with an action of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import bindparam, delete, func, literal_column, null, select, update
+
+from flowllm.core.types import AttemptStatus, RunStatus
+from flowllm.storage.base import Owner
+from flowllm.storage.refusals import run_exists, run_not_found, run_owned
+from flowllm.storage.sqlite import statements
+from flowllm.storage.sqlite.connection import fetch
+from flowllm.storage.sqlite.records import run_of
+from flowllm.storage.sqlite.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
+from flowllm.storage.sqlite.statements import named
+from flowllm.storage.sqlite.tables import attempts, memo, nodes, runs
+from flowllm.storage.sqlite.text import content_hash, to_json, to_text
+from flowllm.storage.sqlite.unit import Unit
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from flowllm.core.errors import RunOwned
+    from flowllm.core.types import Json, RunId
+    from flowllm.storage.base import Fence, RunRecord
+
+
+def _set(*names: str) -> dict[str, Any]:
+    return {name: bindparam(f"new_{name}") for name in names}
+
+
+_SNAPSHOT: Final = RunRow._fields.index("snapshot")
+_THIS: Final = runs.c.run_id == bindparam("this")
+_SEQ: Final = named(select(runs.c.seq).where(_THIS))
+_RUN: Final = named(select(runs.c.seq, *(runs.c[name] for name in RunRow._fields)).where(_THIS))
+_CLAIM: Final = named(
+    update(runs)
+    .where(_THIS)
+    .values(
+        **_set("status", "owner_pid", "owner_host", "owner_since"),
+        epoch=runs.c.epoch + literal_column("1"),
+        finished_at=null(),
+    )
+)
+_SENT: Final = named(
+    select(*(attempts.c[name] for name in AttemptRow._fields)).where(
+        attempts.c.run_id == bindparam("this"), attempts.c.status == bindparam("sent")
+    )
+)
+_FORGET: Final = named(
+    update(attempts).where(attempts.c.attempt_id == bindparam("this")).values(**_set("status", "row_hash"))
+)
+_ROW: Final = named(select(*(runs.c[name] for name in RunRow._fields if name != "snapshot")).where(_THIS))
+_REHASH: Final = named(update(runs).where(_THIS).values(**_set("row_hash")))
+_FINISH: Final = named(
+    update(runs)
+    .where(_THIS)
+    .values(
+        **_set("status", "finished_at", "outputs", "outputs_hash", "error", "stats"),
+        owner_pid=null(),
+        owner_host=null(),
+        owner_since=null(),
+    )
+)
+_UPDATE: Final = named(
+    update(runs).where(_THIS).values(**_set("snapshot", "snapshot_hash", "path", "options", "inputs"))
+)
+_MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
+_STATUS: Final = named(
+    select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS)
+)
+_DELETE: Final = tuple(
+    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, runs)
+)
+_DROP: Final = named(
+    delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash"))
+)
+_PRUNE: Final = named(delete(memo).where(memo.c.created_at < bindparam("before")))
+_CLEAR: Final = named(delete(memo))
+_COUNT: Final = named(select(func.count()).select_from(memo))
+
+
+def create_run(run: RunRecord, row: RunRow) -> Unit:
+    """Insert a run; the result is its number."""
+
+    def action(connection: sqlite3.Connection) -> int:
+        if connection.execute(_SEQ, {"this": row.run_id}).fetchone():
+            raise run_exists(run.run_id)
+        connection.execute(statements.INSERT_RUN, row)
+        return int(connection.execute(_SEQ, {"this": row.run_id}).fetchone()[0])
+
+    return Unit(action=action)
+
+
+def claim_run(run_id: RunId, owner: Owner) -> Unit:
+    """Raise a run's epoch under its new owner; the result is the run as it then stands."""
+    this = to_text(run_id)
+    values = {
+        "this": this,
+        "new_status": RunStatus.RUNNING.value,
+        "new_owner_pid": owner.pid,
+        "new_owner_host": to_text(owner.host),
+        "new_owner_since": owner.since,
+    }
+
+    def action(connection: sqlite3.Connection) -> RunRecord:
+        found = fetch(connection, _RUN, {"this": this})
+        if not found:
+            raise run_not_found(run_id)
+        row = RunRow(*found[0][1:])
+        run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
+        _change(connection, _CLAIM, values)
+        _forget_sent(connection, this)
+        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
+
+    return Unit(action=action)
+
+
+def finish_run(
+    fence: Fence,
+    *,
+    status: RunStatus,
+    finished_at: float,
+    outputs: Mapping[str, Json] | None,
+    error: Mapping[str, Json] | None,
+    stats: Mapping[str, Json] | None,
+) -> Unit:
+    """End a sitting. Raises ValueError for values that JSON cannot hold."""
+    text = None if outputs is None else to_json(dict(outputs))
+    values = {
+        "this": to_text(fence.run_id),
+        "new_status": status.value,
+        "new_finished_at": finished_at,
+        "new_outputs": text,
+        "new_outputs_hash": outputs_hash(text),
+        "new_error": None if error is None else to_json(dict(error)),
+        "new_stats": to_json(dict(stats or {})),
+    }
+    return Unit(fences=(fence,), action=_changes(_FINISH, values), always=True)
+
+
+def update_run(
+    fence: Fence,
+    *,
+    snapshot: Mapping[str, str],
+    path: str,
+    options: Mapping[str, Json],
+    inputs: Mapping[str, Json],
+) -> Unit:
+    """Another snapshot. Raises ValueError for values that JSON cannot hold."""
+    text = to_json(dict(snapshot))
+    values = {
+        "this": to_text(fence.run_id),
+        "new_snapshot": text,
+        "new_snapshot_hash": content_hash(text),
+        "new_path": to_text(path),
+        "new_options": to_json(dict(options)),
+        "new_inputs": to_json(dict(inputs)),
+    }
+    return Unit(fences=(fence,), action=_changes(_UPDATE, values))
+
+
+def mark_output(fence: Fence, offset: int) -> Unit:
+    """How much of the output file is on disk."""
+    return Unit(
+        fences=(fence,),
+        action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
+    )
+
+
+def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
+    """Remove runs; of those that run only the ones whose lock the caller holds. The result is how many there
+    were."""
+
+    def action(connection: sqlite3.Connection) -> int:
+        for run_id in run_ids:
+            if run_id not in locked and (refusal := _running(connection, run_id)):
+                raise refusal
+        keys = [{"this": to_text(run_id)} for run_id in run_ids]
+        count = 0
+        for statement in _DELETE:
+            count = connection.executemany(statement, keys).rowcount
+        return count  # of the last one, the runs themselves
+
+    return Unit(action=action, always=True, removes=True)
+
+
+def drop_memo(key: str, content_hash: str) -> Unit:
+    """Remove an answer, unless it was replaced since it was read."""
+    return Unit(action=_executes(_DROP, {"this": to_text(key), "hash": content_hash}))
+
+
+def prune_memo(older_than: float) -> Unit:
+    """Remove answers created before a time; the result is how many."""
+    return Unit(action=_executes(_PRUNE, {"before": older_than}), always=True)
+
+
+def clear_memo() -> Unit:
+    """Remove all answers; the result is how many."""
+
+    def action(connection: sqlite3.Connection) -> int:
+        count = int(connection.execute(_COUNT).fetchone()[0])
+        connection.execute(_CLEAR)
+        return count
+
+    return Unit(action=action, always=True)
+
+
+def _changes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
+    return lambda connection: _change(connection, statement, values)
+
+
+def _change(connection: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> int:
+    """Update the run `this` with its hash, which stays as it is if it did not match: what is damaged shall be found."""
+    this = {"this": values["this"]}
+    before = _row(connection, this)
+    count = connection.execute(statement, values).rowcount
+    if before is not None and before.row_hash in {None, run_hash(before)}:
+        after = _row(connection, this)
+        connection.execute(_REHASH, {**this, "new_row_hash": None if after is None else run_hash(after)})
+    return count
+
+
+def _row(connection: sqlite3.Connection, this: Mapping[str, Any]) -> RunRow | None:
+    found = fetch(connection, _ROW, this)
+    return RunRow._make((*found[0][:_SNAPSHOT], "", *found[0][_SNAPSHOT:])) if found else None
+
+
+def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
+    """Of what was out when its owner died nobody knows what became."""
+    sent = {"this": this, "sent": AttemptStatus.SENT.value}
+    for row in map(AttemptRow._make, fetch(connection, _SENT, sent)):
+        now = row._replace(status=AttemptStatus.UNKNOWN.value)
+        whole = row.row_hash in {None, attempt_hash(row)}
+        connection.execute(
+            _FORGET,
+            {
+                "this": row.attempt_id,
+                "new_status": now.status,
+                "new_row_hash": attempt_hash(now) if whole else row.row_hash,
+            },
+        )
+
+
+def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
+    def action(connection: sqlite3.Connection) -> int:
+        return connection.execute(statement, values).rowcount
+
+    return action
+
+
+def _running(connection: sqlite3.Connection, run_id: RunId) -> RunOwned | None:
+    found = connection.execute(_STATUS, {"this": to_text(run_id)}).fetchone()
+    if found is None or found[0] != RunStatus.RUNNING.value:
+        return None
+    owner = None if found[1] is None else Owner(pid=found[1], host=found[2], since=found[3])
+    return run_owned(run_id, owner)

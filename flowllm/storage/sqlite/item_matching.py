@@ -1,0 +1,192 @@
+"""Finding the items of a resumed foreach among those of earlier sittings, in the writer's transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, bindparam, cast, func, literal_column, select, update
+
+from flowllm.core.types import NodeStatus, item_id, slot_of
+from flowllm.storage.sqlite.connection import fetch
+from flowllm.storage.sqlite.records import is_whole
+from flowllm.storage.sqlite.rows import NodeRow, node_hash
+from flowllm.storage.sqlite.statements import named
+from flowllm.storage.sqlite.tables import nodes
+from flowllm.storage.sqlite.text import from_text, to_text
+from flowllm.storage.sqlite.unit import Unit
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from flowllm.core.types import NodeId
+    from flowllm.storage.base import Fence, ItemKey
+    from flowllm.storage.slots import Slots
+
+Found = tuple[int, NodeRow | None]
+"""An item's slot, and its row as it now stands, if it has one."""
+
+_OURS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.parent == bindparam("parent"))
+_BETWEEN: Final = nodes.c.place.between(bindparam("first"), bindparam("last"))
+_OLDER: Final = nodes.c.epoch < bindparam("sitting")
+_THIS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node"))
+_COLUMNS: Final = tuple(nodes.c[name] for name in NodeRow._fields)
+
+_AT_PLACES: Final = named(select(*_COLUMNS).where(*_OURS, _BETWEEN, _OLDER).order_by(nodes.c.place))
+_TAKE: Final = named(
+    update(nodes)
+    .where(*_THIS)
+    .values(epoch=bindparam("sitting"), place=bindparam("new_place"), row_hash=bindparam("new_hash"))
+)
+_ROW: Final = named(select(*_COLUMNS).where(*_THIS))
+_NUMBER: Final = func.substr(nodes.c.node_id, func.length(bindparam("parent")) + literal_column("2"))
+_HIGHEST: Final = named(select(func.max(cast(_NUMBER, BigInteger))).where(*_OURS, nodes.c.place.is_not(None)))
+
+# Rows of earlier sittings by content, made of a foreach's rows when the first of its items is missed at its place:
+# so runs whose data did not move, and every write of an item, are spared an index. The table is private to this
+# connection; a transaction that fails undoes what was done to it too.
+_CREATE: Final = """
+CREATE TEMPORARY TABLE IF NOT EXISTS earlier_items (
+    foreach TEXT, content TEXT, place INTEGER, node_id TEXT, PRIMARY KEY (foreach, content, place, node_id)
+) WITHOUT ROWID"""
+_IS_GATHERED: Final = "SELECT 1 FROM temp.earlier_items WHERE foreach = :foreach AND content = ''"
+_GATHER: Final = (
+    "INSERT INTO temp.earlier_items VALUES (:foreach, '', -1, '')",
+    """
+INSERT INTO temp.earlier_items SELECT :foreach, content, place, node_id FROM nodes
+WHERE run_id = :run AND parent = :parent AND place IS NOT NULL AND content <> '' AND epoch < :sitting""",
+)
+_NEXT: Final = """
+SELECT place, node_id FROM temp.earlier_items WHERE foreach = :foreach AND content = :content
+ORDER BY place, node_id LIMIT 1"""
+_USED: Final = """
+DELETE FROM temp.earlier_items
+WHERE foreach = :foreach AND content = :content AND place = :place AND node_id = :node"""
+
+
+def adopt(fence: Fence, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> Unit:
+    """See `Store.adopt`; the result is a list of `Found`, one an item. `slots` is kept from call to call."""
+
+    def action(connection: sqlite3.Connection) -> list[Found]:
+        return _Adoption(connection, fence, parent, slots).all(items)
+
+    return Unit(fences=(fence,), action=action)
+
+
+class _Adoption:
+    """One call of `adopt` while it is carried out."""
+
+    def __init__(self, connection: sqlite3.Connection, fence: Fence, parent: NodeId, slots: Slots) -> None:
+        self._connection = connection
+        self._fence = fence
+        self._parent = parent
+        self._slots = slots
+        self._these: dict[str, Any] = {
+            "run": to_text(fence.run_id),
+            "parent": to_text(parent),
+            "sitting": fence.epoch,
+            "foreach": f"{to_text(fence.run_id)}\n{fence.epoch}\n{to_text(parent)}",
+        }
+
+    def all(self, items: Sequence[ItemKey]) -> list[Found]:
+        found: dict[int, Found] = {}
+        for group in _runs_of_places(items):
+            self._at_their_places(group, found)
+        missed = [item for item in items if item.place not in found]
+        if missed:
+            self._elsewhere(missed, found)
+            self._as_new(items, found)
+        return [found[item.place] for item in items]
+
+    def _at_their_places(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
+        """Take over the rows that hold the same content at the same place; `items` stand side by side."""
+        between = {**self._these, "first": items[0].place, "last": items[-1].place}
+        contents = {item.place: to_text(item.content) for item in items}
+        rows = [NodeRow._make(row) for row in fetch(self._connection, _AT_PLACES, between)]
+        taken: list[dict[str, Any]] = []
+        for row in rows:
+            place = row.place
+            if place is not None and place not in found and contents[place] == row.content:
+                now = self._taken(row, place)
+                found[place] = (slot_of(from_text(row.node_id)), now)
+                taken.append(self._taking(now))
+        self._connection.executemany(_TAKE, taken)
+
+    def _elsewhere(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
+        """Take over the rows that hold the same content at another place."""
+        self._connection.execute(_CREATE)
+        if not self._connection.execute(_IS_GATHERED, self._these).fetchone():
+            for statement in _GATHER:
+                self._connection.execute(statement, self._these)
+        for item in items:
+            row = self._next_with(to_text(item.content))
+            if row is not None:
+                now = self._taken(row, item.place)
+                self._connection.execute(_TAKE, self._taking(now))
+                found[item.place] = (slot_of(from_text(row.node_id)), now)
+
+    def _next_with(self, content: str) -> NodeRow | None:
+        these = {**self._these, "content": content}
+        while content and (entry := self._connection.execute(_NEXT, these).fetchone()) is not None:
+            these |= {"place": entry[0], "node": entry[1]}
+            self._connection.execute(_USED, these)
+            row = NodeRow._make(fetch(self._connection, _ROW, these)[0])
+            if row.epoch < self._fence.epoch:  # else it was found at its place since
+                return row
+        return None
+
+    def _as_new(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
+        """Number the items that no row holds: those that can have their place first."""
+        fence, parent, slots = self._fence, self._parent, self._slots
+        homeless: list[int] = []
+        named: list[int] = []
+        for place in (item.place for item in items if item.place not in found):
+            if slots.taken(fence, parent, place) or not self._is_free(place):
+                homeless.append(place)
+            else:
+                found[place] = (place, None)
+                named.append(place)
+        if homeless and not slots.begun(fence, parent):
+            highest = self._connection.execute(_HIGHEST, self._these).fetchone()[0]
+            slots.begin(fence, parent, [*named, -1 if highest is None else highest])
+        for place in homeless:
+            found[place] = (slots.take(fence, parent), None)
+
+    def _is_free(self, place: int) -> bool:
+        """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
+        mended: the new item gets its name, and what may be within it is told from its own by the keys."""
+        node = to_text(item_id(self._parent, place))
+        held = fetch(self._connection, _ROW, {"run": self._these["run"], "node": node})
+        if not held:
+            return True
+        row = NodeRow._make(held[0])
+        if row.status != NodeStatus.FAILED.value or row.epoch >= self._fence.epoch:
+            return False
+        self._connection.execute(_TAKE, self._taking(self._taken(row, place)))
+        return True
+
+    def _taking(self, row: NodeRow) -> dict[str, Any]:
+        return {
+            "run": self._these["run"],
+            "node": row.node_id,
+            "sitting": row.epoch,
+            "new_place": row.place,
+            "new_hash": row.row_hash,
+        }
+
+    def _taken(self, row: NodeRow, place: int) -> NodeRow:
+        """The row in this sitting, with its hash; a damaged one gets one that matches nothing, so that it is found."""
+        now = row._replace(place=place, epoch=self._fence.epoch)
+        return now._replace(row_hash=node_hash(now) if is_whole(row) else "damaged")
+
+
+def _runs_of_places(items: Sequence[ItemKey]) -> Iterator[list[ItemKey]]:
+    """Items in groups that stand side by side; there usually is one."""
+    group: list[ItemKey] = []
+    for item in items:
+        if group and item.place != group[-1].place + 1:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

@@ -1,0 +1,304 @@
+"""Records as the rows that are written. A row's fields stand in the order of its table's columns."""
+
+from __future__ import annotations
+
+import math
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from flowllm.storage.sqlite.text import content_hash, to_json, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowllm.core.types import Json, Usage
+    from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
+
+
+class RunRow(NamedTuple):
+    """A row of `runs` without its `seq`, which the store gives."""
+
+    run_id: str
+    workflow: str
+    path: str
+    status: str
+    started_at: float
+    finished_at: float | None
+    provider: str
+    tenant: str
+    epoch: int
+    owner_pid: int | None
+    owner_host: str | None
+    owner_since: float | None
+    output_offset: int | None
+    inputs: str
+    options: str
+    stats: str
+    error: str | None
+    outputs_hash: str | None
+    outputs: str | None
+    snapshot: str
+    snapshot_hash: str | None
+    row_hash: str | None
+
+
+class NodeRow(NamedTuple):
+    """A row of `nodes`."""
+
+    run_id: str
+    node_id: str
+    seq: int
+    kind: str
+    status: str
+    key: str
+    model: str
+    provider: str
+    cached: bool
+    attempts: int
+    truncated: bool
+    usage: str
+    cost_usd: float | None
+    queue_s: float
+    call_s: float
+    started_at: float | None
+    finished_at: float | None
+    parent: str
+    place: int | None
+    epoch: int
+    content: str
+    counts: str | None
+    error: str | None
+    content_hash: str
+    parts: str
+    item: str | None
+    output: str
+    reused: bool
+    row_hash: str | None
+
+
+class AttemptRow(NamedTuple):
+    """A row of `attempts` without its `seq`, which the store gives."""
+
+    attempt_id: str
+    run_id: str
+    node_id: str
+    key: str
+    number: int
+    provider: str
+    model: str
+    status: str
+    started_at: float
+    finished_at: float | None
+    usage: str
+    cost_usd: float | None
+    error: str | None
+    reserved_tokens: float
+    reserved_usd: float | None
+    row_hash: str | None
+
+
+class MemoRow(NamedTuple):
+    """A row of `memo`."""
+
+    key: str
+    provider: str
+    model: str
+    created_at: float
+    size: int
+    content_hash: str
+    answer: str
+
+
+class RateRow(NamedTuple):
+    """A row of `rates`."""
+
+    account: str
+    requests_per_second: float
+    learned_at: float
+
+
+# records to rows: by position where it has to be quick
+
+
+def run_row(run: RunRecord) -> RunRow:
+    """A run as it is inserted. Raises ValueError for values that JSON cannot hold."""
+    owner = run.owner
+    outputs, snapshot = _optional(run.outputs), _mapping(run.snapshot)
+    row = RunRow(
+        run_id=to_text(run.run_id),
+        workflow=to_text(run.workflow),
+        path=to_text(run.path),
+        status=run.status.value,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        provider=to_text(run.provider),
+        tenant=to_text(run.tenant),
+        epoch=run.epoch,
+        owner_pid=owner.pid if owner else None,
+        owner_host=to_text(owner.host) if owner else None,
+        owner_since=owner.since if owner else None,
+        output_offset=run.output_offset,
+        inputs=_mapping(run.inputs),
+        options=_mapping(run.options),
+        stats=_mapping(run.stats),
+        error=_optional(run.error),
+        outputs_hash=outputs_hash(outputs),
+        outputs=outputs,
+        snapshot=snapshot,
+        snapshot_hash=content_hash(snapshot),
+        row_hash=None,
+    )
+    return row._replace(row_hash=run_hash(row))
+
+
+def node_row(node: NodeRecord) -> NodeRow:
+    """A node as it is written. Raises ValueError for values that JSON cannot hold."""
+    output, key, status = to_json(node.output), to_text(node.key), node.status.value
+    row = NodeRow(
+        to_text(node.run_id),
+        to_text(node.node_id),
+        node.seq,
+        node.kind.value,
+        status,
+        key,
+        to_text(node.model),
+        to_text(node.provider),
+        node.cached,
+        node.attempts,
+        node.truncated,
+        _usage(node.usage),
+        node.cost_usd,
+        node.queue_s,
+        node.call_s,
+        node.started_at,
+        node.finished_at,
+        to_text(node.parent),
+        node.place,
+        node.epoch,
+        to_text(node.content),
+        None if node.counts is None else to_json(node.counts.as_dict()),
+        _optional(node.error),
+        content_hash(status, key, output),
+        _mapping(node.parts),
+        None if node.item is None else to_json(node.item),
+        output,
+        node.reused,
+        None,
+    )
+    return row._replace(row_hash=node_hash(row))
+
+
+def attempt_row(attempt: AttemptRecord) -> AttemptRow:
+    """An attempt as it is written. Raises ValueError for values that JSON cannot hold."""
+    row = AttemptRow(
+        to_text(attempt.attempt_id),
+        to_text(attempt.run_id),
+        to_text(attempt.node_id),
+        to_text(attempt.key),
+        attempt.number,
+        to_text(attempt.provider),
+        to_text(attempt.model),
+        attempt.status.value,
+        attempt.started_at,
+        attempt.finished_at,
+        _usage(attempt.usage),
+        attempt.cost_usd,
+        _optional(attempt.error),
+        attempt.reserved_tokens,
+        attempt.reserved_usd,
+        None,
+    )
+    return row._replace(row_hash=attempt_hash(row))
+
+
+def memo_row(memo: MemoRecord) -> MemoRow:
+    """An answer as the memo keeps it. Raises ValueError for values that JSON cannot hold."""
+    answer = to_json(memo.answer)
+    row = MemoRow(
+        to_text(memo.key),
+        to_text(memo.provider),
+        to_text(memo.model),
+        memo.created_at,
+        len(answer),
+        content_hash(answer),
+        answer,
+    )
+    return row._replace(content_hash=memo_hash(row))
+
+
+def rate_row(account: str, rate: float, at: float) -> RateRow:
+    """A learned rate as it is written. Raises ValueError for one that is not a positive number."""
+    if not (math.isfinite(rate) and rate > 0 and math.isfinite(at)):
+        raise ValueError(f"A rate must be a positive number of requests a second at some time: {rate}, {at}")
+    return RateRow(account=to_text(account), requests_per_second=float(rate), learned_at=float(at))
+
+
+# hashes of rows, which find what was damaged on disk; texts that are hashed by themselves are in them by their hashes
+
+
+def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*(name for name in fields if name not in without))
+
+
+# A damaged status is no status; where the output file ends is checked against its lines.
+_OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset")
+_OF_NODE: Final = _hashed(NodeRow._fields, "output", "row_hash")
+_OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
+_OF_MEMO: Final = _hashed(MemoRow._fields, "content_hash")
+
+
+def run_hash(row: RunRow) -> str:
+    """Of a run's row; its snapshot need not be there."""
+    return _row_hash(_OF_RUN(row))
+
+
+def node_hash(row: NodeRow) -> str:
+    """Of a node's row."""
+    return _row_hash(_OF_NODE(row))
+
+
+def attempt_hash(row: AttemptRow) -> str:
+    """Of an attempt's row."""
+    return _row_hash(_OF_ATTEMPT(row))
+
+
+def memo_hash(row: MemoRow) -> str:
+    """Of a stored answer, with the key that it answers and what else is known of it."""
+    return _row_hash(_OF_MEMO(row))
+
+
+def _row_hash(values: tuple[Any, ...]) -> str:
+    """A number counts as a database gives it back: an integer may come as a float, a NaN as NULL."""
+    return content_hash(*[value if value.__class__ is str else _told(value) for value in values])
+
+
+def _told(value: object) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - a NaN
+        return "\0"
+    return repr(float(value)) if isinstance(value, int | float) else repr(value)
+
+
+def outputs_hash(outputs: str | None) -> str | None:
+    """What is kept beside a run's outputs, to find damage to them."""
+    return None if outputs is None else content_hash(outputs)
+
+
+def _usage(usage: Usage) -> str:
+    """As `to_json(usage.as_dict())`, in a quarter of the time. Raises ValueError for what is no integer."""
+    return (
+        f'{{"input_tokens":{_n(usage.input_tokens)},"output_tokens":{_n(usage.output_tokens)},'
+        f'"cached_input_tokens":{_n(usage.cached_input_tokens)},"reasoning_tokens":{_n(usage.reasoning_tokens)},'
+        f'"cache_write_tokens":{_n(usage.cache_write_tokens)}}}'
+    )
+
+
+def _n(count: int | None) -> str:
+    return "null" if count is None else f"{count:d}"
+
+
+def _mapping(value: Mapping[str, Json]) -> str:
+    return to_json(value if type(value) is dict else dict(value))
+
+
+def _optional(value: Mapping[str, Json] | None) -> str | None:
+    return None if value is None else _mapping(value)

@@ -1,0 +1,437 @@
+"""The one writer of a process: a thread that commits in groups.
+
+Callers hand over units and wait. The thread drains what all callers of a tick handed over, and what came
+meanwhile, writes it in one transaction and wakes the waiters, once a group. So one disk sync serves all that wait, and a lone caller still waits for just
+one. A group that fails is tried unit by unit: only the bad unit fails. Results that the database cannot take go to the
+files of spill.py, and come before whatever is written next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, StorageFailed, StoreError
+from flowllm.storage.refusals import ownership_lost
+from flowllm.storage.sqlite import statements
+from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
+from flowllm.storage.sqlite.faults import (
+    Lost,
+    concerns_data,
+    explain,
+    kept_in,
+    no_room,
+    worth_one_by_one,
+)
+from flowllm.storage.sqlite.rescue import rescue
+from flowllm.storage.sqlite.spill import SENT, Spill
+from flowllm.storage.sqlite.text import to_text
+from flowllm.storage.sqlite.unit import Unit, packed, unpacked, without_fences
+from flowllm.storage.sqlite.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from flowllm.core.errors import OwnershipLost
+    from flowllm.storage.base import Fence
+
+GROUP: Final = 1000
+"""From so many units on a transaction takes no more: bounds its memory and the wait of its first unit."""
+
+ROOM: Final = 1 << 16
+"""Bytes that are kept free for the result of a request, compressed; as many as the largest so far had, if those were
+more."""
+
+SETTLING: Final = 0.2
+"""Seconds for whoever removes or moves a whole folder to come to its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failpoints:
+    """Hooks for tests, called in the writer's thread around every commit."""
+
+    before_commit: Callable[[], None] | None = None
+    after_commit: Callable[[], None] | None = None
+    before_wake: Callable[[], None] | None = None
+
+
+class _Job:
+    """A unit, who waits for it, and what became of it."""
+
+    __slots__ = ("done", "error", "future", "loop", "result", "unit")
+
+    def __init__(self, unit: Unit, loop: asyncio.AbstractEventLoop) -> None:
+        self.unit = unit
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """Writes units in the order in which they were given, all from one event loop.
+
+    Opens the database at the first one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        failpoints: Failpoints | None = None,
+    ) -> None:
+        self._path = path
+        self._home = path.absolute()
+        """Where it was as it was opened: the working directory may go, too, or be another (a step may change it)."""
+        self._busy_timeout = busy_timeout
+        self._failpoints = failpoints or Failpoints()
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._fresh: list[_Job] = []
+        """Units of this tick, not yet handed over."""
+        self._thread: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+        self._watch = Watch(self._home)
+        self._spill = Spill(path)
+        self._lost: Lost | None = None
+        self._asked: list[threading.Event] = []
+        self._gaps: dict[Fence, Exception] = {}
+        """Owners of which a result is on record nowhere, and why: what sums up others is not written for them any more."""
+        self._open: set[str] = set()
+        """Attempts that are out: each needs room for its result."""
+        self._largest = self._room = ROOM
+        """Characters of the largest result, and bytes that are kept free for each."""
+
+    async def write(self, unit: Unit) -> Any:
+        """Write a unit and give its action's result, once it is durable.
+
+        A unit that is queued will be written: a caller that is cancelled waits for it all the same, then the
+        cancellation goes on. Raises StoreError, or ValueError for a value that the database cannot hold.
+        """
+        if self._closed:
+            raise StorageFailed(f"The database {self._path} has been closed.")
+        job = _Job(unit, asyncio.get_running_loop())
+        if not self._fresh:
+            job.loop.call_soon(self._hand_over)
+        self._fresh.append(job)
+        try:
+            await job.future
+        except asyncio.CancelledError:
+            await _outlast(job)
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def loss(self) -> StorageFailed | None:
+        """What became of the database if it is no longer the one that was opened: what is read of it now is another's.
+        Waits for the writer's look at it, for any thread but the writer's own."""
+        thread, looked = self._thread, threading.Event()
+        if thread is not None and self._lost is None:
+            self._asked.append(looked)
+            self._queue.put([])
+            while not looked.wait(0.1) and thread.is_alive():
+                pass
+        return None if self._lost is None else self._lost.error()
+
+    async def close(self) -> None:
+        """Write what is queued, then give back the connection. May be called twice."""
+        self._closed = True
+        self._hand_over()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    def _hand_over(self) -> None:
+        if not self._fresh:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="flowllm-writer", daemon=True)
+            self._thread.start()
+        jobs, self._fresh = self._fresh, []
+        self._queue.put(jobs)
+
+    # everything below runs in the writer's thread
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            jobs, going = self._drain()
+            if jobs:
+                self._carry_out(jobs)
+                _wake(jobs)
+            self._tell_asked()
+        self._disconnect()
+        self._spill.close()
+
+    def _carry_out(self, jobs: Sequence[_Job]) -> None:
+        try:
+            self._look()
+            self._commit(self._admitted(jobs))
+            self._spill.sync()
+            for job in jobs:
+                self._note(job)
+            self._note_results(jobs)
+            if self._failpoints.before_wake is not None:
+                self._failpoints.before_wake()
+        except Exception as error:  # noqa: BLE001 - a waiter that is never woken would hang the run
+            for job in jobs:
+                job.error = explain(error, self._path)
+
+    def _tell_asked(self) -> None:
+        if self._asked:
+            with contextlib.suppress(OSError):
+                self._look()
+        while self._asked:
+            self._asked.pop().set()
+
+    def _look(self) -> None:
+        """Whether the database still is the one that was opened. If not, go on in the one that has its content."""
+        sunk = self._lost is not None and self._lost.place is None
+        if self._connection is None or sunk or (loss := self._watch.loss(self._connection)) is None:
+            return
+        time.sleep(SETTLING)
+        loss = self._watch.loss(self._connection) or loss
+        try:
+            place = rescue(self._connection, self._home, loss)
+        except (OSError, sqlite3.Error, DatabaseCorrupt) as error:
+            self._lost = Lost(path=self._path, what=loss.what, place=None, why_not=f"{error}")
+            return
+        self._disconnect()
+        self._lost = Lost(path=self._path, what=loss.what, place=place, again=place == self._home)
+        self._spill.close()
+        self._path = self._home = place
+        self._watch, self._spill = Watch(place), Spill(place)
+
+    def _admitted(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+        """Those that are written: nothing is begun after a loss, nor without room for its result."""
+        if self._lost is not None:
+            return [job for job in jobs if job.unit.is_result or job.unit.always]
+        opening = [job for job in jobs if job.unit.opens]
+        if not opening:
+            return jobs
+        self._open.update(job.unit.opens for job in opening)
+        try:
+            self._spill.reserve(len(self._open), self._room)
+        except OSError as error:
+            for job in opening:
+                job.error = no_room(error, self._path)
+        return [job for job in jobs if job.error is None]
+
+    def _note(self, job: _Job) -> None:
+        """What the next ones need to know of one that was carried out."""
+        unit = job.unit
+        if self._lost is not None and not unit.always:
+            job.error = job.error or self._lost.error()
+        self._open.discard(unit.closes)
+        if job.error is not None:
+            self._open.discard(unit.opens)
+        if job.error is None and unit.is_result and unit.size > self._largest:
+            self._largest = unit.size
+            self._room = max(self._room, len(packed(unit)) * 5 // 4)
+
+    def _note_results(self, jobs: Sequence[_Job]) -> None:
+        done = [job.unit for job in jobs if job.error is None]
+        noted = [SENT + unit.opens for unit in done if unit.opens]
+        noted += [unit.closes for unit in done if unit.closes]
+        if noted:
+            self._spill.note(noted)
+        if any(job.unit.removes for job in jobs):
+            self._spill.forget()
+
+    def _drain(self) -> tuple[list[_Job], bool]:
+        """What was handed over, at least one unit; and whether there may be more."""
+        more = self._queue.get()
+        jobs: list[_Job] = []
+        while more is not None:
+            jobs += more
+            if len(jobs) >= GROUP:
+                return jobs, True
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                return jobs, True
+        return jobs, False
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        if self._lost is not None and self._lost.place is None:
+            for job in jobs:
+                self._fail([job], self._lost.error())
+            return
+        jobs = self._without_gaps(jobs) if self._gaps else jobs
+        error = self._attempt(jobs) if jobs else None
+        if error is not None and len(jobs) > 1 and worth_one_by_one(error):
+            for job in jobs:
+                job.result = job.error = None
+                if self._spill.holds and job.unit.is_result and not concerns_data(error):
+                    self._fail([job], error)  # its place is behind those that wait
+                else:
+                    self._commit([job])
+            return
+        if error is not None and self._spill.holds and all(job.unit.always for job in jobs):
+            error = self._attempt(jobs, after_results=False)
+        if error is not None:
+            self._fail(jobs, error)
+
+    def _without_gaps(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+        whole = []
+        for job in jobs:
+            gap = next((self._gaps[fence] for fence in job.unit.fences if fence in self._gaps), None)
+            if gap is not None and job.unit.sums_up:
+                self._fail([job], gap, keep=False)
+            else:
+                whole.append(job)
+        return whole
+
+    def _fail(self, jobs: Sequence[_Job], error: Exception, *, keep: bool = True) -> None:
+        """Tell the jobs, and keep what are results."""
+        for job in jobs:
+            # Each its own: an exception that several tasks raise would mix their tracebacks.
+            job.error = failure = explain(error, self._path)
+            if failure is not error:
+                failure.__cause__ = error
+            if not isinstance(failure, StoreError):
+                continue
+            if keep and job.unit.is_result:
+                try:
+                    self._spill.append(packed(job.unit))
+                except (OSError, ValueError) as fault:
+                    self._gaps |= dict.fromkeys(job.unit.fences, error)
+                    failure.hint += f"\nOne result is lost: it could not be kept beside it either ({fault})."
+            if self._spill.holds:
+                failure.hint = f"{failure.hint}\n{kept_in(self._spill.paths)}".strip()
+
+    def _attempt(self, jobs: Sequence[_Job], *, after_results: bool = True) -> Exception | None:
+        """One transaction for all jobs, and for the results that could not be written before; the error if it failed
+        and nothing was written."""
+        try:
+            connection = self._connect()
+            begin(connection)
+            self._watch.opened()
+            if after_results and self._spill.holds:
+                _take_back(connection, self._spill.results())
+            _apply(connection, jobs)
+            if self._failpoints.before_commit is not None:
+                self._failpoints.before_commit()
+            connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
+            self._undo(error)
+            return error
+        if after_results and self._spill.holds:
+            with contextlib.suppress(OSError):  # written once more, they change nothing
+                self._spill.clear()
+        if self._failpoints.after_commit is not None:
+            self._failpoints.after_commit()
+        return None
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect_writer(self._home, busy_timeout=self._busy_timeout)
+            self._spill.adopt()
+        return self._connection
+
+    def _undo(self, error: Exception) -> None:
+        """Roll back; after a fault of the storage the next group starts on a fresh connection."""
+        try:
+            if self._connection is not None:
+                rollback(self._connection)
+        except sqlite3.Error:
+            self._disconnect()
+        if not concerns_data(error):
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._watch.closed()
+        if connection is not None:
+            connection.close()
+
+
+async def _outlast(job: _Job) -> None:
+    """Wait until a job is done, through any further cancellation."""
+    while not job.done:
+        job.future = job.loop.create_future()
+        try:
+            await job.future
+        except asyncio.CancelledError:
+            continue
+
+
+def _wake(jobs: Sequence[_Job]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        jobs[0].loop.call_soon_threadsafe(_deliver, jobs)
+
+
+def _deliver(jobs: Iterable[_Job]) -> None:
+    """In the waiters' loop: every future of these jobs is theirs alone."""
+    for job in jobs:
+        job.done = True
+        if not job.future.done():
+            job.future.set_result(None)
+
+
+def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
+    """Carry out the jobs in order; like rows of neighbours go in one statement."""
+    batch: list[_Job] = []
+    for job in jobs:
+        action = job.unit.action
+        if action is None:
+            batch.append(job)
+            continue
+        _apply_rows(connection, batch)
+        batch = []
+        job.error = _stale(connection, job.unit.fences, {})
+        if job.error is None:
+            try:
+                job.result = action(connection)
+            except FlowLLMError as error:
+                job.error = error
+    _apply_rows(connection, batch)
+
+
+def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
+    epochs: dict[str, int | None] = {}
+    rows: dict[str, list[tuple[Any, ...]]] = {statement: [] for statement in statements.ORDER}
+    for job in jobs:
+        job.error = _stale(connection, job.unit.fences, epochs)
+        if job.error is None:
+            for statement, row in job.unit.rows:
+                rows[statement].append(row)
+    for statement, values in rows.items():
+        if values:
+            connection.executemany(statement, values)
+
+
+def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None:
+    """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers."""
+    epochs: dict[str, int | None] = {}
+    for payload in results:
+        unit = unpacked(payload)
+        if _stale(connection, unit.fences, epochs) is not None:
+            unit = without_fences(unit)
+        for statement, row in unit.rows:
+            connection.execute(statement, row)
+
+
+def _stale(
+    connection: sqlite3.Connection, fences: Iterable[Fence], epochs: dict[str, int | None]
+) -> OwnershipLost | None:
+    """The error for a unit of which one fence is behind its run's epoch; epochs once read are kept."""
+    for fence in fences:
+        run_id = fence.run_id
+        if run_id not in epochs:
+            found = connection.execute(statements.EPOCH, (to_text(run_id),)).fetchone()
+            epochs[run_id] = found[0] if found else None
+        if epochs[run_id] != fence.epoch:
+            return ownership_lost(fence, epochs[run_id])
+    return None

@@ -1,0 +1,142 @@
+"""Owners in several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowllm.core.clock import SystemClock
+from flowllm.core.errors import OwnershipLost, RunOwned
+from flowllm.core.types import AttemptStatus, RunId, RunStatus
+from flowllm.storage.base import NodeWrite
+from flowllm.storage.open import open_store, this_process
+from flowllm.storage.sqlite import store as sql
+from tests.support.process import worker
+from tests.support.records import ME, OTHER, attempt_of_node, fence_of, node, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowllm.storage.sqlite.store import SqlStore
+
+pytestmark = pytest.mark.anyio
+WORKER = "tests.integration.storage.worker"
+R1 = RunId("r1")
+
+
+@pytest.fixture
+async def paused(disk: SqlStore) -> SqlStore:
+    made = await disk.create_run(run("r1", owner=ME))
+    await disk.finish_run(fence_of(made), status=RunStatus.PAUSED, finished_at=1.0)
+    return disk
+
+
+async def test_of_four_processes_that_claim_at_once_one_wins(paused: SqlStore, path: Path) -> None:
+    with ExitStack() as stack:
+        children = [stack.enter_context(worker(WORKER, "claim", path, "r1")) for _ in range(4)]
+        for child in children:
+            assert child.hear() == "ready"
+        for child in children:
+            child.tell()
+        answers = {child.pid: child.hear() for child in children}
+        winners = [child for child in children if answers[child.pid] == "claimed"]
+        assert len(winners) == 1
+        refusals = [answer for answer in answers.values() if answer != "claimed"]
+        assert all(answer.startswith("RunOwned: Run r1 is owned by") for answer in refusals)
+        assert (await paused.run(R1)).status is RunStatus.RUNNING
+        assert (await paused.run(R1)).owner.pid == winners[0].pid
+        with pytest.raises(RunOwned, match=f"process {winners[0].pid} on "):
+            await paused.claim_run(R1, ME)
+        with pytest.raises(RunOwned):
+            await paused.delete_runs([R1])
+        winners[0].tell()
+        assert winners[0].hear() == "ended"
+    ended = await paused.run(R1)
+    assert (ended.epoch, ended.status, ended.owner) == (2, RunStatus.PAUSED, None)
+    assert list(path.with_name("x.db.locks").iterdir()) == []
+
+
+async def test_the_run_of_a_killed_owner_is_interrupted_and_can_be_claimed(
+    paused: SqlStore, path: Path
+) -> None:
+    with worker(WORKER, "claim", path, "r1") as child:
+        assert child.hear() == "ready"
+        child.tell()
+        assert child.hear() == "claimed"
+        assert (await paused.runs())[0].status is RunStatus.RUNNING
+        os.kill(child.pid, signal.SIGKILL)
+        child.rest()
+    assert (await paused.runs())[0].status is RunStatus.INTERRUPTED
+    assert (await paused.run(R1)).status is RunStatus.INTERRUPTED
+    assert (await paused.claim_run(R1, ME)).epoch == 3
+
+
+async def test_an_owner_that_was_stopped_and_wakes_late_writes_nothing(paused: SqlStore, path: Path) -> None:
+    with worker(WORKER, "claim", path, "r1") as child:
+        assert child.hear() == "ready"
+        child.tell()
+        assert child.hear() == "claimed"
+        child.tell(1)
+        assert child.hear() == "settled"
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(RunOwned):
+            await paused.claim_run(R1, ME)
+        path.with_name("x.db.locks").joinpath("r1").unlink()  # taken over by force
+        heir = await paused.claim_run(R1, ME)
+        assert heir.epoch == 3
+        await paused.settle(nodes=[NodeWrite(fence=fence_of(heir), node=node("mine", "r1", seq=9))])
+        os.kill(child.pid, signal.SIGCONT)
+        child.tell(2)
+        assert child.hear() == "OwnershipLost"
+        child.tell()
+        child.rest()
+    assert {found.node_id for found in await paused.nodes(R1)} == {"n1", "mine"}
+    assert (await paused.run(R1)).status is RunStatus.RUNNING
+    assert (await paused.run(R1)).owner == ME
+
+
+async def test_the_former_owner_lets_go_of_a_lock_that_was_taken_over(path: Path, disk: SqlStore) -> None:
+    made = await disk.create_run(run("r1", owner=ME))
+    path.with_name("x.db.locks").joinpath("r1").unlink()
+    heir = await open_store(str(path), clock=SystemClock())
+    claimed = await heir.claim_run(R1, this_process(SystemClock()))
+    with pytest.raises(OwnershipLost):
+        await disk.finish_run(fence_of(made), status=RunStatus.FAILED, finished_at=1.0)
+    assert (await disk.run(R1)).status is RunStatus.RUNNING
+    await heir.finish_run(fence_of(claimed), status=RunStatus.PAUSED, finished_at=2.0)
+    assert (await disk.claim_run(R1, ME)).epoch == 3
+    await heir.close()
+
+
+async def test_a_store_that_closes_gives_its_runs_back(path: Path, disk: SqlStore) -> None:
+    other = await open_store(str(path), clock=SystemClock())
+    await other.create_run(run("r1", owner=ME))
+    await other.close()
+    assert (await disk.run(R1)).status is RunStatus.INTERRUPTED
+    assert (await disk.claim_run(R1, ME)).epoch == 2
+
+
+async def test_a_request_on_its_way_is_seen_of_other_processes_that_are_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "_OTHERS_KNOWN", 0.0)
+    first = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
+    other = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
+    made = await other.create_run(run("r1", owner=OTHER))
+    sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
+    await other.begin_attempt(fence_of(made), sent)
+    began = sent.started_at
+    assert await first.sent_elsewhere(sent.key, since=began)
+    assert not await first.sent_elsewhere("another", since=began)
+    assert not await first.sent_elsewhere(sent.key, since=began + 1)
+    monkeypatch.setattr(first, "_owner", OTHER)  # its own requests are single flight's
+    assert not await first.sent_elsewhere(sent.key, since=began)
+    monkeypatch.undo()
+    await other.close()  # as when it was killed: it holds no lock any more, and the run stands as running
+    monkeypatch.setattr(first, "_others_until", 0.0)
+    assert not await first.sent_elsewhere(sent.key, since=began)
+    await first.close()

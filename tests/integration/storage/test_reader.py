@@ -1,0 +1,151 @@
+"""Reading on disk: few queries, the right plan, no harm by cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import event
+
+from flowllm.core.clock import SystemClock
+from flowllm.core.errors import DatabaseCorrupt
+from flowllm.core.types import NodeId, RunId
+from flowllm.storage.base import NodeWrite
+from flowllm.storage.open import open_store
+from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowllm.storage.sqlite.store import SqlStore
+
+pytestmark = pytest.mark.anyio
+
+
+def queries(store: SqlStore) -> list[str]:
+    """The statements that the reader sends from now on."""
+    seen: list[str] = []
+
+    def see(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        seen.append(statement)
+
+    event.listen(store._reader._engine.sync_engine, "before_cursor_execute", see)
+    return seen
+
+
+async def test_lookups_of_one_tick_share_a_query(disk: SqlStore) -> None:
+    await disk.memo("warm")
+    seen = queries(disk)
+    await asyncio.gather(*(disk.memo(f"k{n}") for n in range(499)))
+    assert len(seen) == 1
+    await asyncio.gather(*(disk.memo(f"k{n}") for n in range(1001)))
+    assert len(seen) == 4
+
+
+async def test_every_read_sees_what_was_committed_before(disk: SqlStore) -> None:
+    made = await disk.create_run(run("r1", owner=ME))
+    for number in range(50):
+        await disk.settle(
+            nodes=[NodeWrite(fence=fence_of(made), node=node(f"n{number}", "r1"))], memo=answer("k")
+        )
+        found, kept = await asyncio.gather(disk.nodes(RunId("r1")), disk.memo(answer("k").key))
+        assert len(found) == number + 1
+        assert kept is not None
+
+
+async def test_a_reader_cannot_write(disk: SqlStore) -> None:
+    async with disk._reader._engine.connect() as connection:
+        with pytest.raises(Exception, match="readonly"):
+            await connection.exec_driver_sql("DELETE FROM runs")
+
+
+async def test_cancelled_reads_leave_the_reader_well(disk: SqlStore) -> None:
+    await disk.settle(memo=answer("a"))
+    rng = random.Random(3)
+    for _ in range(100):
+        tasks = [asyncio.ensure_future(disk.memo(answer("a").key)), asyncio.ensure_future(disk.runs())]
+        for _ in range(rng.randrange(10)):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert await disk.memo(answer("a").key) == answer("a")
+    assert await disk.runs() == []
+
+
+async def test_a_waiter_that_leaves_does_not_take_the_answer_from_another(disk: SqlStore) -> None:
+    await disk.settle(memo=answer("a"))
+    leaver, stayer = (asyncio.ensure_future(disk.memo(answer("a").key)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaver.cancel()
+    assert await stayer == answer("a")
+
+
+@pytest.mark.parametrize(
+    ("call", "index"),
+    [
+        (lambda store: store.last_node("blog", NodeId("a"), before_seq=5), "ix_runs_workflow_seq"),
+        (lambda store: store.runs(workflow="blog"), "ix_runs_workflow_seq"),
+        (lambda store: store.attempts(RunId("r1"), NodeId("a")), "ix_attempts_run_node"),
+        (lambda store: store.spend(RunId("r1")), "ix_attempts_run_node"),
+        (lambda store: store.nodes(RunId("r1")), "ix_nodes_parent_place"),
+        (lambda store: store.node(RunId("r1"), NodeId("a")), "sqlite_autoindex_nodes"),
+        (lambda store: store.nodes_within(RunId("r1"), [NodeId("a")]), "ix_nodes_parent_place"),
+        (lambda store: store.items(RunId("r1"), NodeId("a")), "ix_nodes_parent_place"),
+        (lambda store: store.count_items(RunId("r1"), NodeId("a")), "ix_nodes_parent_place"),
+        (lambda store: store.failed_items(RunId("r1")), "ix_nodes_failed"),
+        (lambda store: store.memo("k"), "sqlite_autoindex_memo"),
+        (lambda store: store.run(RunId("r1")), "sqlite_autoindex_runs"),
+    ],
+)
+async def test_queries_use_an_index(disk: SqlStore, path: Path, call: object, index: str) -> None:
+    await disk.create_run(run("r1", owner=ME))
+    seen = queries(disk)
+    await call(disk)
+    with closing(sqlite3.connect(path)) as connection:
+        plan = [
+            row[3]
+            for row in connection.execute(f"EXPLAIN QUERY PLAN {seen[0]}", ["x"] * (seen[0].count("?")))
+        ]
+    assert index in " ".join(plan)
+    assert not any(step.startswith("SCAN") and "VIRTUAL TABLE" not in step for step in plan)
+
+
+async def test_a_list_of_runs_does_not_load_snapshots(disk: SqlStore) -> None:
+    seen = queries(disk)
+    await disk.runs()
+    assert "runs.snapshot," not in seen[0]
+
+
+async def test_a_spend_is_added_up_by_the_database(disk: SqlStore) -> None:
+    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
+    for number in range(20):
+        await disk.settle(attempt=attempt_of_node("a", "r1", number=number), attempt_fence=fence)
+    seen = queries(disk)
+    assert (await disk.spend(RunId("r1"))).tokens == 20 * 80
+    assert len(seen) == 1
+    assert "total(" in seen[0]
+
+
+async def test_damaged_usage_is_told_instead_of_a_wrong_sum(disk: SqlStore, path: Path) -> None:
+    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
+    await disk.settle(attempt=attempt_of_node("a", "r1"), attempt_fence=fence)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE attempts SET usage = '{\"input_tok'")
+        connection.commit()
+    with pytest.raises(DatabaseCorrupt, match="malformed JSON"):
+        await disk.spend(RunId("r1"))
+
+
+async def test_a_database_without_its_tables_is_said_to_be_damaged(path: Path) -> None:
+    await (await open_store(str(path), clock=SystemClock())).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE nodes")
+    store = await open_store(str(path), clock=SystemClock())
+    with pytest.raises(DatabaseCorrupt, match="no such table"):
+        await store.nodes(RunId("r1"))
+    await store.close()

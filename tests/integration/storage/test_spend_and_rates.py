@@ -1,0 +1,174 @@
+"""What every store promises of what runs have spent and of the rates that were learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowllm.core.types import AttemptStatus, RunId, RunStatus, Usage
+from tests.support.records import ME, USAGE, attempt_of_node, fence_of, run
+
+if TYPE_CHECKING:
+    from flowllm.core.money import Spend
+    from flowllm.storage.base import RunRecord, Store
+
+pytestmark = pytest.mark.anyio
+
+
+async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.SUCCEEDED) -> None:
+    await store.finish_run(fence_of(record), status=status, finished_at=1_700_000_009.0)
+
+
+# what a run has spent
+
+
+async def spend(store: Store, *changes: dict[str, object]) -> Spend:
+    """The spend of a run with these attempts: each took 80 tokens for $0.5, of 100 and $2 set aside, but for
+    what is changed of it."""
+    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    for number, change in enumerate(changes):
+        usual = {"cost_usd": 0.5, "reserved_tokens": 100.0, "reserved_usd": 2.0}
+        attempt = replace(attempt_of_node("a", "r1", number=number), **(usual | change))
+        await store.settle(attempt=attempt, attempt_fence=fence)
+    return await store.spend(RunId("r1"))
+
+
+def taken(found: Spend) -> tuple[float, float | None]:
+    """Tokens and dollars with what was set aside; None as soon as a price is unknown."""
+    known = not found.unpriced and found.reserved_usd is not None
+    return found.tokens, found.usd if known else None
+
+
+NOTHING = {"usage": Usage(), "cost_usd": None}
+IN_DOUBT = [AttemptStatus.SENT, AttemptStatus.UNKNOWN]
+
+
+async def test_a_run_without_attempts_has_spent_nothing(store: Store) -> None:
+    assert taken(await spend(store)) == (0.0, 0.0)
+    assert taken(await store.spend(RunId("unknown"))) == (0.0, 0.0)
+
+
+async def test_answers_and_errors_count_with_what_they_took(store: Store) -> None:
+    failed = {"status": AttemptStatus.FAILED}
+    found = await spend(store, {}, failed, failed | {"usage": Usage(), "cost_usd": 0.25})
+    assert taken(found) == (160.0, 1.25)
+
+
+async def test_tokens_that_are_part_of_others_are_not_counted_twice(store: Store) -> None:
+    usage = Usage(input_tokens=7, output_tokens=9, cached_input_tokens=5, reasoning_tokens=8)
+    assert taken(await spend(store, {"usage": usage})) == (16.0, 0.5)
+
+
+@pytest.mark.parametrize("status", IN_DOUBT)
+async def test_an_attempt_in_doubt_counts_with_what_was_set_aside(
+    store: Store, status: AttemptStatus
+) -> None:
+    in_doubt = NOTHING | {"status": status}
+    assert taken(await spend(store, {}, in_doubt, in_doubt | {"cost_usd": 0.0})) == (280.0, 4.5)
+
+
+@pytest.mark.parametrize("status", IN_DOUBT)
+async def test_an_attempt_in_doubt_that_reports_usage_counts_with_that(
+    store: Store, status: AttemptStatus
+) -> None:
+    assert taken(await spend(store, {"status": status})) == (80.0, 0.5)
+
+
+async def test_an_error_without_tokens_and_cost_took_nothing(store: Store) -> None:
+    assert taken(await spend(store, NOTHING | {"status": AttemptStatus.FAILED})) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "tokens"),
+    [
+        ({"cost_usd": None}, 80.0),
+        (NOTHING, 0.0),
+        ({"cost_usd": None, "status": AttemptStatus.FAILED}, 80.0),
+        ({"cost_usd": None, "status": AttemptStatus.UNKNOWN}, 80.0),
+        (NOTHING | {"status": AttemptStatus.SENT, "reserved_usd": None}, 100.0),
+        ({"usage": Usage(), "status": AttemptStatus.UNKNOWN, "reserved_usd": None}, 100.0),
+    ],
+)
+async def test_one_unknown_price_makes_the_sum_unknown(
+    store: Store, unknown: dict[str, object], tokens: float
+) -> None:
+    assert taken(await spend(store, {}, unknown)) == (80.0 + tokens, None)
+
+
+async def test_a_price_that_nothing_depends_on_may_be_unknown(store: Store) -> None:
+    in_doubt = NOTHING | {"status": AttemptStatus.UNKNOWN}
+    assert taken(await spend(store, {"reserved_usd": None}, in_doubt)) == (180.0, 2.5)
+
+
+async def test_tokens_beyond_what_a_database_counts_in_whole_numbers(store: Store) -> None:
+    large = {"usage": Usage(input_tokens=2**62, output_tokens=2**62)}
+    assert taken(await spend(store, large, large, {"usage": Usage(input_tokens=2**70)})) == (
+        float(2**64 + 2**70),
+        1.5,
+    )
+
+
+async def test_a_spend_is_that_of_one_run_over_all_its_sittings(store: Store) -> None:
+    made = [await store.create_run(run(name, owner=ME)) for name in ("r1", "r2")]
+    await store.settle(attempt=attempt_of_node("a", "r2"), attempt_fence=fence_of(made[1]))
+    sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
+    await store.begin_attempt(fence_of(made[0]), sent)
+    assert taken(await store.spend(RunId("r1"))) == (100.0, 0.0005)
+    await finish(store, made[0], RunStatus.INTERRUPTED)
+    claimed = await store.claim_run(RunId("r1"), ME)
+    again = attempt_of_node("a", "r1", number=2)
+    await store.settle(attempt=again, attempt_fence=fence_of(claimed))
+    found = await store.spend(RunId("r1"))
+    assert found.tokens == 100.0 + USAGE.input_tokens + USAGE.output_tokens
+    assert found.usd == pytest.approx(0.0006)
+    assert taken(await store.spend(RunId("r2"))) == (80.0, 0.0001)
+
+
+# rates
+
+
+async def test_a_learned_rate_is_kept_and_a_later_one_replaces_it(store: Store) -> None:
+    assert dict(await store.rates(since=0.0)) == {}
+    await store.learn_rate("openai https://api.example.com/v1 12ab", 7.5, at=100.0)
+    await store.learn_rate("b\ud800\0'", 0.25, at=101.0)
+    await store.learn_rate("openai https://api.example.com/v1 12ab", 3, at=102.0)
+    assert dict(await store.rates(since=0.0)) == {
+        "openai https://api.example.com/v1 12ab": 3.0,
+        "b\ud800\0'": 0.25,
+    }
+
+
+async def test_the_last_rate_holds_also_when_the_clock_was_set_back(store: Store) -> None:
+    for rate, at in ((9.0, 500.0), (2.0, 400.0), (2.0, 400.0)):
+        await store.learn_rate("a", rate, at=at)
+    assert dict(await store.rates(since=400.0)) == {"a": 2.0}
+    assert dict(await store.rates(since=401.0)) == {}
+
+
+async def test_rates_learned_before_a_time_are_left_out(store: Store) -> None:
+    for at in (10.0, 20.0, 30.0):
+        await store.learn_rate(f"a{at:g}", at, at=at)
+    assert dict(await store.rates(since=20.0)) == {"a20": 20.0, "a30": 30.0}
+    assert dict(await store.rates(since=math.inf)) == {}
+    assert len(await store.rates(since=-math.inf)) == 3
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+async def test_what_is_no_rate_is_refused(store: Store, rate: float) -> None:
+    await store.learn_rate("a", 1.0, at=1.0)
+    with pytest.raises(ValueError, match="positive"):
+        await store.learn_rate("a", rate, at=2.0)
+    with pytest.raises(ValueError, match="some time"):
+        await store.learn_rate("a", 2.0, at=math.nan)
+    assert dict(await store.rates(since=0.0)) == {"a": 1.0}
+
+
+async def test_rates_outlive_the_runs_and_the_memo(store: Store) -> None:
+    await store.learn_rate("a", 1.0, at=1.0)
+    await finish(store, await store.create_run(run("r1", owner=ME)))
+    await store.delete_runs([RunId("r1")])
+    await store.clear_memo()
+    assert dict(await store.rates(since=0.0)) == {"a": 1.0}

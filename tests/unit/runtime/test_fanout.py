@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowllm.core.errors import TemplateFailed
+from flowllm.core.types import NodeStatus
+from flowllm.runtime.foreach_state import Ended, FanOut, Rule, Tolerated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowllm.core.types import Json
+
+OK, BAD, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
+
+
+def ended(place: int, status: NodeStatus = OK, output: Json = None) -> Ended:
+    return Ended(place=place, slot=place, status=status, item=place, output=output)
+
+
+def good(ended: Ended, accepted: Sequence[Json]) -> bool:
+    return ended.output == "good"
+
+
+def one_of_each(ended: Ended, accepted: Sequence[Json]) -> bool:
+    return ended.output != "none" and ended.output not in accepted
+
+
+def rule(count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good) -> Rule:
+    return Rule(count=count, overshoot=overshoot, ordered=ordered, judge=judge)
+
+
+def pull(state: FanOut, *, most: int = 1_000, answered: bool = False) -> list[int]:
+    """Pull as long as there is room; of each item it is known at once that it must be asked, unless `answered`."""
+    pulled = []
+    while state.room() and len(pulled) < most:
+        place = state.next_place
+        state.pulled(place)
+        if not answered:
+            state.missed(place)
+        pulled.append(place)
+    return pulled
+
+
+# the window
+
+
+def test_each_item_that_ends_makes_room_for_one_more() -> None:
+    state = FanOut(window=3, total=10)
+    assert pull(state) == [0, 1, 2]
+    state.ended(ended(1))
+    assert (state.room(), pull(state)) == (1, [3])
+    assert state.in_flight == 3
+
+
+def test_it_is_over_when_the_data_has_ended_and_all_items_have() -> None:
+    state = FanOut(window=2)
+    pull(state)
+    state.drained()
+    assert (state.total, state.over, state.room()) == (2, False, 0)
+    state.ended(ended(1))
+    state.ended(ended(0, SKIPPED))
+    assert state.over
+    assert (state.chosen(), state.verdict("x")) == (None, None)
+
+
+def test_no_items_are_over_at_once() -> None:
+    state = FanOut(window=2, total=0)
+    assert (state.over, state.room(), state.verdict("x")) == (True, 0, None)
+
+
+def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() -> None:
+    """Else a run that is stopped in the middle would record a list that lacks items."""
+    state = FanOut(window=2, total=2)
+    pull(state)
+    state.ended(ended(0))
+    state.withdrawn(1)
+    assert (state.in_flight, state.over) == (0, False)
+
+
+# accept
+
+
+def test_the_first_accepted_ones_in_input_order_are_chosen_whatever_order_they_end_in() -> None:
+    state = FanOut(window=9, total=9, rule=rule(2, overshoot=2))
+    assert pull(state) == [0, 1, 2, 3]
+    for place in (3, 2):
+        state.ended(ended(place, output="good"))
+    assert not state.over, "an item before them may still be accepted"
+    state.ended(ended(1, output="good"))
+    state.ended(ended(0, output="bad"))
+    assert (state.over, state.chosen()) == (True, [1, 2])
+    assert state.counts(not_pulled=5).as_dict() == {
+        "total": 9,
+        "succeeded": 4,
+        "failed": 0,
+        "skipped": 0,
+        "accepted": 2,
+        "not_sent": 5,
+    }
+
+
+def test_it_is_over_while_items_behind_the_last_chosen_one_are_still_out() -> None:
+    state = FanOut(window=9, total=9, rule=rule(1, overshoot=3))
+    pull(state)
+    state.ended(ended(0, output="good"))
+    assert (state.over, state.in_flight, state.chosen()) == (True, 2, [0])
+
+
+def test_an_item_withdrawn_before_the_last_accepted_one_leaves_the_choice_open() -> None:
+    state = FanOut(window=9, total=9, rule=rule(1, overshoot=2))
+    pull(state)
+    state.withdrawn(0)
+    state.ended(ended(1, output="good"))
+    assert not state.over
+
+
+def test_an_item_is_pulled_only_when_it_is_known_of_those_before_whether_they_must_be_asked() -> None:
+    state = FanOut(window=9, total=9, rule=rule(5))
+    assert pull(state, answered=True) == [0]
+    state.missed(0)
+    assert pull(state, answered=True) == [1]
+    state.ended(ended(1, output="bad"))
+    assert state.room() == 1
+
+
+def test_items_that_end_out_of_order_wait_for_their_turn_to_be_judged() -> None:
+    state = FanOut(window=9, total=9, rule=rule(2, overshoot=2, ordered=True, judge=one_of_each))
+    pull(state)
+    state.ended(ended(1, output="toys"))
+    assert (state.judged(), state.counts().accepted) == ([], 0)
+    state.ended(ended(0, output="toys"))
+    assert (state.judged(), state.chosen_outputs()) == ([0, 1], ["toys"])
+    state.ended(ended(2, output="books"))
+    assert (state.over, state.chosen(), state.chosen_outputs()) == (True, [0, 2], ["toys", "books"])
+
+
+def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
+    def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
+        if ended.output == "odd":
+            raise TemplateFailed("`accept.when` is not true or false")
+        return True
+
+    state = FanOut(window=9, total=2, rule=rule(2, judge=judge))
+    pull(state)
+    ((wrong, error),) = state.ended(ended(0, output="odd"))
+    assert (wrong.place, error.message) == (0, "`accept.when` is not true or false")
+    state.ended(ended(1, output="even"))
+    state.drained()
+    assert state.over
+    assert (state.counts().succeeded, state.counts().failed) == (1, 1)
+    assert "1 of 2 items failed; x[0]: `accept.when` is not true or false" in str(state.verdict("x"))
+
+
+def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() -> None:
+    state = FanOut(window=9, total=3, rule=rule(1))
+    pull(state)
+    state.ended(ended(0, BAD), "no")
+    assert (state.over, state.room()) == (False, 1)
+    pull(state)
+    state.ended(ended(1, output="good"))
+    assert (state.over, state.verdict("x"), state.chosen()) == (True, None, [1])
+
+
+def test_data_that_ends_earlier_gives_fewer() -> None:
+    state = FanOut(window=9, total=2, rule=rule(2))
+    pull(state)
+    state.ended(ended(0, output="good"))
+    state.ended(ended(1, output="bad"))
+    state.drained()
+    assert (state.over, state.chosen(), state.verdict("x")) == (True, [0], None)
+
+
+@given(
+    outputs=st.lists(st.sampled_from(["good", "bad", "fails", "skipped"]), max_size=40),
+    count=st.integers(1, 12),
+    overshoot=st.sampled_from([1.0, 1.5, 2.0, 4.0]),
+    window=st.integers(1, 20),
+    ordered=st.booleans(),
+    choose=st.randoms(use_true_random=False),
+)
+@settings(max_examples=150, deadline=None)
+def test_accept_holds_its_promises_in_any_order_of_endings(
+    *, outputs: list[str], count: int, overshoot: float, window: int, ordered: bool, choose: object
+) -> None:
+    status = {"fails": BAD, "skipped": SKIPPED}
+    state = FanOut(window=window, total=len(outputs), rule=rule(count, overshoot=overshoot, ordered=ordered))
+    aloft: list[int] = []
+    asked = 0
+    while not state.over:
+        needed = count - state.counts().accepted
+        while state.room():
+            if state.next_place == len(outputs):
+                state.drained()
+                break
+            aloft.append(state.next_place)
+            state.pulled(state.next_place)
+            state.missed(aloft[-1])
+            asked += 1
+            assert len(aloft) <= min(window, math.ceil(overshoot * needed))
+        if state.over:
+            break
+        place = aloft.pop(choose.randrange(len(aloft)))
+        state.ended(ended(place, status.get(outputs[place], OK), outputs[place]))
+    wanted = [place for place, output in enumerate(outputs) if output == "good"][:count]
+    counts = state.counts(not_pulled=len(outputs) - asked)
+    told = counts.succeeded + counts.failed + counts.skipped + counts.not_sent
+    assert (state.chosen(), counts.accepted) == (wanted, len(wanted))
+    assert (counts.total, told + len(aloft)) == (len(outputs), len(outputs))
+    if overshoot == 1.0:
+        thrown = [place for place in range(asked) if outputs[place] == "good"]
+        assert thrown == wanted, "an accepted answer was paid for and thrown away"
+
+
+@given(st.lists(st.sampled_from(["toys", "books", "none"]), max_size=30), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(
+    outputs: list[str], choose: object
+) -> None:
+    state = FanOut(window=7, total=len(outputs), rule=rule(2, overshoot=3, ordered=True, judge=one_of_each))
+    aloft: list[int] = []
+    while not state.over:
+        while state.room() and state.next_place < len(outputs):
+            aloft.append(state.next_place)
+            state.pulled(aloft[-1])
+            state.missed(aloft[-1])
+        if state.room():
+            state.drained()
+            continue
+        place = aloft.pop(choose.randrange(len(aloft)))
+        state.ended(ended(place, output=outputs[place]))
+    first = dict.fromkeys(output for output in outputs if output != "none")
+    assert state.chosen() == [outputs.index(output) for output in first][:2]
+
+
+# failures
+
+
+def finished(statuses: str, tolerated: Tolerated, *, total: int | None = None) -> FanOut:
+    """After items that ended in order: x failed, s was skipped, anything else succeeded."""
+    state = FanOut(window=100, total=total, tolerated=tolerated)
+    for place, letter in enumerate(statuses):
+        if not state.room():
+            break
+        state.pulled(place)
+        state.ended(ended(place, {"x": BAD, "s": SKIPPED}.get(letter, OK)), f"broke at {place}")
+    else:
+        if not state.over:
+            state.drained()
+    return state
+
+
+@pytest.mark.parametrize(
+    ("statuses", "tolerated", "fails"),
+    [
+        (".....", Tolerated(), False),
+        ("sssss", Tolerated(), False),
+        ("..x..", Tolerated(), True),
+        ("..x..", Tolerated(forgiven=True), False),
+        ("xx", Tolerated(forgiven=True), True),
+        ("xs", Tolerated(forgiven=True), False),
+        ("", Tolerated(forgiven=True), False),
+        ("x.x..", Tolerated(forgiven=True, most=2), False),
+        ("x.x.x", Tolerated(forgiven=True, most=2), True),
+        ("....x", Tolerated(forgiven=True, most=0), True),
+        ("x" + 19 * ".", Tolerated(forgiven=True, share=0.05), False),
+        ("x" + 18 * ".", Tolerated(forgiven=True, share=0.05), True),
+        ("xx", Tolerated(forgiven=True, share=1.0), False),
+    ],
+)
+def test_the_step_fails_if_more_items_fail_than_are_allowed(
+    statuses: str, tolerated: Tolerated, fails: bool
+) -> None:
+    state = finished(statuses, tolerated)
+    assert state.over
+    assert (state.verdict("x") is not None) == fails
+
+
+def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
+    state = FanOut(window=3, total=3)
+    pull(state)
+    state.ended(ended(2, BAD), "late")
+    state.ended(ended(1, BAD), "early")
+    state.ended(ended(0))
+    assert "2 of 3 items failed; posts[1]: early" in str(state.verdict("posts"))
+
+
+def test_nothing_more_is_pulled_once_too_many_have_failed() -> None:
+    number = finished("x.x.x.....", Tolerated(forgiven=True, most=1))
+    assert (number.next_place, number.over, number.room()) == (3, True, 0)
+    share = finished("xx........", Tolerated(forgiven=True, share=0.1), total=10)
+    assert (share.next_place, share.over) == (2, True)
+    unknown = finished("xx........", Tolerated(forgiven=True, share=0.1))
+    assert unknown.next_place == 10, "only at the end is it known of how many"
+    assert unknown.verdict("x") is not None
+
+
+def test_counts_of_a_step_that_stopped_early_add_up() -> None:
+    state = finished("x.x.x.....", Tolerated(forgiven=True, most=1))
+    counts = state.counts(not_pulled=7)
+    assert (counts.total, counts.succeeded, counts.failed, counts.not_sent) == (10, 1, 2, 7)

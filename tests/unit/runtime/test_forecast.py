@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowllm.explain.forecast import Forecaster
+from flowllm.explain.graph import Graph
+from flowllm.explain import planned_items as foreseen_items
+from flowllm.explain import planner as foresight
+from tests.support.sittings import Stage
+from tests.support.virtual import run_virtual
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowllm.explain.estimate import Outlook
+    from flowllm.explain.forecast import Forecast
+
+TEXT = """
+    steps:
+      a: {prompt: first}
+      b: {prompt: "second {{ a }}"}
+      c: {value: "{{ 1 + 1 }}"}
+      d: {prompt: "third {{ c }}", samples: 2, max_tokens: 50}
+      e: {prompt: fourth, when: "{{ c > 2 }}"}
+      f: {prompt: "fifth {{ e }}"}
+    """
+
+
+async def forecast(stage: Stage, text: str = TEXT, **how: object) -> Forecast:
+    ready = await stage.scheduler(text, run_id="forecast")
+    workflow = ready.checked
+    store = how.pop("store", stage.store)
+    forecaster = Forecaster(workflow, ready.run, workflow.steps, backend=ready.backend, store=store, **how)
+    return await forecaster.forecast("fake", Graph.of(workflow))
+
+
+def states(found: Forecast) -> dict[str, str]:
+    return {node.step: node.outlook.state for node in found.nodes}
+
+
+def test_what_is_not_known_yet_is_said_to_be_unknown() -> None:
+    async def main() -> None:
+        stage = Stage()
+        found = await forecast(stage, store=None)
+        assert states(found) == {
+            "a": "send", "c": "compute", "b": "maybe", "d": "send", "e": "skipped", "f": "skipped",
+        }  # fmt: skip
+        why = {node.step: node.outlook.why for node in found.nodes}
+        assert why["b"] == "after a"
+        assert why["e"] == "its `when` is false"
+        assert why["f"] == "e is skipped"
+        assert (found.requests, found.input_tokens, found.cost_usd) == (4, None, None)
+        assert stage.provider.sent == []
+        assert found.critical_path == ("a", "b")
+
+    run_virtual(main())
+
+
+def test_after_a_run_everything_is_cached_and_a_run_then_sends_nothing() -> None:
+    async def main() -> None:
+        stage = Stage()
+        await stage.run(TEXT)
+        sent = len(stage.provider.sent)
+        found = await forecast(stage)
+        assert states(found) == {
+            "a": "cached", "b": "cached", "c": "compute", "d": "cached", "e": "skipped", "f": "skipped",
+        }  # fmt: skip
+        assert (found.requests, found.cost_usd) == (0, 0)
+        await stage.run(TEXT, run_id="r2")
+        assert len(stage.provider.sent) == sent
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "state", "why"),
+    [
+        (("first", "1st"), {}, "send", "changed: prompt"),
+        (("", ""), {"use_memo": False}, "send", "--no-cache"),
+        (("", ""), {"refresh": ("a",)}, "send", "asked anew: --refresh"),
+        (("prompt: first", "prompt: first, cache: false"), {}, "send", "`cache: false`"),
+        (
+            ("prompt: first", "prompt: first, cache: {ttl: 1m}"),
+            {},
+            "send",
+            "its answer is no longer in the memo",
+        ),
+        (("prompt: first", "prompt: '{{ c.nothing }}'"), {}, "error", "nothing"),
+    ],
+)
+def test_why_an_answer_is_not_taken_from_the_memo(
+    edit: tuple[str, str], options: dict, state: str, why: str
+) -> None:
+    async def main() -> None:
+        stage = Stage()
+        await stage.run(TEXT)
+        stage.clock.epoch += 3600
+        found = await forecast(stage, TEXT.replace(*edit), **options)
+        node = {node.step: node.outlook for node in found.nodes}["a"]
+        assert node.state == state
+        assert why in node.why
+
+    run_virtual(main())
+
+
+def test_the_estimate_is_an_upper_bound_with_every_sample_in_it() -> None:
+    async def main() -> None:
+        node = {node.step: node.outlook for node in (await forecast(Stage())).nodes}["d"]
+        assert (node.requests, node.output_tokens) == (2, 100)
+        assert node.cost_usd == pytest.approx(0.1)
+
+    run_virtual(main())
+
+
+FAN = """
+    inputs: {words: {type: array, default: [x, y]}}
+    steps:
+      a: {prompt: first}
+      list: {foreach: [p, q, r], prompt: "about {{ item }}", max_tokens: 10}
+      again: {foreach: "{{ list }}", prompt: "on {{ item }}"}
+      both: {foreach: [p, q], prompt: "{{ item }} {{ a }}", samples: 2}
+      stdin: {foreach: {file: "-"}, prompt: "{{ item }}"}
+      bad: {foreach: [1, 0], value: "{{ 1 / item }}"}
+      odd: {foreach: [1, 0], value: "{{ 1 / item }}", on_error: continue}
+      look: {value: "{{ odd }} {{ steps.odd.counts.failed }} {{ steps.odd.rows[1].status }}"}
+      some: {foreach: "{{ inputs.words }}", prompt: "{{ item }}", when: "{{ index == 0 }}"}
+      empty: {foreach: "{{ [] }}", prompt: "{{ item }}"}
+      most: {foreach: [p, q, r], prompt: "m {{ item }}", accept: {when: "{{ true }}", count: 1}}
+      graph:
+        foreach: [p, q]
+        with: {w: "{{ item }}"}
+        workflow:
+          inputs: {w: {type: string}}
+          steps: {one: {prompt: "one {{ inputs.w }}"}, two: {value: "{{ one }}!"}}
+          outputs: {two: "{{ two }}"}
+      whole:
+        workflow:
+          steps: {one: {prompt: "one p"}}
+          outputs: {one: "{{ one }}"}
+      end: {value: "{{ whole.one }}"}
+    """
+
+
+def outlooks(found: Forecast) -> dict[str, Outlook]:
+    return {node.step: node.outlook for node in found.nodes}
+
+
+def test_items_are_told_together_and_what_nobody_knows_is_not_zero() -> None:
+    async def main() -> None:
+        stage = Stage()
+        found = await forecast(stage, FAN, store=None)
+        seen = outlooks(found)
+        assert {name: (one.state, one.items, one.requests) for name, one in seen.items()} == {
+            "a": ("send", None, 1),
+            "list": ("send", 3, 3),
+            "again": ("maybe", None, None),
+            "both": ("maybe", 2, 4),
+            "stdin": ("maybe", None, None),
+            "bad": ("error", 2, 0),
+            "odd": ("compute", 2, 0),
+            "look": ("compute", None, 0),
+            "some": ("send", 2, 1),
+            "empty": ("compute", 0, 0),
+            "most": ("send", 3, 3),
+            "graph": ("send", 2, 2),
+            "whole": ("send", None, 1),
+            "end": ("maybe", None, 0),
+        }
+        assert seen["again"].why == "once for each item of list"
+        assert seen["stdin"].why == "once for each item of standard input"
+        assert seen["both"].why == "after a"
+        assert "1 of 2 items fail" in seen["bad"].why
+        assert seen["most"].why.startswith("up to 3 items, until enough are accepted")
+        assert seen["list"].output_tokens == 30
+        assert seen["again"].input_tokens is seen["again"].cost_usd is None
+        assert seen["look"].output == "[1.0, null] 1 failed"
+        assert (found.requests, found.at_least["requests"], found.cost_usd) == (None, 15, None)
+        assert stage.provider.sent == []
+
+    run_virtual(main())
+
+
+def test_items_that_the_memo_has_are_counted() -> None:
+    async def main() -> None:
+        stage = Stage()
+        few = FAN.replace('      stdin: {foreach: {file: "-"}, prompt: "{{ item }}"}\n', "").replace(
+            '      bad: {foreach: [1, 0], value: "{{ 1 / item }}"}\n', ""
+        )
+        await stage.run(few)
+        seen = outlooks(await forecast(stage, few))
+        assert (seen["most"].requests, seen["most"].why) == (0, "1 accepted of the first 1 items")
+        assert {one.state for one in seen.values()} <= {"cached", "compute"}
+        assert (seen["list"].cached, seen["graph"].cached) == (3, 2)
+        more = few.replace("list: {foreach: [p, q, r]", "list: {foreach: [p, z, q, r]")
+        seen = outlooks(await forecast(stage, more))
+        assert (seen["list"].cached, seen["list"].requests) == (3, 1)
+        assert seen["list"].why.startswith("4 items, 3 cached; ")
+        assert (seen["again"].state, seen["again"].requests) == ("maybe", None)
+
+    run_virtual(main())
+
+
+def test_the_first_thousand_stand_for_the_rest() -> None:
+    async def main() -> None:
+        stage = Stage()
+        await stage.run(MANY.replace("5000", "500"))
+        seen = outlooks(await forecast(stage, MANY))["n"]
+        assert (seen.items, seen.cached, seen.requests, seen.known) == (5000, 2500, 2500, False)
+        assert seen.why.startswith("5,000 items, 500 of the first 1,000 cached")
+        seen = outlooks(await forecast(stage, MANY, limit=600))["n"]
+        assert (seen.items, seen.cached, seen.requests) == (600, 500, 100)
+
+    run_virtual(main())
+
+
+MANY = """
+    steps: {n: {foreach: "{{ range(5000) | list }}", prompt: "{{ item }}"}}
+    """
+
+
+def test_a_file_is_counted_and_its_bad_rows_are_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        file = tmp_path / "rows.jsonl"
+        file.write_text('{"t": "a"}\n' * 1500 + "{\n")
+        text = (
+            f'steps: {{n: {{foreach: {{file: "{file}"}}, prompt: "{{{{ item.t }}}}", on_error: continue}}}}'
+        )
+        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        assert (seen.items, seen.requests) == (1501, 1501)
+        file.write_text('{"t": "a"}\n{\n')
+        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        assert (seen.items, seen.requests) == (2, 1)
+        assert "1 in error" in seen.why
+        file.unlink()
+        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        assert seen.state == "error"
+        assert "rows.jsonl" in seen.why
+
+    asyncio.run(main())  # files are read in threads, for which the virtual clock does not wait
+
+
+def test_a_graph_that_would_fail_is_told() -> None:
+    async def main() -> None:
+        text = """
+            steps:
+              g:
+                workflow:
+                  steps: {x: {value: "{{ 1 / 0 }}"}, y: {prompt: p}}
+                  outputs: {x: "{{ x }}"}
+              h: {prompt: "{{ g }}"}
+            """
+        seen = outlooks(await forecast(Stage(), text, store=None))
+        assert (seen["g"].state, seen["g"].requests) == ("error", 1)
+        assert seen["g"].why.startswith("x fails: ")
+        assert (seen["h"].state, seen["h"].why) == ("skipped", "g is failed")
+
+    run_virtual(main())
+
+
+def test_nobody_counts_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreseen_items, "COUNTED", 1200)
+
+    async def main() -> None:
+        file = tmp_path / "lines.txt"
+        file.write_text("x\n" * 3000)
+        text = f'steps: {{n: {{foreach: {{file: "{file}"}}, prompt: "{{{{ item }}}}"}}}}'
+        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        assert (seen.state, seen.items, seen.requests, seen.cost_usd) == ("send", None, None, None)
+        assert seen.why.startswith("more than 1,200 items")
+
+    asyncio.run(main())
+
+
+def test_graphs_and_items_within_are_looked_into_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foresight, "MOST_WITHIN", 300)
+    items = 'foreach: "{{ range(400) | list }}"'
+
+    async def main() -> None:
+        text = f"""
+            steps:
+              nest: {{{items}, workflow: {{steps: {{n: {{{items}, value: 1}}}}}}}}
+              graph: {{workflow: {{steps: {{a: {{prompt: one}}, b: {{prompt: two, samples: 3}}}}}}}}
+              after: {{value: "{{{{ graph }}}}"}}
+            """
+        stage = Stage()
+        seen = outlooks(await forecast(stage, text, store=None))
+        assert (seen["nest"].items, seen["nest"].state, seen["nest"].known) == (400, "maybe", False)
+        assert (seen["graph"].state, seen["graph"].requests) == ("maybe", 4)
+        assert seen["graph"].why == "its 2 steps are not looked into: 300 others within steps are"
+        assert seen["after"].why == "after graph"
+
+    run_virtual(main())

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.core.types import NodeStatus, StepKind
+from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.foreach_results import TOGETHER, Gathered
+from flowllm.runtime.foreach_state import Ended, FanOut, Rule
+from flowllm.runtime.halt import Halt
+from flowllm.runtime.invocation import Scope, Seat, Tally
+from flowllm.steps.base import Standing
+from flowllm.storage.base import NodeRecord
+from tests.support.workflows import workflow
+
+if TYPE_CHECKING:
+    from flowllm.core.types import Json
+    from flowllm.runtime.invocation import Result
+
+
+class FakeStore:
+    def outputs(self, run_id: str, parent: str, *, slots: object) -> object:
+        return ("read", parent, slots)
+
+
+class FakeDesk:
+    """Takes rows that ride."""
+
+    def __init__(self) -> None:
+        self.store = FakeStore()
+        self.run = NodeRecord(run_id="r1", node_id="", kind=StepKind.VALUE, status=NodeStatus.SUCCEEDED)
+        self.rode: list[int] = []
+
+    def ride(self, *records: NodeRecord) -> None:
+        self.rode.append(len(records))
+
+
+def gathered(user: str) -> Gathered:
+    flow = workflow(
+        f"""
+        steps:
+          a: {{foreach: [1], value: "{{{{ item }}}}"}}
+          b: {user}
+        """,
+        files={"t.py": "def f(x): return 1"},
+    )
+    scope = Scope(halt=Halt())
+    seat = Seat(
+        node_id="a",
+        step=flow.steps["a"],
+        values={},
+        standing=Standing(),
+        scope=scope,
+        tally=Tally(),
+        blueprint=Blueprint(flow.graph),
+    )
+    return Gathered(seat)
+
+
+def record(place: int, output: Json, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeRecord:
+    return NodeRecord(
+        run_id="r1",
+        node_id=f"a[{place}]",
+        kind=StepKind.VALUE,
+        status=status,
+        output=output,
+        place=place,
+        item=place * 10,
+        error={"message": "no"} if status is NodeStatus.FAILED else None,
+    )
+
+
+def result(these: Gathered, state: FanOut | None = None) -> Result:
+    return these.result(FakeDesk(), state or FanOut(window=1))
+
+
+def test_outputs_are_in_input_order_whatever_order_items_end_in() -> None:
+    these = gathered('{value: "{{ a | length }}"}')
+    for one in (record(2, "c"), record(0, "a"), record(1, "b", NodeStatus.FAILED)):
+        these.add(one)
+    assert result(these).output == ["a", None, "c"]
+    assert (result(these).rows, result(these).lazy) == (None, None)
+
+
+def test_nothing_is_held_where_nobody_looks() -> None:
+    these = gathered('{value: "{{ steps.a.status }}"}')
+    these.add(record(0, "a"))
+    assert (result(these).output, result(these).rows, result(these).lazy) == (None, None, None)
+    assert these._outputs == {}
+
+
+def test_rows_tell_of_each_item_and_of_a_judgement_that_failed_it_later() -> None:
+    these = gathered('{value: "{{ steps.a.rows }}"}')
+    these.add(record(1, "b"))
+    these.add(record(0, "a"))
+    these.replaced(replace(record(1, "b", NodeStatus.FAILED), error={"message": "odd"}))
+    assert result(these).rows == [
+        {"index": 0, "item": 0, "status": "succeeded", "output": "a", "error": None},
+        {"index": 1, "item": 10, "status": "failed", "output": None, "error": {"message": "odd"}},
+    ]
+
+
+def test_the_digest_of_a_whole_output_knows_each_place_and_no_order_of_endings() -> None:
+    def digest(*records: NodeRecord) -> str:
+        these = gathered('{python: "./t.py:f", with: {x: "{{ a }}"}}')
+        for one in records:
+            these.add(one)
+        lazy = result(these).lazy
+        assert lazy.sequence == ("read", "a", None)
+        return lazy.digest
+
+    first = digest(record(0, "x"), record(1, "y"))
+    assert first == digest(record(1, "y"), record(0, "x"))
+    assert first != digest(record(0, "y"), record(1, "x"))
+    assert first != digest(record(0, "x"))
+
+
+def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
+    rule = Rule(count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good")
+    state = FanOut(window=2, total=3, rule=rule)
+    these = gathered('{value: "{{ a }}"}')
+    for place, output in enumerate(["bad", "good"]):
+        state.pulled(place)
+        state.ended(Ended(place=place, slot=place, status=NodeStatus.SUCCEEDED, output=output))
+        these.add(record(place, output))
+    assert result(these, state).output == ["good"]
+
+
+def test_rows_that_nobody_waits_for_are_written_together() -> None:
+    these, desk = gathered("{value: 1}"), FakeDesk()
+    for place in range(TOGETHER + 3):
+        these.ride(desk, record(place, "x"))
+    assert desk.rode == [TOGETHER]
+    these.write(desk)
+    these.write(desk)
+    assert desk.rode == [TOGETHER, 3]
