@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from flowllm.app.result import RunResult
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Workflow
-    from flowllm.reporting.base import Observer
-    from flowllm.runtime.options import RunOptions
+from flowllm.core.types import Json
+from flowllm.language.workflow import Workflow
+from flowllm.reporting.base import Observer
+from flowllm.runtime.options import RunOptions
 
 
 def run(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from flowllm.core.clock import Clock
 from flowllm.core.errors import DataFailed, StorageFailed, UsageError
 from flowllm.core.tasks import start_task, to_the_end
-from flowllm.core.types import ROW, StepKind
+from flowllm.core.types import ROW, Json, StepKind
+from flowllm.datasets.base import Rows
 from flowllm.datasets.files import STDIN, open_file
 from flowllm.datasets.formats import BY_ENDING, GUESSED_TABLE, ending_of
 from flowllm.datasets.held import Held
@@ -23,22 +25,12 @@ from flowllm.datasets.spool import NAME as STDIN_NAME
 from flowllm.datasets.spool import forget_spool, open_spool, standard_input
 from flowllm.language.columns import fit_of
 from flowllm.language.reference import Location
-from flowllm.language.workflow import Step, WorkflowBody
-from flowllm.runtime.row_sink import RowSink
+from flowllm.language.workflow import Step, Workflow, WorkflowBody
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.row_sink import Lines, RowSink
 from flowllm.runtime.scheduler import Over
-from flowllm.storage.base import Fence
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from flowllm.core.clock import Clock
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Rows
-    from flowllm.language.workflow import Workflow
-    from flowllm.runtime.options import RunOptions
-    from flowllm.runtime.row_sink import Lines
-    from flowllm.runtime.stop import StopSignal
-    from flowllm.storage.base import RunRecord, Store
+from flowllm.runtime.stop import StopSignal
+from flowllm.storage.base import Fence, RunRecord, Store
 
 
 class Printed:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import FlowLLMError, UsageError
+from flowllm.core.types import Json, StepId
 from flowllm.datasets.claims import Claimed, Claims, nobody
 from flowllm.datasets.files import STDIN
-from flowllm.language.workflow import DataFile, LlmBody, WorkflowBody
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from flowllm.core.types import Json, StepId
-    from flowllm.language.workflow import Step, Workflow
-    from flowllm.runtime.options import RunOptions
+from flowllm.language.workflow import DataFile, LlmBody, Step, Workflow, WorkflowBody
+from flowllm.runtime.options import RunOptions
 
 
 def claim_files(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
-from flowllm.app.dataset_run import absolute_paths, open_again, open_files
+from flowllm.app.dataset_run import RowFiles, absolute_paths, open_again, open_files
 from flowllm.app.file_claims import claim_files
 from flowllm.app.mended_items import mended_items
 from flowllm.app.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
@@ -19,10 +21,12 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.executor import Line
 from flowllm.calls.response_cache import Memo
 from flowllm.calls.single_flight import Flights
-from flowllm.core.clock import SystemClock
+from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
+from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task, to_the_end
-from flowllm.core.types import ROW, NodeId, RunId, RunStatus, StepId, StepKind, step_path
+from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind, step_path
+from flowllm.datasets.claims import Claims
 from flowllm.datasets.spool import forget_spool, spool_path
 from flowllm.explain.forecast import Forecast, Forecaster
 from flowllm.explain.graph import Graph
@@ -30,30 +34,18 @@ from flowllm.explain.why import Why, explain
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.parse import Overrides, load_workflow
-from flowllm.language.workflow import Workflow
+from flowllm.language.project import Project
+from flowllm.language.workflow import Step, Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai import ClientPool
+from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import counted, figures_of, whole_nodes
 from flowllm.runtime.stop import StopSignal
 from flowllm.steps.threads import refuse_within_step
-from flowllm.storage.base import Fence
+from flowllm.storage.base import Fence, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
 from flowllm.storage.open import open_store, this_process
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from flowllm.app.dataset_run import RowFiles
-    from flowllm.core.clock import Clock
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json
-    from flowllm.datasets.claims import Claims
-    from flowllm.language.project import Project
-    from flowllm.language.workflow import Step
-    from flowllm.reporting.base import Observer
-    from flowllm.storage.base import RunRecord, Store
 
 
 class FlowLLM:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from flowllm.core.errors import UsageError
-from flowllm.core.types import NodeId
+from flowllm.core.redact import Redactor
+from flowllm.core.types import Json, NodeId
 from flowllm.language.columns import LETTER, NODE
 from flowllm.language.inputs import UNREAD
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json
-    from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 
 async def mended_items(

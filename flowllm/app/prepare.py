@@ -6,26 +6,20 @@ import contextlib
 import json
 import math
 import secrets
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowllm.core.errors import UsageError
-from flowllm.core.types import Budget, NodeId, Priority, RunId, RunStatus, StepId
+from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId
 from flowllm.language.files import DiskFiles, Unreadable
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.literals import missing, restored
 from flowllm.language.problems import nearest
-from flowllm.language.workflow import WorkflowBody
-from flowllm.storage.base import RunRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Input, Step, Workflow
-    from flowllm.runtime.options import RunOptions
-    from flowllm.storage.base import Owner
+from flowllm.language.workflow import Input, Step, Workflow, WorkflowBody
+from flowllm.runtime.options import RunOptions
+from flowllm.storage.base import Owner, RunRecord
 
 _AMOUNTS = {"usd": "number", "tokens": "whole number"}
 

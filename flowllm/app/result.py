@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from flowllm.core.clock import timestamp
 from flowllm.core.money import Spend
-from flowllm.core.types import NodeId, NodeStatus, RunStatus, Usage
-from flowllm.storage.base import NodeRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json, StepKind
-    from flowllm.storage.base import RunRecord
+from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepKind, Usage
+from flowllm.storage.base import NodeRecord, RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

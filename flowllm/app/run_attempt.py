@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from flowllm.app.dataset_run import over_of
+from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.prepare import every_step
-from flowllm.app.wiring import SIMULATED, local_backend
+from flowllm.app.wiring import SIMULATED, Providers, local_backend
 from flowllm.calls.budget import Purse
+from flowllm.calls.single_flight import Flights
 from flowllm.core import descriptors
+from flowllm.core.clock import Clock
 from flowllm.core.errors import FlowLLMError, StoreError, UsageError, text_of
-from flowllm.core.events import Notice, RunEnded, RunStarted
+from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
 from flowllm.core.tasks import to_the_end
-from flowllm.core.types import RunId, StepKind
-from flowllm.reporting.base import Closable
+from flowllm.core.types import Json, NodeId, RunId, StepKind
+from flowllm.datasets.claims import Claims
+from flowllm.language.workflow import Step, Workflow
+from flowllm.limits.limiter import Limiter
+from flowllm.reporting.base import Closable, Observer
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.foreach_runner import WIDE
+from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
-from flowllm.runtime.scheduler import WINDOW, Scheduler
+from flowllm.runtime.scheduler import WINDOW, Ending, Over, Scheduler
 from flowllm.runtime.stop import StopSignal
-from flowllm.storage.base import Fence
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from flowllm.app.dataset_run import RowFiles
-    from flowllm.app.wiring import Providers
-    from flowllm.calls.single_flight import Flights
-    from flowllm.core.clock import Clock
-    from flowllm.core.events import Event
-    from flowllm.core.types import Json, NodeId
-    from flowllm.datasets.claims import Claims
-    from flowllm.language.workflow import Step, Workflow
-    from flowllm.limits.limiter import Limiter
-    from flowllm.reporting.base import Observer
-    from flowllm.runtime.options import RunOptions
-    from flowllm.runtime.scheduler import Ending, Over
-    from flowllm.storage.base import NodeRecord, RunRecord, Store
-
+from flowllm.storage.base import Fence, NodeRecord, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
 """Seconds for which a learned rate is believed."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from flowllm.app.credentials import VARIABLE, find_credentials
+from flowllm.calls.single_flight import Flights
+from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, Unauthorized, UsageError
 from flowllm.core.redact import SECRET_NAME, Redactor, looks_secret
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
-from flowllm.language.workflow import EmbedBody, LlmBody, PythonBody
-from flowllm.limits.limiter import tightest
-from flowllm.providers.openai import OpenAIProvider
+from flowllm.language.workflow import EmbedBody, LlmBody, ProviderSettings, PythonBody, Step, Workflow
+from flowllm.limits.limiter import Limiter, tightest
+from flowllm.providers.base import Account, Provider
+from flowllm.providers.openai import ClientPool, OpenAIProvider
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
 from flowllm.runtime.local_backend import LocalBackend
@@ -22,17 +26,6 @@ from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
 from flowllm.steps.shell import ShellKind
 from flowllm.steps.value import ValueKind
-
-if TYPE_CHECKING:
-    import re
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from flowllm.calls.single_flight import Flights
-    from flowllm.core.clock import Clock
-    from flowllm.limits.limiter import Limiter
-    from flowllm.providers.base import Account, Provider
-    from flowllm.providers.openai import ClientPool
-from flowllm.language.workflow import ProviderSettings, Step, Workflow
 
 AUTO = "auto"
 SIMULATED = "simulated"

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flowllm.calls.base import Ask, Asker
+from flowllm.calls.budget import Reservation
+from flowllm.core.clock import Clock
 from flowllm.core.errors import (
     AttemptTimedOut,
     ConnectionFailed,
     InvalidAnswer,
     OwnershipLost,
     ProviderError,
+    StepError,
     StoreError,
 )
 from flowllm.core.events import RequestEnded, RequestSent
-from flowllm.core.types import AttemptStatus, Usage
-from flowllm.storage.base import AttemptRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.calls.base import Ask, Asker
-    from flowllm.calls.budget import Reservation
-    from flowllm.core.clock import Clock
-    from flowllm.core.errors import StepError
-    from flowllm.core.types import Json
-    from flowllm.storage.base import MemoRecord, NodeWrite, Store
+from flowllm.core.types import AttemptStatus, Json, Usage
+from flowllm.storage.base import AttemptRecord, MemoRecord, NodeWrite, Store
 
 _OK = 200
 _STOPPED = {"type": "Stopped", "message": "the run was stopped before its answer came", "hint": ""}

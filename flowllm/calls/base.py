@@ -6,23 +6,19 @@ the memo just before an equal call's answer is stored there, and then pay for it
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from flowllm.calls.budget import Purse
+from flowllm.calls.gate import Gate
+from flowllm.calls.validation import Validator
+from flowllm.core.events import Event
 from flowllm.core.redact import Redactor
-from flowllm.core.types import Priority, RetryPolicy, Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Sequence
-
-    from flowllm.calls.budget import Purse
-    from flowllm.calls.gate import Gate
-    from flowllm.calls.validation import Validator
-    from flowllm.core.events import Event
-    from flowllm.core.request import Answer, Request
-    from flowllm.core.types import Json, NodeId
-    from flowllm.providers.base import Provider
-    from flowllm.storage.base import Fence, NodeWrite
+from flowllm.core.request import Answer, Request
+from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage
+from flowllm.providers.base import Provider
+from flowllm.storage.base import Fence, NodeWrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,24 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flowllm.calls.base import Ask, Asker, Batching, Call, Layer
 from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
 from flowllm.calls.gate import CallStopped
+from flowllm.core.clock import Clock
 from flowllm.core.errors import ServerFailed
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.request import Answer, Request
 from flowllm.core.tasks import start_task
-from flowllm.core.types import Priority, Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-
-    from flowllm.calls.base import Ask, Asker, Batching, Call, Layer
-    from flowllm.core.clock import Clock
-    from flowllm.core.request import Answer, Request
-    from flowllm.core.types import Json
-    from flowllm.storage.base import NodeWrite
+from flowllm.core.types import Json, Priority, Usage
+from flowllm.storage.base import NodeWrite
 
 _MOST_ATTEMPTS = 2
 """Of a request for several asks, before they are tried alone."""

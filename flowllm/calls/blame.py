@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from flowllm.core.errors import (
     ContentFiltered,
@@ -20,9 +20,6 @@ from flowllm.core.errors import (
     UnknownModel,
     WrongVectors,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ITS_FAULT = frozenset({None, 200, 400, 413, 415, 422, 424, 451})
 """HTTP statuses of a refusal that may be one ask's fault; None: it was refused here, as too large."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import BudgetExceeded, RequestRejected
 from flowllm.core.money import Spend, dollars, price
-from flowllm.core.types import RunStatus
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Budget
+from flowllm.core.types import Budget, RunStatus
 
 _ROUNDING = 1e-9
 

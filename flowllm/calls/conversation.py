@@ -6,20 +6,14 @@ delay), accept, or give up. It knows no provider, no clock and no store.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from flowllm.calls.retry import Attempts, asked_wait, backoff
+from flowllm.calls.validation import Validator, Verdict
 from flowllm.core.errors import EmptyAnswer, InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
-from flowllm.core.request import ChatRequest, Completion, EmbedRequest
-from flowllm.core.types import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.calls.validation import Validator, Verdict
-    from flowllm.core.request import Reply, Request
-    from flowllm.core.types import Json, RetryPolicy
+from flowllm.core.request import ChatRequest, Completion, EmbedRequest, Reply, Request
+from flowllm.core.types import Json, RetryPolicy, Usage
 
 MOST_REPAIRS = 2
 """How often an invalid answer is asked for again."""

@@ -9,30 +9,24 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from flowllm.calls.attempt import Attempt, usage_of
-from flowllm.calls.budget import Reservation
+from flowllm.calls.base import Ask, Asker, Call
+from flowllm.calls.budget import Purse, Reservation
 from flowllm.calls.conversation import Accept, Dialogue, GiveUp, Send
 from flowllm.calls.response_cache import recalled, record_of
 from flowllm.calls.validation import Verdict
 from flowllm.calls.wire import added_tokens, send
+from flowllm.core.clock import Clock
 from flowllm.core.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
 from flowllm.core.events import NodeRetrying, Notice
 from flowllm.core.money import Spend
-from flowllm.core.request import Answer, Completion
+from flowllm.core.request import Answer, Completion, Reply, Request
 from flowllm.core.types import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flowllm.calls.base import Ask, Asker, Call
-    from flowllm.calls.budget import Purse
-    from flowllm.core.clock import Clock
-    from flowllm.core.request import Reply, Request
-    from flowllm.limits.limiter import Limiter, Permit
-    from flowllm.storage.base import MemoRecord, NodeWrite, Store
+from flowllm.limits.limiter import Limiter, Permit
+from flowllm.storage.base import MemoRecord, NodeWrite, Store
 
 _SHORT = 20_000
 """Characters of an answer that is checked at once, if that takes no more than these seconds."""

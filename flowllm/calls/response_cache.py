@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flowllm.calls.base import Call, Layer
+from flowllm.core.clock import Clock
 from flowllm.core.request import Answer
 from flowllm.core.types import Usage
-from flowllm.storage.base import MemoRecord
-
-if TYPE_CHECKING:
-    from flowllm.calls.base import Call, Layer
-    from flowllm.core.clock import Clock
-    from flowllm.storage.base import Store
+from flowllm.storage.base import MemoRecord, Store
 
 
 class Memo:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from flowllm.core.errors import HttpFailed, RateLimited, ServerFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.errors import StepError
-    from flowllm.core.types import RetryPolicy
+from flowllm.core.errors import HttpFailed, RateLimited, ServerFailed, StepError
+from flowllm.core.types import RetryPolicy
 
 
 def backoff(policy: RetryPolicy, failures: int, random: Callable[[], float]) -> float:

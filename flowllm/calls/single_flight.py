@@ -7,21 +7,17 @@ all, and each waiter's rows are in the one commit that makes the answer durable.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flowllm.calls.base import Ask, Asker, Call, Layer
 from flowllm.calls.gate import CallStopped
+from flowllm.core.clock import Clock
 from flowllm.core.events import RequestJoined
+from flowllm.core.request import Answer, Request
 from flowllm.core.tasks import start_task
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from flowllm.calls.base import Ask, Asker, Call, Layer
-    from flowllm.core.clock import Clock
-    from flowllm.core.request import Answer, Request
-    from flowllm.core.types import Json
-    from flowllm.storage.base import NodeWrite
+from flowllm.core.types import Json
+from flowllm.storage.base import NodeWrite
 
 
 class _Waiter:

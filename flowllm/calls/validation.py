@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.core.answer_text import json_in
 from flowllm.core.errors import InvalidAnswer
+from flowllm.core.request import OutputFormat
+from flowllm.core.types import Json
 from flowllm.schemas.patterns import LONGEST, TooLongToCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jsonschema.exceptions import ValidationError
 
-    from flowllm.core.request import OutputFormat
-    from flowllm.core.types import Json
     from flowllm.schemas.check import SchemaCheck
+
 
 _MOST_ERRORS = 5
 

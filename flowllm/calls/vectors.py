@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from flowllm.calls.base import Ask
+from flowllm.core.request import Answer, EmbedRequest, Request
 from flowllm.core.types import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.calls.base import Ask
-    from flowllm.core.request import Answer, EmbedRequest, Request
 
 
 def join(requests: Sequence[Request]) -> Request:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from flowllm.core.request import ChatRequest
+from flowllm.core.request import ChatRequest, Reply, Request
 from flowllm.core.types import estimate_tokens
-
-if TYPE_CHECKING:
-    from flowllm.core.request import Reply, Request
-    from flowllm.providers.base import Provider
+from flowllm.providers.base import Provider
 
 
 async def send(provider: Provider, request: Request, *, timeout: float) -> Reply:

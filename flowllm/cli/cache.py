@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
 
 import click
 
 from flowllm.cli.confirm import confirm, size, space_given_back, yes_option
 from flowllm.cli.failures import say
-from flowllm.cli.options import DURATION, json_option, place_options
+from flowllm.cli.options import DURATION, Place, json_option, place_options
 from flowllm.cli.output import print_json, results
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import open_app, wait_for
 from flowllm.core.clock import timestamp
 from flowllm.reporting.text import plural, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from flowllm.cli.options import Place
-    from flowllm.storage.base import MemoStats, Store
+from flowllm.storage.base import MemoStats, Store
 
 
 @click.group()

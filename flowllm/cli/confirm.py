@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from flowllm.core.errors import UsageError
 from flowllm.reporting.text import plural
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import Store
+from flowllm.storage.base import Store
 
 _KIBI = 1024
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import click
 
 from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
-from flowllm.cli.options import json_option, place_options
+from flowllm.cli.options import Place, json_option, place_options
 from flowllm.cli.output import print_json, results
 from flowllm.reporting.text import visible
 from flowllm.storage.location import is_memory
 from flowllm.storage.sqlite import migrate
-from flowllm.storage.sqlite.schema import SchemaState
-
-if TYPE_CHECKING:
-    from flowllm.cli.options import Place
-    from flowllm.storage.sqlite.schema import SchemaStatus
+from flowllm.storage.sqlite.schema import SchemaState, SchemaStatus
 
 MEANINGS = {
     SchemaState.MISSING: "not there yet; it is made when first used",

@@ -6,31 +6,26 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
-from flowllm.app.settings import load_settings
+from flowllm.app.settings import Settings, load_settings
 from flowllm.app.wiring import AUTO, resolve_auto
 from flowllm.cli.db import described
 from flowllm.cli.options import Place, json_option, place_options
 from flowllm.cli.output import print_json, results
 from flowllm.core.errors import FlowLLMError
+from flowllm.core.types import Json
 from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of
 from flowllm.reporting.text import one_line, visible
 from flowllm.storage.location import is_memory
 from flowllm.storage.sqlite import migrate
 from flowllm.storage.sqlite.schema import SchemaState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from flowllm.app.settings import Settings
-    from flowllm.core.types import Json
 
 OLDEST_PYTHON = (3, 11)
 CONNECT_TIMEOUT = 3.0

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
 
 import click
 
+from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.failures import say
 from flowllm.cli.history import step_kinds
-from flowllm.cli.options import place_options
+from flowllm.cli.options import Place, place_options
 from flowllm.cli.output import results, unicode_output
 from flowllm.cli.session import find_run, open_to_read, wait_for
 from flowllm.core.errors import UsageError
-from flowllm.core.types import ROW, step_path
+from flowllm.core.types import ROW, Json, step_path
 from flowllm.language.problems import nearest
 from flowllm.reporting.text import json_text, plural
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from flowllm.app.flowllm import FlowLLM
-    from flowllm.cli.options import Place
-    from flowllm.core.types import Json
-    from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 PAGE = 500
 

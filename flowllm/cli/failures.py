@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import click
 
+from flowllm.cli.options import Globals
 from flowllm.cli.streams import OutputLost, silence_output
 from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, in_words
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.reporting.text import one_line, plural, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.cli.options import Globals
 
 INTERRUPTED = 130
 """128 and SIGINT's number, as shells give it."""

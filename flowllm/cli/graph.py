@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import click
 
 from flowllm.app.settings import load_settings
-from flowllm.cli.options import place_options
+from flowllm.cli.options import Place, place_options
 from flowllm.cli.output import print_json, results, unicode_output
 from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text
 from flowllm.explain.graph import Graph
 from flowllm.explain.svg import draw_svg
 from flowllm.language.parse import load_workflow
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.cli.options import Place
 
 FORMATS = ("text", "mermaid", "dot", "svg", "json")
 

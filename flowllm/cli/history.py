@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flowllm.core.types import ROW, StepKind
-from flowllm.language.nodes import Mapping
+from flowllm.language.nodes import Mapping, Node
 from flowllm.language.problems import Wrong
 from flowllm.language.source import parse_yaml
-
-if TYPE_CHECKING:
-    from flowllm.language.nodes import Node
-    from flowllm.storage.base import RunRecord
+from flowllm.storage.base import RunRecord
 
 
 def step_kinds(run: RunRecord) -> dict[str, StepKind]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.cli.options import pairs
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
+from flowllm.core.types import Json
 from flowllm.language.nodes import plain_data
 from flowllm.language.problems import Wrong
 from flowllm.language.source import parse_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.core.types import Json
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read as one input."""

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from flowllm.core.types import RunStatus
+from flowllm.core.types import Json, RunStatus
 from flowllm.reporting.screen import Screen, wants_colour
 from flowllm.reporting.text import json_text, readable, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
 
 
 def results() -> Screen:

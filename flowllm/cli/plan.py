@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
 from flowllm.cli.inputs import file_inputs, text_inputs
-from flowllm.cli.options import json_option, place_options, what_options
+from flowllm.cli.options import Place, json_option, place_options, what_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.cli.session import open_to_read, wait_for
+from flowllm.core.types import Json
+from flowllm.explain.forecast import Forecast, ForecastNode
 from flowllm.reporting.text import at_least, dollars, plural, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.cli.options import Place
-    from flowllm.core.types import Json
-    from flowllm.explain.forecast import Forecast, ForecastNode
-    from flowllm.runtime.options import RunOptions
+from flowllm.runtime.options import RunOptions
 
 
 @click.command()

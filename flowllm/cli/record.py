@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from flowllm.app.result import RunResult, StepResult, all_nodes
 from flowllm.cli.history import step_kinds
+from flowllm.cli.options import Place
 from flowllm.cli.session import find_run, open_to_read
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
-from flowllm.core.types import AttemptStatus, NodeId, RunStatus, StepKind, Usage, step_path
+from flowllm.core.money import Spend
+from flowllm.core.types import AttemptStatus, Json, NodeId, RunStatus, StepKind, Usage, step_path
 from flowllm.language.problems import nearest
 from flowllm.runtime.recorded import counted, figures_of, whole_nodes, with_items
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.cli.options import Place
-    from flowllm.core.money import Spend
-    from flowllm.core.types import Json
-    from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
+from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 
 PAGE = 500
 

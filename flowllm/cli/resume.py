@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
+from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.cli.inputs import file_inputs, mended_lines, text_inputs
-from flowllm.cli.options import budget_option, input_options, json_option, place_options
+from flowllm.cli.options import Place, budget_option, input_options, json_option, place_options
 from flowllm.cli.session import LAST, find_run, wait_for
 from flowllm.cli.sitting import Shown, carry_out
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.app.flowllm import FlowLLM
-    from flowllm.app.result import RunResult
-    from flowllm.cli.options import Place
-    from flowllm.reporting.base import Observer
-    from flowllm.runtime.stop import StopSignal
+from flowllm.reporting.base import Observer
+from flowllm.runtime.stop import StopSignal
 
 
 @click.command()

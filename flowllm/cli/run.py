@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
+from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.cli.inputs import file_inputs, text_inputs
-from flowllm.cli.options import json_option, place_options, row_options, what_options
+from flowllm.cli.options import Place, json_option, place_options, row_options, what_options
 from flowllm.cli.session import wait_for
 from flowllm.cli.sitting import Shown, carry_out
 from flowllm.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.app.flowllm import FlowLLM
-    from flowllm.app.result import RunResult
-    from flowllm.cli.options import Place
-    from flowllm.reporting.base import Observer
-    from flowllm.runtime.options import RunOptions
-    from flowllm.runtime.stop import StopSignal
+from flowllm.reporting.base import Observer
+from flowllm.runtime.options import RunOptions
+from flowllm.runtime.stop import StopSignal
 
 
 @click.command()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,15 +19,10 @@ from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import price
-from flowllm.core.types import NodeStatus, RunId
+from flowllm.core.types import Json, NodeStatus, RunId
 from flowllm.reporting.text import duration, plural
 from flowllm.runtime.recorded import COUNTED, figures_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.storage.base import RunRecord, Store
+from flowllm.storage.base import RunRecord, Store
 
 EVERY = 1_000_000_000
 """A limit that no history reaches."""

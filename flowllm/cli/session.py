@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Coroutine
+from typing import TypeVar
 
 from flowllm.app.flowllm import FlowLLM
+from flowllm.cli.options import Place
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.types import RunId
+from flowllm.storage.base import RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from flowllm.cli.options import Place
-    from flowllm.storage.base import RunRecord, Store
 
 T = TypeVar("T")
 LAST = "last"

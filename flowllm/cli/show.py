@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
-from flowllm.cli.options import json_option, place_options
+from flowllm.cli.options import Place, json_option, place_options
 from flowllm.cli.output import heading, outputs_there, print_json, print_outputs, print_table, results
-from flowllm.cli.record import read
+from flowllm.cli.record import Kept, read
 from flowllm.cli.runs import shown_time
 from flowllm.cli.session import failed_command, resume_command, wait_for
 from flowllm.core.money import price
-from flowllm.core.types import RUN_RESUMABLE, NodeStatus
+from flowllm.core.types import RUN_RESUMABLE, Counts, Json, NodeStatus, Usage
+from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import error_lines, figures, took
 from flowllm.reporting.text import (
     at_least,
@@ -29,15 +30,7 @@ from flowllm.reporting.text import (
     visible,
 )
 from flowllm.runtime.recorded import MOST_ITEMS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.cli.options import Place
-    from flowllm.cli.record import Kept
-    from flowllm.core.types import Counts, Json, Usage
-    from flowllm.reporting.screen import Screen
-    from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
+from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 
 ITEMS_SHOWN = 20
 """Items of a foreach that are listed."""

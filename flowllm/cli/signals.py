@@ -19,14 +19,11 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, Self
 
 from flowllm.cli.interrupts import handle_once, leave_to_system
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.runtime.stop import StopSignal
+from flowllm.runtime.stop import StopSignal
 
 BEAT: Final = 0.25
 """Seconds in which a loop that turns answers."""

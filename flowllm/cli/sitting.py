@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.cli.failures import tell
-from flowllm.cli.options import debugging
+from flowllm.cli.options import Place, debugging
 from flowllm.cli.output import messages, outputs_there, print_json, print_outputs
 from flowllm.cli.session import failed_command, open_app, resume_command, show_command
 from flowllm.cli.signals import StopOnSignals
@@ -20,20 +22,13 @@ from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageE
 from flowllm.core.types import RunStatus
 from flowllm.datasets.claims import Claimed, Claims
 from flowllm.datasets.files import STDIN
+from flowllm.reporting.base import Observer
 from flowllm.reporting.events_file import EventsFile
 from flowllm.reporting.progress import Notices, Progress
+from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import Summary
 from flowllm.runtime.stop import StopSignal
 from flowllm.storage.location import is_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from flowllm.app.flowllm import FlowLLM
-    from flowllm.app.result import RunResult
-    from flowllm.cli.options import Place
-    from flowllm.reporting.base import Observer
-    from flowllm.reporting.screen import Screen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

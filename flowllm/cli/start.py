@@ -6,10 +6,9 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import atexit
 import os
+from typing import NoReturn
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 NUMBERS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 

@@ -11,13 +11,11 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from flowllm.core.errors import FlowLLMError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _OUT, _ERROR = 1, 2
 

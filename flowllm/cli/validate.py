@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,19 +13,13 @@ from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
 from flowllm.cli.options import debug_option, json_option
 from flowllm.cli.output import print_json, results
-from flowllm.core.errors import InvalidWorkflow, in_order
+from flowllm.core.errors import InvalidWorkflow, Problem, in_order
+from flowllm.core.types import Json
 from flowllm.language.files import DiskFiles, Unreadable, absolute
 from flowllm.language.parse import load_workflow
-from flowllm.language.workflow import WorkflowBody
+from flowllm.language.project import Project
+from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
 from flowllm.reporting.text import plural, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from flowllm.core.errors import Problem
-    from flowllm.core.types import Json
-    from flowllm.language.project import Project
-    from flowllm.language.workflow import Subgraph, Workflow
 
 _FOLDERS = 3
 """The folder of a file, and those above it, that are searched for workflows of which it is a step."""

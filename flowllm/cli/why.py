@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from flowllm.cli.options import json_option, place_options
+from flowllm.cli.options import Place, json_option, place_options
 from flowllm.cli.output import print_json, results
 from flowllm.cli.session import find_run, open_to_read, wait_for
+from flowllm.explain.why import Why
 from flowllm.reporting.text import one_line, visible
-
-if TYPE_CHECKING:
-    from flowllm.cli.options import Place
-    from flowllm.explain.why import Why
 
 
 @click.command()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from flowllm.core import strict_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 _BLANKS: Final = " \t\r\n\ufeff"
 _NAMES: Final = "think|thinking|thought|reasoning|seed:think"

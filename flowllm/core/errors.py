@@ -52,15 +52,11 @@ FlowLLMError
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from flowllm.core.types import RunStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from flowllm.core.types import Json, Usage
+from flowllm.core.types import Json, RunStatus, Usage
 
 
 class FlowLLMError(Exception):

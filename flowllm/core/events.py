@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

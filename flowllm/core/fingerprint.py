@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 KEY_SCHEME = 2
 """Raised when the meaning of a key changes, so that old keys are never mistaken for new ones."""

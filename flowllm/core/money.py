@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import Usage, add
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json, Usage, add
 
 _FIGURES = 4
 _CENTS = 2

@@ -7,14 +7,12 @@ import html.entities
 import json
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 MASK = "***"
 SECRET_NAME: Final = re.compile(r"auth|key|token|secret|cookie|passw|credential", re.IGNORECASE)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 MAX_DEPTH: Final = 200
 """Lists and mappings within each other; far below where Python's own recursion ends."""

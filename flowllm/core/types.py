@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType, TypeAlias, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+from typing import Any, NewType, TypeAlias, TypeVar
 
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)

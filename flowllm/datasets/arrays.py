@@ -7,17 +7,15 @@ characters otherwise than `json` does.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowllm.core.errors import DataFailed
 from flowllm.core.strict_json import json_of
 from flowllm.datasets.base import MAX_ROW
 from flowllm.datasets.found import SHOWN, TOO_LARGE, Found, bad, found
 from flowllm.datasets.lines import text_start
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _BLANKS: Final = b" \t\r\n"
 _TEXTS: Final = rb'(?:"[^"\\]*"%s)*'

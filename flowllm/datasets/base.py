@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from flowllm.core.errors import BadRow
 from flowllm.core.fingerprint import canonical, digest
-
-if TYPE_CHECKING:
-    from flowllm.core.errors import BadRow
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 MAX_ROW = 16 * 1024 * 1024
 """Bytes of one row."""

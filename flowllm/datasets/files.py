@@ -8,10 +8,11 @@ import os
 import stat
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets.base import Row
@@ -25,14 +26,10 @@ from flowllm.datasets.formats import (
     jsonl_rows,
     plain_rows,
 )
+from flowllm.datasets.found import Found, Reading
 from flowllm.datasets.lines import refuse_foreign_ending
 from flowllm.datasets.tables import csv_rows
 from flowllm.datasets.texts import as_utf8, unpacked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.datasets.found import Found, Reading
 
 STDIN: Final = "-"
 MOST_BYTES: Final = 4 * 1024 * 1024

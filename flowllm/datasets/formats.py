@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import PurePath
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from flowllm.core.strict_json import json_of
+from flowllm.core.types import Json
 from flowllm.datasets.arrays import array_rows
 from flowllm.datasets.found import TOO_LARGE, Found, Reading, bad, found
 from flowllm.datasets.lines import CHUNK, Line, lines_of
 from flowllm.datasets.tables import table_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from flowllm.core.types import Json
 
 FORMATS: Final = ("jsonl", "json", "csv", "lines")
 BY_ENDING: Final = {

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Generator, Sequence
+from typing import Final
 
 from flowllm.core.errors import BadRow
 from flowllm.core.strict_json import reason
+from flowllm.core.types import Json
 from flowllm.datasets.base import MAX_ROW
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flowllm.core.types import Json
 
 Found = tuple[int, int, "Json", "BadRow | None"]
 """A line's number, the bytes that were read for it, the row's value, and what is wrong with it."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowllm.core.errors import BadRow, DataFailed
 from flowllm.datasets.base import MAX_ROW, Row
 from flowllm.datasets.files import MOST_BYTES
 from flowllm.datasets.found import TOO_LARGE
 from flowllm.datasets.texts import text_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 ANY_DEPTH: Final = "**"
 

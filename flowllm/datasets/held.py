@@ -9,17 +9,14 @@ import json
 import os
 import tempfile
 import weakref
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowllm.core.errors import UsageError
+from flowllm.core.types import RunId
 from flowllm.datasets.beside import stands_at
 from flowllm.datasets.claims import names_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from flowllm.core.types import RunId
 
 _LONGEST: Final = 1000
 """Bytes of what a holder tells of itself."""

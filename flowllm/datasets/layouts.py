@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 WRITTEN: Final = (".jsonl", ".csv", ".tsv", ".json")
 """Endings that say how a file is written; any other means JSON Lines."""

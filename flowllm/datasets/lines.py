@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets.base import MAX_ROW
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CHUNK: Final = 1024 * 1024
 BOM: Final = b"\xef\xbb\xbf"

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from flowllm.core.tasks import start_task
-from flowllm.datasets.base import Row
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Rows
+from flowllm.core.types import Json
+from flowllm.datasets.base import Row, Rows
 
 
 class ListRows:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import DataFailed
 from flowllm.core.fingerprint import canonical
-from flowllm.datasets.base import Row
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.datasets.base import Rows
+from flowllm.datasets.base import Row, Rows
 
 KEPT = 10_000
 KEPT_SIZE = 16 * 1024 * 1024

@@ -8,19 +8,15 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from flowllm.core.errors import StorageFailed, UsageError
+from flowllm.core.types import Json
 from flowllm.datasets.beside import open_beside, sweep, take_place
-from flowllm.datasets.layouts import JsonLines
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from flowllm.core.types import Json
-    from flowllm.datasets.held import Held
-    from flowllm.datasets.layouts import Layout
+from flowllm.datasets.held import Held
+from flowllm.datasets.layouts import JsonLines, Layout
 
 _PUT_BACK: Final = (
     "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"

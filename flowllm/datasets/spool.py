@@ -10,23 +10,21 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
-from flowllm.datasets.base import Row
+from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import FileRows, Read, keeping_columns, reader_of
 from flowllm.datasets.formats import GUESSED
+from flowllm.datasets.found import Found
 from flowllm.datasets.texts import as_utf8
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import WriteableBuffer
 
-    from flowllm.datasets.base import Rows
-    from flowllm.datasets.found import Found
 
 AHEAD: Final = 1024
 """Rows that are read before they are wanted."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets.base import MAX_ROW
 from flowllm.datasets.found import SHOWN, TOO_LARGE, Reading, bad
 from flowllm.datasets.lines import Line, lines_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _DELIMITERS: Final = (b",", b";", b"\t", b"|")
 _QUOTED: Final = re.compile(rb'"[^"]*"')

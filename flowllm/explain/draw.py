@@ -6,16 +6,11 @@ workflow is the author's and is quoted as each format asks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NodeStatus, StepKind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from flowllm.core.types import Json, StepId
-    from flowllm.explain.graph import Edge, Graph
+from flowllm.core.types import Json, NodeStatus, StepId, StepKind
+from flowllm.explain.graph import Edge, Graph
 
 COLOURS: dict[str, tuple[str, str]] = {
     NodeStatus.PENDING: ("#f3f4f6", "#9ca3af"),

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NodeStatus, StepKind
-from flowllm.language.workflow import WorkflowBody
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from flowllm.core.types import Counts, Json
-    from flowllm.language.workflow import Step
-    from flowllm.storage.base import MemoRecord
+from flowllm.core.types import Counts, Json, NodeStatus, StepKind
+from flowllm.language.workflow import Step, WorkflowBody
+from flowllm.storage.base import MemoRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

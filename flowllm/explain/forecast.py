@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.calls.response_cache import fresh
-from flowllm.core.types import StepId
+from flowllm.core.types import Json, NodeId, StepId
 from flowllm.explain.estimate import Outlook, total
+from flowllm.explain.graph import Graph
 from flowllm.explain.planner import Foresight
+from flowllm.language.workflow import Step, Workflow
+from flowllm.runtime.backend import Backend
 from flowllm.runtime.compiled_graph import Blueprint
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json, NodeId
-    from flowllm.explain.graph import Graph
-    from flowllm.language.workflow import Step, Workflow
-    from flowllm.runtime.backend import Backend
-    from flowllm.storage.base import RunRecord, Store
+from flowllm.storage.base import RunRecord, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

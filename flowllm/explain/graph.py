@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flowllm.core.types import StepId, StepKind
 from flowllm.explain.chains import Cover
 from flowllm.language.reference import Tolerance
-from flowllm.language.workflow import WorkflowBody
+from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import networkx as nx
-
-    from flowllm.core.types import StepId, StepKind
-    from flowllm.language.workflow import Subgraph, Workflow
 
 
 LARGEST = 1000

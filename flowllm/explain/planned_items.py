@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from flowllm.core.errors import StepError
-from flowllm.core.types import Counts, NodeId, NodeStatus, OnError, item_id
+from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, item_id
+from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
 from flowllm.explain.estimate import Outlook, together, unknown, wrong
-from flowllm.language.workflow import DataFile, WorkflowBody
+from flowllm.language.template import Template, ValueTemplate
+from flowllm.language.workflow import DataFile, Foreach, Step, WorkflowBody
 from flowllm.runtime.accept_policy import bound_rule
-from flowllm.runtime.foreach_state import Ended
+from flowllm.runtime.foreach_state import Ended, Rule
 from flowllm.runtime.item_sources import open_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Row, Rows
-    from flowllm.language.template import Template, ValueTemplate
-    from flowllm.language.workflow import Foreach, Step
-    from flowllm.runtime.foreach_state import Rule
 
 One: TypeAlias = "Callable[[Step, Mapping[str, Json], str], Awaitable[Outlook]]"
 """Foresees a node by its step, the values of its templates and its name."""

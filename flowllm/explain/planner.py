@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import InvalidInputs, StepError
-from flowllm.core.types import NodeId, NodeStatus, OnError, StepId, StepKind, Usage, child_id, is_within
+from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepId, StepKind, Usage, child_id, is_within
 from flowllm.explain.estimate import Outlook, together, unknown, wrong
 from flowllm.explain.planned_items import foresee_items
 from flowllm.explain.why import explain_parts
 from flowllm.language.inputs import with_inputs
-from flowllm.language.workflow import WorkflowBody
+from flowllm.language.workflow import Step, WorkflowBody
+from flowllm.runtime.backend import Backend
 from flowllm.runtime.compiled_graph import Blueprint
 from flowllm.runtime.graph_state import EndNode, NodeFinished, RunBegun, RunState, StartNode
 from flowllm.runtime.outputs import outputs_of
 from flowllm.runtime.resume_policy import refuses_truncated
 from flowllm.runtime.values import Values, run_values
-from flowllm.storage.base import NodeRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step
-    from flowllm.runtime.backend import Backend
-    from flowllm.steps.base import Bound, Work
-    from flowllm.storage.base import MemoRecord, RunRecord, Store
-
+from flowllm.steps.base import Bound, Work
+from flowllm.storage.base import MemoRecord, NodeRecord, RunRecord, Store
 
 MOST_WITHIN = 30_000
 """Steps within steps, and items, that are looked into in all; the rest is reckoned from them, or unknown."""

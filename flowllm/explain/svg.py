@@ -6,18 +6,13 @@ one a generation, and each generation is sorted by the average place of its neig
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NodeStatus
+from flowllm.core.types import NodeStatus, StepId
 from flowllm.explain.draw import COLOURS, PLAIN_COLOURS, kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from flowllm.core.types import StepId
-    from flowllm.explain.graph import Edge, Graph
+from flowllm.explain.graph import Edge, Graph
 
 SWEEPS = 8
 _BOX_HEIGHT = 44

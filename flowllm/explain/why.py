@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import UsageError
 from flowllm.core.fingerprint import differences
-from flowllm.core.types import NodeId, NodeStatus, RunId, StepId, child_id, is_within, item_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, child_id, is_within, item_id
+from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 _NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
 """The last name in a node's id: what stands before it is the graph that the node is in."""

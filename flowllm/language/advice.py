@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
 
-from flowllm.language.nodes import Mapping, Scalar, Sequence
+from flowllm.language.files import Sources
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
+from flowllm.language.problems import Problems
 from flowllm.language.readers import is_template
-from flowllm.language.template import Template
-from flowllm.language.workflow import DataFile, EmbedBody, LlmBody, WorkflowBody
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from flowllm.language.files import Sources
-    from flowllm.language.nodes import Node
-    from flowllm.language.problems import Problems
-    from flowllm.language.reference import Location
-    from flowllm.language.template import ValueTemplate
-    from flowllm.language.workflow import Foreach, Step
+from flowllm.language.reference import Location
+from flowllm.language.template import Template, ValueTemplate
+from flowllm.language.workflow import DataFile, EmbedBody, Foreach, LlmBody, Step, WorkflowBody
 
 _PATH = re.compile(r"(?:steps\.)?([a-z_][a-z0-9_]*)(?:\.[A-Za-z0-9_]+|\[[0-9]+\])*")
 _REMOTE = ("http:", "https:", "data:")

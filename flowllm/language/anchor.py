@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from flowllm.language.nodes import Scalar
 from flowllm.language.reference import Location
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.language.nodes import Scalar
 
 _BLANK = " \t\n"
 _ESCAPE_LENGTHS = {"x": 4, "u": 6, "U": 10}

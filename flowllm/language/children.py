@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.types import StepId
 from flowllm.language.advice import check_output, check_saves
 from flowllm.language.compiling import Compiler
 from flowllm.language.cycles import cycles
-from flowllm.language.files import absolute, beside
+from flowllm.language.files import Sources, absolute, beside
 from flowllm.language.foresight import Known, foresee
 from flowllm.language.inputs import parse_inputs
 from flowllm.language.llm import SIMULATED, check_provider
 from flowllm.language.model import WorkflowShape
-from flowllm.language.nodes import Mapping, Scalar, Sequence, kind_of
-from flowllm.language.overrides import overridden
-from flowllm.language.problems import Wrong, listing
+from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
+from flowllm.language.overrides import Overrides, overridden
+from flowllm.language.problems import Problems, Wrong, listing
 from flowllm.language.project import (
     check_top,
     entries_of,
@@ -30,20 +31,21 @@ from flowllm.language.project import (
     section,
 )
 from flowllm.language.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text, text
+from flowllm.language.reference import Location
 from flowllm.language.steps import Surroundings, parse_step
 from flowllm.language.template import Names
-from flowllm.language.workflow import EmbedBody, Keep, LlmBody, Output, PythonBody, Subgraph, WorkflowBody
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from collections.abc import Mapping as AbstractMapping
-
-    from flowllm.language.files import Sources
-    from flowllm.language.nodes import Entry, Node
-    from flowllm.language.overrides import Overrides
-    from flowllm.language.problems import Problems
-    from flowllm.language.reference import Location
-    from flowllm.language.workflow import Input, ProviderSettings, Step
+from flowllm.language.workflow import (
+    EmbedBody,
+    Input,
+    Keep,
+    LlmBody,
+    Output,
+    ProviderSettings,
+    PythonBody,
+    Step,
+    Subgraph,
+    WorkflowBody,
+)
 
 DEEPEST = 10
 """Graphs within graphs."""

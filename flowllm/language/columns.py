@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from flowllm.core.types import Json
 from flowllm.language.inputs import UNREAD, column_names
 from flowllm.language.problems import listing, nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Input
+from flowllm.language.workflow import Input
 
 NODE: Final = "_node"
 LETTER: Final = frozenset({NODE, "_error"})

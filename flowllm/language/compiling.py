@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
+from flowllm.core.types import Json, StepId
 from flowllm.language.anchor import anchor_of, file_anchor
+from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Wrong
-from flowllm.language.reference import Location, Tolerance
+from flowllm.language.problems import Problems, Wrong
+from flowllm.language.reference import Location, Part, Reference, Tolerance
 from flowllm.language.template import Names, Template, TemplateProblems, ValueTemplate, compile_template
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from flowllm.core.types import Json, StepId
-    from flowllm.language.files import Sources
-    from flowllm.language.problems import Problems
-    from flowllm.language.reference import Part, Reference
 
 
 @dataclass(slots=True, kw_only=True)

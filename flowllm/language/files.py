@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import Problems, Wrong
+from flowllm.language.reference import Location
 from flowllm.language.source import MAX_SIZE
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.language.problems import Problems
-    from flowllm.language.reference import Location
 
 
 class Unreadable(Exception):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from flowllm.core.types import OnError
+from flowllm.language.compiling import Compiler
 from flowllm.language.files import absolute
 from flowllm.language.model import DataFileShape, DataFilesShape, read_shape
-from flowllm.language.nodes import Mapping, Scalar, Sequence, kind_of
+from flowllm.language.model_steps import _FlowOptions as Options
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.problems import Wrong
 from flowllm.language.readers import NAME, is_template
+from flowllm.language.reference import Location
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
 from flowllm.language.workflow import Accept, DataFile, Foreach
-
-if TYPE_CHECKING:
-    from flowllm.language.compiling import Compiler
-    from flowllm.language.model_steps import _FlowOptions as Options
-    from flowllm.language.nodes import Node
-    from flowllm.language.reference import Location
 
 ITEM = "item"
 _NAMES_OF_ITEMS = frozenset({ITEM, "row"})

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from flowllm.core.types import StepId
-from flowllm.language.problems import nearest
+from flowllm.core.types import Json, StepId
+from flowllm.language.problems import Problems, nearest
 from flowllm.language.sandbox_methods import MAPPING_METHODS, methods_of
 from flowllm.language.template import Template
 from flowllm.language.template_looks import Look
 from flowllm.language.template_paths import OUTPUT_WORDS
-from flowllm.language.workflow import EmbedBody, HttpBody, LlmBody, ShellBody, ValueBody, WorkflowBody
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.problems import Problems
-    from flowllm.language.workflow import Foreach, Input, Step
+from flowllm.language.workflow import (
+    EmbedBody,
+    Foreach,
+    HttpBody,
+    Input,
+    LlmBody,
+    ShellBody,
+    Step,
+    ValueBody,
+    WorkflowBody,
+)
 
 _TEXT: Final[dict[str, Json]] = {"type": "string"}
 _HTTP: Final[dict[str, Json]] = {

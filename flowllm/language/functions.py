@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import ast
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
-from flowllm.language.files import Unreadable, absolute
+from flowllm.language.files import Sources, Unreadable, absolute
 from flowllm.language.imports import imported_files
 from flowllm.language.problems import Wrong, nearest
+from flowllm.language.reference import Location
+from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import PythonBody
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from flowllm.language.files import Sources
-    from flowllm.language.reference import Location
-    from flowllm.language.template import ValueTemplate
 
 _FORM = "write module:function or ./file.py:function"
 

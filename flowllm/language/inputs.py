@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping as AbstractMapping
 
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidInputs
+from flowllm.core.types import Json
 from flowllm.language.model import InputShape, read_shape
-from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of, plain_data
+from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of, plain_data
 from flowllm.language.problems import Problems, Wrong, listing, nearest
 from flowllm.language.readers import NAME
 from flowllm.language.scalars import resolve
-from flowllm.language.workflow import MISSING, Input
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping as AbstractMapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.nodes import Entry
-    from flowllm.language.workflow import Workflow
+from flowllm.language.workflow import MISSING, Input, Workflow
 
 _LONGEST_SHOWN = 60
 

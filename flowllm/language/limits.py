@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowllm.core.types import Budget, Limits, WindowLimit
-from flowllm.language.model import BudgetShape, LimitsShape, read_shape
-
-if TYPE_CHECKING:
-    from flowllm.language.model import EnforceShape
-    from flowllm.language.nodes import Node
-    from flowllm.language.problems import Problems
+from flowllm.language.model import BudgetShape, EnforceShape, LimitsShape, read_shape
+from flowllm.language.nodes import Node
+from flowllm.language.problems import Problems
 
 
 def parse_limits(node: Node, problems: Problems) -> LimitsShape | None:

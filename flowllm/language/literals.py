@@ -10,24 +10,19 @@ import base64
 import binascii
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote, unquote_plus
 
+from flowllm.core.errors import Problem
 from flowllm.core.redact import SECRET_NAME, SHORTEST, Redactor, is_placeholder, looks_secret
-from flowllm.language.nodes import Mapping, Scalar, Sequence
-from flowllm.language.problems import Wrong
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
+from flowllm.language.problems import Problems, Wrong
+from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml, place
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from collections.abc import Mapping as AbstractMapping
-
-    from flowllm.core.errors import Problem
-    from flowllm.language.nodes import Node
-    from flowllm.language.problems import Problems
-    from flowllm.language.reference import Location
 
 KEPT_OUT: Final = "__REDACTED__"
 """What stands in a text that a run keeps where the file has a secret: valid in YAML, JSON, Python and URLs."""

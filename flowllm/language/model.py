@@ -6,11 +6,12 @@ language's documentation come from them too. With `model_accounts.py` and `model
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from flowllm.language import fields as f  # noqa: TC001 - pydantic reads annotations at run time
+from flowllm.language import fields as f
 from flowllm.language.foreign import meant
 from flowllm.language.model_accounts import (
     BudgetShape,
@@ -44,11 +45,7 @@ from flowllm.language.model_steps import (
 )
 from flowllm.language.nodes import Mapping, Node, Sequence
 from flowllm.language.problems import Problems, Wrong, listing, nearest
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-    from flowllm.language.reference import Location
+from flowllm.language.reference import Location
 
 __all__ = [
     "KINDS",

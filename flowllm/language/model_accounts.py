@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from flowllm.language import fields as f  # noqa: TC001 - pydantic reads annotations at run time
+from flowllm.language import fields as f
 from flowllm.language.nodes import Mapping, kind_of
 from flowllm.language.problems import Wrong
 from flowllm.language.readers import items, named

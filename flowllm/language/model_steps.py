@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from flowllm.language import fields as f  # noqa: TC001 - pydantic reads annotations at run time
+from flowllm.language import fields as f
 from flowllm.language.model_accounts import RetryShape, Shape
 
 

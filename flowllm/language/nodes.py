@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from flowllm.language.reference import Location  # noqa: TC001 - pydantic resolves the fields of nodes at run time
+from flowllm.core.types import Json
+from flowllm.language.reference import Location
 from flowllm.language.scalars import resolve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.core.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 from flowllm.core.errors import InvalidWorkflow
 from flowllm.core.request import OutputFormat
+from flowllm.core.types import Json
 from flowllm.language.files import SnapshotFiles, Sources, beside
 from flowllm.language.nodes import (
     Entry,
@@ -32,11 +33,6 @@ from flowllm.language.reference import Location
 from flowllm.language.schema_keywords import check_keywords
 from flowllm.language.source import parse_yaml
 from flowllm.schemas.patterns import check_pattern
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.core.types import Json
 
 MAX_FILES = 20
 _SUFFIXES = (".json", ".yaml", ".yml")

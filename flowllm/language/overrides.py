@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import UsageError
 from flowllm.language.model import KINDS, STEP_SHAPES, DefaultsShape, key_names
@@ -11,9 +11,6 @@ from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant
 from flowllm.language.problems import Problems, Wrong, nearest
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping as AbstractMapping
 
 _DEFAULTS = "defaults"
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as AbstractMapping
 from dataclasses import replace
-from pathlib import PurePath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
 
-from flowllm.core.errors import InvalidWorkflow
-from flowllm.core.types import Limits
+from flowllm.core.errors import InvalidWorkflow, Problem
+from flowllm.core.types import Budget, Limits
 from flowllm.language.children import Family, GraphReader, Inherited, check_default
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.limits import budget_of, capped, limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked, spellings_of, warn_of_literals
 from flowllm.language.model import WorkflowShape
-from flowllm.language.nodes import Scalar
+from flowllm.language.nodes import Mapping, Scalar
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Problems
 from flowllm.language.project import (
@@ -33,14 +33,6 @@ from flowllm.language.project import (
 )
 from flowllm.language.readers import any_text, plain_text
 from flowllm.language.workflow import ProviderSettings, Workflow
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping as AbstractMapping
-    from pathlib import Path
-
-    from flowllm.core.errors import Problem
-    from flowllm.core.types import Budget
-    from flowllm.language.nodes import Mapping
 
 __all__ = [
     "DiskFiles",

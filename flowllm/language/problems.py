@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import InvalidWorkflow, Problem, in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from flowllm.language.reference import Location
+from flowllm.language.reference import Location
 
 _MANY_NAMES = 1000
 """Names among which the nearest is looked for."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
-from flowllm.language.files import DiskFiles, Sources, Unreadable, absolute
+from flowllm.language.files import DiskFiles, Files, Sources, Unreadable, absolute
 from flowllm.language.limits import limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked
 from flowllm.language.model import (
+    BudgetShape,
     DefaultsShape,
+    LimitsShape,
     OpenAIShape,
     ProjectShape,
+    Shape,
     SimulatedShape,
     WorkflowShape,
     key_names,
@@ -24,14 +30,6 @@ from flowllm.language.readers import PROVIDER_NAME, SMALLEST_RATE, is_template, 
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
 from flowllm.language.workflow import ProviderSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from collections.abc import Mapping as AbstractMapping
-    from pathlib import Path
-
-    from flowllm.language.files import Files
-    from flowllm.language.model import BudgetShape, LimitsShape, Shape
 
 T = TypeVar("T")
 

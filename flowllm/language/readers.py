@@ -7,18 +7,14 @@ template may stand, the node itself is given on, to be compiled with its place.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from flowllm.core.types import CachePolicy
-from flowllm.language.nodes import Mapping, Scalar, Sequence, kind_of
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.problems import Wrong, listing, nearest
 from flowllm.language.scalars import parse_duration, parse_share
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from enum import StrEnum
-
-    from flowllm.language.nodes import Node
 
 E = TypeVar("E", bound="StrEnum")
 

@@ -5,17 +5,12 @@ As in `readers.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable
 
-from flowllm.language.nodes import Mapping, Scalar, Sequence, kind_of
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.problems import Wrong
 from flowllm.language.readers import arguments, is_template, mapping, number, scalar, share, text, written
-
-if TYPE_CHECKING:
-    import re
-    from collections.abc import Callable
-
-    from flowllm.language.nodes import Node
 
 EMBED_OPTIONS = {
     "model": "it is a key of its own: `model: …`",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flowllm.core.types import StepId
+from flowllm.core.types import StepId
 
 
 class Tolerance(IntEnum):

@@ -6,7 +6,7 @@ tree, its errors and its map from generated code back to the template, so all of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,8 +39,6 @@ from flowllm.language.sandbox_methods import methods_of, paid_key, refuse_absent
 from flowllm.language.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from jinja2.lexer import Lexer
     from jinja2.runtime import Context
 

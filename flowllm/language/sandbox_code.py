@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import nodes
@@ -10,8 +11,6 @@ from jinja2.compiler import CodeGenerator
 from jinja2.lexer import Lexer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jinja2 import Environment
     from jinja2.compiler import Frame
 

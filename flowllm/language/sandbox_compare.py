@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import filters
@@ -18,8 +18,6 @@ from flowllm.language.sandbox_limits import CHARACTERS_AN_OPERATION, MAX_DEPTH, 
 from flowllm.language.sandbox_text import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from jinja2 import Environment
 
 _LISTS = (list, tuple)

@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,8 +40,6 @@ from flowllm.language.sandbox_text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from jinja2 import Environment
 
 Function: TypeAlias = "Callable[..., Any]"

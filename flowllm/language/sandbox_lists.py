@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from jinja2.runtime import Undefined
 
+from flowllm.core.types import Json
 from flowllm.language.sandbox_limits import MAX_BITS, RenderFailed, spend, spend_text
 from flowllm.language.sandbox_text import kind_of, listed, reveal
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 _SHOWN = 60
 """Characters of a text in an error."""

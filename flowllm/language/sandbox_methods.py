@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from jinja2.runtime import Undefined
 
@@ -19,9 +19,6 @@ from flowllm.language.sandbox_limits import (
     spend_text,
 )
 from flowllm.language.sandbox_text import brace_format, join_texts, listed, reveal, to_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 Function: TypeAlias = "Callable[..., Any]"
 _QUADRATIC: Final = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})

@@ -6,17 +6,13 @@ import json
 import math
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from jinja2.runtime import Undefined
 
+from flowllm.core.types import Json
 from flowllm.language.sandbox_limits import RenderFailed, check_width, spend, spend_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.core.types import Json
 
 _KINDS: dict[type, str] = {
     str: "text",

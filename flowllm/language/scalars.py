@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 _WORDS: dict[str, Json] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"

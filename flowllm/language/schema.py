@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from flowllm.language.model import STEP_SHAPES, ProjectShape, WorkflowShape
+from flowllm.core.types import Json
+from flowllm.language.model import STEP_SHAPES, ProjectShape, Shape, WorkflowShape
 from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.language.template import RESERVED_IDS
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from flowllm.language.model import Shape
 
 _NAME = "^[a-z_][a-z0-9_]*$"
 _PROVIDER = "^(?!auto$)[A-Za-z_][A-Za-z0-9_.-]*$"

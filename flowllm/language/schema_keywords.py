@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
-from flowllm.language.nodes import Mapping, Scalar, Sequence
-from flowllm.language.problems import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.language.nodes import Node
-    from flowllm.language.problems import Problems
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
+from flowllm.language.problems import Problems, nearest
 
 _BY_NAME: Final = (
     "properties",

@@ -7,16 +7,14 @@ refused before anything is built. Scalars stay as written: what they mean is dec
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Wrong
 from flowllm.language.reference import Location
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_SIZE = 1_000_000
 """Characters of one file."""

@@ -7,13 +7,14 @@ one final line end is dropped, whether there is anything to fill in or not.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from jinja2 import nodes
 
 from flowllm.core.errors import ConditionFailed, StepError, TemplateFailed
-from flowllm.core.types import StepId
+from flowllm.core.types import Json, StepId
 from flowllm.language import sandbox_limits
 from flowllm.language.reference import Location, Reference, united
 from flowllm.language.sandbox import COUNTED, TEXT, VALUE, WORK
@@ -27,11 +28,8 @@ from flowllm.language.template_paths import Names
 from flowllm.language.template_syntax import Fault, Faulty, compile_fault, normal, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     import jinja2
 
-    from flowllm.core.types import Json
 
 RESERVED_IDS: Final = frozenset(
     {

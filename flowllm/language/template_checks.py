@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from jinja2 import nodes
 
 from flowllm.language.problems import listing, nearest
-from flowllm.language.reference import Tolerance
+from flowllm.language.reference import Part, Tolerance
 from flowllm.language.sandbox import TEXT
 from flowllm.language.sandbox_code import DEFAULT_FILTERS, DEFINED_TESTS
 from flowllm.language.sandbox_filters import FUNCTIONS, WITHOUT
-from flowllm.language.template_paths import Mention, Paths
-from flowllm.language.template_syntax import Faulty
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from flowllm.language.reference import Part
-    from flowllm.language.template_paths import Key, Names
-    from flowllm.language.template_syntax import Fault
+from flowllm.language.template_paths import Key, Mention, Names, Paths
+from flowllm.language.template_syntax import Fault, Faulty
 
 ELSEWHERE: Final = {
     "item": "`item` is only known in a step that has `foreach`",

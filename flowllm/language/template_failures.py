@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from jinja2 import nodes
 
+from flowllm.core.types import Json
 from flowllm.language.sandbox import LookupFailed
 from flowllm.language.sandbox_limits import RenderFailed
 from flowllm.language.template_syntax import Fault, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
     import jinja2
 
-    from flowllm.core.types import Json
 
 _BEFORE_KEY: Final = re.compile(r"[.\[\s]*")
 _PYTHON_TYPES: Final = {

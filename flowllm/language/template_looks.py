@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from jinja2 import nodes
 
 from flowllm.language.sandbox_code import DEFAULT_FILTERS, DEFINED_TESTS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.language.template_paths import Names
+from flowllm.language.template_paths import Names
 
 Subject: TypeAlias = "tuple[str, str]"
 """step, input or local, and its name."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from flowllm.language.problems import nearest
 from flowllm.language.reference import Part, Tolerance
 from flowllm.language.sandbox_methods import MAPPING_METHODS
 from flowllm.language.template_syntax import Fault
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 Key: TypeAlias = "tuple[str | None, int]"
 """One part of a path such as `.usage` or `['usage']`, and its offset; None where it is computed."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from flowllm.core.errors import Problem
+from flowllm.core.request import OutputFormat
 from flowllm.core.types import (
     Budget,
     CachePolicy,
+    Json,
     Limits,
     OnError,
     OnTruncated,
@@ -17,15 +21,8 @@ from flowllm.core.types import (
     StepKind,
 )
 from flowllm.language.literals import kept
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.errors import Problem
-    from flowllm.core.request import OutputFormat
-    from flowllm.core.types import Json
-    from flowllm.language.reference import Location, Part, Tolerance
-    from flowllm.language.template import Template, ValueTemplate
+from flowllm.language.reference import Location, Part, Tolerance
+from flowllm.language.template import Template, ValueTemplate
 
 
 class _Missing:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
+from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
 from flowllm.core.tasks import start_task
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, Priority
@@ -24,11 +25,6 @@ from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.learned import Departure, Model, per_second
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.scope import MINUTE, Gates
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.clock import Clock
 
 LONGEST_PAUSE = 3600.0
 """Seconds: no server can make an account wait longer than this at a time."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
+from flowllm.core.types import Json
+from flowllm.limits.account_limiter import Account
 from flowllm.limits.adaptive import lower
 from flowllm.limits.scope import MINUTE
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from flowllm.limits.account_limiter import Account
-
 
 SHORTEST = 5.0
 """Seconds below which a share of a rate means nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import (
     AttemptTimedOut,
@@ -15,16 +14,14 @@ from flowllm.core.errors import (
     QuotaExhausted,
     RateLimited,
     ServerFailed,
+    StepError,
     Unauthorized,
     WrongVectors,
 )
 from flowllm.core.types import DEFAULT_PATIENCE
+from flowllm.limits.account_limiter import Account
 from flowllm.limits.breaker import FIRST_COOLDOWN, BreakerState
-
-if TYPE_CHECKING:
-    from flowllm.core.errors import StepError
-    from flowllm.limits.account_limiter import Account
-    from flowllm.limits.learned import Departure
+from flowllm.limits.learned import Departure
 
 NOBODY_THERE = frozenset({"refused", "unknown_host", "unreachable", "tls", "proxy"})
 SHORT_PATIENCE = FIRST_COOLDOWN

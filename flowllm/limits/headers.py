@@ -10,15 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 
 from flowllm.limits.scope import MINUTE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 DAY = 86_400.0
 LONGEST_WINDOW = 1.1 * MINUTE

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.core.types import Limits
 from flowllm.limits.adaptive import AdaptiveRate, lower
+from flowllm.limits.headers import Quota
 from flowllm.limits.scope import MINUTE, Gates
-
-if TYPE_CHECKING:
-    from flowllm.limits.headers import Quota
 
 PACE = 1.0
 """Requests a second. Headers that allow less are believed once there was a 429: until then nothing is held back by what

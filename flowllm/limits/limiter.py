@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
 
-from flowllm.core.errors import AttemptTimedOut
+from flowllm.core.clock import Clock
+from flowllm.core.errors import AttemptTimedOut, StepError
 from flowllm.core.types import Limits, Priority
 from flowllm.limits.account_limiter import Account, Admission
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.gauge import Gauge, read_gauge
 from flowllm.limits.give_up import Report, judge
 from flowllm.limits.learned import Departure
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
-
-    from flowllm.core.clock import Clock
-    from flowllm.core.errors import StepError
 
 
 class Permit:

@@ -13,12 +13,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 from flowllm.core.types import Priority
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 T = TypeVar("T")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
-    from flowllm.core.types import Json, Usage
+from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
+from flowllm.core.types import Json, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

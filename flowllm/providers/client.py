@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,15 +17,13 @@ import httpx2
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
 
 from flowllm import __version__
+from flowllm.core.types import Json
 from flowllm.providers.failures import LARGEST_ERROR_BODY
 from flowllm.providers.network import Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
     from openai._types import RequestOptions
 
-    from flowllm.core.types import Json
 
 CONNECT_TIMEOUT = 30.0
 """Seconds to reach a server, apart from the time it takes to answer."""

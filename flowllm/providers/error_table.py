@@ -7,13 +7,9 @@ sent it and where that was seen; the tests go through them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from flowllm.core.types import Json
 from flowllm.providers.meanings import Meaning, Row
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from flowllm.providers.words import Words
+from flowllm.providers.words import Words
 
 
 def meaning_of(status: int | None, words: Words) -> Meaning | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowllm.core.errors import (
@@ -17,20 +17,15 @@ from flowllm.core.errors import (
     RequestRejected,
     RequestTooLarge,
     ServerFailed,
+    StepError,
     Unauthorized,
     UnknownModel,
 )
+from flowllm.core.types import Json
 from flowllm.providers.error_table import meaning_of
 from flowllm.providers.meanings import Meaning
 from flowllm.providers.waits import told_wait
-from flowllm.providers.words import parsed, read_words
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.core.errors import StepError
-    from flowllm.core.types import Json
-    from flowllm.providers.words import Words
+from flowllm.providers.words import Words, parsed, read_words
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from flowllm.core.redact import Redactor
+from flowllm.core.redact import Redactor
 
 _HIDDEN: Final = re.compile(r"\\u00[2-7]")
 """JSON may spell any character like this."""

@@ -6,14 +6,10 @@ import errno
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flowllm.providers.failures import Asked
+from flowllm.providers.failures import Asked
 
 _DEEPEST = 20
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})

@@ -6,10 +6,13 @@ import asyncio
 import base64
 import hashlib
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+from flowllm.core.clock import Clock
 from flowllm.core.errors import (
     AttemptTimedOut,
     BadAnswer,
@@ -20,29 +23,23 @@ from flowllm.core.errors import (
 )
 from flowllm.core.fingerprint import digest
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
-from flowllm.core.request import ChatRequest
+from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
+from flowllm.core.types import Json, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.failures import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
 from flowllm.providers.masking import masked_body
 from flowllm.providers.network import bad_certificates, broken
 from flowllm.providers.openai_answer import decode
 from flowllm.providers.openai_vectors import decode_vectors
-from flowllm.providers.openai_wire import OPENAI_HOST, encode, with_images
+from flowllm.providers.openai_wire import OPENAI_HOST, OpenAIConfig, encode, with_images
 from flowllm.providers.prices import list_price, price_usd
 from flowllm.providers.usage import told_cost
 from flowllm.providers.waits import told_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from types import ModuleType
-
     import httpx2
     import openai
 
-    from flowllm.core.clock import Clock
-    from flowllm.core.request import Completion, Embeddings, EmbedRequest, Request
-    from flowllm.core.types import Json, Usage
-    from flowllm.providers.openai_wire import OpenAIConfig
 
 R = TypeVar("R", "Completion", "Embeddings")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from flowllm.core.answer_text import without_reasoning
 from flowllm.core.errors import (
@@ -14,20 +14,15 @@ from flowllm.core.errors import (
     Refused,
     RequestRejected,
     ServerFailed,
+    StepError,
     TruncatedAnswer,
 )
 from flowllm.core.request import Completion
-from flowllm.core.types import Usage
+from flowllm.core.types import Json, Usage
 from flowllm.providers.ends import End, end_of
 from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
 from flowllm.providers.stream import assembled, is_stream
 from flowllm.providers.usage import read_usage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.errors import StepError
-    from flowllm.core.types import Json
 
 _LONGEST_REASON = 60
 _CLIENT_CALLS = frozenset(

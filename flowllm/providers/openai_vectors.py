@@ -7,19 +7,14 @@ import binascii
 import math
 import sys
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from flowllm.core.errors import BadAnswer, WrongVectors
-from flowllm.core.request import Embeddings
+from flowllm.core.request import Embeddings, EmbedRequest
+from flowllm.core.types import Json
 from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
 from flowllm.providers.openai_answer import bad_answer, parse
 from flowllm.providers.usage import read_usage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.request import EmbedRequest
-    from flowllm.core.types import Json
 
 _SHOWN = 2000
 """Bytes of an answer of numbers that an error keeps."""

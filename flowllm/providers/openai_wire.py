@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowllm.core.images import data_url
-from flowllm.core.request import EmbedRequest
+from flowllm.core.request import ChatRequest, EmbedRequest, ImageFile, OutputFormat, Request
+from flowllm.core.types import Json
 from flowllm.providers.structured import instruction, strict_allowed, wire_schema
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from flowllm.core.request import ChatRequest, ImageFile, OutputFormat, Request
-    from flowllm.core.types import Json
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 OPENAI_HOST = "api.openai.com"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import string
+from random import Random
 from re import _constants as codes  # type: ignore[attr-defined]  # the parser of `re` has no public name
 from re import _parser as parser  # type: ignore[attr-defined]
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from random import Random
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 _MOST_REPEATS = 6
 _MOST_PARTS = 50_000

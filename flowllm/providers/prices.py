@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.core.types import Usage
+from flowllm.core.types import Usage
 
 MOST_KNOWN = 1000
 """Models and servers for which it is kept where their price stands: to look takes as long as the rest of an answer's

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 
 def merged(one: Mapping[str, Json], other: Json) -> dict[str, Json]:

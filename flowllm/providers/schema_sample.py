@@ -11,18 +11,15 @@ import string
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from random import Random
+from typing import TypeAlias
 
 from flowllm.core.fingerprint import canonical
+from flowllm.core.types import Json
 from flowllm.providers.pattern_sample import PatternTooLong, matching
 from flowllm.providers.schema_merge import merged
 from flowllm.schemas.check import SchemaCheck
 from flowllm.schemas.patterns import has_match
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from flowllm.core.types import Json
 
 Phrase: TypeAlias = Callable[["Random", str], str]
 """Gives some text, by the name of the property that it is for."""

@@ -6,25 +6,19 @@ import contextlib
 import json
 import math
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
 
+from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
 from flowllm.core.fingerprint import canonical, digest
-from flowllm.core.request import Completion, Embeddings
-from flowllm.core.types import Usage
+from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
+from flowllm.core.types import Json, Limits, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.openai_wire import OpenAIConfig, encode
 from flowllm.providers.simulated_text import Topic, phrase, wanted_items, write
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from flowllm.core.clock import Clock
-    from flowllm.core.request import ChatRequest, EmbedRequest, Request
-    from flowllm.core.types import Json, Limits
 
 _BYTES_A_TOKEN = 4
 _REMEMBERED = 10_000

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 _FIELDS = ("data:", "event:", "id:", "retry:", ":")
 _WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})

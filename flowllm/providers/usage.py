@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from flowllm.core.types import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json, Usage
 
 COST_HEADER: Final = "x-litellm-response-cost"
 _MOST_TOKENS: Final = 2**53

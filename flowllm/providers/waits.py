@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 LONGEST_WAIT = 31 * 86_400.0
 """Seconds; what a server asks for beyond a month's quota is nonsense, and counts as this."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
 
 from flowllm.core.errors import UsageError
+from flowllm.core.events import Event
 from flowllm.reporting.text import json_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from flowllm.core.events import Event
 
 
 class EventsFile:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
+from flowllm.core.events import FanOutStarted, NodeEnded
 from flowllm.core.types import ROW, NodeId, NodeStatus
 from flowllm.reporting.text import rate
-
-if TYPE_CHECKING:
-    from flowllm.core.events import FanOutStarted, NodeEnded
 
 ROWS = NodeId(ROW)
 """The node whose items are the rows of `--over`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import (
@@ -12,6 +13,7 @@ from flowllm.core.events import (
     FallbackTaken,
     FanOutStarted,
     NodeEnded,
+    NodeEvent,
     NodeRetrying,
     NodeStarted,
     Notice,
@@ -21,8 +23,9 @@ from flowllm.core.events import (
     RunStarted,
     StopRequested,
 )
-from flowllm.core.types import NodeStatus, StepKind
+from flowllm.core.types import NodeId, NodeStatus, StepKind
 from flowllm.reporting.fans import MOST_ERRORS, ROWS, Fan
+from flowllm.reporting.screen import Part, Screen
 from flowllm.reporting.text import (
     dollars,
     duration,
@@ -33,13 +36,6 @@ from flowllm.reporting.text import (
     short_path,
     visible,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.events import NodeEvent
-    from flowllm.core.types import NodeId
-    from flowllm.reporting.screen import Part, Screen
 
 SIMULATED_NOTICE: Final = "simulated answers: no API key was found, so nothing was sent to a model (set OPENAI_API_KEY for real answers)"
 _WIDEST = 9

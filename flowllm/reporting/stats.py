@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flowllm.core.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.money import Spend
-from flowllm.core.types import StepKind, step_path
+from flowllm.core.types import Json, StepKind, step_path
 from flowllm.reporting.sketch import Sketch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.types import Json
 
 _ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
 from flowllm.core.money import price
-from flowllm.core.types import ROW, RUN_RESUMABLE, NodeStatus, RunStatus
+from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
 from flowllm.reporting.fans import MOST_ERRORS as MOST_OF_ITEMS
 from flowllm.reporting.fans import ROWS
 from flowllm.reporting.progress import SIMULATED_NOTICE, what_ended
+from flowllm.reporting.screen import Part
 from flowllm.reporting.text import (
     at_least,
     duration,
@@ -24,12 +26,6 @@ from flowllm.reporting.text import (
     short_path,
     visible,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.reporting.screen import Part
 
 WORTH_TELLING = 0.5
 """Share of a rate in use from which it is told."""

@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.core import money
 from flowllm.core.errors import ConditionFailed, TemplateFailed
-from flowllm.core.types import RunStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from flowllm.core.types import Json, N
+from flowllm.core.types import Json, N, RunStatus
 
 _NUMBERS = re.compile(r"\[\n\s+((?:[-+.eE\d]+,\n\s+)*[-+.eE\d]+)\n\s*\]")
 """A list of numbers in indented JSON, where no text holds a line break."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from flowllm.core.errors import TemplateFailed
+from flowllm.core.types import Json
 from flowllm.language.sandbox_limits import at_most
-from flowllm.runtime.foreach_state import Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Foreach
-    from flowllm.runtime.foreach_state import Ended
-    from flowllm.runtime.invocation import Seat
+from flowllm.language.workflow import Foreach
+from flowllm.runtime.foreach_state import Ended, Rule
+from flowllm.runtime.invocation import Seat
 
 _JUDGING = 1_000_000
 """Operations of `accept.when`, which is rendered while the event loop waits."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step
-    from flowllm.steps.base import Bound, NodeContext, Work
-    from flowllm.storage.base import NodeRecord
+from flowllm.core.types import Json
+from flowllm.language.workflow import Step
+from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.storage.base import NodeRecord
 
 
 class Backend(Protocol):

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
-from flowllm.core.types import NodeId, OnError, StepKind
-from flowllm.language.workflow import EmbedBody, PythonBody, WorkflowBody
+from flowllm.core.types import NodeId, OnError, StepId, StepKind
+from flowllm.language.reference import Part
+from flowllm.language.workflow import EmbedBody, Output, PythonBody, Step, Subgraph, WorkflowBody
 from flowllm.runtime.graph_state import Shape
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flowllm.core.types import StepId
-    from flowllm.language.reference import Part
-    from flowllm.language.workflow import Output, Step, Subgraph
 
 
 class Blueprint:

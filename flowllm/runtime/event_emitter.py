@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from flowllm.core.clock import Clock
 from flowllm.core.errors import TooManyFailures
-from flowllm.core.events import FailuresHigh, NodeEnded
+from flowllm.core.events import Event, FailuresHigh, NodeEnded
 from flowllm.core.types import NodeStatus, OnError, StepKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.clock import Clock
-    from flowllm.core.events import Event
-    from flowllm.runtime.failure_share import FailureShare
-    from flowllm.runtime.invocation import Seat
-    from flowllm.storage.base import NodeRecord
+from flowllm.runtime.failure_share import FailureShare
+from flowllm.runtime.invocation import Seat
+from flowllm.storage.base import NodeRecord
 
 
 class Journal:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.fingerprint import digest as digest_of
-from flowllm.core.types import NodeStatus
+from flowllm.core.types import Json, NodeStatus
 from flowllm.language.reference import Part
-from flowllm.runtime.invocation import Result
+from flowllm.runtime.foreach_state import FanOut
+from flowllm.runtime.invocation import Result, Seat
+from flowllm.runtime.run_context import Desk
 from flowllm.steps.lazy import Lazy
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from flowllm.runtime.foreach_state import FanOut
-    from flowllm.runtime.invocation import Seat
-    from flowllm.runtime.run_context import Desk
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 TOGETHER = 64
 """Rows that are written in one unit where nobody waits for them."""

@@ -7,38 +7,30 @@ looks at the whole list.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flowllm.calls.gate import CallStopped
 from flowllm.core.errors import StepError, StoreError
 from flowllm.core.events import FanOutStarted
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.types import Counts, NodeStatus, OnError, RunStatus, StepKind, item_id
+from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, item_id
+from flowllm.datasets.base import Rows
 from flowllm.language.rendering import rendered
 from flowllm.runtime.accept_policy import rule_of
 from flowllm.runtime.compiled_graph import texts_together
 from flowllm.runtime.foreach_results import Gathered
 from flowllm.runtime.foreach_state import Ended, FanOut, Tolerated
-from flowllm.runtime.invocation import Scope, Seat, Tally
-from flowllm.runtime.item_reader import Supply
+from flowllm.runtime.invocation import Carry, Scope, Seat, Tally
+from flowllm.runtime.item_reader import Item, Supply
 from flowllm.runtime.item_sources import open_rows
-from flowllm.runtime.node_runner import carried, compute
+from flowllm.runtime.node_runner import Work, carried, compute
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
-from flowllm.runtime.run_context import ASKING
+from flowllm.runtime.run_context import ASKING, Desk
 from flowllm.steps.base import Standing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Rows
-    from flowllm.runtime.invocation import Carry
-    from flowllm.runtime.item_reader import Item
-    from flowllm.runtime.node_runner import Work
-    from flowllm.runtime.run_context import Desk
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 WIDE = 64
 """Items in flight of steps that ask no model, where `max_concurrent` does not say."""

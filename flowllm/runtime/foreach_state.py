@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import ItemsFailed, StepError
-from flowllm.core.types import ROW, Counts, NodeStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flowllm.core.types import Json
+from flowllm.core.types import ROW, Counts, Json, NodeStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,15 @@ A chain of nodes goes on in one task; where several nodes become ready at once t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NodeId, NodeStatus, RunStatus, StepId, child_id
+from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, child_id
 from flowllm.language.rendering import rendered
+from flowllm.runtime.compiled_graph import Blueprint
 from flowllm.runtime.graph_state import (
+    Command,
     EndNode,
     EndRun,
     NodeFinished,
@@ -22,20 +24,12 @@ from flowllm.runtime.graph_state import (
     StopAsked,
     StopSending,
 )
-from flowllm.runtime.invocation import Seat
+from flowllm.runtime.invocation import Carry, Scope, Seat
 from flowllm.runtime.outputs import outputs_of
+from flowllm.runtime.run_context import Desk
+from flowllm.runtime.values import Values
 from flowllm.steps.base import Standing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.runtime.compiled_graph import Blueprint
-    from flowllm.runtime.graph_state import Command
-    from flowllm.runtime.invocation import Carry, Scope
-    from flowllm.runtime.run_context import Desk
-    from flowllm.runtime.values import Values
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,11 @@ One of these serves one graph: that of a run, or the inner one of a `workflow` s
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NODE_TRANSITIONS, NodeStatus, RunStatus
+from flowllm.core.types import NODE_TRANSITIONS, NodeId, NodeStatus, RunStatus
 from flowllm.language.reference import Tolerance
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from flowllm.core.types import NodeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from flowllm.calls.gate import Gate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.types import RunStatus
+from flowllm.core.types import RunStatus
 
 
 class Halt:

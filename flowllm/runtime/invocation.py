@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from flowllm.core.types import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from flowllm.core.types import Json, NodeId
-    from flowllm.language.workflow import Step
-    from flowllm.runtime.compiled_graph import Blueprint
-    from flowllm.runtime.halt import Halt
-    from flowllm.steps.base import Standing
-    from flowllm.steps.lazy import Lazy
-    from flowllm.storage.base import NodeRecord
+from flowllm.core.types import Json, NodeId, Usage
+from flowllm.language.workflow import Step
+from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.halt import Halt
+from flowllm.steps.base import Standing
+from flowllm.steps.lazy import Lazy
+from flowllm.storage.base import NodeRecord
 
 
 class Tally:

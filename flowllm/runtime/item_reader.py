@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import StepError
 from flowllm.core.tasks import start_task
-from flowllm.core.types import NodeStatus, StepKind
-from flowllm.datasets.base import content_of
-from flowllm.storage.base import ItemKey
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from flowllm.core.types import Json, NodeId
-    from flowllm.datasets.base import Row, Rows
-    from flowllm.runtime.invocation import Seat
-    from flowllm.runtime.run_context import Desk
-    from flowllm.storage.base import NodeRecord
+from flowllm.core.types import Json, NodeId, NodeStatus, StepKind
+from flowllm.datasets.base import Row, Rows, content_of
+from flowllm.runtime.invocation import Seat
+from flowllm.runtime.run_context import Desk
+from flowllm.storage.base import ItemKey, NodeRecord
 
 BATCH = 256
 """Items that are read, and looked up by a resume, at a time."""

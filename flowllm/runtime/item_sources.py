@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import DataFailed, TemplateFailed
+from flowllm.core.types import Json
+from flowllm.datasets.base import Rows
 from flowllm.datasets.claims import Claimed, Claims
 from flowllm.datasets.files import STDIN, open_file
 from flowllm.datasets.globs import GlobRows
 from flowllm.datasets.lists import LimitedRows, ListRows
 from flowllm.datasets.matrix import Axis, MatrixRows
 from flowllm.datasets.spool import open_spool, standard_input
-from flowllm.language.workflow import DataFile
+from flowllm.language.template import ValueTemplate
+from flowllm.language.workflow import DataFile, Foreach
 from flowllm.steps.lazy import LAZY
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Rows
-    from flowllm.language.template import ValueTemplate
-    from flowllm.language.workflow import Foreach
 
 
 def open_rows(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from flowllm.steps.base import Closable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json, StepKind
-    from flowllm.language.workflow import Step
-    from flowllm.steps.base import Bound, Kind, NodeContext, Work
-    from flowllm.storage.base import NodeRecord
+from flowllm.core.types import Json, StepKind
+from flowllm.language.workflow import Step
+from flowllm.steps.base import Bound, Closable, Kind, NodeContext, Work
+from flowllm.storage.base import NodeRecord
 
 
 class LocalBackend:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flowllm.calls.gate import CallStopped, being_cancelled
 from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, in_words
-from flowllm.core.types import NodeId, NodeStatus, OnError, StepKind
+from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.rendering import rendered, rendered_now
 from flowllm.language.sandbox_limits import Unfinished
-from flowllm.language.workflow import PythonBody
+from flowllm.language.workflow import PythonBody, Step
 from flowllm.runtime.invocation import Scope, Seat, Tally
+from flowllm.runtime.node_usage import Spent
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds
-from flowllm.steps.base import Standing
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from pathlib import Path
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step
-    from flowllm.runtime.node_usage import Spent
-    from flowllm.runtime.run_context import Desk
-    from flowllm.steps.base import Bound
-    from flowllm.storage.base import NodeRecord
+from flowllm.runtime.run_context import Desk
+from flowllm.steps.base import Bound, Standing
+from flowllm.storage.base import NodeRecord
 
 
 @dataclass(slots=True)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from flowllm.core.events import RequestEnded, RequestSent
+from flowllm.core.events import Event, RequestEnded, RequestSent
 from flowllm.core.types import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.events import Event
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 
 class Spent:

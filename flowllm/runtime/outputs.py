@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from flowllm.core.errors import StepError
-from flowllm.core.types import NodeId, NodeStatus
+from flowllm.core.types import Json, NodeId, NodeStatus, StepId
 from flowllm.language.reference import Tolerance
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json, StepId
-    from flowllm.language.workflow import Keep, Output
-    from flowllm.runtime.graph_state import RunState
+from flowllm.language.workflow import Keep, Output
+from flowllm.runtime.graph_state import RunState
 
 
 def outputs_of(

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NODE_TERMINAL, Counts, NodeStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeStatus
+from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 COUNTED = "steps_in_all"
 """The entry of a run's figures that has the number of its workflow's steps; where it is, the figures are whole."""

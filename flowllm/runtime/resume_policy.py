@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flowllm.core.types import NodeStatus, OnError, OnTruncated
-from flowllm.language.workflow import LlmBody
-
-if TYPE_CHECKING:
-    from flowllm.language.workflow import Step
-    from flowllm.storage.base import NodeRecord
+from flowllm.language.workflow import LlmBody, Step
+from flowllm.storage.base import NodeRecord
 
 UNSAVED = "unsaved"
 """Stands in the error of a node whose output is there, and could not be saved."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Protocol
 
+from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
-from flowllm.core.types import ROW, NodeId, NodeStatus, slot_of
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, slot_of
 from flowllm.datasets.order import Order
 from flowllm.datasets.output import FULL
 from flowllm.language.columns import LETTER
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-
-    from flowllm.core.clock import Clock
-    from flowllm.core.types import Json
-    from flowllm.storage.base import Fence, NodeRecord, Store
+from flowllm.storage.base import Fence, NodeRecord, Store
 
 EVERY = 0.5
 """Seconds from one write of lines, with its place on record, to the next."""

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flowllm.calls.base import Asker
-from flowllm.core.events import NodeStarted
+from flowllm.calls.budget import Purse
+from flowllm.core.clock import Clock
+from flowllm.core.errors import RunStopped
+from flowllm.core.events import Event, NodeStarted
+from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task
-from flowllm.core.types import NodeStatus, RunStatus, StepKind, is_within
+from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepKind, is_within
+from flowllm.runtime.backend import Backend
+from flowllm.runtime.event_emitter import Journal
 from flowllm.runtime.halt import Halt
+from flowllm.runtime.invocation import Scope, Seat
 from flowllm.runtime.node_usage import Spent
+from flowllm.runtime.open_item_limit import Room
+from flowllm.runtime.options import RunOptions
 from flowllm.steps.base import NodeContext
-from flowllm.storage.base import Fence, NodeRecord, NodeWrite
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-    from pathlib import Path
-
-    from flowllm.calls.budget import Purse
-    from flowllm.core.clock import Clock
-    from flowllm.core.errors import RunStopped
-    from flowllm.core.events import Event
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json, NodeId
-    from flowllm.runtime.backend import Backend
-    from flowllm.runtime.event_emitter import Journal
-    from flowllm.runtime.invocation import Scope, Seat
-    from flowllm.runtime.open_item_limit import Room
-    from flowllm.runtime.options import RunOptions
-    from flowllm.steps.save import Saver
-    from flowllm.storage.base import RunRecord, Store
+from flowllm.steps.save import Saver
+from flowllm.storage.base import Fence, NodeRecord, NodeWrite, RunRecord, Store
 
 RIDES = 32
 """Writes that nobody waits for, at most, before whoever makes more of them waits."""

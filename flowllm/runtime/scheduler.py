@@ -7,45 +7,37 @@ it starts.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from flowllm.calls.budget import Purse
+from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError
-from flowllm.core.events import StopRequested
+from flowllm.core.events import Event, StopRequested
+from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task
-from flowllm.core.types import ROW, NodeId, NodeStatus, RunStatus, StepId
-from flowllm.language.workflow import WorkflowBody
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunStatus, StepId
+from flowllm.datasets.base import Rows
+from flowllm.datasets.claims import Claims
+from flowllm.language.workflow import Step, Workflow, WorkflowBody
+from flowllm.runtime.backend import Backend
 from flowllm.runtime.compiled_graph import Blueprint
 from flowllm.runtime.event_emitter import Journal
 from flowllm.runtime.failure_share import FailureShare
-from flowllm.runtime.foreach_runner import carry_items
+from flowllm.runtime.foreach_runner import Sink, carry_items
 from flowllm.runtime.graph_runner import Walk
 from flowllm.runtime.invocation import Scope, Seat
 from flowllm.runtime.node_runner import carry_out
 from flowllm.runtime.open_item_limit import Room
+from flowllm.runtime.options import RunOptions
 from flowllm.runtime.run_context import Desk
+from flowllm.runtime.stop import StopSignal
 from flowllm.runtime.subgraph_runner import carry_graph
 from flowllm.runtime.values import Values, run_values
 from flowllm.steps.base import Standing
 from flowllm.steps.save import Saver
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from flowllm.calls.budget import Purse
-    from flowllm.core.clock import Clock
-    from flowllm.core.events import Event
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Rows
-    from flowllm.datasets.claims import Claims
-    from flowllm.language.workflow import Step, Workflow
-    from flowllm.runtime.backend import Backend
-    from flowllm.runtime.foreach_runner import Sink
-    from flowllm.runtime.options import RunOptions
-    from flowllm.runtime.stop import StopSignal
-    from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 WINDOW = 16
 """Items of a foreach that asks models in flight, where neither it nor the limits of the accounts say more: enough to

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from flowllm.calls.gate import CallStopped
 from flowllm.core.errors import GraphFailed, InvalidInputs, StepError
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.types import NodeId, NodeStatus, OnError, RunStatus
+from flowllm.core.types import Json, NodeId, NodeStatus, OnError, RunStatus
 from flowllm.language.inputs import row_inputs, with_inputs
 from flowllm.language.rendering import rendered
-from flowllm.runtime.graph_runner import Walk
-from flowllm.runtime.invocation import Scope, Tally
-from flowllm.runtime.node_runner import carried, finish, known_path, reuse, skip
+from flowllm.language.workflow import WorkflowBody
+from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.graph_runner import Outcome, Walk
+from flowllm.runtime.invocation import Carry, Scope, Seat, Tally
+from flowllm.runtime.node_runner import Work, carried, finish, known_path, reuse, skip
 from flowllm.runtime.outputs import keeps
 from flowllm.runtime.resume_policy import holds
+from flowllm.runtime.run_context import Desk
 from flowllm.runtime.values import Values, run_values
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import WorkflowBody
-    from flowllm.runtime.compiled_graph import Blueprint
-    from flowllm.runtime.graph_runner import Outcome
-    from flowllm.runtime.invocation import Carry, Seat
-    from flowllm.runtime.node_runner import Work
-    from flowllm.runtime.run_context import Desk
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 
 async def carry_graph(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry) -> NodeRecord | None:

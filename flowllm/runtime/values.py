@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from flowllm.core.clock import timestamp
-from flowllm.core.types import NodeStatus
-from flowllm.steps.lazy import LAZY
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json, StepId
-    from flowllm.steps.lazy import Lazy
-    from flowllm.storage.base import NodeRecord, RunRecord
+from flowllm.core.types import Json, NodeStatus, StepId
+from flowllm.steps.lazy import LAZY, Lazy
+from flowllm.storage.base import NodeRecord, RunRecord
 
 
 def run_values(run: RunRecord) -> dict[str, str]:

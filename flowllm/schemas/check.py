@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,13 +12,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from flowllm.core.types import Json
 from flowllm.schemas.patterns import LONGEST, TooLongToCheck, has_match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from flowllm.core.types import Json
-
     Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
 MOST_ERRORS: Final = 1000

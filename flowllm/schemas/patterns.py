@@ -6,11 +6,9 @@ those with look-arounds and backreferences, which no such engine has, within a n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any, Final
 
 _MOST_KEPT: Final = 1000
 _MOST_STEPS: Final = 200_000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from flowllm.calls.gate import CallStopped
 from flowllm.core.errors import (
@@ -18,17 +19,12 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.events import FallbackTaken
-from flowllm.core.types import NodeStatus, Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from flowllm.core.request import Answer, Request
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step
-    from flowllm.providers.base import Provider
-    from flowllm.steps.base import Bound, NodeContext
-    from flowllm.storage.base import NodeRecord, NodeWrite
+from flowllm.core.request import Answer, Request
+from flowllm.core.types import Json, NodeStatus, Usage
+from flowllm.language.workflow import Step
+from flowllm.providers.base import Provider
+from flowllm.steps.base import Bound, NodeContext
+from flowllm.storage.base import NodeRecord, NodeWrite
 
 
 class Question(Protocol):

@@ -9,26 +9,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flowllm.calls.gate import being_cancelled
 from flowllm.core.errors import AskFailed
 from flowllm.core.fingerprint import canonical
 from flowllm.core.tasks import start_task
-from flowllm.core.types import CachePolicy, NodeStatus, Usage
+from flowllm.core.types import CachePolicy, Json, NodeStatus, Usage
 from flowllm.language.output import output_of
 from flowllm.language.problems import Wrong
 from flowllm.language.template import ValueTemplate
+from flowllm.language.workflow import Asks, LlmBody, Step
+from flowllm.steps.base import Within
 from flowllm.steps.jsonable import NotPlain, plain
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Asks, LlmBody, Step
-    from flowllm.steps.base import Within
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 _SENT = ("max_tokens", "temperature", "top_p", "seed", "stop")
 

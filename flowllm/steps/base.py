@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from flowllm.storage.base import NodeRecord, NodeWrite
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.calls.base import Asker
-    from flowllm.core.clock import Clock
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json, NodeStatus
-    from flowllm.language.workflow import Step
-    from flowllm.storage.base import Store
+from flowllm.calls.base import Asker
+from flowllm.core.clock import Clock
+from flowllm.core.redact import Redactor
+from flowllm.core.types import Json, NodeStatus
+from flowllm.language.workflow import Step
+from flowllm.storage.base import NodeRecord, NodeWrite, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

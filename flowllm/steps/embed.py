@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flowllm.calls.base import Ask, Batching
+from flowllm.calls.single_flight import Flights
 from flowllm.calls.vectors import divide, join
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
-from flowllm.core.request import EmbedRequest
-from flowllm.core.types import NodeStatus, Usage, estimate_tokens
+from flowllm.core.request import Answer, EmbedRequest
+from flowllm.core.types import Json, NodeStatus, Usage, estimate_tokens
+from flowllm.language.workflow import EmbedBody, Step
+from flowllm.providers.base import Provider
 from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
-from flowllm.steps.base import Bound, Work
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from flowllm.calls.single_flight import Flights
-    from flowllm.core.request import Answer
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import EmbedBody, Step
-    from flowllm.providers.base import Provider
-    from flowllm.steps.base import NodeContext
-    from flowllm.storage.base import NodeRecord, NodeWrite
+from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.storage.base import NodeRecord, NodeWrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,26 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from flowllm.calls.gate import being_cancelled
 from flowllm.core import descriptors
 from flowllm.core.errors import HttpFailed, StepError, TemplateFailed
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.redact import Redactor
+from flowllm.core.types import Json
+from flowllm.language.workflow import HttpBody, Step
 from flowllm.steps.addresses import described
-from flowllm.steps.base import Bound, Work
+from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, in_words
 from flowllm.steps.local import Act, Local, too_late
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import HttpBody, Step
-    from flowllm.steps.base import NodeContext
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 SHOWN_URL = 200
 """Characters."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import codecs
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from flowllm.core import strict_json
 from flowllm.core.errors import HttpFailed
+from flowllm.core.types import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import aiohttp
 
-    from flowllm.core.types import Json
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes, after decompression."""

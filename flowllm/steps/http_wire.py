@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
@@ -12,17 +14,14 @@ from urllib.parse import urlsplit
 from flowllm import __version__
 from flowllm.core.errors import HttpFailed, TemplateFailed
 from flowllm.core.redact import without_passwords
+from flowllm.core.types import Json
 from flowllm.steps.addresses import is_public
 from flowllm.steps.http_answer import read_answer
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Callable, Mapping
-
     import aiohttp
     from aiohttp.abc import AbstractResolver
 
-    from flowllm.core.types import Json
 
 MOST_REQUESTS = 64
 """At the same time."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
+from flowllm.core.types import Json
 
 MAX_DEPTH = 200
 """Lists and mappings within each other."""

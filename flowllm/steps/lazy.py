@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
+from flowllm.core.types import Json
 from flowllm.language.template import Template, ValueTemplate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.types import Json
 
 LAZY: Final = "_lazy"
 """Where such outputs are among the values of a graph; no template can name it."""

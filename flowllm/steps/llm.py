@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flowllm.calls.base import Ask
+from flowllm.calls.single_flight import Flights
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
 from flowllm.core.images import TOKENS
-from flowllm.core.request import ChatRequest, ImageFile
-from flowllm.core.types import OnTruncated, Usage, estimate_tokens
+from flowllm.core.request import Answer, ChatRequest, ImageFile
+from flowllm.core.types import Json, OnTruncated, Usage, estimate_tokens
 from flowllm.language.sandbox_text import kind_of
-from flowllm.language.template import Template
+from flowllm.language.template import Template, ValueTemplate
+from flowllm.language.workflow import LlmBody, Step
+from flowllm.providers.base import Provider
 from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
-from flowllm.steps.base import Bound, Work
+from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
 from flowllm.steps.per_body import PerBody
 from flowllm.steps.pictures import Pictures, by_content, illustrated, prompt_tokens
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from flowllm.calls.single_flight import Flights
-    from flowllm.core.request import Answer
-    from flowllm.core.types import Json
-    from flowllm.language.template import ValueTemplate
-    from flowllm.language.workflow import LlmBody, Step
-    from flowllm.providers.base import Provider
-    from flowllm.steps.base import NodeContext
-    from flowllm.storage.base import NodeRecord, NodeWrite
-
+from flowllm.storage.base import NodeRecord, NodeWrite
 
 _CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_call"})
 """Of a message, what there must be one of."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.calls.gate import CallStopped
 from flowllm.calls.response_cache import fresh, record_of
@@ -19,15 +20,9 @@ from flowllm.core.errors import NodeTimedOut, StepError
 from flowllm.core.events import NodeRetrying
 from flowllm.core.fingerprint import canonical
 from flowllm.core.request import Answer
-from flowllm.core.types import NodeStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from contextlib import AbstractAsyncContextManager
-
-    from flowllm.core.types import Json
-    from flowllm.steps.base import Bound, NodeContext
-    from flowllm.storage.base import MemoRecord, NodeRecord
+from flowllm.core.types import Json, NodeStatus
+from flowllm.steps.base import Bound, NodeContext
+from flowllm.storage.base import MemoRecord, NodeRecord
 
 _MASKED = re.compile(r"\*\*\*|%2A%2A%2A")
 """A secret in what a step was given, also in a URL."""

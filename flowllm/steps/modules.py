@@ -14,6 +14,7 @@ import linecache
 import os
 import sys
 import types
+from collections.abc import Mapping, Sequence
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
@@ -24,12 +25,9 @@ from importlib.machinery import (
     ModuleSpec,
     SourceFileLoader,
 )
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowllm.core.fingerprint import digest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 PREFIX = "flowllm_steps_"
 """Of the names of these packages."""

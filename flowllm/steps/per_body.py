@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.language.workflow import LlmBody
+from flowllm.language.workflow import LlmBody
 
 T = TypeVar("T")
 

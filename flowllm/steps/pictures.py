@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.images import TOKENS, examine, stamp
-from flowllm.core.types import estimate_tokens
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.request import ImageFile
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import LlmBody, Step
+from flowllm.core.request import ImageFile
+from flowllm.core.types import Json, estimate_tokens
+from flowllm.language.workflow import LlmBody, Step
 
 _SCHEMES = ("http:", "https:", "data:")
 _REMEMBERED = 1000

@@ -14,14 +14,12 @@ import asyncio
 import os
 import signal
 import tempfile
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from flowllm.core.tasks import start_task
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Mapping
 
 T = TypeVar("T")
 

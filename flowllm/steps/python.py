@@ -12,16 +12,21 @@ import inspect
 import os
 import signal
 import sys
+import types
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flowllm.calls.gate import CallStopped, being_cancelled
 from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
 from flowllm.core.fingerprint import canonical, digest, fingerprint
+from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
+from flowllm.core.types import Json
+from flowllm.language.workflow import Asks, PythonBody, Step
 from flowllm.steps.asks import Ask, AskCalls, Variants
-from flowllm.steps.base import Bound, Work
+from flowllm.steps.base import Bound, Kind, NodeContext, Work
 from flowllm.steps.jsonable import Later, NotPlain, plain
 from flowllm.steps.lazy import lazy_arguments
 from flowllm.steps.local import Act, Local, too_late
@@ -29,16 +34,7 @@ from flowllm.steps.modules import StepModules
 from flowllm.steps.threads import within_step
 from flowllm.steps.tracebacks import Told, speaks_for_itself, told
 from flowllm.steps.watchdog import Watchdog
-
-if TYPE_CHECKING:
-    import types
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Asks, PythonBody, Step
-    from flowllm.steps.base import Kind, NodeContext
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.base import NodeRecord
 
 MOST_THREADS = 32
 LONGEST_TELLING = 5.0

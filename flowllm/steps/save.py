@@ -7,20 +7,16 @@ import os
 import re
 import sqlite3
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowllm.core.errors import SaveFailed
-from flowllm.core.types import ROW, step_path
+from flowllm.core.types import ROW, Json, step_path
 from flowllm.datasets.beside import open_beside, sweep
 from flowllm.datasets.claims import Claimed, Claims
 from flowllm.datasets.layouts import content_of_file, refused_ending
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step
+from flowllm.language.workflow import Step
 
 LONGEST_NAME = 255
 """Bytes of a file's or folder's name, on all usual file systems."""

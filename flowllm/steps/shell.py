@@ -12,25 +12,20 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flowllm.core.errors import ShellFailed, TemplateFailed
 from flowllm.core.fingerprint import fingerprint
-from flowllm.steps.base import Bound, Work
+from flowllm.core.redact import Redactor
+from flowllm.core.types import Json
+from flowllm.language.workflow import ShellBody, Step
+from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.local import Act, Local, too_late
-from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, TooMuchOutput, run_command
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from flowllm.core.redact import Redactor
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import ShellBody, Step
-    from flowllm.steps.base import NodeContext
-    from flowllm.steps.process import Ended
-    from flowllm.storage.base import NodeRecord
+from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, Ended, TooMuchOutput, run_command
+from flowllm.storage.base import NodeRecord
 
 MAX_OUTPUT = 16 * 1024 * 1024
 MAX_SHOWN = 4096

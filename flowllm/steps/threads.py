@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import sys
-from typing import TYPE_CHECKING
+import types
+from collections.abc import Iterator
 
 from flowllm.core.errors import UsageError
 from flowllm.steps.modules import PREFIX
-
-if TYPE_CHECKING:
-    import types
-    from collections.abc import Iterator
-
 
 _inside: contextvars.ContextVar[str] = contextvars.ContextVar("flowllm_step", default="")
 

@@ -7,15 +7,13 @@ import os
 import sysconfig
 import traceback
 import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import flowllm
 from flowllm.core.errors import FlowLLMError, in_words, type_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 LONGEST_LINE = 400
 """Characters of what an exception says, on one line."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import cast
 
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.types import NodeStatus
-from flowllm.steps.base import Bound, Work
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step, ValueBody
-    from flowllm.steps.base import NodeContext
-    from flowllm.storage.base import NodeRecord
+from flowllm.core.types import Json, NodeStatus
+from flowllm.language.workflow import Step, ValueBody
+from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.storage.base import NodeRecord
 
 
 class ValueKind:

@@ -8,14 +8,11 @@ import linecache
 import sys
 import threading
 import time
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.core.types import step_path
-
-if TYPE_CHECKING:
-    import types
-    from collections.abc import Callable, Iterator
 
 PATIENCE = 2.0
 """Seconds that the loop may stand still before that is told."""

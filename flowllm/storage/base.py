@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.core.money import Spend
-    from flowllm.core.types import Json
+from flowllm.core.money import Spend
+from flowllm.core.types import (
+    AttemptStatus,
+    Counts,
+    Json,
+    NodeId,
+    NodeStatus,
+    RunId,
+    RunStatus,
+    StepKind,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
-from flowllm.core.types import AttemptStatus, NodeStatus, RunStatus, Usage, item_id
-from flowllm.storage.base import MemoStats
+from flowllm.core.types import AttemptStatus, Json, NodeId, NodeStatus, RunId, RunStatus, Usage, item_id
+from flowllm.storage.base import (
+    Adopted,
+    AttemptRecord,
+    Fence,
+    ItemKey,
+    MemoRecord,
+    MemoStats,
+    NodeRecord,
+    NodeWrite,
+    Owner,
+    RunRecord,
+)
 from flowllm.storage.memory_items import NodeTable
 from flowllm.storage.refusals import (
     ambiguous,
@@ -25,24 +36,7 @@ from flowllm.storage.refusals import (
 )
 from flowllm.storage.slots import Slots
 from flowllm.storage.sqlite.records import attempt_of, memo_of, node_of, run_of
-from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row, rate_row, run_row
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from flowllm.core.types import Json, NodeId, RunId
-    from flowllm.storage.base import (
-        Adopted,
-        AttemptRecord,
-        Fence,
-        ItemKey,
-        MemoRecord,
-        NodeRecord,
-        NodeWrite,
-        Owner,
-        RunRecord,
-    )
-    from flowllm.storage.sqlite.rows import MemoRow, RateRow
+from flowllm.storage.sqlite.rows import MemoRow, RateRow, attempt_row, memo_row, node_row, rate_row, run_row
 
 
 class MemoryStore:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowllm.core.types import NodeId, NodeStatus, item_id, slot_of
-from flowllm.storage.base import Adopted
-from flowllm.storage.slots import ENDED
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flowllm.storage.base import Fence, ItemKey, NodeRecord
-    from flowllm.storage.slots import Slots
+from flowllm.storage.base import Adopted, Fence, ItemKey, NodeRecord
+from flowllm.storage.slots import ENDED, Slots
 
 _BY_PLACE: Final = attrgetter("place")
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
-from flowllm.storage.base import Owner
+from flowllm.storage.base import Owner, Store
 from flowllm.storage.location import database_path, is_memory
 from flowllm.storage.memory import MemoryStore
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, reading_mode
 from flowllm.storage.sqlite.faults import explain, lost_results
-from flowllm.storage.sqlite.migrate import upgrade_file
+from flowllm.storage.sqlite.migrate import Upgrade, upgrade_file
 from flowllm.storage.sqlite.spill import SENT, Spill
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from flowllm.core.clock import Clock
-    from flowllm.storage.base import Store
-    from flowllm.storage.sqlite.migrate import Upgrade
 
 
 async def open_store(

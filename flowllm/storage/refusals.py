@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from flowllm.core.errors import OwnershipLost, RunNotFound, RunOwned, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from flowllm.core.types import RunId
-    from flowllm.storage.base import AttemptRecord, Fence, NodeWrite, Owner
+from flowllm.core.types import RunId
+from flowllm.storage.base import AttemptRecord, Fence, NodeWrite, Owner
 
 
 def fences_of(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
-from flowllm.core.types import NodeStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flowllm.core.types import NodeId
-    from flowllm.storage.base import Fence
+from flowllm.core.types import NodeId, NodeStatus
+from flowllm.storage.base import Fence
 
 ENDED: Final = (NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.BLOCKED)
 """How a foreach ends that came to the end of its data; a cancelled one did not."""

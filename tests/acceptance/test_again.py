@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
 from tests.support.project import Project, prompts
 from tests.support.replies import Reply, prompt_of
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 BLOG = """
     name: blog

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.support.project import Project
 from tests.support.replies import Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
+from tests.support.server import Server
 
 
 def _flow(project: Project, count: int, *, failing: int, **top: Any) -> str:

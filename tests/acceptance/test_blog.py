@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.support.project import ROOT, Project, prompts
 from tests.support.replies import ByPrompt, Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.server import Seen, Server
+from tests.support.server import Seen, Server
 
 BLOG = ROOT / "workflows" / "blog.yaml"
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.support.project import Project, killed_at_exit, until
 from tests.support.replies import FAULTS, Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.server import Server
+from tests.support.server import Server
 
 PRICES = {"prices": {"test-model": {"input": 1000, "output": 1000}}}
 """A tenth of a cent for each token."""

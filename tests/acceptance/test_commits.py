@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.support.project import Project
+from tests.support.server import Server
 from tests.support.warm import DIES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from tests.support.project import Project
-    from tests.support.server import Server
 
 ITEMS = 30
 IN_FLIGHT = 5

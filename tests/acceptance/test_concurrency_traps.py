@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
 from tests.support.project import QUICK, Project, prompts, until
 from tests.support.replies import ByPrompt, Reply, failed, prompt_of
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 
 def _overlap(server: Server) -> int:

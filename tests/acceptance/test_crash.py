@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+import subprocess
 
 import pytest
 
 from tests.support.project import Project, killed_at_exit, until
-
-if TYPE_CHECKING:
-    import subprocess
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 STEPS = 200
 IN_FLIGHT = 20

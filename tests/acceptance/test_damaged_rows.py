@@ -5,20 +5,16 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm import FlowLLM
 from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import RunId
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.support.project import Project
+from tests.support.project import Project
 
 pytestmark = pytest.mark.anyio
 

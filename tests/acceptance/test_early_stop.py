@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.early_stop import ITEMS, WANTED, Figures, figures
+from tests.support.project import Project
 from tests.support.replies import Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
+from tests.support.server import Server
 
 FEW, MANY = range(60), range(500)
 

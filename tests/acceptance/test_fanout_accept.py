@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import DataFailed, RequestRejected, ServerFailed
+from flowllm.datasets.base import Row
 from flowllm.datasets.lists import ListRows
 from flowllm.runtime.stop import StopSignal
-from tests.support.answering import Told, sit, stage
+from tests.support.answering import Answers, Told, sit, stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.datasets.base import Row
-    from tests.support.answering import Answers
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)
 YES = "{{ output == 'yes' }}"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.support.project import Outcome, Project, killed_at_exit, until
 from tests.support.replies import FAULTS, Reply, prompt_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 POST = {
     "inputs": {"topic": {"type": "string"}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 
@@ -12,12 +12,8 @@ from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Told, all_nodes, sit, stage
+from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-
-    from tests.support.sittings import Stage
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)
 LEAF = """

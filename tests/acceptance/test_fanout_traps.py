@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+
+import pytest
 
 from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.core.events import StopRequested
@@ -11,9 +12,6 @@ from flowllm.core.types import NodeStatus
 from flowllm.runtime.stop import StopSignal
 from tests.support.answering import sit, stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    import pytest
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)
 JUDGED = """

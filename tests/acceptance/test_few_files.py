@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm import FlowLLM
 from flowllm.core import descriptors
 from flowllm.core.types import RunStatus
+from tests.support.project import Project
 from tests.support.server import Server, running_server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.project import Project
 
 ITEMS = 60
 FEW = 8

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 import gzip
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+from tests.support.author import Author
 from tests.support.project import QUICK, as_yaml
 from tests.support.web import Web, answer, redirect, running_web
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from tests.support.author import Author
 
 MIB = 1024 * 1024
 

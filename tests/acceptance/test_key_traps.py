@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.support.project import QUICK, Project, prompts
-from tests.support.server import running_server
-
-if TYPE_CHECKING:
-    from tests.support.server import Server
+from tests.support.server import Server, running_server
 
 
 def _sent(project: Project, **step: Any) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.support.author import Author
 from tests.support.project import as_yaml
 from tests.support.replies import FAULTS, Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.author import Author
 
 WORDS = {"type": "array", "items": {"type": "string"}}
 

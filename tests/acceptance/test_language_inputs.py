@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from flowllm.core.errors import InvalidInputs, UsageError
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from tests.support.author import Author
+from flowllm.core.types import Json
+from tests.support.author import Author
 
 SHOW = 'steps: {it: {value: "{{ inputs }}"}}\noutputs: {o: "{{ it }}"}'
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.support.author import Author
+from tests.support.author import Author
 
 RESERVED = [
     *("inputs", "steps", "secrets", "item", "index", "row", "run", "output", "accepted", "loop", "self"),

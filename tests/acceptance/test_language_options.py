@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from flowllm.core.events import NodeRetrying
+from tests.support.author import Author
 from tests.support.project import as_yaml
 from tests.support.replies import FAULTS, Reply, rate_limited
-
-if TYPE_CHECKING:
-    from tests.support.author import Author
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-if TYPE_CHECKING:
-    from tests.support.author import Author
+from tests.support.author import Author
 
 SKIPPED = 'x: {value: {a: {b: 1}}, when: "{{ false }}"}'
 FAILED = 'x: {value: "{{ 1 / 0 }}"}'

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from flowllm.core.errors import UsageError
 from flowllm.runtime.options import RunOptions
+from tests.support.author import Author
 from tests.support.project import as_yaml
 from tests.support.server import running_server
-
-if TYPE_CHECKING:
-    from tests.support.author import Author
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 

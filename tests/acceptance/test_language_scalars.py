@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
+from tests.support.author import Author
 from tests.support.project import ROOT
-
-if TYPE_CHECKING:
-    from tests.support.author import Author
 
 
 @pytest.mark.parametrize(

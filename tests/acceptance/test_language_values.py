@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.support.author import Author
 from tests.support.replies import Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.author import Author
 
 DATA: dict[str, Any] = {"items": [1, 2], "name": "Zoë & <co>", "none": None, "keys": {"b": 1, "a": True}}
 

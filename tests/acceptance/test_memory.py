@@ -8,17 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.support.dataset import each_once, texts
-from tests.support.project import killed_at_exit, prompts, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.project import Project
+from tests.support.project import Project, killed_at_exit, prompts, until
 
 MOST = 200.0
 """MB that 50,000 rows may take."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from tests.support.dataset import json_lines, lines
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
+from tests.support.project import Project
+from tests.support.server import Server
 
 
 def _mended(project: Project, old: str, new: str, *more: str) -> list[dict[str, object]]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from flowllm import FlowLLM
 from flowllm.core.money import Spend, price
 from flowllm.core.types import Usage
-from tests.support.project import until
+from tests.support.project import Project, until
 from tests.support.replies import Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
+from tests.support.server import Server
 
 TOOLS = """
     def work(ask, fails):

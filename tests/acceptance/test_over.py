@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from tests.support.dataset import texts
 from tests.support.over import one_step, out, outputs_by_index, over, rows, two_steps
-from tests.support.project import prompts
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
-
+from tests.support.project import Project, prompts
+from tests.support.server import Server
 
 # what goes in and what comes out
 

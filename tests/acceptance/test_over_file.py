@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from flowllm.core.errors import StorageFailed
 from flowllm.storage.sqlite.store import SqlStore
 from tests.support.dataset import json_lines, lines, texts
 from tests.support.over import FIRST, one_step, out, outputs_by_index, over, rows, two_steps
-from tests.support.project import QUICK, until
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
-
+from tests.support.project import QUICK, Project, until
+from tests.support.server import Server
 
 # the file
 

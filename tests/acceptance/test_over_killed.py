@@ -12,20 +12,16 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.dataset import each_once, json_lines, lines, texts
 from tests.support.project import HANG, Project, killed_at_exit, prompts, until
 from tests.support.replies import Reply, prompt_of
+from tests.support.server import Server
 from tests.support.warm import DIES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.server import Server
 
 IN_FLIGHT = 20
 OUT = ("--over", "rows.jsonl", "--output", "out.jsonl")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.support.project import Project, killed_at_exit, prompts, until
 from tests.support.replies import Reply
-
-if TYPE_CHECKING:
-    import subprocess
-    from pathlib import Path
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 FOREVER = 10**6
 """As `server.hold`: no answer goes out until the test says so."""

@@ -6,7 +6,8 @@ import contextlib
 import socket
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,6 @@ from tests.support.replies import FAULTS, ByPrompt, Reply, failed, prompt_of, ra
 from tests.support.server import Server
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def _free_port() -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.support.project import QUICK, Project, prompts
 from tests.support.replies import FAULTS, Reply, echo, prompt_of, rate_limited
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 
 def _one(project: Project, **options: Any) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+
+from tests.support.project import Project
 
 TOOLS = """
     import pathlib, threading
@@ -30,11 +33,6 @@ TOOLS = """
     def total(rows):
         return sum(len(row["n"]) for row in rows)
     """
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.support.project import Project
 
 
 @pytest.fixture

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from flowllm.steps import python
-
-if TYPE_CHECKING:
-    import pytest
-
-    from tests.support.project import Project
+from tests.support.project import Project
 
 CLASSES = """
     import asyncio

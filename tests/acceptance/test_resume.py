@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.support.project import QUICK, Project, prompts
 from tests.support.replies import ByPrompt, Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.server import Server
+from tests.support.server import Server
 
 
 def _mend(server: Server) -> None:

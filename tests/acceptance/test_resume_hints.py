@@ -6,12 +6,11 @@ import contextlib
 import re
 import shlex
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.support.project import Outcome, Project
+from tests.support.project import Outcome, Project
 
 TOOLS = """
     import pathlib

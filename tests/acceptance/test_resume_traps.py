@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tests.support.project import Project, prompts
 from tests.support.replies import ByPrompt, Reply, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.server import Server
+from tests.support.server import Server
 
 
 def _mend(server: Server) -> None:

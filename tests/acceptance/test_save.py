@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.project import Project, prompts
+from tests.support.server import Server
 from tests.support.warm import DIES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.server import Server
 
 ITEMS = "{{ ['one', 'two', 'three'] }}"
 

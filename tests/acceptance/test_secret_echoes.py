@@ -5,17 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.support.project import QUICK, Project, prompts
+from tests.support.project import QUICK, Outcome, Project, prompts
 from tests.support.replies import Reply
-
-if TYPE_CHECKING:
-    from tests.support.project import Outcome
-    from tests.support.server import Server
+from tests.support.server import Server
 
 KEY = "sk-Canary/7f3a+91c2.Xy=="
 PARTS = [KEY[:start] for start in range(8, len(KEY))] + [KEY[start:] for start in range(2, len(KEY) - 8)]

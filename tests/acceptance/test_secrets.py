@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
 
 from tests.support.project import QUICK, Outcome, Project, killed_at_exit, prompts, until
 from tests.support.replies import Reply, error_body, prompt_of
+from tests.support.server import Server
 from tests.support.web import Asked, Web, answer, redirect, running_web
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.support.server import Server
 
 KEY = "sk-canary-key-7f3a91c2"
 TEAM = "canary-team-5b20de44"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.support.project import QUICK, Project
 from tests.support.replies import Reply, echo, error_body, failed, prompt_of
-
-if TYPE_CHECKING:
-    from tests.support.server import Server
+from tests.support.server import Server
 
 GOOD = Reply(text="good")
 RATE = "Rate limit reached on tokens per min (TPM): Limit 30000, Requested 45411."

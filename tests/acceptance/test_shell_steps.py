@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.support.author import Author
 from tests.support.project import QUICK, Project, as_yaml, killed_at_exit, until
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.support.author import Author
 
 
 def flow(command: str, **options: Any) -> str:

@@ -8,19 +8,15 @@ import re
 import shlex
 import signal
 import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.cli import signals
 from tests.support.project import Outcome, Project, killed_at_exit, prompts, until
 from tests.support.replies import echo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 CHAIN = prompts(
     a="a [sleep=0.8] [text=one]",

@@ -9,18 +9,14 @@ import shlex
 import shutil
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.support.project import Project, prompts, until
+from tests.support.project import Outcome, Project, prompts, until
 from tests.support.replies import Reply, echo, prompt_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.project import Outcome
-    from tests.support.server import Server
+from tests.support.server import Server
 
 
 @contextlib.contextmanager

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.dataset import each_once, texts
 from tests.support.project import Project, prompts
+from tests.support.server import Server
 from tests.support.storm import Storm, storm
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from tests.support.server import Server
 
 IN_FLIGHT = 20
 FILE = {"file": "rows.jsonl"}

@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.project import HANG
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
+from tests.support.project import HANG, Project
 
 PRINTS = """
 import sys

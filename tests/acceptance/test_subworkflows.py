@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import NodeEnded
 from flowllm.runtime.options import RunOptions
-from tests.support.answering import Told, sit, stage
+from tests.support.answering import Answers, Told, sit, stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from tests.support.answering import Answers
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)
 POST = """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.support.project import Project
 from tests.support.replies import Reply
-
-if TYPE_CHECKING:
-    from tests.support.project import Project
-    from tests.support.server import Server
+from tests.support.server import Server
 
 PRICES = {"prices": {"test-model": {"input": 1000, "output": 1000}}}
 SCORE = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}

@@ -6,7 +6,8 @@ import csv
 import json
 import shutil
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -14,9 +15,6 @@ import yaml
 
 from flowllm.language.schema import workflow_schema
 from tests.support.project import ROOT, Project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHIPPED = sorted((ROOT / "workflows").glob("*.yaml"))
 FANNED = {"factory": "posts", "reviews": "complaints", "catalogue": "entries"}

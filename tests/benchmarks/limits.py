@@ -13,22 +13,19 @@ import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.core.clock import SystemClock
 from flowllm.core.types import Limits, NodeStatus, WindowLimit
 from flowllm.limits.limiter import Limiter
 from flowllm.runtime.stop import StopSignal
 from tests.benchmarks.picture import draw
 from tests.support.serving import RemoteServer, Traffic, independent_calls, serving
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from flowllm.app.result import RunResult
 
 RATE = 10.0
 """Requests a second that the servers allow."""

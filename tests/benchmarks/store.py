@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.types import AttemptStatus, RunStatus
@@ -26,10 +27,6 @@ from flowllm.storage.sqlite.connection import begin, connect_writer
 from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row
 from tests.support.items import POSTS, R1, item
 from tests.support.records import answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Awaitable
 
 SECONDS = 2.0
 ITEMS = 12_800

@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,9 +24,6 @@ from flowllm.language.parse import Overrides, load_project, load_workflow
 from flowllm.language.source import parse_yaml
 from tests.support.documentation import PAGES, ROOT
 from tests.support.server import running_server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[a-z]+)(?:: (?P<value>[^\n]*?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +21,6 @@ from tests.support.documentation import (
     renewed,
     shapes,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from flowllm import FlowLLM, RunStatus, load_workflow
+from flowllm import FlowLLM, RunResult, RunStatus, load_workflow
 from flowllm.explain.graph import Graph
 from tests.support.documentation import ROOT
-
-if TYPE_CHECKING:
-    from flowllm import RunResult
 
 pytestmark = pytest.mark.anyio
 BLOG, FULL = ROOT / "workflows" / "blog.yaml", ROOT / "workflows" / "blog_full.yaml"

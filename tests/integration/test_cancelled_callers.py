@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytest
 
 from flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.core.types import RunStatus
 from flowllm.runtime.options import RunOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
-
-    from flowllm.app.result import RunResult
 
 How = Literal["early", "late", "level"]
 WORKFLOW = """

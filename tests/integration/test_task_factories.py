@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowllm import FlowLLM
 from flowllm.core.types import RunStatus
 from tests.support.factories import FACTORIES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 WORKFLOW = """
 providers: {sim: {type: simulated, latency: 2ms, error_rate: 5%}}

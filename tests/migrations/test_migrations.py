@@ -6,9 +6,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from alembic import command
@@ -23,15 +23,10 @@ from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import migrate, schema, tables
-from flowllm.storage.sqlite.migrate import migrations_folder, status, upgrade
+from flowllm.storage.sqlite.migrate import Upgrade, migrations_folder, status, upgrade
 from flowllm.storage.sqlite.schema import SchemaState
 from tests.support.process import ROOT, worker
 from tests.support.records import ME, answer, attempt_of_node, fence_of, run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.storage.sqlite.migrate import Upgrade
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowllm import FlowLLM
-from flowllm.core.errors import InvalidWorkflow
+from flowllm.app.result import RunResult
+from flowllm.core.errors import InvalidWorkflow, Problem
+from flowllm.core.events import Event
+from flowllm.core.types import Json
+from flowllm.runtime.options import RunOptions
 from tests.support.project import QUICK, as_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from flowllm.app.result import RunResult
-    from flowllm.core.errors import Problem
-    from flowllm.core.events import Event
-    from flowllm.core.types import Json
-    from flowllm.runtime.options import RunOptions
-    from tests.support.server import Seen, Server
+from tests.support.server import Seen, Server
 
 ASKING: dict[str, Any] = {"defaults": {"model": "test-model", "retry": QUICK}}
 """What a workflow needs whose prompts go to the test's server."""

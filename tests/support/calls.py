@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from flowllm.calls.base import Ask, Asker
 from flowllm.calls.gate import Gate
 from flowllm.core.redact import Redactor
-from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest
+from flowllm.core.request import Answer, ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.core.types import NodeStatus, StepKind, Usage
 from flowllm.providers.base import Account
 from flowllm.storage.base import Fence, NodeRecord, NodeWrite
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.core.request import Answer
 
 REQUEST = ChatRequest(model="m", messages=({"role": "user", "content": "Hello?"},))
 

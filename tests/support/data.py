@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import io
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import reader_of
 from flowllm.datasets.texts import as_utf8
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from flowllm.datasets.base import Row, Rows
 
 
 class Trickle(io.RawIOBase):

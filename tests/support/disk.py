@@ -7,16 +7,20 @@ import contextlib
 import errno
 import json
 import os
+import random
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowllm.core.clock import Clock
 from flowllm.core.errors import StorageFailed
-from flowllm.core.types import NodeStatus
+from flowllm.core.types import Json, NodeStatus
+from flowllm.storage.base import Store
 from flowllm.storage.memory import MemoryStore
 from flowllm.storage.open import this_process
 from flowllm.storage.sqlite import spill
@@ -25,13 +29,6 @@ from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Awaitable, Callable
-
-    from flowllm.core.clock import Clock
-    from flowllm.core.types import Json
-    from flowllm.storage.base import Store
-
     Records = dict[str, tuple[NodeStatus, Json]]
     Verb = Callable[..., Awaitable[object]]
 

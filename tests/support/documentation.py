@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -27,9 +28,6 @@ from flowllm.language.sandbox_methods import methods_of
 from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.template_paths import RECORD_FIELDS, RUN_FIELDS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

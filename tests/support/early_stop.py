@@ -6,16 +6,13 @@ import asyncio
 import random
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flowllm.core.request import Completion
 from flowllm.core.types import Limits, Usage
+from flowllm.storage.base import NodeRecord
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import NodeRecord
 
 ITEMS = 100
 WANTED = 10

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from flowllm.language.nodes import Mapping, Scalar, Sequence
+from flowllm.core.types import Json
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.source import parse_yaml
 from tests.support.documentation import PAGES, ROOT
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from flowllm.language.nodes import Node
 
 _EXAMPLE = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BROKEN = [

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import Any
 
 EAGER: Callable[..., Any] | None = getattr(asyncio, "eager_task_factory", None)
 FACTORIES: list[Callable[..., Any] | None] = [None] if EAGER is None else [None, EAGER]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowllm.datasets.output import OutputFile
 from flowllm.storage.sqlite import writer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BESIDE = re.compile(r"\.flowllm-\w+\.tmp")
 """Files that are renamed once they are whole."""

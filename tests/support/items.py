@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, item_id
-from flowllm.storage.base import ItemKey, NodeWrite
+from flowllm.storage.base import Adopted, Fence, ItemKey, NodeRecord, NodeWrite, RunRecord, Store
 from tests.support.records import ME, fence_of, node, run
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.storage.base import Adopted, Fence, NodeRecord, RunRecord, Store
 
 POSTS = NodeId("posts")
 R1 = RunId("r1")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tests.support.dataset import json_lines, lines
-from tests.support.project import prompts
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.project import Outcome, Project
+from tests.support.project import Outcome, Project, prompts
 
 FIRST, SECOND = "first of {{ inputs.text }}", "then {{ first }}"
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,6 @@ import yaml
 
 from flowllm.cli.main import cli
 from tests.support.warm import Forked
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 if TYPE_CHECKING:
     Process = subprocess.Popen[str] | Forked

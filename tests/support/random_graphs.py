@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from flowllm.core.fingerprint import canonical, digest
-from flowllm.core.types import NodeStatus, OnError, StepKind
+from flowllm.core.types import Json, NodeStatus, OnError, StepKind
 from flowllm.language.inputs import with_inputs
 from flowllm.language.reference import Tolerance
 from tests.support.project import as_yaml
-
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Mapping
-
-    from flowllm.core.types import Json
 
 FAILED, SKIPPED, BLOCKED, SUCCEEDED = (
     NodeStatus.FAILED,

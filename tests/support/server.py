@@ -23,18 +23,16 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from flowllm.providers.simulated import unit_vector
 from tests.support.quota import Charge, Quota
 from tests.support.replies import MIB, ByPrompt, Reply, Script, echo, failed, prompt_of, rate_limited
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(kw_only=True)

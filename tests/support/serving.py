@@ -7,18 +7,15 @@ import json
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from flowllm.core.types import Limits
 from flowllm.language.parse import load_workflow
+from flowllm.language.workflow import Workflow
 from tests.support.project import as_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from flowllm.core.types import Limits
-    from flowllm.language.workflow import Workflow
 
 ABOUT = "write a few sentences on how a request finds its way through a queue, and who goes first."
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flowllm.calls.batch import Batches
 from flowllm.calls.budget import Purse
 from flowllm.calls.executor import Line
@@ -14,6 +12,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.types import RunStatus, StepKind
 from flowllm.language.inputs import with_inputs
 from flowllm.language.overrides import Overrides
+from flowllm.language.workflow import Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.runtime.local_backend import LocalBackend
 from flowllm.runtime.options import RunOptions
@@ -23,15 +22,11 @@ from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
-from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from flowllm.language.workflow import Workflow
-    from flowllm.storage.base import NodeRecord
 
 OWNER = Owner(pid=1, host="here", since=0.0)
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tests.support.project import HANG, killed_at_exit, until
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Sequence
-
-    from tests.support.project import Project
-    from tests.support.replies import Reply, Script
-    from tests.support.server import Seen, Server
+from tests.support.project import HANG, Project, killed_at_exit, until
+from tests.support.replies import Reply, Script
+from tests.support.server import Seen, Server
 
 LATENCY = 0.02
 

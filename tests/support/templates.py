@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from flowllm.core.errors import TemplateFailed
+from flowllm.core.types import Json
 from flowllm.language.reference import Location
 from flowllm.language.template import Names, Template, TemplateProblems, compile_template
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 WHERE = Location(file="wf.yaml", line=1, column=1)
 NAMES = Names(

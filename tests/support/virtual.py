@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 STRAY = 0.5

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
 
+from flowllm.core.errors import Problem
 from flowllm.language.parse import Overrides, SnapshotFiles, check, load_workflow
-
-if TYPE_CHECKING:
-    from flowllm.core.errors import Problem
-    from flowllm.language.project import Project
-    from flowllm.language.workflow import Workflow
+from flowllm.language.project import Project
+from flowllm.language.workflow import Workflow
 
 PATH = "/flows/f.yaml"
 _NONE = Overrides()

@@ -2,21 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm import FlowLLM, load_workflow
 from flowllm.app.prepare import new_run_id
+from flowllm.app.result import RunResult
 from flowllm.core.errors import RunOwned, UsageError
 from flowllm.core.events import RunEnded
 from flowllm.core.types import RunStatus
 from flowllm.runtime.options import RunOptions
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.app.result import RunResult
 
 pytestmark = pytest.mark.anyio
 SIMULATED = "defaults: {provider: simulated, model: m}\n"

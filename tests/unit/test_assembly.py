@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from flowllm.app.wiring import Providers, read_secrets, resolve_auto
 from flowllm.core.errors import Unauthorized, UsageError
+from flowllm.core.types import Limits
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai import ClientPool
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Limits
 
 KEY = {"OPENAI_API_KEY": "sk-canary"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,6 @@ from flowllm.app.file_claims import claim_files
 from flowllm.core.errors import UsageError
 from flowllm.runtime.options import RunOptions
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_long_chain_takes_memory_in_proportion() -> None:

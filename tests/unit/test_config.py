@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.app.settings import load_settings, stored_project
 from flowllm.core.errors import UsageError
 from flowllm.runtime.options import RunOptions
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

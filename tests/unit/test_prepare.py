@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from flowllm.app.prepare import inputs_again
 from flowllm.core.errors import InvalidInputs
+from flowllm.core.types import Json
 from flowllm.runtime.options import RunOptions
 from tests.support.records import run
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 BEFORE: dict[str, Json] = {"a": "5", "b": "old", "n": 3, "gone": 1}
 GIVEN = ("a", "n", "gone")

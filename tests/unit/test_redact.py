@@ -10,7 +10,7 @@ import json
 import pprint
 import re
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
@@ -19,9 +19,6 @@ import yaml
 from flowllm.core.redact import MASK, Redactor
 from flowllm.language.sandbox import Sandbox
 from flowllm.language.sandbox_limits import start
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SECRET = "pa\"ss\\word ä+/9<&'=x1y2z3"
 PARTS = [part for part in re.split(r"[^a-z0-9]+", SECRET) if len(part) > 2]

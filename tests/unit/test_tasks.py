@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from flowllm.core.tasks import start_task
 from tests.support.factories import FACTORIES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def _eagerly(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> asyncio.Task[Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, func, literal_column, null, select, update
 
-from flowllm.core.types import AttemptStatus, RunStatus
-from flowllm.storage.base import Owner
+from flowllm.core.errors import RunOwned
+from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
+from flowllm.storage.base import Fence, Owner, RunRecord
 from flowllm.storage.refusals import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import fetch
@@ -18,14 +21,6 @@ from flowllm.storage.sqlite.statements import named
 from flowllm.storage.sqlite.tables import attempts, memo, nodes, runs
 from flowllm.storage.sqlite.text import content_hash, to_json, to_text
 from flowllm.storage.sqlite.unit import Unit
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Collection, Mapping, Sequence
-
-    from flowllm.core.errors import RunOwned
-    from flowllm.core.types import Json, RunId
-    from flowllm.storage.base import Fence, RunRecord
 
 
 def _set(*names: str) -> dict[str, Any]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, StorageFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 PRIMARY: Final = 0xFF
 """The low byte of an extended result code is the primary one."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, bindparam, cast, func, literal_column, select, update
 
-from flowllm.core.types import NodeStatus, item_id, slot_of
+from flowllm.core.types import NodeId, NodeStatus, item_id, slot_of
+from flowllm.storage.base import Fence, ItemKey
+from flowllm.storage.slots import Slots
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow, node_hash
@@ -14,14 +18,6 @@ from flowllm.storage.sqlite.statements import named
 from flowllm.storage.sqlite.tables import nodes
 from flowllm.storage.sqlite.text import from_text, to_text
 from flowllm.storage.sqlite.unit import Unit
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterator, Sequence
-
-    from flowllm.core.types import NodeId
-    from flowllm.storage.base import Fence, ItemKey
-    from flowllm.storage.slots import Slots
 
 Found = tuple[int, NodeRow | None]
 """An item's slot, and its row as it now stands, if it has one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,6 @@ from flowllm.storage.sqlite.faults import explain
 from flowllm.storage.sqlite.schema import HEAD, SchemaState, SchemaStatus, inspect, revision_of, too_new
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import Connection
 
 

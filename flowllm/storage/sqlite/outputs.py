@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, overload
+from pathlib import Path
+from typing import Any, Final, overload
 
 from sqlalchemy import bindparam, select
 
-from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.types import Json, NodeStatus, item_id
+from flowllm.core.errors import DatabaseCorrupt, StoreError
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
 from flowllm.storage.sqlite.current_items import standing
 from flowllm.storage.sqlite.faults import RESTORE, explain
@@ -20,13 +21,6 @@ from flowllm.storage.sqlite.rows import NodeRow
 from flowllm.storage.sqlite.statements import named
 from flowllm.storage.sqlite.tables import nodes
 from flowllm.storage.sqlite.text import content_hash, from_json, to_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from flowllm.core.errors import StoreError
-    from flowllm.core.types import NodeId, RunId
 
 PAGE: Final = 500
 """Outputs that are read, and held, at a time."""

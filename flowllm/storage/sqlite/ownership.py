@@ -13,18 +13,15 @@ import fcntl
 import json
 import os
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import quote
 
 from flowllm.core.errors import StorageFailed
+from flowllm.core.types import RunId
 from flowllm.storage.base import Owner
 from flowllm.storage.refusals import run_owned
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from flowllm.core.types import RunId
 
 TRIES: Final = 250
 PAUSE: Final = 0.02

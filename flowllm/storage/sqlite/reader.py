@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -24,10 +26,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from flowllm.core.errors import StoreError
 from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
-from flowllm.core.types import USAGE_FIELDS, AttemptStatus, NodeStatus, Usage
-from flowllm.storage.base import MemoStats
+from flowllm.core.types import USAGE_FIELDS, AttemptStatus, NodeId, NodeStatus, RunId, Usage
+from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
 from flowllm.storage.refusals import ambiguous, run_not_found
 from flowllm.storage.sqlite.connection import address, decode, options, reading_mode
 from flowllm.storage.sqlite.current_items import standing
@@ -38,15 +41,9 @@ from flowllm.storage.sqlite.tables import DEAD, attempts, memo, nodes, rates, ru
 from flowllm.storage.sqlite.text import from_text, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
-
     from sqlalchemy import ColumnElement, Select, Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from flowllm.core.errors import StoreError
-    from flowllm.core.types import NodeId, RunId
-    from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 
 KEYS: Final = 500
 """Keys in one look into the memo at most."""

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.types import AttemptStatus, Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.types import (
+    AttemptStatus,
+    Counts,
+    Json,
+    NodeId,
+    NodeStatus,
+    RunId,
+    RunStatus,
+    StepKind,
+    Usage,
+)
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunRecord
-from flowllm.storage.sqlite.rows import attempt_hash, memo_hash, node_hash, outputs_hash, run_hash
+from flowllm.storage.sqlite.rows import (
+    AttemptRow,
+    MemoRow,
+    NodeRow,
+    RunRow,
+    attempt_hash,
+    memo_hash,
+    node_hash,
+    outputs_hash,
+    run_hash,
+)
 from flowllm.storage.sqlite.text import content_hash, from_json, from_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flowllm.core.types import Json
-    from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RunRow
 
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
 """What the parts of a damaged row raise."""

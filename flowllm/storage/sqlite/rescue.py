@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.storage.location import PRIVATE, make_folder, temporary_folders
 from flowllm.storage.sqlite.connection import APPLICATION_ID, connect, sidecars
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from flowllm.storage.sqlite.watch import Loss
+from flowllm.storage.sqlite.watch import Loss
 
 
 def rescue(connection: sqlite3.Connection, path: Path, loss: Loss) -> Path:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from flowllm.core.types import Json, Usage
+from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
 from flowllm.storage.sqlite.text import content_hash, to_json, to_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flowllm.core.types import Json, Usage
-    from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
 
 
 class RunRow(NamedTuple):

@@ -7,7 +7,8 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
 from flowllm.storage.sqlite.connection import (
@@ -19,9 +20,6 @@ from flowllm.storage.sqlite.connection import (
     peeking_mode,
 )
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HEAD: Final = "0005"
 """The revision that this program reads and writes."""

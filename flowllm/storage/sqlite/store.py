@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from flowllm.core.errors import OwnershipLost, StoreError
-from flowllm.core.types import RunStatus
-from flowllm.storage.base import Adopted
+from flowllm.core.money import Spend
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
+from flowllm.storage.base import (
+    Adopted,
+    AttemptRecord,
+    Fence,
+    ItemKey,
+    MemoRecord,
+    MemoStats,
+    NodeRecord,
+    NodeWrite,
+    Owner,
+    RunRecord,
+)
 from flowllm.storage.refusals import fences_of, run_not_found
 from flowllm.storage.slots import Slots
 from flowllm.storage.sqlite import actions, item_matching, statements
@@ -20,26 +34,7 @@ from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import memo_of, node_of
 from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row, rate_row, run_row
 from flowllm.storage.sqlite.unit import Unit
-from flowllm.storage.sqlite.writer import Writer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from flowllm.core.money import Spend
-    from flowllm.core.types import Json, NodeId, NodeStatus, RunId
-    from flowllm.storage.base import (
-        AttemptRecord,
-        Fence,
-        ItemKey,
-        MemoRecord,
-        MemoStats,
-        NodeRecord,
-        NodeWrite,
-        Owner,
-        RunRecord,
-    )
-    from flowllm.storage.sqlite.writer import Failpoints
+from flowllm.storage.sqlite.writer import Failpoints, Writer
 
 GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""

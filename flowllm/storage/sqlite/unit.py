@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from flowllm.core.types import RunId, StepKind
 from flowllm.storage.base import Fence
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RateRow
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Iterator
 
 _SAVED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "begin_attempt": (statements.BEGIN_ATTEMPT, AttemptRow._fields),

@@ -14,10 +14,13 @@ import queue
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
-from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, StorageFailed, StoreError
+from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, StorageFailed, StoreError
+from flowllm.storage.base import Fence
 from flowllm.storage.refusals import ownership_lost
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
@@ -34,13 +37,6 @@ from flowllm.storage.sqlite.spill import SENT, Spill
 from flowllm.storage.sqlite.text import to_text
 from flowllm.storage.sqlite.unit import Unit, packed, unpacked, without_fences
 from flowllm.storage.sqlite.watch import Watch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
-    from flowllm.core.errors import OwnershipLost
-    from flowllm.storage.base import Fence
 
 GROUP: Final = 1000
 """From so many units on a transaction takes no more: bounds its memory and the wait of its first unit."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from flowllm.calls.single_flight import Flights
 from flowllm.calls.vectors import divide, join
 from flowllm.core.clock import SystemClock
 from flowllm.core.redact import Redactor
-from flowllm.core.request import EmbedRequest
+from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai import ClientPool, OpenAIProvider
@@ -26,12 +27,6 @@ from tests.support.calls import asker, make_ask
 from tests.support.records import ME, run
 from tests.support.replies import Reply, failed
 from tests.support.server import Server, running_server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from flowllm.core.request import Answer
 
 pytestmark = pytest.mark.anyio
 

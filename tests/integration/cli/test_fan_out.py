@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from flowllm.cli.main import cli
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FAN = """\
 name: fan

@@ -8,16 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from flowllm.cli.init import starter_files
 from flowllm.cli.main import cli
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FAILING = """\
 name: failing

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -14,9 +14,6 @@ import yaml
 
 from flowllm.cli.init import starter_files
 from tests.support.project import Project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BAD = """\
 name: bad

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tests.support.project import Project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_it_does_not_get_among_the_results(tmp_path: Path) -> None:

@@ -9,15 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.project import Project, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 STEPS = {"twice": {"value": "{{ inputs.n }}{{ inputs.n }}"}}
 GRAPH = {"inputs": {"n": {"type": "string"}}, "outputs": {"twice": "{{ twice }}"}}

@@ -6,23 +6,19 @@ How fast is measured by `python -m tests.benchmarks.limits`.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from flowllm import FlowLLM
+from flowllm.app.result import RunResult
 from flowllm.core.types import Limits, RunStatus, WindowLimit
 from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST
 from flowllm.runtime.stop import StopSignal
 from tests.support.replies import FAULTS
 from tests.support.server import Server, running_server
 from tests.support.serving import independent_calls
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
-    from flowllm.app.result import RunResult
 
 pytestmark = pytest.mark.anyio
 

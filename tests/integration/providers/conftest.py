@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.redact import Redactor
 from flowllm.core.request import ChatRequest
+from flowllm.providers.base import Provider
 from flowllm.providers.openai import ClientPool, OpenAIProvider
 from flowllm.providers.openai_wire import OpenAIConfig
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
 from tests.support.server import Server, running_server
-
-if TYPE_CHECKING:
-    from flowllm.providers.base import Provider
 
 CANARY = "sk-canary-8c1f0d"
 

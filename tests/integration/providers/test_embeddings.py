@@ -6,7 +6,7 @@ import base64
 import json
 import math
 from array import array
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,11 +22,9 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import EmbedRequest
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider, unit_vector
+from tests.integration.providers.conftest import MakeOpenAI
 from tests.support.replies import FAULTS, Reply
-
-if TYPE_CHECKING:
-    from tests.integration.providers.conftest import MakeOpenAI
-    from tests.support.server import Server
+from tests.support.server import Server
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +12,8 @@ from flowllm.core.errors import ImageFailed
 from flowllm.core.images import LARGEST, data_url, examine
 from flowllm.core.request import ChatRequest
 from flowllm.steps.pictures import by_content, illustrated
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.integration.providers.conftest import MakeOpenAI
-    from tests.support.server import Server
+from tests.integration.providers.conftest import MakeOpenAI
+from tests.support.server import Server
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,9 @@ import gzip
 import subprocess
 import sys
 import zlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +22,7 @@ from flowllm.providers.failures import LONGEST_RAW
 from flowllm.providers.openai_wire import OPENAI_BASE_URL, OpenAIConfig
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
 from tests.support.replies import MIB, Reply
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,6 @@ import socket
 import time
 import traceback
 import tracemalloc
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -34,9 +33,7 @@ from flowllm.providers.failures import LONGEST_RAW
 from flowllm.providers.waits import LONGEST_WAIT
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
 from tests.support.replies import FAULTS, MIB, Reply, error_body, rate_limited
-
-if TYPE_CHECKING:
-    from tests.support.server import Server
+from tests.support.server import Server
 
 pytestmark = pytest.mark.anyio
 

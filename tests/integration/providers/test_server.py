@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowllm.core.errors import ProviderError, RequestRejected
 from tests.integration.providers.conftest import MakeOpenAI, ask
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.support.server import Server
+from tests.support.server import Server
 
 pytestmark = pytest.mark.anyio
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.clock import SystemClock
+from flowllm.storage.base import Store
 from flowllm.storage.open import open_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from flowllm.storage.base import Store
-    from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sqlite.store import SqlStore
 
 
 @pytest.fixture

@@ -7,25 +7,20 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, OwnershipLost, StorageFailed
 from flowllm.core.types import NodeStatus, StepKind
-from flowllm.storage.base import ItemKey
+from flowllm.storage.base import Fence, ItemKey, Store
 from flowllm.storage.memory import MemoryStore
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.support.items import POSTS, R1, adopt, again, foreach, item, told, write, written
 from tests.support.records import ME, fence_of, node
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.storage.base import Fence, Store
 
 pytestmark = pytest.mark.anyio
 

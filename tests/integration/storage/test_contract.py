@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import OwnershipLost, RunNotFound, RunOwned, UsageError
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
-from flowllm.storage.base import Fence, NodeWrite
+from flowllm.storage.base import Fence, NodeWrite, RunRecord, Store
 from tests.support.records import ME, OTHER, answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import RunRecord, Store
 
 pytestmark = pytest.mark.anyio
 

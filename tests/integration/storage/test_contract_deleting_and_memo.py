@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import RunId, RunStatus
-from flowllm.storage.base import NodeWrite
+from flowllm.storage.base import NodeWrite, RunRecord, Store
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import RunRecord, Store
 
 pytestmark = pytest.mark.anyio
 

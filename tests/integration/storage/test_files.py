@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -19,12 +19,8 @@ from flowllm.storage.base import NodeWrite
 from flowllm.storage.memory import MemoryStore
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.schema import SchemaState, inspect
+from flowllm.storage.sqlite.store import SqlStore
 from tests.support.records import ME, answer, fence_of, node, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.storage.sqlite.store import SqlStore
 
 pytestmark = pytest.mark.anyio
 R1 = RunId("r1")

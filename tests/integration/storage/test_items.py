@@ -6,25 +6,20 @@ import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, OwnershipLost
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId
-from flowllm.storage.base import Fence, ItemKey, NodeWrite
+from flowllm.storage.base import Adopted, Fence, ItemKey, NodeWrite, Store
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import item_matching, outputs
+from flowllm.storage.sqlite.store import SqlStore
 from tests.support.items import POSTS, R1, again, foreach, item, write, written
 from tests.support.items import adopt as adopt_all
 from tests.support.records import ME, fence_of, node, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.storage.base import Adopted, Store
-    from flowllm.storage.sqlite.store import SqlStore
 
 pytestmark = pytest.mark.anyio
 

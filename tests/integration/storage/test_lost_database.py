@@ -6,23 +6,18 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import NodeId, RunId, RunStatus
-from flowllm.storage.base import Fence, NodeWrite
+from flowllm.storage.base import Fence, NodeWrite, Store
 from flowllm.storage.open import open_store
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from flowllm.storage.base import Store
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +15,9 @@ from flowllm.core.types import AttemptStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sqlite import store as sql
+from flowllm.storage.sqlite.store import SqlStore
 from tests.support.process import worker
 from tests.support.records import ME, OTHER, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.storage.sqlite.store import SqlStore
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"

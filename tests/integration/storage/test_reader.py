@@ -6,7 +6,7 @@ import asyncio
 import random
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event
@@ -16,12 +16,8 @@ from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.types import NodeId, RunId
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
+from flowllm.storage.sqlite.store import SqlStore
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.storage.sqlite.store import SqlStore
 
 pytestmark = pytest.mark.anyio
 

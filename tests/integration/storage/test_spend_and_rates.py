@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
+from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, RunId, RunStatus, Usage
+from flowllm.storage.base import RunRecord, Store
 from tests.support.records import ME, USAGE, attempt_of_node, fence_of, run
-
-if TYPE_CHECKING:
-    from flowllm.core.money import Spend
-    from flowllm.storage.base import RunRecord, Store
 
 pytestmark = pytest.mark.anyio
 

@@ -8,14 +8,14 @@ import os
 import sqlite3
 import tempfile
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import NodeStatus, RunId, RunStatus, StepKind
-from flowllm.storage.base import NodeWrite
+from flowllm.storage.base import Fence, NodeWrite
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import spill as module
 from flowllm.storage.sqlite.spill import Spill
@@ -23,11 +23,6 @@ from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.storage.base import Fence
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"

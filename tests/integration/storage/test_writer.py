@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -24,9 +24,6 @@ from flowllm.storage.sqlite.unit import Unit
 from flowllm.storage.sqlite.writer import Failpoints, Writer
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"

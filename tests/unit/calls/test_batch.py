@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,15 +16,11 @@ from flowllm.core.errors import (
     WrongVectors,
 )
 from flowllm.core.events import RequestSent
+from flowllm.core.request import Embeddings, EmbedRequest
 from flowllm.core.types import AttemptStatus, Priority, RetryPolicy
+from tests.support.bench import TextsBench
 from tests.support.calls import vectors_of
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.core.request import Embeddings, EmbedRequest
-
-
-from tests.support.bench import TextsBench
 
 
 def refusing(*bad: str, error: Exception | None = None) -> object:

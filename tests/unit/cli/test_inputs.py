@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.cli.inputs import file_inputs, text_inputs
 from flowllm.core.errors import InvalidWorkflow, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_text_inputs(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+
+import pytest
 
 from flowllm.cli.output import print_json, print_outputs, print_table
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_outputs_are_headed_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:

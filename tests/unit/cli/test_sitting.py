@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import signal
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,16 +18,11 @@ from flowllm.cli import signals
 from flowllm.cli.main import cli
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import RunId, RunStatus
+from flowllm.datasets.claims import Claims
+from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
+from flowllm.runtime.stop import StopSignal
 from tests.support.events import ERROR, node_ended, notice, run_ended, run_started, stop_requested
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
-
-    from flowllm.datasets.claims import Claims
-    from flowllm.reporting.base import Observer
-    from flowllm.runtime.stop import StopSignal
 
 
 def result(status: RunStatus = RunStatus.SUCCEEDED, **values: Any) -> RunResult:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flowllm.datasets.beside import open_beside, sweep, take_place
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -7,21 +7,17 @@ import errno
 import gzip
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 import pytest
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets.files import MOST_BYTES, FileRows, open_file
 from flowllm.datasets.formats import BY_ENDING, jsonl_rows
+from flowllm.datasets.found import Found
 from tests.support.data import Repeated, drain, drained, write
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
-    from flowllm.datasets.found import Found
 
 pytestmark = pytest.mark.anyio
 EXAMPLES = {

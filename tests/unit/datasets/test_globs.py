@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +10,6 @@ from flowllm.core.errors import DataFailed
 from flowllm.datasets.base import MAX_ROW
 from flowllm.datasets.globs import GlobRows
 from tests.support.data import drain, write
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 

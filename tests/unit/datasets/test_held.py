@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.errors import UsageError
 from flowllm.core.types import RunId
 from flowllm.datasets.held import Held
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ONE, OTHER = RunId("one"), RunId("other")
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowllm.core.errors import UsageError
 from flowllm.datasets.layouts import cell, content_of_file, layout_of, refused_ending
 from flowllm.datasets.output import OutputFile
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 ROWS = [(3, {"n": "x"}, {"a": 'q"q,\r\n;\ttext', "b": {"k": [1, None]}}), (0, "y", {"a": "", "b": None})]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +17,6 @@ from flowllm.datasets.files import open_file
 from flowllm.datasets.lists import ListRows
 from flowllm.datasets.matrix import Axis, MatrixRows
 from tests.support.data import drain, drained, write
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 

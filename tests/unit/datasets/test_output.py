@@ -9,8 +9,9 @@ import os
 import resource
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
@@ -20,9 +21,6 @@ from hypothesis import strategies as st
 from flowllm.core.errors import StorageFailed, UsageError
 from flowllm.datasets.layouts import line_of
 from flowllm.datasets.output import Bits, OutputFile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.anyio
 

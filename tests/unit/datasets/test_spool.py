@@ -8,7 +8,9 @@ import io
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -16,10 +18,6 @@ from flowllm.core.errors import DataFailed
 from flowllm.datasets import spool
 from flowllm.datasets.spool import AHEAD, AHEAD_BYTES, CutRows, open_spool, standard_input
 from tests.support.data import drained, read
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
+from flowllm.core.types import Json
 from flowllm.language.columns import fit_of
 from flowllm.language.inputs import row_inputs
 from flowllm.language.workflow import Input
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 INPUTS = {
     "topic": Input(name="topic"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +10,6 @@ from flowllm.core.errors import InvalidWorkflow
 from flowllm.language.literals import KEPT_OUT, kept, literals_of, missing, restored
 from flowllm.language.parse import load_workflow
 from flowllm.language.project import load_project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 JWT = "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\n  MIIEvQIBADANBgkqhkiG9w0\n  -----END RSA PRIVATE KEY-----"

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import jsonschema
 import pytest
 
+from flowllm.core.errors import Problem
+from flowllm.core.types import Json
 from flowllm.language.workflow import LlmBody
 from tests.support.workflows import problems, workflow
-
-if TYPE_CHECKING:
-    from flowllm.core.errors import Problem
-    from flowllm.core.types import Json
 
 
 def text_of(output: str) -> str:

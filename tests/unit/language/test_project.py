@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,6 @@ from flowllm.language.limits import budget_of
 from flowllm.language.parse import Project, SnapshotFiles, find_project, load_project, load_workflow
 from flowllm.language.workflow import LlmBody
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 VALUES: dict[str, Any] = {"inputs": {}, "steps": {}, "run": {}, "secrets": {}}
 STEPS = "steps: {a: {prompt: hi}}\n"

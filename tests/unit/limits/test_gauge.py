@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.types import Limits
+from flowllm.limits.gauge import Gauge
 from flowllm.limits.limiter import Limiter
 from tests.support.virtual import LoopClock, run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.limits.gauge import Gauge
 
 
 def test_an_account_without_limits_knows_little() -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
 from flowllm.core.errors import RateLimited
 from flowllm.core.types import Limits
-from flowllm.limits.limiter import Limiter
+from flowllm.limits.limiter import Limiter, Permit
 from tests.support.virtual import LoopClock, run_virtual
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flowllm.limits.limiter import Permit
 
 
 def with_limits(**limits: object) -> Limiter:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,13 +18,11 @@ from flowllm.core.errors import (
     Unauthorized,
     UnknownModel,
 )
+from flowllm.core.types import Json
 from flowllm.providers.error_table import TABLE
 from flowllm.providers.failures import Asked, error_at_200, failure
 from flowllm.providers.meanings import Meaning, Row
 from flowllm.providers.words import parsed, read_words
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 ASKED = Asked(provider="work", server="llm.example.com", model="mini-5")
 KINDS: dict[Meaning, type[StepError]] = {

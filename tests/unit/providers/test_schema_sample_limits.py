@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
+from flowllm.core.types import Json
 from flowllm.providers import schema_sample
 from flowllm.providers.schema_sample import TooMuch, sample
 from flowllm.schemas.check import SchemaCheck
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 TEXT: Json = {"type": "string"}
 

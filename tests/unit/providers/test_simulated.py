@@ -2,18 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import AttemptTimedOut, ProviderError, RateLimited, ServerFailed, TruncatedAnswer
 from flowllm.core.request import ChatRequest, Completion, OutputFormat
-from flowllm.core.types import Limits
+from flowllm.core.types import Json, Limits
 from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
 from tests.support.virtual import LoopClock, run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 
 def provider(**settings: object) -> SimulatedProvider:

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
+from flowllm.core.types import Json
 from flowllm.providers.failures import Asked, failure
 from flowllm.providers.waits import LONGEST_WAIT, retry_after
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 ASKED = Asked(provider="work", server="llm.example.com")

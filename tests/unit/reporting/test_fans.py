@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from flowllm.core.events import FailuresHigh
+from flowllm.core.events import Event, FailuresHigh
 from flowllm.core.types import NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.reporting.progress import Progress, what_ended
 from flowllm.reporting.screen import Screen, plain
@@ -24,11 +24,6 @@ from tests.support.events import (
     run_started,
     stop_requested,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flowllm.core.events import Event
 
 COUNTS = {"total": 50_000, "succeeded": 49_997, "failed": 3, "skipped": 0, "accepted": 0, "not_sent": 0}
 BAD = {"status": NodeStatus.FAILED, "error": ERROR}

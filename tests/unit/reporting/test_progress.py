@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
+from flowllm.core.events import Event
 from flowllm.core.types import NodeStatus, StepKind, Usage
 from flowllm.reporting.progress import Notices, Progress
 from flowllm.reporting.screen import Screen, wants_colour
@@ -18,9 +18,6 @@ from tests.support.events import (
     run_started,
     stop_requested,
 )
-
-if TYPE_CHECKING:
-    from flowllm.core.events import Event
 
 
 def told(*events: Event, colour: bool = False) -> list[str]:

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from flowllm.core.events import Event
 from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.reporting.screen import plain
 from flowllm.reporting.summary import MOST_ERRORS, Summary
 from tests.support.events import ERROR, item_ended, node_ended, run_ended, run_started
-
-if TYPE_CHECKING:
-    from flowllm.core.events import Event
 
 
 def summed(*events: Event, resume: str = "") -> list[str]:

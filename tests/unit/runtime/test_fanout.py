@@ -1,20 +1,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import TemplateFailed
-from flowllm.core.types import NodeStatus
+from flowllm.core.types import Json, NodeStatus
 from flowllm.runtime.foreach_state import Ended, FanOut, Rule, Tolerated
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowllm.core.types import Json
 
 OK, BAD, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from flowllm.explain.forecast import Forecaster
-from flowllm.explain.graph import Graph
 from flowllm.explain import planned_items as foreseen_items
 from flowllm.explain import planner as foresight
+from flowllm.explain.estimate import Outlook
+from flowllm.explain.forecast import Forecast, Forecaster
+from flowllm.explain.graph import Graph
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.explain.estimate import Outlook
-    from flowllm.explain.forecast import Forecast
 
 TEXT = """
     steps:

@@ -1,21 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import NodeStatus, StepKind
+from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.runtime.compiled_graph import Blueprint
 from flowllm.runtime.foreach_results import TOGETHER, Gathered
 from flowllm.runtime.foreach_state import Ended, FanOut, Rule
 from flowllm.runtime.halt import Halt
-from flowllm.runtime.invocation import Scope, Seat, Tally
+from flowllm.runtime.invocation import Result, Scope, Seat, Tally
 from flowllm.steps.base import Standing
 from flowllm.storage.base import NodeRecord
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from flowllm.core.types import Json
-    from flowllm.runtime.invocation import Result
 
 
 class FakeStore:

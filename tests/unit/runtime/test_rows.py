@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,13 +12,11 @@ from flowllm.core.errors import StorageFailed
 from flowllm.core.types import ROW, NodeId, NodeStatus
 from flowllm.datasets.output import FULL
 from flowllm.runtime.row_sink import EVERY, HELD, RowSink
+from flowllm.storage.base import Fence, NodeRecord
 from flowllm.storage.memory import MemoryStore
 from tests.support.items import foreach, item, write
 from tests.support.records import ME, fence_of, run
 from tests.support.virtual import LoopClock, run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import Fence, NodeRecord
 
 
 class FakeLines:

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.core.events import NodeEnded, NodeStarted, StopRequested
+from flowllm.core.request import Completion
 from flowllm.core.types import AttemptStatus, Limits, NodeStatus, RunStatus
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.stop import StopSignal
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.core.request import Completion
 
 CHAIN = """
     steps:

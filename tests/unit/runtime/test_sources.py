@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.errors import DataFailed, TemplateFailed
+from flowllm.core.types import Json
+from flowllm.datasets.base import Rows
 from flowllm.runtime.item_sources import open_rows
 from flowllm.steps.lazy import LAZY, Lazy
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.core.types import Json
-    from flowllm.datasets.base import Rows
 
 pytestmark = pytest.mark.anyio
 

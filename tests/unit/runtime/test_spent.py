@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from flowllm.core.events import NodeRetrying, RequestEnded, RequestSent
+from flowllm.core.events import Event, NodeRetrying, RequestEnded, RequestSent
 from flowllm.core.types import NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.runtime.node_usage import Spent
 from flowllm.storage.base import NodeRecord
-
-if TYPE_CHECKING:
-    from flowllm.core.events import Event
 
 RUN, NODE = RunId("r"), NodeId("a")
 FAILED = NodeRecord(run_id=RUN, node_id=NODE, kind=StepKind.PROMPT, status=NodeStatus.FAILED)

@@ -3,21 +3,16 @@ from __future__ import annotations
 import asyncio
 import gc
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from flowllm.core.errors import DataFailed, StorageFailed
 from flowllm.core.types import NodeStatus, StepKind
-from flowllm.datasets.base import content_of
+from flowllm.datasets.base import Row, Rows, content_of
 from flowllm.datasets.lists import ListRows
-from flowllm.runtime.item_reader import BATCH, Supply
+from flowllm.runtime.item_reader import BATCH, Item, Supply
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import Adopted, NodeRecord
-
-if TYPE_CHECKING:
-    from flowllm.datasets.base import Row, Rows
-    from flowllm.runtime.item_reader import Item
 
 pytestmark = pytest.mark.anyio
 

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flowllm.runtime.invocation import Seat
+from flowllm.storage.base import NodeRecord
 from tests.support.answering import stage
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-if TYPE_CHECKING:
-    from flowllm.runtime.invocation import Seat
-    from flowllm.storage.base import NodeRecord
 
 
 def tasks_of(text: str) -> dict[str, str]:

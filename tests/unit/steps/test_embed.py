@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,24 +13,18 @@ from flowllm.calls.single_flight import Flights
 from flowllm.core.errors import RequestRejected, TemplateFailed, UnknownModel
 from flowllm.core.events import FallbackTaken
 from flowllm.core.redact import Redactor
-from flowllm.core.types import Limits, RunStatus, StepId, estimate_tokens
-from flowllm.language.workflow import Target
+from flowllm.core.request import EmbedRequest
+from flowllm.core.types import Json, Limits, RunStatus, StepId, estimate_tokens
+from flowllm.language.workflow import Step, Target
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.steps.base import NodeContext
+from flowllm.steps.base import Bound, NodeContext
 from flowllm.steps.embed import EmbedKind
-from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from flowllm.core.request import EmbedRequest
-    from flowllm.core.types import Json
-    from flowllm.language.workflow import Step
-    from flowllm.steps.base import Bound
-    from flowllm.storage.base import NodeRecord
 
 
 def step(options: str = "embed: '{{ inputs.x }}'\nmodel: e") -> Step:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from aiohttp import ClientError
@@ -10,15 +11,11 @@ from aiohttp.abc import AbstractResolver
 
 from flowllm.core.errors import HttpFailed, TemplateFailed
 from flowllm.core.redact import Redactor
+from flowllm.core.types import Json
 from flowllm.steps.http import HttpKind
 from flowllm.steps.http_answer import LONGEST_RETRY_AFTER, retry_after
 from flowllm.steps.http_wire import Request, Wire, blocked, checked_url
 from tests.support.web import Web, answer, redirect, running_web
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from flowllm.core.types import Json
 
 
 class Names(AbstractResolver):

@@ -6,7 +6,8 @@ import sys
 import textwrap
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,6 @@ from flowllm.language.imports import imported_files
 from flowllm.language.workflow import PythonBody
 from flowllm.steps.modules import StepModules
 from flowllm.steps.python import source_hash
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

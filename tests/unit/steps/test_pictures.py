@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.errors import ImageFailed, TemplateFailed
 from flowllm.core.images import TOKENS
-from flowllm.core.types import StepId
+from flowllm.core.types import Json, StepId
 from flowllm.language.template import ValueTemplate
+from flowllm.steps.base import Bound
 from flowllm.steps.llm import LlmKind
 from tests.support.calls import FakeProvider
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.core.types import Json
-    from flowllm.steps.base import Bound
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 

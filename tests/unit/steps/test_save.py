@@ -10,19 +10,15 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowllm.core.errors import SaveFailed
+from flowllm.core.types import Json
 from flowllm.steps.save import Saver
 from tests.support.project import HANG, ROOT
 from tests.support.workflows import workflow
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowllm.core.types import Json
 
 STEP = next(
     iter(workflow("inputs: {x: ''}\nsteps: {a: {value: 1, save: '{{ inputs.x }}'}}\n").steps.values())

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+import types
 
 from flowllm.steps.watchdog import Watchdog
-
-if TYPE_CHECKING:
-    import types
 
 HERE = __file__.rpartition("/")[0]
 
