@@ -28,9 +28,9 @@ from flowllm.language.reference import Location
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.row_sink import Lines, RowSink
-from flowllm.runtime.scheduler import Over
+from flowllm.runtime.scheduler import DatasetRun
 from flowllm.runtime.stop import StopSignal
-from flowllm.storage.base import Fence, RunRecord, Store
+from flowllm.storage.base import RunLease, RunRecord, Store
 
 
 class Printed:
@@ -184,7 +184,7 @@ async def open_again(
         return files
     files.lines.close()
     try:
-        await store.mark_output(Fence(run_id=run.run_id, epoch=run.epoch), 0)
+        await store.mark_output(RunLease(run_id=run.run_id, epoch=run.epoch), 0)
     except BaseException:  # as above
         await to_the_end(files.rows.close())
         raise
@@ -295,7 +295,7 @@ def over_of(
     options: RunOptions,
     store: Store,
     clock: Clock,
-) -> Over:
+) -> DatasetRun:
     """What the engine needs. `given` are inputs that hold for every row that does not have them itself."""
     inputs = {
         name: replace(declared, default=given[name]) if name in given else declared
@@ -310,9 +310,9 @@ def over_of(
     sink = RowSink(
         files.lines,
         store=store,
-        fence=Fence(run_id=run.run_id, epoch=run.epoch),
+        fence=RunLease(run_id=run.run_id, epoch=run.epoch),
         clock=clock,
         ordered=options.ordered,
         again=not files.printed,
     )
-    return Over(step=step, rows=files.rows, sink=sink)
+    return DatasetRun(step=step, rows=files.rows, sink=sink)

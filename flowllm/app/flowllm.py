@@ -14,13 +14,13 @@ from flowllm.app.file_claims import claim_files
 from flowllm.app.mended_items import mended_items
 from flowllm.app.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
 from flowllm.app.result import RunResult, all_nodes
-from flowllm.app.run_attempt import Sitting, give_back, run_to_resume, taken
+from flowllm.app.run_attempt import RunAttempt, give_back, run_to_resume, taken
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
 from flowllm.app.wiring import AUTO, SIMULATED, Providers, local_backend, read_secrets
 from flowllm.calls.batch import Batches
-from flowllm.calls.executor import Line
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
 from flowllm.core.redact import Redactor
@@ -43,7 +43,7 @@ from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import counted, figures_of, whole_nodes
 from flowllm.runtime.stop import StopSignal
 from flowllm.steps.threads import refuse_within_step
-from flowllm.storage.base import Fence, RunRecord, Store
+from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
 from flowllm.storage.open import open_store, this_process
 
@@ -77,13 +77,13 @@ class FlowLLM:
         self._store: Store | None = None
         self._told: list[str] = []
         """What the database has lost, for the next run to tell."""
-        self._flights: Flights | None = None
+        self._flights: InFlightCalls | None = None
 
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
-        line = Line(self._limiter, self._store, self._clock)
+        line = CallExecutor(self._limiter, self._store, self._clock)
         batches = Batches(line, self._clock)
-        self._flights = Flights(Memo(batches, self._store, self._clock), self._clock)
+        self._flights = InFlightCalls(ResponseCache(batches, self._store, self._clock), self._clock)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -355,7 +355,7 @@ class FlowLLM:
         providers.redactor.add(found.values())
         return found
 
-    def _open_flights(self) -> Flights:
+    def _open_flights(self) -> InFlightCalls:
         if self._flights is None:
             raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
         return self._flights
@@ -372,8 +372,8 @@ class FlowLLM:
         observers: Sequence[Observer],
         rows: RowFiles | None,
         claims: Claims,
-    ) -> Sitting:
-        return Sitting(
+    ) -> RunAttempt:
+        return RunAttempt(
             workflow=workflow,
             steps=steps,
             run=run,
@@ -424,7 +424,7 @@ class FlowLLM:
         self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor
     ) -> None:
         await self.store.update_run(
-            Fence(run_id=run.run_id, epoch=run.epoch),
+            RunLease(run_id=run.run_id, epoch=run.epoch),
             snapshot=workflow.snapshot,
             path=workflow.path,
             options=options.as_dict(),

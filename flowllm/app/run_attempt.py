@@ -12,8 +12,8 @@ from pathlib import Path
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.prepare import every_step
 from flowllm.app.wiring import SIMULATED, Providers, local_backend
-from flowllm.calls.budget import Purse
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.budget import RunBudget
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
 from flowllm.core.clock import Clock
 from flowllm.core.errors import FlowLLMError, StoreError, UsageError, text_of
@@ -29,9 +29,9 @@ from flowllm.reporting.stats import Stats
 from flowllm.runtime.foreach_runner import WIDE
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
-from flowllm.runtime.scheduler import WINDOW, Ending, Over, Scheduler
+from flowllm.runtime.scheduler import WINDOW, AttemptOutcome, DatasetRun, Scheduler
 from flowllm.runtime.stop import StopSignal
-from flowllm.storage.base import Fence, NodeRecord, RunRecord, Store
+from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
 """Seconds for which a learned rate is believed."""
@@ -65,7 +65,7 @@ def _relaxed_collection() -> Iterator[None]:
             gc.set_threshold(*_Collector.before)
 
 
-class Telling:
+class ObserverHub:
     """Hands each event to every observer; one that fails is heard of once, and then left out."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -140,7 +140,7 @@ async def give_back(
     except FlowLLMError:  # told already: it is not claimed
         return
     await store.finish_run(
-        Fence(run_id=claimed.run_id, epoch=claimed.epoch),
+        RunLease(run_id=claimed.run_id, epoch=claimed.epoch),
         status=before.status,
         finished_at=before.finished_at or now,
         outputs=before.outputs,
@@ -149,7 +149,7 @@ async def give_back(
     )
 
 
-class Sitting:
+class RunAttempt:
     """Carries a claimed run to the end of this sitting and puts that on record."""
 
     def __init__(
@@ -160,7 +160,7 @@ class Sitting:
         run: RunRecord,
         options: RunOptions,
         providers: Providers,
-        flights: Flights,
+        flights: InFlightCalls,
         limiter: Limiter,
         store: Store,
         clock: Clock,
@@ -189,7 +189,7 @@ class Sitting:
         self._stats = Stats()
         self._files = descriptors.left()
         self._resumed = False
-        self._tell = Telling([self._stats, *observers])
+        self._tell = ObserverHub([self._stats, *observers])
 
     async def hold(
         self,
@@ -275,7 +275,7 @@ class Sitting:
         """Enough items to keep all slots of the accounts that the run uses filled."""
         return max(WINDOW, 2 * sum(self._slots()))
 
-    def _over(self) -> Over | None:
+    def _over(self) -> DatasetRun | None:
         if self._rows is None:
             return None
         return over_of(
@@ -288,13 +288,13 @@ class Sitting:
             clock=self._clock,
         )
 
-    async def _purse(self) -> Purse | None:
+    async def _purse(self) -> RunBudget | None:
         """The run's budget, with what its earlier sittings spent."""
         budget = self._workflow.budget
         if budget is None:
             return None
         spend = await self._store.spend(self._run.run_id)
-        return Purse(budget, spend)
+        return RunBudget(budget, spend)
 
     async def _remember_rates(self) -> None:
         """Begin with what earlier runs learned of the accounts' models."""
@@ -339,7 +339,7 @@ class Sitting:
         for message in (*notices, *(str(warning).partition("\n")[0] for warning in warnings)):
             self._tell(Notice(run_id=run.run_id, at=now, message=message))
 
-    async def _end(self, ending: Ending, duration: float) -> None:
+    async def _end(self, ending: AttemptOutcome, duration: float) -> None:
         run = self._run
         stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
         if self._resumed:
@@ -348,7 +348,7 @@ class Sitting:
             stats |= (await self._store.spend(run.run_id)).as_dict()
             stats[COUNTED] = 1 if self._rows else len(self._workflow.steps)
             await self._store.finish_run(
-                Fence(run_id=run.run_id, epoch=run.epoch),
+                RunLease(run_id=run.run_id, epoch=run.epoch),
                 status=ending.status,
                 finished_at=self._clock.now(),
                 outputs=ending.outputs,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from flowllm.app.credentials import VARIABLE, find_credentials
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, Unauthorized, UsageError
 from flowllm.core.redact import SECRET_NAME, Redactor, looks_secret
@@ -245,7 +245,7 @@ def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str,
 
 
 def local_backend(
-    workflow: Workflow, providers: Providers, flights: Flights, secrets: Mapping[str, str]
+    workflow: Workflow, providers: Providers, flights: InFlightCalls, secrets: Mapping[str, str]
 ) -> LocalBackend:
     """All kinds of steps, carried out in this process."""
     redactor = providers.redactor

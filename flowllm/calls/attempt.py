@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import Ask, Asker
-from flowllm.calls.budget import Reservation
+from flowllm.calls.base import Ask, Caller
+from flowllm.calls.budget import BudgetReservation
 from flowllm.core.clock import Clock
 from flowllm.core.errors import (
     AttemptTimedOut,
@@ -32,7 +32,7 @@ class Attempt:
     """The record of one request and its two events."""
 
     def __init__(
-        self, ask: Ask, asker: Asker, *, number: int, reserved: Reservation, store: Store, clock: Clock
+        self, ask: Ask, asker: Caller, *, number: int, reserved: BudgetReservation, store: Store, clock: Clock
     ) -> None:
         """`number` counts the requests of the call from 1."""
         self._asker = asker

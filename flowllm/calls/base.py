@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flowllm.calls.budget import Purse
+from flowllm.calls.budget import RunBudget
 from flowllm.calls.gate import Gate
 from flowllm.calls.validation import Validator
 from flowllm.core.events import Event
@@ -18,18 +18,18 @@ from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, Request
 from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage
 from flowllm.providers.base import Provider
-from flowllm.storage.base import Fence, NodeWrite
+from flowllm.storage.base import NodeWrite, RunLease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asker:
+class Caller:
     """The node on whose behalf something is sent."""
 
-    fence: Fence
+    fence: RunLease
     node_id: NodeId
     gate: Gate
     emit: Callable[[Event], None]
-    purse: Purse | None = None
+    purse: RunBudget | None = None
     """The run's budget, if it has one."""
     tenant: str = ""
     redactor: Redactor = field(default_factory=Redactor)
@@ -62,7 +62,7 @@ def _nothing() -> None:
 class Ask:
     """One answer that a node wants."""
 
-    asker: Asker
+    asker: Caller
     request: Request
     provider: Provider
     key: str
@@ -98,7 +98,7 @@ class Call(Protocol):
     on_wire: bool
     """A request is out or its outcome is being recorded: the gate no longer holds it back."""
 
-    def payer(self) -> Asker:
+    def payer(self) -> Caller:
         """Who pays for what is sent next: the first asker whose run is not stopping.
 
         Raises CallStopped when there is none left.

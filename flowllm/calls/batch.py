@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import Ask, Asker, Batching, Call, Layer
+from flowllm.calls.base import Ask, Batching, Call, Caller, Layer
 from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
 from flowllm.calls.gate import CallStopped
 from flowllm.core.clock import Clock
@@ -74,7 +74,7 @@ class _Batch:
         for member in self.members:
             member.call.on_wire = value
 
-    def payer(self) -> Asker:
+    def payer(self) -> Caller:
         """The payer of the first call that has one."""
         for member in list(self.members):
             with contextlib.suppress(CallStopped):

@@ -13,7 +13,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class BudgetReservation:
     """What is set aside for one request, at most."""
 
     tokens: float
@@ -21,17 +21,17 @@ class Reservation:
     """None: the price is unknown."""
 
 
-class Purse:
+class RunBudget:
     """Keeps the books of one run. What was spent before this sitting counts too."""
 
     def __init__(self, budget: Budget, spend: Spend | None = None) -> None:
         """`spend` is what was spent before."""
         self._budget = budget
         self._spend = spend or Spend()
-        self._set_aside: list[Reservation] = []
+        self._set_aside: list[BudgetReservation] = []
         self._changed = asyncio.Event()
 
-    async def reserve(self, reservation: Reservation, *, model: str) -> None:
+    async def reserve(self, reservation: BudgetReservation, *, model: str) -> None:
         """Set that much aside before a request to that model is sent.
 
         Waits while requests in flight may turn out cheaper than what is set aside for them. Raises
@@ -50,19 +50,19 @@ class Purse:
             await self._changed.wait()
         self._set_aside.append(reservation)
 
-    def settle(self, reservation: Reservation, spend: Spend) -> None:
+    def settle(self, reservation: BudgetReservation, spend: Spend) -> None:
         """The request is over and took that much; of an unknown outcome all that was set aside stays so."""
         self._set_aside.remove(reservation)
         self._spend += spend
         self._changed.set()
 
-    def _fits(self, more: Reservation) -> bool:
+    def _fits(self, more: BudgetReservation) -> bool:
         tokens = self._spend.tokens + sum(one.tokens for one in self._set_aside) + more.tokens
         usd = self._spend.usd + sum(one.usd or 0.0 for one in self._set_aside) + (more.usd or 0.0)
         over_tokens = self._budget.tokens is not None and tokens > self._budget.tokens
         return not over_tokens and not (self._budget.usd is not None and usd > self._budget.usd + _ROUNDING)
 
-    def _exceeded(self, more: Reservation) -> BudgetExceeded:
+    def _exceeded(self, more: BudgetReservation) -> BudgetExceeded:
         budget, spent, told = self._budget, self._spend, []
         if budget.tokens is not None:
             known = spent.known_input + spent.known_output
@@ -87,7 +87,7 @@ class Purse:
             status=RunStatus.PAUSED if pauses else RunStatus.FAILED,
         )
 
-    def _is_dollars(self, more: Reservation) -> bool:
+    def _is_dollars(self, more: BudgetReservation) -> bool:
         """Whether dollars are what is too little."""
         budget = self._budget
         return budget.usd is not None and self._spend.usd + (more.usd or 0.0) > budget.usd + _ROUNDING

@@ -48,7 +48,7 @@ class GiveUp:
     error: StepError
 
 
-class Dialogue:
+class Conversation:
     """The state of one call."""
 
     def __init__(

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowllm.calls.attempt import Attempt, usage_of
-from flowllm.calls.base import Ask, Asker, Call
-from flowllm.calls.budget import Purse, Reservation
-from flowllm.calls.conversation import Accept, Dialogue, GiveUp, Send
+from flowllm.calls.base import Ask, Call, Caller
+from flowllm.calls.budget import BudgetReservation, RunBudget
+from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
 from flowllm.calls.response_cache import recalled, record_of
 from flowllm.calls.validation import Verdict
 from flowllm.calls.wire import added_tokens, send
@@ -65,7 +65,7 @@ class Deferred:
     """An equal request of another process is on its way."""
 
 
-class Line:
+class CallExecutor:
     """The innermost layer."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Line:
     async def answer(self, call: Call) -> Answer:
         """Ask until there is a valid answer, or no sense in asking again."""
         ask = call.ask
-        dialogue = Dialogue(
+        dialogue = Conversation(
             ask.request,
             policy=ask.retry,
             validator=ask.validator,
@@ -100,7 +100,7 @@ class Line:
 class _Talk:
     """One call on the line: carries out what its dialogue decides."""
 
-    def __init__(self, line: Line, call: Call, dialogue: Dialogue) -> None:
+    def __init__(self, line: CallExecutor, call: Call, dialogue: Conversation) -> None:
         self.limiter = line.limiter
         self.store = line.store
         self.clock = line.clock
@@ -188,7 +188,7 @@ class _Talk:
         sent = await self.store.sent_elsewhere(self.ask.key, since=since)
         return Deferred() if sent else None
 
-    async def _admitted(self, reservation: Reservation) -> tuple[Asker, Permit]:
+    async def _admitted(self, reservation: BudgetReservation) -> tuple[Caller, Permit]:
         """Who pays, with the money set aside, and then a slot: nobody holds one while waiting for a budget."""
         ask = self.ask
         while True:
@@ -213,13 +213,13 @@ class _Talk:
                 raise
             _unused(purse, reservation, permit)
 
-    def _reservation(self, request: Request) -> Reservation:
+    def _reservation(self, request: Request) -> BudgetReservation:
         """For the question as it was, and for what was added to it to ask again."""
         more = Usage(input_tokens=added_tokens(request, since=self.ask.request))
         reckon = self.ask.reckon
         expected = (self.ask.expected if reckon is None else reckon()) + more
         most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
-        return Reservation(
+        return BudgetReservation(
             tokens=most.at_least,
             usd=self.ask.provider.cost(self.ask.request.model, most),
         )
@@ -228,7 +228,7 @@ class _Talk:
 class _Exchange:
     """One request of a call, from its record to what follows from its outcome."""
 
-    def __init__(self, talk: _Talk, asker: Asker, permit: Permit, reservation: Reservation) -> None:
+    def __init__(self, talk: _Talk, asker: Caller, permit: Permit, reservation: BudgetReservation) -> None:
         self._talk = talk
         self._call = talk.call
         self._ask = talk.ask
@@ -395,14 +395,14 @@ def _text(reply: Reply) -> str:
     return reply.text if isinstance(reply, Completion) else ""
 
 
-def _unused(purse: Purse | None, reservation: Reservation, permit: Permit | None) -> None:
+def _unused(purse: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:
     if purse is not None:
         purse.settle(reservation, Spend())
     if permit is not None:
         permit.release()
 
 
-def _taken(usage: Usage, cost: float | None, reserved: Reservation) -> Spend:
+def _taken(usage: Usage, cost: float | None, reserved: BudgetReservation) -> Spend:
     return Spend.of(usage, cost, reserved_tokens=reserved.tokens, reserved_usd=reserved.usd)
 
 

@@ -11,7 +11,7 @@ from flowllm.core.types import Usage
 from flowllm.storage.base import MemoRecord, Store
 
 
-class Memo:
+class ResponseCache:
     """A layer that answers from the store where it can."""
 
     def __init__(self, inner: Layer, store: Store, clock: Clock) -> None:

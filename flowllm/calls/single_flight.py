@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import Ask, Asker, Call, Layer
+from flowllm.calls.base import Ask, Call, Caller, Layer
 from flowllm.calls.gate import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.events import RequestJoined
@@ -30,7 +30,7 @@ class _Waiter:
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
-class Flight:
+class InFlightCall:
     """One call in flight and who waits for it. This is the `Call` that the inner layers see."""
 
     def __init__(self, ask: Ask) -> None:
@@ -43,7 +43,7 @@ class Flight:
         self._paying: _Waiter | None = None
         self._task: asyncio.Task[Answer] | None = None
 
-    def start(self, inner: Layer, landed: Callable[[Flight], None]) -> None:
+    def start(self, inner: Layer, landed: Callable[[InFlightCall], None]) -> None:
         """Set off; `landed` is called when it is over, however it ends."""
         self._task = start_task(inner.answer(self))
         self._task.add_done_callback(lambda task: self._land(task, landed))
@@ -66,7 +66,7 @@ class Flight:
         fresh_enough = ask.ttl is None or (mine.ttl is not None and mine.ttl <= ask.ttl)
         return not self.sealed and fresh_enough and ask.keep_truncated == mine.keep_truncated
 
-    def payer(self) -> Asker:
+    def payer(self) -> Caller:
         """The first waiter whose run is not stopping; those whose run is, are sent away."""
         for waiter in list(self._waiters):
             if waiter.ask.asker.gate.is_open:
@@ -97,7 +97,7 @@ class Flight:
         self.sealed = True
         return [row for waiter in self._waiters for row in waiter.ask.settle(self._share(answer, waiter))]
 
-    def _land(self, task: asyncio.Task[Answer], landed: Callable[[Flight], None]) -> None:
+    def _land(self, task: asyncio.Task[Answer], landed: Callable[[InFlightCall], None]) -> None:
         landed(self)
         self.ended.set()
         error = None if task.cancelled() else task.exception()
@@ -135,14 +135,14 @@ class Flight:
         return answer if answer.cached or waiter is paying else replace(answer, joined=True, cost_usd=0.0)
 
 
-class Flights:
+class InFlightCalls:
     """All calls in flight in the process: the face of this wing."""
 
     def __init__(self, inner: Layer, clock: Clock) -> None:
         self._inner = inner
         self._clock = clock
-        self._joinable: dict[str, Flight] = {}
-        self._aloft: set[Flight] = set()
+        self._joinable: dict[str, InFlightCall] = {}
+        self._aloft: set[InFlightCall] = set()
 
     async def ask(self, ask: Ask) -> Answer:
         """The answer to this ask, durable, with its rows.
@@ -165,14 +165,14 @@ class Flights:
         raise CallStopped
 
     async def _lead(self, ask: Ask) -> Answer:
-        flight = Flight(ask)
+        flight = InFlightCall(ask)
         self._aloft.add(flight)
         if ask.join:
             self._joinable[ask.key] = flight
         flight.start(self._inner, self._landed)
         return await flight.wait(ask)
 
-    def _landed(self, flight: Flight) -> None:
+    def _landed(self, flight: InFlightCall) -> None:
         self._aloft.discard(flight)
         if self._joinable.get(flight.ask.key) is flight:
             del self._joinable[flight.ask.key]

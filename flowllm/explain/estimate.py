@@ -12,7 +12,7 @@ from flowllm.storage.base import MemoRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class Estimate:
     """What would become of one node: a step, an item, or all items of a foreach."""
 
     kind: str
@@ -46,7 +46,7 @@ class Outlook:
         """Nothing would be sent for it."""
         return self.requests == 0
 
-    def times(self, factor: float) -> Outlook:
+    def times(self, factor: float) -> Estimate:
         """The same of so many times as many items."""
         return replace(
             self,
@@ -68,12 +68,12 @@ def total(numbers: Iterable[int | None]) -> int | None:
     return None if None in found else sum(number for number in found if number is not None)
 
 
-def together(kind: StepKind, parts: Sequence[Outlook]) -> Outlook:
+def together(kind: StepKind, parts: Sequence[Estimate]) -> Estimate:
     """The sums of several, in the state that says most: errors, then what is sent, then what may be."""
     costs = [part.cost_usd for part in parts if part.requests != 0]
     states = {part.state for part in parts}
     state = next((one for one in _ORDER if one in states), "compute")
-    return Outlook(
+    return Estimate(
         kind=kind.value,
         state=state,
         known=all(part.known for part in parts),
@@ -89,7 +89,7 @@ def together(kind: StepKind, parts: Sequence[Outlook]) -> Outlook:
 _ORDER = ("send", "maybe", "cached", "compute", "error", "skipped")
 
 
-def unknown(step: Step, why: str, *, items: int | None = None) -> Outlook:
+def unknown(step: Step, why: str, *, items: int | None = None) -> Estimate:
     """One whose inputs are not known yet. `items`: of its foreach, where that is known."""
     each = _most_requests(step)
     requests: int | None
@@ -100,7 +100,7 @@ def unknown(step: Step, why: str, *, items: int | None = None) -> Outlook:
     else:
         requests = None if each is None or items is None else each * items
     asks = requests != 0
-    return Outlook(
+    return Estimate(
         kind=step.kind.value,
         state="maybe",
         why=why,
@@ -114,9 +114,9 @@ def unknown(step: Step, why: str, *, items: int | None = None) -> Outlook:
     )
 
 
-def wrong(step: Step, why: str) -> Outlook:
+def wrong(step: Step, why: str) -> Estimate:
     """One that fails before anything is sent for it."""
-    return Outlook(kind=step.kind.value, state="error", why=why, status=NodeStatus.FAILED)
+    return Estimate(kind=step.kind.value, state="error", why=why, status=NodeStatus.FAILED)
 
 
 def _most_requests(step: Step) -> int | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from flowllm.calls.response_cache import fresh
 from flowllm.core.types import Json, NodeId, StepId
-from flowllm.explain.estimate import Outlook, total
+from flowllm.explain.estimate import Estimate, total
 from flowllm.explain.graph import Graph
-from flowllm.explain.planner import Foresight
+from flowllm.explain.planner import Planner
 from flowllm.language.workflow import Step, Workflow
 from flowllm.runtime.backend import Backend
-from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.storage.base import RunRecord, Store
 
 
@@ -21,7 +21,7 @@ class ForecastNode:
     """What would become of one step at the top, with all that is within it."""
 
     step: str
-    outlook: Outlook
+    outlook: Estimate
     generation: int = 0
     """1 for the steps that start at once."""
 
@@ -99,8 +99,8 @@ class Forecaster:
         foreach."""
         self._workflow = workflow
         self._inputs = run.inputs
-        self._blueprint = Blueprint(workflow.graph, {StepId(name): step for name, step in steps.items()})
-        self._foresight = Foresight(
+        self._blueprint = CompiledGraph(workflow.graph, {StepId(name): step for name, step in steps.items()})
+        self._foresight = Planner(
             run,
             backend=backend,
             store=store,

@@ -12,14 +12,14 @@ from flowllm.core.errors import StepError
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, item_id
 from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
-from flowllm.explain.estimate import Outlook, together, unknown, wrong
+from flowllm.explain.estimate import Estimate, together, unknown, wrong
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, Step, WorkflowBody
 from flowllm.runtime.accept_policy import bound_rule
-from flowllm.runtime.foreach_state import Ended, Rule
+from flowllm.runtime.foreach_state import AcceptPolicy, Ended
 from flowllm.runtime.item_sources import open_rows
 
-One: TypeAlias = "Callable[[Step, Mapping[str, Json], str], Awaitable[Outlook]]"
+One: TypeAlias = "Callable[[Step, Mapping[str, Json], str], Awaitable[Estimate]]"
 """Foresees a node by its step, the values of its templates and its name."""
 LOOKED_AT = 1000
 """Items that are bound and looked up in the memo."""
@@ -38,7 +38,7 @@ async def foresee_items(
     one: One,
     limit: int | None,
     grant: Callable[[int], int],
-) -> Outlook:
+) -> Estimate:
     """All items of a step with a foreach, as one. Standard input is never read.
 
     `waits` are the steps that it needs and whose outputs nobody knows, `one` foresees one item. `grant` says how many
@@ -55,7 +55,7 @@ async def foresee_items(
         first, count = await _read(open_rows(foreach, values, spool=None, limit=limit))
         if waits:
             return unknown(step, f"after {', '.join(waits)}", items=count)
-        found: list[Outlook] = []
+        found: list[Estimate] = []
         while len(found) < len(first):
             granted = grant(min(AT_ONCE, len(first) - len(found)))
             if found and not granted:
@@ -106,7 +106,7 @@ async def _read(rows: Rows) -> tuple[list[Row], int | None]:
         await rows.close()
 
 
-async def _item(step: Step, values: Mapping[str, Json], name: NodeId, row: Row, one: One) -> Outlook:
+async def _item(step: Step, values: Mapping[str, Json], name: NodeId, row: Row, one: One) -> Estimate:
     if row.error is not None:
         return wrong(step, row.error.message)
     assert step.foreach is not None  # noqa: S101 - it has items
@@ -115,8 +115,8 @@ async def _item(step: Step, values: Mapping[str, Json], name: NodeId, row: Row, 
 
 
 def _summed(
-    step: Step, values: Mapping[str, Json], rows: Sequence[Row], found: Sequence[Outlook], count: int | None
-) -> Outlook:
+    step: Step, values: Mapping[str, Json], rows: Sequence[Row], found: Sequence[Estimate], count: int | None
+) -> Estimate:
     """All items as one. Raises StepError for an `accept.count` that is none."""
     if not found:
         nothing = replace(together(step.kind, found), items=count, why="no items")
@@ -145,7 +145,9 @@ def _summed(
     return _with_output(whole, rows, found)
 
 
-def _chosen(rule: Rule, rows: Sequence[Row], found: Sequence[Outlook], *, complete: bool) -> list[int] | None:
+def _chosen(
+    rule: AcceptPolicy, rows: Sequence[Row], found: Sequence[Estimate], *, complete: bool
+) -> list[int] | None:
     """Which items `accept` chooses, in input order; None if that depends on what is not known yet."""
     chosen: list[int] = []
     for at, (row, one) in enumerate(zip(rows, found, strict=True)):
@@ -158,7 +160,7 @@ def _chosen(rule: Rule, rows: Sequence[Row], found: Sequence[Outlook], *, comple
     return chosen if complete else None
 
 
-def _accepts(rule: Rule, row: Row, one: Outlook, accepted: Sequence[Json]) -> bool:
+def _accepts(rule: AcceptPolicy, row: Row, one: Estimate, accepted: Sequence[Json]) -> bool:
     ended = Ended(place=row.place, slot=row.place, status=one.status, item=row.value, output=one.output)
     try:
         return rule.judge(ended, accepted)
@@ -167,8 +169,8 @@ def _accepts(rule: Rule, row: Row, one: Outlook, accepted: Sequence[Json]) -> bo
 
 
 def _with_output(
-    whole: Outlook, rows: Sequence[Row], found: Sequence[Outlook], chosen: Sequence[int] | None = None
-) -> Outlook:
+    whole: Estimate, rows: Sequence[Row], found: Sequence[Estimate], chosen: Sequence[int] | None = None
+) -> Estimate:
     """What templates see of a foreach all of whose items are known; `chosen` are those that `accept` takes."""
     outputs = [one.output if one.status is NodeStatus.SUCCEEDED else None for one in found]
     ended = Counter(one.status for one in found)
@@ -195,7 +197,7 @@ def _with_output(
     )
 
 
-def _why(step: Step, whole: Outlook, found: Sequence[Outlook], *, complete: bool) -> str:
+def _why(step: Step, whole: Estimate, found: Sequence[Estimate], *, complete: bool) -> str:
     """How many there are, how many of them the memo has, and why the first other one is asked."""
     looked = len(found)
     if whole.items is None:

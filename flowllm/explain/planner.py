@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from flowllm.core.errors import InvalidInputs, StepError
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepId, StepKind, Usage, child_id, is_within
-from flowllm.explain.estimate import Outlook, together, unknown, wrong
+from flowllm.explain.estimate import Estimate, together, unknown, wrong
 from flowllm.explain.planned_items import foresee_items
 from flowllm.explain.why import explain_parts
 from flowllm.language.inputs import with_inputs
 from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.backend import Backend
-from flowllm.runtime.compiled_graph import Blueprint
-from flowllm.runtime.graph_state import EndNode, NodeFinished, RunBegun, RunState, StartNode
+from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.graph_state import EndNode, GraphState, NodeFinished, RunBegun, StartNode
 from flowllm.runtime.outputs import outputs_of
 from flowllm.runtime.resume_policy import refuses_truncated
 from flowllm.runtime.values import Values, run_values
@@ -27,12 +27,12 @@ MOST_WITHIN = 30_000
 
 
 @dataclass(slots=True)
-class Walked:
+class PlannedGraph:
     """One graph, as far as it can be foreseen."""
 
-    state: RunState
+    state: GraphState
     values: Values
-    nodes: dict[NodeId, Outlook] = field(default_factory=dict)
+    nodes: dict[NodeId, Estimate] = field(default_factory=dict)
     """In the order in which they would start."""
 
     def waits(self, step: Step) -> list[str]:
@@ -40,7 +40,7 @@ class Walked:
         return [need for need in step.edges if not self.nodes[NodeId(need)].known]
 
 
-class Foresight:
+class Planner:
     """What the nodes of one run would do."""
 
     def __init__(
@@ -63,12 +63,12 @@ class Foresight:
         self._refresh = refresh
         self._limit = limit
         self._fresh = fresh
-        self._blueprints: dict[int, Blueprint] = {}
+        self._blueprints: dict[int, CompiledGraph] = {}
         self._left = MOST_WITHIN
 
-    async def graph(self, blueprint: Blueprint, inputs: Mapping[str, Json], name: str) -> Walked:
+    async def graph(self, blueprint: CompiledGraph, inputs: Mapping[str, Json], name: str) -> PlannedGraph:
         """Every node of a graph, which is within the node `name`."""
-        walked = Walked(RunState(blueprint.shape), Values(inputs, run_values(self.run)))
+        walked = PlannedGraph(GraphState(blueprint.shape), Values(inputs, run_values(self.run)))
         waiting = deque(walked.state.handle(RunBegun()))
         while waiting:
             match waiting.popleft():
@@ -80,13 +80,13 @@ class Foresight:
                 case EndNode(node=node, status=status, cause=cause):
                     step = blueprint.steps[StepId(node)]
                     why = f"{cause} is {walked.state.status[cause]}"
-                    ended = Outlook(kind=step.kind.value, state="skipped", why=why, status=status)
+                    ended = Estimate(kind=step.kind.value, state="skipped", why=why, status=status)
                     self._note(walked, node, step, ended)
                 case _:
                     pass
         return walked
 
-    def _note(self, walked: Walked, node: NodeId, step: Step, found: Outlook) -> None:
+    def _note(self, walked: PlannedGraph, node: NodeId, step: Step, found: Estimate) -> None:
         walked.nodes[node] = found
         if not found.known:
             return
@@ -105,7 +105,7 @@ class Foresight:
         )
         walked.values.add(StepId(node), record, rows=found.rows)
 
-    async def _considered(self, walked: Walked, step: Step, name: str) -> Outlook:
+    async def _considered(self, walked: PlannedGraph, step: Step, name: str) -> Estimate:
         values, waits = walked.values.mapping, walked.waits(step)
         if step.foreach is not None:
             return await foresee_items(
@@ -115,11 +115,11 @@ class Foresight:
             return unknown(step, f"after {', '.join(waits)}")
         return await self._one(step, values, name)
 
-    async def _one(self, step: Step, values: Mapping[str, Json], name: str) -> Outlook:
+    async def _one(self, step: Step, values: Mapping[str, Json], name: str) -> Estimate:
         """One node whose inputs are known; of a foreach, one item."""
         try:
             if step.when is not None and not step.when.condition(values):
-                return Outlook(
+                return Estimate(
                     kind=step.kind.value,
                     state="skipped",
                     why="its `when` is false",
@@ -132,7 +132,9 @@ class Foresight:
             return wrong(step, error.message)
         return await self._bound(bound, NodeId(name))
 
-    async def _within(self, step: Step, body: WorkflowBody, values: Mapping[str, Json], name: str) -> Outlook:
+    async def _within(
+        self, step: Step, body: WorkflowBody, values: Mapping[str, Json], name: str
+    ) -> Estimate:
         """The sums of a graph within a node. Raises StepError."""
         if self._left <= 0:
             size = body.graph.size
@@ -171,22 +173,22 @@ class Foresight:
         self._left -= granted
         return granted
 
-    def _blueprint(self, body: WorkflowBody) -> Blueprint:
+    def _blueprint(self, body: WorkflowBody) -> CompiledGraph:
         found = self._blueprints.get(id(body))
         if found is None:
-            found = self._blueprints[id(body)] = Blueprint(body.graph)
+            found = self._blueprints[id(body)] = CompiledGraph(body.graph)
         return found
 
-    async def _bound(self, bound: Bound, node: NodeId) -> Outlook:
+    async def _bound(self, bound: Bound, node: NodeId) -> Estimate:
         """A node that does something itself."""
         step, work = bound.step, self._backend.work(bound)
         kind = step.kind.value
         if work.known:
-            return Outlook(kind=kind, state="compute", output=work.output)
+            return Estimate(kind=kind, state="compute", output=work.output)
         answers = await self._remembered(node, step, work)
         if answers is not None:
             value = [answer.answer["value"] for answer in answers]
-            return Outlook(
+            return Estimate(
                 kind=kind,
                 state="cached",
                 known=step.kind is not StepKind.EMBED,  # vectors are kept packed
@@ -197,7 +199,7 @@ class Foresight:
         sends = work.requests is None or work.requests > 0
         if work.requests is None:
             return unknown(step, "its function asks models, as often as it likes")
-        return Outlook(
+        return Estimate(
             kind=kind,
             state="send" if sends else "compute",
             why=await self._why_not(node, bound, work) if sends else "",
@@ -239,7 +241,7 @@ class Foresight:
         return f"changed: {', '.join(changes)}" if changes else "its answer is no longer in the memo"
 
 
-def _fails(steps: Mapping[StepId, Step], node: NodeId, found: Outlook) -> bool:
+def _fails(steps: Mapping[StepId, Step], node: NodeId, found: Estimate) -> bool:
     """It fails the graph that it is in."""
     forgiven = steps[StepId(node)].on_error is OnError.CONTINUE
     return found.status is NodeStatus.FAILED and not forgiven

@@ -32,7 +32,7 @@ from flowllm.language.project import (
 )
 from flowllm.language.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text, text
 from flowllm.language.reference import Location
-from flowllm.language.steps import Surroundings, parse_step
+from flowllm.language.steps import StepScope, parse_step
 from flowllm.language.template import Names
 from flowllm.language.workflow import (
     EmbedBody,
@@ -64,7 +64,7 @@ _BELONGS = {
 
 
 @dataclass(slots=True)
-class Family:
+class WorkflowScope:
     """What a workflow and all graphs within it share while they are read."""
 
     sources: Sources
@@ -121,7 +121,7 @@ class Inherited:
 class GraphReader:
     """Reads one graph: its inputs, steps and outputs."""
 
-    def __init__(self, family: Family, root: Mapping, inherited: Inherited) -> None:
+    def __init__(self, family: WorkflowScope, root: Mapping, inherited: Inherited) -> None:
         self._family = family
         self._problems = family.problems
         self._root = root
@@ -139,7 +139,7 @@ class GraphReader:
             steps=frozenset(entry.key for entry in entries),
             secrets=frozenset(secrets),
         )
-        around = Surroundings(
+        around = StepScope(
             names=names,
             sources=self._family.sources,
             problems=problems,

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from flowllm.language.model import EmbedShape, HttpShape, PythonShape, ShellShape, WorkflowStepShape
     from flowllm.language.nodes import Mapping, Sequence
     from flowllm.language.reference import Location
-    from flowllm.language.steps import Surroundings
+    from flowllm.language.steps import StepScope
     from flowllm.language.workflow import Asks, PythonBody, Subgraph
 
 
-def embedding(
-    shape: EmbedShape, where: Location, compiler: Compiler, around: Surroundings
-) -> EmbedBody | None:
+def embedding(shape: EmbedShape, where: Location, compiler: Compiler, around: StepScope) -> EmbedBody | None:
     """A step that asks for embeddings. What is wrong goes to the problems; then the result may be None."""
     before = len(compiler.problems)
     provider = named_provider(shape.provider, where, around, compiler)
@@ -123,7 +121,7 @@ def _arguments(node: Mapping, compiler: Compiler) -> ValueTemplate:
 
 
 def inner_workflow(
-    shape: WorkflowStepShape, where: Location, compiler: Compiler, around: Surroundings
+    shape: WorkflowStepShape, where: Location, compiler: Compiler, around: StepScope
 ) -> WorkflowBody | None:
     """A step that is a graph. What is wrong goes to the problems; then the result may be None."""
     arguments = None if shape.with_ is None else compiler.value(shape.with_)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowllm.language.compiling import Compiler
     from flowllm.language.nodes import Node
     from flowllm.language.reference import Location
-    from flowllm.language.steps import Surroundings
+    from flowllm.language.steps import StepScope
 
 SIMULATED = "simulated"
 _SENT = ("max_tokens", "temperature", "top_p", "seed")
@@ -32,7 +32,7 @@ _TEXT_KEYS = ("role", "content")
 
 
 def llm_body(
-    shape: PromptShape | MessagesShape, where: Location, compiler: Compiler, around: Surroundings
+    shape: PromptShape | MessagesShape, where: Location, compiler: Compiler, around: StepScope
 ) -> LlmBody | None:
     """What is asked and of whom. What is wrong goes to the problems; then the result may be None."""
     before = len(compiler.problems)
@@ -77,13 +77,13 @@ def check_provider(name: Scalar, providers: Iterable[str]) -> None:
         raise Wrong(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
 
 
-def check_provider_of(named: Scalar | None, around: Surroundings, compiler: Compiler) -> None:
+def check_provider_of(named: Scalar | None, around: StepScope, compiler: Compiler) -> None:
     """Add a problem if a step names a provider that does not exist."""
     if named is not None:
         _guarded_check(named, around, compiler)
 
 
-def named_provider(named: Scalar | None, where: Location, around: Surroundings, compiler: Compiler) -> Scalar:
+def named_provider(named: Scalar | None, where: Location, around: StepScope, compiler: Compiler) -> Scalar:
     """The text that names a step's provider: its own, or the default."""
     check_provider_of(named, around, compiler)
     if around.simulate:
@@ -91,7 +91,7 @@ def named_provider(named: Scalar | None, where: Location, around: Surroundings, 
     return named or constant(around.default_provider, where)
 
 
-def _guarded_check(name: Scalar, around: Surroundings, compiler: Compiler) -> None:
+def _guarded_check(name: Scalar, around: StepScope, compiler: Compiler) -> None:
     try:
         check_provider(name, around.providers)
     except Wrong as wrong:
@@ -99,7 +99,7 @@ def _guarded_check(name: Scalar, around: Surroundings, compiler: Compiler) -> No
 
 
 def _model(
-    named: Scalar | None, provider: Scalar, where: Location, around: Surroundings, compiler: Compiler
+    named: Scalar | None, provider: Scalar, where: Location, around: StepScope, compiler: Compiler
 ) -> Scalar:
     if named is not None:
         return named
@@ -110,7 +110,7 @@ def _model(
     return constant(SIMULATED, where)
 
 
-def _target(model: Scalar, provider: Scalar | None, around: Surroundings, compiler: Compiler) -> Target:
+def _target(model: Scalar, provider: Scalar | None, around: StepScope, compiler: Compiler) -> Target:
     if provider is not None:
         _guarded_check(provider, around, compiler)
     if provider is None or around.simulate:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from flowllm.core.errors import InvalidWorkflow, Problem
 from flowllm.core.types import Budget, Limits
-from flowllm.language.children import Family, GraphReader, Inherited, check_default
+from flowllm.language.children import GraphReader, Inherited, WorkflowScope, check_default
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.limits import budget_of, capped, limits_of, parse_budget, parse_limits
@@ -133,7 +133,7 @@ class _Parser:
         providers = self._providers()
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         description = section(root, "description", lambda node: guarded(any_text, node, problems))
-        family = Family(
+        family = WorkflowScope(
             sources=self._sources,
             problems=problems,
             overrides=self._overrides,

@@ -55,7 +55,7 @@ _ALL_KEYS = tuple(dict.fromkeys(key for shape in STEP_SHAPES.values() for key in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class StepScope:
     """What a step is read against."""
 
     names: Names
@@ -114,7 +114,7 @@ def check_id(entry: Entry, problems: Problems) -> None:
         problems.add(entry.where, f"`{name}` is reserved and cannot be the id of a step", "choose another id")
 
 
-def parse_step(entry: Entry, around: Surroundings) -> Step | None:
+def parse_step(entry: Entry, around: StepScope) -> Step | None:
     """A checked step. What is wrong goes to the problems; then the result may be None."""
     check_id(entry, around.problems)
     try:
@@ -158,7 +158,7 @@ def _chosen(defaults: Mapping | None, keys: tuple[str, ...]) -> Mapping | None:
     return Mapping(where=defaults.where, entries=tuple(one for one in defaults.entries if one.key in keys))
 
 
-def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step | None:
+def _step(entry: Entry, kind: str, node: Mapping, around: StepScope) -> Step | None:
     shape = read_shape(STEP_SHAPES[kind], node, f"the step `{entry.key}`", around.problems, step=entry.key)
     if shape is None:
         _compile_all(entry, node, around)
@@ -198,7 +198,7 @@ def _step(entry: Entry, kind: str, node: Mapping, around: Surroundings) -> Step 
     return step
 
 
-def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around: Surroundings) -> Body | None:
+def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around: StepScope) -> Body | None:
     body: Body | None
     if isinstance(shape, PromptShape | MessagesShape):
         body = llm_body(shape, entry.where, compiler, around)
@@ -218,7 +218,7 @@ def _body(shape: Shape, entry: Entry, node: Mapping, compiler: Compiler, around:
     return body
 
 
-def _asks(entry: Entry, compiler: Compiler, around: Surroundings) -> Asks | None:
+def _asks(entry: Entry, compiler: Compiler, around: StepScope) -> Asks | None:
     """The prompt step of the defaults, for the questions of a function. What is wrong goes to the problems."""
     question = Entry(key="prompt", where=entry.where, value=constant("-", entry.where))
     node = merged(
@@ -249,7 +249,7 @@ def _asks(entry: Entry, compiler: Compiler, around: Surroundings) -> Asks | None
     )
 
 
-def _compile_all(entry: Entry, node: Mapping, around: Surroundings) -> None:
+def _compile_all(entry: Entry, node: Mapping, around: StepScope) -> None:
     """Look for problems in the templates of a step that has other problems already."""
     local = ("item", "index") if node.get("foreach") is not None else ()
     name = node.get("as")

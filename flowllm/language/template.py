@@ -25,7 +25,7 @@ from flowllm.language.template_checks import check_names
 from flowllm.language.template_failures import Failure, expression_start
 from flowllm.language.template_looks import Look, kind_given, looks_of
 from flowllm.language.template_paths import Names
-from flowllm.language.template_syntax import Fault, Faulty, compile_fault, normal, parse
+from flowllm.language.template_syntax import Fault, TemplateSyntaxProblem, compile_fault, normal, parse
 
 if TYPE_CHECKING:
     import jinja2
@@ -120,7 +120,7 @@ def compile_template(
     text = _Source(text=normal(source), where=where, anchor=anchor)
     try:
         return _compiled(source, text, names, allow_secrets=allow_secrets, condition=condition)
-    except Faulty as faulty:
+    except TemplateSyntaxProblem as faulty:
         raise text.problems(faulty.faults) from None
 
 
@@ -128,7 +128,7 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     tree = parse(text.text) if _BEGINS.search(text.text) else None
     found = None if tree is None else _single(tree)
     if condition and found is None:
-        raise Faulty(
+        raise TemplateSyntaxProblem(
             Fault(
                 offset=1,
                 message="a condition is exactly one `{{ expression }}`",
@@ -152,7 +152,7 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
         gives = None if found is None else kind_given(found[1], names)
         program = _program(tree, found)
     except RecursionError:
-        raise Faulty(compile_fault(RecursionError())) from None
+        raise TemplateSyntaxProblem(compile_fault(RecursionError())) from None
     around = None if found is None else (found[0], found[2])
     return Template(
         source=source,
@@ -193,7 +193,7 @@ def _program(tree: nodes.Template, found: tuple[str, nodes.Expr, str] | None) ->
             return TEXT.from_string(tree)
         return VALUE.from_string(nodes.Template([nodes.Output([found[1]], lineno=1)], lineno=1))
     except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
-        raise Faulty(compile_fault(error)) from None
+        raise TemplateSyntaxProblem(compile_fault(error)) from None
 
 
 def _single(tree: nodes.Template) -> tuple[str, nodes.Expr, str] | None:

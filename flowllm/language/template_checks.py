@@ -20,7 +20,7 @@ from flowllm.language.sandbox import TEXT
 from flowllm.language.sandbox_code import DEFAULT_FILTERS, DEFINED_TESTS
 from flowllm.language.sandbox_filters import FUNCTIONS, WITHOUT
 from flowllm.language.template_paths import Key, Mention, Names, Paths
-from flowllm.language.template_syntax import Fault, Faulty
+from flowllm.language.template_syntax import Fault, TemplateSyntaxProblem
 
 ELSEWHERE: Final = {
     "item": "`item` is only known in a step that has `foreach`",
@@ -88,7 +88,7 @@ def check_names(
     walk = _Walk(source, names, allow_secrets=allow_secrets)
     walk.template(tree)
     if walk.faults:
-        raise Faulty(*sorted(walk.faults, key=lambda fault: fault.offset))
+        raise TemplateSyntaxProblem(*sorted(walk.faults, key=lambda fault: fault.offset))
     return tuple(walk.settled()), frozenset(walk.used)
 
 

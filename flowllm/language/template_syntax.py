@@ -73,7 +73,7 @@ class Fault:
     hint: str = ""
 
 
-class Faulty(Exception):
+class TemplateSyntaxProblem(Exception):
     """A template has faults: a message on its way to the list of problems."""
 
     def __init__(self, *faults: Fault) -> None:
@@ -91,13 +91,15 @@ def normal(source: str) -> str:
 def parse(source: str) -> nodes.Template:
     """The syntax tree of a text in normal form. Raises Faulty."""
     if len(source) > MAX_SOURCE:
-        raise Faulty(Fault(offset=1, message=f"a template of over {MAX_SOURCE:,} characters is too long"))
+        raise TemplateSyntaxProblem(
+            Fault(offset=1, message=f"a template of over {MAX_SOURCE:,} characters is too long")
+        )
     try:
         return Parser(TEXT, source).parse()
     except TemplateSyntaxError as error:
-        raise Faulty(_fault(source, error)) from None
+        raise TemplateSyntaxProblem(_fault(source, error)) from None
     except Exception as error:  # noqa: BLE001 - Jinja lets Python's own errors through, RecursionError among them
-        raise Faulty(_python_fault(error)) from None
+        raise TemplateSyntaxProblem(_python_fault(error)) from None
 
 
 def compile_fault(error: Exception) -> Fault:

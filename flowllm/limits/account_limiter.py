@@ -24,7 +24,7 @@ from flowllm.limits.breaker import Breaker
 from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.learned import Departure, Model, per_second
 from flowllm.limits.queue import AdmissionQueue
-from flowllm.limits.scope import MINUTE, Gates
+from flowllm.limits.scope import MINUTE, LimitScope
 
 LONGEST_PAUSE = 3600.0
 """Seconds: no server can make an account wait longer than this at a time."""
@@ -64,7 +64,7 @@ class Account:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.gates = Gates()
+        self.gates = LimitScope()
         self.models: dict[str, Model] = {}
         """Those that were asked, or have limits of their own."""
         self.breaker = Breaker()
@@ -163,7 +163,7 @@ class Account:
                 )
         return None
 
-    def _scopes(self, admission: Admission) -> tuple[Gates, Gates]:
+    def _scopes(self, admission: Admission) -> tuple[LimitScope, LimitScope]:
         return self.gates, self.model(admission.model).gates
 
     def _lane(self, admission: Admission) -> AdmissionQueue[Waiting]:
@@ -352,7 +352,7 @@ class Account:
             self._read_tokens(gates, model, headers, departure, now)
 
     def _read_tokens(
-        self, gates: Gates, model: Model, headers: Mapping[str, str], departure: Departure, now: float
+        self, gates: LimitScope, model: Model, headers: Mapping[str, str], departure: Departure, now: float
     ) -> None:
         """Correct the level of tokens, if the server speaks of the limit that is written."""
         bucket, written = gates.tokens, gates.limits.tokens_per_minute

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flowllm.core.types import Limits
 from flowllm.limits.adaptive import AdaptiveRate, lower
 from flowllm.limits.headers import Quota
-from flowllm.limits.scope import MINUTE, Gates
+from flowllm.limits.scope import MINUTE, LimitScope
 
 PACE = 1.0
 """Requests a second. Headers that allow less are believed once there was a 429: until then nothing is held back by what
@@ -34,7 +34,7 @@ class Model:
     """One model's gates: what is written for it, and what was learned. Pure; times are monotonic seconds."""
 
     def __init__(self, name: str) -> None:
-        self.gates = Gates()
+        self.gates = LimitScope()
         self.adaptive = AdaptiveRate()
         self.paused_until = -math.inf
         self.departed = Departure(model=name)

@@ -85,7 +85,7 @@ class Rates:
         return None if self._bucket is None else self._bucket.level(now)
 
 
-class Gates:
+class LimitScope:
     """All limits of one scope. Pure; times are monotonic seconds."""
 
     def __init__(self) -> None:

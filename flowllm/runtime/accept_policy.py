@@ -8,20 +8,20 @@ from flowllm.core.errors import TemplateFailed
 from flowllm.core.types import Json
 from flowllm.language.sandbox_limits import at_most
 from flowllm.language.workflow import Foreach
-from flowllm.runtime.foreach_state import Ended, Rule
-from flowllm.runtime.invocation import Seat
+from flowllm.runtime.foreach_state import AcceptPolicy, Ended
+from flowllm.runtime.invocation import NodeInvocation
 
 _JUDGING = 1_000_000
 """Operations of `accept.when`, which is rendered while the event loop waits."""
 
 
-def rule_of(seat: Seat) -> Rule | None:
+def rule_of(seat: NodeInvocation) -> AcceptPolicy | None:
     """None without `accept`. Raises StepError for a count that is not a whole number from 1."""
     foreach = seat.step.foreach
     return None if foreach is None else bound_rule(foreach, seat.values)
 
 
-def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> Rule | None:
+def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> AcceptPolicy | None:
     """As `rule_of`, of a foreach and the values there are."""
     if foreach.accept is None:
         return None
@@ -37,4 +37,4 @@ def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> Rule | None:
         with at_most(_JUDGING):
             return accept.when.condition({**values, **shown})
 
-    return Rule(count=count, overshoot=accept.overshoot, ordered=accept.ordered, judge=judge)
+    return AcceptPolicy(count=count, overshoot=accept.overshoot, ordered=accept.ordered, judge=judge)

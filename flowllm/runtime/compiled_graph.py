@@ -10,7 +10,7 @@ from flowllm.language.workflow import EmbedBody, Output, PythonBody, Step, Subgr
 from flowllm.runtime.graph_state import Shape
 
 
-class Blueprint:
+class CompiledGraph:
     """One graph, ready to be run any number of times."""
 
     def __init__(self, graph: Subgraph, steps: Mapping[StepId, Step] | None = None) -> None:

@@ -9,11 +9,11 @@ from flowllm.core.errors import TooManyFailures
 from flowllm.core.events import Event, FailuresHigh, NodeEnded
 from flowllm.core.types import NodeStatus, OnError, StepKind
 from flowllm.runtime.failure_share import FailureShare
-from flowllm.runtime.invocation import Seat
+from flowllm.runtime.invocation import NodeInvocation
 from flowllm.storage.base import NodeRecord
 
 
-class Journal:
+class EventEmitter:
     """Turns records of nodes into events, one each."""
 
     def __init__(self, failures: FailureShare, *, emit: Callable[[Event], None], clock: Clock) -> None:
@@ -21,7 +21,7 @@ class Journal:
         self._emit = emit
         self._clock = clock
 
-    def ended(self, record: NodeRecord, seat: Seat, *, reason: str = "") -> TooManyFailures | None:
+    def ended(self, record: NodeRecord, seat: NodeInvocation, *, reason: str = "") -> TooManyFailures | None:
         """Tell of a node that has ended, durably; gives why the run should end too, if it should."""
         scope = seat.scope
         scope.done += 1

@@ -8,9 +8,9 @@ from flowllm.core.fingerprint import canonical
 from flowllm.core.fingerprint import digest as digest_of
 from flowllm.core.types import Json, NodeStatus
 from flowllm.language.reference import Part
-from flowllm.runtime.foreach_state import FanOut
-from flowllm.runtime.invocation import Result, Seat
-from flowllm.runtime.run_context import Desk
+from flowllm.runtime.foreach_state import ForeachState
+from flowllm.runtime.invocation import NodeInvocation, Result
+from flowllm.runtime.run_context import RunContext
 from flowllm.steps.lazy import Lazy
 from flowllm.storage.base import NodeRecord
 
@@ -19,10 +19,10 @@ TOGETHER = 64
 _DIGEST_BITS = 256
 
 
-class Gathered:
+class ForeachResults:
     """Outputs, rows and a digest of one foreach, as far as something looks at them; and rows still to be written."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: NodeInvocation) -> None:
         blueprint, step = seat.blueprint, seat.step.id
         self._node = seat.node_id
         self._holds_outputs = blueprint is not None and blueprint.looks_at(step, Part.OUTPUT)
@@ -63,19 +63,19 @@ class Gathered:
         if self._holds_rows:
             self._rows[place] |= {"status": record.status.value, "output": None, "error": record.error}
 
-    def ride(self, desk: Desk, record: NodeRecord) -> None:
+    def ride(self, desk: RunContext, record: NodeRecord) -> None:
         """Write a row some time, together with others."""
         self._pending.append(record)
         if len(self._pending) >= TOGETHER:
             self.write(desk)
 
-    def write(self, desk: Desk) -> None:
+    def write(self, desk: RunContext) -> None:
         """Hand over the rows that wait."""
         if self._pending:
             records, self._pending = self._pending, []
             desk.ride(*records)
 
-    def result(self, desk: Desk, state: FanOut) -> Result:
+    def result(self, desk: RunContext, state: ForeachState) -> Result:
         """What templates look at, once the foreach is over."""
         slots = state.chosen()
         if not self._holds_outputs:

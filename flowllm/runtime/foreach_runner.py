@@ -21,15 +21,15 @@ from flowllm.datasets.base import Rows
 from flowllm.language.rendering import rendered
 from flowllm.runtime.accept_policy import rule_of
 from flowllm.runtime.compiled_graph import texts_together
-from flowllm.runtime.foreach_results import Gathered
-from flowllm.runtime.foreach_state import Ended, FanOut, Tolerated
-from flowllm.runtime.invocation import Carry, Scope, Seat, Tally
-from flowllm.runtime.item_reader import Item, Supply
+from flowllm.runtime.foreach_results import ForeachResults
+from flowllm.runtime.foreach_state import Ended, FailureTolerance, ForeachState
+from flowllm.runtime.invocation import Carry, NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.item_reader import Item, ItemReader
 from flowllm.runtime.item_sources import open_rows
 from flowllm.runtime.node_runner import Work, carried, compute
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
-from flowllm.runtime.run_context import ASKING, Desk
-from flowllm.steps.base import Standing
+from flowllm.runtime.run_context import ASKING, RunContext
+from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
 WIDE = 64
@@ -39,13 +39,15 @@ BATCHES = 8
 
 
 async def carry_items(
-    desk: Desk, seat: Seat, carry: Carry, rows: Rows | None = None, sink: Sink | None = None
+    desk: RunContext, seat: NodeInvocation, carry: Carry, rows: Rows | None = None, sink: Sink | None = None
 ) -> NodeRecord | None:
     """Go through the items of a step's foreach, or through given rows. Does not raise.
 
     `sink` is told of each item in the order in which they end, durably.
     """
-    return await carried(desk, seat, lambda work: _Items(desk, seat, carry, work, sink).go_through(rows))
+    return await carried(
+        desk, seat, lambda work: ForeachRunner(desk, seat, carry, work, sink).go_through(rows)
+    )
 
 
 class Sink(Protocol):
@@ -64,10 +66,12 @@ class Sink(Protocol):
         ...
 
 
-class _Items:
+class ForeachRunner:
     """One foreach while it is carried through."""
 
-    def __init__(self, desk: Desk, seat: Seat, carry: Carry, work: Work, sink: Sink | None) -> None:
+    def __init__(
+        self, desk: RunContext, seat: NodeInvocation, carry: Carry, work: Work, sink: Sink | None
+    ) -> None:
         self._desk = desk
         self._seat = seat
         self._carry = carry
@@ -83,21 +87,21 @@ class _Items:
         halt = seat.scope.halt
         self._scope = Scope(
             halt=halt.below() if accepting else halt,
-            tally=Tally(seat.tally),
+            tally=UsageTotals(seat.tally),
             dooms=seat.scope.dooms and seat.step.on_error is OnError.FAIL and not accepting,
             missed=seat.scope.missed,
         )
-        self._tallies: dict[int, Tally] = {}
+        self._tallies: dict[int, UsageTotals] = {}
         self._records: dict[int, NodeRecord] = {}
         """Of items that `accept` has not judged yet."""
-        self._gathered = Gathered(seat)
+        self._gathered = ForeachResults(seat)
         self._wake = asyncio.Event()
         self._withdrawn = 0
         self._reused = 0
         self._asked_for_room = False
         self._inline = seat.step.kind is StepKind.VALUE and seat.step.save is None
         self._accepting = accepting
-        self._state = FanOut(window=1)
+        self._state = ForeachState(window=1)
 
     async def go_through(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
@@ -134,7 +138,7 @@ class _Items:
         return {} if until is None else {"until": until}
 
     async def _from(self, rows: Rows) -> NodeRecord:
-        supply = Supply(self._desk, self._seat, rows)
+        supply = ItemReader(self._desk, self._seat, rows)
         if self._sink is not None:
             self._sink.begin(self._desk.broke)
         complete = False
@@ -150,7 +154,7 @@ class _Items:
             if self._sink is not None:
                 await self._sink.finish(complete=complete)
 
-    def _begin(self, rows: Rows) -> FanOut:
+    def _begin(self, rows: Rows) -> ForeachState:
         foreach, step = self._foreach, self._seat.step
         asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
         own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
@@ -163,10 +167,10 @@ class _Items:
                 run_id=self._desk.run.run_id, at=self._desk.clock.now(), node_id=self._node, total=rows.total
             )
         )
-        return FanOut(
+        return ForeachState(
             window=window,
             rule=rule_of(self._seat),
-            tolerated=Tolerated(
+            tolerated=FailureTolerance(
                 forgiven=step.on_error is OnError.CONTINUE,
                 most=None if foreach is None else foreach.max_failed,
                 share=None if foreach is None else foreach.max_failed_share,
@@ -176,7 +180,7 @@ class _Items:
 
     # pulling
 
-    async def _pump(self, supply: Supply) -> None:
+    async def _pump(self, supply: ItemReader) -> None:
         """Start items while there is room, wait while there is none; once the run stops only wait for those that
         have started."""
         halt = self._scope.halt
@@ -193,7 +197,7 @@ class _Items:
         finally:
             halt.forget(self)
 
-    def _pull(self, supply: Supply) -> None:
+    def _pull(self, supply: ItemReader) -> None:
         while self._scope.halt.status is None and self._state.room() > 0:
             if not self._desk.room.may_open(self._state.in_flight):
                 if not self._asked_for_room:
@@ -229,17 +233,17 @@ class _Items:
         else:
             self._desk.spawn(self._carry_item(item, seat), partial(self._ended, item, None))
 
-    def _seat_of(self, item: Item) -> Seat:
+    def _seat_of(self, item: Item) -> NodeInvocation:
         row = item.row
         tally = self._scope.tally
         if self._accepting:
-            tally = self._tallies[row.place] = Tally(tally)
+            tally = self._tallies[row.place] = UsageTotals(tally)
         name = "item" if self._foreach is None else self._foreach.name
-        return Seat(
+        return NodeInvocation(
             node_id=item_id(self._node, item.slot),
             step=self._item_step,
             values={**self._seat.values, name: row.value, "index": row.place},
-            standing=Standing(parent=self._node, place=row.place, item=row.value, content=item.content),
+            standing=ItemPosition(parent=self._node, place=row.place, item=row.value, content=item.content),
             scope=self._scope,
             tally=tally,
             earlier=item.earlier,
@@ -250,7 +254,7 @@ class _Items:
             blueprint=self._seat.blueprint,
         )
 
-    def _bad(self, seat: Seat, error: StepError) -> NodeRecord:
+    def _bad(self, seat: NodeInvocation, error: StepError) -> NodeRecord:
         """A row of the data that could not be read."""
         record = self._desk.record(seat, NodeStatus.FAILED, error=error.as_dict())
         self._gathered.ride(self._desk, record)
@@ -265,7 +269,7 @@ class _Items:
         else:
             self._desk.spawn(self._hand_over(item, record), partial(self._ended, item, None))
 
-    async def _carry_item(self, item: Item, seat: Seat) -> None:
+    async def _carry_item(self, item: Item, seat: NodeInvocation) -> None:
         await self._hand_over(item, await self._carry(seat))
 
     async def _hand_over(self, item: Item, record: NodeRecord | None) -> None:
@@ -319,7 +323,7 @@ class _Items:
 
     # the end
 
-    async def _finish(self, supply: Supply) -> NodeRecord:
+    async def _finish(self, supply: ItemReader) -> NodeRecord:
         state, desk, seat = self._state, self._desk, self._seat
         self._gathered.write(desk)
         if not state.over:

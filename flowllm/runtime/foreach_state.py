@@ -30,7 +30,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class AcceptPolicy:
     """`accept`, its count known."""
 
     count: int
@@ -42,7 +42,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerated:
+class FailureTolerance:
     """How many items may fail."""
 
     forgiven: bool = False
@@ -51,21 +51,21 @@ class Tolerated:
     share: float | None = None
 
 
-class FanOut:
+class ForeachState:
     """Where one foreach stands. Places are the items' indices in their data, pulled in order."""
 
     def __init__(
         self,
         *,
         window: int,
-        rule: Rule | None = None,
-        tolerated: Tolerated | None = None,
+        rule: AcceptPolicy | None = None,
+        tolerated: FailureTolerance | None = None,
         total: int | None = None,
     ) -> None:
         """`window` is the most items in flight; `total` how many there are, None while that is not known."""
         self._window = window
         self._rule = rule
-        self._tolerated = tolerated or Tolerated()
+        self._tolerated = tolerated or FailureTolerance()
         self._total = total
         self._open: set[int] = set()
         self._lost: set[int] = set()
@@ -196,7 +196,7 @@ class FanOut:
             self._first_failed = ended.place
             self.first_error = (ended.slot, message)
 
-    def _judge(self, ended: Ended, rule: Rule) -> list[tuple[Ended, StepError]]:
+    def _judge(self, ended: Ended, rule: AcceptPolicy) -> list[tuple[Ended, StepError]]:
         self._decided.append(ended.place)
         if ended.status is not NodeStatus.SUCCEEDED:
             return []
@@ -210,7 +210,7 @@ class FanOut:
             insort(self._accepted, (ended.place, ended.slot, ended.output), key=lambda entry: entry[0])
         return []
 
-    def _judge_in_order(self, rule: Rule) -> list[tuple[Ended, StepError]]:
+    def _judge_in_order(self, rule: AcceptPolicy) -> list[tuple[Ended, StepError]]:
         wrong: list[tuple[Ended, StepError]] = []
         frontier = self._frontier
         for place in sorted(place for place in self._waiting if place < frontier):

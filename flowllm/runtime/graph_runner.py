@@ -12,28 +12,28 @@ from dataclasses import dataclass, replace
 
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, child_id
 from flowllm.language.rendering import rendered
-from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_state import (
     Command,
     EndNode,
     EndRun,
+    GraphState,
     NodeFinished,
     RunBegun,
-    RunState,
     StartNode,
     StopAsked,
     StopSending,
 )
-from flowllm.runtime.invocation import Carry, Scope, Seat
+from flowllm.runtime.invocation import Carry, NodeInvocation, Scope
 from flowllm.runtime.outputs import outputs_of
-from flowllm.runtime.run_context import Desk
+from flowllm.runtime.run_context import RunContext
 from flowllm.runtime.values import Values
-from flowllm.steps.base import Standing
+from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class GraphOutcome:
     """What a graph has come to."""
 
     status: RunStatus
@@ -46,13 +46,13 @@ class Outcome:
     """The first node that failed and was not let pass."""
 
 
-class Walk:
+class GraphRunner:
     """One run of one graph."""
 
     def __init__(
         self,
-        desk: Desk,
-        blueprint: Blueprint,
+        desk: RunContext,
+        blueprint: CompiledGraph,
         *,
         name: str,
         values: Values,
@@ -68,19 +68,19 @@ class Walk:
         self._scope = scope
         self._carry = carry
         self._before = before
-        self._standing = Standing(parent=name)
-        self._state = RunState(blueprint.shape, fail_fast=desk.options.fail_fast and scope.dooms)
+        self._standing = ItemPosition(parent=name)
+        self._state = GraphState(blueprint.shape, fail_fast=desk.options.fail_fast and scope.dooms)
         self._failed: NodeRecord | None = None
         self._ended: RunStatus | None = None
         self._over = asyncio.Event()
         scope.total = len(blueprint.steps)
 
     @property
-    def state(self) -> RunState:
+    def state(self) -> GraphState:
         """Where its nodes stand."""
         return self._state
 
-    async def run(self, *, inline: bool = True) -> Outcome:
+    async def run(self, *, inline: bool = True) -> GraphOutcome:
         """Until everything that can end has ended. Does not raise.
 
         `inline`: the first chain of nodes goes in the task of the caller.
@@ -99,7 +99,7 @@ class Walk:
         status = self._ended
         if status is RunStatus.SUCCEEDED and error is not None:
             status = RunStatus.FAILED
-        return Outcome(
+        return GraphOutcome(
             status=status, complete=self._state.complete, outputs=outputs, error=error, failed=self._failed
         )
 
@@ -154,9 +154,9 @@ class Walk:
     def _finished(self, node: NodeId, status: NodeStatus) -> NodeId | None:
         return self._follow(self._state.handle(NodeFinished(node=node, status=status)))
 
-    def _seat(self, node: NodeId) -> Seat:
+    def _seat(self, node: NodeId) -> NodeInvocation:
         step = self._blueprint.steps[StepId(node)]
-        return Seat(
+        return NodeInvocation(
             node_id=child_id(self._name, StepId(node)),
             step=step,
             values=self._values.mapping,

@@ -85,7 +85,7 @@ class Shape:
                 self.dependents[need].append(node)
 
 
-class RunState:
+class GraphState:
     """The nodes of one graph, and the outcome of each by its dependencies."""
 
     def __init__(

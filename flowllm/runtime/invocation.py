@@ -8,17 +8,17 @@ from typing import TypeAlias
 
 from flowllm.core.types import Json, NodeId, Usage
 from flowllm.language.workflow import Step
-from flowllm.runtime.compiled_graph import Blueprint
+from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.halt import Halt
-from flowllm.steps.base import Standing
+from flowllm.steps.base import ItemPosition
 from flowllm.steps.lazy import Lazy
 from flowllm.storage.base import NodeRecord
 
 
-class Tally:
+class UsageTotals:
     """What the nodes within a node took, added up."""
 
-    def __init__(self, above: Tally | None = None) -> None:
+    def __init__(self, above: UsageTotals | None = None) -> None:
         self._above = above
         self.sent = 0
         """Requests that went out."""
@@ -32,7 +32,7 @@ class Tally:
 
     def note_sent(self) -> None:
         """A request goes out."""
-        tally: Tally | None = self
+        tally: UsageTotals | None = self
         while tally is not None:
             tally.sent += 1
             tally = tally._above  # noqa: SLF001 - another one of this class
@@ -41,7 +41,7 @@ class Tally:
         """A node that does the work itself has ended."""
         if not (record.attempts or record.cached or record.cost_usd is None):
             return
-        tally: Tally | None = self
+        tally: UsageTotals | None = self
         while tally is not None:
             tally.attempts += record.attempts
             tally.answered += record.cached
@@ -78,7 +78,7 @@ class Scope:
     """Where a graph or a foreach stands within its run."""
 
     halt: Halt
-    tally: Tally = field(default_factory=Tally)
+    tally: UsageTotals = field(default_factory=UsageTotals)
     dooms: bool = True
     """A failure in it, unless its own step lets it pass, fails the run."""
     done: int = 0
@@ -91,16 +91,16 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+class NodeInvocation:
     """One node to carry out, with all that it needs to begin."""
 
     node_id: NodeId
     step: Step
     values: Mapping[str, Json]
     """What its templates see."""
-    standing: Standing
+    standing: ItemPosition
     scope: Scope
-    tally: Tally
+    tally: UsageTotals
     """Where what it takes is added up."""
     earlier: NodeRecord | None = None
     """What an earlier sitting left of it."""
@@ -112,9 +112,9 @@ class Seat:
     """It is a row of `--over`: the item itself gives the inputs."""
     many: bool = True
     """Its step's `foreach` is still to be gone through; False for one item of it."""
-    blueprint: Blueprint | None = None
+    blueprint: CompiledGraph | None = None
     """The graph in which it stands; None for a row of `--over`."""
 
 
-Carry: TypeAlias = "Callable[[Seat], Awaitable[NodeRecord | None]]"
+Carry: TypeAlias = "Callable[[NodeInvocation], Awaitable[NodeRecord | None]]"
 """Carries a node of any kind to its end. Gives its record, durable; None if the run stopped before. Does not raise."""

@@ -11,8 +11,8 @@ from flowllm.core.errors import StepError
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind
 from flowllm.datasets.base import Row, Rows, content_of
-from flowllm.runtime.invocation import Seat
-from flowllm.runtime.run_context import Desk
+from flowllm.runtime.invocation import NodeInvocation
+from flowllm.runtime.run_context import RunContext
 from flowllm.storage.base import ItemKey, NodeRecord
 
 BATCH = 256
@@ -31,10 +31,10 @@ class Item:
     """None: to be looked up if need be."""
 
 
-class Supply:
+class ItemReader:
     """The items of one foreach, in input order."""
 
-    def __init__(self, desk: Desk, seat: Seat, rows: Rows) -> None:
+    def __init__(self, desk: RunContext, seat: NodeInvocation, rows: Rows) -> None:
         self._desk = desk
         self._seat = seat
         self._rows = rows

@@ -14,11 +14,11 @@ from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.rendering import rendered, rendered_now
 from flowllm.language.sandbox_limits import Unfinished
 from flowllm.language.workflow import PythonBody, Step
-from flowllm.runtime.invocation import Scope, Seat, Tally
-from flowllm.runtime.node_usage import Spent
+from flowllm.runtime.invocation import NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.node_usage import NodeUsage
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds
-from flowllm.runtime.run_context import Desk
-from flowllm.steps.base import Bound, Standing
+from flowllm.runtime.run_context import RunContext
+from flowllm.steps.base import Bound, ItemPosition
 from flowllm.storage.base import NodeRecord
 
 
@@ -27,14 +27,17 @@ class Work:
     """What is known of a node while it is carried out."""
 
     started: float
-    spent: Spent
-    asked: Tally = field(default_factory=Tally)
+    spent: NodeUsage
+    asked: UsageTotals = field(default_factory=UsageTotals)
     """What the questions took that it consists of (see `Within`), those of earlier sittings too."""
     bound: Bound | None = None
 
 
 async def carried(
-    desk: Desk, seat: Seat, outcome: Callable[[Work], Awaitable[NodeRecord]], above: Spent | None = None
+    desk: RunContext,
+    seat: NodeInvocation,
+    outcome: Callable[[Work], Awaitable[NodeRecord]],
+    above: NodeUsage | None = None,
 ) -> NodeRecord | None:
     """The record that `outcome` comes to, told; that of its failure; None if the run stopped before it had one. `above` is
     what the node spends that this one is within, where that pays for it."""
@@ -53,7 +56,7 @@ async def carried(
 
 
 async def _tried(
-    desk: Desk, seat: Seat, work: Work, outcome: Callable[[Work], Awaitable[NodeRecord]]
+    desk: RunContext, seat: NodeInvocation, work: Work, outcome: Callable[[Work], Awaitable[NodeRecord]]
 ) -> NodeRecord:
     try:
         return await outcome(work)
@@ -69,12 +72,12 @@ async def _tried(
         return await _fail(desk, seat, work, _internal(error))
 
 
-async def carry_out(desk: Desk, seat: Seat) -> NodeRecord | None:
+async def carry_out(desk: RunContext, seat: NodeInvocation) -> NodeRecord | None:
     """A node that does something itself. Does not raise."""
     return await carried(desk, seat, lambda work: _outcome(desk, seat, work))
 
 
-async def _outcome(desk: Desk, seat: Seat, work: Work) -> NodeRecord:
+async def _outcome(desk: RunContext, seat: NodeInvocation, work: Work) -> NodeRecord:
     step = seat.step
     bound = work.bound = await rendered(lambda: _bound(desk, seat))
     if bound is None:
@@ -90,7 +93,7 @@ async def _outcome(desk: Desk, seat: Seat, work: Work) -> NodeRecord:
     return await finish(desk, seat, record, path)
 
 
-def _bound(desk: Desk, seat: Seat) -> Bound | None:
+def _bound(desk: RunContext, seat: NodeInvocation) -> Bound | None:
     """The step with its templates rendered; None where its `when` is false. Raises StepError."""
     if seat.step.when is not None and not seat.step.when.condition(seat.values):
         return None
@@ -98,14 +101,14 @@ def _bound(desk: Desk, seat: Seat) -> Bound | None:
 
 
 async def _within(
-    desk: Desk, seat: Seat, work: Work, *, name: str, step: Step, values: Mapping[str, Json]
+    desk: RunContext, seat: NodeInvocation, work: Work, *, name: str, step: Step, values: Mapping[str, Json]
 ) -> NodeRecord | None:
     """A step that the work of a node consists of: see `Within`."""
-    inner = Seat(
+    inner = NodeInvocation(
         node_id=NodeId(f"{seat.node_id}.{name}"),
         step=step,
         values=values,
-        standing=Standing(parent=seat.node_id),
+        standing=ItemPosition(parent=seat.node_id),
         scope=Scope(halt=seat.scope.halt, dooms=False, missed=seat.scope.missed),
         tally=work.asked,  # what it takes is in the record of the node around it
         missed=seat.missed,
@@ -120,7 +123,7 @@ async def _within(
     return await carried(desk, inner, outcome, above=work.spent)
 
 
-def compute(desk: Desk, seat: Seat) -> NodeRecord | None:
+def compute(desk: RunContext, seat: NodeInvocation) -> NodeRecord | None:
     """A node whose value is known as soon as it is bound. Its record is still to be written. None, and nothing told,
     where its templates take too long for that. Does not raise StepError."""
     try:
@@ -151,7 +154,7 @@ def compute(desk: Desk, seat: Seat) -> NodeRecord | None:
     return record
 
 
-def skip(desk: Desk, seat: Seat) -> NodeRecord:
+def skip(desk: RunContext, seat: NodeInvocation) -> NodeRecord:
     """Its `when` is false."""
     record = desk.record(seat, NodeStatus.SKIPPED, parts={"when": False})
     desk.ride(record)
@@ -159,7 +162,7 @@ def skip(desk: Desk, seat: Seat) -> NodeRecord:
     return record
 
 
-async def known_path(desk: Desk, seat: Seat) -> Path | None:
+async def known_path(desk: RunContext, seat: NodeInvocation) -> Path | None:
     """Where the output is to be saved, if that does not depend on it: a wrong path is found before anything is paid.
 
     Raises SaveFailed and TemplateFailed.
@@ -170,7 +173,7 @@ async def known_path(desk: Desk, seat: Seat) -> Path | None:
     return await rendered(lambda: desk.saver.path_of(seat.step, seat.values, seat.node_id))
 
 
-async def reuse(desk: Desk, seat: Seat, earlier: NodeRecord, path: Path | None) -> NodeRecord:
+async def reuse(desk: RunContext, seat: NodeInvocation, earlier: NodeRecord, path: Path | None) -> NodeRecord:
     """What an earlier sitting did still holds."""
     if has_output(earlier):
         earlier = replace(earlier, status=NodeStatus.SUCCEEDED, error=None)
@@ -181,7 +184,7 @@ async def reuse(desk: Desk, seat: Seat, earlier: NodeRecord, path: Path | None) 
     return record
 
 
-async def finish(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) -> NodeRecord:
+async def finish(desk: RunContext, seat: NodeInvocation, record: NodeRecord, path: Path | None) -> NodeRecord:
     """The node has its result, durably: save it where the step says so, and tell."""
     record = await _saved(desk, seat, record, path)
     if seat.step.kind is not StepKind.WORKFLOW:  # the nodes within it have been added
@@ -192,7 +195,7 @@ async def finish(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) 
     return record
 
 
-async def _saved(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) -> NodeRecord:
+async def _saved(desk: RunContext, seat: NodeInvocation, record: NodeRecord, path: Path | None) -> NodeRecord:
     """The record; as failed, with its output, if the output cannot be saved."""
     if seat.step.save is None or record.status is not NodeStatus.SUCCEEDED:
         return record
@@ -213,7 +216,7 @@ async def _saved(desk: Desk, seat: Seat, record: NodeRecord, path: Path | None) 
     return record
 
 
-async def _fail(desk: Desk, seat: Seat, work: Work, error: StepError) -> NodeRecord:
+async def _fail(desk: RunContext, seat: NodeInvocation, work: Work, error: StepError) -> NodeRecord:
     details = desk.redactor.value(error.as_dict())
     if work.bound is not None:
         context = desk.context(seat, work.started, work.spent)
@@ -232,7 +235,7 @@ async def _fail(desk: Desk, seat: Seat, work: Work, error: StepError) -> NodeRec
     return record
 
 
-def _note_failure(desk: Desk, seat: Seat) -> None:
+def _note_failure(desk: RunContext, seat: NodeInvocation) -> None:
     if seat.step.on_error is not OnError.CONTINUE:
         desk.failed(seat.scope)
 

@@ -10,7 +10,7 @@ from flowllm.core.types import Usage
 from flowllm.storage.base import NodeRecord
 
 
-class Spent:
+class NodeUsage:
     """Passes a node's events on and adds up its requests, those of its fallbacks too."""
 
     def __init__(self, emit: Callable[[Event], None], note_sent: Callable[[], None]) -> None:

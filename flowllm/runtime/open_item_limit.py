@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Room:
+class OpenItemLimit:
     """Open items of the whole run. A foreach without any may always open one, so that nesting cannot deadlock."""
 
     def __init__(self, limit: int) -> None:

@@ -8,11 +8,11 @@ from flowllm.core.errors import StepError
 from flowllm.core.types import Json, NodeId, NodeStatus, StepId
 from flowllm.language.reference import Tolerance
 from flowllm.language.workflow import Keep, Output
-from flowllm.runtime.graph_state import RunState
+from flowllm.runtime.graph_state import GraphState
 
 
 def outputs_of(
-    declared: Mapping[str, Output], state: RunState, values: Mapping[str, Json]
+    declared: Mapping[str, Output], state: GraphState, values: Mapping[str, Json]
 ) -> tuple[dict[str, Json], dict[str, Json] | None]:
     """Every output, null where a step that it needs has none; and the error of the last that could not be rendered."""
     outputs: dict[str, Json] = {}
@@ -27,7 +27,7 @@ def outputs_of(
     return outputs, error
 
 
-def keeps(keep: Keep, state: RunState, values: Mapping[str, Json], outputs: Json) -> bool:
+def keeps(keep: Keep, state: GraphState, values: Mapping[str, Json], outputs: Json) -> bool:
     """Whether a row whose graph has succeeded has a line in the output; not where a step that `keep` needs has no
     output. Raises TemplateFailed."""
     if not all(_there(state, need, how) for need, how in keep.edges.items()):
@@ -35,7 +35,7 @@ def keeps(keep: Keep, state: RunState, values: Mapping[str, Json], outputs: Json
     return keep.when.condition({**values, "outputs": outputs})
 
 
-def _there(state: RunState, need: StepId | NodeId, tolerance: Tolerance) -> bool:
+def _there(state: GraphState, need: StepId | NodeId, tolerance: Tolerance) -> bool:
     """The step has come to what this reference to it puts up with."""
     node = NodeId(need)
     status = state.status.get(node)

@@ -12,7 +12,7 @@ from flowllm.core.types import ROW, Json, NodeId, NodeStatus, slot_of
 from flowllm.datasets.order import Order
 from flowllm.datasets.output import FULL
 from flowllm.language.columns import LETTER
-from flowllm.storage.base import Fence, NodeRecord, Store
+from flowllm.storage.base import NodeRecord, RunLease, Store
 
 EVERY = 0.5
 """Seconds from one write of lines, with its place on record, to the next."""
@@ -55,7 +55,7 @@ class RowSink:
     """The rows of one sitting on their way to the file."""
 
     def __init__(
-        self, lines: Lines, *, store: Store, fence: Fence, clock: Clock, ordered: bool, again: bool
+        self, lines: Lines, *, store: Store, fence: RunLease, clock: Clock, ordered: bool, again: bool
     ) -> None:
         """`ordered`: in the order of the rows; `again`: rows that earlier sittings finished are wanted too."""
         self._lines = lines

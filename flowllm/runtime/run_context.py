@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flowllm.calls.base import Asker
-from flowllm.calls.budget import Purse
+from flowllm.calls.base import Caller
+from flowllm.calls.budget import RunBudget
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RunStopped
 from flowllm.core.events import Event, NodeStarted
@@ -16,15 +16,15 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepKind, is_within
 from flowllm.runtime.backend import Backend
-from flowllm.runtime.event_emitter import Journal
+from flowllm.runtime.event_emitter import EventEmitter
 from flowllm.runtime.halt import Halt
-from flowllm.runtime.invocation import Scope, Seat
-from flowllm.runtime.node_usage import Spent
-from flowllm.runtime.open_item_limit import Room
+from flowllm.runtime.invocation import NodeInvocation, Scope
+from flowllm.runtime.node_usage import NodeUsage
+from flowllm.runtime.open_item_limit import OpenItemLimit
 from flowllm.runtime.options import RunOptions
 from flowllm.steps.base import NodeContext
 from flowllm.steps.save import Saver
-from flowllm.storage.base import Fence, NodeRecord, NodeWrite, RunRecord, Store
+from flowllm.storage.base import NodeRecord, NodeWrite, RunLease, RunRecord, Store
 
 RIDES = 32
 """Writes that nobody waits for, at most, before whoever makes more of them waits."""
@@ -32,7 +32,7 @@ ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
 """Kinds of steps whose requests are told; others are at work from when something must be done until they end."""
 
 
-class Desk:
+class RunContext:
     """One for each sitting of a run."""
 
     def __init__(
@@ -45,12 +45,12 @@ class Desk:
         clock: Clock,
         redactor: Redactor,
         emit: Callable[[Event], None],
-        journal: Journal,
-        room: Room,
+        journal: EventEmitter,
+        room: OpenItemLimit,
         window: Callable[[], int],
         saver: Saver,
         spool: Path | None,
-        purse: Purse | None,
+        purse: RunBudget | None,
         retry_failed: bool,
         seq: int,
     ) -> None:
@@ -71,7 +71,7 @@ class Desk:
         self.resumed = run.epoch > 1
         self.reopened = frozenset(around for foreach in options.mended for around in _around(foreach))
         """Nodes whose graphs hold an item that was mended: they are gone through whatever became of them."""
-        self.fence = Fence(run_id=run.run_id, epoch=run.epoch)
+        self.fence = RunLease(run_id=run.run_id, epoch=run.epoch)
         self.halt = Halt()
         self.failure: BaseException | None = None
         """What broke the run itself, such as a full disk."""
@@ -82,11 +82,11 @@ class Desk:
         self._seq = seq
         self._tasks: set[asyncio.Task[None]] = set()
         self._riding: set[asyncio.Task[None]] = set()
-        self._at_work: dict[NodeId, tuple[StepKind, Spent]] = {}
+        self._at_work: dict[NodeId, tuple[StepKind, NodeUsage]] = {}
 
     # nodes
 
-    def begin(self, seat: Seat) -> float:
+    def begin(self, seat: NodeInvocation) -> float:
         """Tell that a node starts; when that is."""
         started = self.clock.now()
         self.emit(
@@ -101,10 +101,10 @@ class Desk:
         )
         return started
 
-    def spending(self, seat: Seat, above: Callable[[Event], None] | None = None) -> Spent:
+    def spending(self, seat: NodeInvocation, above: Callable[[Event], None] | None = None) -> NodeUsage:
         """What the node's requests take from now on, until `rested`; `above` is that of the node that it is within, where
         that pays for it."""
-        spent = Spent(above or self.emit, seat.tally.note_sent)
+        spent = NodeUsage(above or self.emit, seat.tally.note_sent)
         if seat.step.kind is not StepKind.WORKFLOW and seat.step.foreach is None:  # others have theirs within
             self._at_work[seat.node_id] = (seat.step.kind, spent)
         return spent
@@ -117,9 +117,9 @@ class Desk:
         """Requests that are out, and steps of other kinds that are at work; not those that queue."""
         return sum(spent.in_flight if kind in ASKING else 1 for kind, spent in self._at_work.values())
 
-    def context(self, seat: Seat, started: float, emit: Callable[[Event], None]) -> NodeContext:
+    def context(self, seat: NodeInvocation, started: float, emit: Callable[[Event], None]) -> NodeContext:
         """What the node may use while it is carried out."""
-        asker = Asker(
+        asker = Caller(
             fence=self.fence,
             node_id=seat.node_id,
             gate=seat.scope.halt.gate,
@@ -145,7 +145,12 @@ class Desk:
         return context if seat.missed is None else replace(context, missed=seat.missed)
 
     def record(
-        self, seat: Seat, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json
+        self,
+        seat: NodeInvocation,
+        status: NodeStatus,
+        *,
+        parts: Mapping[str, Json] | None = None,
+        **values: Json,
     ) -> NodeRecord:
         """The row of a node that was not bound, as of now."""
         standing, mask = seat.standing, self.redactor.value
@@ -165,7 +170,7 @@ class Desk:
             **{name: mask(value) for name, value in values.items()},
         )
 
-    def tell(self, record: NodeRecord, seat: Seat, *, reason: str = "") -> None:
+    def tell(self, record: NodeRecord, seat: NodeInvocation, *, reason: str = "") -> None:
         """A node has ended, durably or as good as that: people may see it."""
         too_many = self._journal.ended(record, seat, reason=reason)
         if too_many is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowllm.calls.budget import Purse
+from flowllm.calls.budget import RunBudget
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError
 from flowllm.core.events import Event, StopRequested
@@ -22,20 +22,20 @@ from flowllm.datasets.base import Rows
 from flowllm.datasets.claims import Claims
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.backend import Backend
-from flowllm.runtime.compiled_graph import Blueprint
-from flowllm.runtime.event_emitter import Journal
+from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.event_emitter import EventEmitter
 from flowllm.runtime.failure_share import FailureShare
 from flowllm.runtime.foreach_runner import Sink, carry_items
-from flowllm.runtime.graph_runner import Walk
-from flowllm.runtime.invocation import Scope, Seat
+from flowllm.runtime.graph_runner import GraphRunner
+from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.node_runner import carry_out
-from flowllm.runtime.open_item_limit import Room
+from flowllm.runtime.open_item_limit import OpenItemLimit
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.run_context import Desk
+from flowllm.runtime.run_context import RunContext
 from flowllm.runtime.stop import StopSignal
 from flowllm.runtime.subgraph_runner import carry_graph
 from flowllm.runtime.values import Values, run_values
-from flowllm.steps.base import Standing
+from flowllm.steps.base import ItemPosition
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
@@ -47,7 +47,7 @@ OPEN = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class AttemptOutcome:
     """How this sitting of the run ended."""
 
     status: RunStatus
@@ -58,7 +58,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Over:
+class DatasetRun:
     """`--over`: every row is one run of the graph."""
 
     step: Step
@@ -84,12 +84,12 @@ class Scheduler:
         redactor: Redactor,
         emit: Callable[[Event], None],
         stop: StopSignal,
-        purse: Purse | None = None,
+        purse: RunBudget | None = None,
         retry_failed: bool = False,
         window: Callable[[], int] = lambda: WINDOW,
         files: int = OPEN,
         spool: Path | None = None,
-        over: Over | None = None,
+        over: DatasetRun | None = None,
         claims: Claims | None = None,
     ) -> None:
         """`before` is what earlier sittings left at the top; `steps` are those to run, with all that they need;
@@ -99,7 +99,7 @@ class Scheduler:
         self._stop = stop
         self._over = over
         stop_at = None if workflow.limits is None else workflow.limits.stop_at_error_rate
-        self._desk = Desk(
+        self._desk = RunContext(
             run=run,
             options=options,
             backend=backend,
@@ -107,8 +107,8 @@ class Scheduler:
             clock=clock,
             redactor=redactor,
             emit=emit,
-            journal=Journal(FailureShare(stop_at=stop_at), emit=emit, clock=clock),
-            room=Room(min(OPEN, files)),
+            journal=EventEmitter(FailureShare(stop_at=stop_at), emit=emit, clock=clock),
+            room=OpenItemLimit(min(OPEN, files)),
             window=window,
             saver=Saver(claims=claims),
             spool=spool,
@@ -117,12 +117,12 @@ class Scheduler:
             seq=max((node.seq for node in before), default=0),
         )
         self._scope = Scope(halt=self._desk.halt)
-        self._blueprints: dict[int, Blueprint] = {}
-        self._root = Blueprint(workflow.graph, {StepId(name): step for name, step in steps.items()})
+        self._blueprints: dict[int, CompiledGraph] = {}
+        self._root = CompiledGraph(workflow.graph, {StepId(name): step for name, step in steps.items()})
         self._grace: asyncio.Task[None] | None = None
         self._ended = False
 
-    async def run(self) -> Ending:
+    async def run(self) -> AttemptOutcome:
         """Until everything that can end has ended. Does not raise for a run that fails."""
         desk = self._desk
         desk.halt.listen(self, lambda _: self._allow_grace())
@@ -140,9 +140,9 @@ class Scheduler:
         self._stop_requested("cancelled")
         self._desk.cancel()
 
-    async def _steps(self) -> Ending:
+    async def _steps(self) -> AttemptOutcome:
         run = self._desk.run
-        walk = Walk(
+        walk = GraphRunner(
             self._desk,
             self._root,
             name="",
@@ -152,17 +152,17 @@ class Scheduler:
             before=self._before,
         )
         outcome = await walk.run(inline=False)
-        return Ending(status=outcome.status, outputs=outcome.outputs, error=outcome.error)
+        return AttemptOutcome(status=outcome.status, outputs=outcome.outputs, error=outcome.error)
 
-    async def _rows(self, over: Over) -> Ending:
+    async def _rows(self, over: DatasetRun) -> AttemptOutcome:
         """Rows are the items of a foreach that has the whole graph as its step."""
         desk, node = self._desk, NodeId(ROW)
         self._blueprints[id(over.step.body)] = self._root
-        seat = Seat(
+        seat = NodeInvocation(
             node_id=node,
             step=over.step,
             values={"run": run_values(desk.run), "inputs": {}, "steps": {}},
-            standing=Standing(),
+            standing=ItemPosition(),
             scope=self._scope,
             tally=self._scope.tally,
             earlier=self._before.get(node),
@@ -179,13 +179,13 @@ class Scheduler:
         desk.spawn(go_through(), over_all.set)
         await desk.land_tasks()
         if record is None:
-            return Ending(status=desk.halt.status or RunStatus.INTERRUPTED, outputs={})
+            return AttemptOutcome(status=desk.halt.status or RunStatus.INTERRUPTED, outputs={})
         well = record.status is NodeStatus.SUCCEEDED
-        return Ending(
+        return AttemptOutcome(
             status=RunStatus.SUCCEEDED if well else RunStatus.FAILED, outputs={}, error=record.error
         )
 
-    async def _carry(self, seat: Seat) -> NodeRecord | None:
+    async def _carry(self, seat: NodeInvocation) -> NodeRecord | None:
         """Hand a node to what carries it out."""
         body = seat.step.body
         if seat.step.foreach is not None:
@@ -194,10 +194,10 @@ class Scheduler:
             return await carry_graph(self._desk, seat, self._blueprint(body), self._carry)
         return await carry_out(self._desk, seat)
 
-    def _blueprint(self, body: WorkflowBody) -> Blueprint:
+    def _blueprint(self, body: WorkflowBody) -> CompiledGraph:
         found = self._blueprints.get(id(body))
         if found is None:
-            found = self._blueprints[id(body)] = Blueprint(body.graph)
+            found = self._blueprints[id(body)] = CompiledGraph(body.graph)
         return found
 
     # stopping
@@ -224,7 +224,7 @@ class Scheduler:
 
     # the end
 
-    def _checked(self, ending: Ending) -> Ending:
+    def _checked(self, ending: AttemptOutcome) -> AttemptOutcome:
         desk = self._desk
         status, error = ending.status, ending.error
         if status is RunStatus.SUCCEEDED and desk.failure is not None:
@@ -232,7 +232,7 @@ class Scheduler:
         broken = desk.failure if isinstance(desk.failure, StoreError) else desk.stopped
         if broken is not None:
             error = {"type": type(broken).__name__, "message": broken.message, "hint": broken.hint}
-        return Ending(
+        return AttemptOutcome(
             status=status,
             outputs=desk.redactor.value(ending.outputs),
             error=desk.redactor.value(error),

@@ -12,23 +12,27 @@ from flowllm.core.types import Json, NodeId, NodeStatus, OnError, RunStatus
 from flowllm.language.inputs import row_inputs, with_inputs
 from flowllm.language.rendering import rendered
 from flowllm.language.workflow import WorkflowBody
-from flowllm.runtime.compiled_graph import Blueprint
-from flowllm.runtime.graph_runner import Outcome, Walk
-from flowllm.runtime.invocation import Carry, Scope, Seat, Tally
+from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner
+from flowllm.runtime.invocation import Carry, NodeInvocation, Scope, UsageTotals
 from flowllm.runtime.node_runner import Work, carried, finish, known_path, reuse, skip
 from flowllm.runtime.outputs import keeps
 from flowllm.runtime.resume_policy import holds
-from flowllm.runtime.run_context import Desk
+from flowllm.runtime.run_context import RunContext
 from flowllm.runtime.values import Values, run_values
 from flowllm.storage.base import NodeRecord
 
 
-async def carry_graph(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry) -> NodeRecord | None:
+async def carry_graph(
+    desk: RunContext, seat: NodeInvocation, blueprint: CompiledGraph, carry: Carry
+) -> NodeRecord | None:
     """Run the graph of a node. Does not raise."""
     return await carried(desk, seat, lambda work: _outcome(desk, seat, blueprint, carry, work))
 
 
-async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, work: Work) -> NodeRecord:
+async def _outcome(
+    desk: RunContext, seat: NodeInvocation, blueprint: CompiledGraph, carry: Carry, work: Work
+) -> NodeRecord:
     step, earlier = seat.step, seat.earlier
     inputs = await rendered(lambda: _inputs(seat))
     if inputs is None:
@@ -50,12 +54,12 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
         desk.ride(desk.record(seat, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started))
     scope = Scope(
         halt=seat.scope.halt,
-        tally=Tally(seat.tally),
+        tally=UsageTotals(seat.tally),
         dooms=seat.scope.dooms and step.on_error is OnError.FAIL,
         missed=seat.missed,
     )
     values = Values(inputs, run_values(desk.run))
-    walk = Walk(
+    walk = GraphRunner(
         desk,
         blueprint,
         name=seat.node_id,
@@ -92,7 +96,9 @@ async def _outcome(desk: Desk, seat: Seat, blueprint: Blueprint, carry: Carry, w
     return await finish(desk, seat, record, path)
 
 
-async def _left_out(desk: Desk, seat: Seat, key: str, parts: Mapping[str, Json], tally: Tally) -> NodeRecord:
+async def _left_out(
+    desk: RunContext, seat: NodeInvocation, key: str, parts: Mapping[str, Json], tally: UsageTotals
+) -> NodeRecord:
     """A row that is not to have a line."""
     record = desk.record(seat, NodeStatus.SKIPPED, parts=parts, key=key, **tally.figures())
     await desk.keep(record)
@@ -100,7 +106,7 @@ async def _left_out(desk: Desk, seat: Seat, key: str, parts: Mapping[str, Json],
     return record
 
 
-def _inputs(seat: Seat) -> Mapping[str, Json] | None:
+def _inputs(seat: NodeInvocation) -> Mapping[str, Json] | None:
     """What the graph is given; None where the `when` of its step is false. Raises StepError."""
     if seat.step.when is not None and not seat.step.when.condition(seat.values):
         return None
@@ -115,7 +121,7 @@ def _inputs(seat: Seat) -> Mapping[str, Json] | None:
         raise GraphFailed(error.message, hint=error.hint) from None
 
 
-async def _before(desk: Desk, seat: Seat) -> Mapping[NodeId, NodeRecord]:
+async def _before(desk: RunContext, seat: NodeInvocation) -> Mapping[NodeId, NodeRecord]:
     """What earlier sittings left of the nodes within, by their ids in the graph."""
     within: Sequence[NodeRecord] = ()
     if seat.within is not None:
@@ -126,7 +132,7 @@ async def _before(desk: Desk, seat: Seat) -> Mapping[NodeId, NodeRecord]:
     return {NodeId(record.node_id[start:]): record for record in within}
 
 
-def _error(seat: Seat, outcome: Outcome) -> StepError:
+def _error(seat: NodeInvocation, outcome: GraphOutcome) -> StepError:
     if outcome.failed is not None:
         error = outcome.failed.error or {}
         inner = outcome.failed.node_id[len(seat.node_id) + 1 :]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from flowllm.calls.base import Asker
+from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus
@@ -48,7 +48,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ItemPosition:
     """Where a node stands in its run: within which other node, and as which item."""
 
     parent: str = ""
@@ -76,7 +76,7 @@ class Within(Protocol):
 class NodeContext:
     """What a bound step may use while it is carried out."""
 
-    asker: Asker
+    asker: Caller
     clock: Clock
     store: Store
     started_at: float
@@ -89,7 +89,7 @@ class NodeContext:
     write_memo: bool = True
     refresh: bool = False
     """The answer in the memo is not wanted; a new one replaces it."""
-    standing: Standing = field(default_factory=Standing)
+    standing: ItemPosition = field(default_factory=ItemPosition)
     missed: Callable[[], None] = _nothing
     """To be called once it is known that something must really be done: no stored answer will do."""
     within: Within | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from flowllm.calls.base import Ask, Batching
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.vectors import divide, join
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
@@ -39,7 +39,7 @@ class _Question:
 class EmbedKind:
     """Steps that embed texts. One of these serves a whole run."""
 
-    def __init__(self, provider: Callable[[str], Provider], flights: Flights) -> None:
+    def __init__(self, provider: Callable[[str], Provider], flights: InFlightCalls) -> None:
         """As for LlmKind."""
         self._provider = provider
         self._flights = flights

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from flowllm.calls.base import Ask
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
@@ -43,7 +43,7 @@ class _Question:
 class LlmKind:
     """Steps that ask a model. One of these serves a whole run."""
 
-    def __init__(self, provider: Callable[[str], Provider], flights: Flights) -> None:
+    def __init__(self, provider: Callable[[str], Provider], flights: InFlightCalls) -> None:
         """`provider` finds one by the name that a step gives; it raises StepError for an unknown name."""
         self._provider = provider
         self._flights = flights

@@ -32,7 +32,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fence:
+class RunLease:
     """Proof of ownership. Every write of a run carries it; a stale epoch writes nothing."""
 
     run_id: RunId
@@ -126,7 +126,7 @@ class ItemKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class MatchedItem:
     """What the store knows of such an item."""
 
     slot: int
@@ -176,7 +176,7 @@ class MemoRecord:
 class NodeWrite:
     """A node's row and the right to write it."""
 
-    fence: Fence
+    fence: RunLease
     node: NodeRecord
 
 
@@ -217,7 +217,7 @@ class Store(Protocol):
 
     async def finish_run(
         self,
-        fence: Fence,
+        fence: RunLease,
         *,
         status: RunStatus,
         finished_at: float,
@@ -248,7 +248,7 @@ class Store(Protocol):
 
     async def update_run(
         self,
-        fence: Fence,
+        fence: RunLease,
         *,
         snapshot: Mapping[str, str],
         path: str,
@@ -311,7 +311,7 @@ class Store(Protocol):
         `items` would give."""
         ...
 
-    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+    async def adopt(self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
         """Find a resumed foreach's items among those of earlier sittings, by content and occurrence, and take them
         over: each row at most once a sitting, the one at the same place first, then the first of equal content.
         Calls come in the order of the data, each for items in the order of their places.
@@ -349,11 +349,11 @@ class Store(Protocol):
         that failed and reports neither tokens nor a cost took nothing."""
         ...
 
-    async def mark_output(self, fence: Fence, offset: int) -> None:
+    async def mark_output(self, fence: RunLease, offset: int) -> None:
         """The first `offset` bytes of the `--output` file are on disk."""
         ...
 
-    async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
+    async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None:
         """Record a request before it is sent."""
         ...
 
@@ -361,7 +361,7 @@ class Store(Protocol):
         self,
         *,
         attempt: AttemptRecord | None = None,
-        attempt_fence: Fence | None = None,
+        attempt_fence: RunLease | None = None,
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:

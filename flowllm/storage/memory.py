@@ -14,15 +14,15 @@ from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, Json, NodeId, NodeStatus, RunId, RunStatus, Usage, item_id
 from flowllm.storage.base import (
-    Adopted,
     AttemptRecord,
-    Fence,
     ItemKey,
+    MatchedItem,
     MemoRecord,
     MemoStats,
     NodeRecord,
     NodeWrite,
     Owner,
+    RunLease,
     RunRecord,
 )
 from flowllm.storage.memory_items import NodeTable
@@ -84,7 +84,7 @@ class MemoryStore:
 
     async def finish_run(
         self,
-        fence: Fence,
+        fence: RunLease,
         *,
         status: RunStatus,
         finished_at: float,
@@ -136,7 +136,7 @@ class MemoryStore:
 
     async def update_run(
         self,
-        fence: Fence,
+        fence: RunLease,
         *,
         snapshot: Mapping[str, str],
         path: str,
@@ -209,7 +209,7 @@ class MemoryStore:
         found = self._nodes[run_id].failed()
         return [node for node in found if (node.parent, node.place or 0) > after][:limit]
 
-    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+    async def adopt(self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
         """See `Store`."""
         self._check([fence])
         return self._nodes[fence.run_id].adopt(fence, parent, items, self._slots)
@@ -246,12 +246,12 @@ class MemoryStore:
             found = [a for a in found if a.node_id == within or a.node_id.startswith(inner)]
         return sum(map(_taken, found), Spend())
 
-    async def mark_output(self, fence: Fence, offset: int) -> None:
+    async def mark_output(self, fence: RunLease, offset: int) -> None:
         """See `Store`."""
         self._check([fence])
         self._runs[fence.run_id] = replace(self._runs[fence.run_id], output_offset=offset)
 
-    async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
+    async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None:
         """See `Store`."""
         record = attempt_of(attempt_row(attempt))
         fences_of(attempt, fence, ())
@@ -262,7 +262,7 @@ class MemoryStore:
         self,
         *,
         attempt: AttemptRecord | None = None,
-        attempt_fence: Fence | None = None,
+        attempt_fence: RunLease | None = None,
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:
@@ -333,7 +333,7 @@ class MemoryStore:
         """See `Store`. Runs that are still owned show as interrupted from then on."""
         self._held.clear()
 
-    def _check(self, fences: Iterable[Fence]) -> None:
+    def _check(self, fences: Iterable[RunLease]) -> None:
         for fence in fences:
             run = self._runs.get(fence.run_id)
             if run is None or run.epoch != fence.epoch:

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final
 
 from flowllm.core.types import NodeId, NodeStatus, item_id, slot_of
-from flowllm.storage.base import Adopted, Fence, ItemKey, NodeRecord
+from flowllm.storage.base import ItemKey, MatchedItem, NodeRecord, RunLease
 from flowllm.storage.slots import ENDED, Slots
 
 _BY_PLACE: Final = attrgetter("place")
@@ -58,13 +58,15 @@ class NodeTable:
         """Items that stand by status."""
         return dict(Counter(node.status for node in self.items(parent)))
 
-    def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> list[Adopted]:
+    def adopt(
+        self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots
+    ) -> list[MatchedItem]:
         """See `Store.adopt`."""
         earlier = [
             node for node in self._under(parent) if node.place is not None and node.epoch < fence.epoch
         ]
         earlier.sort(key=lambda node: (node.place, -node.epoch))
-        found: dict[int, Adopted] = {}
+        found: dict[int, MatchedItem] = {}
         for at_its_place in (True, False):
             for item in items:
                 node = None if item.place in found else _first(earlier, item, at_its_place=at_its_place)
@@ -72,32 +74,32 @@ class NodeTable:
                     earlier.remove(node)
                     taken = replace(node, place=item.place, epoch=fence.epoch)
                     self.put(taken)
-                    found[item.place] = Adopted(slot=slot_of(taken.node_id), node=taken)
+                    found[item.place] = MatchedItem(slot=slot_of(taken.node_id), node=taken)
         self._number(fence, parent, items, slots, found)
         return [found[item.place] for item in items]
 
     def _number(
         self,
-        fence: Fence,
+        fence: RunLease,
         parent: NodeId,
         items: Sequence[ItemKey],
         slots: Slots,
-        found: dict[int, Adopted],
+        found: dict[int, MatchedItem],
     ) -> None:
         homeless: list[int] = []
         for place in (item.place for item in items if item.place not in found):
             if slots.taken(fence, parent, place) or not self._is_free(fence, parent, place):
                 homeless.append(place)
             else:
-                found[place] = Adopted(slot=place)
+                found[place] = MatchedItem(slot=place)
         if homeless and not slots.begun(fence, parent):
             written = [slot_of(node.node_id) for node in self._under(parent) if node.place is not None]
             named = [place for place, one in found.items() if one.slot == place]
             slots.begin(fence, parent, [*written, *named])
         for place in homeless:
-            found[place] = Adopted(slot=slots.take(fence, parent))
+            found[place] = MatchedItem(slot=slots.take(fence, parent))
 
-    def _is_free(self, fence: Fence, parent: NodeId, place: int) -> bool:
+    def _is_free(self, fence: RunLease, parent: NodeId, place: int) -> bool:
         """No node has that name; or one that has failed and that nothing has taken over."""
         held = self._nodes.get(item_id(parent, place))
         if held is None:

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 from flowllm.core.errors import OwnershipLost, RunNotFound, RunOwned, UsageError
 from flowllm.core.types import RunId
-from flowllm.storage.base import AttemptRecord, Fence, NodeWrite, Owner
+from flowllm.storage.base import AttemptRecord, NodeWrite, Owner, RunLease
 
 
 def fences_of(
-    attempt: AttemptRecord | None, attempt_fence: Fence | None, nodes: Sequence[NodeWrite]
-) -> tuple[Fence, ...]:
+    attempt: AttemptRecord | None, attempt_fence: RunLease | None, nodes: Sequence[NodeWrite]
+) -> tuple[RunLease, ...]:
     """The fences of a settlement. Raises ValueError if a row has none, or that of another run."""
-    found: list[Fence] = []
+    found: list[RunLease] = []
     if attempt is not None:
         if attempt_fence is None:
             raise ValueError("An attempt cannot be settled without its fence.")
@@ -27,12 +27,12 @@ def fences_of(
     return tuple(found) if len(found) == 1 else tuple(dict.fromkeys(found))
 
 
-def _guards(fence: Fence, run_id: RunId) -> None:
+def _guards(fence: RunLease, run_id: RunId) -> None:
     if fence.run_id != run_id:
         raise ValueError("A fence of one run cannot guard a row of another.")
 
 
-def ownership_lost(fence: Fence, epoch: int | None) -> OwnershipLost:
+def ownership_lost(fence: RunLease, epoch: int | None) -> OwnershipLost:
     """A write under a fence that no longer holds; `epoch` is the run's, None if it is gone."""
     if epoch is None:
         return OwnershipLost(f"Run {fence.run_id} was deleted while this process worked on it.")

@@ -114,19 +114,19 @@ def test_outputs_are_held_of_the_accepted_items_only() -> None:
     held: list[int] = []
 
     async def main() -> None:
-        from flowllm.runtime.foreach_results import Gathered
+        from flowllm.runtime.foreach_results import ForeachResults
 
-        result = Gathered.result
+        result = ForeachResults.result
 
-        def look(self: Gathered, *args: object) -> object:
+        def look(self: ForeachResults, *args: object) -> object:
             held.append(len(self._outputs))
             return result(self, *args)
 
-        Gathered.result = look
+        ForeachResults.result = look
         try:
             told = await sit(stage(), text)
         finally:
-            Gathered.result = result
+            ForeachResults.result = result
         assert told.outputs == {"a": ["re: ask 6"]}
 
     run_virtual(main())

@@ -6,10 +6,10 @@ import asyncio
 
 from flowllm.calls.base import Batching
 from flowllm.calls.batch import Batches
-from flowllm.calls.executor import Line
+from flowllm.calls.executor import CallExecutor
 from flowllm.calls.gate import Gate
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.vectors import divide, join
 from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
@@ -31,9 +31,9 @@ class Bench:
         self.log: list = []
         self.gate = Gate()
         self.secrets = secrets
-        self.line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.memo = Memo(self.line, self.store, self.clock)
-        self.flights = Flights(self.memo, self.clock)
+        self.line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        self.memo = ResponseCache(self.line, self.store, self.clock)
+        self.flights = InFlightCalls(self.memo, self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
         if not self.store._runs:
@@ -60,8 +60,10 @@ class TextsBench:
         self.log: list = []
         self.runs = runs or ("r1",)
         self.limits = Limits(**limits)
-        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
+        line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        self.flights = InFlightCalls(
+            ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock
+        )
 
     async def open(self) -> TextsBench:
         for run in self.runs:

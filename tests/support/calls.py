@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from flowllm.calls.base import Ask, Asker
+from flowllm.calls.base import Ask, Caller
 from flowllm.calls.gate import Gate
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.core.types import NodeStatus, StepKind, Usage
 from flowllm.providers.base import Account
-from flowllm.storage.base import Fence, NodeRecord, NodeWrite
+from flowllm.storage.base import NodeRecord, NodeWrite, RunLease
 
 REQUEST = ChatRequest(model="m", messages=({"role": "user", "content": "Hello?"},))
 
@@ -88,10 +88,10 @@ def asker(
     run: str = "r1",
     log: list | None = None,
     secrets: tuple[str, ...] = (),
-) -> Asker:
+) -> Caller:
     events: list = [] if log is None else log
-    return Asker(
-        fence=Fence(run_id=run, epoch=1),
+    return Caller(
+        fence=RunLease(run_id=run, epoch=1),
         node_id=node,
         gate=gate or Gate(),
         emit=events.append,
@@ -99,7 +99,7 @@ def asker(
     )
 
 
-def node_row(who: Asker, answer: Answer) -> NodeWrite:
+def node_row(who: Caller, answer: Answer) -> NodeWrite:
     record = NodeRecord(
         run_id=who.fence.run_id,
         node_id=who.node_id,
@@ -112,7 +112,7 @@ def node_row(who: Asker, answer: Answer) -> NodeWrite:
 
 
 def make_ask(
-    provider: FakeProvider, who: Asker | None = None, settle: Callable | None = None, **how: object
+    provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object
 ) -> Ask:
     me = who or asker()
     return Ask(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, item_id
-from flowllm.storage.base import Adopted, Fence, ItemKey, NodeRecord, NodeWrite, RunRecord, Store
+from flowllm.storage.base import ItemKey, MatchedItem, NodeRecord, NodeWrite, RunLease, RunRecord, Store
 from tests.support.records import ME, fence_of, node, run
 
 POSTS = NodeId("posts")
@@ -40,7 +40,7 @@ def foreach(*, epoch: int = 1, status: NodeStatus = NodeStatus.SUCCEEDED) -> Nod
     return replace(whole, kind=StepKind.WORKFLOW, counts=Counts(total=3, succeeded=3), epoch=epoch)
 
 
-async def write(store: Store, fence: Fence, *records: NodeRecord) -> None:
+async def write(store: Store, fence: RunLease, *records: NodeRecord) -> None:
     await store.settle(nodes=[NodeWrite(fence=fence, node=record) for record in records])
 
 
@@ -54,7 +54,7 @@ async def written(
     return begun
 
 
-async def again(store: Store, fence: Fence) -> Fence:
+async def again(store: Store, fence: RunLease) -> RunLease:
     """Another sitting, in which the foreach has begun."""
     await store.finish_run(fence, status=RunStatus.INTERRUPTED, finished_at=1.0)
     claimed = fence_of(await store.claim_run(R1, ME))
@@ -62,14 +62,16 @@ async def again(store: Store, fence: Fence) -> Fence:
     return claimed
 
 
-async def adopt(store: Store, fence: Fence, contents: Sequence[str], *, batch: int = 100) -> list[Adopted]:
+async def adopt(
+    store: Store, fence: RunLease, contents: Sequence[str], *, batch: int = 100
+) -> list[MatchedItem]:
     keys = [ItemKey(place=place, content=content) for place, content in enumerate(contents)]
-    found: list[Adopted] = []
+    found: list[MatchedItem] = []
     for start in range(0, len(keys), batch):
         found += await store.adopt(fence, POSTS, keys[start : start + batch])
     return found
 
 
-def told(adopted: Sequence[Adopted]) -> list[tuple[int, str | None]]:
+def told(adopted: Sequence[MatchedItem]) -> list[tuple[int, str | None]]:
     """The slot of each item, and the content of its row."""
     return [(one.slot, None if one.node is None else one.node.content) for one in adopted]

@@ -6,9 +6,9 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
-from flowllm.calls.executor import Line
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.request import ChatRequest, Completion
 from flowllm.core.types import Limits, Priority, RetryPolicy, RunStatus, Usage
@@ -118,8 +118,8 @@ class Load:
         self.limiter = Limiter(self.clock, weights=weights)
         self.limiter.configure(ACCOUNT, limits, holder="run")
         draw = random.Random(seed)
-        line = Line(self.limiter, self.store, self.clock, draw=draw.random)
-        self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
+        line = CallExecutor(self.limiter, self.store, self.clock, draw=draw.random)
+        self.flights = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
         self.failed: list[BaseException] = []
         self._open = False
 

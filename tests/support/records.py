@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowllm.core.types import AttemptStatus, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
-from flowllm.storage.base import AttemptRecord, Fence, MemoRecord, NodeRecord, Owner, RunRecord
+from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunLease, RunRecord
 
 ME = Owner(pid=4711, host="here", since=1_700_000_000.0)
 OTHER = Owner(pid=4712, host="there", since=1_700_000_100.0)
@@ -25,8 +25,8 @@ def run(run_id: str, *, workflow: str = "blog", owner: Owner | None = None) -> R
     )
 
 
-def fence_of(record: RunRecord) -> Fence:
-    return Fence(run_id=record.run_id, epoch=record.epoch)
+def fence_of(record: RunRecord) -> RunLease:
+    return RunLease(run_id=record.run_id, epoch=record.epoch)
 
 
 def node(

@@ -13,9 +13,9 @@ from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult
 from flowllm.app.wiring import Providers
 from flowllm.calls.batch import Batches
-from flowllm.calls.executor import Line
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
 from flowllm.core.events import NodeEnded, NodeStarted
 from flowllm.core.request import Completion
@@ -165,8 +165,10 @@ class Process:
         self.app._providers = lambda workflow, *_: OfWorld.of(world, workflow, self.app)
         self.app._stored = lambda *_: world.workflow  # to read it again would take half of all the time
         self.disk = self.app._store = Disk(world.store.open(self.clock), world.draw, world.store.records)
-        line = Line(self.app._limiter, self.disk, self.clock, draw=world.draw.random)
-        self.app._flights = Flights(Memo(Batches(line, self.clock), self.disk, self.clock), self.clock)
+        line = CallExecutor(self.app._limiter, self.disk, self.clock, draw=world.draw.random)
+        self.app._flights = InFlightCalls(
+            ResponseCache(Batches(line, self.clock), self.disk, self.clock), self.clock
+        )
         self.stop = StopSignal()
         self.events: list = []
         world.quiet_until = 0.0  # a new process has not heard the 429 of the last one

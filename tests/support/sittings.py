@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flowllm.calls.batch import Batches
-from flowllm.calls.budget import Purse
-from flowllm.calls.executor import Line
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.budget import RunBudget
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.events import NodeEnded
 from flowllm.core.redact import Redactor
 from flowllm.core.types import RunStatus, StepKind
@@ -16,7 +16,7 @@ from flowllm.language.workflow import Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.runtime.local_backend import LocalBackend
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.scheduler import Ending, Scheduler
+from flowllm.runtime.scheduler import AttemptOutcome, Scheduler
 from flowllm.runtime.stop import StopSignal
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
@@ -41,8 +41,10 @@ class Stage:
         self.redactor = Redactor(secrets)
         self.provider = FakeProvider()
         self.others: dict[str, FakeProvider] = {}
-        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
+        line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        self.flights = InFlightCalls(
+            ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock
+        )
 
     async def scheduler(
         self,
@@ -79,14 +81,14 @@ class Stage:
             self,
             checked,
             run,
-            purse=None if budget is None else Purse(budget, spend),
+            purse=None if budget is None else RunBudget(budget, spend),
             before=await self.store.nodes(run_id),
             stop=stop or StopSignal(),
             retry_failed=retry_failed,
             options=options or RunOptions(),
         )
 
-    async def run(self, text: str, **how: object) -> Ending:
+    async def run(self, text: str, **how: object) -> AttemptOutcome:
         """One sitting from its beginning to its end."""
         return await (await self.scheduler(text, **how)).scheduler.run()
 
@@ -103,7 +105,7 @@ class Scheduling:
         checked: Workflow,
         run: RunRecord,
         *,
-        purse: Purse | None,
+        purse: RunBudget | None,
         before: list[NodeRecord],
         stop: StopSignal,
         retry_failed: bool,

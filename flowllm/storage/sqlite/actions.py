@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, delete, func, literal_column, null, select, up
 
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
-from flowllm.storage.base import Fence, Owner, RunRecord
+from flowllm.storage.base import Owner, RunLease, RunRecord
 from flowllm.storage.refusals import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import fetch
@@ -115,7 +115,7 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
 
 
 def finish_run(
-    fence: Fence,
+    fence: RunLease,
     *,
     status: RunStatus,
     finished_at: float,
@@ -138,7 +138,7 @@ def finish_run(
 
 
 def update_run(
-    fence: Fence,
+    fence: RunLease,
     *,
     snapshot: Mapping[str, str],
     path: str,
@@ -158,7 +158,7 @@ def update_run(
     return Unit(fences=(fence,), action=_changes(_UPDATE, values))
 
 
-def mark_output(fence: Fence, offset: int) -> Unit:
+def mark_output(fence: RunLease, offset: int) -> Unit:
     """How much of the output file is on disk."""
     return Unit(
         fences=(fence,),

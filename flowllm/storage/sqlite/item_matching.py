@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, bindparam, cast, func, literal_column, select, update
 
 from flowllm.core.types import NodeId, NodeStatus, item_id, slot_of
-from flowllm.storage.base import Fence, ItemKey
+from flowllm.storage.base import ItemKey, RunLease
 from flowllm.storage.slots import Slots
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
@@ -60,7 +60,7 @@ DELETE FROM temp.earlier_items
 WHERE foreach = :foreach AND content = :content AND place = :place AND node_id = :node"""
 
 
-def adopt(fence: Fence, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> Unit:
+def adopt(fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> Unit:
     """See `Store.adopt`; the result is a list of `Found`, one an item. `slots` is kept from call to call."""
 
     def action(connection: sqlite3.Connection) -> list[Found]:
@@ -72,7 +72,7 @@ def adopt(fence: Fence, parent: NodeId, items: Sequence[ItemKey], slots: Slots) 
 class _Adoption:
     """One call of `adopt` while it is carried out."""
 
-    def __init__(self, connection: sqlite3.Connection, fence: Fence, parent: NodeId, slots: Slots) -> None:
+    def __init__(self, connection: sqlite3.Connection, fence: RunLease, parent: NodeId, slots: Slots) -> None:
         self._connection = connection
         self._fence = fence
         self._parent = parent

@@ -13,15 +13,15 @@ from flowllm.core.errors import OwnershipLost, StoreError
 from flowllm.core.money import Spend
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import (
-    Adopted,
     AttemptRecord,
-    Fence,
     ItemKey,
+    MatchedItem,
     MemoRecord,
     MemoStats,
     NodeRecord,
     NodeWrite,
     Owner,
+    RunLease,
     RunRecord,
 )
 from flowllm.storage.refusals import fences_of, run_not_found
@@ -87,7 +87,7 @@ class SqlStore:
 
     async def finish_run(
         self,
-        fence: Fence,
+        fence: RunLease,
         *,
         status: RunStatus,
         finished_at: float,
@@ -127,7 +127,7 @@ class SqlStore:
 
     async def update_run(
         self,
-        fence: Fence,
+        fence: RunLease,
         *,
         snapshot: Mapping[str, str],
         path: str,
@@ -195,12 +195,12 @@ class SqlStore:
         """See `Store`."""
         return await self._reader.failed_items(run_id, after=after, limit=limit)
 
-    async def adopt(self, fence: Fence, parent: NodeId, items: Sequence[ItemKey]) -> list[Adopted]:
+    async def adopt(self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
         """See `Store`."""
         found: list[item_matching.Found] = await self._writer.write(
             item_matching.adopt(fence, parent, items, self._slots)
         )
-        return [Adopted(slot=slot, node=None if row is None else node_of(row)) for slot, row in found]
+        return [MatchedItem(slot=slot, node=None if row is None else node_of(row)) for slot, row in found]
 
     def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
         """See `Store`."""
@@ -242,11 +242,11 @@ class SqlStore:
         """See `Store`."""
         return await self._reader.spend(run_id, within)
 
-    async def mark_output(self, fence: Fence, offset: int) -> None:
+    async def mark_output(self, fence: RunLease, offset: int) -> None:
         """See `Store`."""
         await self._writer.write(actions.mark_output(fence, offset))
 
-    async def begin_attempt(self, fence: Fence, attempt: AttemptRecord) -> None:
+    async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None:
         """See `Store`."""
         row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
         await self._writer.write(
@@ -257,7 +257,7 @@ class SqlStore:
         self,
         *,
         attempt: AttemptRecord | None = None,
-        attempt_fence: Fence | None = None,
+        attempt_fence: RunLease | None = None,
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flowllm.core.types import RunId, StepKind
-from flowllm.storage.base import Fence
+from flowllm.storage.base import RunLease
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RateRow
 
@@ -32,7 +32,7 @@ class Unit:
     caller's alone and must leave nothing written.
     """
 
-    fences: tuple[Fence, ...] = ()
+    fences: tuple[RunLease, ...] = ()
     rows: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     action: Callable[[sqlite3.Connection], Any] | None = None
     opens: str = ""
@@ -78,7 +78,7 @@ def packed(unit: Unit) -> bytes:
 def unpacked(payload: bytes) -> Unit:
     """The reverse of `packed`: also for columns of an older version, which had fewer."""
     content = json.loads(zlib.decompress(payload))
-    fences = tuple(Fence(run_id=RunId(run_id), epoch=epoch) for run_id, epoch in content["fences"])
+    fences = tuple(RunLease(run_id=RunId(run_id), epoch=epoch) for run_id, epoch in content["fences"])
     return Unit(fences=fences, rows=tuple(_rows(content["rows"])))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, StorageFailed, StoreError
-from flowllm.storage.base import Fence
+from flowllm.storage.base import RunLease
 from flowllm.storage.refusals import ownership_lost
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
@@ -100,7 +100,7 @@ class Writer:
         self._spill = Spill(path)
         self._lost: Lost | None = None
         self._asked: list[threading.Event] = []
-        self._gaps: dict[Fence, Exception] = {}
+        self._gaps: dict[RunLease, Exception] = {}
         """Owners of which a result is on record nowhere, and why: what sums up others is not written for them any more."""
         self._open: set[str] = set()
         """Attempts that are out: each needs room for its result."""
@@ -420,7 +420,7 @@ def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None
 
 
 def _stale(
-    connection: sqlite3.Connection, fences: Iterable[Fence], epochs: dict[str, int | None]
+    connection: sqlite3.Connection, fences: Iterable[RunLease], epochs: dict[str, int | None]
 ) -> OwnershipLost | None:
     """The error for a unit of which one fence is behind its run's epoch; epochs once read are kept."""
     for fence in fences:

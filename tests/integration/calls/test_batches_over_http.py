@@ -10,9 +10,9 @@ import pytest
 
 from flowllm.calls.base import Batching
 from flowllm.calls.batch import Batches
-from flowllm.calls.executor import Line
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.vectors import divide, join
 from flowllm.core.clock import SystemClock
 from flowllm.core.redact import Redactor
@@ -47,8 +47,8 @@ async def embed(texts: list[str], server: Server, folder: Path) -> list[Answer |
     config = OpenAIConfig(name="test", base_url=server.url, api_key="sk-test")
     provider = OpenAIProvider(config, pool=pool, redactor=Redactor(), clock=clock)
     limiter.configure(provider.account, Limits(max_concurrent=4), holder="r")
-    line = Line(limiter, store, clock)
-    flights = Flights(Memo(Batches(line, clock), store, clock), clock)
+    line = CallExecutor(limiter, store, clock)
+    flights = InFlightCalls(ResponseCache(Batches(line, clock), store, clock), clock)
     name = f"r{len(server.requests)}"
     await store.create_run(run(name, owner=ME))
     # a wait of a minute: what is counted must not depend on how fast this machine is

@@ -14,7 +14,7 @@ import pytest
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, OwnershipLost, StorageFailed
 from flowllm.core.types import NodeStatus, StepKind
-from flowllm.storage.base import Fence, ItemKey, Store
+from flowllm.storage.base import ItemKey, RunLease, Store
 from flowllm.storage.memory import MemoryStore
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.store import SqlStore
@@ -164,7 +164,7 @@ async def test_2000_shuffled_items_are_all_found(store: Store) -> None:
     assert sorted(slot for slot, _ in found) == list(range(2000))
 
 
-async def sitting(store: Store, fence: Fence, contents: list[str], batch: int, reached: int) -> Fence:
+async def sitting(store: Store, fence: RunLease, contents: list[str], batch: int, reached: int) -> RunLease:
     """A sitting that is killed after so many items."""
     fence = await again(store, fence)
     for start in range(0, reached, batch):

@@ -10,7 +10,7 @@ import pytest
 
 from flowllm.core.errors import OwnershipLost, RunNotFound, RunOwned, UsageError
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
-from flowllm.storage.base import Fence, NodeWrite, RunRecord, Store
+from flowllm.storage.base import NodeWrite, RunLease, RunRecord, Store
 from tests.support.records import ME, OTHER, answer, attempt_of_node, fence_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +88,7 @@ async def test_runs_are_listed_by_how_they_ended_and_when(store: Store) -> None:
     for number in range(5):
         await store.create_run(run(f"r{number}", owner=ME))
     for number, status in ((1, RunStatus.SUCCEEDED), (2, RunStatus.FAILED), (3, RunStatus.SUCCEEDED)):
-        fence = Fence(run_id=RunId(f"r{number}"), epoch=1)
+        fence = RunLease(run_id=RunId(f"r{number}"), epoch=1)
         await store.finish_run(fence, status=status, finished_at=100.0 * number)
     unfinished = await store.runs(unfinished=True)
     assert [record.run_id for record in unfinished] == ["r4", "r2", "r0"]
@@ -357,7 +357,7 @@ async def test_one_settlement_may_end_nodes_of_several_runs_or_of_none_if_one_is
     writes = [NodeWrite(fence=fence, node=node("a", fence.run_id)) for fence in fences]
     await store.settle(nodes=writes)
     assert [len(await store.nodes(fence.run_id)) for fence in fences] == [1, 1]
-    late = Fence(run_id=RunId("r2"), epoch=9)
+    late = RunLease(run_id=RunId("r2"), epoch=9)
     writes = [
         NodeWrite(fence=fences[0], node=node("b", "r1")),
         NodeWrite(fence=late, node=node("b", "r2")),

@@ -13,7 +13,7 @@ import pytest
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, OwnershipLost
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId
-from flowllm.storage.base import Adopted, Fence, ItemKey, NodeWrite, Store
+from flowllm.storage.base import ItemKey, MatchedItem, NodeWrite, RunLease, Store
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import item_matching, outputs
 from flowllm.storage.sqlite.store import SqlStore
@@ -148,7 +148,7 @@ async def test_hostile_names_and_items_come_back(store: Store) -> None:
     assert (taken.slot, taken.node) == (2, replace(hostile, epoch=2))
 
 
-async def adopt_at(store: Store, fence: Fence, parent: NodeId, content: str) -> list[Adopted]:
+async def adopt_at(store: Store, fence: RunLease, parent: NodeId, content: str) -> list[MatchedItem]:
     return await store.adopt(fence, parent, [ItemKey(place=2, content=content)])
 
 

@@ -15,7 +15,7 @@ import pytest
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import NodeId, RunId, RunStatus
-from flowllm.storage.base import Fence, NodeWrite, Store
+from flowllm.storage.base import NodeWrite, RunLease, Store
 from flowllm.storage.open import open_store
 from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
 
@@ -68,7 +68,7 @@ HAPPENINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 }
 
 
-async def _settle(store: Store, fence: Fence, name: str) -> None:
+async def _settle(store: Store, fence: RunLease, name: str) -> None:
     await store.settle(
         attempt=attempt_of_node(name, "r1"),
         attempt_fence=fence,

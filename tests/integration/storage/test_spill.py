@@ -15,7 +15,7 @@ import pytest
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import NodeStatus, RunId, RunStatus, StepKind
-from flowllm.storage.base import Fence, NodeWrite
+from flowllm.storage.base import NodeWrite, RunLease
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import spill as module
 from flowllm.storage.sqlite.spill import Spill
@@ -46,7 +46,7 @@ async def _opened(path: Path, disk: Faulty) -> SqlStore:
     return SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=disk))
 
 
-def _write(fence: Fence, name: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeWrite:
+def _write(fence: RunLease, name: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeWrite:
     return NodeWrite(fence=fence, node=replace(node(name, fence.run_id), status=status))
 
 

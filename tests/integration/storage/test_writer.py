@@ -16,7 +16,7 @@ import pytest
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import OwnershipLost, StorageFailed
 from flowllm.core.types import RunId
-from flowllm.storage.base import Fence, NodeWrite
+from flowllm.storage.base import NodeWrite, RunLease
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.store import SqlStore
@@ -50,7 +50,7 @@ async def opened(path: Path, **failpoints: object) -> SqlStore:
     return SqlStore(path, owner=ME, failpoints=Failpoints(**failpoints), busy_timeout=0.2)
 
 
-def node_write(fence: Fence, name: str, **changes: object) -> NodeWrite:
+def node_write(fence: RunLease, name: str, **changes: object) -> NodeWrite:
     return NodeWrite(fence=fence, node=replace(node(name, fence.run_id), **changes))
 
 
@@ -96,7 +96,7 @@ async def test_a_stale_unit_of_a_group_fails_alone_and_in_one_commit(path: Path)
     gate = Gate()
     store = await opened(path, before_commit=gate)
     fence = fence_of(await store.create_run(run("r1", owner=ME)))
-    stale = Fence(run_id=RunId("r1"), epoch=7)
+    stale = RunLease(run_id=RunId("r1"), epoch=7)
     before = gate.commits
     results = await asyncio.gather(
         *(store.settle(nodes=[node_write(stale if n == 3 else fence, f"n{n}")]) for n in range(10)),

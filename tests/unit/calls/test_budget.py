@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from flowllm.calls.budget import Purse, Reservation
-from flowllm.calls.executor import Line
+from flowllm.calls.budget import BudgetReservation, RunBudget
+from flowllm.calls.executor import CallExecutor
 from flowllm.calls.gate import CallStopped, Gate
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
 from flowllm.core.money import Spend
@@ -25,22 +25,22 @@ from tests.support.calls import FakeProvider, asker, make_ask
 from tests.support.virtual import LoopClock, run_virtual
 
 
-def _tokens(tokens: float, usd: float | None = 0.0) -> Reservation:
-    return Reservation(tokens=tokens, usd=usd)
+def _tokens(tokens: float, usd: float | None = 0.0) -> BudgetReservation:
+    return BudgetReservation(tokens=tokens, usd=usd)
 
 
 def _took(tokens: float, usd: float = 0.0) -> Spend:
     return Spend(reserved_tokens=tokens, known_usd=usd)
 
 
-async def _reserve(purse: Purse, *reservations: Reservation) -> None:
+async def _reserve(purse: RunBudget, *reservations: BudgetReservation) -> None:
     for one in reservations:
         await purse.reserve(one, model="m")
 
 
 def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> None:
     async def main() -> None:
-        purse = Purse(Budget(tokens=100))
+        purse = RunBudget(Budget(tokens=100))
         first = _tokens(60)
         await _reserve(purse, first)
         purse.settle(first, _took(60, 0))
@@ -54,7 +54,7 @@ def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> Non
 
 def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
     async def main() -> None:
-        purse = Purse(Budget(usd=0.3))
+        purse = RunBudget(Budget(usd=0.3))
         for _ in range(3):
             await _reserve(purse, tenth := _tokens(1, 0.1))
             purse.settle(tenth, _took(1, 0.1))
@@ -68,10 +68,10 @@ def test_both_bounds_hold() -> None:
     async def main() -> None:
         budget = Budget(usd=1, tokens=100)
         with pytest.raises(BudgetExceeded):
-            await _reserve(Purse(budget), _tokens(101, 0.1))
+            await _reserve(RunBudget(budget), _tokens(101, 0.1))
         with pytest.raises(BudgetExceeded):
-            await _reserve(Purse(budget), _tokens(1, 1.1))
-        await _reserve(Purse(budget), _tokens(100, 1.0))
+            await _reserve(RunBudget(budget), _tokens(1, 1.1))
+        await _reserve(RunBudget(budget), _tokens(100, 1.0))
 
     run_virtual(main())
 
@@ -79,9 +79,9 @@ def test_both_bounds_hold() -> None:
 def test_what_was_spent_before_counts() -> None:
     async def main() -> None:
         with pytest.raises(BudgetExceeded, match="70 more, of 100 tokens"):
-            await _reserve(Purse(Budget(tokens=100), _took(70)), _tokens(31))
+            await _reserve(RunBudget(Budget(tokens=100), _took(70)), _tokens(31))
         with pytest.raises(BudgetExceeded):
-            await _reserve(Purse(Budget(usd=5), _took(0, 4.5)), _tokens(1, 0.6))
+            await _reserve(RunBudget(Budget(usd=5), _took(0, 4.5)), _tokens(1, 0.6))
 
     run_virtual(main())
 
@@ -90,7 +90,7 @@ def test_what_was_spent_before_counts() -> None:
 def test_what_becomes_of_the_run_is_as_written(on_exceed: str, status: RunStatus) -> None:
     async def main() -> BudgetExceeded:
         with pytest.raises(BudgetExceeded) as caught:
-            await _reserve(Purse(Budget(tokens=1, on_exceed=on_exceed)), _tokens(2))
+            await _reserve(RunBudget(Budget(tokens=1, on_exceed=on_exceed)), _tokens(2))
         return caught.value
 
     error = run_virtual(main())
@@ -101,15 +101,15 @@ def test_what_becomes_of_the_run_is_as_written(on_exceed: str, status: RunStatus
 def test_a_price_that_is_not_known_is_refused_by_name_under_a_budget_in_dollars_only() -> None:
     async def main() -> None:
         with pytest.raises(RequestRejected, match="the price of mystery is not known"):
-            await Purse(Budget(usd=5)).reserve(_tokens(1, None), model="mystery")
-        await Purse(Budget(tokens=5)).reserve(_tokens(1, None), model="mystery")
+            await RunBudget(Budget(usd=5)).reserve(_tokens(1, None), model="mystery")
+        await RunBudget(Budget(tokens=5)).reserve(_tokens(1, None), model="mystery")
 
     run_virtual(main())
 
 
 def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() -> None:
     async def main() -> None:
-        purse = Purse(Budget(tokens=100))
+        purse = RunBudget(Budget(tokens=100))
         await _reserve(purse, first := _tokens(80))
         waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
         await asyncio.sleep(10)
@@ -122,7 +122,7 @@ def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() ->
 
 def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
     async def main() -> None:
-        purse = Purse(Budget(tokens=100))
+        purse = RunBudget(Budget(tokens=100))
         await _reserve(purse, first := _tokens(40), second := _tokens(40))
         waiting = [asyncio.create_task(purse.reserve(_tokens(50), model="m")) for _ in range(5)]
         await asyncio.sleep(1)
@@ -138,7 +138,7 @@ def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
 
 def test_one_that_leaves_while_it_waits_has_set_nothing_aside() -> None:
     async def main() -> None:
-        purse = Purse(Budget(tokens=100))
+        purse = RunBudget(Budget(tokens=100))
         await _reserve(purse, first := _tokens(80))
         waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
         await asyncio.sleep(1)
@@ -157,7 +157,7 @@ def test_whatever_requests_take_it_is_never_passed_and_nobody_waits_for_ever(see
     draw = random.Random(seed)
     spent, most = [0.0], 1000.0
 
-    async def one(purse: Purse) -> bool:
+    async def one(purse: RunBudget) -> bool:
         await asyncio.sleep(draw.random())
         reservation = _tokens(draw.randrange(1, 200))
         try:
@@ -172,7 +172,7 @@ def test_whatever_requests_take_it_is_never_passed_and_nobody_waits_for_ever(see
         return True
 
     async def main() -> list[bool]:
-        purse = Purse(Budget(tokens=int(most)))
+        purse = RunBudget(Budget(tokens=int(most)))
         return await asyncio.gather(*(one(purse) for _ in range(100)))
 
     outcomes = run_virtual(main())
@@ -188,14 +188,14 @@ class Bench:
     """The wing of calls with one run in it that has a budget."""
 
     def __init__(self, budget: Budget, **limits: object) -> None:
-        self.purse = Purse(budget)
+        self.purse = RunBudget(budget)
         self.gate = Gate()
         self.clock = LoopClock()
         self.store = MemoryStore()
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
-        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = Flights(Memo(line, self.store, self.clock), self.clock)
+        line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        self.flights = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
         if not self.store._runs:
@@ -348,11 +348,11 @@ def test_who_waits_for_a_budget_holds_no_slot_of_others() -> None:
             )
         limiter = Limiter(clock)
         limiter.configure(provider.account, Limits(max_concurrent=2), holder="r")
-        line = Line(limiter, store, clock, draw=lambda: 0.0)
-        flights = Flights(Memo(line, store, clock), clock)
-        purse, done = Purse(Budget(tokens=50)), []
+        line = CallExecutor(limiter, store, clock, draw=lambda: 0.0)
+        flights = InFlightCalls(ResponseCache(line, store, clock), clock)
+        purse, done = RunBudget(Budget(tokens=50)), []
 
-        async def ask(name: str, run: str, purse: Purse | None) -> None:
+        async def ask(name: str, run: str, purse: RunBudget | None) -> None:
             who = replace(asker(run=run, node=name), purse=purse)
             expected = Usage(input_tokens=10, output_tokens=20)
             await flights.ask(make_ask(provider, who, key=name, expected=expected, join=False))

@@ -89,13 +89,13 @@ def test_code_that_cancels_itself_fails_its_node_and_the_run_ends(function: str)
 
 
 def test_a_fault_in_a_provider_fails_one_node_and_leaves_no_attempt_open() -> None:
-    class Faulty(FakeProvider):
+    class TemplateSyntaxProblem(FakeProvider):
         async def complete(self, request: object, *, timeout: float) -> Completion:
             raise KeyError("oops")
 
     async def main() -> None:
         stage = Stage()
-        stage.others["faulty"] = Faulty()
+        stage.others["faulty"] = TemplateSyntaxProblem()
         ending = await stage.run(
             """
             providers: {faulty: {type: simulated}}

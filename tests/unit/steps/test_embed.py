@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from flowllm.calls.batch import Batches
-from flowllm.calls.executor import Line
-from flowllm.calls.response_cache import Memo
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import RequestRejected, TemplateFailed, UnknownModel
 from flowllm.core.events import FallbackTaken
 from flowllm.core.redact import Redactor
@@ -45,8 +45,8 @@ class Stage:
         self.events: list = []
         self.missed: list[str] = []
         self.limiter.configure(self.provider.account, Limits(), holder="r1")
-        line = Line(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        flights = Flights(Memo(Batches(line, self.clock), self.store, self.clock), self.clock)
+        line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
+        flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
         self.kind = EmbedKind(self._find, flights)
         self._order = itertools.count(1)
 

@@ -12,7 +12,7 @@ from flowllm.core.errors import StorageFailed
 from flowllm.core.types import ROW, NodeId, NodeStatus
 from flowllm.datasets.output import FULL
 from flowllm.runtime.row_sink import EVERY, HELD, RowSink
-from flowllm.storage.base import Fence, NodeRecord
+from flowllm.storage.base import NodeRecord, RunLease
 from flowllm.storage.memory import MemoryStore
 from tests.support.items import foreach, item, write
 from tests.support.records import ME, fence_of, run
@@ -72,7 +72,7 @@ class Desk:
         self._how = {"ordered": ordered, "again": again}
 
     async def open(self) -> RowSink:
-        self.fence: Fence = fence_of(await self.store.create_run(run("r1", owner=ME)))
+        self.fence: RunLease = fence_of(await self.store.create_run(run("r1", owner=ME)))
         await write(self.store, self.fence, foreach(status=NodeStatus.RUNNING))
         self.sink = RowSink(self.lines, store=self.store, fence=self.fence, clock=LoopClock(), **self._how)
         self.sink.begin(self.broke.append)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flowllm.core.types import Json, NodeStatus, StepKind
-from flowllm.runtime.compiled_graph import Blueprint
-from flowllm.runtime.foreach_results import TOGETHER, Gathered
-from flowllm.runtime.foreach_state import Ended, FanOut, Rule
+from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.foreach_results import TOGETHER, ForeachResults
+from flowllm.runtime.foreach_state import AcceptPolicy, Ended, ForeachState
 from flowllm.runtime.halt import Halt
-from flowllm.runtime.invocation import Result, Scope, Seat, Tally
-from flowllm.steps.base import Standing
+from flowllm.runtime.invocation import NodeInvocation, Result, Scope, UsageTotals
+from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 from tests.support.workflows import workflow
 
@@ -30,7 +30,7 @@ class FakeDesk:
         self.rode.append(len(records))
 
 
-def gathered(user: str) -> Gathered:
+def gathered(user: str) -> ForeachResults:
     flow = workflow(
         f"""
         steps:
@@ -40,16 +40,16 @@ def gathered(user: str) -> Gathered:
         files={"t.py": "def f(x): return 1"},
     )
     scope = Scope(halt=Halt())
-    seat = Seat(
+    seat = NodeInvocation(
         node_id="a",
         step=flow.steps["a"],
         values={},
-        standing=Standing(),
+        standing=ItemPosition(),
         scope=scope,
-        tally=Tally(),
-        blueprint=Blueprint(flow.graph),
+        tally=UsageTotals(),
+        blueprint=CompiledGraph(flow.graph),
     )
-    return Gathered(seat)
+    return ForeachResults(seat)
 
 
 def record(place: int, output: Json, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeRecord:
@@ -65,8 +65,8 @@ def record(place: int, output: Json, status: NodeStatus = NodeStatus.SUCCEEDED) 
     )
 
 
-def result(these: Gathered, state: FanOut | None = None) -> Result:
-    return these.result(FakeDesk(), state or FanOut(window=1))
+def result(these: ForeachResults, state: ForeachState | None = None) -> Result:
+    return these.result(FakeDesk(), state or ForeachState(window=1))
 
 
 def test_outputs_are_in_input_order_whatever_order_items_end_in() -> None:
@@ -111,8 +111,10 @@ def test_the_digest_of_a_whole_output_knows_each_place_and_no_order_of_endings()
 
 
 def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
-    rule = Rule(count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good")
-    state = FanOut(window=2, total=3, rule=rule)
+    rule = AcceptPolicy(
+        count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good"
+    )
+    state = ForeachState(window=2, total=3, rule=rule)
     these = gathered('{value: "{{ a }}"}')
     for place, output in enumerate(["bad", "good"]):
         state.pulled(place)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from flowllm.runtime.invocation import Seat
+from flowllm.runtime.invocation import NodeInvocation
 from flowllm.storage.base import NodeRecord
 from tests.support.answering import stage
 from tests.support.sittings import Stage
@@ -17,7 +17,7 @@ def tasks_of(text: str) -> dict[str, str]:
         ready, seen = await Stage().scheduler(text), {}
         carry = ready.scheduler._carry
 
-        async def carrying(seat: Seat) -> NodeRecord | None:
+        async def carrying(seat: NodeInvocation) -> NodeRecord | None:
             seen[seat.node_id] = asyncio.current_task().get_name()
             return await carry(seat)
 
@@ -73,7 +73,7 @@ def test_a_fault_of_ours_in_the_middle_of_a_chain_ends_the_run() -> None:
         )
         carry = ready.scheduler._carry
 
-        async def carrying(seat: Seat) -> NodeRecord | None:
+        async def carrying(seat: NodeInvocation) -> NodeRecord | None:
             if seat.node_id == "b":
                 raise RuntimeError("a fault")
             return await carry(seat)

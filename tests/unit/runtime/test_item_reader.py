@@ -10,9 +10,9 @@ from flowllm.core.errors import DataFailed, StorageFailed
 from flowllm.core.types import NodeStatus, StepKind
 from flowllm.datasets.base import Row, Rows, content_of
 from flowllm.datasets.lists import ListRows
-from flowllm.runtime.item_reader import BATCH, Item, Supply
+from flowllm.runtime.item_reader import BATCH, Item, ItemReader
 from flowllm.runtime.options import RunOptions
-from flowllm.storage.base import Adopted, NodeRecord
+from flowllm.storage.base import MatchedItem, NodeRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -25,8 +25,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.looked_up: list[str] = []
 
-    async def adopt(self, fence: object, parent: str, keys: list) -> list[Adopted]:
-        return [Adopted(slot=key.place + 100, node=record(key.place)) for key in keys]
+    async def adopt(self, fence: object, parent: str, keys: list) -> list[MatchedItem]:
+        return [MatchedItem(slot=key.place + 100, node=record(key.place)) for key in keys]
 
     async def nodes_within(self, run_id: str, parents: list[str]) -> dict[str, list[str]]:
         self.looked_up += parents
@@ -47,7 +47,7 @@ class FakeDesk(SimpleNamespace):
 
 def supply(
     rows: Rows, *, kind: StepKind = StepKind.WORKFLOW, resumed: bool = True, retry_failed: bool = False
-) -> tuple[Supply, FakeDesk]:
+) -> tuple[ItemReader, FakeDesk]:
     desk = FakeDesk(
         store=FakeStore(),
         fence=None,
@@ -58,17 +58,17 @@ def supply(
         times=0,
     )
     seat = SimpleNamespace(node_id="a", step=SimpleNamespace(kind=kind), earlier=object())
-    return Supply(desk, seat, rows), desk
+    return ItemReader(desk, seat, rows), desk
 
 
-async def all_of(these: Supply) -> list[Item]:
+async def all_of(these: ItemReader) -> list[Item]:
     found = []
     while await more(these):
         found.append(these.next())
     return found
 
 
-async def more(these: Supply) -> bool:
+async def more(these: ItemReader) -> bool:
     woken = asyncio.Event()
     while (there := these.more(woken.set)) is None:
         await woken.wait()

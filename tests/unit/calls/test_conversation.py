@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flowllm.calls.conversation import Accept, Dialogue, GiveUp, Send
+from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import InvalidAnswer, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
 from flowllm.core.request import ChatRequest, Completion, OutputFormat
@@ -10,9 +10,9 @@ REQUEST = ChatRequest(model="m", messages=({"role": "user", "content": "How many
 NUMBERS = Validator(OutputFormat(schema={"type": "array", "items": {"type": "integer"}}))
 
 
-def dialogue(**how: object) -> Dialogue:
+def dialogue(**how: object) -> Conversation:
     settings = {"policy": RetryPolicy(max_attempts=2), "validator": None, "keep_truncated": True}
-    return Dialogue(REQUEST, **{**settings, "random": lambda: 0.5, **how})
+    return Conversation(REQUEST, **{**settings, "random": lambda: 0.5, **how})
 
 
 def said(text: str, reason: str = "stop") -> Completion:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flowllm.core.types import NodeStatus, StepKind, Usage
-from flowllm.runtime.invocation import Tally
+from flowllm.runtime.invocation import UsageTotals
 from flowllm.storage.base import NodeRecord
 
 NODE = NodeRecord(
@@ -20,9 +20,9 @@ NODE = NodeRecord(
 
 
 def test_what_a_node_took_is_added_to_all_it_stands_in() -> None:
-    run = Tally()
-    graph = Tally(run)
-    item = Tally(graph)
+    run = UsageTotals()
+    graph = UsageTotals(run)
+    item = UsageTotals(graph)
     item.add(NODE)
     graph.add(NODE)
     assert [tally.attempts for tally in (item, graph, run)] == [2, 4, 4]
@@ -37,7 +37,7 @@ def test_what_a_node_took_is_added_to_all_it_stands_in() -> None:
 
 
 def test_a_cost_that_is_not_known_makes_the_sum_unknown_and_never_zero() -> None:
-    run = Tally()
+    run = UsageTotals()
     run.add(NODE)
     run.add(replace(NODE, cost_usd=None))
     run.add(NODE)
@@ -46,7 +46,7 @@ def test_a_cost_that_is_not_known_makes_the_sum_unknown_and_never_zero() -> None
 
 def test_it_is_cached_if_nothing_was_sent_and_something_came_from_the_memo() -> None:
     answer = replace(NODE, attempts=0, cached=True, cost_usd=0.0)
-    cached, mixed, nothing = Tally(), Tally(), Tally()
+    cached, mixed, nothing = UsageTotals(), UsageTotals(), UsageTotals()
     cached.add(answer)
     mixed.add(answer)
     mixed.add(NODE)
@@ -54,8 +54,8 @@ def test_it_is_cached_if_nothing_was_sent_and_something_came_from_the_memo() -> 
 
 
 def test_requests_are_counted_upwards_as_they_go_out() -> None:
-    run = Tally()
-    one, other = Tally(run), Tally(run)
+    run = UsageTotals()
+    one, other = UsageTotals(run), UsageTotals(run)
     one.note_sent()
     other.note_sent()
     one.note_sent()

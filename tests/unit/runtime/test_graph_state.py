@@ -11,9 +11,9 @@ from flowllm.language.reference import Tolerance
 from flowllm.runtime.graph_state import (
     EndNode,
     EndRun,
+    GraphState,
     NodeFinished,
     RunBegun,
-    RunState,
     StartNode,
     StopAsked,
     StopSending,
@@ -23,14 +23,14 @@ NEED, MAY, ANY = Tolerance.REQUIRED, Tolerance.OPTIONAL, Tolerance.ANY
 OK, FAILED, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
 
-def begin(edges: dict, **how: object) -> RunState:
-    state = RunState(edges, **how)
+def begin(edges: dict, **how: object) -> GraphState:
+    state = GraphState(edges, **how)
     started = [c.node for c in state.handle(RunBegun()) if isinstance(c, StartNode)]
     assert started == [node for node, needs in edges.items() if not needs]
     return state
 
 
-def end(state: RunState, node: str, status: NodeStatus = OK) -> list:
+def end(state: GraphState, node: str, status: NodeStatus = OK) -> list:
     return state.handle(NodeFinished(node=node, status=status))
 
 
@@ -115,7 +115,7 @@ def test_a_stop_that_came_too_late_to_matter_changes_nothing() -> None:
 
 
 def test_an_empty_run_succeeds() -> None:
-    assert RunState({}).handle(RunBegun()) == [EndRun(status=RunStatus.SUCCEEDED)]
+    assert GraphState({}).handle(RunBegun()) == [EndRun(status=RunStatus.SUCCEEDED)]
 
 
 def test_a_node_ends_once() -> None:
@@ -160,7 +160,7 @@ def test_every_node_gets_the_outcome_that_the_rules_give_it_in_any_order(
 ) -> None:
     draw = random.Random(seed)
     forgiven &= set(edges)
-    state = RunState(edges, forgiven=forgiven)
+    state = GraphState(edges, forgiven=forgiven)
     running, started, ended = [], [], None
     commands = state.handle(RunBegun())
     while True:

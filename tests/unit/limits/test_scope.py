@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowllm.core.types import Limits, WindowLimit
-from flowllm.limits.scope import BUNCHING, STEADY, Gates
+from flowllm.limits.scope import BUNCHING, STEADY, LimitScope
 
 
-def gates(rate: float | None = None, **limits: object) -> Gates:
-    made = Gates()
+def gates(rate: float | None = None, **limits: object) -> LimitScope:
+    made = LimitScope()
     made.tune(Limits(**limits), rate, 0.0)
     return made
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from flowllm.core.events import Event, NodeRetrying, RequestEnded, RequestSent
 from flowllm.core.types import NodeId, NodeStatus, RunId, StepKind, Usage
-from flowllm.runtime.node_usage import Spent
+from flowllm.runtime.node_usage import NodeUsage
 from flowllm.storage.base import NodeRecord
 
 RUN, NODE = RunId("r"), NodeId("a")
 FAILED = NodeRecord(run_id=RUN, node_id=NODE, kind=StepKind.PROMPT, status=NodeStatus.FAILED)
 
 
-def _request(spent: Spent, number: int, *, model: str = "m", cost: float | None = 0.5) -> None:
+def _request(spent: NodeUsage, number: int, *, model: str = "m", cost: float | None = 0.5) -> None:
     spent(
         RequestSent(run_id=RUN, node_id=NODE, at=1.0, attempt=number, model=model, provider="p", queue_s=0.25)
     )
@@ -31,7 +31,7 @@ def _request(spent: Spent, number: int, *, model: str = "m", cost: float | None 
 
 
 def test_requests_of_all_models_are_added_up() -> None:
-    spent = Spent(lambda _: None, lambda: None)
+    spent = NodeUsage(lambda _: None, lambda: None)
     _request(spent, 1)
     _request(spent, 2)
     _request(spent, 1, model="fallback")
@@ -42,19 +42,19 @@ def test_requests_of_all_models_are_added_up() -> None:
 
 
 def test_one_unknown_price_makes_the_sum_unknown() -> None:
-    spent = Spent(lambda _: None, lambda: None)
+    spent = NodeUsage(lambda _: None, lambda: None)
     _request(spent, 1)
     _request(spent, 2, cost=None)
     assert spent.onto(FAILED).cost_usd is None
 
 
 def test_a_node_that_sent_nothing_stays_as_it_is() -> None:
-    assert Spent(lambda _: None, lambda: None).onto(FAILED) is FAILED
+    assert NodeUsage(lambda _: None, lambda: None).onto(FAILED) is FAILED
 
 
 def test_every_event_is_passed_on() -> None:
     heard: list[Event] = []
-    spent = Spent(heard.append, lambda: None)
+    spent = NodeUsage(heard.append, lambda: None)
     _request(spent, 1)
     retrying = NodeRetrying(run_id=RUN, node_id=NODE, at=3.0, attempt=1, delay_s=0.0, error={})
     spent(retrying)

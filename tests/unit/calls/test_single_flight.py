@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.calls.gate import CallStopped, Gate
-from flowllm.calls.single_flight import Flights
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import RequestJoined
 from flowllm.core.request import Answer
@@ -44,7 +44,7 @@ class Inner:
 def test_500_equal_asks_are_one_call_and_one_set_of_rows() -> None:
     async def main() -> None:
         inner, log = Inner(), []
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
         asks = [make_ask(FakeProvider(), asker(node=f"n{n}", log=log)) for n in range(500)]
         answers = await asyncio.gather(*(flights.ask(ask) for ask in asks))
         assert inner.calls == 1
@@ -59,7 +59,7 @@ def test_500_equal_asks_are_one_call_and_one_set_of_rows() -> None:
 def test_the_call_goes_on_when_its_leader_leaves_and_ends_when_the_last_one_does() -> None:
     async def main() -> None:
         inner = Inner()
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
         leader, other = (asyncio.create_task(flights.ask(make_ask(FakeProvider()))) for _ in range(2))
         await asyncio.sleep(0.5)
         leader.cancel()
@@ -79,7 +79,7 @@ def test_the_call_goes_on_when_its_leader_leaves_and_ends_when_the_last_one_does
 def test_a_terminal_error_goes_to_all_and_is_not_remembered() -> None:
     async def main() -> None:
         inner = Inner(RequestRejected("no"))
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
         outcomes = await asyncio.gather(
             *(flights.ask(make_ask(FakeProvider())) for _ in range(3)), return_exceptions=True
         )
@@ -93,7 +93,7 @@ def test_a_terminal_error_goes_to_all_and_is_not_remembered() -> None:
 def test_who_must_not_join_does_not_and_different_keys_do_not_meet() -> None:
     async def main() -> None:
         inner = Inner()
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
         await asyncio.gather(
             flights.ask(make_ask(FakeProvider())),
             flights.ask(make_ask(FakeProvider(), join=False)),
@@ -128,7 +128,7 @@ def test_who_may_want_another_answer_waits_for_the_end_of_an_equal_call(first: d
                 self.at_once -= 1
 
     async def main() -> None:
-        flights = Flights(Single(), LoopClock())
+        flights = InFlightCalls(Single(), LoopClock())
         answers = await asyncio.gather(
             flights.ask(make_ask(FakeProvider(), **first)), flights.ask(make_ask(FakeProvider(), **second))
         )
@@ -140,7 +140,7 @@ def test_who_may_want_another_answer_waits_for_the_end_of_an_equal_call(first: d
 def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_older_ones() -> None:
     async def main() -> None:
         inner = Inner()
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
         await asyncio.gather(
             *(flights.ask(make_ask(FakeProvider(), ttl=ttl)) for ttl in (60.0, 60.0, 3600.0, None))
         )
@@ -151,7 +151,7 @@ def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_old
 
 def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once() -> None:
     async def main() -> None:
-        flights, gate = Flights(Inner(), LoopClock()), Gate()
+        flights, gate = InFlightCalls(Inner(), LoopClock()), Gate()
         first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
         await asyncio.sleep(0.1)
         asyncio.get_running_loop().call_later(0.1, gate.shut)
@@ -165,7 +165,7 @@ def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once()
 
 def test_a_stopped_run_does_not_join_what_another_run_has_in_flight() -> None:
     async def main() -> None:
-        flights, gate, log = Flights(Inner(), LoopClock()), Gate(), []
+        flights, gate, log = InFlightCalls(Inner(), LoopClock()), Gate(), []
         first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
         await asyncio.sleep(0.1)
         gate.shut()
@@ -188,7 +188,7 @@ def test_a_late_comer_waits_for_the_commit_and_asks_again() -> None:
 
     async def main() -> None:
         inner = SlowCommit()
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
         first = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(node="a"))))
         await asyncio.sleep(1.5)
         late = await flights.ask(make_ask(FakeProvider(), asker(node="b")))
@@ -201,7 +201,7 @@ def test_a_late_comer_waits_for_the_commit_and_asks_again() -> None:
 
 def test_cancelling_before_the_first_step_leaves_no_ghost() -> None:
     async def main() -> None:
-        flights = Flights(Inner(), LoopClock())
+        flights = InFlightCalls(Inner(), LoopClock())
         task = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
         await asyncio.sleep(0)
         task.cancel()
@@ -213,7 +213,7 @@ def test_cancelling_before_the_first_step_leaves_no_ghost() -> None:
 
 def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> None:
     async def main(*, on_wire: bool) -> list:
-        flights, gate = Flights(Inner(on_wire=on_wire), LoopClock()), Gate()
+        flights, gate = InFlightCalls(Inner(on_wire=on_wire), LoopClock()), Gate()
         mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(gate=gate))))
         await asyncio.sleep(0.5)
         gate.shut()
@@ -231,7 +231,7 @@ def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> No
 
 def test_a_stopping_run_does_not_take_another_runs_answer_away() -> None:
     async def main() -> None:
-        flights, gate = Flights(Inner(on_wire=False), LoopClock()), Gate()
+        flights, gate = InFlightCalls(Inner(on_wire=False), LoopClock()), Gate()
         mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(gate=gate))))
         other = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(run="r2"))))
         await asyncio.sleep(0.5)
@@ -250,7 +250,7 @@ def test_whoever_comes_and_goes_everyone_who_stays_is_answered_and_has_a_row(see
 
     async def main() -> None:
         inner = Inner()
-        flights = Flights(inner, LoopClock())
+        flights = InFlightCalls(inner, LoopClock())
 
         async def visit(number: int) -> int | None:
             await asyncio.sleep(draw.random() * 4)

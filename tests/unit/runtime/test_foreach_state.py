@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.types import Json, NodeStatus
-from flowllm.runtime.foreach_state import Ended, FanOut, Rule, Tolerated
+from flowllm.runtime.foreach_state import AcceptPolicy, Ended, FailureTolerance, ForeachState
 
 OK, BAD, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
@@ -26,11 +26,13 @@ def one_of_each(ended: Ended, accepted: Sequence[Json]) -> bool:
     return ended.output != "none" and ended.output not in accepted
 
 
-def rule(count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good) -> Rule:
-    return Rule(count=count, overshoot=overshoot, ordered=ordered, judge=judge)
+def rule(
+    count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good
+) -> AcceptPolicy:
+    return AcceptPolicy(count=count, overshoot=overshoot, ordered=ordered, judge=judge)
 
 
-def pull(state: FanOut, *, most: int = 1_000, answered: bool = False) -> list[int]:
+def pull(state: ForeachState, *, most: int = 1_000, answered: bool = False) -> list[int]:
     """Pull as long as there is room; of each item it is known at once that it must be asked, unless `answered`."""
     pulled = []
     while state.room() and len(pulled) < most:
@@ -46,7 +48,7 @@ def pull(state: FanOut, *, most: int = 1_000, answered: bool = False) -> list[in
 
 
 def test_each_item_that_ends_makes_room_for_one_more() -> None:
-    state = FanOut(window=3, total=10)
+    state = ForeachState(window=3, total=10)
     assert pull(state) == [0, 1, 2]
     state.ended(ended(1))
     assert (state.room(), pull(state)) == (1, [3])
@@ -54,7 +56,7 @@ def test_each_item_that_ends_makes_room_for_one_more() -> None:
 
 
 def test_it_is_over_when_the_data_has_ended_and_all_items_have() -> None:
-    state = FanOut(window=2)
+    state = ForeachState(window=2)
     pull(state)
     state.drained()
     assert (state.total, state.over, state.room()) == (2, False, 0)
@@ -65,13 +67,13 @@ def test_it_is_over_when_the_data_has_ended_and_all_items_have() -> None:
 
 
 def test_no_items_are_over_at_once() -> None:
-    state = FanOut(window=2, total=0)
+    state = ForeachState(window=2, total=0)
     assert (state.over, state.room(), state.verdict("x")) == (True, 0, None)
 
 
 def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() -> None:
     """Else a run that is stopped in the middle would record a list that lacks items."""
-    state = FanOut(window=2, total=2)
+    state = ForeachState(window=2, total=2)
     pull(state)
     state.ended(ended(0))
     state.withdrawn(1)
@@ -82,7 +84,7 @@ def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() ->
 
 
 def test_the_first_accepted_ones_in_input_order_are_chosen_whatever_order_they_end_in() -> None:
-    state = FanOut(window=9, total=9, rule=rule(2, overshoot=2))
+    state = ForeachState(window=9, total=9, rule=rule(2, overshoot=2))
     assert pull(state) == [0, 1, 2, 3]
     for place in (3, 2):
         state.ended(ended(place, output="good"))
@@ -101,14 +103,14 @@ def test_the_first_accepted_ones_in_input_order_are_chosen_whatever_order_they_e
 
 
 def test_it_is_over_while_items_behind_the_last_chosen_one_are_still_out() -> None:
-    state = FanOut(window=9, total=9, rule=rule(1, overshoot=3))
+    state = ForeachState(window=9, total=9, rule=rule(1, overshoot=3))
     pull(state)
     state.ended(ended(0, output="good"))
     assert (state.over, state.in_flight, state.chosen()) == (True, 2, [0])
 
 
 def test_an_item_withdrawn_before_the_last_accepted_one_leaves_the_choice_open() -> None:
-    state = FanOut(window=9, total=9, rule=rule(1, overshoot=2))
+    state = ForeachState(window=9, total=9, rule=rule(1, overshoot=2))
     pull(state)
     state.withdrawn(0)
     state.ended(ended(1, output="good"))
@@ -116,7 +118,7 @@ def test_an_item_withdrawn_before_the_last_accepted_one_leaves_the_choice_open()
 
 
 def test_an_item_is_pulled_only_when_it_is_known_of_those_before_whether_they_must_be_asked() -> None:
-    state = FanOut(window=9, total=9, rule=rule(5))
+    state = ForeachState(window=9, total=9, rule=rule(5))
     assert pull(state, answered=True) == [0]
     state.missed(0)
     assert pull(state, answered=True) == [1]
@@ -125,7 +127,7 @@ def test_an_item_is_pulled_only_when_it_is_known_of_those_before_whether_they_mu
 
 
 def test_items_that_end_out_of_order_wait_for_their_turn_to_be_judged() -> None:
-    state = FanOut(window=9, total=9, rule=rule(2, overshoot=2, ordered=True, judge=one_of_each))
+    state = ForeachState(window=9, total=9, rule=rule(2, overshoot=2, ordered=True, judge=one_of_each))
     pull(state)
     state.ended(ended(1, output="toys"))
     assert (state.judged(), state.counts().accepted) == ([], 0)
@@ -141,7 +143,7 @@ def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
             raise TemplateFailed("`accept.when` is not true or false")
         return True
 
-    state = FanOut(window=9, total=2, rule=rule(2, judge=judge))
+    state = ForeachState(window=9, total=2, rule=rule(2, judge=judge))
     pull(state)
     ((wrong, error),) = state.ended(ended(0, output="odd"))
     assert (wrong.place, error.message) == (0, "`accept.when` is not true or false")
@@ -153,7 +155,7 @@ def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
 
 
 def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() -> None:
-    state = FanOut(window=9, total=3, rule=rule(1))
+    state = ForeachState(window=9, total=3, rule=rule(1))
     pull(state)
     state.ended(ended(0, BAD), "no")
     assert (state.over, state.room()) == (False, 1)
@@ -163,7 +165,7 @@ def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() 
 
 
 def test_data_that_ends_earlier_gives_fewer() -> None:
-    state = FanOut(window=9, total=2, rule=rule(2))
+    state = ForeachState(window=9, total=2, rule=rule(2))
     pull(state)
     state.ended(ended(0, output="good"))
     state.ended(ended(1, output="bad"))
@@ -184,7 +186,9 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
     *, outputs: list[str], count: int, overshoot: float, window: int, ordered: bool, choose: object
 ) -> None:
     status = {"fails": BAD, "skipped": SKIPPED}
-    state = FanOut(window=window, total=len(outputs), rule=rule(count, overshoot=overshoot, ordered=ordered))
+    state = ForeachState(
+        window=window, total=len(outputs), rule=rule(count, overshoot=overshoot, ordered=ordered)
+    )
     aloft: list[int] = []
     asked = 0
     while not state.over:
@@ -217,7 +221,9 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
 def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(
     outputs: list[str], choose: object
 ) -> None:
-    state = FanOut(window=7, total=len(outputs), rule=rule(2, overshoot=3, ordered=True, judge=one_of_each))
+    state = ForeachState(
+        window=7, total=len(outputs), rule=rule(2, overshoot=3, ordered=True, judge=one_of_each)
+    )
     aloft: list[int] = []
     while not state.over:
         while state.room() and state.next_place < len(outputs):
@@ -236,9 +242,9 @@ def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(
 # failures
 
 
-def finished(statuses: str, tolerated: Tolerated, *, total: int | None = None) -> FanOut:
+def finished(statuses: str, tolerated: FailureTolerance, *, total: int | None = None) -> ForeachState:
     """After items that ended in order: x failed, s was skipped, anything else succeeded."""
-    state = FanOut(window=100, total=total, tolerated=tolerated)
+    state = ForeachState(window=100, total=total, tolerated=tolerated)
     for place, letter in enumerate(statuses):
         if not state.room():
             break
@@ -253,23 +259,23 @@ def finished(statuses: str, tolerated: Tolerated, *, total: int | None = None) -
 @pytest.mark.parametrize(
     ("statuses", "tolerated", "fails"),
     [
-        (".....", Tolerated(), False),
-        ("sssss", Tolerated(), False),
-        ("..x..", Tolerated(), True),
-        ("..x..", Tolerated(forgiven=True), False),
-        ("xx", Tolerated(forgiven=True), True),
-        ("xs", Tolerated(forgiven=True), False),
-        ("", Tolerated(forgiven=True), False),
-        ("x.x..", Tolerated(forgiven=True, most=2), False),
-        ("x.x.x", Tolerated(forgiven=True, most=2), True),
-        ("....x", Tolerated(forgiven=True, most=0), True),
-        ("x" + 19 * ".", Tolerated(forgiven=True, share=0.05), False),
-        ("x" + 18 * ".", Tolerated(forgiven=True, share=0.05), True),
-        ("xx", Tolerated(forgiven=True, share=1.0), False),
+        (".....", FailureTolerance(), False),
+        ("sssss", FailureTolerance(), False),
+        ("..x..", FailureTolerance(), True),
+        ("..x..", FailureTolerance(forgiven=True), False),
+        ("xx", FailureTolerance(forgiven=True), True),
+        ("xs", FailureTolerance(forgiven=True), False),
+        ("", FailureTolerance(forgiven=True), False),
+        ("x.x..", FailureTolerance(forgiven=True, most=2), False),
+        ("x.x.x", FailureTolerance(forgiven=True, most=2), True),
+        ("....x", FailureTolerance(forgiven=True, most=0), True),
+        ("x" + 19 * ".", FailureTolerance(forgiven=True, share=0.05), False),
+        ("x" + 18 * ".", FailureTolerance(forgiven=True, share=0.05), True),
+        ("xx", FailureTolerance(forgiven=True, share=1.0), False),
     ],
 )
 def test_the_step_fails_if_more_items_fail_than_are_allowed(
-    statuses: str, tolerated: Tolerated, fails: bool
+    statuses: str, tolerated: FailureTolerance, fails: bool
 ) -> None:
     state = finished(statuses, tolerated)
     assert state.over
@@ -277,7 +283,7 @@ def test_the_step_fails_if_more_items_fail_than_are_allowed(
 
 
 def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
-    state = FanOut(window=3, total=3)
+    state = ForeachState(window=3, total=3)
     pull(state)
     state.ended(ended(2, BAD), "late")
     state.ended(ended(1, BAD), "early")
@@ -286,16 +292,16 @@ def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
 
 
 def test_nothing_more_is_pulled_once_too_many_have_failed() -> None:
-    number = finished("x.x.x.....", Tolerated(forgiven=True, most=1))
+    number = finished("x.x.x.....", FailureTolerance(forgiven=True, most=1))
     assert (number.next_place, number.over, number.room()) == (3, True, 0)
-    share = finished("xx........", Tolerated(forgiven=True, share=0.1), total=10)
+    share = finished("xx........", FailureTolerance(forgiven=True, share=0.1), total=10)
     assert (share.next_place, share.over) == (2, True)
-    unknown = finished("xx........", Tolerated(forgiven=True, share=0.1))
+    unknown = finished("xx........", FailureTolerance(forgiven=True, share=0.1))
     assert unknown.next_place == 10, "only at the end is it known of how many"
     assert unknown.verdict("x") is not None
 
 
 def test_counts_of_a_step_that_stopped_early_add_up() -> None:
-    state = finished("x.x.x.....", Tolerated(forgiven=True, most=1))
+    state = finished("x.x.x.....", FailureTolerance(forgiven=True, most=1))
     counts = state.counts(not_pulled=7)
     assert (counts.total, counts.succeeded, counts.failed, counts.not_sent) == (10, 1, 2, 7)

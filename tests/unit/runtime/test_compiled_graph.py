@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from flowllm.language.reference import Part
-from flowllm.runtime.compiled_graph import Blueprint, foreach_steps, handed_on, texts_together
+from flowllm.runtime.compiled_graph import CompiledGraph, foreach_steps, handed_on, texts_together
 from tests.support.workflows import workflow
 
 FLOW = """
@@ -20,7 +20,7 @@ FILES = {"t.py": "def f(all, text): return 1"}
 
 
 def test_only_what_a_template_looks_at_is_held() -> None:
-    blueprint = Blueprint(workflow(FLOW, files=FILES).graph)
+    blueprint = CompiledGraph(workflow(FLOW, files=FILES).graph)
     assert blueprint.looks_at("seen", Part.OUTPUT)
     assert not blueprint.looks_at("counted", Part.OUTPUT)
     assert blueprint.looks_at("counted", Part.ROWS)
@@ -32,7 +32,7 @@ def test_only_what_a_template_looks_at_is_held() -> None:
 
 
 def test_a_foreach_is_not_forgiven_as_a_whole() -> None:
-    assert Blueprint(workflow(FLOW, files=FILES).graph).shape.forgiven == {"forgiven"}
+    assert CompiledGraph(workflow(FLOW, files=FILES).graph).shape.forgiven == {"forgiven"}
 
 
 def test_whole_outputs_that_are_arguments() -> None:
@@ -43,8 +43,8 @@ def test_whole_outputs_that_are_arguments() -> None:
 
 def test_a_graph_of_values_costs_nothing() -> None:
     free = workflow("steps: {a: {value: 1}, b: {value: '{{ a }}'}}").graph
-    assert not Blueprint(free).costly
-    assert Blueprint(workflow("steps: {a: {foreach: [1], value: 1}}").graph).costly
+    assert not CompiledGraph(free).costly
+    assert CompiledGraph(workflow("steps: {a: {foreach: [1], value: 1}}").graph).costly
     assert not foreach_steps(free)
 
 

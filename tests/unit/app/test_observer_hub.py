@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flowllm.app.run_attempt import Telling
+from flowllm.app.run_attempt import ObserverHub
 from flowllm.core.events import Event
 
 EVENT = Event(run_id="r1", at=0.0)
@@ -43,7 +43,7 @@ def test_an_observer_that_fails_is_left_out_and_told_once(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = BreaksAtTheEnd()
-    telling = Telling([Breaks(error), other])
+    telling = ObserverHub([Breaks(error), other])
     telling(EVENT)
     telling(EVENT)
     telling.close()
@@ -55,4 +55,4 @@ def test_an_observer_that_fails_is_left_out_and_told_once(
 
 def test_nothing_is_told_where_standard_error_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Breaks(BrokenPipeError()))
-    Telling([Breaks(ValueError("x"))])(EVENT)
+    ObserverHub([Breaks(ValueError("x"))])(EVENT)

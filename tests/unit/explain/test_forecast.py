@@ -7,7 +7,7 @@ import pytest
 
 from flowllm.explain import planned_items as foreseen_items
 from flowllm.explain import planner as foresight
-from flowllm.explain.estimate import Outlook
+from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import Forecast, Forecaster
 from flowllm.explain.graph import Graph
 from tests.support.sittings import Stage
@@ -139,7 +139,7 @@ FAN = """
     """
 
 
-def outlooks(found: Forecast) -> dict[str, Outlook]:
+def outlooks(found: Forecast) -> dict[str, Estimate]:
     return {node.step: node.outlook for node in found.nodes}
 
 
