@@ -52,14 +52,7 @@ def server(folder: Path) -> list[str]:
     """The command that runs the language server, which is installed first where it is not there."""
     script = folder / "node_modules" / "yaml-language-server" / "bin" / "yaml-language-server"
     if not script.exists():
-        words = [
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            str(folder),
-            f"yaml-language-server@{VERSION}",
-        ]
+        words = ["install", "--no-audit", "--no-fund", "--prefix", str(folder), f"yaml-language-server@{VERSION}"]
         subprocess.run([*npm(), *words], check=True, stdout=subprocess.DEVNULL)
     return [*node(), str(script), "--stdio"]
 
@@ -74,11 +67,7 @@ class Editor:
         self._settings = {"yaml": {"schemas": schemas, "validate": True, "schemaStore": {"enable": False}}}
         threading.Thread(target=self._listen, daemon=True).start()
         self._send(
-            {
-                "id": 1,
-                "method": "initialize",
-                "params": {"processId": None, "rootUri": None, "capabilities": {}},
-            }
+            {"id": 1, "method": "initialize", "params": {"processId": None, "rootUri": None, "capabilities": {}}}
         )
         while self._told.get(timeout=PATIENCE).get("id") != 1:
             pass
@@ -140,9 +129,7 @@ def main() -> int:
         try:
             shown = documents()
             for number, (place, kind, text) in enumerate(shown):
-                for complaint in editor.complaints(
-                    f"file:///w/{number}.{kind}.yaml", MODELINE.sub("#", text)
-                ):
+                for complaint in editor.complaints(f"file:///w/{number}.{kind}.yaml", MODELINE.sub("#", text)):
                     print(f"{place}: {complaint}", file=sys.stderr)
                     wrong += 1
             for number, (kind, text) in enumerate(BROKEN):

@@ -18,12 +18,7 @@ STRAY = re.compile(r"(^|/)(__pycache__|tests|\.env|\.git\w*|\.DS_Store)(/|$)|\.(
 
 def tracked(folder: str) -> set[str]:
     """The files that git has below a folder."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--", folder],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    listed = subprocess.run(["git", "ls-files", "-z", "--", folder], cwd=ROOT, capture_output=True, check=True)
     return {name for name in listed.stdout.decode().split("\0") if name}
 
 

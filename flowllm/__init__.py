@@ -15,14 +15,7 @@ if TYPE_CHECKING:
     from flowllm.app.blocking import run
     from flowllm.app.flowllm import FlowLLM
     from flowllm.app.result import RunResult, StepResult
-    from flowllm.core.errors import (
-        FlowLLMError,
-        InvalidInputs,
-        InvalidWorkflow,
-        StepError,
-        StoreError,
-        UsageError,
-    )
+    from flowllm.core.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
     from flowllm.core.types import NodeStatus, RunStatus, Usage
     from flowllm.language.parse import load_workflow
     from flowllm.runtime.options import RunOptions

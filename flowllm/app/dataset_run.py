@@ -111,21 +111,15 @@ def absolute_paths(options: RunOptions) -> RunOptions:
             ("--delimiter", options.delimiter),
         ):
             if given is not None:
-                raise UsageError(
-                    f"{name} belongs to --over", hint="--over DATASET runs the graph for each row"
-                )
+                raise UsageError(f"{name} belongs to --over", hint="--over DATASET runs the graph for each row")
         return options
     if options.delimiter is not None and options.format not in {None, "csv"}:
         raise UsageError("--delimiter is for CSV alone", hint="leave out --format, or write --format csv")
     if options.output is None:
-        raise UsageError(
-            "--over needs --output", hint="name a file such as out.jsonl, or - for standard output"
-        )
+        raise UsageError("--over needs --output", hint="name a file such as out.jsonl, or - for standard output")
     over, output = (_absolute(name) for name in (options.over, options.output))
     if over == output and over != STDIN:
-        raise UsageError(
-            f"--over and --output are the same file: {over}", hint="name another one with --output"
-        )
+        raise UsageError(f"--over and --output are the same file: {over}", hint="name another one with --output")
     if refused := refused_ending(output):
         raise UsageError(f"--output {options.output}: {refused}", hint="name x.jsonl or x.csv")
     return replace(options, over=over, output=output)
@@ -166,14 +160,7 @@ async def open_files(
 
 
 async def open_again(
-    workflow: Workflow,
-    options: RunOptions,
-    run: RunRecord,
-    spool: Path,
-    store: Store,
-    *,
-    anew: bool,
-    stop: StopSignal,
+    workflow: Workflow, options: RunOptions, run: RunRecord, spool: Path, store: Store, *, anew: bool, stop: StopSignal
 ) -> RowFiles | None:
     """The files of a run that is resumed, None without `--over`; `anew`: rows that have their lines may be run again, so
     all lines are written again. Raises UsageError."""
@@ -192,13 +179,7 @@ async def open_again(
 
 
 async def _fitting(
-    workflow: Workflow,
-    options: RunOptions,
-    rows: PeekedRows,
-    given: Mapping[str, Json],
-    stop: StopSignal,
-    *,
-    new: bool,
+    workflow: Workflow, options: RunOptions, rows: PeekedRows, given: Mapping[str, Json], stop: StopSignal, *, new: bool
 ) -> tuple[str, ...]:
     """What is to be told of the data set's columns. Raises UsageError where they do not fit, and for a new run also where
     the data cannot be read."""
@@ -248,8 +229,7 @@ def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool
         if new or run.output_offset is not None or not path.is_file():
             raise
         raise UsageError(
-            error.message,
-            hint="this run has not written to it: move it away, then go on with `flowllm resume`",
+            error.message, hint="this run has not written to it: move it away, then go on with `flowllm resume`"
         ) from None
 
 

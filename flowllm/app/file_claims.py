@@ -16,12 +16,7 @@ from flowllm.runtime.options import RunOptions
 
 
 def claim_files(
-    claims: Claims | None,
-    workflow: Workflow,
-    options: RunOptions,
-    given: Mapping[str, Json],
-    *,
-    database: Path | None,
+    claims: Claims | None, workflow: Workflow, options: RunOptions, given: Mapping[str, Json], *, database: Path | None
 ) -> Claims:
     """`claims` with the files of the run: its database, what it reads, what it writes. Raises UsageError where one of
     those would be written over."""
@@ -44,11 +39,7 @@ def claim_files(
 
 
 def _read(
-    workflow: Workflow,
-    options: RunOptions,
-    database: Path | None,
-    steps: Iterable[_Place],
-    known: Mapping[str, Json],
+    workflow: Workflow, options: RunOptions, database: Path | None, steps: Iterable[_Place], known: Mapping[str, Json]
 ) -> Iterator[tuple[str | Path, str, Callable[[str], bool]]]:
     if database is not None:
         for tail in ("", "-wal", "-shm", "-journal"):

@@ -255,13 +255,7 @@ class FlowLLM:
             *([] if file is not None else edited(run)),
             *(() if rows is None else rows.notices),
         ]
-        await sitting.hold(
-            stop=stop,
-            before=before,
-            retry_failed=retry_failed,
-            resumed=True,
-            notices=notices,
-        )
+        await sitting.hold(stop=stop, before=before, retry_failed=retry_failed, resumed=True, notices=notices)
         return await self._result(run.run_id, loaded)
 
     async def forecast(
@@ -403,12 +397,7 @@ class FlowLLM:
         return None if is_memory(self.database) else database_path(self.database)
 
     def _new_run(
-        self,
-        workflow: Workflow,
-        inputs: Mapping[str, Json],
-        options: RunOptions,
-        providers: Providers,
-        tenant: str,
+        self, workflow: Workflow, inputs: Mapping[str, Json], options: RunOptions, providers: Providers, tenant: str
     ) -> RunRecord:
         return new_run(
             workflow,
@@ -420,9 +409,7 @@ class FlowLLM:
             now=self._clock.now(),
         )
 
-    async def _take(
-        self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor
-    ) -> None:
+    async def _take(self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor) -> None:
         await self.store.update_run(
             RunLease(run_id=run.run_id, epoch=run.epoch),
             snapshot=workflow.snapshot,

@@ -19,9 +19,7 @@ async def mended_items(
 
     An item that is as it was is left out. Raises UsageError for a line that names no item of the run.
     """
-    found: dict[str, dict[str, Json]] = {
-        name: dict(items) for name, items in run.options.get("mended", {}).items()
-    }
+    found: dict[str, dict[str, Json]] = {name: dict(items) for name, items in run.options.get("mended", {}).items()}
     for number, letter in enumerate(letters, 1):
         node = letter.get(NODE) if isinstance(letter, dict) else None
         record = await store.node(run.run_id, NodeId(node)) if isinstance(node, str) else None

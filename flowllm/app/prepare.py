@@ -92,11 +92,7 @@ def new_run_id(now: float) -> RunId:
 
 
 def inputs_again(
-    run: RunRecord,
-    options: RunOptions,
-    workflow: Workflow,
-    inputs: Mapping[str, Json],
-    texts: Mapping[str, str],
+    run: RunRecord, options: RunOptions, workflow: Workflow, inputs: Mapping[str, Json], texts: Mapping[str, str]
 ) -> tuple[dict[str, Json], tuple[str, ...]]:
     """The inputs of a run that goes on with this workflow, and the names of those that are given: what it was given and
     still has a use for, under what it is given now; defaults are those of the workflow. Raises InvalidInputs."""
@@ -107,9 +103,7 @@ def inputs_again(
         if name in run.inputs and name in workflow.inputs and name not in inputs and name not in texts
     }
     as_texts = {
-        name: text
-        for name, value in kept.items()
-        if (text := _as_text(value, workflow.inputs[name])) is not None
+        name: text for name, value in kept.items() if (text := _as_text(value, workflow.inputs[name])) is not None
     }
     values = resolve_inputs(
         workflow,

@@ -139,9 +139,7 @@ def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, S
     going = run.status is RunStatus.RUNNING
     status = NodeStatus.PENDING if going else NodeStatus.CANCELLED
     known = {
-        node.node_id: replace(node, status=status)
-        if node.status is NodeStatus.RUNNING and not going
-        else node
+        node.node_id: replace(node, status=status) if node.status is NodeStatus.RUNNING and not going else node
         for node in nodes
     }
     missing = {

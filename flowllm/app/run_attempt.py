@@ -125,12 +125,7 @@ async def _newest(store: Store) -> RunId:
 
 
 async def give_back(
-    store: Store,
-    claiming: asyncio.Task[RunRecord],
-    before: RunRecord,
-    rows: RowFiles | None,
-    *,
-    now: float,
+    store: Store, claiming: asyncio.Task[RunRecord], before: RunRecord, rows: RowFiles | None, *, now: float
 ) -> None:
     """A claimed run that cannot be gone on with stays as it was. Raises StoreError."""
     if rows is not None:

@@ -135,9 +135,7 @@ class Providers:
         own = self._workflow.providers[name].limits
         is_default = name == self.default
         shared = self._workflow.limits if is_default else None
-        limits = (
-            tightest(own, shared) if own is not None and shared is not None else own or shared or Limits()
-        )
+        limits = tightest(own, shared) if own is not None and shared is not None else own or shared or Limits()
         if cap is None:
             return limits
         most = cap if is_default else min(cap, limits.max_concurrent or DEFAULT_CONCURRENT)
@@ -160,9 +158,7 @@ class Providers:
                 ),
                 clock=self._clock,
             )
-        return OpenAIProvider(
-            self._openai(settings), pool=self._pool, redactor=self.redactor, clock=self._clock
-        )
+        return OpenAIProvider(self._openai(settings), pool=self._pool, redactor=self.redactor, clock=self._clock)
 
     def _openai(self, settings: ProviderSettings) -> OpenAIConfig:
         built_in = settings.base_url is None
@@ -193,9 +189,7 @@ class Providers:
 
         def value(match: re.Match[str]) -> str:
             if match[1] not in self._environ:
-                raise UsageError(
-                    f"header {header} needs {match[1]}, which is not set", hint=f"export {match[1]}=…"
-                )
+                raise UsageError(f"header {header} needs {match[1]}, which is not set", hint=f"export {match[1]}=…")
             value = self._environ[match[1]]
             if SECRET_NAME.search(match[1]) or looks_secret(value):
                 secrets.append(value)

@@ -126,12 +126,7 @@ class Attempt:
     ) -> None:
         error = None if error is None else self._asker.redactor.value(dict(error))
         ended = replace(
-            self._record,
-            status=status,
-            finished_at=self._clock.now(),
-            error=error,
-            usage=usage,
-            cost_usd=cost_usd,
+            self._record, status=status, finished_at=self._clock.now(), error=error, usage=usage, cost_usd=cost_usd
         )
         try:
             await self._store.settle(attempt=ended, attempt_fence=self._asker.fence, memo=memo, nodes=nodes)

@@ -246,9 +246,7 @@ class Batches:
         elif batch.suspect:
             self._divide(batch)
         else:
-            async with self._trials.setdefault(
-                group, asyncio.Lock()
-            ):  # one finds out for all that were refused
+            async with self._trials.setdefault(group, asyncio.Lock()):  # one finds out for all that were refused
                 await self._find_out(batch, batch.error, group)
 
     async def _ask(self, batch: _Batch) -> None:
@@ -354,9 +352,7 @@ def _joined(asks: Sequence[Ask], *, suspect: bool) -> Ask:
     return replace(
         first,
         request=_how(first).join([ask.request for ask in asks]),
-        retry=replace(
-            first.retry, max_attempts=min(first.retry.max_attempts, 1 if suspect else _MOST_ATTEMPTS)
-        ),
+        retry=replace(first.retry, max_attempts=min(first.retry.max_attempts, 1 if suspect else _MOST_ATTEMPTS)),
         key=fingerprint({"batch": [ask.key for ask in asks]}),
         priority=min((ask.priority for ask in asks), key=_URGENCY.index),
         expected=sum((ask.expected for ask in asks), Usage()),

@@ -67,20 +67,14 @@ class RunBudget:
         if budget.tokens is not None:
             known = spent.known_input + spent.known_output
             doubt = f", and up to {spent.reserved_tokens:,.0f} more," if spent.reserved_tokens else ""
-            told.append(
-                f"{known:,}{doubt} of {budget.tokens:,} tokens are spent, and it may take {more.tokens:,.0f}"
-            )
+            told.append(f"{known:,}{doubt} of {budget.tokens:,} tokens are spent, and it may take {more.tokens:,.0f}")
         if budget.usd is not None:
             doubt = "," if spent.reserved_usd else ""
             told.append(
                 f"{price(spent.as_dict())}{doubt} of {dollars(budget.usd)} are spent, and it may take {dollars(more.usd or 0.0)}"
             )
         pauses = budget.on_exceed == "pause"
-        more_of = (
-            f"usd={_twice(budget.usd or 0.0)}"
-            if self._is_dollars(more)
-            else f"tokens={2 * (budget.tokens or 0)}"
-        )
+        more_of = f"usd={_twice(budget.usd or 0.0)}" if self._is_dollars(more) else f"tokens={2 * (budget.tokens or 0)}"
         return BudgetExceeded(
             f"the next request could pass the budget: {'; '.join(told)}",
             hint=f"allow more and go on, such as: flowllm resume --budget {more_of}",

@@ -96,9 +96,7 @@ class Conversation:
     def _is_for_smaller_ones(self, error: StepError) -> bool:
         """The same texts at once would get the same; they are asked for again in smaller batches."""
         request = self._request
-        return (
-            isinstance(error, WrongVectors) and isinstance(request, EmbedRequest) and len(request.texts) > 1
-        )
+        return isinstance(error, WrongVectors) and isinstance(request, EmbedRequest) and len(request.texts) > 1
 
     def answered(self, reply: Reply, verdict: Verdict | None = None) -> Accept | Send | GiveUp:
         """The request that was sent last brought this; `verdict` is the validator's, if it has looked already."""
@@ -125,10 +123,7 @@ class Conversation:
         what = "the answer" if self._validator is None else "the JSON answer"
         how = f"may be cut: it ended with {unknown!r}" if unknown else "was cut at its token limit"
         return TruncatedAnswer(
-            f"{what} {how}",
-            hint="raise max_tokens, or ask for less",
-            answer=completion.text,
-            usage=self.usage,
+            f"{what} {how}", hint="raise max_tokens, or ask for less", answer=completion.text, usage=self.usage
         )
 
     def _repair(self, text: str, error: InvalidAnswer) -> Send | GiveUp:
@@ -159,8 +154,6 @@ def _asked_again(first: ChatRequest, text: str, error: InvalidAnswer) -> tuple[M
         return (*first.messages, {"role": "assistant", "content": text}, told)
     told["content"] = "Your answer was empty. Answer with the JSON only."
     *before, last = first.messages
-    if last.get("role") == "user" and isinstance(
-        last.get("content"), str
-    ):  # some want the roles to take turns
+    if last.get("role") == "user" and isinstance(last.get("content"), str):  # some want the roles to take turns
         return (*before, {**last, "content": f"{last['content']}\n\n{told['content']}"})
     return (*first.messages, told)

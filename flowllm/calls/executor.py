@@ -69,12 +69,7 @@ class CallExecutor:
     """The innermost layer."""
 
     def __init__(
-        self,
-        limiter: Limiter,
-        store: Store,
-        clock: Clock,
-        *,
-        draw: Callable[[], float] = random.random,
+        self, limiter: Limiter, store: Store, clock: Clock, *, draw: Callable[[], float] = random.random
     ) -> None:
         """`draw` gives even draws from [0, 1), for jitter."""
         self.limiter = limiter
@@ -88,11 +83,7 @@ class CallExecutor:
         """Ask until there is a valid answer, or no sense in asking again."""
         ask = call.ask
         dialogue = Conversation(
-            ask.request,
-            policy=ask.retry,
-            validator=ask.validator,
-            keep_truncated=ask.keep_truncated,
-            random=self._draw,
+            ask.request, policy=ask.retry, validator=ask.validator, keep_truncated=ask.keep_truncated, random=self._draw
         )
         return await _Talk(self, call, dialogue).answer()
 
@@ -219,10 +210,7 @@ class _Talk:
         reckon = self.ask.reckon
         expected = (self.ask.expected if reckon is None else reckon()) + more
         most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
-        return BudgetReservation(
-            tokens=most.at_least,
-            usd=self.ask.provider.cost(self.ask.request.model, most),
-        )
+        return BudgetReservation(tokens=most.at_least, usd=self.ask.provider.cost(self.ask.request.model, most))
 
 
 class _Exchange:
@@ -240,12 +228,7 @@ class _Exchange:
         self._reservation = reservation
         self._spent = _taken(Usage.unknown(), None, reservation)
         self._attempt = Attempt(
-            self._ask,
-            asker,
-            number=self._meter.attempts,
-            reserved=reservation,
-            store=talk.store,
-            clock=self._clock,
+            self._ask, asker, number=self._meter.attempts, reserved=reservation, store=talk.store, clock=self._clock
         )
 
     async def carry_out(self, request: Request) -> Send | Answer | GiveUp:
@@ -357,10 +340,7 @@ class _Exchange:
         return memo, call.settle(answer)
 
     async def _keep(
-        self,
-        parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]],
-        usage: Usage,
-        cost: float | None,
+        self, parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]], usage: Usage, cost: float | None
     ) -> None:
         """The attempt with the first part, and all others in the same tick: the store commits them together."""
         memo, rows = parts[0]

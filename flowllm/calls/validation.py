@@ -77,9 +77,7 @@ class Validator:
         wrapper = self._output.wrapped and isinstance(value, dict) and set(value) == {"value"}
         try:
             errors = self._check.errors(value["value"] if wrapper else value, within=within)
-            if (
-                wrapper and errors and self._check.fits(value, within=within)
-            ):  # some servers leave the wrapper out
+            if wrapper and errors and self._check.fits(value, within=within):  # some servers leave the wrapper out
                 return value
         except RecursionError:
             raise InvalidAnswer("the answer is nested too deeply", answer=text) from None

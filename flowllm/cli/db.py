@@ -40,12 +40,7 @@ def status(*, as_json: bool, place: Place) -> int:
     found = migrate.status(url)
     if as_json:
         print_json(
-            {
-                "path": str(found.path),
-                "state": found.state.value,
-                "revision": found.current,
-                "newest": found.head,
-            }
+            {"path": str(found.path), "state": found.state.value, "revision": found.current, "newest": found.head}
         )
     else:
         results().line(f"{visible(str(found.path))}: {described(found)}")

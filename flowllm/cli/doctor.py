@@ -47,13 +47,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
-        return {
-            "name": self.name,
-            "ok": self.good,
-            "warning": self.warning,
-            "text": self.text,
-            "hint": self.hint,
-        }
+        return {"name": self.name, "ok": self.good, "warning": self.warning, "text": self.text, "hint": self.hint}
 
 
 @click.command()

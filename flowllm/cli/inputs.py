@@ -65,9 +65,7 @@ def _yaml(text: str, path: str) -> Json:
         return plain_data(parse_yaml(text, path))
     except Wrong as wrong:
         where = wrong.where
-        problem = Problem(
-            file=path, line=where.line, column=where.column, message=wrong.message, hint=wrong.hint
-        )
+        problem = Problem(file=path, line=where.line, column=where.column, message=wrong.message, hint=wrong.hint)
         raise InvalidWorkflow([problem]) from wrong
 
 

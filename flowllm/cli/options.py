@@ -72,9 +72,7 @@ debug_option = click.option(
 def place_options(command: Callable[..., R]) -> Callable[..., R]:
     """Adds --db, --config and --debug; the command gets a `place`."""
 
-    @click.option(
-        "--db", metavar="URL", help="The database  [default: FLOWLLM_DATABASE_URL or .flowllm/flowllm.db]"
-    )
+    @click.option("--db", metavar="URL", help="The database  [default: FLOWLLM_DATABASE_URL or .flowllm/flowllm.db]")
     @click.option("--config", metavar="FILE", help="A flowllm.yaml  [default: the nearest one upwards]")
     @debug_option
     @functools.wraps(command)
@@ -129,17 +127,12 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--provider", metavar="NAME", help="The default provider; `simulated` replaces all.")
     @click.option("--model", metavar="NAME", help="The default model.")
     @click.option("--set", "settings", metavar="STEP.KEY=VALUE", multiple=True, help="An option of one step.")
-    @click.option(
-        "--max-concurrent", type=click.IntRange(min=1), metavar="N", help="Most requests in flight."
-    )
+    @click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="Most requests in flight.")
     @click.option("--no-cache", is_flag=True, help="Neither read nor write stored answers.")
     @click.option("--refresh", metavar="STEP", multiple=True, help="Ask this step anew.")
     @click.option("--until", metavar="STEP", help="Only this step and what it needs.")
     @click.option(
-        "--limit",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Only the first N items of every foreach, and rows.",
+        "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items of every foreach, and rows."
     )
     @budget_option
     @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
@@ -150,22 +143,10 @@ def what_options(command: Callable[..., R]) -> Callable[..., R]:
         metavar="DURATION",
         help="How long calls in flight may finish when the run is told to stop  [default: 60s]",
     )
-    @click.option(
-        "--priority", type=click.Choice(["high", "normal", "low"]), help="For steps that name none."
-    )
+    @click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="For steps that name none.")
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> R:
-        names = (
-            "provider",
-            "model",
-            "max_concurrent",
-            "no_cache",
-            "until",
-            "fail_fast",
-            "grace",
-            "priority",
-            "limit",
-        )
+        names = ("provider", "model", "max_concurrent", "no_cache", "until", "fail_fast", "grace", "priority", "limit")
         options = RunOptions(
             **{name: kwargs.pop(name) for name in names},
             budget=kwargs.pop("budget") or None,
@@ -193,9 +174,7 @@ def pairs(texts: Sequence[str], option: str, shape: str) -> dict[str, str]:
 def row_options(command: Callable[..., R]) -> Callable[..., R]:
     """Adds the options of data sets to those that say what is run."""
 
-    @click.option(
-        "--over", metavar="DATASET", help="Run the graph once for each row of a file; - is standard input."
-    )
+    @click.option("--over", metavar="DATASET", help="Run the graph once for each row of a file; - is standard input.")
     @click.option(
         "--output",
         metavar="FILE",
@@ -206,9 +185,7 @@ def row_options(command: Callable[..., R]) -> Callable[..., R]:
         type=click.Choice(["jsonl", "json", "csv", "lines"]),
         help="With --over: how the data set is read  [default: by its ending, or as it begins]",
     )
-    @click.option(
-        "--delimiter", metavar="CHARACTER", help="With --over: of CSV  [default: as the header shows]"
-    )
+    @click.option("--delimiter", metavar="CHARACTER", help="With --over: of CSV  [default: as the header shows]")
     @click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows.")
     @click.option("--overwrite", is_flag=True, help="The output file may exist already.")
     @functools.wraps(command)

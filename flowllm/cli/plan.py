@@ -22,13 +22,7 @@ from flowllm.runtime.options import RunOptions
 @json_option
 @place_options
 def plan(
-    *,
-    file: str,
-    options: RunOptions,
-    input_pairs: Sequence[str],
-    inputs_file: str | None,
-    as_json: bool,
-    place: Place,
+    *, file: str, options: RunOptions, input_pairs: Sequence[str], inputs_file: str | None, as_json: bool, place: Place
 ) -> None:
     """Show what `flowllm run FILE` would do: sends nothing.
 

@@ -88,9 +88,7 @@ async def read(named: str, step: str | None, place: Place, *, full: bool, most: 
             items = all_nodes(run, await _first_items(store, node, most), {})
         elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
             inner = await store.nodes(run.run_id, node.node_id)
-            if (
-                node.kind is StepKind.PYTHON
-            ):  # what it asked, in the order of the calls: ask[2] before ask[10]
+            if node.kind is StepKind.PYTHON:  # what it asked, in the order of the calls: ask[2] before ask[10]
                 inner.sort(key=lambda one: (len(one.node_id), one.node_id))
             within = all_nodes(run, [await with_items(store, one, full=full) for one in inner], {})
         return await _kept(store, run, within, await with_items(store, node, full=full), items)
@@ -147,10 +145,7 @@ async def _first_items(store: Store, node: NodeRecord, most: int) -> list[NodeRe
     while len(found) < most:
         after = found[-1].place if found else -1
         page = await store.items(
-            node.run_id,
-            node.node_id,
-            after=-1 if after is None else after,
-            limit=min(PAGE, most - len(found)),
+            node.run_id, node.node_id, after=-1 if after is None else after, limit=min(PAGE, most - len(found))
         )
         if not page:
             break
@@ -162,9 +157,7 @@ def _seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
     """One that was on its way when its process ended may have been paid for: nobody knows."""
     if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
         free = attempt.reserved_usd == 0
-        return replace(
-            attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None
-        )
+        return replace(attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None)
     return attempt
 
 

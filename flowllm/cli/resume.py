@@ -25,9 +25,7 @@ from flowllm.runtime.stop import StopSignal
     metavar="FILE",
     help="Lines of `flowllm failed`, mended: go on with their items in place of those that failed; - is standard input.",
 )
-@click.option(
-    "--retry-failed", is_flag=True, help="Also what failed under `on_error: continue`, and its dependents."
-)
+@click.option("--retry-failed", is_flag=True, help="Also what failed under `on_error: continue`, and its dependents.")
 @click.option("--until", metavar="STEP", help="Only this step and what it needs.")
 @budget_option
 @click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON.")

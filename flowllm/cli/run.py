@@ -50,20 +50,12 @@ def run(
       flowllm run translate.yaml --over texts.csv --output translated.jsonl
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
     if as_json and options.output == "-":
-        raise UsageError(
-            "--json and --output - both write to standard output", hint="name a file with --output"
-        )
+        raise UsageError("--json and --output - both write to standard output", hint="name a file with --output")
     inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
 
     async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         return await app.run(
-            file,
-            inputs=inputs,
-            input_text=texts,
-            options=options,
-            observers=observers,
-            stop=stop,
-            claims=claims,
+            file, inputs=inputs, input_text=texts, options=options, observers=observers, stop=stop, claims=claims
         )
 
     shown = Shown(as_json=as_json, full=full, quiet=quiet, events=events, grace=options.grace)

@@ -74,9 +74,7 @@ def shown_time(seconds: float | None) -> str:
 
 
 @click.group(invoke_without_command=True)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many."
-)
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
 @json_option
 @place_options
@@ -110,10 +108,7 @@ async def _row(store: Store, run: RunRecord) -> Row:
         with suppress(DatabaseCorrupt):  # a damaged one is listed as failed
             steps = len(step_kinds(await store.run(run.run_id)))
     return Row(
-        run=run,
-        succeeded=counts.get(NodeStatus.SUCCEEDED, 0),
-        steps=max(sum(counts.values()), steps),
-        figures=figures,
+        run=run, succeeded=counts.get(NodeStatus.SUCCEEDED, 0), steps=max(sum(counts.values()), steps), figures=figures
     )
 
 

@@ -105,19 +105,13 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
     if told:
         _field(screen, "options", json_text(told, indent=None))
     for name, value in run.inputs.items():
-        _field(
-            screen,
-            f"input {name}",
-            one_line(value if isinstance(value, str) else json_text(value, indent=None)),
-        )
+        _field(screen, f"input {name}", one_line(value if isinstance(value, str) else json_text(value, indent=None)))
 
 
 def _print_steps(kept: Kept) -> None:
     rows = []
     for node in kept.nodes:
-        tokens = (
-            at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
-        )
+        tokens = at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
         rows.append(
             [
                 node.node_id,
@@ -186,10 +180,7 @@ def _print_step(kept: Kept, node: NodeRecord) -> None:
     screen = results()
     what = "step" if node.place is None else "item"
     screen.line(
-        f"{what} ",
-        (node.node_id, "bold"),
-        f" ({node.kind}) of run {node.run_id}: ",
-        (node.status.value, "bold"),
+        f"{what} ", (node.node_id, "bold"), f" ({node.kind}) of run {node.run_id}: ", (node.status.value, "bold")
     )
     _print_facts(screen, kept, node)
     if node.place is not None:

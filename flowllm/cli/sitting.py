@@ -71,9 +71,7 @@ class Shown:
 
 
 async def carry_out(
-    place: Place,
-    shown: Shown,
-    start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]],
+    place: Place, shown: Shown, start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]]
 ) -> int:
     """Start a run or go on with one, show it, and give the exit code. A signal that comes once the run has ended does not
     keep its results from being shown."""

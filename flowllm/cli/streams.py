@@ -90,6 +90,4 @@ def _occupy(number: int) -> None:
 
 def _text(raw: io.FileIO, before: TextIO | None) -> Any:
     encoding = "utf-8" if before is None else before.encoding
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True
-    )
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True)

@@ -213,9 +213,7 @@ class StepError(FlowLLMError):
     retryable: bool = False
     """Another attempt may go better."""
 
-    def __init__(
-        self, message: str, *, hint: str = "", answer: str | None = None, usage: Usage | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", answer: str | None = None, usage: Usage | None = None) -> None:
         super().__init__(message, hint=hint)
         self.answer = answer
         self.usage = usage
@@ -345,9 +343,7 @@ class RateLimited(ProviderError):
 
     retryable = True
 
-    def __init__(
-        self, message: str, *, hint: str = "", retry_after: float | None = None, status: int = 429
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None, status: int = 429) -> None:
         super().__init__(message, hint=hint, status=status)
         self.retry_after = retry_after
 

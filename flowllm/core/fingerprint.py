@@ -12,9 +12,7 @@ KEY_SCHEME = 2
 """Raised when the meaning of a key changes, so that old keys are never mistaken for new ones."""
 
 
-_CANONICAL = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-).encode
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
 def canonical(value: Json) -> str:

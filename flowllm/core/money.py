@@ -45,9 +45,7 @@ class Spend:
     """The same in US dollars, of those whose cost is unknown; None as soon as one's price is unknown too."""
 
     @classmethod
-    def of(
-        cls, usage: Usage, cost_usd: float | None, *, reserved_tokens: float, reserved_usd: float | None
-    ) -> Spend:
+    def of(cls, usage: Usage, cost_usd: float | None, *, reserved_tokens: float, reserved_usd: float | None) -> Spend:
         """What one request took."""
         told = usage.total is not None
         return cls(
@@ -120,9 +118,7 @@ def price(figures: Mapping[str, Json], unpriced: Collection[str] = ()) -> str:
     reserved = unknown.get("reserved_usd", 0.0)
     count = unknown.get("requests", 0)
     doubts = (
-        [f"up to {dollars(reserved)} for {count:,} request{'s' * (count != 1)} of unknown cost"]
-        if reserved
-        else []
+        [f"up to {dollars(reserved)} for {count:,} request{'s' * (count != 1)} of unknown cost"] if reserved else []
     )
     if not unknown.get("unpriced"):
         unpriced = ()
@@ -130,6 +126,4 @@ def price(figures: Mapping[str, Json], unpriced: Collection[str] = ()) -> str:
             return f"{dollars(known)}, and {doubts[0]}"
     if unpriced:
         doubts.insert(0, f"no price for {', '.join(sorted(unpriced))}")
-    return (f"at least {dollars(known)}" if known else "unknown") + (
-        f" ({'; '.join(doubts)})" if doubts else ""
-    )
+    return (f"at least {dollars(known)}" if known else "unknown") + (f" ({'; '.join(doubts)})" if doubts else "")

@@ -104,9 +104,7 @@ class Redactor:
             return
         self._secrets |= {secret: tuple(_spellings(secret)) for secret in fresh}
         inner = sorted(self._secrets, key=len, reverse=True)
-        self._spellings = tuple(
-            dict.fromkeys(spelling for secret in inner for spelling in self._secrets[secret])
-        )
+        self._spellings = tuple(dict.fromkeys(spelling for secret in inner for spelling in self._secrets[secret]))
         self._numbers = frozenset(one for one in inner if len(one) >= _NUMBER and one.isdecimal())
         self.longest = 12 * len(inner[0])
 
@@ -250,9 +248,7 @@ def _character(character: str) -> str:
     """A pattern for all ways to write a character; letters and digits of ASCII are never written otherwise."""
     if character.isascii() and character.isalnum():
         return character
-    forms = dict.fromkeys(
-        (character, character.upper(), character.lower(), character.title(), character.casefold())
-    )
+    forms = dict.fromkeys((character, character.upper(), character.lower(), character.title(), character.casefold()))
     ways = {way for form in forms for way in _written(form)}
     escaped = {_escape(literal) for form in forms for literal in _escapes(form)}
     within_others = rf"\\{{0,8}}(?:{'|'.join(sorted(ways, key=len, reverse=True))})"
@@ -277,10 +273,7 @@ def _escapes(character: str) -> set[str]:
     """As literals of JSON and Python have it that begin with a backslash."""
     literals = {json.dumps(character)[1:-1], ascii(character)[1:-1]}
     numbers = [ord(one) for one in character]
-    literals |= {
-        "".join(f"\\u{number:04x}" for number in numbers),
-        "".join(f"\\U{number:08x}" for number in numbers),
-    }
+    literals |= {"".join(f"\\u{number:04x}" for number in numbers), "".join(f"\\U{number:08x}" for number in numbers)}
     if max(numbers) < _BYTE:
         literals.add("".join(f"\\x{number:02x}" for number in numbers))
     literals.add(ascii(character.encode(errors="surrogatepass"))[2:-1])

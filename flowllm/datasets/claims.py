@@ -63,9 +63,7 @@ def names_of(path: str | Path) -> Iterator[object]:
     """Where all links lead, and the file itself if it is there: it may have other names, also in other letters."""
     try:
         real = os.path.realpath(path)
-    except (
-        ValueError
-    ):  # with a NUL or half a character in it, it is no file's name: whoever opens it tells that
+    except ValueError:  # with a NUL or half a character in it, it is no file's name: whoever opens it tells that
         return
     try:
         found = Path(real).stat()

@@ -15,19 +15,7 @@ WRITTEN: Final = (".jsonl", ".csv", ".tsv", ".json")
 """Endings that say how a file is written; any other means JSON Lines."""
 _NOT_WRITTEN: Final = frozenset(
     (
-        *(
-            ".parquet",
-            ".arrow",
-            ".feather",
-            ".avro",
-            ".orc",
-            ".xlsx",
-            ".xls",
-            ".xlsm",
-            ".ods",
-            ".sqlite",
-            ".db",
-        ),
+        *(".parquet", ".arrow", ".feather", ".avro", ".orc", ".xlsx", ".xls", ".xlsm", ".ods", ".sqlite", ".db"),
         *(".gz", ".zip", ".zst", ".bz2", ".xz", ".7z", ".docx", ".pdf"),
     )
 )
@@ -64,7 +52,9 @@ def refused_ending(name: str) -> str:
     ending = PurePath(name).suffix.lower()
     if ending not in _NOT_WRITTEN:
         return ""
-    return f"{ending} is not written, but {', '.join(WRITTEN)} and other texts are: other programs make {ending} of those"
+    return (
+        f"{ending} is not written, but {', '.join(WRITTEN)} and other texts are: other programs make {ending} of those"
+    )
 
 
 def layout_of(name: str, outputs: Sequence[str]) -> Layout:

@@ -34,9 +34,7 @@ class MatrixRows:
     def __init__(self, axes: Mapping[str, Axis]) -> None:
         totals = [axis.total for axis in axes.values()]
         self.live = False
-        self.total: int | None = (
-            prod(total for total in totals if total is not None) if None not in totals else None
-        )
+        self.total: int | None = prod(total for total in totals if total is not None) if None not in totals else None
         self._names = list(axes)
         self._axes = [_Cursor(axis, keeps=at > 0) for at, axis in enumerate(axes.values())]
         self._chosen: list[Row] = []

@@ -18,9 +18,7 @@ from flowllm.datasets.beside import open_beside, sweep, take_place
 from flowllm.datasets.held import Held
 from flowllm.datasets.layouts import JsonLines, Layout
 
-_PUT_BACK: Final = (
-    "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"
-)
+_PUT_BACK: Final = "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"
 _JSON_LINES: Final = JsonLines()
 FULL: Final = 1024 * 1024
 """Bytes that are gathered before they must be written."""
@@ -92,9 +90,7 @@ class OutputFile:
         return cls(path, layout, held)
 
     @classmethod
-    def resume(
-        cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES, held: Held | None = None
-    ) -> OutputFile:
+    def resume(cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES, held: Held | None = None) -> OutputFile:
         """The first `offset` bytes of one that is there; what stands behind them is cut off. At 0 it is begun anew.
 
         Raises UsageError, and then has changed nothing.
@@ -242,9 +238,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     target = Path(os.path.realpath(path))
     there = target.exists()
     if there and not overwrite:
-        raise UsageError(
-            f"{path} exists already", hint="name another file, or write over it with --overwrite"
-        )
+        raise UsageError(f"{path} exists already", hint="name another file, or write over it with --overwrite")
     why, hint = 0, ""
     if not target.parent.is_dir():
         why, hint = errno.ENOENT, "make its folder first"
@@ -282,8 +276,7 @@ def _check_kind(path: Path) -> None:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(stream), found):
                 raise UsageError(
-                    f"{path} is where this program prints to",
-                    hint="name another file, or - for standard output",
+                    f"{path} is where this program prints to", hint="name another file, or - for standard output"
                 )
 
 

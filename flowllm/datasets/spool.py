@@ -250,9 +250,7 @@ class SpooledRows:
         line, size, value, error = found
         row = Row(place=place, value=value, line=line, error=error)
         with self._shared:
-            while not (self._closed or self._followed) and (
-                len(self._rows) >= AHEAD or self._size > AHEAD_BYTES
-            ):
+            while not (self._closed or self._followed) and (len(self._rows) >= AHEAD or self._size > AHEAD_BYTES):
                 self._shared.wait()
             if self._closed:
                 return self._followed

@@ -38,9 +38,7 @@ def csv_rows(file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bo
     return table_rows(lines_of(file, name, cut=cut), name, delimiter=delimiter, cut=cut)
 
 
-def table_rows(
-    lines: Iterator[Line], name: str, *, delimiter: str | None = None, cut: bool = False
-) -> Reading:
+def table_rows(lines: Iterator[Line], name: str, *, delimiter: str | None = None, cut: bool = False) -> Reading:
     """As `csv_rows`, of lines that were begun already."""
     if delimiter is None:
         lines, delimiter = _sniffed(lines)
@@ -97,13 +95,11 @@ def _header(cells: list[str], records: _Records, name: str) -> list[str]:
     for at, cell in enumerate(cells):
         if not cell:
             raise DataFailed(
-                f"{where}: column {at + 1} of the header has no name",
-                hint="every column needs a name of its own",
+                f"{where}: column {at + 1} of the header has no name", hint="every column needs a name of its own"
             )
         if cell in cells[:at]:
             raise DataFailed(
-                f"{where}: the header names {cell:.{SHOWN}} twice",
-                hint="every column needs a name of its own",
+                f"{where}: the header names {cell:.{SHOWN}} twice", hint="every column needs a name of its own"
             )
     return cells
 

@@ -65,9 +65,7 @@ class _Recoded(io.RawIOBase):
     """A file in another encoding, as UTF-8. What is no text there is none here: halves of characters stay halves."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
-        self._read = getattr(
-            file, "read1", file.read
-        )  # as much as is there: a slow writer's rows are not held up
+        self._read = getattr(file, "read1", file.read)  # as much as is there: a slow writer's rows are not held up
         self._decoder = codecs.getincrementaldecoder(encoding)(errors="surrogatepass")
         self._data = memoryview(b"")
         self._over = False

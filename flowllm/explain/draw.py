@@ -188,11 +188,7 @@ def _data(graph: Graph, statuses: Mapping[str, str] | None, prefix: str) -> dict
             for step, kind in graph.kinds.items()
         ],
         "edges": [
-            {
-                "from": f"{prefix}{edge.before}",
-                "to": f"{prefix}{edge.after}",
-                "tolerance": edge.tolerance.name.lower(),
-            }
+            {"from": f"{prefix}{edge.before}", "to": f"{prefix}{edge.after}", "tolerance": edge.tolerance.name.lower()}
             for edge in graph.edges
         ],
     }

@@ -73,8 +73,7 @@ class Graph:
         networkx, graph = _networkx(self)
         order = {step: place for place, step in enumerate(self.kinds)}
         return tuple(
-            tuple(sorted(generation, key=order.__getitem__))
-            for generation in networkx.topological_generations(graph)
+            tuple(sorted(generation, key=order.__getitem__)) for generation in networkx.topological_generations(graph)
         )
 
     def ancestors(self, step: StepId) -> frozenset[StepId]:

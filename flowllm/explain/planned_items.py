@@ -130,9 +130,7 @@ def _summed(
     looked = len(found)
     whole = replace(together(step.kind, found), items=count)
     if count is None:
-        whole = replace(
-            whole, requests=None, cached=None, input_tokens=None, output_tokens=None, cost_usd=None
-        )
+        whole = replace(whole, requests=None, cached=None, input_tokens=None, output_tokens=None, cost_usd=None)
     elif count > looked:
         whole = whole.times(count / looked)
     whole = replace(whole, why=_why(step, whole, found, complete=count == looked))
@@ -145,9 +143,7 @@ def _summed(
     return _with_output(whole, rows, found)
 
 
-def _chosen(
-    rule: AcceptPolicy, rows: Sequence[Row], found: Sequence[Estimate], *, complete: bool
-) -> list[int] | None:
+def _chosen(rule: AcceptPolicy, rows: Sequence[Row], found: Sequence[Estimate], *, complete: bool) -> list[int] | None:
     """Which items `accept` chooses, in input order; None if that depends on what is not known yet."""
     chosen: list[int] = []
     for at, (row, one) in enumerate(zip(rows, found, strict=True)):

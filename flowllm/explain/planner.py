@@ -120,10 +120,7 @@ class Planner:
         try:
             if step.when is not None and not step.when.condition(values):
                 return Estimate(
-                    kind=step.kind.value,
-                    state="skipped",
-                    why="its `when` is false",
-                    status=NodeStatus.SKIPPED,
+                    kind=step.kind.value, state="skipped", why="its `when` is false", status=NodeStatus.SKIPPED
                 )
             if isinstance(step.body, WorkflowBody):
                 return await self._within(step, step.body, values, name)
@@ -132,15 +129,11 @@ class Planner:
             return wrong(step, error.message)
         return await self._bound(bound, NodeId(name))
 
-    async def _within(
-        self, step: Step, body: WorkflowBody, values: Mapping[str, Json], name: str
-    ) -> Estimate:
+    async def _within(self, step: Step, body: WorkflowBody, values: Mapping[str, Json], name: str) -> Estimate:
         """The sums of a graph within a node. Raises StepError."""
         if self._left <= 0:
             size = body.graph.size
-            return unknown(
-                step, f"its {size:,} steps are not looked into: {MOST_WITHIN:,} others within steps are"
-            )
+            return unknown(step, f"its {size:,} steps are not looked into: {MOST_WITHIN:,} others within steps are")
         self._left -= len(body.graph.steps)
         given = {} if body.arguments is None else body.arguments.render(values)
         try:
@@ -149,13 +142,9 @@ class Planner:
             return wrong(step, error.message)
         walked = await self.graph(self._blueprint(body), inputs, name)
         found = together(step.kind, list(walked.nodes.values()))
-        why = next(
-            (f"{node}: {one.why}" for node, one in walked.nodes.items() if one.state == found.state), ""
-        )
+        why = next((f"{node}: {one.why}" for node, one in walked.nodes.items() if one.state == found.state), "")
         found = replace(found, why=why if found.state in {"send", "maybe", "error"} else "")
-        failed = next(
-            (node for node, one in walked.nodes.items() if _fails(body.graph.steps, node, one)), None
-        )
+        failed = next((node for node, one in walked.nodes.items() if _fails(body.graph.steps, node, one)), None)
         if failed is not None:
             why = f"{failed} fails: {walked.nodes[failed].why}"
             return replace(found, state="error", why=why, status=NodeStatus.FAILED)

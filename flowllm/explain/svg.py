@@ -91,9 +91,7 @@ def draw_svg(graph: Graph, statuses: Mapping[str, str] | None = None) -> str:
 
 def _layers(graph: Graph) -> tuple[list[list[_Spot]], list[_Route]]:
     """Rows of spots, and every edge as a chain of spots in neighbouring rows."""
-    rows = [
-        [_spot(graph, step, row) for step in generation] for row, generation in enumerate(graph.generations())
-    ]
+    rows = [[_spot(graph, step, row) for step in generation] for row, generation in enumerate(graph.generations())]
     at = {spot.step: spot for row in rows for spot in row}
     routes = []
     for edge in graph.edges:
@@ -199,9 +197,7 @@ def _box(spot: _Spot, step: StepId, place: _Place, graph: Graph, statuses: Mappi
         _text(note, place.x, middle + 14, 'text-anchor="middle" font-size="10" fill="#64748b"'),
     ]
     if spot.inner:
-        parts.append(
-            f'    <path d="M{left:g},{below:g} h{spot.width:g}" stroke="{stroke}" stroke-width="0.7"/>'
-        )
+        parts.append(f'    <path d="M{left:g},{below:g} h{spot.width:g}" stroke="{stroke}" stroke-width="0.7"/>')
     for index, line in enumerate(spot.inner, 1):
         look = 'xml:space="preserve" font-size="11" fill="#334155"'
         parts.append(_text(line, left + 16, below + _LINE * index, look))

@@ -51,8 +51,7 @@ class Why:
             "text": self.text,
             "compared_with": self.compared_with,
             "changes": [
-                {"path": change.path, "before": change.before, "after": change.after}
-                for change in self.changes
+                {"path": change.path, "before": change.before, "after": change.after} for change in self.changes
             ],
             "causes": list(self.causes),
         }

@@ -137,9 +137,5 @@ def _named_files(step: Step) -> Iterator[tuple[str, Location]]:
     images = step.body.images if isinstance(step.body, LlmBody) else None
     if images is not None:
         for image in images.tree if isinstance(images.tree, list) else [images.tree]:
-            if (
-                isinstance(image, Template)
-                and image.constant
-                and not image.constant.lower().startswith(_REMOTE)
-            ):
+            if isinstance(image, Template) and image.constant and not image.constant.lower().startswith(_REMOTE):
                 yield image.constant, image.where

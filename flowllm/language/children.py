@@ -95,9 +95,7 @@ class WorkflowScope:
     def register(self, name: str, settings: ProviderSettings, child: str) -> str:
         """The name under which the run knows a graph's own provider."""
         taken, number = name, 1
-        while self.providers.setdefault(taken, replace(settings, name=taken)) != replace(
-            settings, name=taken
-        ):
+        while self.providers.setdefault(taken, replace(settings, name=taken)) != replace(settings, name=taken):
             taken = f"{child}/{name}" if number == 1 else f"{child}/{name}/{number}"
             number += 1
         return taken
@@ -135,9 +133,7 @@ class GraphReader:
         self._family.secrets += [secret for secret in secrets if secret not in self._family.secrets]
         entries = self._entries()
         names = Names(
-            inputs=frozenset(inputs),
-            steps=frozenset(entry.key for entry in entries),
-            secrets=frozenset(secrets),
+            inputs=frozenset(inputs), steps=frozenset(entry.key for entry in entries), secrets=frozenset(secrets)
         )
         around = StepScope(
             names=names,
@@ -202,9 +198,7 @@ class GraphReader:
                 if isinstance(node, Sequence)
                 else "write `id: {prompt: …}`"
             )
-            self._problems.add(
-                node.where, f"`steps` is a mapping of ids to steps, this is {kind_of(node)}", hint
-            )
+            self._problems.add(node.where, f"`steps` is a mapping of ids to steps, this is {kind_of(node)}", hint)
         elif not node.entries:
             self._problems.add(node.where, "`steps` is empty", "add a step: `id: {prompt: …}`")
         else:
@@ -219,9 +213,7 @@ class GraphReader:
             value = compiler.value(entry.value)
             check_output(entry.value, names.steps, self._problems)
             foresee(None, compiler.templates, known, self._problems)
-            outputs[entry.key] = Output(
-                name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses()
-            )
+            outputs[entry.key] = Output(name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses())
         return outputs
 
     def _keep(self, names: Names) -> Keep | None:
@@ -246,11 +238,7 @@ class GraphReader:
 
     def _named_as_here(self, steps: dict[StepId, Step]) -> dict[StepId, Step]:
         """Steps that ask the providers that this graph means, where the run knows them by other names."""
-        aliases = {
-            name: settings.name
-            for name, settings in self._inherited.providers.items()
-            if settings.name != name
-        }
+        aliases = {name: settings.name for name, settings in self._inherited.providers.items() if settings.name != name}
         if not aliases:
             return steps
         return {key: _with_aliases(step, aliases) for key, step in steps.items()}
@@ -304,12 +292,7 @@ class GraphReader:
         """What a file would inherit here, as text."""
         inherited = self._inherited
         providers = {name: settings.name for name, settings in inherited.providers.items()}
-        return (
-            plain(inherited.defaults),
-            canonical(providers),
-            inherited.default_provider,
-            str(inherited.depth),
-        )
+        return (plain(inherited.defaults), canonical(providers), inherited.default_provider, str(inherited.depth))
 
     def _file(self, node: Scalar, name: str, chain: tuple[str, ...], step: str) -> Subgraph | None:
         try:
@@ -327,19 +310,13 @@ class GraphReader:
         for key, belongs in _BELONGS.items():
             entry = root.entry(key)
             if entry is not None:
-                problems.add(
-                    entry.where,
-                    f"`{key}` cannot stand in a workflow that is a step of another",
-                    belongs,
-                )
+                problems.add(entry.where, f"`{key}` cannot stand in a workflow that is a step of another", belongs)
         check_top(root, WorkflowShape, what, problems)
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         section(root, "description", lambda node: guarded(any_text, node, problems))
         file = chain[-1]
         shown = name or (step if chain == self._inherited.chain else PurePath(file).stem)
-        return GraphReader(self._family, root, self._inheritance(root, shown, chain, path)).graph(
-            shown, absolute(file)
-        )
+        return GraphReader(self._family, root, self._inheritance(root, shown, chain, path)).graph(shown, absolute(file))
 
     def _inheritance(self, root: Mapping, shown: str, chain: tuple[str, ...], path: str) -> Inherited:
         """What the graph has: its own providers and defaults over those from around it."""

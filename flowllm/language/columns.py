@@ -45,10 +45,7 @@ def fit_of(inputs: Mapping[str, Input], given: Collection[str], rows: Sequence[J
     missing = [key for key, one in inputs.items() if one.required and key not in given and key not in found]
     if missing:
         told = f"no row of {name} has {listing(missing)}: it has {_shown(found)}"
-        return Fit(
-            wrong=told,
-            hint=_hint(missing, found) or f"add {_them(missing)}, or give {_them(missing)} with -i",
-        )
+        return Fit(wrong=told, hint=_hint(missing, found) or f"add {_them(missing)}, or give {_them(missing)} with -i")
     open_ones = [key for key in inputs if key not in given and key not in found]
     near = {column: _same(column, open_ones) for column in found if column not in inputs}
     for column, key in near.items():
@@ -58,9 +55,7 @@ def fit_of(inputs: Mapping[str, Input], given: Collection[str], rows: Sequence[J
     return Fit(notices=tuple(_oversights([column for column in near if not near[column]], open_ones, name)))
 
 
-def _nothing_fits(
-    inputs: Mapping[str, Input], found: Sequence[str], letters: Sequence[str], name: str
-) -> Fit:
+def _nothing_fits(inputs: Mapping[str, Input], found: Sequence[str], letters: Sequence[str], name: str) -> Fit:
     if letters and not any(node.startswith("row[") and node.count("[") == 1 for node in letters):
         return Fit(
             wrong=f"{name} has failed items of a foreach, and a row of --over is a run of the whole workflow",
@@ -69,9 +64,7 @@ def _nothing_fits(
     wrong = f"no column of {name} is an input: it has {_shown(found)}, and the workflow has "
     if not inputs:
         return Fit(wrong=f"{wrong}no inputs", hint="declare them under `inputs`, and write `{{ inputs.x }}`")
-    return Fit(
-        wrong=f"{wrong}{_shown(list(inputs))}", hint=_hint(list(inputs), found) or "rename its columns"
-    )
+    return Fit(wrong=f"{wrong}{_shown(list(inputs))}", hint=_hint(list(inputs), found) or "rename its columns")
 
 
 def _hint(wanted: Sequence[str], found: Sequence[str]) -> str:
@@ -106,9 +99,7 @@ def _plain(name: str) -> str:
 
 def _shown(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
-    return (
-        listing(names) if more <= 0 else f"{', '.join(f'`{one}`' for one in names[:_SHOWN])} and {more} more"
-    )
+    return listing(names) if more <= 0 else f"{', '.join(f'`{one}`' for one in names[:_SHOWN])} and {more} more"
 
 
 def _them(names: Sequence[str]) -> str:

@@ -32,9 +32,7 @@ class Compiler:
 
     def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
         """The template of a text; None, and problems, if it is not one."""
-        return self._compile(
-            scalar.text, scalar.where, anchor_of(scalar), secrets=secrets, condition=condition
-        )
+        return self._compile(scalar.text, scalar.where, anchor_of(scalar), secrets=secrets, condition=condition)
 
     def prompt(self, node: Scalar | Mapping) -> Template | None:
         """The template of a text or of the file that `{file: path}` names."""
@@ -122,12 +120,7 @@ class Compiler:
     ) -> Template | None:
         try:
             template = compile_template(
-                source,
-                where=where,
-                names=self.names,
-                anchor=anchor,
-                allow_secrets=secrets,
-                condition=condition,
+                source, where=where, names=self.names, anchor=anchor, allow_secrets=secrets, condition=condition
             )
         except TemplateProblems as found:
             for problem in found.problems:

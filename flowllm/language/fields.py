@@ -63,9 +63,7 @@ Messages: TypeAlias = Annotated[
     WithJsonSchema(_or_template({"type": "array", "minItems": 1, "items": _or_template(_MESSAGE)})),
 ]
 Whole: TypeAlias = Annotated[
-    Scalar,
-    PlainValidator(readers.number(minimum=1, whole=True, template=True)),
-    WithJsonSchema(_or_template(_COUNT)),
+    Scalar, PlainValidator(readers.number(minimum=1, whole=True, template=True)), WithJsonSchema(_or_template(_COUNT))
 ]
 Sample: TypeAlias = Annotated[
     Scalar,
@@ -100,18 +98,12 @@ Stop: TypeAlias = Annotated[
 Params: TypeAlias = Annotated[
     Mapping,
     PlainValidator(readers.params),
-    WithJsonSchema(
-        {"type": "object", "propertyNames": {"not": {"enum": [*readers.OWN_OPTIONS, *readers.NOT_PARAMS]}}}
-    ),
+    WithJsonSchema({"type": "object", "propertyNames": {"not": {"enum": [*readers.OWN_OPTIONS, *readers.NOT_PARAMS]}}}),
 ]
-Arguments: TypeAlias = Annotated[
-    Mapping, PlainValidator(readers.arguments), WithJsonSchema({"type": "object"})
-]
+Arguments: TypeAlias = Annotated[Mapping, PlainValidator(readers.arguments), WithJsonSchema({"type": "object"})]
 _TEXTS: dict[str, Json] = {"type": "object", "additionalProperties": _TEXT}
 RequestHeaders: TypeAlias = Annotated[
-    Mapping,
-    PlainValidator(kind_readers.texts_by_name(readers.HEADER_NAME, "a header")),
-    WithJsonSchema(_TEXTS),
+    Mapping, PlainValidator(kind_readers.texts_by_name(readers.HEADER_NAME, "a header")), WithJsonSchema(_TEXTS)
 ]
 Environment: TypeAlias = Annotated[
     Mapping,
@@ -121,9 +113,7 @@ Environment: TypeAlias = Annotated[
 Query: TypeAlias = Annotated[
     Mapping,
     PlainValidator(kind_readers.query),
-    WithJsonSchema(
-        {"type": "object", "additionalProperties": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}}
-    ),
+    WithJsonSchema({"type": "object", "additionalProperties": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}}),
 ]
 Inputs: TypeAlias = Annotated[
     Mapping | Scalar,
@@ -152,9 +142,7 @@ Cache: TypeAlias = Annotated[
     CachePolicy, PlainValidator(readers.cache), WithJsonSchema({"anyOf": [{"type": "boolean"}, _TTL]})
 ]
 Duration: TypeAlias = Annotated[float, PlainValidator(readers.duration), WithJsonSchema(_DURATION)]
-DurationOrZero: TypeAlias = Annotated[
-    float, PlainValidator(readers.duration_or_zero), WithJsonSchema(_DURATION)
-]
+DurationOrZero: TypeAlias = Annotated[float, PlainValidator(readers.duration_or_zero), WithJsonSchema(_DURATION)]
 Share: TypeAlias = Annotated[
     float, PlainValidator(readers.share), WithJsonSchema({"type": "string", "pattern": SHARE_PATTERN})
 ]
@@ -170,22 +158,16 @@ Secrets: TypeAlias = Annotated[
     WithJsonSchema({"type": "array", "items": _VARIABLE, "uniqueItems": True}),
 ]
 Headers: TypeAlias = Annotated[
-    dict[str, str],
-    PlainValidator(readers.headers),
-    WithJsonSchema({"type": "object", "additionalProperties": _TEXT}),
+    dict[str, str], PlainValidator(readers.headers), WithJsonSchema({"type": "object", "additionalProperties": _TEXT})
 ]
 BaseUrl: TypeAlias = Annotated[
     str, PlainValidator(readers.base_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})
 ]
 Variable: TypeAlias = Annotated[str, PlainValidator(readers.environment_name), WithJsonSchema(_VARIABLE)]
 Anything: TypeAlias = Annotated[Node, PlainValidator(readers.anything), WithJsonSchema({})]
-Count: TypeAlias = Annotated[
-    int, PlainValidator(readers.number(minimum=1, whole=True)), WithJsonSchema(_COUNT)
-]
+Count: TypeAlias = Annotated[int, PlainValidator(readers.number(minimum=1, whole=True)), WithJsonSchema(_COUNT)]
 Integer: TypeAlias = Annotated[
-    int,
-    PlainValidator(readers.number(minimum=-readers.LARGEST, whole=True)),
-    WithJsonSchema({"type": "integer"}),
+    int, PlainValidator(readers.number(minimum=-readers.LARGEST, whole=True)), WithJsonSchema({"type": "integer"})
 ]
 Rate: TypeAlias = Annotated[
     float,
@@ -199,14 +181,10 @@ Sigma: TypeAlias = Annotated[
     float, PlainValidator(readers.number(minimum=0, maximum=10)), WithJsonSchema(_bounded(0, 10))
 ]
 PriorityWord: TypeAlias = Annotated[
-    Priority,
-    PlainValidator(readers.word_of(Priority)),
-    WithJsonSchema({"enum": [word.value for word in Priority]}),
+    Priority, PlainValidator(readers.word_of(Priority)), WithJsonSchema({"enum": [word.value for word in Priority]})
 ]
 OnErrorWord: TypeAlias = Annotated[
-    OnError,
-    PlainValidator(readers.word_of(OnError)),
-    WithJsonSchema({"enum": [word.value for word in OnError]}),
+    OnError, PlainValidator(readers.word_of(OnError)), WithJsonSchema({"enum": [word.value for word in OnError]})
 ]
 OnTruncatedWord: TypeAlias = Annotated[
     OnTruncated,
@@ -228,9 +206,7 @@ TokensField: TypeAlias = Annotated[
     str, PlainValidator(readers.choice(*_TOKENS_FIELDS)), WithJsonSchema({"enum": list(_TOKENS_FIELDS)})
 ]
 ProviderType: TypeAlias = Annotated[
-    str,
-    PlainValidator(readers.choice("openai", "simulated")),
-    WithJsonSchema({"enum": ["openai", "simulated"]}),
+    str, PlainValidator(readers.choice("openai", "simulated")), WithJsonSchema({"enum": ["openai", "simulated"]})
 ]
 Price: TypeAlias = Annotated[
     dict[str, float],
@@ -271,18 +247,14 @@ _INPUT: dict[str, Json] = {
 }
 InputValue: TypeAlias = Annotated[Node, PlainValidator(readers.anything), WithJsonSchema(_INPUT)]
 Overshoot: TypeAlias = Annotated[
-    float,
-    PlainValidator(readers.number(minimum=1, maximum=1000)),
-    WithJsonSchema(_bounded(1, 1000)),
+    float, PlainValidator(readers.number(minimum=1, maximum=1000)), WithJsonSchema(_bounded(1, 1000))
 ]
 _FORMATS = ("jsonl", "json", "csv", "lines")
 DataFormat: TypeAlias = Annotated[
     str, PlainValidator(readers.choice(*_FORMATS)), WithJsonSchema({"enum": list(_FORMATS)})
 ]
 Delimiter: TypeAlias = Annotated[
-    str,
-    PlainValidator(kind_readers.delimiter),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 1}),
+    str, PlainValidator(kind_readers.delimiter), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 1})
 ]
 _DATA_FILE: dict[str, Json] = {
     "type": "object",
@@ -330,9 +302,7 @@ ItemName: TypeAlias = Annotated[Scalar, PlainValidator(readers.text), WithJsonSc
 MaxFailed: TypeAlias = Annotated[
     int | float,
     PlainValidator(kind_readers.count_or_share),
-    WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": SHARE_PATTERN}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": SHARE_PATTERN}]}),
 ]
 Images: TypeAlias = Annotated[
     Scalar | Sequence,
@@ -345,9 +315,7 @@ BatchSize: TypeAlias = Annotated[
     WithJsonSchema({**_COUNT, "maximum": 2048}),
 ]
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-Method: TypeAlias = Annotated[
-    str, PlainValidator(readers.choice(*_METHODS)), WithJsonSchema({"enum": list(_METHODS)})
-]
+Method: TypeAlias = Annotated[str, PlainValidator(readers.choice(*_METHODS)), WithJsonSchema({"enum": list(_METHODS)})]
 Command: TypeAlias = Annotated[Scalar, PlainValidator(kind_readers.command), WithJsonSchema(_TEXT)]
 Graph: TypeAlias = Annotated[
     Scalar | Mapping, PlainValidator(kind_readers.graph), WithJsonSchema({"type": ["string", "object"]})

@@ -79,9 +79,7 @@ def _decode(content: bytes) -> str:
         cut = len(content) > 4 * MAX_SIZE and error.start > len(content) - 4
         if not cut:
             line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-            raise Unreadable(
-                f"it is not UTF-8 (line {line}, column {column})", line=line, column=column
-            ) from None
+            raise Unreadable(f"it is not UTF-8 (line {line}, column {column})", line=line, column=column) from None
         text = before
     if len(text) > MAX_SIZE:
         raise Unreadable(f"it is too large: more than {MAX_SIZE:,} characters")
@@ -142,9 +140,7 @@ class Sources:
         try:
             return name, self.read(name)
         except Unreadable as error:
-            raise Wrong(
-                where, f"the file {path} cannot be read: {error.message}", f"looked for it at {name}"
-            ) from None
+            raise Wrong(where, f"the file {path} cannot be read: {error.message}", f"looked for it at {name}") from None
 
 
 def absolute(name: str) -> str:

@@ -20,14 +20,7 @@ ITEM = "item"
 _NAMES_OF_ITEMS = frozenset({ITEM, "row"})
 """Reserved words that mean an item."""
 _BELONGS = {"as_": "as", "accept": "accept", "max_failed": "max_failed", "max_concurrent": "max_concurrent"}
-ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "lines",
-}
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "lines"}
 """Formats of data sets by the endings of their names."""
 _LIST_HINT = (
     'write an expression such as "{{ inputs.topics }}", a list, {file: rows.jsonl}, {files: docs/**/*.md} or '
@@ -110,9 +103,7 @@ def _source(
         return None, _file(node, compiler), None
     inner = node.get("matrix")
     if inner is None or len(node.entries) != 1:
-        raise Wrong(
-            node.where, "`foreach` is neither a list, nor {file: …}, {files: …} or {matrix: …}", _LIST_HINT
-        )
+        raise Wrong(node.where, "`foreach` is neither a list, nor {file: …}, {files: …} or {matrix: …}", _LIST_HINT)
     return None, None, _matrix(inner, compiler)
 
 
@@ -144,11 +135,7 @@ def _file(node: Mapping, compiler: Compiler) -> DataFile | None:
         return None
     _check_format(shape, node, compiler)
     return DataFile(
-        path=path,
-        folder=folder_of(shape.file.where),
-        format=shape.format,
-        delimiter=shape.delimiter,
-        limit=shape.limit,
+        path=path, folder=folder_of(shape.file.where), format=shape.format, delimiter=shape.delimiter, limit=shape.limit
     )
 
 
@@ -175,9 +162,7 @@ def _check_format(shape: DataFileShape, node: Mapping, compiler: Compiler) -> No
                 step=compiler.step,
             )
     if shape.delimiter is not None and chosen not in {None, "csv"}:
-        compiler.problems.add(
-            node.keys()["delimiter"], "`delimiter` is for CSV alone", "remove it", step=compiler.step
-        )
+        compiler.problems.add(node.keys()["delimiter"], "`delimiter` is for CSV alone", "remove it", step=compiler.step)
 
 
 def _matrix(node: Node, compiler: Compiler) -> dict[str, ValueTemplate | DataFile]:
@@ -187,9 +172,7 @@ def _matrix(node: Node, compiler: Compiler) -> dict[str, ValueTemplate | DataFil
     axes: dict[str, ValueTemplate | DataFile] = {}
     for entry in node.entries:
         if not NAME.fullmatch(entry.key):
-            raise Wrong(
-                entry.where, f"`{entry.key}` cannot be a name", "use a-z, 0-9 and _, not a digit first"
-            )
+            raise Wrong(entry.where, f"`{entry.key}` cannot be a name", "use a-z, 0-9 and _, not a digit first")
         if isinstance(entry.value, Mapping):
             source: ValueTemplate | DataFile | None = _file(entry.value, compiler)
         elif isinstance(entry.value, Sequence):

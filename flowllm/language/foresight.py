@@ -132,9 +132,7 @@ class Known:
             if below.wrong:
                 itself = place == 0 and look.subject[0] == "step" and key in OUTPUT_WORDS
                 hint = f"write {{{{ {shown} }}}}: that is the output itself" if itself else below.hint
-                return Fault(
-                    offset=offset, message=f"`{shown}` {below.wrong}", hint=hint, certain=below.certain
-                )
+                return Fault(offset=offset, message=f"`{shown}` {below.wrong}", hint=hint, certain=below.certain)
             schema = below.schema
             shown = f"{shown}[{key}]" if isinstance(key, int) else f"{shown}.{key}"
         return None
@@ -213,9 +211,7 @@ def _step_into(schema: dict[str, Json], root: Mapping[str, Json], key: str | int
         return _in_scalar(kinds, key, called=called)
     if kinds == {"array"}:
         return _in_list(schema, key, called=called)
-    return (
-        _in_mapping(schema, key, called=called) if kinds == {"object"} and isinstance(key, str) else _Below()
-    )
+    return _in_mapping(schema, key, called=called) if kinds == {"object"} and isinstance(key, str) else _Below()
 
 
 def _pointed(root: Mapping[str, Json], ref: Json) -> dict[str, Json]:
@@ -239,9 +235,7 @@ def _in_list(schema: dict[str, Json], key: str | int, *, called: bool) -> _Below
     items = schema.get("items")
     if isinstance(key, int) or (called and key in methods_of([])):
         return _Below(
-            items
-            if isinstance(items, dict) and isinstance(key, int) and "prefixItems" not in schema
-            else None
+            items if isinstance(items, dict) and isinstance(key, int) and "prefixItems" not in schema else None
         )
     return _Below(
         wrong=f"is a list, which has no key `{key}`",

@@ -16,9 +16,7 @@ from flowllm.language.workflow import PythonBody
 _FORM = "write module:function or ./file.py:function"
 
 
-def python_body(
-    target: str, where: Location, arguments: ValueTemplate | None, sources: Sources
-) -> PythonBody:
+def python_body(target: str, where: Location, arguments: ValueTemplate | None, sources: Sources) -> PythonBody:
     """The function that a step names. Raises Wrong where its file or the function is not there."""
     place, colon, function = target.rpartition(":")
     if not colon or not place or not function.isidentifier():
@@ -29,9 +27,7 @@ def python_body(
         return PythonBody(function=function, module=place, arguments=arguments)
     name, text = sources.read_named(place, where)
     _check_defined(function, place, _parse(place, text, where), where)
-    helpers = tuple(
-        absolute(helper) for helper in imported_files(name, text, lambda file: _text(file, sources))
-    )
+    helpers = tuple(absolute(helper) for helper in imported_files(name, text, lambda file: _text(file, sources)))
     return PythonBody(function=function, file=absolute(name), helpers=helpers, arguments=arguments)
 
 

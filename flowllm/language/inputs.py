@@ -24,9 +24,7 @@ def parse_inputs(node: Node | None, problems: Problems) -> dict[str, Input]:
     if node is None:
         return {}
     if not isinstance(node, Mapping):
-        problems.add(
-            node.where, f"`inputs` must be a mapping, found {kind_of(node)}", "write `name: default`"
-        )
+        problems.add(node.where, f"`inputs` must be a mapping, found {kind_of(node)}", "write `name: default`")
         return {}
     return {entry.key: _input(entry, problems) for entry in node.entries}
 
@@ -34,9 +32,7 @@ def parse_inputs(node: Node | None, problems: Problems) -> dict[str, Input]:
 def _input(entry: Entry, problems: Problems) -> Input:
     name, node = entry.key, entry.value
     if not NAME.fullmatch(name):
-        problems.add(
-            entry.where, f"`{name}` cannot be the name of an input", "use a-z, 0-9 and _, not a digit first"
-        )
+        problems.add(entry.where, f"`{name}` cannot be the name of an input", "use a-z, 0-9 and _, not a digit first")
     if isinstance(node, Mapping):
         return _declared(name, node, problems)
     value = plain_data(node)
@@ -107,11 +103,7 @@ def fits(value: Json, kind: str) -> bool:
     """Whether a JSON value is of an input type; a whole number is a number too."""
     if kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return (
-        value is not None
-        and isinstance(value, str | bool | int | float | list | dict)
-        and type_name(value) == kind
-    )
+    return value is not None and isinstance(value, str | bool | int | float | list | dict) and type_name(value) == kind
 
 
 def _among(value: Json, allowed: tuple[Json, ...]) -> bool:
@@ -211,9 +203,7 @@ def row_inputs(inputs: AbstractMapping[str, Input], row: Json) -> dict[str, Json
 
 
 def _from_data(
-    inputs: AbstractMapping[str, Input],
-    given: AbstractMapping[str, Json],
-    columns: AbstractMapping[str, Json],
+    inputs: AbstractMapping[str, Input], given: AbstractMapping[str, Json], columns: AbstractMapping[str, Json]
 ) -> dict[str, Json]:
     values: dict[str, Json] = {}
     missing = []

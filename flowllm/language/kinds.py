@@ -32,9 +32,7 @@ def embedding(shape: EmbedShape, where: Location, compiler: Compiler, around: St
     if model is None:
         settings = around.providers.get(provider.text)
         if settings is None or settings.type != SIMULATED:
-            hint = (
-                "set the step's `model`: `defaults.model` is one that chats, and is not used for embeddings"
-            )
+            hint = "set the step's `model`: `defaults.model` is one that chats, and is not used for embeddings"
             around.modelless.setdefault(hint, []).append((where, compiler.step))
         model = constant(SIMULATED, where)
     batch = BatchShape() if shape.batch is None else shape.batch
@@ -73,9 +71,7 @@ def http(shape: HttpShape, compiler: Compiler) -> HttpBody | None:
     if asked.json_ is not None and asked.body is not None:
         raise Wrong(asked.body.where, "`json` and `body` exclude each other", "remove one of them")
     if not is_template(asked.url.text) and not asked.url.text.startswith(("http://", "https://")):
-        raise Wrong(
-            asked.url.where, f"`{asked.url.text}` is not an address", "it begins with https:// or http://"
-        )
+        raise Wrong(asked.url.where, f"`{asked.url.text}` is not an address", "it begins with https:// or http://")
     url = compiler.text(asked.url, secrets=True)
     if url is None:
         return None
@@ -138,13 +134,8 @@ def _check_arguments(given: Mapping | None, where: Location, graph: Subgraph, co
     keys = {} if given is None else given.keys()
     for key, place in keys.items():
         if key not in graph.inputs:
-            hint = (
-                nearest(key, graph.inputs)
-                or f"it has {listing(list(graph.inputs)) if graph.inputs else 'none'}"
-            )
-            compiler.problems.add(
-                place, f"the workflow `{graph.name}` has no input `{key}`", hint, step=compiler.step
-            )
+            hint = nearest(key, graph.inputs) or f"it has {listing(list(graph.inputs)) if graph.inputs else 'none'}"
+            compiler.problems.add(place, f"the workflow `{graph.name}` has no input `{key}`", hint, step=compiler.step)
     missing = [name for name, declared in graph.inputs.items() if declared.required and name not in keys]
     if missing:
         compiler.problems.add(

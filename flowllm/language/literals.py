@@ -27,7 +27,9 @@ from flowllm.language.source import parse_yaml, place
 KEPT_OUT: Final = "__REDACTED__"
 """What stands in a text that a run keeps where the file has a secret: valid in YAML, JSON, Python and URLs."""
 WRITTEN_OUT: Final = "a secret is written out here"
-INSTEAD: Final = "name a variable that holds it: `api_key_env`, ${NAME} in a provider's headers, {{ secrets.NAME }} in a step"
+INSTEAD: Final = (
+    "name a variable that holds it: `api_key_env`, ${NAME} in a provider's headers, {{ secrets.NAME }} in a step"
+)
 _YAML: Final = (".yaml", ".yml", ".json")
 _FORMS: Final = re.compile(
     r"(?<![A-Za-z0-9_-])(?:"
@@ -133,9 +135,7 @@ def masking(texts: AbstractMapping[str, str]) -> Redactor:
 
 def spellings_of(texts: AbstractMapping[str, str]) -> tuple[str, ...]:
     """The secrets that these files, name to text, have written out, in each way in which they are written."""
-    return tuple(
-        value for file, text in texts.items() for one in literals_of(text, file) for value in one.spellings
-    )
+    return tuple(value for file, text in texts.items() for one in literals_of(text, file) for value in one.spellings)
 
 
 def checked(problems: Problems) -> tuple[Problem, ...]:
@@ -147,11 +147,7 @@ def warn_of_literals(texts: AbstractMapping[str, str], problems: Problems) -> No
     """Add a warning for each secret that these files, name to text, have written out."""
     for file, text in texts.items():
         for one in literals_of(text, file):
-            problems.warn(
-                one.where,
-                f"{WRITTEN_OUT}: {one.name}",
-                INSTEAD,
-            )
+            problems.warn(one.where, f"{WRITTEN_OUT}: {one.name}", INSTEAD)
 
 
 def kept(texts: AbstractMapping[str, str]) -> dict[str, str]:

@@ -98,9 +98,7 @@ def _guarded_check(name: Scalar, around: StepScope, compiler: Compiler) -> None:
         compiler.problems.add_wrong(wrong, step=compiler.step)
 
 
-def _model(
-    named: Scalar | None, provider: Scalar, where: Location, around: StepScope, compiler: Compiler
-) -> Scalar:
+def _model(named: Scalar | None, provider: Scalar, where: Location, around: StepScope, compiler: Compiler) -> Scalar:
     if named is not None:
         return named
     settings = around.providers.get(provider.text)
@@ -120,9 +118,7 @@ def _target(model: Scalar, provider: Scalar | None, around: StepScope, compiler:
 
 def _output(node: Scalar | Mapping | None, compiler: Compiler) -> OutputFormat | None:
     try:
-        return (
-            None if node is None else output_format(node, compiler.sources, compiler.problems, compiler.step)
-        )
+        return None if node is None else output_format(node, compiler.sources, compiler.problems, compiler.step)
     except Wrong as wrong:
         compiler.problems.add_wrong(wrong, step=compiler.step)
         return None

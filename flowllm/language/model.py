@@ -79,12 +79,8 @@ __all__ = [
 class ProjectShape(Shape):
     """flowllm.yaml: what the workflows below its folder share."""
 
-    providers: dict[str, OpenAIShape | SimulatedShape] = Field(
-        default_factory=dict, description="Who can be asked."
-    )
-    limits: LimitsShape | None = Field(
-        None, description="Limits of the account that defaults.provider names."
-    )
+    providers: dict[str, OpenAIShape | SimulatedShape] = Field(default_factory=dict, description="Who can be asked.")
+    limits: LimitsShape | None = Field(None, description="Limits of the account that defaults.provider names.")
     defaults: DefaultsShape | None = Field(None, description="Options of every LLM step.")
     database: f.PlainText | None = Field(None, description="Where runs are kept: a database's URL.")
     prices: dict[str, f.Price] = Field(
@@ -109,16 +105,10 @@ class WorkflowShape(Shape):
         default_factory=dict,
         description="Inputs: a scalar or a list is a default, nothing is a required text, a mapping declares.",
     )
-    secrets: f.Secrets = Field(
-        (), description="Environment variables that templates may use as {{ secrets.NAME }}."
-    )
+    secrets: f.Secrets = Field((), description="Environment variables that templates may use as {{ secrets.NAME }}.")
     defaults: DefaultsShape | None = Field(None, description="Options of every LLM step.")
-    providers: dict[str, OpenAIShape | SimulatedShape] = Field(
-        default_factory=dict, description="Who can be asked."
-    )
-    limits: LimitsShape | None = Field(
-        None, description="Limits of the account that defaults.provider names."
-    )
+    providers: dict[str, OpenAIShape | SimulatedShape] = Field(default_factory=dict, description="Who can be asked.")
+    limits: LimitsShape | None = Field(None, description="Limits of the account that defaults.provider names.")
     budget: BudgetShape | None = Field(None, description="What a run may spend, with all its resumes.")
     steps: dict[
         str,

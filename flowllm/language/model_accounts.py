@@ -39,23 +39,18 @@ class RetryShape(Shape):
     initial_delay: f.DurationOrZero = Field(1.0, description="Wait before the second attempt.")
     max_delay: f.DurationOrZero = Field(60.0, description="The longest wait between two attempts.")
     multiplier: f.Multiplier = Field(2.0, description="How much longer each wait is than the one before.")
-    jitter: f.Jitter = Field(
-        "full", description="full: each wait is drawn evenly from 0 to the computed one."
-    )
+    jitter: f.Jitter = Field("full", description="full: each wait is drawn evenly from 0 to the computed one.")
     attempt_timeout: f.Duration = Field(300.0, description="The longest that one attempt may take.")
 
 
 class EnforceShape(Shape):
     """What a simulated server allows."""
 
-    max_concurrent: f.Count | None = Field(
-        None, description="Requests in flight at the same time (an account: 10)."
-    )
+    max_concurrent: f.Count | None = Field(None, description="Requests in flight at the same time (an account: 10).")
     requests_per_minute: f.Rate | None = Field(None, description="Requests a minute.")
     tokens_per_minute: f.Rate | None = Field(None, description="Tokens a minute, input and output together.")
     burst: f.Count | None = Field(
-        None,
-        description="Requests that may go at once after a pause (a sixtieth of requests_per_minute, at least 1).",
+        None, description="Requests that may go at once after a pause (a sixtieth of requests_per_minute, at least 1)."
     )
 
 
@@ -86,9 +81,7 @@ class LimitsShape(ModelLimitsShape):
     give_up_after: f.Duration | None = Field(
         None, description="Time without one success after which a run is paused (15m)."
     )
-    stop_at_error_rate: f.Share | None = Field(
-        None, description="A run in which a larger share of nodes failed ends."
-    )
+    stop_at_error_rate: f.Share | None = Field(None, description="A run in which a larger share of nodes failed ends.")
     tokens_charged: f.TokensCharged | None = Field(
         None,
         description="What an answer takes of tokens_per_minute. request: what was reserved; usage: what it used "
@@ -110,9 +103,7 @@ class OpenAIShape(Shape):
     """A server that speaks OpenAI's API."""
 
     type: f.ProviderType = Field("openai", description="openai: any server that speaks OpenAI's API.")
-    base_url: f.BaseUrl | None = Field(
-        None, description="Address of the API (OPENAI_BASE_URL or OpenAI's own)."
-    )
+    base_url: f.BaseUrl | None = Field(None, description="Address of the API (OPENAI_BASE_URL or OpenAI's own).")
     api_key_env: f.Variable | None = Field(None, description="Environment variable that holds the key.")
     api: f.Api = Field("chat", description="chat: Chat Completions; responses: the Responses API.")
     headers: f.Headers = Field(
@@ -137,20 +128,14 @@ class SimulatedShape(Shape):
     latency_sigma: f.Sigma = Field(0.0, description="Sigma of the log-normal distribution of that time.")
     error_rate: f.Share = Field(0.0, description="Share of requests that fail with a 500.")
     rate_limit_rate: f.Share = Field(0.0, description="Share of requests that get a 429.")
-    enforce: EnforceShape | None = Field(
-        None, description="The server's own limits: requests above them get a 429."
-    )
+    enforce: EnforceShape | None = Field(None, description="The server's own limits: requests above them get a 429.")
     limits: LimitsShape | None = Field(None, description="Limits of this account.")
 
 
 class InputShape(Shape):
     """An input's declaration."""
 
-    type: f.InputType | None = Field(
-        None, description="What values it takes (that of the default, else string)."
-    )
-    default: f.Anything | None = Field(
-        None, description="The value if none is given; without it, one must be given."
-    )
+    type: f.InputType | None = Field(None, description="What values it takes (that of the default, else string).")
+    default: f.Anything | None = Field(None, description="The value if none is given; without it, one must be given.")
     enum: f.Anything | None = Field(None, description="The values it may have.")
     description: f.AnyText = Field("", description="What it is for.")

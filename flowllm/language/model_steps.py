@@ -11,8 +11,7 @@ from flowllm.language.model_accounts import RetryShape, Shape
 class _CommonOptions(Shape):
     retry: RetryShape | None = Field(None, description="How failed attempts are made again.")
     timeout: f.Duration | None = Field(
-        None,
-        description="All attempts together, from the first admission (30m); waiting for limits does not count.",
+        None, description="All attempts together, from the first admission (30m); waiting for limits does not count."
     )
     cache: f.Cache | None = Field(
         None,
@@ -27,9 +26,7 @@ class _CommonOptions(Shape):
 class AcceptShape(Shape):
     """When a foreach has enough."""
 
-    when: f.When = Field(
-        description="One {{ expression }} on output, item, index and accepted: true accepts the item."
-    )
+    when: f.When = Field(description="One {{ expression }} on output, item, index and accepted: true accepts the item.")
     count: f.Whole = Field(description="How many are wanted; the output is the first so many in input order.")
     overshoot: f.Overshoot = Field(
         1.0,
@@ -90,9 +87,7 @@ class _StepOptions(_CommonOptions, _FlowOptions):
 
 
 class _LlmOptions(_CommonOptions):
-    provider: f.Text | None = Field(
-        None, description="Name of a provider: openai, simulated, auto, or one of yours."
-    )
+    provider: f.Text | None = Field(None, description="Name of a provider: openai, simulated, auto, or one of yours.")
     model: f.Text | None = Field(None, description="Name of the model.")
     fallback: f.Fallback = Field(
         (), description="Who is asked when a model is down, refuses or never gives a valid answer."
@@ -100,9 +95,7 @@ class _LlmOptions(_CommonOptions):
     output: f.OutputShape | None = Field(
         None, description="json, a JSON Schema, or a schema's file: the answer is JSON and checked."
     )
-    sample: f.Sample | None = Field(
-        None, description="Number of an independent answer to the same question (0)."
-    )
+    sample: f.Sample | None = Field(None, description="Number of an independent answer to the same question (0).")
     samples: f.Samples | None = Field(None, description="Asks that often; the output is the list of answers.")
     on_truncated: f.OnTruncatedWord | None = Field(
         None, description="What an answer cut at max_tokens means: warn (kept) or fail."
@@ -151,9 +144,7 @@ class EmbedShape(_StepOptions):
 
     embed: f.Embedded = Field(description="A text, or a list of texts.")
     provider: f.Text | None = Field(None, description="Name of a provider (that of `defaults`).")
-    model: f.Text | None = Field(
-        None, description="Name of an embedding model; `defaults.model` is not used."
-    )
+    model: f.Text | None = Field(None, description="Name of an embedding model; `defaults.model` is not used.")
     dimensions: f.Whole | None = Field(None, description="Length of the vectors, where the model can choose.")
     batch: BatchShape | None = Field(None, description="How texts share requests: {size, max_wait}.")
     params: f.EmbedParams | None = Field(None, description="Anything else that the API takes, sent as it is.")
@@ -170,9 +161,7 @@ class HttpRequestShape(Shape):
     )
     json_: f.Anything | None = Field(None, alias="json", description="Body, sent as JSON.")
     body: f.Written | None = Field(None, description="Body, sent as it is.")
-    allow_private: f.Flag = Field(
-        False, description="Private, loopback and link-local addresses may be asked."
-    )
+    allow_private: f.Flag = Field(False, description="Private, loopback and link-local addresses may be asked.")
 
 
 class HttpShape(_StepOptions):
@@ -186,9 +175,7 @@ class ShellShape(_StepOptions):
 
     shell: f.Command = Field(description="Run by /bin/sh, as it is written: never a template.")
     stdin: f.Written | None = Field(None, description="What the command reads.")
-    env: f.Environment | None = Field(
-        None, description="Added to its environment; may hold {{ secrets.NAME }}."
-    )
+    env: f.Environment | None = Field(None, description="Added to its environment; may hold {{ secrets.NAME }}.")
 
 
 class WorkflowStepShape(_FlowOptions):

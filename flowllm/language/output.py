@@ -16,17 +16,7 @@ from flowllm.core.errors import InvalidWorkflow
 from flowllm.core.request import OutputFormat
 from flowllm.core.types import Json
 from flowllm.language.files import SnapshotFiles, Sources, beside
-from flowllm.language.nodes import (
-    Entry,
-    Mapping,
-    Node,
-    Scalar,
-    Sequence,
-    constant,
-    kind_of,
-    plain_data,
-    scalars,
-)
+from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
 from flowllm.language.problems import Problems, Wrong, nearest
 from flowllm.language.readers import is_template
 from flowllm.language.reference import Location
@@ -85,9 +75,7 @@ def output_of(value: Json) -> OutputFormat:
 
 def _load(path: str, where: Location, sources: Sources) -> tuple[str, Node]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path):
-        raise Wrong(
-            where, "a schema cannot be fetched from a URL", "save it beside the workflow and name the file"
-        )
+        raise Wrong(where, "a schema cannot be fetched from a URL", "save it beside the workflow and name the file")
     if not path.endswith(_SUFFIXES):
         raise Wrong(
             where,
@@ -126,8 +114,7 @@ def _placeless(data: Json, where: Location, depth: int = 0) -> Node:
         return Mapping(
             where=where,
             entries=tuple(
-                Entry(key=key, where=where, value=_placeless(value, where, depth + 1))
-                for key, value in data.items()
+                Entry(key=key, where=where, value=_placeless(value, where, depth + 1)) for key, value in data.items()
             ),
         )
     if isinstance(data, list):
@@ -206,13 +193,9 @@ class _Bundle:
         if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path):
             inside = os.path.relpath(shown, self._folder or ".")
             if os.path.isabs(path) or inside.startswith(".."):  # noqa: PTH117 - text only
-                raise Wrong(
-                    where, f"`$ref` leaves the schema's folder: {path}", "keep the files of a schema together"
-                )
+                raise Wrong(where, f"`$ref` leaves the schema's folder: {path}", "keep the files of a schema together")
             if not path.endswith(_SUFFIXES):
-                raise Wrong(
-                    where, f"`$ref: {path}` names no schema's file", "a schema's file ends in .json or .yaml"
-                )
+                raise Wrong(where, f"`$ref: {path}` names no schema's file", "a schema's file ends in .json or .yaml")
         if shown not in self.documents:
             if len(self.documents) >= MAX_FILES:
                 raise Wrong(where, f"a schema cannot be made of more than {MAX_FILES} files")
@@ -341,9 +324,7 @@ def _check_types(schema: Mapping) -> None:
             raise Wrong(item.where, f"`{item.text}` is not a type of JSON Schema", nearest(item.text, _TYPES))
     required = schema.get("required")
     if isinstance(required, Scalar):
-        raise Wrong(
-            required.where, "`required` is a list of names", "it stands beside `properties`: required: [a, b]"
-        )
+        raise Wrong(required.where, "`required` is a list of names", "it stands beside `properties`: required: [a, b]")
 
 
 def _check_patterns(schema: Mapping) -> None:

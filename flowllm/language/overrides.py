@@ -49,9 +49,7 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
     """`path` is the option as seen from this graph."""
     owner, dot, key = path.partition(".")
     if not dot or not owner or not key:
-        raise UsageError(
-            f"--set {option}: this is not an option of a step", hint="write --set step.option=value"
-        )
+        raise UsageError(f"--set {option}: this is not an option of a step", hint="write --set step.option=value")
     where = Location(file=f"--set {option}", line=1, column=1)
     problems.learn(where.file, value)
     try:
@@ -68,9 +66,7 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
         raise UsageError(f"--set {option}: there is no step `{owner}`", hint=nearest(owner, known))
     kind = next((kind for kind in KINDS if isinstance(step, Mapping) and step.get(kind) is not None), None)
     if kind is None or (kind == "workflow" and "." in key):
-        return (
-            root  # wrong in itself, which is told when it is read; or an option of a step of the graph within
-        )
+        return root  # wrong in itself, which is told when it is read; or an option of a step of the graph within
     _check_option(option, key, key_names(STEP_SHAPES[kind]))
     return _put(root, ("steps", owner, key), node)
 
@@ -94,8 +90,6 @@ def _put(root: Mapping, path: tuple[str, ...], value: Node) -> Mapping:
         inner = entry.value if entry is not None and isinstance(entry.value, Mapping) else None
         value = _put(inner or Mapping(where=value.where, entries=()), rest, value)
     if entry is None:
-        return Mapping(
-            where=root.where, entries=(*root.entries, Entry(key=key, where=value.where, value=value))
-        )
+        return Mapping(where=root.where, entries=(*root.entries, Entry(key=key, where=value.where, value=value)))
     replaced = Entry(key=key, where=entry.where, value=value)
     return Mapping(where=root.where, entries=tuple(replaced if one is entry else one for one in root.entries))

@@ -175,9 +175,7 @@ class _Parser:
         built_in = {name: ProviderSettings(name=name, type=name) for name in BUILT_IN}
         return {**built_in, **self._project.providers, **own}
 
-    def _capped(
-        self, providers: dict[str, ProviderSettings], default_provider: str
-    ) -> dict[str, ProviderSettings]:
+    def _capped(self, providers: dict[str, ProviderSettings], default_provider: str) -> dict[str, ProviderSettings]:
         """The providers under `max_concurrent`; those that the workflow's own limits are for have theirs there."""
         most = self._overrides.max_concurrent
         if most is None:

@@ -43,9 +43,7 @@ class Problems:
         """Add what may be what was meant: nothing is refused for it."""
         self.add(where, message, hint, step=step, warning=True)
 
-    def add(
-        self, where: Location, message: str, hint: str = "", *, step: str = "", warning: bool = False
-    ) -> None:
+    def add(self, where: Location, message: str, hint: str = "", *, step: str = "", warning: bool = False) -> None:
         """Add one problem; the same one at the same place counts once."""
         self._found.setdefault(
             (where, message),
@@ -74,9 +72,7 @@ class Problems:
         """Without the warnings."""
         return sum(not problem.warning for problem in self._found.values())
 
-    def check(
-        self, masking: Callable[[Mapping[str, str]], Callable[[str], str]] | None = None
-    ) -> tuple[Problem, ...]:
+    def check(self, masking: Callable[[Mapping[str, str]], Callable[[str], str]] | None = None) -> tuple[Problem, ...]:
         """The warnings. Raises InvalidWorkflow if there is any other problem. `masking` gives, for the texts by their
         names, what takes out of a line that which nobody may see."""
         found = list(self._found.values())
@@ -115,9 +111,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def listing(names: Iterable[str], last: str = "and") -> str:
     """Names for a sentence: `a`, `b` and `c`."""
     quoted = [f"`{name}`" for name in names]
-    return (
-        quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}" if quoted else ""
-    )
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}" if quoted else ""
 
 
 def check_keys(found: Mapping[str, Location], known: Iterable[str], what: str, problems: Problems) -> None:

@@ -161,9 +161,7 @@ def parse_providers(node: Node, problems: Problems) -> dict[str, ProviderSetting
             problems.add(entry.where, "`auto` is built in and cannot be defined", "choose another name")
         elif not PROVIDER_NAME.fullmatch(entry.key):
             problems.add(
-                entry.where,
-                f"`{entry.key}` cannot be the name of a provider",
-                "use letters, digits, . _ and -",
+                entry.where, f"`{entry.key}` cannot be the name of a provider", "use letters, digits, . _ and -"
             )
         settings = _provider(entry, problems)
         found[entry.key] = settings or ProviderSettings(name=entry.key, type="openai")
@@ -174,9 +172,7 @@ def _provider(entry: Entry, problems: Problems) -> ProviderSettings | None:
     what = f"the provider `{entry.key}`"
     if not isinstance(entry.value, Mapping):
         problems.add(
-            entry.value.where,
-            f"{what} must be a mapping, found {kind_of(entry.value)}",
-            "write {type: openai}",
+            entry.value.where, f"{what} must be a mapping, found {kind_of(entry.value)}", "write {type: openai}"
         )
         return None
     kind = entry.value.get("type")
@@ -238,9 +234,7 @@ def _joined(below: Entry, entry: Entry) -> Entry:
     for node in (below.value, entry.value):
         if isinstance(node, Mapping):
             keys |= {inner.key: inner for inner in node.entries}
-    return Entry(
-        key=entry.key, where=entry.where, value=Mapping(where=entry.value.where, entries=tuple(keys.values()))
-    )
+    return Entry(key=entry.key, where=entry.where, value=Mapping(where=entry.value.where, entries=tuple(keys.values())))
 
 
 def _by_name(node: Node, what: str, read: Callable[[Node], T], problems: Problems) -> dict[str, T]:

@@ -64,9 +64,7 @@ def written(node: Node) -> Scalar:
     """A text of which nothing may get lost: a comment behind it is an error if it is not quoted."""
     found = text(node)
     if found.comment is not None:
-        raise Wrong(
-            found.comment, "YAML takes what follows # as a comment, not as part of the text", "quote the text"
-        )
+        raise Wrong(found.comment, "YAML takes what follows # as a comment, not as part of the text", "quote the text")
     return found
 
 
@@ -222,9 +220,7 @@ def params(node: Node) -> Mapping:
     found = mapping(node)
     for key, where in found.keys().items():
         if key in OWN_OPTIONS:
-            raise Wrong(
-                where, f"`{key}` does not belong under `params`", f"it is a key of its own: `{key}: …`"
-            )
+            raise Wrong(where, f"`{key}` does not belong under `params`", f"it is a key of its own: `{key}: …`")
         if key in NOT_PARAMS:
             raise Wrong(where, f"`{key}` does not belong under `params`", NOT_PARAMS[key])
     return found
@@ -255,9 +251,7 @@ def messages(node: Node) -> Sequence | Scalar:
         return node
     if not isinstance(node, Sequence):
         raise Wrong(
-            node.where,
-            f"expected a list of messages, found {kind_of(node)}",
-            "write `- {role: user, content: …}`",
+            node.where, f"expected a list of messages, found {kind_of(node)}", "write `- {role: user, content: …}`"
         )
     if not node.items:
         raise Wrong(node.where, "this list is empty", "write `- {role: user, content: …}`")
@@ -286,9 +280,7 @@ def fallback(node: Node) -> tuple[tuple[Scalar, Scalar | None], ...]:
     """Targets to ask when the first fails, as (model, provider or None)."""
     if not isinstance(node, Sequence):
         raise Wrong(
-            node.where,
-            f"expected a list of models, found {kind_of(node)}",
-            "write [model, {provider: p, model: m}]",
+            node.where, f"expected a list of models, found {kind_of(node)}", "write [model, {provider: p, model: m}]"
         )
     return tuple(_target(item) for item in node.items)
 
@@ -353,9 +345,7 @@ def base_url(node: Node) -> str:
         raise Wrong(node.where, f"`{value}` is not an address", "write it like https://llm.example.com/v1")
     if "@" in match[1]:
         raise Wrong(
-            node.where,
-            "the address holds a password",
-            "name the variable that holds the key with `api_key_env`",
+            node.where, "the address holds a password", "name the variable that holds the key with `api_key_env`"
         )
     return value.rstrip("/")
 

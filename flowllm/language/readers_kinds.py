@@ -81,9 +81,7 @@ def texts_by_name(pattern: re.Pattern[str], what: str) -> Callable[[Node], Mappi
                 raise Wrong(entry.where, f"`{entry.key}` cannot be the name of {what}")
             value = scalar(entry.value, "a text")
             if value.value is None:
-                raise Wrong(
-                    value.where, f"expected a text, found {kind_of(value)}", 'write "" for an empty one'
-                )
+                raise Wrong(value.where, f"expected a text, found {kind_of(value)}", 'write "" for an empty one')
         return found
 
     return read

@@ -20,21 +20,8 @@ from jinja2.utils import Cycler, Namespace, missing, pass_context
 from flowllm.language.problems import nearest
 from flowllm.language.sandbox_code import OffsetLexer, TextGenerator, ValueGenerator
 from flowllm.language.sandbox_compare import COMPARISONS, OWN_TESTS
-from flowllm.language.sandbox_filters import (
-    FUNCTIONS,
-    OWN_FILTERS,
-    WITHOUT,
-    checked_test,
-    made,
-    metered,
-)
-from flowllm.language.sandbox_limits import (
-    RenderFailed,
-    check_operation,
-    size_of,
-    spend,
-    spend_text,
-)
+from flowllm.language.sandbox_filters import FUNCTIONS, OWN_FILTERS, WITHOUT, checked_test, made, metered
+from flowllm.language.sandbox_limits import RenderFailed, check_operation, size_of, spend, spend_text
 from flowllm.language.sandbox_methods import methods_of, paid_key, refuse_absent
 from flowllm.language.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
 
@@ -72,9 +59,7 @@ class Absent(StrictUndefined):
 
     __slots__ = ()
 
-    def __init__(
-        self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None
-    ) -> None:
+    def __init__(self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None) -> None:
         plain = name if obj is missing and hint is None else None
         super().__init__(hint, obj, name, exc or cast("Any", partial(LookupFailed, 0, plain)))
 
@@ -177,9 +162,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def method(self, obj: Any, name: str, offset: int) -> Any:
         """`obj.name` that is called: a mapping's key first, then the method."""
         if isinstance(obj, Mapping) and name in obj:
-            raise RenderFailed(
-                f"`{name}` is a key of this mapping, and its value cannot be called", offset=offset
-            )
+            raise RenderFailed(f"`{name}` is a key of this mapping, and its value cannot be called", offset=offset)
         if isinstance(obj, Undefined):
             reveal(obj)
         if isinstance(obj, LoopContext) and name in _LOOP_METHODS:
@@ -190,9 +173,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return self.key(obj, name, offset)
         known = methods_of(obj)
         if name not in known:
-            raise RenderFailed(
-                f"{kind_of(obj)} has no method `{name}`", hint=nearest(name, known), offset=offset
-            )
+            raise RenderFailed(f"{kind_of(obj)} has no method `{name}`", hint=nearest(name, known), offset=offset)
         return partial(known[name], obj)
 
     def tilde(self, parts: Iterable[object]) -> str:

@@ -30,9 +30,7 @@ def equal(left: object, right: object, depth: int = 0) -> bool:
     if isinstance(left, str) and isinstance(right, str):
         spend(min(len(left), len(right)) >> CHARACTERS_AN_OPERATION)
         return left == right
-    alike = next(
-        (kind for kind in (list, tuple, dict) if isinstance(left, kind) and isinstance(right, kind)), None
-    )
+    alike = next((kind for kind in (list, tuple, dict) if isinstance(left, kind) and isinstance(right, kind)), None)
     if alike is None:
         return bool(left == right)
     if len(left) != len(right):  # type: ignore[arg-type] # both are of one of the three
@@ -41,8 +39,7 @@ def equal(left: object, right: object, depth: int = 0) -> bool:
         raise LimitReached(f"the values are nested more than {MAX_DEPTH} deep")
     if isinstance(left, dict) and isinstance(right, dict):
         return all(
-            key in right and (item is right[key] or equal(item, right[key], depth + 1))
-            for key, item in left.items()
+            key in right and (item is right[key] or equal(item, right[key], depth + 1)) for key, item in left.items()
         )
     return _unlike(left, right, depth) is None  # type: ignore[arg-type]
 

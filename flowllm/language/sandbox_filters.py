@@ -29,15 +29,7 @@ from flowllm.language.sandbox_limits import (
 )
 from flowllm.language.sandbox_lists import flatten, from_json, pick
 from flowllm.language.sandbox_methods import between, paid_key, refuse_absent, replace_text
-from flowllm.language.sandbox_text import (
-    join_texts,
-    json_text,
-    kind_of,
-    listed,
-    percent_format,
-    reveal,
-    to_text,
-)
+from flowllm.language.sandbox_text import join_texts, json_text, kind_of, listed, percent_format, reveal, to_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -54,32 +46,12 @@ WITHOUT = {
 """Jinja's filters that are not there, and what to do instead."""
 _OF_TEXT = frozenset(
     {
-        *(
-            "capitalize",
-            "center",
-            "escape",
-            "e",
-            "forceescape",
-            "format",
-            "indent",
-            "lower",
-            "replace",
-            "safe",
-        ),
+        *("capitalize", "center", "escape", "e", "forceescape", "format", "indent", "lower", "replace", "safe"),
         *("slug", "string", "striptags", "title", "trim", "truncate", "upper", "wordcount", "wordwrap"),
     }
 )
 """Filters that work on text: any other value is made text first, as everywhere."""
-_SLOW = {
-    "slug": 0,
-    "striptags": 2,
-    "title": 2,
-    "trim": 3,
-    "truncate": 3,
-    "urlencode": 2,
-    "wordcount": 2,
-    "wordwrap": 0,
-}
+_SLOW = {"slug": 0, "striptags": 2, "title": 2, "trim": 3, "truncate": 3, "urlencode": 2, "wordcount": 2, "wordwrap": 0}
 """Filters that take longer than others to go through a text: as a shift, characters an operation."""
 _UNREAD = frozenset({"count", "d", "default", "first", "last", "length", "pick"})
 """Filters that take as long whatever the size."""
@@ -239,9 +211,7 @@ def _wordwrap(  # noqa: PLR0917 - Jinja's own signature
 ) -> str:
     check_width(width)
     check_width(len(wrapstring or ""))
-    longest = max(
-        map(len, value.split()), default=0
-    )  # what is left of a word is copied for each of its lines
+    longest = max(map(len, value.split()), default=0)  # what is left of a word is copied for each of its lines
     spend(longest * longest // max(1, width) >> 8)
     pieces = len(value) // max(1, width) + value.count("\n") + value.count(" ") + 1
     spend_text(len(value) + pieces * len(wrapstring or "\n"))

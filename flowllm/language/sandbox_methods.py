@@ -124,15 +124,7 @@ _TEXT_METHODS: dict[str, Function] = {
     for name in (
         *("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii"),
         *("isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "lstrip"),
-        *(
-            "partition",
-            "removeprefix",
-            "removesuffix",
-            "rfind",
-            "rindex",
-            "rpartition",
-            "rstrip",
-        ),
+        *("partition", "removeprefix", "removesuffix", "rfind", "rindex", "rpartition", "rstrip"),
         *("startswith", "strip", "swapcase", "title", "upper"),
     )
 } | {

@@ -52,8 +52,7 @@ def to_text(value: object) -> str:
         return value
     if value is None:
         raise RenderFailed(
-            "the value is null, and a text cannot show that",
-            hint="write what to show instead: `x or ''`",
+            "the value is null, and a text cannot show that", hint="write what to show instead: `x or ''`"
         )
     if type(value) is Undefined:
         return ""  # `{{ 'x' if y }}`: nothing is shown where y is false, as everywhere in Jinja
@@ -128,9 +127,7 @@ def _rare(value: object) -> Json:
 def _key(key: object) -> str:
     if isinstance(key, str):
         return str(key)
-    raise RenderFailed(
-        f"a key of a mapping must be text, and one is {kind_of(key)}", hint="write `key | string`"
-    )
+    raise RenderFailed(f"a key of a mapping must be text, and one is {kind_of(key)}", hint="write `key | string`")
 
 
 def listed(value: object) -> Sequence[object]:
@@ -173,11 +170,7 @@ def percent_format(template: str, arguments: object) -> str:
             raise RenderFailed(f"`{found[0]}` is not a format", hint="write `%%` for a percent sign")
         used_name = used_name or found["key"] is not None
         pieces.append(_percent_piece(found, named, positional))
-    if (
-        not used_name
-        and not isinstance(arguments, Mapping)
-        and next(positional, positional) is not positional
-    ):
+    if not used_name and not isinstance(arguments, Mapping) and next(positional, positional) is not positional:
         raise RenderFailed("there are more values than places for them in the format")
     return join_texts([*pieces, template[end:]])
 

@@ -9,14 +9,7 @@ from typing import Final
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Problems, nearest
 
-_BY_NAME: Final = (
-    "properties",
-    "patternProperties",
-    "$defs",
-    "definitions",
-    "dependentSchemas",
-    "dependencies",
-)
+_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 """Keywords whose values are mappings from names to schemas."""
 _LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SINGLE: Final = (
@@ -24,19 +17,7 @@ _SINGLE: Final = (
     *("contains", "propertyNames", "not", "if", "then", "else", "contentSchema"),
 )
 _OTHERS: Final = (
-    *(
-        "$schema",
-        "$id",
-        "id",
-        "$ref",
-        "$comment",
-        "$vocabulary",
-        "type",
-        "enum",
-        "const",
-        "default",
-        "examples",
-    ),
+    *("$schema", "$id", "id", "$ref", "$comment", "$vocabulary", "type", "enum", "const", "default", "examples"),
     *("title", "description", "readOnly", "writeOnly", "deprecated", "required", "dependentRequired"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
     *("pattern", "format", "minItems", "maxItems", "uniqueItems", "minContains", "maxContains"),
@@ -49,18 +30,7 @@ _FOREIGN: Final = frozenset(
         # servers and editors
         *("strict", "name", "propertyOrdering", "propertyOrder", "order", "markdownDescription", "enumNames"),
         *("enumDescriptions", "defaultSnippets", "errorMessage", "deprecationMessage", "doNotSuggest"),
-        *(
-            "optional",
-            "options",
-            "tsType",
-            "javaType",
-            "unit",
-            "units",
-            "group",
-            "category",
-            "widget",
-            "hidden",
-        ),
+        *("optional", "options", "tsType", "javaType", "unit", "units", "group", "category", "widget", "hidden"),
     }
 )
 """Keywords that are no part of JSON Schema, and that tools of others write and read."""
@@ -93,9 +63,7 @@ def check_keywords(document: Node, problems: Problems, step: str) -> None:
                 continue
             near = _meant(key)
             if near:
-                problems.add(
-                    where, f"`{key}` is not a keyword of JSON Schema", f"did you mean `{near}`?", step=step
-                )
+                problems.add(where, f"`{key}` is not a keyword of JSON Schema", f"did you mean `{near}`?", step=step)
             else:
                 problems.warn(where, f"`{key}` is not a keyword of JSON Schema: it checks nothing", step=step)
         _check_satisfiable(schema, problems, step)
@@ -153,9 +121,7 @@ def _check_satisfiable(schema: Mapping, problems: Problems, step: str) -> None:
             told = f"`{item.text}` is required, and `additionalProperties: false` forbids it: nothing fits"
             problems.add(item.where, told, near, step=step)
         elif near.startswith("did"):
-            problems.warn(
-                item.where, f"`{item.text}` is required, and not among the `properties`", near, step=step
-            )
+            problems.warn(item.where, f"`{item.text}` is required, and not among the `properties`", near, step=step)
     values = schema.get("enum")
     if isinstance(values, Sequence) and not values.items:
         problems.add(values.where, "`enum` has no values: nothing fits", step=step)

@@ -64,9 +64,7 @@ def _check_text(text: str, file: str) -> None:
 
 def place(text: str, offset: int, file: str) -> Location:
     """Line and column of an offset in a text."""
-    return Location(
-        file=file, line=text.count("\n", 0, offset) + 1, column=offset - text.rfind("\n", 0, offset)
-    )
+    return Location(file=file, line=text.count("\n", 0, offset) + 1, column=offset - text.rfind("\n", 0, offset))
 
 
 class _Builder:
@@ -94,9 +92,7 @@ class _Builder:
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise Wrong(
-                self._at(event.start_mark), "a second document begins here", "one file holds one document"
-            )
+            raise Wrong(self._at(event.start_mark), "a second document begins here", "one file holds one document")
         return root
 
     def _guarded(self) -> Iterator[Any]:
@@ -128,11 +124,7 @@ class _Builder:
             raise Wrong(where, f"this is nested more than {MAX_DEPTH} deep")
         self._depth += 1
         self._deepest = max(self._deepest, self._depth)
-        node = (
-            self._mapping(event, where)
-            if isinstance(event, yaml.MappingStartEvent)
-            else self._sequence(where)
-        )
+        node = self._mapping(event, where) if isinstance(event, yaml.MappingStartEvent) else self._sequence(where)
         self._depth -= 1
         return node
 
@@ -185,9 +177,7 @@ class _Builder:
             entry = self._entry(event)
             if entry.key in entries:
                 first = entries[entry.key].where.line
-                raise Wrong(
-                    entry.where, f"the key `{entry.key}` is here a second time; the first is in line {first}"
-                )
+                raise Wrong(entry.where, f"the key `{entry.key}` is here a second time; the first is in line {first}")
             entries[entry.key] = entry
         return Mapping(where=where, entries=tuple(entries.values()))
 
@@ -211,9 +201,7 @@ class _Builder:
     def _scalar(self, event: Any, where: Location) -> Scalar:
         bad = _FORBIDDEN_IN_VALUE.search(event.value)
         if bad:
-            raise Wrong(
-                where, f"this text contains the character U+{ord(bad.group()):04X}, which is not allowed"
-            )
+            raise Wrong(where, f"this text contains the character U+{ord(bad.group()):04X}, which is not allowed")
         start, style = event.start_mark.index, event.style or ""
         if event.anchor is not None:
             start += len(event.anchor) + 1

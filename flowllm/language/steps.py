@@ -82,24 +82,18 @@ class StepScope:
 def kind_key(entry: Entry) -> str:
     """The one key that says what a step does. Raises Wrong if there is not exactly one."""
     if not isinstance(entry.value, Mapping):
-        raise Wrong(
-            entry.value.where, f"a step is a mapping, this is {kind_of(entry.value)}", "write `prompt: …`"
-        )
+        raise Wrong(entry.value.where, f"a step is a mapping, this is {kind_of(entry.value)}", "write `prompt: …`")
     keys = entry.value.keys()
     found = [key for key in keys if key in KINDS]
     if len(found) > 1:
-        raise Wrong(
-            keys[found[1]], f"a step does one thing, this one has {listing(found)}", "make two steps of it"
-        )
+        raise Wrong(keys[found[1]], f"a step does one thing, this one has {listing(found)}", "make two steps of it")
     if not found:
         for key in keys:
             near = nearest(key, KINDS)
             hint = "" if key in _ALL_KEYS else near if near.startswith("did") else kind_meant(key)
             if hint:
                 raise Wrong(keys[key], f"unknown key `{key}` in the step `{entry.key}`", hint)
-        raise Wrong(
-            entry.where, f"the step `{entry.key}` does nothing: it has none of {listing(KINDS)}", "add one"
-        )
+        raise Wrong(entry.where, f"the step `{entry.key}` does nothing: it has none of {listing(KINDS)}", "add one")
     return found[0]
 
 
@@ -107,9 +101,7 @@ def check_id(entry: Entry, problems: Problems) -> None:
     """Add a problem if a step cannot have that id."""
     name = entry.key
     if not NAME.fullmatch(name):
-        problems.add(
-            entry.where, f"`{name}` cannot be the id of a step", "use a-z, 0-9 and _, not a digit first"
-        )
+        problems.add(entry.where, f"`{name}` cannot be the id of a step", "use a-z, 0-9 and _, not a digit first")
     elif name in RESERVED_IDS:
         problems.add(entry.where, f"`{name}` is reserved and cannot be the id of a step", "choose another id")
 
@@ -222,17 +214,14 @@ def _asks(entry: Entry, compiler: Compiler, around: StepScope) -> Asks | None:
     """The prompt step of the defaults, for the questions of a function. What is wrong goes to the problems."""
     question = Entry(key="prompt", where=entry.where, value=constant("-", entry.where))
     node = merged(
-        _chosen(around.defaults, tuple(key_names(PromptShape))),
-        Mapping(where=entry.where, entries=(question,)),
+        _chosen(around.defaults, tuple(key_names(PromptShape))), Mapping(where=entry.where, entries=(question,))
     )
     shape = read_shape(PromptShape, node, f"the step `{entry.key}`", around.problems, step=entry.key)
     body = None if shape is None else llm_body(shape, entry.where, compiler, around)
     if shape is None or body is None:
         return None
     given = compiler.within("messages", "sample")
-    messages, sample = (
-        given.as_text(constant(f"{{{{ {name} }}}}", entry.where)) for name in ("messages", "sample")
-    )
+    messages, sample = (given.as_text(constant(f"{{{{ {name} }}}}", entry.where)) for name in ("messages", "sample"))
     return Asks(
         step=Step(
             id=StepId(entry.key),
@@ -276,10 +265,7 @@ def _edges(step: str, needs: tuple[Scalar, ...], compiler: Compiler) -> dict[Ste
             problems.add(need.where, f"the step `{step}` needs itself", "remove it", step=step)
         elif need.text not in compiler.names.steps:
             problems.add(
-                need.where,
-                f"there is no step `{need.text}`",
-                nearest(need.text, compiler.names.steps),
-                step=step,
+                need.where, f"there is no step `{need.text}`", nearest(need.text, compiler.names.steps), step=step
             )
         else:
             edges.setdefault(StepId(need.text), Tolerance.REQUIRED)

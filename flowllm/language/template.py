@@ -129,11 +129,7 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     found = None if tree is None else _single(tree)
     if condition and found is None:
         raise TemplateSyntaxProblem(
-            Fault(
-                offset=1,
-                message="a condition is exactly one `{{ expression }}`",
-                hint="such as `{{ score > 7 }}`",
-            )
+            Fault(offset=1, message="a condition is exactly one `{{ expression }}`", hint="such as `{{ score > 7 }}`")
         )
     if tree is None:
         return Template(source=source, text=text, references=(), steps=names.steps, constant=text.text)

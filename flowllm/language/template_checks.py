@@ -250,9 +250,7 @@ class _Walk:
     def _check_filter(self, name: str, offset: int) -> None:
         if name not in TEXT.filters:
             without = name in WITHOUT
-            message = (
-                f"the filter `{name}` cannot be used in a template" if without else f"unknown filter `{name}`"
-            )
+            message = f"the filter `{name}` cannot be used in a template" if without else f"unknown filter `{name}`"
             self._fault(offset, message, WITHOUT[name] if without else nearest(name, TEXT.filters))
 
     def _test(self, node: nodes.Test) -> None:

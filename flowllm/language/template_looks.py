@@ -16,16 +16,10 @@ Subject: TypeAlias = "tuple[str, str]"
 
 _FILTERS: Final = {
     **dict.fromkeys(("length", "count", "wordcount", "int", "float", "round", "abs", "sum"), "a number"),
-    **dict.fromkeys(
-        ("upper", "lower", "trim", "title", "capitalize", "join", "tojson", "string", "replace"), "text"
-    ),
+    **dict.fromkeys(("upper", "lower", "trim", "title", "capitalize", "join", "tojson", "string", "replace"), "text"),
     **dict.fromkeys(("striptags", "truncate", "indent", "format", "slug", "urlencode", "center"), "text"),
-    **dict.fromkeys(
-        ("list", "map", "select", "reject", "selectattr", "rejectattr", "sort", "unique"), "a list"
-    ),
-    **dict.fromkeys(
-        ("batch", "slice", "groupby", "dictsort", "items", "flatten", "zip", "product"), "a list"
-    ),
+    **dict.fromkeys(("list", "map", "select", "reject", "selectattr", "rejectattr", "sort", "unique"), "a list"),
+    **dict.fromkeys(("batch", "slice", "groupby", "dictsort", "items", "flatten", "zip", "product"), "a list"),
 }
 """What filters give, whatever they are given."""
 _GIVEN: Final[dict[type[nodes.Node], str]] = {

@@ -16,13 +16,7 @@ Key: TypeAlias = "tuple[str | None, int]"
 
 RUN_FIELDS: Final = ("id", "date", "started_at")
 RECORD_FIELDS: Final[dict[str, tuple[str, ...]]] = {
-    "usage": (
-        "input_tokens",
-        "output_tokens",
-        "cached_input_tokens",
-        "reasoning_tokens",
-        "cache_write_tokens",
-    ),
+    "usage": ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"),
     "status": (),
     "error": ("type", "message", "hint", "answer"),
     "model": (),
@@ -108,11 +102,7 @@ class Paths:
             self.fault(offset, "a secret must be named", "write `secrets.NAME`")
         elif keys[0][0] not in self._names.secrets:
             known = nearest(str(keys[0][0]), self._names.secrets)
-            self.fault(
-                keys[0][1],
-                f"unknown secret `{keys[0][0]}`",
-                known or "list it under `secrets` of the workflow",
-            )
+            self.fault(keys[0][1], f"unknown secret `{keys[0][0]}`", known or "list it under `secrets` of the workflow")
 
     def record(self, keys: Sequence[Key], offset: int, *, called: bool) -> None:
         """`steps.x.…`: a step that exists, a field that its record has; mentions the step."""
@@ -130,9 +120,7 @@ class Paths:
         if below:
             owner = f" of `steps.{step}.{name}`"
             self.keys(keys[2:3], below, "field", owner, called=called and not keys[3:])
-        tolerant = (
-            name in TOLERANT_FIELDS or name not in RECORD_FIELDS
-        )  # the record as a whole tells how it ended
+        tolerant = name in TOLERANT_FIELDS or name not in RECORD_FIELDS  # the record as a whole tells how it ended
         tolerance = Tolerance.ANY if tolerant else None
         for part in _parts(name):
             self.mentions.append(Mention(step=step, offset=offset, tolerance=tolerance, part=part))

@@ -44,19 +44,14 @@ _WORDS = (
         "unexpected {found}, {wanted} should come first",
     ),
     (re.compile(r"^Missing end of comment tag$"), "this comment is not closed: `#}}` is missing"),
-    (
-        re.compile(r"^Missing end of raw directive$"),
-        "this `raw` block is not closed: `{{% endraw %}}` is missing",
-    ),
+    (re.compile(r"^Missing end of raw directive$"), "this `raw` block is not closed: `{{% endraw %}}` is missing"),
     (re.compile(r"^Expected an expression, got '(?P<found>.+)'$"), "an expression is missing before {found}"),
     (
         re.compile(r"^Unexpected end of template\..* needs to be closed is '(?P<tag>\w+)'\.$"),
         "this `{tag}` block is not closed: `{{% end{tag} %}}` is missing",
     ),
     (
-        re.compile(
-            r"^Encountered unknown tag '(?P<tag>\w+)'\. You probably made a nesting.* is '(?P<open>\w+)'\.$"
-        ),
+        re.compile(r"^Encountered unknown tag '(?P<tag>\w+)'\. You probably made a nesting.* is '(?P<open>\w+)'\.$"),
         "`{tag}` does not close what is open here, a `{open}` block",
     ),
     (re.compile(r"^Encountered unknown tag '(?P<tag>\w+)'"), "there is no tag `{tag}`"),
@@ -112,9 +107,7 @@ def compile_fault(error: Exception) -> Fault:
 def _python_fault(error: Exception) -> Fault:
     offset = TEXT.progress.begins[-1] if TEXT.progress.begins else 1
     if isinstance(error, (RecursionError, MemoryError, SyntaxError)):
-        return Fault(
-            offset=1, message="the template is nested too deeply", hint="compute parts of it in `value` steps"
-        )
+        return Fault(offset=1, message="the template is nested too deeply", hint="compute parts of it in `value` steps")
     if "digits" in str(error):
         return Fault(offset=offset, message="a number has too many digits")
     return Fault(offset=offset, message=f"this is not a template: {error}")

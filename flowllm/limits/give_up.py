@@ -71,9 +71,7 @@ def judge(account: Account, error: StepError, departure: Departure) -> Report:
             doubted=isinstance(error, Unauthorized) and error.status == _BAD_KEY,
             notice=notice,
         )
-    down = ProviderDown(
-        f"{reason}: {error.message}", hint=error.hint or "see what the provider says, then resume"
-    )
+    down = ProviderDown(f"{reason}: {error.message}", hint=error.hint or "see what the provider says, then resume")
     account.give_up(down)
     return Report(free=True, down=down)
 

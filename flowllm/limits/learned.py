@@ -77,9 +77,7 @@ class Model:
     def depart(self, tokens: float, now: float) -> Departure:
         """One goes out."""
         before = self.departed
-        self.departed = Departure(
-            model=before.model, at=now, number=before.number + 1, tokens=before.tokens + tokens
-        )
+        self.departed = Departure(model=before.model, at=now, number=before.number + 1, tokens=before.tokens + tokens)
         return self.departed
 
     def wait(self, tokens: float, now: float) -> float:
@@ -92,9 +90,7 @@ class Model:
         """Headers of an answer say that of requests. They spoke of the time when its request arrived."""
         rates = [(quota.rate, quota) for quota in quotas]
         rate, quota = min(
-            ((rate, quota) for rate, quota in rates if rate is not None),
-            key=lambda one: one[0],
-            default=(None, None),
+            ((rate, quota) for rate, quota in rates if rate is not None), key=lambda one: one[0], default=(None, None)
         )
         if quota is None or rate is None:
             if any(quota.limit for quota in quotas):

@@ -125,11 +125,7 @@ class Limiter:
         ProviderDown when the provider is given up while this waits.
         """
         admission = Admission(
-            priority=priority,
-            tokens=tokens,
-            model=model,
-            tenant=tenant,
-            weight=self._weights.get(tenant, 1.0),
+            priority=priority, tokens=tokens, model=model, tenant=tenant, weight=self._weights.get(tenant, 1.0)
         )
         found = self._account(account)
         return Permit(found, admission, await found.acquire(admission))
@@ -140,9 +136,7 @@ class Limiter:
         now = self._clock.monotonic()
         rates = {name: model.adaptive.rate(now) for name, model in self._account(account).models.items()}
         models = self._account(account).models
-        return {
-            name: rate for name, rate in rates.items() if rate is not None and models[name].adaptive.learned
-        }
+        return {name: rate for name, rate in rates.items() if rate is not None and models[name].adaptive.learned}
 
     def remember(self, account: Hashable, model: str, rate: float) -> None:
         """What an earlier run learned of a model, in requests a second, to begin with."""

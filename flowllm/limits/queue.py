@@ -61,19 +61,11 @@ class AdmissionQueue(Generic[T]):
         """Those who wait with their tickets, in the order in which they came."""
         queues = (owner.queue for lane in self._classes for owner in lane.tenants.values())
         return iter(
-            sorted(
-                (one for queue in queues for one in queue if one[0] in self._waiting), key=lambda one: one[0]
-            )
+            sorted((one for queue in queues for one in queue if one[0] in self._waiting), key=lambda one: one[0])
         )
 
     def push(
-        self,
-        item: T,
-        priority: Priority,
-        *,
-        tenant: str = "",
-        weight: float = 1.0,
-        ticket: int | None = None,
+        self, item: T, priority: Priority, *, tenant: str = "", weight: float = 1.0, ticket: int | None = None
     ) -> int:
         """Join the queue; gives a ticket with which to leave it. `weight` is the tenant's from now on. `ticket` is that
         of another queue, for one who comes from there."""

@@ -86,9 +86,7 @@ class _Client(DefaultAioHttpClient):
 def _roomy(transport: Any) -> httpx2.AsyncBaseTransport:
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE, ssl=transport.ssl_context
-            ),
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE, ssl=transport.ssl_context),
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=LARGEST_HEADER,
             max_field_size=LARGEST_HEADER,
@@ -167,9 +165,7 @@ def _one_each(headers: Mapping[str, str | Omit]) -> dict[str, str | Omit]:
 
 
 @contextlib.asynccontextmanager
-async def posted(
-    client: AsyncOpenAI, body: Mapping[str, Json], *, api: str
-) -> AsyncIterator[httpx2.Response]:
+async def posted(client: AsyncOpenAI, body: Mapping[str, Json], *, api: str) -> AsyncIterator[httpx2.Response]:
     """Send the body, exactly as it is, and give the response with its body still unread.
 
     Raises openai.APIStatusError for a status that is not 2xx, openai.APIConnectionError for none at all.
@@ -185,12 +181,7 @@ async def posted(
         "idempotency_key": "-",  # sent to nobody; without one the client draws a random one for each request
     }
     response = await client.post(
-        _PATHS[api],
-        cast_to=httpx2.Response,
-        content=content,
-        options=options,
-        stream=True,
-        stream_cls=AsyncStream[Any],
+        _PATHS[api], cast_to=httpx2.Response, content=content, options=options, stream=True, stream_cls=AsyncStream[Any]
     )
     try:
         yield response  # type: ignore[misc] # with this cast_to the client gives the response itself

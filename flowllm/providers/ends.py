@@ -40,20 +40,10 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
         ("max_length", "token_limit", "max_new_tokens", "context_length", "context_length_exceeded"),
         "IBM and TGI",
     ),
+    (End.CUT, ("length_limit", "limit", "time_limit", "truncated", "context_window_exceeded"), "watsonx; Zhipu"),
     (
         End.CUT,
-        ("length_limit", "limit", "time_limit", "truncated", "context_window_exceeded"),
-        "watsonx; Zhipu",
-    ),
-    (
-        End.CUT,
-        (
-            "maxPredictedTokensReached",
-            "contextLengthReached",
-            "max_completion_tokens",
-            "max_output",
-            "max_time",
-        ),
+        ("maxPredictedTokensReached", "contextLengthReached", "max_completion_tokens", "max_output", "max_time"),
         "LM Studio; MiniMax; gateways",
     ),
     (
@@ -98,27 +88,15 @@ TABLE: tuple[tuple[End, tuple[str, ...], str], ...] = (
         "OpenRouter; OpenAI, Responses",
     ),
     (End.ABORTED, ("insufficient_system_resource",), "DeepSeek, finish_reason"),
-    (
-        End.ABORTED,
-        ("abort", "aborted", "abandoned", "repetition"),
-        "vLLM and SGLang, when a request is dropped",
-    ),
+    (End.ABORTED, ("abort", "aborted", "abandoned", "repetition"), "vLLM and SGLang, when a request is dropped"),
     (
         End.ABORTED,
         ("network_error", "server_error", "timeout", "error_limit", "user_cancel"),
         "Zhipu; Cohere; gateways",
     ),
-    (
-        End.ABORTED,
-        ("internal_error", "unknown_error", "upstream_error", "overloaded_error", "interrupted"),
-        "gateways",
-    ),
+    (End.ABORTED, ("internal_error", "unknown_error", "upstream_error", "overloaded_error", "interrupted"), "gateways"),
     (End.ABORTED, ("userStopped", "modelUnloaded", "load", "unload"), "LM Studio and Ollama"),
-    (
-        End.ABORTED,
-        ("malformed_model_output", "missing_thought_signature", "too_many_tool_calls"),
-        "Bedrock; Gemini",
-    ),
+    (End.ABORTED, ("malformed_model_output", "missing_thought_signature", "too_many_tool_calls"), "Bedrock; Gemini"),
     (
         End.ABORTED,
         ("malformed_function_call", "unexpected_tool_call", "malformed_response", "malformed_tool_use"),

@@ -59,10 +59,7 @@ _MONEY = (
             r"exceeded[\w ]{0,30}\b(included )?credits",
             r"credit (limit|balance)[\w ]{0,20} (exceeded|reached)",
         ),
-        example=(
-            400,
-            _error("Your credit balance is too low to access the API.", None, "invalid_request_error"),
-        ),
+        example=(400, _error("Your credit balance is too low to access the API.", None, "invalid_request_error")),
         source="Anthropic, 400; Moonshot, 429; xAI and SiliconFlow, 403; Hugging Face router, 402; Gemini prepaid, 429",
     ),
     Row(
@@ -81,10 +78,7 @@ _MONEY = (
             r"\b(trial|subscription|free credits)\b[\w ]{0,20} (ended|expired)\b|no active subscription",
             r"past invoices",
         ),
-        example=(
-            429,
-            _error("Your account is suspended, please recharge your account"),
-        ),
+        example=(429, _error("Your account is suspended, please recharge your account")),
         source="Moonshot, 429; Zhipu, code 1113; Alibaba, Arrearage; Fireworks, 412; Bedrock; new-api, 403",
     ),
     Row(
@@ -96,10 +90,7 @@ _MONEY = (
             r"\d (api )?calls ?/ ?month",
             r"free tier of the model has been exhausted",
         ),
-        example=(
-            403,
-            {"error": {"code": 403, "message": "Key limit exceeded (total limit). Manage it in settings"}},
-        ),
+        example=(403, {"error": {"code": 403, "message": "Key limit exceeded (total limit). Manage it in settings"}}),
         source="OpenRouter, limits; xAI, 403; Fireworks, 412; Cohere trial keys, 429",
     ),
 )
@@ -185,10 +176,7 @@ _TOO_LARGE = (
             "context_length_exceeded exceed_context_size_error string_above_max_length request_too_large "
             "prompt_too_long context_window_exceeded ContextWindowExceededError tokens_limit_reached"
         ),
-        example=(
-            400,
-            _error("This model's maximum context length is 8192 tokens.", "context_length_exceeded"),
-        ),
+        example=(400, _error("This model's maximum context length is 8192 tokens.", "context_length_exceeded")),
         source="OpenAI, error codes; llama.cpp server; Anthropic, 413; GitHub Models, 413",
     ),
     Row(
@@ -222,13 +210,7 @@ _TOO_LARGE = (
         statuses=_REFUSALS | {413, 429, 500},
         example=(
             500,
-            {
-                "error": {
-                    "code": 500,
-                    "type": "server_error",
-                    "message": "input (992 tokens) is too large to process.",
-                }
-            },
+            {"error": {"code": 500, "type": "server_error", "message": "input (992 tokens) is too large to process."}},
         ),
         source="llama.cpp server, 500; Anthropic; Gemini; Mistral; vLLM; TGI, 422; Alibaba; Groq; Moonshot; LM Studio",
     ),
@@ -251,11 +233,7 @@ _NO_MODEL = (
         ),
         example=(
             403,
-            _error(
-                "Project `p` does not have access to model `gpt-x`",
-                "model_not_found",
-                "invalid_request_error",
-            ),
+            _error("Project `p` does not have access to model `gpt-x`", "model_not_found", "invalid_request_error"),
         ),
         source="OpenAI, 403 and 404; Groq, 400; Azure, 404; Mistral, 400; GitHub Models; Together; Volcengine",
     ),
@@ -303,10 +281,7 @@ _BY_CODE = (
     Row(
         meaning=Meaning.BAD_JSON,
         codes="json_validate_failed json_validation_failed failed_generation",
-        example=(
-            400,
-            _error("Failed to validate JSON.", "json_validate_failed", failed_generation='{"a": one}'),
-        ),
+        example=(400, _error("Failed to validate JSON.", "json_validate_failed", failed_generation='{"a": one}')),
         source="Groq, structured outputs: 400 with failed_generation",
     ),
     Row(
@@ -325,14 +300,7 @@ _BY_CODE = (
         statuses={400, 401, 403},
         example=(
             400,
-            [
-                _error(
-                    "API key not valid.",
-                    400,
-                    status="INVALID_ARGUMENT",
-                    details=[{"reason": "API_KEY_INVALID"}],
-                )
-            ],
+            [_error("API key not valid.", 400, status="INVALID_ARGUMENT", details=[{"reason": "API_KEY_INVALID"}])],
         ),
         source="Gemini API, 400; OpenAI, 401; Anthropic, 401 and 403; MiniMax, base_resp",
     ),
@@ -348,10 +316,7 @@ _BY_CODE = (
         example=(
             403,
             _error(
-                "User Rate Limit Exceeded",
-                403,
-                status="PERMISSION_DENIED",
-                details=[{"reason": "rateLimitExceeded"}],
+                "User Rate Limit Exceeded", 403, status="PERMISSION_DENIED", details=[{"reason": "rateLimitExceeded"}]
             ),
         ),
         source="Google APIs, 403; AWS, ThrottlingException at 400; Alibaba, Throttling; MiniMax, base_resp",
@@ -426,15 +391,7 @@ _BY_STATUS = (
         statuses=range(300, 500),
         example=(
             422,
-            {
-                "detail": [
-                    {
-                        "type": "extra_forbidden",
-                        "loc": ["body", "seed"],
-                        "msg": "Extra inputs are not permitted",
-                    }
-                ]
-            },
+            {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
         ),
         source="FastAPI and Mistral, 422; RFC 9110, section 15.5.1",
     ),

@@ -113,9 +113,7 @@ def is_error(payload: Mapping[str, Json]) -> bool:
 
 def says_something(payload: Mapping[str, Json]) -> bool:
     """Whether a body without an answer has words of why."""
-    return any(
-        payload.get(name) for name in ("message", "msg", "detail", "errors", "error_msg", "error_message")
-    )
+    return any(payload.get(name) for name in ("message", "msg", "detail", "errors", "error_msg", "error_message"))
 
 
 def _no_money(case: _Case) -> StepError:
@@ -161,9 +159,7 @@ def _no_entry(case: _Case) -> StepError:
 
 def _slow_down(case: _Case) -> StepError:
     return RateLimited(
-        f"{case.asked.who} says to slow down ({case.status}){case.said}",
-        retry_after=case.wait,
-        status=case.status,
+        f"{case.asked.who} says to slow down ({case.status}){case.said}", retry_after=case.wait, status=case.status
     )
 
 
@@ -177,8 +173,7 @@ def _bad_json(case: _Case) -> StepError:
     """What json_object and json_schema promise is checked by some servers; it is asked again as one checked here is.
     The model reads it: no word of where the server is."""
     return InvalidAnswer(
-        f"the server refused the model's own answer ({case.status}){case.said}",
-        answer=case.words.generation or "",
+        f"the server refused the model's own answer ({case.status}){case.said}", answer=case.words.generation or ""
     )
 
 
@@ -198,9 +193,7 @@ def _rejected(case: _Case) -> StepError:
             "json_object or prompt; `flowllm show` with the run and the step prints what was sent"
         )
     return RequestRejected(
-        f"{case.asked.who} does not accept the request ({case.status}){case.said}",
-        hint=hint,
-        status=case.status,
+        f"{case.asked.who} does not accept the request ({case.status}){case.said}", hint=hint, status=case.status
     )
 
 

@@ -52,9 +52,7 @@ class Row:
 
     def fits(self, status: int | None, words: Words) -> bool:
         """Whether it says this. Of an error at status 200 that names no other, codes and phrases decide alone."""
-        if self.statuses and not (
-            status in self.statuses or (status is None and (self.codes or self.phrases))
-        ):
+        if self.statuses and not (status in self.statuses or (status is None and (self.codes or self.phrases))):
             return False
         if not (self.codes or self.phrases):
             return True

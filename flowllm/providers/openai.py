@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from flowllm.core.clock import Clock
-from flowllm.core.errors import (
-    AttemptTimedOut,
-    BadAnswer,
-    RateLimited,
-    ServerFailed,
-    StepError,
-    UsageError,
-)
+from flowllm.core.errors import AttemptTimedOut, BadAnswer, RateLimited, ServerFailed, StepError, UsageError
 from flowllm.core.fingerprint import digest
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
@@ -126,8 +119,7 @@ def _address(config: OpenAIConfig) -> _Address:
         parts, port, host = urlsplit(""), None, ""
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError(
-            f"the base URL of provider {config.name!r} is not a URL",
-            hint="write it like https://llm.example.com/v1",
+            f"the base URL of provider {config.name!r} is not a URL", hint="write it like https://llm.example.com/v1"
         )
     shown = f"[{host}]" if ":" in host else host
     server = f"{shown}:{port}" if port else shown
@@ -239,9 +231,7 @@ class OpenAIProvider:
         raw, headers = await self._post(self.encode(request), "embeddings", asked, timeout, largest=largest)
         try:
             vectors = decode_vectors(raw, request, asked)
-        except (
-            StepError
-        ):  # what is quoted of it may not be cut within a secret; vectors need no looking through
+        except StepError:  # what is quoted of it may not be cut within a secret; vectors need no looking through
             raw = masked_body(raw, self._redactor)
             return self._understood(lambda: decode_vectors(raw, request, asked), headers, asked)
         return self._described(vectors, headers, asked)
@@ -327,12 +317,7 @@ class OpenAIProvider:
         cost = told_cost(headers)
         listed = "" if cost is not None else self.list_price(reply.model) or self.list_price(asked.model)
         return replace(
-            reply,
-            model=mask(reply.model),
-            headers=kept,
-            request_id=identity,
-            cost_usd=cost,
-            list_price=listed,
+            reply, model=mask(reply.model), headers=kept, request_id=identity, cost_usd=cost, list_price=listed
         )
 
     def _redacted(self, error: StepError) -> StepError:
@@ -376,9 +361,7 @@ def _sendable(config: OpenAIConfig, key: str) -> dict[str, str]:
             hint=f"check the environment variable {config.api_key_env}" if config.api_key_env else "",
         )
     for name, value in config.headers.items():
-        if not (
-            re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and value.isascii() and value.isprintable()
-        ):
+        if not (re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and value.isascii() and value.isprintable()):
             raise UsageError(
                 f"the header {name!r} of provider {config.name!r} cannot be sent",
                 hint="names and values of headers are printable ASCII",

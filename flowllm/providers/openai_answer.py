@@ -25,9 +25,7 @@ from flowllm.providers.stream import assembled, is_stream
 from flowllm.providers.usage import read_usage
 
 _LONGEST_REASON = 60
-_CLIENT_CALLS = frozenset(
-    {"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"}
-)
+_CLIENT_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"})
 """Calls that the server leaves to us; others, as of a web search, it has carried out itself."""
 
 
@@ -68,12 +66,7 @@ def _described(raw: bytes, error: json.JSONDecodeError) -> str:
 
 
 def bad_answer(
-    asked: Asked,
-    what: str,
-    raw: bytes | str,
-    usage: Usage | None = None,
-    *,
-    kind: type[BadAnswer] = BadAnswer,
+    asked: Asked, what: str, raw: bytes | str, usage: Usage | None = None, *, kind: type[BadAnswer] = BadAnswer
 ) -> BadAnswer:
     """The error for an answer that is none, with the beginning of its text."""
     text = raw[: 4 * LONGEST_RAW].decode(errors="replace") if isinstance(raw, bytes) else raw
@@ -118,9 +111,7 @@ def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completi
             refusal=refusal,
             reason=str(choice.get("finish_reason") or ""),
             calls=_chat_calls(message),
-            reasoned=any(
-                message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")
-            ),
+            reasoned=any(message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")),
         ),
         usage=usage,
     )

@@ -53,9 +53,7 @@ def _vectors(data: Json, request: EmbedRequest, asked: Asked, raw: bytes) -> tup
     return vectors
 
 
-def _placed(
-    data: list[Json], request: EmbedRequest, asked: Asked, raw: bytes
-) -> list[tuple[int, Mapping[str, Json]]]:
+def _placed(data: list[Json], request: EmbedRequest, asked: Asked, raw: bytes) -> list[tuple[int, Mapping[str, Json]]]:
     """Each entry with the place of its text. Some servers number nothing: then the order counts."""
     wanted = len(request.texts)
     entries = [entry for entry in data if isinstance(entry, dict)]

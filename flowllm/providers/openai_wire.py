@@ -231,16 +231,8 @@ def _responses_part(part: Json, *, assistant: bool) -> Json:
         return {**part, "type": "output_text" if assistant else "input_text"}
     if part.get("type") == "image_url":
         image = part.get("image_url")
-        fields = (
-            {"image_url": image["url"], **_detail(image)}
-            if isinstance(image, dict) and "url" in image
-            else {}
-        )
-        return {
-            **{key: value for key, value in part.items() if key != "type"},
-            **fields,
-            "type": "input_image",
-        }
+        fields = {"image_url": image["url"], **_detail(image)} if isinstance(image, dict) and "url" in image else {}
+        return {**{key: value for key, value in part.items() if key != "type"}, **fields, "type": "input_image"}
     return part
 
 

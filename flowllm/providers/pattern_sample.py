@@ -66,9 +66,7 @@ class _Writer:
         if kind in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
             least, most, inner = value
             if least > self._left:
-                raise PatternTooLong(
-                    f"its `pattern` asks for {least:,} repeats, more than a simulated answer has"
-                )
+                raise PatternTooLong(f"its `pattern` asks for {least:,} repeats, more than a simulated answer has")
             most = least + _MOST_REPEATS if most is codes.MAXREPEAT else min(most, least + _MOST_REPEATS)
             return "".join(self.text(inner) for _ in range(self._random.randint(least, most)))
         return self._group(kind, value)

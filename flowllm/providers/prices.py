@@ -21,11 +21,7 @@ _MILLION = Decimal(1_000_000)
 
 
 def price_usd(
-    model: str,
-    usage: Usage,
-    *,
-    base_url: str,
-    prices: Mapping[str, Mapping[str, float]] | None = None,
+    model: str, usage: Usage, *, base_url: str, prices: Mapping[str, Mapping[str, float]] | None = None
 ) -> float | None:
     """US dollars for that many tokens of a model; None where no price is known or a count is not, never a guess.
 
@@ -103,11 +99,7 @@ def _by_hand(usage: Usage, written: Mapping[str, float], *, dear: bool) -> float
     price = _decimal(written["input"])
     read = min(usage.cached_input_tokens or 0, usage.input_tokens)
     kept = min(usage.cache_write_tokens or 0, usage.input_tokens - read)
-    of_kept = (
-        _decimal(written["cache_write"])
-        if "cache_write" in written
-        else price * (_WRITE_FACTOR if dear else 1)
-    )
+    of_kept = _decimal(written["cache_write"]) if "cache_write" in written else price * (_WRITE_FACTOR if dear else 1)
     total = (
         (usage.input_tokens - read - kept) * price
         + read * _decimal(written.get("cached_input", written["input"]))

@@ -46,18 +46,7 @@ _NEAR_THE_TOP = 2
 _OPTIONAL_SHARE = 0.8
 _MOST_CHOICES = 1000
 """Values of an enum among which one is chosen."""
-_WORDS = (
-    "river",
-    "lantern",
-    "harbour",
-    "meadow",
-    "signal",
-    "orchard",
-    "copper",
-    "winter",
-    "compass",
-    "thread",
-)
+_WORDS = ("river", "lantern", "harbour", "meadow", "signal", "orchard", "copper", "winter", "compass", "thread")
 _KEYWORD_TYPES = (
     ("object", ("properties", "required", "additionalProperties", "minProperties", "patternProperties")),
     ("array", ("items", "prefixItems", "minItems", "maxItems", "contains", "uniqueItems")),

@@ -159,9 +159,7 @@ class SimulatedProvider:
         if random.random() < self._config.error_rate:
             raise ServerFailed(f"{self.name} (simulated) failed (500): a simulated fault", status=500)
         if random.random() < self._config.rate_limit_rate:
-            raise RateLimited(
-                f"{self.name} (simulated) says to slow down (429)", retry_after=_BUSY_RETRY_AFTER
-            )
+            raise RateLimited(f"{self.name} (simulated) says to slow down (429)", retry_after=_BUSY_RETRY_AFTER)
 
     def _answer(self, body: Mapping[str, Json], key: str, occurrence: int) -> Completion:
         again = f":{occurrence}" if occurrence > 1 else ""
@@ -170,9 +168,7 @@ class SimulatedProvider:
         usage = Usage(input_tokens=_tokens(canonical(body["messages"])), output_tokens=_tokens(text))
         if cut and not text:
             raise TruncatedAnswer(
-                f"{body['model']} used up max_tokens before it said a word",
-                hint="raise max_tokens",
-                usage=usage,
+                f"{body['model']} used up max_tokens before it said a word", hint="raise max_tokens", usage=usage
             )
         return Completion(
             text=text,

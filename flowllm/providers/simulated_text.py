@@ -30,8 +30,7 @@ _STOP = frozenset(
 _NUMBERS = {
     name: number
     for number, name in enumerate(
-        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-        start=1,
+        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"), start=1
     )
 }
 _QUOTED = re.compile(r'["\u201c\u201d\u00ab]([^"\u201c\u201d\u00ab\u00bb\n]{3,160})["\u201c\u201d\u00bb]')

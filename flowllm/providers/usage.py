@@ -21,12 +21,7 @@ _DETAILS: Final = (
 )
 _CACHED: Final = ("cached_tokens", "cache_read_input_tokens", "cache_read_tokens", "prompt_cache_hit_tokens")
 _WRITTEN: Final = (
-    *(
-        "cache_write_tokens",
-        "cache_creation_input_tokens",
-        "cache_write_input_tokens",
-        "cache_creation_tokens",
-    ),
+    *("cache_write_tokens", "cache_creation_input_tokens", "cache_write_input_tokens", "cache_creation_tokens"),
 )
 _REASONING: Final = ("reasoning_tokens", "thinking_tokens")
 

@@ -22,9 +22,7 @@ _UNITS = {
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
     **dict.fromkeys(("d", "day", "days"), 86_400.0),
 }
-_PART = (
-    r"\d{1,12}(?:\.\d{1,9})? ?(?:" + "|".join(sorted(_UNITS, key=len, reverse=True)) + r")\b ?(?:and |, ?)?"
-)
+_PART = r"\d{1,12}(?:\.\d{1,9})? ?(?:" + "|".join(sorted(_UNITS, key=len, reverse=True)) + r")\b ?(?:and |, ?)?"
 _GLUED = r"\d{1,12}(?:\.\d{1,9})?(?:ms|[smhd])"
 _LENGTH = rf"((?:{_GLUED}){{1,5}}\b|(?:{_PART}){{1,5}})"
 _ONE = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)")
@@ -33,9 +31,7 @@ _ASKED = re.compile(
     rf"(?: again)?(?: your request)?(?: the request)?(?: after| in| for|:|=)? ?(?:about |at least )?{_LENGTH}"
 )
 _DATE = r"(\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d)?(?:\.\d{1,9})?(?: ?(?:z|utc|[+-]\d\d:?\d\d))?)"
-_UNTIL = re.compile(
-    rf"(?:try again|retry|available|resets?|until|wait)(?: again)?(?: at| after| on| until)? {_DATE}"
-)
+_UNTIL = re.compile(rf"(?:try again|retry|available|resets?|until|wait)(?: again)?(?: at| after| on| until)? {_DATE}")
 _FIELDS = ("retry_after", "retryAfter", "retryDelay", "retry_after_seconds", "retry-after", "Retry-After")
 _MILLISECONDS = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
 _DEEPEST = 4
@@ -51,12 +47,7 @@ def told_wait(headers: Mapping[str, str], payload: Json, spoken: str, *, now: fl
     of the body, its words (`try again in 20s`), and the headers that tell when a used-up quota is there again.
     `spoken` is in lower case; `now` is the wall clock in seconds since 1970 UTC.
     """
-    sources = (
-        _of_headers(headers, now),
-        _of_body(payload, now),
-        _of_words(spoken, now),
-        _of_resets(headers, now),
-    )
+    sources = (_of_headers(headers, now), _of_body(payload, now), _of_words(spoken, now), _of_resets(headers, now))
     return next((wait for source in sources for wait in source if wait is not None), None)
 
 

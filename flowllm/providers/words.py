@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 LONGEST_WORDS = 1000
 """Characters of a server's own words that go into a message; the whole of them is in the record."""
 
-_SAYING = (
-    "message",
-    "detail",
-    "msg",
-    "error_description",
-    "error_message",
-    "errorMessage",
-    "error_msg",
-    "status_msg",
-)
+_SAYING = ("message", "detail", "msg", "error_description", "error_message", "errorMessage", "error_msg", "status_msg")
 _SAYING_LESS = ("error", "errors", "reason", "description", "title", "Message")
 _CODES = ("code", "type", "status", "reason", "error_type", "error_code", "errorCode", "__type")
 _WITHIN = ("error", "innererror", "inner_error", "details", "metadata", "errors", "base_resp")
@@ -39,9 +30,7 @@ _MOST = 10
 _TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,300})", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>")
 _NUMBER = r"([\d,]{1,20})"
-_LIMIT_FIRST = re.compile(
-    rf"\blimit:? (?:is |of )?{_NUMBER}\b.{{0,60}}?\brequest(?:ed)?:? (?:is |of )?{_NUMBER}\b"
-)
+_LIMIT_FIRST = re.compile(rf"\blimit:? (?:is |of )?{_NUMBER}\b.{{0,60}}?\brequest(?:ed)?:? (?:is |of )?{_NUMBER}\b")
 _LIMIT_LAST = re.compile(
     rf"\b(?:requested:?|request (?:of|with)|requires|needs|uses) {_NUMBER}\b.{{0,60}}?\blimit:? (?:is |of )?{_NUMBER}\b"
 )

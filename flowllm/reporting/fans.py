@@ -24,18 +24,7 @@ _MARKS = 10
 class Fan:
     """One foreach while its items are gone through. Times are wall clock seconds."""
 
-    __slots__ = (
-        "_due",
-        "_marks",
-        "_since",
-        "ended",
-        "failed",
-        "node",
-        "retried",
-        "reused",
-        "skipped",
-        "total",
-    )
+    __slots__ = ("_due", "_marks", "_since", "ended", "failed", "node", "retried", "reused", "skipped", "total")
 
     def __init__(self, event: FanOutStarted) -> None:
         self.node = event.node_id

@@ -26,18 +26,11 @@ from flowllm.core.events import (
 from flowllm.core.types import NodeId, NodeStatus, StepKind
 from flowllm.reporting.fans import MOST_ERRORS, ROWS, Fan
 from flowllm.reporting.screen import Part, Screen
-from flowllm.reporting.text import (
-    dollars,
-    duration,
-    error_text,
-    item_shares,
-    one_line,
-    plural,
-    short_path,
-    visible,
-)
+from flowllm.reporting.text import dollars, duration, error_text, item_shares, one_line, plural, short_path, visible
 
-SIMULATED_NOTICE: Final = "simulated answers: no API key was found, so nothing was sent to a model (set OPENAI_API_KEY for real answers)"
+SIMULATED_NOTICE: Final = (
+    "simulated answers: no API key was found, so nothing was sent to a model (set OPENAI_API_KEY for real answers)"
+)
 _WIDEST = 9
 """Characters of the longest word, CANCELLED."""
 _STYLES = {
@@ -279,9 +272,7 @@ class Notices:
             case Notice():
                 self._screen.line(("notice: ", "yellow"), visible(event.message))
             case FailuresHigh():
-                told = (
-                    f"{event.failed} of {event.ended} {what_ended(event)} failed so far ({event.share:.0%})"
-                )
+                told = f"{event.failed} of {event.ended} {what_ended(event)} failed so far ({event.share:.0%})"
                 self._screen.line(("alert: ", "bold red"), told)
             case StopRequested():
                 self._stopping(event)

@@ -71,7 +71,5 @@ class Screen:
         from rich.text import Text  # noqa: PLC0415
 
         if self._console is None:
-            self._console = Console(
-                file=self.stream, force_terminal=True, highlight=False, markup=False, emoji=False
-            )
+            self._console = Console(file=self.stream, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._console.print(Text.assemble(*parts), soft_wrap=True)

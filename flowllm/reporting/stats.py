@@ -86,10 +86,7 @@ class Stats:
 
     def _ended(self, event: RequestEnded) -> None:
         spend = Spend.of(
-            event.usage,
-            event.cost_usd,
-            reserved_tokens=event.reserved_tokens,
-            reserved_usd=event.reserved_usd,
+            event.usage, event.cost_usd, reserved_tokens=event.reserved_tokens, reserved_usd=event.reserved_usd
         )
         self._models[event.model].add(event, spend)
         self._steps[step_path(event.node_id)].add(event, spend)

@@ -146,9 +146,7 @@ class Summary:
         else:
             self._untold += 1
 
-    def lines(
-        self, resume_command: str = "", failed_command: str = "", file: str = ""
-    ) -> list[tuple[Part, ...]]:
+    def lines(self, resume_command: str = "", failed_command: str = "", file: str = "") -> list[tuple[Part, ...]]:
         """The whole summary; empty before the run ended. `resume_command` goes on with this run, `failed_command`
         prints its failed items, `file` is its workflow's."""
         if self.ended is None:
@@ -223,10 +221,7 @@ class Summary:
             found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
         if self._failures is not None:
             found.append(
-                (
-                    (f"many {what_ended(self._failures)} failed", "bold red"),
-                    " (more than 5 % of those carried out)",
-                )
+                ((f"many {what_ended(self._failures)} failed", "bold red"), " (more than 5 % of those carried out)")
             )
         if self._started is not None and self._started.simulated:
             found.append(((SIMULATED_NOTICE, "yellow"),))

@@ -45,9 +45,7 @@ async def carry_items(
 
     `sink` is told of each item in the order in which they end, durably.
     """
-    return await carried(
-        desk, seat, lambda work: ForeachRunner(desk, seat, carry, work, sink).go_through(rows)
-    )
+    return await carried(desk, seat, lambda work: ForeachRunner(desk, seat, carry, work, sink).go_through(rows))
 
 
 class Sink(Protocol):
@@ -69,9 +67,7 @@ class Sink(Protocol):
 class ForeachRunner:
     """One foreach while it is carried through."""
 
-    def __init__(
-        self, desk: RunContext, seat: NodeInvocation, carry: Carry, work: Work, sink: Sink | None
-    ) -> None:
+    def __init__(self, desk: RunContext, seat: NodeInvocation, carry: Carry, work: Work, sink: Sink | None) -> None:
         self._desk = desk
         self._seat = seat
         self._carry = carry
@@ -163,9 +159,7 @@ class ForeachRunner:
             window = foreach.max_concurrent
         self._scope.total = rows.total or 0
         self._desk.emit(
-            FanOutStarted(
-                run_id=self._desk.run.run_id, at=self._desk.clock.now(), node_id=self._node, total=rows.total
-            )
+            FanOutStarted(run_id=self._desk.run.run_id, at=self._desk.clock.now(), node_id=self._node, total=rows.total)
         )
         return ForeachState(
             window=window,

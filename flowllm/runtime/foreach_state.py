@@ -135,11 +135,7 @@ class ForeachState:
         tolerated = self._tolerated
         if tolerated.most is not None:
             return self._failed > tolerated.most
-        return (
-            tolerated.share is not None
-            and self._total is not None
-            and self._failed > tolerated.share * self._total
-        )
+        return tolerated.share is not None and self._total is not None and self._failed > tolerated.share * self._total
 
     # what happens
 
@@ -262,9 +258,7 @@ class ForeachState:
         tolerated = self._tolerated
         retry = " --retry-failed" if self._stand else ""
         if step == ROW:
-            return ItemsFailed(
-                told, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again"
-            )
+            return ItemsFailed(told, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again")
         if not tolerated.forgiven:
             return ItemsFailed(
                 told,
@@ -279,7 +273,5 @@ class ForeachState:
                 f"{told}; `max_failed` allows {most}", hint="`flowllm resume --retry-failed` runs them again"
             )
         if most is None and self._failed == self._next:
-            return ItemsFailed(
-                told, hint="every item failed; `flowllm resume --retry-failed` runs them again"
-            )
+            return ItemsFailed(told, hint="every item failed; `flowllm resume --retry-failed` runs them again")
         return None

@@ -106,9 +106,7 @@ class GraphRunner:
     async def _outputs(self) -> tuple[dict[str, Json], dict[str, Json] | None]:
         while True:
             with suppress(asyncio.CancelledError):  # as above: all that is paid for is to be shown
-                return await rendered(
-                    lambda: outputs_of(self._blueprint.outputs, self._state, self._values.mapping)
-                )
+                return await rendered(lambda: outputs_of(self._blueprint.outputs, self._state, self._values.mapping))
 
     def _stop(self, status: RunStatus) -> None:
         self._follow(self._state.handle(StopAsked(status=status)))

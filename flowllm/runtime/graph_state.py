@@ -70,9 +70,7 @@ Command = StartNode | EndNode | StopSending | EndRun
 class Shape:
     """What the graphs of all items have in common: who waits for whom."""
 
-    def __init__(
-        self, edges: Mapping[NodeId, Mapping[NodeId, Tolerance]], *, forgiven: Iterable[NodeId] = ()
-    ) -> None:
+    def __init__(self, edges: Mapping[NodeId, Mapping[NodeId, Tolerance]], *, forgiven: Iterable[NodeId] = ()) -> None:
         """`edges` is node → what it waits for, acyclic; `forgiven` are the nodes under `on_error: continue`."""
         self.edges = edges
         self.forgiven = frozenset(forgiven)

@@ -101,17 +101,14 @@ class ItemReader:
             self._buffer.extend(await self._found_again(rows, contents))
         else:
             self._buffer.extend(
-                Item(row=row, content=content, slot=row.place)
-                for row, content in zip(rows, contents, strict=True)
+                Item(row=row, content=content, slot=row.place) for row, content in zip(rows, contents, strict=True)
             )
         return True
 
     async def _found_again(self, rows: Sequence[Row], contents: Sequence[str]) -> list[Item]:
         """The items with what earlier sittings left of them."""
         desk = self._desk
-        keys = [
-            ItemKey(place=row.place, content=content) for row, content in zip(rows, contents, strict=True)
-        ]
+        keys = [ItemKey(place=row.place, content=content) for row, content in zip(rows, contents, strict=True)]
         adopted = await desk.store.adopt(desk.fence, self._seat.node_id, keys)
         within: dict[NodeId, Sequence[NodeRecord]] = {}
         if self._seat.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted

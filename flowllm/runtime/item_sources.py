@@ -20,12 +20,7 @@ from flowllm.steps.lazy import LAZY
 
 
 def open_rows(
-    foreach: Foreach,
-    values: Mapping[str, Json],
-    *,
-    spool: Path | None,
-    limit: int | None,
-    claims: Claims | None = None,
+    foreach: Foreach, values: Mapping[str, Json], *, spool: Path | None, limit: int | None, claims: Claims | None = None
 ) -> Rows:
     """The items, none of them read yet. Raises StepError: TemplateFailed, DataFailed.
 
@@ -33,9 +28,7 @@ def open_rows(
     """
     claims = claims or Claims()
     if foreach.matrix is not None:
-        rows: Rows = MatrixRows(
-            {name: _axis(source, values, spool, claims) for name, source in foreach.matrix.items()}
-        )
+        rows: Rows = MatrixRows({name: _axis(source, values, spool, claims) for name, source in foreach.matrix.items()})
     elif foreach.file is not None:
         rows = _file(foreach.file, values, spool, claims)
     elif foreach.items is not None:
@@ -45,9 +38,7 @@ def open_rows(
     return rows if limit is None else LimitedRows(rows, limit)
 
 
-def _axis(
-    source: ValueTemplate | DataFile, values: Mapping[str, Json], spool: Path | None, claims: Claims
-) -> Axis:
+def _axis(source: ValueTemplate | DataFile, values: Mapping[str, Json], spool: Path | None, claims: Claims) -> Axis:
     if isinstance(source, DataFile):
         return Axis(opened=lambda: _file(source, values, spool, claims))
     items = _items(source, values)

@@ -205,9 +205,7 @@ async def _saved(desk: RunContext, seat: NodeInvocation, record: NodeRecord, pat
             path = await rendered(lambda: desk.saver.path_of(seat.step, values, seat.node_id))
         await desk.saver.write(path, record.output)
     except StepError as error:
-        if (
-            seat.step.on_error is OnError.CONTINUE
-        ):  # a run that has succeeded is gone on with for nothing else
+        if seat.step.on_error is OnError.CONTINUE:  # a run that has succeeded is gone on with for nothing else
             again = f"`flowllm resume {desk.run.run_id} --retry-failed`"
             error.hint = error.hint.replace("`flowllm resume`", again)
         details = {**desk.redactor.value(error.as_dict()), UNSAVED: True}
@@ -242,6 +240,5 @@ def _note_failure(desk: RunContext, seat: NodeInvocation) -> None:
 
 def _internal(error: BaseException) -> InternalError:
     return InternalError(
-        in_words(error),
-        hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened",
+        in_words(error), hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened"
     )

@@ -67,11 +67,7 @@ class RunOptions:
         """The options that `as_dict` gave."""
         given = record.get("given")
         return cls(
-            **{
-                **record,
-                "refresh": tuple(record.get("refresh", ())),
-                "given": None if given is None else tuple(given),
-            }
+            **{**record, "refresh": tuple(record.get("refresh", ())), "given": None if given is None else tuple(given)}
         )
 
 

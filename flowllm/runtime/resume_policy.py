@@ -34,9 +34,7 @@ def has_output(before: NodeRecord) -> bool:
 
 def reached_before(foreach: NodeRecord | None) -> bool:
     """An earlier sitting found as many items as `accept` wants."""
-    return (
-        foreach is not None and foreach.status is NodeStatus.SUCCEEDED and bool(foreach.parts.get("chosen"))
-    )
+    return foreach is not None and foreach.status is NodeStatus.SUCCEEDED and bool(foreach.parts.get("chosen"))
 
 
 def refuses_truncated(step: Step) -> bool:

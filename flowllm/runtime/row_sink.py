@@ -128,9 +128,7 @@ class RowSink:
         found: dict[int | None, NodeRecord] = {}
         if missing:
             first, last = missing[0], missing[-1]
-            read = await self._store.items(
-                self._fence.run_id, NodeId(ROW), after=first - 1, limit=last - first + 1
-            )
+            read = await self._store.items(self._fence.run_id, NodeId(ROW), after=first - 1, limit=last - first + 1)
             found = {row.place: row for row in read}
         found.update((place, self._held.pop(place)) for place in places if place in self._held)
         return [found[place] for place in places if place in found]

@@ -145,12 +145,7 @@ class RunContext:
         return context if seat.missed is None else replace(context, missed=seat.missed)
 
     def record(
-        self,
-        seat: NodeInvocation,
-        status: NodeStatus,
-        *,
-        parts: Mapping[str, Json] | None = None,
-        **values: Json,
+        self, seat: NodeInvocation, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json
     ) -> NodeRecord:
         """The row of a node that was not bound, as of now."""
         standing, mask = seat.standing, self.redactor.value

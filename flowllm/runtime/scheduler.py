@@ -181,9 +181,7 @@ class Scheduler:
         if record is None:
             return AttemptOutcome(status=desk.halt.status or RunStatus.INTERRUPTED, outputs={})
         well = record.status is NodeStatus.SUCCEEDED
-        return AttemptOutcome(
-            status=RunStatus.SUCCEEDED if well else RunStatus.FAILED, outputs={}, error=record.error
-        )
+        return AttemptOutcome(status=RunStatus.SUCCEEDED if well else RunStatus.FAILED, outputs={}, error=record.error)
 
     async def _carry(self, seat: NodeInvocation) -> NodeRecord | None:
         """Hand a node to what carries it out."""
@@ -207,11 +205,7 @@ class Scheduler:
             return
         desk = self._desk
         desk.halt.call(RunStatus.INTERRUPTED)
-        desk.emit(
-            StopRequested(
-                run_id=desk.run.run_id, at=desk.clock.now(), reason=reason, in_flight=desk.in_flight()
-            )
-        )
+        desk.emit(StopRequested(run_id=desk.run.run_id, at=desk.clock.now(), reason=reason, in_flight=desk.in_flight()))
 
     def _allow_grace(self) -> None:
         """What is in flight may finish for a while."""

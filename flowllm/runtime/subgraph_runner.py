@@ -48,9 +48,7 @@ async def _outcome(
     stands = left_out or holds(earlier, key=key, step=step, retry_failed=False)
     if stands and not desk.retry_failed and seat.node_id not in desk.reopened:
         return await reuse(desk, seat, cast("NodeRecord", earlier), path)
-    if blueprint.costly and (
-        earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING
-    ):
+    if blueprint.costly and (earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING):
         desk.ride(desk.record(seat, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started))
     scope = Scope(
         halt=seat.scope.halt,
@@ -60,13 +58,7 @@ async def _outcome(
     )
     values = Values(inputs, run_values(desk.run))
     walk = GraphRunner(
-        desk,
-        blueprint,
-        name=seat.node_id,
-        values=values,
-        scope=scope,
-        carry=carry,
-        before=await _before(desk, seat),
+        desk, blueprint, name=seat.node_id, values=values, scope=scope, carry=carry, before=await _before(desk, seat)
     )
     outcome = await walk.run()
     if not outcome.complete:
@@ -137,8 +129,7 @@ def _error(seat: NodeInvocation, outcome: GraphOutcome) -> StepError:
         error = outcome.failed.error or {}
         inner = outcome.failed.node_id[len(seat.node_id) + 1 :]
         return GraphFailed(
-            f"{inner} failed: {error.get('message', 'no reason is on record')}",
-            hint=str(error.get("hint") or ""),
+            f"{inner} failed: {error.get('message', 'no reason is on record')}", hint=str(error.get("hint") or "")
         )
     error = outcome.error or {}
     return GraphFailed(

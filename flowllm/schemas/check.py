@@ -59,9 +59,7 @@ def _pattern(validator: Any, pattern: Any, value: Any, _schema: Any) -> Iterator
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-def _pattern_properties(
-    validator: Any, by_pattern: Any, value: Any, _schema: Any
-) -> Iterator[ValidationError]:
+def _pattern_properties(validator: Any, by_pattern: Any, value: Any, _schema: Any) -> Iterator[ValidationError]:
     if validator.is_type(value, "object"):
         for pattern, below in by_pattern.items():
             for name, item in value.items():
@@ -80,15 +78,11 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
     yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, wanted, rest, plain) or ()
 
 
-def _unevaluated_properties(
-    validator: Any, wanted: Any, value: Any, schema: Any
-) -> Iterator[ValidationError]:
+def _unevaluated_properties(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
     # Looks for patterns with Python's engine, everywhere within: a short name cannot hold it up for long.
     if validator.is_type(value, "object") and any(len(name) > _LONGEST_NAME for name in value):
         raise TooLongToCheck
-    yield from (
-        Draft202012Validator.VALIDATORS["unevaluatedProperties"](validator, wanted, value, schema) or ()
-    )
+    yield from (Draft202012Validator.VALIDATORS["unevaluatedProperties"](validator, wanted, value, schema) or ())
 
 
 def _unique_items(validator: Any, wanted: Any, value: Any, _schema: Any) -> Iterator[ValidationError]:

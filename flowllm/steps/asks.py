@@ -157,9 +157,7 @@ class Ask:
         if unknown := [name for name in options if name not in _OPTIONS]:
             raise TypeError(f"ask has no argument {unknown[0]!r}; it has: {', '.join(_ARGUMENTS)}")
         try:
-            given = plain(
-                [prompt, system, messages, sample, {k: v for k, v in options.items() if v is not None}]
-            )
+            given = plain([prompt, system, messages, sample, {k: v for k, v in options.items() if v is not None}])
         except NotPlain as error:
             raise ValueError(f"ask was given {error.message}; {error.hint}") from None
         step = self._calls.step_of(given[4])

@@ -53,23 +53,15 @@ class EmbedKind:
         own = named(body.provider.render(values), "provider", step)
         targets = [(own, named(body.model.render(values), "model", step))]
         for target in body.fallback:
-            other = (
-                own if target.provider is None else named(target.provider.render(values), "provider", step)
-            )
+            other = own if target.provider is None else named(target.provider.render(values), "provider", step)
             targets.append((other, named(target.model.render(values), "model", step)))
         params = _params(body, values, step)
         questions = tuple(
-            self._question(
-                body.aliases.get(name, name), EmbedRequest(model=model, texts=texts, params=params), given
-            )
+            self._question(body.aliases.get(name, name), EmbedRequest(model=model, texts=texts, params=params), given)
             for name, model in targets
         )
         first = questions[0]
-        key = (
-            fingerprint({**first.parts, "keys": list(first.keys)})
-            if isinstance(given, list)
-            else first.keys[0]
-        )
+        key = fingerprint({**first.parts, "keys": list(first.keys)}) if isinstance(given, list) else first.keys[0]
         return Bound(step=step, key=key, parts=first.parts, work=questions)
 
     def _question(self, name: str, request: EmbedRequest, given: Json) -> _Question:
@@ -176,9 +168,7 @@ def _params(body: EmbedBody, values: Mapping[str, Json], step: Step) -> Mapping[
         dimensions = int(dimensions)
     if dimensions is not None:
         if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
-            raise TemplateFailed(
-                f"{step.where}: `dimensions` must be a whole number from 1, not {dimensions!r}"
-            )
+            raise TemplateFailed(f"{step.where}: `dimensions` must be a whole number from 1, not {dimensions!r}")
         params["dimensions"] = dimensions
     return {name: value for name, value in params.items() if value is not None}
 
@@ -188,9 +178,7 @@ def _check(texts: Sequence[Json], step: Step, *, several: bool) -> None:
     for place, text in enumerate(texts):
         which = f"item {place} of `embed`" if several else "`embed`"
         if not isinstance(text, str):
-            raise TemplateFailed(
-                f"{step.where}: {which} is not a text", hint="`embed` takes a text or a list of texts"
-            )
+            raise TemplateFailed(f"{step.where}: {which} is not a text", hint="`embed` takes a text or a list of texts")
         if not text:
             raise TemplateFailed(
                 f"{step.where}: {which} is an empty text, which has no embedding",

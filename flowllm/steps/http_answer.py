@@ -37,9 +37,7 @@ class _NotJson(str):
     why: str
 
 
-async def read_answer(
-    response: aiohttp.ClientResponse, shown: str, mask: Callable[[str], str], now: float
-) -> Json:
+async def read_answer(response: aiohttp.ClientResponse, shown: str, mask: Callable[[str], str], now: float) -> Json:
     """Status, headers and body of a 2xx answer. `shown` is the URL for people, `mask` takes secrets out of a text.
 
     Raises HttpFailed for any other status, with the body; for a body that is too large or not the JSON it says to be.
@@ -55,9 +53,7 @@ async def read_answer(
             retry_after=retry_after(response.headers.get("Retry-After", ""), now),
         )
     if isinstance(body, _NotJson):
-        raise HttpFailed(
-            f"{shown}: the body says that it is JSON, and is not ({body.why})", answer=mask(text)[:SHOWN]
-        )
+        raise HttpFailed(f"{shown}: the body says that it is JSON, and is not ({body.why})", answer=mask(text)[:SHOWN])
     headers: dict[str, str] = {}
     for name, value in response.headers.items():
         key = name.lower()

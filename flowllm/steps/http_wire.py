@@ -61,29 +61,20 @@ class Request:
 class Wire:
     """The connections of one run; `close` it."""
 
-    def __init__(
-        self, *, resolver: AbstractResolver | None = None, public: Callable[[str], bool] = is_public
-    ) -> None:
+    def __init__(self, *, resolver: AbstractResolver | None = None, public: Callable[[str], bool] = is_public) -> None:
         """`resolver` finds the addresses of names, by default as the system does; `public` judges an address."""
         self._resolver = resolver
         self._public = public
         self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
 
-    async def send(
-        self, request: Request, *, shown: str, mask: Callable[[str], str], now: Callable[[], float]
-    ) -> Json:
+    async def send(self, request: Request, *, shown: str, mask: Callable[[str], str], now: Callable[[], float]) -> Json:
         """The answer as a value; `shown`, `mask` and `now` as for `read_answer`. Raises HttpFailed, and aiohttp's
         errors."""
         url, headers, query, body = request.url, request.headers, request.query, request.body
         session = self._session(allow_private=request.allow_private, safe=request.method in _SAFE)
         for _ in range(MOST_REDIRECTS + 1):
             going = session.request(
-                request.method,
-                url,
-                headers=headers,
-                params=list(query) or None,
-                data=body,
-                allow_redirects=False,
+                request.method, url, headers=headers, params=list(query) or None, data=body, allow_redirects=False
             )
             async with _telling(url if url != request.url else "", mask), going as response:
                 target = response.headers.get("Location")
@@ -147,9 +138,7 @@ async def _telling(through: str, mask: Callable[[str], str]) -> AsyncIterator[No
         raise
 
 
-async def _just_once(
-    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
+async def _just_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Keep aiohttp from sending a GET, PUT or DELETE again by itself, which it does for two kinds of errors."""
     import aiohttp  # noqa: PLC0415 - as above
 
@@ -215,19 +204,13 @@ def _fault(url: str, mask: Callable[[str], str]) -> tuple[str, str] | None:
         return f"is not an address: {mask(str(error))}", ""
     if parts.scheme not in {"http", "https"} or not host:
         known = parts.scheme in {"http", "https"}
-        return (
-            "names no host" if known else "does not begin with https:// or http://",
-            "write https://host/path",
-        )
+        return ("names no host" if known else "does not begin with https:// or http://", "write https://host/path")
     if any(c.isspace() or c < " " for c in url):
         return "has white space in it", "give values by `query`, or write `| urlencode` behind them"
     if parts.username is not None or parts.password is not None:
         return _HOLDS_USER, "put it into `headers`: Authorization: {{ secrets.NAME }}"
     if _odd_number(host):
-        return (
-            "has a host that is a number in an unusual form",
-            "write an IPv4 address as four numbers from 0 to 255",
-        )
+        return ("has a host that is a number in an unusual form", "write an IPv4 address as four numbers from 0 to 255")
     return None
 
 

@@ -99,9 +99,7 @@ class _Reader:
     def _weigh(self, size: int) -> None:
         self._size += size
         if self._size > MAX_SIZE:
-            raise NotPlain(
-                "more than 16 MiB as JSON", "write it to a file, and return the file's name, or return less"
-            )
+            raise NotPlain("more than 16 MiB as JSON", "write it to a file, and return the file's name, or return less")
 
     def _text(self, value: str) -> str:
         text = value if type(value) is str else str.__str__(value)
@@ -111,9 +109,7 @@ class _Reader:
     def _integer(self, value: int) -> int:
         bits = int.bit_length(value)
         if bits > _MAX_BITS:
-            raise NotPlain(
-                f"an integer of over 4,300 digits{self._where()}", "return it as text, or as a float"
-            )
+            raise NotPlain(f"an integer of over 4,300 digits{self._where()}", "return it as text, or as a float")
         self._weigh(2 + bits // 3)
         return value if type(value) is int else int.__int__(value)
 

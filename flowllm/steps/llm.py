@@ -66,9 +66,7 @@ class LlmKind:
         own = named(body.provider.render(values), "provider", step)
         questions = [self._question(body.aliases.get(own, own), request, samples)]
         for target in body.fallback:
-            other = (
-                own if target.provider is None else named(target.provider.render(values), "provider", step)
-            )
+            other = own if target.provider is None else named(target.provider.render(values), "provider", step)
             model = named(target.model.render(values), "model", step)
             there = body.aliases.get(other, other)
             questions.append(self._question(there, replace(request, model=model), samples))
@@ -127,8 +125,7 @@ class LlmKind:
 
         gathered = Gathering(len(question.keys), bound, context, output)
         asks = [
-            self._ask(question, key, bound, context, gathered.settler(place))
-            for place, key in enumerate(question.keys)
+            self._ask(question, key, bound, context, gathered.settler(place)) for place, key in enumerate(question.keys)
         ]
         if len(asks) == 1:
             await self._flights.ask(asks[0])
@@ -173,9 +170,7 @@ class LlmKind:
         """
         prompt = prompt_tokens(request.messages)
         schema = None if request.output is None else request.output.schema
-        prompt += sum(
-            estimate_tokens(canonical(part)) for part in (schema, request.params.get("tools")) if part
-        )
+        prompt += sum(estimate_tokens(canonical(part)) for part in (schema, request.params.get("tools")) if part)
         return Usage(input_tokens=prompt, output_tokens=_most(request) or self._lengths.of(body).p95())
 
 

@@ -78,9 +78,7 @@ class Local:
         if found is None:
             context.missed()
             return await self._done(bound, context, act, cached=True)
-        node = context.record(
-            bound, NodeStatus.SUCCEEDED, output=found.answer["value"], cached=True, cost_usd=0.0
-        )
+        node = context.record(bound, NodeStatus.SUCCEEDED, output=found.answer["value"], cached=True, cost_usd=0.0)
         await context.store.settle(nodes=(context.write(node),))
         return node
 

@@ -113,9 +113,7 @@ class _Folder:
         folder = os.path.join(self.path, *around)  # noqa: PTH118 - the path as it is in the snapshot
         for path in (os.path.join(folder, tail, "__init__.py"), os.path.join(folder, f"{tail}.py")):  # noqa: PTH118
             if path in self._files:
-                return importlib.util.spec_from_file_location(
-                    full_name, path, loader=_Loader(full_name, path, self)
-                )
+                return importlib.util.spec_from_file_location(full_name, path, loader=_Loader(full_name, path, self))
         return self._finder(folder).find_spec(full_name)
 
     def text(self, path: str) -> str | None:
@@ -209,9 +207,7 @@ class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> types.CodeType:  # noqa: ARG002
         """Compiled anew: a file may change twice within what its time stamp tells apart."""
         text = self._folder.text(self.path)
-        if (
-            text is not None
-        ):  # tracebacks and `inspect` show what is executed, not what the file may hold by now
+        if text is not None:  # tracebacks and `inspect` show what is executed, not what the file may hold by now
             lines = text.splitlines(keepends=True)
             linecache.cache[self.path] = (len(text), None, lines, self.path)
         source = self.get_data(self.path) if text is None else text

@@ -199,9 +199,7 @@ def _signal(transport: asyncio.SubprocessTransport, number: signal.Signals) -> N
 def _noted(end: int) -> bytes:
     """What the leader wrote before it ended."""
     os.set_blocking(end, False)
-    with suppress(
-        BlockingIOError
-    ):  # it wrote nothing, and something that left the group still holds the other end
+    with suppress(BlockingIOError):  # it wrote nothing, and something that left the group still holds the other end
         return os.read(end, 16)
     return b""
 

@@ -55,9 +55,7 @@ class _Call:
 class _Places:
     """A thread for a plain function; a coroutine needs none."""
 
-    def __init__(
-        self, function: Callable[[], Awaitable[Callable[..., Any]]], threads: asyncio.Semaphore
-    ) -> None:
+    def __init__(self, function: Callable[[], Awaitable[Callable[..., Any]]], threads: asyncio.Semaphore) -> None:
         self._function = function
         self._threads = threads
         self._held = False
@@ -148,9 +146,7 @@ class PythonKind:
             self._variants[id(asks)] = (asks, Variants(asks))
         return AskCalls(self._variants[id(asks)][1], cast("_Call", bound.work).system, context.within)
 
-    async def _once(
-        self, bound: Bound, function: Callable[..., Any], left: float, calls: AskCalls | None
-    ) -> Json:
+    async def _once(self, bound: Bound, function: Callable[..., Any], left: float, calls: AskCalls | None) -> Json:
         """One call of the function. Raises CallStopped if it asked something that was not sent as the run is stopping,
         whatever it made of that."""
         if calls is None:
@@ -182,9 +178,7 @@ class PythonKind:
             async with deadline:
                 return await _invoke(function, arguments)
         except NotPlain as error:
-            raise PythonFailed(
-                f"{name} returned {self._redactor.text(error.message)}", hint=error.hint
-            ) from None
+            raise PythonFailed(f"{name} returned {self._redactor.text(error.message)}", hint=error.hint) from None
         except PythonFailed:
             raise
         except asyncio.CancelledError as error:
@@ -192,10 +186,7 @@ class PythonKind:
                 raise
             raise await self._failed(error, body) from None
         except BaseException as error:
-            if (
-                type(error) is KeyboardInterrupt
-                and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            ):
+            if type(error) is KeyboardInterrupt and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 raise  # it may be a Ctrl-C, which nobody else hears of
             if deadline.expired():
                 then = "a plain function goes on in its thread, a coroutine was cancelled"
@@ -213,9 +204,7 @@ class PythonKind:
     def _function(self, body: PythonBody) -> Callable[..., Any]:
         place = f"{body.module or body.file}:{body.function}"
         if place not in self._functions:
-            module = (
-                importlib.import_module(body.module) if body.module else self._modules.load(body.file or "")
-            )
+            module = importlib.import_module(body.module) if body.module else self._modules.load(body.file or "")
             function = getattr(module, body.function, None)
             if not callable(function):
                 raise PythonFailed(f"{body.module or body.file} has no function {body.function}")
@@ -240,9 +229,7 @@ class PythonKind:
 
     async def _failed(self, error: BaseException, body: PythonBody) -> PythonFailed:
         def tell() -> Told:
-            return told(
-                error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text))
-            )
+            return told(error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text)))
 
         if not speaks_for_itself(error) or type(error) is GeneratorExit:  # one that is closed may not wait
             what = tell()

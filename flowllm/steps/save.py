@@ -129,9 +129,7 @@ class _Taken:
 
 def _problem(path: Path) -> str:
     """Why a path cannot be that of a file, as far as can be told before it is written; empty if it can."""
-    if len(os.fsencode(path)) > LONGEST_PATH or any(
-        len(os.fsencode(part)) > LONGEST_NAME for part in path.parts
-    ):
+    if len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         return "it is too long"
     if any(part.is_symlink() for part in (path, *path.parents)):  # resolved, only a circle is left
         return "a symbolic link in it leads back to itself"

@@ -44,9 +44,7 @@ class _Command:
 class ShellKind:
     """Steps that run a command. One of these serves a whole run."""
 
-    def __init__(
-        self, secrets: Mapping[str, str], redactor: Redactor, *, private: Collection[str] = ()
-    ) -> None:
+    def __init__(self, secrets: Mapping[str, str], redactor: Redactor, *, private: Collection[str] = ()) -> None:
         """`private` variables of the environment are not handed on."""
         self._private = private
         self._secrets = secrets
@@ -89,15 +87,13 @@ class ShellKind:
         said = said[-MAX_SHOWN:].strip()
         if ended.status != 0:
             raise ShellFailed(
-                f"the command ended with status {ended.status}{_signal(ended.status)}{_last(said)}",
-                answer=said or None,
+                f"the command ended with status {ended.status}{_signal(ended.status)}{_last(said)}", answer=said or None
             )
         try:
             text = ended.output.decode()
         except UnicodeDecodeError as error:
             raise ShellFailed(
-                f"the command's output is not UTF-8 (byte {error.start + 1})",
-                hint="encode it, such as by `| base64`",
+                f"the command's output is not UTF-8 (byte {error.start + 1})", hint="encode it, such as by `| base64`"
             ) from None
         return text.removesuffix("\n")
 
@@ -118,9 +114,7 @@ class ShellKind:
                 hint="give large values by `stdin`: the environment holds little" if big else "",
             ) from None
         except ValueError as error:
-            raise ShellFailed(
-                f"the command could not be started: {self._redactor.text(str(error))}"
-            ) from None
+            raise ShellFailed(f"the command could not be started: {self._redactor.text(str(error))}") from None
 
 
 def _signal(status: int) -> str:

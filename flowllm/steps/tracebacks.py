@@ -63,8 +63,7 @@ def speaks_for_itself(error: BaseException) -> bool:
     cause = _CAUSE.__get__(error)
     every = (error, *_members(error), *(() if cause is None else (cause,)))
     spoken = (
-        next(one.__dict__["__str__"] for one in type(each).__mro__ if "__str__" in one.__dict__)
-        for each in every
+        next(one.__dict__["__str__"] for one in type(each).__mro__ if "__str__" in one.__dict__) for each in every
     )
     return any(not isinstance(one, types.WrapperDescriptorType) and one is not _OUR_WORDS for one in spoken)
 
@@ -79,12 +78,8 @@ def _whole(error: BaseException) -> str:
             )
         return str.__str__("".join(whole.format()))
     except BaseException:  # noqa: BLE001 - whatever its class, its cause or its group raises
-        frames = [
-            one for one in traceback.extract_tb(_traceback(error)) if not one.filename.startswith(_OURS)
-        ]
-        return (
-            f"Traceback (most recent call last):\n{''.join(traceback.format_list(frames))}{in_words(error)}\n"
-        )
+        frames = [one for one in traceback.extract_tb(_traceback(error)) if not one.filename.startswith(_OURS)]
+        return f"Traceback (most recent call last):\n{''.join(traceback.format_list(frames))}{in_words(error)}\n"
 
 
 def _parts(one: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:

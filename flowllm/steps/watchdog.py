@@ -23,11 +23,7 @@ class Watchdog:
     """Looks at the running loop from a thread, while steps are under way whose code runs there."""
 
     def __init__(
-        self,
-        tell: Callable[[str], None],
-        *,
-        node_of: Callable[[types.FrameType], str],
-        patience: float = PATIENCE,
+        self, tell: Callable[[str], None], *, node_of: Callable[[types.FrameType], str], patience: float = PATIENCE
     ) -> None:
         """`tell` is called in the thread, once for each step, with what a person should read; `node_of` gives the node
         that a frame belongs to, if it does."""

@@ -8,17 +8,7 @@ from typing import Protocol
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
-from flowllm.core.types import (
-    AttemptStatus,
-    Counts,
-    Json,
-    NodeId,
-    NodeStatus,
-    RunId,
-    RunStatus,
-    StepKind,
-    Usage,
-)
+from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,20 +264,12 @@ class Store(Protocol):
         """That node, wherever it stands."""
         ...
 
-    async def nodes_within(
-        self, run_id: RunId, parents: Sequence[NodeId]
-    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+    async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> Mapping[NodeId, Sequence[NodeRecord]]:
         """As `nodes` for many parents at once; a parent without nodes is left out."""
         ...
 
     async def items(
-        self,
-        run_id: RunId,
-        parent: NodeId,
-        *,
-        after: int = -1,
-        limit: int = 500,
-        status: NodeStatus | None = None,
+        self, run_id: RunId, parent: NodeId, *, after: int = -1, limit: int = 500, status: NodeStatus | None = None
     ) -> list[NodeRecord]:
         """Items of a foreach in the order of their places, from the first place behind `after`.
 

@@ -26,14 +26,7 @@ from flowllm.storage.base import (
     RunRecord,
 )
 from flowllm.storage.memory_items import NodeTable
-from flowllm.storage.refusals import (
-    ambiguous,
-    fences_of,
-    ownership_lost,
-    run_exists,
-    run_not_found,
-    run_owned,
-)
+from flowllm.storage.refusals import ambiguous, fences_of, ownership_lost, run_exists, run_not_found, run_owned
 from flowllm.storage.slots import Slots
 from flowllm.storage.sqlite.records import attempt_of, memo_of, node_of, run_of
 from flowllm.storage.sqlite.rows import MemoRow, RateRow, attempt_row, memo_row, node_row, rate_row, run_row
@@ -145,9 +138,7 @@ class MemoryStore:
     ) -> None:
         """See `Store`."""
         self._check([fence])
-        changed = replace(
-            self._runs[fence.run_id], snapshot=snapshot, path=path, options=options, inputs=inputs
-        )
+        changed = replace(self._runs[fence.run_id], snapshot=snapshot, path=path, options=options, inputs=inputs)
         row = run_row(changed)
         self._runs[fence.run_id] = run_of(row, seq=changed.seq, snapshot=row.snapshot)
 
@@ -173,21 +164,13 @@ class MemoryStore:
         """See `Store`."""
         return self._nodes[run_id].get(node_id)
 
-    async def nodes_within(
-        self, run_id: RunId, parents: Sequence[NodeId]
-    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+    async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> Mapping[NodeId, Sequence[NodeRecord]]:
         """See `Store`."""
         table = self._nodes[run_id]
         return {parent: found for parent in parents if (found := table.within(parent))}
 
     async def items(
-        self,
-        run_id: RunId,
-        parent: NodeId,
-        *,
-        after: int = -1,
-        limit: int = 500,
-        status: NodeStatus | None = None,
+        self, run_id: RunId, parent: NodeId, *, after: int = -1, limit: int = 500, status: NodeStatus | None = None
     ) -> list[NodeRecord]:
         """See `Store`."""
         found = self._nodes[run_id].items(parent)

@@ -58,13 +58,9 @@ class NodeTable:
         """Items that stand by status."""
         return dict(Counter(node.status for node in self.items(parent)))
 
-    def adopt(
-        self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots
-    ) -> list[MatchedItem]:
+    def adopt(self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> list[MatchedItem]:
         """See `Store.adopt`."""
-        earlier = [
-            node for node in self._under(parent) if node.place is not None and node.epoch < fence.epoch
-        ]
+        earlier = [node for node in self._under(parent) if node.place is not None and node.epoch < fence.epoch]
         earlier.sort(key=lambda node: (node.place, -node.epoch))
         found: dict[int, MatchedItem] = {}
         for at_its_place in (True, False):
@@ -79,12 +75,7 @@ class NodeTable:
         return [found[item.place] for item in items]
 
     def _number(
-        self,
-        fence: RunLease,
-        parent: NodeId,
-        items: Sequence[ItemKey],
-        slots: Slots,
-        found: dict[int, MatchedItem],
+        self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots, found: dict[int, MatchedItem]
     ) -> None:
         homeless: list[int] = []
         for place in (item.place for item in items if item.place not in found):

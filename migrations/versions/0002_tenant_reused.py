@@ -18,9 +18,7 @@ def upgrade() -> None:
     tenant = sa.Column("tenant", sa.Text, nullable=False, server_default=sa.text("''"))
     last = _last_number()
     # Batch mode copies the table, so that the new column can stand before the wide ones. Runs are few.
-    with op.batch_alter_table(
-        "runs", recreate="always", table_kwargs={"sqlite_autoincrement": True}
-    ) as batch:
+    with op.batch_alter_table("runs", recreate="always", table_kwargs={"sqlite_autoincrement": True}) as batch:
         batch.add_column(tenant, insert_after="provider")
     _go_on_from(last)
     op.add_column("nodes", sa.Column("reused", sa.Boolean, nullable=False, server_default=sa.false()))
@@ -46,6 +44,4 @@ def _last_number() -> int | None:
 def _go_on_from(last: int | None) -> None:
     if last is not None:
         op.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
-        op.execute(
-            sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', :last)").bindparams(last=last)
-        )
+        op.execute(sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', :last)").bindparams(last=last))

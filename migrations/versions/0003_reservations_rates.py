@@ -16,9 +16,7 @@ depends_on = None
 
 def upgrade() -> None:
     # Of attempts made before, nobody knows what they might have cost: their reserved_usd stays NULL.
-    op.add_column(
-        "attempts", sa.Column("reserved_tokens", sa.Float(53), nullable=False, server_default=sa.text("0"))
-    )
+    op.add_column("attempts", sa.Column("reserved_tokens", sa.Float(53), nullable=False, server_default=sa.text("0")))
     op.add_column("attempts", sa.Column("reserved_usd", sa.Float(53)))
     op.create_table(
         "rates",

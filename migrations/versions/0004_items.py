@@ -21,9 +21,7 @@ def upgrade() -> None:
     last = _last_number()
     # Batch mode copies the tables, so that the new columns can stand before the wide ones: the database was copied
     # as a whole just before, so this at most doubles the wait.
-    with op.batch_alter_table(
-        "runs", recreate="always", table_kwargs={"sqlite_autoincrement": True}
-    ) as batch:
+    with op.batch_alter_table("runs", recreate="always", table_kwargs={"sqlite_autoincrement": True}) as batch:
         batch.add_column(sa.Column("output_offset", BIG), insert_after="owner_since")
     _go_on_from(last)
     with op.batch_alter_table("nodes", recreate="always") as batch:
@@ -73,6 +71,4 @@ def _last_number() -> int | None:
 def _go_on_from(last: int | None) -> None:
     if last is not None:
         op.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
-        op.execute(
-            sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', :last)").bindparams(last=last)
-        )
+        op.execute(sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', :last)").bindparams(last=last))

@@ -13,12 +13,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-COLUMNS = (
-    ("runs", "snapshot_hash"),
-    ("runs", "row_hash"),
-    ("nodes", "row_hash"),
-    ("attempts", "row_hash"),
-)
+COLUMNS = (("runs", "snapshot_hash"), ("runs", "row_hash"), ("nodes", "row_hash"), ("attempts", "row_hash"))
 
 
 def upgrade() -> None:

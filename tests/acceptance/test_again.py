@@ -70,12 +70,7 @@ def test_the_same_run_from_another_process_sends_nothing(project: Project, serve
 
 def test_an_edited_prompt_costs_itself_and_what_its_answer_changes(project: Project, server: Server) -> None:
     project.write("blog.yaml", BLOG.replace("Introduce", "Present"))
-    assert _states(project) == {
-        "headline": "cached",
-        "keywords": "cached",
-        "intro": "send",
-        "outline": "maybe",
-    }
+    assert _states(project) == {"headline": "cached", "keywords": "cached", "intro": "send", "outline": "maybe"}
     assert project.json("plan", "blog.yaml")["steps"]["intro"]["why"] == "changed: prompt"
     _, sent = _run(project, server)
     assert sent == ["Outline", "Present"]
@@ -96,9 +91,7 @@ def test_an_edited_prompt_costs_itself_and_what_its_answer_changes(project: Proj
         ("defaults: {model: test-model, params: {user: me}}", "user"),
     ],
 )
-def test_why_names_the_part_of_the_request_that_changed(
-    edit: str, part: str, project: Project, server: Server
-) -> None:
+def test_why_names_the_part_of_the_request_that_changed(edit: str, part: str, project: Project, server: Server) -> None:
     project.write("blog.yaml", BLOG.replace("defaults: {model: test-model}", edit))
     assert project.json("plan", "blog.yaml")["steps"]["headline"]["why"] == f"changed: {part}"
     _run(project, server)
@@ -111,9 +104,7 @@ def test_a_changed_input_is_named_as_the_cause(project: Project, server: Server)
     assert "input topic changed" in project.json("why", "last", "headline")["causes"]
 
 
-def test_refresh_asks_that_step_only_while_its_answer_stays_the_same(
-    project: Project, server: Server
-) -> None:
+def test_refresh_asks_that_step_only_while_its_answer_stays_the_same(project: Project, server: Server) -> None:
     assert _states(project, "--refresh", "headline")["headline"] == "send"
     _, sent = _run(project, server, "--refresh", "headline")
     assert sent == ["Write"]
@@ -121,9 +112,7 @@ def test_refresh_asks_that_step_only_while_its_answer_stays_the_same(
 
 def test_refresh_with_another_answer_reaches_its_dependents(project: Project, server: Server) -> None:
     old = server.script
-    server.script = lambda body, n: (
-        Reply(text="Something new") if prompt_of(body).startswith("Write") else old(body, n)
-    )
+    server.script = lambda body, n: Reply(text="Something new") if prompt_of(body).startswith("Write") else old(body, n)
     _, sent = _run(project, server, "--refresh", "headline")
     assert sent == ["Introduce", "Outline", "Write"]
     assert "the output of headline changed" in project.json("why", "last", "intro")["causes"]

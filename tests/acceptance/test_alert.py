@@ -14,9 +14,7 @@ from tests.support.server import Server
 
 def _flow(project: Project, count: int, *, failing: int, **top: Any) -> str:
     """Steps of which the first so many fail."""
-    steps = {
-        f"s{n:03}": {"prompt": f"ask {n}" + (" [status=400]" if n < failing else "")} for n in range(count)
-    }
+    steps = {f"s{n:03}": {"prompt": f"ask {n}" + (" [status=400]" if n < failing else "")} for n in range(count)}
     return project.flow(steps=steps, **top)
 
 
@@ -58,9 +56,7 @@ def test_attempts_that_succeeded_in_the_end_are_no_failures(project: Project) ->
     assert _events(project, "FailuresHigh") == []
 
 
-def test_steps_that_an_earlier_sitting_carried_out_do_not_count_again(
-    project: Project, server: Server
-) -> None:
+def test_steps_that_an_earlier_sitting_carried_out_do_not_count_again(project: Project, server: Server) -> None:
     """Of 40 steps 30 failed; they are mended, and the 10 that are kept do not hide or make an alert."""
     project.json("run", _flow(project, 40, failing=30), code=1)
     server.script = lambda body, n: Reply(text="fine")
@@ -89,9 +85,7 @@ def test_stop_at_error_rate_ends_the_run_and_nothing_more_is_sent(project: Proje
 
 
 @pytest.mark.parametrize(("count", "allowed"), [(9, "0%"), (30, "80%")])
-def test_a_share_that_is_allowed_does_not_end_it(
-    count: int, allowed: str, project: Project, server: Server
-) -> None:
+def test_a_share_that_is_allowed_does_not_end_it(count: int, allowed: str, project: Project, server: Server) -> None:
     file = _flow(project, count, failing=5, limits={"stop_at_error_rate": allowed})
     shown = project.json("run", file, code=1)
     assert len(server.requests) == count
@@ -110,11 +104,7 @@ def test_figures_are_told_by_model_and_by_step_and_of_each_account(project: Proj
 
     server.script = script
     project.write("flowllm.yaml", {"prices": {"test-model": {"input": 1000, "output": 2000}}})
-    steps = {
-        "a": {"prompt": "a", "samples": 3},
-        "b": {"prompt": "b", "model": "other-model"},
-        "bad": {"prompt": "bad"},
-    }
+    steps = {"a": {"prompt": "a", "samples": 3}, "b": {"prompt": "b", "model": "other-model"}, "bad": {"prompt": "bad"}}
     result = project.json("run", project.flow(steps=steps, limits={"max_concurrent": 4}), code=1)
     models, by_step = result["model_figures"], result["step_figures"]
     assert {name: part["requests"] for name, part in models.items()} == {"test-model": 4, "other-model": 1}

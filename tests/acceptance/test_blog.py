@@ -20,10 +20,7 @@ def _seen(server: Server, beginning: str) -> Seen:
 def test_the_blog_runs_from_a_plain_shell(server: Server, project: Project) -> None:
     outcome = project.run("run", BLOG)
     assert outcome.code == 0, outcome.said
-    assert [line for line in outcome.out.splitlines() if line in {"headline", "keywords"}] == [
-        "headline",
-        "keywords",
-    ]
+    assert [line for line in outcome.out.splitlines() if line in {"headline", "keywords"}] == ["headline", "keywords"]
     assert len(server.requests) == 4
     assert "succeeded" in outcome.err
 
@@ -54,9 +51,7 @@ def test_a_step_waits_for_nothing_it_does_not_need(server: Server, project: Proj
     assert keywords.finished is not None
     assert headline.finished <= intro.arrived
     assert intro.finished <= outline.arrived
-    assert intro.arrived < keywords.finished, (
-        "the introduction waited for the keywords, which it does not need"
-    )
+    assert intro.arrived < keywords.finished, "the introduction waited for the keywords, which it does not need"
     assert outline.arrived < keywords.finished, "the outline waited for the keywords, which it does not need"
 
 
@@ -92,9 +87,7 @@ def test_what_a_person_reads_was_on_disk_before(server: Server, project: Project
     events = project.folder / "events.jsonl"
     project.json("run", BLOG, "--events", events)
     ended = [
-        json.loads(line)
-        for line in Path(events).read_text().splitlines()
-        if json.loads(line)["event"] == "NodeEnded"
+        json.loads(line) for line in Path(events).read_text().splitlines() if json.loads(line)["event"] == "NodeEnded"
     ]
     rows = dict(project.rows("SELECT node_id, finished_at FROM nodes"))
     assert len(ended) == 4

@@ -23,12 +23,8 @@ def _each_answer_takes_fifty(server: Server) -> None:
     server.script = lambda body, n: Reply(text=f"re: {prompt_of(body)}", usage=FIFTY)
 
 
-def _flow(
-    project: Project, count: int = 10, *, name: str = "flow.yaml", concurrent: int = 1, **top: Any
-) -> str:
-    asks = {
-        f"s{n}": {"prompt": f"ask {n}", "max_tokens": 50, "retry": {"max_attempts": 1}} for n in range(count)
-    }
+def _flow(project: Project, count: int = 10, *, name: str = "flow.yaml", concurrent: int = 1, **top: Any) -> str:
+    asks = {f"s{n}": {"prompt": f"ask {n}", "max_tokens": 50, "retry": {"max_attempts": 1}} for n in range(count)}
     return project.flow(name=name, limits={"max_concurrent": concurrent}, **{"steps": asks, **top})
 
 
@@ -88,9 +84,7 @@ def test_a_larger_one_goes_on_with_what_was_spent_and_sends_what_is_missing(
 
 
 @pytest.mark.parametrize("over", [False, True])
-def test_an_option_names_another_amount_which_the_run_keeps(
-    project: Project, server: Server, *, over: bool
-) -> None:
+def test_an_option_names_another_amount_which_the_run_keeps(project: Project, server: Server, *, over: bool) -> None:
     flow, words = _flow(project, budget={"tokens": 150}), []
     if over:
         flow = project.flow(
@@ -117,9 +111,7 @@ def test_an_option_names_another_amount_which_the_run_keeps(
     assert len(server.requests) == 10
 
 
-@pytest.mark.parametrize(
-    "given", ["5", "eur=5", "usd=", "usd=lots", "usd=-1", "tokens=0", "tokens=1.5", "usd=nan"]
-)
+@pytest.mark.parametrize("given", ["5", "eur=5", "usd=", "usd=lots", "usd=-1", "tokens=0", "tokens=1.5", "usd=nan"])
 def test_a_budget_that_is_none_is_refused(given: str, project: Project, server: Server) -> None:
     outcome = project.cli("run", _flow(project), "--budget", given)
     assert outcome.code == 2, outcome.said
@@ -174,9 +166,7 @@ def test_the_price_of_a_fallback_must_be_known_too(project: Project, server: Ser
     assert server.requests == []
 
 
-def test_a_model_of_unknown_price_that_a_template_names_fails_its_step_unsent(
-    project: Project, server: Server
-) -> None:
+def test_a_model_of_unknown_price_that_a_template_names_fails_its_step_unsent(project: Project, server: Server) -> None:
     project.write("flowllm.yaml", PRICES)
     steps = {"name": {"value": "mystery-9"}, "a": {"prompt": "a", "model": "{{ name }}"}}
     outcome = project.cli("run", project.flow(budget={"usd": 5}, steps=steps))
@@ -191,9 +181,7 @@ def test_without_dollars_in_the_budget_no_price_need_be_known(project: Project) 
     assert result["cost_usd"] is None
 
 
-def test_an_answer_that_names_a_dated_version_is_paid_for_all_the_same(
-    project: Project, server: Server
-) -> None:
+def test_an_answer_that_names_a_dated_version_is_paid_for_all_the_same(project: Project, server: Server) -> None:
     """The price that is written is that of the model that was asked."""
     project.write("flowllm.yaml", PRICES)
     message = {"role": "assistant", "content": "fine"}
@@ -210,9 +198,7 @@ def test_an_answer_that_names_a_dated_version_is_paid_for_all_the_same(
     assert result["cost_usd"] == pytest.approx(0.15)
 
 
-def test_a_request_of_unknown_outcome_counts_with_what_was_set_aside(
-    project: Project, server: Server
-) -> None:
+def test_a_request_of_unknown_outcome_counts_with_what_was_set_aside(project: Project, server: Server) -> None:
     """It may have been paid for."""
     server.script = lambda body, n: Reply(end="reset")
     file = _flow(project, 1, budget={"tokens": 100})
@@ -223,10 +209,7 @@ def test_a_request_of_unknown_outcome_counts_with_what_was_set_aside(
     resumed = project.json("resume", "last", code=3)
     assert resumed["error"]["type"] == "BudgetExceeded"
     assert len(server.requests) == 1
-    assert (
-        project.json("resume", "last", "--file", _flow(project, 1, budget={"tokens": 130}))["status"]
-        == "succeeded"
-    )
+    assert project.json("resume", "last", "--file", _flow(project, 1, budget={"tokens": 130}))["status"] == "succeeded"
 
 
 def test_so_does_one_that_was_out_when_the_process_was_killed(project: Project, server: Server) -> None:
@@ -272,11 +255,7 @@ def test_what_was_asked_for_again_counts(project: Project, server: Server) -> No
     top = {"budget": {"tokens": 240}, "limits": {"max_concurrent": 1}}
     project.json("run", project.flow(steps=asked, **top))
     assert len(server.requests) == 3
-    more = {
-        **asked,
-        "b": {"prompt": "b {{ a }}", "max_tokens": 50},
-        "c": {"prompt": "c {{ b }}", "max_tokens": 50},
-    }
+    more = {**asked, "b": {"prompt": "b {{ a }}", "max_tokens": 50}, "c": {"prompt": "c {{ b }}", "max_tokens": 50}}
     outcome = project.json("resume", "last", "--file", project.flow(steps=more, **top), code=3)
     assert outcome["steps"]["b"]["status"] == "succeeded"
     assert "200 of 240" in outcome["error"]["message"]

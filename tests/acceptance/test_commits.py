@@ -19,9 +19,7 @@ IN_FLIGHT = 5
 
 def _killed(project: Project, server: Server, point: str) -> None:
     steps = {"each": {"prompt": "item {{ item }}", "foreach": list(range(ITEMS))}}
-    file = project.flow(
-        steps=steps, limits={"max_concurrent": IN_FLIGHT}, outputs={"n": "{{ each | length }}"}
-    )
+    file = project.flow(steps=steps, limits={"max_concurrent": IN_FLIGHT}, outputs={"n": "{{ each | length }}"})
     server.latency = 0.02
     outcome = project.run("run", file, "--quiet", **{DIES: point})
     assert outcome.code == -signal.SIGKILL, outcome.said
@@ -57,9 +55,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_log_that_is_damaged_is_told_with_what_it_lost(
-    damage: str, project: Project, server: Server
-) -> None:
+def test_a_log_that_is_damaged_is_told_with_what_it_lost(damage: str, project: Project, server: Server) -> None:
     _killed(project, server, "after-commit:10")
     paid = len(server.requests)
     DAMAGE[damage](project.database.with_name("flowllm.db-wal"))

@@ -87,11 +87,7 @@ def test_a_cached_step_waited_for_a_slot(project: Project, server: Server) -> No
     """The one slot is taken by a request that is answered only when the cached step is on record."""
     project.json("run", project.flow(name="before.yaml", steps=prompts(known="known")))
     file = project.flow(
-        steps={
-            "slow": {"prompt": "slow"},
-            "known": {"prompt": "known"},
-            "built": {"value": "{{ known }}"},
-        },
+        steps={"slow": {"prompt": "slow"}, "known": {"prompt": "known"}, "built": {"value": "{{ known }}"}},
         limits={"max_concurrent": 1},
     )
     plain = ByPrompt()
@@ -158,9 +154,7 @@ def test_a_release_woke_no_one(project: Project, server: Server) -> None:
         "retry": {"max_attempts": 1, "attempt_timeout": "50ms"},
         "on_error": "continue",
     }
-    file = project.flow(
-        steps={**steps, "last": {"prompt": "last", "priority": "low"}}, limits={"max_concurrent": 1}
-    )
+    file = project.flow(steps={**steps, "last": {"prompt": "last", "priority": "low"}}, limits={"max_concurrent": 1})
     steps = project.json("run", file)["steps"]
     assert steps["last"]["status"] == "succeeded"
 
@@ -190,8 +184,7 @@ def test_requests_per_minute_are_kept(project: Project, server: Server) -> None:
     project.json("run", project.flow(name="warm.yaml", steps=prompts(a="a")))
     server.requests.clear()
     file = project.flow(
-        steps=prompts(**{f"s{n}": f"step {n}" for n in range(12)}),
-        limits={"requests_per_minute": 600, "burst": 1},
+        steps=prompts(**{f"s{n}": f"step {n}" for n in range(12)}), limits={"requests_per_minute": 600, "burst": 1}
     )
     project.json("run", file)
     arrived = [seen.arrived for seen in server.requests]

@@ -21,10 +21,7 @@ def _wide_and_deep(project: Project) -> str:
         for place in range(5):
             before = f" {{{{ s{chain}_{place - 1} }}}}" if place else ""
             beside = f" {{{{ s{chain - 1}_3 }}}}" if place == 4 and chain else ""
-            steps[f"s{chain}_{place}"] = {
-                "prompt": f"step {chain} {place}{before}{beside}",
-                "cache": chain % 2 == 0,
-            }
+            steps[f"s{chain}_{place}"] = {"prompt": f"step {chain} {place}{before}{beside}", "cache": chain % 2 == 0}
     return project.flow(steps=steps, limits={"max_concurrent": IN_FLIGHT})
 
 

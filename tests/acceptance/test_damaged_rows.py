@@ -30,11 +30,7 @@ steps:
   fails: {value: "{{ 1 // 0 }}"}
 outputs: {a: "{{ a }}", each: "{{ each }}", inner: "{{ inner }}"}
 """
-ROWS = {
-    "runs": "1",
-    "nodes": "node_id IN ('a', 'each', 'each[1]', 'bad[1]')",
-    "attempts": "node_id = 'a'",
-}
+ROWS = {"runs": "1", "nodes": "node_id IN ('a', 'each', 'each[1]', 'bad[1]')", "attempts": "node_id = 'a'"}
 
 FOUND_BY = {"run_id", "status", "node_id", "parent", "place", "attempt_id"}
 """Columns of indexes: SQL would change both, and a byte that is another on the disk changes one."""
@@ -85,9 +81,7 @@ async def seen(path: Path, run_id: RunId) -> dict[str, str]:
 
 def silently_other(base: dict[str, str], found: dict[str, str]) -> list[str]:
     told = ("refused: ", "DatabaseCorrupt", "was damaged")
-    return [
-        name for name, text in found.items() if base.get(name) != text and not any(t in text for t in told)
-    ]
+    return [name for name, text in found.items() if base.get(name) != text and not any(t in text for t in told)]
 
 
 def cells(path: Path) -> Iterator[tuple[str, int, str, object]]:
@@ -136,9 +130,7 @@ async def test_no_byte_of_the_file_can_be_another_unseen(kept: tuple[Path, RunId
     damaged, content, draw = tmp_path / "x.db", whole.read_bytes(), random.Random(7)
     shutil.copy(whole, damaged)
     base = await seen(damaged, run_id)
-    used = [
-        place for place, byte in enumerate(content) if byte and place >= 4096
-    ]  # the first page is the schema
+    used = [place for place, byte in enumerate(content) if byte and place >= 4096]  # the first page is the schema
     unseen = []
     for place in draw.sample(used, 30):
         flipped = bytearray(content)

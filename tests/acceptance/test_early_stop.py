@@ -65,9 +65,7 @@ def test_over_http_the_choice_is_the_same_and_a_repeat_is_free(
     accept = {"when": "{{ output == 'yes' }}", "count": WANTED, "overshoot": overshoot}
     file = project.flow(
         limits={"max_concurrent": 100},
-        steps={
-            "judge": {"foreach": "{{ range(100) | list }}", "prompt": "Good? {{ item }}", "accept": accept},
-        },
+        steps={"judge": {"foreach": "{{ range(100) | list }}", "prompt": "Good? {{ item }}", "accept": accept}},
         outputs={"counts": "{{ steps.judge.counts }}"},
     )
     first = project.json("run", file)

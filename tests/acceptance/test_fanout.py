@@ -117,13 +117,7 @@ def test_what_is_no_list_fails_the_step(value: str, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("allowed", "bad", "status"),
-    [
-        ("2", 2, "succeeded"),
-        ("2", 3, "failed"),
-        ("20%", 2, "succeeded"),
-        ("20%", 3, "failed"),
-        ("0", 1, "failed"),
-    ],
+    [("2", 2, "succeeded"), ("2", 3, "failed"), ("20%", 2, "succeeded"), ("20%", 3, "failed"), ("0", 1, "failed")],
 )
 def test_max_failed_under_on_error_continue(allowed: str, bad: int, status: str) -> None:
     told = play(
@@ -300,9 +294,7 @@ def test_an_item_that_is_not_wanted_any_more_holds_up_no_other_foreach() -> None
 
 
 def test_a_python_step_goes_through_a_whole_output_without_holding_it() -> None:
-    files = {
-        "t.py": "def total(answers): return [type(answers).__name__, len(answers), answers[1], list(answers)[0]]"
-    }
+    files = {"t.py": "def total(answers): return [type(answers).__name__, len(answers), answers[1], list(answers)[0]]"}
 
     async def main() -> Told:
         made = stage()

@@ -60,9 +60,7 @@ def test_it_ends_with_enough_and_sends_nothing_more() -> None:
 
 def test_the_output_is_the_first_ones_in_input_order_whatever_order_answers_come_in() -> None:
     late_first = lambda prompt: (10.0 - int(prompt), "yes")  # noqa: E731
-    told = play(
-        flow('when: "{{ true }}", count: 2, overshoot: 2.0', items="{{ range(9) | list }}"), late_first
-    )
+    told = play(flow('when: "{{ true }}", count: 2, overshoot: 2.0', items="{{ range(9) | list }}"), late_first)
     assert told.nodes["a"].parts["chosen"] == [0, 1]
     assert len(told.asked) == 4
 
@@ -73,9 +71,7 @@ def test_the_step_ends_when_all_before_the_last_chosen_are_finished_whatever_is_
     async def main() -> None:
         made = stage(lambda prompt: (seconds.get(prompt, 1.0), "yes"))
         text = flow('when: "{{ true }}", count: 2, overshoot: 1.5', items="{{ range(9) | list }}")
-        told = await sit(
-            made, text.replace("outputs:", '  b: {prompt: "then {{ a | length }}"}\n        outputs:')
-        )
+        told = await sit(made, text.replace("outputs:", '  b: {prompt: "then {{ a | length }}"}\n        outputs:'))
         assert told.outputs["a"] == ["yes", "yes"]
         assert made.provider.at("then 2") == pytest.approx(5.0, abs=0.01)
         assert told.outputs["counts"]["not_sent"] == 6
@@ -91,10 +87,7 @@ def test_when_sees_the_ones_accepted_before_so_one_of_each_category_can_be_asked
         return 20.0 - int(prompt), kinds[int(prompt)]
 
     told = play(
-        flow(
-            'when: "{{ output not in accepted }}", count: 3, overshoot: 2.0',
-            items="{{ range(7) | list }}",
-        ),
+        flow('when: "{{ output not in accepted }}", count: 3, overshoot: 2.0', items="{{ range(7) | list }}"),
         late_first,
     )
     assert told.outputs["a"] == ["toys", "books", "games"]
@@ -102,9 +95,9 @@ def test_when_sees_the_ones_accepted_before_so_one_of_each_category_can_be_asked
 
 def test_when_sees_the_item_by_its_name_and_its_index() -> None:
     told = play(
-        flow(
-            'when: "{{ n > 11 and index < 8 }}", count: 9', items="{{ range(10, 20) | list }}", more="as: n"
-        ).replace("{{ item }}", "{{ n }}"),
+        flow('when: "{{ n > 11 and index < 8 }}", count: 9', items="{{ range(10, 20) | list }}", more="as: n").replace(
+            "{{ item }}", "{{ n }}"
+        ),
         lambda prompt: prompt,
     )
     assert told.outputs["a"] == ["12", "13", "14", "15", "16", "17"]
@@ -183,10 +176,7 @@ def test_a_resumed_run_goes_on_counting_where_it_was(moment: float, ordered: boo
     text = flow(f'when: "{when}", count: 5, overshoot: 1.0', items="{{ range(30) | list }}")
 
     async def main() -> None:
-        made, stop = (
-            stage(lambda prompt: (1 + int(prompt) % 3, even_ones(prompt)), concurrent=2),
-            StopSignal(),
-        )
+        made, stop = (stage(lambda prompt: (1 + int(prompt) % 3, even_ones(prompt)), concurrent=2), StopSignal())
 
         async def stopping() -> None:
             await asyncio.sleep(moment)
@@ -197,9 +187,7 @@ def test_a_resumed_run_goes_on_counting_where_it_was(moment: float, ordered: boo
         second = await sit(made, text)
         assert second.status == "succeeded"
         assert second.nodes["a"].parts["chosen"] == [0, 2, 4, 6, 8]
-        assert sorted(first.asked + second.asked, key=int) == [str(n) for n in range(9)], (
-            "none twice, none too many"
-        )
+        assert sorted(first.asked + second.asked, key=int) == [str(n) for n in range(9)], "none twice, none too many"
         counts = second.outputs["counts"]
         assert (counts["total"], counts["succeeded"], counts["not_sent"]) == (30, 9, 21)
 
@@ -216,9 +204,7 @@ def test_a_run_that_stops_never_settles_on_items_whose_forerunner_has_no_answer(
 
     async def main() -> None:
         made, stop = stage(answer), StopSignal()
-        text = flow(
-            'when: "{{ true }}", count: 2, overshoot: 1.5', more="retry: {initial_delay: 60s, jitter: none}"
-        )
+        text = flow('when: "{{ true }}", count: 2, overshoot: 1.5', more="retry: {initial_delay: 60s, jitter: none}")
 
         async def stopping() -> None:
             await asyncio.sleep(1.5)
@@ -277,9 +263,7 @@ def test_items_that_are_graphs_can_be_accepted() -> None:
                 judge: {prompt: "judge {{ draft }}"}
               outputs: {verdict: "{{ judge }}", n: "{{ inputs.n }}"}""",
         ),
-        lambda prompt: (
-            f"d{prompt[6:]}" if prompt.startswith("draft") else "yes" if int(prompt[7:]) % 3 == 0 else "no"
-        ),
+        lambda prompt: f"d{prompt[6:]}" if prompt.startswith("draft") else "yes" if int(prompt[7:]) % 3 == 0 else "no",
     )
     assert [output["n"] for output in told.outputs["a"]] == [0, 3]
     assert len(told.asked) == 8

@@ -26,11 +26,7 @@ POST = {
 def posts(project: Project) -> str:
     """A workflow with a graph for each of three topics."""
     project.write("post.yaml", POST)
-    step = {
-        "foreach": "{{ inputs.topics }}",
-        "workflow": "./post.yaml",
-        "with": {"topic": "{{ item }}"},
-    }
+    step = {"foreach": "{{ inputs.topics }}", "workflow": "./post.yaml", "with": {"topic": "{{ item }}"}}
     return project.flow(
         inputs={"topics": ["tea", "ink", "tin"]},
         steps={"posts": step, "after": {"prompt": "after {{ posts | length }} [text=A]"}},
@@ -76,18 +72,14 @@ def test_show_has_the_items_and_the_nodes_within(project: Project, posts: str) -
     assert "headline of ink" in shown.out
 
 
-def test_refresh_of_a_step_within_asks_it_again_for_every_item(
-    project: Project, posts: str, server: Server
-) -> None:
+def test_refresh_of_a_step_within_asks_it_again_for_every_item(project: Project, posts: str, server: Server) -> None:
     project.json("run", posts)
     sent(server)
     project.json("run", posts, "--refresh", "posts.headline")
     assert sorted(sent(server)) == ["headline of ink", "headline of tea", "headline of tin"]
 
 
-def test_refresh_of_a_graph_asks_everything_within_again(
-    project: Project, posts: str, server: Server
-) -> None:
+def test_refresh_of_a_graph_asks_everything_within_again(project: Project, posts: str, server: Server) -> None:
     project.json("run", posts)
     sent(server)
     project.json("run", posts, "--refresh", "posts")
@@ -126,20 +118,12 @@ def test_limit_takes_the_first_items_and_the_whole_run_later_pays_for_the_rest(
     project.json("run", posts, "--limit", 1)
     assert sent(server) == ["headline of tea", "body of tea", "after 1"]
     project.json("run", posts)
-    assert sorted(sent(server)) == [
-        "after 3",
-        "body of ink",
-        "body of tin",
-        "headline of ink",
-        "headline of tin",
-    ]
+    assert sorted(sent(server)) == ["after 3", "body of ink", "body of tin", "headline of ink", "headline of tin"]
 
 
 def test_a_row_appended_to_a_file_costs_just_that_row(project: Project, server: Server) -> None:
     rows = project.write("rows.csv", "id,text\n1,a\n2,b\n")
-    file = project.flow(
-        steps={"x": {"foreach": {"file": "rows.csv"}, "prompt": "x {{ item.text }}", "as": "item"}}
-    )
+    file = project.flow(steps={"x": {"foreach": {"file": "rows.csv"}, "prompt": "x {{ item.text }}", "as": "item"}})
     project.json("run", file)
     assert sorted(sent(server)) == ["x a", "x b"]
     rows.write_text("id,text\n3,c\n2,b\n1,a\n")
@@ -170,9 +154,7 @@ def test_resume_with_an_edited_file_runs_what_changed_again_and_nothing_else(
     project.write("post.yaml", {**POST, "steps": steps})
     assert project.cli("run", posts).code == 1
     assert len(sent(server)) == 6
-    project.write(
-        "post.yaml", {**POST, "steps": {**steps, "body": {**POST["steps"]["body"], "cache": False}}}
-    )
+    project.write("post.yaml", {**POST, "steps": {**steps, "body": {**POST["steps"]["body"], "cache": False}}})
     ran = project.json("resume", "--file", posts)
     assert ran["status"] == "succeeded"
     assert sorted(sent(server)) == ["after 3", "body of ink", "body of tea", "body of tin"]
@@ -206,9 +188,7 @@ def test_a_provider_that_dies_in_the_middle_pauses_the_run_and_nothing_is_paid_t
 
 def test_a_dead_provider_is_told_by_each_item_that_failed_for_good(project: Project, server: Server) -> None:
     server.script = lambda body, n: FAULTS["400"] if "x 3" in prompt_of(body) else Reply(text="fine")
-    file = project.flow(
-        steps={"x": {"foreach": "{{ range(5) | list }}", "prompt": "x {{ item }}"}},
-    )
+    file = project.flow(steps={"x": {"foreach": "{{ range(5) | list }}", "prompt": "x {{ item }}"}})
     outcome = project.cli("run", file)
     assert outcome.code == 1, outcome.said
     assert "x[3]" in outcome.err
@@ -227,17 +207,10 @@ def test_signals_in_the_middle_lose_nothing_that_was_answered(
         }
         work = {
             "with": {"n": "{{ item }}"},
-            "workflow": {
-                "inputs": {"n": {"type": "integer"}},
-                "steps": steps,
-                "outputs": {"two": "{{ two }}"},
-            },
+            "workflow": {"inputs": {"n": {"type": "integer"}}, "steps": steps, "outputs": {"two": "{{ two }}"}},
         }
     calls = 12 if kind == "prompts" else 24
-    file = project.flow(
-        limits={"max_concurrent": 2},
-        steps={"x": {"foreach": "{{ range(12) | list }}", **work}},
-    )
+    file = project.flow(limits={"max_concurrent": 2}, steps={"x": {"foreach": "{{ range(12) | list }}", **work}})
     server.latency = 0.1
     outcome = signalled(project, "run", file, at=lambda: len(server.requests) >= 5, times=times)
     assert outcome.code == 130, outcome.said
@@ -252,18 +225,12 @@ def test_signals_in_the_middle_lose_nothing_that_was_answered(
 
 
 def test_secrets_reach_a_graph_within_and_stay_masked(project: Project) -> None:
-    project.write(
-        "tools.py",
-        "def reveal(key, n):\n    return {'length': len(key), 'key': key, 'n': n}\n",
-    )
+    project.write("tools.py", "def reveal(key, n):\n    return {'length': len(key), 'key': key, 'n': n}\n")
     inner = {
         "inputs": {"n": {"type": "integer"}},
         "secrets": ["API_TOKEN"],
         "steps": {
-            "r": {
-                "python": "./tools.py:reveal",
-                "with": {"key": "{{ secrets.API_TOKEN }}", "n": "{{ inputs.n }}"},
-            }
+            "r": {"python": "./tools.py:reveal", "with": {"key": "{{ secrets.API_TOKEN }}", "n": "{{ inputs.n }}"}}
         },
         "outputs": {"r": "{{ r }}"},
     }
@@ -282,9 +249,7 @@ def test_graphs_within_are_never_entered_twice_by_equal_names(project: Project) 
     """One file used by two steps keeps their nodes apart."""
     project.write("post.yaml", POST)
     step = {"workflow": "./post.yaml", "with": {"topic": "tea"}}
-    file = project.flow(
-        steps={"a": step, "b": {**step, "with": {"topic": "ink"}}}, outputs={"a": "{{ a.body }}"}
-    )
+    file = project.flow(steps={"a": step, "b": {**step, "with": {"topic": "ink"}}}, outputs={"a": "{{ a.body }}"})
     project.json("run", file)
     names = {name for (name,) in project.rows("SELECT node_id FROM nodes")}
     assert names == {"a", "a.headline", "a.body", "b", "b.headline", "b.body"}

@@ -197,13 +197,10 @@ def test_graphs_that_are_stopped_half_way_go_on_at_their_next_step(moment: float
 
 
 @pytest.mark.parametrize(
-    ("later", "new"),
-    [("[u, v, w, z]", 3), ("[w, u, v]", 0), ("[z, w]", 3), ("[u, u, v, w]", 3), ("[w]", 0)],
+    ("later", "new"), [("[u, v, w, z]", 3), ("[w, u, v]", 0), ("[z, w]", 3), ("[u, u, v, w]", 3), ("[w]", 0)]
 )
 @pytest.mark.parametrize("moment", [0.5, 1.5])
-def test_half_finished_graphs_are_found_again_when_the_data_has_changed(
-    moment: float, later: str, new: int
-) -> None:
+def test_half_finished_graphs_are_found_again_when_the_data_has_changed(moment: float, later: str, new: int) -> None:
     async def main() -> None:
         made = stage()
         first = await sit_until(made, graph("[u, v, w]"), moment)
@@ -214,9 +211,7 @@ def test_half_finished_graphs_are_found_again_when_the_data_has_changed(
         done = 1 if moment == 0.5 else 2
         assert len(first.asked) == 3 * done
         assert len(second.asked) == len(known) * (3 - done) + new
-        assert [output["three"] for output in second.outputs["a"]] == [
-            f"re: three re: two re: one {x}" for x in left
-        ]
+        assert [output["three"] for output in second.outputs["a"]] == [f"re: three re: two re: one {x}" for x in left]
 
     run_virtual(main())
 

@@ -110,15 +110,9 @@ def test_over_the_rows_that_are_good(case: Case, project: Project, server: Serve
 
 @BOTH
 @pytest.mark.parametrize("on_error", ["fail", "continue"])
-def test_a_foreach_over_the_rows_that_are_good(
-    case: Case, on_error: str, project: Project, server: Server
-) -> None:
+def test_a_foreach_over_the_rows_that_are_good(case: Case, on_error: str, project: Project, server: Server) -> None:
     (project.folder / case.name).write_bytes(case.data)
-    step = {
-        "foreach": {"file": case.name},
-        "prompt": "say {{ item.id }} {{ item.text }}",
-        "on_error": on_error,
-    }
+    step = {"foreach": {"file": case.name}, "prompt": "say {{ item.id }} {{ item.text }}", "on_error": on_error}
     file = project.flow(steps={"a": step}, outputs={"all": "{{ a }}"})
     outcome = project.cli("run", file, "--json")
     assert outcome.code == (1 if on_error == "fail" else 0), outcome.said
@@ -133,10 +127,7 @@ def test_a_foreach_over_the_rows_that_are_good(
 
 def test_a_json_array_goes_on_behind_its_bad_elements(project: Project) -> None:
     (project.folder / "rows.json").write_bytes(
-        b'[{"id": 1},\n {"id": oops},\n {"id": 1e999},\n {"id": 2.0}, '
-        + b"[" * 1000
-        + b"]" * 1000
-        + b',\n"\\ud800"]'
+        b'[{"id": 1},\n {"id": oops},\n {"id": 1e999},\n {"id": 2.0}, ' + b"[" * 1000 + b"]" * 1000 + b',\n"\\ud800"]'
     )
     file = project.flow(
         steps={"a": {"foreach": {"file": "rows.json"}, "value": "{{ item }}", "on_error": "continue"}},
@@ -169,9 +160,7 @@ def test_data_that_cannot_be_read_at_all(
     assert outcome.code == 1, outcome.said
     assert told in outcome.err
     assert "Traceback" not in outcome.err
-    file = project.flow(
-        name="row.yaml", inputs={"a": {"type": "string"}}, steps=prompts(a="say {{ inputs.a }}")
-    )
+    file = project.flow(name="row.yaml", inputs={"a": {"type": "string"}}, steps=prompts(a="say {{ inputs.a }}"))
     outcome = project.cli("run", file, "--over", name, "--output", "out.jsonl")
     assert outcome.code == 2, outcome.said
     assert told.rpartition("file ")[2] in outcome.err
@@ -181,16 +170,12 @@ def test_data_that_cannot_be_read_at_all(
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json", "rows.txt"])
 def test_an_empty_file_is_no_rows(name: str, project: Project) -> None:
     project.write(name, "")
-    file = project.flow(
-        steps={"a": {"foreach": {"file": name}, "value": "{{ item }}"}}, outputs={"all": "{{ a }}"}
-    )
+    file = project.flow(steps={"a": {"foreach": {"file": name}, "value": "{{ item }}"}}, outputs={"all": "{{ a }}"})
     assert project.json("run", file)["outputs"] == {"all": []}
 
 
 def test_columns_that_are_missing_are_told_row_by_row(project: Project, server: Server) -> None:
-    project.write(
-        "rows.jsonl", '{"id": "1", "text": "a"}\n{"id": "2"}\n[3]\n"four"\n{"id": "5", "text": "b"}\n'
-    )
+    project.write("rows.jsonl", '{"id": "1", "text": "a"}\n{"id": "2"}\n[3]\n"four"\n{"id": "5", "text": "b"}\n')
     step = {"foreach": {"file": "rows.jsonl"}, "prompt": "say {{ item.text }}", "on_error": "continue"}
     result = project.json("run", project.flow(steps={"a": step}))
     assert result["steps"]["a"]["counts"]["failed"] == 3

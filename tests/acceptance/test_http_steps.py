@@ -94,21 +94,12 @@ BODIES: dict[str, tuple[bytes, Any]] = {
 def test_what_comes_back(author: Author, web: Web) -> None:
     names = list(BODIES)
     web.script = lambda asked: BODIES[names[int(asked.target[1:])]][0]
-    steps = {
-        f"s{place}": {"http": {"url": f"{web.url}/{place}", "allow_private": True}}
-        for place in range(len(names))
-    }
-    outputs = author.outputs(
-        as_yaml({"steps": steps, "outputs": {name: f"{{{{ {name}.body }}}}" for name in steps}})
-    )
-    assert dict(zip(names, outputs.values(), strict=True)) == {
-        name: body for name, (_, body) in BODIES.items()
-    }
+    steps = {f"s{place}": {"http": {"url": f"{web.url}/{place}", "allow_private": True}} for place in range(len(names))}
+    outputs = author.outputs(as_yaml({"steps": steps, "outputs": {name: f"{{{{ {name}.body }}}}" for name in steps}}))
+    assert dict(zip(names, outputs.values(), strict=True)) == {name: body for name, (_, body) in BODIES.items()}
 
 
-@pytest.mark.parametrize(
-    "body", [b"{", b"NaN", b"[1e999]", b"[" * 100_000, b"[" * 300 + b"]" * 300, b"9" * 5000]
-)
+@pytest.mark.parametrize("body", [b"{", b"NaN", b"[1e999]", b"[" * 100_000, b"[" * 300 + b"]" * 300, b"9" * 5000])
 def test_what_says_it_is_json_and_is_not_one_that_can_be_kept(body: bytes, author: Author, web: Web) -> None:
     web.script = lambda _: answer(body)
     error = author.error(flow({"url": web.url}))
@@ -157,10 +148,7 @@ def test_a_connection_that_was_kept_open_and_is_closed_sends_nothing_twice(autho
     """aiohttp sends a PUT again by itself when a connection it had kept turns out to be closed."""
     web.script = lambda asked: answer(asked.n) if asked.n == 1 else b""
     steps = {
-        name: {
-            "http": {"url": web.url, "method": "PUT", "body": name, "allow_private": True},
-            "needs": needs,
-        }
+        name: {"http": {"url": web.url, "method": "PUT", "body": name, "allow_private": True}, "needs": needs}
         for name, needs in {"a": [], "b": ["a"]}.items()
     }
     assert author.steps(as_yaml({"steps": steps})) == {"a": "succeeded", "b": "failed"}
@@ -243,9 +231,7 @@ def test_what_changes_something_is_not_sent_on(method: str, author: Author, web:
 
 
 def test_a_body_that_is_too_large(author: Author, web: Web) -> None:
-    web.script = lambda asked: answer(
-        b"x" * (16 * MIB if asked.target == "/fits" else 16 * MIB + 1), kind="text/plain"
-    )
+    web.script = lambda asked: answer(b"x" * (16 * MIB if asked.target == "/fits" else 16 * MIB + 1), kind="text/plain")
     assert len(got(author, {"url": f"{web.url}/fits"})["body"]) == 16 * MIB
     error = author.error(flow({"url": web.url}))
     assert "larger than 16 MiB" in error["message"]
@@ -278,10 +264,7 @@ def test_an_attempt_that_takes_too_long_is_made_again(author: Author, web: Web) 
 # where nothing is sent
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"],
-)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"])
 def test_this_machine_is_not_asked(host: str, author: Author, web: Web) -> None:
     error = author.error(flow({"url": f"http://{host}:{web.port}/", "allow_private": False}, retry=QUICK))
     assert error["type"] == "HttpFailed"
@@ -315,16 +298,7 @@ def test_no_private_address_is_asked(host: str, kind: str, author: Author) -> No
 
 @pytest.mark.parametrize(
     "host",
-    [
-        "127.1",
-        "0177.0.0.1",
-        "0x7f.0.0.1",
-        "2130706433",
-        "0x7f000001",
-        "127.0.1",
-        "127.0.0.1.",
-        "%31%32%37.0.0.1",
-    ],
+    ["127.1", "0177.0.0.1", "0x7f.0.0.1", "2130706433", "0x7f000001", "127.0.1", "127.0.0.1.", "%31%32%37.0.0.1"],
 )
 def test_an_address_in_an_odd_spelling_is_refused_in_words(host: str, author: Author, web: Web) -> None:
     error = author.error(flow({"url": "http://{{ inputs.x }}/"}), x=f"{host}:{web.port}")
@@ -367,9 +341,7 @@ def test_a_text_makes_no_headers(author: Author, web: Web) -> None:
     assert web.asked[0].headers["x-a"] == "tab\tand {{ 7 * 7 }}"
 
 
-def test_a_proxy_of_the_environment_is_not_used(
-    author: Author, web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_of_the_environment_is_not_used(author: Author, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_web() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)

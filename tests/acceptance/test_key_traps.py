@@ -157,9 +157,7 @@ def _by_route(project: Project, url: str, **settings: Any) -> int:
     """How many requests a step sends whose provider has those settings; it goes to that URL."""
     providers = {"gateway": {"type": "openai", "base_url": url, **settings}}
     steps = {"a": {"prompt": "ask", "provider": "gateway"}}
-    return int(
-        project.json("run", project.flow(steps=steps, providers=providers), TEAM="blue")["requests"]["sent"]
-    )
+    return int(project.json("run", project.flow(steps=steps, providers=providers), TEAM="blue")["requests"]["sent"])
 
 
 def test_headers_and_the_query_of_a_base_url_are_part_of_the_key_and_secrets_are_not(
@@ -187,9 +185,7 @@ def test_why_names_a_header_that_changed(project: Project, server: Server) -> No
     assert "header x-route of the provider" in project.cli("why", "last", "a").out
 
 
-def test_what_cannot_change_an_answer_is_sent_and_no_part_of_the_key(
-    project: Project, server: Server
-) -> None:
+def test_what_cannot_change_an_answer_is_sent_and_no_part_of_the_key(project: Project, server: Server) -> None:
     assert _sent(project, params={"service_tier": "flex", "prompt_cache_key": "one"}) == 1
     assert server.requests[0].body["service_tier"] == "flex"
     assert server.requests[0].body["prompt_cache_key"] == "one"

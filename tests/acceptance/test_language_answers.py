@@ -47,9 +47,7 @@ def test_a_schema_whose_root_is_no_object_travels_as_value_and_is_unwrapped(auth
         ({"type": "integer", "minimum": 1}, True),
     ],
 )  # fmt: skip
-def test_strict_is_set_where_the_schema_allows_it(
-    author: Author, schema: dict[str, Any], *, strict: bool
-) -> None:
+def test_strict_is_set_where_the_schema_allows_it(author: Author, schema: dict[str, Any], *, strict: bool) -> None:
     form = author.asked(prompt="hi", output=schema)["response_format"]["json_schema"]
     assert form["strict"] is strict
 
@@ -64,8 +62,7 @@ def test_output_json_names_json_to_the_model_once(author: Author, prompt: str, *
 
 def test_a_schemas_file_is_made_whole_and_never_fetched(author: Author) -> None:
     author.write(
-        "shapes/main.json",
-        '{"type": "object", "properties": {"a": {"$ref": "part.json#/$defs/n"}}, "required": ["a"]}',
+        "shapes/main.json", '{"type": "object", "properties": {"a": {"$ref": "part.json#/$defs/n"}}, "required": ["a"]}'
     )
     author.write("shapes/part.json", '{"$defs": {"n": {"type": "integer", "maximum": 5}}}')
     flow = "defaults: {model: m}\nsteps: {it: {prompt: '[json={\"a\": 4}]', output: ./shapes/main.json}}\noutputs: {o: '{{ it.a }}'}"
@@ -79,13 +76,11 @@ def test_a_schemas_file_is_made_whole_and_never_fetched(author: Author) -> None:
     assert "URL" in author.problem(flow).message
 
 
-def test_an_invalid_answer_is_asked_twice_more_with_what_is_wrong_then_fails_with_the_last(
-    author: Author,
-) -> None:
+def test_an_invalid_answer_is_asked_twice_more_with_what_is_wrong_then_fails_with_the_last(author: Author) -> None:
     author.server.script = lambda body, n: Reply(text=f"no {n}")
-    step = author.run(
-        as_yaml({"defaults": {"model": "m"}, "steps": {"it": {"prompt": "hi", "output": WORDS}}})
-    ).steps["it"]
+    step = author.run(as_yaml({"defaults": {"model": "m"}, "steps": {"it": {"prompt": "hi", "output": WORDS}}})).steps[
+        "it"
+    ]
     assert step.status == "failed"
     assert (step.error or {})["answer"] == "no 3"
     talks = [[message["content"] for message in seen.body["messages"]] for seen in author.server.requests]
@@ -113,9 +108,7 @@ def test_the_forms_of_a_fallback(author: Author, fallback: list[Any], asked: lis
     author.server.script = script
     flow = {
         "inputs": {"p": "other", "m": "three"},
-        "providers": {
-            "other": {"type": "openai", "base_url": author.server.url, "headers": {"X-Who": "other"}}
-        },
+        "providers": {"other": {"type": "openai", "base_url": author.server.url, "headers": {"X-Who": "other"}}},
         "steps": {"it": {"prompt": "hi", "model": "one", "fallback": fallback}},
         "outputs": {"o": "{{ it }}", "m": "{{ steps.it.model }}"},
     }
@@ -135,9 +128,7 @@ def test_five_samples_are_five_equal_requests_and_a_list(author: Author) -> None
     plain = {"model": "m", "messages": [{"role": "user", "content": "toss"}]}
     assert [seen.body for seen in author.server.requests] == [plain] * 5
     assert author.outputs(flow) == found
-    one = author.outputs(
-        "defaults: {model: m}\nsteps: {it: {prompt: toss, samples: 1}}\noutputs: {o: '{{ it }}'}"
-    )
+    one = author.outputs("defaults: {model: m}\nsteps: {it: {prompt: toss, samples: 1}}\noutputs: {o: '{{ it }}'}")
     assert one == {"o": [found["o"][0]]}
     assert len(author.server.requests) == 5
 
@@ -151,19 +142,11 @@ def test_a_sample_is_in_the_key_and_its_default_is_0(author: Author) -> None:
             f"defaults: {{model: m}}\nsteps: {{it: {{prompt: toss{option}}}}}\noutputs: {{o: '{{{{ it }}}}'}}"
         )["o"]
 
-    assert [ask(""), ask(", sample: 0"), ask(", sample: 3"), ask(", sample: 3"), ask("")] == [
-        "1",
-        "1",
-        "2",
-        "2",
-        "1",
-    ]
+    assert [ask(""), ask(", sample: 0"), ask(", sample: 3"), ask(", sample: 3"), ask("")] == ["1", "1", "2", "2", "1"]
     assert ask(", sample: 2, samples: 3")[1] == "2", "`samples` count from `sample`"
 
 
-@pytest.mark.parametrize(
-    ("sample", "said"), [("-1", "too small"), ("x", "whole number"), ("1.5", "whole number")]
-)
+@pytest.mark.parametrize(("sample", "said"), [("-1", "too small"), ("x", "whole number"), ("1.5", "whole number")])
 def test_a_sample_is_a_whole_number(author: Author, sample: str, said: str) -> None:
     assert said in author.problem(f"steps: {{it: {{prompt: a, model: m, sample: {sample}}}}}").message
 

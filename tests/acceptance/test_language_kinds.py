@@ -57,9 +57,7 @@ def test_messages_take_the_apis_own_shape(author: Author) -> None:
         {"role": "assistant", "content": "Yes."},
         {"role": "user", "content": "And?"},
     ]
-    flow = (
-        f"inputs: {{how: brief}}\ndefaults: {{model: m}}\nsteps: {{it: {{messages: {json.dumps(messages)}}}}}"
-    )
+    flow = f"inputs: {{how: brief}}\ndefaults: {{model: m}}\nsteps: {{it: {{messages: {json.dumps(messages)}}}}}"
     sent = author.sent(flow)[0].body["messages"]
     assert sent[0] == {"role": "developer", "content": "Be brief"}
     assert sent[1] == {"role": "user", "content": [{"type": "text", "text": "brief?"}], "name": "me"}

@@ -10,22 +10,7 @@ from tests.support.author import Author
 
 RESERVED = [
     *("inputs", "steps", "secrets", "item", "index", "row", "run", "output", "accepted", "loop", "self"),
-    *(
-        "and",
-        "or",
-        "not",
-        "in",
-        "is",
-        "if",
-        "else",
-        "elif",
-        "for",
-        "set",
-        "macro",
-        "import",
-        "include",
-        "with",
-    ),
+    *("and", "or", "not", "in", "is", "if", "else", "elif", "for", "set", "macro", "import", "include", "with"),
     *("call", "filter", "raw", "block", "extends", "endif", "endfor", "endset", "true", "false", "none"),
     *("range", "dict", "lipsum", "cycler", "joiner", "namespace", "zip", "product"),
 ]
@@ -77,9 +62,7 @@ def test_ids_are_small_letters_digits_and_underscores(author: Author, word: str)
     assert f"`{word}` cannot be the id" in author.problem(f"steps:\n  {word}: {{value: 1}}\n").message
 
 
-@pytest.mark.parametrize(
-    "word", ["on", "no", "y", "_", "a1", "items", "name", "prompt", "slug", "value", "needs"]
-)
+@pytest.mark.parametrize("word", ["on", "no", "y", "_", "a1", "items", "name", "prompt", "slug", "value", "needs"])
 def test_everything_else_is_one_and_can_be_referred_to(author: Author, word: str) -> None:
     flow = f'steps:\n  {word}: {{value: 7}}\n  z9: {{value: "{{{{ {word} + 1 }}}}"}}\noutputs: {{o: "{{{{ z9 }}}}"}}'
     assert author.outputs(flow) == {"o": 8}
@@ -100,9 +83,7 @@ def test_templates_cannot_take_a_steps_id(author: Author, template: str) -> None
     assert "`other` is the id of a step" in problem.message
 
 
-@pytest.mark.parametrize(
-    "expression", ["steps", "steps[inputs.x]", "steps[inputs.x].status", "steps.items()"]
-)
+@pytest.mark.parametrize("expression", ["steps", "steps[inputs.x]", "steps[inputs.x].status", "steps.items()"])
 def test_steps_as_a_whole_or_by_a_computed_name_are_errors(author: Author, expression: str) -> None:
     problem = author.problem(
         f'inputs: {{x: it}}\nsteps:\n  a: {{value: 1}}\n  it: {{value: "{{{{ {expression} }}}}"}}\n'
@@ -227,7 +208,5 @@ def test_needs_takes_nothing_from_a_reference_that_tolerates(
 
 
 def test_steps_that_wait_for_each_other_are_told_with_their_way(author: Author) -> None:
-    problem = author.problem(
-        'steps:\n  a: {value: "{{ b }}"}\n  b: {value: 1, needs: [c]}\n  c: {value: "{{ a }}"}\n'
-    )
+    problem = author.problem('steps:\n  a: {value: "{{ b }}"}\n  b: {value: 1, needs: [c]}\n  c: {value: "{{ a }}"}\n')
     assert all(step in problem.message for step in ("a (line 2)", "b (line 3)", "c (line 4)"))

@@ -48,9 +48,7 @@ def test_a_step_wins_over_defaults_and_defaults_are_for_llm_steps_alone(author: 
     assert body["response_format"]["type"] == "json_schema"
 
 
-@pytest.mark.parametrize(
-    "option", ["needs: [a]", 'when: "{{ true }}"', "foreach: [1]", "save: x.md", "prompt: hi"]
-)
+@pytest.mark.parametrize("option", ["needs: [a]", 'when: "{{ true }}"', "foreach: [1]", "save: x.md", "prompt: hi"])
 def test_what_defaults_do_not_take(author: Author, option: str) -> None:
     problem = author.problem(f"defaults: {{{option}}}\nsteps: {{a: {{value: 1}}}}")
     assert (problem.line, problem.column) == (1, 12)
@@ -82,7 +80,9 @@ def test_attempts_are_made_that_often(author: Author, retry: str, requests: int)
 
 def test_rate_limit_answers_use_up_no_attempts(author: Author) -> None:
     author.server.script = lambda body, n: rate_limited("0.01") if n < 4 else Reply(text="done")
-    flow = f"steps: {{it: {{prompt: a, model: m, retry: {{{QUICK}, max_attempts: 1}}}}}}\noutputs: {{o: '{{{{ it }}}}'}}"
+    flow = (
+        f"steps: {{it: {{prompt: a, model: m, retry: {{{QUICK}, max_attempts: 1}}}}}}\noutputs: {{o: '{{{{ it }}}}'}}"
+    )
     assert author.outputs(flow) == {"o": "done"}
     assert len(author.server.requests) == 4
 
@@ -123,8 +123,7 @@ def test_llm_steps_are_remembered_unless_told_otherwise(author: Author, option: 
 def test_python_steps_are_not_remembered_unless_told_to(author: Author, option: str, calls: int) -> None:
     author.keep()
     author.write(
-        "mine.py",
-        "def note(path):\n    with open(path, 'a') as file:\n        file.write('x')\n    return 1\n",
+        "mine.py", "def note(path):\n    with open(path, 'a') as file:\n        file.write('x')\n    return 1\n"
     )
     log = author.folder / "calls"
     for _ in range(2):

@@ -34,9 +34,7 @@ def _after(author: Author, first: str, template: str) -> tuple[str, object]:
         ("{{ steps.x.model | default('m') }}", None),
     ],
 )
-def test_an_optional_reference_tolerates_a_skipped_step(
-    author: Author, template: str, output: object
-) -> None:
+def test_an_optional_reference_tolerates_a_skipped_step(author: Author, template: str, output: object) -> None:
     assert _after(author, SKIPPED, template) == ("succeeded", output)
 
 
@@ -61,9 +59,7 @@ def test_a_default_is_no_stand_in_for_what_is_there(author: Author) -> None:
     assert _after(author, "x: {value: {a: 1}}", "{{ x.b.c | default(0) }}") == ("succeeded", 0)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "output"), [("true", "true", "A"), ("false", "true", "B"), ("true", "false", "A")]
-)
+@pytest.mark.parametrize(("a", "b", "output"), [("true", "true", "A"), ("false", "true", "B"), ("true", "false", "A")])
 def test_both_sides_of_a_default_are_optional(author: Author, a: str, b: str, output: str) -> None:
     flow = f"""
         steps:
@@ -141,12 +137,7 @@ def test_blocked_goes_before_skipped_and_skipped_before_running(author: Author) 
           four: {value: "{{ one }}"}
         """
     found = author.steps(flow)
-    assert [found[step] for step in ("one", "two", "three", "four")] == [
-        "blocked",
-        "skipped",
-        "skipped",
-        "blocked",
-    ]
+    assert [found[step] for step in ("one", "two", "three", "four")] == ["blocked", "skipped", "skipped", "blocked"]
 
 
 def test_a_failed_step_fails_the_run_and_the_rest_still_finishes(author: Author) -> None:
@@ -210,16 +201,7 @@ def test_an_output_that_is_made_of_several_is_null_as_a_whole(author: Author) ->
 
 @pytest.mark.parametrize(
     "condition",
-    [
-        '"no"',
-        "no",
-        '"true"',
-        "true",
-        "1",
-        '"x {{ true }}"',
-        '"{{ true }}{{ true }}"',
-        '"{% if true %}{% endif %}"',
-    ],
+    ['"no"', "no", '"true"', "true", "1", '"x {{ true }}"', '"{{ true }}{{ true }}"', '"{% if true %}{% endif %}"'],
 )
 def test_when_is_exactly_one_expression(author: Author, condition: str) -> None:
     problem = author.problem(f"steps:\n  it: {{value: 1, when: {condition}}}\n")
@@ -229,16 +211,12 @@ def test_when_is_exactly_one_expression(author: Author, condition: str) -> None:
 
 @pytest.mark.parametrize("gives", ["'no'", "'false'", "''", "0", "1", "[]", "none", "inputs.text"])
 def test_when_must_give_true_or_false(author: Author, gives: str) -> None:
-    error = author.error(
-        f'inputs: {{text: "true"}}\nsteps:\n  it:\n    value: 1\n    when: "{{{{ {gives} }}}}"\n'
-    )
+    error = author.error(f'inputs: {{text: "true"}}\nsteps:\n  it:\n    value: 1\n    when: "{{{{ {gives} }}}}"\n')
     assert error["type"] == "ConditionFailed"
     assert "flow.yaml:5:15: a condition must give true or false" in error["message"]
 
 
-@pytest.mark.parametrize(
-    ("condition", "status"), [("{{ 1 > 0 }}", "succeeded"), (" {{ 1 < 0 }} ", "skipped")]
-)
+@pytest.mark.parametrize(("condition", "status"), [("{{ 1 > 0 }}", "succeeded"), (" {{ 1 < 0 }} ", "skipped")])
 def test_when_decides(author: Author, condition: str, status: str) -> None:
     assert author.steps(f'steps:\n  it: {{value: 1, when: "{condition}"}}\n') == {"it": status}
 

@@ -67,8 +67,7 @@ def test_headers_take_environment_variables(author: Author) -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "missing"),
-    [({"headers": {"X-Team": "${TEAM}"}}, "TEAM"), ({"api_key_env": "WORK_KEY"}, "WORK_KEY")],
+    ("provider", "missing"), [({"headers": {"X-Team": "${TEAM}"}}, "TEAM"), ({"api_key_env": "WORK_KEY"}, "WORK_KEY")]
 )
 def test_a_variable_that_is_not_set_is_named(author: Author, provider: dict[str, Any], missing: str) -> None:
     with pytest.raises(UsageError, match=missing) as refused:
@@ -188,9 +187,7 @@ def test_options_go_before_the_environment_before_the_workflow_before_the_file(a
     assert _model(author, own, model="x", settings={"it.model": "of-that-option"}) == "of-that-option"
 
 
-def test_flowllm_yaml_is_found_upwards_and_the_nearest_counts(
-    author: Author, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flowllm_yaml_is_found_upwards_and_the_nearest_counts(author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
     author.write("flowllm.yaml", "defaults: {model: far}")
     (author.folder / "one" / "two").mkdir(parents=True)
     monkeypatch.chdir(author.folder / "one" / "two")
@@ -204,9 +201,7 @@ def test_flowllm_yaml_is_found_upwards_and_the_nearest_counts(
 
 def test_flowllm_yaml_gives_providers_limits_and_defaults_to_all(author: Author) -> None:
     shared = {
-        "providers": {
-            "work": {"type": "openai", "base_url": author.server.url, "headers": {"X-From": "file"}}
-        },
+        "providers": {"work": {"type": "openai", "base_url": author.server.url, "headers": {"X-From": "file"}}},
         "defaults": {"provider": "work", "model": "m", "temperature": 0.5},
         "limits": {"max_concurrent": 1},
         "prices": {"m": {"input": 1_000_000, "output": 0}},
@@ -236,11 +231,7 @@ def test_the_environment_names_the_default_provider_and_simulated_replaces_all(a
     author.server.requests.clear()
     named = "steps: {a: {prompt: hi, provider: openai, model: m}, b: {prompt: hi, model: m, fallback: [{provider: openai, model: n}]}}"
     result = author.run(named)
-    assert (result.provider, result.steps["a"].provider, author.server.requests) == (
-        "simulated",
-        "simulated",
-        [],
-    )
+    assert (result.provider, result.steps["a"].provider, author.server.requests) == ("simulated", "simulated", [])
     assert author.run(flow, options=RunOptions(provider="work")).provider == "work"
 
 

@@ -10,37 +10,17 @@ from tests.support.project import ROOT
 
 @pytest.mark.parametrize(
     "scalar",
-    [
-        "no",
-        "yes",
-        "on",
-        "off",
-        "No",
-        "True",
-        "NULL",
-        "012",
-        "12:30",
-        "2026-11-21",
-        "0x1F",
-        "1e",
-        ".inf",
-        "1_",
-        "5%",
-    ],
+    ["no", "yes", "on", "off", "No", "True", "NULL", "012", "12:30", "2026-11-21", "0x1F", "1e", ".inf", "1_", "5%"],
 )
 def test_what_is_no_word_or_number_of_yaml_1_2_is_text(author: Author, scalar: str) -> None:
-    assert author.outputs(f'steps: {{it: {{value: {scalar}}}}}\noutputs: {{o: "{{{{ it }}}}"}}') == {
-        "o": scalar
-    }
+    assert author.outputs(f'steps: {{it: {{value: {scalar}}}}}\noutputs: {{o: "{{{{ it }}}}"}}') == {"o": scalar}
 
 
 @pytest.mark.parametrize(
     ("scalar", "value"),
     [("1_000", 1000), ("7", 7), ("-3", -3), ("1.50", 1.5), ("1_000.5", 1000.5), ("1e3", 1000.0), ("true", True), ("false", False), ("null", None), ("~", None)],
 )  # fmt: skip
-def test_words_and_plain_decimal_numbers_are_what_they_say(
-    author: Author, scalar: str, value: object
-) -> None:
+def test_words_and_plain_decimal_numbers_are_what_they_say(author: Author, scalar: str, value: object) -> None:
     step = author.run(f"steps: {{it: {{value: {scalar}}}}}").steps["it"]
     assert step.output == value
     assert type(step.output) is type(value)
@@ -96,11 +76,7 @@ def test_an_enum_of_a_schema_is_text_as_written(author: Author) -> None:
         """
     assert author.outputs(flow) == {"o": {"a": "no", "b": "1.10"}}
     schema = author.server.requests[0].body["response_format"]["json_schema"]["schema"]
-    assert [part["enum"] for part in schema["properties"].values()] == [
-        ["de", "no"],
-        ["1.10", "true"],
-        [1, None],
-    ]
+    assert [part["enum"] for part in schema["properties"].values()] == [["de", "no"], ["1.10", "true"], [1, None]]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +88,7 @@ def test_an_enum_of_a_schema_is_text_as_written(author: Author) -> None:
         ("steps:\n  it:\n    messages:\n    - role: user\n      content: one #two\n    model: m\n", (5, 20)),
     ],
 )
-def test_a_comment_behind_an_unquoted_prompt_is_an_error(
-    author: Author, flow: str, place: tuple[int, int]
-) -> None:
+def test_a_comment_behind_an_unquoted_prompt_is_an_error(author: Author, flow: str, place: tuple[int, int]) -> None:
     problem = author.problem(flow)
     assert (problem.line, problem.column) == place
     assert "comment" in problem.message
@@ -122,8 +96,7 @@ def test_a_comment_behind_an_unquoted_prompt_is_an_error(
 
 
 @pytest.mark.parametrize(
-    "prompt",
-    ['"List ten #1 hits"', "'List ten #1 hits'", "|\n      List ten #1 hits", ">-\n      List ten #1 hits"],
+    "prompt", ['"List ten #1 hits"', "'List ten #1 hits'", "|\n      List ten #1 hits", ">-\n      List ten #1 hits"]
 )
 def test_a_quoted_prompt_keeps_its_hash(author: Author, prompt: str) -> None:
     flow = f"defaults: {{model: m}}\nsteps:\n  it:\n    prompt: {prompt}\n"
@@ -182,8 +155,7 @@ def test_paths_in_a_workflow_are_relative_to_its_file(author: Author) -> None:
     author.write("flows/parts/judge.md", "Judge {{ inputs.x }}.\n")
     author.write("flows/shape.json", '{"$ref": "parts/answer.json"}')
     author.write(
-        "flows/parts/answer.json",
-        '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}',
+        "flows/parts/answer.json", '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
     )
     author.write("flows/mine.py", "def double(n):\n    return n * 2\n")
     for decoy in ("parts/judge.md", "shape.json", "mine.py"):

@@ -88,8 +88,7 @@ def test_null_as_a_whole_prompt_is_an_error_too_and_nothing_is_sent(author: Auth
 
 
 @pytest.mark.parametrize(
-    ("expression", "text"),
-    [("5", "5"), ("true", "true"), ("['a']", '["a"]'), ("{'a': 1}", '{"a": 1}'), ("'05'", "05")],
+    ("expression", "text"), [("5", "5"), ("true", "true"), ("['a']", '["a"]'), ("{'a': 1}", '{"a": 1}'), ("'05'", "05")]
 )
 def test_prompts_and_systems_are_always_text(author: Author, expression: str, text: str) -> None:
     body = author.asked(prompt=f"{{{{ {expression} }}}}", system=f" {{{{ {expression} }}}} ")
@@ -116,15 +115,15 @@ def test_what_is_undefined_is_an_error(author: Author) -> None:
 
 
 def test_blocks_leave_no_blank_lines_and_one_final_newline_is_dropped(author: Author) -> None:
-    template = "first\n  {% if true %}\nsecond\n    {% endif %}\n  {% for x in [1, 2] %}\n{{ x }}\n  {% endfor %}\nlast\n\n"
+    template = (
+        "first\n  {% if true %}\nsecond\n    {% endif %}\n  {% for x in [1, 2] %}\n{{ x }}\n  {% endfor %}\nlast\n\n"
+    )
     assert author.value(template) == "first\nsecond\n1\n2\nlast\n"
     assert author.asked(prompt="plain\n")["messages"][0]["content"] == "plain"
     assert author.asked(prompt="{{ 'one' }} line\n")["messages"][0]["content"] == "one line"
 
 
-@pytest.mark.parametrize(
-    "tag", ["include 'x.md'", "import 'x.md' as x", "from 'x.md' import x", "extends 'x.md'"]
-)
+@pytest.mark.parametrize("tag", ["include 'x.md'", "import 'x.md' as x", "from 'x.md' import x", "extends 'x.md'"])
 def test_a_template_takes_in_no_other(author: Author, tag: str) -> None:
     author.write("x.md", "secret")
     problem = author.problem(f'steps: {{it: {{value: "{{% {tag} %}}"}}}}')

@@ -60,9 +60,7 @@ def _measured(project: Project, *words: object) -> Taken:
 
 
 def _kilobytes(status: Path, name: str) -> int:
-    return next(
-        int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:")
-    )
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
 
 
 def _two_steps(project: Project) -> str:
@@ -148,9 +146,7 @@ def test_50_000_rows_killed_on_the_way(project: Project) -> None:
     assert status["succeeded"] == 2 * count
     assert status.get("unknown", 0) <= IN_FLIGHT * kills
     assert sum(status.values()) - 2 * count == status.get("unknown", 0)
-    print(
-        f"{status.get('unknown', 0)} requests repeated in {kills} kills; the last sitting took {taken.peak:.0f} MB"
-    )
+    print(f"{status.get('unknown', 0)} requests repeated in {kills} kills; the last sitting took {taken.peak:.0f} MB")
     assert taken.peak < MOST
 
 

@@ -19,13 +19,7 @@ def _mended(project: Project, old: str, new: str, *more: str) -> list[dict[str, 
 def test_items_of_a_foreach_take_their_places_again(project: Project, server: Server) -> None:
     file = project.flow(
         inputs={"rows": [{"n": 1}, {"n": 0}, {"n": 2}, {"n": 0}]},
-        steps={
-            "a": {
-                "foreach": "{{ inputs.rows }}",
-                "on_error": "continue",
-                "prompt": "say {{ 4 // item.n }}",
-            },
-        },
+        steps={"a": {"foreach": "{{ inputs.rows }}", "on_error": "continue", "prompt": "say {{ 4 // item.n }}"}},
         outputs={"a": "{{ a }}"},
     )
     first = project.json("run", file)["outputs"]["a"]
@@ -101,10 +95,7 @@ def test_rows_of_which_some_steps_were_run_are_completed(project: Project, serve
     json_lines(project.folder / "rows.jsonl", ({"n": str(number)} for number in range(3)))
     file = project.flow(
         inputs={"n": None},
-        steps={
-            "a": {"prompt": "first {{ inputs.n }}"},
-            "b": {"value": "B of {{ inputs.n }}", "needs": ["a"]},
-        },
+        steps={"a": {"prompt": "first {{ inputs.n }}"}, "b": {"value": "B of {{ inputs.n }}", "needs": ["a"]}},
         outputs={"b": "{{ b }}"},
     )
     over = ("run", file, "--over", "rows.jsonl", "--output", "o.jsonl", "--quiet")
@@ -127,10 +118,7 @@ def test_a_resume_takes_inputs_and_defaults_anew(project: Project) -> None:
     assert project.json("resume", "last", "--file", later)["outputs"] == {"a": "A fr"}
     over = ("--over", "rows.jsonl", "--output", "o.jsonl", "--quiet")
     assert project.cli("run", file, *over).code == 0
-    for more, answers in (
-        (("--file", later), ["A de", "B de"]),
-        (("-i", "lang=fr"), ["A fr", "B fr"]),
-    ):
+    for more, answers in ((("--file", later), ["A de", "B de"]), (("-i", "lang=fr"), ["A fr", "B fr"])):
         assert project.cli("resume", "last", "--quiet", *more).code == 0
         assert sorted(line["outputs"]["a"] for line in lines(project.folder / "o.jsonl")) == answers
     strict = project.flow(name="strict.yaml", inputs={"n": None, "q": None, "lang": "x"}, **top)

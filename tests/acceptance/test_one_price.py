@@ -23,10 +23,7 @@ TOOLS = """
             raise ValueError("no")
         return 1
 """
-LATE = {
-    "on_error": "continue",
-    "retry": {"max_attempts": 2, "attempt_timeout": "150ms", "initial_delay": "1ms"},
-}
+LATE = {"on_error": "continue", "retry": {"max_attempts": 2, "attempt_timeout": "150ms", "initial_delay": "1ms"}}
 STEPS: dict[str, Any] = {
     "first": {"prompt": "one"},
     "joined": {"prompt": "one"},
@@ -154,11 +151,7 @@ def test_a_run_that_was_killed_and_is_resumed(project: Project, server: Server) 
         "c": 0,
     }
     (attempt,) = project.json("show", "last", "b")["attempt_log"]
-    assert (attempt["status"], attempt["cost_usd"], attempt["usage"]["input_tokens"]) == (
-        "unknown",
-        None,
-        None,
-    )
+    assert (attempt["status"], attempt["cost_usd"], attempt["usage"]["input_tokens"]) == ("unknown", None, None)
     assert attempt["reserved_usd"] == pytest.approx(run["unknown"]["reserved_usd"])
     _told_alike(project, shown)
     server.script = lambda _body, _n: Reply(text="hi")

@@ -24,8 +24,7 @@ def test_each_row_is_one_run_of_the_graph(project: Project, server: Server) -> N
         assert line["row"] == {"text": f"row {index}"}
         first = next(seen for seen in server.requests if seen.prompt == f"first of row {index}")
         assert any(
-            seen.prompt.startswith("then answer") and seen.arrived >= (first.finished or 0)
-            for seen in server.requests
+            seen.prompt.startswith("then answer") and seen.arrived >= (first.finished or 0) for seen in server.requests
         )
         assert str(line["outputs"]["answer"]).startswith("answer ")
     assert len({json.dumps(line["outputs"]) for line in found.values()}) == 12
@@ -117,10 +116,7 @@ def test_lines_of_text_are_the_one_input(project: Project) -> None:
     project.write("rows.txt", "uno\ndos\n")
     outcome = over(project, one_step(project), data="rows.txt")
     assert outcome.code == 0, outcome.said
-    assert [line["row"] for line in sorted(out(project), key=lambda line: str(line["index"]))] == [
-        "uno",
-        "dos",
-    ]
+    assert [line["row"] for line in sorted(out(project), key=lambda line: str(line["index"]))] == ["uno", "dos"]
 
 
 def test_no_rows_succeed_with_an_empty_file(project: Project, server: Server) -> None:
@@ -132,9 +128,7 @@ def test_no_rows_succeed_with_an_empty_file(project: Project, server: Server) ->
     assert server.requests == []
 
 
-def test_a_data_set_that_fits_no_input_is_refused_before_anything_is_sent(
-    project: Project, server: Server
-) -> None:
+def test_a_data_set_that_fits_no_input_is_refused_before_anything_is_sent(project: Project, server: Server) -> None:
     flow = one_step(project)
     for name, data, told in (
         ("rows.csv", "Text;x\na;b\n", "did you mean `Text`?"),
@@ -223,9 +217,7 @@ def test_hostile_rows_come_out_as_they_went_in(project: Project) -> None:
         {"text": 'quote " back \\ slash\nnew'},
     ]
     (project.folder / "rows.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
-    file = two_steps(
-        project, steps={"same": {"value": "{{ inputs.text }}"}}, outputs={"answer": "{{ same }}"}
-    )
+    file = two_steps(project, steps={"same": {"value": "{{ inputs.text }}"}}, outputs={"answer": "{{ same }}"})
     outcome = over(project, file)
     assert outcome.code == 0, outcome.said
     found = sorted(out(project), key=lambda line: str(line["index"]))
@@ -236,10 +228,7 @@ def test_hostile_rows_come_out_as_they_went_in(project: Project) -> None:
 def test_secrets_come_out_masked(project: Project) -> None:
     rows(project, {"text": "the canary-sings here"})
     file = two_steps(
-        project,
-        secrets=["CANARY"],
-        steps={"same": {"value": "{{ inputs.text }}"}},
-        outputs={"answer": "{{ same }}"},
+        project, secrets=["CANARY"], steps={"same": {"value": "{{ inputs.text }}"}}, outputs={"answer": "{{ same }}"}
     )
     words = ("run", file, "--over", "rows.jsonl", "--output", "out.jsonl", "--quiet")
     outcome = project.cli(*words, CANARY="canary-sings")

@@ -82,9 +82,7 @@ def test_a_run_without_a_line_does_not_write_over_what_came_later(project: Proje
         (("--over", "rows.jsonl", "--output", "."), "folder"),
     ],
 )
-def test_options_that_make_no_sense_exit_2(
-    words: tuple[str, ...], said: str, project: Project, server: Server
-) -> None:
+def test_options_that_make_no_sense_exit_2(words: tuple[str, ...], said: str, project: Project, server: Server) -> None:
     data = rows(project, {"text": "a"})
     before = data.read_bytes()
     outcome = project.cli("run", one_step(project, inputs={"text": {"default": "x"}}), *words)
@@ -209,9 +207,7 @@ def test_another_workflow_replaces_every_line(project: Project) -> None:
     rows(project, {"text": "a"}, {"text": "b [status=400]"})
     assert over(project, one_step(project)).code == 1
     steps = {"first": {"value": "now {{ inputs.text }}"}}
-    project.flow(
-        name="other.yaml", inputs={"text": {"type": "string"}}, steps=steps, outputs={"answer": "{{ first }}"}
-    )
+    project.flow(name="other.yaml", inputs={"text": {"type": "string"}}, steps=steps, outputs={"answer": "{{ first }}"})
     outcome = project.cli("resume", "last", "--file", "other.yaml", "--quiet")
     assert outcome.code == 0, outcome.said
     assert outputs_by_index(project) == {0: {"answer": "now a"}, 1: {"answer": "now b [status=400]"}}

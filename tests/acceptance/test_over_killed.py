@@ -125,9 +125,7 @@ def test_rows_of_a_slow_producer_are_asked_as_they_come(project: Project, server
         for number in range(3):
             process.stdin.write(f'{{"text": "row {number}"}}\n')
             until(lambda number=number: len(server.requests) == number + 1, f"row {number}", of=process)
-            until(
-                lambda number=number: out.exists() and len(lines(out)) == number + 1, "its line", of=process
-            )
+            until(lambda number=number: out.exists() and len(lines(out)) == number + 1, "its line", of=process)
         _, said = process.communicate(timeout=HANG)
     assert process.returncode == 0, said
     each_once(out, 3)
@@ -136,9 +134,7 @@ def test_rows_of_a_slow_producer_are_asked_as_they_come(project: Project, server
 def test_standard_input_is_there_for_a_resume(project: Project, server: Server) -> None:
     process = _piped(project, "run", _one_step(project), "--over", "-", "--output", "out.jsonl")
     with killed_at_exit(process):
-        _, said = process.communicate(
-            '{"text": "a"}\n{"text": "b [status=400]"}\n{"text": "c"}\n', timeout=HANG
-        )
+        _, said = process.communicate('{"text": "a"}\n{"text": "b [status=400]"}\n{"text": "c"}\n', timeout=HANG)
     assert process.returncode == 1, said
     assert len(lines(project.folder / "out.jsonl")) == 2
     server.script.mended = True
@@ -217,9 +213,7 @@ def _small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_under_the_file_stops_the_run_and_a_resume_completes_it(
-    project: Project, server: Server
-) -> None:
+def test_a_full_disk_under_the_file_stops_the_run_and_a_resume_completes_it(project: Project, server: Server) -> None:
     server.script = lambda body, _: Reply(text=f"{prompt_of(body)} " + "x" * 20_000, delay=0.05)
     rows = 300
     texts(project.folder / "rows.jsonl", rows)
@@ -267,15 +261,11 @@ def test_a_write_that_fails_stops_the_run_at_once(
     assert len(server.requests) == rows
 
 
-def test_a_full_disk_under_the_database_loses_nothing_that_was_answered(
-    project: Project, server: Server
-) -> None:
+def test_a_full_disk_under_the_database_loses_nothing_that_was_answered(project: Project, server: Server) -> None:
     rows, size = 60, 50_000
     server.script = lambda body, _: Reply(text=f"{prompt_of(body)} " + "x" * size)
     texts(project.folder / "rows.jsonl", rows)
-    outcome = project.run(
-        "run", _one_step(project), *OUT, "--max-concurrent", "1", "--quiet", largest_file=30 * size
-    )
+    outcome = project.run("run", _one_step(project), *OUT, "--max-concurrent", "1", "--quiet", largest_file=30 * size)
     assert outcome.code not in {0, 2}, outcome.said
     assert "Traceback" not in outcome.err
     sent = len(server.requests)

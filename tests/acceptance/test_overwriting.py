@@ -24,16 +24,7 @@ steps:
   a: {prompt: {file: ./a.md}, provider: simulated, model: m, output: ./schema.json}
 outputs: {a: "{{ a }}"}
 """
-READ = [
-    "rows.jsonl",
-    "data/all.jsonl",
-    "flow.yaml",
-    "child.yaml",
-    "a.md",
-    "schema.json",
-    "code.py",
-    "helper.py",
-]
+READ = ["rows.jsonl", "data/all.jsonl", "flow.yaml", "child.yaml", "a.md", "schema.json", "code.py", "helper.py"]
 
 
 @pytest.fixture
@@ -69,9 +60,7 @@ def test_output_and_events_leave_alone_what_the_run_reads(name: str, files: Proj
         for options in (("--output", alias, "--overwrite"), ("--output", "out.jsonl", "--events", alias)):
             outcome = files.cli(*run, *options)
             assert outcome.code == 2, outcome.said
-            assert any(
-                words in outcome.err for words in ("would write over", "same file", ".db is not written")
-            )
+            assert any(words in outcome.err for words in ("would write over", "same file", ".db is not written"))
     if before:
         assert (files.folder / name).read_bytes() == before
     assert len(files.run_ids()) == 1
@@ -79,25 +68,14 @@ def test_output_and_events_leave_alone_what_the_run_reads(name: str, files: Proj
 
 
 def test_two_outputs_are_two_files(files: Project) -> None:
-    outcome = files.cli(
-        "run", "flow.yaml", "--over", "rows.jsonl", "--output", "o.jsonl", "--events", "loop/o.jsonl"
-    )
+    outcome = files.cli("run", "flow.yaml", "--over", "rows.jsonl", "--output", "o.jsonl", "--events", "loop/o.jsonl")
     assert (outcome.code, "--output would write over --events" in outcome.err) == (2, True)
     assert not (files.folder / "o.jsonl").exists()
     assert files.cli("run", "flow.yaml", "--events", "/dev/null").code == 0
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "save.yaml",
-        "data/all.jsonl",
-        "loop/data/all.jsonl",
-        "flowllm.yaml",
-        "events",
-        "given.txt",
-        "runs.db-wal",
-    ],
+    "name", ["save.yaml", "data/all.jsonl", "loop/data/all.jsonl", "flowllm.yaml", "events", "given.txt", "runs.db-wal"]
 )
 def test_save_leaves_alone_what_the_run_reads(name: str, files: Project) -> None:
     """Before anything begins where the path is known; at the step, which alone fails, where it is not."""

@@ -32,9 +32,7 @@ def _killed_run(project: Project, server: Server) -> str:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.soak)])
-def test_of_several_resumes_at_once_one_runs_and_the_rest_say_who(
-    count: int, project: Project, server: Server
-) -> None:
+def test_of_several_resumes_at_once_one_runs_and_the_rest_say_who(count: int, project: Project, server: Server) -> None:
     run_id = _killed_run(project, server)
     processes = [project.start("resume", run_id, "--json") for _ in range(count)]
     with killed_at_exit(*processes):

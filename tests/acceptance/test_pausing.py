@@ -76,9 +76,7 @@ def test_no_key_and_no_quota_pause_the_run_at_once(fault: str, project: Project,
     assert len(server.requests) == 11
 
 
-def test_an_account_that_runs_dry_midway_pauses_the_run_and_keeps_what_it_has(
-    project: Project, server: Server
-) -> None:
+def test_an_account_that_runs_dry_midway_pauses_the_run_and_keeps_what_it_has(project: Project, server: Server) -> None:
     server.script = lambda body, n: FAULTS["quota"] if n == 4 else Reply(text="fine")
     shown = project.json("run", _ten(project, limits={"max_concurrent": 1}), code=3)
     assert [step["status"] for step in shown["steps"].values()].count("succeeded") == 3
@@ -139,9 +137,7 @@ def test_a_fallback_on_another_provider_is_taken_in_place_of_pausing(
     assert same["error"]["type"] == "ProviderDown", "the other one is the same account by another name"
 
     file = project.flow(
-        providers={
-            "other": {"type": "openai", "base_url": server.url.replace("127.0.0.1", "localhost")},
-        },
+        providers={"other": {"type": "openai", "base_url": server.url.replace("127.0.0.1", "localhost")}},
         steps={"a": {"prompt": "a", "fallback": [{"provider": "other", "model": "second"}]}},
         outputs={"a": "{{ a }}"},
     )

@@ -45,9 +45,7 @@ GOOD = Reply(text="good")
         *("html", "empty_body", "error_at_200", "empty_choices", "null_content"),
     ],
 )
-def test_a_passing_fault_is_tried_again_and_is_on_record(
-    fault: str, project: Project, server: Server
-) -> None:
+def test_a_passing_fault_is_tried_again_and_is_on_record(fault: str, project: Project, server: Server) -> None:
     _answers(server, FAULTS[fault], FAULTS[fault], GOOD)
     result = project.json("run", _one(project))
     assert result["outputs"] == {"a": "good"}
@@ -62,9 +60,7 @@ def test_a_passing_fault_is_tried_again_and_is_on_record(
 
 
 @pytest.mark.parametrize("fault", ["500", "html", "reset", "empty_choices"])
-def test_a_fault_that_stays_fails_after_the_policys_attempts(
-    fault: str, project: Project, server: Server
-) -> None:
+def test_a_fault_that_stays_fails_after_the_policys_attempts(fault: str, project: Project, server: Server) -> None:
     _answers(server, FAULTS[fault])
     outcome = project.cli("run", _one(project, retry={**QUICK, "max_attempts": 3}))
     assert outcome.code == 1
@@ -79,9 +75,7 @@ def test_a_fault_that_stays_fails_after_the_policys_attempts(
 
 
 @pytest.mark.parametrize("fault", ["403", "bad_key", "quota"])
-def test_a_provider_that_lets_nobody_in_pauses_the_run_at_once(
-    fault: str, project: Project, server: Server
-) -> None:
+def test_a_provider_that_lets_nobody_in_pauses_the_run_at_once(fault: str, project: Project, server: Server) -> None:
     _answers(server, FAULTS[fault])
     outcome = project.cli("run", _one(project))
     assert outcome.code == 3
@@ -137,9 +131,7 @@ def test_retry_after_holds_the_whole_account_back(after: str, project: Project, 
 
 
 @pytest.mark.parametrize("after", [None, "-5", "NaN", "soon", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_a_retry_after_that_says_nothing_is_a_backoff(
-    after: str | None, project: Project, server: Server
-) -> None:
+def test_a_retry_after_that_says_nothing_is_a_backoff(after: str | None, project: Project, server: Server) -> None:
     """A rate limit uses up no attempt: with one attempt allowed it still ends well."""
     _answers(server, rate_limited(after), GOOD)
     result = project.json("run", _one(project, retry={**QUICK, "max_attempts": 1}))

@@ -102,18 +102,14 @@ def test_functions_that_ask_are_gone_on_with_after_a_stop_and_a_crash(
     assert len(server.requests) == 5 + repeated
     shown = project.json("show", "last", "plain")
     assert list(shown["steps"]) == ["plain.ask[0]", "plain.ask[1]", "plain.ask[2]"]
-    assert shown["usage"]["output_tokens"] == sum(
-        one["usage"]["output_tokens"] for one in shown["steps"].values()
-    )
+    assert shown["usage"]["output_tokens"] == sum(one["usage"]["output_tokens"] for one in shown["steps"].values())
     assert project.json("show", "last", "plain.ask[2]")["output"] == "3"
 
 
 @pytest.mark.parametrize(
     "call", ["flowllm.run('inner.yaml')", "asyncio.run(own())", "next(ThreadPoolExecutor().map(one, 'i'))"]
 )
-def test_a_run_within_a_function_is_refused_with_what_to_do(
-    call: str, project: Project, server: Server
-) -> None:
+def test_a_run_within_a_function_is_refused_with_what_to_do(call: str, project: Project, server: Server) -> None:
     project.write("inner.yaml", {"steps": {"a": {"prompt": "q", "model": "m"}}})
     code = """
         import asyncio, flowllm

@@ -39,9 +39,7 @@ def test_a_client_that_takes_long_to_load_makes_no_burst_of_what_was_admitted_me
 @pytest.mark.parametrize("seed", range(3))
 def test_tokens_per_minute_bind_with_answers_of_any_length(seed: int) -> None:
     async def main() -> tuple[Server, float]:
-        server = Server(
-            rate=1e6, burst=1e6, tokens_per_minute=60_000, answer_tokens=(10, 1000), latency=1.0, seed=seed
-        )
+        server = Server(rate=1e6, burst=1e6, tokens_per_minute=60_000, answer_tokens=(10, 1000), latency=1.0, seed=seed)
         limits = Limits(max_concurrent=200, tokens_per_minute=60_000, tokens_charged="usage")
         return server, await Load(server, limits).many(600, reserve=1000.0)
 
@@ -70,9 +68,7 @@ def test_an_unknown_limit_is_found(tell: bool, retry_after: float | None, seed: 
 @pytest.mark.parametrize("tell", [True, False])
 @pytest.mark.parametrize("retry_after", [None, 1.0])
 @pytest.mark.parametrize(("factor", "within"), [(0.5, 15), (2.0, 60)])
-def test_a_limit_that_changes_is_followed(
-    tell: bool, retry_after: float | None, factor: float, within: float
-) -> None:
+def test_a_limit_that_changes_is_followed(tell: bool, retry_after: float | None, factor: float, within: float) -> None:
     async def main() -> Server:
         server = Server(tell=tell, retry_after=retry_after)
         load = Load(server, Limits(max_concurrent=10))

@@ -35,9 +35,7 @@ OUTPUTS = {"left": "{{ after_left }}", "right": "{{ after_right }}", "middle": "
 
 def _two_branches(project: Project) -> str:
     return project.flow(
-        inputs={"word": "none"},
-        steps={**TWO_BRANCHES, "named": {"prompt": "named {{ inputs.word }}"}},
-        outputs=OUTPUTS,
+        inputs={"word": "none"}, steps={**TWO_BRANCHES, "named": {"prompt": "named {{ inputs.word }}"}}, outputs=OUTPUTS
     )
 
 
@@ -85,9 +83,7 @@ def test_a_second_resume_keeps_what_the_first_one_did(server: Server, project: P
     """The server is mended for one branch, then for the other."""
     project.json("run", _two_branches(project), code=1)
     broken = ByPrompt()
-    server.script = lambda body, n: (
-        Reply(text="mended") if prompt_of(body).startswith("left") else broken(body, n)
-    )
+    server.script = lambda body, n: Reply(text="mended") if prompt_of(body).startswith("left") else broken(body, n)
     server.requests.clear()
     assert project.json("resume", code=1)["steps"]["after_left"]["status"] == "succeeded"
     assert _sent(server) == ["after-left", "left", "right"]
@@ -147,9 +143,7 @@ def test_a_step_that_was_added_is_all_that_is_sent(server: Server, project: Proj
 
 
 def test_auto_that_would_mean_another_provider_refuses_to_resume(server: Server, project: Project) -> None:
-    file = project.flow(
-        defaults={"provider": "auto", "model": "test-model", "retry": QUICK}, steps=TWO_BRANCHES
-    )
+    file = project.flow(defaults={"provider": "auto", "model": "test-model", "retry": QUICK}, steps=TWO_BRANCHES)
     project.json("run", file, code=1)
     del project.environ["OPENAI_BASE_URL"]
     outcome = project.cli("resume")
@@ -174,9 +168,7 @@ def test_resume_lets_be_what_on_error_continue_let_pass(server: Server, project:
 
 
 def test_retry_failed_asks_that_too_and_what_depends_on_it(server: Server, project: Project) -> None:
-    result = project.json(
-        "run", project.flow(steps={name: FORGIVEN[name] for name in FORGIVEN if name != "last"})
-    )
+    result = project.json("run", project.flow(steps={name: FORGIVEN[name] for name in FORGIVEN if name != "last"}))
     assert result["status"] == "succeeded"
     assert "nothing" in server.requests[-1].prompt
     _mend(server)
@@ -186,9 +178,7 @@ def test_retry_failed_asks_that_too_and_what_depends_on_it(server: Server, proje
 
 
 def test_fail_fast_stops_and_resume_completes(server: Server, project: Project) -> None:
-    file = project.flow(
-        steps=prompts(bad="bad [status=400]", slow="slow [sleep=0.3]", after="after {{ slow }}")
-    )
+    file = project.flow(steps=prompts(bad="bad [status=400]", slow="slow [sleep=0.3]", after="after {{ slow }}"))
     result = project.json("run", file, "--fail-fast", code=1)
     assert result["status"] == "failed"
     assert result["steps"]["slow"]["status"] == "succeeded", "what was in flight is paid for and kept"

@@ -31,9 +31,7 @@ LET_PASS = {"steps": {"each": {**EACH, "on_error": "continue"}}, "outputs": {"r"
 def _commands(project: Project, outcome: Outcome) -> list[list[str]]:
     """What the summary and `show` name."""
     shown = project.cli("show", "last").out
-    found = [
-        re.findall(r"^resume it with: flowllm (.*)$", text, re.MULTILINE) for text in (outcome.err, shown)
-    ]
+    found = [re.findall(r"^resume it with: flowllm (.*)$", text, re.MULTILINE) for text in (outcome.err, shown)]
     return [shlex.split(command) for commands in found for command in commands]
 
 

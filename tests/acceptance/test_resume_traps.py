@@ -103,10 +103,7 @@ def test_a_join_ran_twice(project: Project, server: Server) -> None:
 def test_a_changed_graph_was_resumed_as_if_it_were_the_same(project: Project, server: Server) -> None:
     """The same steps, but one now reads another: it runs, though its own text looks as it did."""
     file = project.flow(
-        steps={
-            **prompts(a="a", b="b", c="c reads {{ x }}", bad="bad [status=400]"),
-            "x": {"value": "{{ a }}"},
-        }
+        steps={**prompts(a="a", b="b", c="c reads {{ x }}", bad="bad [status=400]"), "x": {"value": "{{ a }}"}}
     )
     project.json("run", file, code=1)
     project.write(file, (project.folder / file).read_text().replace("'{{ a }}'", "'{{ b }}'"))

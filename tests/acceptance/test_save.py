@@ -23,17 +23,9 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_each_item_has_its_file_and_a_text_is_not_quoted(project: Project) -> None:
-    step = {
-        "foreach": ITEMS,
-        "prompt": "[text=said {{ item }}]",
-        "save": "out/{{ index }}/{{ item | slug }}.md",
-    }
+    step = {"foreach": ITEMS, "prompt": "[text=said {{ item }}]", "save": "out/{{ index }}/{{ item | slug }}.md"}
     project.json("run", project.flow(steps={"posts": step}))
-    assert texts(project.folder) == {
-        "0/one.md": "said one",
-        "1/two.md": "said two",
-        "2/three.md": "said three",
-    }
+    assert texts(project.folder) == {"0/one.md": "said one", "1/two.md": "said two", "2/three.md": "said three"}
 
 
 def test_a_path_may_depend_on_the_output(project: Project) -> None:
@@ -93,9 +85,7 @@ def unwritable(project: Project, output: str) -> tuple[dict[str, Any], str]:
     return project.json("run", file, code=1), file
 
 
-def test_a_result_that_cannot_be_saved_is_kept_and_a_resumption_only_saves(
-    project: Project, server: Server
-) -> None:
+def test_a_result_that_cannot_be_saved_is_kept_and_a_resumption_only_saves(project: Project, server: Server) -> None:
     (project.folder / "out").write_text("in the way")
     outcome, _ = unwritable(project, "out a.md")
     step = outcome["steps"]["a"]
@@ -136,11 +126,7 @@ def test_under_continue_the_others_go_on_and_a_resumption_saves(project: Project
     }
     other = {"prompt": "never [status=400]", "needs": ["posts"]}
     project.json("run", project.flow(steps={"posts": step, "other": other}), code=1)
-    assert texts(project.folder) == {
-        "0/said/one": "said/one",
-        "1": "in the way",
-        "2/said/three": "said/three",
-    }
+    assert texts(project.folder) == {"0/said/one": "said/one", "1": "in the way", "2/said/three": "said/three"}
     (project.folder / "out" / "1").unlink()
     project.json("resume", code=1)
     assert texts(project.folder)["1/said/two"] == "said/two"

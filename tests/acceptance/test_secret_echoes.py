@@ -75,10 +75,7 @@ def test_a_key_in_every_field_and_header_of_an_answer(project: Project, server: 
         body=json.dumps(_everywhere(n)).encode(),
         headers={"x-request-id": KEY, "x-ratelimit-limit-requests": KEY, "server": KEY},
     )
-    steps = {
-        **prompts(a="a", b="b"),
-        "c": {"prompt": "c", "output": {"type": "object"}, "on_error": "continue"},
-    }
+    steps = {**prompts(a="a", b="b"), "c": {"prompt": "c", "output": {"type": "object"}, "on_error": "continue"}}
     words = ("run", project.flow(steps=steps), "--events", "events.jsonl", "--json", "--debug")
     outcome = project.run(*words, OPENAI_API_KEY=KEY)
     assert outcome.code == 0, outcome.said
@@ -88,17 +85,13 @@ def test_a_key_in_every_field_and_header_of_an_answer(project: Project, server: 
 
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("shape", ["words", "json", "escaped"])
-def test_a_key_where_what_a_server_says_is_cut(
-    status: int, shape: str, project: Project, server: Server
-) -> None:
+def test_a_key_where_what_a_server_says_is_cut(status: int, shape: str, project: Project, server: Server) -> None:
     """With its beginning at every place around each limit, all of them in one run."""
     starts = [limit - before for limit in LIMITS for before in (len(KEY) + 1, len(KEY) // 2, 8, 1)]
 
     def script(_body: dict[str, Any], n: int) -> Reply:
         told = "x" * (starts[(n - 1) % len(starts)] - 30) + KEY * 3 + "y" * 500
-        body = (
-            told if shape == "words" else json.dumps({"error": {"message": told, "code": KEY, "type": KEY}})
-        )
+        body = told if shape == "words" else json.dumps({"error": {"message": told, "code": KEY, "type": KEY}})
         if shape == "escaped":
             body = body.replace("sk-C", "\\u0073\\u006b-C")
         return Reply(status=status, body=body.encode())

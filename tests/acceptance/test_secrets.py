@@ -36,10 +36,7 @@ def _found(project: Project, *outcomes: Outcome) -> list[str]:
         if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
     }
     for place, outcome in enumerate(outcomes):
-        places |= {
-            f"stdout {place}": outcome.out.encode(),
-            f"stderr {place}": outcome.err.encode(),
-        }
+        places |= {f"stdout {place}": outcome.out.encode(), f"stderr {place}": outcome.err.encode()}
     needles = [needle for secret in (KEY, TEAM, WORD) for needle in _spellings(secret)]
     return sorted({place for place, content in places.items() for needle in needles if needle in content})
 
@@ -120,14 +117,9 @@ def test_a_server_that_echoes_the_key_in_its_answers(project: Project, server: S
 @pytest.mark.parametrize("place", ["userinfo", "query"])
 def test_a_key_in_the_base_url(place: str, project: Project, server: Server) -> None:
     """It is used or refused, and stays out of everything either way."""
-    url = (
-        server.url.replace("http://", f"http://user:{TEAM}@")
-        if place == "userinfo"
-        else f"{server.url}?key={TEAM}"
-    )
+    url = server.url.replace("http://", f"http://user:{TEAM}@") if place == "userinfo" else f"{server.url}?key={TEAM}"
     file = project.flow(
-        defaults={"model": "test-model", "retry": {**QUICK, "max_attempts": 2}},
-        steps=prompts(a="a [status=500]"),
+        defaults={"model": "test-model", "retry": {**QUICK, "max_attempts": 2}}, steps=prompts(a="a [status=500]")
     )
     outcome = project.cli("run", file, "--events", "events.jsonl", OPENAI_BASE_URL=url)
     assert outcome.code in {1, 2}, outcome.said
@@ -166,10 +158,7 @@ def test_secrets_that_are_written_out_in_files(project: Project, server: Server)
         outcomes = [
             project.cli("run", file, "--events", "events.jsonl", "--json"),
             project.cli("resume", "last", "--retry-failed"),
-            *(
-                project.cli(*words)
-                for words in (("validate", file), ("doctor",), ("plan", file), ("failed", "last"))
-            ),
+            *(project.cli(*words) for words in (("validate", file), ("doctor",), ("plan", file), ("failed", "last"))),
             *(one for step in "hpe" for one in _looked_at(project, step)),
         ]
         assert [outcome.code for outcome in outcomes[:3]] == [0, 0, 0], outcomes[0].said
@@ -244,9 +233,7 @@ def _python(project: Project, function: str) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("function", "code"), [("raises", 1), ("raises_nested", 1), ("returns", 0), ("prints", 0)]
-)
+@pytest.mark.parametrize(("function", "code"), [("raises", 1), ("raises_nested", 1), ("returns", 0), ("prints", 0)])
 def test_a_python_step_that_gives_a_secret_away(function: str, code: int, project: Project) -> None:
     words = ("run", _python(project, function), "--events", "events.jsonl", "--debug")
     outcome = project.cli(*words, THE_WORD=WORD)
@@ -254,9 +241,7 @@ def test_a_python_step_that_gives_a_secret_away(function: str, code: int, projec
     if function == "prints":  # the author's own words to the terminal are the author's
         outcome = Outcome(code=0, out=outcome.out, err=outcome.err.replace(f"the word is {WORD}\n", ""))
     assert _found(project, outcome, *_looked_at(project, "a")) == []
-    ((parts, outcome_kept),) = project.rows(
-        "SELECT parts, coalesce(output, '') || coalesce(error, '') FROM nodes"
-    )
+    ((parts, outcome_kept),) = project.rows("SELECT parts, coalesce(output, '') || coalesce(error, '') FROM nodes")
     assert "***" in parts
     assert function == "prints" or "***" in outcome_kept
 
@@ -310,9 +295,7 @@ def _path_telling(status: int) -> Callable[[Asked], bytes]:
 
     def script(asked: Asked) -> bytes:
         told = f"Cannot {asked.method} {asked.target} or {unquote_plus(asked.target)}"
-        return answer(
-            "x" * 470 + told if status == 400 else {"told": told}, status=status, Location=asked.target
-        )
+        return answer("x" * 470 + told if status == 400 else {"told": told}, status=status, Location=asked.target)
 
     return script
 
@@ -334,22 +317,15 @@ def test_a_web_server_that_echoes_its_url(status: int, place: str, project: Proj
         words = ("run", file, "--events", "events.jsonl", "--debug", "--json")
         outcomes = [project.cli(*words, **environ), project.cli(*words, **environ)]
         assert [outcome.code for outcome in outcomes] == [0 if status == 200 else 1] * 2, outcomes[0].said
-        assert len(web.asked) == {200: 1, 400: 2, 503: 4}[status], (
-            "the key was another, or an answer was kept"
-        )
+        assert len(web.asked) == {200: 1, 400: 2, 503: 4}[status], "the key was another, or an answer was kept"
         assert any(secret in unquote_plus(web.asked[0].target) for secret in (KEY, WORD))
     assert _found(project, *outcomes, *_looked_at(project, "a")) == []
     for start in (12, len(KEY) - 1):
-        assert (
-            KEY[:start]
-            not in outcomes[0].out + outcomes[0].err + (project.folder / "events.jsonl").read_text()
-        )
+        assert KEY[:start] not in outcomes[0].out + outcomes[0].err + (project.folder / "events.jsonl").read_text()
     assert ("WHOLE" if place == "whole" else "TOKEN") in project.rows("SELECT parts FROM nodes")[0][0]
 
 
-@pytest.mark.parametrize(
-    "url", [f"ftp://{KEY}", f"https://h/{KEY} x", f"https://user:{KEY}@h/", f"{'h' * 180}{KEY}"]
-)
+@pytest.mark.parametrize("url", [f"ftp://{KEY}", f"https://h/{KEY} x", f"https://user:{KEY}@h/", f"{'h' * 180}{KEY}"])
 def test_a_secret_that_is_no_url_is_not_told(url: str, project: Project) -> None:
     file = project.flow(secrets=["URL"], steps={"a": {"http": {"url": "{{ secrets.URL }}"}}})
     outcome = project.cli("run", file, "--debug", "--json", URL=url)
@@ -390,11 +366,7 @@ def test_a_redirect_takes_no_secrets_to_another_host(project: Project) -> None:
     ],
 )
 def test_a_command_that_gives_a_secret_away(command: str, code: int, project: Project) -> None:
-    step = {
-        "shell": command,
-        "env": {"WORD": "{{ secrets.THE_WORD }}"},
-        "retry": {"max_attempts": 2, **QUICK},
-    }
+    step = {"shell": command, "env": {"WORD": "{{ secrets.THE_WORD }}"}, "retry": {"max_attempts": 2, **QUICK}}
     file = project.flow(secrets=["THE_WORD"], steps={"a": step}, outputs={"a": "{{ a }}"})
     outcome = project.cli("run", file, "--events", "events.jsonl", "--debug", "--json", THE_WORD=WORD)
     assert outcome.code == code, outcome.said
@@ -418,10 +390,7 @@ def test_a_secret_given_as_an_input_is_masked_too(project: Project, server: Serv
     file = project.flow(
         inputs={"text": None},
         secrets=["THE_WORD"],
-        steps={
-            **prompts(a="say {{ inputs.text }}"),
-            "b": {"python": "./mine.py:prints", "with": {"word": "x"}},
-        },
+        steps={**prompts(a="say {{ inputs.text }}"), "b": {"python": "./mine.py:prints", "with": {"word": "x"}}},
     )
     outcome = project.cli("run", file, "-i", f"text=I am {WORD}", "--json", THE_WORD=WORD)
     assert outcome.code == 0, outcome.said

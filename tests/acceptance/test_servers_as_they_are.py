@@ -89,9 +89,7 @@ def test_what_no_row_can_help_pauses_the_run_and_burns_none(
         Reply(status=503, body="full", headers={"retry-after-ms": "1200"}),
     ],
 )
-def test_a_wait_longer_than_the_timeout_costs_no_row(
-    refusal: Reply, project: Project, server: Server
-) -> None:
+def test_a_wait_longer_than_the_timeout_costs_no_row(refusal: Reply, project: Project, server: Server) -> None:
     server.script = lambda body, n: refusal if n == 1 else GOOD
     file = project.flow(steps={"a": {"prompt": "x", "timeout": "1s", "retry": {"initial_delay": "1ms"}}})
     project.json("run", file)
@@ -122,9 +120,7 @@ def test_a_broken_off_answer_is_tried_again(project: Project, server: Server) ->
 
 
 def test_a_tool_call_is_the_output_of_a_step_that_sends_tools(project: Project, server: Server) -> None:
-    server.script = lambda body, n: (
-        Reply(text="", finish_reason="tool_calls") if "tools" in body else echo(body, n)
-    )
+    server.script = lambda body, n: Reply(text="", finish_reason="tool_calls") if "tools" in body else echo(body, n)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     steps = {"a": {"prompt": "x", "params": {"tools": [tool]}}, "b": {"prompt": "It wants {{ a }}"}}
     output = project.json("run", project.flow(steps=steps))["steps"]["a"]["output"]
@@ -132,11 +128,7 @@ def test_a_tool_call_is_the_output_of_a_step_that_sends_tools(project: Project, 
 
 
 def test_the_server_s_words_are_told_and_whole_in_the_record(project: Project, server: Server) -> None:
-    body = {
-        "message": {
-            "detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
-        }
-    }
+    body = {"message": {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]}}
     server.script = lambda _body, n: Reply(status=422, body=body)
     outcome = project.cli("run", project.flow(steps={"a": {"prompt": "x", "seed": 7, "retry": QUICK}}))
     assert outcome.code == 1

@@ -43,9 +43,7 @@ HOSTILE = "$(touch owned) `touch owned`; touch owned\n| touch owned & 'x\" \\ {{
 
 
 def test_values_are_inert_by_standard_input_and_environment(author: Author) -> None:
-    text = flow(
-        'cat; printf "|%s|%s" "$X" "$Y"', stdin="{{ inputs.x }}", env={"X": "{{ inputs.x }}", "Y": "z"}
-    )
+    text = flow('cat; printf "|%s|%s" "$X" "$Y"', stdin="{{ inputs.x }}", env={"X": "{{ inputs.x }}", "Y": "z"})
     assert author.outputs(text, x=HOSTILE) == {"it": f"{HOSTILE}|{HOSTILE}|z"}
     assert not (author.folder / "owned").exists()
 
@@ -129,13 +127,7 @@ def test_not_all_at_once(author: Author) -> None:
     count = 6 * (os.cpu_count() or 1)
     text = as_yaml(
         {
-            "steps": {
-                "it": {
-                    "foreach": f"{{{{ range({count}) | list }}}}",
-                    "max_concurrent": count,
-                    "shell": command,
-                }
-            },
+            "steps": {"it": {"foreach": f"{{{{ range({count}) | list }}}}", "max_concurrent": count, "shell": command}},
             "outputs": {"it": "{{ it | map('int') | max }}"},
         }
     )

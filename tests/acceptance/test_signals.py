@@ -18,11 +18,7 @@ from tests.support.project import Outcome, Project, killed_at_exit, prompts, unt
 from tests.support.replies import echo
 from tests.support.server import Server
 
-CHAIN = prompts(
-    a="a [sleep=0.8] [text=one]",
-    b="b [sleep=0.8] [text=two]",
-    after="after {{ a }} and {{ b }}",
-)
+CHAIN = prompts(a="a [sleep=0.8] [text=one]", b="b [sleep=0.8] [text=two]", after="after {{ a }} and {{ b }}")
 
 
 def _signalled(project: Project, *words: object, at: Callable[[], object], numbers: Sequence[int]) -> Outcome:
@@ -43,12 +39,8 @@ def _signalled(project: Project, *words: object, at: Callable[[], object], numbe
     return Outcome(code=outcome.code, out=outcome.out, err=said + outcome.err)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_the_first_signal_lets_calls_in_flight_finish(
-    number: int, code: int, project: Project, server: Server
-) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_the_first_signal_lets_calls_in_flight_finish(number: int, code: int, project: Project, server: Server) -> None:
     file = project.flow(steps=CHAIN, outputs={"after": "{{ after }}"})
     outcome = _signalled(project, "run", file, at=lambda: len(server.requests) == 2, numbers=[number])
     assert outcome.code == code, outcome.said
@@ -73,9 +65,7 @@ def test_the_printed_command_carries_the_database_and_the_config(project: Projec
     place = ("--db", "data base/runs.db", "--config", "my settings/flowllm.yaml")
     file = project.flow(steps=CHAIN)
     (project.folder / "data base").mkdir()
-    outcome = _signalled(
-        project, "run", file, *place, at=lambda: len(server.requests) == 2, numbers=[signal.SIGINT]
-    )
+    outcome = _signalled(project, "run", file, *place, at=lambda: len(server.requests) == 2, numbers=[signal.SIGINT])
     assert outcome.code == 130, outcome.said
     (command,) = re.findall(r"^resume it with: (.*)$", outcome.err, re.MULTILINE)
     resumed = project.cli(*shlex.split(command)[1:])
@@ -84,9 +74,7 @@ def test_the_printed_command_carries_the_database_and_the_config(project: Projec
 
 
 def test_the_second_signal_cancels_and_keeps_what_is_finished(project: Project, server: Server) -> None:
-    file = project.flow(
-        steps=prompts(quick="quick [text=done]", slow="slow [sleep=30]", after="after {{ slow }}")
-    )
+    file = project.flow(steps=prompts(quick="quick [text=done]", slow="slow [sleep=30]", after="after {{ slow }}"))
 
     def quick_is_done() -> bool:
         return (
@@ -108,10 +96,7 @@ def test_the_second_signal_cancels_and_keeps_what_is_finished(project: Project, 
 def test_grace_bounds_the_wait_for_calls_in_flight(project: Project, server: Server) -> None:
     file = project.flow(steps=prompts(slow="slow [sleep=50]"))
     outcome = _signalled(
-        project,
-        *("run", file, "--grace", "100ms"),
-        at=lambda: len(server.requests) == 1,
-        numbers=[signal.SIGTERM],
+        project, *("run", file, "--grace", "100ms"), at=lambda: len(server.requests) == 1, numbers=[signal.SIGTERM]
     )
     assert outcome.code == 143, outcome.said
     assert project.rows("SELECT status FROM attempts") == [("unknown",)]
@@ -120,14 +105,12 @@ def test_grace_bounds_the_wait_for_calls_in_flight(project: Project, server: Ser
 def test_a_signal_ends_the_wait_of_a_backoff(project: Project, server: Server) -> None:
     """A step that waits twenty minutes for its next attempt has nothing in flight."""
     retry = {"initial_delay": "20m", "max_delay": "20m", "jitter": "none"}
-    file = project.flow(
-        defaults={"model": "test-model", "retry": retry}, steps=prompts(a="a [status=500]", b="b")
-    )
+    file = project.flow(defaults={"model": "test-model", "retry": retry}, steps=prompts(a="a [status=500]", b="b"))
 
     def waits() -> bool:
-        return len(server.requests) == 2 and project.rows(
-            "SELECT count(*) FROM attempts WHERE status != 'sent'"
-        ) == [(2,)]
+        return len(server.requests) == 2 and project.rows("SELECT count(*) FROM attempts WHERE status != 'sent'") == [
+            (2,)
+        ]
 
     outcome = _signalled(project, "run", file, at=waits, numbers=[signal.SIGINT])
     assert outcome.code == 130, outcome.said
@@ -220,9 +203,7 @@ def _delivered(pid: int) -> bool:
     return "ShdPnd:\t0000000000000000" in status
 
 
-def test_a_run_whose_hang_up_signal_is_ignored_outlives_its_terminal(
-    project: Project, server: Server
-) -> None:
+def test_a_run_whose_hang_up_signal_is_ignored_outlives_its_terminal(project: Project, server: Server) -> None:
     file = project.flow(steps=prompts(a="a"))
     server.hold = 2
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -276,9 +257,7 @@ def test_the_grace_also_ends_a_run_whose_loop_is_held(held: str, resumed: bool, 
             {held}
         """,
     )
-    file = project.flow(
-        steps={"a": {"prompt": "a [text=one]"}, "b": {"python": "./tools.py:hold", "needs": ["a"]}}
-    )
+    file = project.flow(steps={"a": {"prompt": "a [text=one]"}, "b": {"python": "./tools.py:hold", "needs": ["a"]}})
     words = ["run", file, "--grace", "0s"]
     if resumed:
         assert project.cli(*words, "--until", "a").code == 0

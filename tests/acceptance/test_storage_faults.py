@@ -60,9 +60,7 @@ def test_a_locked_database_fails_no_step(project: Project, server: Server) -> No
         return echo(body, n)
 
     server.script = lambda body, n: script(body, n + 1)
-    file = project.flow(
-        steps=prompts(**{f"s{n}": f"step {n}" for n in range(20)}, end="end {{ s0 }} {{ s19 }}")
-    )
+    file = project.flow(steps=prompts(**{f"s{n}": f"step {n}" for n in range(20)}, end="end {{ s0 }} {{ s19 }}"))
     result = project.json("run", file)
     assert locks
     assert result["status"] == "succeeded"
@@ -88,9 +86,7 @@ def test_a_folder_that_is_read_only(project: Project, server: Server) -> None:
     assert server.requests == []
 
 
-@pytest.mark.parametrize(
-    "content", [b"this is no database at all, " * 200, b"SQLite format 3\0" + b"\xff" * 8000]
-)
+@pytest.mark.parametrize("content", [b"this is no database at all, " * 200, b"SQLite format 3\0" + b"\xff" * 8000])
 def test_a_file_that_is_no_database(content: bytes, project: Project, server: Server) -> None:
     project.database.parent.mkdir()
     project.database.write_bytes(content)
@@ -188,9 +184,7 @@ def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_them_ag
     project: Project, server: Server
 ) -> None:
     """Ten large answers at a time; the limit is there for the first resume too."""
-    server.script = lambda body, n: Reply(
-        text=f"{prompt_of(body)} {random.Random(n).randbytes(BIG // 4).hex()}"
-    )
+    server.script = lambda body, n: Reply(text=f"{prompt_of(body)} {random.Random(n).randbytes(BIG // 4).hex()}")
     steps = {"each": {"prompt": "item {{ item }}", "foreach": list(range(60))}}
     file = project.flow(steps=steps, limits={"max_concurrent": 10}, outputs={"n": "{{ each | length }}"})
     outcome = project.run("run", file, "--quiet", largest_file=8 * BIG)

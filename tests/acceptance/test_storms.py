@@ -50,17 +50,13 @@ KINDS = {
             "prompt": "{{ item.text }} is judged",
             "accept": {"when": "{{ index % 3 == 0 }}", "count": "{{ inputs.count }}", "overshoot": 2.0},
         },
-        right=lambda _, rows, output: _in_order(
-            output, (f"row {number} is judged" for number in range(0, rows, 3))
-        ),
+        right=lambda _, rows, output: _in_order(output, (f"row {number} is judged" for number in range(0, rows, 3))),
     ),
     "workflow": Kind(
         step={
             "workflow": {
                 "inputs": {"text": {"type": "string"}},
-                "steps": prompts(
-                    first="{{ inputs.text }} first", then="{{ inputs.text }} then {{ first | length }}"
-                ),
+                "steps": prompts(first="{{ inputs.text }} first", then="{{ inputs.text }} then {{ first | length }}"),
                 "outputs": {"then": "{{ then }}"},
             },
             "with": {"text": "{{ item.text }}"},
@@ -91,14 +87,7 @@ def _killed(project: Project, server: Server, *names: str, rows: int, kills: int
     half = {"accept": rows // 2}
     calls = sum(int(half.get(name, rows) * KINDS[name].calls) for name in names)
     found = storm(
-        project,
-        server,
-        file,
-        calls=calls,
-        kills=kills,
-        in_flight=IN_FLIGHT,
-        seed=seed,
-        exactly="accept" not in names,
+        project, server, file, calls=calls, kills=kills, in_flight=IN_FLIGHT, seed=seed, exactly="accept" not in names
     )
     steps = project.json("show", "last", "--full")["steps"]
     for name in names:
@@ -138,9 +127,7 @@ def _over(project: Project, server: Server, *more: str, rows: int, kills: int, s
 
 
 @pytest.mark.parametrize("more", [(), ("--ordered",)])
-def test_every_row_of_a_killed_run_comes_out_once(
-    more: tuple[str, ...], project: Project, server: Server
-) -> None:
+def test_every_row_of_a_killed_run_comes_out_once(more: tuple[str, ...], project: Project, server: Server) -> None:
     _over(project, server, *more, rows=60, kills=2 - len(more))
 
 

@@ -28,13 +28,7 @@ def _shell(project: Project, line: str, **streams: object) -> subprocess.Complet
         env=project.environ,
         timeout=HANG,
         check=False,
-        **{
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-            **streams,
-        },
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **streams},
     )
 
 
@@ -67,10 +61,7 @@ def test_a_run_does_not_need_standard_error(project: Project, file: str) -> None
 
 
 def test_results_that_cannot_be_shown_are_told_and_kept(project: Project, file: str) -> None:
-    full, closed = (
-        _shell(project, f"flowllm run {file} >/dev/full"),
-        _shell(project, f"flowllm run {file} -q >&-"),
-    )
+    full, closed = (_shell(project, f"flowllm run {file} >/dev/full"), _shell(project, f"flowllm run {file} -q >&-"))
     for outcome, why in ((full, "No space left on device"), (closed, "Bad file descriptor")):
         assert outcome.returncode == 1
         assert f"error: standard output cannot be written: {why}\n" in outcome.stderr

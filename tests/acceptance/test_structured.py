@@ -25,9 +25,7 @@ def _judge(project: Project, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("bad", ['{"score": "high"}', "seven", '{"scores": 7}'])
-def test_an_invalid_answer_is_asked_again_with_what_is_wrong(
-    bad: str, project: Project, server: Server
-) -> None:
+def test_an_invalid_answer_is_asked_again_with_what_is_wrong(bad: str, project: Project, server: Server) -> None:
     _answers(server, Reply(text=bad), GOOD)
     result = project.json("run", _judge(project))
     assert result["steps"]["judge"]["output"] == {"score": 7}
@@ -37,9 +35,7 @@ def test_an_invalid_answer_is_asked_again_with_what_is_wrong(
     assert second[-1]["role"] == "user"
     words = {'{"score": "high"}': "score", "seven": "JSON", '{"scores": 7}': "'score'"}
     assert words[bad] in second[-1]["content"]
-    assert project.json("run", _judge(project))["requests"]["sent"] == 0, (
-        "it is not under the first request's key"
-    )
+    assert project.json("run", _judge(project))["requests"]["sent"] == 0, "it is not under the first request's key"
 
 
 def test_asking_again_after_an_empty_answer_sends_no_empty_message(project: Project, server: Server) -> None:
@@ -51,9 +47,7 @@ def test_asking_again_after_an_empty_answer_sends_no_empty_message(project: Proj
     assert "empty" in again["content"]
 
 
-def test_a_server_that_refuses_the_models_json_itself_is_asked_again(
-    project: Project, server: Server
-) -> None:
+def test_a_server_that_refuses_the_models_json_itself_is_asked_again(project: Project, server: Server) -> None:
     refused = {
         "message": "Failed to validate JSON.",
         "type": "invalid_request_error",
@@ -81,8 +75,7 @@ def test_a_number_that_json_has_not_is_an_invalid_answer_that_was_paid_for(
 
 
 @pytest.mark.parametrize(
-    ("pattern", "told"),
-    [("^([a-z0-9]+-?)+$", "does not match"), (r"^([a-z0-9]+-?)+\1x$", "cannot be checked")],
+    ("pattern", "told"), [("^([a-z0-9]+-?)+$", "does not match"), (r"^([a-z0-9]+-?)+\1x$", "cannot be checked")]
 )
 def test_a_pattern_that_python_never_ends_is_an_invalid_answer(
     pattern: str, told: str, project: Project, server: Server
@@ -171,15 +164,11 @@ def test_another_model_is_asked_when_the_first_one_will_not(
     assert (step["model"], step["output"]) == ("second", {"score": 7})
     server.script = lambda body, n: GOOD
     project.json("run", file)
-    assert server.requests[-1].body["model"] == "test-model", (
-        "a fallback's answer stood for the first model's"
-    )
+    assert server.requests[-1].body["model"] == "test-model", "a fallback's answer stood for the first model's"
 
 
 @pytest.mark.parametrize(("fault", "code"), [("400", 1), ("bad_key", 3)])
-def test_no_other_model_is_asked_when_that_cannot_help(
-    fault: str, code: int, project: Project, server: Server
-) -> None:
+def test_no_other_model_is_asked_when_that_cannot_help(fault: str, code: int, project: Project, server: Server) -> None:
     server.script = lambda body, n: FAULTS[fault]
     project.json("run", _judge(project, fallback=["second"]), code=code)
     assert len(server.requests) == 1
@@ -196,17 +185,12 @@ def test_a_refusal_fails_once_with_its_words(fault: str, project: Project, serve
 def test_five_samples_are_five_requests_once(project: Project, server: Server) -> None:
     server.script = lambda body, n: Reply(text=f"{prompt_of(body)} number {n}")
     file = project.flow(
-        steps={
-            "ask": {"prompt": "toss", "samples": 5},
-            "vote": {"value": "{{ ask | unique | list | length }}"},
-        }
+        steps={"ask": {"prompt": "toss", "samples": 5}, "vote": {"value": "{{ ask | unique | list | length }}"}}
     )
     result = project.json("run", file)
     assert sorted(result["steps"]["ask"]["output"]) == [f"toss number {n}" for n in range(1, 6)]
     assert result["steps"]["vote"]["output"] == 5
-    assert [seen.body for seen in server.requests] == [server.requests[0].body] * 5, (
-        "the sample's number was sent"
-    )
+    assert [seen.body for seen in server.requests] == [server.requests[0].body] * 5, "the sample's number was sent"
     assert project.json("run", file)["requests"]["sent"] == 0
     more = project.flow(steps={"ask": {"prompt": "toss", "samples": 7}})
     assert project.json("run", more)["requests"]["sent"] == 2

@@ -69,10 +69,7 @@ def test_each_item_goes_through_its_own_graph_with_no_barrier_between() -> None:
         made = stage(lambda prompt: (10.0 if prompt == "headline of tea" else 1.0, f"<{prompt}>"))
         told = await sit(made, POSTS, files={"post.yaml": POST})
         assert made.provider.at("body of <headline of ink>") == pytest.approx(1, abs=0.01)
-        assert [post["headline"] for post in told.outputs["posts"]] == [
-            "<headline of tea>",
-            "<headline of ink>",
-        ]
+        assert [post["headline"] for post in told.outputs["posts"]] == ["<headline of tea>", "<headline of ink>"]
         assert {"posts", "posts[0]", "posts[0].headline", "posts[0].body", "posts[1].body"} <= set(told.nodes)
 
     run_virtual(main())
@@ -99,11 +96,7 @@ def test_the_error_of_a_graph_names_the_step_within_that_failed() -> None:
     assert told.nodes["posts"].error["message"] == (
         "1 of 2 items failed; posts[1]: headline failed: 400: this prompt is not accepted"
     )
-    assert told.status_of("posts[1].body", "posts[0]", "posts[0].body") == [
-        "blocked",
-        "succeeded",
-        "succeeded",
-    ]
+    assert told.status_of("posts[1].body", "posts[0]", "posts[0].body") == ["blocked", "succeeded", "succeeded"]
 
 
 def test_an_inner_failure_that_is_let_pass_leaves_the_graph_well() -> None:
@@ -174,9 +167,7 @@ NEST = """
 def test_foreach_within_foreach_within_foreach_does_not_deadlock_whatever_the_limit(concurrent: int) -> None:
     told = play(NEST, concurrent=concurrent)
     assert sorted(told.asked) == ["135", "136", "145", "146", "235", "236", "245", "246"]
-    assert told.outputs["a"][1] == {
-        "b": [{"c": ["<235>", "<236>"], "n": 2}, {"c": ["<245>", "<246>"], "n": 2}]
-    }
+    assert told.outputs["a"][1] == {"b": [{"c": ["<235>", "<236>"], "n": 2}, {"c": ["<245>", "<246>"], "n": 2}]}
     assert told.nodes["a[1].b[0].c[1]"].output == "<236>"
 
 
@@ -190,9 +181,7 @@ def test_max_concurrent_of_one_at_every_level_does_not_deadlock() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_little_room_for_open_items_holds_up_nobody_for_good(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_room_for_open_items_holds_up_nobody_for_good(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowllm.runtime.scheduler.OPEN", most)
     told = play(NEST)
     assert (told.status, len(told.asked)) == ("succeeded", 8)
@@ -227,9 +216,7 @@ def test_a_node_of_every_kind_ends_before_what_builds_on_it_starts() -> None:
 
 
 def test_when_is_asked_of_each_item_before_its_graph() -> None:
-    told = play(
-        POSTS.replace("workflow: ./post", """when: "{{ item == 'tea' }}"\n        workflow: ./post""")
-    )
+    told = play(POSTS.replace("workflow: ./post", """when: "{{ item == 'tea' }}"\n        workflow: ./post"""))
     assert told.status_of("posts[0]", "posts[1]", "posts") == ["succeeded", "skipped", "succeeded"]
     assert told.outputs["posts"][1] is None
     assert len(told.asked) == 2

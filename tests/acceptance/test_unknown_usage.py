@@ -16,9 +16,7 @@ UNTOLD: dict[str, Any] = {"prompt_tokens": None, "completion_tokens": None}
 
 
 def _asks(count: int) -> dict[str, Any]:
-    return {
-        f"s{n}": {"prompt": f"ask {n}", "max_tokens": 50, "retry": {"max_attempts": 1}} for n in range(count)
-    }
+    return {f"s{n}": {"prompt": f"ask {n}", "max_tokens": 50, "retry": {"max_attempts": 1}} for n in range(count)}
 
 
 @pytest.mark.parametrize("budget", [{"tokens": 200}, {"usd": 0.2}])
@@ -69,9 +67,7 @@ def test_a_late_answer_costs_nobody_knows_what(project: Project, server: Server)
 
 
 def test_an_answer_that_is_thrown_away_costs_what_it_said(project: Project, server: Server) -> None:
-    project.write(
-        "flowllm.yaml", {"prices": dict.fromkeys(("test-model", "e"), PRICES["prices"]["test-model"])}
-    )
+    project.write("flowllm.yaml", {"prices": dict.fromkeys(("test-model", "e"), PRICES["prices"]["test-model"])})
     usage = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
 
     def answer(body: dict[str, Any], _n: int) -> Reply:
@@ -97,9 +93,7 @@ def test_an_answer_that_is_thrown_away_costs_what_it_said(project: Project, serv
 
 
 def test_the_cost_that_a_gateway_tells_is_taken(project: Project, server: Server) -> None:
-    server.script = lambda _body, _n: Reply(
-        text="hi", headers={"x-litellm-response-cost": "0.25"}, usage=UNTOLD
-    )
+    server.script = lambda _body, _n: Reply(text="hi", headers={"x-litellm-response-cost": "0.25"}, usage=UNTOLD)
     result = project.json("run", project.flow(steps=_asks(2)))
     assert (result["cost_usd"], result["usage"]["input_tokens"]) == (0.5, None)
     assert project.json("runs")[0]["cost_usd"] == 0.5

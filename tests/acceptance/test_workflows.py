@@ -193,11 +193,7 @@ def test_the_catalogue_has_every_product_in_every_language(root: Project) -> Non
     assert len(entry["tags"]) == 5
     assert done["requests"]["sent"] == 3 * 10 + 1
     order = [(one["name"], one["language"]) for one in done["steps"]["entries"]["output"]]
-    assert order[:3] == [
-        ("Travel kettle", "English"),
-        ("Travel kettle", "German"),
-        ("Reading lamp", "English"),
-    ]
+    assert order[:3] == [("Travel kettle", "English"), ("Travel kettle", "German"), ("Reading lamp", "English")]
 
 
 def test_one_product_can_be_described_by_itself(root: Project) -> None:

@@ -33,9 +33,7 @@ def main() -> None:
         durations(project, single, 1)  # imports the client
         one = statistics.median(durations(project, single, runs))
         blog = durations(project, str(ROOT / "workflows" / "blog.yaml"), runs)
-        process = project.run("run", ROOT / "workflows" / "blog.yaml", "--no-cache", "--json").json[
-            "duration_s"
-        ]
+        process = project.run("run", ROOT / "workflows" / "blog.yaml", "--no-cache", "--json").json["duration_s"]
     ratio = statistics.median(blog) / (PATH * latency)
     print(f"latency {latency:g} s, critical path {PATH} calls = {PATH * latency:g} s")
     print(f"blog: median {statistics.median(blog):.3f} s of {runs}, {min(blog):.3f} to {max(blog):.3f}")

@@ -59,10 +59,7 @@ async def bare(port: int, calls: int, salt: str) -> float:
 
     places = asyncio.Semaphore(IN_FLIGHT)
     async with AsyncOpenAI(
-        api_key="none",
-        base_url=f"http://127.0.0.1:{port}/v1",
-        max_retries=0,
-        http_client=DefaultAioHttpClient(),
+        api_key="none", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0, http_client=DefaultAioHttpClient()
     ) as client:
 
         async def ask(number: int) -> str | None:
@@ -151,10 +148,7 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     for name in sys.argv[2:] or BENCHMARKS:
         found = BENCHMARKS[name](runs)
-        print(
-            json.dumps({"benchmark": name, **{key: round(value, 4) for key, value in found.items()}}),
-            flush=True,
-        )
+        print(json.dumps({"benchmark": name, **{key: round(value, 4) for key, value in found.items()}}), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ class Bench:
         """That long, or a quarter of it."""
         return seconds / 4 if self.quick else seconds
 
-    async def all(
-        self, server: RemoteServer, name: str, count: int, limits: Limits, **step: object
-    ) -> RunResult:
+    async def all(self, server: RemoteServer, name: str, count: int, limits: Limits, **step: object) -> RunResult:
         """So many calls, to the last."""
         workflow = independent_calls(self.folder, name, server.url, count, limits, **step)
         await self._ready.wait()
@@ -104,10 +102,7 @@ async def known_limit(bench: Bench) -> list[Figure]:
         limits = Limits(max_concurrent=20, requests_per_minute=600, burst=10)
         await bench.all(server, "known", 300, limits)
         traffic = await asyncio.to_thread(server.traffic)
-    return [
-        _refused("a known limit, 600 a minute, burst 10", traffic),
-        _ideal(traffic, (300 - 10) / RATE, 0.97),
-    ]
+    return [_refused("a known limit, 600 a minute, burst 10", traffic), _ideal(traffic, (300 - 10) / RATE, 0.97)]
 
 
 async def strict_window(bench: Bench) -> list[Figure]:
@@ -189,9 +184,7 @@ async def outage(bench: Bench) -> list[Figure]:
 async def overhead(bench: Bench) -> list[Figure]:
     rounds = 5_000 if bench.quick else 50_000
     limiter = Limiter(SystemClock())
-    limiter.configure(
-        "x", Limits(max_concurrent=10, requests_per_minute=1e9, tokens_per_minute=1e12), holder=1
-    )
+    limiter.configure("x", Limits(max_concurrent=10, requests_per_minute=1e9, tokens_per_minute=1e12), holder=1)
 
     async def one() -> None:
         permit = await limiter.acquire("x", tokens=100.0)

@@ -63,9 +63,7 @@ class Quick(asyncio.Protocol):
 
 async def main() -> None:
     latency = float(sys.argv[1])
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Quick(latency), "127.0.0.1", 0, backlog=512
-    )
+    server = await asyncio.get_running_loop().create_server(lambda: Quick(latency), "127.0.0.1", 0, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

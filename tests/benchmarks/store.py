@@ -78,11 +78,7 @@ async def bare(folder: Path, group: int) -> tuple[float, float]:
     while time.perf_counter() < began + SECONDS:
         names = [f"n{done + n}" for n in range(group)]
         begin(connection)
-        _many(
-            connection,
-            statements.END_ATTEMPT,
-            [attempt_row(attempt_of_node(n, record.run_id)) for n in names],
-        )
+        _many(connection, statements.END_ATTEMPT, [attempt_row(attempt_of_node(n, record.run_id)) for n in names])
         _many(connection, statements.WRITE_MEMO, [memo_row(answer(n)) for n in names])
         _many(connection, statements.WRITE_NODE, [node_row(node(n, record.run_id)) for n in names])
         connection.execute("COMMIT")

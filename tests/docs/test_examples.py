@@ -93,11 +93,7 @@ def server_url() -> Iterator[str]:
 def environment(url: str | None) -> dict[str, str]:
     """No key, and no way out: what is not marked has no server to talk to."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEYS)}
-    nowhere = {
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-        "no_proxy": "127.0.0.1",
-    }
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, **nowhere, "PATH": path, **({} if url is None else {"OPENAI_BASE_URL": url})}
 

@@ -10,17 +10,7 @@ import pytest
 import flowllm
 from flowllm.core import errors
 from flowllm.language import model
-from tests.support.documentation import (
-    BLOCKS,
-    PAGES,
-    ROOT,
-    TABLES,
-    commands,
-    made_in,
-    options_of,
-    renewed,
-    shapes,
-)
+from tests.support.documentation import BLOCKS, PAGES, ROOT, TABLES, commands, made_in, options_of, renewed, shapes
 
 LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -79,10 +69,7 @@ def test_the_readme_and_pages_name_no_unknown_command() -> None:
 def _code(text: str) -> str:
     blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return "\n".join(
-        [
-            *blocks,
-            *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)),
-        ]
+        [*blocks, *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))]
     )
 
 

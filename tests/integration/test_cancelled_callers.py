@@ -96,9 +96,7 @@ CALLS: dict[str, Callable[[FlowLLM, Path, RunResult, int], Coroutine[Any, Any, A
     ),
     "resume over": lambda app, folder, failed, _: app.resume(failed.run_id, retry_failed=True),
     "resume": lambda app, _, failed, __: app.resume(failed.run_id),
-    "take": lambda app, folder, failed, _: app.resume(
-        failed.run_id, file=folder / "w.yaml", retry_failed=True
-    ),
+    "take": lambda app, folder, failed, _: app.resume(failed.run_id, file=folder / "w.yaml", retry_failed=True),
     "delete": lambda app, _, failed, __: app.delete([failed.run_id]),
 }
 

@@ -118,9 +118,7 @@ def test_a_new_database_and_an_upgraded_one_have_the_same_schema(old: Path, tmp_
     assert shape(tmp_path / "new.db") == shape(old)
 
 
-def test_all_migrations_from_nothing_give_the_schema_too_and_alembic_finds_no_difference(
-    tmp_path: Path,
-) -> None:
+def test_all_migrations_from_nothing_give_the_schema_too_and_alembic_finds_no_difference(tmp_path: Path) -> None:
     upgrade(str(tmp_path / "new.db"))
     path = tmp_path / "x.db"
     path.touch()
@@ -134,9 +132,7 @@ def test_all_migrations_from_nothing_give_the_schema_too_and_alembic_finds_no_di
     engine.dispose()
 
 
-def test_a_frozen_database_has_the_schema_that_its_revision_makes(
-    old: Path, revision: str, tmp_path: Path
-) -> None:
+def test_a_frozen_database_has_the_schema_that_its_revision_makes(old: Path, revision: str, tmp_path: Path) -> None:
     path = tmp_path / "y.db"
     path.touch()
     step(path, command.upgrade, revision)

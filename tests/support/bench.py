@@ -39,9 +39,7 @@ class Bench:
         if not self.store._runs:
             owner = Owner(pid=1, host="h", since=0)
             await self.store.create_run(
-                RunRecord(
-                    run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
-                )
+                RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
         self.limiter.configure(provider.account, self.limits, holder="r1")
         who = asker(gate=self.gate, node=node, log=self.log, secrets=self.secrets)
@@ -61,9 +59,7 @@ class TextsBench:
         self.runs = runs or ("r1",)
         self.limits = Limits(**limits)
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = InFlightCalls(
-            ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock
-        )
+        self.flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def open(self) -> TextsBench:
         for run in self.runs:

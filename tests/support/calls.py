@@ -111,9 +111,7 @@ def node_row(who: Caller, answer: Answer) -> NodeWrite:
     return NodeWrite(fence=who.fence, node=record)
 
 
-def make_ask(
-    provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object
-) -> Ask:
+def make_ask(provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object) -> Ask:
     me = who or asker()
     return Ask(
         asker=me,

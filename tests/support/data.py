@@ -62,9 +62,7 @@ class Repeated(io.RawIOBase):
         return size
 
 
-def read(
-    data: bytes | io.RawIOBase, kind: str, *, cut: bool = False, **options: Any
-) -> list[tuple[int, Any, str]]:
+def read(data: bytes | io.RawIOBase, kind: str, *, cut: bool = False, **options: Any) -> list[tuple[int, Any, str]]:
     """Line, value and error ("" if there is none) of each row that a reader finds in a file named `data`."""
     raw = Trickle(data, most=1 << 20) if isinstance(data, bytes) else data
     reader = reader_of("data", kind=kind, delimiter=options.get("delimiter"))

@@ -74,9 +74,7 @@ class File:
         self.vanished = 0
 
     def open(self, clock: Clock) -> Store:
-        return SqlStore(
-            self.path, owner=this_process(clock), failpoints=Failpoints(before_commit=self._commit)
-        )
+        return SqlStore(self.path, owner=this_process(clock), failpoints=Failpoints(before_commit=self._commit))
 
     def records(self) -> Records:
         """Of all nodes: what became of them."""
@@ -202,9 +200,7 @@ class Disk:
             asyncio.current_task().cancel()  # it came too late for this, and is heard at the next wait
             return writing.result()
 
-    async def _carry_out(
-        self, name: str, verb: Verb, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> object:
+    async def _carry_out(self, name: str, verb: Verb, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if self.dead and name != "close":
             raise StorageFailed("the process is dead")
         with asyncio.get_running_loop().outside():

@@ -78,9 +78,7 @@ def key_table(name: str) -> str:
     for key, field in schema["properties"].items():
         if key not in hidden:
             required = "required" if key in schema.get("required", ()) else _default(field)
-            lines.append(
-                f"| `{key}` | {_value(field)} | {required} | {_cell(field.get('description', ''))} |"
-            )
+            lines.append(f"| `{key}` | {_value(field)} | {required} | {_cell(field.get('description', ''))} |")
     return "\n".join(lines)
 
 
@@ -247,9 +245,7 @@ def _option_row(option: click.Option, context: click.Context) -> str:
     assert record is not None
     written, text = record
     text = re.sub(r"(\[|; )x>=1(?=\])", r"\1", text).replace(" []", "").replace("; ]", "]")
-    return (
-        f"| `{written.replace('|', chr(92) + '|')}` | {re.sub(' +', ' ', text).replace('[]', '').strip()} |"
-    )
+    return f"| `{written.replace('|', chr(92) + '|')}` | {re.sub(' +', ' ', text).replace('[]', '').strip()} |"
 
 
 def _command_list() -> str:
@@ -274,10 +270,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def renewed(text: str) -> str:
     """A page with everything in it that is made from the program as it is made now."""
-    return _BLOCK.sub(
-        lambda found: f"{found[1]}\n{BLOCKS[found['name']]()}\n\n{found[3]}",
-        text,
-    )
+    return _BLOCK.sub(lambda found: f"{found[1]}\n{BLOCKS[found['name']]()}\n\n{found[3]}", text)
 
 
 def made_in(text: str) -> list[str]:

@@ -28,10 +28,7 @@ def documents() -> list[tuple[str, str, str]]:
     """Place, kind (workflow or config) and text of each file and example."""
     found = []
     for folder in (ROOT / "workflows", ROOT / "tests" / "corpus" / "valid"):
-        found += [
-            (str(path.relative_to(ROOT)), path.read_text("utf-8-sig"))
-            for path in sorted(folder.glob("*.yaml"))
-        ]
+        found += [(str(path.relative_to(ROOT)), path.read_text("utf-8-sig")) for path in sorted(folder.glob("*.yaml"))]
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for example in _EXAMPLE.finditer(text):

@@ -25,15 +25,11 @@ ERROR = {"type": "RateLimited", "message": "too many requests", "hint": "wait a 
 
 
 def run_started(**values: Any) -> RunStarted:
-    return RunStarted(
-        **{"run_id": RUN, "at": 0.0, "workflow": "blog", "provider": "openai", "nodes": 4} | values
-    )
+    return RunStarted(**{"run_id": RUN, "at": 0.0, "workflow": "blog", "provider": "openai", "nodes": 4} | values)
 
 
 def node_started(node: str, **values: Any) -> NodeStarted:
-    return NodeStarted(
-        **{"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "kind": StepKind.PROMPT} | values
-    )
+    return NodeStarted(**{"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "kind": StepKind.PROMPT} | values)
 
 
 def node_ended(node: str, **values: Any) -> NodeEnded:

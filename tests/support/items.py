@@ -25,13 +25,7 @@ def item(
     name = item_id(parent, place if slot is None else slot)
     whole = node(name, R1, output=f"out {content}", status=status, seq=place + 1)
     return replace(
-        whole,
-        parent=parent,
-        place=place,
-        item={"text": content},
-        content=content,
-        epoch=epoch,
-        key=content * 9,
+        whole, parent=parent, place=place, item={"text": content}, content=content, epoch=epoch, key=content * 9
     )
 
 
@@ -44,9 +38,7 @@ async def write(store: Store, fence: RunLease, *records: NodeRecord) -> None:
     await store.settle(nodes=[NodeWrite(fence=fence, node=record) for record in records])
 
 
-async def written(
-    store: Store, contents: Sequence[str], *, status: NodeStatus = NodeStatus.SUCCEEDED
-) -> RunRecord:
+async def written(store: Store, contents: Sequence[str], *, status: NodeStatus = NodeStatus.SUCCEEDED) -> RunRecord:
     """A run in its first sitting with a foreach over these; `status` is the foreach's."""
     begun = await store.create_run(run(R1, owner=ME))
     records = [item(place, content) for place, content in enumerate(contents)]
@@ -62,9 +54,7 @@ async def again(store: Store, fence: RunLease) -> RunLease:
     return claimed
 
 
-async def adopt(
-    store: Store, fence: RunLease, contents: Sequence[str], *, batch: int = 100
-) -> list[MatchedItem]:
+async def adopt(store: Store, fence: RunLease, contents: Sequence[str], *, batch: int = 100) -> list[MatchedItem]:
     keys = [ItemKey(place=place, content=content) for place, content in enumerate(contents)]
     found: list[MatchedItem] = []
     for start in range(0, len(keys), batch):

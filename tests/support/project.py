@@ -85,23 +85,13 @@ class Project:
     # the command as a process
 
     def run(
-        self,
-        *words: object,
-        largest_file: int | None = None,
-        humble: bool = False,
-        anew: bool = False,
-        **environ: str,
+        self, *words: object, largest_file: int | None = None, humble: bool = False, anew: bool = False, **environ: str
     ) -> Outcome:
         """`python -m flowllm …` to its end."""
         return self.finish(self.start(*words, largest_file=largest_file, humble=humble, anew=anew, **environ))
 
     def start(
-        self,
-        *words: object,
-        largest_file: int | None = None,
-        humble: bool = False,
-        anew: bool = False,
-        **environ: str,
+        self, *words: object, largest_file: int | None = None, humble: bool = False, anew: bool = False, **environ: str
     ) -> Process:
         """`python -m flowllm …`, left running.
 

@@ -13,12 +13,7 @@ from flowllm.language.inputs import with_inputs
 from flowllm.language.reference import Tolerance
 from tests.support.project import as_yaml
 
-FAILED, SKIPPED, BLOCKED, SUCCEEDED = (
-    NodeStatus.FAILED,
-    NodeStatus.SKIPPED,
-    NodeStatus.BLOCKED,
-    NodeStatus.SUCCEEDED,
-)
+FAILED, SKIPPED, BLOCKED, SUCCEEDED = (NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.SUCCEEDED)
 
 
 def rejected(key: str) -> bool:
@@ -85,9 +80,7 @@ class Author:
     def references(self, number: int) -> list[str]:
         draw = self._draw
         forms = ["{{ s%d }}"] * 4 + ["{{ s%d | default(0) }}", "{{ steps.s%d.status }}"]
-        return [
-            draw.choice(forms) % need for need in draw.sample(range(number), draw.randint(0, min(3, number)))
-        ]
+        return [draw.choice(forms) % need for need in draw.sample(range(number), draw.randint(0, min(3, number)))]
 
     def foreach(self) -> dict[str, Json]:
         items = [self._draw.randint(0, 4) for _ in range(self._draw.choice([0, 1, 3, 6, 9]))]

@@ -91,9 +91,7 @@ class Server:
         now = asyncio.get_running_loop().time()
         self._level = min(self.burst, self._level + (now - self._at) * self.rate)
         if self.tokens_per_minute is not None:
-            self._tokens = min(
-                self.tokens_per_minute, self._tokens + (now - self._at) * self.tokens_per_minute / 60
-            )
+            self._tokens = min(self.tokens_per_minute, self._tokens + (now - self._at) * self.tokens_per_minute / 60)
         self._at = now
 
     def _headers(self) -> dict[str, str]:
@@ -127,9 +125,7 @@ class Load:
         if not self._open:
             self._open = True
             owner = Owner(pid=1, host="h", since=0)
-            record = RunRecord(
-                run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
-            )
+            record = RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             await self.store.create_run(record)
         reserve = how.pop("reserve", 0)
         how["expected"] = Usage(output_tokens=int(reserve))

@@ -80,9 +80,7 @@ def attempt_of_node(
     )
 
 
-def answer(
-    name: str, *, value: Json = "An answer of some words.", created_at: float = 1_700_000_002.0
-) -> MemoRecord:
+def answer(name: str, *, value: Json = "An answer of some words.", created_at: float = 1_700_000_002.0) -> MemoRecord:
     return MemoRecord(
         key=f"{name:0>64}",
         provider="simulated",

@@ -76,9 +76,7 @@ FAULTS: dict[str, Reply] = {
     "invalid_json": Reply(body="this is no JSON"),
     "deep_json": Reply(body=_DEEP),
     "huge_integer": Reply(body=b'{"choices": ' + b"9" * 10_000 + b"}"),
-    "html": Reply(
-        body="<!DOCTYPE html><html><body>Welcome</body></html>", headers={"Content-Type": "text/html"}
-    ),
+    "html": Reply(body="<!DOCTYPE html><html><body>Welcome</body></html>", headers={"Content-Type": "text/html"}),
     "empty_body": Reply(body=b""),
     "not_utf8": Reply(body=b'{"choices": "\xff\xfe"}'),
     "list_body": Reply(body=[]),
@@ -95,9 +93,7 @@ FAULTS: dict[str, Reply] = {
     "tool_calls": Reply(text="", finish_reason="tool_calls"),
     "length": Reply(text="cut off in the mid", finish_reason="length"),
     "length_empty": Reply(text="", finish_reason="length"),
-    "redirect": Reply(
-        status=307, headers={"Location": "http://elsewhere.invalid/v1/chat/completions"}, body=""
-    ),
+    "redirect": Reply(status=307, headers={"Location": "http://elsewhere.invalid/v1/chat/completions"}, body=""),
     "huge_answer": Reply(filler=32 * MIB),
 }
 for _status in (400, 403, 404, 408, 409, 422, 500, 502, 503, 529):

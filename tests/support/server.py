@@ -181,13 +181,7 @@ class Server:
 
     def _note(self, what: str, seen: Seen) -> None:
         if self._log is not None:
-            line = {
-                "event": what,
-                "n": seen.n,
-                "at": time.time(),
-                "status": seen.status,
-                "prompt": seen.prompt,
-            }
+            line = {"event": what, "n": seen.n, "at": time.time(), "status": seen.status, "prompt": seen.prompt}
             with self._log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -227,11 +221,7 @@ class Server:
             _hang_up(request, reply.end)
             return web.Response()
         seen.status = reply.status
-        headers = {
-            "Content-Type": "application/json",
-            "x-request-id": f"req-{seen.n}",
-            **self.quota.headers(),
-        }
+        headers = {"Content-Type": "application/json", "x-request-id": f"req-{seen.n}", **self.quota.headers()}
         response = web.StreamResponse(status=reply.status, headers={**headers, **reply.headers})
         if reply.filler:
             return await _fill(request, response, reply.filler)
@@ -272,9 +262,7 @@ def _hang_up(request: web.Request, end: str) -> None:
     transport = request.transport
     assert transport is not None
     if end == "reset":
-        transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     else:
         transport.close()

@@ -57,9 +57,7 @@ class World:
         self.lost_in_crashes = 0
         self.broken: list[str] = []
         self.max_concurrent = self.draw.randint(1, 6)
-        self.options = RunOptions(
-            max_concurrent=self.max_concurrent, grace=self.draw.choice([0.1, 60.0]), config=None
-        )
+        self.options = RunOptions(max_concurrent=self.max_concurrent, grace=self.draw.choice([0.1, 60.0]), config=None)
         self.workflow = workflow_of(Author(self.draw).workflow())
         self.result: RunResult | None = None
         self.gone = False
@@ -77,12 +75,7 @@ class Network:
 
     def encode(self, request: object) -> dict:
         schema = None if request.output is None else request.output.schema
-        return {
-            "model": request.model,
-            "messages": list(request.messages),
-            "schema": schema,
-            **request.params,
-        }
+        return {"model": request.model, "messages": list(request.messages), "schema": schema, **request.params}
 
     def cost(self, model: str, usage: Usage) -> float:
         return 0.001
@@ -131,11 +124,7 @@ class Network:
         outputs = [output for _, output in self._world.kept.values()]
         kept = {output for output in outputs if isinstance(output, str)}
         kept |= {
-            text
-            for output in outputs
-            if isinstance(output, dict)
-            for text in output.values()
-            if isinstance(text, str)
+            text for output in outputs if isinstance(output, dict) for text in output.values() if isinstance(text, str)
         }
         for found in OUTPUT.finditer(request.messages[0]["content"]):
             if found[0] not in kept:
@@ -166,9 +155,7 @@ class Process:
         self.app._stored = lambda *_: world.workflow  # to read it again would take half of all the time
         self.disk = self.app._store = Disk(world.store.open(self.clock), world.draw, world.store.records)
         line = CallExecutor(self.app._limiter, self.disk, self.clock, draw=world.draw.random)
-        self.app._flights = InFlightCalls(
-            ResponseCache(Batches(line, self.clock), self.disk, self.clock), self.clock
-        )
+        self.app._flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.disk, self.clock), self.clock)
         self.stop = StopSignal()
         self.events: list = []
         world.quiet_until = 0.0  # a new process has not heard the 429 of the last one
@@ -240,10 +227,7 @@ class Process:
 def costs(step: object) -> bool:
     """Its record may not ride with a later commit."""
     if step.kind is StepKind.WORKFLOW:
-        return any(
-            one.foreach is not None or one.kind is not StepKind.VALUE
-            for one in step.body.graph.steps.values()
-        )
+        return any(one.foreach is not None or one.kind is not StepKind.VALUE for one in step.body.graph.steps.values())
     return step.kind is not StepKind.VALUE
 
 
@@ -326,11 +310,7 @@ async def disturbed(world: World) -> None:
         isinstance(outcome, StorageFailed) and (process.disk.dead or fault in {vanish, fill})
     ):
         raise outcome
-    if (
-        fault is vanish
-        and world.store.vanished > before
-        and not (world.gone or isinstance(outcome, StorageFailed))
-    ):
+    if fault is vanish and world.store.vanished > before and not (world.gone or isinstance(outcome, StorageFailed)):
         raise Broken("P8: the database is gone, and nobody noticed")
     if not (process.disk.dead or world.gone or isinstance(outcome, StorageFailed)):
         held = [run for run in await process.disk.runs() if run.status is RunStatus.RUNNING]
@@ -368,9 +348,7 @@ def check(world: World) -> None:
         return
     repeats = sum(count - 1 for count in world.paid.values())
     if repeats > world.lost_in_crashes:
-        raise Broken(
-            f"P2: {repeats} answers were paid twice, {world.lost_in_crashes} were in flight at crashes"
-        )
+        raise Broken(f"P2: {repeats} answers were paid twice, {world.lost_in_crashes} were in flight at crashes")
     wanted = expected(world.workflow)
     found = {name: status for name, (status, _) in world.nodes.items()}
     for name in {*found, *wanted.status}:

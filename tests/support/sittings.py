@@ -42,9 +42,7 @@ class Stage:
         self.provider = FakeProvider()
         self.others: dict[str, FakeProvider] = {}
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = InFlightCalls(
-            ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock
-        )
+        self.flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def scheduler(
         self,

@@ -71,8 +71,7 @@ class Forked:
             said[number] = "" if stream.closed else stream.read()
 
         readers = [
-            threading.Thread(target=read, args=one, daemon=True)
-            for one in enumerate((self.stdout, self.stderr))
+            threading.Thread(target=read, args=one, daemon=True) for one in enumerate((self.stdout, self.stderr))
         ]
         for reader in readers:
             reader.start()

@@ -96,9 +96,7 @@ class Web:
         return Asked(n=len(self.asked) + 1, method=method, target=target, headers=headers, body=body)
 
 
-def answer(
-    body: Any = None, *, status: int = 200, kind: str | None = "application/json", **headers: str
-) -> bytes:
+def answer(body: Any = None, *, status: int = 200, kind: str | None = "application/json", **headers: str) -> bytes:
     """The bytes of an answer: JSON of the body, unless that is bytes. `_` in the name of a header is `-`."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(data)}"]

@@ -14,22 +14,14 @@ _NONE = Overrides()
 
 
 def workflow(
-    text: str,
-    *,
-    files: dict[str, str] | None = None,
-    project: Project | None = None,
-    overrides: Overrides = _NONE,
+    text: str, *, files: dict[str, str] | None = None, project: Project | None = None, overrides: Overrides = _NONE
 ) -> Workflow:
     """The workflow of a text; `files` are those beside it, by path relative to it."""
     return load_workflow(PATH, files=_files(text, files), project=project, overrides=overrides)
 
 
 def problems(
-    text: str,
-    *,
-    files: dict[str, str] | None = None,
-    project: Project | None = None,
-    strict: bool = False,
+    text: str, *, files: dict[str, str] | None = None, project: Project | None = None, strict: bool = False
 ) -> list[Problem]:
     """The problems of such a workflow."""
     return check(PATH, files=_files(text, files), project=project, strict=strict)

@@ -64,15 +64,11 @@ _UPDATE: Final = named(
     update(runs).where(_THIS).values(**_set("snapshot", "snapshot_hash", "path", "options", "inputs"))
 )
 _MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
-_STATUS: Final = named(
-    select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS)
-)
+_STATUS: Final = named(select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS))
 _DELETE: Final = tuple(
     named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, runs)
 )
-_DROP: Final = named(
-    delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash"))
-)
+_DROP: Final = named(delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash")))
 _PRUNE: Final = named(delete(memo).where(memo.c.created_at < bindparam("before")))
 _CLEAR: Final = named(delete(memo))
 _COUNT: Final = named(select(func.count()).select_from(memo))
@@ -138,12 +134,7 @@ def finish_run(
 
 
 def update_run(
-    fence: RunLease,
-    *,
-    snapshot: Mapping[str, str],
-    path: str,
-    options: Mapping[str, Json],
-    inputs: Mapping[str, Json],
+    fence: RunLease, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json], inputs: Mapping[str, Json]
 ) -> Unit:
     """Another snapshot. Raises ValueError for values that JSON cannot hold."""
     text = to_json(dict(snapshot))
@@ -160,10 +151,7 @@ def update_run(
 
 def mark_output(fence: RunLease, offset: int) -> Unit:
     """How much of the output file is on disk."""
-    return Unit(
-        fences=(fence,),
-        action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}),
-    )
+    return Unit(fences=(fence,), action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}))
 
 
 def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:

@@ -46,9 +46,7 @@ STORAGE: Final[dict[int, tuple[str, str]]] = {
 DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA}
 PER_UNIT: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 """Faults of the storage that may hit a large write and spare a small one."""
-RESTORE: Final = (
-    "Restore it from a backup, or move it away to start with a new one. `flowllm doctor` says more."
-)
+RESTORE: Final = "Restore it from a backup, or move it away to start with a new one. `flowllm doctor` says more."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,9 +54,7 @@ def upgrade_file(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> Upgrade:
     before = after = inspect(path, busy_timeout=busy_timeout)
     if before.state is SchemaState.MISSING:
         create(path, busy_timeout=busy_timeout)
-        after = inspect(
-            path, busy_timeout=busy_timeout
-        )  # another process may have made it, also an older flowllm
+        after = inspect(path, busy_timeout=busy_timeout)  # another process may have made it, also an older flowllm
     if after.state is SchemaState.NEWER:
         raise too_new(after)
     backup = None

@@ -34,9 +34,7 @@ _AT_PLACES: Final = named(
     .where(*_OURS, _STANDING, nodes.c.place.between(bindparam("first"), bindparam("last")))
     .order_by(nodes.c.place)
 )
-_NAMED: Final = named(
-    select(*_ROW).where(nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node"))
-)
+_NAMED: Final = named(select(*_ROW).where(nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node")))
 
 
 class Pages(Sequence[Json]):
@@ -79,9 +77,7 @@ class Pages(Sequence[Json]):
         """As lists are equal."""
         if not isinstance(other, Sequence) or isinstance(other, str | bytes):
             return NotImplemented
-        return len(self) == len(other) and all(
-            mine == theirs for mine, theirs in zip(self, other, strict=True)
-        )
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment] # as lists have none
 
@@ -108,13 +104,7 @@ class _OnDisk(Pages):
     """Pages of a database, each read through a connection of its own, which cannot write."""
 
     def __init__(
-        self,
-        path: Path,
-        run_id: RunId,
-        parent: NodeId,
-        *,
-        busy_timeout: float,
-        lost: Callable[[], StoreError | None],
+        self, path: Path, run_id: RunId, parent: NodeId, *, busy_timeout: float, lost: Callable[[], StoreError | None]
     ) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         super().__init__()

@@ -57,9 +57,7 @@ AMBIGUOUS: Final = 3
 
 
 _WANTED: Final = func.json_each(bindparam("keys")).table_valued("value")
-_ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(
-    memo.c.key.in_(select(_WANTED.c.value))
-)
+_ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(memo.c.key.in_(select(_WANTED.c.value)))
 """Of any number of keys, as one text of JSON: a list of parameters would be spelled out anew for each look."""
 
 
@@ -198,9 +196,7 @@ class Reader:
 
     async def count_steps(self, run_id: RunId) -> dict[NodeStatus, int]:
         """By status."""
-        return await self._counted(
-            nodes.c.run_id == to_text(run_id), nodes.c.parent == "", nodes.c.place.is_(None)
-        )
+        return await self._counted(nodes.c.run_id == to_text(run_id), nodes.c.parent == "", nodes.c.place.is_(None))
 
     async def _counted(self, *where: ColumnElement[bool]) -> dict[NodeStatus, int]:
         query = select(nodes.c.status, func.count().label("items")).where(*where)
@@ -276,10 +272,7 @@ class Reader:
         return Spend(
             requests=int(row.requests),
             usage=Usage(
-                **{
-                    name: None if getattr(row, f"no_{name}") else int(getattr(row, name))
-                    for name in USAGE_FIELDS
-                }
+                **{name: None if getattr(row, f"no_{name}") else int(getattr(row, name)) for name in USAGE_FIELDS}
             ),
             known_input=int(row.input_tokens),
             known_output=int(row.output_tokens),
@@ -394,8 +387,7 @@ def _spend() -> Select[Any]:
     extra = case((and_(in_doubt, row.reserved_tokens > least), row.reserved_tokens - least), else_=0)
     of_unknown = case((and_(in_doubt, cost.is_(None)), row.reserved_usd), else_=0.0)
     unknown = [
-        func.total(case((or_(unseen, count.is_(None)), 1), else_=0)).label(f"no_{name}")
-        for name, count in told.items()
+        func.total(case((or_(unseen, count.is_(None)), 1), else_=0)).label(f"no_{name}") for name, count in told.items()
     ]
     return select(  # total() is SQLite's sum() of floats: 0.0 for no rows, and no integer overflow
         *(func.total(count).label(name) for name, count in told.items()),

@@ -8,17 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.types import (
-    AttemptStatus,
-    Counts,
-    Json,
-    NodeId,
-    NodeStatus,
-    RunId,
-    RunStatus,
-    StepKind,
-    Usage,
-)
+from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunRecord
 from flowllm.storage.sqlite.rows import (
     AttemptRow,
@@ -51,9 +41,7 @@ def run_of(row: RunRow, *, seq: int, snapshot: str | None = None) -> RunRecord:
         whole = outputs_hash(row.outputs) == row.outputs_hash
         owner = None
         if row.owner_pid is not None:
-            owner = Owner(
-                pid=row.owner_pid, host=from_text(row.owner_host or ""), since=row.owner_since or 0.0
-            )
+            owner = Owner(pid=row.owner_pid, host=from_text(row.owner_host or ""), since=row.owner_since or 0.0)
         return RunRecord(
             run_id=RunId(from_text(row.run_id)),
             workflow=from_text(row.workflow),

@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
-from flowllm.storage.sqlite.connection import (
-    APPLICATION_ID,
-    BUSY_TIMEOUT,
-    RETRY,
-    connect,
-    decode,
-    peeking_mode,
-)
+from flowllm.storage.sqlite.connection import APPLICATION_ID, BUSY_TIMEOUT, RETRY, connect, decode, peeking_mode
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
 
 HEAD: Final = "0005"
@@ -92,9 +85,7 @@ def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
         )
     found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     if len(found) != 1:
-        raise DatabaseCorrupt(
-            f"The database {path} names {len(found)} schema revisions instead of one.", hint=RESTORE
-        )
+        raise DatabaseCorrupt(f"The database {path} names {len(found)} schema revisions instead of one.", hint=RESTORE)
     return str(found[0][0])
 
 

@@ -69,9 +69,7 @@ END_ATTEMPT: Final = upsert(tables.attempts, AttemptRow._fields, fixed=("run_id"
 WRITE_MEMO: Final = upsert(tables.memo, MemoRow._fields)
 WRITE_NODE: Final = upsert(tables.nodes, NodeRow._fields, fixed=("parent",))
 WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
-EPOCH: Final = compiled(
-    select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",)
-)
+EPOCH: Final = compiled(select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",))
 HAS_ENDED: Final = compiled(
     select(tables.attempts.c.status != literal_column("'sent'")).where(
         tables.attempts.c.attempt_id == bindparam("attempt_id")

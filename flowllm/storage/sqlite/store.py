@@ -49,12 +49,7 @@ class SqlStore:
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        owner: Owner,
-        busy_timeout: float = BUSY_TIMEOUT,
-        failpoints: Failpoints | None = None,
+        self, path: Path, *, owner: Owner, busy_timeout: float = BUSY_TIMEOUT, failpoints: Failpoints | None = None
     ) -> None:
         self.path = path
         self._home = path.absolute()
@@ -163,20 +158,12 @@ class SqlStore:
         """See `Store`."""
         return await self._reader.node(run_id, node_id)
 
-    async def nodes_within(
-        self, run_id: RunId, parents: Sequence[NodeId]
-    ) -> Mapping[NodeId, Sequence[NodeRecord]]:
+    async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> Mapping[NodeId, Sequence[NodeRecord]]:
         """See `Store`."""
         return await self._reader.nodes_within(run_id, parents)
 
     async def items(
-        self,
-        run_id: RunId,
-        parent: NodeId,
-        *,
-        after: int = -1,
-        limit: int = 500,
-        status: NodeStatus | None = None,
+        self, run_id: RunId, parent: NodeId, *, after: int = -1, limit: int = 500, status: NodeStatus | None = None
     ) -> list[NodeRecord]:
         """See `Store`."""
         return await self._reader.items(run_id, parent, after=after, limit=limit, status=status)
@@ -232,9 +219,7 @@ class SqlStore:
             self._others_now = [
                 run.run_id
                 for run in found
-                if run.owner is not None
-                and (run.owner.pid, run.owner.host) != mine
-                and self._locks.held(run.run_id)
+                if run.owner is not None and (run.owner.pid, run.owner.host) != mine and self._locks.held(run.run_id)
             ]
         return self._others_now
 
@@ -249,9 +234,7 @@ class SqlStore:
     async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None:
         """See `Store`."""
         row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
-        await self._writer.write(
-            Unit(fences=fences_of(attempt, fence, ()), rows=(row,), opens=attempt.attempt_id)
-        )
+        await self._writer.write(Unit(fences=fences_of(attempt, fence, ()), rows=(row,), opens=attempt.attempt_id))
 
     async def settle(
         self,

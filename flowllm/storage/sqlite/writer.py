@@ -24,14 +24,7 @@ from flowllm.storage.base import RunLease
 from flowllm.storage.refusals import ownership_lost
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
-from flowllm.storage.sqlite.faults import (
-    Lost,
-    concerns_data,
-    explain,
-    kept_in,
-    no_room,
-    worth_one_by_one,
-)
+from flowllm.storage.sqlite.faults import Lost, concerns_data, explain, kept_in, no_room, worth_one_by_one
 from flowllm.storage.sqlite.rescue import rescue
 from flowllm.storage.sqlite.spill import SENT, Spill
 from flowllm.storage.sqlite.text import to_text
@@ -78,13 +71,7 @@ class Writer:
     Opens the database at the first one.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        busy_timeout: float = BUSY_TIMEOUT,
-        failpoints: Failpoints | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT, failpoints: Failpoints | None = None) -> None:
         self._path = path
         self._home = path.absolute()
         """Where it was as it was opened: the working directory may go, too, or be another (a step may change it)."""

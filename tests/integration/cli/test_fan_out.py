@@ -248,10 +248,7 @@ def test_failed_items_within_rows_are_told_and_printed_when_asked_for(project: P
     told = flowllm("failed", "last")
     assert told.stdout == ""
     assert "2 failed items within rows: --step row.STEP prints those of one step" in told.stderr
-    assert [one["_node"] for one in letters("last", "--step", "row.parts")] == [
-        "row[0].parts[0]",
-        "row[1].parts[0]",
-    ]
+    assert [one["_node"] for one in letters("last", "--step", "row.parts")] == ["row[0].parts[0]", "row[1].parts[0]"]
     shown = flowllm("show", "last", "row[1]").stdout
     assert "row[1].parts  value  succeeded" in shown
     assert "foreach 2: 1 ok, 1 failed" in shown

@@ -206,16 +206,12 @@ def test_what_a_function_asked_is_shown_in_the_order_of_its_calls(project: Path)
 def test_groups_pass_their_place_on(project: Path) -> None:
     flowllm("run", "workflows/blog.yaml", "--db", "other.db")
     assert data("runs") == []
-    assert flowllm("runs", "--db", "other.db", "prune", "--older-than", "0s", "-y").stderr.startswith(
-        "deleted 1 run"
-    )
+    assert flowllm("runs", "--db", "other.db", "prune", "--older-than", "0s", "-y").stderr.startswith("deleted 1 run")
 
 
 def test_a_run_of_a_workflow_that_no_longer_loads_can_be_shown(project: Path) -> None:
     (project / "flowllm.yaml").write_text("providers: {mine: {type: simulated}}\n")
-    (project / "w.yaml").write_text(
-        "name: w\ndefaults: {provider: mine, model: m}\nsteps: {a: {prompt: Hi}}\n"
-    )
+    (project / "w.yaml").write_text("name: w\ndefaults: {provider: mine, model: m}\nsteps: {a: {prompt: Hi}}\n")
     flowllm("run", "w.yaml")
     (project / "flowllm.yaml").unlink()
     assert data("show", "last")["workflow"] == "w"
@@ -223,9 +219,7 @@ def test_a_run_of_a_workflow_that_no_longer_loads_can_be_shown(project: Path) ->
 
 def test_results_can_be_piped_to_a_reader_that_leaves() -> None:
     flowllm("run", "workflows/blog.yaml")
-    with subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.readline()"], stdin=subprocess.PIPE
-    ) as reader:
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.readline()"], stdin=subprocess.PIPE) as reader:
         assert reader.stdin is not None
         done = subprocess.run(
             [

@@ -187,17 +187,13 @@ def test_validate_imports_no_client_and_no_database(project: Path) -> None:
         "heavy = ('openai', 'networkx', 'alembic', 'sqlalchemy', 'rich', 'aiohttp', 'genai_prices')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_graph_in_every_format(project: Path) -> None:
     def drawn(form: str) -> str:
-        done = flowllm(
-            "graph", "workflows/blog.yaml", "--format", form, cwd=project, PYTHONIOENCODING="utf-8"
-        )
+        done = flowllm("graph", "workflows/blog.yaml", "--format", form, cwd=project, PYTHONIOENCODING="utf-8")
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 

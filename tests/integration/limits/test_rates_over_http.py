@@ -42,16 +42,12 @@ async def run(app: FlowLLM, folder: Path, server: Server, count: int, limits: Li
 async def test_a_known_limit_is_never_passed(app: FlowLLM, tmp_path: Path, server: Server) -> None:
     """A server twice as fast as it is said to be, so that a machine that stalls is no 429."""
     server.rule(requests_per_minute=1200, burst=20)
-    result = await run(
-        app, tmp_path, server, 40, Limits(max_concurrent=20, requests_per_minute=600, burst=10)
-    )
+    result = await run(app, tmp_path, server, 40, Limits(max_concurrent=20, requests_per_minute=600, burst=10))
     assert result.status is RunStatus.SUCCEEDED
     assert (server.counts["refused"], server.counts["accepted"]) == (0, 40)
 
 
-async def test_a_strict_window_lets_no_more_through_than_it_says(
-    app: FlowLLM, tmp_path: Path, server: Server
-) -> None:
+async def test_a_strict_window_lets_no_more_through_than_it_says(app: FlowLLM, tmp_path: Path, server: Server) -> None:
     windows = (WindowLimit(requests=5, per=30.0),)
     stop = StopSignal()
     limits = Limits(max_concurrent=20, windows=windows)
@@ -65,9 +61,7 @@ async def test_a_strict_window_lets_no_more_through_than_it_says(
     assert len(server.requests) == 5
 
 
-async def test_tokens_are_reserved_before_they_are_spent(
-    app: FlowLLM, tmp_path: Path, server: Server
-) -> None:
+async def test_tokens_are_reserved_before_they_are_spent(app: FlowLLM, tmp_path: Path, server: Server) -> None:
     server.rule(tokens_per_minute=12_000, charged="usage", answer_tokens=[10, 1000])
     limits = Limits(max_concurrent=20, tokens_per_minute=10_000, tokens_charged="usage")
     workflow = independent_calls(tmp_path, "flow", server.url, 9, limits, max_tokens=1000)
@@ -87,9 +81,7 @@ async def test_an_unknown_limit_is_met_and_no_node_fails_for_it(
     assert server.counts["refused"] <= 30
 
 
-async def test_many_429s_at_once_are_as_many_retries_and_no_more(
-    app: FlowLLM, tmp_path: Path, server: Server
-) -> None:
+async def test_many_429s_at_once_are_as_many_retries_and_no_more(app: FlowLLM, tmp_path: Path, server: Server) -> None:
     server.rule(refuse=30, retry_after=False)
     server.hold = 30
     result = await run(app, tmp_path, server, 30, Limits(max_concurrent=30))
@@ -112,9 +104,7 @@ async def test_a_server_that_fails_for_a_while_is_left_alone_and_no_node_fails(
     assert server.counts["failed"] < LEAST + 10
 
 
-async def test_no_quota_pauses_the_run_after_one_round_trip(
-    app: FlowLLM, tmp_path: Path, server: Server
-) -> None:
+async def test_no_quota_pauses_the_run_after_one_round_trip(app: FlowLLM, tmp_path: Path, server: Server) -> None:
     server.script = lambda body, n: FAULTS["quota"]
     result = await run(app, tmp_path, server, 100, Limits(max_concurrent=5))
     assert result.status is RunStatus.PAUSED

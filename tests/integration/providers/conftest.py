@@ -58,9 +58,7 @@ def openai(server: Server, pool: ClientPool) -> MakeOpenAI:
 def ask(prompt: str = "hello", **more: Any) -> ChatRequest:
     """A request with one user message; anything but `output` is a parameter."""
     output = more.pop("output", None)
-    return ChatRequest(
-        model="test-model", messages=({"role": "user", "content": prompt},), params=more, output=output
-    )
+    return ChatRequest(model="test-model", messages=({"role": "user", "content": prompt},), params=more, output=output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +74,7 @@ def contracted(request: pytest.FixtureRequest, server: Server, openai: MakeOpenA
     if request.param == "simulated":
         return Contracted(
             provider=SimulatedProvider(SimulatedConfig(name="test"), clock=SystemClock()),
-            slow=lambda seconds: SimulatedProvider(
-                SimulatedConfig(name="test", latency=seconds), clock=SystemClock()
-            ),
+            slow=lambda seconds: SimulatedProvider(SimulatedConfig(name="test", latency=seconds), clock=SystemClock()),
         )
 
     def slow(seconds: float) -> Provider:

@@ -19,10 +19,7 @@ pytestmark = pytest.mark.anyio
 LIST = {"type": "array", "items": {"type": "string"}, "minItems": 2}
 OBJECT = {
     "type": "object",
-    "properties": {
-        "score": {"type": "integer", "minimum": 1, "maximum": 10},
-        "why": {"type": ["string", "null"]},
-    },
+    "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 10}, "why": {"type": ["string", "null"]}},
     "required": ["score", "why"],
     "additionalProperties": False,
 }
@@ -45,15 +42,11 @@ async def test_the_body_is_plain_json_and_the_same_every_time(contracted: Contra
     bodies = [contracted.provider.encode(request) for _ in range(2)]
     assert canonical(bodies[0]) == canonical(bodies[1])
     assert json.loads(canonical(bodies[0])) == bodies[0]
-    assert canonical(contracted.provider.encode(ask(temperature=1))) != canonical(
-        contracted.provider.encode(ask())
-    )
+    assert canonical(contracted.provider.encode(ask(temperature=1))) != canonical(contracted.provider.encode(ask()))
 
 
 @pytest.mark.parametrize("schema", [LIST, OBJECT, RECURSIVE, {"type": "integer"}, {}], ids=str)
-async def test_a_schema_is_answered_with_json_that_validates(
-    contracted: Contracted, schema: dict[str, object]
-) -> None:
+async def test_a_schema_is_answered_with_json_that_validates(contracted: Contracted, schema: dict[str, object]) -> None:
     output = OutputFormat(schema=schema)
     completion = await contracted.provider.complete(ask("List two things.", output=output), timeout=10)
     Validator(output).check(completion.text)

@@ -62,9 +62,7 @@ async def test_base64_is_understood(openai: MakeOpenAI, server: Server) -> None:
     assert reply.vectors == ([0.5, -2.0],)
 
 
-async def test_a_server_that_numbers_nothing_is_taken_by_its_order(
-    openai: MakeOpenAI, server: Server
-) -> None:
+async def test_a_server_that_numbers_nothing_is_taken_by_its_order(openai: MakeOpenAI, server: Server) -> None:
     server.script = lambda body, n: Reply(body={"data": [{"embedding": [1]}, {"embedding": [2]}]})
     reply = await openai().embed(texts("a", "b"), timeout=20)
     assert reply.vectors == ([1.0], [2.0])
@@ -142,9 +140,7 @@ async def test_other_faults_are_those_of_chat_calls(openai: MakeOpenAI, server: 
 
 
 async def test_a_secret_that_a_server_echoes_is_in_no_error(openai: MakeOpenAI, server: Server) -> None:
-    server.script = lambda body, n: Reply(
-        body={"data": f"your key is {server.requests[-1].headers['authorization']}"}
-    )
+    server.script = lambda body, n: Reply(body={"data": f"your key is {server.requests[-1].headers['authorization']}"})
     provider = openai(api_key="sk-canary-embeddings")
     with pytest.raises(BadAnswer) as told:
         await provider.embed(texts("a"), timeout=20)

@@ -71,9 +71,7 @@ async def test_an_image_that_changed_while_it_waited_is_not_sent(
     assert server.requests == []
 
 
-async def test_a_message_cannot_make_a_file_be_read(
-    openai: MakeOpenAI, server: Server, tmp_path: Path
-) -> None:
+async def test_a_message_cannot_make_a_file_be_read(openai: MakeOpenAI, server: Server, tmp_path: Path) -> None:
     """Messages may come from data: only what the step itself named is read."""
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "b.png").write_bytes(PNG + b"another")

@@ -48,9 +48,7 @@ async def eavesdropper() -> AsyncIterator[tuple[str, list[bytes]]]:
 @pytest.mark.parametrize("api", ["chat", "responses"])
 async def test_what_is_encoded_is_what_is_sent(server: Server, openai: MakeOpenAI, api: str) -> None:
     provider = openai(api=api)
-    request = ask(
-        temperature=0, max_tokens=5, output=OutputFormat(schema={"type": "array"}), metadata={"a": None}
-    )
+    request = ask(temperature=0, max_tokens=5, output=OutputFormat(schema={"type": "array"}), metadata={"a": None})
     await provider.complete(request, timeout=20)
     (seen,) = server.requests
     assert seen.body == provider.encode(request)
@@ -90,10 +88,7 @@ async def test_an_authorization_of_the_author_s_own_is_sent(server: Server, open
 
 async def test_credentials_and_query_of_a_url_stay_out_of_sight(server: Server, openai: MakeOpenAI) -> None:
     redactor = Redactor()
-    url = (
-        server.url.replace("http://", "http://me:p%40ssword@")
-        + "/?api-version=2026-01-01&sig_token=hush-hush#x"
-    )
+    url = server.url.replace("http://", "http://me:p%40ssword@") + "/?api-version=2026-01-01&sig_token=hush-hush#x"
     provider = openai(base_url=url, api_key="", redactor=redactor)
     assert provider.account.base_url == server.url
     completion = await provider.complete(ask(), timeout=20)
@@ -101,18 +96,12 @@ async def test_credentials_and_query_of_a_url_stay_out_of_sight(server: Server, 
     seen = server.requests[0]
     assert seen.headers["authorization"] == "Basic bWU6cEBzc3dvcmQ="
     assert seen.query == {"api-version": "2026-01-01", "sig_token": "hush-hush"}
-    assert (
-        redactor.text("p@ssword p%40ssword hush-hush bWU6cEBzc3dvcmQ= 2026-01-01")
-        == "*** *** *** *** 2026-01-01"
-    )
+    assert redactor.text("p@ssword p%40ssword hush-hush bWU6cEBzc3dvcmQ= 2026-01-01") == "*** *** *** *** 2026-01-01"
 
 
 async def test_the_redactor_learns_what_is_secret_and_nothing_else(openai: MakeOpenAI) -> None:
     redactor = Redactor()
-    openai(
-        redactor=redactor,
-        headers={"X-Team": "growth", "X-Auth-Token": "hush-hush", "Cookie": "session sess-1"},
-    )
+    openai(redactor=redactor, headers={"X-Team": "growth", "X-Auth-Token": "hush-hush", "Cookie": "session sess-1"})
     assert redactor.text(f"growth hush-hush {CANARY} sess-1") == "growth *** *** ***"
 
 
@@ -131,10 +120,7 @@ async def test_two_providers_share_one_pool_of_connections(server: Server, opena
         await provider.complete(ask(), timeout=20)
     assert len(server.requests) == 4
     assert len({seen.peer for seen in server.requests}) == 1
-    assert [seen.headers["authorization"] for seen in server.requests[:2]] == [
-        f"Bearer {CANARY}",
-        "Bearer another-key",
-    ]
+    assert [seen.headers["authorization"] for seen in server.requests[:2]] == [f"Bearer {CANARY}", "Bearer another-key"]
 
 
 async def test_the_pool_holds_back_nobody(server: Server, openai: MakeOpenAI) -> None:
@@ -188,9 +174,7 @@ async def test_https_goes_through_a_proxy_that_learns_the_host_and_no_more(
         {"headers": {"X Bad": "canary"}},
     ],
 )
-async def test_what_cannot_be_sent_is_refused_without_showing_it(
-    openai: MakeOpenAI, settings: dict[str, Any]
-) -> None:
+async def test_what_cannot_be_sent_is_refused_without_showing_it(openai: MakeOpenAI, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="'test'") as caught:
         openai(**settings)
     assert "can" not in str(caught.value).replace("cannot", "")
@@ -202,12 +186,7 @@ async def test_white_space_around_a_key_is_no_part_of_it(server: Server, openai:
 
 
 async def test_accounts_differ_by_server_and_key(openai: MakeOpenAI) -> None:
-    accounts = [
-        openai(),
-        openai(name="other"),
-        openai(api_key="x" * 20),
-        openai(base_url="http://127.0.0.1:9/v1"),
-    ]
+    accounts = [openai(), openai(name="other"), openai(api_key="x" * 20), openai(base_url="http://127.0.0.1:9/v1")]
     assert len({provider.account for provider in accounts}) == 3
     assert accounts[0].account.type == "openai"
     assert CANARY not in repr(accounts[0].account)
@@ -330,9 +309,7 @@ async def test_a_stream_is_over_at_its_end_even_if_the_connection_stays_open(ope
     async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         body = event + b"\n\ndata: [DONE]\n\n"
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         writer.write(b"%x\r\n%b\r\n" % (len(body), body))
         await reader.read()
         writer.close()

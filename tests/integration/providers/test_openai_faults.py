@@ -88,9 +88,7 @@ CASES = [(api, name, expected) for api in ("chat", "responses") for name, expect
 CASES += [("chat", name, expected) for name, expected in CHAT_ONLY.items()]
 
 
-@pytest.mark.parametrize(
-    ("api", "fault", "expected"), CASES, ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("api", "fault", "expected"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 async def test_faults(
     server: Server, openai: MakeOpenAI, api: str, fault: str, expected: tuple[type[StepError], str]
 ) -> None:
@@ -128,9 +126,7 @@ async def test_a_cut_answer_is_given_and_marked(server: Server, openai: MakeOpen
     ("text", "seconds"),
     [("1", 1.0), ("300", 300.0), ("-5", 0.0), ("NaN", None), ("1000000000", LONGEST_WAIT), (None, None)],
 )
-async def test_retry_after(
-    server: Server, openai: MakeOpenAI, text: str | None, seconds: float | None
-) -> None:
+async def test_retry_after(server: Server, openai: MakeOpenAI, text: str | None, seconds: float | None) -> None:
     server.script = lambda _body, _n: rate_limited(text)
     with pytest.raises(RateLimited) as caught:
         await openai().complete(ask(), timeout=20)

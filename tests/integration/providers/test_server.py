@@ -35,9 +35,7 @@ def process(log: Path) -> Iterator[dict[str, Any]]:
         started.wait(10)
 
 
-async def test_prompts_say_what_happens_to_them(
-    process: dict[str, Any], log: Path, openai: MakeOpenAI
-) -> None:
+async def test_prompts_say_what_happens_to_them(process: dict[str, Any], log: Path, openai: MakeOpenAI) -> None:
     provider = openai(base_url=process["url"])
     with pytest.raises(RequestRejected):
         await provider.complete(ask("[status=400]"), timeout=20)

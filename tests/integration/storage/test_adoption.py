@@ -39,9 +39,7 @@ pytestmark = pytest.mark.anyio
         ("", []),
     ],
 )
-async def test_items_are_found_again_by_content(
-    store: Store, now: str, expected: list[object], batch: int
-) -> None:
+async def test_items_are_found_again_by_content(store: Store, now: str, expected: list[object], batch: int) -> None:
     fence = await again(store, fence_of(await written(store, "abc")))
     assert told(await adopt(store, fence, now, batch=batch)) == expected
 
@@ -95,9 +93,7 @@ async def test_of_two_rows_at_one_place_the_newer_is_shown(store: Store) -> None
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 100])
 @pytest.mark.parametrize("now", ["xabcyz", "xbcw", "abxyzw", "xyzwvu", "aaaabbbbcccc"])
-async def test_a_new_item_is_named_as_nothing_that_is_not_written_yet(
-    store: Store, now: str, batch: int
-) -> None:
+async def test_a_new_item_is_named_as_nothing_that_is_not_written_yet(store: Store, now: str, batch: int) -> None:
     fence = await again(store, fence_of(await written(store, "abc")))
     found = await adopt(store, fence, now, batch=batch)  # nothing is written meanwhile
     assert len({one.slot for one in found}) == len(now)
@@ -195,8 +191,7 @@ async def test_both_stores_agree_and_no_row_is_paid_for_twice(path: Path, seed: 
         data = data[rng.randrange(3) :]
         batch, reached = rng.randrange(1, 6), rng.randrange(len(data) + 1)
         fences = [
-            await sitting(store, fence, data, batch, reached)
-            for store, fence in zip(stores, fences, strict=True)
+            await sitting(store, fence, data, batch, reached) for store, fence in zip(stores, fences, strict=True)
         ]
         seen = [await store.items(R1, POSTS) for store in stores]
         assert seen[0] == seen[1]

@@ -135,9 +135,7 @@ async def test_a_run_has_one_owner(store: Store) -> None:
 
 async def test_of_many_claims_at_once_one_wins(store: Store) -> None:
     await finish(store, await store.create_run(run("r1", owner=ME)), RunStatus.INTERRUPTED)
-    results = await asyncio.gather(
-        *(store.claim_run(RunId("r1"), ME) for _ in range(8)), return_exceptions=True
-    )
+    results = await asyncio.gather(*(store.claim_run(RunId("r1"), ME) for _ in range(8)), return_exceptions=True)
     assert sorted(type(result).__name__ for result in results) == ["RunOwned"] * 7 + ["RunRecord"]
     assert (await store.run(RunId("r1"))).epoch == 2
 
@@ -251,9 +249,7 @@ async def test_an_attempt_begins_and_ends_in_order_also_at_once(store: Store) ->
 
 async def test_what_was_set_aside_for_an_attempt_is_kept(store: Store) -> None:
     made = await store.create_run(run("r1", owner=ME))
-    sent = replace(
-        attempt_of_node("a", "r1", status=AttemptStatus.SENT), reserved_tokens=1234.5, reserved_usd=None
-    )
+    sent = replace(attempt_of_node("a", "r1", status=AttemptStatus.SENT), reserved_tokens=1234.5, reserved_usd=None)
     plain = attempt_of_node("b", "r1", status=AttemptStatus.SENT)
     for attempt in (sent, plain):
         await store.begin_attempt(fence_of(made), attempt)
@@ -284,24 +280,10 @@ async def test_the_last_node_of_a_workflow(store: Store) -> None:
 
 
 async def test_hostile_values_come_back_byte_for_byte(store: Store) -> None:
-    hostile = [
-        "\ud800",
-        "\0",
-        "\x1b[31m",
-        "'; DROP TABLE runs; --",
-        "\u202e",
-        "\ufeff",
-        2**100,
-        -(2**64),
-        1e308,
-    ]
+    hostile = ["\ud800", "\0", "\x1b[31m", "'; DROP TABLE runs; --", "\u202e", "\ufeff", 2**100, -(2**64), 1e308]
     hostile += [{"\udfff": "\0", "": [None, True, 0.1]}, "é" * 1000, "{{7*7}}", "\\u0000"]
     record = replace(
-        run("r\udcff\0'", owner=ME),
-        workflow="w\ud800",
-        path="/a\\b\udc80",
-        tenant="\0",
-        inputs={"h": hostile},
+        run("r\udcff\0'", owner=ME), workflow="w\ud800", path="/a\\b\udc80", tenant="\0", inputs={"h": hostile}
     )
     made = await store.create_run(record)
     fence = fence_of(made)
@@ -358,10 +340,7 @@ async def test_one_settlement_may_end_nodes_of_several_runs_or_of_none_if_one_is
     await store.settle(nodes=writes)
     assert [len(await store.nodes(fence.run_id)) for fence in fences] == [1, 1]
     late = RunLease(run_id=RunId("r2"), epoch=9)
-    writes = [
-        NodeWrite(fence=fences[0], node=node("b", "r1")),
-        NodeWrite(fence=late, node=node("b", "r2")),
-    ]
+    writes = [NodeWrite(fence=fences[0], node=node("b", "r1")), NodeWrite(fence=late, node=node("b", "r2"))]
     with pytest.raises(OwnershipLost):
         await store.settle(nodes=writes)
     assert [len(await store.nodes(fence.run_id)) for fence in fences] == [1, 1]

@@ -51,12 +51,7 @@ async def test_a_new_database_is_private_and_hidden_from_git(tmp_path: Path) -> 
     store = await open_store(f"sqlite:///{path}", clock=SystemClock())
     await store.settle(memo=answer("c"))
     modes = {found.name: found.stat().st_mode & 0o777 for found in path.parent.glob("flowllm.db*")}
-    assert modes == {
-        "flowllm.db": 0o600,
-        "flowllm.db-wal": 0o600,
-        "flowllm.db-shm": 0o600,
-        "flowllm.db.locks": 0o700,
-    }
+    assert modes == {"flowllm.db": 0o600, "flowllm.db-wal": 0o600, "flowllm.db-shm": 0o600, "flowllm.db.locks": 0o700}
     await store.close()
     assert not list(path.parent.glob("*-wal"))
 
@@ -71,9 +66,7 @@ async def test_what_is_committed_has_reached_the_disk(disk: SqlStore) -> None:
     connection = disk._writer._connection
     assert connection is not None
     found = await asyncio.to_thread(
-        lambda: [
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
-        ]
+        lambda: [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
     )
     assert found == ["wal", 2]
 
@@ -153,8 +146,7 @@ async def test_a_damaged_answer_that_cannot_be_removed_is_still_not_given(path: 
 
 
 @pytest.mark.parametrize(
-    ("at", "content"),
-    [(0, b"This is not SQLite"), (0, b"\0" * 4096), (100, b"\xff" * 3996), (0, b"x")],
+    ("at", "content"), [(0, b"This is not SQLite"), (0, b"\0" * 4096), (100, b"\xff" * 3996), (0, b"x")]
 )
 async def test_a_damaged_header_is_refused_and_left_alone(path: Path, at: int, content: bytes) -> None:
     await filled(path)
@@ -315,9 +307,7 @@ async def test_a_read_only_file_refuses_writing_in_plain_words(path: Path) -> No
         path.parent.chmod(0o700)
 
 
-async def test_opening_waits_for_a_lock_as_long_as_writing_does(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_opening_waits_for_a_lock_as_long_as_writing_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await filled(path)
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("PRAGMA locking_mode=EXCLUSIVE")

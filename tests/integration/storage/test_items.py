@@ -47,16 +47,11 @@ async def test_items_come_in_pages_and_by_status(store: Store) -> None:
 
 async def test_nodes_within_items(store: Store) -> None:
     begun = await written(store, "ab")
-    inner = [
-        replace(node(f"posts[{at}].{name}", "r1"), parent=f"posts[{at}]") for at in (0, 1) for name in "xy"
-    ]
+    inner = [replace(node(f"posts[{at}].{name}", "r1"), parent=f"posts[{at}]") for at in (0, 1) for name in "xy"]
     await store.settle(nodes=[NodeWrite(fence=fence_of(begun), node=record) for record in inner])
     assert await store.nodes(R1, "posts[1]") == inner[2:]
     found = await store.nodes_within(R1, [NodeId("posts[0]"), NodeId("posts[1]"), NodeId("posts[2]")])
-    assert {name: list(records) for name, records in found.items()} == {
-        "posts[0]": inner[:2],
-        "posts[1]": inner[2:],
-    }
+    assert {name: list(records) for name, records in found.items()} == {"posts[0]": inner[:2], "posts[1]": inner[2:]}
 
 
 async def test_outputs_are_a_lazy_sequence(store: Store) -> None:
@@ -65,12 +60,7 @@ async def test_outputs_are_a_lazy_sequence(store: Store) -> None:
     await store.settle(nodes=[NodeWrite(fence=fence_of(begun), node=failed)])
     outputs = store.outputs(R1, POSTS)
     assert len(outputs) == 1200
-    assert (outputs[0], outputs[1], outputs[-1], list(outputs[2:4])) == (
-        "out a",
-        None,
-        "out c",
-        ["out c", "out a"],
-    )
+    assert (outputs[0], outputs[1], outputs[-1], list(outputs[2:4])) == ("out a", None, "out c", ["out c", "out a"])
     assert list(outputs)[600:603] == ["out a", "out b", "out c"]
     with pytest.raises(IndexError):
         outputs[1200]
@@ -208,9 +198,7 @@ async def test_many_threads_look_at_once(disk: SqlStore) -> None:
         ("DELETE FROM nodes WHERE place = 1", "have changed"),
     ],
 )
-async def test_a_damaged_output_is_told_never_given(
-    disk: SqlStore, path: Path, damage: str, told: str
-) -> None:
+async def test_a_damaged_output_is_told_never_given(disk: SqlStore, path: Path, damage: str, told: str) -> None:
     await written(disk, "abc")
     found = disk.outputs(R1, POSTS)
     assert len(found) == 3

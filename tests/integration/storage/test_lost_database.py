@@ -51,19 +51,11 @@ HAPPENINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "removed": (lambda path: path.unlink(), "was removed", "runs/x.db"),
     "folder removed": (lambda path: shutil.rmtree(path.parent), "was removed", "runs/x.db"),
     "moved": (lambda path: path.rename(path.parent.parent / "y.db"), "was moved to", "y.db"),
-    "folder moved": (
-        lambda path: path.parent.rename(path.parent.parent / "old"),
-        "was moved to",
-        "old/x.db",
-    ),
+    "folder moved": (lambda path: path.parent.rename(path.parent.parent / "old"), "was moved to", "old/x.db"),
     "replaced": (_replaced, "was replaced by another file", "runs/x.db.rescued-1"),
     "log removed": (lambda path: _wal(path).unlink(), "lost the file x.db-wal", "runs/x.db"),
     "index removed": (lambda path: _shm(path).unlink(), "lost the file x.db-shm", "runs/x.db"),
-    "both removed": (
-        lambda path: (_wal(path).unlink(), _shm(path).unlink()),
-        "lost the file x.db-wal",
-        "runs/x.db",
-    ),
+    "both removed": (lambda path: (_wal(path).unlink(), _shm(path).unlink()), "lost the file x.db-wal", "runs/x.db"),
     "another log": (_other_log, "got another file x.db-wal", "runs/x.db.rescued-1"),
 }
 
@@ -82,9 +74,7 @@ async def _names(store: Store) -> set[str]:
 
 
 @pytest.mark.parametrize("happening", HAPPENINGS)
-async def test_nothing_is_begun_and_what_is_in_hand_is_kept(
-    happening: str, path: Path, tmp_path: Path
-) -> None:
+async def test_nothing_is_begun_and_what_is_in_hand_is_kept(happening: str, path: Path, tmp_path: Path) -> None:
     happen, what, place = HAPPENINGS[happening]
     store = await open_store(str(path), clock=SystemClock())
     fence = fence_of(await store.create_run(run("r1", owner=ME)))

@@ -56,9 +56,7 @@ async def test_of_four_processes_that_claim_at_once_one_wins(paused: SqlStore, p
     assert list(path.with_name("x.db.locks").iterdir()) == []
 
 
-async def test_the_run_of_a_killed_owner_is_interrupted_and_can_be_claimed(
-    paused: SqlStore, path: Path
-) -> None:
+async def test_the_run_of_a_killed_owner_is_interrupted_and_can_be_claimed(paused: SqlStore, path: Path) -> None:
     with worker(WORKER, "claim", path, "r1") as child:
         assert child.hear() == "ready"
         child.tell()

@@ -45,9 +45,7 @@ async def test_lookups_of_one_tick_share_a_query(disk: SqlStore) -> None:
 async def test_every_read_sees_what_was_committed_before(disk: SqlStore) -> None:
     made = await disk.create_run(run("r1", owner=ME))
     for number in range(50):
-        await disk.settle(
-            nodes=[NodeWrite(fence=fence_of(made), node=node(f"n{number}", "r1"))], memo=answer("k")
-        )
+        await disk.settle(nodes=[NodeWrite(fence=fence_of(made), node=node(f"n{number}", "r1"))], memo=answer("k"))
         found, kept = await asyncio.gather(disk.nodes(RunId("r1")), disk.memo(answer("k").key))
         assert len(found) == number + 1
         assert kept is not None
@@ -103,10 +101,7 @@ async def test_queries_use_an_index(disk: SqlStore, path: Path, call: object, in
     seen = queries(disk)
     await call(disk)
     with closing(sqlite3.connect(path)) as connection:
-        plan = [
-            row[3]
-            for row in connection.execute(f"EXPLAIN QUERY PLAN {seen[0]}", ["x"] * (seen[0].count("?")))
-        ]
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {seen[0]}", ["x"] * (seen[0].count("?")))]
     assert index in " ".join(plan)
     assert not any(step.startswith("SCAN") and "VIRTUAL TABLE" not in step for step in plan)
 

@@ -60,17 +60,13 @@ async def test_tokens_that_are_part_of_others_are_not_counted_twice(store: Store
 
 
 @pytest.mark.parametrize("status", IN_DOUBT)
-async def test_an_attempt_in_doubt_counts_with_what_was_set_aside(
-    store: Store, status: AttemptStatus
-) -> None:
+async def test_an_attempt_in_doubt_counts_with_what_was_set_aside(store: Store, status: AttemptStatus) -> None:
     in_doubt = NOTHING | {"status": status}
     assert taken(await spend(store, {}, in_doubt, in_doubt | {"cost_usd": 0.0})) == (280.0, 4.5)
 
 
 @pytest.mark.parametrize("status", IN_DOUBT)
-async def test_an_attempt_in_doubt_that_reports_usage_counts_with_that(
-    store: Store, status: AttemptStatus
-) -> None:
+async def test_an_attempt_in_doubt_that_reports_usage_counts_with_that(store: Store, status: AttemptStatus) -> None:
     assert taken(await spend(store, {"status": status})) == (80.0, 0.5)
 
 
@@ -89,9 +85,7 @@ async def test_an_error_without_tokens_and_cost_took_nothing(store: Store) -> No
         ({"usage": Usage(), "status": AttemptStatus.UNKNOWN, "reserved_usd": None}, 100.0),
     ],
 )
-async def test_one_unknown_price_makes_the_sum_unknown(
-    store: Store, unknown: dict[str, object], tokens: float
-) -> None:
+async def test_one_unknown_price_makes_the_sum_unknown(store: Store, unknown: dict[str, object], tokens: float) -> None:
     assert taken(await spend(store, {}, unknown)) == (80.0 + tokens, None)
 
 
@@ -102,10 +96,7 @@ async def test_a_price_that_nothing_depends_on_may_be_unknown(store: Store) -> N
 
 async def test_tokens_beyond_what_a_database_counts_in_whole_numbers(store: Store) -> None:
     large = {"usage": Usage(input_tokens=2**62, output_tokens=2**62)}
-    assert taken(await spend(store, large, large, {"usage": Usage(input_tokens=2**70)})) == (
-        float(2**64 + 2**70),
-        1.5,
-    )
+    assert taken(await spend(store, large, large, {"usage": Usage(input_tokens=2**70)})) == (float(2**64 + 2**70), 1.5)
 
 
 async def test_a_spend_is_that_of_one_run_over_all_its_sittings(store: Store) -> None:
@@ -132,10 +123,7 @@ async def test_a_learned_rate_is_kept_and_a_later_one_replaces_it(store: Store) 
     await store.learn_rate("openai https://api.example.com/v1 12ab", 7.5, at=100.0)
     await store.learn_rate("b\ud800\0'", 0.25, at=101.0)
     await store.learn_rate("openai https://api.example.com/v1 12ab", 3, at=102.0)
-    assert dict(await store.rates(since=0.0)) == {
-        "openai https://api.example.com/v1 12ab": 3.0,
-        "b\ud800\0'": 0.25,
-    }
+    assert dict(await store.rates(since=0.0)) == {"openai https://api.example.com/v1 12ab": 3.0, "b\ud800\0'": 0.25}
 
 
 async def test_the_last_rate_holds_also_when_the_clock_was_set_back(store: Store) -> None:

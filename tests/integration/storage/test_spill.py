@@ -117,9 +117,7 @@ async def test_of_a_run_that_was_deleted_the_answers_are_kept(path: Path) -> Non
     await store.close()
 
 
-async def test_nothing_is_begun_without_room_for_its_result(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_is_begun_without_room_for_its_result(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await _opened(path, Faulty())
     fence = fence_of(await store.create_run(run("r1", owner=ME)))
 
@@ -231,9 +229,7 @@ def test_a_file_that_another_process_tidied_away_while_it_was_made_keeps_nothing
     other.close()
 
 
-def test_what_cannot_be_read_for_now_is_not_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_read_for_now_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

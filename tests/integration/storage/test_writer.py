@@ -135,9 +135,7 @@ async def test_each_waiter_of_a_failed_group_gets_an_error_of_its_own(path: Path
     store = await opened(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        results = await asyncio.gather(
-            *(store.settle(memo=answer(f"k{n}")) for n in range(3)), return_exceptions=True
-        )
+        results = await asyncio.gather(*(store.settle(memo=answer(f"k{n}")) for n in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [StorageFailed] * 3
     assert len({id(result) for result in results}) == 3
     await store.settle(memo=answer("k"))
@@ -227,12 +225,8 @@ async def test_an_action_that_refuses_leaves_its_neighbours_alone(path: Path) ->
     await writer.close()
 
 
-@pytest.mark.parametrize(
-    ("where", "kept"), [("before_commit", False), ("after_commit", True), ("before_wake", True)]
-)
-async def test_a_kill_in_a_commit_loses_nothing_that_was_acknowledged(
-    path: Path, where: str, kept: bool
-) -> None:
+@pytest.mark.parametrize(("where", "kept"), [("before_commit", False), ("after_commit", True), ("before_wake", True)])
+async def test_a_kill_in_a_commit_loses_nothing_that_was_acknowledged(path: Path, where: str, kept: bool) -> None:
     with worker(WORKER, "killed", path, where, 9) as child:
         told, code = child.rest()
     assert code == -9

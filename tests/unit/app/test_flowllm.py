@@ -197,11 +197,7 @@ async def test_options_reach_a_workflow_that_was_loaded_before(folder: Folder) -
     async with folder.app() as app:
         plain = await app.run(loaded)
         other = await app.run(loaded, options=RunOptions(model="other", settings={"a.model": "third"}))
-        assert (plain.steps["a"].model, other.steps["a"].model, other.steps["b"].model) == (
-            "m",
-            "third",
-            "other",
-        )
+        assert (plain.steps["a"].model, other.steps["a"].model, other.steps["b"].model) == ("m", "third", "other")
 
 
 async def test_runs_in_one_process_share_their_calls(folder: Folder) -> None:
@@ -234,9 +230,7 @@ async def test_outside_of_its_context_it_says_how_to_use_it(folder: Folder) -> N
 async def test_a_provider_that_no_chosen_step_needs_may_lack_its_key(folder: Folder) -> None:
     text = CHAIN.replace('b: {prompt: "then {{ a }}"}', 'b: {prompt: "then {{ a }}", provider: openai}')
     async with folder.app() as app:
-        assert (
-            await app.run(folder.write(text), options=RunOptions(until="a"))
-        ).status is RunStatus.SUCCEEDED
+        assert (await app.run(folder.write(text), options=RunOptions(until="a"))).status is RunStatus.SUCCEEDED
         with pytest.raises(UsageError, match="needs a key"):
             await app.run(folder.write(text))
 

@@ -36,9 +36,7 @@ class BreaksAtTheEnd:
         raise OSError("full")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), BrokenPipeError(), SystemExit(3), Mute(), asyncio.CancelledError()]
-)
+@pytest.mark.parametrize("error", [ValueError("x"), BrokenPipeError(), SystemExit(3), Mute(), asyncio.CancelledError()])
 def test_an_observer_that_fails_is_left_out_and_told_once(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,12 +15,7 @@ KEY = {"OPENAI_API_KEY": "sk-canary"}
 
 def providers(text: str, *, environ: dict[str, str] | None = None, simulated: bool = False) -> Providers:
     return Providers(
-        workflow(text),
-        environ=environ or {},
-        pool=ClientPool(),
-        clock=LoopClock(),
-        prices={},
-        all_simulated=simulated,
+        workflow(text), environ=environ or {}, pool=ClientPool(), clock=LoopClock(), prices={}, all_simulated=simulated
     )
 
 
@@ -91,9 +86,7 @@ TWO = """
 
 
 @pytest.mark.parametrize(("cap", "one", "two"), [(None, 5, None), (2, 2, 2), (99, 99, 10)])
-def test_limits_of_the_workflow_are_those_of_its_default_provider(
-    cap: int | None, one: int, two: int | None
-) -> None:
+def test_limits_of_the_workflow_are_those_of_its_default_provider(cap: int | None, one: int, two: int | None) -> None:
     found, limiter = providers(TWO), Claims()
     found.check(workflow(TWO).steps.values())
     found.claim(limiter, holder="run", cap=cap)

@@ -107,11 +107,7 @@ def test_one_attempt_is_on_record_for_all_and_tokens_and_cost_are_shared_out() -
         texts = ["x" * length for length in (1, 2, 3, 50, 7)]
         answers = await asyncio.gather(*bench.start(*texts))
         (attempt,) = await bench.store.attempts("r1")
-        assert (attempt.status, attempt.node_id, attempt.usage.input_tokens) == (
-            AttemptStatus.SUCCEEDED,
-            "x",
-            63,
-        )
+        assert (attempt.status, attempt.node_id, attempt.usage.input_tokens) == (AttemptStatus.SUCCEEDED, "x", 63)
         assert sum(answer.usage.input_tokens for answer in answers) == 63
         assert answers[3].usage.input_tokens > 30
         assert sum(answer.cost_usd for answer in answers) == pytest.approx(attempt.cost_usd)
@@ -159,9 +155,7 @@ def test_a_refusal_that_no_text_causes_is_asked_a_few_times_only() -> None:
     async def main() -> None:
         bench = await TextsBench(max_concurrent=20).open()
         texts = named(300)
-        bench.provider.script = [
-            refusing(*texts, error=RequestRejected("no encoding_format", status=400))
-        ] * 700
+        bench.provider.script = [refusing(*texts, error=RequestRejected("no encoding_format", status=400))] * 700
         outcomes = await asyncio.gather(*bench.start(*texts), return_exceptions=True)
         assert all(isinstance(one, RequestRejected) for one in outcomes)
         assert len(bench.sent) <= 3 + 2 + 5  # three batches, two halves of one of them, a few texts of it
@@ -366,9 +360,7 @@ def test_missed_is_told_once_nothing_stored_will_do_and_by_who_joins() -> None:
     run_virtual(main())
 
 
-@pytest.mark.parametrize(
-    ("total", "weights"), [(0, [1, 2]), (7, [1] * 10), (100, [3, 5, 7]), (1, [10**6, 1])]
-)
+@pytest.mark.parametrize(("total", "weights"), [(0, [1, 2]), (7, [1] * 10), (100, [3, 5, 7]), (1, [10**6, 1])])
 def test_shares_add_up_and_are_off_by_less_than_one(total: int, weights: list[int]) -> None:
     shares = shared_out(total, weights)
     assert sum(shares) == total

@@ -201,9 +201,7 @@ class Bench:
         if not self.store._runs:
             owner = Owner(pid=1, host="h", since=0)
             await self.store.create_run(
-                RunRecord(
-                    run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner
-                )
+                RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
         self.limiter.configure(provider.account, self.limits, holder="r1")
         who = replace(asker(gate=self.gate, node=node), purse=self.purse)

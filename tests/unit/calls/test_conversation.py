@@ -16,9 +16,7 @@ def dialogue(**how: object) -> Conversation:
 
 
 def said(text: str, reason: str = "stop") -> Completion:
-    return Completion(
-        text=text, model="m", finish_reason=reason, usage=Usage(input_tokens=1, output_tokens=2)
-    )
+    return Completion(text=text, model="m", finish_reason=reason, usage=Usage(input_tokens=1, output_tokens=2))
 
 
 def test_text_is_taken_as_it_is() -> None:

@@ -144,9 +144,7 @@ def test_an_end_that_nobody_knows_is_marked_and_told_once_and_not_stored_for_oth
             assert (answer.value, answer.truncated, answer.cached) == ("half", True, False)
         assert ["'odd'" in event.message for event in bench.log if isinstance(event, Notice)] == [True]
         with pytest.raises(TruncatedAnswer, match="may be cut: it ended with 'odd'"):
-            await bench.ask(
-                FakeProvider(Completion(text="half", model="m", finish_reason="odd")), keep_truncated=False
-            )
+            await bench.ask(FakeProvider(Completion(text="half", model="m", finish_reason="odd")), keep_truncated=False)
         checked = Validator(OutputFormat(schema={"type": "array"}))
         valid = FakeProvider(Completion(text="[1]", model="m", finish_reason="odd"))
         assert (await bench.ask(valid, validator=checked)).value == [1]
@@ -340,14 +338,8 @@ def test_events_tell_each_request_with_its_time_in_the_queue() -> None:
     async def main() -> None:
         bench, provider = Bench(max_concurrent=1), FakeProvider(latency=2)
         await asyncio.gather(bench.ask(provider), bench.ask(provider, "b", key="b" * 64))
-        assert [(e.node_id, e.queue_s) for e in bench.log if isinstance(e, RequestSent)] == [
-            ("a", 0),
-            ("b", 2),
-        ]
-        assert [(e.node_id, e.call_s) for e in bench.log if isinstance(e, RequestEnded)] == [
-            ("a", 2),
-            ("b", 2),
-        ]
+        assert [(e.node_id, e.queue_s) for e in bench.log if isinstance(e, RequestSent)] == [("a", 0), ("b", 2)]
+        assert [(e.node_id, e.call_s) for e in bench.log if isinstance(e, RequestEnded)] == [("a", 2), ("b", 2)]
 
     run_virtual(main())
 

@@ -141,9 +141,7 @@ def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_old
     async def main() -> None:
         inner = Inner()
         flights = InFlightCalls(inner, LoopClock())
-        await asyncio.gather(
-            *(flights.ask(make_ask(FakeProvider(), ttl=ttl)) for ttl in (60.0, 60.0, 3600.0, None))
-        )
+        await asyncio.gather(*(flights.ask(make_ask(FakeProvider(), ttl=ttl)) for ttl in (60.0, 60.0, 3600.0, None)))
         assert inner.calls == 1
 
     run_virtual(main())
@@ -219,9 +217,7 @@ def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> No
         gate.shut()
         await asyncio.sleep(0)
         outcome = (await asyncio.gather(mine, return_exceptions=True))[0]
-        refused = await asyncio.gather(
-            flights.ask(make_ask(FakeProvider(), asker(gate=gate))), return_exceptions=True
-        )
+        refused = await asyncio.gather(flights.ask(make_ask(FakeProvider(), asker(gate=gate))), return_exceptions=True)
         assert isinstance(refused[0], CallStopped)
         return outcome
 

@@ -9,9 +9,7 @@ from flowllm.core.request import OutputFormat
 ANY = Validator(OutputFormat())
 TAGS = Validator(OutputFormat(schema={"type": "array", "items": {"type": "string"}}))
 RECORD = Validator(
-    OutputFormat(
-        schema={"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]}
-    )
+    OutputFormat(schema={"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]})
 )
 
 
@@ -21,18 +19,7 @@ def test_json_is_read_also_out_of_a_fence(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Sure!",
-        '{"a": 1',
-        "NaN",
-        "[Infinity]",
-        "[" * 100_000,
-        '{"a": 1e999}',
-        "9" * 5000,
-        '{"a": [-1e400]}',
-    ],
+    "text", ["", "Sure!", '{"a": 1', "NaN", "[Infinity]", "[" * 100_000, '{"a": 1e999}', "9" * 5000, '{"a": [-1e400]}']
 )
 def test_what_is_not_json_is_invalid_and_never_a_crash(text: str) -> None:
     with pytest.raises(InvalidAnswer) as caught:
@@ -55,8 +42,7 @@ def test_every_error_is_named_with_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ['```json\n{"value": 3}\n```', '\n```\n{"value": 3}```\n', '``` JSON \n\n{"value": 3}\n\n```  '],
+    "text", ['```json\n{"value": 3}\n```', '\n```\n{"value": 3}```\n', '``` JSON \n\n{"value": 3}\n\n```  ']
 )
 def test_json_in_a_code_block_is_taken_out_of_it(text: str) -> None:
     assert RECORD.check(text) == {"value": 3}
@@ -74,9 +60,7 @@ def test_a_code_block_of_a_million_blank_lines_is_refused_at_once() -> None:
         RECORD.check("```\n" + "\n" * 1_000_000 + "x")
 
 
-NULLABLE = Validator(
-    OutputFormat(schema={"type": ["object", "null"], "properties": {"value": {"type": "integer"}}})
-)
+NULLABLE = Validator(OutputFormat(schema={"type": ["object", "null"], "properties": {"value": {"type": "integer"}}}))
 
 
 @pytest.mark.parametrize(

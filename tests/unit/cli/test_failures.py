@@ -13,9 +13,7 @@ from flowllm.core.errors import InvalidWorkflow, Problem, Refused, RunOwned, Sto
 CANARY = "sk-canary-1234567890"
 
 
-def told(
-    error: BaseException, capsys: pytest.CaptureFixture[str], *, debug: bool = False
-) -> tuple[int, list[str]]:
+def told(error: BaseException, capsys: pytest.CaptureFixture[str], *, debug: bool = False) -> tuple[int, list[str]]:
     def command() -> None:
         raise error
 
@@ -32,10 +30,7 @@ def test_a_command_gives_its_exit_code(outcome: object, code: int) -> None:
 
 def test_an_error_says_what_happened_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     error = RunOwned("run x is owned by process 7", hint="wait for it,\nor stop it")
-    assert told(error, capsys) == (
-        2,
-        ["error: run x is owned by process 7", "  wait for it,", "  or stop it"],
-    )
+    assert told(error, capsys) == (2, ["error: run x is owned by process 7", "  wait for it,", "  or stop it"])
     assert told(StorageFailed("disk full"), capsys) == (1, ["error: disk full"])
 
 
@@ -72,9 +67,7 @@ def test_a_bug_is_one_line_and_its_traceback_only_with_debug(
     assert CANARY not in "\n".join(lines)
 
 
-def test_a_secret_in_an_error_is_masked(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_secret_in_an_error_is_masked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORK_TOKEN", CANARY)
     _, lines = told(StorageFailed(f"at {CANARY}", hint=f"not {CANARY}"), capsys, debug=True)
     assert CANARY not in "\n".join(lines)

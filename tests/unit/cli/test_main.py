@@ -9,18 +9,7 @@ from click.testing import CliRunner
 from flowllm.cli import main as main_module
 from flowllm.cli.main import ENTRIES, cli
 
-HEAVY = (
-    "pydantic",
-    "jinja2",
-    "yaml",
-    "rich",
-    "openai",
-    "networkx",
-    "sqlalchemy",
-    "alembic",
-    "jsonschema",
-    "asyncio",
-)
+HEAVY = ("pydantic", "jinja2", "yaml", "rich", "openai", "networkx", "sqlalchemy", "alembic", "jsonschema", "asyncio")
 
 
 def python(code: str) -> str:
@@ -59,17 +48,12 @@ def test_every_command_says_what_it_does(name: str) -> None:
 
 
 def test_examples_in_help_stand_on_lines_of_their_own() -> None:
-    assert (
-        '\n    flowllm run blog.yaml -i topic="Green tea"\n'
-        in CliRunner().invoke(cli, ["run", "--help"]).output
-    )
+    assert '\n    flowllm run blog.yaml -i topic="Green tea"\n' in CliRunner().invoke(cli, ["run", "--help"]).output
     assert "\n  3 paused; 130, 143 and 129 interrupted.\n" in CliRunner().invoke(cli, ["-h"]).output
 
 
 def test_python_m_flowllm_is_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flowllm", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "flowllm", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("flowllm 0.")
 
 
@@ -112,11 +96,7 @@ def test_no_arguments_show_the_help() -> None:
 def test_main_makes_any_text_printable(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from flowllm.cli.main import main; import sys; sys.argv = ['flowllm', 'x\\ud800é']; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONIOENCODING": "ascii"},
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONIOENCODING": "ascii"}
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -23,8 +23,4 @@ def test_json_is_one_valid_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["RUN", "COST", "NOTE"], [["a", "$10", "x"], ["long\x1b", "$1", ""]], right=("COST",))
-    assert capsys.readouterr().out.splitlines() == [
-        "RUN       COST  NOTE",
-        "a          $10  x",
-        "long\\x1b    $1",
-    ]
+    assert capsys.readouterr().out.splitlines() == ["RUN       COST  NOTE", "a          $10  x", "long\\x1b    $1"]

@@ -63,13 +63,7 @@ class PlayedApp:
         return await PlayedApp.play(observers, stop)
 
     async def resume(
-        self,
-        run_id: str | None,
-        *,
-        observers: Sequence[Observer],
-        stop: StopSignal,
-        claims: Claims,
-        **given: Any,
+        self, run_id: str | None, *, observers: Sequence[Observer], stop: StopSignal, claims: Claims, **given: Any
     ) -> RunResult:
         self.calls.append(("resume", {"run_id": run_id, **given}))
         return await PlayedApp.play(observers, stop)
@@ -126,12 +120,7 @@ def test_json_is_the_object_of_the_contract(app: type[PlayedApp]) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [
-        (RunStatus.SUCCEEDED, 0),
-        (RunStatus.FAILED, 1),
-        (RunStatus.PAUSED, 3),
-        (RunStatus.INTERRUPTED, 130),
-    ],
+    [(RunStatus.SUCCEEDED, 0), (RunStatus.FAILED, 1), (RunStatus.PAUSED, 3), (RunStatus.INTERRUPTED, 130)],
 )
 def test_exit_codes(app: type[PlayedApp], status: RunStatus, code: int) -> None:
     ending(status)
@@ -142,10 +131,7 @@ def test_exit_codes(app: type[PlayedApp], status: RunStatus, code: int) -> None:
 def test_the_command_that_resumes_works_as_it_is_printed(app: type[PlayedApp]) -> None:
     ending(RunStatus.FAILED)
     done = invoke("run", "blog.yaml", "--db", "my runs.db", "--config", "f.yaml")
-    assert (
-        "resume it with: flowllm resume 20261121-abc --db 'my runs.db' --config f.yaml"
-        in done.stderr.splitlines()
-    )
+    assert "resume it with: flowllm resume 20261121-abc --db 'my runs.db' --config f.yaml" in done.stderr.splitlines()
     assert app.calls[0] == ("open", {"database": "my runs.db", "config": "f.yaml"})
 
 
@@ -320,9 +306,7 @@ def test_a_run_that_is_cancelled_and_does_not_get_done_is_left_as_it_is(
     assert left == [143]
 
 
-def test_a_run_that_finishes_all_the_same_succeeded(
-    app: type[PlayedApp], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_finishes_all_the_same_succeeded(app: type[PlayedApp], monkeypatch: pytest.MonkeyPatch) -> None:
     guards: list[int | None] = []
 
     def guarded(*given: Any) -> int | None:

@@ -69,43 +69,11 @@ AWKWARD = (
     "correct horse battery staple 42",
 )
 FILTERS = (
-    *(
-        "upper",
-        "lower",
-        "title",
-        "capitalize",
-        "reverse",
-        "urlencode",
-        "urlencode | lower",
-        "urlencode | urlencode",
-    ),
-    *(
-        "title | urlencode",
-        "tojson",
-        "tojson | tojson",
-        "upper | tojson",
-        "[x] | tojson(indent=2)",
-        "e",
-        "e | upper",
-    ),
-    *(
-        "title | e",
-        "forceescape | e",
-        "slug",
-        "trim",
-        "center(99)",
-        "indent(6)",
-        "striptags",
-        "replace('-', '_')",
-    ),
+    *("upper", "lower", "title", "capitalize", "reverse", "urlencode", "urlencode | lower", "urlencode | urlencode"),
+    *("title | urlencode", "tojson", "tojson | tojson", "upper | tojson", "[x] | tojson(indent=2)", "e", "e | upper"),
+    *("title | e", "forceescape | e", "slug", "trim", "center(99)", "indent(6)", "striptags", "replace('-', '_')"),
     *("list | join", "{x: 1} | dictsort | string", "{'a': x} | urlencode", "x.swapcase()", "x.casefold()"),
-    *(
-        "x.zfill(99)",
-        "'%s|%s' | format(x, x)",
-        "'{!r}'.format(x)",
-        "x.split() | join(', ')",
-        "map('upper') | join",
-    ),
+    *("x.zfill(99)", "'%s|%s' | format(x, x)", "'{!r}'.format(x)", "x.split() | join(', ')", "map('upper') | join"),
 )
 OTHERS: dict[str, Callable[[str], str]] = {
     "CSV": lambda text: _csv([text, '"']),

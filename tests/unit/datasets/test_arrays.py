@@ -16,9 +16,7 @@ from tests.unit.datasets.test_formats import JSONS
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(JSONS, max_size=6), st.integers(0, 99), st.sampled_from([None, 0, 1]), st.integers(1, 30))
-def test_elements_come_back_as_json_reads_them(
-    rows: list[object], seed: int, indent: int | None, most: int
-) -> None:
+def test_elements_come_back_as_json_reads_them(rows: list[object], seed: int, indent: int | None, most: int) -> None:
     text = json.dumps(rows, indent=indent)
     found = read(Trickle(f"\n {text}\n ".encode(), seed, most), "json")
     assert json.dumps([value for _, value, _ in found]) == json.dumps(json.loads(text))
@@ -30,10 +28,7 @@ def test_elements_come_back_as_json_reads_them(
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.sampled_from([*'[]{},"\\ \n', "1", "a", '"x"', "\\\\", '\\"', "é"]), max_size=30),
-    st.integers(0, 9),
-)
+@given(st.lists(st.sampled_from([*'[]{},"\\ \n', "1", "a", '"x"', "\\\\", '\\"', "é"]), max_size=30), st.integers(0, 9))
 def test_anything_ends_in_rows_or_an_error(parts: list[str], seed: int) -> None:
     """Where the whole is an array, elements are what json reads; else a bad row or DataFailed says so."""
     text = "[" + "".join(parts)

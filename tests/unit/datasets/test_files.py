@@ -84,9 +84,7 @@ async def test_a_file_that_is_not_there_is_told_with_the_place_and_how_to_name_i
     write(tmp_path / "sub/d.csv", "x\n1\n")
     with pytest.raises(DataFailed) as caught:
         await open_file(tmp_path / "sub/sub/d.csv", name="sub/d.csv").take(1)
-    assert (
-        caught.value.message == f"there is no file sub/d.csv: looked for {tmp_path / 'sub' / 'sub' / 'd.csv'}"
-    )
+    assert caught.value.message == f"there is no file sub/d.csv: looked for {tmp_path / 'sub' / 'sub' / 'd.csv'}"
     assert f"write d.csv or {tmp_path / 'sub' / 'd.csv'}" in caught.value.hint
     with pytest.raises(DataFailed) as caught:
         await open_file(tmp_path / "sub/none.csv", name="none.csv").take(1)
@@ -129,11 +127,7 @@ async def test_what_cannot_be_read_is_told_in_words(tmp_path: Path) -> None:
 
 async def test_folders_pipes_and_devices_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # and nobody waits for a writer
-    for path, told in {
-        tmp_path: "is a folder",
-        tmp_path / "pipe": "only once",
-        Path("/dev/zero"): "only once",
-    }.items():
+    for path, told in {tmp_path: "is a folder", tmp_path / "pipe": "only once", Path("/dev/zero"): "only once"}.items():
         error = await _refused(path)
         assert told in error.message
         assert ("`-`" in error.hint) == (told == "only once")

@@ -29,18 +29,13 @@ JSONS = st.recursive(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(JSONS, max_size=8),
-    st.integers(0, 9),
-    st.sampled_from(["\n", "\r\n", "\n\n", "\n \t\r\n"]),
-    st.booleans(),
+    st.lists(JSONS, max_size=8), st.integers(0, 9), st.sampled_from(["\n", "\r\n", "\n\n", "\n \t\r\n"]), st.booleans()
 )
 def test_json_lines_come_back_as_they_were(rows: list[object], seed: int, end: str, ascii_only: bool) -> None:
     lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
     data = end.join(lines).encode("utf-8", "surrogatepass")
     if b"\xed\xa0\x80" in data or b"\xed\xbf\xbf" in data:
-        data = end.join(
-            json.dumps(row) for row in rows
-        ).encode()  # half a character is JSON only as its escape
+        data = end.join(json.dumps(row) for row in rows).encode()  # half a character is JSON only as its escape
     found = values(Trickle(data, seed), "jsonl")
     assert json.dumps(found) == json.dumps(rows)
 
@@ -201,9 +196,7 @@ def test_lines_of_a_guessed_array_are_counted_from_the_file() -> None:
 
 @pytest.mark.parametrize("kind", ["jsonl", "lines", "guessed"])
 def test_what_broke_off_is_none(kind: str) -> None:
-    assert [row[1] for row in read(b'"a"\n"b"\n12', kind, cut=True)] == [
-        row[1] for row in read(b'"a"\n"b"\n', kind)
-    ]
+    assert [row[1] for row in read(b'"a"\n"b"\n12', kind, cut=True)] == [row[1] for row in read(b'"a"\n"b"\n', kind)]
     assert read(b"12", kind, cut=True) == []
     assert [row[0] for row in read(b'"a"\n' + b"x" * (MAX_ROW + 9), kind, cut=True)] == [1]
 

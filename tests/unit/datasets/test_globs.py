@@ -31,10 +31,7 @@ def docs(tmp_path: Path) -> Path:
     [
         ("docs/*.md", ["docs/a.md", "docs/b.md", "docs/linked.md"]),
         ("./docs/[ab].?d", ["docs/a.md", "docs/b.md"]),
-        (
-            "docs/**/*.md",
-            ["docs/a.md", "docs/b.md", "docs/linked.md", "docs/sub/c.md", "docs/sub/deep/d.md"],
-        ),
+        ("docs/**/*.md", ["docs/a.md", "docs/b.md", "docs/linked.md", "docs/sub/c.md", "docs/sub/deep/d.md"]),
         ("docs/sub/**", ["docs/sub/c.md", "docs/sub/deep/d.md"]),
         ("**/d*", ["docs/sub/deep/d.md"]),
         ("docs/*/d*/*", ["docs/sub/deep/d.md"]),

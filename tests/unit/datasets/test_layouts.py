@@ -22,9 +22,7 @@ def read_back(path: Path) -> list[tuple[int, str, str]]:
     """Index and both outputs, as JSON where they are no text."""
     text = path.read_bytes().decode()
     if path.suffix in {".csv", ".tsv"}:
-        found = csv.DictReader(
-            io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t"
-        )
+        found = csv.DictReader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t")
         return [(int(row["index"]), row["a"], row["b"]) for row in found]
     rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
     return [(row["index"], row["outputs"]["a"], cell(row["outputs"]["b"])) for row in rows]

@@ -99,9 +99,7 @@ def test_any_crash_leaves_each_line_once_and_whole(steps: list[tuple[str, int]])
         lines = _lines(path)
         assert sorted(line["index"] for line in lines) == list(range(13))
         assert all(
-            line == {"index": n, "row": {"n": n}, "outputs": "x" * n}
-            for line in lines
-            if (n := line["index"]) >= 0
+            line == {"index": n, "row": {"n": n}, "outputs": "x" * n} for line in lines if (n := line["index"]) >= 0
         )
 
     with tempfile.TemporaryDirectory() as folder:
@@ -144,18 +142,12 @@ async def test_folders_pipes_and_devices_are_refused(overwrite: bool, tmp_path: 
         with pytest.raises(UsageError, match=told):
             OutputFile.resume(path, 0)
     (tmp_path / "circle").symlink_to("circle")
-    for name, told in {
-        "circle": "symbolic links",
-        "x" * 300: "too long",
-        "pipe/out": "Not a dir|No such",
-    }.items():
+    for name, told in {"circle": "symbolic links", "x" * 300: "too long", "pipe/out": "Not a dir|No such"}.items():
         with pytest.raises(UsageError, match=f"cannot be written: .*({told})"):
             OutputFile.begin(tmp_path / name, overwrite=overwrite)
 
 
-async def test_where_the_program_prints_to_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_the_program_prints_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("")
     printed, fstat = path.stat(), os.fstat
@@ -340,9 +332,7 @@ def small_disk() -> Iterator[Any]:
     """Sets how large a file may become."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1])
-    )
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
 

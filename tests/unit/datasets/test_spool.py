@@ -229,9 +229,7 @@ async def test_each_of_two_steps_that_read_it_at_once_gets_everything(path: Path
     assert len(await waiting) == AHEAD + 11, "also while the first one takes nothing"
     await rows.close()
     assert len(await drained(third)) == AHEAD + 11
-    assert (
-        len(await drained(open_spool(lambda: pipe.file, path))) == AHEAD + 11
-    )  # afterwards there is the copy
+    assert len(await drained(open_spool(lambda: pipe.file, path))) == AHEAD + 11  # afterwards there is the copy
 
 
 async def test_a_step_that_has_enough_stops_no_other(path: Path, pipe: Pipe) -> None:

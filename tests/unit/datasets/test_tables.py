@@ -26,9 +26,7 @@ CELLS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from(["\n", "\r\n"]),
 )
-def test_cells_come_back_as_they_were(
-    rows: list[tuple[str, ...]], seed: int, delimiter: str, end: str
-) -> None:
+def test_cells_come_back_as_they_were(rows: list[tuple[str, ...]], seed: int, delimiter: str, end: str) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerows([("a", "b", "__class__"), *rows])
@@ -56,13 +54,7 @@ def test_every_row_that_is_well_formed_survives_its_neighbours() -> None:
     )
     found = read(data, "csv")
     good = {row[1]["id"]: row[1]["text"] for row in found if not row[2]}
-    assert good == {
-        "1": "fine",
-        "6": "fine",
-        "7": 'quoted "well" and\r\nover two lines',
-        "10": "a\x00b",
-        "11": "last",
-    }
+    assert good == {"1": "fine", "6": "fine", "7": 'quoted "well" and\r\nover two lines', "10": "a\x00b", "11": "last"}
     assert {row[0]: row[2] for row in found if row[2]} == {
         3: "data:3: 1 cell, and the header has 2",
         4: "data:4: 3 cells, and the header has 2",

@@ -80,9 +80,7 @@ def test_dot() -> None:
     lines = draw_dot(blog('a"b'), STATUSES).splitlines()
     assert lines[0] == 'digraph "a\\"b" {'
     assert '    "intro" [label="intro\\nprompt", shape=box, fillcolor="#fee2e2", color="#dc2626"];' in lines
-    assert (
-        '    "score" [label="score\\nvalue", shape=ellipse, fillcolor="#f8fafc", color="#64748b"];' in lines
-    )
+    assert '    "score" [label="score\\nvalue", shape=ellipse, fillcolor="#f8fafc", color="#64748b"];' in lines
     assert '    "headline" -> "intro";' in lines
     assert '    "clean" -> "post" [style=dashed];' in lines
     assert lines[-1] == "}"

@@ -77,18 +77,11 @@ def test_after_a_run_everything_is_cached_and_a_run_then_sends_nothing() -> None
         (("", ""), {"use_memo": False}, "send", "--no-cache"),
         (("", ""), {"refresh": ("a",)}, "send", "asked anew: --refresh"),
         (("prompt: first", "prompt: first, cache: false"), {}, "send", "`cache: false`"),
-        (
-            ("prompt: first", "prompt: first, cache: {ttl: 1m}"),
-            {},
-            "send",
-            "its answer is no longer in the memo",
-        ),
+        (("prompt: first", "prompt: first, cache: {ttl: 1m}"), {}, "send", "its answer is no longer in the memo"),
         (("prompt: first", "prompt: '{{ c.nothing }}'"), {}, "error", "nothing"),
     ],
 )
-def test_why_an_answer_is_not_taken_from_the_memo(
-    edit: tuple[str, str], options: dict, state: str, why: str
-) -> None:
+def test_why_an_answer_is_not_taken_from_the_memo(edit: tuple[str, str], options: dict, state: str, why: str) -> None:
     async def main() -> None:
         stage = Stage()
         await stage.run(TEXT)
@@ -220,9 +213,7 @@ def test_a_file_is_counted_and_its_bad_rows_are_told(tmp_path: Path) -> None:
     async def main() -> None:
         file = tmp_path / "rows.jsonl"
         file.write_text('{"t": "a"}\n' * 1500 + "{\n")
-        text = (
-            f'steps: {{n: {{foreach: {{file: "{file}"}}, prompt: "{{{{ item.t }}}}", on_error: continue}}}}'
-        )
+        text = f'steps: {{n: {{foreach: {{file: "{file}"}}, prompt: "{{{{ item.t }}}}", on_error: continue}}}}'
         seen = outlooks(await forecast(Stage(), text, store=None))["n"]
         assert (seen.items, seen.requests) == (1501, 1501)
         file.write_text('{"t": "a"}\n{\n')

@@ -25,12 +25,7 @@ def graphs(draw: st.DrawFn, most: int = 7) -> Graph:
 
 
 def test_generations_are_by_the_longest_chain_and_in_the_order_of_the_file() -> None:
-    assert blog().generations() == (
-        ("headline", "keywords"),
-        ("intro", "clean", "score"),
-        ("outline",),
-        ("post",),
-    )
+    assert blog().generations() == (("headline", "keywords"), ("intro", "clean", "score"), ("outline",), ("post",))
 
 
 def test_ancestors_and_descendants_are_transitive() -> None:
@@ -46,10 +41,7 @@ def test_an_unknown_step_is_an_error(ask: object) -> None:
 
 
 def test_edges_know_whether_they_are_optional() -> None:
-    assert [(edge.before, edge.optional) for edge in blog().incoming()["post"]] == [
-        ("outline", False),
-        ("clean", True),
-    ]
+    assert [(edge.before, edge.optional) for edge in blog().incoming()["post"]] == [("outline", False), ("clean", True)]
     assert [edge.optional for edge in graph_of(("a", "b", Tolerance.ANY)).edges] == [True]
 
 
@@ -115,11 +107,10 @@ def test_the_width_of_a_large_graph_takes_no_closure() -> None:
 
 
 def test_networkx_is_imported_late() -> None:
-    code = "import sys, flowllm.explain.graph, flowllm.explain.draw, flowllm.explain.svg; print('networkx' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "False\n"
+    code = (
+        "import sys, flowllm.explain.graph, flowllm.explain.draw, flowllm.explain.svg; print('networkx' in sys.modules)"
     )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_graph_knows_those_within_it_and_what_runs_once_an_item() -> None:
@@ -135,9 +126,7 @@ def test_a_graph_knows_those_within_it_and_what_runs_once_an_item() -> None:
 
 def test_a_graph_does_not_grow_with_the_ways_into_its_files() -> None:
     files = {
-        f"{level}.yaml": "steps: {"
-        + ", ".join(f"{step}: {{workflow: {level + 1}.yaml}}" for step in "abcdefgh")
-        + "}"
+        f"{level}.yaml": "steps: {" + ", ".join(f"{step}: {{workflow: {level + 1}.yaml}}" for step in "abcdefgh") + "}"
         for level in range(1, 7)
     }
     files["7.yaml"] = "steps: {end: {value: 1}}"

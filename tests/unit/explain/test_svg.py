@@ -89,9 +89,7 @@ def test_a_graph_within_is_listed_in_its_box() -> None:
 
 
 def test_every_text_is_within_its_box_whatever_becomes_of_the_step() -> None:
-    graph = Graph.of(
-        workflow('defaults: {model: m}\nsteps: {a: {foreach: [1], prompt: "x"}, b: {prompt: "{{ a }}"}}')
-    )
+    graph = Graph.of(workflow('defaults: {model: m}\nsteps: {a: {foreach: [1], prompt: "x"}, b: {prompt: "{{ a }}"}}'))
     for status in NodeStatus:
         for group in ET.fromstring(draw_svg(graph, statuses=dict.fromkeys("ab", status))).iter(f"{NS}g"):
             rect = group.find(f"{NS}rect")

@@ -61,9 +61,7 @@ def test_a_changed_input_is_named_with_both_prompts() -> None:
         await history.run(topic="coffee")
         why = await history.why("a")
         assert why.text == "a ran because its request changed since run r1: prompt."
-        assert [(change.before, change.after) for change in why.changes] == [
-            ("write of tea", "write of coffee")
-        ]
+        assert [(change.before, change.after) for change in why.changes] == [("write of tea", "write of coffee")]
         assert why.causes == ("input topic changed",)
 
     run_virtual(main())
@@ -104,10 +102,7 @@ def test_each_part_of_a_request_has_its_name(edit: tuple[str, str], names: list[
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [
-        (RunOptions(no_cache=True), "because of --no-cache"),
-        (RunOptions(refresh=("a",)), "because of --refresh"),
-    ],
+    [(RunOptions(no_cache=True), "because of --no-cache"), (RunOptions(refresh=("a",)), "because of --refresh")],
 )
 def test_an_option_that_made_it_run_is_named(options: RunOptions, said: str) -> None:
     async def main() -> None:

@@ -78,10 +78,7 @@ def test_steps_without_a_model_are_told_together() -> None:
     (found,) = problems(many)
     assert found.message == "20 steps have no model: `s0`, `s1`, `s2`, `s3`, `s4`, `s5` and 14 more"
     chats, embeds = problems("steps: {a: {prompt: hi}, b: {embed: x}, c: {embed: y}}")
-    assert (chats.message, embeds.message) == (
-        "the step `a` has no model",
-        "2 steps have no model: `b` and `c`",
-    )
+    assert (chats.message, embeds.message) == ("the step `a` has no model", "2 steps have no model: `b` and `c`")
 
 
 def warnings(step: str, rest: str = "") -> list[str]:

@@ -78,10 +78,7 @@ def test_an_inline_graph_is_closed() -> None:
         "/flows/f.yaml:10:47",
     ]
     assert (
-        within(
-            workflow("steps: {b: {workflow: {steps: {a: {value: 1}}, outputs: {x: '{{ a }}'}}}}"), "b"
-        ).name
-        == "b"
+        within(workflow("steps: {b: {workflow: {steps: {a: {value: 1}}, outputs: {x: '{{ a }}'}}}}"), "b").name == "b"
     )
 
 
@@ -183,9 +180,7 @@ def test_what_belongs_to_the_account_is_refused(key: str) -> None:
 
 def test_overrides_hold_within() -> None:
     child = f"defaults: {{model: own, provider: openai}}\n{CHILD.lstrip()}"
-    found = workflow(
-        OUTER, files={"child.yaml": child}, overrides=Overrides(provider="simulated", model="big")
-    )
+    found = workflow(OUTER, files={"child.yaml": child}, overrides=Overrides(provider="simulated", model="big"))
     assert asked(within(found, "post"), "body") == ("simulated", "big")
 
 
@@ -193,7 +188,9 @@ def test_overrides_hold_within() -> None:
 def test_set_reaches_one_step_of_one_use(inline: bool) -> None:
     child = "{inputs: {topic: }, steps: {headline: {prompt: hi}}}"
     use = child if inline else "./child.yaml"
-    outer = f"steps:\n  post: {{workflow: {use}, with: {{topic: a}}}}\n  other: {{workflow: {use}, with: {{topic: b}}}}\n"
+    outer = (
+        f"steps:\n  post: {{workflow: {use}, with: {{topic: a}}}}\n  other: {{workflow: {use}, with: {{topic: b}}}}\n"
+    )
     settings = {"post.headline.model": "x", "defaults.model": "y"}
     found = workflow(outer, files={"child.yaml": child}, overrides=Overrides(settings=settings))
     assert asked(within(found, "post"), "headline") == ("openai", "x")
@@ -232,10 +229,7 @@ def test_ten_levels_and_no_more() -> None:
 
 
 def test_recursion_is_told_with_the_chain_of_files() -> None:
-    files = {
-        "a.yaml": "steps:\n  x: {workflow: ./b.yaml}\n",
-        "b.yaml": "steps:\n  y:\n    workflow: ./a.yaml\n",
-    }
+    files = {"a.yaml": "steps:\n  x: {workflow: ./b.yaml}\n", "b.yaml": "steps:\n  y:\n    workflow: ./a.yaml\n"}
     told = messages("steps: {s: {workflow: a.yaml}}", files)
     assert len(told) == 1
     assert told[0] == (
@@ -278,9 +272,7 @@ def test_steps_are_counted_before_anybody_goes_through_them() -> None:
     }
     files["8.yaml"] = f"steps: {{{', '.join(f's{n}: {{value: {n}}}' for n in range(10))}}}"
     (told,) = messages("steps:\n  a: {value: 1}\n  b: {workflow: 1.yaml}\n", files)
-    assert told.startswith(
-        "/flows/f.yaml:3:3 with the graphs within its steps this workflow has 111,111,112 steps"
-    )
+    assert told.startswith("/flows/f.yaml:3:3 with the graphs within its steps this workflow has 111,111,112 steps")
     assert "111,111,110 of them in `b`; 1,000,000 at most can be run" in told
     assert within(workflow("steps: {b: {workflow: 4.yaml}}", files=files), "b").size == 111_110
 
@@ -355,9 +347,7 @@ def test_overrides_and_files_change_the_digest() -> None:
     assert digest(settings={"post.body.temperature": "1"}) != digest()
 
     def of(prompt: str) -> str:
-        return workflow(
-            "{defaults: {model: m}, steps: {a: {prompt: {file: p.md}}}}", files={"p.md": prompt}
-        ).digest
+        return workflow("{defaults: {model: m}, steps: {a: {prompt: {file: p.md}}}}", files={"p.md": prompt}).digest
 
     assert of("one") != of("two")
 
@@ -366,10 +356,7 @@ def test_a_digest_does_not_depend_on_the_name_a_provider_is_registered_under() -
     child = "{providers: {w: {type: openai, base_url: 'http://127.0.0.1/a'}}, steps: {s: {prompt: x, provider: w, model: m}}}"
     alone = workflow(f"steps: {{a: {{workflow: {child}}}}}")
     other = "providers: {w: {type: simulated}}\n"
-    assert (
-        within(alone, "a").digest
-        == within(workflow(f"{other}steps: {{a: {{workflow: {child}}}}}"), "a").digest
-    )
+    assert within(alone, "a").digest == within(workflow(f"{other}steps: {{a: {{workflow: {child}}}}}"), "a").digest
 
 
 # keep

@@ -37,11 +37,7 @@ def test_what_fits(row: Json) -> None:
 @pytest.mark.parametrize(
     ("rows", "wrong", "hint"),
     [
-        (
-            [{"Topic": 1, "x": 2}],
-            "no column of d.csv is an input: it has `Topic` and `x`",
-            "did you mean `Topic`",
-        ),
+        ([{"Topic": 1, "x": 2}], "no column of d.csv is an input: it has `Topic` and `x`", "did you mean `Topic`"),
         ([{"subject": 1}], "the workflow has `topic`, `tone` and `target_group`", "rename its columns"),
         (
             [{"tone": 1, "topics": 1}],
@@ -49,11 +45,7 @@ def test_what_fits(row: Json) -> None:
             "did you mean `topics`",
         ),
         ([{"tone": 1}, {"target_group": 1}], "no row of d.csv has `topic`", "add it, or give it with -i"),
-        (
-            [{"topic": 1, "Tone": 2}],
-            "the column `Tone` of d.csv is not the input `tone`",
-            "did you mean `tone`",
-        ),
+        ([{"topic": 1, "Tone": 2}], "the column `Tone` of d.csv is not the input `tone`", "did you mean `tone`"),
         ([{"topic": 1, "Target Group": 2}], "is not the input `target_group`", "Rename the column"),
         ([{"n": 1, "_node": "a[1]", "_error": {}}], "failed items of a foreach", "--mended d.csv"),
     ],

@@ -31,9 +31,7 @@ def test_every_problem_is_told_at_its_place(path: Path) -> None:
     found = [(problem.line, problem.column, f"{problem.message} ({problem.hint})") for problem in problems]
     assert {problem.file for problem in problems} == {str(path)}
     assert len(expected(path)) == len(found), found
-    for (line, column, part), (at_line, at_column, message) in zip(
-        sorted(expected(path)), sorted(found), strict=True
-    ):
+    for (line, column, part), (at_line, at_column, message) in zip(sorted(expected(path)), sorted(found), strict=True):
         assert (at_line, at_column) == (line, column), message
         assert part in message
 
@@ -71,9 +69,7 @@ SHAPELESS = re.compile(
 """What only reading files, templates and names can find."""
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in BROKEN if not SHAPELESS.search(p.stem)], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [p for p in BROKEN if not SHAPELESS.search(p.stem)], ids=lambda path: path.stem)
 def test_broken_shapes_do_not_fit_the_schema_for_editors(path: Path) -> None:
     from jsonschema import Draft202012Validator
 

@@ -85,12 +85,7 @@ def test_the_options_of_a_foreach() -> None:
         "foreach: [1], as: row, max_concurrent: 3, on_error: continue, max_failed: 5%, "
         'accept: {when: "{{ output > 1 and row and index and accepted }}", count: "{{ inputs.n }}", overshoot: 1.5}'
     )
-    assert (found.name, found.max_concurrent, found.max_failed, found.max_failed_share) == (
-        "row",
-        3,
-        None,
-        0.05,
-    )
+    assert (found.name, found.max_concurrent, found.max_failed, found.max_failed_share) == ("row", 3, None, 0.05)
     accept = found.accept
     assert accept is not None
     assert (accept.count.render(VALUES), accept.overshoot, accept.ordered) == (3, 1.5, True)

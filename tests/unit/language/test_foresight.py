@@ -161,9 +161,7 @@ def test_a_condition_that_is_none(expression: str, kind: str) -> None:
     assert [one for one, _ in told(step)] == [f"`when` must give true or false, and this is {kind}"]
     assert len(warned(step)) == 1
     accepting = f'{{foreach: [1, 2], value: 1, accept: {{count: 1, when: "{{{{ {expression} }}}}"}}}}'
-    assert [one for one, _ in told(accepting)] == [
-        f"`accept.when` must give true or false, and this is {kind}"
-    ]
+    assert [one for one, _ in told(accepting)] == [f"`accept.when` must give true or false, and this is {kind}"]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +190,7 @@ def test_a_condition_that_may_be_one(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "kind"),
-    [("text", "text"), ("closed", "a mapping"), ("inputs.n", "a number"), ("3", "a number")],
+    ("expression", "kind"), [("text", "text"), ("closed", "a mapping"), ("inputs.n", "a number"), ("3", "a number")]
 )
 def test_a_foreach_over_what_is_no_list(expression: str, kind: str) -> None:
     found = told(f'{{foreach: "{{{{ {expression} }}}}", value: 1}}')

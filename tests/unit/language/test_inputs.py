@@ -155,9 +155,7 @@ def test_a_whole_number_is_a_number() -> None:
 
 
 def test_null_is_accepted_where_it_is_the_default() -> None:
-    nullable = Workflow(
-        name="w", path="/w", steps={}, inputs={"x": Input(name="x", type="integer", default=None)}
-    )
+    nullable = Workflow(name="w", path="/w", steps={}, inputs={"x": Input(name="x", type="integer", default=None)})
     assert resolve_inputs(nullable, {"x": None}) == {"x": None}
     assert resolve_inputs(nullable, {}, {"x": "null"}) == {"x": None}
 

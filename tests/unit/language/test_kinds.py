@@ -54,9 +54,7 @@ def test_an_embed_step_takes_texts_as_written(written: str, texts: object) -> No
 
 
 def test_the_options_of_an_embed_step() -> None:
-    body = embed(
-        'x, model: "{{ inputs.x }}", dimensions: 3, params: {user: you}, batch: {size: 7, max_wait: 1s}'
-    )
+    body = embed('x, model: "{{ inputs.x }}", dimensions: 3, params: {user: you}, batch: {size: 7, max_wait: 1s}')
     assert body.dimensions is not None
     assert body.params is not None
     assert (body.model.render(VALUES), body.dimensions.render({}), body.params.render({})) == (
@@ -98,12 +96,7 @@ def test_a_request() -> None:
         'query: {q: [1, "{{ inputs.x }}"]}, json: {n: 1, x: "{{ inputs.x }}"}, allow_private: true}}'
     ).body
     assert isinstance(body, HttpBody)
-    assert (body.method, body.url.text(VALUES), body.allow_private, body.body) == (
-        "PUT",
-        "https://h/tea",
-        True,
-        None,
-    )
+    assert (body.method, body.url.text(VALUES), body.allow_private, body.body) == ("PUT", "https://h/tea", True, None)
     rendered = [part.render(VALUES) for part in (body.headers, body.query, body.json) if part is not None]
     assert rendered == [{"A": "Bearer hush", "N": "1"}, {"q": [1, "tea"]}, {"n": 1, "x": "tea"}]
 
@@ -200,9 +193,7 @@ def test_what_a_graph_is_given_is_checked(given: str, message: str) -> None:
 
 
 def test_inputs_that_are_one_template_are_checked_when_they_are_known() -> None:
-    assert (
-        problems(f"{TOP}  a: {{workflow: {INNER}, with: '{{{{ item }}}}', foreach: [{{topic: a}}]}}\n") == []
-    )
+    assert problems(f"{TOP}  a: {{workflow: {INNER}, with: '{{{{ item }}}}', foreach: [{{topic: a}}]}}\n") == []
 
 
 @pytest.mark.parametrize("option", ["retry: {max_attempts: 2}", "timeout: 5s", "cache: true"])

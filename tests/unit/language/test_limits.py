@@ -60,10 +60,7 @@ def test_limits_are_merged_key_by_key_and_windows_as_a_whole() -> None:
     theirs = "{windows: [{requests: 1, per: 1s}], adaptive: false, give_up_after: 1m, tokens_charged: usage}"
     mine = "{windows: [{requests: 2, per: 1s}], adaptive: true, tokens_charged: request}"
     assert limits(mine, theirs) == Limits(
-        windows=(WindowLimit(requests=2, per=1),),
-        adaptive=True,
-        give_up_after=60,
-        tokens_charged="request",
+        windows=(WindowLimit(requests=2, per=1),), adaptive=True, give_up_after=60, tokens_charged="request"
     )
     assert limits("{windows: []}", theirs) == Limits(adaptive=False, give_up_after=60, tokens_charged="usage")
 
@@ -72,11 +69,7 @@ def test_limits_of_models_are_merged_model_by_model() -> None:
     theirs = "{models: {a: {max_concurrent: 1, burst: 1}, b: {burst: 2}}}"
     found = limits("{models: {a: {max_concurrent: 3}, c: {burst: 4}}}", theirs)
     assert found is not None
-    assert found.models == {
-        "a": Limits(max_concurrent=3, burst=1),
-        "b": Limits(burst=2),
-        "c": Limits(burst=4),
-    }
+    assert found.models == {"a": Limits(max_concurrent=3, burst=1), "b": Limits(burst=2), "c": Limits(burst=4)}
 
 
 def test_a_cap_on_the_command_line_leaves_the_other_limits() -> None:
@@ -106,9 +99,7 @@ def test_a_simulated_server_enforces_only_some(key: str, value: str) -> None:
         (None, None, None),
     ],
 )
-def test_a_workflows_budget_wins_key_by_key(
-    own: str | None, theirs: str | None, expected: Budget | None
-) -> None:
+def test_a_workflows_budget_wins_key_by_key(own: str | None, theirs: str | None, expected: Budget | None) -> None:
     assert budget(own, theirs) == expected
 
 
@@ -120,18 +111,7 @@ def test_a_budget_has_an_amount(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "5",
-        "",
-        "[]",
-        "$5",
-        "{usd: -1}",
-        "{usd: $5}",
-        "{tokens: 0}",
-        "{tokens: 1.5}",
-        "{usd: 1, on_exceed: stop}",
-    ],
+    "text", ["5", "", "[]", "$5", "{usd: -1}", "{usd: $5}", "{tokens: 0}", "{tokens: 1.5}", "{usd: 1, on_exceed: stop}"]
 )
 def test_a_broken_budget_is_told(text: str) -> None:
     (problem,) = problems(f"budget: {text}" + STEPS)

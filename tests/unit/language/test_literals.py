@@ -36,10 +36,7 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\n  MIIEvQIBADANBgkqhkiG9w0\n  -----END RS
         ("base_url: https://me:pa/ss@h/v1", ["pa/ss"]),
         ("database: postgresql://me:p@ss@h/db", ["p@ss"]),
         ("url: https://0123456789abcdef:@h/", ["0123456789abcdef"]),
-        (
-            "shell: 'curl -u me:word -H \"Authorization: Bearer abcdefgh-12345\" h'",
-            ["word", "abcdefgh-12345"],
-        ),
+        ("shell: 'curl -u me:word -H \"Authorization: Bearer abcdefgh-12345\" h'", ["word", "abcdefgh-12345"]),
         ("# was sk-proj-0123456789abcdef", ["sk-proj-0123456789abcdef"]),
         (f"prompt: ask {JWT} now", [JWT]),
         (f"x: |\n  {PEM}", [PEM]),
@@ -75,9 +72,7 @@ def test_what_is_none(text: str) -> None:
 
 
 def test_programs_and_prompts_are_looked_through_by_form() -> None:
-    found = literals_of(
-        'key = compute(x)\nAPI_KEY = "abcdefgh12345"\ntoken = os.environ["TOKEN_1"]\n', "a.py"
-    )
+    found = literals_of('key = compute(x)\nAPI_KEY = "abcdefgh12345"\ntoken = os.environ["TOKEN_1"]\n', "a.py")
     assert [(one.where.line, one.where.column, one.value) for one in found] == [(2, 12, "abcdefgh12345")]
 
 
@@ -132,13 +127,7 @@ def test_they_are_told_as_warnings_without_their_values(tmp_path: Path) -> None:
     told = [str(warning) for warning in workflow.warnings]
     assert [one.partition(": warning")[0] for one in told] == [
         f"{tmp_path}/{place}"
-        for place in (
-            "flow.yaml:3:17",
-            "flow.yaml:3:68",
-            "flowllm.yaml:2:74",
-            "flowllm.yaml:5:26",
-            "flowllm.yaml:8:26",
-        )
+        for place in ("flow.yaml:3:17", "flow.yaml:3:68", "flowllm.yaml:2:74", "flowllm.yaml:5:26", "flowllm.yaml:8:26")
     ]
     assert "headers.Authorization" in told[2]
     assert "${NAME}" in told[2]

@@ -69,9 +69,7 @@ def test_what_a_schema_refers_to_is_bundled() -> None:
                 "$defs": {"p": {"const": {"$ref": "kept"}}},
             }
         ),
-        "parts/p.json": json.dumps(
-            {"$schema": "x", "$defs": {"n": {"$ref": "q.yaml"}, "m": {"$ref": "#/$defs/n"}}}
-        ),
+        "parts/p.json": json.dumps({"$schema": "x", "$defs": {"n": {"$ref": "q.yaml"}, "m": {"$ref": "#/$defs/n"}}}),
         "parts/q.yaml": "type: [integer, array]\nminimum: 3\nitems: {$ref: 'p.json#/$defs/m'}\n",
     }
     bundled = schema("./s.json", **files)

@@ -61,9 +61,7 @@ def test_an_unknown_provider_is_a_problem_of_the_option() -> None:
 
 
 def test_options_of_steps_and_of_defaults() -> None:
-    found = changed(
-        settings={"a.temperature": "0.5", "a.model": "4", "a.stop": "[x, y]", "defaults.max_tokens": "7"}
-    )
+    found = changed(settings={"a.temperature": "0.5", "a.model": "4", "a.stop": "[x, y]", "defaults.max_tokens": "7"})
     assert body(found, "a").model.render(VALUES) == "4"
     assert body(found, "a").params.render(VALUES) == {"temperature": 0.5, "max_tokens": 7, "stop": ["x", "y"]}  # type: ignore[union-attr]
     assert body(found, "b").params.render(VALUES) == {"max_tokens": 7}  # type: ignore[union-attr]

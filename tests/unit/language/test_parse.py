@@ -63,13 +63,7 @@ def test_what_a_step_is_without_options() -> None:
     body = llm("{prompt: hi}")
     assert body.provider.render(VALUES) == "openai"
     assert body.model.render(VALUES) == "m"
-    assert (body.params, body.output, body.sample, body.samples, body.fallback) == (
-        None,
-        None,
-        None,
-        None,
-        (),
-    )
+    assert (body.params, body.output, body.sample, body.samples, body.fallback) == (None, None, None, None, ())
 
 
 def test_options_are_read() -> None:
@@ -116,14 +110,7 @@ def test_text_fields_are_as_written() -> None:
 def test_values_keep_their_types() -> None:
     body = step("{value: {a: 1.10, b: no, c: true, d: null, e: ['{{ inputs.x }}', 2026-11-21], f: '1'}}").body
     assert isinstance(body, ValueBody)
-    assert body.value.render(VALUES) == {
-        "a": 1.1,
-        "b": "no",
-        "c": True,
-        "d": None,
-        "e": ["in", "2026-11-21"],
-        "f": "1",
-    }
+    assert body.value.render(VALUES) == {"a": 1.1, "b": "no", "c": True, "d": None, "e": ["in", "2026-11-21"], "f": "1"}
 
 
 def test_llm_options_may_be_templates() -> None:
@@ -245,9 +232,7 @@ def test_a_snapshot_loads_again_without_the_disk() -> None:
         load_workflow(first.path, files=SnapshotFiles({first.path: first.files[first.path]}))
 
 
-def test_the_place_of_a_file_is_named_as_the_user_named_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_place_of_a_file_is_named_as_the_user_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "f.yaml").write_text("steps:\n  a: {prompt: {file: ../p.md}, model: m}\n")
     (tmp_path / "p.md").write_text("{{ x }}")
@@ -257,7 +242,9 @@ def test_the_place_of_a_file_is_named_as_the_user_named_it(
 
 
 def test_python_files_are_parsed_not_run() -> None:
-    source = "import os\nos._exit(3)\nasync def go(): ...\nfrom x import there\ntry:\n    def maybe(): ...\nexcept E: pass\n"
+    source = (
+        "import os\nos._exit(3)\nasync def go(): ...\nfrom x import there\ntry:\n    def maybe(): ...\nexcept E: pass\n"
+    )
     for function in ("go", "there", "maybe"):
         body = step(f"{{python: './t.py:{function}', with: {{a: 1}}}}", **{"t.py": source}).body
         assert isinstance(body, PythonBody)
@@ -349,9 +336,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_their_lines() -> None:
 
 
 def test_a_problem_shows_its_line() -> None:
-    shown = str(
-        problems("defaults: {model: m}\nsteps:\n  a: {prompt: '{{ hedline }}'}\n  headline: {value: 1}\n")[0]
-    )
+    shown = str(problems("defaults: {model: m}\nsteps:\n  a: {prompt: '{{ hedline }}'}\n  headline: {value: 1}\n")[0])
     assert shown.splitlines()[0].startswith("/flows/f.yaml:3:19: unknown name")
     assert "did you mean `headline`" in shown
     lines = shown.splitlines()

@@ -41,9 +41,7 @@ def test_everything_that_a_project_gives() -> None:
 
 
 def test_a_workflows_own_defaults_win_key_by_key() -> None:
-    given = project(
-        "defaults: {model: theirs, temperature: 0.5, params: {a: 1, b: 1}, retry: {max_attempts: 9}}\n"
-    )
+    given = project("defaults: {model: theirs, temperature: 0.5, params: {a: 1, b: 1}, retry: {max_attempts: 9}}\n")
     mine = body("defaults: {model: mine, params: {b: 2}}\n" + STEPS, given)
     assert mine.model.render(VALUES) == "mine"
     assert mine.params is not None
@@ -62,10 +60,7 @@ def test_a_workflows_own_limits_win_key_by_key() -> None:
 
 def test_what_belongs_in_a_project_is_refused_in_a_workflow() -> None:
     with pytest.raises(InvalidWorkflow) as caught:
-        workflow(
-            "tenants: {acme: 3}\nprices: {}\ndatabase: x.db\n" + STEPS,
-            project=project("defaults: {model: m}\n"),
-        )
+        workflow("tenants: {acme: 3}\nprices: {}\ndatabase: x.db\n" + STEPS, project=project("defaults: {model: m}\n"))
     assert [(p.line, p.column, p.hint) for p in caught.value.problems] == [
         (line, 1, "it belongs in flowllm.yaml") for line in (1, 2, 3)
     ]
@@ -75,9 +70,7 @@ def test_a_workflows_own_providers_win() -> None:
     given = project(
         "providers: {p: {type: openai, base_url: 'http://a'}, q: {type: simulated}}\ndefaults: {model: m}\n"
     )
-    found = workflow(
-        "providers: {p: {type: openai, base_url: 'http://b'}}\n" + STEPS, project=given
-    ).providers
+    found = workflow("providers: {p: {type: openai, base_url: 'http://b'}}\n" + STEPS, project=given).providers
     assert (found["p"].base_url, found["q"].type) == ("http://b", "simulated")
 
 

@@ -15,9 +15,7 @@ from tests.support.templates import VALUES, compiled
 LONG = "{% for i in range(3000) %}{% endfor %}{{ inputs.topic }}"
 
 
-async def _what_is_long_goes_on_in_a_thread_and_what_is_short_does_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def _what_is_long_goes_on_in_a_thread_and_what_is_short_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_limits, "BRIEF", 1000)
     threads: list[int] = []
 

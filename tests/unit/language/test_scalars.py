@@ -25,23 +25,7 @@ NUMBERS = [
 TEXTS = [
     *("no", "yes", "on", "off", "y", "n", "No", "ON", "True", "TRUE", "False", "Null", "NULL"),
     *("012", "00", "0123.5", "0x1F", "0o17", "0b11", "12:30", "1:2", "2026-11-21", "2026-11-21T10:00:00Z"),
-    *(
-        ".inf",
-        "-.inf",
-        ".nan",
-        "inf",
-        "nan",
-        "1_",
-        "_1",
-        "1__0",
-        "1e",
-        "e5",
-        "1.2.3",
-        "1,000",
-        "5%",
-        "30s",
-        "1 000",
-    ),
+    *(".inf", "-.inf", ".nan", "inf", "nan", "1_", "_1", "1__0", "1e", "e5", "1.2.3", "1,000", "5%", "30s", "1 000"),
     *("1e999", "-", "+", ".", "\u0661\u0662", "9" * 101),
 ]
 
@@ -58,9 +42,7 @@ def test_everything_else_is_text(text: str) -> None:
     assert isinstance(resolve(text), str)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("true", True), ("false", False), ("null", None), ("~", None), ("", None)]
-)
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("null", None), ("~", None), ("", None)])
 def test_the_words_of_yaml_1_2(text: str, value: object) -> None:
     assert resolve(text) is value
 
@@ -83,16 +65,7 @@ def test_no_text_is_ever_more_than_json(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [
-        ("500ms", 0.5),
-        ("30s", 30),
-        ("5m", 300),
-        ("1h", 3600),
-        ("7d", 604800),
-        ("1.5h", 5400),
-        ("30 s", 30),
-        ("0s", 0),
-    ],
+    [("500ms", 0.5), ("30s", 30), ("5m", 300), ("1h", 3600), ("7d", 604800), ("1.5h", 5400), ("30 s", 30), ("0s", 0)],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)

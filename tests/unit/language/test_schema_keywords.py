@@ -86,9 +86,7 @@ FOREIGN: dict[str, Any] = {
     "required": ["name", "elsewhere"],
     "dependentRequired": {"name": ["minimun"]},
     "definitions": {"old": {"type": "integer", "exclusiveMinimum": 3, "multipleOf": 2}},
-    "allOf": [
-        {"if": {"properties": {"name": {"const": 1}}}, "then": {"required": ["any"]}, "else": {"not": {}}}
-    ],
+    "allOf": [{"if": {"properties": {"name": {"const": 1}}}, "then": {"required": ["any"]}, "else": {"not": {}}}],
 }
 
 
@@ -97,9 +95,7 @@ def test_what_other_tools_write_into_schemas_is_left_alone() -> None:
 
 
 def test_a_keyword_that_is_like_none_is_a_warning() -> None:
-    assert warned("{type: string, colour: red}") == [
-        "`colour` is not a keyword of JSON Schema: it checks nothing"
-    ]
+    assert warned("{type: string, colour: red}") == ["`colour` is not a keyword of JSON Schema: it checks nothing"]
     assert warned("{type: object, properties: {a: {type: string, description: what it is, in short}}}") == [
         "`in short` is not a keyword of JSON Schema: it checks nothing"
     ]

@@ -75,10 +75,7 @@ def bomb(levels: int, wide: int) -> str:
 MANY_ALIASES = "a: &a x\nb: [" + ", ".join(["*a"] * 101) + "]\n"
 BOMBS = {
     "billion laughs": (bomb(20, 9), "stand for too much"),
-    "quadratic": (
-        "a: &a [" + "x, " * 5000 + "x]\nb: [" + ", ".join(["*a"] * 90) + "]\n",
-        "stand for too much",
-    ),
+    "quadratic": ("a: &a [" + "x, " * 5000 + "x]\nb: [" + ", ".join(["*a"] * 90) + "]\n", "stand for too much"),
     "many aliases": (MANY_ALIASES, "stand for too much"),
     "deep by aliases": (
         "".join(f"a{n}: &a{n} [{f'*a{n - 1}' if n else 'x'}]\n" for n in range(60)),
@@ -127,9 +124,7 @@ def test_the_largest_file_that_is_allowed() -> None:
 
 
 def test_a_comment_behind_an_unquoted_scalar_is_seen() -> None:
-    texts = (
-        "a: List ten #1 hits\nb: 'ten' # ok\nc: ten#1\nd: two\n  lines # here\ne: |\n  # text\nf: # none\n"
-    )
+    texts = "a: List ten #1 hits\nb: 'ten' # ok\nc: ten#1\nd: two\n  lines # here\ne: |\n  # text\nf: # none\n"
     comments = [None if s.comment is None else str(s.comment) for s in scalars(parse_yaml(texts, "f.yaml"))]
     assert comments == ["f.yaml:1:13", None, None, "f.yaml:5:9", None, None]
 
@@ -195,9 +190,7 @@ def test_any_text_gives_a_tree_or_one_problem(text: str) -> None:
         | st.booleans()
         | st.integers(-(10**9), 10**9)
         | st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn", "Zl", "Zp"])),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3)
-        ),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
         max_leaves=10,
     )
 )

@@ -94,9 +94,7 @@ class TestText:
     def test_every_way_to_text_is_json(self, expression: str, shown: str) -> None:
         assert text(f"_{{{{ {expression} }}}}_") == f"_{shown}_"
 
-    @pytest.mark.parametrize(
-        "expression", ["none", "outline.none", "'a' ~ none", "[1, none] | join", "none | upper"]
-    )
+    @pytest.mark.parametrize("expression", ["none", "outline.none", "'a' ~ none", "[1, none] | join", "none | upper"])
     def test_null_in_text_is_an_error_that_says_what_to_write(self, expression: str) -> None:
         with pytest.raises(TemplateFailed) as caught:
             text(f"x{{{{ {expression} }}}}")
@@ -204,9 +202,7 @@ class TestAccess:
             ("{{ 1 ~ outline.titel }}", 16, "no key `titel`"),
         ],
     )
-    def test_a_missing_key_is_told_with_its_place_and_what_there_is(
-        self, source: str, column: int, said: str
-    ) -> None:
+    def test_a_missing_key_is_told_with_its_place_and_what_there_is(self, source: str, column: int, said: str) -> None:
         error = failure(source)
         assert error.message.startswith(f"wf.yaml:1:{column}: ")
         assert said in error.message
@@ -263,9 +259,7 @@ class TestSkipped:
 
 
 class TestCondition:
-    @pytest.mark.parametrize(
-        ("expression", "outcome"), [("1 < 2", True), ("'a' == 'b'", False), ("outline.ok", True)]
-    )
+    @pytest.mark.parametrize(("expression", "outcome"), [("1 < 2", True), ("'a' == 'b'", False), ("outline.ok", True)])
     def test_true_and_false(self, expression: str, outcome: bool) -> None:
         assert compiled(f" {{{{ {expression} }}}} ", condition=True).condition(VALUES) is outcome
 
@@ -328,9 +322,7 @@ class TestFunctions:
 
     def test_loops_macros_and_blocks_work(self) -> None:
         assert (
-            text(
-                "{% for k, v in outline.items() %}{{ loop.index }}{{ k }}{{ ',' if not loop.last }}{% endfor %}."
-            )
+            text("{% for k, v in outline.items() %}{{ loop.index }}{{ k }}{{ ',' if not loop.last }}{% endfor %}.")
             == "1title,2parts,3ok,4none,5é<."
         )
         assert (
@@ -348,15 +340,10 @@ class TestFunctions:
         assert text("{% filter upper %}a{{ other }}b{% endfilter %}.") == "AOB."
         assert text("{% set b %}x{{ other }}{% endset %}{{ b }}{{ b }}") == "xOxO"
         assert text("{% with a = 1, c = 2 %}{{ a + c }}{% endwith %}.") == "3."
-        assert (
-            text("{% for x in [1,2,3] if x > 1 %}{{ loop.length }}{{ x }}{% else %}none{% endfor %}.")
-            == "2223."
-        )
+        assert text("{% for x in [1,2,3] if x > 1 %}{{ loop.length }}{{ x }}{% else %}none{% endfor %}.") == "2223."
         assert text("{% for x in [] %}{% else %}none{% endfor %}.") == "none."
         assert (
-            text(
-                "{% for g in [{'k': 1}, {'k': 2}] | groupby('k') %}{{ g.grouper }}{{ g.list | length }} {% endfor %}."
-            )
+            text("{% for g in [{'k': 1}, {'k': 2}] | groupby('k') %}{{ g.grouper }}{{ g.list | length }} {% endfor %}.")
             == "11 21 ."
         )
         assert text("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}.") == "aba."
@@ -377,9 +364,7 @@ class TestValueTemplate:
     def test_the_strictest_reference_holds(self) -> None:
         tree = [compiled("{{ other | default(1) }}"), {"a": compiled("x {{ other }}")}]
         template = ValueTemplate.of(tree)
-        assert [(r.step, r.tolerance.name, r.where.column) for r in template.references] == [
-            ("other", "REQUIRED", 6)
-        ]
+        assert [(r.step, r.tolerance.name, r.where.column) for r in template.references] == [("other", "REQUIRED", 6)]
 
     def test_plain_data_is_itself(self) -> None:
         assert ValueTemplate.of({"a": [1, "x"]}).render({}) == {"a": [1, "x"]}
@@ -411,8 +396,7 @@ def test_reserved_ids_hold_what_the_language_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "word",
-    ["result", "context", "environment", "undefined", "concat", "missing", "_x", "class", "def", "l_0_x"],
+    "word", ["result", "context", "environment", "undefined", "concat", "missing", "_x", "class", "def", "l_0_x"]
 )
 def test_ids_that_mean_something_to_python_are_just_names(word: str) -> None:
     template = compile_template(

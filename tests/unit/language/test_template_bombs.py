@@ -91,19 +91,8 @@ SHARED = [
     "expression",
     [
         *("x == y", "x != y", "x in [1, y]", "[x].count(y)", "[x].index(y)", "x is eq y", "x is in [y]"),
-        *(
-            "[[x], [y]] | map('first') | select('eq', y) | list",
-            "[{'k': x}] | selectattr('k', 'eq', y) | list",
-        ),
-        *(
-            "1 < 2 == (x == y)",
-            "x | tojson",
-            "x ~ ''",
-            "'%s' % x",
-            "x | urlencode",
-            "[x] | join",
-            "'{}'.format(x)",
-        ),
+        *("[[x], [y]] | map('first') | select('eq', y) | list", "[{'k': x}] | selectattr('k', 'eq', y) | list"),
+        *("1 < 2 == (x == y)", "x | tojson", "x ~ ''", "'%s' % x", "x | urlencode", "[x] | join", "'{}'.format(x)"),
         *("'' | replace(x, 'b')", "{'a': x, 'b': y} | dictsort(by='value')", "[1, 2][x] ~ (x ~ '')"),
     ],
 )

@@ -14,10 +14,7 @@ from flowllm.language import sandbox_limits
 from tests.support.templates import failure, value
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -79,8 +76,7 @@ def test_flatten_and_pick(expression: str, expected: Any) -> None:
     data = [[1, [2, [3]]], 4, [], {"a": [5]}, None, "six"]
     assert (
         value(
-            f"{{{{ {expression.replace('x', 'outline', 1) if expression[0] == 'x' else expression} }}}}",
-            outline=data,
+            f"{{{{ {expression.replace('x', 'outline', 1) if expression[0] == 'x' else expression} }}}}", outline=data
         )
         == expected
     )
@@ -107,9 +103,7 @@ def test_sum_of_lists_names_the_filter_that_does_it() -> None:
     assert "flatten" in failure("{{ [[1], [2]] | sum(start=[]) }}").hint
 
 
-def test_a_list_that_holds_itself_many_times_is_not_flattened_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_list_that_holds_itself_many_times_is_not_flattened_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_limits, "OPERATIONS", 50_000)
     shared: list[Any] = [1]
     for _ in range(60):

@@ -204,12 +204,7 @@ class TestUnknown:
 
     def test_all_of_a_template_at_once_in_the_order_of_its_text(self) -> None:
         source = "{% macro m() %}{{ first }}{% endmacro %}\n{{ second | third }}\n\n  {{ inputs.fourth }}"
-        assert [(line, column) for line, column, *_ in problems(source)] == [
-            (1, 19),
-            (2, 4),
-            (2, 13),
-            (4, 13),
-        ]
+        assert [(line, column) for line, column, *_ in problems(source)] == [(1, 19), (2, 4), (2, 13), (4, 13)]
 
     def test_methods_of_whole_mappings_may_be_called(self) -> None:
         assert value("{{ inputs.items() | length }}") == 3
@@ -241,9 +236,7 @@ class TestScopes:
     )
     def test_nothing_takes_a_steps_id(self, source: str, column: int) -> None:
         found = problems(source)
-        assert found == [
-            (1, column, "`headline` is the id of a step and cannot be used for anything else", "")
-        ]
+        assert found == [(1, column, "`headline` is the id of a step and cannot be used for anything else", "")]
 
     @pytest.mark.parametrize("name", ["inputs", "steps", "run", "secrets", "loop", "self"])
     def test_nor_a_name_with_a_meaning(self, name: str) -> None:

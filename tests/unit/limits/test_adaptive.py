@@ -80,8 +80,7 @@ def test_what_an_earlier_run_learned_is_taken_up() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0.001, 30), st.booleans(), st.floats(0, 10), st.none() | st.floats(0.1, 100)),
-        max_size=100,
+        st.tuples(st.floats(0.001, 30), st.booleans(), st.floats(0, 10), st.none() | st.floats(0.1, 100)), max_size=100
     ),
     st.none() | st.floats(0.1, 100),
 )

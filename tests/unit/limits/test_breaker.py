@@ -3,15 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.limits.breaker import (
-    FIRST_COOLDOWN,
-    LEAST,
-    LONGEST_COOLDOWN,
-    PATIENCE,
-    WINDOW,
-    Breaker,
-    BreakerState,
-)
+from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST, LONGEST_COOLDOWN, PATIENCE, WINDOW, Breaker, BreakerState
 
 
 def opened(now: float = 0.0) -> Breaker:

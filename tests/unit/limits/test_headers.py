@@ -48,25 +48,16 @@ def test_resets_as_servers_write_them(text: str, seconds: float) -> None:
     assert parse_reset(text, now=NOW) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "soon", "-5", "5x", "s", "6m and more", "nan", "inf", "1e999", "６m"]
-)
+@pytest.mark.parametrize("text", [None, "", "soon", "-5", "5x", "s", "6m and more", "nan", "inf", "1e999", "６m"])
 def test_nonsense_counts_as_not_told(text: str | None) -> None:
-    assert (
-        parse_reset(text, now=NOW) in (None, 360.0) if text == "６m" else parse_reset(text, now=NOW) is None
-    )
+    assert parse_reset(text, now=NOW) in (None, 360.0) if text == "６m" else parse_reset(text, now=NOW) is None
 
 
 @given(st.text(max_size=20))
 def test_no_header_breaks_the_reader(text: str) -> None:
     found = parse_reset(text, now=NOW)
     assert found is None or found >= 0
-    names = (
-        "x-ratelimit-{}-requests",
-        "ratelimit-{}",
-        "anthropic-ratelimit-tokens-{}",
-        "x-ratelimit-{}-tokens-day",
-    )
+    names = ("x-ratelimit-{}-requests", "ratelimit-{}", "anthropic-ratelimit-tokens-{}", "x-ratelimit-{}-tokens-day")
     headers = {name.format(part): text for name in names for part in ("limit", "remaining", "reset")}
     for what in ("requests", "tokens"):
         for quota in read_quotas({**headers, "ratelimit": text, "ratelimit-policy": text}, what, now=NOW):
@@ -101,8 +92,7 @@ def test_a_limit_of_a_day_or_an_unknown_time_is_no_rate(limit: str, remaining: s
 
 
 @pytest.mark.parametrize(
-    ("remaining", "reset"),
-    [("595", "500ms"), ("300", "30s"), ("20", "31"), ("0", "60s"), ("0", "1767225601")],
+    ("remaining", "reset"), [("595", "500ms"), ("300", "30s"), ("20", "31"), ("0", "60s"), ("0", "1767225601")]
 )
 def test_a_limit_that_comes_back_within_a_minute_is_a_rate(remaining: str, reset: str) -> None:
     assert only(of("600", remaining, reset)).rate == pytest.approx(10)

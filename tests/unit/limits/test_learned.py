@@ -118,9 +118,7 @@ def test_one_that_waits_behind_a_model_that_must_wait_from_now_on_overtakes_it()
 
 
 @pytest.mark.parametrize(("limit", "stalls"), [(6000, True), (1_000_000, False)])
-def test_tokens_that_are_left_correct_the_written_limit_if_they_are_of_it(
-    limit: int, *, stalls: bool
-) -> None:
+def test_tokens_that_are_left_correct_the_written_limit_if_they_are_of_it(limit: int, *, stalls: bool) -> None:
     headers = {"x-ratelimit-limit-tokens": str(limit), "x-ratelimit-remaining-tokens": "0"}
 
     async def main() -> float:

@@ -143,9 +143,7 @@ def test_of_two_runs_the_tightest_holds_until_it_is_over() -> None:
 def test_tightest_takes_the_smaller_of_each() -> None:
     one = Limits(max_concurrent=9, requests_per_minute=100)
     other = Limits(max_concurrent=20, requests_per_minute=50, tokens_per_minute=7, burst=2)
-    assert tightest(one, other) == Limits(
-        max_concurrent=9, requests_per_minute=50, tokens_per_minute=7, burst=2
-    )
+    assert tightest(one, other) == Limits(max_concurrent=9, requests_per_minute=50, tokens_per_minute=7, burst=2)
 
 
 @settings(max_examples=60, deadline=None)

@@ -75,9 +75,7 @@ def test_no_limit_is_ever_passed_everyone_goes_and_all_is_given_back(seed: int) 
             give_up_after=1e9,
         )
         limiter.configure("a", limits, holder=1)
-        tasks = [
-            asyncio.ensure_future(one(limiter, log, draw, draw.randint(1, 400), fails=0.1)) for _ in range(40)
-        ]
+        tasks = [asyncio.ensure_future(one(limiter, log, draw, draw.randint(1, 400), fails=0.1)) for _ in range(40)]
         cancelled = 0
         for _ in range(15):
             await asyncio.sleep(draw.random() * 3)

@@ -27,12 +27,8 @@ def test_those_that_went_longer_ago_no_longer_count() -> None:
     assert window.wait(1.0) == pytest.approx(0.6)
 
 
-@given(
-    st.integers(1, 6), st.floats(0.1, 5), st.lists(st.floats(0, 3, allow_nan=False), min_size=1, max_size=80)
-)
-def test_never_more_than_the_limit_in_any_span_wherever_it_begins(
-    limit: int, span: float, gaps: list[float]
-) -> None:
+@given(st.integers(1, 6), st.floats(0.1, 5), st.lists(st.floats(0, 3, allow_nan=False), min_size=1, max_size=80))
+def test_never_more_than_the_limit_in_any_span_wherever_it_begins(limit: int, span: float, gaps: list[float]) -> None:
     """A counter that is reset each span lets twice as many through around the reset."""
     window, now, taken = Window(limit=limit, span=span), 0.0, []
     for gap in gaps:

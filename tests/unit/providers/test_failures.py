@@ -88,10 +88,7 @@ def test_statuses(status: int, body: object, kind: type[ProviderError]) -> None:
         ({"errors": [{"message": "one"}, {"message": "two"}]}, "one; two"),
         ({"errors": ["the words"]}, "the words"),
         ({"errors": {"seed": ["the words"]}}, "the words"),
-        (
-            {"message": "Validation failed", "errors": [{"field": "seed", "message": "the words"}]},
-            "the words",
-        ),
+        ({"message": "Validation failed", "errors": [{"field": "seed", "message": "the words"}]}, "the words"),
         (
             said(message="Provider returned error")["error"]
             | {"metadata": {"raw": '{"error": {"message": "the words"}}'}},
@@ -126,9 +123,7 @@ def test_hints() -> None:
 def test_long_words_are_shortened(body: object) -> None:
     error = failed(500, body)
     assert len(error.message) < 1200
-    assert len(error.answer or "") == min(
-        len(body if isinstance(body, str) else json.dumps(body)), LONGEST_RAW
-    )
+    assert len(error.answer or "") == min(len(body if isinstance(body, str) else json.dumps(body)), LONGEST_RAW)
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,7 @@ _AFTER: dict[End, str | type[StepError]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("end", "reason"), [(end, reason) for end, reasons, _ in TABLE for reason in reasons], ids=str
-)
+@pytest.mark.parametrize(("end", "reason"), [(end, reason) for end, reasons, _ in TABLE for reason in reasons], ids=str)
 def test_each_reason_in_the_table_of_ends(end: End, reason: str) -> None:
     after = _AFTER[end]
     for spelling in (reason, reason.upper(), reason.replace("_", "-"), f"{reason}: more"):
@@ -187,9 +185,7 @@ def test_calls_that_the_server_made_itself_are_no_answer() -> None:
 
 
 def test_of_several_choices_the_first_by_index() -> None:
-    several = [
-        {"index": i, "message": {"content": f"choice {i}"}, "finish_reason": "stop"} for i in (2, 0, 1)
-    ]
+    several = [{"index": i, "message": {"content": f"choice {i}"}, "finish_reason": "stop"} for i in (2, 0, 1)]
     assert chat({"choices": several}).text == "choice 0"
 
 
@@ -201,9 +197,7 @@ def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
 def test_a_stream_that_nobody_asked_for_is_read() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 2}
     body = ": ping\n\n" + chunk({"role": "assistant", "content": "Par"}) + chunk({"content": "is."})
-    whole = (
-        body + chunk({}, "stop") + f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
-    )
+    whole = body + chunk({}, "stop") + f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
     for text in (whole, whole.replace("\n", "\r\n")):
         assert chat(text.encode()) == Completion(
             text="Paris.", model="m2", request_id="c", usage=Usage(input_tokens=3, output_tokens=2)
@@ -221,9 +215,7 @@ def test_a_stream_that_nobody_asked_for_is_read() -> None:
 
 def test_a_stream_of_tool_calls() -> None:
     start = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    body = chunk({"tool_calls": [start]}) + chunk(
-        {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}
-    )
+    body = chunk({"tool_calls": [start]}) + chunk({"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]})
     raw = (body + chunk({}, "tool_calls")).encode()
     assert json.loads(decode(raw, api="chat", asked=replace(ASKED, tools=True)).text)["tool_calls"] == [CALL]
 

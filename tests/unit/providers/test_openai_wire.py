@@ -42,9 +42,7 @@ def test_a_plain_request_is_model_and_messages_and_nothing_else() -> None:
         ("http://[broken", None, "max_tokens"),
     ],
 )
-def test_max_tokens_is_called_what_the_server_calls_it(
-    base_url: str, written: str | None, field: str
-) -> None:
+def test_max_tokens_is_called_what_the_server_calls_it(base_url: str, written: str | None, field: str) -> None:
     config = OpenAIConfig(name="x", base_url=base_url, max_tokens_field=written)
     body = encode_chat(ask(max_tokens=7), config)
     assert {key: value for key, value in body.items() if "tokens" in key} == {field: 7}
@@ -109,9 +107,7 @@ def test_a_schema_may_travel_beside_json_object() -> None:
     sent = body["response_format"]
     assert (sent["type"], sent["schema"]["properties"]) == ("json_object", {"value": {"type": "array"}})
     assert body["messages"] == [{"role": "user", "content": "hello"}]
-    assert encode_chat(ask("json?", output=OutputFormat()), config)["response_format"] == {
-        "type": "json_object"
-    }
+    assert encode_chat(ask("json?", output=OutputFormat()), config)["response_format"] == {"type": "json_object"}
 
 
 def test_a_root_that_may_be_null_travels_wrapped() -> None:
@@ -139,15 +135,11 @@ def test_encoding_changes_nothing_in_the_request() -> None:
     before = canonical([dict(request.params), list(request.messages), dict(request.output.schema or {})])
     for config in (LOCAL, OPENAI, OpenAIConfig(name="p", structured="prompt", api="responses")):
         assert encode(request, config) == encode(request, config)
-    assert (
-        canonical([dict(request.params), list(request.messages), dict(request.output.schema or {})]) == before
-    )
+    assert canonical([dict(request.params), list(request.messages), dict(request.output.schema or {})]) == before
 
 
 def test_responses_has_its_own_names() -> None:
-    request = ask(
-        output=OutputFormat(schema=SCORE, name="s"), max_tokens=5, reasoning_effort="low", verbosity="low"
-    )
+    request = ask(output=OutputFormat(schema=SCORE, name="s"), max_tokens=5, reasoning_effort="low", verbosity="low")
     assert encode_responses(request, OPENAI) == {
         "store": False,
         "stream": False,
@@ -155,10 +147,7 @@ def test_responses_has_its_own_names() -> None:
         "input": [{"role": "user", "content": "hello"}],
         "max_output_tokens": 5,
         "reasoning": {"effort": "low"},
-        "text": {
-            "verbosity": "low",
-            "format": {"type": "json_schema", "name": "s", "schema": SCORE, "strict": True},
-        },
+        "text": {"verbosity": "low", "format": {"type": "json_schema", "name": "s", "schema": SCORE, "strict": True}},
     }
 
 

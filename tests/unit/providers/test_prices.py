@@ -39,9 +39,9 @@ def test_elsewhere_the_list_price_of_the_maker_stands_in_and_is_told(model: str,
 def test_what_is_put_into_the_cache_costs_more_where_that_is_so() -> None:
     kept = Usage(input_tokens=1_000_000, cache_write_tokens=400_000)
     assert price_usd("gpt-4o-mini", kept, base_url=OPENAI) == pytest.approx(0.15 * (0.6 + 0.4 * 1.25))
-    assert price_usd(
-        "claude-3-5-haiku-latest", kept, base_url="https://api.anthropic.com/v1"
-    ) == pytest.approx(0.8 * 0.6 + 1.0 * 0.4)
+    assert price_usd("claude-3-5-haiku-latest", kept, base_url="https://api.anthropic.com/v1") == pytest.approx(
+        0.8 * 0.6 + 1.0 * 0.4
+    )
     written = {"m": {"input": 1.0, "output": 1.0}, "claude-x": {"input": 1.0, "output": 1.0}}
     own = {"m": {"input": 1.0, "output": 1.0, "cache_write": 3.0}}
     assert price_usd("m", kept, base_url="http://127.0.0.1/v1", prices=written) == pytest.approx(1.0)
@@ -82,6 +82,4 @@ def test_written_prices_win() -> None:
 
 def test_without_a_written_price_cached_tokens_cost_as_much_as_others() -> None:
     usage = Usage(input_tokens=10, cached_input_tokens=10)
-    assert price_usd("m", usage, base_url=OPENAI, prices={"m": {"input": 0.1, "output": 0}}) == pytest.approx(
-        1e-6
-    )
+    assert price_usd("m", usage, base_url=OPENAI, prices={"m": {"input": 0.1, "output": 0}}) == pytest.approx(1e-6)

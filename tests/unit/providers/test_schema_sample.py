@@ -37,12 +37,7 @@ BY_HAND: list[Any] = [
     {"type": "array", "items": {"type": "string"}, "minItems": 12},
     {"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True, "minItems": 3},
     {"type": "array", "maxItems": 0},
-    {
-        "type": "array",
-        "prefixItems": [{"type": "integer"}, {"type": "string"}],
-        "items": False,
-        "minItems": 2,
-    },
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 2},
     {"type": "array", "contains": {"const": 9}, "items": {"type": "integer"}, "minContains": 2},
     {"minItems": 2, "items": {"type": "boolean"}},
     {"type": "object", "required": ["unknown"]},
@@ -153,9 +148,7 @@ def grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     arrays = st.tuples(inner, bounds(0, 4, ("minItems", "maxItems"))).map(
         lambda found: {"type": "array", "items": found[0], **found[1]}
     )
-    return st.one_of(
-        objects, arrays, st.lists(inner, min_size=1, max_size=3).map(lambda found: {"anyOf": found})
-    )
+    return st.one_of(objects, arrays, st.lists(inner, min_size=1, max_size=3).map(lambda found: {"anyOf": found}))
 
 
 SCHEMAS = st.recursive(LEAVES, grown, max_leaves=12).map(
@@ -182,9 +175,7 @@ def test_the_number_of_items_is_taken_where_the_schema_allows_it() -> None:
     assert len(sample(open_ended, random.Random(1), items=10)) == 10
     assert len(sample({**open_ended, "maxItems": 4}, random.Random(1), items=10)) == 4
     assert len(sample({**open_ended, "minItems": 12}, random.Random(1), items=10)) == 12
-    assert (
-        len(sample(wire_schema(OutputFormat(schema=open_ended)), random.Random(1), items=10)["value"]) == 10
-    )
+    assert len(sample(wire_schema(OutputFormat(schema=open_ended)), random.Random(1), items=10)["value"]) == 10
 
 
 def test_texts_come_from_the_phrase_by_the_property_s_name() -> None:
@@ -193,8 +184,7 @@ def test_texts_come_from_the_phrase_by_the_property_s_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "schema",
-    [{"not": {}}, False, {"$ref": "#/nowhere"}, {"$ref": "#"}, {"type": "string", "pattern": "(?<=x"}],
+    "schema", [{"not": {}}, False, {"$ref": "#/nowhere"}, {"$ref": "#"}, {"type": "string", "pattern": "(?<=x"}]
 )
 def test_what_cannot_be_satisfied_ends_all_the_same(schema: Any) -> None:
     assert canonical(sample(schema, random.Random(1)))

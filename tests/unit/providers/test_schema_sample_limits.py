@@ -39,21 +39,13 @@ def nested(items: int, levels: int) -> Json:
         ({"type": "number", "minimum": 10**400}, "beyond the numbers"),
         (nested(1000, 3), "over 20,000 values"),
         (nested(2, 20), "over 20,000 values"),
-        (
-            {"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "minItems": 500},
-            "over 20,000",
-        ),
+        ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "minItems": 500}, "over 20,000"),
         ({"$ref": "#/$defs/r"}, "over 20,000 values"),
         ({"allOf": [{"minLength": 1}, {"minLength": 10**9}]}, "`minLength` is 1000000000"),
-        (
-            {"if": {"type": "string"}, "then": {"minLength": 10**9}, "else": {"minLength": 10**9}},
-            "`minLength`",
-        ),
+        ({"if": {"type": "string"}, "then": {"minLength": 10**9}, "else": {"minLength": 10**9}}, "`minLength`"),
     ],
 )
-def test_what_is_too_much_is_told_with_its_place(
-    schema: Json, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_too_much_is_told_with_its_place(schema: Json, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema_sample, "_MOST_COMPUTING", 60.0)  # what is counted is enough
     below = {
         "type": "object",

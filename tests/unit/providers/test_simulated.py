@@ -17,14 +17,10 @@ def provider(**settings: object) -> SimulatedProvider:
 
 
 def ask(prompt: str = "Write about tea.", output: OutputFormat | None = None, **params: Json) -> ChatRequest:
-    return ChatRequest(
-        model="m", messages=({"role": "user", "content": prompt},), params=params, output=output
-    )
+    return ChatRequest(model="m", messages=({"role": "user", "content": prompt},), params=params, output=output)
 
 
-def answers(
-    of: SimulatedProvider, *requests: ChatRequest, timeout: float = 60
-) -> list[Completion | BaseException]:
+def answers(of: SimulatedProvider, *requests: ChatRequest, timeout: float = 60) -> list[Completion | BaseException]:
     async def main() -> list[Completion | BaseException]:
         waiting = (of.complete(request, timeout=timeout) for request in requests)
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -116,9 +112,7 @@ def test_max_tokens_cuts() -> None:
 
 def test_json_is_about_the_prompt_and_as_long_as_asked() -> None:
     schema = {"type": "array", "items": {"type": "string"}}
-    (text,) = texts(
-        answers(provider(), ask("List ten SEO keywords about green tea.", OutputFormat(schema=schema)))
-    )
+    (text,) = texts(answers(provider(), ask("List ten SEO keywords about green tea.", OutputFormat(schema=schema))))
     value = json.loads(text)["value"]
     assert len(set(value)) == 10
     assert any("green tea" in keyword for keyword in value)
@@ -142,9 +136,7 @@ def test_a_correction_is_answered_about_the_first_question() -> None:
     "content", [None, [], [{"type": "text", "text": "Explain tea"}], "\ud800" * 5, '"\ud800\ud800\ud800"']
 )
 def test_any_content_is_answered(content: Json) -> None:
-    request = ChatRequest(
-        model="m", messages=({"role": "user", "content": content},), params={"max_tokens": 20}
-    )
+    request = ChatRequest(model="m", messages=({"role": "user", "content": content},), params={"max_tokens": 20})
     assert texts(answers(provider(), request))[0]
 
 

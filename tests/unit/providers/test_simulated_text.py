@@ -45,7 +45,9 @@ def test_keywords_are_as_many_as_asked_and_all_different(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_an_outline_has_its_sections_numbered(seed: int) -> None:
-    prompt = f'Outline the body of the post "{TOPIC}" in five sections. It opens like this:\nNot one of ten introductions.'
+    prompt = (
+        f'Outline the body of the post "{TOPIC}" in five sections. It opens like this:\nNot one of ten introductions.'
+    )
     lines = write(prompt, random.Random(seed)).splitlines()
     assert [line[:2] for line in lines if not line.startswith(" ")] == ["1.", "2.", "3.", "4.", "5."]
 
@@ -69,14 +71,7 @@ def test_a_quoted_title_does_not_choose_the_kind() -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    [
-        "",
-        "x",
-        "{{7*7}} {phrase} {0}",
-        "日本の歴史について書いてください",
-        '"\ud800\ud800\ud800"',
-        "a" * 100_000,
-    ],
+    ["", "x", "{{7*7}} {phrase} {0}", "日本の歴史について書いてください", '"\ud800\ud800\ud800"', "a" * 100_000],
 )
 def test_any_prompt_gets_an_answer(prompt: str) -> None:
     assert len(write(prompt, random.Random(1))) > 20
@@ -88,8 +83,7 @@ def test_no_sentence_of_a_list_comes_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "number"),
-    [("List ten things", 10), ("give 7", 7), ("one thing", None), ("in 2026", None), ("", None)],
+    ("prompt", "number"), [("List ten things", 10), ("give 7", 7), ("one thing", None), ("in 2026", None), ("", None)]
 )
 def test_how_many_are_wanted(prompt: str, number: int | None) -> None:
     assert wanted_items(prompt) == number

@@ -8,12 +8,7 @@ from jsonschema import Draft202012Validator
 from flowllm.core.request import OutputFormat
 from flowllm.providers.structured import instruction, strict_allowed, wire_schema
 
-OBJECT = {
-    "type": "object",
-    "properties": {"a": {"type": "string"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
+OBJECT = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 
 
 def within(item: dict[str, Any]) -> dict[str, Any]:
@@ -96,16 +91,9 @@ DEFINED = {"$ref": "#/$defs/tree", "$defs": {"tree": {"type": "array", "items": 
 POINTED = {"type": "array", "prefixItems": [{"type": "integer"}, {"$ref": "#/prefixItems/0"}], "items": False}
 LITERAL = {"enum": [{"$ref": "#"}, "x"]}
 NAMED = {
-    "anyOf": [
-        {"properties": {"$ref": {"type": "integer"}, "o": {"$ref": "#"}}, "type": "object"},
-        {"type": "null"},
-    ]
+    "anyOf": [{"properties": {"$ref": {"type": "integer"}, "o": {"$ref": "#"}}, "type": "object"}, {"type": "null"}]
 }
-OWN_ID = {
-    "$id": "https://example.com/s",
-    "type": "array",
-    "items": {"anyOf": [{"type": "integer"}, {"$ref": "#"}]},
-}
+OWN_ID = {"$id": "https://example.com/s", "type": "array", "items": {"anyOf": [{"type": "integer"}, {"$ref": "#"}]}}
 
 
 @pytest.mark.parametrize(

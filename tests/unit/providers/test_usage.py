@@ -47,10 +47,7 @@ def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage.unknown()),
         ({"total_tokens": 100}, Usage.unknown()),
         # caches, by whom they are told
-        (
-            {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_cache_hit_tokens": 900},
-            usage(1000, 10, 900),
-        ),
+        ({"prompt_tokens": 1000, "completion_tokens": 10, "prompt_cache_hit_tokens": 900}, usage(1000, 10, 900)),
         ({"prompt_tokens": 1000, "completion_tokens": 10, "cached_tokens": 900}, usage(1000, 10, 900)),
         (
             {
@@ -97,8 +94,7 @@ def test_sums_of_what_is_unknown_are_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "cost"),
-    [("0.0012", 0.0012), ("0.0", 0.0), ("None", None), ("nan", None), ("-1", None), ("", None)],
+    ("header", "cost"), [("0.0012", 0.0012), ("0.0", 0.0), ("None", None), ("nan", None), ("-1", None), ("", None)]
 )
 def test_the_cost_that_a_gateway_tells(header: str, cost: float | None) -> None:
     assert told_cost({"x-litellm-response-cost": header}) == cost

@@ -65,13 +65,7 @@ def test_many_items_have_a_line_a_second_and_the_first_errors() -> None:
             *inner,
             *items,
             node_ended(
-                "posts",
-                total=3,
-                counts=COUNTS,
-                usage=Usage(output_tokens=9),
-                attempts=50_001,
-                call_s=1e5,
-                cost_usd=0.0,
+                "posts", total=3, counts=COUNTS, usage=Usage(output_tokens=9), attempts=50_001, call_s=1e5, cost_usd=0.0
             ),
         ]
     ).splitlines()[1:]
@@ -141,11 +135,7 @@ def test_steps_within_a_step_do_not_count_as_steps_of_the_run() -> None:
             node_ended("post", kind=StepKind.WORKFLOW, total=2),
         ]
     ).splitlines()[1:]
-    assert lines == [
-        "0 of 2  RUN       post.headline",
-        "0 of 2  OK        post.headline",
-        "1 of 2  OK        post",
-    ]
+    assert lines == ["0 of 2  RUN       post.headline", "0 of 2  OK        post.headline", "1 of 2  OK        post"]
 
 
 def test_rows_are_counted_and_said_to_be_rows() -> None:
@@ -183,10 +173,7 @@ def test_the_summary_of_items() -> None:
         "succeeded in 3.4s: 2 steps; posts 50,000 items (49,997 succeeded, 3 failed); more 1 item so far"
     )
     assert sum(line.startswith("error: posts[") for line in lines) == 5
-    assert lines[-2:] == [
-        "and 25 more",
-        "the failed items, to be mended for resume --mended: flowllm failed x",
-    ]
+    assert lines[-2:] == ["and 25 more", "the failed items, to be mended for resume --mended: flowllm failed x"]
 
 
 def test_the_summary_of_rows() -> None:

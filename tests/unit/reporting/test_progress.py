@@ -35,9 +35,7 @@ def test_a_run_from_start_to_end() -> None:
         request_sent("headline"),
         request_sent("headline", attempt=2),
         node_started("keywords"),
-        node_ended(
-            "headline", done=1, call_s=1.24, usage=Usage(input_tokens=20, output_tokens=160), attempts=1
-        ),
+        node_ended("headline", done=1, call_s=1.24, usage=Usage(input_tokens=20, output_tokens=160), attempts=1),
         node_ended("keywords", done=2, cached=True),
         node_ended("intro", done=3, reused=True),
         node_ended("check", done=4, reused=True, status=NodeStatus.FAILED, error=ERROR),
@@ -82,14 +80,7 @@ def test_figures() -> None:
         node_ended("v", kind=StepKind.VALUE, total=12),
         request_joined("x"),
         node_ended(
-            "x",
-            done=2,
-            total=12,
-            attempts=3,
-            truncated=True,
-            cost_usd=0.02,
-            usage=Usage(output_tokens=1),
-            call_s=2,
+            "x", done=2, total=12, attempts=3, truncated=True, cost_usd=0.02, usage=Usage(output_tokens=1), call_s=2
         ),
     )[1:] == [
         " 0 of 12  RUN       p",
@@ -106,9 +97,7 @@ def test_simulated_answers_are_said_plainly() -> None:
 
 def test_colour_marks_the_word_and_never_reads_markup() -> None:
     error = {"type": "Odd", "message": "[red]x[/y]"}
-    lines = told(
-        run_started(), node_ended("a"), node_ended("b", status=NodeStatus.FAILED, error=error), colour=True
-    )
+    lines = told(run_started(), node_ended("a"), node_ended("b", status=NodeStatus.FAILED, error=error), colour=True)
     assert "\x1b[32mOK" in lines[1]
     assert "[red]x[/y]" in lines[2]
 
@@ -122,12 +111,7 @@ def test_long_lines_are_not_wrapped_on_a_terminal() -> None:
 def test_notices_are_told_with_what_happens_next() -> None:
     stream = io.StringIO()
     notices = Notices(Screen(stream, colour=False), grace=60.0)
-    for event in (
-        notice("blog.yaml was edited"),
-        stop_requested(),
-        stop_requested(in_flight=0),
-        run_started(),
-    ):
+    for event in (notice("blog.yaml was edited"), stop_requested(), stop_requested(in_flight=0), run_started()):
         notices.handle(event)
     assert stream.getvalue().splitlines() == [
         "notice: blog.yaml was edited",

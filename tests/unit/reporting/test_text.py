@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.reporting.text import (
-    dollars,
-    duration,
-    error_text,
-    json_text,
-    one_line,
-    plural,
-    readable,
-    visible,
-)
+from flowllm.reporting.text import dollars, duration, error_text, json_text, one_line, plural, readable, visible
 
 HOSTILE = "a\x1b[31mred\x1b[0m \x00 \x7f \x9b2J \r \u202eabc\u2066 \u200b \ud800 \U000e0041 \u2028"
 

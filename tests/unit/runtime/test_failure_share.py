@@ -39,9 +39,7 @@ def _alerts(outcomes: str) -> list[int]:
         ("." * 1000 + "x" * 53, [1053]),
     ],
 )
-def test_it_is_told_once_above_five_of_a_hundred_and_never_of_fewer_than_twenty(
-    outcomes: str, told: list[int]
-) -> None:
+def test_it_is_told_once_above_five_of_a_hundred_and_never_of_fewer_than_twenty(outcomes: str, told: list[int]) -> None:
     assert _alerts(outcomes) == told
 
 
@@ -57,9 +55,7 @@ def test_three_of_forty_are_told_once_in_whatever_order_they_end(seed: int) -> N
 
 
 @pytest.mark.parametrize(("stop_at", "after"), [(None, None), (0.0, 20), (0.5, 41), (1.0, None)])
-def test_the_run_is_to_end_once_above_the_share_that_it_allows(
-    stop_at: float | None, after: int | None
-) -> None:
+def test_the_run_is_to_end_once_above_the_share_that_it_allows(stop_at: float | None, after: int | None) -> None:
     """Twenty that succeed, then failures only."""
     share, told = FailureShare(stop_at=stop_at), []
     outcomes = itertools.chain([True] * 20, [False] * 80) if stop_at else itertools.repeat(False, 100)
@@ -78,9 +74,7 @@ def test_a_share_of_nothing_is_none() -> None:
 
 
 def _flow(count: int, *, top: str = "", options: str = "") -> str:
-    steps = "".join(
-        f"  s{n}: {{prompt: 'ask {n}', retry: {{max_attempts: 1}}{options}}}\n" for n in range(count)
-    )
+    steps = "".join(f"  s{n}: {{prompt: 'ask {n}', retry: {{max_attempts: 1}}{options}}}\n" for n in range(count))
     return f"{top}steps:\n{steps}"
 
 

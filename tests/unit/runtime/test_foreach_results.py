@@ -111,9 +111,7 @@ def test_the_digest_of_a_whole_output_knows_each_place_and_no_order_of_endings()
 
 
 def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
-    rule = AcceptPolicy(
-        count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good"
-    )
+    rule = AcceptPolicy(count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good")
     state = ForeachState(window=2, total=3, rule=rule)
     these = gathered('{value: "{{ a }}"}')
     for place, output in enumerate(["bad", "good"]):

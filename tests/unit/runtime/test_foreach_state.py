@@ -26,9 +26,7 @@ def one_of_each(ended: Ended, accepted: Sequence[Json]) -> bool:
     return ended.output != "none" and ended.output not in accepted
 
 
-def rule(
-    count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good
-) -> AcceptPolicy:
+def rule(count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good) -> AcceptPolicy:
     return AcceptPolicy(count=count, overshoot=overshoot, ordered=ordered, judge=judge)
 
 
@@ -186,9 +184,7 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
     *, outputs: list[str], count: int, overshoot: float, window: int, ordered: bool, choose: object
 ) -> None:
     status = {"fails": BAD, "skipped": SKIPPED}
-    state = ForeachState(
-        window=window, total=len(outputs), rule=rule(count, overshoot=overshoot, ordered=ordered)
-    )
+    state = ForeachState(window=window, total=len(outputs), rule=rule(count, overshoot=overshoot, ordered=ordered))
     aloft: list[int] = []
     asked = 0
     while not state.over:
@@ -218,12 +214,8 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
 
 @given(st.lists(st.sampled_from(["toys", "books", "none"]), max_size=30), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(
-    outputs: list[str], choose: object
-) -> None:
-    state = ForeachState(
-        window=7, total=len(outputs), rule=rule(2, overshoot=3, ordered=True, judge=one_of_each)
-    )
+def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(outputs: list[str], choose: object) -> None:
+    state = ForeachState(window=7, total=len(outputs), rule=rule(2, overshoot=3, ordered=True, judge=one_of_each))
     aloft: list[int] = []
     while not state.over:
         while state.room() and state.next_place < len(outputs):

@@ -50,16 +50,11 @@ def test_where_several_nodes_become_ready_the_others_get_tasks_of_their_own() ->
 
 def test_a_chain_of_a_thousand_steps_does_not_run_out_of_stack() -> None:
     steps = "\n".join(
-        [
-            "          s0: {value: 0}",
-            *(f'          s{n}: {{value: "{{{{ s{n - 1} + 1 }}}}"}}' for n in range(1, 1000)),
-        ]
+        ["          s0: {value: 0}", *(f'          s{n}: {{value: "{{{{ s{n - 1} + 1 }}}}"}}' for n in range(1, 1000))]
     )
 
     async def main() -> object:
-        return (
-            await stage().run(f"\n        steps:\n{steps}\n        outputs: {{last: '{{{{ s999 }}}}'}}")
-        ).outputs
+        return (await stage().run(f"\n        steps:\n{steps}\n        outputs: {{last: '{{{{ s999 }}}}'}}")).outputs
 
     assert run_virtual(main()) == {"last": 999}
 
@@ -68,9 +63,7 @@ def test_a_fault_of_ours_in_the_middle_of_a_chain_ends_the_run() -> None:
     """It once left the graph waiting for a node that nobody carried out any more."""
 
     async def main() -> object:
-        ready = await Stage().scheduler(
-            "steps: {a: {prompt: a}, b: {prompt: '{{ a }}'}, c: {prompt: '{{ b }}'}}"
-        )
+        ready = await Stage().scheduler("steps: {a: {prompt: a}, b: {prompt: '{{ a }}'}, c: {prompt: '{{ b }}'}}")
         carry = ready.scheduler._carry
 
         async def carrying(seat: NodeInvocation) -> NodeRecord | None:

@@ -155,9 +155,7 @@ def expected(node: int, edges: dict, status: dict, forgiven: set) -> NodeStatus 
 
 @settings(max_examples=300, deadline=None)
 @given(graphs(), st.integers(0, 2**32), st.sets(st.integers(0, 8)))
-def test_every_node_gets_the_outcome_that_the_rules_give_it_in_any_order(
-    edges: dict, seed: int, forgiven: set
-) -> None:
+def test_every_node_gets_the_outcome_that_the_rules_give_it_in_any_order(edges: dict, seed: int, forgiven: set) -> None:
     draw = random.Random(seed)
     forgiven &= set(edges)
     state = GraphState(edges, forgiven=forgiven)

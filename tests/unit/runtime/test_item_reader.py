@@ -120,9 +120,7 @@ async def test_data_that_cannot_be_read_any_further_ends_there() -> None:
 
 
 async def test_what_was_mended_is_in_the_place_of_what_it_was_mended_from() -> None:
-    mended = {
-        "a": {"1": [content_of("b"), "B"], "2": [content_of("other"), "C"], "3": [content_of("d"), "D"]}
-    }
+    mended = {"a": {"1": [content_of("b"), "B"], "2": [content_of("other"), "C"], "3": [content_of("d"), "D"]}}
     found, desk = supply(ListRows(["a", "b", "c", "D"]), resumed=False)
     desk.options = RunOptions(mended=mended)
     items = await all_of(found)

@@ -39,9 +39,7 @@ async def test_an_expression_gives_a_list() -> None:
     assert await values_of(rows) == [1, "two", {"three": 3}]
 
 
-@pytest.mark.parametrize(
-    ("value", "told"), [({"a": 1}, "a mapping"), ("text", "'text'"), (None, "None"), (3, "3")]
-)
+@pytest.mark.parametrize(("value", "told"), [({"a": 1}, "a mapping"), ("text", "'text'"), (None, "None"), (3, "3")])
 async def test_anything_else_is_an_error(value: Json, told: str) -> None:
     with pytest.raises(TemplateFailed, match=f"`foreach` wants a list, and this is {told}"):
         opened('"{{ inputs.list }}"', inputs={"list": value})

@@ -12,9 +12,7 @@ FAILED = NodeRecord(run_id=RUN, node_id=NODE, kind=StepKind.PROMPT, status=NodeS
 
 
 def _request(spent: NodeUsage, number: int, *, model: str = "m", cost: float | None = 0.5) -> None:
-    spent(
-        RequestSent(run_id=RUN, node_id=NODE, at=1.0, attempt=number, model=model, provider="p", queue_s=0.25)
-    )
+    spent(RequestSent(run_id=RUN, node_id=NODE, at=1.0, attempt=number, model=model, provider="p", queue_s=0.25))
     spent(
         RequestEnded(
             run_id=RUN,

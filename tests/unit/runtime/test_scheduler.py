@@ -186,9 +186,7 @@ def test_a_python_step_that_waits_for_its_next_attempt_does_not_hold_up_a_stop()
                 python: ./tools.py:work
                 retry: {max_attempts: 9, initial_delay: 50s, max_delay: 50s, jitter: none}
             """
-        ready = await stage.scheduler(
-            text, stop=stop, files={"tools.py": "async def work(): raise ValueError"}
-        )
+        ready = await stage.scheduler(text, stop=stop, files={"tools.py": "async def work(): raise ValueError"})
         asyncio.get_running_loop().call_later(1, stop.request, "Ctrl-C")
         assert (await ready.scheduler.run()).status is RunStatus.INTERRUPTED
         assert asyncio.get_running_loop().time() == 1

@@ -67,9 +67,7 @@ def test_an_inner_address_does_not_hide_in_an_ipv6_one(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize(
-    "address", ["", "localhost", "127.1", "2130706433", "0177.0.0.1", "0x7f.0.0.1", "1.2.3"]
-)
+@pytest.mark.parametrize("address", ["", "localhost", "127.1", "2130706433", "0177.0.0.1", "0x7f.0.0.1", "1.2.3"])
 def test_what_is_no_address_in_its_usual_spelling_is_not_public(address: str) -> None:
     assert not is_public(address)
 

@@ -67,9 +67,7 @@ def test_a_plain_function_waits_in_its_thread_also_where_one_request_at_a_time_i
         stage = Stage()
         stage.provider.latency = 0.0
         stage.limiter.configure(stage.provider.account, Limits(max_concurrent=1), holder=stage)
-        text = FLOW.replace(
-            "a:\n", "a:\n        foreach: '{{ range(100) }}'\n        with: {n: '{{ item }}'}\n"
-        )
+        text = FLOW.replace("a:\n", "a:\n        foreach: '{{ range(100) }}'\n        with: {n: '{{ item }}'}\n")
         code = "def work(n, ask): return [ask(f'{n} a'), ask(f'{n} b')]"
         node = (await ran(stage, code, text=text))["a"]
         assert node.status is NodeStatus.SUCCEEDED
@@ -122,19 +120,13 @@ def test_what_was_answered_is_not_asked_again_by_a_retry_nor_by_a_resume_even_wi
         assert [request.messages[0]["content"] for _, request in stage.provider.sent] == ["one", "two"]
         node = (await ran(stage, code, more, text))["a"]
         assert node.output == ["answer"] * 3
-        assert [request.messages[0]["content"] for _, request in stage.provider.sent] == [
-            "one",
-            "two",
-            "three",
-        ]
+        assert [request.messages[0]["content"] for _, request in stage.provider.sent] == ["one", "two", "three"]
         assert {one.reused for one in (await within(stage)).values()} == {False}
 
     run_virtual(main())
 
 
-@pytest.mark.parametrize(
-    "handling", ["", "except Exception: return 'lost'", "except BaseException: return 'lost'"]
-)
+@pytest.mark.parametrize("handling", ["", "except Exception: return 'lost'", "except BaseException: return 'lost'"])
 def test_after_the_first_signal_nothing_is_asked_and_nothing_comes_of_the_step_whatever_it_catches(
     handling: str,
 ) -> None:
@@ -174,9 +166,7 @@ def test_a_second_signal_cancels_it_and_the_attempt_is_told_as_unknown() -> None
     run_virtual(main())
 
 
-def test_a_question_without_an_answer_raises_what_can_be_caught_and_fails_the_step_with_what_was_paid() -> (
-    None
-):
+def test_a_question_without_an_answer_raises_what_can_be_caught_and_fails_the_step_with_what_was_paid() -> None:
     async def main() -> None:
         code = """
             from flowllm import AskFailed
@@ -300,10 +290,7 @@ def test_arguments_that_do_not_go_are_told_at_the_call(call: str, said: str) -> 
 def test_the_key_of_a_cached_step_has_the_defaults_and_a_second_run_asks_nothing() -> None:
     async def main() -> None:
         stage = Stage()
-        code, text = (
-            "async def work(ask): return await ask('q')",
-            FLOW.replace("{retry", "{max_tokens: 11, retry"),
-        )
+        code, text = ("async def work(ask): return await ask('q')", FLOW.replace("{retry", "{max_tokens: 11, retry"))
         await ran(stage, code, "cache: true", text)
         await ran(stage, code, "cache: true", text, run_id="r2")
         assert (await stage.nodes("r2"))["a"].cached

@@ -111,9 +111,7 @@ def test_an_empty_list_needs_nobody() -> None:
     run_virtual(main())
 
 
-@pytest.mark.parametrize(
-    ("given", "told"), [("", "empty"), (["a", ""], "item 1"), ([1], "item 0"), (None, "text")]
-)
+@pytest.mark.parametrize(("given", "told"), [("", "empty"), (["a", ""], "item 1"), ([1], "item 0"), (None, "text")])
 def test_what_has_no_embedding_is_refused_before_anything_is_sent(given: Json, told: str) -> None:
     async def main() -> None:
         with pytest.raises(TemplateFailed, match=told):
@@ -158,11 +156,7 @@ def test_all_that_is_sent_is_in_the_key_and_nothing_else() -> None:
         keys.add(stage.bind("x").key)
         assert len(keys) == 10
         stage.provider.account = Account(type="fake", base_url="fake:", key_hash="abc")
-        same = [
-            f"{plain}\nbatch: {{size: 3, max_wait: 1s}}",
-            f"{plain}\npriority: high",
-            f"{plain}\ntimeout: 1s",
-        ]
+        same = [f"{plain}\nbatch: {{size: 3, max_wait: 1s}}", f"{plain}\npriority: high", f"{plain}\ntimeout: 1s"]
         assert {stage.bind("x", options).key for options in same} == {stage.bind("x", plain).key} < keys
 
     run_virtual(main())

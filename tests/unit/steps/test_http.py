@@ -24,9 +24,7 @@ class Names(AbstractResolver):
     def __init__(self, *answers: Sequence[str]) -> None:
         self._answers = list(answers)
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[Any]:
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[Any]:
         del family
         found = self._answers.pop(0)
         if not found:
@@ -92,9 +90,7 @@ def test_a_name_that_is_public_first_and_private_a_moment_later() -> None:
 
 def test_a_refused_address_of_a_redirect_says_what_led_there() -> None:
     async def main(url: str) -> str:
-        wire = Wire(
-            resolver=Names(["127.0.0.2"], ["10.0.0.1"]), public=lambda address: address == "127.0.0.2"
-        )
+        wire = Wire(resolver=Names(["127.0.0.2"], ["10.0.0.1"]), public=lambda address: address == "127.0.0.2")
         kind, body = HttpKind({}, Redactor(), wire=wire), {"method": "GET", "headers": {}, "query": ()}
         try:
             await kind._once(Request(url=url, body=None, allow_private=False, **body), 9, 9, lambda: 0.0)
@@ -108,8 +104,7 @@ def test_a_refused_address_of_a_redirect_says_what_led_there() -> None:
         web.script = lambda _: redirect(f"http://inner.example:{web.port}/key?a=1")
         said = asyncio.run(main(f"http://name.example:{web.port}/"))
         assert (
-            f"redirects to http://inner.example:{web.port}/key?a=1, which leads to 10.0.0.1 (a private address)"
-            in said
+            f"redirects to http://inner.example:{web.port}/key?a=1, which leads to 10.0.0.1 (a private address)" in said
         )
 
 
@@ -148,9 +143,7 @@ def test_how_long_a_server_asks_to_wait(text: str, seconds: float | None) -> Non
     assert retry_after(text, 946_684_800.0) == seconds
 
 
-@pytest.mark.parametrize(
-    "url", ["http://a/", " https://a.example:8080/x?y=1#z ", "http://[::1]:80/", "http://1.2.3.4"]
-)
+@pytest.mark.parametrize("url", ["http://a/", " https://a.example:8080/x?y=1#z ", "http://[::1]:80/", "http://1.2.3.4"])
 def test_what_can_be_asked(url: str) -> None:
     assert checked_url(url) == url.strip()
 

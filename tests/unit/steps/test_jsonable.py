@@ -89,9 +89,7 @@ Pair = collections.namedtuple("Pair", "left right")
         ([Numpyish(0.5)], [0.5]),
     ],
 )
-def test_what_stands_for_json_becomes_the_very_same_that_a_store_gives_back(
-    value: object, same: object
-) -> None:
+def test_what_stands_for_json_becomes_the_very_same_that_a_store_gives_back(value: object, same: object) -> None:
     found = plain(value)
     assert found == same
     assert json.loads(json.dumps(found)) == found

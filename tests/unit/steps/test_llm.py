@@ -154,9 +154,7 @@ def test_an_answer_that_never_validates_goes_to_the_fallback_and_is_kept_under_i
 
 def test_a_provider_that_is_given_up_leaves_the_models_of_other_providers() -> None:
     down = Unauthorized("401", status=401)
-    found = run(
-        "prompt: hello\nfallback: [second, {provider: other, model: third}]", down, other=FakeProvider()
-    )
+    found = run("prompt: hello\nfallback: [second, {provider: other, model: third}]", down, other=FakeProvider())
     assert found.status is RunStatus.SUCCEEDED
     assert found.sent == ["m"]
     assert found.fallbacks == ["third"]
@@ -239,8 +237,7 @@ def test_what_is_taken_from_the_memo(options: str, run_options: RunOptions, sent
 
 
 @pytest.mark.parametrize(
-    "options",
-    ['messages: "{{ [1] }}"', "messages: \"{{ ['x'] }}\"", 'messages: "{{ [] }}"', 'messages: "{{ {} }}"'],
+    "options", ['messages: "{{ [1] }}"', "messages: \"{{ ['x'] }}\"", 'messages: "{{ [] }}"', 'messages: "{{ {} }}"']
 )
 def test_messages_of_a_wrong_shape_are_the_authors_error(options: str) -> None:
     found = run(options)
@@ -265,8 +262,4 @@ def test_a_cut_answer_is_kept_marked_or_fails_as_the_step_says() -> None:
 
 
 def test_an_error_of_a_provider_that_is_down_says_so_in_the_event() -> None:
-    assert ProviderDown("gone", hint="wait").as_dict() == {
-        "type": "ProviderDown",
-        "message": "gone",
-        "hint": "wait",
-    }
+    assert ProviderDown("gone", hint="wait").as_dict() == {"type": "ProviderDown", "message": "gone", "hint": "wait"}

@@ -29,8 +29,7 @@ COUNTING = """
 
 def flow(count: int, options: str, function: str = "work") -> str:
     return "steps:\n" + "".join(
-        f"  s{number}: {{python: './tools.py:{function}', with: {{x: 1}}, {options}}}\n"
-        for number in range(count)
+        f"  s{number}: {{python: './tools.py:{function}', with: {{x: 1}}, {options}}}\n" for number in range(count)
     )
 
 
@@ -65,9 +64,7 @@ def test_without_a_cache_each_is_done() -> None:
 def test_a_failure_goes_to_all_that_waited_for_it() -> None:
     nodes = nodes_after(flow(5, "cache: true, on_error: continue", "fails"))
     assert nodes.pop("at") == 5, "they were done one after the other"
-    assert {node.error["message"].partition(" (")[0] for node in nodes.values()} == {
-        "fails raised ValueError: call 1"
-    }
+    assert {node.error["message"].partition(" (")[0] for node in nodes.values()} == {"fails raised ValueError: call 1"}
 
 
 def test_a_failure_is_not_remembered() -> None:
@@ -100,10 +97,7 @@ def test_what_is_to_be_refreshed_is_done_anew_and_kept() -> None:
 @pytest.mark.parametrize(("ttl", "cached"), [("6s", True), ("4s", False)])
 def test_an_answer_that_is_too_old_is_not_taken(ttl: str, cached: bool) -> None:
     """The second run comes to the step 5 s after the first had its answer."""
-    text = (
-        flow(1, f"cache: {{ttl: {ttl}}}, needs: [before]")
-        + "  before: {python: './tools.py:work', with: {x: 2}}\n"
-    )
+    text = flow(1, f"cache: {{ttl: {ttl}}}, needs: [before]") + "  before: {python: './tools.py:work', with: {x: 2}}\n"
     assert nodes_after(text, runs=2)["s0"].cached is cached
 
 

@@ -73,18 +73,14 @@ def test_two_folders_have_each_its_own_helpers_at_the_top_and_at_call_time(
         files = {"conf.py": helper, "pkg/__init__.py": "", "pkg/sub.py": helper, "space/inner.py": helper}
         files["pkg/relative.py"] = "from . import sub\nfrom ..conf import NAME as other\nNAME = sub.NAME\n"
         files["top.py"] = f"{statement}\ndef f(): return {value}\n"
-        paths.append(
-            write({f"{folder}/top.py": files.pop("top.py")} | {f"{folder}/{k}": v for k, v in files.items()})
-        )
+        paths.append(write({f"{folder}/top.py": files.pop("top.py")} | {f"{folder}/{k}": v for k, v in files.items()}))
         if "*" not in statement:
             paths.append(write({f"{folder}/lazy.py": f"def f():\n    {statement}\n    return {value}\n"}))
     found = called(*paths)
     assert found == (["p1", "p2"] if "*" in statement else ["p1", "p1", "p2", "p2"])
 
 
-def test_a_file_of_the_name_of_a_standard_module_wins_beside_it_and_nowhere_else(
-    write: Callable[..., str],
-) -> None:
+def test_a_file_of_the_name_of_a_standard_module_wins_beside_it_and_nowhere_else(write: Callable[..., str]) -> None:
     path = write(
         {
             "step.py": "import random, tempfile, json, time\ndef f(): return [random.MINE, json.MINE, time.time() > 0]\n",
@@ -130,9 +126,7 @@ def test_a_package_folder_has_what_its_init_says(write: Callable[..., str]) -> N
     assert called(path) == ["ab"]
 
 
-def test_an_edited_helper_is_taken_by_the_next_run_also_within_one_tick_of_the_clock(
-    write: Callable[..., str],
-) -> None:
+def test_an_edited_helper_is_taken_by_the_next_run_also_within_one_tick_of_the_clock(write: Callable[..., str]) -> None:
     path = write({"step.py": "import conf\ndef f(): return conf.NAME\n", "conf.py": "NAME = 'a'\n"})
     assert called(path) == ["a"]
     conf = write({"conf.py": "NAME = 'b'\n"})
@@ -142,10 +136,7 @@ def test_an_edited_helper_is_taken_by_the_next_run_also_within_one_tick_of_the_c
 
 def test_two_runs_at_once_have_modules_of_their_own(write: Callable[..., str]) -> None:
     path = write(
-        {
-            "step.py": "import conf\ndef f():\n    conf.n.append(1)\n    return len(conf.n)\n",
-            "conf.py": "n = []\n",
-        }
+        {"step.py": "import conf\ndef f():\n    conf.n.append(1)\n    return len(conf.n)\n", "conf.py": "n = []\n"}
     )
     runs = [StepModules({}), StepModules({})]
     assert [run.load(path).f() for run in runs] == [1, 1]
@@ -156,10 +147,7 @@ def test_two_runs_at_once_have_modules_of_their_own(write: Callable[..., str]) -
 
 def test_what_is_executed_is_the_snapshot_and_not_the_disk(write: Callable[..., str]) -> None:
     path = write({"step.py": "import conf\n", "conf.py": "raise AssertionError\n"})
-    files = {
-        path: "import conf\ndef f(): return conf.NAME\n",
-        path.replace("step", "conf"): "NAME = 'kept'\n",
-    }
+    files = {path: "import conf\ndef f(): return conf.NAME\n", path.replace("step", "conf"): "NAME = 'kept'\n"}
     modules = StepModules(files)
     assert modules.load(path).f() == "kept"
     modules.close()

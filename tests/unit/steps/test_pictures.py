@@ -23,7 +23,9 @@ class Looker:
 
     def __init__(self, folder: Path) -> None:
         self.kind = LlmKind(lambda _: FakeProvider(), flights=None)
-        text = "inputs: {x: {type: array}}\nsteps:\n  a:\n    prompt: Look\n    model: m\n    images: '{{ inputs.x }}'\n"
+        text = (
+            "inputs: {x: {type: array}}\nsteps:\n  a:\n    prompt: Look\n    model: m\n    images: '{{ inputs.x }}'\n"
+        )
         step = workflow(text).steps[StepId("a")]
         self.step = replace(step, body=replace(step.body, folder=str(folder)))
 

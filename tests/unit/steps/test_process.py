@@ -58,9 +58,7 @@ def test_how_it_ended(command: str, status: int) -> None:
 
 
 def test_what_it_reads_and_writes() -> None:
-    assert run("tr a-z A-Z; echo oops >&2; exit 1", stdin=b"in") == Ended(
-        output=b"IN", errors=b"oops\n", status=1
-    )
+    assert run("tr a-z A-Z; echo oops >&2; exit 1", stdin=b"in") == Ended(output=b"IN", errors=b"oops\n", status=1)
     assert run("cat /dev/stdin", stdin=b"a file too").output == b"a file too"
     assert run("cat").output == b""
     assert run("cat", stdin=b"\0\xff").output == b"\0\xff"
@@ -93,14 +91,10 @@ def test_what_it_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
     until(lambda: not alive(pid), "the end of what was left")
 
 
-def test_what_leaves_the_group_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_leaves_the_group_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowllm.steps.process.PATIENCE", 0.2)
     told = tmp_path / "pid"
-    result = run(
-        f"setsid sh -c 'echo $$ >{told}; exec sleep 60' & while [ ! -s {told} ]; do :; done; echo done"
-    )
+    result = run(f"setsid sh -c 'echo $$ >{told}; exec sleep 60' & while [ ! -s {told} ]; do :; done; echo done")
     pid = number_in(told)
     assert alive(pid), "then the text that says that it gets away is wrong"
     os.kill(pid, signal.SIGKILL)
@@ -139,9 +133,7 @@ def cancelled(command: str, ready: Path, *, patience: float, twice: bool = False
 
 def test_one_that_is_cancelled_may_tidy_up(tmp_path: Path) -> None:
     ready, tidied = tmp_path / "ready", tmp_path / "tidied"
-    took = cancelled(
-        f"trap 'echo yes >{tidied}; exit' TERM; echo $$ >{ready}; sleep 60 & wait", ready, patience=60
-    )
+    took = cancelled(f"trap 'echo yes >{tidied}; exit' TERM; echo $$ >{ready}; sleep 60 & wait", ready, patience=60)
     assert tidied.read_text() == "yes\n"
     assert took < 30
     assert not alive(number_in(ready))
@@ -188,9 +180,7 @@ def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     pid = number_in(ready)
     until(lambda: not alive(pid), "its end")
     ready.unlink()
-    took = cancelled(
-        f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready, patience=60, twice=True
-    )
+    took = cancelled(f"trap '' TERM; sleep 60 & echo $! >{ready}; wait; sleep 60", ready, patience=60, twice=True)
     assert took < 30
     pid = number_in(ready)
     until(lambda: not alive(pid), "its end")

@@ -53,10 +53,7 @@ def test_a_coroutine_runs_on_the_loop_and_a_plain_function_in_a_thread() -> None
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (
-            "raise ValueError('bad')",
-            "work raised ValueError: bad (tools.py:3, in work: raise ValueError('bad'))",
-        ),
+        ("raise ValueError('bad')", "work raised ValueError: bad (tools.py:3, in work: raise ValueError('bad'))"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("raise asyncio.CancelledError", "work raised CancelledError"),
         ("return {1: 2}", "a mapping with the key 1"),
@@ -135,9 +132,7 @@ def test_a_retry_that_cannot_come_in_time_is_not_waited_for() -> None:
         """,
     )
     assert failed["type"] == "NodeTimedOut"
-    assert failed["message"].startswith(
-        "gave up after 20 s, the step's timeout; the last attempt: work raised"
-    )
+    assert failed["message"].startswith("gave up after 20 s, the step's timeout; the last attempt: work raised")
     assert failed["at"] == 16
 
 

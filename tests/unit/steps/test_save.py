@@ -20,9 +20,7 @@ from flowllm.steps.save import Saver
 from tests.support.project import HANG, ROOT
 from tests.support.workflows import workflow
 
-STEP = next(
-    iter(workflow("inputs: {x: ''}\nsteps: {a: {value: 1, save: '{{ inputs.x }}'}}\n").steps.values())
-)
+STEP = next(iter(workflow("inputs: {x: ''}\nsteps: {a: {value: 1, save: '{{ inputs.x }}'}}\n").steps.values()))
 
 
 def path_of(saver: Saver, name: str, node: str = "a") -> Path:
@@ -186,9 +184,7 @@ def test_a_link_within_the_folder_is_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "a").read_text() == "x"
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -29,10 +29,7 @@ def raised(body: str, clean: object = str) -> object:
             "try: 1/0\nexcept Exception as e: raise ValueError('v') from e",
             "ValueError: v, caused by ZeroDivisionError: division by zero (tools.py:3",
         ),
-        (
-            "class E(Exception):\n    def __str__(self): 1/0\nraise E",
-            "E: <its text cannot be had: ZeroDivisionError>",
-        ),
+        ("class E(Exception):\n    def __str__(self): 1/0\nraise E", "E: <its text cannot be had: ZeroDivisionError>"),
         (
             "raise ExceptionGroup('g', [ValueError('a'), KeyError('b')])",
             "ExceptionGroup: g (2 sub-exceptions): ValueError: a; KeyError: 'b'",

@@ -38,10 +38,7 @@ def test_it_calls_nobody_and_costs_nothing() -> None:
         stage = Stage()
         await stage.run("steps: {a: {value: 1}, b: {value: '{{ a + 1 }}'}}\n")
         nodes = await stage.nodes()
-        assert [(nodes[n].output, nodes[n].cost_usd, nodes[n].attempts) for n in "ab"] == [
-            (1, 0, 0),
-            (2, 0, 0),
-        ]
+        assert [(nodes[n].output, nodes[n].cost_usd, nodes[n].attempts) for n in "ab"] == [(1, 0, 0), (2, 0, 0)]
         assert await stage.store.attempts("r1") == []
 
     run_virtual(main())
@@ -50,9 +47,7 @@ def test_it_calls_nobody_and_costs_nothing() -> None:
 def test_a_secret_in_it_is_masked_on_disk() -> None:
     async def main() -> str:
         stage = Stage(secrets=("canary-1",))
-        await stage.run(
-            "inputs: {x: text}\nsteps: {a: {value: '{{ inputs.x }}'}}\n", inputs={"x": "my canary-1"}
-        )
+        await stage.run("inputs: {x: text}\nsteps: {a: {value: '{{ inputs.x }}'}}\n", inputs={"x": "my canary-1"})
         return repr(await stage.nodes())
 
     assert "canary" not in run_virtual(main())

@@ -60,9 +60,7 @@ async def test_a_file_left_by_a_dead_owner_is_no_lock(locks: Locks, tmp_path: Pa
     assert locks.held(RUN)
 
 
-async def test_a_lock_whose_file_was_taken_away_leaves_the_new_owners_alone(
-    locks: Locks, tmp_path: Path
-) -> None:
+async def test_a_lock_whose_file_was_taken_away_leaves_the_new_owners_alone(locks: Locks, tmp_path: Path) -> None:
     file = tmp_path / "x.db.locks" / "r1"
     await locks.acquire(RUN, ME)
     file.unlink()

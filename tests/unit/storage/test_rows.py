@@ -108,9 +108,7 @@ def test_an_answer_that_does_not_match_its_hash_is_not_given() -> None:
     assert records.memo_of(rows.memo_row(answer("k"))._replace(answer='{"value":"forged"}')) is None
 
 
-@pytest.mark.parametrize(
-    "change", [{"status": "nonsense"}, {"inputs": "{"}, {"path": "\\x"}, {"stats": None}]
-)
+@pytest.mark.parametrize("change", [{"status": "nonsense"}, {"inputs": "{"}, {"path": "\\x"}, {"stats": None}])
 def test_a_run_that_cannot_be_read_is_said_to_be_damaged(change: dict[str, str]) -> None:
     row = rows.run_row(run("r1"))._replace(**change)
     with pytest.raises(DatabaseCorrupt, match="r1"):
