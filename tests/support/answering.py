@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from flowllm.core.request import Completion
 from flowllm.core.types import Json, Limits, Usage
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 
-if TYPE_CHECKING:
-    Answers: TypeAlias = Callable[[str], str | Exception | tuple[float, str | Exception]]
+Answers: TypeAlias = Callable[[str], str | Exception | tuple[float, str | Exception]]
 
 
 class Answering(FakeProvider):
