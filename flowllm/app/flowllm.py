@@ -37,7 +37,7 @@ from flowllm.language.parse import Overrides, load_workflow
 from flowllm.language.project import Project
 from flowllm.language.workflow import Step, Workflow
 from flowllm.limits.limiter import Limiter
-from flowllm.providers.openai import ClientPool
+from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import counted, figures_of, whole_nodes

@@ -16,9 +16,9 @@ from flowllm.core.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
 from flowllm.language.workflow import EmbedBody, LlmBody, ProviderSettings, PythonBody, Step, Workflow
 from flowllm.limits.limiter import Limiter, tightest
 from flowllm.providers.base import Account, Provider
-from flowllm.providers.openai import ClientPool, OpenAIProvider
-from flowllm.providers.openai_wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
-from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
+from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
+from flowllm.providers.openai.wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
+from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.runtime.local_backend import LocalBackend
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.http import HttpKind

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flowllm.providers.schema_sample import sample
+from flowllm.providers.simulated.schema_sample import sample
 
 MIB = 1024 * 1024
 

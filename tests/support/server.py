@@ -30,7 +30,7 @@ from typing import Any
 
 from aiohttp import web
 
-from flowllm.providers.simulated import unit_vector
+from flowllm.providers.simulated.provider import unit_vector
 from tests.support.quota import Charge, Quota
 from tests.support.replies import MIB, ByPrompt, Reply, Script, echo, failed, prompt_of, rate_limited
 

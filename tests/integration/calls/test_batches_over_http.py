@@ -19,9 +19,9 @@ from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
-from flowllm.providers.openai import ClientPool, OpenAIProvider
-from flowllm.providers.openai_wire import OpenAIConfig
-from flowllm.providers.simulated import unit_vector
+from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
+from flowllm.providers.openai.wire import OpenAIConfig
+from flowllm.providers.simulated.provider import unit_vector
 from flowllm.storage.open import open_store
 from tests.support.calls import asker, make_ask
 from tests.support.records import ME, run

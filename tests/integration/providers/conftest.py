@@ -12,9 +12,9 @@ from flowllm.core.clock import SystemClock
 from flowllm.core.redact import Redactor
 from flowllm.core.request import ChatRequest
 from flowllm.providers.base import Provider
-from flowllm.providers.openai import ClientPool, OpenAIProvider
-from flowllm.providers.openai_wire import OpenAIConfig
-from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
+from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
+from flowllm.providers.openai.wire import OpenAIConfig
+from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from tests.support.server import Server, running_server
 
 CANARY = "sk-canary-8c1f0d"

@@ -21,7 +21,7 @@ from flowllm.core.errors import (
     WrongVectors,
 )
 from flowllm.core.request import EmbedRequest
-from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider, unit_vector
+from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider, unit_vector
 from tests.integration.providers.conftest import MakeOpenAI
 from tests.support.replies import FAULTS, Reply
 from tests.support.server import Server

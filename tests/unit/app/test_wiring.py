@@ -6,7 +6,7 @@ from flowllm.app.wiring import Providers, read_secrets, resolve_auto
 from flowllm.core.errors import Unauthorized, UsageError
 from flowllm.core.types import Limits
 from flowllm.limits.limiter import Limiter
-from flowllm.providers.openai import ClientPool
+from flowllm.providers.openai.provider import ClientPool
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
 

@@ -16,7 +16,7 @@ from flowllm.core.errors import (
     Unauthorized,
     UnknownModel,
 )
-from flowllm.providers.failures import LONGEST_RAW, Asked, failure
+from flowllm.providers.openai.errors import LONGEST_RAW, Asked, failure
 
 ASKED = Asked(provider="work", server="llm.example.com", model="gpt-x", key_env="WORK_KEY")
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT

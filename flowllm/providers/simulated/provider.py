@@ -17,8 +17,8 @@ from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.types import Json, Limits, Usage
 from flowllm.providers.base import Account
-from flowllm.providers.openai_wire import OpenAIConfig, encode
-from flowllm.providers.simulated_text import Topic, phrase, wanted_items, write
+from flowllm.providers.openai.wire import OpenAIConfig, encode
+from flowllm.providers.simulated.text import Topic, phrase, wanted_items, write
 
 _BYTES_A_TOKEN = 4
 _REMEMBERED = 10_000
@@ -204,7 +204,7 @@ def _text(body: Mapping[str, Json], random: Random) -> str:
     form = form if isinstance(form, dict) else {}
     if form.get("type") == "json_schema":
         schema = form["json_schema"]["schema"]
-        from flowllm.providers.schema_sample import TooMuch, sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
+        from flowllm.providers.simulated.schema_sample import TooMuch, sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
 
         try:
             value = sample(schema, random, partial(phrase, topic), items=wanted_items(prompt))

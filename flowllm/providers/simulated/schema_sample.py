@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.types import Json
-from flowllm.providers.pattern_sample import PatternTooLong, matching
-from flowllm.providers.schema_merge import merged
+from flowllm.providers.simulated.pattern_sample import PatternTooLong, matching
+from flowllm.providers.simulated.schema_merge import merged
 from flowllm.schemas.check import SchemaCheck
 from flowllm.schemas.patterns import has_match
 

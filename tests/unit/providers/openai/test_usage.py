@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flowllm.core.types import Usage
-from flowllm.providers.usage import read_usage, told_cost
+from flowllm.providers.openai.usage import read_usage, told_cost
 
 
 def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 0, kept: int = 0) -> Usage:

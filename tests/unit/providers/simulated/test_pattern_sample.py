@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from flowllm.providers.pattern_sample import matching
+from flowllm.providers.simulated.pattern_sample import matching
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import Completion
 from flowllm.core.types import Json, Usage
-from flowllm.providers.ends import End, end_of
-from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
-from flowllm.providers.stream import assembled, is_stream
-from flowllm.providers.usage import read_usage
+from flowllm.providers.openai.errors import LONGEST_RAW, Asked, error_at_200, is_error, says_something
+from flowllm.providers.openai.finish_reasons import End, end_of
+from flowllm.providers.openai.stream import assembled, is_stream
+from flowllm.providers.openai.usage import read_usage
 
 _LONGEST_REASON = 60
 _CLIENT_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"})

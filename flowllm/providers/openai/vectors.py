@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from flowllm.core.errors import BadAnswer, WrongVectors
 from flowllm.core.request import Embeddings, EmbedRequest
 from flowllm.core.types import Json
-from flowllm.providers.failures import LONGEST_RAW, Asked, error_at_200, is_error, says_something
-from flowllm.providers.openai_answer import bad_answer, parse
-from flowllm.providers.usage import read_usage
+from flowllm.providers.openai.answer import bad_answer, parse
+from flowllm.providers.openai.errors import LONGEST_RAW, Asked, error_at_200, is_error, says_something
+from flowllm.providers.openai.usage import read_usage
 
 _SHOWN = 2000
 """Bytes of an answer of numbers that an error keeps."""

@@ -19,15 +19,15 @@ from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.types import Json, Usage
 from flowllm.providers.base import Account
-from flowllm.providers.failures import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
-from flowllm.providers.masking import masked_body
-from flowllm.providers.network import bad_certificates, broken
-from flowllm.providers.openai_answer import decode
-from flowllm.providers.openai_vectors import decode_vectors
-from flowllm.providers.openai_wire import OPENAI_HOST, OpenAIConfig, encode, with_images
-from flowllm.providers.prices import list_price, price_usd
-from flowllm.providers.usage import told_cost
-from flowllm.providers.waits import told_wait
+from flowllm.providers.openai.answer import decode
+from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
+from flowllm.providers.openai.masking import masked_body
+from flowllm.providers.openai.network_errors import bad_certificates, broken
+from flowllm.providers.openai.prices import list_price, price_usd
+from flowllm.providers.openai.retry_after import told_wait
+from flowllm.providers.openai.usage import told_cost
+from flowllm.providers.openai.vectors import decode_vectors
+from flowllm.providers.openai.wire import OPENAI_HOST, OpenAIConfig, encode, with_images
 
 if TYPE_CHECKING:
     import httpx2
@@ -61,7 +61,7 @@ class ClientPool:
         self._module: ModuleType | None = None
 
     async def module(self) -> ModuleType:
-        """flowllm.providers.client, imported in a thread, with the price tables that the first answer will need."""
+        """flowllm.providers.openai.client, imported in a thread, with the price tables that the first answer will need."""
         async with self._loading:
             if self._module is None:
                 self._module = await asyncio.to_thread(_import_client)
@@ -85,7 +85,7 @@ def _import_client() -> ModuleType:
     # openai takes 1.1 s to import, genai_prices 350 ms: most commands of flowllm need neither.
     import genai_prices  # noqa: F401, PLC0415
 
-    from flowllm.providers import client  # noqa: PLC0415
+    from flowllm.providers.openai import client  # noqa: PLC0415
 
     return client
 

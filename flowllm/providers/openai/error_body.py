@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.core import strict_json
-from flowllm.providers.meanings import letters
+from flowllm.providers.openai.meanings import letters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

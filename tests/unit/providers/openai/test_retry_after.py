@@ -6,8 +6,8 @@ import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.types import Json
-from flowllm.providers.failures import Asked, failure
-from flowllm.providers.waits import LONGEST_WAIT, retry_after
+from flowllm.providers.openai.errors import Asked, failure
+from flowllm.providers.openai.retry_after import LONGEST_WAIT, retry_after
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 ASKED = Asked(provider="work", server="llm.example.com")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from flowllm.providers.simulated_text import Topic, phrase, wanted_items, write
+from flowllm.providers.simulated.text import Topic, phrase, wanted_items, write
 
 TOPIC = "The Evolution of Generative AI in Creative Writing"
 

@@ -19,10 +19,10 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Json
-from flowllm.providers.error_table import TABLE
-from flowllm.providers.failures import Asked, error_at_200, failure
-from flowllm.providers.meanings import Meaning, Row
-from flowllm.providers.words import parsed, read_words
+from flowllm.providers.openai.error_body import parsed, read_words
+from flowllm.providers.openai.error_table import TABLE
+from flowllm.providers.openai.errors import Asked, error_at_200, failure
+from flowllm.providers.openai.meanings import Meaning, Row
 
 ASKED = Asked(provider="work", server="llm.example.com", model="mini-5")
 KINDS: dict[Meaning, type[StepError]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from flowllm.providers.meanings import letters
+from flowllm.providers.openai.meanings import letters
 
 
 class End(StrEnum):

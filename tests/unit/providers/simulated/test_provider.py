@@ -8,7 +8,7 @@ import pytest
 from flowllm.core.errors import AttemptTimedOut, ProviderError, RateLimited, ServerFailed, TruncatedAnswer
 from flowllm.core.request import ChatRequest, Completion, OutputFormat
 from flowllm.core.types import Json, Limits
-from flowllm.providers.simulated import SimulatedConfig, SimulatedProvider
+from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from tests.support.virtual import LoopClock, run_virtual
 
 
@@ -195,7 +195,7 @@ def test_who_it_is() -> None:
 
 
 def test_counts_of_requests_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.providers.simulated._REMEMBERED", 10)
+    monkeypatch.setattr("flowllm.providers.simulated.provider._REMEMBERED", 10)
     of = provider()
     answers(of, *(ask(f"number {number}") for number in range(50)))
     assert len(of._answers) == len(of._attempts) == 10

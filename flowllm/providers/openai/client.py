@@ -18,8 +18,8 @@ from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
 
 from flowllm import __version__
 from flowllm.core.types import Json
-from flowllm.providers.failures import LARGEST_ERROR_BODY
-from flowllm.providers.network import Unreadable
+from flowllm.providers.openai.errors import LARGEST_ERROR_BODY
+from flowllm.providers.openai.network_errors import Unreadable
 
 if TYPE_CHECKING:
     from openai._types import RequestOptions

@@ -9,8 +9,8 @@ import pytest
 from aiohttp.http_exceptions import ContentLengthError, LineTooLong
 
 from flowllm.core.errors import BadAnswer, ConnectionFailed, RequestRejected
-from flowllm.providers.failures import Asked
-from flowllm.providers.network import Unreadable, bad_certificates, broken, causes
+from flowllm.providers.openai.errors import Asked
+from flowllm.providers.openai.network_errors import Unreadable, bad_certificates, broken, causes
 
 ASKED = Asked(provider="work", server="127.0.0.1:9", model="m")
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from flowllm.core.images import data_url
 from flowllm.core.request import ChatRequest, EmbedRequest, ImageFile, OutputFormat, Request
 from flowllm.core.types import Json
-from flowllm.providers.structured import instruction, strict_allowed, wire_schema
+from flowllm.providers.openai.structured import instruction, strict_allowed, wire_schema
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 OPENAI_HOST = "api.openai.com"

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 
 from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
-from flowllm.providers.failures import Asked
+from flowllm.providers.openai.errors import Asked
 
 _DEEPEST = 20
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})

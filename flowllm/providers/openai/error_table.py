@@ -8,8 +8,8 @@ sent it and where that was seen; the tests go through them.
 from __future__ import annotations
 
 from flowllm.core.types import Json
-from flowllm.providers.meanings import Meaning, Row
-from flowllm.providers.words import Words
+from flowllm.providers.openai.error_body import Words
+from flowllm.providers.openai.meanings import Meaning, Row
 
 
 def meaning_of(status: int | None, words: Words) -> Meaning | None:

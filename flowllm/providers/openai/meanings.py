@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from flowllm.core.types import Json
-    from flowllm.providers.words import Words
+    from flowllm.providers.openai.error_body import Words
 
 
 class Meaning(StrEnum):

@@ -22,9 +22,9 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import Completion
 from flowllm.core.types import Usage
-from flowllm.providers.ends import TABLE, End
-from flowllm.providers.failures import LONGEST_RAW, Asked
-from flowllm.providers.openai_answer import decode
+from flowllm.providers.openai.answer import decode
+from flowllm.providers.openai.errors import LONGEST_RAW, Asked
+from flowllm.providers.openai.finish_reasons import TABLE, End
 
 ASKED = Asked(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
 

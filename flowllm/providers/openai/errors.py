@@ -22,10 +22,10 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Json
-from flowllm.providers.error_table import meaning_of
-from flowllm.providers.meanings import Meaning
-from flowllm.providers.waits import told_wait
-from flowllm.providers.words import Words, parsed, read_words
+from flowllm.providers.openai.error_body import Words, parsed, read_words
+from flowllm.providers.openai.error_table import meaning_of
+from flowllm.providers.openai.meanings import Meaning
+from flowllm.providers.openai.retry_after import told_wait
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from flowllm.core.types import Json
-from flowllm.providers import schema_sample
-from flowllm.providers.schema_sample import TooMuch, sample
+from flowllm.providers.simulated import schema_sample
+from flowllm.providers.simulated.schema_sample import TooMuch, sample
 from flowllm.schemas.check import SchemaCheck
 
 TEXT: Json = {"type": "string"}

@@ -1,0 +1,1 @@
+"""Servers that speak OpenAI's API, behind the protocol of `base.py`."""
