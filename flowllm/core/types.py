@@ -29,6 +29,23 @@ class NodeStatus(StrEnum):
     CANCELLED = "cancelled"  # the run was stopped before it ended
 
 
+class WaitReason(StrEnum):
+    """Why a node that could go on does not: its seconds are added up by reason in `NodeRecord.waits`."""
+
+    DEPENDENCY = "dependency"  # a step that it needs has not ended
+    OPEN_ITEMS = "open_items"  # as many items of the foreach are open as may be
+    EQUAL_CALL = "equal_call"  # an equal request is on its way
+    CACHE_LOOKUP = "cache_lookup"  # the response cache is being read
+    BUDGET = "budget"  # what is set aside for others leaves too little of the budget
+    SLOT = "slot"  # as many requests are in flight as may be
+    RATE = "rate"  # requests a minute
+    TOKENS = "tokens"  # tokens a minute
+    SERVER_PAUSE = "server_pause"  # the server said when to come again
+    BREAKER = "breaker"  # the provider failed too often in a row
+    BACKOFF = "backoff"  # before the next attempt
+    COMMIT = "commit"  # the disk
+
+
 class RunStatus(StrEnum):
     """Where a run stands."""
 

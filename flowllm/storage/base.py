@@ -100,6 +100,8 @@ class NodeRecord:
     """Of a foreach: what became of its items."""
     epoch: int = 1
     """The sitting that wrote the row, or took it over."""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that it waited, by `WaitReason`."""
 
     @property
     def damaged(self) -> bool:
