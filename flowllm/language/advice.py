@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator
 from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Problems
-from flowllm.language.readers import is_template
 from flowllm.language.reference import Location
 from flowllm.language.template import Template, ValueTemplate
+from flowllm.language.values import is_template
 from flowllm.language.workflow import DataFile, EmbedBody, Foreach, LlmBody, Step, WorkflowBody
 
 _PATH = re.compile(r"(?:steps\.)?([a-z_][a-z0-9_]*)(?:\.[A-Za-z0-9_]+|\[[0-9]+\])*")

@@ -12,11 +12,11 @@ from flowllm.core.types import StepId
 from flowllm.language.advice import check_output, check_saves
 from flowllm.language.compiling import Compiler
 from flowllm.language.cycles import cycles
+from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import Sources, absolute, beside
 from flowllm.language.foresight import Known, foresee
 from flowllm.language.inputs import parse_inputs
-from flowllm.language.llm import SIMULATED, check_provider
-from flowllm.language.model import WorkflowShape
+from flowllm.language.kinds import StepScope
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Problems, Wrong, listing
@@ -30,10 +30,11 @@ from flowllm.language.project import (
     read_root,
     section,
 )
-from flowllm.language.readers import ENVIRONMENT_NAME, any_text, name_list, plain_text, text
+from flowllm.language.providers import SIMULATED, check_default
 from flowllm.language.reference import Location
-from flowllm.language.steps import StepScope, parse_step
+from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
+from flowllm.language.values import any_text, plain_text, text
 from flowllm.language.workflow import (
     EmbedBody,
     Input,
@@ -185,7 +186,7 @@ class GraphReader:
         return size
 
     def _secrets(self) -> tuple[Scalar, ...]:
-        read = name_list(ENVIRONMENT_NAME, "the name of an environment variable")
+        read = WorkflowKeys.secrets.value
         return section(self._root, "secrets", lambda node: guarded(read, node, self._problems)) or ()
 
     def _entries(self) -> tuple[Entry, ...]:
@@ -311,7 +312,7 @@ class GraphReader:
             entry = root.entry(key)
             if entry is not None:
                 problems.add(entry.where, f"`{key}` cannot stand in a workflow that is a step of another", belongs)
-        check_top(root, WorkflowShape, what, problems)
+        check_top(root, WorkflowKeys, what, problems)
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         section(root, "description", lambda node: guarded(any_text, node, problems))
         file = chain[-1]
@@ -391,10 +392,3 @@ def plain(node: Node | None) -> str:
     if isinstance(node, Scalar):
         return f"{type(node.value).__name__} {node.text!r}"
     return "[" + ",".join(plain(item) for item in node.items) + "]"
-
-
-def check_default(defaults: Mapping | None, providers: Iterable[str]) -> None:
-    """Raises Wrong if `defaults.provider` names a provider that does not exist."""
-    named = None if defaults is None else defaults.get("provider")
-    if isinstance(named, Scalar):
-        check_provider(named, providers)

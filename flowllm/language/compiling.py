@@ -53,7 +53,11 @@ class Compiler:
 
     def value(self, node: Node, *, secrets: bool = False) -> ValueTemplate:
         """A value with templates at its texts."""
-        return ValueTemplate.of(self._tree(node, secrets=secrets))
+        return ValueTemplate.of(self.tree(node, secrets=secrets))
+
+    def optional(self, node: Node | None, *, secrets: bool = False) -> ValueTemplate | None:
+        """The same for what may be left out."""
+        return None if node is None else self.value(node, secrets=secrets)
 
     def as_text(self, scalar: Scalar) -> ValueTemplate:
         """A value that is a text as written, even where it looks like a number."""
@@ -61,13 +65,10 @@ class Compiler:
 
     def tree(self, node: Node, *, secrets: bool = False) -> Json:
         """Plain data with templates at its texts, to be put into a larger value."""
-        return self._tree(node, secrets=secrets)
-
-    def _tree(self, node: Node, *, secrets: bool) -> Json:
         if isinstance(node, Mapping):
-            return {entry.key: self._tree(entry.value, secrets=secrets) for entry in node.entries}
+            return {entry.key: self.tree(entry.value, secrets=secrets) for entry in node.entries}
         if isinstance(node, Sequence):
-            return [self._tree(item, secrets=secrets) for item in node.items]
+            return [self.tree(item, secrets=secrets) for item in node.items]
         return self.text(node, secrets=secrets) if node.is_text else node.value
 
     def edges(self) -> dict[StepId, Tolerance]:

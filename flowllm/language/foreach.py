@@ -7,19 +7,19 @@ from pathlib import PurePath
 from flowllm.core.types import OnError
 from flowllm.language.compiling import Compiler
 from flowllm.language.files import absolute
-from flowllm.language.model import DataFileShape, DataFilesShape, read_shape
-from flowllm.language.model_steps import _FlowOptions as Options
+from flowllm.language.keys import read_keys
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.problems import Wrong
-from flowllm.language.readers import NAME, is_template
 from flowllm.language.reference import Location
+from flowllm.language.step_keys import DataFileKeys, DataFilesKeys, FlowKeys
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
+from flowllm.language.values import NAME, is_template
 from flowllm.language.workflow import Accept, DataFile, Foreach
 
 ITEM = "item"
 _NAMES_OF_ITEMS = frozenset({ITEM, "row"})
 """Reserved words that mean an item."""
-_BELONGS = {"as_": "as", "accept": "accept", "max_failed": "max_failed", "max_concurrent": "max_concurrent"}
+_BELONGS = ("as", "accept", "max_failed", "max_concurrent")
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "lines"}
 """Formats of data sets by the endings of their names."""
 _LIST_HINT = (
@@ -28,11 +28,11 @@ _LIST_HINT = (
 )
 
 
-def item_names(shape: Options, compiler: Compiler) -> tuple[str, ...]:
+def item_names(keys: FlowKeys, compiler: Compiler) -> tuple[str, ...]:
     """The names that the step's templates know besides the usual ones. What is wrong goes to the problems."""
-    if shape.foreach is None:
+    if keys.foreach is None:
         return ()
-    return (_item_name(shape.as_, compiler), "index")
+    return (_item_name(keys.as_, compiler), "index")
 
 
 def _item_name(name: Scalar | None, compiler: Compiler) -> str:
@@ -51,14 +51,14 @@ def _item_name(name: Scalar | None, compiler: Compiler) -> str:
     return name.text
 
 
-def foreach_of(shape: Options, node: Mapping, compiler: Compiler) -> Foreach | None:
+def foreach_of(keys: FlowKeys, node: Mapping, compiler: Compiler) -> Foreach | None:
     """The foreach of a step, None without. What is wrong goes to the problems; then the result may be None too.
 
     `compiler` knows no names of items yet.
     """
-    if shape.foreach is None:
-        for field, key in _BELONGS.items():
-            if getattr(shape, field) is not None:
+    if keys.foreach is None:
+        for key in _BELONGS:
+            if keys.values[key] is not None:
                 where = node.keys().get(key, node.where)
                 compiler.problems.add(
                     where,
@@ -67,28 +67,28 @@ def foreach_of(shape: Options, node: Mapping, compiler: Compiler) -> Foreach | N
                     step=compiler.step,
                 )
         return None
-    if shape.max_failed is not None and getattr(shape, "on_error", None) is not OnError.CONTINUE:
+    if keys.max_failed is not None and keys.values.get("on_error") is not OnError.CONTINUE:
         compiler.problems.add(
             node.keys().get("max_failed", node.where),
             "`max_failed` needs `on_error: continue`: without it one failed item fails the step",
             "add `on_error: continue`",
             step=compiler.step,
         )
-    name = _item_name(shape.as_, compiler) if shape.as_ is not None else ITEM
+    name = _item_name(keys.as_, compiler) if keys.as_ is not None else ITEM
     try:
-        items, file, matrix = _source(shape.foreach, compiler)
+        items, file, matrix = _source(keys.foreach, compiler)
     except Wrong as wrong:
         compiler.problems.add_wrong(wrong, step=compiler.step)
         return None
-    accept = _accept(shape, name, compiler)
-    share = shape.max_failed if isinstance(shape.max_failed, float) else None
+    accept = _accept(keys, name, compiler)
+    share = keys.max_failed if isinstance(keys.max_failed, float) else None
     return Foreach(
         items=items,
         file=file,
         matrix=matrix,
         name=name,
-        max_concurrent=shape.max_concurrent,
-        max_failed=None if share is not None else shape.max_failed,  # type: ignore[arg-type]
+        max_concurrent=keys.max_concurrent,
+        max_failed=None if share is not None else keys.max_failed,  # type: ignore[arg-type]
         max_failed_share=share,
         accept=accept,
     )
@@ -129,39 +129,39 @@ def _shown(node: Scalar) -> str:
 def _file(node: Mapping, compiler: Compiler) -> DataFile | None:
     if node.get("files") is not None:
         return _files(node, compiler)
-    shape = read_shape(DataFileShape, node, "`foreach`", compiler.problems, step=compiler.step)
-    path = None if shape is None else compiler.text(shape.file)
-    if shape is None or path is None:
+    keys = read_keys(DataFileKeys, node, "`foreach`", compiler.problems, step=compiler.step)
+    path = None if keys is None else compiler.text(keys.file)
+    if keys is None or path is None:
         return None
-    _check_format(shape, node, compiler)
+    _check_format(keys, node, compiler)
     return DataFile(
-        path=path, folder=folder_of(shape.file.where), format=shape.format, delimiter=shape.delimiter, limit=shape.limit
+        path=path, folder=folder_of(keys.file.where), format=keys.format, delimiter=keys.delimiter, limit=keys.limit
     )
 
 
 def _files(node: Mapping, compiler: Compiler) -> DataFile | None:
-    shape = read_shape(DataFilesShape, node, "`foreach`", compiler.problems, step=compiler.step)
-    path = None if shape is None else compiler.text(shape.files)
-    if shape is None or path is None:
+    keys = read_keys(DataFilesKeys, node, "`foreach`", compiler.problems, step=compiler.step)
+    path = None if keys is None else compiler.text(keys.files)
+    if keys is None or path is None:
         return None
-    return DataFile(path=path, folder=folder_of(shape.files.where), limit=shape.limit, many=True)
+    return DataFile(path=path, folder=folder_of(keys.files.where), limit=keys.limit, many=True)
 
 
-def _check_format(shape: DataFileShape, node: Mapping, compiler: Compiler) -> None:
+def _check_format(keys: DataFileKeys, node: Mapping, compiler: Compiler) -> None:
     """Add a problem where the format cannot be known, or has no delimiter."""
-    name = shape.file.text
+    name = keys.file.text
     if name == "-" or is_template(name):
-        chosen = shape.format
+        chosen = keys.format
     else:
-        chosen = shape.format or ENDINGS.get(PurePath(name.lower().removesuffix(".gz")).suffix)
+        chosen = keys.format or ENDINGS.get(PurePath(name.lower().removesuffix(".gz")).suffix)
         if chosen is None:
             compiler.problems.add(
-                shape.file.where,
+                keys.file.where,
                 f"the ending of {name} does not say what it is",
                 "write `format: jsonl`, json, csv or lines; what is no text is saved as one of these first",
                 step=compiler.step,
             )
-    if shape.delimiter is not None and chosen not in {None, "csv"}:
+    if keys.delimiter is not None and chosen not in {None, "csv"}:
         compiler.problems.add(node.keys()["delimiter"], "`delimiter` is for CSV alone", "remove it", step=compiler.step)
 
 
@@ -184,15 +184,15 @@ def _matrix(node: Node, compiler: Compiler) -> dict[str, ValueTemplate | DataFil
     return axes
 
 
-def _accept(shape: Options, name: str, compiler: Compiler) -> Accept | None:
-    if shape.accept is None:
+def _accept(keys: FlowKeys, name: str, compiler: Compiler) -> Accept | None:
+    if keys.accept is None:
         return None
     inner = compiler.within(name, "index", "output", "accepted")
-    when = inner.text(shape.accept.when, condition=True)
-    count = compiler.value(shape.accept.count)
+    when = inner.text(keys.accept.when, condition=True)
+    count = compiler.value(keys.accept.count)
     if when is None:
         return None
-    return Accept(when=when, count=count, overshoot=float(shape.accept.overshoot))
+    return Accept(when=when, count=count, overshoot=float(keys.accept.overshoot))
 
 
 def folder_of(where: Location) -> str:

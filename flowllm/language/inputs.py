@@ -9,11 +9,12 @@ from collections.abc import Mapping as AbstractMapping
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidInputs
 from flowllm.core.types import Json
-from flowllm.language.model import InputShape, read_shape
+from flowllm.language.file_keys import InputKeys
+from flowllm.language.keys import read_keys
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of, plain_data
 from flowllm.language.problems import Problems, Wrong, listing, nearest
-from flowllm.language.readers import NAME
 from flowllm.language.scalars import resolve
+from flowllm.language.values import NAME
 from flowllm.language.workflow import MISSING, Input, Workflow
 
 _LONGEST_SHOWN = 60
@@ -40,11 +41,11 @@ def _input(entry: Entry, problems: Problems) -> Input:
 
 
 def _declared(name: str, node: Mapping, problems: Problems) -> Input:
-    shape = read_shape(InputShape, node, f"the input `{name}`", problems)
-    if shape is None:
+    keys = read_keys(InputKeys, node, f"the input `{name}`", problems)
+    if keys is None:
         return Input(name=name, default=None)
     given = node.get("default")
-    kind = shape.type or _inferred(given)
+    kind = keys.type or _inferred(given)
     try:
         default = MISSING if given is None else _typed(given, kind)
         enum = _enum(node.get("enum"), kind)
@@ -53,7 +54,7 @@ def _declared(name: str, node: Mapping, problems: Problems) -> Input:
     except Wrong as wrong:
         problems.add_wrong(wrong)
         return Input(name=name, type=kind, default=None)
-    return Input(name=name, type=kind, default=default, enum=enum, description=shape.description)
+    return Input(name=name, type=kind, default=default, enum=enum, description=keys.description)
 
 
 def _not_among(node: Node, enum: tuple[Json, ...]) -> Wrong:

@@ -1,57 +1,43 @@
-"""The part of a step that asks a model."""
+"""Steps that ask a chat model: `prompt` and `messages`."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
-from flowllm.core.types import OnTruncated
+from flowllm.core.request import OutputFormat
+from flowllm.core.types import Json, OnTruncated, StepKind
+from flowllm.language.compiling import Compiler
 from flowllm.language.files import absolute
-from flowllm.language.model import MessagesShape, PromptShape
-from flowllm.language.nodes import Mapping, Scalar, Sequence, constant
+from flowllm.language.kinds import StepContext, StepKindSpec, register
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, constant
 from flowllm.language.output import output_format
-from flowllm.language.problems import Wrong, nearest
-from flowllm.language.project import AUTO
-from flowllm.language.readers import is_template
+from flowllm.language.problems import Wrong
+from flowllm.language.providers import SIMULATED, check_named, step_provider
+from flowllm.language.step_keys import MessagesKeys, PromptKeys
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import LlmBody, Target
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flowllm.core.request import OutputFormat
-    from flowllm.core.types import Json
-    from flowllm.language.compiling import Compiler
-    from flowllm.language.nodes import Node
-    from flowllm.language.reference import Location
-    from flowllm.language.steps import StepScope
-
-SIMULATED = "simulated"
 _SENT = ("max_tokens", "temperature", "top_p", "seed")
 _TEXT_KEYS = ("role", "content")
 
 
-def llm_body(
-    shape: PromptShape | MessagesShape, where: Location, compiler: Compiler, around: StepScope
-) -> LlmBody | None:
-    """What is asked and of whom. What is wrong goes to the problems; then the result may be None."""
-    before = len(compiler.problems)
-    provider = named_provider(shape.provider, where, around, compiler)
-    model = _model(shape.model, provider, where, around, compiler)
-    fallback = tuple(_target(*target, around, compiler) for target in shape.fallback)
-    output = _output(shape.output, compiler)
-    prompt = system = messages = None
-    if isinstance(shape, PromptShape):
-        prompt = compiler.prompt(shape.prompt)
-        system = None if shape.system is None else compiler.prompt(shape.system)
+def build_llm(keys: PromptKeys | MessagesKeys, context: StepContext) -> LlmBody | None:
+    """What is asked and of whom."""
+    compiler, before = context.compiler, len(context.problems)
+    provider = step_provider(keys.provider, context)
+    model = _model(keys.model, provider, context)
+    fallback = tuple(_target(*target, context) for target in keys.fallback)
+    output = _output(keys.output, context)
+    prompt = system = messages = images = None
+    if isinstance(keys, PromptKeys):
+        prompt = compiler.prompt(keys.prompt)
+        system = None if keys.system is None else compiler.prompt(keys.system)
+        images = compiler.optional(keys.images)
     else:
-        messages = ValueTemplate.of(_messages(shape.messages, compiler))
-    params = _params(shape, compiler)
-    sample = None if shape.sample is None else compiler.value(shape.sample)
-    images = None
-    if isinstance(shape, PromptShape) and shape.images is not None:
-        images = compiler.value(shape.images)
-    if len(compiler.problems) > before:
+        messages = ValueTemplate.of(_messages(keys.messages, compiler))
+    params = _params(keys, compiler)
+    sample = compiler.optional(keys.sample)
+    if len(context.problems) > before:
         return None
     return LlmBody(
         provider=compiler.as_text(provider),
@@ -62,80 +48,49 @@ def llm_body(
         params=params,
         output=output,
         sample=sample,
-        samples=shape.samples,
+        samples=keys.samples,
         fallback=fallback,
-        on_truncated=shape.on_truncated or OnTruncated.WARN,
+        on_truncated=keys.on_truncated or OnTruncated.WARN,
         images=images,
-        folder=str(PurePath(absolute(where.file)).parent),
+        folder=str(PurePath(absolute(context.where.file)).parent),
     )
 
 
-def check_provider(name: Scalar, providers: Iterable[str]) -> None:
-    """Raises Wrong if a text names a provider that does not exist."""
-    known = [*providers, AUTO]
-    if not is_template(name.text) and name.text not in known:
-        raise Wrong(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
-
-
-def check_provider_of(named: Scalar | None, around: StepScope, compiler: Compiler) -> None:
-    """Add a problem if a step names a provider that does not exist."""
-    if named is not None:
-        _guarded_check(named, around, compiler)
-
-
-def named_provider(named: Scalar | None, where: Location, around: StepScope, compiler: Compiler) -> Scalar:
-    """The text that names a step's provider: its own, or the default."""
-    check_provider_of(named, around, compiler)
-    if around.simulate:
-        return constant(SIMULATED, where)
-    return named or constant(around.default_provider, where)
-
-
-def _guarded_check(name: Scalar, around: StepScope, compiler: Compiler) -> None:
-    try:
-        check_provider(name, around.providers)
-    except Wrong as wrong:
-        compiler.problems.add_wrong(wrong, step=compiler.step)
-
-
-def _model(named: Scalar | None, provider: Scalar, where: Location, around: StepScope, compiler: Compiler) -> Scalar:
+def _model(named: Scalar | None, provider: Scalar, context: StepContext) -> Scalar:
     if named is not None:
         return named
-    settings = around.providers.get(provider.text)
+    settings = context.scope.providers.get(provider.text)
     if settings is None or settings.type != SIMULATED:
         hint = "set `defaults.model` or the step's `model`"
-        around.modelless.setdefault(hint, []).append((where, compiler.step))
-    return constant(SIMULATED, where)
+        context.scope.modelless.setdefault(hint, []).append((context.where, context.id))
+    return constant(SIMULATED, context.where)
 
 
-def _target(model: Scalar, provider: Scalar | None, around: StepScope, compiler: Compiler) -> Target:
+def _target(model: Scalar, provider: Scalar | None, context: StepContext) -> Target:
     if provider is not None:
-        _guarded_check(provider, around, compiler)
-    if provider is None or around.simulate:
-        return Target(model=compiler.as_text(model))
-    return Target(model=compiler.as_text(model), provider=compiler.as_text(provider))
+        check_named(provider, context)
+    compiled = context.compiler.as_text(model)
+    if provider is None or context.scope.simulate:
+        return Target(model=compiled)
+    return Target(model=compiled, provider=context.compiler.as_text(provider))
 
 
-def _output(node: Scalar | Mapping | None, compiler: Compiler) -> OutputFormat | None:
+def _output(node: Scalar | Mapping | None, context: StepContext) -> OutputFormat | None:
     try:
-        return None if node is None else output_format(node, compiler.sources, compiler.problems, compiler.step)
-    except Wrong as wrong:
-        compiler.problems.add_wrong(wrong, step=compiler.step)
+        return None if node is None else output_format(node, context.compiler.sources, context.problems, context.id)
+    except Wrong as error:
+        context.add(error)
         return None
 
 
-def _params(shape: PromptShape | MessagesShape, compiler: Compiler) -> ValueTemplate | None:
-    params: dict[str, Json] = {}
-    for key in _SENT:
-        node = getattr(shape, key)
-        if node is not None:
-            params[key] = compiler.tree(node)
-    if isinstance(shape.stop, Sequence):
-        params["stop"] = [compiler.text(item) for item in shape.stop.items if isinstance(item, Scalar)]
-    elif shape.stop is not None:
-        params["stop"] = compiler.text(shape.stop)
-    if shape.params is not None:
-        params |= compiler.tree(shape.params)
+def _params(keys: PromptKeys | MessagesKeys, compiler: Compiler) -> ValueTemplate | None:
+    params: dict[str, Json] = {key: compiler.tree(keys.values[key]) for key in _SENT if keys.values[key] is not None}
+    if isinstance(keys.stop, Sequence):
+        params["stop"] = [compiler.text(item) for item in keys.stop.items if isinstance(item, Scalar)]
+    elif keys.stop is not None:
+        params["stop"] = compiler.text(keys.stop)
+    if keys.params is not None:
+        params |= compiler.tree(keys.params)
     return ValueTemplate.of(params) if params else None
 
 
@@ -154,3 +109,17 @@ def _message(node: Node, compiler: Compiler) -> Json:
         else compiler.tree(entry.value)
         for entry in node.entries
     }
+
+
+for _key, _keys in (("prompt", PromptKeys), ("messages", MessagesKeys)):
+    register(
+        StepKindSpec(
+            key=_key,
+            kind=StepKind.PROMPT,
+            keys=_keys,
+            build=build_llm,
+            defaults=tuple(_keys.table),
+            templates=(_key, "system", "images"),
+            cached=True,
+        )
+    )

@@ -18,10 +18,10 @@ from flowllm.core.types import Json
 from flowllm.language.files import SnapshotFiles, Sources, beside
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
 from flowllm.language.problems import Problems, Wrong, nearest
-from flowllm.language.readers import is_template
 from flowllm.language.reference import Location
 from flowllm.language.schema_keywords import check_keywords
 from flowllm.language.source import parse_yaml
+from flowllm.language.values import is_template
 from flowllm.schemas.patterns import check_pattern
 
 MAX_FILES = 20

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field
 
 from flowllm.core.errors import UsageError
-from flowllm.language.model import KINDS, STEP_SHAPES, DefaultsShape, key_names
+from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant
 from flowllm.language.problems import Problems, Wrong, nearest
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
+from flowllm.language.step_keys import DefaultsKeys
 
 _DEFAULTS = "defaults"
 
@@ -57,21 +59,21 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
     except Wrong as wrong:
         raise UsageError(f"--set {option}={value}: {wrong.message}", hint=wrong.hint) from None
     if owner == _DEFAULTS:
-        _check_option(option, key, key_names(DefaultsShape))
+        _check_option(option, key, DefaultsKeys.table)
         return _put(root, (_DEFAULTS, key), node)
     steps = root.get("steps")
     step = steps.get(owner) if isinstance(steps, Mapping) else None
     if step is None:
         known = [*(steps.keys() if isinstance(steps, Mapping) else ()), _DEFAULTS]
         raise UsageError(f"--set {option}: there is no step `{owner}`", hint=nearest(owner, known))
-    kind = next((kind for kind in KINDS if isinstance(step, Mapping) and step.get(kind) is not None), None)
+    kind = next((kind for kind in kinds() if isinstance(step, Mapping) and step.get(kind) is not None), None)
     if kind is None or (kind == "workflow" and "." in key):
         return root  # wrong in itself, which is told when it is read; or an option of a step of the graph within
-    _check_option(option, key, key_names(STEP_SHAPES[kind]))
+    _check_option(option, key, kinds()[kind].keys.table)
     return _put(root, ("steps", owner, key), node)
 
 
-def _check_option(option: str, key: str, known: list[str]) -> None:
+def _check_option(option: str, key: str, known: Iterable[str]) -> None:
     if key not in known:
         raise UsageError(f"--set {option}: there is no option `{key}` here", hint=nearest(key, known))
 

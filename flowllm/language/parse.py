@@ -8,18 +8,16 @@ from pathlib import Path, PurePath
 
 from flowllm.core.errors import InvalidWorkflow, Problem
 from flowllm.core.types import Budget, Limits
-from flowllm.language.children import GraphReader, Inherited, WorkflowScope, check_default
+from flowllm.language.children import GraphReader, Inherited, WorkflowScope
+from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.limits import budget_of, capped, limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked, spellings_of, warn_of_literals
-from flowllm.language.model import WorkflowShape
 from flowllm.language.nodes import Mapping, Scalar
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Problems
 from flowllm.language.project import (
-    AUTO,
-    BUILT_IN,
     Project,
     check_top,
     find_project,
@@ -31,7 +29,8 @@ from flowllm.language.project import (
     read_root,
     section,
 )
-from flowllm.language.readers import any_text, plain_text
+from flowllm.language.providers import AUTO, BUILT_IN, check_default
+from flowllm.language.values import any_text, plain_text
 from flowllm.language.workflow import ProviderSettings, Workflow
 
 __all__ = [
@@ -129,7 +128,7 @@ class _Parser:
     def workflow(self) -> Workflow:
         """The whole."""
         problems, root = self._problems, self._root
-        check_top(root, WorkflowShape, "a workflow", problems)
+        check_top(root, WorkflowKeys, "a workflow", problems)
         providers = self._providers()
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         description = section(root, "description", lambda node: guarded(any_text, node, problems))

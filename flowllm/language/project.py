@@ -8,34 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from flowllm.language.file_keys import BudgetKeys, LimitsKeys, OpenAIKeys, ProjectKeys, SimulatedKeys, WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, Sources, Unreadable, absolute
+from flowllm.language.keys import Keys, read_keys
 from flowllm.language.limits import limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked
-from flowllm.language.model import (
-    BudgetShape,
-    DefaultsShape,
-    LimitsShape,
-    OpenAIShape,
-    ProjectShape,
-    Shape,
-    SimulatedShape,
-    WorkflowShape,
-    key_names,
-    read_shape,
-    unknown_key,
-)
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant, kind_of, scalars
 from flowllm.language.problems import Problems, Wrong
-from flowllm.language.readers import PROVIDER_NAME, SMALLEST_RATE, is_template, number, plain_text, price
+from flowllm.language.providers import AUTO, BUILT_IN
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
+from flowllm.language.step_keys import DefaultsKeys
+from flowllm.language.values import PROVIDER_NAME, is_template, plain_text, price, rate
 from flowllm.language.workflow import ProviderSettings
 
 T = TypeVar("T")
 
 PROJECT_FILE = "flowllm.yaml"
-BUILT_IN = ("openai", "simulated")
-AUTO = "auto"
 _MERGED = ("retry", "params")
 """Options that are merged key by key; every other one is replaced as a whole."""
 
@@ -48,11 +37,11 @@ class Project:
     """Absolute path of the file; empty if there is none."""
     text: str = ""
     providers: AbstractMapping[str, ProviderSettings] = field(default_factory=dict)
-    limits: LimitsShape | None = None
+    limits: LimitsKeys | None = None
     """Of the account that the default provider names; a workflow's own keys win."""
     defaults: Mapping | None = None
     """The nodes under `defaults`, checked."""
-    budget: BudgetShape | None = None
+    budget: BudgetKeys | None = None
     """Of each run; a workflow's own keys win."""
     tenants: AbstractMapping[str, float] = field(default_factory=dict)
     """Weights by name: shares of an account are in proportion to them; a tenant that is not here weighs 1."""
@@ -79,15 +68,14 @@ def load_project(path: str | Path, *, files: Files | None = None) -> Project:
     if root is None:
         checked(problems)
         return Project(path=absolute(name))  # an empty file is an empty project
-    check_top(root, ProjectShape, "flowllm.yaml", problems)
+    check_top(root, ProjectKeys, "flowllm.yaml", problems)
     providers = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
     limits = section(root, "limits", lambda node: parse_limits(node, problems))
     defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
     database = section(root, "database", lambda node: guarded(plain_text, node, problems))
     prices = section(root, "prices", lambda node: _by_name(node, "prices", price, problems)) or {}
     budget = section(root, "budget", lambda node: parse_budget(node, problems))
-    weight = number(minimum=SMALLEST_RATE)
-    tenants = section(root, "tenants", lambda node: _by_name(node, "tenants", weight, problems)) or {}
+    tenants = section(root, "tenants", lambda node: _by_name(node, "tenants", rate, problems)) or {}
     checked(problems)
     return Project(
         path=absolute(name),
@@ -119,13 +107,12 @@ def read_root(name: str, what: str, sources: Sources, problems: Problems) -> Map
     return None
 
 
-def check_top(root: Mapping, shape: type[Shape], what: str, problems: Problems) -> None:
+def check_top(root: Mapping, table: type[Keys], what: str, problems: Problems) -> None:
     """Add a problem for each key at the top that does not exist; `x-…` keys are the author's own."""
-    known = key_names(shape)
     for key, where in root.keys().items():
-        if key not in known and not key.startswith("x-"):
-            wrong = unknown_key(key, where, what, known, "top")
-            if shape is WorkflowShape and key in key_names(ProjectShape):
+        if key not in table.table and not key.startswith("x-"):
+            wrong = table.unknown(key, where, what)
+            if table is WorkflowKeys and key in ProjectKeys.table:
                 wrong.hint = "it belongs in flowllm.yaml"
             problems.add_wrong(wrong)
 
@@ -182,25 +169,25 @@ def _provider(entry: Entry, problems: Problems) -> ProviderSettings | None:
         return None
     if entry.key == "simulated" and name != "simulated":  # asking for `simulated` must never send anything
         problems.add((kind or entry.value).where, "`simulated` is always simulated", "choose another name")
-    table: type[SimulatedShape | OpenAIShape] = SimulatedShape if name == "simulated" else OpenAIShape
-    shape = read_shape(table, entry.value, what, problems)
-    if shape is None:
+    table: type[SimulatedKeys | OpenAIKeys] = SimulatedKeys if name == "simulated" else OpenAIKeys
+    keys = read_keys(table, entry.value, what, problems)
+    if keys is None:
         return None
-    settings = {key: value for key, value in shape if key not in {"limits", "enforce"}}
-    enforce = limits_of(shape.enforce) if isinstance(shape, SimulatedShape) else None
+    settings = {key: value for key, value in keys.values.items() if key not in {"limits", "enforce"}}
+    enforce = limits_of(keys.enforce) if isinstance(keys, SimulatedKeys) else None
     return ProviderSettings(
-        **{**settings, "type": name}, name=entry.key, limits=limits_of(shape.limits), enforce=enforce
+        **{**settings, "type": name}, name=entry.key, limits=limits_of(keys.limits), enforce=enforce
     )
 
 
 def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
     """The nodes under `defaults`, checked; without keys that are unknown or hold templates."""
-    read_shape(DefaultsShape, node, "`defaults`", problems)
+    read_keys(DefaultsKeys, node, "`defaults`", problems)
     if not isinstance(node, Mapping):
         return None
-    known, kept = key_names(DefaultsShape), []
+    kept = []
     for entry in node.entries:
-        if entry.key not in known:
+        if entry.key not in DefaultsKeys.table:
             continue
         templates = [scalar for scalar in scalars(entry.value) if is_template(scalar.text)]
         for scalar in templates:

@@ -1,31 +1,20 @@
-"""The JSON Schemas of workflow files and of flowllm.yaml, for editors."""
+"""The JSON Schemas of workflow files and of flowllm.yaml, for editors: made from the tables of keys."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
+import flowllm.language.builders  # noqa: F401 - registers the kinds of steps
 from flowllm.core.types import Json
-from flowllm.language.model import STEP_SHAPES, ProjectShape, Shape, WorkflowShape
+from flowllm.language.file_keys import ProjectKeys, WorkflowKeys
+from flowllm.language.keys import Key, Keys
+from flowllm.language.kinds import kinds
 from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.language.template import RESERVED_IDS
 
-_NAME = "^[a-z_][a-z0-9_]*$"
-_PROVIDER = "^(?!auto$)[A-Za-z_][A-Za-z0-9_.-]*$"
 _GROUPED: Final = r"^[-+]?[1-9][0-9]*(_[0-9]+)+(\.[0-9_]*)?([eE][-+]?[0-9]+)?$"
 """A number whose digits are grouped, such as 200_000: a text to editors, whose YAML 1.2 knows no such numbers."""
-_TITLES: Final = {
-    **{shape.__name__: f"{kind} step" for kind, shape in STEP_SHAPES.items()},
-    "HttpRequestShape": "HTTP request",
-    "OpenAIShape": "provider (openai)",
-    "SimulatedShape": "provider (simulated)",
-    "EnforceShape": "limits of a simulated server",
-    "ModelLimitsShape": "limits of a model",
-    "WindowShape": "window",
-    "DataFileShape": "data file",
-    "DataFilesShape": "data files",
-}
-"""What tables of keys are called for users, where that is not the name of the class in small letters."""
 
 
 def workflow_schema() -> dict[str, Json]:
@@ -33,31 +22,35 @@ def workflow_schema() -> dict[str, Json]:
 
     It is for completion and for the first look: references, files and templates are checked by `validate`.
     """
-    schema = _of(WorkflowShape, "flowllm workflow")
+    specs = kinds().values()
+    schema, tables = _document(WorkflowKeys, *(spec.keys for spec in specs))
     properties = schema["properties"]
-    properties["inputs"]["propertyNames"] = {"pattern": _NAME}
-    properties["steps"]["propertyNames"] = {"pattern": _NAME, "not": {"enum": sorted(RESERVED_IDS)}}
-    properties["steps"]["minProperties"] = 1
-    schema["$defs"][_key("WorkflowStepShape")]["properties"]["workflow"] |= _graph(properties)
+    properties["steps"] |= {
+        "propertyNames": {"pattern": "^[a-z_][a-z0-9_]*$", "not": {"enum": sorted(RESERVED_IDS)}},
+        "additionalProperties": {"anyOf": [{"$ref": f"#/$defs/{_name(spec.keys)}"} for spec in specs]},
+    }
+    tables["workflow-step"]["properties"]["workflow"] |= _graph(properties)
     return schema
 
 
 def config_schema() -> dict[str, Json]:
     """The same for flowllm.yaml."""
-    return _of(ProjectShape, "flowllm.yaml")
+    return _document(ProjectKeys)[0]
 
 
-def _of(shape: type[Shape], title: str) -> dict[str, Json]:
-    schema: dict[str, Json] = _tidied(shape.model_json_schema())
-    schema["properties"]["providers"]["propertyNames"] = {"pattern": _PROVIDER}
-    for kind, name in (("openai", "OpenAIShape"), ("simulated", "SimulatedShape")):
-        schema["$defs"][_key(name)]["properties"]["type"]["enum"] = [kind]
-    return {
+def _document(top: type[Keys], *others: type[Keys]) -> tuple[dict[str, Json], dict[str, Json]]:
+    """The schema of a file, and the tables under its `$defs`."""
+    tables: dict[str, Json] = {}
+    for table in others:
+        _reference(table, tables)
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **schema,
-        "title": title,
+        **_table(top, tables),
+        "title": top.title,
         "patternProperties": {"^x-": {"description": "The author's own."}},
     }
+    schema["$defs"] = tables
+    return schema, tables
 
 
 def _graph(properties: Json) -> dict[str, Json]:
@@ -73,56 +66,54 @@ def _graph(properties: Json) -> dict[str, Json]:
     return {"type": ["string", "object"], "if": {"type": "object"}, "then": written}
 
 
-def _title(name: str) -> str:
-    return _TITLES.get(name) or re.sub(r"(?<!^)(?=[A-Z])", " ", name.removesuffix("Shape")).lower()
-
-
-def _key(name: str) -> str:
+def _name(table: type[Keys]) -> str:
     """The key of a table under `$defs`, which editors show too."""
-    return re.sub(r"[^A-Za-z]+", "-", _title(name)).strip("-")
+    return re.sub(r"[^A-Za-z]+", "-", table.title).strip("-")
 
 
-def _tidied(schema: Json) -> Json:
-    """The schema that pydantic gives, as a user would read it.
+def _table(table: type[Keys], tables: dict[str, Json]) -> dict[str, Json]:
+    required = [name for name, key in table.table.items() if key.required]
+    return {
+        "type": "object",
+        "description": table.__doc__,
+        "properties": {name: _key(key, tables) for name, key in table.table.items()},
+        **({"required": required} if required else {}),
+        "additionalProperties": False,
+    }
 
-    Without made-up titles, the null of optional keys and empty defaults; tables by names that users know; defaults and
-    numbers as they are written.
-    """
+
+def _key(key: Key[Any], tables: dict[str, Json]) -> dict[str, Json]:
+    schema: dict[str, Json] = {"description": key.text, **_resolved(key.value.schema, tables)}
+    if not key.required and key.default not in (None, "", (), {}):
+        schema["default"] = default_as_written(key)
+    return schema
+
+
+def _resolved(schema: Any, tables: dict[str, Json]) -> Any:
+    """A schema in which tables are named, and numbers may have grouped digits."""
     if isinstance(schema, list):
-        return [_tidied(item) for item in schema]
+        return [_resolved(item, tables) for item in schema]
     if not isinstance(schema, dict):
-        return schema
-    tidy: dict[str, Json] = {}
-    for key, value in schema.items():
-        tidy |= _entry(key, value, schema)
-    if tidy.get("type") in ("integer", "number"):
-        tidy |= {"type": [tidy["type"], "string"], "pattern": _GROUPED}
-    return tidy
+        return _reference(schema, tables) if isinstance(schema, type) else schema
+    resolved = {key: _resolved(item, tables) for key, item in schema.items()}
+    if resolved.get("type") in ("integer", "number"):
+        resolved |= {"type": [resolved["type"], "string"], "pattern": _GROUPED}
+    return resolved
 
 
-def _entry(key: str, value: Json, schema: dict[str, Json]) -> dict[str, Json]:
-    """What becomes of one keyword of a schema."""
-    if key == "$defs":
-        return {key: {_key(name): {"title": _title(name), **_tidied(inner)} for name, inner in value.items()}}
-    if key == "properties":
-        return {key: {name: _tidied(inner) for name, inner in value.items()}}
-    if key == "$ref":
-        return {key: f"#/$defs/{_key(value.rpartition('/')[2])}"}
-    if key == "anyOf":
-        return _options([_tidied(option) for option in value if option != {"type": "null"}])
-    if key == "default":
-        return {} if value in (None, "", [], {}) else {key: _default(value, schema)}
-    return {} if key == "title" else {key: _tidied(value)}
+def _reference(table: type[Keys], tables: dict[str, Json]) -> str:
+    name = _name(table)
+    if name not in tables:
+        tables[name] = {}
+        tables[name] = {"title": table.title, **_table(table, tables)}
+    return f"#/$defs/{name}"
 
 
-def _options(options: list[Json]) -> dict[str, Json]:
-    return dict(options[0]) if len(options) == 1 else {"anyOf": options}
-
-
-def _default(value: Json, schema: dict[str, Json]) -> Json:
-    """A default as it would be written: durations and shares have a unit."""
-    if isinstance(value, float) and schema.get("pattern") == DURATION_PATTERN:
-        return f"{value:g}s" if value >= 1 or not value else f"{value * 1000:g}ms"
-    if isinstance(value, float) and schema.get("pattern") == SHARE_PATTERN:
-        return f"{value * 100:g}%"
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def default_as_written(key: Key[Any]) -> Json:
+    """A default as an author would write it: durations and shares have a unit."""
+    default, pattern = key.default, key.value.schema.get("pattern")
+    if pattern == DURATION_PATTERN:
+        return f"{default:g}s" if default >= 1 or not default else f"{default * 1000:g}ms"
+    if pattern == SHARE_PATTERN:
+        return f"{default * 100:g}%"
+    return int(default) if isinstance(default, float) and default.is_integer() else default

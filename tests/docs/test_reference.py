@@ -9,8 +9,8 @@ import pytest
 
 import flowllm
 from flowllm.core import errors
-from flowllm.language import model
-from tests.support.documentation import BLOCKS, PAGES, ROOT, TABLES, commands, made_in, options_of, renewed, shapes
+from flowllm.language.keys import Keys
+from tests.support.documentation import BLOCKS, PAGES, ROOT, TABLES, commands, made_in, options_of, renewed, tables
 
 LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -29,27 +29,27 @@ def test_every_block_stands_on_some_page() -> None:
 
 
 def test_every_table_of_keys_is_in_the_language_reference() -> None:
-    documented = {shape for shape, _ in TABLES.values()}
-    for shape in shapes():
-        assert shape in documented, shape.__name__
+    documented = {table for table, _ in TABLES.values()}
+    for table in tables():
+        assert table in documented, table.__name__
 
 
-@pytest.mark.parametrize("shape", list(shapes()), ids=lambda shape: shape.__name__)
-def test_every_key_is_in_the_language_reference(shape: type[model.Shape]) -> None:
+@pytest.mark.parametrize("table", tables(), ids=lambda table: table.__name__)
+def test_every_key_is_in_the_language_reference(table: type[Keys]) -> None:
     rows = set(re.findall(r"^\| `(\w+)` \|", LANGUAGE, re.MULTILINE))
-    assert set(model.key_names(shape)) <= rows
+    assert set(table.table) <= rows
 
 
 def test_no_key_in_a_table_is_unknown() -> None:
-    known = {key for shape in shapes() for key in model.key_names(shape)}
-    tables = "\n".join(re.findall(r"<!-- made: keys of .*?<!-- end -->", LANGUAGE, re.DOTALL))
-    assert set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) <= known
+    known = {key for table in tables() for key in table.table}
+    made = "\n".join(re.findall(r"<!-- made: keys of .*?<!-- end -->", LANGUAGE, re.DOTALL))
+    assert set(re.findall(r"^\| `(\w+)` \|", made, re.MULTILINE)) <= known
 
 
 def test_every_key_has_a_meaning() -> None:
-    for shape in shapes():
-        for name, field in shape.model_fields.items():
-            assert field.description, f"{shape.__name__}.{name}"
+    for table in tables():
+        for name, key in table.table.items():
+            assert key.text, f"{table.__name__}.{name}"
 
 
 def test_every_command_and_option_is_in_the_command_line_reference() -> None:

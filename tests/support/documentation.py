@@ -20,12 +20,14 @@ import click
 
 import flowllm
 from flowllm.cli.main import ENTRIES, cli
-from flowllm.language import fields as f
-from flowllm.language import model, model_accounts, model_steps
+from flowllm.language import file_keys, step_keys, step_values, values
+from flowllm.language.keys import Key, Keys
+from flowllm.language.kinds import kinds
 from flowllm.language.sandbox import TEXT
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_methods import methods_of
 from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
+from flowllm.language.schema import default_as_written
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.template_paths import RECORD_FIELDS, RUN_FIELDS
 
@@ -35,68 +37,79 @@ _BLOCK = re.compile(r"(<!-- made: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOT
 
 # --- the language ---------------------------------------------------------------------------------------
 
-_STEP, _LLM = model_steps._StepOptions, model_steps._LlmOptions
-TABLES: dict[str, tuple[type[model.Shape], tuple[type[model.Shape], ...]]] = {
-    "workflow": (model.WorkflowShape, ()),
-    "project": (model.ProjectShape, ()),
-    "input": (model.InputShape, ()),
-    "every step": (_STEP, (model_steps._FanoutOptions,)),
-    "LLM steps": (_LLM, (model_steps._CommonOptions,)),
-    "defaults": (model.DefaultsShape, (_LLM,)),
-    "prompt": (model.PromptShape, (_STEP, _LLM)),
-    "messages": (model.MessagesShape, (_STEP, _LLM)),
-    "embed": (model.EmbedShape, (_STEP,)),
-    "batch": (model_steps.BatchShape, ()),
-    "python": (model.PythonShape, (_STEP,)),
-    "shell": (model.ShellShape, (_STEP,)),
-    "http": (model.HttpShape, (_STEP,)),
-    "request": (model_steps.HttpRequestShape, ()),
-    "workflow step": (model.WorkflowStepShape, (_STEP,)),
-    "value": (model.ValueShape, (_STEP,)),
-    "foreach": (model_steps._FanoutOptions, ()),
-    "data set": (model.DataFileShape, ()),
-    "files": (model.DataFilesShape, ()),
-    "accept": (model_steps.AcceptShape, ()),
-    "retry": (model.RetryShape, ()),
-    "enforce": (model.EnforceShape, ()),
-    "models": (model_accounts.ModelLimitsShape, (model.EnforceShape,)),
-    "window": (model_accounts.WindowShape, ()),
-    "limits": (model.LimitsShape, (model_accounts.ModelLimitsShape,)),
-    "budget": (model.BudgetShape, ()),
-    "provider openai": (model_accounts.OpenAIShape, ()),
-    "provider simulated": (model_accounts.SimulatedShape, ()),
+
+def tables() -> list[type[Keys]]:
+    """Every table of keys that users know."""
+    found, waiting = [], [Keys]
+    while waiting:
+        table = waiting.pop()
+        waiting += table.__subclasses__()
+        found += [table] if table.title else []
+    return found
+
+
+def _table(title: str) -> type[Keys]:
+    return next(table for table in tables() if table.title == title)
+
+
+_KINDS: dict[str, type[Keys]] = {key: spec.keys for key, spec in kinds().items()}
+_STEP, _LLM = step_keys.StepKeys, step_keys.LlmKeys
+TABLES: dict[str, tuple[type[Keys], tuple[type[Keys], ...]]] = {
+    "workflow": (file_keys.WorkflowKeys, ()),
+    "project": (file_keys.ProjectKeys, ()),
+    "input": (file_keys.InputKeys, ()),
+    "every step": (_STEP, (step_keys.ForeachKeys,)),
+    "LLM steps": (_LLM, (step_keys.CommonKeys,)),
+    "defaults": (step_keys.DefaultsKeys, (_LLM,)),
+    "prompt": (_KINDS["prompt"], (_STEP, _LLM)),
+    "messages": (_KINDS["messages"], (_STEP, _LLM)),
+    "embed": (_KINDS["embed"], (_STEP,)),
+    "batch": (_table("batch"), ()),
+    "python": (_KINDS["python"], (_STEP,)),
+    "shell": (_KINDS["shell"], (_STEP,)),
+    "http": (_KINDS["http"], (_STEP,)),
+    "request": (_table("HTTP request"), ()),
+    "workflow step": (_KINDS["workflow"], (_STEP,)),
+    "value": (_KINDS["value"], (_STEP,)),
+    "foreach": (step_keys.ForeachKeys, ()),
+    "data set": (step_keys.DataFileKeys, ()),
+    "files": (step_keys.DataFilesKeys, ()),
+    "accept": (step_keys.AcceptKeys, ()),
+    "retry": (step_keys.RetryKeys, ()),
+    "enforce": (file_keys.EnforceKeys, ()),
+    "models": (file_keys.ModelLimitsKeys, (file_keys.EnforceKeys,)),
+    "window": (file_keys.WindowKeys, ()),
+    "limits": (file_keys.LimitsKeys, (file_keys.ModelLimitsKeys,)),
+    "budget": (file_keys.BudgetKeys, ()),
+    "provider openai": (file_keys.OpenAIKeys, ()),
+    "provider simulated": (file_keys.SimulatedKeys, ()),
 }
 """Name of a table: whose keys it lists, less those of others."""
 
 
 def key_table(name: str) -> str:
-    """The keys of a shape: what each may be, its default, what it means."""
-    shape, less = TABLES[name]
-    schema = shape.model_json_schema(by_alias=True)
-    hidden = {key for other in less for key in model.key_names(other)}
-    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    for key, field in schema["properties"].items():
-        if key not in hidden:
-            required = "required" if key in schema.get("required", ()) else _default(field)
-            lines.append(f"| `{key}` | {_value(field)} | {required} | {_cell(field.get('description', ''))} |")
-    return "\n".join(lines)
+    """The keys of a table: what each may be, its default, what it means."""
+    table, less = TABLES[name]
+    hidden = {key for other in less for key in other.table}
+    rows = (
+        f"| `{key.name}` | {_value(key.value.schema)} | {_default(key)} | {_cell(key.text)} |"
+        for key in table.table.values()
+        if key.name not in hidden
+    )
+    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
 
 
 def _cell(text: str) -> str:
     return re.sub(r"(?<![`$])(\$?\{[^}]*\}\}?)", r"`\1`", text.replace("|", "\\|"))
 
 
-def _default(field: Mapping[str, Any]) -> str:
-    default = field.get("default")
-    if default in (None, "", [], {}):
+def _default(key: Key[Any]) -> str:
+    if key.required:
+        return "required"
+    if key.default in (None, "", (), {}):
         return ""
-    if field.get("pattern") == DURATION_PATTERN:
-        return f"`{default:g}s`"
-    if field.get("pattern") == SHARE_PATTERN:
-        return f"`{default * 100:g}%`"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    default = default_as_written(key)
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 _PATTERNS = {
@@ -108,29 +121,34 @@ _PATTERNS = {
     "^https?://": "address",
 }
 _NAMES = {
-    "LimitsShape": "[limits](#limits)",
-    "ModelLimitsShape": "[limits](#limits)",
-    "EnforceShape": "[limits](#limits)",
-    "WindowShape": "`{requests, per}`",
-    "BudgetShape": "[budget](#budget)",
-    "RetryShape": "[retry](#retry)",
-    "DefaultsShape": "[options](#options-of-llm-steps)",
-    "OpenAIShape": "[provider](#providers)",
-    "PromptShape": "[step](#steps)",
-    "AcceptShape": "[accept](#accept-end-when-there-is-enough)",
-    "BatchShape": "[batch](#embed-vectors-of-texts)",
-    "HttpRequestShape": "[request](#http-send-a-request)",
+    "limits": "[limits](#limits)",
+    "limits of a model": "[limits](#limits)",
+    "limits of a simulated server": "[limits](#limits)",
+    "window": "`{requests, per}`",
+    "budget": "[budget](#budget)",
+    "retry": "[retry](#retry)",
+    "defaults": "[options](#options-of-llm-steps)",
+    "provider (openai)": "[provider](#providers)",
+    "accept": "[accept](#accept-end-when-there-is-enough)",
+    "batch": "[batch](#embed-vectors-of-texts)",
+    "HTTP request": "[request](#http-send-a-request)",
 }
+_WHOLE = (
+    (values.INPUT, "[input](#inputs)"),
+    (file_keys.WorkflowKeys.steps.value.schema, "mapping of names to [step](#steps)"),
+)
 
 
 def _value(schema: Mapping[str, Any]) -> str:
     """A JSON Schema in a few words."""
-    if schema == f._INPUT:
-        return "[input](#inputs)"
+    return next((words for known, words in _WHOLE if schema == known), "") or _described(schema)
+
+
+def _described(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return _any_of(schema["anyOf"])
     if "$ref" in schema:
-        return _NAMES.get(schema["$ref"].rpartition("/")[2], "")
+        return _NAMES.get(schema["$ref"].title, "")
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     kinds = schema.get("type", [])
@@ -142,7 +160,7 @@ def _value(schema: Mapping[str, Any]) -> str:
 
 
 def _any_of(options: Sequence[Mapping[str, Any]]) -> str:
-    if f._DATA_FILE in options:
+    if step_values.DATA_FILE in options:
         return "template or list or [data set](#data-sets) or matrix"
     words = [_value(option) for option in options if option != {"type": "null"}]
     return " or ".join(dict.fromkeys(word for word in words if word))
@@ -165,7 +183,7 @@ def _one(kind: str, schema: Mapping[str, Any]) -> str:
 
 
 def _several(schema: Mapping[str, Any]) -> str:
-    if f._MESSAGE in schema.get("anyOf", ()):
+    if {"type": "object", "required": ["role"]} in schema.get("anyOf", ()):
         return "messages"
     words = _value(schema)
     return f"{words}s" if words.replace(" ", "").isalpha() else words
@@ -176,16 +194,6 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     above = schema.get("exclusiveMinimum")
     found = f" above {above}" if above is not None else "" if least is None else f" from {least}"
     return found + ("" if most is None else f" to {most}")
-
-
-def shapes() -> Iterator[type[model.Shape]]:
-    """Every public table of keys that there is."""
-    waiting = [model.Shape]
-    while waiting:
-        shape = waiting.pop()
-        waiting += shape.__subclasses__()
-        if shape is not model.Shape and not shape.__name__.startswith("_"):
-            yield shape
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.foreign import kind_meant, meant
-from flowllm.language.model import STEP_SHAPES, WorkflowShape, key_names
+from flowllm.language.kinds import all_keys
 from tests.support.workflows import problems, workflow
 
 TOP = "defaults: {provider: simulated, model: m}\n"
@@ -64,9 +65,8 @@ def test_a_step_with_such_a_key_alone_is_told_what_it_may_mean(key: str) -> None
 
 
 def test_no_key_of_flowllm_is_taken_for_one_of_another_system() -> None:
-    own = {key for shape in STEP_SHAPES.values() for key in key_names(shape)}
-    assert [key for key in own if meant(key, "step")] == ["foreach"]  # as `for_each`
-    assert [key for key in key_names(WorkflowShape) if meant(key, "top")] == []
+    assert [key for key in all_keys() if meant(key, "step")] == ["foreach"]  # as `for_each`
+    assert [key for key in WorkflowKeys.table if meant(key, "top")] == []
     assert (kind_meant("temp"), kind_meant("cmd") != "") == ("", True)
 
 

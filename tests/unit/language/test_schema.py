@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from flowllm.language.model import STEP_SHAPES, WorkflowShape, key_names
+from flowllm.language.file_keys import WorkflowKeys
+from flowllm.language.kinds import kinds
 from flowllm.language.schema import config_schema, workflow_schema
 from tests.support.editor import BROKEN, as_an_editor_reads, documents
 
@@ -21,11 +22,10 @@ def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
 
 
 def test_every_key_has_a_description() -> None:
-    tables = [WorkflowShape, *STEP_SHAPES.values()]
-    for table in tables:
-        for name, field in table.model_fields.items():
-            assert field.description, f"{table.__name__}.{name}"
-    assert set(SCHEMA["properties"]) == set(key_names(WorkflowShape))
+    for table in [WorkflowKeys, *(spec.keys for spec in kinds().values())]:
+        for name, key in table.table.items():
+            assert key.text, f"{table.__name__}.{name}"
+    assert set(SCHEMA["properties"]) == set(WorkflowKeys.table)
     assert all("description" in value for value in SCHEMA["properties"].values())
 
 
@@ -80,7 +80,7 @@ def test_nothing_of_its_making_shows(kind: str) -> None:
     schema: Any = VALIDATORS[kind].schema
     Draft202012Validator.check_schema(schema)
     text = json.dumps(schema)
-    assert "Shape" not in text
+    assert "Keys" not in text
     assert '{"type": "null"}' not in text
     for name, table in schema["$defs"].items():
         assert table["title"]

@@ -1,0 +1,302 @@
+"""What the values of the keys of steps may be: see values.py."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from flowllm.core.types import CachePolicy, Json, OnTruncated
+from flowllm.language.keys import Value, value
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
+from flowllm.language.problems import Wrong, nearest
+from flowllm.language.values import (
+    DURATION,
+    NAME,
+    NAME_SCHEMA,
+    SHARE,
+    TEMPLATE,
+    TEXT,
+    anything,
+    closed,
+    count,
+    duration,
+    is_template,
+    mapping,
+    number,
+    only,
+    or_template,
+    plain_text,
+    scalar,
+    share,
+    shown,
+    text,
+    word_of,
+    written,
+)
+
+_TEXTS: Final[dict[str, Json]] = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
+
+_SOME_TEXTS: Final[dict[str, Json]] = {"anyOf": [TEXT, {"type": "array", "items": TEXT, "minItems": 1}]}
+
+item_name: Final = Value(text.read, NAME_SCHEMA)
+
+
+@value({"anyOf": [TEXT, closed({"file": {"type": "string"}}, "file")]})
+def prompt(node: Node) -> Scalar | Mapping:
+    """A text, or `{file: path}`."""
+    if not isinstance(node, Mapping):
+        return written(node)
+    plain_text(only(node, "file", "here", "a prompt is a text or `{file: ./prompt.md}`"))
+    return node
+
+
+@value({"type": "string", "minLength": 1, "maxLength": 1})
+def delimiter(node: Node) -> str:
+    """One character."""
+    found = scalar(node, "a character")
+    if len(found.text) != 1 or found.text in '\r\n"':
+        raise Wrong(found.where, f"`{found.text}` is not one character", 'write one, such as ";"')
+    return found.text
+
+
+@value(TEXT)
+def command(node: Node) -> Scalar:
+    """A command line, in which nothing is filled in."""
+    found = written(node)
+    if "{{" in found.text:
+        raise Wrong(
+            found.where,
+            "a command is never a template: what a model wrote must not become a command",
+            'values go in by `stdin:` and `env:`; use those as "$NAME"',
+        )
+    return found
+
+
+@value({"anyOf": [{"type": "integer", "minimum": 0}, SHARE]})
+def count_or_share(node: Node) -> int | float:
+    """A whole number as int, or a share such as 5% as a float from 0 to 1."""
+    found = scalar(node, "a number or a share")
+    if found.text.strip().endswith("%"):
+        return float(share(found))
+    if found.is_text or found.value is None:
+        raise Wrong(found.where, f"expected a whole number or a share such as 5%, found `{found.text}`")
+    counted: int = number(least=0, whole=True)(found)
+    return counted
+
+
+on_truncated: Final = word_of(OnTruncated)
+
+
+@value({"anyOf": [{"type": "boolean"}, closed({"ttl": DURATION}, "ttl")]})
+def cache(node: Node) -> CachePolicy:
+    """What is kept: true, false or {ttl: 7d}."""
+    if isinstance(node, Mapping):
+        return CachePolicy(enabled=True, ttl=duration(only(node, "ttl", "in `cache`", "write {ttl: 7d}")))
+    given = node.value if isinstance(node, Scalar) else None
+    if not isinstance(given, bool):
+        raise Wrong(node.where, f"expected true, false or {{ttl: 7d}}, found {shown(node)}")
+    return CachePolicy(enabled=given)
+
+
+@value(_SOME_TEXTS)
+def stop(node: Node) -> Scalar | Sequence:
+    """A text, or a list of up to four; each may be a template."""
+    if not isinstance(node, Sequence):
+        return text(node)
+    if not node.items:
+        raise Wrong(node.where, "this list is empty")
+    for item in node.items:
+        if scalar(item, "a text").text == "":
+            raise Wrong(item.where, "expected a text, found nothing")
+    return node
+
+
+@value(_SOME_TEXTS)
+def images(node: Node) -> Scalar | Sequence:
+    """A text, or a list of texts."""
+    if not isinstance(node, Sequence):
+        return text(node)
+    if not node.items:
+        raise Wrong(node.where, "the list of images is empty", "leave `images` out")
+    for item in node.items:
+        text(item)
+    return node
+
+
+@value(_TEXTS)
+def texts(node: Node) -> Scalar | Sequence:
+    """A text, or a list of texts; each may be a template."""
+    if not isinstance(node, Sequence):
+        return written(node)
+    for item in node.items:
+        written(item)
+    return node
+
+
+ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
+
+_CONTENTS: Final = ("content", "tool_calls", "refusal", "audio", "function_call")
+
+_MESSAGES: Final = "write `- {role: user, content: …}`"
+
+
+@value(or_template({"type": "array", "minItems": 1, "items": or_template({"type": "object", "required": ["role"]})}))
+def messages(node: Node) -> Sequence | Scalar:
+    """A list of messages in the API's own shape, or one template that gives such a list."""
+    if isinstance(node, Scalar) and is_template(node.text):
+        return node
+    if not isinstance(node, Sequence):
+        raise Wrong(node.where, f"expected a list of messages, found {kind_of(node)}", _MESSAGES)
+    if not node.items:
+        raise Wrong(node.where, "this list is empty", _MESSAGES)
+    for item in node.items:
+        if not (isinstance(item, Scalar) and is_template(item.text)):
+            _check_message(mapping(item))
+    return node
+
+
+def _check_message(found: Mapping) -> None:
+    keys = found.keys()
+    if "role" not in keys:
+        raise Wrong(found.where, "`role` is missing", "write {role: user, content: …}")
+    if not any(key in keys for key in _CONTENTS):
+        raise Wrong(found.where, "`content` is missing", "write {role: user, content: …}")
+    role, content = found.get("role"), found.get("content")
+    if isinstance(role, Scalar) and not is_template(role.text) and role.text not in ROLES:
+        raise Wrong(role.where, f"unknown role {shown(role)}", nearest(role.text, ROLES))
+    if isinstance(content, Scalar) and content.text:
+        written(content)
+
+
+@value({"type": "array", "items": {"anyOf": [TEXT, closed({"provider": TEXT, "model": TEXT}, "model")]}})
+def fallback(node: Node) -> tuple[tuple[Scalar, Scalar | None], ...]:
+    """Targets to ask when the first fails, as (model, provider or None)."""
+    if not isinstance(node, Sequence):
+        hint = "write [model, {provider: p, model: m}]"
+        raise Wrong(node.where, f"expected a list of models, found {kind_of(node)}", hint)
+    return tuple(_target(item) for item in node.items)
+
+
+def _target(node: Node) -> tuple[Scalar, Scalar | None]:
+    if isinstance(node, Scalar):
+        return text(node), None
+    found = mapping(node)
+    for key, where in found.keys().items():
+        if key not in {"provider", "model"}:
+            raise Wrong(where, f"unknown key `{key}` here", nearest(key, ["provider", "model"]))
+    model, provider = found.get("model"), found.get("provider")
+    if model is None:
+        raise Wrong(found.where, "`model` is missing", "write {provider: p, model: m}")
+    return text(model), None if provider is None else text(provider)
+
+
+@value({"type": "object"})
+def arguments(node: Node) -> Mapping:
+    """Keyword arguments."""
+    found = mapping(node)
+    for key, where in found.keys().items():
+        if not key.isidentifier():
+            raise Wrong(where, f"`{key}` cannot be the name of an argument")
+    return found
+
+
+@value(or_template({"type": "object"}))
+def arguments_or_template(node: Node) -> Mapping | Scalar:
+    """Inputs of a graph, or one template that gives a mapping of them."""
+    return node if isinstance(node, Scalar) and is_template(node.text) else arguments(node)
+
+
+def params_without(instead: dict[str, str]) -> Value[Mapping]:
+    """What else an API takes; but for these keys, each with what to write instead."""
+
+    def read(node: Node) -> Mapping:
+        found = mapping(node)
+        for key, where in found.keys().items():
+            if key in instead:
+                raise Wrong(where, f"`{key}` does not belong under `params`", instead[key])
+        return found
+
+    return Value(read, {"type": "object", "propertyNames": {"not": {"enum": list(instead)}}})
+
+
+def _own_keys(*keys: str) -> dict[str, str]:
+    return {key: f"it is a key of its own: `{key}: …`" for key in keys}
+
+
+chat_params: Final = params_without(
+    {
+        **_own_keys("model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop"),
+        "stream": "answers are taken whole; it cannot be set",
+        "n": "use `samples` to ask several times",
+        "response_format": "use `output`",
+    }
+)
+
+embed_params: Final = params_without({**_own_keys("model", "dimensions"), "input": "it is what stands under `embed`"})
+
+
+def texts_by_name(pattern: re.Pattern[str], what: str) -> Value[Mapping]:
+    """Texts under names; a text may be empty, and a template."""
+
+    def read(node: Node) -> Mapping:
+        found = mapping(node)
+        for entry in found.entries:
+            if not pattern.fullmatch(entry.key):
+                raise Wrong(entry.where, f"`{entry.key}` cannot be the name of {what}")
+            given = scalar(entry.value, "a text")
+            if given.value is None:
+                raise Wrong(given.where, f"expected a text, found {kind_of(given)}", 'write "" for an empty one')
+        return found
+
+    return Value(read, {"type": "object", "additionalProperties": TEXT})
+
+
+@value({"type": "object", "additionalProperties": _TEXTS})
+def query(node: Node) -> Mapping:
+    """Parameters of an address: texts and numbers, or lists of them, by name."""
+    found = mapping(node)
+    for entry in found.entries:
+        for item in entry.value.items if isinstance(entry.value, Sequence) else (entry.value,):
+            scalar(item, "a text, a number or a list of them")
+    return found
+
+
+@value({"type": ["string", "object"]})
+def output(node: Node) -> Scalar | Mapping:
+    """`json`, a JSON Schema, or the path of a schema's file."""
+    if isinstance(node, Mapping):
+        return node
+    if isinstance(node, Sequence) or not node.text or not node.is_text:
+        raise Wrong(node.where, f"expected `json`, a JSON Schema or a schema's file, found {shown(node)}")
+    if is_template(node.text):
+        raise Wrong(node.where, "`output` cannot be a template")
+    return node
+
+
+@value({"type": ["string", "object"]})
+def graph(node: Node) -> Scalar | Mapping:
+    """A file's name, or the graph itself."""
+    if isinstance(node, Mapping):
+        return node
+    found = written(node)
+    if is_template(found.text):
+        raise Wrong(found.where, "the name of a workflow cannot be a template", "write its path")
+    return found
+
+
+DATA_FORMATS: Final = ("jsonl", "json", "csv", "lines")
+
+DATA_FILE: Final = closed(
+    {"file": TEXT, "format": {"enum": list(DATA_FORMATS)}, "delimiter": delimiter.schema, "limit": count.schema}, "file"
+)
+
+_AXIS: Final = [TEMPLATE, {"type": "array"}, DATA_FILE, closed({"files": TEXT, "limit": count.schema}, "files")]
+
+_MATRIX: Final = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+    "minProperties": 1,
+    "additionalProperties": {"anyOf": _AXIS},
+}
+
+foreach_source: Final = Value(anything.read, {"anyOf": [*_AXIS, closed({"matrix": _MATRIX}, "matrix")]})
