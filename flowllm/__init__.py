@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from flowllm.app.blocking import run
     from flowllm.app.flowllm import FlowLLM
     from flowllm.app.result import RunResult, StepResult
+    from flowllm.core.cancel import StopSignal
     from flowllm.core.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
     from flowllm.core.types import NodeStatus, RunStatus, Usage
     from flowllm.language.parse import load_workflow
     from flowllm.runtime.options import RunOptions
-    from flowllm.runtime.stop import StopSignal
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ _HOMES = {
     "RunStatus": "flowllm.core.types",
     "StepError": "flowllm.core.errors",
     "StepResult": "flowllm.app.result",
-    "StopSignal": "flowllm.runtime.stop",
+    "StopSignal": "flowllm.core.cancel",
     "StoreError": "flowllm.core.errors",
     "Usage": "flowllm.core.types",
     "UsageError": "flowllm.core.errors",

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import DataFailed, StorageFailed, UsageError
 from flowllm.core.tasks import start_task, to_the_end
@@ -29,7 +30,6 @@ from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.row_sink import Lines, RowSink
 from flowllm.runtime.scheduler import DatasetRun
-from flowllm.runtime.stop import StopSignal
 from flowllm.storage.base import RunLease, RunRecord, Store
 
 
@@ -185,7 +185,7 @@ async def _fitting(
     the data cannot be read."""
     peeked = rows.peek()
     stopped = asyncio.Event()
-    forget = stop.listen(lambda _: stopped.set(), lambda: None)
+    stop.listen(stopped, stopped.set)
     waiting = start_task(stopped.wait())  # data may be long in coming
     try:
         await asyncio.wait([peeked, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -201,7 +201,7 @@ async def _fitting(
         raise UsageError(error.message, hint=error.hint) from None
     finally:
         waiting.cancel()
-        forget()
+        stop.forget(stopped)
     fit = fit_of(workflow.inputs, given, first, _shown(options))
     if fit.wrong:
         raise UsageError(fit.wrong, hint=fit.hint)

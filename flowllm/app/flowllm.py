@@ -21,6 +21,7 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
 from flowllm.core.redact import Redactor
@@ -41,7 +42,6 @@ from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import counted, figures_of, whole_nodes
-from flowllm.runtime.stop import StopSignal
 from flowllm.steps.threads import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory

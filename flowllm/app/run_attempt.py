@@ -15,6 +15,7 @@ from flowllm.app.wiring import SIMULATED, Providers, local_backend
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
+from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import FlowLLMError, StoreError, UsageError, text_of
 from flowllm.core.events import Event, Notice, RunEnded, RunStarted
@@ -30,7 +31,6 @@ from flowllm.runtime.foreach_runner import WIDE
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
 from flowllm.runtime.scheduler import WINDOW, AttemptOutcome, DatasetRun, Scheduler
-from flowllm.runtime.stop import StopSignal
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
@@ -203,7 +203,7 @@ class RunAttempt:
         stop.begun(self._options.grace, own_code=own_code)
         self._begin(resumed=resumed, notices=notices)
         backend = local_backend(self._workflow, self._providers, self._flights, self._secrets)
-        cancelled = StopSignal()
+        token = stop.child()
 
         async def carry() -> None:
             self._claim()
@@ -219,7 +219,7 @@ class RunAttempt:
                 clock=self._clock,
                 redactor=self._providers.redactor,
                 emit=self._tell,
-                stop=stop,
+                stop=token,
                 purse=await self._purse(),
                 retry_failed=retry_failed,
                 window=self._window,
@@ -228,16 +228,16 @@ class RunAttempt:
                 over=self._over(),
                 claims=self._claims,
             )
-            cancelled.listen(lambda _: None, scheduler.abort)
             with _relaxed_collection():
                 await self._carry(scheduler)
 
         try:
             # From here on the run is put on record, however early its caller goes
-            await to_the_end(carry(), abort=cancelled.cancel)
+            await to_the_end(carry(), abort=token.cancel)
         finally:
             await backend.close()
             self._limiter.withdraw(self._run.run_id)
+            stop.forget(token)
             self._tell.close()
 
     async def _carry(self, scheduler: Scheduler) -> None:

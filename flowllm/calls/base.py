@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowllm.calls.budget import RunBudget
-from flowllm.calls.gate import Gate
 from flowllm.calls.validation import Validator
+from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, Request
@@ -27,7 +27,7 @@ class Caller:
 
     fence: RunLease
     node_id: NodeId
-    gate: Gate
+    token: CancelToken
     emit: Callable[[Event], None]
     purse: RunBudget | None = None
     """The run's budget, if it has one."""
@@ -96,7 +96,7 @@ class Call(Protocol):
 
     ask: Ask
     on_wire: bool
-    """A request is out or its outcome is being recorded: the gate no longer holds it back."""
+    """A request is out or its outcome is being recorded: the token no longer holds it back."""
 
     def payer(self) -> Caller:
         """Who pays for what is sent next: the first asker whose run is not stopping.

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from flowllm.calls.base import Ask, Batching, Call, Caller, Layer
 from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
-from flowllm.calls.gate import CallStopped
+from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.errors import ServerFailed
 from flowllm.core.fingerprint import fingerprint

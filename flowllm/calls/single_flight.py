@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from flowllm.calls.base import Ask, Call, Caller, Layer
-from flowllm.calls.gate import CallStopped
+from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.events import RequestJoined
 from flowllm.core.request import Answer, Request
@@ -52,12 +52,12 @@ class InFlightCall:
         """Wait for the answer with the others."""
         waiter = _Waiter(ask)
         self._waiters.append(waiter)
-        gate = ask.asker.gate
-        gate.listen(waiter, lambda: self._stop(waiter))
+        token = ask.asker.token
+        token.listen(waiter, lambda: self._stop(waiter))
         try:
             return await waiter.future
         finally:
-            gate.forget(waiter)
+            token.forget(waiter)
             self._leave(waiter)
 
     def suits(self, ask: Ask) -> bool:
@@ -69,7 +69,7 @@ class InFlightCall:
     def payer(self) -> Caller:
         """The first waiter whose run is not stopping; those whose run is, are sent away."""
         for waiter in list(self._waiters):
-            if waiter.ask.asker.gate.is_open:
+            if not waiter.ask.asker.token.stopped:
                 self._paying = waiter
                 return waiter.ask.asker
             self._refuse(waiter)
@@ -152,7 +152,7 @@ class InFlightCalls:
         the memo or asks itself: equal requests are never out at the same time.
         """
         asker = ask.asker
-        while asker.gate.is_open:
+        while not asker.token.stopped:
             flight = self._joinable.get(ask.key) if ask.join else None
             if flight is None:
                 return await self._lead(ask)
@@ -161,7 +161,7 @@ class InFlightCalls:
                 now = self._clock.now()
                 asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
                 return await flight.wait(ask)
-            await asker.gate.until_shut(flight.ended.wait())
+            await asker.token.until_stopped(flight.ended.wait())
         raise CallStopped
 
     async def _lead(self, ask: Ask) -> Answer:

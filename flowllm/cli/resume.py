@@ -12,8 +12,8 @@ from flowllm.cli.inputs import file_inputs, mended_lines, text_inputs
 from flowllm.cli.options import Place, budget_option, input_options, json_option, place_options
 from flowllm.cli.session import LAST, find_run, wait_for
 from flowllm.cli.sitting import Shown, carry_out
+from flowllm.core.cancel import StopSignal
 from flowllm.reporting.base import Observer
-from flowllm.runtime.stop import StopSignal
 
 
 @click.command()

@@ -12,10 +12,10 @@ from flowllm.cli.inputs import file_inputs, text_inputs
 from flowllm.cli.options import Place, json_option, place_options, row_options, what_options
 from flowllm.cli.session import wait_for
 from flowllm.cli.sitting import Shown, carry_out
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import UsageError
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 
 
 @click.command()

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
 from flowllm.cli.interrupts import handle_once, leave_to_system
-from flowllm.runtime.stop import StopSignal
+from flowllm.core.cancel import StopSignal
 
 BEAT: Final = 0.25
 """Seconds in which a loop that turns answers."""

@@ -17,6 +17,7 @@ from flowllm.cli.session import failed_command, open_app, resume_command, show_c
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.start import settle
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
+from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
 from flowllm.core.types import RunStatus
@@ -27,7 +28,6 @@ from flowllm.reporting.events_file import EventsFile
 from flowllm.reporting.progress import Notices, Progress
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import Summary
-from flowllm.runtime.stop import StopSignal
 from flowllm.storage.location import is_memory
 
 

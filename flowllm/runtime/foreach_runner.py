@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from flowllm.calls.gate import CallStopped
+from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StepError, StoreError
 from flowllm.core.events import FanOutStarted
 from flowllm.core.fingerprint import fingerprint
@@ -80,11 +80,11 @@ class ForeachRunner:
             self._item_step = replace(self._item_step, on_error=OnError.CONTINUE)
         self._node = seat.node_id
         accepting = self._foreach is not None and self._foreach.accept is not None
-        halt = seat.scope.halt
+        token = seat.scope.token
         self._scope = Scope(
-            halt=halt.below() if accepting else halt,
+            token=token.child() if accepting else token,
             tally=UsageTotals(seat.tally),
-            dooms=seat.scope.dooms and seat.step.on_error is OnError.FAIL and not accepting,
+            fail_fast=seat.scope.fail_fast and seat.step.on_error is OnError.FAIL and not accepting,
             missed=seat.scope.missed,
         )
         self._tallies: dict[int, UsageTotals] = {}
@@ -125,8 +125,8 @@ class ForeachRunner:
             return await self._from(rows)
         finally:
             if self._accepting:  # however it ends, nothing more is sent for its items
-                self._scope.halt.call(RunStatus.INTERRUPTED)
-                seat.scope.halt.forget(self._scope.halt)
+                self._scope.token.stop(RunStatus.INTERRUPTED)
+                seat.scope.token.forget(self._scope.token)
 
     def _until(self) -> dict[str, Json]:
         """Rows that are gone through with only some of their steps are so on record."""
@@ -177,22 +177,22 @@ class ForeachRunner:
     async def _pump(self, supply: ItemReader) -> None:
         """Start items while there is room, wait while there is none; once the run stops only wait for those that
         have started."""
-        halt = self._scope.halt
-        halt.listen(self, lambda _: self._wake.set())
+        token = self._scope.token
+        token.listen(self, self._wake.set)
         try:
             while not self._state.over:
                 self._wake.clear()
-                if halt.status is None:
+                if token.status is None:
                     self._pull(supply)
                 elif not self._state.in_flight:
                     return
-                if not self._state.over and (halt.status is None or self._state.in_flight):
+                if not self._state.over and (token.status is None or self._state.in_flight):
                     await self._wake.wait()
         finally:
-            halt.forget(self)
+            token.forget(self)
 
     def _pull(self, supply: ItemReader) -> None:
-        while self._scope.halt.status is None and self._state.room() > 0:
+        while self._scope.token.status is None and self._state.room() > 0:
             if not self._desk.room.may_open(self._state.in_flight):
                 if not self._asked_for_room:
                     self._asked_for_room = True
@@ -210,7 +210,7 @@ class ForeachRunner:
     def _room_came(self) -> bool:
         self._asked_for_room = False
         self._wake.set()
-        return self._scope.halt.status is None and self._state.room() > 0
+        return self._scope.token.status is None and self._state.room() > 0
 
     # items
 
@@ -323,7 +323,7 @@ class ForeachRunner:
         if not state.over:
             raise CallStopped
         if self._accepting:
-            self._scope.halt.call(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
+            self._scope.token.stop(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
         idle = self._withdrawn + sum(tally.sent == 0 for tally in self._tallies.values())
         counts = state.counts(not_pulled=await supply.left(), not_sent=idle)
         wrong = None if state.enough else supply.broken or state.verdict(self._node)

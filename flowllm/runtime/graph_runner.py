@@ -69,7 +69,7 @@ class GraphRunner:
         self._carry = carry
         self._before = before
         self._standing = ItemPosition(parent=name)
-        self._state = GraphState(blueprint.shape, fail_fast=desk.options.fail_fast and scope.dooms)
+        self._state = GraphState(blueprint.shape, fail_fast=scope.fail_fast)
         self._failed: NodeRecord | None = None
         self._ended: RunStatus | None = None
         self._over = asyncio.Event()
@@ -85,7 +85,7 @@ class GraphRunner:
 
         `inline`: the first chain of nodes goes in the task of the caller.
         """
-        self._scope.halt.listen(self, self._stop)
+        self._scope.token.listen(self, self._stop)
         first = self._follow(self._state.handle(RunBegun()), inline=inline)
         if first is not None:
             await self._chain(first)
@@ -94,7 +94,7 @@ class GraphRunner:
                 await self._over.wait()
             except asyncio.CancelledError:
                 continue  # all that is under way is cancelled too, and ends at once
-        self._scope.halt.forget(self)
+        self._scope.token.forget(self)
         outputs, error = await self._outputs()
         status = self._ended
         if status is RunStatus.SUCCEEDED and error is not None:
@@ -108,8 +108,8 @@ class GraphRunner:
             with suppress(asyncio.CancelledError):  # as above: all that is paid for is to be shown
                 return await rendered(lambda: outputs_of(self._blueprint.outputs, self._state, self._values.mapping))
 
-    def _stop(self, status: RunStatus) -> None:
-        self._follow(self._state.handle(StopAsked(status=status)))
+    def _stop(self) -> None:
+        self._follow(self._state.handle(StopAsked(status=self._scope.token.status or RunStatus.INTERRUPTED)))
 
     def _follow(self, commands: list[Command], *, inline: bool = True) -> NodeId | None:
         """Carry out commands; `inline`: the first node to start is left to the caller."""

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from flowllm.core.cancel import CancelToken
 from flowllm.core.types import Json, NodeId, Usage
 from flowllm.language.workflow import Step
 from flowllm.runtime.compiled_graph import CompiledGraph
-from flowllm.runtime.halt import Halt
 from flowllm.steps.base import ItemPosition
 from flowllm.steps.lazy import Lazy
 from flowllm.storage.base import NodeRecord
@@ -77,10 +77,10 @@ class Result:
 class Scope:
     """Where a graph or a foreach stands within its run."""
 
-    halt: Halt
+    token: CancelToken
     tally: UsageTotals = field(default_factory=UsageTotals)
-    dooms: bool = True
-    """A failure in it, unless its own step lets it pass, fails the run."""
+    fail_fast: bool = False
+    """A failure in it ends the run."""
     done: int = 0
     total: int = 0
     """Nodes that have ended, and all of them; 0 where that is not known."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from flowllm.calls.gate import CallStopped, being_cancelled
+from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, in_words
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.rendering import rendered, rendered_now
@@ -109,7 +109,7 @@ async def _within(
         step=step,
         values=values,
         standing=ItemPosition(parent=seat.node_id),
-        scope=Scope(halt=seat.scope.halt, dooms=False, missed=seat.scope.missed),
+        scope=Scope(token=seat.scope.token, fail_fast=False, missed=seat.scope.missed),
         tally=work.asked,  # what it takes is in the record of the node around it
         missed=seat.missed,
         many=False,

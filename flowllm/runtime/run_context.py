@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flowllm.calls.base import Caller
 from flowllm.calls.budget import RunBudget
+from flowllm.core.cancel import CancelToken
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RunStopped
 from flowllm.core.events import Event, NodeStarted
@@ -17,7 +18,6 @@ from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepKind, is_within
 from flowllm.runtime.backend import Backend
 from flowllm.runtime.event_emitter import EventEmitter
-from flowllm.runtime.halt import Halt
 from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.node_usage import NodeUsage
 from flowllm.runtime.open_item_limit import OpenItemLimit
@@ -72,7 +72,7 @@ class RunContext:
         self.reopened = frozenset(around for foreach in options.mended for around in _around(foreach))
         """Nodes whose graphs hold an item that was mended: they are gone through whatever became of them."""
         self.fence = RunLease(run_id=run.run_id, epoch=run.epoch)
-        self.halt = Halt()
+        self.token = CancelToken()
         self.failure: BaseException | None = None
         """What broke the run itself, such as a full disk."""
         self.stopped: RunStopped | None = None
@@ -122,7 +122,7 @@ class RunContext:
         asker = Caller(
             fence=self.fence,
             node_id=seat.node_id,
-            gate=seat.scope.halt.gate,
+            token=seat.scope.token,
             emit=emit,
             purse=self._purse,
             tenant=self.run.tenant,
@@ -243,22 +243,22 @@ class RunContext:
     def broke(self, error: BaseException) -> None:
         """Nothing can be kept any more, so nothing more is sent."""
         self.failure = self.failure or error
-        self.halt.call(RunStatus.INTERRUPTED)
+        self.token.stop(RunStatus.INTERRUPTED)
 
     def end_early(self, error: RunStopped) -> None:
         """To go on makes no sense; what is in flight may finish."""
         self.stopped = self.stopped or error
-        self.halt.call(error.status)
+        self.token.stop(error.status)
 
     def stop_with(self, scope: Scope) -> None:
         """A graph has stopped by itself, under --fail-fast."""
-        if scope.halt.status is None:
-            self.halt.call(RunStatus.FAILED)
+        if scope.token.status is None:
+            self.token.stop(RunStatus.FAILED)
 
     def failed(self, scope: Scope) -> None:
         """A node failed for good: under --fail-fast that ends the run."""
-        if self.options.fail_fast and scope.dooms:
-            self.halt.call(RunStatus.FAILED)
+        if scope.fail_fast:
+            self.token.stop(RunStatus.FAILED)
 
 
 def _around(node: str) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowllm.calls.budget import RunBudget
+from flowllm.core.cancel import CancelToken
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError
 from flowllm.core.events import Event, StopRequested
@@ -32,7 +33,6 @@ from flowllm.runtime.node_runner import carry_out
 from flowllm.runtime.open_item_limit import OpenItemLimit
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.run_context import RunContext
-from flowllm.runtime.stop import StopSignal
 from flowllm.runtime.subgraph_runner import carry_graph
 from flowllm.runtime.values import Values, run_values
 from flowllm.steps.base import ItemPosition
@@ -83,7 +83,7 @@ class Scheduler:
         clock: Clock,
         redactor: Redactor,
         emit: Callable[[Event], None],
-        stop: StopSignal,
+        stop: CancelToken,
         purse: RunBudget | None = None,
         retry_failed: bool = False,
         window: Callable[[], int] = lambda: WINDOW,
@@ -116,29 +116,22 @@ class Scheduler:
             retry_failed=retry_failed,
             seq=max((node.seq for node in before), default=0),
         )
-        self._scope = Scope(halt=self._desk.halt)
+        self._scope = Scope(token=self._desk.token, fail_fast=options.fail_fast)
         self._blueprints: dict[int, CompiledGraph] = {}
         self._root = CompiledGraph(workflow.graph, {StepId(name): step for name, step in steps.items()})
         self._grace: asyncio.Task[None] | None = None
-        self._ended = False
 
     async def run(self) -> AttemptOutcome:
         """Until everything that can end has ended. Does not raise for a run that fails."""
         desk = self._desk
-        desk.halt.listen(self, lambda _: self._allow_grace())
-        forget = self._stop.listen(self._stop_requested, desk.cancel)
+        desk.token.listen(self, self._allow_grace)
+        self._stop.listen(self, self._stop_requested, desk.cancel)
         ending = await (self._steps() if self._over is None else self._rows(self._over))
-        self._ended = True
-        forget()
+        self._stop.forget(self)
         if self._grace is not None:
             self._grace.cancel()
         await desk.land()
         return self._checked(ending)
-
-    def abort(self) -> None:
-        """Stop at once: nobody waits for this run any more. What did finish is kept."""
-        self._stop_requested("cancelled")
-        self._desk.cancel()
 
     async def _steps(self) -> AttemptOutcome:
         run = self._desk.run
@@ -179,7 +172,7 @@ class Scheduler:
         desk.spawn(go_through(), over_all.set)
         await desk.land_tasks()
         if record is None:
-            return AttemptOutcome(status=desk.halt.status or RunStatus.INTERRUPTED, outputs={})
+            return AttemptOutcome(status=desk.token.status or RunStatus.INTERRUPTED, outputs={})
         well = record.status is NodeStatus.SUCCEEDED
         return AttemptOutcome(status=RunStatus.SUCCEEDED if well else RunStatus.FAILED, outputs={}, error=record.error)
 
@@ -200,11 +193,9 @@ class Scheduler:
 
     # stopping
 
-    def _stop_requested(self, reason: str) -> None:
-        if self._ended:
-            return
-        desk = self._desk
-        desk.halt.call(RunStatus.INTERRUPTED)
+    def _stop_requested(self) -> None:
+        desk, reason = self._desk, self._stop.reason or ""
+        desk.token.stop(RunStatus.INTERRUPTED)
         desk.emit(StopRequested(run_id=desk.run.run_id, at=desk.clock.now(), reason=reason, in_flight=desk.in_flight()))
 
     def _allow_grace(self) -> None:

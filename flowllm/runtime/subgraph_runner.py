@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from flowllm.calls.gate import CallStopped
+from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import GraphFailed, InvalidInputs, StepError
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, RunStatus
@@ -51,9 +51,9 @@ async def _outcome(
     if blueprint.costly and (earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING):
         desk.ride(desk.record(seat, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started))
     scope = Scope(
-        halt=seat.scope.halt,
+        token=seat.scope.token,
         tally=UsageTotals(seat.tally),
-        dooms=seat.scope.dooms and step.on_error is OnError.FAIL,
+        fail_fast=seat.scope.fail_fast and step.on_error is OnError.FAIL,
         missed=seat.missed,
     )
     values = Values(inputs, run_values(desk.run))

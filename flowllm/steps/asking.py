@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from flowllm.calls.gate import CallStopped
+from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import (
     ImageFailed,
     NodeTimedOut,

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from flowllm.calls.gate import being_cancelled
+from flowllm.core.cancel import being_cancelled
 from flowllm.core.errors import AskFailed
 from flowllm.core.fingerprint import canonical
 from flowllm.core.tasks import start_task

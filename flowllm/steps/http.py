@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from flowllm.calls.gate import being_cancelled
 from flowllm.core import descriptors
+from flowllm.core.cancel import being_cancelled
 from flowllm.core.errors import HttpFailed, StepError, TemplateFailed
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.redact import Redactor

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from flowllm.calls.gate import CallStopped
 from flowllm.calls.response_cache import fresh, record_of
 from flowllm.calls.retry import Attempts
+from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import NodeTimedOut, StepError
 from flowllm.core.events import NodeRetrying
 from flowllm.core.fingerprint import canonical
@@ -60,7 +60,7 @@ class Local:
             return await self._done(bound, context, act, cached=True)
         while (other := self._under_way.get(bound.key)) is not None:
             context.missed()
-            if (error := await context.asker.gate.until_shut(_outcome(other))) is not None:
+            if (error := await context.asker.token.until_stopped(_outcome(other))) is not None:
                 raise error
         mine = self._under_way[bound.key] = asyncio.get_running_loop().create_future()
         failed = None
@@ -119,11 +119,11 @@ async def _remembered(bound: Bound, context: NodeContext) -> MemoRecord | None:
 
 async def _until_done(bound: Bound, context: NodeContext, act: Act) -> tuple[Json, int]:
     attempts, number = Attempts(bound.step.retry, random.random), 0
-    gate, left = context.asker.gate, bound.step.timeout
+    token, left = context.asker.token, bound.step.timeout
     while True:
         number += 1
         async with act.places:  # waiting for a place does not count against the timeout
-            if not gate.is_open:
+            if token.stopped:
                 raise CallStopped
             context.begun()
             began = context.clock.monotonic() - act.waited()
@@ -133,7 +133,7 @@ async def _until_done(bound: Bound, context: NodeContext, act: Act) -> tuple[Jso
                 left -= context.clock.monotonic() - act.waited() - began
                 delay = _delay(attempts, error, left, bound.step.timeout)
                 _tell_retry(context, number, delay, error)
-        await gate.until_shut(context.clock.sleep(delay))
+        await token.until_stopped(context.clock.sleep(delay))
         left -= delay
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from flowllm.calls.gate import CallStopped, being_cancelled
+from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
 from flowllm.core.fingerprint import canonical, digest, fingerprint
 from flowllm.core.redact import Redactor

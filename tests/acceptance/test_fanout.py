@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import FanOutStarted, NodeEnded
 from flowllm.datasets.base import Row
 from flowllm.datasets.lists import ListRows
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Answers, Told, sit, stage
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual

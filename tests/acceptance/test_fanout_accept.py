@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import DataFailed, RequestRejected, ServerFailed
 from flowllm.datasets.base import Row
 from flowllm.datasets.lists import ListRows
-from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Answers, Told, sit, stage
 from tests.support.virtual import run_virtual
 

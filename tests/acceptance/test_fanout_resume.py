@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 from tests.support.answering import Told, all_nodes, sit, stage
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual

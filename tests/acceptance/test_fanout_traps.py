@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.core.events import StopRequested
 from flowllm.core.types import NodeStatus
-from flowllm.runtime.stop import StopSignal
 from tests.support.answering import sit, stage
 from tests.support.virtual import run_virtual
 
@@ -152,7 +152,7 @@ def test_a_foreach_whose_data_cannot_be_opened_leaves_nothing_behind() -> None:
         ready = await made.scheduler(text)
         assert (await ready.scheduler.run()).status.value == "failed"
         halt = ready.scheduler._desk.halt
-        assert [listener for listener in halt._listeners if type(listener).__name__ == "Halt"] == []
+        assert [listener for listener in halt._listeners if type(listener).__name__ == "CancelToken"] == []
 
     run_virtual(main())
 

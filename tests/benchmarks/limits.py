@@ -20,10 +20,10 @@ from typing import Any
 
 from flowllm import FlowLLM
 from flowllm.app.result import RunResult
+from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import SystemClock
 from flowllm.core.types import Limits, NodeStatus, WindowLimit
 from flowllm.limits.limiter import Limiter
-from flowllm.runtime.stop import StopSignal
 from tests.benchmarks.picture import draw
 from tests.support.serving import RemoteServer, Traffic, independent_calls, serving
 

@@ -7,10 +7,10 @@ import asyncio
 from flowllm.calls.base import Batching
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
-from flowllm.calls.gate import Gate
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.vectors import divide, join
+from flowllm.core.cancel import CancelToken
 from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
@@ -29,7 +29,7 @@ class Bench:
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
         self.log: list = []
-        self.gate = Gate()
+        self.token = CancelToken()
         self.secrets = secrets
         self.line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.memo = ResponseCache(self.line, self.store, self.clock)
@@ -42,7 +42,7 @@ class Bench:
                 RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
         self.limiter.configure(provider.account, self.limits, holder="r1")
-        who = asker(gate=self.gate, node=node, log=self.log, secrets=self.secrets)
+        who = asker(token=self.token, node=node, log=self.log, secrets=self.secrets)
         return await self.flights.ask(make_ask(provider, who, **how))
 
 
@@ -54,7 +54,7 @@ class TextsBench:
         self.store = MemoryStore()
         self.limiter = Limiter(self.clock)
         self.provider = FakeProvider()
-        self.gate = Gate()
+        self.token = CancelToken()
         self.log: list = []
         self.runs = runs or ("r1",)
         self.limits = Limits(**limits)
@@ -84,10 +84,10 @@ class TextsBench:
         size: int = 100,
         wait: float = 0.05,
         run: str = "r1",
-        gate: Gate | None = None,
+        token: CancelToken | None = None,
         **how: object,
     ) -> Answer:
-        who = asker(gate=gate or self.gate, node=text, run=run, log=self.log)
+        who = asker(token=token or self.token, node=text, run=run, log=self.log)
         expected = Usage(input_tokens=estimate_tokens(text))
         batch = Batching(group=model, size=size, wait=wait, join=join, divide=divide)
         request = EmbedRequest(model=model, texts=(text,))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from flowllm.calls.base import Ask, Caller
-from flowllm.calls.gate import Gate
+from flowllm.core.cancel import CancelToken
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.core.types import NodeStatus, StepKind, Usage
@@ -83,7 +83,7 @@ def vectors_of(request: EmbedRequest) -> Embeddings:
 
 def asker(
     *,
-    gate: Gate | None = None,
+    token: CancelToken | None = None,
     node: str = "a",
     run: str = "r1",
     log: list | None = None,
@@ -93,7 +93,7 @@ def asker(
     return Caller(
         fence=RunLease(run_id=run, epoch=1),
         node_id=node,
-        gate=gate or Gate(),
+        token=token or CancelToken(),
         emit=events.append,
         redactor=Redactor(secrets),
     )

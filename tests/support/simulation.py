@@ -16,13 +16,13 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, StorageFailed
 from flowllm.core.events import NodeEnded, NodeStarted
 from flowllm.core.request import Completion
 from flowllm.core.types import NodeStatus, RunStatus, StepKind, Usage, step_path
 from flowllm.providers.base import Account
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 from tests.support.disk import Disk, File, Memory
 from tests.support.random_graphs import Author, expected, invalid_at_first, key_of, rejected, reply
 from tests.support.virtual import LoopClock

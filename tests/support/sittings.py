@@ -7,6 +7,7 @@ from flowllm.calls.budget import RunBudget
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.core.cancel import StopSignal
 from flowllm.core.events import NodeEnded
 from flowllm.core.redact import Redactor
 from flowllm.core.types import RunStatus, StepKind
@@ -17,7 +18,6 @@ from flowllm.limits.limiter import Limiter
 from flowllm.runtime.local_backend import LocalBackend
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.scheduler import AttemptOutcome, Scheduler
-from flowllm.runtime.stop import StopSignal
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind

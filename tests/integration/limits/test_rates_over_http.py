@@ -13,9 +13,9 @@ import pytest
 
 from flowllm import FlowLLM
 from flowllm.app.result import RunResult
+from flowllm.core.cancel import StopSignal
 from flowllm.core.types import Limits, RunStatus, WindowLimit
 from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST
-from flowllm.runtime.stop import StopSignal
 from tests.support.replies import FAULTS
 from tests.support.server import Server, running_server
 from tests.support.serving import independent_calls

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from flowllm.calls.gate import CallStopped, Gate
 from flowllm.calls.vectors import shared_out
+from flowllm.core.cancel import CallStopped, CancelToken
 from flowllm.core.errors import (
     ContentFiltered,
     RateLimited,
@@ -291,12 +291,12 @@ def test_an_answer_that_is_paid_for_is_kept_also_for_one_who_left() -> None:
 
 def test_a_run_that_stops_leaves_and_the_next_one_pays() -> None:
     async def main() -> None:
-        bench, gates = await TextsBench("r1", "r2", max_concurrent=1).open(), [Gate(), Gate()]
+        bench, tokens = await TextsBench("r1", "r2", max_concurrent=1).open(), [CancelToken(), CancelToken()]
         blocking = bench.start("first", wait=0)
         await asyncio.sleep(0.01)
-        one, two = bench.start("a", gate=gates[0]) + bench.start("b", run="r2", gate=gates[1])
+        one, two = bench.start("a", token=tokens[0]) + bench.start("b", run="r2", token=tokens[1])
         await asyncio.sleep(0.2)
-        gates[0].shut()
+        tokens[0].stop()
         with pytest.raises(CallStopped):
             await one
         await two
@@ -312,7 +312,7 @@ def test_what_is_on_the_wire_when_its_run_stops_may_finish() -> None:
         bench = await TextsBench().open()
         tasks = bench.start("a", "b")
         await asyncio.sleep(0.5)
-        bench.gate.shut()
+        bench.token.stop()
         answers = await asyncio.gather(*tasks)
         assert [answer.value[0] for answer in answers] == [1.0, 1.0]
         assert len(await bench.store.nodes("r1")) == 2

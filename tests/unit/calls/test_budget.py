@@ -10,10 +10,10 @@ import pytest
 
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.executor import CallExecutor
-from flowllm.calls.gate import CallStopped, Gate
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
+from flowllm.core.cancel import CallStopped, CancelToken
 from flowllm.core.errors import AttemptTimedOut, BudgetExceeded, RateLimited, RequestRejected, ServerFailed
 from flowllm.core.money import Spend
 from flowllm.core.request import Completion, OutputFormat
@@ -189,7 +189,7 @@ class Bench:
 
     def __init__(self, budget: Budget, **limits: object) -> None:
         self.purse = RunBudget(budget)
-        self.gate = Gate()
+        self.token = CancelToken()
         self.clock = LoopClock()
         self.store = MemoryStore()
         self.limiter = Limiter(self.clock)
@@ -204,7 +204,7 @@ class Bench:
                 RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
         self.limiter.configure(provider.account, self.limits, holder="r1")
-        who = replace(asker(gate=self.gate, node=node), purse=self.purse)
+        who = replace(asker(token=self.token, node=node), purse=self.purse)
         how.setdefault("expected", Usage(input_tokens=10, output_tokens=88))  # 100 are set aside
         return await self.flights.ask(make_ask(provider, who, **how))
 
@@ -242,7 +242,7 @@ def test_a_run_that_stops_while_requests_wait_for_its_budget_gives_all_slots_bac
         provider = FakeProvider(*_answers(1), latency=10.0)
         asking = asyncio.create_task(bench.many(provider, 12))
         await asyncio.sleep(1)
-        bench.gate.shut()
+        bench.token.stop()
         outcomes = await asking
         assert [type(one) for one in outcomes[1:]] == [CallStopped] * 11
         assert len(provider.sent) == 1

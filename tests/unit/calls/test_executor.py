@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from flowllm.calls.gate import CallStopped
 from flowllm.calls.validation import Validator
+from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import (
     AttemptTimedOut,
     ConnectionFailed,
@@ -239,7 +239,7 @@ def test_a_stop_before_the_wire_sends_nothing_and_says_so_in_the_record() -> Non
         bench.store.begin_attempt = slow
         task = asyncio.create_task(bench.ask(provider))
         await asyncio.sleep(1)
-        bench.gate.shut()
+        bench.token.stop()
         with pytest.raises(CallStopped):
             await task
         await bench.flights.drain()
@@ -255,7 +255,7 @@ def test_a_stop_lets_what_is_on_the_wire_finish_and_a_cancel_records_it_as_unkno
         bench = Bench()
         task = asyncio.create_task(bench.ask(FakeProvider(latency=10)))
         await asyncio.sleep(1)
-        bench.gate.shut()
+        bench.token.stop()
         if cancel:
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)

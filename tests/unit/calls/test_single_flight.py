@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.calls.gate import CallStopped, Gate
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.core.cancel import CallStopped, CancelToken
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import RequestJoined
 from flowllm.core.request import Answer
@@ -149,12 +149,12 @@ def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_old
 
 def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once() -> None:
     async def main() -> None:
-        flights, gate = InFlightCalls(Inner(), LoopClock()), Gate()
+        flights, token = InFlightCalls(Inner(), LoopClock()), CancelToken()
         first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
         await asyncio.sleep(0.1)
-        asyncio.get_running_loop().call_later(0.1, gate.shut)
+        asyncio.get_running_loop().call_later(0.1, token.stop)
         with pytest.raises(CallStopped):
-            await flights.ask(make_ask(FakeProvider(), asker(gate=gate), ttl=60.0))
+            await flights.ask(make_ask(FakeProvider(), asker(token=token), ttl=60.0))
         assert asyncio.get_running_loop().time() < 0.5
         await first
 
@@ -163,12 +163,12 @@ def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once()
 
 def test_a_stopped_run_does_not_join_what_another_run_has_in_flight() -> None:
     async def main() -> None:
-        flights, gate, log = InFlightCalls(Inner(), LoopClock()), Gate(), []
+        flights, token, log = InFlightCalls(Inner(), LoopClock()), CancelToken(), []
         first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
         await asyncio.sleep(0.1)
-        gate.shut()
+        token.stop()
         with pytest.raises(CallStopped):
-            await flights.ask(make_ask(FakeProvider(), asker(gate=gate, log=log)))
+            await flights.ask(make_ask(FakeProvider(), asker(token=token, log=log)))
         assert log == []
         await first
 
@@ -211,13 +211,15 @@ def test_cancelling_before_the_first_step_leaves_no_ghost() -> None:
 
 def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> None:
     async def main(*, on_wire: bool) -> list:
-        flights, gate = InFlightCalls(Inner(on_wire=on_wire), LoopClock()), Gate()
-        mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(gate=gate))))
+        flights, token = InFlightCalls(Inner(on_wire=on_wire), LoopClock()), CancelToken()
+        mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(token=token))))
         await asyncio.sleep(0.5)
-        gate.shut()
+        token.stop()
         await asyncio.sleep(0)
         outcome = (await asyncio.gather(mine, return_exceptions=True))[0]
-        refused = await asyncio.gather(flights.ask(make_ask(FakeProvider(), asker(gate=gate))), return_exceptions=True)
+        refused = await asyncio.gather(
+            flights.ask(make_ask(FakeProvider(), asker(token=token))), return_exceptions=True
+        )
         assert isinstance(refused[0], CallStopped)
         return outcome
 
@@ -227,11 +229,11 @@ def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> No
 
 def test_a_stopping_run_does_not_take_another_runs_answer_away() -> None:
     async def main() -> None:
-        flights, gate = InFlightCalls(Inner(on_wire=False), LoopClock()), Gate()
-        mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(gate=gate))))
+        flights, token = InFlightCalls(Inner(on_wire=False), LoopClock()), CancelToken()
+        mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(token=token))))
         other = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(run="r2"))))
         await asyncio.sleep(0.5)
-        gate.shut()
+        token.stop()
         with pytest.raises(CallStopped):
             await mine
         assert (await other).value == "yes"

@@ -16,12 +16,12 @@ from click.testing import CliRunner, Result
 from flowllm.app.result import EMPTY_STATS, RunResult
 from flowllm.cli import signals
 from flowllm.cli.main import cli
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import RunId, RunStatus
 from flowllm.datasets.claims import Claims
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 from tests.support.events import ERROR, node_ended, notice, run_ended, run_started, stop_requested
 
 
@@ -249,13 +249,13 @@ def test_a_signal_stops_the_run_and_a_second_one_cancels_it(
     async def play(observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         cancelled = asyncio.Event()
 
-        def asked(reason: str) -> None:
-            heard.append(reason)
+        def asked() -> None:
+            heard.append(str(stop.reason))
             for observer in observers:
-                observer.handle(stop_requested(reason=reason))
+                observer.handle(stop_requested(reason=stop.reason))
             os.kill(os.getpid(), signal.SIGTERM)
 
-        stop.listen(asked, cancelled.set)
+        stop.listen(cancelled, asked, cancelled.set)
         os.kill(os.getpid(), number)
         await asyncio.wait_for(cancelled.wait(), 10)
         for observer in observers:
@@ -295,7 +295,7 @@ def test_a_run_that_is_cancelled_and_does_not_get_done_is_left_as_it_is(
     monkeypatch.setattr("os._exit", left.append)
 
     async def play(_observers: Sequence[Observer], stop: StopSignal) -> RunResult:
-        stop.listen(lambda _reason: os.kill(os.getpid(), signal.SIGINT), lambda: None)
+        stop.listen("test", lambda: os.kill(os.getpid(), signal.SIGINT))
         os.kill(os.getpid(), signal.SIGTERM)
         while not left:  # the loop turns
             await asyncio.sleep(0)
@@ -318,7 +318,7 @@ def test_a_run_that_finishes_all_the_same_succeeded(app: type[PlayedApp], monkey
 
     async def play(_observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         asked = asyncio.Event()
-        stop.listen(lambda _reason: asked.set(), lambda: None)
+        stop.listen(asked, asked.set)
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.wait_for(asked.wait(), 10)
         return result()

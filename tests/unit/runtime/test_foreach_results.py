@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from flowllm.core.cancel import CancelToken
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.foreach_results import TOGETHER, ForeachResults
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended, ForeachState
-from flowllm.runtime.halt import Halt
 from flowllm.runtime.invocation import NodeInvocation, Result, Scope, UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
@@ -39,7 +39,7 @@ def gathered(user: str) -> ForeachResults:
         """,
         files={"t.py": "def f(x): return 1"},
     )
-    scope = Scope(halt=Halt())
+    scope = Scope(token=CancelToken())
     seat = NodeInvocation(
         node_id="a",
         step=flow.steps["a"],

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.core.events import NodeEnded, NodeStarted, StopRequested
 from flowllm.core.request import Completion
 from flowllm.core.types import AttemptStatus, Limits, NodeStatus, RunStatus
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 from tests.support.calls import FakeProvider
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
@@ -129,7 +129,7 @@ def test_a_stop_lets_calls_in_flight_finish_and_starts_nothing_new() -> None:
         assert sorted(ready.ended) == ["s0", "s1"]
         (told,) = [event for event in ready.events if isinstance(event, StopRequested)]
         assert told.in_flight == 2, "those that only wait for admission are not in flight"
-        assert stop._on_cancel == [], "a signal that outlives the run keeps it in memory"
+        assert stop._listeners == {}, "a signal that outlives the run keeps it in memory"
 
     run_virtual(main())
 

@@ -5,10 +5,10 @@ import textwrap
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected, ServerFailed
 from flowllm.core.events import RequestSent
 from flowllm.core.types import Limits, NodeStatus, RunStatus
-from flowllm.runtime.stop import StopSignal
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

@@ -5,10 +5,10 @@ import textwrap
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.types import RunStatus
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.stop import StopSignal
 from flowllm.steps.local import too_late
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import PythonFailed
 from flowllm.core.events import NodeRetrying
 from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.language.workflow import PythonBody
-from flowllm.runtime.stop import StopSignal
 from flowllm.steps.python import MOST_THREADS, source_hash
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
