@@ -16,7 +16,7 @@ from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, Request
-from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage
+from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage, WaitReason
 from flowllm.providers.base import Provider
 from flowllm.storage.base import NodeWrite, RunLease
 
@@ -34,6 +34,13 @@ class Caller:
     tenant: str = ""
     redactor: Redactor = field(default_factory=Redactor)
     """Knows the secrets of the run."""
+    waits: dict[str, float] = field(default_factory=dict)
+    """Seconds that the node has waited so far, by reason."""
+
+    def waited(self, reason: WaitReason, seconds: float) -> None:
+        """Add seconds that one of the node's calls has waited."""
+        if seconds > 0:
+            self.waits[reason] = self.waits.get(reason, 0.0) + seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,20 @@ class NodeEnded(NodeEvent):
     """As in NodeStarted."""
     counts: Mapping[str, Json] | None = None
     """Of a foreach: what became of its items."""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """Seconds waited, by WaitReason, summed over its requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWaiting(NodeEvent):
+    """The node waits, and why; told once until the reason changes. Reads of the cache and commits are not told."""
+
+    reason: WaitReason
+    until: float | None = None
+    """About when it goes on, wall clock; None: when something else has ended."""
+    leader_run: str = ""
+    leader_node: str = ""
+    """EQUAL_CALL: the node, maybe of another run, whose request is in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

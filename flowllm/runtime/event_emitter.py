@@ -52,6 +52,7 @@ class EventEmitter:
                 parent=record.parent,
                 place=record.place,
                 counts=None if record.counts is None else record.counts.as_dict(),
+                waits=record.waits,
             )
         )
         return too_many

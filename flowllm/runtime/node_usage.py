@@ -18,6 +18,8 @@ class NodeUsage:
         self._note_sent = note_sent
         self._sent: list[RequestSent] = []
         self._ended: list[RequestEnded] = []
+        self.waits: dict[str, float] = {}
+        """Seconds that the node has waited so far, by reason."""
 
     def __call__(self, event: Event) -> None:
         """Something happened to the node."""

@@ -117,13 +117,14 @@ class RunContext:
         """Requests that are out, and steps of other kinds that are at work; not those that queue."""
         return sum(spent.in_flight if kind in ASKING else 1 for kind, spent in self._at_work.values())
 
-    def context(self, seat: NodeInvocation, started: float, emit: Callable[[Event], None]) -> NodeContext:
+    def context(self, seat: NodeInvocation, started: float, usage: NodeUsage) -> NodeContext:
         """What the node may use while it is carried out."""
         asker = Caller(
             fence=self.fence,
             node_id=seat.node_id,
             token=seat.scope.token,
-            emit=emit,
+            emit=usage,
+            waits=usage.waits,
             purse=self._purse,
             tenant=self.run.tenant,
             redactor=self.redactor,

@@ -119,6 +119,7 @@ class NodeContext:
             item=item,
             content=self.standing.content,
             epoch=self.asker.fence.epoch,
+            waits=dict(self.asker.waits),
             **values,
         )
 

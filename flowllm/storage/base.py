@@ -101,7 +101,7 @@ class NodeRecord:
     epoch: int = 1
     """The sitting that wrote the row, or took it over."""
     waits: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that it waited, by `WaitReason`."""
+    """Seconds that it waited before its row was made, by `WaitReason`, summed over its requests."""
 
     @property
     def damaged(self) -> bool:
