@@ -1,4 +1,4 @@
-"""The dialect of OpenAI: what came back with status 200, as a Completion or a typed error. Pure."""
+"""What came back with status 200, as a Completion or a typed error. Pure."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import Completion
 from flowllm.core.types import Json, Usage
-from flowllm.providers.openai.errors import LONGEST_RAW, Asked, error_at_200, is_error, says_something
+from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo, error_at_200, has_message, is_error
 from flowllm.providers.openai.finish_reasons import End, end_of
 from flowllm.providers.openai.stream import assembled, is_stream
 from flowllm.providers.openai.usage import read_usage
 
 _LONGEST_REASON = 60
 _CLIENT_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"})
-"""Calls that the server leaves to us; others, as of a web search, it has carried out itself."""
+"""Calls that the server leaves to us; others, as of a web search, it has made itself."""
 
 
-def decode(raw: bytes, *, api: str, asked: Asked) -> Completion:
+def decode(raw: bytes, *, api: str, info: RequestInfo) -> Completion:
     """The answer in a body that came with status 200. Raises as decode_chat does."""
-    payload = parse(raw, asked)
+    payload = parse(raw, info)
     text = raw.decode(errors="replace")
-    return decode_responses(payload, text, asked) if api == "responses" else decode_chat(payload, text, asked)
+    return decode_responses(payload, text, info) if api == "responses" else decode_chat(payload, text, info)
 
 
-def parse(raw: bytes, asked: Asked) -> dict[str, Json]:
+def parse(raw: bytes, info: RequestInfo) -> dict[str, Json]:
     """The JSON object in a body. Raises BadAnswer, with the raw text in `answer`, if there is none."""
     try:
         text = raw.decode("utf-8-sig")
         payload = assembled(text) if is_stream(text) else json.loads(text)
     except UnicodeDecodeError:
-        raise bad_answer(asked, "text that is not UTF-8", raw) from None
+        raise bad_answer(info, "text that is not UTF-8", raw) from None
     except RecursionError:
-        raise bad_answer(asked, "JSON that is nested too deeply", raw) from None
+        raise bad_answer(info, "JSON that is nested too deeply", raw) from None
     except json.JSONDecodeError as error:
-        raise bad_answer(asked, _described(raw, error), raw) from None
+        raise bad_answer(info, _not_json(raw, error), raw) from None
     except ValueError:  # an integer of thousands of digits
-        raise bad_answer(asked, "JSON with a number that is too large", raw) from None
+        raise bad_answer(info, "JSON with a number that is too large", raw) from None
     if payload is None and is_stream(text):
-        raise bad_answer(asked, "a stream that broke off before its end", raw)
+        raise bad_answer(info, "a stream that broke off before its end", raw)
     if not isinstance(payload, dict):
-        raise bad_answer(asked, "JSON that is no object", raw)
+        raise bad_answer(info, "JSON that is no object", raw)
     return payload
 
 
-def _described(raw: bytes, error: json.JSONDecodeError) -> str:
+def _not_json(raw: bytes, error: json.JSONDecodeError) -> str:
     start = raw[:200].lstrip().lower()
     if not start:
         return "nothing"
@@ -66,19 +66,15 @@ def _described(raw: bytes, error: json.JSONDecodeError) -> str:
 
 
 def bad_answer(
-    asked: Asked, what: str, raw: bytes | str, usage: Usage | None = None, *, kind: type[BadAnswer] = BadAnswer
+    info: RequestInfo, what: str, raw: bytes | str, usage: Usage | None = None, *, kind: type[BadAnswer] = BadAnswer
 ) -> BadAnswer:
     """The error for an answer that is none, with the beginning of its text."""
     text = raw[: 4 * LONGEST_RAW].decode(errors="replace") if isinstance(raw, bytes) else raw
-    return kind(
-        f"{asked.provider} ({asked.server}) answered 200, but with {what}",
-        answer=text[:LONGEST_RAW],
-        usage=usage,
-        status=200,
-    )
+    message = f"{info.who} answered 200, but with {what}"
+    return kind(message, answer=text[:LONGEST_RAW], usage=usage, status=200)
 
 
-def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completion:
+def decode_chat(payload: Mapping[str, Json], raw: str, info: RequestInfo) -> Completion:
     """The answer of Chat Completions; the choice with the lowest index, if there are several.
 
     Raises Refused, ContentFiltered, TruncatedAnswer (cut before one word was said: reasoning can use up all of
@@ -89,29 +85,29 @@ def decode_chat(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completi
     usage = read_usage(payload.get("usage"))
     choices = payload.get("choices")
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    if is_error(payload) or (not found and says_something(payload)):
-        raise _thrown_away(error_at_200(payload, raw, asked), usage)
+    if is_error(payload) or (not found and has_message(payload)):
+        raise _with_usage(error_at_200(payload, raw, info), usage)
     if not found:
-        raise bad_answer(asked, "no choices", raw, usage)
+        raise bad_answer(info, "no choices", raw, usage)
     choice = min(found, key=_index)
     if choice.get("error"):
-        raise _thrown_away(error_at_200(choice, raw, asked), usage)
+        raise _with_usage(error_at_200(choice, raw, info), usage)
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise bad_answer(asked, "a choice without a message", raw, usage)
+        raise bad_answer(info, "a choice without a message", raw, usage)
     text, refusal = _content(message.get("content"))
     if isinstance(message.get("refusal"), str):
         refusal = message["refusal"] or refusal
-    return _judged(
+    return _completion(
         payload,
-        asked,
+        info,
         raw,
-        said=_Said(
+        parts=_Parts(
             text=text or "",
             refusal=refusal,
-            reason=str(choice.get("finish_reason") or ""),
+            finish_reason=str(choice.get("finish_reason") or ""),
             calls=_chat_calls(message),
-            reasoned=any(message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")),
+            has_reasoning=any(message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")),
         ),
         usage=usage,
     )
@@ -129,35 +125,35 @@ def _chat_calls(message: Mapping[str, Json]) -> list[Json]:
     return [*found, {"type": "function", "function": old}] if isinstance(old, dict) else found
 
 
-def decode_responses(payload: Mapping[str, Json], raw: str, asked: Asked) -> Completion:
+def decode_responses(payload: Mapping[str, Json], raw: str, info: RequestInfo) -> Completion:
     """The answer of the Responses API; raises as decode_chat does."""
     usage = read_usage(payload.get("usage"))
     output = payload.get("output")
-    if is_error(payload) or payload.get("status") == "failed" or (output is None and says_something(payload)):
-        raise _thrown_away(error_at_200({"error": {}, **payload}, raw, asked), usage)
+    if is_error(payload) or payload.get("status") == "failed" or (output is None and has_message(payload)):
+        raise _with_usage(error_at_200({"error": {}, **payload}, raw, info), usage)
     if not isinstance(output, list):
-        raise bad_answer(asked, "no output", raw, usage)
+        raise bad_answer(info, "no output", raw, usage)
     items = [item for item in output if isinstance(item, dict)]
-    contents = [_content(item.get("content")) for item in _final(items)]
+    contents = [_content(item.get("content")) for item in _final_messages(items)]
     reason = str(payload.get("status") or "")
     if reason == "incomplete" and isinstance(details := payload.get("incomplete_details"), dict):
         reason = str(details.get("reason") or reason)
-    return _judged(
+    return _completion(
         payload,
-        asked,
+        info,
         raw,
-        said=_Said(
+        parts=_Parts(
             text="".join(text for text, _ in contents if text is not None),
             refusal="".join(refusal for _, refusal in contents),
-            reason=reason,
-            calls=[_chat_call(item) for item in items if item.get("type") in _CLIENT_CALLS],
-            reasoned=any(item.get("type") == "reasoning" for item in items),
+            finish_reason=reason,
+            calls=[_as_chat_call(item) for item in items if item.get("type") in _CLIENT_CALLS],
+            has_reasoning=any(item.get("type") == "reasoning" for item in items),
         ),
         usage=usage,
     )
 
 
-def _chat_call(item: Mapping[str, Json]) -> Json:
+def _as_chat_call(item: Mapping[str, Json]) -> Json:
     """A call of a function as Chat Completions writes it; that of another tool as it is."""
     if item.get("type") != "function_call":
         return dict(item)
@@ -165,7 +161,7 @@ def _chat_call(item: Mapping[str, Json]) -> Json:
     return {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
 
 
-def _final(items: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+def _final_messages(items: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
     """The messages that are the answer: those of the final phase where a server names phases, never commentary."""
     messages = [item for item in items if item.get("type", "message") == "message"]
     final = [item for item in messages if item.get("phase") == "final_answer"]
@@ -190,48 +186,47 @@ def _is_reasoning(part: Mapping[str, Json]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
-    """What an answer says, in either API."""
+class _Parts:
+    """The parts of an answer of either API."""
 
     text: str
     refusal: str
-    reason: str
-    """Why it ended, as the server puts it; empty: it does not say."""
+    finish_reason: str
+    """As the server puts it; empty: it does not say."""
     calls: list[Json]
     """Tools that the model wants called, as Chat Completions writes them."""
-    reasoned: bool
+    has_reasoning: bool
     """It has the model's reasoning, or some of it."""
 
 
-def _judged(payload: Mapping[str, Json], asked: Asked, raw: str, *, said: _Said, usage: Usage) -> Completion:
-    text = without_reasoning(said.text)
-    said = replace(said, text=text, reasoned=said.reasoned or text is not said.text)
-    end = end_of(said.reason)
-    if said.calls and end in (End.DONE, End.TOOLS) and (asked.tools or not text.strip()):
-        text, end = _calls_as_text(said, asked, usage), End.DONE
-    error = _ended_badly(asked, said, end, usage)
-    if error is not None:
+def _completion(payload: Mapping[str, Json], info: RequestInfo, raw: str, *, parts: _Parts, usage: Usage) -> Completion:
+    text = without_reasoning(parts.text)
+    parts = replace(parts, text=text, has_reasoning=parts.has_reasoning or text is not parts.text)
+    end = end_of(parts.finish_reason)
+    if parts.calls and end in (End.DONE, End.TOOLS) and (info.tools or not text.strip()):
+        text, end = _calls_as_text(parts, info, usage), End.DONE
+    if (error := _end_error(info, parts, end, usage)) is not None:
         raise error
     if not text.strip():
-        raise _empty(asked, said, raw, usage)
+        raise _empty_answer(info, parts, raw, usage)
     model, identity = payload.get("model"), payload.get("id")
     cut = "length" if end is End.CUT else "stop"
     return Completion(
         text=text,
-        model=model if isinstance(model, str) and model else asked.model,
-        finish_reason=said.reason[:_LONGEST_REASON] if end is End.UNKNOWN else cut,
+        model=model if isinstance(model, str) and model else info.model,
+        finish_reason=parts.finish_reason[:_LONGEST_REASON] if end is End.UNKNOWN else cut,
         usage=usage,
         request_id=identity if isinstance(identity, str) else "",
     )
 
 
-def _calls_as_text(said: _Said, asked: Asked, usage: Usage) -> str:
+def _calls_as_text(parts: _Parts, info: RequestInfo, usage: Usage) -> str:
     """What the model wants called, for a step that sent tools: nothing here calls them."""
-    text = json.dumps({"content": said.text or None, "tool_calls": said.calls}, ensure_ascii=False)
-    if asked.tools:
+    text = json.dumps({"content": parts.text or None, "tool_calls": parts.calls}, ensure_ascii=False)
+    if info.tools:
         return text
     raise RequestRejected(
-        f"{asked.model or 'the model'} wants to call a tool instead of answering, though it was given none",
+        f"{info.model or 'the model'} wants to call a tool instead of answering, though it was given none",
         hint="the calls are in the answer that `flowllm show` prints; say in the prompt that it has no tools",
         answer=text,
         usage=usage,
@@ -239,19 +234,19 @@ def _calls_as_text(said: _Said, asked: Asked, usage: Usage) -> str:
     )
 
 
-def _ended_badly(asked: Asked, said: _Said, end: End, usage: Usage) -> StepError | None:
+def _end_error(info: RequestInfo, parts: _Parts, end: End, usage: Usage) -> StepError | None:
     """The error for an end other than `stop` and a cut that left some text."""
-    model = asked.model or "the model"
-    if said.refusal:
-        return Refused(f"{model} declined to answer", answer=said.refusal, usage=usage, status=200)
+    model = info.model or "the model"
+    if parts.refusal:
+        return Refused(f"{model} declined to answer", answer=parts.refusal, usage=usage, status=200)
     if end is End.FILTERED:
         return ContentFiltered(
-            f"the content filter of {asked.provider} stopped the answer ({said.reason[:_LONGEST_REASON]})",
-            answer=said.text,
+            f"the content filter of {info.provider} stopped the answer ({parts.finish_reason[:_LONGEST_REASON]})",
+            answer=parts.text,
             usage=usage,
             status=200,
         )
-    if end is End.CUT and not said.text.strip():
+    if end is End.CUT and not parts.text.strip():
         return TruncatedAnswer(
             f"{model} used up max_tokens before it said a word",
             hint="raise max_tokens: reasoning counts against it too",
@@ -259,35 +254,25 @@ def _ended_badly(asked: Asked, said: _Said, end: End, usage: Usage) -> StepError
             usage=usage,
         )
     if end is End.ABORTED:
-        reason = said.reason[:_LONGEST_REASON]
-        error = ServerFailed(f"{asked.who} broke off the answer ({reason})", status=200)
-        error.answer = said.text or None
-        return _thrown_away(error, usage)
+        reason = parts.finish_reason[:_LONGEST_REASON]
+        error = ServerFailed(f"{info.who} broke off the answer ({reason})", status=200)
+        error.answer = parts.text or None
+        return _with_usage(error, usage)
     return None
 
 
-def _empty(asked: Asked, said: _Said, raw: str, usage: Usage) -> EmptyAnswer:
+def _empty_answer(info: RequestInfo, parts: _Parts, raw: str, usage: Usage) -> EmptyAnswer:
     """Not one word is no answer, whatever the server calls it."""
-    model, spent = asked.model or "the model", usage.reasoning_tokens
-    if said.reasoned or spent:
-        tokens = f" of {spent} tokens" if spent else ""
-        return EmptyAnswer(
-            f"{model} gave an empty answer: it said nothing after its reasoning{tokens}",
-            hint="raise max_tokens, or lower the effort of its reasoning",
-            answer=raw[:LONGEST_RAW],
-            usage=usage,
-            status=200,
-        )
-    return EmptyAnswer(
-        f"{model} gave an empty answer",
-        hint="see whether the prompt leaves it anything to say, or name a `fallback` model",
-        answer=raw[:LONGEST_RAW],
-        usage=usage,
-        status=200,
-    )
+    message = f"{info.model or 'the model'} gave an empty answer"
+    hint = "see whether the prompt leaves it anything to say, or name a `fallback` model"
+    if parts.has_reasoning or usage.reasoning_tokens:
+        tokens = f" of {usage.reasoning_tokens} tokens" if usage.reasoning_tokens else ""
+        message += f": it said nothing after its reasoning{tokens}"
+        hint = "raise max_tokens, or lower the effort of its reasoning"
+    return EmptyAnswer(message, hint=hint, answer=raw[:LONGEST_RAW], usage=usage, status=200)
 
 
-def _thrown_away(error: StepError, usage: Usage) -> StepError:
+def _with_usage(error: StepError, usage: Usage) -> StepError:
     """The error with what was spent all the same."""
     error.usage = None if usage == Usage.unknown() else usage
     return error

@@ -1,10 +1,11 @@
-"""What a server's refusal means, as a typed error with words for people. Pure; `error_table.py` is the table it follows."""
+"""A server's error response, as a typed error with a message for people. Pure; `error_table.py` decides which type."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 from flowllm.core.errors import (
@@ -12,6 +13,7 @@ from flowllm.core.errors import (
     ContentFiltered,
     InvalidAnswer,
     PathNotFound,
+    ProviderError,
     QuotaExhausted,
     RateLimited,
     RequestRejected,
@@ -22,20 +24,51 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Json
-from flowllm.providers.openai.error_body import Words, parsed, read_words
-from flowllm.providers.openai.error_table import meaning_of
-from flowllm.providers.openai.meanings import Meaning
-from flowllm.providers.openai.retry_after import told_wait
+from flowllm.providers.openai.error_body import ErrorBody, parsed, read_error
+from flowllm.providers.openai.error_table import error_type
+from flowllm.providers.openai.retry_after import requested_wait
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""
 LONGEST_RAW = 64 * 1024
 """Characters of raw text that an error keeps."""
+_FORMAT: Final = re.compile(r"response_?format|json_?schema|text\.format|structured[ _]output", re.IGNORECASE)
+_MESSAGES: Final[Mapping[type[StepError], tuple[str, str]]] = {
+    QuotaExhausted: (
+        "{who} says the account has nothing left to spend{reason}",
+        "add credit or raise the account's limit, then `flowllm resume`",
+    ),
+    ContentFiltered: (
+        "the content filter of {who} stopped the request ({status}){reason}",
+        "reword the prompt, or name a `fallback` model",
+    ),
+    RequestTooLarge: (
+        "the request is too large for {model} at {who} ({status}){reason}",
+        "the prompt is too long for this model: shorten it, lower max_tokens, or name a `fallback` that takes more",
+    ),
+    UnknownModel: (
+        "{who} does not have the model {quoted_model}{reason}",
+        "check the spelling of `model`, and that the account may use it",
+    ),
+    Unauthorized: ("{who} refused {refused} ({status}){reason}", ""),
+    RateLimited: ("{who} says to slow down ({status}){reason}", ""),
+    ServerFailed: ("{who} failed ({status}){reason}", ""),
+    # Of JSON that the server checked itself. The model reads it when it is asked again: no word of where the server is.
+    InvalidAnswer: ("the server refused the model's own answer ({status}){reason}", ""),
+    PathNotFound: (
+        "{who} has nothing at that address ({status}){reason}",
+        "check the provider's `base_url`: it usually ends in /v1",
+    ),
+    RequestRejected: (
+        "{who} does not accept the request ({status}){reason}",
+        "the request itself is at fault: `flowllm show` with the run and the step prints what was sent",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Who was asked, for messages."""
+class RequestInfo:
+    """To whom a request was sent, for messages."""
 
     provider: str
     server: str
@@ -43,7 +76,7 @@ class Asked:
     model: str = ""
     key_env: str = ""
     at: float = 0.0
-    """When: seconds since 1970 UTC."""
+    """Seconds since 1970 UTC."""
     tools: bool = False
     """Tools were sent, so that a call of one is an answer."""
 
@@ -53,54 +86,27 @@ class Asked:
         return f"{self.provider} ({self.server})"
 
 
-_FORMAT = re.compile(r"response_?format|json_?schema|text\.format|structured[ _]output", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """One refusal."""
-
-    status: int
-    words: Words
-    asked: Asked
-    wait: float | None = None
-
-    @property
-    def said(self) -> str:
-        return f": {self.words.message}" if self.words.message else ""
-
-
-def failure(status: int, headers: Mapping[str, str], body: str, asked: Asked, *, now: float) -> StepError:
+def error_of(status: int, headers: Mapping[str, str], raw: str, info: RequestInfo, *, now: float) -> StepError:
     """The error for an answer whose status is not 2xx, with the whole body in `answer`. `headers` have lower-case
     names; `now` is the wall clock in seconds since 1970 UTC, for waits that are dates."""
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own classes of status
-        return _redirected(status, headers, asked)
-    payload = parsed(body)
-    words = read_words(payload, body, model=asked.model)
-    wait = told_wait(headers, payload, words.spoken, now=now)
-    meaning = meaning_of(status, words) or Meaning.REJECTED
-    error = _ERRORS[meaning](_Case(status=status, words=words, asked=asked, wait=wait))
-    return _with(error, body)
+        return _redirected(status, headers, info)
+    payload = parsed(raw)
+    body = read_error(payload, raw, model=info.model)
+    wait = requested_wait(headers, payload, body.text, now=now)
+    return _with_response(_error(error_type(status, body) or RequestRejected, status, body, info), raw, wait)
 
 
-def error_at_200(payload: Mapping[str, Json], raw: str, asked: Asked) -> StepError:
+def error_at_200(payload: Mapping[str, Json], raw: str, info: RequestInfo) -> StepError:
     """The error for a 200 whose body is an error, as some gateways send; the raw text is kept."""
-    words = read_words(payload, raw, model=asked.model)
-    meaning = meaning_of(words.status, words)
-    if meaning is None:
-        told = words.message or "without a word of why"
-        error: StepError = BadAnswer(f"{asked.who} answered 200, but with an error: {told}", status=200)
+    body = read_error(payload, raw, model=info.model)
+    kind = error_type(body.status, body)
+    if kind is None:
+        reason = body.message or "without a word of why"
+        error: StepError = BadAnswer(f"{info.who} answered 200, but with an error: {reason}", status=200)
     else:
-        wait = told_wait({}, payload, words.spoken, now=asked.at)
-        error = _ERRORS[meaning](_Case(status=words.status or 200, words=words, asked=asked, wait=wait))
-    return _with(error, raw)
-
-
-def _with(error: StepError, raw: str) -> StepError:
-    """The error with the server's words; a model's answer that it refused has its own."""
-    if not isinstance(error, InvalidAnswer):
-        error.answer = raw[:LONGEST_RAW] or None
-    return error
+        error = _error(kind, body.status or 200, body, info)
+    return _with_response(error, raw, requested_wait({}, payload, body.text, now=info.at))
 
 
 def is_error(payload: Mapping[str, Json]) -> bool:
@@ -111,114 +117,55 @@ def is_error(payload: Mapping[str, Json]) -> bool:
     return bool(payload.get("error")) or payload.get("object") == "error"
 
 
-def says_something(payload: Mapping[str, Json]) -> bool:
-    """Whether a body without an answer has words of why."""
+def has_message(payload: Mapping[str, Json]) -> bool:
+    """Whether a body without an answer says why."""
     return any(payload.get(name) for name in ("message", "msg", "detail", "errors", "error_msg", "error_message"))
 
 
-def _no_money(case: _Case) -> StepError:
-    return QuotaExhausted(
-        f"{case.asked.who} says the account has nothing left to spend{case.said}",
-        hint="add credit or raise the account's limit, then `flowllm resume`",
-        status=case.status,
+def _error(kind: type[StepError], status: int, body: ErrorBody, info: RequestInfo) -> StepError:
+    template, hint = _MESSAGES[kind]
+    message = template.format(
+        who=info.who,
+        status=status,
+        reason=f": {body.message}" if body.message else "",
+        model=info.model or "the model",
+        quoted_model=repr(info.model),
+        refused="access" if status == 403 else "the key",  # noqa: PLR2004 - Forbidden
     )
-
-
-def _filtered(case: _Case) -> StepError:
-    return ContentFiltered(
-        f"the content filter of {case.asked.who} stopped the request ({case.status}){case.said}",
-        hint="reword the prompt, or name a `fallback` model",
-        status=case.status,
-    )
-
-
-def _too_large(case: _Case) -> StepError:
-    return RequestTooLarge(
-        f"the request is too large for {case.asked.model or 'the model'} at {case.asked.who} ({case.status}){case.said}",
-        hint="the prompt is too long for this model: shorten it, lower max_tokens, or name a `fallback` that takes more",
-        status=case.status,
-    )
-
-
-def _no_model(case: _Case) -> StepError:
-    return UnknownModel(
-        f"{case.asked.who} does not have the model {case.asked.model!r}{case.said}",
-        hint="check the spelling of `model`, and that the account may use it",
-        status=case.status,
-    )
-
-
-def _no_entry(case: _Case) -> StepError:
-    asked = case.asked
-    what = "refused access" if case.status == 403 else "refused the key"  # noqa: PLR2004
-    hint = f"check the key in the environment variable {asked.key_env}"
-    if not asked.key_env:
-        hint = "set `api_key_env` of the provider to the environment variable that holds its key"
-    return Unauthorized(f"{asked.who} {what} ({case.status}){case.said}", hint=hint, status=case.status)
-
-
-def _slow_down(case: _Case) -> StepError:
-    return RateLimited(
-        f"{case.asked.who} says to slow down ({case.status}){case.said}", retry_after=case.wait, status=case.status
-    )
-
-
-def _trouble(case: _Case) -> StepError:
-    return ServerFailed(
-        f"{case.asked.who} failed ({case.status}){case.said}", status=case.status, retry_after=case.wait
-    )
-
-
-def _bad_json(case: _Case) -> StepError:
-    """What json_object and json_schema promise is checked by some servers; it is asked again as one checked here is.
-    The model reads it: no word of where the server is."""
-    return InvalidAnswer(
-        f"the server refused the model's own answer ({case.status}){case.said}", answer=case.words.generation or ""
-    )
-
-
-def _no_path(case: _Case) -> StepError:
-    return PathNotFound(
-        f"{case.asked.who} has nothing at that address ({case.status}){case.said}",
-        hint="check the provider's `base_url`: it usually ends in /v1",
-        status=case.status,
-    )
-
-
-def _rejected(case: _Case) -> StepError:
-    hint = "the request itself is at fault: `flowllm show` with the run and the step prints what was sent"
-    if _FORMAT.search(case.said):
+    if kind is Unauthorized:
+        hint = f"check the key in the environment variable {info.key_env}"
+        if not info.key_env:
+            hint = "set `api_key_env` of the provider to the environment variable that holds its key"
+    if kind is RequestRejected and _FORMAT.search(body.message):
         hint = (
             "if the server does not take schemas so, set `structured` of the provider to json_object_schema, "
             "json_object or prompt; `flowllm show` with the run and the step prints what was sent"
         )
-    return RequestRejected(
-        f"{case.asked.who} does not accept the request ({case.status}){case.said}", hint=hint, status=case.status
-    )
+    if kind is InvalidAnswer:
+        return InvalidAnswer(message, answer=body.generation or "")
+    error = kind(message, hint=hint)
+    if isinstance(error, ProviderError):
+        error.status = status
+    return error
 
 
-_ERRORS: Mapping[Meaning, Callable[[_Case], StepError]] = {
-    Meaning.NO_MONEY: _no_money,
-    Meaning.FILTERED: _filtered,
-    Meaning.TOO_LARGE: _too_large,
-    Meaning.NO_MODEL: _no_model,
-    Meaning.NO_ENTRY: _no_entry,
-    Meaning.SLOW_DOWN: _slow_down,
-    Meaning.TROUBLE: _trouble,
-    Meaning.BAD_JSON: _bad_json,
-    Meaning.NO_PATH: _no_path,
-    Meaning.REJECTED: _rejected,
-}
+def _with_response(error: StepError, raw: str, wait: float | None) -> StepError:
+    """The error with the server's text and the wait that it asks for; a model's answer that it refused has its own."""
+    if isinstance(error, RateLimited | ServerFailed):
+        error.retry_after = wait
+    if not isinstance(error, InvalidAnswer):
+        error.answer = raw[:LONGEST_RAW] or None
+    return error
 
 
-def _redirected(status: int, headers: Mapping[str, str], asked: Asked) -> PathNotFound:
+def _redirected(status: int, headers: Mapping[str, str], info: RequestInfo) -> PathNotFound:
     try:
         host = urlsplit(headers.get("location", "")).hostname
     except ValueError:
         host = None
     where = f" to {host}" if host else ""
     return PathNotFound(
-        f"{asked.who} redirects{where} ({status}); redirects are not followed",
+        f"{info.who} redirects{where} ({status}); redirects are not followed",
         hint="set the provider's `base_url` to the address that answers",
         status=status,
     )

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 
 from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
-from flowllm.providers.openai.errors import Asked
+from flowllm.providers.openai.errors import RequestInfo
 
 _DEEPEST = 20
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
@@ -35,25 +35,25 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         current = inner if isinstance(inner, BaseException) else current.__cause__ or current.__context__
 
 
-def broken(error: BaseException, asked: Asked) -> ProviderError:
+def connection_error(error: BaseException, info: RequestInfo) -> ProviderError:
     """The error for a request that brought no whole answer. `reason` of a ConnectionFailed says which kind."""
     chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, Unreadable) or type(cause).__name__ == "DecodingError":
             unreadable = BadAnswer(
-                f"{asked.who} sent an answer whose body cannot be read: {cause}",
+                f"{info.who} sent an answer whose body cannot be read: {cause}",
                 hint="turn off compression in the server, or in the proxy before it",
             )
             unreadable.retryable = not isinstance(cause, Unreadable)
             return unreadable
         reason = _reason(cause)
         if reason:
-            return _failed(reason, asked, str(getattr(cause, "message", "") or cause))
+            return _failed(reason, info, str(getattr(cause, "message", "") or cause))
     if any(type(cause).__module__.startswith(_CLIENTS) or isinstance(cause, OSError) for cause in chain):
-        return _failed("closed", asked, "")
+        return _failed("closed", info, "")
     last = chain[-1]
     return RequestRejected(
-        f"the request to {asked.provider} ({asked.server}) could not be sent: {type(last).__name__}: {last}",
+        f"the request to {info.provider} ({info.server}) could not be sent: {type(last).__name__}: {last}",
         hint="check the provider's base_url, headers and params",
     )
 
@@ -94,10 +94,10 @@ def _named(environ: Mapping[str, str]) -> str:
     return " and ".join(found) or "neither SSL_CERT_FILE nor SSL_CERT_DIR is set"
 
 
-def _failed(reason: str, asked: Asked, words: str) -> ConnectionFailed:
+def _failed(reason: str, info: RequestInfo, words: str) -> ConnectionFailed:
     what, hint = {
         "files": (
-            "could not be asked: this process has too many files and connections open",
+            "could not be info: this process has too many files and connections open",
             "raise the limit with `ulimit -n`, or lower max_concurrent",
         ),
         "refused": ("refused the connection", "is the server running, and is the provider's base_url right?"),
@@ -115,7 +115,7 @@ def _failed(reason: str, asked: Asked, words: str) -> ConnectionFailed:
         "unreachable": ("could not be reached", "check the provider's base_url, and the network"),
         "proxy": ("could not be reached through the proxy", "check HTTPS_PROXY and NO_PROXY"),
     }[reason]
-    error = ConnectionFailed(f"{asked.provider} ({asked.server}) {what}", hint=hint, reason=reason)
+    error = ConnectionFailed(f"{info.provider} ({info.server}) {what}", hint=hint, reason=reason)
     error.retryable = reason != "protocol"  # it came, and was paid for; another like it would be too
     return error
 

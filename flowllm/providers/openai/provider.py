@@ -20,13 +20,13 @@ from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedReque
 from flowllm.core.types import Json, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.openai.answer import decode
-from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, Asked, failure
-from flowllm.providers.openai.masking import masked_body
-from flowllm.providers.openai.network_errors import bad_certificates, broken
+from flowllm.providers.openai.error_body import masked_body
+from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, RequestInfo, error_of
+from flowllm.providers.openai.network_errors import bad_certificates, connection_error
 from flowllm.providers.openai.prices import list_price, price_usd
-from flowllm.providers.openai.retry_after import told_wait
-from flowllm.providers.openai.usage import told_cost
-from flowllm.providers.openai.vectors import decode_vectors
+from flowllm.providers.openai.retry_after import requested_wait
+from flowllm.providers.openai.usage import reported_cost
+from flowllm.providers.openai.vectors import decode_embeddings
 from flowllm.providers.openai.wire import OPENAI_HOST, OpenAIConfig, encode, with_images
 
 if TYPE_CHECKING:
@@ -216,28 +216,28 @@ class OpenAIProvider:
 
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         """Send the request once; see Provider.complete."""
-        asked = self._asked(request)
+        info = self._asked(request)
         body = self.encode(request)
         if request.images:
             body = await asyncio.to_thread(with_images, body, request.images)
-        raw, headers = await self._post(body, self._config.api, asked, timeout, largest=LARGEST_ANSWER)
+        raw, headers = await self._post(body, self._config.api, info, timeout, largest=LARGEST_ANSWER)
         raw = masked_body(raw, self._in_answers)
-        return self._understood(lambda: decode(raw, api=self._config.api, asked=asked), headers, asked)
+        return self._understood(lambda: decode(raw, api=self._config.api, info=info), headers, info)
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
         """Ask for the vectors of all its texts once; see Provider.embed."""
-        asked = self._asked(request)
+        info = self._asked(request)
         largest = LARGEST_ANSWER + LARGEST_VECTOR * len(request.texts)
-        raw, headers = await self._post(self.encode(request), "embeddings", asked, timeout, largest=largest)
+        raw, headers = await self._post(self.encode(request), "embeddings", info, timeout, largest=largest)
         try:
-            vectors = decode_vectors(raw, request, asked)
+            vectors = decode_embeddings(raw, request, info)
         except StepError:  # what is quoted of it may not be cut within a secret; vectors need no looking through
             raw = masked_body(raw, self._redactor)
-            return self._understood(lambda: decode_vectors(raw, request, asked), headers, asked)
-        return self._described(vectors, headers, asked)
+            return self._understood(lambda: decode_embeddings(raw, request, info), headers, info)
+        return self._described(vectors, headers, info)
 
-    def _asked(self, request: Request) -> Asked:
-        return Asked(
+    def _asked(self, request: Request) -> RequestInfo:
+        return RequestInfo(
             provider=self.name,
             server=self._address.server,
             model=request.model,
@@ -246,30 +246,30 @@ class OpenAIProvider:
             tools=isinstance(request, ChatRequest) and any(request.params.get(name) for name in _TOOLS),
         )
 
-    def _understood(self, decoded: Callable[[], R], headers: Mapping[str, str], asked: Asked) -> R:
+    def _understood(self, decoded: Callable[[], R], headers: Mapping[str, str], info: RequestInfo) -> R:
         """What an answer means, or the error that it stands for, without secrets that a server echoes."""
         try:
             reply = decoded()
-            return self._described(reply, headers, asked)
+            return self._described(reply, headers, info)
         except StepError as error:
             told = error
         if isinstance(told, RateLimited | ServerFailed) and told.retry_after is None:
-            told.retry_after = told_wait(headers, None, "", now=self._clock.now())
-        told.cost_usd = told_cost(headers)
+            told.retry_after = requested_wait(headers, None, "", now=self._clock.now())
+        told.cost_usd = reported_cost(headers)
         raise self._redacted(told)
 
     async def _post(
-        self, body: Mapping[str, Json], api: str, asked: Asked, timeout: float, *, largest: int
+        self, body: Mapping[str, Json], api: str, info: RequestInfo, timeout: float, *, largest: int
     ) -> tuple[bytes, Mapping[str, str]]:
         """Send a body and give the whole answer and its headers, in lower case; every fault is one of our errors."""
         client, module = await self._ready()
         try:
             async with asyncio.timeout(timeout) as deadline, module.posted(client, body, api=api) as response:
-                raw = await _whole(response, asked, largest, self._redactor)
+                raw = await _whole(response, info, largest, self._redactor)
                 return raw, _lowered(response)
         except Exception as error:  # noqa: BLE001 - whatever the client raises becomes one of our errors
             timed_out = deadline.expired() and not isinstance(error, StepError)
-            told = self._timed_out(asked, timeout) if timed_out else self._told(error, asked)
+            told = self._timed_out(info, timeout) if timed_out else self._told(error, info)
         # Raised out here so that the client's own error, which holds the request and its headers, is no context.
         raise self._redacted(told)
 
@@ -290,13 +290,13 @@ class OpenAIProvider:
             )
         return self._client, module
 
-    def _timed_out(self, asked: Asked, timeout: float) -> AttemptTimedOut:
+    def _timed_out(self, info: RequestInfo, timeout: float) -> AttemptTimedOut:
         return AttemptTimedOut(
-            f"{asked.provider} ({asked.server}) gave no whole answer within {timeout:g} s",
+            f"{info.provider} ({info.server}) gave no whole answer within {timeout:g} s",
             hint="raise `retry.attempt_timeout`, or lower max_tokens",
         )
 
-    def _told(self, error: Exception, asked: Asked) -> StepError:
+    def _told(self, error: Exception, info: RequestInfo) -> StepError:
         """What the client raised, as one of our errors."""
         if isinstance(error, StepError):
             return error
@@ -306,16 +306,16 @@ class OpenAIProvider:
             said = masked_body(response.text.encode(errors="replace"), self._redactor).decode()
             if len(response.content) >= LARGEST_ERROR_BODY:
                 said = self._redactor.rest(said, lost="end")
-            return failure(response.status_code, headers, said, asked, now=self._clock.now())
-        return broken(error, asked)
+            return error_of(response.status_code, headers, said, info, now=self._clock.now())
+        return connection_error(error, info)
 
-    def _described(self, reply: R, headers: Mapping[str, str], asked: Asked) -> R:
+    def _described(self, reply: R, headers: Mapping[str, str], info: RequestInfo) -> R:
         """The reply with what the headers say of it, without secrets."""
         mask = self._in_answers.text
         kept = {name: mask(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
         identity = mask(headers.get("x-request-id", reply.request_id))
-        cost = told_cost(headers)
-        listed = "" if cost is not None else self.list_price(reply.model) or self.list_price(asked.model)
+        cost = reported_cost(headers)
+        listed = "" if cost is not None else self.list_price(reply.model) or self.list_price(info.model)
         return replace(
             reply, model=mask(reply.model), headers=kept, request_id=identity, cost_usd=cost, list_price=listed
         )
@@ -335,14 +335,14 @@ def _lowered(response: httpx2.Response) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-async def _whole(response: httpx2.Response, asked: Asked, largest: int, redactor: Redactor) -> bytes:
+async def _whole(response: httpx2.Response, info: RequestInfo, largest: int, redactor: Redactor) -> bytes:
     """The body, given up as soon as it is larger than that many bytes."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > largest:
             raise BadAnswer(
-                f"{asked.provider} ({asked.server}) sent more than {largest // 2**20} MiB; "
+                f"{info.provider} ({info.server}) sent more than {largest // 2**20} MiB; "
                 "one answer is never that large",
                 hint="lower max_tokens, or ask for less in one answer",
                 answer=redactor.rest(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),

@@ -40,7 +40,7 @@ _RESETS = re.compile(
 )
 
 
-def told_wait(headers: Mapping[str, str], payload: Json, spoken: str, *, now: float) -> float | None:
+def requested_wait(headers: Mapping[str, str], payload: Json, spoken: str, *, now: float) -> float | None:
     """Seconds that a refusal asks to wait, at most LONGEST_WAIT; None if it says nothing that can be understood.
 
     In this order: `retry-after-ms` and `retry-after` (seconds, a length such as `1m30s`, an HTTP or ISO date), fields
@@ -52,7 +52,7 @@ def told_wait(headers: Mapping[str, str], payload: Json, spoken: str, *, now: fl
 
 
 def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """What `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3) ask for, as told_wait gives it."""
+    """What `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3) ask for, as requested_wait gives it."""
     return next((wait for wait in _of_headers(headers, now) if wait is not None), None)
 
 

@@ -62,7 +62,7 @@ def read_usage(usage: Json, *, embedding: bool = False) -> Usage:
     )
 
 
-def told_cost(headers: Mapping[str, str]) -> float | None:
+def reported_cost(headers: Mapping[str, str]) -> float | None:
     """US dollars that a gateway says its answer cost; None: it does not say. Names are in lower case."""
     try:
         cost = float(headers.get(COST_HEADER, ""))

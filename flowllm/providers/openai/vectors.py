@@ -13,63 +13,65 @@ from flowllm.core.errors import BadAnswer, WrongVectors
 from flowllm.core.request import Embeddings, EmbedRequest
 from flowllm.core.types import Json
 from flowllm.providers.openai.answer import bad_answer, parse
-from flowllm.providers.openai.errors import LONGEST_RAW, Asked, error_at_200, is_error, says_something
+from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo, error_at_200, has_message, is_error
 from flowllm.providers.openai.usage import read_usage
 
 _SHOWN = 2000
 """Bytes of an answer of numbers that an error keeps."""
 
 
-def decode_vectors(raw: bytes, request: EmbedRequest, asked: Asked) -> Embeddings:
+def decode_embeddings(raw: bytes, request: EmbedRequest, info: RequestInfo) -> Embeddings:
     """The vectors in a body, in the order of the request's texts, whatever the order of the answer.
 
     Raises WrongVectors if they do not fit the texts, BadAnswer for what is no answer at all, and for an error sent with
     status 200 whatever it stands for.
     """
-    payload = parse(raw, asked)
-    if is_error(payload) or (not payload.get("data") and says_something(payload)):
-        raise error_at_200(payload, raw[:LONGEST_RAW].decode(errors="replace"), asked)
+    payload = parse(raw, info)
+    if is_error(payload) or (not payload.get("data") and has_message(payload)):
+        raise error_at_200(payload, raw[:LONGEST_RAW].decode(errors="replace"), info)
     usage = read_usage(payload.get("usage"), embedding=True)
     try:
-        vectors = _vectors(payload.get("data"), request, asked, raw)
+        vectors = _vectors(payload.get("data"), request, info, raw)
     except BadAnswer as error:
         error.usage = usage  # it is paid for all the same
         raise
     model, identity = payload.get("model"), payload.get("id")
     return Embeddings(
         vectors=vectors,
-        model=model if isinstance(model, str) and model else asked.model,
+        model=model if isinstance(model, str) and model else info.model,
         usage=usage,
         request_id=identity if isinstance(identity, str) else "",
     )
 
 
-def _vectors(data: Json, request: EmbedRequest, asked: Asked, raw: bytes) -> tuple[list[float], ...]:
+def _vectors(data: Json, request: EmbedRequest, info: RequestInfo, raw: bytes) -> tuple[list[float], ...]:
     if not isinstance(data, list):
-        raise bad_answer(asked, "no embeddings", raw[:_SHOWN])
-    found = {index: _vector(entry, asked, raw) for index, entry in _placed(data, request, asked, raw)}
+        raise bad_answer(info, "no embeddings", raw[:_SHOWN])
+    found = {index: _vector(entry, info, raw) for index, entry in _placed(data, request, info, raw)}
     vectors = tuple(found[index] for index in range(len(request.texts)))
-    _check_lengths(vectors, request, asked, raw)
+    _check_lengths(vectors, request, info, raw)
     return vectors
 
 
-def _placed(data: list[Json], request: EmbedRequest, asked: Asked, raw: bytes) -> list[tuple[int, Mapping[str, Json]]]:
+def _placed(
+    data: list[Json], request: EmbedRequest, info: RequestInfo, raw: bytes
+) -> list[tuple[int, Mapping[str, Json]]]:
     """Each entry with the place of its text. Some servers number nothing: then the order counts."""
     wanted = len(request.texts)
     entries = [entry for entry in data if isinstance(entry, dict)]
     if len(data) != wanted or len(entries) != wanted:
         what = f"{len(entries)} embeddings for {wanted} texts"
-        raise bad_answer(asked, what, raw[:_SHOWN], kind=WrongVectors)
+        raise bad_answer(info, what, raw[:_SHOWN], kind=WrongVectors)
     places = [entry.get("index") for entry in entries]
     if all(place is None for place in places):
         return list(enumerate(entries))
     numbers = [place for place in places if isinstance(place, int) and not isinstance(place, bool)]
     if sorted(numbers) != list(range(wanted)):
-        raise bad_answer(asked, "embeddings whose `index` is wrong", raw[:_SHOWN], kind=WrongVectors)
+        raise bad_answer(info, "embeddings whose `index` is wrong", raw[:_SHOWN], kind=WrongVectors)
     return list(zip(numbers, entries, strict=True))
 
 
-def _vector(entry: Mapping[str, Json], asked: Asked, raw: bytes) -> list[float]:
+def _vector(entry: Mapping[str, Json], info: RequestInfo, raw: bytes) -> list[float]:
     vector = entry.get("embedding")
     if isinstance(vector, str):
         vector = _from_base64(vector)
@@ -81,7 +83,7 @@ def _vector(entry: Mapping[str, Json], asked: Asked, raw: bytes) -> list[float]:
                 return numbers
     except OverflowError:
         pass
-    raise bad_answer(asked, "an embedding that is not a list of numbers", raw[:_SHOWN], kind=WrongVectors)
+    raise bad_answer(info, "an embedding that is not a list of numbers", raw[:_SHOWN], kind=WrongVectors)
 
 
 def _from_base64(text: str) -> list[float] | None:
@@ -95,12 +97,12 @@ def _from_base64(text: str) -> list[float] | None:
     return numbers.tolist()
 
 
-def _check_lengths(vectors: tuple[list[float], ...], request: EmbedRequest, asked: Asked, raw: bytes) -> None:
+def _check_lengths(vectors: tuple[list[float], ...], request: EmbedRequest, info: RequestInfo, raw: bytes) -> None:
     lengths = {len(vector) for vector in vectors}
     if len(lengths) > 1:
-        raise bad_answer(asked, "embeddings of different lengths", raw[:_SHOWN], kind=WrongVectors)
+        raise bad_answer(info, "embeddings of different lengths", raw[:_SHOWN], kind=WrongVectors)
     wanted = request.params.get("dimensions")
     if isinstance(wanted, int) and lengths != {wanted}:
-        told = bad_answer(asked, f"embeddings of {lengths.pop()} numbers instead of {wanted}", raw[:_SHOWN])
+        told = bad_answer(info, f"embeddings of {lengths.pop()} numbers instead of {wanted}", raw[:_SHOWN])
         told.hint = "remove `dimensions`: this model or server does not heed it"
         raise told

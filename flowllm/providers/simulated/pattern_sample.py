@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Callable
 from random import Random
-from re import _constants as codes  # type: ignore[attr-defined]  # the parser of `re` has no public name
-from re import _parser as parser  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]  # no public name; the tests of each Python read with it
 
 from flowllm.core.types import Json
 
-_MOST_REPEATS = 6
-_MOST_PARTS = 50_000
+_EXTRA_REPEATS = 6
+_MAX_PARTS = 50_000
 """Parts of a pattern that are written, repeats included."""
+_MAX_RANGE = 200
 _PRINTABLE = string.ascii_letters + string.digits + " _-.,"
 _CLASSES = {
     "CATEGORY_DIGIT": string.digits,
     "CATEGORY_WORD": string.ascii_letters + string.digits + "_",
     "CATEGORY_SPACE": " ",
-}
-_OUTSIDE = {
     "CATEGORY_NOT_DIGIT": string.ascii_letters,
     "CATEGORY_NOT_WORD": " -.,",
     "CATEGORY_NOT_SPACE": string.ascii_letters + string.digits,
@@ -45,57 +44,50 @@ class _Writer:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._groups: dict[int, str] = {}
-        self._left = _MOST_PARTS
+        self._parts_left = _MAX_PARTS
 
     def text(self, parsed: Json) -> str:
         """Text for a sequence of parts."""
         return "".join(self._part(str(kind), value) for kind, value in parsed)
 
     def _part(self, kind: str, value: Json) -> str:
-        self._left -= 1
-        if self._left < 0:
-            raise PatternTooLong(f"its `pattern` asks for over {_MOST_PARTS:,} characters")
-        if kind == "LITERAL":
-            return chr(value)
-        if kind == "NOT_LITERAL":
-            return self._random.choice([letter for letter in _PRINTABLE if ord(letter) != value])
-        if kind == "ANY":
-            return self._random.choice(string.ascii_lowercase)
-        if kind == "IN":
-            return self._random.choice(_members(value))
-        if kind in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-            least, most, inner = value
-            if least > self._left:
-                raise PatternTooLong(f"its `pattern` asks for {least:,} repeats, more than a simulated answer has")
-            most = least + _MOST_REPEATS if most is codes.MAXREPEAT else min(most, least + _MOST_REPEATS)
-            return "".join(self.text(inner) for _ in range(self._random.randint(least, most)))
-        return self._group(kind, value)
+        self._parts_left -= 1
+        if self._parts_left < 0:
+            raise PatternTooLong(f"its `pattern` asks for over {_MAX_PARTS:,} characters")
+        write: dict[str, Callable[[], str]] = {
+            "LITERAL": lambda: chr(value),
+            "NOT_LITERAL": lambda: self._random.choice([letter for letter in _PRINTABLE if ord(letter) != value]),
+            "ANY": lambda: self._random.choice(string.ascii_lowercase),
+            "IN": lambda: self._random.choice(_members(value)),
+            **dict.fromkeys(("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"), lambda: self._repeat(*value)),
+            "SUBPATTERN": lambda: self._group(value[0], value[-1]),
+            "BRANCH": lambda: self.text(self._random.choice(value[1])),
+            "GROUPREF": lambda: self._groups.get(value, ""),
+            "ATOMIC_GROUP": lambda: self.text(value),
+        }
+        return write.get(kind, str)()  # anchors and looks ahead write nothing
 
-    def _group(self, kind: str, value: Json) -> str:
-        if kind == "SUBPATTERN":
-            written = self.text(value[-1])
-            self._groups[value[0]] = written
-            return written
-        if kind == "BRANCH":
-            return self.text(self._random.choice(value[1]))
-        if kind == "GROUPREF":
-            return self._groups.get(value, "")
-        return self.text(value) if kind == "ATOMIC_GROUP" else ""  # anchors and looks ahead write nothing
+    def _group(self, number: int, inner: Json) -> str:
+        self._groups[number] = written = self.text(inner)
+        return written
+
+    def _repeat(self, least: int, most: int, inner: Json) -> str:
+        if least > self._parts_left:
+            raise PatternTooLong(f"its `pattern` asks for {least:,} repeats, more than a simulated answer has")
+        times = self._random.randint(least, min(most, least + _EXTRA_REPEATS))
+        return "".join(self.text(inner) for _ in range(times))
 
 
 def _members(parts: Json) -> list[str]:
     """The characters of a class such as [a-z0-9_]; printable ones for a negated class."""
     found: list[str] = []
-    negated = False
     for kind, value in ((str(kind), value) for kind, value in parts):
-        if kind == "NEGATE":
-            negated = True
-        elif kind == "LITERAL":
+        if kind == "LITERAL":
             found.append(chr(value))
         elif kind == "RANGE":
-            found += [chr(code) for code in range(value[0], min(value[1], value[0] + 200) + 1)]
+            found += map(chr, range(value[0], min(value[1], value[0] + _MAX_RANGE) + 1))
         elif kind == "CATEGORY":
-            found += _CLASSES.get(str(value)) or _OUTSIDE.get(str(value), "")
-    if negated:
+            found += _CLASSES.get(str(value), "")
+    if str(parts[0][0]) == "NEGATE":
         found = [letter for letter in _PRINTABLE if letter not in found]
     return found or ["a"]

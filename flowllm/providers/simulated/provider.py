@@ -204,11 +204,11 @@ def _text(body: Mapping[str, Json], random: Random) -> str:
     form = form if isinstance(form, dict) else {}
     if form.get("type") == "json_schema":
         schema = form["json_schema"]["schema"]
-        from flowllm.providers.simulated.schema_sample import TooMuch, sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
+        from flowllm.providers.simulated.schema_sample import SchemaTooLarge, sample  # noqa: PLC0415 - jsonschema takes 70 ms to import
 
         try:
             value = sample(schema, random, partial(phrase, topic), items=wanted_items(prompt))
-        except TooMuch as error:
+        except SchemaTooLarge as error:
             raise RequestRejected(
                 f"the simulated model cannot answer {error}",
                 status=400,

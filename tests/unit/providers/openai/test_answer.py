@@ -23,19 +23,19 @@ from flowllm.core.errors import (
 from flowllm.core.request import Completion
 from flowllm.core.types import Usage
 from flowllm.providers.openai.answer import decode
-from flowllm.providers.openai.errors import LONGEST_RAW, Asked
+from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo
 from flowllm.providers.openai.finish_reasons import TABLE, End
 
-ASKED = Asked(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
+INFO = RequestInfo(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
 
 
 def chat(payload: object) -> Completion:
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return decode(raw, api="chat", asked=ASKED)
+    return decode(raw, api="chat", info=INFO)
 
 
 def responses(payload: object) -> Completion:
-    return decode(json.dumps(payload).encode(), api="responses", asked=ASKED)
+    return decode(json.dumps(payload).encode(), api="responses", info=INFO)
 
 
 def choice(content: object = "hi", reason: object = "stop", **more: object) -> dict[str, Any]:
@@ -105,7 +105,9 @@ _AFTER: dict[End, str | type[StepError]] = {
 }
 
 
-@pytest.mark.parametrize(("end", "reason"), [(end, reason) for end, reasons, _ in TABLE for reason in reasons], ids=str)
+@pytest.mark.parametrize(
+    ("end", "reason"), [(end, reason) for end, reasons, _ in TABLE for reason in reasons.split()], ids=str
+)
 def test_each_reason_in_the_table_of_ends(end: End, reason: str) -> None:
     after = _AFTER[end]
     for spelling in (reason, reason.upper(), reason.replace("_", "-"), f"{reason}: more"):
@@ -153,7 +155,7 @@ CALL = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{
 def test_a_call_of_a_tool_is_the_answer_of_a_step_that_sends_tools(reason: str) -> None:
     payload = choice(None, reason, tool_calls=[CALL])
     raw = json.dumps(payload).encode()
-    completion = decode(raw, api="chat", asked=replace(ASKED, tools=True))
+    completion = decode(raw, api="chat", info=replace(INFO, tools=True))
     assert json.loads(completion.text) == {"content": None, "tool_calls": [CALL]}
     assert completion.finish_reason == "stop"
     with pytest.raises(RequestRejected, match="though it was given none") as caught:
@@ -161,17 +163,17 @@ def test_a_call_of_a_tool_is_the_answer_of_a_step_that_sends_tools(reason: str) 
     assert json.loads(caught.value.answer or "") == {"content": None, "tool_calls": [CALL]}
     both = json.dumps(choice("I look.", reason, tool_calls=[CALL])).encode()
     assert chat(both).text == "I look."
-    with_tools = decode(both, api="chat", asked=replace(ASKED, tools=True)).text
+    with_tools = decode(both, api="chat", info=replace(INFO, tools=True)).text
     assert json.loads(with_tools) == {"content": "I look.", "tool_calls": [CALL]}
 
 
 def test_calls_in_other_shapes_are_written_alike() -> None:
     old = json.dumps(choice(None, "function_call", function_call={"name": "f", "arguments": "{}"})).encode()
-    found = decode(old, api="chat", asked=replace(ASKED, tools=True)).text
+    found = decode(old, api="chat", info=replace(INFO, tools=True)).text
     assert json.loads(found)["tool_calls"] == [{"type": "function", "function": CALL["function"]}]
     item = {"type": "function_call", "id": "fc", "call_id": "t", "name": "f", "arguments": "{}"}
     raw = json.dumps({"status": "completed", "output": [item]}).encode()
-    answer = decode(raw, api="responses", asked=replace(ASKED, tools=True))
+    answer = decode(raw, api="responses", info=replace(INFO, tools=True))
     assert json.loads(answer.text)["tool_calls"] == [CALL]
 
 
@@ -181,7 +183,7 @@ def test_calls_that_the_server_made_itself_are_no_answer() -> None:
         *message({"type": "output_text", "text": "a"}),
     ]
     raw = json.dumps({"status": "completed", "output": output}).encode()
-    assert decode(raw, api="responses", asked=replace(ASKED, tools=True)).text == "a"
+    assert decode(raw, api="responses", info=replace(INFO, tools=True)).text == "a"
 
 
 def test_of_several_choices_the_first_by_index() -> None:
@@ -217,7 +219,7 @@ def test_a_stream_of_tool_calls() -> None:
     start = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{"}}
     body = chunk({"tool_calls": [start]}) + chunk({"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]})
     raw = (body + chunk({}, "tool_calls")).encode()
-    assert json.loads(decode(raw, api="chat", asked=replace(ASKED, tools=True)).text)["tool_calls"] == [CALL]
+    assert json.loads(decode(raw, api="chat", info=replace(INFO, tools=True)).text)["tool_calls"] == [CALL]
 
 
 def test_a_stream_of_responses() -> None:
@@ -228,9 +230,9 @@ def test_a_stream_of_responses() -> None:
     ]
     body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
     end = f"event: x\ndata: {json.dumps({'type': 'response.completed', 'response': response})}\n\n"
-    assert decode((body + end).encode(), api="responses", asked=ASKED).text == "Paris."
+    assert decode((body + end).encode(), api="responses", info=INFO).text == "Paris."
     with pytest.raises(BadAnswer, match="a stream that broke off"):
-        decode(body.encode(), api="responses", asked=ASKED)
+        decode(body.encode(), api="responses", info=INFO)
 
 
 @pytest.mark.parametrize("content", ["", None])

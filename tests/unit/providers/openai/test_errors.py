@@ -16,16 +16,16 @@ from flowllm.core.errors import (
     Unauthorized,
     UnknownModel,
 )
-from flowllm.providers.openai.errors import LONGEST_RAW, Asked, failure
+from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo, error_of
 
-ASKED = Asked(provider="work", server="llm.example.com", model="gpt-x", key_env="WORK_KEY")
+INFO = RequestInfo(provider="work", server="llm.example.com", model="gpt-x", key_env="WORK_KEY")
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
 
 def failed(status: int, body: object = "", **headers: str) -> ProviderError:
     text = body if isinstance(body, str) else json.dumps(body)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    error = failure(status, sent, text, ASKED, now=NOW)
+    error = error_of(status, sent, text, INFO, now=NOW)
     assert isinstance(error, ProviderError)
     return error
 
@@ -115,7 +115,7 @@ def test_hints() -> None:
     assert "too long" in failed(400, said("context_length_exceeded")).hint
     assert "gpt-x" in failed(404, said("model_not_found")).message
     assert "refused access" in failed(403).message  # which need not be about the key
-    without = failure(401, {}, "", Asked(provider="p", server="s"), now=NOW)
+    without = error_of(401, {}, "", RequestInfo(provider="p", server="s"), now=NOW)
     assert "api_key_env" in without.hint
 
 

@@ -9,10 +9,10 @@ import pytest
 from aiohttp.http_exceptions import ContentLengthError, LineTooLong
 
 from flowllm.core.errors import BadAnswer, ConnectionFailed, RequestRejected
-from flowllm.providers.openai.errors import Asked
-from flowllm.providers.openai.network_errors import Unreadable, bad_certificates, broken, causes
+from flowllm.providers.openai.errors import RequestInfo
+from flowllm.providers.openai.network_errors import Unreadable, bad_certificates, causes, connection_error
 
-ASKED = Asked(provider="work", server="127.0.0.1:9", model="m")
+INFO = RequestInfo(provider="work", server="127.0.0.1:9", model="m")
 
 
 def chained(*errors: Exception) -> Exception:
@@ -38,7 +38,7 @@ def chained(*errors: Exception) -> Exception:
     ],
 )
 def test_reasons(cause: Exception, reason: str) -> None:
-    error = broken(chained(RuntimeError("outer"), cause), ASKED)
+    error = connection_error(chained(RuntimeError("outer"), cause), INFO)
     assert isinstance(error, ConnectionFailed)
     assert error.reason == reason
     assert "work (127.0.0.1:9)" in error.message
@@ -54,23 +54,23 @@ def test_certificates_that_cannot_be_loaded_are_named() -> None:
 def test_a_certificate_that_is_not_trusted_tells_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", "/certs")
-    assert "SSL_CERT_DIR is '/certs'" in broken(ssl.SSLError(1, "self-signed"), ASKED).hint
+    assert "SSL_CERT_DIR is '/certs'" in connection_error(ssl.SSLError(1, "self-signed"), INFO).hint
     monkeypatch.delenv("SSL_CERT_DIR")
-    assert "neither SSL_CERT_FILE nor SSL_CERT_DIR is set" in broken(ssl.SSLError(1, "x"), ASKED).hint
+    assert "neither SSL_CERT_FILE nor SSL_CERT_DIR is set" in connection_error(ssl.SSLError(1, "x"), INFO).hint
 
 
 @pytest.mark.parametrize(
     "error", [Unreadable("packed as 'br'"), type("DecodingError", (Exception,), {})("packed as 'br'")]
 )
 def test_a_body_that_cannot_be_unpacked_says_so(error: Exception) -> None:
-    told = broken(chained(RuntimeError("outer"), error), ASKED)
+    told = connection_error(chained(RuntimeError("outer"), error), INFO)
     assert isinstance(told, BadAnswer)
     assert "packed as 'br'" in told.message
     assert told.retryable is not isinstance(error, Unreadable), "the server would pack it again, for money"
 
 
 def test_what_is_no_matter_of_the_network_is_not_tried_again() -> None:
-    error = broken(ValueError("Out of range float values are not JSON compliant"), ASKED)
+    error = connection_error(ValueError("Out of range float values are not JSON compliant"), INFO)
     assert isinstance(error, RequestRejected)
     assert not error.retryable
     assert "ValueError" in error.message

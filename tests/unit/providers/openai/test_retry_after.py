@@ -6,17 +6,17 @@ import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.types import Json
-from flowllm.providers.openai.errors import Asked, failure
+from flowllm.providers.openai.errors import RequestInfo, error_of
 from flowllm.providers.openai.retry_after import LONGEST_WAIT, retry_after
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
-ASKED = Asked(provider="work", server="llm.example.com")
+INFO = RequestInfo(provider="work", server="llm.example.com")
 
 
 def waits(body: Json = "", status: int = 429, **headers: str) -> float | None:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     text = body if isinstance(body, str) else json.dumps(body)
-    error = failure(status, sent, text, ASKED, now=NOW)
+    error = error_of(status, sent, text, INFO, now=NOW)
     assert isinstance(error, RateLimited | ServerFailed)
     return error.retry_after
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flowllm.core.types import Usage
-from flowllm.providers.openai.usage import read_usage, told_cost
+from flowllm.providers.openai.usage import read_usage, reported_cost
 
 
 def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 0, kept: int = 0) -> Usage:
@@ -97,4 +97,4 @@ def test_sums_of_what_is_unknown_are_unknown() -> None:
     ("header", "cost"), [("0.0012", 0.0012), ("0.0", 0.0), ("None", None), ("nan", None), ("-1", None), ("", None)]
 )
 def test_the_cost_that_a_gateway_tells(header: str, cost: float | None) -> None:
-    assert told_cost({"x-litellm-response-cost": header}) == cost
+    assert reported_cost({"x-litellm-response-cost": header}) == cost

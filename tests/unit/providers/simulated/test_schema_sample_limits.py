@@ -8,7 +8,7 @@ import pytest
 
 from flowllm.core.types import Json
 from flowllm.providers.simulated import schema_sample
-from flowllm.providers.simulated.schema_sample import TooMuch, sample
+from flowllm.providers.simulated.schema_sample import SchemaTooLarge, sample
 from flowllm.schemas.check import SchemaCheck
 
 TEXT: Json = {"type": "string"}
@@ -46,13 +46,13 @@ def nested(items: int, levels: int) -> Json:
     ],
 )
 def test_what_is_too_much_is_told_with_its_place(schema: Json, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_sample, "_MOST_COMPUTING", 60.0)  # what is counted is enough
+    monkeypatch.setattr(schema_sample, "_CPU_SECONDS", 60.0)  # what is counted is enough
     below = {
         "type": "object",
         "properties": {"x": {"$ref": "#/$defs/r"}, "y": {"$ref": "#/$defs/r"}},
         "required": ["x", "y"],
     }
-    with pytest.raises(TooMuch, match=f"at `a.*` of the schema: .*{told}"):
+    with pytest.raises(SchemaTooLarge, match=f"at `a.*` of the schema: .*{told}"):
         sample({**within(schema), "$defs": {"r": below}}, Random(1))
 
 
@@ -74,12 +74,12 @@ def test_what_is_too_much_is_told_with_its_place(schema: Json, told: str, monkey
     ],
 )
 def test_what_is_only_large_is_answered(schema: Json, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_sample, "_MOST_COMPUTING", 60.0)
+    monkeypatch.setattr(schema_sample, "_CPU_SECONDS", 60.0)
     for seed in range(3):
         assert SchemaCheck(schema).fits(sample(schema, Random(seed)), within=60)
 
 
 def test_time_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_sample, "_MOST_COMPUTING", 0.0)
-    with pytest.raises(TooMuch, match="in the time that a simulated answer has"):
+    monkeypatch.setattr(schema_sample, "_CPU_SECONDS", 0.0)
+    with pytest.raises(SchemaTooLarge, match="in the time that a simulated answer has"):
         sample(within(TEXT), Random(1))
