@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
@@ -35,34 +34,6 @@ from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
 """Seconds for which a learned rate is believed."""
-
-
-_YOUNG = 10_000
-"""New objects after which the garbage collector looks for cycles while a run is under way; Python's own 700 costs a
-quarter of the time of a run that is answered from the memo, and finds next to nothing."""
-
-
-class _Collector:
-    """Of the whole process: how many runs are under way, and the setting to go back to."""
-
-    runs = 0
-    before = gc.get_threshold()
-
-
-@contextlib.contextmanager
-def _relaxed_collection() -> Iterator[None]:
-    """Let the garbage collector look less often, until the last run of the process is over."""
-    if _Collector.runs == 0:
-        _Collector.before = gc.get_threshold()
-        if 0 < _Collector.before[0] < _YOUNG:
-            gc.set_threshold(_YOUNG, *_Collector.before[1:])
-    _Collector.runs += 1
-    try:
-        yield
-    finally:
-        _Collector.runs -= 1
-        if _Collector.runs == 0:
-            gc.set_threshold(*_Collector.before)
 
 
 class ObserverHub:
@@ -228,8 +199,7 @@ class RunAttempt:
                 over=self._over(),
                 claims=self._claims,
             )
-            with _relaxed_collection():
-                await self._carry(scheduler)
+            await self._carry(scheduler)
 
         try:
             # From here on the run is put on record, however early its caller goes

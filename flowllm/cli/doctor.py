@@ -1,4 +1,4 @@
-"""flowllm doctor: what is wrong with this set-up."""
+"""flowllm doctor and flowllm db: the state of this set-up, and of its database."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import click
 
 from flowllm.app.settings import Settings, load_settings
 from flowllm.app.wiring import AUTO, resolve_auto
-from flowllm.cli.db import described
-from flowllm.cli.options import Place, json_option, place_options
+from flowllm.cli.failures import say
+from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, results
 from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import Json
@@ -25,13 +25,19 @@ from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of
 from flowllm.reporting.text import one_line, visible
 from flowllm.storage.location import is_memory
 from flowllm.storage.sqlite import migrate
-from flowllm.storage.sqlite.schema import SchemaState
+from flowllm.storage.sqlite.schema import SchemaState, SchemaStatus
 
 OLDEST_PYTHON = (3, 11)
 CONNECT_TIMEOUT = 3.0
 """Seconds."""
 _PACKAGES = ("flowllm", "openai", "sqlalchemy", "alembic", "jinja2", "networkx", "rich", "click")
 _PORTS = {"http": 80, "https": 443}
+_MEANINGS = {
+    SchemaState.MISSING: "not there yet; it is made when first used",
+    SchemaState.CURRENT: "up to date",
+    SchemaState.OLDER: "older than this flowllm; it is upgraded, with a backup beside it, when next used",
+    SchemaState.NEWER: "newer than this flowllm, which does not touch it: install a newer flowllm",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +58,13 @@ class Finding:
 
 @click.command()
 @json_option
-@place_options
-def doctor(*, as_json: bool, place: Place) -> int:
+@location_options
+def doctor(*, as_json: bool, location: Location) -> int:
     """Look at Python, packages, settings, database, keys and servers; say what is wrong and what to do.
 
     Sends nothing to a model: of a server, only whether it takes connections is tried.
     """
-    findings = list(examine(place))
+    findings = list(examine(location))
     if as_json:
         print_json([finding.as_dict() for finding in findings])
     else:
@@ -66,12 +72,12 @@ def doctor(*, as_json: bool, place: Place) -> int:
     return 0 if all(finding.good for finding in findings) else 1
 
 
-def examine(place: Place) -> Iterator[Finding]:
+def examine(location: Location) -> Iterator[Finding]:
     """All findings, one after another."""
     yield _python()
     yield from _packages()
     try:
-        settings = load_settings(environ=os.environ, config=place.config, database=place.db)
+        settings = load_settings(environ=os.environ, config=location.config, database=location.db)
     except FlowLLMError as error:
         yield Finding(name="settings", good=False, text=error.message, hint=error.hint)
         return
@@ -129,7 +135,7 @@ def _database(url: str) -> Finding:
             hint="give this user write access to it, or name another database with --db",
         )
     good = found.state is not SchemaState.NEWER
-    return Finding(name="database", good=good, text=f"{path}: {described(found)}")
+    return Finding(name="database", good=good, text=f"{path}: {_described(found)}")
 
 
 def _not_writable(path: Path) -> Path | None:
@@ -192,3 +198,51 @@ def _reachable(name: str, url: str) -> Finding:
             hint="start that server, or correct the URL",
         )
     return Finding(name=name, good=True, text=f"{host}:{port} takes connections")
+
+
+@click.group()
+def db() -> None:
+    """Look at the database, or upgrade it."""
+
+
+@db.command()
+@json_option
+@location_options
+def status(*, as_json: bool, location: Location) -> int:
+    """Say where the database is and which schema it has. Exits 1 for one that this flowllm cannot use."""
+    url = _database_url(location)
+    if is_memory(url):
+        results().line("memory: up to date")
+        return 0
+    found = migrate.status(url)
+    if as_json:
+        print_json(
+            {"path": str(found.path), "state": found.state.value, "revision": found.current, "newest": found.head}
+        )
+    else:
+        results().line(f"{visible(str(found.path))}: {_described(found)}")
+    return 1 if found.state is SchemaState.NEWER else 0
+
+
+@db.command()
+@location_options
+def upgrade(*, location: Location) -> None:
+    """Make the database, or bring it up to date after copying it beside itself."""
+    url = _database_url(location)
+    if is_memory(url):
+        say("memory: up to date")
+        return
+    done = migrate.upgrade(url)
+    say(f"{visible(str(done.after.path))}: {_described(done.after)}")
+    if done.backup is not None:
+        say(f"the database as it was: {visible(str(done.backup))}")
+
+
+def _described(found: SchemaStatus) -> str:
+    """The state of a database in words."""
+    revision = "" if found.current is None else f" (revision {found.current} of {found.head})"
+    return f"{_MEANINGS[found.state]}{revision}"
+
+
+def _database_url(location: Location) -> str:
+    return load_settings(environ=os.environ, config=location.config, database=location.db).database

@@ -1,4 +1,4 @@
-"""flowllm failed: the dead letters of a run."""
+"""flowllm failed: the failed items of a run, to be corrected and run again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Callable
 import click
 
 from flowllm.app.flowllm import FlowLLM
+from flowllm.cli.database import find_run, reading, step_kinds
 from flowllm.cli.failures import say
-from flowllm.cli.history import step_kinds
-from flowllm.cli.options import Place, place_options
+from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import results, unicode_output
-from flowllm.cli.session import find_run, open_to_read, wait_for
 from flowllm.core.errors import UsageError
 from flowllm.core.types import ROW, Json, step_path
 from flowllm.language.problems import nearest
@@ -26,8 +25,8 @@ PAGE = 500
 @click.command()
 @click.argument("run")
 @click.option("--step", metavar="STEP", help="Only items of this foreach.")
-@place_options
-def failed(*, run: str, step: str | None, place: Place) -> None:
+@location_options
+def failed(*, run: str, step: str | None, location: Location) -> None:
     """Print the failed items of RUN as JSON Lines, to be mended and given back to it.
 
     Each line has the fields of the item, or `item` if it has none, with `_node` and `_error` beside them. Of a run
@@ -38,22 +37,24 @@ def failed(*, run: str, step: str | None, place: Place) -> None:
       flowllm failed last > letters.jsonl      # then mend the lines
       flowllm resume last --mended letters.jsonl
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
-    wait_for(_print(run, step, place))
+
+    async def work(app: FlowLLM) -> None:
+        await _print(app, await find_run(app.store, run), step)
+
+    reading(location, work)
 
 
-async def _print(named: str, step: str | None, place: Place) -> None:
-    async with open_to_read(place) as app:
-        run = await find_run(app.store, named)
-        wanted = _foreach(run, step)
-        name = _name_of_rows(app, run)
-        screen, ascii_only = results(), not unicode_output()
-        printed = others = 0
-        async for node in _failures(app.store, run):
-            if wanted and step_path(node.parent) != wanted:
-                others += 1
-                continue
-            printed += 1
-            screen.line(json_text(letter(node, name), indent=None, ascii_only=ascii_only))
+async def _print(app: FlowLLM, run: RunRecord, step: str | None) -> None:
+    wanted = _foreach(run, step)
+    name = _name_of_rows(app, run)
+    screen, ascii_only = results(), not unicode_output()
+    printed = others = 0
+    async for node in _failures(app.store, run):
+        if wanted and step_path(node.parent) != wanted:
+            others += 1
+            continue
+        printed += 1
+        screen.line(json_text(_line(node, name), indent=None, ascii_only=ascii_only))
     if not printed:
         say(f"run {run.run_id} has no failed {'rows' if wanted == ROW else 'items'}")
     elif sys.stdout.isatty():
@@ -96,8 +97,8 @@ def _name_of_rows(app: FlowLLM, run: RunRecord) -> Callable[[], str]:
     return name
 
 
-def letter(node: NodeRecord, name_of_rows: Callable[[], str]) -> dict[str, Json]:
-    """One line: the item, where it was, and what was wrong with it."""
+def _line(node: NodeRecord, name_of_rows: Callable[[], str]) -> dict[str, Json]:
+    """One line: the item, where it was, and its error."""
     error = node.error or {}
     found = {"_node": node.node_id, "_error": {name: error.get(name) for name in ("type", "message")}}
     if isinstance(node.item, dict):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import click
 
 from flowllm.app.settings import load_settings
-from flowllm.cli.options import Place, place_options
+from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import print_json, results, unicode_output
 from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text
 from flowllm.explain.graph import Graph
@@ -22,36 +22,27 @@ FORMATS = ("text", "mermaid", "dot", "svg", "json")
 @click.argument("file")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--run", metavar="RUN", help="Mark the statuses that the steps have in this run.")
-@place_options
-def graph(*, file: str, form: str, run: str | None, place: Place) -> None:
+@location_options
+def graph(*, file: str, form: str, run: str | None, location: Location) -> None:
     """Draw the graph of the workflow in FILE; optional dependencies are dotted."""
-    settings = load_settings(environ=os.environ, config=place.config)
+    settings = load_settings(environ=os.environ, config=location.config)
     drawn = Graph.of(load_workflow(file, project=settings.project))
-    statuses = None if run is None else _statuses(run, place)
-    match form:
-        case "json":
-            print_json(draw_data(drawn, statuses))
-        case "mermaid":
-            _print(draw_mermaid(drawn, statuses))
-        case "dot":
-            _print(draw_dot(drawn, statuses))
-        case "svg":
-            _print(draw_svg(drawn, statuses))
-        case _:
-            _print(draw_text(drawn, statuses, ascii_only=not unicode_output()))
-
-
-def _print(text: str) -> None:
+    statuses = None if run is None else _statuses(run, location)
+    if form == "json":
+        print_json(draw_data(drawn, statuses))
+        return
+    draw = {"mermaid": draw_mermaid, "dot": draw_dot, "svg": draw_svg}.get(form)
+    text = draw_text(drawn, statuses, ascii_only=not unicode_output()) if draw is None else draw(drawn, statuses)
     results().line(text.rstrip("\n"))
 
 
-def _statuses(named: str, place: Place) -> Mapping[str, str]:
-    # the application brings the database along, which a plain drawing does without
-    from flowllm.cli.session import find_run, open_to_read, wait_for  # noqa: PLC0415
+def _statuses(named: str, location: Location) -> Mapping[str, str]:
+    # the application brings the database along, which a plain drawing does not need
+    from flowllm.app.flowllm import FlowLLM  # noqa: PLC0415
+    from flowllm.cli.database import find_run, reading  # noqa: PLC0415
 
-    async def work() -> Mapping[str, str]:
-        async with open_to_read(place) as app:
-            run = await find_run(app.store, named)
-            return {node.node_id: node.status.value for node in await app.store.nodes(run.run_id)}
+    async def work(app: FlowLLM) -> Mapping[str, str]:
+        run = await find_run(app.store, named)
+        return {node.node_id: node.status.value for node in await app.store.nodes(run.run_id)}
 
-    return wait_for(work())
+    return reading(location, work)

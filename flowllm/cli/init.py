@@ -1,4 +1,4 @@
-"""flowllm init: a starter project."""
+"""flowllm init and flowllm schema: a starter project, and the JSON Schemas that editors use for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 from flowllm.cli.failures import say
 from flowllm.cli.options import debug_option
-from flowllm.cli.output import results
+from flowllm.cli.output import print_json, results
 from flowllm.core.errors import UsageError
-from flowllm.language.schema import workflow_schema
+from flowllm.language.schema import config_schema, workflow_schema
 from flowllm.reporting.text import json_text, visible
 
 SCHEMA_NAME = "flowllm.schema.json"
@@ -80,13 +80,13 @@ def starter_files() -> dict[str, str]:
 @debug_option
 def init(*, folder: str) -> None:
     """Write a starter project into FOLDER (here, by default). A file that exists is left as it is."""
-    place = Path(folder)
+    root = Path(folder)
     try:
         for name, text in starter_files().items():
-            _write(place / name, text)
+            _write(root / name, text)
     except OSError as error:
-        raise UsageError(f"cannot write to {place}: {error.strerror or error}") from error
-    say("try: flowllm run " + visible(str(place / "workflows" / "blog.yaml")))
+        raise UsageError(f"cannot write to {root}: {error.strerror or error}") from error
+    say("try: flowllm run " + visible(str(root / "workflows" / "blog.yaml")))
 
 
 def _write(path: Path, text: str) -> None:
@@ -98,3 +98,18 @@ def _write(path: Path, text: str) -> None:
         say(f"kept {visible(str(path))}: it exists")
     else:
         results().line(f"wrote {visible(str(path))}")
+
+
+@click.command()
+@click.option(
+    "--for",
+    "of",
+    type=click.Choice(["workflow", "config"]),
+    default="workflow",
+    show_default=True,
+    help="What the schema is of: a workflow's file, or flowllm.yaml.",
+)
+@debug_option
+def schema(*, of: str) -> None:
+    """Print the JSON Schema of workflow files or of flowllm.yaml, for editors."""
+    print_json(config_schema() if of == "config" else workflow_schema())

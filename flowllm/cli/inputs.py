@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from flowllm.cli.options import pairs
+import click
+
+from flowllm.cli.options import collected, pairs
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
 from flowllm.core.types import Json
@@ -19,27 +22,54 @@ LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read as one input."""
 
 
-def text_inputs(given: Sequence[str]) -> dict[str, str]:
-    """`-i` options by name: `@file` is the file's text, `@@x` is `@x`. Raises UsageError."""
-    found = pairs(given, "-i", "NAME=VALUE")
-    return {name: _value(name, text) for name, text in found.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenInputs:
+    """The options -i and --inputs."""
+
+    input_pairs: Sequence[str] = ()
+    inputs_file: str | None = None
+
+    def texts(self) -> dict[str, str]:
+        """Those of -i by name: `@file` is the file's text, `@@x` is `@x`. Raises UsageError."""
+        return {name: _value(name, text) for name, text in pairs(self.input_pairs, "-i", "NAME=VALUE").items()}
+
+    def values(self) -> dict[str, Json]:
+        """The mapping in the file of --inputs, JSON or YAML. Raises UsageError, InvalidWorkflow with line and column."""
+        path = self.inputs_file
+        if path is None:
+            return {}
+        text = _read(path, "--inputs ")
+        data = _json(text, path) if path.endswith(".json") else _yaml(text, path)
+        if not isinstance(data, dict):
+            raise UsageError(f"--inputs {path}: the file must hold a mapping of inputs by name")
+        return data
+
+    def files(self) -> list[str]:
+        """The files that are read for them; `-` is standard input."""
+        values = (text.partition("=")[2] for text in self.input_pairs)
+        found = [value[1:] for value in values if value.startswith("@") and not value.startswith("@@")]
+        return found if self.inputs_file is None else [*found, self.inputs_file]
+
+
+input_options = collected(
+    "given",
+    GivenInputs,
+    click.option(
+        "-i",
+        "--input",
+        "input_pairs",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="One input; NAME=@FILE takes the text of a file, NAME=@@x is @x.",
+    ),
+    click.option("--inputs", "inputs_file", metavar="FILE", help="Inputs as a JSON or YAML mapping."),
+)
 
 
 def _value(name: str, text: str) -> str:
     if text.startswith("@@"):
         return text[1:]
     return _read(text[1:], f"-i {name}=@") if text.startswith("@") else text
-
-
-def file_inputs(path: str | None) -> dict[str, Json]:
-    """The mapping in an `--inputs` file, JSON or YAML. Raises UsageError, InvalidWorkflow with its places."""
-    if path is None:
-        return {}
-    text = _read(path, "--inputs ")
-    data = _json(text, path) if path.endswith(".json") else _yaml(text, path)
-    if not isinstance(data, dict):
-        raise UsageError(f"--inputs {path}: the file must hold a mapping of inputs by name")
-    return data
 
 
 def mended_lines(path: str) -> list[Json]:

@@ -1,49 +1,42 @@
-"""The entry point: which commands there are, and how errors are told. Imports nothing heavy."""
+"""The entry point: the list of commands, and errors on standard error. Imports nothing heavy, and commands when used."""
 
 from __future__ import annotations
 
+import difflib
 import sys
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from flowllm import __version__
 from flowllm.cli.failures import guarded
-from flowllm.cli.lazy import Entry, LazyGroup
 from flowllm.cli.options import Globals, debug_option
-from flowllm.cli.start import settle
+from flowllm.cli.process import settle
 from flowllm.cli.streams import open_streams
+from flowllm.core.errors import UsageError
 
-
-def _entry(module: str, attribute: str, text: str) -> Entry:
-    return Entry(module=f"flowllm.cli.{module}", attribute=attribute, help=text)
-
-
-def _later(attribute: str) -> Entry:
-    return Entry(module="flowllm.cli.later", attribute=attribute, hidden=True)
-
-
-ENTRIES = {
-    "run": _entry("run", "run", "Run a workflow."),
-    "resume": _entry("resume", "resume", "Go on with a run that has not succeeded."),
-    "plan": _entry("plan", "plan", "Show what a run would do and cost; sends nothing."),
-    "validate": _entry("validate", "validate", "Check workflow files; runs nothing."),
-    "graph": _entry("graph", "graph", "Draw the graph of a workflow."),
-    "runs": _entry("runs", "runs", "List, prune or delete runs."),
-    "show": _entry("show", "show", "Show one run, or one step of it."),
-    "why": _entry("why", "why", "Say why a step ran again."),
-    "failed": _entry("failed", "failed", "Print the failed items of a run, to be run again."),
-    "cache": _entry("cache", "cache", "Look at the stored answers, or remove them."),
-    "db": _entry("db", "db", "Look at the database, or upgrade it."),
-    "schema": _entry("schema", "schema", "Print the JSON Schema of workflow files."),
-    "init": _entry("init", "init", "Write a starter project."),
-    "doctor": _entry("doctor", "doctor", "Say what is wrong with this set-up."),
-    "ui": _later("ui"),
+COMMANDS = {
+    "run": ("run", "Run a workflow."),
+    "resume": ("run", "Go on with a run that has not succeeded."),
+    "plan": ("plan", "Show what a run would do and cost; sends nothing."),
+    "validate": ("validate", "Check workflow files; runs nothing."),
+    "graph": ("graph", "Draw the graph of a workflow."),
+    "runs": ("runs", "List, prune or delete runs."),
+    "show": ("show", "Show one run, or one step of it."),
+    "why": ("why", "Say why a step ran again."),
+    "failed": ("failed", "Print the failed items of a run, to be run again."),
+    "cache": ("cache", "Look at the stored answers, or remove them."),
+    "db": ("doctor", "Look at the database, or upgrade it."),
+    "schema": ("init", "Print the JSON Schema of workflow files."),
+    "init": ("init", "Write a starter project."),
+    "doctor": ("doctor", "Say what is wrong with this set-up."),
 }
+"""The module of each command in flowllm.cli, and its line in the help."""
 
 
-class Root(LazyGroup):
-    """Tells errors in plain words, and leaves with the right exit code."""
+class Root(click.Group):
+    """Imports a command only when it is used, prints errors in plain words, and exits with the right code."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run the command line; never returns."""
@@ -53,6 +46,32 @@ class Root(LazyGroup):
         settle(code)
         sys.exit(code)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names of all commands, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import that command."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"flowllm.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, but suggests the nearest name of the table."""
+        name = args[0]
+        if name not in {*COMMANDS, *self.commands} and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"No such command '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """The list of commands, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
@@ -60,7 +79,7 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Root, entries=ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @debug_option
 def cli() -> None:
@@ -72,8 +91,14 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
 
 
+@cli.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def ui() -> None:
+    """The local web page."""
+    raise UsageError("`flowllm ui` is not yet supported", hint="the web page comes in a later version")
+
+
 def main() -> NoReturn:
-    """Run the command line with streams of its own; `start.py` calls it."""
+    """Run the command line with streams of its own; `process.py` calls it."""
     open_streams()
     cli.main(prog_name="flowllm")
     raise AssertionError("click's main returned")

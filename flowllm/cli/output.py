@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from flowllm.core.clock import timestamp
 from flowllm.core.types import Json, RunStatus
 from flowllm.reporting.screen import Screen, wants_colour
 from flowllm.reporting.text import json_text, readable, visible
@@ -31,8 +32,8 @@ def print_json(value: Json) -> None:
     results().line(json_text(value, ascii_only=not unicode_output()))
 
 
-def outputs_there(status: RunStatus, outputs: Mapping[str, Json]) -> Mapping[str, Json]:
-    """The outputs of a run; of one that has not succeeded only those that it has come to."""
+def known_outputs(status: RunStatus, outputs: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The outputs of a run; of one that has not succeeded only those that are known."""
     if status is RunStatus.SUCCEEDED:
         return outputs
     return {name: value for name, value in outputs.items() if value is not None}
@@ -41,8 +42,8 @@ def outputs_there(status: RunStatus, outputs: Mapping[str, Json]) -> Mapping[str
 def print_outputs(outputs: Mapping[str, Json]) -> None:
     """Each output under its name."""
     screen = results()
-    for place, (name, value) in enumerate(outputs.items()):
-        if place:
+    for number, (name, value) in enumerate(outputs.items()):
+        if number:
             screen.line()
         heading(screen, name)
         screen.line(readable(value).rstrip("\n"))
@@ -71,3 +72,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     screen.line((line(headers), "bold"))
     for row in cells:
         screen.line(line(row))
+
+
+def clock_time(seconds: float | None) -> str:
+    """A wall clock time, seconds since 1970: UTC, to the second; `-` for none."""
+    stamp = timestamp(seconds)
+    return "-" if stamp is None else f"{stamp[:10]} {stamp[11:19]}Z"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
-from flowllm.cli.inputs import file_inputs, text_inputs
-from flowllm.cli.options import Place, json_option, place_options, what_options
+from flowllm.cli.database import reading
+from flowllm.cli.inputs import GivenInputs, input_options
+from flowllm.cli.options import Location, json_option, location_options, plan_options
 from flowllm.cli.output import print_json, print_table, results
-from flowllm.cli.session import open_to_read, wait_for
 from flowllm.core.types import Json
 from flowllm.explain.forecast import Forecast, ForecastNode
 from flowllm.reporting.text import at_least, dollars, plural, visible
@@ -18,24 +16,18 @@ from flowllm.runtime.options import RunOptions
 
 @click.command()
 @click.argument("file")
-@what_options
+@input_options
+@plan_options
 @json_option
-@place_options
-def plan(
-    *, file: str, options: RunOptions, input_pairs: Sequence[str], inputs_file: str | None, as_json: bool, place: Place
-) -> None:
+@location_options
+def plan(*, file: str, given: GivenInputs, options: RunOptions, as_json: bool, location: Location) -> None:
     """Show what `flowllm run FILE` would do: sends nothing.
 
     For each step: in which generation it starts, whether its answer is stored already and if not why, and at most
     how many tokens and dollars it takes.
     """
-    inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
-
-    async def work() -> Forecast:
-        async with open_to_read(place) as app:
-            return await app.forecast(file, inputs=inputs, input_text=texts, options=options)
-
-    forecast = wait_for(work())
+    inputs, texts = given.values(), given.texts()
+    forecast = reading(location, lambda app: app.forecast(file, inputs=inputs, input_text=texts, options=options))
     if as_json:
         print_json(forecast_data(forecast))
     else:

@@ -1,44 +1,98 @@
-"""flowllm run."""
+"""flowllm run and flowllm resume: the run, what is shown of it, and the exit code."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import gc
+import resource
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult
-from flowllm.cli.inputs import file_inputs, text_inputs
-from flowllm.cli.options import Place, json_option, place_options, row_options, what_options
-from flowllm.cli.session import wait_for
-from flowllm.cli.sitting import Shown, carry_out
+from flowllm.cli.database import LAST, command, find_run, open_app
+from flowllm.cli.failures import tell
+from flowllm.cli.inputs import GivenInputs, input_options, mended_lines
+from flowllm.cli.options import (
+    Location,
+    budget_option,
+    collected,
+    debugging,
+    full_option,
+    json_option,
+    location_options,
+    run_options,
+    until_option,
+)
+from flowllm.cli.output import known_outputs, messages, print_json, print_outputs
+from flowllm.cli.process import settle
+from flowllm.cli.signals import StopOnSignals
+from flowllm.cli.streams import OutputLost, results_apart, silence_output
 from flowllm.core.cancel import StopSignal
-from flowllm.core.errors import UsageError
+from flowllm.core.descriptors import raise_limit
+from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
+from flowllm.core.types import RunStatus
+from flowllm.datasets.claims import Claimed, Claims
+from flowllm.datasets.files import STDIN
 from flowllm.reporting.base import Observer
+from flowllm.reporting.events_file import EventsFile
+from flowllm.reporting.progress import Notices, Progress
+from flowllm.reporting.summary import Summary
 from flowllm.runtime.options import RunOptions
+from flowllm.storage.location import is_memory
+
+_YOUNG = 10_000
+"""New objects after which the garbage collector looks for cycles during a run; Python's own 700 costs a quarter of the
+time of a run that is answered from the cache, and finds next to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What is shown of a run, and where."""
+
+    events: str | None = None
+    as_json: bool = False
+    full: bool = False
+    """All items of long outputs."""
+    quiet: bool = False
+
+    def claims(self, *files: str) -> Claims:
+        """The files of the options, which a run must not write over: `files` hold inputs. Raises UsageError."""
+        claims = Claims()
+        for path in files:
+            if path != STDIN:
+                claims.reads(path, "a file of inputs")
+        if self.events is not None:
+            try:
+                claims.writes(self.events, "--events")
+            except Claimed as error:
+                raise UsageError(str(error), hint="name another file") from None
+        return claims
+
+
+shown_options = collected(
+    "shown",
+    Shown,
+    click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON."),
+    json_option,
+    full_option,
+    click.option("--quiet", "-q", is_flag=True, help="No progress; only results, notices and errors."),
+)
 
 
 @click.command()
 @click.argument("file")
-@what_options
-@row_options
-@click.option("--events", metavar="FILE", help="Append each event to this file, as a line of JSON.")
-@json_option
-@click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress; only results, notices and errors.")
-@place_options
-def run(
-    *,
-    file: str,
-    options: RunOptions,
-    input_pairs: Sequence[str],
-    inputs_file: str | None,
-    events: str | None,
-    as_json: bool,
-    full: bool,
-    quiet: bool,
-    place: Place,
-) -> int:
+@input_options
+@run_options
+@shown_options
+@location_options
+def run(*, file: str, given: GivenInputs, options: RunOptions, shown: Shown, location: Location) -> int:
     """Run the workflow in FILE.
 
     Its outputs go to standard output, progress and the summary to standard error.
@@ -49,15 +103,173 @@ def run(
       flowllm run blog.yaml --provider simulated
       flowllm run translate.yaml --over texts.csv --output translated.jsonl
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
-    if as_json and options.output == "-":
+    if shown.as_json and options.output == "-":
         raise UsageError("--json and --output - both write to standard output", hint="name a file with --output")
-    inputs, texts = file_inputs(inputs_file), text_inputs(input_pairs)
+    inputs, texts, claims = given.values(), given.texts(), shown.claims(*given.files())
 
     async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         return await app.run(
             file, inputs=inputs, input_text=texts, options=options, observers=observers, stop=stop, claims=claims
         )
 
-    shown = Shown(as_json=as_json, full=full, quiet=quiet, events=events, grace=options.grace)
-    claims = shown.claims(inputs_file, input_pairs)
-    return wait_for(carry_out(place, shown, start))
+    return asyncio.run(_execute(location, shown, start, grace=options.grace))
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--file", metavar="FILE", help="Take the workflow as it is in this file now.")
+@input_options
+@click.option(
+    "--mended",
+    metavar="FILE",
+    help="Lines of `flowllm failed`, mended: go on with their items in place of those that failed; - is standard input.",
+)
+@click.option("--retry-failed", is_flag=True, help="Also what failed under `on_error: continue`, and its dependents.")
+@until_option
+@budget_option
+@shown_options
+@location_options
+def resume(
+    *,
+    run: str | None,
+    file: str | None,
+    given: GivenInputs,
+    mended: str | None,
+    retry_failed: bool,
+    until: str | None,
+    budget: dict[str, float] | None,
+    shown: Shown,
+    location: Location,
+) -> int:
+    """Go on with RUN, or with the newest run that has not succeeded.
+
+    What succeeded is kept; everything else is carried out. RUN is an id, its beginning, or `last`. With --file, -i or
+    --inputs the inputs it was given hold still, under those that are given now; others have the defaults of the file.
+
+    \b
+      flowllm failed last > letters.jsonl      # then mend the lines
+      flowllm resume last --mended letters.jsonl
+    """  # noqa: D301 - \b is click's mark for lines that are kept as they are
+    inputs, texts = given.values(), given.texts()
+    letters = [] if mended is None else mended_lines(mended)
+    claims = shown.claims(*given.files(), *([] if mended is None else [mended]))
+
+    async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
+        return await app.resume(
+            (await find_run(app.store, run)).run_id if run == LAST else run,
+            file=file,
+            inputs=inputs,
+            input_text=texts,
+            mended=letters,
+            retry_failed=retry_failed,
+            until=until,
+            budget=budget,
+            observers=observers,
+            stop=stop,
+            claims=claims,
+        )
+
+    return asyncio.run(_execute(location, shown, start))
+
+
+async def _execute(
+    location: Location,
+    shown: Shown,
+    start: Callable[[FlowLLM, Sequence[Observer], StopSignal], Awaitable[RunResult]],
+    *,
+    grace: float | None = None,
+) -> int:
+    """Start or resume a run, show it, and return the exit code.
+
+    A signal that arrives once the run has ended does not keep its results from being shown.
+    """
+    stop, summary, screen = StopSignal(), Summary(tracebacks=debugging(), items_told=not shown.quiet), messages()
+    signals = StopOnSignals(stop, say=screen.line)
+    with ExitStack() as process:
+        process.enter_context(tuned_process())
+        async with open_app(location) as app:
+            process.enter_context(signals)
+            observers: list[Observer] = [summary, Notices(screen, grace=grace)]
+            observers += [] if shown.quiet else [Progress(screen)]
+            if shown.events is not None:
+                observers.append(EventsFile(Path(shown.events), warn=screen.line))
+            with results_apart():
+                try:
+                    result = await start(app, observers, stop)
+                except StoreError as error:
+                    _add_command(error, summary.run_id, location, app.database)
+                    raise
+            if shown.as_json and shown.full:
+                result = await app.result(result.run_id, full=True)
+        code = signals.exit_code() if result.status is RunStatus.INTERRUPTED else result.exit_code
+        try:
+            _show(result, shown, summary, None if is_memory(app.database) else location)
+            sys.stdout.flush()
+        except OutputLost as error:
+            if not code:
+                raise
+            tell(error)
+            silence_output()
+        settle(code)
+    return code
+
+
+@contextlib.contextmanager
+def tuned_process() -> Iterator[None]:
+    """Allow more open files, and have the garbage collector run less often, until the run is over."""
+    files, thresholds = resource.getrlimit(resource.RLIMIT_NOFILE), gc.get_threshold()
+    raise_limit()
+    if 0 < thresholds[0] < _YOUNG:
+        gc.set_threshold(_YOUNG, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+
+def _add_command(error: StoreError, run_id: str, location: Location, database: str) -> None:
+    """Add to the hint the command that goes on with the run once the database can be written again."""
+    if run_id and not is_memory(database) and not isinstance(error, OwnershipLost):
+        if isinstance(error, StorageFailed) and error.database:
+            location = replace(location, db=error.database)
+        error.hint = f"{error.hint}\nThe run goes on with: {command('resume', run_id, location)}".strip()
+
+
+def _show(result: RunResult, shown: Shown, summary: Summary, location: Location | None) -> None:
+    """Print results, then the summary; without a `location` the run cannot be resumed or shown later.
+
+    Raises OutputLost where the results could not be shown.
+    """
+    lost, screen = None, messages()
+    try:
+        _show_results(result, shown, apart=screen.stream.isatty() and not shown.quiet)
+    except BrokenPipeError:  # whoever read them has seen enough, which is no failure of the run
+        silence_output()
+    except OutputLost as error:
+        lost = error
+    resume_it, failed_items, show_it = (
+        "" if location is None else command(verb, result.run_id, location) for verb in ("resume", "failed", "show")
+    )
+    if summary.ended is None:
+        if not shown.quiet:
+            screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
+    elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
+        for line in summary.lines(resume_it, failed_items, result.path):
+            screen.line(*line)
+    if lost is not None:
+        hint = f"the run has {result.status}{show_it and f'; what it gives is shown by: {show_it}'}"
+        raise OutputLost(lost.message, hint=hint)
+
+
+def _show_results(result: RunResult, shown: Shown, *, apart: bool) -> None:
+    """`apart`: with blank lines around them, on a terminal where both streams meet."""
+    if shown.as_json:
+        print_json(result.as_dict())
+    elif outputs := known_outputs(result.status, result.outputs):
+        if apart:
+            messages().line()
+        print_outputs(outputs)
+        if apart:
+            messages().line()

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import click
 
-from flowllm.cli.confirm import confirm, space_given_back, yes_option
+from flowllm.app.flowllm import FlowLLM
+from flowllm.cli.database import compacted, confirm, find_run, reading, step_kinds, writing, yes_option
 from flowllm.cli.failures import say
-from flowllm.cli.history import step_kinds
-from flowllm.cli.options import DURATION, Place, json_option, place_options
-from flowllm.cli.output import print_json, print_table
-from flowllm.cli.session import find_run, open_app, open_to_read, wait_for
+from flowllm.cli.options import DURATION, Location, json_option, location_options
+from flowllm.cli.output import clock_time, print_json, print_table
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import price
@@ -24,9 +23,9 @@ from flowllm.reporting.text import duration, plural
 from flowllm.runtime.recorded import COUNTED, figures_of
 from flowllm.storage.base import RunRecord, Store
 
-EVERY = 1_000_000_000
+_ALL = 1_000_000_000
 """A limit that no history reaches."""
-_PLACE = "flowllm.cli.runs.place"
+_LOCATION = "flowllm.cli.runs.location"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,31 +59,30 @@ class Row:
             self.run.run_id,
             self.run.workflow,
             self.run.status.value,
-            shown_time(self.run.started_at),
+            clock_time(self.run.started_at),
             duration(self.run.stats.get("duration_s")),
             f"{self.succeeded}/{self.steps}",
             price(self.figures),
         ]
 
 
-def shown_time(seconds: float | None) -> str:
-    """A wall clock time for people: UTC, to the second."""
-    stamp = timestamp(seconds)
-    return "-" if stamp is None else f"{stamp[:10]} {stamp[11:19]}Z"
-
-
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
 @json_option
-@place_options
+@location_options
 @click.pass_context
-def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool, place: Place) -> None:
+def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool, location: Location) -> None:
     """List runs, the newest first; or prune or delete some."""
-    ctx.meta[_PLACE] = place
+    ctx.meta[_LOCATION] = location
     if ctx.invoked_subcommand is not None:
         return
-    rows = wait_for(_rows(place, limit, workflow))
+
+    async def work(app: FlowLLM) -> list[Row]:
+        found = await app.store.runs(limit=limit, workflow=workflow)
+        return list(await asyncio.gather(*(_row(app.store, run) for run in found)))
+
+    rows = reading(location, work)
     if as_json:
         print_json([row.as_dict() for row in rows])
     elif not rows:
@@ -92,12 +90,6 @@ def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool,
     else:
         headers = ["RUN", "WORKFLOW", "STATUS", "STARTED", "TOOK", "STEPS OK", "COST"]
         print_table(headers, [row.cells() for row in rows], right=("TOOK", "STEPS OK", "COST"))
-
-
-async def _rows(place: Place, limit: int, workflow: str | None) -> list[Row]:
-    async with open_to_read(place) as app:
-        found = await app.store.runs(limit=limit, workflow=workflow)
-        return list(await asyncio.gather(*(_row(app.store, run) for run in found)))
 
 
 async def _row(store: Store, run: RunRecord) -> Row:
@@ -115,38 +107,34 @@ async def _row(store: Store, run: RunRecord) -> Row:
 @runs.command()
 @click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
 @yes_option
-@place_options
+@location_options
 @click.pass_context
-def prune(ctx: click.Context, *, older_than: float, yes: bool, place: Place) -> None:
+def prune(ctx: click.Context, *, older_than: float, yes: bool, location: Location) -> None:
     """Delete runs that ended longer ago than that, and give their space back to the disk. Stored answers stay."""
-    place = _inherited(ctx, place)
     before = time.time() - older_than
 
-    async def work() -> str:
-        async with open_app(place) as app:
-            old = [run.run_id for run in await app.store.runs(limit=EVERY, ended_before=before)]
-            if not old:
-                return _deleted(0)
-            confirm(f"delete {plural(len(old), 'run')} that ended before {shown_time(before)}", yes=yes)
-            return _deleted(await app.delete(old), await space_given_back(app.store))
+    async def work(app: FlowLLM) -> str:
+        old = [run.run_id for run in await app.store.runs(limit=_ALL, ended_before=before)]
+        if not old:
+            return _deleted(0)
+        confirm(f"delete {plural(len(old), 'run')} that ended before {clock_time(before)}", yes=yes)
+        return _deleted(await app.delete(old), await compacted(app.store))
 
-    say(wait_for(work()))
+    say(writing(_inherited(ctx, location), work))
 
 
 @runs.command()
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
-@place_options
+@location_options
 @click.pass_context
-def delete(ctx: click.Context, *, run_ids: Sequence[str], place: Place) -> None:
+def delete(ctx: click.Context, *, run_ids: Sequence[str], location: Location) -> None:
     """Delete RUNs with their results. Stored answers stay."""
-    place = _inherited(ctx, place)
 
-    async def work() -> str:
-        async with open_app(place) as app:
-            found = [await _id_of(app.store, named) for named in run_ids]
-            return _deleted(await app.delete(found), await space_given_back(app.store))
+    async def work(app: FlowLLM) -> str:
+        found = [await _id_of(app.store, named) for named in run_ids]
+        return _deleted(await app.delete(found), await compacted(app.store))
 
-    say(wait_for(work()))
+    say(writing(_inherited(ctx, location), work))
 
 
 def _deleted(count: int, more: str = "") -> str:
@@ -161,7 +149,7 @@ async def _id_of(store: Store, named: str) -> RunId:
         return RunId(named)
 
 
-def _inherited(ctx: click.Context, place: Place) -> Place:
+def _inherited(ctx: click.Context, location: Location) -> Location:
     """`runs --db X delete` is `runs delete --db X`."""
-    above: Place = ctx.meta[_PLACE]
-    return Place(db=place.db or above.db, config=place.config or above.config)
+    above: Location = ctx.meta[_LOCATION]
+    return Location(db=location.db or above.db, config=location.config or above.config)

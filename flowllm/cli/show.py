@@ -1,19 +1,34 @@
-"""flowllm show: one run, or one step of it."""
+"""flowllm show: one run, or one step of it, as it is on record."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import click
 
-from flowllm.cli.options import Place, json_option, place_options
-from flowllm.cli.output import heading, outputs_there, print_json, print_outputs, print_table, results
-from flowllm.cli.record import Kept, read
-from flowllm.cli.runs import shown_time
-from flowllm.cli.session import failed_command, resume_command, wait_for
-from flowllm.core.money import price
-from flowllm.core.types import RUN_RESUMABLE, Counts, Json, NodeStatus, Usage
+from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult, StepResult, all_nodes
+from flowllm.cli.database import command, find_run, reading, step_kinds
+from flowllm.cli.options import Location, full_option, json_option, location_options
+from flowllm.cli.output import clock_time, heading, known_outputs, print_json, print_outputs, print_table, results
+from flowllm.core.clock import timestamp
+from flowllm.core.errors import UsageError
+from flowllm.core.money import Spend, price
+from flowllm.core.types import (
+    RUN_RESUMABLE,
+    AttemptStatus,
+    Counts,
+    Json,
+    NodeId,
+    NodeStatus,
+    RunStatus,
+    StepKind,
+    Usage,
+    step_path,
+)
+from flowllm.language.problems import nearest
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import error_lines, figures, took
 from flowllm.reporting.text import (
@@ -29,42 +44,192 @@ from flowllm.reporting.text import (
     resume_options,
     visible,
 )
-from flowllm.runtime.recorded import MOST_ITEMS
-from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
+from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes, with_items
+from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 
 ITEMS_SHOWN = 20
 """Items of a foreach that are listed."""
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is on record of one node, or of the run itself."""
+
+    run: RunRecord
+    nodes: Sequence[NodeRecord]
+    """The steps at the top, or within the node."""
+    attempts: Mapping[NodeId, Sequence[AttemptRecord]]
+    """The requests of nodes, by their ids."""
+    spends: Mapping[NodeId, Spend]
+    """What was spent on those nodes whose cost is unknown."""
+    node: NodeRecord | None = None
+    items: Sequence[NodeRecord] = field(default_factory=list)
+    """The first ones of a foreach."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """What --json prints: of a run what `run --json` prints, and more."""
+        run, node = self.run, self.node
+        steps = {one.node_id: self._step_dict(one) for one in self.nodes}
+        if node is None:
+            more = {"path": run.path, "options": dict(run.options), "tenant": run.tenant}
+            times = {"started_at": timestamp(run.started_at), "finished_at": timestamp(run.finished_at)}
+            return {**RunResult.of(run, self.nodes).as_dict(), **more, **times, "steps": steps}
+        found = self._step_dict(node)
+        if node.place is not None:
+            found |= {"index": node.place, "item": node.item}
+        if node.counts is not None:
+            found["items"] = [_item_dict(item) for item in self.items]
+        elif steps:
+            found["steps"] = steps
+        return found
+
+    def _step_dict(self, node: NodeRecord) -> dict[str, Json]:
+        """One step, with what was sent for it."""
+        return {
+            **StepResult.of(node).as_dict(),
+            "reused": node.reused,
+            "key": node.key or None,
+            "request": dict(node.parts),
+            "attempt_log": [_attempt_dict(attempt) for attempt in self.attempts.get(node.node_id, ())],
+        }
+
+
+def _item_dict(item: NodeRecord) -> dict[str, Json]:
+    status = item.status.value
+    told = {"node": item.node_id, "index": item.place, "item": item.item, "status": status, "output": item.output}
+    return {**told, "error": item.error}
+
+
+_ATTEMPT = (
+    *("number", "status", "provider", "model", "key", "started_at", "finished_at", "error", "usage", "cost_usd"),
+    *("reserved_tokens", "reserved_usd"),
+)
+
+
+def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:
+    return {name: getattr(attempt, name) for name in _ATTEMPT} | {
+        "status": attempt.status.value,
+        "started_at": timestamp(attempt.started_at),
+        "finished_at": timestamp(attempt.finished_at),
+        "usage": attempt.usage.as_dict(),
+    }
 
 
 @click.command()
 @click.argument("run")
 @click.argument("step", required=False)
 @json_option
-@click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
-@place_options
-def show(*, run: str, step: str | None, as_json: bool, full: bool, place: Place) -> None:
+@full_option
+@location_options
+def show(*, run: str, step: str | None, as_json: bool, full: bool, location: Location) -> None:
     """Show RUN, or one STEP of it with its prompt, answer and attempts.
 
     RUN is an id, its beginning, or `last`. STEP may be an item, or a step within a step: 'posts[17]', post.headline.
     """
-    kept = wait_for(read(run, step, place, full=full, most=_most(as_json=as_json, full=full)))
+    most = (sys.maxsize if full else MOST_ITEMS) if as_json else ITEMS_SHOWN
+
+    async def work(app: FlowLLM) -> Record:
+        found = await find_run(app.store, run)
+        found = replace(found, stats=await figures_of(app.store, found))
+        if step is None:
+            return await _read_run(app.store, found, full=full)
+        return await _read_node(app.store, found, step, most, full=full)
+
+    record = reading(location, work)
     if as_json:
-        print_json(kept.run_dict() if kept.node is None else kept.node_dict(kept.node))
-    elif kept.node is None:
-        _print_run(kept, place)
+        print_json(record.as_dict())
+    elif record.node is None:
+        _print_run(record, location)
     else:
-        _print_step(kept, kept.node)
+        _print_step(record, record.node)
 
 
-def _most(*, as_json: bool, full: bool) -> int:
-    """Items of a foreach that are wanted."""
-    if not as_json:
-        return ITEMS_SHOWN
-    return sys.maxsize if full else MOST_ITEMS
+# reading
 
 
-def _print_run(kept: Kept, place: Place) -> None:
-    run, screen = kept.run, results()
+async def _read_run(store: Store, run: RunRecord, *, full: bool) -> Record:
+    return await _record(store, run, all_nodes(run, await whole_nodes(store, run, full=full), step_kinds(run)))
+
+
+async def _read_node(store: Store, run: RunRecord, step: str, most: int, *, full: bool) -> Record:
+    """Raises UsageError for a step that the run does not have."""
+    node = await _find_node(store, run, step)
+    within, items = [], []
+    if node.counts is not None:
+        items = all_nodes(run, await _first_items(store, node, most), {})
+    elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
+        inner = await store.nodes(run.run_id, node.node_id)
+        if node.kind is StepKind.PYTHON:  # what it asked, in the order of the calls: ask[2] before ask[10]
+            inner.sort(key=lambda one: (len(one.node_id), one.node_id))
+        within = all_nodes(run, [await with_items(store, one, full=full) for one in inner], {})
+    return await _record(store, run, within, await with_items(store, node, full=full), items)
+
+
+async def _record(
+    store: Store,
+    run: RunRecord,
+    nodes: Sequence[NodeRecord],
+    node: NodeRecord | None = None,
+    items: Sequence[NodeRecord] = (),
+) -> Record:
+    nodes = await counted(store, nodes)
+    node = None if node is None else (await counted(store, [node]))[0]
+    every = nodes if node is None else [*nodes, node]
+    attempts = {
+        one.node_id: [_as_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
+        for one in every
+        if one.counts is None
+    }
+    spends = {
+        one.node_id: await store.spend(run.run_id, one.node_id)
+        for one in every
+        if one.cost_usd is None and one.attempts > 0
+    }
+    return Record(run=run, nodes=nodes, node=node, items=items, attempts=attempts, spends=spends)
+
+
+async def _find_node(store: Store, run: RunRecord, step: str) -> NodeRecord:
+    """That node, even if it never ended. Raises UsageError."""
+    found = await store.node(run.run_id, NodeId(step))
+    if found is not None:
+        return all_nodes(run, [found], {})[0]
+    steps = {node.node_id: node for node in all_nodes(run, await store.nodes(run.run_id), step_kinds(run))}
+    if step in steps:
+        return steps[NodeId(step)]
+    top = step_path(step).partition(".")[0]
+    hint = nearest(step, steps)
+    if top in steps:
+        hint = f"`flowllm show {run.run_id} {top}` shows what is within {top}"
+    raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=hint)
+
+
+async def _first_items(store: Store, node: NodeRecord, most: int) -> list[NodeRecord]:
+    found: list[NodeRecord] = []
+    while len(found) < most:
+        after = found[-1].place if found else -1
+        page = await store.items(
+            node.run_id, node.node_id, after=-1 if after is None else after, limit=min(_PAGE, most - len(found))
+        )
+        if not page:
+            break
+        found += page
+    return found
+
+
+def _as_seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
+    """One that was on its way when its process ended may have been paid for: nobody knows."""
+    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
+        free = attempt.reserved_usd == 0
+        return replace(attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None)
+    return attempt
+
+
+# printing
+
+
+def _print_run(record: Record, location: Location) -> None:
+    run, screen = record.run, results()
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
     _print_run_facts(screen, run)
     if run.finished_at is None:  # nobody has counted its requests
@@ -74,30 +239,30 @@ def _print_run(kept: Kept, place: Place) -> None:
             screen.line("  since it was last resumed:")
         for line in figures(run.stats, set()):
             screen.line("  ", *line)
-    if kept.nodes:
+    if record.nodes:
         screen.line()
-        _print_steps(kept)
+        _print_steps(record)
     if run.error is not None:
         screen.line()
         for line in error_lines("", run.error):
             screen.line(*line)
-    if there := outputs_there(run.status, run.outputs or {}):
+    if outputs := known_outputs(run.status, run.outputs or {}):
         screen.line()
-        print_outputs(there)
-    if any(node.counts is not None and node.counts.failed for node in kept.nodes):
+        print_outputs(outputs)
+    if any(node.counts is not None and node.counts.failed for node in record.nodes):
         screen.line()
-        screen.line("the failed items: ", (failed_command(run.run_id, place), "bold"))
+        screen.line("the failed items: ", (command("failed", run.run_id, location), "bold"))
     if run.status in RUN_RESUMABLE:
         screen.line()
-        failed = [node.error for node in kept.nodes if node.status is NodeStatus.FAILED and node.error]
+        failed = [node.error for node in record.nodes if node.status is NodeStatus.FAILED and node.error]
         options = resume_options(run.status, [*failed, *([] if run.error is None else [run.error])], run.path)
-        screen.line("resume it with: ", (resume_command(run.run_id, place) + options, "bold"))
+        screen.line("resume it with: ", (command("resume", run.run_id, location) + options, "bold"))
 
 
 def _print_run_facts(screen: Screen, run: RunRecord) -> None:
     _field(screen, "file", run.path)
-    _field(screen, "started", shown_time(run.started_at))
-    _field(screen, "finished", shown_time(run.finished_at))
+    _field(screen, "started", clock_time(run.started_at))
+    _field(screen, "finished", clock_time(run.finished_at))
     if run.owner is not None:
         _field(screen, "owner", f"process {run.owner.pid} on {run.owner.host}")
     _field(screen, "provider", run.provider)
@@ -108,9 +273,9 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
         _field(screen, f"input {name}", one_line(value if isinstance(value, str) else json_text(value, indent=None)))
 
 
-def _print_steps(kept: Kept) -> None:
+def _print_steps(record: Record) -> None:
     rows = []
-    for node in kept.nodes:
+    for node in record.nodes:
         tokens = at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
         rows.append(
             [
@@ -120,7 +285,7 @@ def _print_steps(kept: Kept) -> None:
                 str(node.attempts),
                 duration(node.call_s) if node.call_s else "-",
                 tokens or "-",
-                _cost(kept, node) if node.attempts or tokens else "-",
+                _cost(record, node) if node.attempts or tokens else "-",
                 _note(node),
             ]
         )
@@ -128,8 +293,8 @@ def _print_steps(kept: Kept) -> None:
     print_table(headers, rows, right=("ATTEMPTS", "CALL", "TOKENS", "COST"))
 
 
-def _cost(kept: Kept, node: NodeRecord) -> str:
-    spend = kept.spends.get(node.node_id)
+def _cost(record: Record, node: NodeRecord) -> str:
+    spend = record.spends.get(node.node_id)
     return dollars(node.cost_usd) if spend is None else price(spend.as_dict())
 
 
@@ -176,13 +341,13 @@ def _field(screen: Screen, name: str, value: str) -> None:
     screen.line("  ", (f"{visible(name):<12} ", "dim"), visible(value))
 
 
-def _print_step(kept: Kept, node: NodeRecord) -> None:
+def _print_step(record: Record, node: NodeRecord) -> None:
     screen = results()
     what = "step" if node.place is None else "item"
     screen.line(
         f"{what} ", (node.node_id, "bold"), f" ({node.kind}) of run {node.run_id}: ", (node.status.value, "bold")
     )
-    _print_facts(screen, kept, node)
+    _print_facts(screen, record, node)
     if node.place is not None:
         _section(screen, "item", node.item)
     if node.counts is None:
@@ -196,14 +361,14 @@ def _print_step(kept: Kept, node: NodeRecord) -> None:
     elif node.output is not None and node.counts is None:
         _section(screen, "answer" if node.kind == "prompt" else "output", node.output)
     if node.counts is not None:
-        _print_items(node, kept.items)
-    elif kept.nodes:
+        _print_items(node, record.items)
+    elif record.nodes:
         screen.line()
-        _print_steps(kept)
-    _print_attempts(screen, kept.attempts.get(node.node_id, []))
+        _print_steps(record)
+    _print_attempts(screen, record.attempts.get(node.node_id, []))
 
 
-def _print_facts(screen: Screen, kept: Kept, node: NodeRecord) -> None:
+def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
     how = [
         word
         for word, holds in (("cached", node.cached), ("reused", node.reused), ("truncated", node.truncated))
@@ -213,11 +378,11 @@ def _print_facts(screen: Screen, kept: Kept, node: NodeRecord) -> None:
         _field(screen, "items", _counted(node.counts))
     if node.model:
         _field(screen, "model", f"{node.model} at {node.provider}")
-    _field(screen, "started", shown_time(node.started_at))
+    _field(screen, "started", clock_time(node.started_at))
     if node.call_s or node.queue_s:
         _field(screen, "took", f"{duration(node.call_s)} in calls, {duration(node.queue_s)} in the queue")
     if node.attempts or node.usage.total != 0:
-        _field(screen, "tokens", f"{_in_and_out(node.usage)}; {_cost(kept, node)}")
+        _field(screen, "tokens", f"{_in_and_out(node.usage)}; {_cost(record, node)}")
     if how:
         _field(screen, "note", ", ".join(how))
     if reason := node.parts.get("reason"):
@@ -258,7 +423,7 @@ def _section(screen: Screen, name: str, value: Json) -> None:
     screen.line(readable(value).rstrip("\n"))
 
 
-def _print_attempts(screen: Screen, attempts: list[AttemptRecord]) -> None:
+def _print_attempts(screen: Screen, attempts: Sequence[AttemptRecord]) -> None:
     if not attempts:
         return
     screen.line()
@@ -267,6 +432,6 @@ def _print_attempts(screen: Screen, attempts: list[AttemptRecord]) -> None:
         took = None if attempt.finished_at is None else attempt.finished_at - attempt.started_at
         note = one_line(str(attempt.error.get("message", ""))) if attempt.error else ""
         screen.line(
-            f"{attempt.number}  {attempt.status.value:<9}  {shown_time(attempt.started_at)}  {duration(took):>7}  "
+            f"{attempt.number}  {attempt.status.value:<9}  {clock_time(attempt.started_at)}  {duration(took):>7}  "
             f"{visible(attempt.model)}  {_in_and_out(attempt.usage)}  {note}".rstrip()
         )

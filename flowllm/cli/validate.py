@@ -11,7 +11,7 @@ import click
 
 from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
-from flowllm.cli.options import debug_option, json_option
+from flowllm.cli.options import config_option, debug_option, json_option
 from flowllm.cli.output import print_json, results
 from flowllm.core.errors import InvalidWorkflow, Problem, in_order
 from flowllm.core.types import Json
@@ -39,7 +39,7 @@ class _Checked:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--config", metavar="FILE", help="A flowllm.yaml  [default: the nearest one upwards]")
+@config_option
 @json_option
 @debug_option
 def validate(*, files: Sequence[str], config: str | None, as_json: bool) -> int:
@@ -83,7 +83,7 @@ def _neighbours(file: str) -> Iterator[str]:
     """Files around that name this one."""
     folder = Path(absolute(file)).parent
     above = [folder, *folder.parents][:_FOLDERS]
-    paths = [path for place in above for path in sorted(place.glob("*.y*ml"))]
+    paths = [path for one in above for path in sorted(one.glob("*.y*ml"))]
     for path in paths[:_MOST_NEIGHBOURS]:
         try:
             if str(path) != absolute(file) and Path(file).name in DiskFiles().read(str(path)):

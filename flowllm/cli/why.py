@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from flowllm.cli.options import Place, json_option, place_options
+from flowllm.app.flowllm import FlowLLM
+from flowllm.cli.database import find_run, reading
+from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, results
-from flowllm.cli.session import find_run, open_to_read, wait_for
 from flowllm.explain.why import Why
 from flowllm.reporting.text import one_line, visible
 
@@ -15,18 +16,17 @@ from flowllm.reporting.text import one_line, visible
 @click.argument("run")
 @click.argument("step")
 @json_option
-@place_options
-def why(*, run: str, step: str, as_json: bool, place: Place) -> None:
+@location_options
+def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
     """Say why STEP of RUN was carried out again: which part of its request changed, and what changed it.
 
     RUN is an id, its beginning, or `last`.
     """
 
-    async def work() -> Why:
-        async with open_to_read(place) as app:
-            return await app.why((await find_run(app.store, run)).run_id, step)
+    async def work(app: FlowLLM) -> Why:
+        return await app.why((await find_run(app.store, run)).run_id, step)
 
-    found = wait_for(work())
+    found = reading(location, work)
     if as_json:
         print_json(found.as_dict())
         return

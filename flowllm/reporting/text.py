@@ -25,6 +25,7 @@ _OF_THE_FILE = frozenset({TemplateFailed.__name__, ConditionFailed.__name__})
 _MINUTE = 60.0
 _HOUR = 3600.0
 _THOUSAND = 1000
+_KIBI = 1024
 
 
 def visible(text: str) -> str:
@@ -103,6 +104,16 @@ def duration(seconds: float | None) -> str:
     if whole < _HOUR:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def byte_size(count: int) -> str:
+    """Bytes for people: 512 bytes, 1.5 KiB, 3.0 MiB."""
+    if count < _KIBI:
+        return plural(count, "byte")
+    amount, units = float(count), iter(("KiB", "MiB", "GiB", "TiB"))
+    while amount >= _KIBI and (unit := next(units, "")):
+        amount /= _KIBI
+    return f"{amount:.1f} {unit}"
 
 
 def dollars(cost: float | None) -> str:

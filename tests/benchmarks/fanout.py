@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flowllm import FlowLLM, RunOptions
+from flowllm.cli.run import tuned_process
 
 ROOT = Path(__file__).parents[2]
 IN_FLIGHT = 100
@@ -79,10 +80,11 @@ async def flow(folder: Path, text: str, n: int) -> float:
     """Seconds that a run takes, from the call of the library to its result."""
     file = folder / "flow.yaml"
     file.write_text(text)
-    async with FlowLLM(database=folder / "x.db") as app:
-        began = time.perf_counter()
-        result = await app.run(file, inputs={"n": n}, options=RunOptions())
-        took = time.perf_counter() - began
+    with tuned_process():
+        async with FlowLLM(database=folder / "x.db") as app:
+            began = time.perf_counter()
+            result = await app.run(file, inputs={"n": n}, options=RunOptions())
+            took = time.perf_counter() - began
     counts = next(iter(result.steps.values())).counts
     assert counts is not None
     assert counts["succeeded"] == n, result.error

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 import flowllm
-from flowllm.cli.main import ENTRIES, cli
+from flowllm.cli.main import COMMANDS, cli
 from flowllm.language import file_keys, step_keys, step_values, values
 from flowllm.language.keys import Key, Keys
 from flowllm.language.kinds import kinds
@@ -257,7 +257,7 @@ def _option_row(option: click.Option, context: click.Context) -> str:
 
 
 def _command_list() -> str:
-    rows = [f"| `flowllm {name}` | {entry.help} |" for name, entry in ENTRIES.items() if not entry.hidden]
+    rows = [f"| `flowllm {name}` | {text} |" for name, (_, text) in COMMANDS.items()]
     return "\n".join(["| command | does |", "|---|---|", *rows])
 
 

@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from flowllm.cli.inputs import file_inputs, text_inputs
+from flowllm.cli.inputs import GivenInputs
 from flowllm.core.errors import InvalidWorkflow, UsageError
+from flowllm.core.types import Json
+
+
+def text_inputs(pairs: list[str]) -> dict[str, str]:
+    return GivenInputs(input_pairs=pairs).texts()
+
+
+def file_inputs(path: str | None) -> dict[str, Json]:
+    return GivenInputs(inputs_file=path).values()
 
 
 def test_text_inputs(tmp_path: Path) -> None:

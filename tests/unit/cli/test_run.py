@@ -47,8 +47,8 @@ class PlayedApp:
     calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
     play: ClassVar[Callable[[Sequence[Observer], StopSignal], Awaitable[RunResult]]]
 
-    def __init__(self, **place: Any) -> None:
-        self.calls.append(("open", place))
+    def __init__(self, **location: Any) -> None:
+        self.calls.append(("open", location))
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +74,7 @@ class PlayedApp:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> type[PlayedApp]:
-    monkeypatch.setattr("flowllm.cli.session.FlowLLM", PlayedApp)
+    monkeypatch.setattr("flowllm.cli.database.FlowLLM", PlayedApp)
     PlayedApp.calls = []
     ending(RunStatus.SUCCEEDED)
     return PlayedApp
