@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,6 @@ from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
 from flowllm.storage.base import Owner, Store
 from flowllm.storage.location import database_path, is_memory
-from flowllm.storage.memory import MemoryStore
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, reading_mode
 from flowllm.storage.sqlite.faults import explain, lost_results
 from flowllm.storage.sqlite.migrate import Upgrade, upgrade_file
@@ -28,15 +28,14 @@ async def open_store(
     upgraded: Callable[[Upgrade], None] | None = None,
     told: Callable[[str], object] | None = None,
 ) -> Store:
-    """The store at a path, at `sqlite:///path`, or `memory:`.
+    """The store at a path, at `sqlite:///path`, or `memory:` (a temporary file, removed as it is closed).
 
     A new database is made, an older one upgraded with a backup beside it (`upgraded` is told); one that is up to
     date is not written to until something is stored. `told` hears of results that it has lost. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
     StorageFailed.
     """
-    if is_memory(url):
-        return MemoryStore()
-    path = database_path(url)
+    folder = tempfile.TemporaryDirectory(prefix="flowllm-") if is_memory(url) else None
+    path = database_path(url) if folder is None else Path(folder.name, "flowllm.db")
     done: Upgrade | None = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
     if done is not None and upgraded is not None:
         upgraded(done)
@@ -47,7 +46,7 @@ async def open_store(
     # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.
     from flowllm.storage.sqlite.store import SqlStore  # noqa: PLC0415
 
-    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout)
+    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout, folder=folder)
 
 
 def this_process(clock: Clock) -> Owner:

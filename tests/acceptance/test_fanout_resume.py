@@ -290,15 +290,14 @@ def test_items_of_a_foreach_within_an_item_are_found_again(moment: float) -> Non
 def test_items_are_durable_before_what_needs_them_starts() -> None:
     async def main() -> None:
         made = stage()
-        table = made.store._nodes
         seen = []
 
         def answer(prompt: str) -> str:
             if prompt.startswith("sum"):
-                kept = table["r1"]._nodes
+                kept = made.store.statuses
                 at = int(prompt[4]) - 1
-                seen.append([kept[f"a[{at}].b[{n}]"].status.value for n in range(3)])
-                assert kept[f"a[{at}].b"].status.value == "succeeded"
+                seen.append([kept[f"a[{at}].b[{n}]"] for n in range(3)])
+                assert kept[f"a[{at}].b"] == "succeeded"
             return prompt[:2]
 
         made.provider.answer = answer
@@ -385,6 +384,6 @@ def test_every_record_is_one_of_the_run() -> None:
         made = stage()
         await sit(made, NESTED)
         names = sorted(node.node_id for node in await all_nodes(made))
-        assert names == sorted(made.store._nodes["r1"]._nodes)
+        assert names == sorted(made.store.statuses)
 
     run_virtual(main())

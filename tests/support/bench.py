@@ -15,8 +15,8 @@ from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
 from flowllm.storage.base import Owner, RunRecord
-from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock
 
 
@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self, *, secrets: tuple[str, ...] = (), **limits: object) -> None:
         self.clock = LoopClock()
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
         self.log: list = []
@@ -36,7 +36,7 @@ class Bench:
         self.flights = InFlightCalls(self.memo, self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
-        if not self.store._runs:
+        if not self.store.runs_on_record:
             owner = Owner(pid=1, host="h", since=0)
             await self.store.create_run(
                 RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
@@ -51,7 +51,7 @@ class TextsBench:
 
     def __init__(self, *runs: str, **limits: object) -> None:
         self.clock = LoopClock()
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.limiter = Limiter(self.clock)
         self.provider = FakeProvider()
         self.token = CancelToken()

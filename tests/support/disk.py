@@ -13,7 +13,6 @@ import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,37 +20,35 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import Json, NodeStatus
 from flowllm.storage.base import Store
-from flowllm.storage.memory import MemoryStore
 from flowllm.storage.open import this_process
 from flowllm.storage.sqlite import spill
-from flowllm.storage.sqlite.migrate import create
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
+from tests.support.stores import FAST, InlineStore, new_database
 
 if TYPE_CHECKING:
     Records = dict[str, tuple[NodeStatus, Json]]
     Verb = Callable[..., Awaitable[object]]
 
-FAST = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
 WRITES = {"create_run", "claim_run", "update_run", "begin_attempt", "settle", "adopt", "finish_run"}
 
 
 class Memory:
-    """A memory store that outlives the processes that use it."""
+    """A store that outlives the processes that use it, and has no troubles."""
 
     vanished = 0
 
     def __init__(self, draw: random.Random) -> None:
-        self._store = MemoryStore()
+        self._store = InlineStore()
 
     def open(self, clock: Clock) -> Store:
-        self._store._held.clear()
+        self._store.abandon()
         return self._store
 
     def records(self) -> Records:
         """Of all nodes: what became of them."""
-        tables = [table._nodes for table in self._store._nodes.values()]
-        return {name: (node.status, node.output) for nodes in tables for name, node in nodes.items()}
+        rows = self._store.rows("SELECT node_id, status, output FROM nodes")
+        return {name: (NodeStatus(status), json.loads(output)) for name, status, output in rows}
 
     def restore(self) -> None:
         pass
@@ -68,7 +65,7 @@ class File:
         self.folder = Path(tempfile.mkdtemp(prefix="flowllm-sim-", dir=FAST))
         (self.folder / "home").mkdir()
         self.path = self.folder / "home" / "flowllm.db"
-        self.path.write_bytes(_new_database())
+        self.path.write_bytes(new_database())
         tempfile.tempdir = str(self.folder)  # what finds its place there is gone with it
         self._full = 0.0
         self.vanished = 0
@@ -107,7 +104,7 @@ class File:
                 self._unlink()
             case _:
                 self._unlink()
-                self.path.write_bytes(_new_database())
+                self.path.write_bytes(new_database())
 
     def _unlink(self) -> None:
         for tail in ("", "-wal", "-shm"):
@@ -134,16 +131,6 @@ class File:
 
 
 _allocate = spill._allocate
-
-
-@cache
-def _new_database() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "flowllm.db")
-        create(path)
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return path.read_bytes()
 
 
 class Disk:

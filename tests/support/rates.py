@@ -15,8 +15,8 @@ from flowllm.core.types import Limits, Priority, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
 from flowllm.storage.base import Owner, RunRecord
-from flowllm.storage.memory import MemoryStore
 from tests.support.calls import asker, make_ask
+from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock
 
 ACCOUNT = Account(type="fake", base_url="fake:")
@@ -112,7 +112,7 @@ class Load:
     def __init__(self, server: Server, limits: Limits, *, seed: int = 1, weights: dict | None = None) -> None:
         self.server = server
         self.clock = LoopClock()
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.limiter = Limiter(self.clock, weights=weights)
         self.limiter.configure(ACCOUNT, limits, holder="run")
         draw = random.Random(seed)

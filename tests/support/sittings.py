@@ -23,8 +23,8 @@ from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
-from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider
+from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock
 from tests.support.workflows import workflow
 
@@ -36,7 +36,7 @@ class Stage:
 
     def __init__(self, *, secrets: tuple[str, ...] = ()) -> None:
         self.clock = LoopClock()
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.limiter = Limiter(self.clock)
         self.redactor = Redactor(secrets)
         self.provider = FakeProvider()
@@ -57,8 +57,8 @@ class Stage:
     ) -> Scheduling:
         """A sitting that is ready to run; a run that is there already is gone on with."""
         checked = workflow(text, files=files, overrides=Overrides(model="m"))
-        if run_id in self.store._runs:
-            self.store._held.discard(run_id)
+        if run_id in self.store.runs_on_record:
+            self.store.abandon()
             run = await self.store.claim_run(run_id, OWNER)
         else:
             run = RunRecord(

@@ -12,10 +12,10 @@ from sqlalchemy import bindparam, delete, func, literal_column, null, select, up
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
-from flowllm.storage.refusals import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import run_of
+from flowllm.storage.sqlite.refusals import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
 from flowllm.storage.sqlite.statements import named
 from flowllm.storage.sqlite.tables import attempts, memo, nodes, runs

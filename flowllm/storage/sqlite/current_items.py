@@ -12,9 +12,11 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select
 
-from flowllm.storage.slots import ENDED
+from flowllm.core.types import NodeStatus
 from flowllm.storage.sqlite.tables import nodes, runs
 
+ENDED: Final = (NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.BLOCKED)
+"""How a foreach ends that came to the end of its data; a cancelled one did not."""
 _ZERO: Final[ColumnElement[int]] = literal_column("0")
 _ONE: Final[ColumnElement[int]] = literal_column("1")
 

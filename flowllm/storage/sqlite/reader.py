@@ -31,11 +31,11 @@ from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import USAGE_FIELDS, AttemptStatus, NodeId, NodeStatus, RunId, Usage
 from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
-from flowllm.storage.refusals import ambiguous, run_not_found
 from flowllm.storage.sqlite.connection import address, decode, options, reading_mode
 from flowllm.storage.sqlite.current_items import standing
 from flowllm.storage.sqlite.faults import explain
 from flowllm.storage.sqlite.records import attempt_of, damaged, is_whole, listed_run, node_of, run_of
+from flowllm.storage.sqlite.refusals import ambiguous, run_not_found
 from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RunRow
 from flowllm.storage.sqlite.tables import DEAD, attempts, memo, nodes, rates, runs
 from flowllm.storage.sqlite.text import from_text, to_text

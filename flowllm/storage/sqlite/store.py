@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flowllm.core.errors import OwnershipLost, StoreError
@@ -24,14 +25,13 @@ from flowllm.storage.base import (
     RunLease,
     RunRecord,
 )
-from flowllm.storage.refusals import fences_of, run_not_found
-from flowllm.storage.slots import Slots
 from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs
 from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import memo_of, node_of
+from flowllm.storage.sqlite.refusals import fences_of, run_not_found
 from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row, rate_row, run_row
 from flowllm.storage.sqlite.unit import Unit
 from flowllm.storage.sqlite.writer import Failpoints, Writer
@@ -49,8 +49,15 @@ class SqlStore:
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(
-        self, path: Path, *, owner: Owner, busy_timeout: float = BUSY_TIMEOUT, failpoints: Failpoints | None = None
+        self,
+        path: Path,
+        *,
+        owner: Owner,
+        busy_timeout: float = BUSY_TIMEOUT,
+        failpoints: Failpoints | None = None,
+        folder: TemporaryDirectory[str] | None = None,
     ) -> None:
+        """`folder`, the temporary one that the database is in, is removed as the store is closed."""
         self.path = path
         self._home = path.absolute()
         """A step may change the working directory."""
@@ -59,7 +66,8 @@ class SqlStore:
         self._reader = Reader(path, busy_timeout=busy_timeout, lost=self._writer.loss)
         self._locks = Locks(self._home)
         self._busy_timeout = busy_timeout
-        self._slots = Slots()
+        self._folder = folder
+        self._slots = item_matching.Slots()
         self._others_now: list[RunId] = []
         self._others_until = 0.0
 
@@ -310,6 +318,8 @@ class SqlStore:
         finally:
             await self._reader.close()
             self._locks.release_all()
+            if self._folder is not None:
+                self._folder.cleanup()
 
     async def _own(self, run_id: RunId, unit: Unit) -> Any:
         """Write what makes this process the owner; if that fails the lock is given back."""

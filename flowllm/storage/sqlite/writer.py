@@ -21,10 +21,10 @@ from typing import Any, Final
 
 from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, StorageFailed, StoreError
 from flowllm.storage.base import RunLease
-from flowllm.storage.refusals import ownership_lost
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
 from flowllm.storage.sqlite.faults import Lost, concerns_data, explain, kept_in, no_room, worth_one_by_one
+from flowllm.storage.sqlite.refusals import ownership_lost
 from flowllm.storage.sqlite.rescue import rescue
 from flowllm.storage.sqlite.spill import SENT, Spill
 from flowllm.storage.sqlite.text import to_text

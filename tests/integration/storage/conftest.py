@@ -1,4 +1,4 @@
-"""Both stores, and the one on disk alone."""
+"""A store at a path, and a temporary one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "x.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, path: Path, anyio_backend: str) -> AsyncIterator[Store]:
-    opened = await open_store("memory:" if request.param == "memory" else str(path), clock=SystemClock())
+@pytest.fixture
+async def store(anyio_backend: str) -> AsyncIterator[Store]:
+    opened = await open_store("memory:", clock=SystemClock())
     yield opened
     await opened.close()
 

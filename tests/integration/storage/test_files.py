@@ -16,7 +16,6 @@ from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, StorageFailed, StoreError, UsageError
 from flowllm.core.types import NodeStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
-from flowllm.storage.memory import MemoryStore
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.schema import SchemaState, inspect
 from flowllm.storage.sqlite.store import SqlStore
@@ -86,8 +85,14 @@ async def test_an_empty_file_is_a_new_database(path: Path) -> None:
 
 async def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert isinstance(await open_store("memory:", clock=SystemClock()), MemoryStore)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    store = await open_store("memory:", clock=SystemClock())
+    await store.settle(memo=answer("k"))
+    assert (await store.memo_stats()).entries == 1
+    await store.close()
+    await store.close()
+    assert [found.name for found in tmp_path.rglob("*")] == ["temporary"]
 
 
 async def test_odd_names(tmp_path: Path) -> None:

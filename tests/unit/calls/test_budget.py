@@ -20,8 +20,8 @@ from flowllm.core.request import Completion, OutputFormat
 from flowllm.core.types import Budget, Limits, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.storage.base import Owner, RunRecord
-from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 
 
@@ -191,14 +191,14 @@ class Bench:
         self.purse = RunBudget(budget)
         self.token = CancelToken()
         self.clock = LoopClock()
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.flights = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
-        if not self.store._runs:
+        if not self.store.runs_on_record:
             owner = Owner(pid=1, host="h", since=0)
             await self.store.create_run(
                 RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
@@ -332,7 +332,7 @@ def test_an_answer_that_was_there_costs_nothing() -> None:
 
 def test_who_waits_for_a_budget_holds_no_slot_of_others() -> None:
     async def main() -> list[str]:
-        clock, store, provider = LoopClock(), MemoryStore(), FakeProvider(latency=10.0)
+        clock, store, provider = LoopClock(), InlineStore(), FakeProvider(latency=10.0)
         for run in ("r1", "r2"):
             await store.create_run(
                 RunRecord(

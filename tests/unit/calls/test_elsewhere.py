@@ -11,16 +11,16 @@ from flowllm.calls.response_cache import record_of
 from flowllm.calls.validation import Validator
 from flowllm.core.request import Answer, Completion, OutputFormat
 from flowllm.core.types import RetryPolicy, Usage
-from flowllm.storage.memory import MemoryStore
 from tests.support.bench import Bench, TextsBench
 from tests.support.calls import FakeProvider
+from tests.support.stores import InlineStore
 from tests.support.virtual import run_virtual
 
 USAGE = Usage(input_tokens=3, output_tokens=5)
 QUICK = RetryPolicy(max_attempts=3, initial_delay=1, jitter=False)
 
 
-class Shared(MemoryStore):
+class Shared(InlineStore):
     """One that another process works with too."""
 
     def __init__(self) -> None:

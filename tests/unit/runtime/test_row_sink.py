@@ -13,9 +13,9 @@ from flowllm.core.types import ROW, NodeId, NodeStatus
 from flowllm.datasets.output import FULL
 from flowllm.runtime.row_sink import EVERY, HELD, RowSink
 from flowllm.storage.base import NodeRecord, RunLease
-from flowllm.storage.memory import MemoryStore
 from tests.support.items import foreach, item, write
 from tests.support.records import ME, fence_of, run
+from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 
 
@@ -67,7 +67,7 @@ class Desk:
 
     def __init__(self, lines: FakeLines, *, ordered: bool = False, again: bool = True) -> None:
         self.lines = lines
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.broke: list[BaseException] = []
         self._how = {"ordered": ordered, "again": again}
 

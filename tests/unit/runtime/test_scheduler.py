@@ -34,7 +34,7 @@ def test_a_result_is_on_disk_before_it_is_told_and_before_anything_builds_on_it(
 
         def look(event: object) -> None:
             if isinstance(event, NodeEnded):
-                assert stage.store._nodes["r1"].get(event.node_id).status is NodeStatus.SUCCEEDED
+                assert stage.store.node_now(event.node_id).status is NodeStatus.SUCCEEDED
             seen.append((type(event).__name__, getattr(event, "node_id", "")))
 
         ready.scheduler._desk.emit = ready.scheduler._desk._journal._emit = look

@@ -21,8 +21,8 @@ from flowllm.providers.base import Account
 from flowllm.steps.base import Bound, NodeContext
 from flowllm.steps.embed import EmbedKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
-from flowllm.storage.memory import MemoryStore
 from tests.support.calls import FakeProvider, asker
+from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.workflows import workflow
 
@@ -38,7 +38,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.clock = LoopClock()
-        self.store = MemoryStore()
+        self.store = InlineStore()
         self.limiter = Limiter(self.clock)
         self.provider = FakeProvider()
         self.asked_for: list[str] = []
@@ -58,7 +58,7 @@ class Stage:
         return self.kind.bind(step() if options is None else step(options), {"inputs": {"x": given}})
 
     async def run(self, given: Json, options: str | None = None, *, node: str = "a") -> NodeRecord:
-        if not self.store._runs:
+        if not self.store.runs_on_record:
             await self.store.create_run(
                 RunRecord(
                     run_id="r1",

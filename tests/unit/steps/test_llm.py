@@ -103,7 +103,7 @@ class Outcome:
     """What became of the step `a`, and what was asked of whom."""
 
     def __init__(self, stage: Stage, events: list, status: RunStatus) -> None:
-        self.node = stage.store._nodes["r1"].get("a")
+        self.node = stage.store.node_now("a")
         self.status = status
         self.stage = stage
         self.fallbacks = [event.model for event in events if isinstance(event, FallbackTaken)]
@@ -148,8 +148,8 @@ def test_an_answer_that_never_validates_goes_to_the_fallback_and_is_kept_under_i
     found = run("prompt: hello\noutput: {type: integer}\nfallback: [second]", "x", "y", "z", "7")
     assert found.node.output == 7
     assert found.sent == ["m", "m", "m", "second"]
-    assert found.node.key not in found.stage.store._memo, "the first model never answered"
-    assert len(found.stage.store._memo) == 1
+    assert found.node.key not in found.stage.store.cached_keys, "the first model never answered"
+    assert len(found.stage.store.cached_keys) == 1
 
 
 def test_a_provider_that_is_given_up_leaves_the_models_of_other_providers() -> None:
@@ -258,7 +258,7 @@ def test_a_cut_answer_is_kept_marked_or_fails_as_the_step_says() -> None:
     failed = run("prompt: hello\non_truncated: fail", cut)
     assert failed.node.error["type"] == "TruncatedAnswer"
     assert failed.node.error["answer"] == "half"
-    assert not failed.stage.store._memo
+    assert not failed.stage.store.cached_keys
 
 
 def test_an_error_of_a_provider_that_is_down_says_so_in_the_event() -> None:

@@ -1,4 +1,4 @@
-"""What both stores refuse, and in which words."""
+"""What the store refuses, and in which words."""
 
 from __future__ import annotations
 

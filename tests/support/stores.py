@@ -1,0 +1,109 @@
+"""A store for tests under a virtual clock: the real one over a real database, but without threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+from flowllm.storage.base import NodeRecord, Owner
+from flowllm.storage.sqlite.connection import connect
+from flowllm.storage.sqlite.migrate import create
+from flowllm.storage.sqlite.reader import Reader
+from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sqlite.unit import Unit
+from flowllm.storage.sqlite.writer import Writer, _Job
+
+FAST = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
+US = Owner(pid=1, host="here", since=0.0)
+
+
+@cache
+def new_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "flowllm.db")
+        create(path)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+
+class InlineStore(SqlStore):
+    """Its verbs are done when they return to the loop for the first time, in no virtual time."""
+
+    def __init__(self) -> None:
+        self._home_folder = tempfile.TemporaryDirectory(prefix="flowllm-test-", dir=FAST, ignore_cleanup_errors=True)
+        path = Path(self._home_folder.name, "flowllm.db")
+        path.write_bytes(new_database())
+        super().__init__(path, owner=US)
+        self._writer = _Writer(path)
+        self._reader = _Reader(path, busy_timeout=1.0, lost=self._writer.loss)
+
+    async def close(self) -> None:
+        """It stays open for the next process."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give back all runs, as when their process is killed."""
+        self._locks.release_all()
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """What is on record."""
+        with closing(connect(self.path, mode="ro")) as connection:
+            return connection.execute(query, values).fetchall()
+
+    @property
+    def runs_on_record(self) -> set[str]:
+        return {run_id for (run_id,) in self.rows("SELECT run_id FROM runs")}
+
+    @property
+    def cached_keys(self) -> set[str]:
+        return {key for (key,) in self.rows("SELECT key FROM memo")}
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """Of all nodes."""
+        return dict(self.rows("SELECT node_id, status FROM nodes"))
+
+    @property
+    def text(self) -> str:
+        """All that is on record."""
+        with closing(connect(self.path, mode="ro")) as connection:
+            return "\n".join(connection.iterdump())
+
+    def node_now(self, node_id: str, run_id: str = "r1") -> NodeRecord | None:
+        work = self.node(run_id, node_id)
+        try:
+            work.send(None)
+        except StopIteration as done:
+            return done.value
+        raise AssertionError("a verb has waited")
+
+
+class _Writer(Writer):
+    async def write(self, unit: Unit) -> Any:
+        job = _Job(unit, asyncio.get_running_loop())
+        self._carry_out([job])
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+
+class _Reader(Reader):
+    def __init__(self, path: Path, **how: Any) -> None:
+        super().__init__(path, **how)
+        raw = connect(path, mode="rw")
+        self._inline = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool).connect()
+        self._inline.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def _all(self, query: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
+        return self._inline.execute(query, values or {}).all()
