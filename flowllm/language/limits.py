@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from flowllm.core.types import Budget, Limits, WindowLimit
@@ -30,11 +29,6 @@ def limits_of(*tables: EnforceKeys | None) -> Limits | None:
         names = dict.fromkeys(name for table in models for name in table)
         given["models"] = {name: limits_of(*(table.get(name) for table in models)) for name in names}
     return Limits(**given)
-
-
-def capped(limits: Limits, most: int) -> Limits:
-    """The same limits with no more than that many requests in flight."""
-    return replace(limits, max_concurrent=min(limits.max_concurrent or most, most))
 
 
 def parse_budget(node: Node, problems: Problems, *, under: BudgetKeys | None = None) -> BudgetKeys | None:

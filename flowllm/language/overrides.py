@@ -1,4 +1,4 @@
-"""What a command line changes in a workflow: `--provider`, `--model`, `--set` and `--max-concurrent`."""
+"""What a command line changes in a workflow: `--provider`, `--model` and `--set`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ class Overrides:
     """The default model; steps that name their own keep it."""
     settings: AbstractMapping[str, str] = field(default_factory=dict)
     """Option to value, such as {"judge.model": "gpt-4o", "defaults.temperature": "0"}."""
-    max_concurrent: int | None = None
-    """No account gets more requests in flight than this."""
 
 
 def overridden(root: Mapping, overrides: Overrides, problems: Problems, *, within: str = "") -> Mapping:

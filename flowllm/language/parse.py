@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import replace
 from pathlib import Path, PurePath
 
 from flowllm.core.errors import InvalidWorkflow, Problem
@@ -12,7 +11,7 @@ from flowllm.language.children import GraphReader, Inherited, WorkflowScope
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources, absolute
 from flowllm.language.inputs import resolve_inputs
-from flowllm.language.limits import budget_of, capped, limits_of, parse_budget, parse_limits
+from flowllm.language.limits import budget_of, limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked, spellings_of, warn_of_literals
 from flowllm.language.nodes import Mapping, Scalar
 from flowllm.language.overrides import Overrides, overridden
@@ -29,7 +28,7 @@ from flowllm.language.project import (
     read_root,
     section,
 )
-from flowllm.language.providers import AUTO, BUILT_IN, check_default
+from flowllm.language.providers import BUILT_IN, check_default
 from flowllm.language.values import any_text, plain_text
 from flowllm.language.workflow import ProviderSettings, Workflow
 
@@ -157,7 +156,7 @@ class _Parser:
             description=description or "",
             inputs=graph.inputs,
             secrets=tuple(family.secrets),
-            providers=self._capped(family.providers, inherited.default_provider),
+            providers=family.providers,
             default_provider=inherited.default_provider,
             limits=limits,
             budget=budget,
@@ -174,24 +173,9 @@ class _Parser:
         built_in = {name: ProviderSettings(name=name, type=name) for name in BUILT_IN}
         return {**built_in, **self._project.providers, **own}
 
-    def _capped(self, providers: dict[str, ProviderSettings], default_provider: str) -> dict[str, ProviderSettings]:
-        """The providers under `max_concurrent`; those that the workflow's own limits are for have theirs there."""
-        most = self._overrides.max_concurrent
-        if most is None:
-            return providers
-        default = BUILT_IN if default_provider == AUTO else (default_provider,)
-        return {
-            name: settings
-            if settings.limits is None and name in default
-            else replace(settings, limits=capped(settings.limits or Limits(), most))
-            for name, settings in providers.items()
-        }
-
     def _limits(self) -> Limits | None:
         own = section(self._root, "limits", lambda node: parse_limits(node, self._problems))
-        limits = limits_of(own, self._project.limits)
-        most = self._overrides.max_concurrent
-        return limits if most is None else capped(limits or Limits(), most)
+        return limits_of(own, self._project.limits)
 
     def _budget(self) -> Budget | None:
         under = self._project.budget

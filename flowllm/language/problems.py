@@ -112,11 +112,3 @@ def listing(names: Iterable[str], last: str = "and") -> str:
     """Names for a sentence: `a`, `b` and `c`."""
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}" if quoted else ""
-
-
-def check_keys(found: Mapping[str, Location], known: Iterable[str], what: str, problems: Problems) -> None:
-    """Add a problem for each key that is not known."""
-    names = list(known)
-    for key, where in found.items():
-        if key not in names:
-            problems.add(where, f"unknown key `{key}` in {what}", nearest(key, names))

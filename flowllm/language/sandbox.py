@@ -8,26 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from jinja2.exceptions import UndefinedError
 from jinja2.filters import FILTERS
-from jinja2.runtime import LoopContext, Macro, StrictUndefined, Undefined
+from jinja2.lexer import Lexer
+from jinja2.runtime import Context, LoopContext, Macro, StrictUndefined, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
 from jinja2.utils import Cycler, Namespace, missing, pass_context
 
 from flowllm.language.problems import nearest
 from flowllm.language.sandbox_code import OffsetLexer, TextGenerator, ValueGenerator
-from flowllm.language.sandbox_compare import COMPARISONS, OWN_TESTS
 from flowllm.language.sandbox_filters import FUNCTIONS, OWN_FILTERS, WITHOUT, checked_test, made, metered
 from flowllm.language.sandbox_limits import RenderFailed, check_operation, size_of, spend, spend_text
-from flowllm.language.sandbox_methods import methods_of, paid_key, refuse_absent
+from flowllm.language.sandbox_methods import COMPARISONS, OWN_TESTS, methods_of, paid_key, refuse_absent
 from flowllm.language.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
-
-if TYPE_CHECKING:
-    from jinja2.lexer import Lexer
-    from jinja2.runtime import Context
 
 WORK = "what the body of a loop costs"
 """The same for the filter that pays for the parts of a loop's or a macro's body."""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jinja2 import nodes
-from jinja2.compiler import CodeGenerator
+from jinja2 import Environment, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.lexer import Lexer
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from jinja2.compiler import Frame
 
 DEFAULT_FILTERS = frozenset({"default", "d"})
 DEFINED_TESTS = frozenset({"defined", "undefined"})

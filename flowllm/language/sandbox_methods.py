@@ -1,15 +1,23 @@
-"""The methods that values have in templates, paid for by what they go through."""
+"""Comparing, ordering and the methods of values in templates, paid for by what they go through.
+
+Lists that share their parts (`{% set x = [x, x] %}`, sixty times) are small in memory and endless to go through, and
+Python's own comparisons cannot be interrupted: what is in them is counted first.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from jinja2 import Environment, filters
 from jinja2.runtime import Undefined
+from jinja2.utils import pass_environment
 
-from flowllm.language.sandbox_compare import count_in, index_in
 from flowllm.language.sandbox_limits import (
+    CHARACTERS_AN_OPERATION,
     MAX_ITEMS,
     LimitReached,
     check_items,
@@ -21,9 +29,117 @@ from flowllm.language.sandbox_limits import (
 from flowllm.language.sandbox_text import brace_format, join_texts, listed, reveal, to_text
 
 Function: TypeAlias = "Callable[..., Any]"
+_NESTED = (list, tuple, dict)
+_ORDERED: Final = ("dictsort", "groupby", "max", "min", "sort", "unique")
 _QUADRATIC: Final = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
 """Methods of text that may go through what they look for again at each character."""
 _LINE_ENDS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def _compared(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], bool]:
+    """An operator between two values. What Python goes through is no more than what is in either of them."""
+
+    def holds(left: Any, right: Any) -> bool:
+        spend(1)
+        if isinstance(left, str) and isinstance(right, str):
+            spend(min(len(left), len(right)) >> CHARACTERS_AN_OPERATION)
+        elif isinstance(left, _NESTED) and isinstance(right, _NESTED):
+            size_of(min(left, right, key=len))
+        return bool(compare(left, right))
+
+    return holds
+
+
+def contains(value: object, holder: Any) -> bool:
+    """`value in holder`."""
+    if isinstance(holder, (list, tuple)):
+        _pay_search(value, holder)
+    elif isinstance(holder, range):
+        spend(1 if isinstance(value, int) else len(holder))
+    elif isinstance(holder, str):
+        spend(1 + (len(holder) >> CHARACTERS_AN_OPERATION))
+    elif isinstance(holder, Mapping):
+        size_of(value)  # to be hashed
+    return value in holder
+
+
+def _pay_search(value: object, items: Sequence[object]) -> None:
+    """Each item is compared with the value."""
+    spend(1 + (len(items) * size_of(value) >> 3))
+
+
+COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "eq": _compared(operator.eq),
+    "ne": _compared(operator.ne),
+    "lt": _compared(operator.lt),
+    "lteq": _compared(operator.le),
+    "gt": _compared(operator.gt),
+    "gteq": _compared(operator.ge),
+    "in": contains,
+    "notin": lambda value, holder: not contains(value, holder),
+}
+"""By Jinja's names of its operators."""
+_TESTS: Final = {
+    "eq": ("==", "eq", "equalto"),
+    "ne": ("!=", "ne"),
+    "lt": ("<", "lt", "lessthan"),
+    "lteq": ("<=", "le"),
+    "gt": (">", "gt", "greaterthan"),
+    "gteq": (">=", "ge"),
+    "in": ("in",),
+}
+
+
+def _cased(method: Callable[[str], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and method(value)
+
+
+OWN_TESTS: Final[dict[str, Callable[..., bool]]] = {
+    name: COMPARISONS[kind] for kind, names in _TESTS.items() for name in names
+} | {"lower": _cased(str.islower), "upper": _cased(str.isupper)}
+"""Tests that Jinja has too, by its names."""
+
+
+def count_in(items: Sequence[object], value: object) -> int:
+    """`list.count(value)`."""
+    _pay_search(value, items)
+    return items.count(value)
+
+
+def index_in(items: Sequence[object], value: object, *bounds: int) -> int:
+    """`list.index(value)`. Raises ValueError."""
+    _pay_search(value, items)
+    return items.index(value, *bounds)
+
+
+def _paid(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of Jinja's that sorts or tells apart, paid for by what is compared."""
+    signature = inspect.signature(function)
+
+    @pass_environment
+    def paid(environment: Environment, value: Any, *args: Any, **kwargs: Any) -> Any:
+        items = value if isinstance(value, Mapping) else listed(value)
+        first = (environment,) if hasattr(function, "jinja_pass_arg") else ()
+        given = signature.bind(*first, items, *args, **kwargs).arguments
+        attribute = given.get("attribute")
+        if isinstance(items, Mapping):
+            keys: Any = items.values() if given.get("by") == "value" else items
+        elif attribute is None:
+            keys = items
+        else:
+            get = filters.make_attrgetter(environment, attribute, default=given.get("default"))
+            keys = map(get, items)
+        spend(sum(map(size_of, keys)) * len(items).bit_length() >> 3)
+        return function(*first, items, *args, **kwargs)
+
+    return paid
+
+
+ORDERING: Final = {name: _paid(filters.FILTERS[name]) for name in _ORDERED}
+"""Filters that Jinja has too."""
+
+
+# methods
 
 
 def refuse_absent(args: Iterable[object], kwargs: Mapping[str, object]) -> None:

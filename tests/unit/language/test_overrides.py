@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from flowllm.core.errors import InvalidWorkflow, UsageError
-from flowllm.core.types import Limits
 from flowllm.language.parse import Overrides
 from flowllm.language.workflow import LlmBody, Workflow
 from tests.support.workflows import workflow
@@ -96,12 +95,3 @@ def test_a_wrong_value_is_told_with_the_option() -> None:
         changed(settings={"a.temperature": "hot"})
     with pytest.raises(UsageError, match=r"--set a\.stop"):
         changed(settings={"a.stop": "[x"})
-
-
-def test_a_cap_holds_for_every_account() -> None:
-    found = changed(max_concurrent=5)
-    assert found.limits == Limits(max_concurrent=5, tokens_per_minute=100)
-    assert found.providers["work"].limits == Limits(max_concurrent=5, requests_per_minute=9)
-    assert found.providers["fake"].limits == Limits(max_concurrent=5)
-    assert found.providers["openai"].limits is None  # the workflow's own limits are those of its account
-    assert changed(max_concurrent=30).limits == Limits(max_concurrent=20, tokens_per_minute=100)
