@@ -17,11 +17,11 @@ from flowllm.core.types import ROW, Json, StepKind
 from flowllm.datasets.base import Rows
 from flowllm.datasets.files import STDIN, open_file
 from flowllm.datasets.formats import BY_ENDING, GUESSED_TABLE, ending_of
-from flowllm.datasets.held import Held
 from flowllm.datasets.layouts import layout_of, line_of, refused_ending
 from flowllm.datasets.lines import refuse_foreign_ending
 from flowllm.datasets.lists import LimitedRows, PeekedRows
 from flowllm.datasets.output import OutputFile
+from flowllm.datasets.output_lock import OutputLock
 from flowllm.datasets.spool import NAME as STDIN_NAME
 from flowllm.datasets.spool import forget_spool, open_spool, standard_input
 from flowllm.language.columns import fit_of
@@ -218,7 +218,7 @@ def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool
     if options.output == STDIN:
         return Printed()
     path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
-    held = Held(path, run.run_id)
+    held = OutputLock(path, run.run_id)
     try:
         if run.output_offset is not None and not _is_gone(options, run):
             return OutputFile.resume(path, run.output_offset, layout=layout, held=held)

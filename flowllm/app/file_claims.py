@@ -9,18 +9,23 @@ from pathlib import Path
 
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import Json, StepId
-from flowllm.datasets.claims import Claimed, Claims, nobody
+from flowllm.datasets.file_registry import FileConflict, FileRegistry, no_step
 from flowllm.datasets.files import STDIN
 from flowllm.language.workflow import DataFile, LlmBody, Step, Workflow, WorkflowBody
 from flowllm.runtime.options import RunOptions
 
 
 def claim_files(
-    claims: Claims | None, workflow: Workflow, options: RunOptions, given: Mapping[str, Json], *, database: Path | None
-) -> Claims:
+    claims: FileRegistry | None,
+    workflow: Workflow,
+    options: RunOptions,
+    given: Mapping[str, Json],
+    *,
+    database: Path | None,
+) -> FileRegistry:
     """`claims` with the files of the run: its database, what it reads, what it writes. Raises UsageError where one of
     those would be written over."""
-    claims = claims or Claims()
+    claims = claims or FileRegistry()
     known: dict[str, Json] = {} if options.over is not None else {"inputs": given}
     steps = list(_steps(workflow.steps))
     try:
@@ -33,7 +38,7 @@ def claim_files(
                 if place.step.save is not None:
                     path = Path(place.step.save.text(known))
                     claims.check(path, f"`save` of step {place.name}", by=place.name)
-    except Claimed as error:
+    except FileConflict as error:
         raise UsageError(str(error), hint="name another file to write to") from None
     return claims
 
@@ -43,12 +48,12 @@ def _read(
 ) -> Iterator[tuple[str | Path, str, Callable[[str], bool]]]:
     if database is not None:
         for tail in ("", "-wal", "-shm", "-journal"):
-            yield f"{database}{tail}", "the database", nobody
-    yield workflow.path, "the workflow", nobody
+            yield f"{database}{tail}", "the database", no_step
+    yield workflow.path, "the workflow", no_step
     for path in workflow.files:
-        yield path, "flowllm.yaml" if path == options.config else "a file of the workflow", nobody
+        yield path, "flowllm.yaml" if path == options.config else "a file of the workflow", no_step
     if options.over not in {None, STDIN}:
-        yield str(options.over), "the data set of --over", nobody
+        yield str(options.over), "the data set of --over", no_step
     for place in steps:
         for file in _files_of(place.step, known):
             yield file, f"a file that step {place.name} reads", place.waits_for

@@ -27,7 +27,7 @@ from flowllm.core.errors import UsageError
 from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind, step_path
-from flowllm.datasets.claims import Claims
+from flowllm.datasets.file_registry import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
 from flowllm.explain.forecast import Forecast, Forecaster
 from flowllm.explain.graph import Graph
@@ -123,7 +123,7 @@ class FlowLLM:
         tenant: str = "",
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
-        claims: Claims | None = None,
+        claims: FileRegistry | None = None,
     ) -> RunResult:
         """Run a workflow and give its result, whether it succeeded or not.
 
@@ -181,7 +181,7 @@ class FlowLLM:
         budget: Mapping[str, float] | None = None,
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
-        claims: Claims | None = None,
+        claims: FileRegistry | None = None,
     ) -> RunResult:
         """Go on with a run: what holds is kept, everything else is carried out.
 
@@ -365,7 +365,7 @@ class FlowLLM:
         secrets: Mapping[str, str],
         observers: Sequence[Observer],
         rows: RowFiles | None,
-        claims: Claims,
+        claims: FileRegistry,
     ) -> RunAttempt:
         return RunAttempt(
             workflow=workflow,

@@ -21,7 +21,7 @@ from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
 from flowllm.core.tasks import to_the_end
 from flowllm.core.types import Json, NodeId, RunId, StepKind
-from flowllm.datasets.claims import Claims
+from flowllm.datasets.file_registry import FileRegistry
 from flowllm.language.workflow import Step, Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.reporting.base import Closable, Observer
@@ -135,7 +135,7 @@ class RunAttempt:
         spool: Path | None = None,
         rows: RowFiles | None = None,
         given: Mapping[str, Json] | None = None,
-        claims: Claims | None = None,
+        claims: FileRegistry | None = None,
     ) -> None:
         """`spool` is a file for standard input; `rows` are the files of `--over`, `given` the inputs of all rows."""
         self._workflow = workflow

@@ -38,7 +38,7 @@ from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
 from flowllm.core.types import RunStatus
-from flowllm.datasets.claims import Claimed, Claims
+from flowllm.datasets.file_registry import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN
 from flowllm.reporting.base import Observer
 from flowllm.reporting.events_file import EventsFile
@@ -62,16 +62,16 @@ class Shown:
     """All items of long outputs."""
     quiet: bool = False
 
-    def claims(self, *files: str) -> Claims:
+    def claims(self, *files: str) -> FileRegistry:
         """The files of the options, which a run must not write over: `files` hold inputs. Raises UsageError."""
-        claims = Claims()
+        claims = FileRegistry()
         for path in files:
             if path != STDIN:
                 claims.reads(path, "a file of inputs")
         if self.events is not None:
             try:
                 claims.writes(self.events, "--events")
-            except Claimed as error:
+            except FileConflict as error:
                 raise UsageError(str(error), hint="name another file") from None
         return claims
 

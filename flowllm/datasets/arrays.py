@@ -13,8 +13,7 @@ from typing import Final
 
 from flowllm.core.errors import DataFailed
 from flowllm.core.strict_json import json_of
-from flowllm.datasets.base import MAX_ROW
-from flowllm.datasets.found import SHOWN, TOO_LARGE, Found, bad, found
+from flowllm.datasets.base import MAX_ROW, SHOWN, TOO_LARGE, ParsedRow, bad_row, parsed_row
 from flowllm.datasets.lines import text_start
 
 _BLANKS: Final = b" \t\r\n"
@@ -29,7 +28,7 @@ _STEP: Final = 256 * 1024
 """Bytes that are looked at in one go; what a pattern remembers on its way grows with them."""
 
 
-def array_rows(chunks: Iterator[bytes], name: str, *, line: int = 1, cut: bool = False) -> Iterator[Found]:
+def array_rows(chunks: Iterator[bytes], name: str, *, line: int = 1, cut: bool = False) -> Iterator[ParsedRow]:
     """The elements of the array that the chunks are; no chunks but blanks are no rows. `line` is where they begin.
 
     Raises DataFailed where the array breaks off, where something stands behind it, and for anything else.
@@ -90,12 +89,12 @@ class _Element:
     data: bytes
     too_long: bool
 
-    def row(self, name: str) -> Found:
+    def row(self, name: str) -> ParsedRow:
         if self.too_long:
-            return bad(self.data, self.line, name, TOO_LARGE)
+            return bad_row(self.data, self.line, name, TOO_LARGE)
         if not self.data:
-            return bad(self.data, self.line, name, "not JSON: an element is missing")
-        return found(self.data, self.line, name, json_of)
+            return bad_row(self.data, self.line, name, "not JSON: an element is missing")
+        return parsed_row(self.data, self.line, name, json_of)
 
 
 class _Cutter:

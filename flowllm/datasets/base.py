@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from flowllm.core.errors import BadRow
 from flowllm.core.fingerprint import canonical, digest
+from flowllm.core.strict_json import reason
 from flowllm.core.types import Json
 
 MAX_ROW = 16 * 1024 * 1024
@@ -56,3 +58,27 @@ def content_of(value: Json) -> str:
     """An item's content, by which it is found again: the first 32 hexadecimal digits of the SHA-256 of its canonical
     JSON."""
     return digest(canonical(value))[:CONTENT_DIGITS]
+
+
+ParsedRow = tuple[int, int, "Json", "BadRow | None"]
+"""A line's number, the bytes that were read for it, the row's value, and what is wrong with it."""
+RowIterator = Generator[ParsedRow, None, "Sequence[str]"]
+"""What a reader finds; it returns the columns of a table that has no rows."""
+SHOWN: Final = 200
+"""Bytes of a bad row that are kept."""
+TOO_LARGE: Final = f"over {MAX_ROW >> 20} MiB in one row"
+
+
+def parsed_row(data: bytes, line: int, name: str, read: Callable[[bytes], Json]) -> ParsedRow:
+    """A row as `read` reads it."""
+    try:
+        return line, len(data), read(data), None
+    except ValueError as error:
+        return bad_row(data, line, name, reason(error))
+
+
+def bad_row(data: bytes, line: int, name: str, why: str, size: int | None = None) -> ParsedRow:
+    """A row that cannot be read; its value is where it stands and how it begins."""
+    text = data[:SHOWN].rstrip(b"\r\n").decode(errors="replace")
+    value: Json = {"_line": line, "_text": text}
+    return line, len(data) if size is None else size, value, BadRow(f"{name}:{line}: {why}")

@@ -15,7 +15,8 @@ from pathlib import Path, PurePath
 from typing import BinaryIO, Final, Protocol
 
 from flowllm.core.errors import DataFailed
-from flowllm.datasets.base import Row
+from flowllm.datasets.base import ParsedRow, Row, RowIterator
+from flowllm.datasets.encodings import as_utf8, decompressed
 from flowllm.datasets.formats import (
     BY_ENDING,
     FORMATS,
@@ -26,10 +27,8 @@ from flowllm.datasets.formats import (
     jsonl_rows,
     plain_rows,
 )
-from flowllm.datasets.found import Found, Reading
 from flowllm.datasets.lines import refuse_foreign_ending
 from flowllm.datasets.tables import csv_rows
-from flowllm.datasets.texts import as_utf8, unpacked
 
 STDIN: Final = "-"
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -39,7 +38,7 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 class Read(Protocol):
     """A reader of one format."""
 
-    def __call__(self, file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
+    def __call__(self, file: BinaryIO, name: str, *, cut: bool = False) -> RowIterator:
         """See `jsonl_rows`."""
         ...
 
@@ -55,7 +54,7 @@ class FileRows:
         self._read = partial(read, name=name, cut=cut)
         self._name = name
         self._file: BinaryIO | None = None
-        self._found: Iterator[Found] | None = None
+        self._found: Iterator[ParsedRow] | None = None
         self._place = 0
         self._failed: DataFailed | None = None
         self._closed = False
@@ -89,14 +88,14 @@ class FileRows:
                 raise self._failed
         return rows
 
-    def _next(self) -> Found | None:
+    def _next(self) -> ParsedRow | None:
         """None at the end, and where nothing more can be read."""
         if self._failed is not None or self._closed:
             return None
         try:
             if self._found is None:
                 self._file = _opened(self._path, self._name)
-                self._found = keeping_columns(self._read(as_utf8(unpacked(self._file))), self.columns)
+                self._found = keeping_columns(self._read(as_utf8(decompressed(self._file))), self.columns)
             return next(self._found, None)
         except DataFailed as error:
             self._failed = error
@@ -120,7 +119,7 @@ class FileRows:
                 self._file.close()
 
 
-def keeping_columns(found: Reading, columns: list[str]) -> Iterator[Found]:
+def keeping_columns(found: RowIterator, columns: list[str]) -> Iterator[ParsedRow]:
     """What a reader finds; what it returns at its end goes into `columns`."""
     columns += yield from found
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 from flowllm.core.strict_json import json_of
 from flowllm.core.types import Json
 from flowllm.datasets.arrays import array_rows
-from flowllm.datasets.found import TOO_LARGE, Found, Reading, bad, found
+from flowllm.datasets.base import TOO_LARGE, ParsedRow, RowIterator, bad_row, parsed_row
 from flowllm.datasets.lines import CHUNK, Line, lines_of
 from flowllm.datasets.tables import table_rows
 
@@ -35,7 +35,7 @@ def ending_of(name: str) -> str:
     return PurePath(name.lower().removesuffix(".gz")).suffix
 
 
-def jsonl_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
+def jsonl_rows(file: BinaryIO, name: str, *, cut: bool = False) -> RowIterator:
     """A JSON value a line; empty lines are left out. Raises DataFailed for what is no text, as all readers do.
 
     Readers return the columns of a table without rows, and nothing for all else.
@@ -47,20 +47,20 @@ def jsonl_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
     return ()
 
 
-def plain_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
+def plain_rows(file: BinaryIO, name: str, *, cut: bool = False) -> RowIterator:
     """A text a line; empty lines are left out."""
     for line in _filled(lines_of(file, name, cut=cut)):
         yield _row(line, name, _text_of)
     return ()
 
 
-def json_rows(file: BinaryIO, name: str, *, cut: bool = False) -> Reading:
+def json_rows(file: BinaryIO, name: str, *, cut: bool = False) -> RowIterator:
     """The elements of one array. Raises DataFailed where the array breaks off, or is none."""
     yield from array_rows(_chunks(file), name, cut=cut)
     return ()
 
 
-def guessed_rows(file: BinaryIO, name: str, *, table: bool = False, cut: bool = False) -> Reading:
+def guessed_rows(file: BinaryIO, name: str, *, table: bool = False, cut: bool = False) -> RowIterator:
     """As the first line says: `{`, `[` or `"` begin JSON Lines, an array that goes on in the next line is read as one,
     anything else begins plain lines; or CSV, where a `table` is wanted. (A cell of CSV that begins so is rare.)"""
     lines = lines_of(file, name, cut=cut)
@@ -85,10 +85,10 @@ def _filled(lines: Iterator[Line]) -> Iterator[Line]:
     return (line for line in lines if line.data.strip())
 
 
-def _row(line: Line, name: str, read: Callable[[bytes], Json]) -> Found:
+def _row(line: Line, name: str, read: Callable[[bytes], Json]) -> ParsedRow:
     if line.too_long:
-        return bad(line.data, line.number, name, TOO_LARGE)
-    return found(line.data, line.number, name, read)
+        return bad_row(line.data, line.number, name, TOO_LARGE)
+    return parsed_row(line.data, line.number, name, read)
 
 
 def _text_of(data: bytes) -> Json:

@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from flowllm.core.errors import BadRow, DataFailed
-from flowllm.datasets.base import MAX_ROW, Row
+from flowllm.datasets.base import MAX_ROW, TOO_LARGE, Row
+from flowllm.datasets.encodings import text_of
 from flowllm.datasets.files import MOST_BYTES
-from flowllm.datasets.found import TOO_LARGE
-from flowllm.datasets.texts import text_of
 
 ANY_DEPTH: Final = "**"
 

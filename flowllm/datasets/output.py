@@ -14,9 +14,9 @@ from typing import BinaryIO, Final
 
 from flowllm.core.errors import StorageFailed, UsageError
 from flowllm.core.types import Json
-from flowllm.datasets.beside import open_beside, sweep, take_place
-from flowllm.datasets.held import Held
+from flowllm.datasets.atomic_write import open_temporary, remove_leftovers, replace_file
 from flowllm.datasets.layouts import JsonLines, Layout
+from flowllm.datasets.output_lock import OutputLock
 
 _PUT_BACK: Final = "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"
 _JSON_LINES: Final = JsonLines()
@@ -24,7 +24,7 @@ FULL: Final = 1024 * 1024
 """Bytes that are gathered before they must be written."""
 
 
-class Bits:
+class BitSet:
     """A set of small whole numbers, a bit each."""
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class OutputFile:
         self,
         path: Path,
         layout: Layout,
-        held: Held | None,
+        held: OutputLock | None,
         *,
         file: BinaryIO | None = None,
         offset: int = 0,
-        written: Bits | None = None,
+        written: BitSet | None = None,
     ) -> None:
         self._path = path
         self._target = Path(os.path.realpath(path))
@@ -70,7 +70,7 @@ class OutputFile:
         self._file = file
         self._beside: Path | None = None
         self._offset = offset
-        self._written = written or Bits()
+        self._written = written or BitSet()
         self._empty = False
         """It is wanted also if no line comes."""
         self._waiting: list[bytes] = []
@@ -82,15 +82,17 @@ class OutputFile:
 
     @classmethod
     def begin(
-        cls, path: Path, *, overwrite: bool, layout: Layout = _JSON_LINES, held: Held | None = None
+        cls, path: Path, *, overwrite: bool, layout: Layout = _JSON_LINES, held: OutputLock | None = None
     ) -> OutputFile:
         """A new one. Raises UsageError if there is one and it may not be overwritten, or it cannot be made."""
         check_output(path, overwrite=overwrite)
-        sweep(Path(os.path.realpath(path)).parent)
+        remove_leftovers(Path(os.path.realpath(path)).parent)
         return cls(path, layout, held)
 
     @classmethod
-    def resume(cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES, held: Held | None = None) -> OutputFile:
+    def resume(
+        cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES, held: OutputLock | None = None
+    ) -> OutputFile:
         """The first `offset` bytes of one that is there; what stands behind them is cut off. At 0 it is begun anew.
 
         Raises UsageError, and then has changed nothing.
@@ -111,7 +113,7 @@ class OutputFile:
             raise UsageError(
                 f"{path}, to which this run writes, cannot be opened: {error.strerror}", hint=_PUT_BACK
             ) from None
-        sweep(Path(os.path.realpath(path)).parent)
+        remove_leftovers(Path(os.path.realpath(path)).parent)
         return cls(path, layout, held, file=file, offset=offset, written=written)
 
     def has(self, index: int) -> bool:
@@ -176,7 +178,7 @@ class OutputFile:
     def _begun(self) -> BinaryIO:
         """A file beside the one that is there; that one itself, where nothing can be made in its folder."""
         try:
-            self._beside, descriptor = open_beside(self._target)
+            self._beside, descriptor = open_temporary(self._target)
         except OSError as error:
             if self._stood is None or error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 raise
@@ -191,7 +193,7 @@ class OutputFile:
                 return
             self._check_unchanged()
             try:
-                take_place(self._beside, self._target)
+                replace_file(self._beside, self._target)
             except OSError as error:
                 raise self._failed(error) from error
             self._beside = None
@@ -280,11 +282,11 @@ def _check_kind(path: Path) -> None:
                 )
 
 
-def _indices(lines: BinaryIO, path: Path, size: int, layout: Layout) -> Bits:
+def _indices(lines: BinaryIO, path: Path, size: int, layout: Layout) -> BitSet:
     """The rows whose lines are the first `size` bytes. Raises UsageError if a run has not left them so."""
     if os.fstat(lines.fileno()).st_size < size:
         raise UsageError(f"{path} is shorter than this run has left it", hint=_PUT_BACK)
-    found, right = Bits(), True
+    found, right = BitSet(), True
     try:
         for index in layout.indices(lines, size):
             right = right and index not in found

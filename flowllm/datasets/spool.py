@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
-from flowllm.datasets.base import Row, Rows
+from flowllm.datasets.base import ParsedRow, Row, Rows
+from flowllm.datasets.encodings import as_utf8
 from flowllm.datasets.files import FileRows, Read, keeping_columns, reader_of
 from flowllm.datasets.formats import GUESSED
-from flowllm.datasets.found import Found
-from flowllm.datasets.texts import as_utf8
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -31,7 +30,7 @@ AHEAD: Final = 1024
 AHEAD_BYTES: Final = 8 * 1024 * 1024
 """The same in bytes."""
 NAME: Final = "standard input"
-_under_way: Final[dict[Path, SpooledRows]] = {}
+_active_spools: Final[dict[Path, SpooledRows]] = {}
 """Who reads standard input and makes the copies, in this process."""
 
 
@@ -58,17 +57,17 @@ def open_spool(
     """
     read = reader_of(NAME, kind=kind or GUESSED, delimiter=delimiter)
     part = path.with_name(f"{path.name}.part")
-    if path in _under_way:
-        return FollowedRows(_under_way[path], path, read)
+    if path in _active_spools:
+        return FollowerRows(_active_spools[path], path, read)
     if path.exists():
         return FileRows(path, read, name=NAME)
     if part.exists():
-        return CutRows(FileRows(part, read, name=NAME, cut=True))
-    rows = _under_way[path] = SpooledRows(stdin, path, read)
+        return IncompleteCopyRows(FileRows(part, read, name=NAME, cut=True))
+    rows = _active_spools[path] = SpooledRows(stdin, path, read)
     return rows
 
 
-class CutRows:
+class IncompleteCopyRows:
     """What is whole of a copy that was not finished; then an error, since nobody can read the rest again."""
 
     total: int | None = None
@@ -96,7 +95,7 @@ class CutRows:
         await self._rows.close()
 
 
-class FollowedRows:
+class FollowerRows:
     """What another step of the same run reads at the same time: its copy, once that is whole."""
 
     total: int | None = None
@@ -204,7 +203,7 @@ class SpooledRows:
             self._shared.notify()
         self._came.set()
         if not self._followed or self._loop is None:
-            _under_way.pop(self._path, None)
+            _active_spools.pop(self._path, None)
 
     # in the thread
 
@@ -219,7 +218,7 @@ class SpooledRows:
         with self._shared:
             self._failed = failed
             self._over = True
-        _under_way.pop(self._path, None)
+        _active_spools.pop(self._path, None)
         self._tell(self._came)
         self._tell(self._copied)
 
@@ -245,7 +244,7 @@ class SpooledRows:
             except OSError as error:
                 raise _not_copied(part, error) from None
 
-    def _put(self, place: int, found: Found) -> bool:
+    def _put(self, place: int, found: ParsedRow) -> bool:
         """Hand on a row, once there is room; False: nobody wants it."""
         line, size, value, error = found
         row = Row(place=place, value=value, line=line, error=error)

@@ -10,8 +10,7 @@ from itertools import chain
 from typing import BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
-from flowllm.datasets.base import MAX_ROW
-from flowllm.datasets.found import SHOWN, TOO_LARGE, Reading, bad
+from flowllm.datasets.base import MAX_ROW, SHOWN, TOO_LARGE, RowIterator, bad_row
 from flowllm.datasets.lines import Line, lines_of
 
 _DELIMITERS: Final = (b",", b";", b"\t", b"|")
@@ -27,7 +26,7 @@ class _TooLarge(Exception):
     """One record has grown over what a row may be."""
 
 
-def csv_rows(file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bool = False) -> Reading:
+def csv_rows(file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bool = False) -> RowIterator:
     """A mapping of texts a record, an empty cell is ""; empty lines are left out. Raises DataFailed.
 
     Spaces around the names of columns are left out. Without `delimiter` it is what the first lines show.
@@ -38,7 +37,7 @@ def csv_rows(file: BinaryIO, name: str, *, delimiter: str | None = None, cut: bo
     return table_rows(lines_of(file, name, cut=cut), name, delimiter=delimiter, cut=cut)
 
 
-def table_rows(lines: Iterator[Line], name: str, *, delimiter: str | None = None, cut: bool = False) -> Reading:
+def table_rows(lines: Iterator[Line], name: str, *, delimiter: str | None = None, cut: bool = False) -> RowIterator:
     """As `csv_rows`, of lines that were begun already."""
     if delimiter is None:
         lines, delimiter = _sniffed(lines)
@@ -51,12 +50,12 @@ def table_rows(lines: Iterator[Line], name: str, *, delimiter: str | None = None
             continue
         rows = True
         if records.wrong:
-            yield bad(records.head, records.line, name, records.wrong, records.size)
+            yield bad_row(records.head, records.line, name, records.wrong, records.size)
         elif len(cells) == len(header):
             yield records.line, records.size, dict(zip(header, cells, strict=True)), None
         elif len(cells) > 1 or cells[0].strip():
             told = f"{_cells(len(cells))}, and the header has {len(header)}"
-            yield bad(records.head, records.line, name, told, records.size)
+            yield bad_row(records.head, records.line, name, told, records.size)
     return () if rows else header or ()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from flowllm.core.errors import DataFailed, TemplateFailed
 from flowllm.core.types import Json
 from flowllm.datasets.base import Rows
-from flowllm.datasets.claims import Claimed, Claims
+from flowllm.datasets.file_registry import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN, open_file
 from flowllm.datasets.globs import GlobRows
 from flowllm.datasets.lists import LimitedRows, ListRows
@@ -20,13 +20,18 @@ from flowllm.steps.lazy import LAZY
 
 
 def open_rows(
-    foreach: Foreach, values: Mapping[str, Json], *, spool: Path | None, limit: int | None, claims: Claims | None = None
+    foreach: Foreach,
+    values: Mapping[str, Json],
+    *,
+    spool: Path | None,
+    limit: int | None,
+    claims: FileRegistry | None = None,
 ) -> Rows:
     """The items, none of them read yet. Raises StepError: TemplateFailed, DataFailed.
 
     `spool` is where standard input is kept; `limit` cuts what the foreach gives; `claims` gets the files.
     """
-    claims = claims or Claims()
+    claims = claims or FileRegistry()
     if foreach.matrix is not None:
         rows: Rows = MatrixRows({name: _axis(source, values, spool, claims) for name, source in foreach.matrix.items()})
     elif foreach.file is not None:
@@ -38,14 +43,16 @@ def open_rows(
     return rows if limit is None else LimitedRows(rows, limit)
 
 
-def _axis(source: ValueTemplate | DataFile, values: Mapping[str, Json], spool: Path | None, claims: Claims) -> Axis:
+def _axis(
+    source: ValueTemplate | DataFile, values: Mapping[str, Json], spool: Path | None, claims: FileRegistry
+) -> Axis:
     if isinstance(source, DataFile):
         return Axis(opened=lambda: _file(source, values, spool, claims))
     items = _items(source, values)
     return Axis(opened=lambda: ListRows(items), total=len(items))
 
 
-def _file(source: DataFile, values: Mapping[str, Json], spool: Path | None, claims: Claims) -> Rows:
+def _file(source: DataFile, values: Mapping[str, Json], spool: Path | None, claims: FileRegistry) -> Rows:
     name = source.path.text(values)
     kind, delimiter = source.format, source.delimiter
     rows: Rows
@@ -54,7 +61,7 @@ def _file(source: DataFile, values: Mapping[str, Json], spool: Path | None, clai
     elif name != STDIN:
         try:
             claims.reads(Path(source.folder) / name, f"the data set {name}")
-        except Claimed as error:
+        except FileConflict as error:
             raise DataFailed(str(error), hint="write to another file") from None
         rows = open_file(Path(source.folder) / name, kind=kind, delimiter=delimiter, name=name)
     elif spool is None:

@@ -9,8 +9,8 @@ from typing import Protocol
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, slot_of
-from flowllm.datasets.order import Order
 from flowllm.datasets.output import FULL
+from flowllm.datasets.reorder import ReorderBuffer
 from flowllm.language.columns import LETTER
 from flowllm.storage.base import NodeRecord, RunLease, Store
 
@@ -63,7 +63,7 @@ class RowSink:
         self._fence = fence
         self._clock = clock
         self._again = again
-        self._order = Order() if ordered else None
+        self._order = ReorderBuffer() if ordered else None
         self._held: dict[int, NodeRecord] = {}
         self._turn = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
@@ -114,7 +114,7 @@ class RowSink:
         """From now on what stands there may be this run's."""
         await self._store.mark_output(self._fence, 0)
 
-    async def _in_order(self, order: Order) -> None:
+    async def _in_order(self, order: ReorderBuffer) -> None:
         async with self._turn:
             while order.ready:
                 for row in await self._rows(order.take(HELD)):

@@ -20,7 +20,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunStatus, StepId
 from flowllm.datasets.base import Rows
-from flowllm.datasets.claims import Claims
+from flowllm.datasets.file_registry import FileRegistry
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.backend import Backend
 from flowllm.runtime.compiled_graph import CompiledGraph
@@ -90,7 +90,7 @@ class Scheduler:
         files: int = OPEN,
         spool: Path | None = None,
         over: DatasetRun | None = None,
-        claims: Claims | None = None,
+        claims: FileRegistry | None = None,
     ) -> None:
         """`before` is what earlier sittings left at the top; `steps` are those to run, with all that they need;
         `window` is how many items of a foreach are in flight where it does not say; `files` is how many more files may be opened,

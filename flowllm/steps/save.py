@@ -13,8 +13,8 @@ from typing import Final
 
 from flowllm.core.errors import SaveFailed
 from flowllm.core.types import ROW, Json, step_path
-from flowllm.datasets.beside import open_beside, sweep
-from flowllm.datasets.claims import Claimed, Claims
+from flowllm.datasets.atomic_write import open_temporary, remove_leftovers
+from flowllm.datasets.file_registry import FileConflict, FileRegistry
 from flowllm.datasets.layouts import content_of_file, refused_ending
 from flowllm.language.workflow import Step
 
@@ -32,9 +32,9 @@ _NOT_OURS: Final = frozenset({".flowllm", ".git"})
 class Saver:
     """All files of one sitting of a run, below one folder."""
 
-    def __init__(self, folder: Path | None = None, *, claims: Claims | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, claims: FileRegistry | None = None) -> None:
         """`folder` is the working directory where none is given; `claims` are files that are not written over."""
-        self.claims = claims or Claims()
+        self.claims = claims or FileRegistry()
         self._folder = (folder or Path.cwd()).resolve()
         self._taken: _Taken | None = None
         self._swept: set[Path] = set()
@@ -49,7 +49,7 @@ class Saver:
         path = self._within(name)
         try:
             self.claims.check(path, f"`save` of {node}", by=step_path(node).removeprefix(f"{ROW}."))
-        except Claimed as error:
+        except FileConflict as error:
             raise SaveFailed(str(error), hint="save it under another name") from None
         self._taken = self._taken or _Taken()
         other = self._taken.by(path, node)
@@ -92,7 +92,7 @@ class Saver:
             if len(self._swept) >= _SWEPT:
                 self._swept.clear()
             self._swept.add(path.parent)
-            sweep(path.parent)
+            remove_leftovers(path.parent)
         _write(path, data)
 
 
@@ -164,7 +164,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write beside it, with the mode that the file had or that any new one would have, and rename."""
-    beside, descriptor = open_beside(path)
+    beside, descriptor = open_temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

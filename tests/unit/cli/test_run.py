@@ -19,7 +19,7 @@ from flowllm.cli.main import cli
 from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import RunId, RunStatus
-from flowllm.datasets.claims import Claims
+from flowllm.datasets.file_registry import FileRegistry
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from tests.support.events import ERROR, node_ended, notice, run_ended, run_started, stop_requested
@@ -57,13 +57,13 @@ class PlayedApp:
         self.calls.append(("close", {}))
 
     async def run(
-        self, workflow: str, *, observers: Sequence[Observer], stop: StopSignal, claims: Claims, **given: Any
+        self, workflow: str, *, observers: Sequence[Observer], stop: StopSignal, claims: FileRegistry, **given: Any
     ) -> RunResult:
         self.calls.append(("run", {"workflow": workflow, **given}))
         return await PlayedApp.play(observers, stop)
 
     async def resume(
-        self, run_id: str | None, *, observers: Sequence[Observer], stop: StopSignal, claims: Claims, **given: Any
+        self, run_id: str | None, *, observers: Sequence[Observer], stop: StopSignal, claims: FileRegistry, **given: Any
     ) -> RunResult:
         self.calls.append(("resume", {"run_id": run_id, **given}))
         return await PlayedApp.play(observers, stop)

@@ -14,9 +14,9 @@ from typing import BinaryIO
 import pytest
 
 from flowllm.core.errors import DataFailed
+from flowllm.datasets.base import ParsedRow
 from flowllm.datasets.files import MOST_BYTES, FileRows, open_file
 from flowllm.datasets.formats import BY_ENDING, jsonl_rows
-from flowllm.datasets.found import Found
 from tests.support.data import Repeated, drain, drained, write
 
 pytestmark = pytest.mark.anyio
@@ -156,7 +156,7 @@ async def test_rows_before_the_one_that_ends_the_file_are_given_first(most: int,
 
 
 async def test_a_disk_that_fails_in_the_middle(tmp_path: Path) -> None:
-    def read(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[Found]:
+    def read(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[ParsedRow]:
         yield 1, 1, "first", None
         raise OSError(5, "Input/output error")
 
@@ -200,7 +200,7 @@ async def test_closing_waits_for_a_reader_whose_caller_has_gone(tmp_path: Path) 
     loop = asyncio.get_running_loop()
     closed = []
 
-    def read(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[Found]:
+    def read(file: BinaryIO, name: str, *, cut: bool = False) -> Iterator[ParsedRow]:
         loop.call_soon_threadsafe(reading.set)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
         closed.append(file.closed)

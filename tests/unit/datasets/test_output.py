@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from flowllm.core.errors import StorageFailed, UsageError
 from flowllm.datasets.layouts import line_of
-from flowllm.datasets.output import Bits, OutputFile
+from flowllm.datasets.output import BitSet, OutputFile
 
 pytestmark = pytest.mark.anyio
 
@@ -304,7 +304,7 @@ async def test_a_folder_in_which_nothing_can_be_made(tmp_path: Path, monkeypatch
     def refused(_: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("flowllm.datasets.output.open_beside", refused)
+    monkeypatch.setattr("flowllm.datasets.output.open_temporary", refused)
     path = tmp_path / "out.jsonl"
     path.write_text("old" * 1000)
     file = OutputFile.begin(path, overwrite=True)
@@ -374,7 +374,7 @@ async def test_flushes_that_are_cancelled_do_not_mix(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 5000), max_size=50))
 def test_bits_are_a_set(numbers: list[int]) -> None:
-    bits, expected = Bits(), set()
+    bits, expected = BitSet(), set()
     for number in numbers:
         assert (number in bits) == (number in expected)
         bits.add(number)

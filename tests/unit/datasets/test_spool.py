@@ -16,7 +16,7 @@ import pytest
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets import spool
-from flowllm.datasets.spool import AHEAD, AHEAD_BYTES, CutRows, open_spool, standard_input
+from flowllm.datasets.spool import AHEAD, AHEAD_BYTES, IncompleteCopyRows, open_spool, standard_input
 from tests.support.data import drained, read
 
 pytestmark = pytest.mark.anyio
@@ -198,7 +198,7 @@ async def test_a_copy_that_broke_off_gives_what_is_whole_and_then_says_so(path: 
     path.parent.mkdir()
     _part(path).write_bytes(b'{"n": 0}\n{"n": 1}\n{"n": 2')
     rows = open_spool(lambda: _given(b"other data"), path)
-    assert isinstance(rows, CutRows)
+    assert isinstance(rows, IncompleteCopyRows)
     assert [row.value for row in await rows.take(9)] == [{"n": 0}, {"n": 1}]
     for _ in range(2):
         with pytest.raises(DataFailed, match="not read to its end before the run stopped") as caught:

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from flowllm.datasets.order import Order
+from flowllm.datasets.reorder import ReorderBuffer
 
 
-def _all(order: Order, most: int = 10) -> list[int]:
+def _all(order: ReorderBuffer, most: int = 10) -> list[int]:
     found = []
     while order.ready:
         found += order.take(most)
@@ -15,7 +15,7 @@ def _all(order: Order, most: int = 10) -> list[int]:
 
 
 def test_a_place_waits_for_all_before_it() -> None:
-    order = Order()
+    order = ReorderBuffer()
     order.ended(2, wanted=True)
     order.ended(1, wanted=True)
     assert not order.ready
@@ -27,14 +27,14 @@ def test_a_place_waits_for_all_before_it() -> None:
 
 
 def test_a_place_that_is_left_out_holds_up_nobody() -> None:
-    order = Order()
+    order = ReorderBuffer()
     order.ended(1, wanted=True)
     order.ended(0, wanted=False)
     assert _all(order) == [1]
 
 
 def test_no_more_are_given_than_asked_for() -> None:
-    order = Order()
+    order = ReorderBuffer()
     for place in range(5):
         order.ended(place, wanted=place != 1)
     assert order.take(3) == [0, 2]
@@ -43,11 +43,11 @@ def test_no_more_are_given_than_asked_for() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_any_order_comes_out_in_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.datasets.order._LONG", 16)
+    monkeypatch.setattr("flowllm.datasets.reorder._LONG", 16)
     draw = random.Random(seed)
     places = sorted(range(500), key=lambda place: place + draw.randint(0, 60))
     wanted = {place for place in places if draw.random() < 0.7}
-    order, found = Order(), []
+    order, found = ReorderBuffer(), []
     for place in places:
         order.ended(place, wanted=place in wanted)
         if draw.random() < 0.5:
@@ -58,7 +58,7 @@ def test_any_order_comes_out_in_order(seed: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_million_places_behind_a_slow_one_take_a_megabyte() -> None:
-    order = Order()
+    order = ReorderBuffer()
     for place in range(1_000_000, 0, -1):
         order.ended(place, wanted=True)
     assert len(order._marks) == 1_000_001

@@ -47,8 +47,8 @@ def text_of(data: bytes) -> str:
     return text.removeprefix("\ufeff")
 
 
-def unpacked(file: BinaryIO) -> BinaryIO:
-    """What gzip has packed; the file itself where it has not. Reading raises EOFError, zlib.error and OSError where the
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """What gzip has packed; the file itself where it has not. RowIterator raises EOFError, zlib.error and OSError where the
     file is damaged."""
     if not isinstance(file, io.BufferedReader) or not file.peek(2).startswith(b"\x1f\x8b"):
         return file

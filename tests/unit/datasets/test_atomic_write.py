@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flowllm.datasets.beside import open_beside, sweep, take_place
+from flowllm.datasets.atomic_write import open_temporary, remove_leftovers, replace_file
 
 
 def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
@@ -17,25 +17,25 @@ def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".flowllm-aaaaaaaaaaaa.tmp").mkdir()
     (tmp_path / ".flowllm-bbbbbbbbbbbb.tmp").symlink_to(others[0])
     os.mkfifo(tmp_path / ".flowllm-cccccccccccc.tmp")
-    path, descriptor = open_beside(tmp_path / "out")
-    sweep(tmp_path)
+    path, descriptor = open_temporary(tmp_path / "out")
+    remove_leftovers(tmp_path)
     assert not left.exists()
     assert path.exists(), "whoever writes it lives"
     assert all(other.read_text() == "mine" for other in others)
     os.close(descriptor)
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert not path.exists()
-    sweep(tmp_path / "nowhere")
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_a_file_takes_the_place_with_the_mode_of_the_one_before(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.write_text("old")
     target.chmod(0o640)
-    path, descriptor = open_beside(target)
+    path, descriptor = open_temporary(target)
     os.write(descriptor, b"new")
     assert target.read_text() == "old"
-    take_place(path, target)
+    replace_file(path, target)
     os.close(descriptor)
     assert (target.read_text(), target.stat().st_mode & 0o777) == ("new", 0o640)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]

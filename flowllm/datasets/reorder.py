@@ -11,7 +11,7 @@ _LONG: Final = 65_536
 """Places given after which what is kept of them is let go."""
 
 
-class Order:
+class ReorderBuffer:
     """Which of the places that end in any order come next. Pure; keeps a byte for each place behind an open one."""
 
     def __init__(self) -> None:

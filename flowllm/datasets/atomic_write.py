@@ -15,14 +15,14 @@ _NAME: Final = re.compile(r"\.flowllm-[0-9a-f]{12}\.tmp")
 _BINARY: Final = getattr(os, "O_BINARY", 0)
 
 
-def open_beside(target: Path) -> tuple[Path, int]:
+def open_temporary(target: Path) -> tuple[Path, int]:
     """A new file in the folder of `target` with its mode, or that of any new file, open for writing; the descriptor holds
-    a lock for as long as it is open, which tells `sweep` that somebody lives who wants the file. Raises OSError."""
+    a lock for as long as it is open, which tells `remove_leftovers` that somebody lives who wants the file. Raises OSError."""
     while True:
         path = target.with_name(f".flowllm-{secrets.token_hex(6)}.tmp")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _BINARY, 0o666)
         try:
-            if _is_locked_by(descriptor, path):  # else a sweep was faster, and has taken it away
+            if _is_locked_by(descriptor, path):  # else a remove_leftovers was faster, and has taken it away
                 if target.exists():
                     path.chmod(stat.S_IMODE(target.stat().st_mode))
                 return path, descriptor
@@ -40,10 +40,10 @@ def _is_locked_by(descriptor: int, path: Path) -> bool:
         return False
     except OSError:  # a file system without locks, where nothing is swept either
         return True
-    return stands_at(path, descriptor)
+    return is_same_file(path, descriptor)
 
 
-def stands_at(path: Path, descriptor: int) -> bool:
+def is_same_file(path: Path, descriptor: int) -> bool:
     """Whether the open file still has that name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -51,7 +51,7 @@ def stands_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what processes that ended in the middle of writing have left there; what cannot be removed stays."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         left = [entry.path for entry in entries if _NAME.fullmatch(entry.name)]
@@ -64,13 +64,13 @@ def _remove_if_left(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if stands_at(path, descriptor):
+        if is_same_file(path, descriptor):
             path.unlink()
     finally:
         os.close(descriptor)
 
 
-def take_place(beside: Path, target: Path) -> None:
+def replace_file(beside: Path, target: Path) -> None:
     """Let the file be the one that `target` names, durably. Raises OSError."""
     beside.replace(target)
     with contextlib.suppress(OSError):  # not all file systems can

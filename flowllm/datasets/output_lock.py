@@ -15,14 +15,14 @@ from typing import Final
 
 from flowllm.core.errors import UsageError
 from flowllm.core.types import RunId
-from flowllm.datasets.beside import stands_at
-from flowllm.datasets.claims import names_of
+from flowllm.datasets.atomic_write import is_same_file
+from flowllm.datasets.file_registry import file_identities
 
 _LONGEST: Final = 1000
 """Bytes of what a holder tells of itself."""
 
 
-class Held:
+class OutputLock:
     """Locks in the temporary folder, one for each name of the file, so that none is left where the output is. The kernel
     gives them back when the process ends, however it ends."""
 
@@ -33,7 +33,7 @@ class Held:
         self.release = weakref.finalize(self, _release, self._locks)
         """Give them back; more than once does nothing."""
         try:
-            for name in names_of(path):
+            for name in file_identities(path):
                 self._take(name, path)
         except UsageError:
             self.release()
@@ -41,7 +41,7 @@ class Held:
 
     def follow(self, path: Path) -> None:
         """Another file stands at the path now: hold its names, and no more those of the one before."""
-        names = list(names_of(path))
+        names = list(file_identities(path))
         _release(self._locks, but=names)
         with contextlib.suppress(UsageError):
             for name in names:
@@ -73,7 +73,7 @@ def _locked(file: Path, run_id: RunId) -> int:
         descriptor = os.open(file, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if stands_at(file, descriptor):  # else its holder has just removed it
+            if is_same_file(file, descriptor):  # else its holder has just removed it
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, json.dumps({"run": run_id, "pid": os.getpid()}).encode())
                 return descriptor

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class Claimed(Exception):
+class FileConflict(Exception):
     """A file would be written that the run reads, or writes elsewhere."""
 
 
-def nobody(_step: str) -> bool:
+def no_step(_step: str) -> bool:
     """Nobody may write it."""
     return False
 
@@ -26,14 +26,14 @@ class _Claim:
     """Whether a step, named in full, may write it: who reads it waits for that step."""
 
 
-class Claims:
-    """One for each sitting of a run. Links lead to one file; devices and pipes are nobody's."""
+class FileRegistry:
+    """One for each sitting of a run. Links lead to one file; devices and pipes are no_step's."""
 
     def __init__(self) -> None:
         self._held: dict[object, _Claim] = {}
 
-    def reads(self, path: str | Path, what: str, *, after: Callable[[str], bool] = nobody) -> None:
-        """Take note of a file that is read. Raises Claimed if it is written."""
+    def reads(self, path: str | Path, what: str, *, after: Callable[[str], bool] = no_step) -> None:
+        """Take note of a file that is read. Raises FileConflict if it is written."""
         held = self._find(path)
         if held is None:
             self._keep(path, _Claim(what=what, after=after))
@@ -41,25 +41,25 @@ class Claims:
             raise _claimed(held.what, what, path)
 
     def writes(self, path: str | Path, what: str) -> None:
-        """Take note of a file that is written. Raises Claimed if anybody has it."""
+        """Take note of a file that is written. Raises FileConflict if anybody has it."""
         self.check(path, what)
-        self._keep(path, _Claim(what=what, written=True, after=nobody))
+        self._keep(path, _Claim(what=what, written=True, after=no_step))
 
     def check(self, path: str | Path, what: str, *, by: str = "") -> None:
-        """Raises Claimed if anybody has the file that is to be written, by that step if one is named."""
+        """Raises FileConflict if anybody has the file that is to be written, by that step if one is named."""
         held = self._find(path)
         if held is not None and not held.after(by):
             raise _claimed(what, held.what, path)
 
     def _find(self, path: str | Path) -> _Claim | None:
-        return next((self._held[key] for key in names_of(path) if key in self._held), None)
+        return next((self._held[key] for key in file_identities(path) if key in self._held), None)
 
     def _keep(self, path: str | Path, claim: _Claim) -> None:
-        for key in names_of(path):
+        for key in file_identities(path):
             self._held[key] = claim
 
 
-def names_of(path: str | Path) -> Iterator[object]:
+def file_identities(path: str | Path) -> Iterator[object]:
     """Where all links lead, and the file itself if it is there: it may have other names, also in other letters."""
     try:
         real = os.path.realpath(path)
@@ -75,5 +75,5 @@ def names_of(path: str | Path) -> Iterator[object]:
         yield found.st_dev, found.st_ino
 
 
-def _claimed(writer: str, reader: str, path: str | Path) -> Claimed:
-    return Claimed(f"{writer} would write over {reader}: {path}")
+def _claimed(writer: str, reader: str, path: str | Path) -> FileConflict:
+    return FileConflict(f"{writer} would write over {reader}: {path}")

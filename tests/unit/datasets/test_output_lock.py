@@ -11,7 +11,7 @@ import pytest
 
 from flowllm.core.errors import UsageError
 from flowllm.core.types import RunId
-from flowllm.datasets.held import Held
+from flowllm.datasets.output_lock import OutputLock
 
 ONE, OTHER = RunId("one"), RunId("other")
 
@@ -27,7 +27,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _free(path: Path) -> bool:
     with contextlib.suppress(UsageError):
-        Held(path, OTHER).release()
+        OutputLock(path, OTHER).release()
         return True
     return False
 
@@ -35,9 +35,9 @@ def _free(path: Path) -> bool:
 def test_by_whatever_name_it_goes(tmp_path: Path, locks: Path) -> None:
     path, soft, hard = tmp_path / "out", tmp_path / "soft", tmp_path / "hard"
     soft.symlink_to("out")
-    held = Held(path, ONE)
+    held = OutputLock(path, ONE)
     with pytest.raises(UsageError, match=rf"run one \(process {os.getpid()}\) writes to this file"):
-        Held(path, OTHER)
+        OutputLock(path, OTHER)
     assert not _free(soft)
     assert not _free(tmp_path / "locks" / ".." / "out")
     assert _free(tmp_path / "another")
@@ -50,7 +50,7 @@ def test_by_whatever_name_it_goes(tmp_path: Path, locks: Path) -> None:
     held.follow(path)
     assert _free(hard), "it is no name of that file any more"
     assert not _free(path)
-    Held(path, ONE).release()  # the run goes on elsewhere: its owner is not decided here
+    OutputLock(path, ONE).release()  # the run goes on elsewhere: its owner is not decided here
     held.release()
     held.release()
     assert _free(hard)
@@ -61,7 +61,7 @@ def test_by_whatever_name_it_goes(tmp_path: Path, locks: Path) -> None:
 def test_one_that_is_refused_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     os.link(tmp_path / "out", tmp_path / "hard")
-    held = Held(tmp_path / "hard", ONE)
+    held = OutputLock(tmp_path / "hard", ONE)
     assert not _free(tmp_path / "out")
     held.release()
     assert _free(tmp_path / "out")
@@ -70,8 +70,8 @@ def test_one_that_is_refused_holds_nothing(tmp_path: Path) -> None:
 def test_what_the_dead_left_and_folders_that_take_no_locks(
     tmp_path: Path, locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Held(tmp_path / "out", ONE).release()
-    held = Held(tmp_path / "out", ONE)
+    OutputLock(tmp_path / "out", ONE).release()
+    held = OutputLock(tmp_path / "out", ONE)
     (lock,) = locks.iterdir()
     held.release()
     lock.write_text("{not")
