@@ -11,20 +11,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
 from flowllm.core.tasks import start_task
-from flowllm.core.types import DEFAULT_CONCURRENT, Limits, Priority
+from flowllm.core.types import DEFAULT_CONCURRENT, Limits, WaitReason
 from flowllm.limits.adaptive import LEAST_GUESS
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
+from flowllm.limits.lane import Admission, Lane, Waiter
 from flowllm.limits.learned import Departure, Model, per_second
-from flowllm.limits.queue import AdmissionQueue
-from flowllm.limits.scope import MINUTE, LimitScope
+from flowllm.limits.scope import MINUTE, Hold, LimitScope, longest
 
 LONGEST_PAUSE = 3600.0
 """Seconds: no server can make an account wait longer than this at a time."""
@@ -34,29 +34,6 @@ REVIEW = 0.5
 
 ALIKE = 0.1
 """Share by which a limit that headers tell may differ from the one that is written, to be the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
-    """What a request asks for."""
-
-    priority: Priority = Priority.NORMAL
-    tokens: float = 0.0
-    """To reserve: the prompt's estimate, and what the answer may take."""
-    model: str = ""
-    tenant: str = ""
-    weight: float = 1.0
-    """Of the tenant."""
-
-
-class Waiting:
-    """One who waits."""
-
-    __slots__ = ("admission", "future")
-
-    def __init__(self, admission: Admission, future: asyncio.Future[None]) -> None:
-        self.admission = admission
-        self.future = future
 
 
 class Account:
@@ -75,7 +52,9 @@ class Account:
         """Since when nothing succeeded although something was tried."""
         self.began: float | None = None
         self._arrivals = itertools.count(1)
-        self._lanes: dict[str, AdmissionQueue[Waiting]] = {"": AdmissionQueue(self._arrivals)}
+        self._lanes: dict[str, Lane] = {"": Lane(self._arrivals)}
+        self._departing: Counter[WaitReason] = Counter()
+        """Admitted requests that wait for the moment at which they may go out."""
         self._timer: asyncio.Task[None] | None = None
         self._due = 0.0
 
@@ -103,12 +82,17 @@ class Account:
         name = model.departed.model
         if name in self._lanes or not model.particular:
             return
-        own = self._lanes[name] = AdmissionQueue(self._arrivals)
-        for ticket, waiting in self._lanes[""]:
-            asked = waiting.admission
+        now = self._clock.monotonic()
+        shared, own = self._lanes[""], Lane(self._arrivals)
+        self._lanes[name] = own
+        own.hold_back(shared.hold, now)
+        for ticket, waiter in shared:
+            asked = waiter.admission
             if asked.model == name:
-                self._lanes[""].leave(ticket)
-                own.push(waiting, asked.priority, tenant=asked.tenant, weight=asked.weight, ticket=ticket)
+                shared.leave(ticket)
+                waiter.count(now)
+                waiter.enter(own, now)
+                own.push(waiter, asked.priority, tenant=asked.tenant, weight=asked.weight, ticket=ticket)
 
     @property
     def learns(self) -> bool:
@@ -125,6 +109,14 @@ class Account:
         """How many wait."""
         return sum(len(lane) for lane in self._lanes.values())
 
+    def waits(self) -> dict[WaitReason, int]:
+        """How many wait for which reason, those too that were admitted and may not go out yet."""
+        found = Counter(self._departing)
+        for lane in self._lanes.values():
+            if lane.hold is not None:
+                found[lane.hold.reason] += len(lane)
+        return {reason: count for reason, count in found.items() if count}
+
     # admission
 
     async def acquire(self, admission: Admission) -> float:
@@ -134,23 +126,26 @@ class Account:
         now = self._clock.monotonic()
         self.began = now if self.began is None else self.began
         self.model(admission.model)
-        if not self.waiting and self._wait(admission, now) == 0:
+        if not self.waiting and self._hold(admission, now) is None:
             self._take(admission, now)
             return 0.0
-        waiting = Waiting(admission, asyncio.get_running_loop().create_future())
-        ticket = self._lane(admission).push(
-            waiting, admission.priority, tenant=admission.tenant, weight=admission.weight
-        )
+        lane = self._lanes.get(admission.model, self._lanes[""])
+        waiter = Waiter(admission, lane, now)
+        ticket = lane.push(waiter, admission.priority, tenant=admission.tenant, weight=admission.weight)
         self.admit()
+        if lane.hold is not None and not waiter.future.done():
+            waiter.tell(lane.hold, self._clock.now())
         try:
-            await waiting.future
+            await waiter.future
         except asyncio.CancelledError:
-            if waiting.future.done() and not waiting.future.cancelled() and not waiting.future.exception():
+            if waiter.future.done() and not waiter.future.cancelled() and not waiter.future.exception():
                 self.give_back(admission, used=0.0, sent=False)
             else:
-                self._lane(admission).leave(ticket)
+                waiter.lane.leave(ticket)
                 self.admit()
             raise
+        finally:
+            waiter.count(self._clock.monotonic())
         return self._clock.monotonic() - now
 
     def _too_large(self, admission: Admission) -> RequestRejected | None:
@@ -166,35 +161,35 @@ class Account:
     def _scopes(self, admission: Admission) -> tuple[LimitScope, LimitScope]:
         return self.gates, self.model(admission.model).gates
 
-    def _lane(self, admission: Admission) -> AdmissionQueue[Waiting]:
-        return self._lanes.get(admission.model, self._lanes[""])
-
     def admit(self) -> None:
         """Let everyone go who can go now, and set the timer for the next."""
         now = self._clock.monotonic()
         self._retune(now)
-        while True:
-            soonest, goes = math.inf, None
-            for _, lane in sorted(self._heads(), key=lambda found: found[0]):
-                head = lane.peek()
-                if head is None:
-                    continue
-                wait = self._wait(head.admission, now)
-                if wait == 0:
-                    goes = lane
-                    break
-                soonest = min(soonest, wait)
-                if self.model(head.admission.model).wait(head.admission.tokens, now) == 0:
-                    break  # held back by the account itself: nobody may overtake
-            if goes is None:
-                if soonest < math.inf:
-                    self._wake_in(soonest)
-                return
+        while (goes := self._next(now)) is not None:
             head = goes.pop()
             self._take(head.admission, now)
             head.future.set_result(None)
 
-    def _heads(self) -> list[tuple[tuple[int, int], AdmissionQueue[Waiting]]]:
+    def _next(self, now: float) -> Lane | None:
+        """The lane whose head may go now. None: each lane knows what holds it back, and the timer is set."""
+        soonest, by_account = math.inf, None
+        for _, lane in sorted(self._heads(), key=lambda found: found[0]):
+            head = lane.peek()
+            if head is None:
+                continue
+            hold = by_account or self._hold(head.admission, now)
+            if hold is None:
+                return lane
+            lane.hold_back(hold, now)
+            head.tell(hold, self._clock.now())
+            soonest = min(soonest, hold.seconds)
+            if self.model(head.admission.model).hold(head.admission.tokens, now) is None:
+                by_account = hold  # nobody may overtake
+        if soonest < math.inf:
+            self._wake_in(soonest)
+        return None
+
+    def _heads(self) -> list[tuple[tuple[int, int], Lane]]:
         found = []
         for lane in self._lanes.values():
             head = lane.head()
@@ -203,20 +198,23 @@ class Account:
                 head = lane.head()
             if head is not None:
                 found.append((head[0], lane))
+            elif lane.hold is not None:
+                lane.hold_back(None, self._clock.monotonic())
         return found
 
-    def _is_out(self, waiting: Waiting) -> bool:
+    def _is_out(self, waiter: Waiter) -> bool:
         """Cancelled, though its task has not run yet; or too large for limits that were lowered meanwhile."""
-        if not waiting.future.done() and (error := self._too_large(waiting.admission)) is not None:
-            waiting.future.set_exception(error)
-        return waiting.future.done()
+        if not waiter.future.done() and (error := self._too_large(waiter.admission)) is not None:
+            waiter.future.set_exception(error)
+        return waiter.future.done()
 
-    def _wait(self, admission: Admission, now: float) -> float:
-        """Seconds until this one may go; infinite while only a release can help."""
-        if self.gates.full(self.breaker.width(self.most, now)):
-            return self.breaker.wait(now) or math.inf
-        model = self.model(admission.model)
-        return max(self.gates.wait(admission.tokens, now), model.wait(admission.tokens, now))
+    def _hold(self, admission: Admission, now: float) -> Hold | None:
+        """What keeps this one from being admitted now."""
+        width = self.breaker.width(self.most, now)
+        if self.gates.full(width):
+            reason = WaitReason.SLOT if width == self.most else WaitReason.BREAKER
+            return Hold(reason, self.breaker.wait(now) or math.inf)
+        return longest(self.gates.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
 
     def _take(self, admission: Admission, now: float) -> None:
         for gates in self._scopes(admission):
@@ -266,14 +264,22 @@ class Account:
     async def depart(self, admission: Admission) -> Departure:
         """Wait for the moment at which the request may really go out."""
         model = self.model(admission.model)
-        scopes = (self.gates, model.gates)
-        while True:
-            now = self._clock.monotonic()
+        scopes, listener, told = (self.gates, model.gates), admission.listener, None
+        now = self._clock.monotonic()
+        self._retune(now)
+        while (hold := longest(model.paused(now), *(gates.wire.hold(now) for gates in scopes))) is not None:
+            if listener is not None and hold.reason is not told:
+                listener.waiting(hold.reason, self._clock.now() + hold.seconds)
+                told = hold.reason
+            self._departing[hold.reason] += 1
+            try:
+                await self._clock.sleep(min(hold.seconds, REVIEW) if self._adapts else hold.seconds)
+            finally:
+                self._departing[hold.reason] -= 1
+                before, now = now, self._clock.monotonic()
+                if listener is not None:
+                    listener.waited(hold.reason, now - before)
             self._retune(now)
-            wait = max(model.paused_until - now, *(gates.wire.wait(now) for gates in scopes))
-            if wait <= 0:
-                break
-            await self._clock.sleep(min(wait, REVIEW) if self._adapts else wait)
         for gates in scopes:
             gates.wire.take(now)
         return model.depart(admission.tokens, now)

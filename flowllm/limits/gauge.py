@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from flowllm.core.types import Json
@@ -19,6 +20,8 @@ class Gauge:
 
     in_flight: int
     waiting: int
+    waits: Mapping[str, int]
+    """How many wait for which reason, those too that were admitted and may not go out yet."""
     max_concurrent: int
     """Slots when all is well."""
     slots: int
@@ -60,6 +63,7 @@ def read_gauge(account: Account, now: float) -> Gauge:
     return Gauge(
         in_flight=gates.in_flight,
         waiting=account.waiting,
+        waits={reason.value: count for reason, count in account.waits().items()},
         max_concurrent=account.most,
         slots=account.breaker.width(account.most, now),
         requests_per_minute=None if rate is None else rate * MINUTE,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from flowllm.core.types import Limits
+from flowllm.core.types import Limits, WaitReason
 from flowllm.limits.adaptive import AdaptiveRate, lower
 from flowllm.limits.headers import Quota
-from flowllm.limits.scope import MINUTE, LimitScope
+from flowllm.limits.scope import MINUTE, Hold, LimitScope, longest
 
 PACE = 1.0
 """Requests a second. Headers that allow less are believed once there was a 429: until then nothing is held back by what
@@ -80,11 +80,16 @@ class Model:
         self.departed = Departure(model=before.model, at=now, number=before.number + 1, tokens=before.tokens + tokens)
         return self.departed
 
-    def wait(self, tokens: float, now: float) -> float:
-        """Seconds until one may be admitted, as far as this model goes; infinite while only a release can help."""
+    def hold(self, tokens: float, now: float) -> Hold | None:
+        """What keeps a request from being admitted, as far as this model goes."""
         if self.gates.full(self.gates.limits.max_concurrent):
-            return math.inf
-        return max(0.0, self.paused_until - now, self.gates.wait(tokens, now))
+            return Hold(WaitReason.SLOT, math.inf)
+        return longest(self.paused(now), self.gates.hold(tokens, now))
+
+    def paused(self, now: float) -> Hold | None:
+        """The pause that the server asked for."""
+        pause = self.paused_until - now
+        return Hold(WaitReason.SERVER_PAUSE, pause) if pause > 0 else None
 
     def told(self, quotas: list[Quota], departure: Departure, account: Limits, now: float) -> None:
         """Headers of an answer say that of requests. They spoke of the time when its request arrived."""

@@ -7,10 +7,11 @@ from collections.abc import Hashable, Mapping
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, StepError
 from flowllm.core.types import Limits, Priority
-from flowllm.limits.account_limiter import Account, Admission
+from flowllm.limits.account_limiter import Account
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.gauge import Gauge, read_gauge
 from flowllm.limits.give_up import Report, judge
+from flowllm.limits.lane import Admission, WaitListener
 from flowllm.limits.learned import Departure
 
 
@@ -118,6 +119,7 @@ class Limiter:
         tokens: float = 0.0,
         model: str = "",
         tenant: str = "",
+        listener: WaitListener | None = None,
     ) -> Permit:
         """Wait until a request that reserves that many tokens may be sent; the permit must be released.
 
@@ -125,7 +127,12 @@ class Limiter:
         ProviderDown when the provider is given up while this waits.
         """
         admission = Admission(
-            priority=priority, tokens=tokens, model=model, tenant=tenant, weight=self._weights.get(tenant, 1.0)
+            priority=priority,
+            tokens=tokens,
+            model=model,
+            tenant=tenant,
+            weight=self._weights.get(tenant, 1.0),
+            listener=listener,
         )
         found = self._account(account)
         return Permit(found, admission, await found.acquire(admission))

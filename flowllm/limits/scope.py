@@ -7,7 +7,9 @@ not admissions.
 
 from __future__ import annotations
 
-from flowllm.core.types import Limits
+from typing import NamedTuple
+
+from flowllm.core.types import Limits, WaitReason
 from flowllm.limits.bucket import Bucket
 from flowllm.limits.window import Window
 
@@ -19,6 +21,18 @@ takes, and a strict window that much longer."""
 GUESSED_BURST = 0.25
 """Seconds of a learned rate that may go at once."""
 MINUTE = 60.0
+
+
+class Hold(NamedTuple):
+    """Not now: why, and for about how many seconds; infinite until another request is over."""
+
+    reason: WaitReason
+    seconds: float
+
+
+def longest(*holds: Hold | None) -> Hold | None:
+    """The one that lasts longest; None if there is none."""
+    return max((hold for hold in holds if hold is not None), key=lambda hold: hold.seconds, default=None)
 
 
 class Rates:
@@ -57,6 +71,11 @@ class Rates:
         if self._bucket is not None:
             waits.append(self._bucket.wait(1, now))
         return max(waits, default=0.0)
+
+    def hold(self, now: float) -> Hold | None:
+        """What keeps one more request from going."""
+        wait = self.wait(now)
+        return Hold(WaitReason.RATE, wait) if wait > 0 else None
 
     def take(self, now: float) -> None:
         """One goes."""
@@ -122,12 +141,14 @@ class LimitScope:
         """All slots are taken; `most` of them, None: any number."""
         return most is not None and self.in_flight >= most
 
-    def wait(self, tokens: float, now: float) -> float:
-        """Seconds until a request that reserves so many tokens may go, slots left aside."""
+    def hold(self, tokens: float, now: float) -> Hold | None:
+        """What keeps a request that reserves so many tokens from being admitted, slots left aside."""
         wait = self._admission.wait(now)
-        if self.tokens is None:
-            return wait
-        return max(wait, self.tokens.wait(min(tokens, self.tokens.capacity), now))
+        if self.tokens is not None:
+            for_tokens = self.tokens.wait(min(tokens, self.tokens.capacity), now)
+            if for_tokens > wait:
+                return Hold(WaitReason.TOKENS, for_tokens)
+        return Hold(WaitReason.RATE, wait) if wait > 0 else None
 
     def take(self, tokens: float, now: float) -> None:
         """One is admitted."""
