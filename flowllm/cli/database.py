@@ -15,7 +15,7 @@ from flowllm.cli.options import Location
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.types import ROW, RunId, StepKind
 from flowllm.language.nodes import Mapping
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.source import parse_yaml
 from flowllm.reporting.text import byte_size
 from flowllm.storage.base import RunRecord, Store
@@ -74,7 +74,7 @@ def step_kinds(run: RunRecord) -> dict[str, StepKind]:
         return {ROW: StepKind.WORKFLOW}
     try:
         root = parse_yaml(run.snapshot.get(run.path, ""), run.path)
-    except Wrong:
+    except SourceError:
         return {}
     steps = root.get("steps") if isinstance(root, Mapping) else None
     found = {}

@@ -15,7 +15,7 @@ from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
 from flowllm.core.types import Json
 from flowllm.language.nodes import plain_data
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.source import parse_yaml
 
 LARGEST = 16 * 1024 * 1024
@@ -93,7 +93,7 @@ def mended_lines(path: str) -> list[Json]:
 def _yaml(text: str, path: str) -> Json:
     try:
         return plain_data(parse_yaml(text, path))
-    except Wrong as wrong:
+    except SourceError as wrong:
         where = wrong.where
         problem = Problem(file=path, line=where.line, column=where.column, message=wrong.message, hint=wrong.hint)
         raise InvalidWorkflow([problem]) from wrong

@@ -12,7 +12,7 @@ from flowllm.language.keys import read_keys
 from flowllm.language.kinds import StepContext, StepKindSpec, register
 from flowllm.language.llm import build_llm
 from flowllm.language.nodes import Entry, Mapping, Scalar, Sequence, constant
-from flowllm.language.problems import Wrong, listing, nearest
+from flowllm.language.problems import SourceError, listing, nearest
 from flowllm.language.project import merged
 from flowllm.language.providers import SIMULATED, step_provider
 from flowllm.language.step_keys import (
@@ -86,9 +86,11 @@ def build_http(keys: HttpKeys, context: StepContext) -> HttpBody | None:
     """A step that sends one request."""
     asked, compiler = keys.http, context.compiler
     if asked.json is not None and asked.body is not None:
-        raise Wrong(asked.body.where, "`json` and `body` exclude each other", "remove one of them")
+        raise SourceError(asked.body.where, "`json` and `body` exclude each other", "remove one of them")
     if not is_template(asked.url.text) and not asked.url.text.startswith(("http://", "https://")):
-        raise Wrong(asked.url.where, f"`{asked.url.text}` is not an address", "it begins with https:// or http://")
+        raise SourceError(
+            asked.url.where, f"`{asked.url.text}` is not an address", "it begins with https:// or http://"
+        )
     url = compiler.text(asked.url, secrets=True)
     if url is None:
         return None
@@ -125,9 +127,9 @@ def build_python(keys: PythonKeys, context: StepContext) -> PythonBody:
     target = context.node.get("python")
     where = context.where if target is None else target.where
     if is_template(keys.python):
-        raise Wrong(where, "the name of a function cannot be a template", "write module:function")
+        raise SourceError(where, "the name of a function cannot be a template", "write module:function")
     if asks is not None and keys.with_ is not None and keys.with_.get("ask") is not None:
-        raise Wrong(where, "`asks: true` gives the function `ask`, so `with` cannot", "rename the argument")
+        raise SourceError(where, "`asks: true` gives the function `ask`, so `with` cannot", "rename the argument")
     return replace(python_body(keys.python, where, arguments, context.compiler.sources), asks=asks)
 
 
@@ -184,11 +186,11 @@ def _check_arguments(given: Mapping | None, graph: Subgraph, context: StepContex
     for key, place in keys.items():
         if key not in graph.inputs:
             hint = nearest(key, graph.inputs) or f"it has {listing(list(graph.inputs)) if graph.inputs else 'none'}"
-            context.add(Wrong(place, f"the workflow `{graph.name}` has no input `{key}`", hint))
+            context.add(SourceError(place, f"the workflow `{graph.name}` has no input `{key}`", hint))
     missing = [name for name, declared in graph.inputs.items() if declared.required and name not in keys]
     if missing:
         where, hint = context.where if given is None else given.where, f"write `with: {{{missing[0]}: …}}`"
-        context.add(Wrong(where, f"the workflow `{graph.name}` needs {listing(missing)}", hint))
+        context.add(SourceError(where, f"the workflow `{graph.name}` needs {listing(missing)}", hint))
 
 
 _SHARED = ("provider", "retry", "timeout", "cache", "priority", "on_error")

@@ -19,7 +19,7 @@ from flowllm.language.inputs import parse_inputs
 from flowllm.language.kinds import StepScope
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
-from flowllm.language.problems import Problems, Wrong, listing
+from flowllm.language.problems import Problems, SourceError, listing
 from flowllm.language.project import (
     check_top,
     entries_of,
@@ -120,9 +120,9 @@ class Inherited:
 class GraphReader:
     """Reads one graph: its inputs, steps and outputs."""
 
-    def __init__(self, family: WorkflowScope, root: Mapping, inherited: Inherited) -> None:
-        self._family = family
-        self._problems = family.problems
+    def __init__(self, scope: WorkflowScope, root: Mapping, inherited: Inherited) -> None:
+        self._scope = scope
+        self._problems = scope.problems
         self._root = root
         self._inherited = inherited
 
@@ -131,26 +131,26 @@ class GraphReader:
         root, problems, inherited = self._root, self._problems, self._inherited
         inputs = parse_inputs(root.get("inputs"), problems)
         secrets = tuple(secret.text for secret in self._secrets())
-        self._family.secrets += [secret for secret in secrets if secret not in self._family.secrets]
+        self._scope.secrets += [secret for secret in secrets if secret not in self._scope.secrets]
         entries = self._entries()
         names = Names(
             inputs=frozenset(inputs), steps=frozenset(entry.key for entry in entries), secrets=frozenset(secrets)
         )
         around = StepScope(
             names=names,
-            sources=self._family.sources,
+            sources=self._scope.sources,
             problems=problems,
             defaults=inherited.defaults,
             providers=inherited.providers,
             default_provider=inherited.default_provider,
-            simulate=self._family.overrides.provider == SIMULATED,
+            simulate=self._scope.overrides.provider == SIMULATED,
             subgraph=self._child,
             outermost=inherited.depth == 0,
-            modelless=self._family.modelless,
+            modelless=self._scope.modelless,
         )
         parsed = {StepId(entry.key): parse_step(entry, around) for entry in entries}
         steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
-        known = Known(steps=steps, inputs=inputs, strict=self._family.strict)
+        known = Known(steps=steps, inputs=inputs, strict=self._scope.strict)
         for step, templates in around.templates.items():
             foresee(steps.get(StepId(step)), templates, known, problems, name=step)
         outputs = self._outputs(names, known)
@@ -210,7 +210,7 @@ class GraphReader:
         node = self._root.get("outputs")
         outputs = {}
         for entry in () if node is None else entries_of(node, "outputs", self._problems):
-            compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
+            compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
             value = compiler.value(entry.value)
             check_output(entry.value, names.steps, self._problems)
             foresee(None, compiler.templates, known, self._problems)
@@ -221,7 +221,7 @@ class GraphReader:
         node = section(self._root, "keep", lambda node: guarded(text, node, self._problems))
         if node is None:
             return None
-        compiler = Compiler(names=names, sources=self._family.sources, problems=self._problems)
+        compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
         when = compiler.text(node, condition=True)
         return None if when is None else Keep(when=when, edges=compiler.edges(), uses=compiler.uses())
 
@@ -256,7 +256,7 @@ class GraphReader:
                 step=compiler.step,
             )
             return None
-        if self._family.read >= MOST_GRAPHS:
+        if self._scope.read >= MOST_GRAPHS:
             self._problems.add(
                 node.where,
                 f"there are more than {MOST_GRAPHS:,} graphs within this workflow",
@@ -277,16 +277,16 @@ class GraphReader:
             )
             return None
         key = (absolute(name), *self._inherits(), *self._settings(f"{self._inherited.path}{compiler.step}."))
-        if key not in self._family.known:
+        if key not in self._scope.known:
             before = len(self._problems)
-            self._family.known[key] = self._file(node, name, chain, compiler.step)
+            self._scope.known[key] = self._file(node, name, chain, compiler.step)
             if len(self._problems) > before:
-                self._family.known[key] = None
-        return self._family.known[key]
+                self._scope.known[key] = None
+        return self._scope.known[key]
 
     def _settings(self, path: str) -> tuple[str, ...]:
         """What `--set` changes within a step."""
-        settings = self._family.overrides.settings.items()
+        settings = self._scope.overrides.settings.items()
         return tuple(f"{key[len(path) :]}={value}" for key, value in settings if key.startswith(path))
 
     def _inherits(self) -> tuple[str, ...]:
@@ -297,17 +297,17 @@ class GraphReader:
 
     def _file(self, node: Scalar, name: str, chain: tuple[str, ...], step: str) -> Subgraph | None:
         try:
-            self._family.sources.read_named(node.text, node.where)
-        except Wrong as wrong:
-            self._problems.add_wrong(wrong, step=step)
+            self._scope.sources.read_named(node.text, node.where)
+        except SourceError as error:
+            self._problems.add_error(error, step=step)
             return None
-        root = read_root(name, "a workflow", self._family.sources, self._problems)
+        root = read_root(name, "a workflow", self._scope.sources, self._problems)
         return None if root is None else self._read(root, "a workflow", step, chain)
 
     def _read(self, root: Mapping, what: str, step: str, chain: tuple[str, ...]) -> Subgraph:
         problems, path = self._problems, f"{self._inherited.path}{step}."
-        self._family.read += 1
-        root = overridden(root, self._family.overrides, problems, within=path)
+        self._scope.read += 1
+        root = overridden(root, self._scope.overrides, problems, within=path)
         for key, belongs in _BELONGS.items():
             entry = root.entry(key)
             if entry is not None:
@@ -317,7 +317,7 @@ class GraphReader:
         section(root, "description", lambda node: guarded(any_text, node, problems))
         file = chain[-1]
         shown = name or (step if chain == self._inherited.chain else PurePath(file).stem)
-        return GraphReader(self._family, root, self._inheritance(root, shown, chain, path)).graph(shown, absolute(file))
+        return GraphReader(self._scope, root, self._inheritance(root, shown, chain, path)).graph(shown, absolute(file))
 
     def _inheritance(self, root: Mapping, shown: str, chain: tuple[str, ...], path: str) -> Inherited:
         """What the graph has: its own providers and defaults over those from around it."""
@@ -325,7 +325,7 @@ class GraphReader:
         own = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
         providers = dict(inherited.providers)
         for name, settings in own.items():
-            registered = self._family.register(name, settings, shown)
+            registered = self._scope.register(name, settings, shown)
             providers[name] = replace(settings, name=registered)
         defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
         named = None if defaults is None else defaults.get("provider")
@@ -354,7 +354,7 @@ class GraphReader:
         parts += [plain(keep)] if (keep := self._root.get("keep")) is not None else []
         parts += [plain(self._inherited.defaults), self._inherited.default_provider]
         for step in steps:
-            parts += _texts(step, self._family.sources.texts)
+            parts += _texts(step, self._scope.sources.texts)
         providers = self._inherited.providers
         parts += [repr(replace(providers[name], name=name, limits=None)) for name in sorted(providers)]
         return digest("\n".join(parts).encode(errors="backslashreplace").decode())

@@ -10,7 +10,7 @@ from flowllm.core.types import Json, StepId
 from flowllm.language.anchor import anchor_of, file_anchor
 from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Problems, Wrong
+from flowllm.language.problems import Problems, SourceError
 from flowllm.language.reference import Location, Part, Reference, Tolerance
 from flowllm.language.template import Names, Template, TemplateProblems, ValueTemplate, compile_template
 
@@ -43,8 +43,8 @@ class Compiler:
             return None
         try:
             name, content = self.sources.read_named(path.text, path.where)
-        except Wrong as wrong:
-            self.problems.add_wrong(wrong, step=self.step)
+        except SourceError as error:
+            self.problems.add_error(error, step=self.step)
             return None
         content = content.replace("\r\n", "\n").replace("\r", "\n")
         if not content.strip():

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from flowllm.language import values as v
 from flowllm.language.keys import REQUIRED, Key, Keys, Value, by_name, listed, nested
-from flowllm.language.problems import Wrong, listing
+from flowllm.language.problems import SourceError, listing
 from flowllm.language.reference import Location
 from flowllm.language.step_keys import DefaultsKeys
 
@@ -21,10 +21,10 @@ class EnforceKeys(Keys, title="limits of a simulated server"):
     burst = Key(v.count, "Requests that may go at once after a pause (a sixtieth of requests_per_minute, at least 1).")
 
     @classmethod
-    def unknown(cls, key: str, where: Location, what: str) -> Wrong:
+    def unknown(cls, key: str, where: Location, what: str) -> SourceError:
         """Tells of limits that only an account has."""
         if key in LimitsKeys.table:
-            return Wrong(where, f"`{key}` does not apply to {what}", f"there is {listing(cls.table)}")
+            return SourceError(where, f"`{key}` does not apply to {what}", f"there is {listing(cls.table)}")
         return super().unknown(key, where, what)
 
 
@@ -43,9 +43,9 @@ class ModelLimitsKeys(EnforceKeys, title="limits of a model"):
 
 def _check_model(name: str, where: Location) -> None:
     if not name.strip():
-        raise Wrong(where, "expected a name, found nothing")
+        raise SourceError(where, "expected a name, found nothing")
     if v.is_template(name):
-        raise Wrong(where, "a template cannot stand here", "write the name itself")
+        raise SourceError(where, "a template cannot stand here", "write the name itself")
 
 
 class LimitsKeys(ModelLimitsKeys, title="limits"):

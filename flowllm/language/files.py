@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from flowllm.language.problems import Problems, Wrong
+from flowllm.language.problems import Problems, SourceError
 from flowllm.language.reference import Location
 from flowllm.language.source import MAX_SIZE
 
@@ -134,13 +134,15 @@ class Sources:
     def read_named(self, path: str, where: Location) -> tuple[str, str]:
         """Shown name and text of a file that is named at a place, relative to that place's file.
 
-        Raises Wrong at that place.
+        Raises SourceError at that place.
         """
         name = beside(where.file, path)
         try:
             return name, self.read(name)
         except Unreadable as error:
-            raise Wrong(where, f"the file {path} cannot be read: {error.message}", f"looked for it at {name}") from None
+            raise SourceError(
+                where, f"the file {path} cannot be read: {error.message}", f"looked for it at {name}"
+            ) from None
 
 
 def absolute(name: str) -> str:

@@ -9,7 +9,7 @@ from flowllm.language.compiling import Compiler
 from flowllm.language.files import absolute
 from flowllm.language.keys import read_keys
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.reference import Location
 from flowllm.language.step_keys import DataFileKeys, DataFilesKeys, FlowKeys
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
@@ -38,15 +38,15 @@ def item_names(keys: FlowKeys, compiler: Compiler) -> tuple[str, ...]:
 def _item_name(name: Scalar | None, compiler: Compiler) -> str:
     if name is None:
         return ITEM
-    wrong = ""
+    error = ""
     if not NAME.fullmatch(name.text):
-        wrong = f"`{name.text}` cannot be a name"
+        error = f"`{name.text}` cannot be a name"
     elif name.text in compiler.names.steps:
-        wrong = f"`{name.text}` is the id of a step and cannot be used for anything else"
+        error = f"`{name.text}` is the id of a step and cannot be used for anything else"
     elif name.text in RESERVED_IDS and name.text not in _NAMES_OF_ITEMS:
-        wrong = f"`{name.text}` is reserved and cannot be the name of an item"
-    if wrong:
-        compiler.problems.add(name.where, wrong, "choose another name", step=compiler.step)
+        error = f"`{name.text}` is reserved and cannot be the name of an item"
+    if error:
+        compiler.problems.add(name.where, error, "choose another name", step=compiler.step)
         return ITEM
     return name.text
 
@@ -77,8 +77,8 @@ def foreach_of(keys: FlowKeys, node: Mapping, compiler: Compiler) -> Foreach | N
     name = _item_name(keys.as_, compiler) if keys.as_ is not None else ITEM
     try:
         items, file, matrix = _source(keys.foreach, compiler)
-    except Wrong as wrong:
-        compiler.problems.add_wrong(wrong, step=compiler.step)
+    except SourceError as error:
+        compiler.problems.add_error(error, step=compiler.step)
         return None
     accept = _accept(keys, name, compiler)
     share = keys.max_failed if isinstance(keys.max_failed, float) else None
@@ -103,7 +103,9 @@ def _source(
         return None, _file(node, compiler), None
     inner = node.get("matrix")
     if inner is None or len(node.entries) != 1:
-        raise Wrong(node.where, "`foreach` is neither a list, nor {file: …}, {files: …} or {matrix: …}", _LIST_HINT)
+        raise SourceError(
+            node.where, "`foreach` is neither a list, nor {file: …}, {files: …} or {matrix: …}", _LIST_HINT
+        )
     return None, None, _matrix(inner, compiler)
 
 
@@ -115,10 +117,10 @@ def _items(node: Node, compiler: Compiler) -> ValueTemplate:
 
 
 def _expression(node: Scalar, compiler: Compiler) -> ValueTemplate:
-    """The one expression that a text must be, to give a list. Raises Wrong."""
+    """The one expression that a text must be, to give a list. Raises SourceError."""
     template = compiler.text(node)
     if template is not None and not template.is_expression:
-        raise Wrong(node.where, f"{_shown(node)} is not a list of items", _LIST_HINT)
+        raise SourceError(node.where, f"{_shown(node)} is not a list of items", _LIST_HINT)
     return ValueTemplate.of(template)
 
 
@@ -168,11 +170,11 @@ def _check_format(keys: DataFileKeys, node: Mapping, compiler: Compiler) -> None
 def _matrix(node: Node, compiler: Compiler) -> dict[str, ValueTemplate | DataFile]:
     if not isinstance(node, Mapping) or not node.entries:
         what = "empty" if isinstance(node, Mapping) else kind_of(node)
-        raise Wrong(node.where, f"`matrix` is a mapping of names to lists, this is {what}", _LIST_HINT)
+        raise SourceError(node.where, f"`matrix` is a mapping of names to lists, this is {what}", _LIST_HINT)
     axes: dict[str, ValueTemplate | DataFile] = {}
     for entry in node.entries:
         if not NAME.fullmatch(entry.key):
-            raise Wrong(entry.where, f"`{entry.key}` cannot be a name", "use a-z, 0-9 and _, not a digit first")
+            raise SourceError(entry.where, f"`{entry.key}` cannot be a name", "use a-z, 0-9 and _, not a digit first")
         if isinstance(entry.value, Mapping):
             source: ValueTemplate | DataFile | None = _file(entry.value, compiler)
         elif isinstance(entry.value, Sequence):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from flowllm.language.files import Sources, Unreadable, absolute
 from flowllm.language.imports import imported_files
-from flowllm.language.problems import Wrong, nearest
+from flowllm.language.problems import SourceError, nearest
 from flowllm.language.reference import Location
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import PythonBody
@@ -17,13 +17,13 @@ _FORM = "write module:function or ./file.py:function"
 
 
 def python_body(target: str, where: Location, arguments: ValueTemplate | None, sources: Sources) -> PythonBody:
-    """The function that a step names. Raises Wrong where its file or the function is not there."""
+    """The function that a step names. Raises SourceError where its file or the function is not there."""
     place, colon, function = target.rpartition(":")
     if not colon or not place or not function.isidentifier():
-        raise Wrong(where, f"`{target}` does not name a function", _FORM)
+        raise SourceError(where, f"`{target}` does not name a function", _FORM)
     if not (place.startswith(("./", "../", "/")) or place.endswith(".py")):
         if not all(part.isidentifier() for part in place.split(".")):
-            raise Wrong(where, f"`{place}` is not the name of a module", _FORM)
+            raise SourceError(where, f"`{place}` is not the name of a module", _FORM)
         return PythonBody(function=function, module=place, arguments=arguments)
     name, text = sources.read_named(place, where)
     _check_defined(function, place, _parse(place, text, where), where)
@@ -44,16 +44,16 @@ def _parse(place: str, text: str, where: Location) -> ast.Module:
             warnings.simplefilter("ignore")
             return ast.parse(text)
     except SyntaxError as error:
-        raise Wrong(where, f"{place} is not valid Python: {error.msg} (line {error.lineno})") from None
+        raise SourceError(where, f"{place} is not valid Python: {error.msg} (line {error.lineno})") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise Wrong(where, f"{place} is not valid Python: {error or 'it is nested too deep'}") from None
+        raise SourceError(where, f"{place} is not valid Python: {error or 'it is nested too deep'}") from None
 
 
 def _check_defined(function: str, place: str, module: ast.Module, where: Location) -> None:
     defined = list(_names(module.body))
     if function in defined or "*" in defined:
         return
-    raise Wrong(
+    raise SourceError(
         where,
         f"{place} does not define `{function}`",
         nearest(function, (name for name in defined if not name.startswith("_"))) or "it defines no function",

@@ -12,7 +12,7 @@ from flowllm.core.types import Json
 from flowllm.language.file_keys import InputKeys
 from flowllm.language.keys import read_keys
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of, plain_data
-from flowllm.language.problems import Problems, Wrong, listing, nearest
+from flowllm.language.problems import Problems, SourceError, listing, nearest
 from flowllm.language.scalars import resolve
 from flowllm.language.values import NAME
 from flowllm.language.workflow import MISSING, Input, Workflow
@@ -50,15 +50,15 @@ def _declared(name: str, node: Mapping, problems: Problems) -> Input:
         default = MISSING if given is None else _typed(given, kind)
         enum = _enum(node.get("enum"), kind)
         if default is not MISSING and enum is not None and not _among(default, enum):
-            problems.add_wrong(_not_among(given or node, enum))
-    except Wrong as wrong:
-        problems.add_wrong(wrong)
+            problems.add_error(_not_among(given or node, enum))
+    except SourceError as wrong:
+        problems.add_error(wrong)
         return Input(name=name, type=kind, default=None)
     return Input(name=name, type=kind, default=default, enum=enum, description=keys.description)
 
 
-def _not_among(node: Node, enum: tuple[Json, ...]) -> Wrong:
-    return Wrong(node.where, f"the default is not one of `enum`: {_shown(enum)}")
+def _not_among(node: Node, enum: tuple[Json, ...]) -> SourceError:
+    return SourceError(node.where, f"the default is not one of `enum`: {_shown(enum)}")
 
 
 def _inferred(default: Node | None) -> str:
@@ -72,7 +72,7 @@ def _typed(node: Node, kind: str) -> Json:
         return node.text
     value = plain_data(node)
     if not fits(value, kind):
-        raise Wrong(node.where, f"expected {_A[kind]}, found {kind_of(node)}")
+        raise SourceError(node.where, f"expected {_A[kind]}, found {kind_of(node)}")
     return value
 
 
@@ -80,7 +80,7 @@ def _enum(node: Node | None, kind: str) -> tuple[Json, ...] | None:
     if node is None:
         return None
     if not isinstance(node, Sequence) or not node.items:
-        raise Wrong(node.where, "`enum` must be a list of values", "write [a, b]")
+        raise SourceError(node.where, "`enum` must be a list of values", "write [a, b]")
     return tuple(_typed(item, kind) for item in node.items)
 
 

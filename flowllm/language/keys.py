@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar, overload
 from flowllm.core.types import Json
 from flowllm.language.foreign import meant
 from flowllm.language.nodes import Entry, Mapping, Node, Sequence, kind_of
-from flowllm.language.problems import Problems, Wrong, nearest
+from flowllm.language.problems import Problems, SourceError, nearest
 from flowllm.language.reference import Location
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ K = TypeVar("K", bound="Keys")
 class Value(Generic[V]):
     """What a key may be: a reader of nodes, and the same as a JSON Schema for editors.
 
-    The reader raises Wrong at the very scalar that is at fault, or an ExceptionGroup of several Wrong. `$ref` in the
+    The reader raises SourceError at the very scalar that is at fault, or an ExceptionGroup of several SourceError. `$ref` in the
     schema may name a table.
     """
 
@@ -113,7 +113,7 @@ class Keys:
     def read(cls, node: Node, what: str) -> Self:
         """The values of a mapping. Raises an ExceptionGroup with all that is wrong. `what` is for sentences."""
         if not isinstance(node, Mapping):
-            error = Wrong(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
+            error = SourceError(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
             raise ExceptionGroup(what, [error])
         errors: list[Exception] = [cls.unknown(e.key, e.where, what) for e in node.entries if e.key not in cls.table]
         known = [(entry, cls.table[entry.key].value) for entry in node.entries if entry.key in cls.table]
@@ -121,13 +121,13 @@ class Keys:
         given = _collect(reads, errors)
         for name, key in cls.table.items():
             if key.required and node.entry(name) is None:
-                errors.append(Wrong(node.where, f"`{name}` is missing in {what}"))
+                errors.append(SourceError(node.where, f"`{name}` is missing in {what}"))
         if errors:
             raise ExceptionGroup(what, errors)
         return cls(given)
 
     @classmethod
-    def unknown(cls, key: str, where: Location, what: str) -> Wrong:
+    def unknown(cls, key: str, where: Location, what: str) -> SourceError:
         """What is wrong with a key that the table does not have."""
         return unknown_key(key, where, what, cls.table, cls.foreign)
 
@@ -143,7 +143,7 @@ def _collect(reads: Iterable[tuple[str, Node, Callable[[Node], V]]], errors: lis
     for name, node, read in reads:
         try:
             given[name] = read(node)
-        except Wrong as error:
+        except SourceError as error:
             errors.append(error)
         except ExceptionGroup as group:
             errors += group.exceptions
@@ -160,7 +160,7 @@ def listed(table: type[K], name: str) -> Value[tuple[K, ...]]:
 
     def read(node: Node) -> tuple[K, ...]:
         if not isinstance(node, Sequence):
-            raise Wrong(node.where, f"expected a list, found {kind_of(node)}", "write [{key: value}]")
+            raise SourceError(node.where, f"expected a list, found {kind_of(node)}", "write [{key: value}]")
         errors: list[Exception] = []
         items = ((str(place), item, lambda n: table.read(n, f"`{name}`")) for place, item in enumerate(node.items))
         given = _collect(items, errors)
@@ -172,11 +172,11 @@ def listed(table: type[K], name: str) -> Value[tuple[K, ...]]:
 
 
 def by_name(table: type[K], name: str, check: Callable[[str, Location], None]) -> Value[dict[str, K]]:
-    """Such mappings by names that the author chooses; `check` raises Wrong where one cannot be."""
+    """Such mappings by names that the author chooses; `check` raises SourceError where one cannot be."""
 
     def read(node: Node) -> dict[str, K]:
         if not isinstance(node, Mapping):
-            raise Wrong(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
+            raise SourceError(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
         for entry in node.entries:
             check(entry.key, entry.where)
         errors: list[Exception] = []
@@ -195,12 +195,12 @@ def read_keys(table: type[K], node: Node, what: str, problems: Problems, *, step
         return table.read(node, what)
     except ExceptionGroup as group:
         for error in group.exceptions:
-            assert isinstance(error, Wrong)  # noqa: S101 - no reader raises anything else
-            problems.add_wrong(error, step=step)
+            assert isinstance(error, SourceError)  # noqa: S101 - no reader raises anything else
+            problems.add_error(error, step=step)
         return None
 
 
-def unknown_key(key: str, where: Location, what: str, known: Iterable[str], foreign: str = "") -> Wrong:
+def unknown_key(key: str, where: Location, what: str, known: Iterable[str], foreign: str = "") -> SourceError:
     """What is wrong with a key that a table does not have. `foreign`: where to look for keys of other systems."""
     hint = meant(key, foreign) if foreign else ""
-    return Wrong(where, f"unknown key `{key}` in {what}", hint or nearest(key, known))
+    return SourceError(where, f"unknown key `{key}` in {what}", hint or nearest(key, known))

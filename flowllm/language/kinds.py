@@ -13,7 +13,7 @@ A kind is registered when its package is imported, in the order in which the doc
 
     register(StepKindSpec(key="echo", kind=StepKind.ECHO, keys=EchoKeys, build=build, templates=("echo",)))
 
-A builder adds what is wrong to `context.problems` and then may return None, or raises Wrong for one problem.
+A builder adds what is wrong to `context.problems` and then may return None, or raises SourceError for one problem.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flowllm.language import nodes
 from flowllm.language.compiling import Compiler
 from flowllm.language.files import Sources
 from flowllm.language.keys import Keys
-from flowllm.language.problems import Problems, Wrong
+from flowllm.language.problems import Problems, SourceError
 from flowllm.language.reference import Location
 from flowllm.language.template import Names, Template
 from flowllm.language.workflow import Body, ProviderSettings, Subgraph
@@ -83,9 +83,9 @@ class StepContext:
         """Where what is wrong goes."""
         return self.compiler.problems
 
-    def add(self, error: Wrong) -> None:
+    def add(self, error: SourceError) -> None:
         """Add a problem of this step."""
-        self.problems.add_wrong(error, step=self.id)
+        self.problems.add_error(error, step=self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

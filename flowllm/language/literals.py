@@ -20,7 +20,7 @@ from urllib.parse import unquote, unquote_plus
 from flowllm.core.errors import Problem
 from flowllm.core.redact import SECRET_NAME, SHORTEST, Redactor, is_placeholder, looks_secret
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Problems, Wrong
+from flowllm.language.problems import Problems, SourceError
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml, place
 
@@ -121,7 +121,7 @@ def literals_of(text: str, file: str) -> tuple[Literal, ...]:
         try:
             for where, name, value in _by_name(parse_yaml(text, file), ("", "", "")):
                 add(where, name, value)
-        except Wrong:
+        except SourceError:
             pass  # it is told as a problem; its lines are still looked through
     for offset, name, value in _by_form(text):
         add(place(text, offset, file), name, value)

@@ -11,7 +11,7 @@ from flowllm.language.files import absolute
 from flowllm.language.kinds import StepContext, StepKindSpec, register
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, constant
 from flowllm.language.output import output_format
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.providers import SIMULATED, check_named, step_provider
 from flowllm.language.step_keys import MessagesKeys, PromptKeys
 from flowllm.language.template import ValueTemplate
@@ -78,7 +78,7 @@ def _target(model: Scalar, provider: Scalar | None, context: StepContext) -> Tar
 def _output(node: Scalar | Mapping | None, context: StepContext) -> OutputFormat | None:
     try:
         return None if node is None else output_format(node, context.compiler.sources, context.problems, context.id)
-    except Wrong as error:
+    except SourceError as error:
         context.add(error)
         return None
 

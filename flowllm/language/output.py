@@ -17,7 +17,7 @@ from flowllm.core.request import OutputFormat
 from flowllm.core.types import Json
 from flowllm.language.files import SnapshotFiles, Sources, beside
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
-from flowllm.language.problems import Problems, Wrong, nearest
+from flowllm.language.problems import Problems, SourceError, nearest
 from flowllm.language.reference import Location
 from flowllm.language.schema_keywords import check_keywords
 from flowllm.language.source import parse_yaml
@@ -35,7 +35,7 @@ _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependen
 
 
 def output_format(node: Scalar | Mapping, sources: Sources, problems: Problems, step: str) -> OutputFormat:
-    """What `output` of a step asks for. Raises Wrong where the schema is not right or not there.
+    """What `output` of a step asks for. Raises SourceError where the schema is not right or not there.
 
     Keywords that are not known go to the problems.
     """
@@ -47,9 +47,9 @@ def output_format(node: Scalar | Mapping, sources: Sources, problems: Problems, 
         name, root = node.where.file, node
         template = next((leaf for leaf in scalars(node) if is_template(leaf.text)), None)
         if template is not None:
-            raise Wrong(template.where, "a JSON Schema cannot hold a template")
+            raise SourceError(template.where, "a JSON Schema cannot hold a template")
     if not isinstance(root, Mapping):
-        raise Wrong(root.where, f"a JSON Schema is a mapping, this is {kind_of(root)}")
+        raise SourceError(root.where, f"a JSON Schema is a mapping, this is {kind_of(root)}")
     bundle = _Bundle(name, root, sources)
     schema = bundle.schema()
     for document in bundle.documents.values():
@@ -58,10 +58,10 @@ def output_format(node: Scalar | Mapping, sources: Sources, problems: Problems, 
 
 
 def output_of(value: Json) -> OutputFormat:
-    """The same for a value that code gives: `json`, or a JSON Schema that refers to no file. Raises Wrong."""
+    """The same for a value that code gives: `json`, or a JSON Schema that refers to no file. Raises SourceError."""
     here = Location(file="output", line=1, column=1)
     if value != "json" and not isinstance(value, dict):
-        raise Wrong(here, "this is neither `json` nor a JSON Schema")
+        raise SourceError(here, "this is neither `json` nor a JSON Schema")
     node = _placeless(value, here)
     assert isinstance(node, Scalar | Mapping)  # noqa: S101 - as its value is
     problems = Problems()
@@ -69,15 +69,17 @@ def output_of(value: Json) -> OutputFormat:
     try:
         problems.check()
     except InvalidWorkflow as invalid:
-        raise Wrong(here, invalid.problems[0].message, invalid.problems[0].hint) from None
+        raise SourceError(here, invalid.problems[0].message, invalid.problems[0].hint) from None
     return found
 
 
 def _load(path: str, where: Location, sources: Sources) -> tuple[str, Node]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path):
-        raise Wrong(where, "a schema cannot be fetched from a URL", "save it beside the workflow and name the file")
+        raise SourceError(
+            where, "a schema cannot be fetched from a URL", "save it beside the workflow and name the file"
+        )
     if not path.endswith(_SUFFIXES):
-        raise Wrong(
+        raise SourceError(
             where,
             f"`{path}` is neither `json` nor the path of a schema's file",
             "a schema's file ends in .json or .yaml",
@@ -91,17 +93,17 @@ def _json_nodes(text: str, name: str) -> Node:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise Wrong(
+        raise SourceError(
             Location(file=name, line=error.lineno, column=error.colno), f"this is not JSON: {error.msg}"
         ) from None
     except (ValueError, RecursionError):
-        raise Wrong(
+        raise SourceError(
             Location(file=name, line=1, column=1), "this JSON is nested too deep or holds huge numbers"
         ) from None
     try:
         node = parse_yaml(text.replace("\t", " "), name)
-    except Wrong as wrong:
-        if "second time" in wrong.message or "nested" in wrong.message:
+    except SourceError as error:
+        if "second time" in error.message or "nested" in error.message:
             raise
         return _placeless(data, Location(file=name, line=1, column=1))
     return node
@@ -109,7 +111,7 @@ def _json_nodes(text: str, name: str) -> Node:
 
 def _placeless(data: Json, where: Location, depth: int = 0) -> Node:
     if depth > 50:  # noqa: PLR2004 - as deep as YAML may be
-        raise Wrong(where, "this is nested more than 50 deep")
+        raise SourceError(where, "this is nested more than 50 deep")
     if isinstance(data, dict):
         return Mapping(
             where=where,
@@ -164,10 +166,10 @@ class _Bundle:
     def _rewrite(self, name: str, schema: Mapping, data: dict[str, Json], *, root: bool) -> None:
         for key, where in schema.keys().items():
             if key in _REFUSED:
-                raise Wrong(where, f"`{key}` is not supported", "refer with `$ref: '#/…'`")
+                raise SourceError(where, f"`{key}` is not supported", "refer with `$ref: '#/…'`")
             if key in {"$id", "id"} and isinstance(data[key], str) and (key == "$id" or root):
                 if not root:
-                    raise Wrong(where, "`$id` inside a schema is not supported", "refer with `$ref: '#/…'`")
+                    raise SourceError(where, "`$id` inside a schema is not supported", "refer with `$ref: '#/…'`")
                 del data[key]
         if name != self._name and root:
             data.pop("$schema", None)
@@ -179,11 +181,11 @@ class _Bundle:
 
     def _target(self, name: str, ref: Node) -> str:
         if not isinstance(ref, Scalar):
-            raise Wrong(ref.where, f"`$ref` is a text such as '#/$defs/name', this is {kind_of(ref)}")
+            raise SourceError(ref.where, f"`$ref` is a text such as '#/$defs/name', this is {kind_of(ref)}")
         path, _, fragment = ref.text.partition("#")
         document = self._document(name, path, ref.where) if path else name
         if fragment and not fragment.startswith("/"):
-            raise Wrong(ref.where, f"`#{fragment}` is not supported", "refer with a pointer: '#/…'")
+            raise SourceError(ref.where, f"`#{fragment}` is not supported", "refer with a pointer: '#/…'")
         _follow(self.documents[document], fragment, ref)
         key = self._keys[document]
         return f"#{f'/$defs/{key}' if key else ''}{fragment}"
@@ -193,12 +195,16 @@ class _Bundle:
         if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path):
             inside = os.path.relpath(shown, self._folder or ".")
             if os.path.isabs(path) or inside.startswith(".."):  # noqa: PTH117 - text only
-                raise Wrong(where, f"`$ref` leaves the schema's folder: {path}", "keep the files of a schema together")
+                raise SourceError(
+                    where, f"`$ref` leaves the schema's folder: {path}", "keep the files of a schema together"
+                )
             if not path.endswith(_SUFFIXES):
-                raise Wrong(where, f"`$ref: {path}` names no schema's file", "a schema's file ends in .json or .yaml")
+                raise SourceError(
+                    where, f"`$ref: {path}` names no schema's file", "a schema's file ends in .json or .yaml"
+                )
         if shown not in self.documents:
             if len(self.documents) >= MAX_FILES:
-                raise Wrong(where, f"a schema cannot be made of more than {MAX_FILES} files")
+                raise SourceError(where, f"a schema cannot be made of more than {MAX_FILES} files")
             at = Location(file=name, line=where.line, column=where.column)
             _, self.documents[shown] = _load(path, at, self._sources)
             self._keys[shown] = self._fresh(path)
@@ -221,7 +227,7 @@ class _Bundle:
                 at: Json = {"$ref": self._target(self._name, ref)}
                 while isinstance(at, dict) and isinstance(at.get("$ref"), str):
                     if at["$ref"] in seen:
-                        raise Wrong(ref.where, f"`$ref: {ref.text}` leads back to itself")
+                        raise SourceError(ref.where, f"`$ref: {ref.text}` leads back to itself")
                     seen.add(at["$ref"])
                     at = _pointed(bundled, at["$ref"])
 
@@ -254,7 +260,7 @@ def _names_in(node: Node | None) -> list[str]:
 
 
 def _follow(node: Node, fragment: str, ref: Scalar) -> None:
-    """Raises Wrong at the reference if there is nothing at that JSON pointer."""
+    """Raises SourceError at the reference if there is nothing at that JSON pointer."""
     for part in _parts(fragment):
         child: Node | None = None
         if isinstance(node, Mapping):
@@ -262,7 +268,7 @@ def _follow(node: Node, fragment: str, ref: Scalar) -> None:
         elif isinstance(node, Sequence) and part.isdecimal() and int(part) < len(node.items):
             child = node.items[int(part)]
         if child is None:
-            raise Wrong(ref.where, f"`$ref: {ref.text}` points at nothing", nearest(part, _names_in(node)))
+            raise SourceError(ref.where, f"`$ref: {ref.text}` points at nothing", nearest(part, _names_in(node)))
         node = child
 
 
@@ -286,7 +292,7 @@ def _schemas(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tup
 
 
 def _check(document: Node) -> None:
-    """Raises Wrong where a document is not a JSON Schema."""
+    """Raises SourceError where a document is not a JSON Schema."""
     for _, schema in _schemas(document):
         _check_types(schema)
         _check_patterns(schema)
@@ -300,7 +306,7 @@ def _check(document: Node) -> None:
     if first is not None:
         where, key = _located(document, list(first.absolute_path))
         message = first.message if len(first.message) < 150 else "this value does not fit"  # noqa: PLR2004 - a line
-        raise Wrong(where, f"not a valid JSON Schema{f', at `{key}`' if key else ''}: {message}")
+        raise SourceError(where, f"not a valid JSON Schema{f', at `{key}`' if key else ''}: {message}")
 
 
 def _located(node: Node, path: list[str | int]) -> tuple[Location, str]:
@@ -321,10 +327,12 @@ def _check_types(schema: Mapping) -> None:
     found = schema.get("type")
     for item in found.items if isinstance(found, Sequence) else (found,):
         if isinstance(item, Scalar) and item.text not in _TYPES:
-            raise Wrong(item.where, f"`{item.text}` is not a type of JSON Schema", nearest(item.text, _TYPES))
+            raise SourceError(item.where, f"`{item.text}` is not a type of JSON Schema", nearest(item.text, _TYPES))
     required = schema.get("required")
     if isinstance(required, Scalar):
-        raise Wrong(required.where, "`required` is a list of names", "it stands beside `properties`: required: [a, b]")
+        raise SourceError(
+            required.where, "`required` is a list of names", "it stands beside `properties`: required: [a, b]"
+        )
 
 
 def _check_patterns(schema: Mapping) -> None:
@@ -336,7 +344,7 @@ def _check_patterns(schema: Mapping) -> None:
         try:
             check_pattern(text)
         except ValueError as error:
-            raise Wrong(
+            raise SourceError(
                 where,
                 f"`{text}` is not a regular expression: {error}",
                 r"patterns are JavaScript's: \k<name> for (?P=name), $ for \Z, no conditions, no counts in the thousands",

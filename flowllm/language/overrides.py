@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from flowllm.core.errors import UsageError
 from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant
-from flowllm.language.problems import Problems, Wrong, nearest
+from flowllm.language.problems import Problems, SourceError, nearest
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
 from flowllm.language.step_keys import DefaultsKeys
@@ -54,8 +54,8 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
     problems.learn(where.file, value)
     try:
         node = _value_node(value, where)
-    except Wrong as wrong:
-        raise UsageError(f"--set {option}={value}: {wrong.message}", hint=wrong.hint) from None
+    except SourceError as error:
+        raise UsageError(f"--set {option}={value}: {error.message}", hint=error.hint) from None
     if owner == _DEFAULTS:
         _check_option(option, key, DefaultsKeys.table)
         return _put(root, (_DEFAULTS, key), node)

@@ -131,7 +131,7 @@ class _Parser:
         providers = self._providers()
         name = section(root, "name", lambda node: guarded(plain_text, node, problems))
         description = section(root, "description", lambda node: guarded(any_text, node, problems))
-        family = WorkflowScope(
+        scope = WorkflowScope(
             sources=self._sources,
             problems=problems,
             overrides=self._overrides,
@@ -140,9 +140,9 @@ class _Parser:
         )
         inherited = self._inherited(providers)
         shown = name or PurePath(self._name).stem
-        graph = GraphReader(family, root, inherited).graph(shown, absolute(self._name))
+        graph = GraphReader(scope, root, inherited).graph(shown, absolute(self._name))
         limits, budget = self._limits(), self._budget()
-        family.tell_modelless()
+        scope.tell_modelless()
         files = dict(self._sources.texts)
         if self._project.path:
             files[self._project.path] = self._project.text
@@ -155,8 +155,8 @@ class _Parser:
             steps=graph.steps,
             description=description or "",
             inputs=graph.inputs,
-            secrets=tuple(family.secrets),
-            providers=family.providers,
+            secrets=tuple(scope.secrets),
+            providers=scope.providers,
             default_provider=inherited.default_provider,
             limits=limits,
             budget=budget,

@@ -18,8 +18,8 @@ LONGEST_LINE = 200
 """Characters of a source line that are shown."""
 
 
-class Wrong(ValueError):
-    """One thing that is wrong, and where. Never reaches the user as an exception."""
+class SourceError(ValueError):
+    """A fault at a place in a file. Never reaches the user as an exception."""
 
     def __init__(self, where: Location, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -59,9 +59,9 @@ class Problems:
             ),
         )
 
-    def add_wrong(self, wrong: Wrong, *, step: str = "") -> None:
+    def add_error(self, error: SourceError, *, step: str = "") -> None:
         """Add a problem that was raised."""
-        self.add(wrong.where, wrong.message, wrong.hint, step=step)
+        self.add(error.where, error.message, error.hint, step=step)
 
     def _line(self, where: Location) -> str:
         lines = self._lines.get(where.file, [])

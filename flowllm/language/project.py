@@ -14,7 +14,7 @@ from flowllm.language.keys import Keys, read_keys
 from flowllm.language.limits import limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant, kind_of, scalars
-from flowllm.language.problems import Problems, Wrong
+from flowllm.language.problems import Problems, SourceError
 from flowllm.language.providers import AUTO, BUILT_IN
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
@@ -98,8 +98,8 @@ def read_root(name: str, what: str, sources: Sources, problems: Problems) -> Map
         where = Location(file=name, line=error.line or 1, column=error.column or 1)
         problems.add(where, f"this file cannot be read: {error.message}")
         return None
-    except Wrong as wrong:
-        problems.add_wrong(wrong)
+    except SourceError as error:
+        problems.add_error(error)
         return None
     if isinstance(root, Mapping):
         return root
@@ -111,10 +111,10 @@ def check_top(root: Mapping, table: type[Keys], what: str, problems: Problems) -
     """Add a problem for each key at the top that does not exist; `x-…` keys are the author's own."""
     for key, where in root.keys().items():
         if key not in table.table and not key.startswith("x-"):
-            wrong = table.unknown(key, where, what)
+            error = table.unknown(key, where, what)
             if table is WorkflowKeys and key in ProjectKeys.table:
-                wrong.hint = "it belongs in flowllm.yaml"
-            problems.add_wrong(wrong)
+                error.hint = "it belongs in flowllm.yaml"
+            problems.add_error(error)
 
 
 def section(root: Mapping, key: str, read: Callable[[Node], T]) -> T | None:
@@ -127,8 +127,8 @@ def guarded(read: Callable[[Node], T], node: Node, problems: Problems) -> T | No
     """What a reader gives; None, and a problem, where it raises."""
     try:
         return read(node)
-    except Wrong as wrong:
-        problems.add_wrong(wrong)
+    except SourceError as error:
+        problems.add_error(error)
         return None
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from flowllm.language.kinds import StepContext
 from flowllm.language.nodes import Mapping, Scalar, constant
-from flowllm.language.problems import Wrong, nearest
+from flowllm.language.problems import SourceError, nearest
 from flowllm.language.values import is_template
 
 AUTO: Final = "auto"
@@ -17,14 +17,14 @@ BUILT_IN: Final = (OPENAI, SIMULATED)
 
 
 def check_provider(name: Scalar, providers: Iterable[str]) -> None:
-    """Raises Wrong if a text names a provider that does not exist."""
+    """Raises SourceError if a text names a provider that does not exist."""
     known = [*providers, AUTO]
     if not is_template(name.text) and name.text not in known:
-        raise Wrong(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
+        raise SourceError(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
 
 
 def check_default(defaults: Mapping | None, providers: Iterable[str]) -> None:
-    """Raises Wrong if `defaults.provider` names a provider that does not exist."""
+    """Raises SourceError if `defaults.provider` names a provider that does not exist."""
     named = None if defaults is None else defaults.get("provider")
     if isinstance(named, Scalar):
         check_provider(named, providers)
@@ -34,7 +34,7 @@ def check_named(name: Scalar, context: StepContext) -> None:
     """Add a problem if a step names a provider that does not exist."""
     try:
         check_provider(name, context.scope.providers)
-    except Wrong as error:
+    except SourceError as error:
         context.add(error)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.reference import Location
 
 MAX_SIZE = 1_000_000
@@ -35,7 +35,7 @@ _PLAIN_TAB = re.compile(r"^ *\t")
 
 
 def parse_yaml(text: str, file: str) -> Node:
-    """Read one YAML document. Raises Wrong, with the place, for anything that is not plain YAML.
+    """Read one YAML document. Raises SourceError, with the place, for anything that is not plain YAML.
 
     `file` is the name that places carry.
     """
@@ -46,14 +46,14 @@ def parse_yaml(text: str, file: str) -> Node:
 
 def _check_text(text: str, file: str) -> None:
     if len(text) > MAX_SIZE:
-        raise Wrong(
+        raise SourceError(
             Location(file=file, line=1, column=1),
             f"the file is too large: {len(text):,} characters, {MAX_SIZE:,} are allowed",
         )
     bad = _FORBIDDEN.search(text)
     if bad:
         code = f"U+{ord(bad.group()):04X}"
-        raise Wrong(
+        raise SourceError(
             place(text, bad.start(), file),
             f"the character {code} is not allowed in YAML",
             f'inside double quotes it can be written as "\\u{ord(bad.group()):04X}"'
@@ -87,12 +87,14 @@ class _Builder:
         next(self._events)  # the stream's start
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
-            raise Wrong(Location(file=self._file, line=1, column=1), "the file is empty")
+            raise SourceError(Location(file=self._file, line=1, column=1), "the file is empty")
         root = self._node(next(self._events))
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise Wrong(self._at(event.start_mark), "a second document begins here", "one file holds one document")
+            raise SourceError(
+                self._at(event.start_mark), "a second document begins here", "one file holds one document"
+            )
         return root
 
     def _guarded(self) -> Iterator[Any]:
@@ -101,7 +103,7 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             raise _explain(error, self._text, self._file) from None
         except yaml.YAMLError as error:
-            raise Wrong(Location(file=self._file, line=1, column=1), f"this is not YAML: {error}") from None
+            raise SourceError(Location(file=self._file, line=1, column=1), f"this is not YAML: {error}") from None
 
     def _at(self, mark: Any) -> Location:
         return Location(file=self._file, line=mark.line + 1, column=mark.column + 1)
@@ -112,7 +114,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, where)
         if event.tag is not None:
-            raise Wrong(where, f"tags such as `{_tag(event.tag)}` are not allowed", "remove it")
+            raise SourceError(where, f"tags such as `{_tag(event.tag)}` are not allowed", "remove it")
         if event.anchor is not None:
             return self._anchored(event, where)
         return self._content(event, where)
@@ -121,7 +123,7 @@ class _Builder:
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, where)
         if self._depth >= MAX_DEPTH:
-            raise Wrong(where, f"this is nested more than {MAX_DEPTH} deep")
+            raise SourceError(where, f"this is nested more than {MAX_DEPTH} deep")
         self._depth += 1
         self._deepest = max(self._deepest, self._depth)
         node = self._mapping(event, where) if isinstance(event, yaml.MappingStartEvent) else self._sequence(where)
@@ -131,7 +133,7 @@ class _Builder:
     def _count(self, where: Location) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise Wrong(where, f"the file has more than {MAX_NODES:,} values")
+            raise SourceError(where, f"the file has more than {MAX_NODES:,} values")
 
     def _anchored(self, event: Any, where: Location) -> Node:
         name = event.anchor
@@ -146,21 +148,21 @@ class _Builder:
 
     def _alias(self, event: Any, where: Location) -> Node:
         if event.anchor not in self._anchors:
-            raise Wrong(
+            raise SourceError(
                 where,
                 f"`*{event.anchor}` names an anchor that does not exist",
                 f"text that begins with * must be quoted, else write `&{event.anchor}` before the value it repeats",
             )
         node, size, depth = self._anchors[event.anchor]
         if node is None:
-            raise Wrong(where, f"`*{event.anchor}` stands inside the value that it repeats")
+            raise SourceError(where, f"`*{event.anchor}` stands inside the value that it repeats")
         self._aliases += 1
         self._expanded += size
         self._deepest = max(self._deepest, self._depth + depth)
         if self._aliases > MAX_ALIASES or self._expanded > MAX_EXPANDED:
-            raise Wrong(where, "the aliases of this file stand for too much", "write the values out")
+            raise SourceError(where, "the aliases of this file stand for too much", "write the values out")
         if self._deepest > MAX_DEPTH:
-            raise Wrong(where, f"this is nested more than {MAX_DEPTH} deep")
+            raise SourceError(where, f"this is nested more than {MAX_DEPTH} deep")
         return node
 
     def _sequence(self, where: Location) -> Sequence:
@@ -177,7 +179,9 @@ class _Builder:
             entry = self._entry(event)
             if entry.key in entries:
                 first = entries[entry.key].where.line
-                raise Wrong(entry.where, f"the key `{entry.key}` is here a second time; the first is in line {first}")
+                raise SourceError(
+                    entry.where, f"the key `{entry.key}` is here a second time; the first is in line {first}"
+                )
             entries[entry.key] = entry
         return Mapping(where=where, entries=tuple(entries.values()))
 
@@ -186,11 +190,11 @@ class _Builder:
         if _opens_template(event, self._text):
             raise _unquoted_template(where)
         if not isinstance(event, yaml.ScalarEvent):
-            raise Wrong(where, "a key must be text", "text that begins with [, {, * or & must be quoted")
+            raise SourceError(where, "a key must be text", "text that begins with [, {, * or & must be quoted")
         if event.tag is not None or event.anchor is not None:
-            raise Wrong(where, "a key can have neither a tag nor an anchor", "remove it")
+            raise SourceError(where, "a key can have neither a tag nor an anchor", "remove it")
         if event.value == "<<" and event.style == "":
-            raise Wrong(
+            raise SourceError(
                 where,
                 "merge keys (`<<`) are not part of YAML 1.2",
                 "write the keys out, or put what all LLM steps share under `defaults`",
@@ -201,7 +205,7 @@ class _Builder:
     def _scalar(self, event: Any, where: Location) -> Scalar:
         bad = _FORBIDDEN_IN_VALUE.search(event.value)
         if bad:
-            raise Wrong(where, f"this text contains the character U+{ord(bad.group()):04X}, which is not allowed")
+            raise SourceError(where, f"this text contains the character U+{ord(bad.group()):04X}, which is not allowed")
         start, style = event.start_mark.index, event.style or ""
         if event.anchor is not None:
             start += len(event.anchor) + 1
@@ -228,8 +232,8 @@ def _tag(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!")
 
 
-def _unquoted_template(where: Location) -> Wrong:
-    return Wrong(
+def _unquoted_template(where: Location) -> SourceError:
+    return SourceError(
         where,
         "a value that begins with {{ must be quoted",
         'YAML reads an unquoted { as the start of a mapping; write "{{ … }}"',
@@ -265,7 +269,7 @@ _AT_CONTEXT = (
 )
 
 
-def _explain(error: yaml.MarkedYAMLError, text: str, file: str) -> Wrong:
+def _explain(error: yaml.MarkedYAMLError, text: str, file: str) -> SourceError:
     """PyYAML's message in plain words, at the place that is to be changed."""
     problem = str(error.problem or error.context or "")
     lines = text.split("\n")
@@ -278,12 +282,12 @@ def _explain(error: yaml.MarkedYAMLError, text: str, file: str) -> Wrong:
     tab = _PLAIN_TAB.match(lines[line])
     if tab:
         where = Location(file=file, line=line + 1, column=tab.end())
-        return Wrong(where, "a tab is used as indentation", "use spaces")
+        return SourceError(where, "a tab is used as indentation", "use spaces")
     where = Location(file=file, line=line + 1, column=column + 1)
     for part, message, hint in _MEANINGS:
         if part in problem:
-            return Wrong(where, message, hint)
-    return Wrong(where, f"this is not YAML: {problem}")
+            return SourceError(where, message, hint)
+    return SourceError(where, f"this is not YAML: {problem}")
 
 
 def _fault(error: yaml.MarkedYAMLError, problem: str, lines: list[str]) -> tuple[int, int]:

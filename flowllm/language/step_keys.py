@@ -7,7 +7,7 @@ from flowllm.language import step_values as sv
 from flowllm.language import values as v
 from flowllm.language.keys import REQUIRED, Key, Keys, nested
 from flowllm.language.kinds import all_keys
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.reference import Location
 
 
@@ -141,7 +141,7 @@ class DefaultsKeys(LlmKeys, title="defaults"):
     system = Key(sv.prompt, "The system message of every `prompt` step: a text, or {file: ./system.md}.")
 
     @classmethod
-    def unknown(cls, key: str, where: Location, what: str) -> Wrong:
+    def unknown(cls, key: str, where: Location, what: str) -> SourceError:
         """Tells of keys that a step has."""
         error = super().unknown(key, where, what)
         if key in all_keys():

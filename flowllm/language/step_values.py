@@ -8,7 +8,7 @@ from typing import Final
 from flowllm.core.types import CachePolicy, Json, OnTruncated
 from flowllm.language.keys import Value, value
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
-from flowllm.language.problems import Wrong, nearest
+from flowllm.language.problems import SourceError, nearest
 from flowllm.language.values import (
     DURATION,
     NAME,
@@ -55,7 +55,7 @@ def delimiter(node: Node) -> str:
     """One character."""
     found = scalar(node, "a character")
     if len(found.text) != 1 or found.text in '\r\n"':
-        raise Wrong(found.where, f"`{found.text}` is not one character", 'write one, such as ";"')
+        raise SourceError(found.where, f"`{found.text}` is not one character", 'write one, such as ";"')
     return found.text
 
 
@@ -64,7 +64,7 @@ def command(node: Node) -> Scalar:
     """A command line, in which nothing is filled in."""
     found = written(node)
     if "{{" in found.text:
-        raise Wrong(
+        raise SourceError(
             found.where,
             "a command is never a template: what a model wrote must not become a command",
             'values go in by `stdin:` and `env:`; use those as "$NAME"',
@@ -79,7 +79,7 @@ def count_or_share(node: Node) -> int | float:
     if found.text.strip().endswith("%"):
         return float(share(found))
     if found.is_text or found.value is None:
-        raise Wrong(found.where, f"expected a whole number or a share such as 5%, found `{found.text}`")
+        raise SourceError(found.where, f"expected a whole number or a share such as 5%, found `{found.text}`")
     counted: int = number(least=0, whole=True)(found)
     return counted
 
@@ -94,7 +94,7 @@ def cache(node: Node) -> CachePolicy:
         return CachePolicy(enabled=True, ttl=duration(only(node, "ttl", "in `cache`", "write {ttl: 7d}")))
     given = node.value if isinstance(node, Scalar) else None
     if not isinstance(given, bool):
-        raise Wrong(node.where, f"expected true, false or {{ttl: 7d}}, found {shown(node)}")
+        raise SourceError(node.where, f"expected true, false or {{ttl: 7d}}, found {shown(node)}")
     return CachePolicy(enabled=given)
 
 
@@ -104,10 +104,10 @@ def stop(node: Node) -> Scalar | Sequence:
     if not isinstance(node, Sequence):
         return text(node)
     if not node.items:
-        raise Wrong(node.where, "this list is empty")
+        raise SourceError(node.where, "this list is empty")
     for item in node.items:
         if scalar(item, "a text").text == "":
-            raise Wrong(item.where, "expected a text, found nothing")
+            raise SourceError(item.where, "expected a text, found nothing")
     return node
 
 
@@ -117,7 +117,7 @@ def images(node: Node) -> Scalar | Sequence:
     if not isinstance(node, Sequence):
         return text(node)
     if not node.items:
-        raise Wrong(node.where, "the list of images is empty", "leave `images` out")
+        raise SourceError(node.where, "the list of images is empty", "leave `images` out")
     for item in node.items:
         text(item)
     return node
@@ -146,9 +146,9 @@ def messages(node: Node) -> Sequence | Scalar:
     if isinstance(node, Scalar) and is_template(node.text):
         return node
     if not isinstance(node, Sequence):
-        raise Wrong(node.where, f"expected a list of messages, found {kind_of(node)}", _MESSAGES)
+        raise SourceError(node.where, f"expected a list of messages, found {kind_of(node)}", _MESSAGES)
     if not node.items:
-        raise Wrong(node.where, "this list is empty", _MESSAGES)
+        raise SourceError(node.where, "this list is empty", _MESSAGES)
     for item in node.items:
         if not (isinstance(item, Scalar) and is_template(item.text)):
             _check_message(mapping(item))
@@ -158,12 +158,12 @@ def messages(node: Node) -> Sequence | Scalar:
 def _check_message(found: Mapping) -> None:
     keys = found.keys()
     if "role" not in keys:
-        raise Wrong(found.where, "`role` is missing", "write {role: user, content: …}")
+        raise SourceError(found.where, "`role` is missing", "write {role: user, content: …}")
     if not any(key in keys for key in _CONTENTS):
-        raise Wrong(found.where, "`content` is missing", "write {role: user, content: …}")
+        raise SourceError(found.where, "`content` is missing", "write {role: user, content: …}")
     role, content = found.get("role"), found.get("content")
     if isinstance(role, Scalar) and not is_template(role.text) and role.text not in ROLES:
-        raise Wrong(role.where, f"unknown role {shown(role)}", nearest(role.text, ROLES))
+        raise SourceError(role.where, f"unknown role {shown(role)}", nearest(role.text, ROLES))
     if isinstance(content, Scalar) and content.text:
         written(content)
 
@@ -173,7 +173,7 @@ def fallback(node: Node) -> tuple[tuple[Scalar, Scalar | None], ...]:
     """Targets to ask when the first fails, as (model, provider or None)."""
     if not isinstance(node, Sequence):
         hint = "write [model, {provider: p, model: m}]"
-        raise Wrong(node.where, f"expected a list of models, found {kind_of(node)}", hint)
+        raise SourceError(node.where, f"expected a list of models, found {kind_of(node)}", hint)
     return tuple(_target(item) for item in node.items)
 
 
@@ -183,10 +183,10 @@ def _target(node: Node) -> tuple[Scalar, Scalar | None]:
     found = mapping(node)
     for key, where in found.keys().items():
         if key not in {"provider", "model"}:
-            raise Wrong(where, f"unknown key `{key}` here", nearest(key, ["provider", "model"]))
+            raise SourceError(where, f"unknown key `{key}` here", nearest(key, ["provider", "model"]))
     model, provider = found.get("model"), found.get("provider")
     if model is None:
-        raise Wrong(found.where, "`model` is missing", "write {provider: p, model: m}")
+        raise SourceError(found.where, "`model` is missing", "write {provider: p, model: m}")
     return text(model), None if provider is None else text(provider)
 
 
@@ -196,7 +196,7 @@ def arguments(node: Node) -> Mapping:
     found = mapping(node)
     for key, where in found.keys().items():
         if not key.isidentifier():
-            raise Wrong(where, f"`{key}` cannot be the name of an argument")
+            raise SourceError(where, f"`{key}` cannot be the name of an argument")
     return found
 
 
@@ -213,7 +213,7 @@ def params_without(instead: dict[str, str]) -> Value[Mapping]:
         found = mapping(node)
         for key, where in found.keys().items():
             if key in instead:
-                raise Wrong(where, f"`{key}` does not belong under `params`", instead[key])
+                raise SourceError(where, f"`{key}` does not belong under `params`", instead[key])
         return found
 
     return Value(read, {"type": "object", "propertyNames": {"not": {"enum": list(instead)}}})
@@ -242,10 +242,10 @@ def texts_by_name(pattern: re.Pattern[str], what: str) -> Value[Mapping]:
         found = mapping(node)
         for entry in found.entries:
             if not pattern.fullmatch(entry.key):
-                raise Wrong(entry.where, f"`{entry.key}` cannot be the name of {what}")
+                raise SourceError(entry.where, f"`{entry.key}` cannot be the name of {what}")
             given = scalar(entry.value, "a text")
             if given.value is None:
-                raise Wrong(given.where, f"expected a text, found {kind_of(given)}", 'write "" for an empty one')
+                raise SourceError(given.where, f"expected a text, found {kind_of(given)}", 'write "" for an empty one')
         return found
 
     return Value(read, {"type": "object", "additionalProperties": TEXT})
@@ -267,9 +267,9 @@ def output(node: Node) -> Scalar | Mapping:
     if isinstance(node, Mapping):
         return node
     if isinstance(node, Sequence) or not node.text or not node.is_text:
-        raise Wrong(node.where, f"expected `json`, a JSON Schema or a schema's file, found {shown(node)}")
+        raise SourceError(node.where, f"expected `json`, a JSON Schema or a schema's file, found {shown(node)}")
     if is_template(node.text):
-        raise Wrong(node.where, "`output` cannot be a template")
+        raise SourceError(node.where, "`output` cannot be a template")
     return node
 
 
@@ -280,7 +280,7 @@ def graph(node: Node) -> Scalar | Mapping:
         return node
     found = written(node)
     if is_template(found.text):
-        raise Wrong(found.where, "the name of a workflow cannot be a template", "write its path")
+        raise SourceError(found.where, "the name of a workflow cannot be a template", "write its path")
     return found
 
 

@@ -14,7 +14,7 @@ from flowllm.language.foreign import kind_meant
 from flowllm.language.keys import read_keys, unknown_key
 from flowllm.language.kinds import StepContext, StepKindSpec, StepScope, all_keys, kinds
 from flowllm.language.nodes import Entry, Mapping, Scalar, kind_of
-from flowllm.language.problems import Problems, Wrong, listing, nearest
+from flowllm.language.problems import Problems, SourceError, listing, nearest
 from flowllm.language.project import merged
 from flowllm.language.reference import Tolerance
 from flowllm.language.step_keys import CommonKeys, FlowKeys, retry_policy
@@ -26,20 +26,26 @@ _WITH_SECRETS = ("with", "env")
 
 
 def kind_key(entry: Entry) -> str:
-    """The one key that says what a step does. Raises Wrong if there is not exactly one."""
+    """The one key that says what a step does. Raises SourceError if there is not exactly one."""
     if not isinstance(entry.value, Mapping):
-        raise Wrong(entry.value.where, f"a step is a mapping, this is {kind_of(entry.value)}", "write `prompt: …`")
+        raise SourceError(
+            entry.value.where, f"a step is a mapping, this is {kind_of(entry.value)}", "write `prompt: …`"
+        )
     keys, known = entry.value.keys(), kinds()
     found = [key for key in keys if key in known]
     if len(found) > 1:
-        raise Wrong(keys[found[1]], f"a step does one thing, this one has {listing(found)}", "make two steps of it")
+        raise SourceError(
+            keys[found[1]], f"a step does one thing, this one has {listing(found)}", "make two steps of it"
+        )
     if not found:
         for key in keys:
             near = nearest(key, known)
             hint = "" if key in all_keys() else near if near.startswith("did") else kind_meant(key)
             if hint:
-                raise Wrong(keys[key], f"unknown key `{key}` in the step `{entry.key}`", hint)
-        raise Wrong(entry.where, f"the step `{entry.key}` does nothing: it has none of {listing(known)}", "add one")
+                raise SourceError(keys[key], f"unknown key `{key}` in the step `{entry.key}`", hint)
+        raise SourceError(
+            entry.where, f"the step `{entry.key}` does nothing: it has none of {listing(known)}", "add one"
+        )
     return found[0]
 
 
@@ -56,8 +62,8 @@ def parse_step(entry: Entry, scope: StepScope) -> Step | None:
         node = _known_keys(entry, spec, scope.problems)
         node = merged(scope.defaults_for(dict.fromkeys(spec.defaults)), node)
         return _step(entry, spec, node, scope)
-    except Wrong as error:
-        scope.problems.add_wrong(error, step=entry.key)
+    except SourceError as error:
+        scope.problems.add_error(error, step=entry.key)
         return None
 
 
@@ -75,7 +81,7 @@ def _known_keys(entry: Entry, spec: StepKindSpec[Any], problems: Problems) -> Ma
         else:
             what = f"the step `{entry.key}`"
             error = unknown_key(inner.key, inner.where, what, spec.keys.table, "step")
-            problems.add_wrong(error, step=entry.key)
+            problems.add_error(error, step=entry.key)
     return Mapping(where=entry.where, entries=tuple(kept))
 
 

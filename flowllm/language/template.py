@@ -120,8 +120,8 @@ def compile_template(
     text = _Source(text=normal(source), where=where, anchor=anchor)
     try:
         return _compiled(source, text, names, allow_secrets=allow_secrets, condition=condition)
-    except TemplateSyntaxProblem as faulty:
-        raise text.problems(faulty.faults) from None
+    except TemplateSyntaxProblem as error:
+        raise text.problems(error.faults) from None
 
 
 def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, condition: bool) -> Template:
@@ -182,7 +182,7 @@ def _is_path(node: nodes.Expr) -> bool:
 
 
 def _program(tree: nodes.Template, found: tuple[str, nodes.Expr, str] | None) -> jinja2.Template:
-    """The tree as a program that gives its text in pieces, or its one value. Raises Faulty."""
+    """The tree as a program that gives its text in pieces, or its one value. Raises TemplateSyntaxProblem."""
     try:
         if found is None:
             _count_loops(tree)

@@ -83,7 +83,7 @@ def check_names(
 ) -> tuple[tuple[Settled, ...], frozenset[str]]:
     """The steps that a template names, each once with what its references tolerate together; and the other names.
 
-    Raises Faulty with everything that is wrong with its names.
+    Raises TemplateSyntaxProblem with everything that is wrong with its names.
     """
     walk = _Walk(source, names, allow_secrets=allow_secrets)
     walk.template(tree)

@@ -84,7 +84,7 @@ def normal(source: str) -> str:
 
 
 def parse(source: str) -> nodes.Template:
-    """The syntax tree of a text in normal form. Raises Faulty."""
+    """The syntax tree of a text in normal form. Raises TemplateSyntaxProblem."""
     if len(source) > MAX_SOURCE:
         raise TemplateSyntaxProblem(
             Fault(offset=1, message=f"a template of over {MAX_SOURCE:,} characters is too long")

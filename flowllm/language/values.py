@@ -1,6 +1,6 @@
 """What the values of keys may be: one `Value` each, of its reader and its JSON Schema.
 
-A reader takes a node and gives the value, or raises Wrong at the very scalar that is at fault. Where a
+A reader takes a node and gives the value, or raises SourceError at the very scalar that is at fault. Where a
 template may stand, the node itself is given on, to be compiled with its place.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from flowllm.core.types import Json, OnError, Priority
 from flowllm.language.keys import Value, value
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
-from flowllm.language.problems import Wrong, listing, nearest
+from flowllm.language.problems import SourceError, listing, nearest
 from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN, parse_duration, parse_share
 
 E = TypeVar("E", bound=StrEnum)
@@ -54,7 +54,7 @@ def is_template(text: str) -> bool:
 def scalar(node: Node, what: str) -> Scalar:
     """The node, if it is a scalar."""
     if not isinstance(node, Scalar):
-        raise Wrong(node.where, f"expected {what}, found {kind_of(node)}")
+        raise SourceError(node.where, f"expected {what}, found {kind_of(node)}")
     return node
 
 
@@ -63,7 +63,7 @@ def text(node: Node) -> Scalar:
     """A text as written, which may be a template; an unquoted number or word counts as text."""
     found = scalar(node, "a text")
     if not found.text.strip():
-        raise Wrong(found.where, "expected a text, found nothing")
+        raise SourceError(found.where, "expected a text, found nothing")
     return found
 
 
@@ -76,7 +76,7 @@ def plain_text(node: Node) -> str:
     """A text as written that is not a template."""
     found = text(node)
     if "{{" in found.text:
-        raise Wrong(found.where, "a template cannot stand here", "write the value itself")
+        raise SourceError(found.where, "a template cannot stand here", "write the value itself")
     return found.text
 
 
@@ -91,7 +91,9 @@ def written(node: Node) -> Scalar:
     """A text of which nothing may get lost: a comment behind it is an error if it is not quoted."""
     found = text(node)
     if found.comment is not None:
-        raise Wrong(found.comment, "YAML takes what follows # as a comment, not as part of the text", "quote the text")
+        raise SourceError(
+            found.comment, "YAML takes what follows # as a comment, not as part of the text", "quote the text"
+        )
     return found
 
 
@@ -99,10 +101,10 @@ def only(node: Mapping, key: str, place: str, hint: str) -> Node:
     """The value of the one key that a mapping has."""
     for other, where in node.keys().items():
         if other != key:
-            raise Wrong(where, f"unknown key `{other}` {place}", hint)
+            raise SourceError(where, f"unknown key `{other}` {place}", hint)
     found = node.get(key)
     if found is None:
-        raise Wrong(node.where, f"`{key}` is missing", hint)
+        raise SourceError(node.where, f"`{key}` is missing", hint)
     return found
 
 
@@ -117,10 +119,10 @@ def base_url(node: Node) -> str:
     found = plain_text(node)
     match = re.fullmatch(r"https?://([^/?#\s]+)(/[^?#\s]*)?(\?[^#\s]*)?", found)
     if not match:
-        raise Wrong(node.where, f"`{found}` is not an address", "write it like https://llm.example.com/v1")
+        raise SourceError(node.where, f"`{found}` is not an address", "write it like https://llm.example.com/v1")
     if "@" in match[1]:
         hint = "name the variable that holds the key with `api_key_env`"
-        raise Wrong(node.where, "the address holds a password", hint)
+        raise SourceError(node.where, "the address holds a password", hint)
     return found.rstrip("/")
 
 
@@ -130,7 +132,7 @@ def environment_name(node: Node) -> str:
     found = plain_text(node)
     if not ENVIRONMENT_NAME.fullmatch(found):
         hint = "name the variable that holds the key, never the key itself"
-        raise Wrong(node.where, "this is not the name of an environment variable", hint)
+        raise SourceError(node.where, "this is not the name of an environment variable", hint)
     return found
 
 
@@ -152,14 +154,14 @@ def number(
         if isinstance(given, bool) or not isinstance(given, kinds):
             shown = f"`{found.text}`" if given is not None else kind_of(found)
             quoted = not found.plain and re.fullmatch(r"[-+]?[0-9][0-9_.]*", found.text)
-            raise Wrong(found.where, f"expected {what}, found {shown}", "take the quotes away" if quoted else "")
+            raise SourceError(found.where, f"expected {what}, found {shown}", "take the quotes away" if quoted else "")
         if given < (-LARGEST if least is None else least):
-            raise Wrong(
+            raise SourceError(
                 found.where, f"{found.text} is too small: the least is {-LARGEST if least is None else least:g}"
             )
         if given > (LARGEST if most is None else most):
             shown = f"{LARGEST:,}" if most is None else f"{most:g}"
-            raise Wrong(found.where, f"{found.text} is too large: the most is {shown}")
+            raise SourceError(found.where, f"{found.text} is too large: the most is {shown}")
         return found if template else given
 
     bounds = {"minimum": least, "maximum": most}
@@ -181,7 +183,7 @@ def boolean(node: Node) -> bool:
     found = scalar(node, "true or false")
     if not isinstance(found.value, bool):
         hint = "take the quotes away" if found.text in {"true", "false"} else ""
-        raise Wrong(node.where, f"expected true or false, found {shown(node)}", hint)
+        raise SourceError(node.where, f"expected true or false, found {shown(node)}", hint)
     return found.value
 
 
@@ -190,7 +192,7 @@ def duration(node: Node) -> float:
     """Seconds, more than none."""
     seconds = duration_or_zero(node)
     if seconds <= 0:
-        raise Wrong(node.where, "this duration must be longer than nothing")
+        raise SourceError(node.where, "this duration must be longer than nothing")
     return seconds
 
 
@@ -200,7 +202,7 @@ def duration_or_zero(node: Node) -> float:
     try:
         return parse_duration(scalar(node, "a duration such as 30s").text)
     except ValueError as error:
-        raise Wrong(node.where, str(error)) from None
+        raise SourceError(node.where, str(error)) from None
 
 
 @value(SHARE)
@@ -209,7 +211,7 @@ def share(node: Node) -> float:
     try:
         return parse_share(scalar(node, "a share such as 5%").text)
     except ValueError as error:
-        raise Wrong(node.where, str(error)) from None
+        raise SourceError(node.where, str(error)) from None
 
 
 def choice(*allowed: str) -> Value[str]:
@@ -218,7 +220,7 @@ def choice(*allowed: str) -> Value[str]:
     def read(node: Node) -> str:
         found = scalar(node, listing(allowed, "or"))
         if found.text not in allowed:
-            raise Wrong(found.where, f"expected {listing(allowed, 'or')}, found {shown(found)}")
+            raise SourceError(found.where, f"expected {listing(allowed, 'or')}, found {shown(found)}")
         return found.text
 
     return Value(read, {"enum": list(allowed)})
@@ -239,14 +241,14 @@ def name_list(pattern: re.Pattern[str], what: str) -> Value[tuple[Scalar, ...]]:
 
     def read(node: Node) -> tuple[Scalar, ...]:
         if not isinstance(node, Sequence):
-            raise Wrong(node.where, f"expected a list, found {kind_of(node)}", "write [a, b]")
+            raise SourceError(node.where, f"expected a list, found {kind_of(node)}", "write [a, b]")
         seen: dict[str, Scalar] = {}
         for item in node.items:
             found = scalar(item, what)
             if not pattern.fullmatch(found.text):
-                raise Wrong(found.where, f"{shown(found)} is not {what}")
+                raise SourceError(found.where, f"{shown(found)} is not {what}")
             if found.text in seen:
-                raise Wrong(found.where, f"`{found.text}` is named twice")
+                raise SourceError(found.where, f"`{found.text}` is named twice")
             seen[found.text] = found
         return tuple(seen.values())
 
@@ -261,7 +263,7 @@ def name_list(pattern: re.Pattern[str], what: str) -> Value[tuple[Scalar, ...]]:
 def mapping(node: Node) -> Mapping:
     """A mapping of any keys."""
     if not isinstance(node, Mapping):
-        raise Wrong(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
+        raise SourceError(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
     return node
 
 
@@ -271,10 +273,10 @@ def headers(node: Node) -> dict[str, str]:
     result = {}
     for entry in mapping(node).entries:
         if not HEADER_NAME.fullmatch(entry.key):
-            raise Wrong(entry.where, f"`{entry.key}` cannot be the name of a header")
+            raise SourceError(entry.where, f"`{entry.key}` cannot be the name of a header")
         result[entry.key] = any_text(entry.value)
         if re.search(r"[\x00-\x1f\x7f]", result[entry.key]):
-            raise Wrong(entry.value.where, "a header's value is one line without control characters")
+            raise SourceError(entry.value.where, "a header's value is one line without control characters")
     return result
 
 
@@ -287,11 +289,11 @@ def price(node: Node) -> dict[str, float]:
     result = {}
     for entry in mapping(node).entries:
         if entry.key not in PRICES:
-            raise Wrong(entry.where, f"unknown key `{entry.key}` in a price", nearest(entry.key, PRICES))
+            raise SourceError(entry.where, f"unknown key `{entry.key}` in a price", nearest(entry.key, PRICES))
         result[entry.key] = float(number(least=0)(entry.value))
     for key in ("input", "output"):
         if key not in result:
-            raise Wrong(node.where, f"`{key}` is missing", "write {input: 0.15, output: 0.60}")
+            raise SourceError(node.where, f"`{key}` is missing", "write {input: 0.15, output: 0.60}")
     return result
 
 

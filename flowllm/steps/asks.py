@@ -19,7 +19,7 @@ from flowllm.core.fingerprint import canonical
 from flowllm.core.tasks import start_task
 from flowllm.core.types import CachePolicy, Json, NodeStatus, Usage
 from flowllm.language.output import output_of
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import Asks, LlmBody, Step
 from flowllm.steps.base import Within
@@ -61,8 +61,8 @@ class Variants:
         if "output" in options:
             try:
                 body = replace(body, output=output_of(options["output"]))
-            except Wrong as wrong:
-                raise ValueError(f"ask(output=…): {wrong.message}") from None
+            except SourceError as error:
+                raise ValueError(f"ask(output=…): {error.message}") from None
         if more := {name: options[name] for name in _SENT if name in options} | options.get("params", {}):
             defaults = {} if body.params is None else body.params.render({})
             body = replace(body, params=ValueTemplate.of({**defaults, **more}))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flowllm.language.anchor import anchor_of
 from flowllm.language.nodes import Mapping, Scalar, plain_data, scalars
-from flowllm.language.problems import Wrong
+from flowllm.language.problems import SourceError
 from flowllm.language.source import MAX_NODES, MAX_SIZE, parse_yaml
 
 
@@ -16,8 +16,8 @@ def read(text: str) -> object:
     return plain_data(parse_yaml(text, "f.yaml"))
 
 
-def wrong(text: str) -> Wrong:
-    with pytest.raises(Wrong) as caught:
+def wrong(text: str) -> SourceError:
+    with pytest.raises(SourceError) as caught:
         parse_yaml(text, "f.yaml")
     return caught.value
 
@@ -173,7 +173,7 @@ def test_a_place_beyond_the_text_is_its_end() -> None:
 def test_any_text_gives_a_tree_or_one_problem(text: str) -> None:
     try:
         tree = parse_yaml(text, "f.yaml")
-    except Wrong as caught:
+    except SourceError as caught:
         place, message = caught.where, caught.message
         assert 1 <= place.line <= text.count("\n") + 1
         assert place.column >= 1
