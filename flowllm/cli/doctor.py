@@ -30,7 +30,7 @@ from flowllm.storage.sqlite.schema import SchemaState, SchemaStatus
 OLDEST_PYTHON = (3, 11)
 CONNECT_TIMEOUT = 3.0
 """Seconds."""
-_PACKAGES = ("flowllm", "openai", "sqlalchemy", "alembic", "jinja2", "networkx", "rich", "click")
+_PACKAGES = ("flowllm", "openai", "sqlalchemy", "alembic", "jinja2", "networkx", "click")
 _PORTS = {"http": 80, "https": 443}
 _MEANINGS = {
     SchemaState.MISSING: "not there yet; it is made when first used",

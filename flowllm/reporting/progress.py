@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Final
 
 from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import (
@@ -16,6 +16,7 @@ from flowllm.core.events import (
     NodeEvent,
     NodeRetrying,
     NodeStarted,
+    NodeWaiting,
     Notice,
     RequestJoined,
     RequestSent,
@@ -23,37 +24,105 @@ from flowllm.core.events import (
     RunStarted,
     StopRequested,
 )
-from flowllm.core.types import NodeId, NodeStatus, StepKind
-from flowllm.reporting.fans import MOST_ERRORS, ROWS, Fan
+from flowllm.core.types import ROW, NodeId, NodeStatus, StepKind, WaitReason
 from flowllm.reporting.screen import Part, Screen
-from flowllm.reporting.text import dollars, duration, error_text, item_shares, one_line, plural, short_path, visible
+from flowllm.reporting.text import (
+    dollars,
+    duration,
+    error_text,
+    item_shares,
+    one_line,
+    plural,
+    rate,
+    reason_word,
+    short_path,
+    visible,
+)
 
 SIMULATED_NOTICE: Final = (
     "simulated answers: no API key was found, so nothing was sent to a model (set OPENAI_API_KEY for real answers)"
 )
+ROWS: Final = NodeId(ROW)
+"""The node whose items are the rows of `--over`."""
+MOST_ITEM_ERRORS: Final = 5
+"""Errors of items that are printed one by one, for each foreach; the rest is counted."""
+_FEW = 10
+"""A foreach of so many items has a line for each item."""
+_OFTEN = 1.0
+_SELDOM = 30.0
+"""Seconds between two lines about a foreach: the longer it takes, the fewer."""
+_STRETCH = 20
+_MARKS = 10
 _WIDEST = 9
 """Characters of the longest word, CANCELLED."""
 _STYLES = {
     "RUN": "blue",
     "OK": "green",
-    "CACHED": "cyan",
-    "REUSED": "cyan",
-    "JOINED": "cyan",
-    "SKIPPED": "yellow",
+    **dict.fromkeys(("CACHED", "REUSED", "JOINED"), "cyan"),
+    **dict.fromkeys(("SKIPPED", "RETRY", "FALLBACK", "CANCELLED", "WAITING"), "yellow"),
     "BLOCKED": "red",
     "ERROR": "bold red",
-    "RETRY": "yellow",
-    "FALLBACK": "yellow",
-    "CANCELLED": "yellow",
 }
 _AT_ONCE = frozenset({StepKind.PYTHON, StepKind.SHELL, StepKind.HTTP})
 """Kinds whose work begins with the node; of others it begins with their first request."""
 
 
+class ForeachProgress:
+    """How far the items of one foreach have come, in a few numbers. Times are wall clock seconds."""
+
+    __slots__ = ("_due", "_marks", "_since", "ended", "failed", "node", "retried", "reused", "skipped", "total")
+
+    def __init__(self, event: FanOutStarted) -> None:
+        self.node = event.node_id
+        self.total = event.total
+        self.ended = self.failed = self.skipped = self.retried = self.reused = 0
+        self._since = event.at
+        self._due = event.at + _OFTEN
+        self._marks: deque[tuple[float, int]] = deque([(event.at, 0)], maxlen=_MARKS)
+
+    @property
+    def few(self) -> bool:
+        """So few items that each may have a line."""
+        return self.total is not None and self.total <= _FEW and self.node != ROWS
+
+    def count(self, event: NodeEnded) -> None:
+        """An item ended."""
+        self.ended += 1
+        self.reused += event.reused
+        self.failed += event.status is NodeStatus.FAILED
+        self.skipped += event.status is NodeStatus.SKIPPED
+
+    def due(self, now: float, *, live: bool) -> bool:
+        """Whether it is time for another line; if so, it counts as written. `live`: it replaces the line before."""
+        if self._marks[-1][0] <= now < self._due:
+            return False
+        if now < self._marks[-1][0]:  # the clock was set back
+            self._since = now
+            self._marks.clear()
+        self._marks.append((now, self.ended - self.reused))
+        self._due = now + (_OFTEN if live else min(max(_OFTEN, (now - self._since) / _STRETCH), _SELDOM))
+        return True
+
+    def text(self, waiting: Mapping[WaitReason, int]) -> str:
+        """`posts: 1,234 of 50,000, 3 failed, 12.3/s, 12 wait: rate`."""
+        name = "rows" if self.node == ROWS else self.node
+        found = [f"{self.ended:,}" if self.total is None else f"{self.ended:,} of {self.total:,}"]
+        numbers = ((self.failed, "failed"), (self.skipped, "skipped"), (self.retried, "retried"))
+        found += [f"{number:,} {word}" for number, word in numbers if number]
+        first, last = self._marks[0], self._marks[-1]
+        if last[0] > first[0] and last[1] > first[1]:
+            found.append(rate((last[1] - first[1]) / (last[0] - first[0])))
+        if waiting:
+            counts = sorted(waiting.items(), key=lambda one: -one[1])
+            words = [reason_word(reason) + (f" {count:,}" if len(counts) > 1 else "") for reason, count in counts]
+            found.append(f"{sum(waiting.values()):,} wait: {', '.join(words)}")
+        return f"{name}: {', '.join(found)}"
+
+
 class Progress:
     """Writes `3 of 6  OK  intro [1.2s, 180 tokens]`; the numbers are steps done of all.
 
-    Items, and the nodes within them, are told in lines that sum them up: what is kept does not grow with them.
+    Items, and the nodes within them, are summed up in lines of their foreach: what is kept does not grow with them.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -65,25 +134,42 @@ class Progress:
         """Nodes that are not in a foreach: no more than the workflow's file names."""
         self._requests: Counter[str] = Counter()
         """Sent by now for each of those nodes and what is within it."""
-        self._fans: dict[str, Fan] = {}
-        self._tellers: dict[type[Event], Callable[[Any], None]] = {
-            RunStarted: self._started,
-            NodeStarted: self._node_started,
-            RequestSent: self._request_sent,
-            FanOutStarted: self._fan_started,
-            NodeEnded: self._node_ended,
-            RequestJoined: self._joined,
-            NodeRetrying: self._retrying,
-            FallbackTaken: self._fell_back,
-            StopRequested: self._tell_fans,
-            RunEnded: self._run_ended,
-        }
+        self._foreachs: dict[str, ForeachProgress] = {}
+        self._waiting: dict[NodeId, WaitReason] = {}
+        """Nodes that wait now."""
 
-    def handle(self, event: Event) -> None:
-        """Tell one event, if it is one that people follow."""
-        tell = self._tellers.get(type(event))
-        if tell is not None:
-            tell(event)
+    def handle(self, event: Event) -> None:  # noqa: C901, PLR0912 - a case for each event
+        """Show one event, if it is one that people follow."""
+        match event:
+            case NodeStarted():
+                if event.kind in _AT_ONCE:
+                    self._running(event)
+            case NodeWaiting():
+                self._node_waits(event)
+            case RequestSent():
+                self._request_sent(event)
+            case NodeEnded():
+                self._node_ended(event)
+            case RequestJoined() if "[" not in event.node_id:
+                self._say("JOINED", event.node_id, "waits for an equal request in flight")
+            case NodeRetrying():
+                self._retrying(event)
+            case FallbackTaken():
+                self._say_unless_many(
+                    "FALLBACK", event.node_id, f"to {one_line(event.model)}: {error_text(event.error)}"
+                )
+            case FanOutStarted() if "[" not in event.node_id:
+                self._foreach_started(event)
+            case RunStarted():
+                self._started(event)
+            case StopRequested():
+                self._report_all(event)
+            case RunEnded():
+                if not self._over:
+                    self._report_all(event)
+                self._screen.clear()
+            case _:
+                pass
 
     def _started(self, event: RunStarted) -> None:
         self._total = event.nodes
@@ -91,19 +177,22 @@ class Progress:
         self._over = event.over is not None
         verb = "resuming" if event.resumed else "run"
         what = f"each row of {short_path(event.over)}" if event.over else plural(event.nodes, "step")
-        self._screen.line(
-            f"{verb} ",
-            (event.run_id, "bold"),
-            f": {one_line(event.workflow)}, {what}, provider {one_line(event.provider)}",
-        )
+        told = f": {one_line(event.workflow)}, {what}, provider {one_line(event.provider)}"
+        self._screen.line(f"{verb} ", (event.run_id, "bold"), told)
         if event.simulated:
             self._screen.line((SIMULATED_NOTICE, "yellow"))
 
-    def _node_started(self, event: NodeStarted) -> None:
-        if event.kind in _AT_ONCE:
-            self._running(event)
+    def _node_waits(self, event: NodeWaiting) -> None:
+        node, known = event.node_id, self._waiting.get(event.node_id)
+        self._waiting[node] = event.reason
+        found = self._foreach_of(node)
+        if found is not None:
+            self._report(found, event.at)
+        elif event.until is not None and event.until - event.at >= _OFTEN and known is not event.reason:
+            self._say("WAITING", node, f"about {duration(event.until - event.at)}: {reason_word(event.reason)}")
 
     def _request_sent(self, event: RequestSent) -> None:
+        self._waiting.pop(event.node_id, None)
         name = event.node_id.partition("[")[0]
         while name:
             self._requests[name] += 1
@@ -119,16 +208,17 @@ class Progress:
 
     def _node_ended(self, event: NodeEnded) -> None:
         node = event.node_id
+        self._waiting.pop(node, None)
         if "[" in node:
-            fan = None if event.place is None else self._fans.get(event.parent)
-            if fan is not None:
-                self._item_ended(fan, event)
+            found = None if event.place is None else self._foreachs.get(event.parent)
+            if found is not None:
+                self._item_ended(found, event)
             return
         if not event.parent:
             self._done, self._total = event.done, event.total or self._total
         self._sent.discard(node)
-        self._fans.pop(node, None)
-        if node != ROWS:  # the summary, which follows at once, tells of it
+        self._foreachs.pop(node, None)
+        if node != ROWS:  # the summary, which follows at once, has its figures
             self._ended(event)
 
     def _ended(self, event: NodeEnded) -> None:
@@ -152,61 +242,57 @@ class Progress:
                 because = f"because {one_line(event.reason)}" if event.reason else ""
                 self._say(status.value.upper(), event.node_id, because)
 
-    def _joined(self, event: RequestJoined) -> None:
-        if "[" not in event.node_id:
-            self._say("JOINED", event.node_id, "waits for an equal request in flight")
-
     def _retrying(self, event: NodeRetrying) -> None:
-        fan = self._fan_of(event.node_id)
-        if fan is not None:
-            fan.retried += 1
-        if fan is None or fan.few:
-            self._say("RETRY", event.node_id, f"in {duration(event.delay_s)}: {error_text(event.error)}")
+        found = self._foreach_of(event.node_id)
+        if found is not None:
+            found.retried += 1
+        self._say_unless_many("RETRY", event.node_id, f"in {duration(event.delay_s)}: {error_text(event.error)}")
 
-    def _fell_back(self, event: FallbackTaken) -> None:
-        fan = self._fan_of(event.node_id)
-        if fan is None or fan.few:
-            self._say("FALLBACK", event.node_id, f"to {one_line(event.model)}: {error_text(event.error)}")
+    def _say_unless_many(self, word: str, node: NodeId, detail: str) -> None:
+        found = self._foreach_of(node)
+        if found is None or found.few:
+            self._say(word, node, detail)
 
     # items
 
-    def _fan_of(self, node: NodeId) -> Fan | None:
+    def _foreach_of(self, node: NodeId) -> ForeachProgress | None:
         """The foreach of the node, or of the outermost item that it is within."""
-        return self._fans.get(node.partition("[")[0])
+        return self._foreachs.get(node.partition("[")[0])
 
-    def _fan_started(self, event: FanOutStarted) -> None:
+    def _foreach_started(self, event: FanOutStarted) -> None:
         node = event.node_id
-        if "[" in node:
-            return
-        self._fans[node] = Fan(event)
+        self._foreachs[node] = ForeachProgress(event)
         if node != ROWS and node not in self._sent:
             self._sent.add(node)
             self._say("RUN", node, "" if event.total is None else plural(event.total, "item"))
 
-    def _item_ended(self, fan: Fan, event: NodeEnded) -> None:
-        fan.count(event)
-        if fan.few or (event.status is NodeStatus.FAILED and fan.failed <= MOST_ERRORS):
+    def _item_ended(self, found: ForeachProgress, event: NodeEnded) -> None:
+        found.count(event)
+        if found.few or (event.status is NodeStatus.FAILED and found.failed <= MOST_ITEM_ERRORS):
             self._ended(event)
+        self._report(found, event.at)
+
+    def _report(self, found: ForeachProgress, now: float) -> None:
         live = self._screen.colour
-        if fan.due(event.at, live=live):
+        if found.due(now, live=live):
             if live:
-                self._screen.live("  ".join(one.text() for one in self._fans.values()))
+                self._screen.live("  ".join(one.text(self._waits_of(one)) for one in self._foreachs.values()))
             else:
-                self._tell_fan(fan)
+                self._line_of(found)
 
-    def _tell_fan(self, fan: Fan) -> None:
-        self._screen.line(*self._count(), "" if self._over else f"{'...':<{_WIDEST}} ", fan.text())
+    def _line_of(self, found: ForeachProgress) -> None:
+        mark = "" if self._over else f"{'...':<{_WIDEST}} "
+        self._screen.line(*self._count(), mark, found.text(self._waits_of(found)))
 
-    def _tell_fans(self, event: Event) -> None:
+    def _waits_of(self, found: ForeachProgress) -> Mapping[WaitReason, int]:
+        """Nodes within its items that wait, by reason."""
+        return Counter(reason for node, reason in self._waiting.items() if node.startswith(f"{found.node}["))
+
+    def _report_all(self, event: Event) -> None:
         """How far each has come, before the run goes on without new items, or ends."""
-        for fan in self._fans.values():
-            fan.due(event.at, live=True)
-            self._tell_fan(fan)
-
-    def _run_ended(self, event: RunEnded) -> None:
-        if not self._over:
-            self._tell_fans(event)
-        self._screen.clear()
+        for found in self._foreachs.values():
+            found.due(event.at, live=True)
+            self._line_of(found)
 
     # lines
 

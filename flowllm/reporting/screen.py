@@ -5,20 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO, TypeAlias
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from typing import TextIO, TypeAlias
 
 _TO_THE_END = "\x1b[K"
 """Erases what stands right of the cursor."""
 Part: TypeAlias = str | tuple[str, str]
-"""A piece of a line: text, or text and its style in rich's words, such as "bold red"."""
+"""A piece of a line: text, or text and its style, such as "bold red" (see `_CODES`)."""
+_CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
+"""Of ECMA-48's SGR."""
 
 
 def plain(parts: tuple[Part, ...]) -> str:
     """A line without its styles."""
     return "".join(part if isinstance(part, str) else part[0] for part in parts)
+
+
+def coloured(parts: tuple[Part, ...]) -> str:
+    """A line with its styles, as terminals take them."""
+    found = []
+    for text, style in (part if isinstance(part, tuple) else (part, "") for part in parts):
+        codes = ";".join(str(_CODES[word]) for word in style.split())
+        found.append(f"\x1b[{codes}m{text}\x1b[0m" if codes and text else text)
+    return "".join(found)
 
 
 def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -27,21 +35,17 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 class Screen:
-    """Writes lines to a stream. Texts must be harmless already (`observers.text.visible`)."""
+    """Writes lines to a stream. Texts must be harmless already (`reporting.text.visible`)."""
 
     def __init__(self, stream: TextIO, *, colour: bool) -> None:
         self.stream = stream
         self.colour = colour
-        self._console: Console | None = None
         self._live = False
 
     def line(self, *parts: Part) -> None:
         """Write one line and flush it."""
         self.clear()
-        if self.colour:
-            self._coloured(parts)
-        else:
-            self.stream.write(plain(parts) + "\n")
+        self.stream.write((coloured(parts) if self.colour else plain(parts)) + "\n")
         self.stream.flush()
 
     def live(self, text: str) -> None:
@@ -64,12 +68,3 @@ class Screen:
             self.stream.write(f"\r{_TO_THE_END}")
             self.stream.flush()
             self._live = False
-
-    def _coloured(self, parts: tuple[Part, ...]) -> None:
-        # rich takes 60 ms to import, and only terminals need it
-        from rich.console import Console  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-
-        if self._console is None:
-            self._console = Console(file=self.stream, force_terminal=True, highlight=False, markup=False, emoji=False)
-        self._console.print(Text.assemble(*parts), soft_wrap=True)

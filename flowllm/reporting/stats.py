@@ -1,18 +1,58 @@
-"""The figures of one sitting of a run, gathered from its events."""
+"""The figures of one run attempt, gathered from its events."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
 
 from flowllm.core.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.money import Spend
 from flowllm.core.types import Json, StepKind, step_path
-from flowllm.reporting.sketch import Sketch
 
 _ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+ACCURACY = 0.005
+"""A quantile is off by at most this share of itself."""
+SMALLEST = 1e-4
+LARGEST = 1e6
+"""Values are clamped to these bounds, which caps the buckets at 2,304."""
+
+
+class QuantileSketch:
+    """Quantiles of a stream of values from SMALLEST to LARGEST, in bounded memory.
+
+    A DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
+    guarantees", PVLDB 12(12), 2019): values are counted in buckets whose bounds grow by a constant factor.
+    """
+
+    def __init__(self) -> None:
+        self._growth = (1 + ACCURACY) / (1 - ACCURACY)
+        self._counts: dict[int, int] = {}
+        self._total = 0
+        self._least = math.inf
+        self._most = -math.inf
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        clamped = min(max(value, SMALLEST), LARGEST)
+        bucket = math.ceil(math.log(clamped, self._growth))
+        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        self._total += 1
+        self._least = min(self._least, value)
+        self._most = max(self._most, value)
+
+    def quantile(self, share: float) -> float | None:
+        """The value that the given share (0 to 1) of all values does not exceed; None without values."""
+        if not self._total:
+            return None
+        rank = max(1, math.ceil(share * self._total))
+        seen = 0
+        for bucket in sorted(self._counts):
+            seen += self._counts[bucket]
+            if seen >= rank:
+                middle = 2 * self._growth**bucket / (self._growth + 1)
+                return min(max(middle, self._least), self._most)
+        return self._most
 
 
 class _Part:
@@ -22,7 +62,7 @@ class _Part:
         self.requests = 0
         self.spend = Spend()
         self.list_prices: set[str] = set()
-        self.latency = Sketch()
+        self.latency = QuantileSketch()
 
     def add(self, event: RequestEnded, spend: Spend) -> None:
         self.requests += 1
@@ -33,14 +73,14 @@ class _Part:
             self.latency.add(event.call_s)
 
     def as_dict(self) -> dict[str, Json]:
-        told = self.spend.as_dict()
+        spend = self.spend.as_dict()
         return {
             "requests": self.requests,
             "input_tokens": self.spend.usage.input_tokens,
             "output_tokens": self.spend.usage.output_tokens,
-            "cost_usd": told["cost_usd"],
-            "at_least": told["at_least"],
-            "unknown": told["unknown"],
+            "cost_usd": spend["cost_usd"],
+            "at_least": spend["at_least"],
+            "unknown": spend["unknown"],
             "latency_s": _quantiles(self.latency),
         }
 
@@ -51,38 +91,28 @@ class Stats:
     def __init__(self) -> None:
         self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0}
         self._whole = _Part()
-        self._queue = Sketch()
+        self._queue = QuantileSketch()
         self._models: defaultdict[str, _Part] = defaultdict(_Part)
         self._steps: defaultdict[str, _Part] = defaultdict(_Part)
         """All items of a foreach are one, under its name."""
-        self._counters: dict[type[Event], Callable[[Any], None]] = {
-            RequestSent: self._sent,
-            RequestEnded: self._ended,
-            RequestJoined: self._joined,
-            NodeRetrying: self._retried,
-            NodeEnded: self._node_ended,
-        }
 
     def handle(self, event: Event) -> None:
         """Count one event."""
-        count = self._counters.get(type(event))
-        if count is not None:
-            count(event)
-
-    def _sent(self, event: RequestSent) -> None:
-        self._requests["sent"] += 1
-        self._queue.add(event.queue_s)
-
-    def _joined(self, _event: RequestJoined) -> None:
-        self._requests["joined"] += 1
-
-    def _retried(self, _event: NodeRetrying) -> None:
-        self._requests["retried"] += 1
-
-    def _node_ended(self, event: NodeEnded) -> None:
-        """Of a foreach its items have been counted."""
-        if event.cached and not event.reused and event.kind in _ASKING and event.counts is None:
-            self._requests["cached"] += 1
+        match event:
+            case RequestSent():
+                self._requests["sent"] += 1
+                self._queue.add(event.queue_s)
+            case RequestEnded():
+                self._ended(event)
+            case NodeEnded():  # of a foreach, its items have been counted
+                if event.cached and not event.reused and event.kind in _ASKING and event.counts is None:
+                    self._requests["cached"] += 1
+            case RequestJoined():
+                self._requests["joined"] += 1
+            case NodeRetrying():
+                self._requests["retried"] += 1
+            case _:
+                pass
 
     def _ended(self, event: RequestEnded) -> None:
         spend = Spend.of(
@@ -114,6 +144,6 @@ class Stats:
         }
 
 
-def _quantiles(sketch: Sketch) -> dict[str, float | None]:
+def _quantiles(sketch: QuantileSketch) -> dict[str, float | None]:
     found = {name: sketch.quantile(share) for name, share in QUANTILES.items()}
     return {name: None if s is None else round(s, 4) for name, s in found.items()}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
 from flowllm.core.money import price
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
-from flowllm.reporting.fans import MOST_ERRORS as MOST_OF_ITEMS
-from flowllm.reporting.fans import ROWS
-from flowllm.reporting.progress import SIMULATED_NOTICE, what_ended
+from flowllm.reporting.progress import MOST_ITEM_ERRORS, ROWS, SIMULATED_NOTICE, what_ended
 from flowllm.reporting.screen import Part
 from flowllm.reporting.text import (
     at_least,
@@ -61,32 +58,25 @@ class Summary:
         """Answers that were cut, those named in `_truncated` among them."""
         self._unpriced: set[str] = set()
         self._failures: FailuresHigh | None = None
-        self._listeners: dict[type[Event], Callable[[Any], None]] = {
-            RunStarted: self._run_started,
-            NodeEnded: self._node_ended,
-            FailuresHigh: self._failures_high,
-            RunEnded: self._run_ended,
-        }
 
     def handle(self, event: Event) -> None:
         """Take note of one event."""
-        listener = self._listeners.get(type(event))
-        if listener is not None:
-            listener(event)
+        match event:
+            case NodeEnded():
+                self._node_ended(event)
+            case RunStarted():
+                self._started = event
+            case FailuresHigh():
+                self._failures = event
+            case RunEnded():
+                self.ended = event
+            case _:
+                pass
 
     @property
     def run_id(self) -> str:
         """The run's; empty before it has started."""
         return "" if self._started is None else self._started.run_id
-
-    def _run_started(self, event: RunStarted) -> None:
-        self._started = event
-
-    def _failures_high(self, event: FailuresHigh) -> None:
-        self._failures = event
-
-    def _run_ended(self, event: RunEnded) -> None:
-        self.ended = event
 
     def _node_ended(self, event: NodeEnded) -> None:
         if event.truncated:
@@ -123,7 +113,7 @@ class Summary:
         found["total"] += 1
         found[status] = found.get(status, 0) + 1
         if event.status is NodeStatus.FAILED and not self._items_told:
-            if found[status] <= MOST_OF_ITEMS:
+            if found[status] <= MOST_ITEM_ERRORS:
                 self._note_error(event)
             else:
                 self._untold += 1

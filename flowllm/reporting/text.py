@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowllm.core import money
 from flowllm.core.errors import ConditionFailed, TemplateFailed
-from flowllm.core.types import Json, N, RunStatus
+from flowllm.core.types import Json, N, RunStatus, WaitReason
 
 _NUMBERS = re.compile(r"\[\n\s+((?:[-+.eE\d]+,\n\s+)*[-+.eE\d]+)\n\s*\]")
 """A list of numbers in indented JSON, where no text holds a line break."""
@@ -26,6 +26,7 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 _THOUSAND = 1000
 _KIBI = 1024
+_SHORTEST_WAIT = 0.001
 
 
 def visible(text: str) -> str:
@@ -162,3 +163,17 @@ def error_text(error: Mapping[str, Json] | None, longest: int = 400) -> str:
     if not error:
         return "unknown error"
     return one_line(f"{error.get('type', 'Error')}: {error.get('message', '')}", longest)
+
+
+def reason_word(reason: WaitReason | str) -> str:
+    """Why something waits, in words: `equal call`."""
+    return reason.replace("_", " ")
+
+
+def waits_text(waits: Mapping[str, float]) -> str:
+    """`1.2s: equal call 800ms, rate 400ms`, the longest first; empty where nothing waited for as long as a millisecond."""
+    longest = sorted(
+        ((seconds, reason) for reason, seconds in waits.items() if seconds >= _SHORTEST_WAIT), reverse=True
+    )
+    shares = ", ".join(f"{reason_word(reason)} {duration(seconds)}" for seconds, reason in longest)
+    return shares and f"{duration(sum(seconds for seconds, _ in longest))}: {shares}"

@@ -10,6 +10,7 @@ from flowllm.core.events import (
     NodeEnded,
     NodeRetrying,
     NodeStarted,
+    NodeWaiting,
     Notice,
     RequestEnded,
     RequestJoined,
@@ -18,7 +19,7 @@ from flowllm.core.events import (
     RunStarted,
     StopRequested,
 )
-from flowllm.core.types import NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.types import NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
 
 RUN = RunId("20261121-abc")
 ERROR = {"type": "RateLimited", "message": "too many requests", "hint": "wait a little"}
@@ -80,6 +81,10 @@ def request_joined(node: str) -> RequestJoined:
 def node_retrying(node: str, **values: Any) -> NodeRetrying:
     known = {"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "attempt": 1, "delay_s": 1.2, "error": ERROR}
     return NodeRetrying(**known | values)
+
+
+def node_waiting(node: str, reason: WaitReason, **values: Any) -> NodeWaiting:
+    return NodeWaiting(**{"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "reason": reason} | values)
 
 
 def fallback_taken(node: str, model: str) -> FallbackTaken:

@@ -6,7 +6,7 @@ import gc
 import io
 import tracemalloc
 
-from flowllm.core.types import NodeStatus, StepKind
+from flowllm.core.types import NodeStatus, StepKind, WaitReason
 from flowllm.reporting.progress import Progress
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.stats import Stats
@@ -19,6 +19,7 @@ from tests.support.events import (
     node_ended,
     node_retrying,
     node_started,
+    node_waiting,
     request_ended,
     request_joined,
     request_sent,
@@ -43,6 +44,7 @@ def item(place: int) -> list:
     return [
         node_started(name, parent="posts", place=place, at=at, kind=StepKind.WORKFLOW),
         node_started(f"{name}.title", parent=name, at=at),
+        node_waiting(f"{name}.title", WaitReason.RATE, at=at),
         request_joined(f"{name}.title"),
         request_sent(f"{name}.title", at=at),
         node_retrying(f"{name}.title", at=at),

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.reporting.text import dollars, duration, error_text, json_text, one_line, plural, readable, visible
+from flowllm.reporting.text import (
+    dollars,
+    duration,
+    error_text,
+    json_text,
+    one_line,
+    plural,
+    readable,
+    visible,
+    waits_text,
+)
 
 HOSTILE = "a\x1b[31mred\x1b[0m \x00 \x7f \x9b2J \r \u202eabc\u2066 \u200b \ud800 \U000e0041 \u2028"
 
@@ -117,3 +127,8 @@ def test_plural() -> None:
 def test_error_text_is_one_harmless_line() -> None:
     assert error_text({"type": "Refused", "message": "no\n\x1b[2J"}) == r"Refused: no \x1b[2J"
     assert error_text(None) == "unknown error"
+
+
+def test_waits_are_told_with_the_longest_first() -> None:
+    assert waits_text({"rate": 0.4, "equal_call": 0.8, "commit": 0.0004}) == "1.2s: equal call 800ms, rate 400ms"
+    assert waits_text({"commit": 0.0004}) == waits_text({}) == ""

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 
 from flowllm.core.events import Event, FailuresHigh
-from flowllm.core.types import NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.types import NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
 from flowllm.reporting.progress import Progress, what_ended
 from flowllm.reporting.screen import Screen, plain
 from flowllm.reporting.stats import Stats
@@ -18,6 +18,7 @@ from tests.support.events import (
     node_ended,
     node_retrying,
     node_started,
+    node_waiting,
     request_ended,
     request_sent,
     run_ended,
@@ -43,6 +44,29 @@ def summed(*events: Event, resume: str = "", failed: str = "flowllm failed x") -
     for event in events:
         summary.handle(event)
     return [plain(line) for line in summary.lines(resume, failed)]
+
+
+def test_lines_say_how_many_nodes_wait_and_why() -> None:
+    limited = [node_waiting(f"posts[{i}]", WaitReason.RATE) for i in range(4)]
+    lines = told(
+        [
+            run_started(nodes=1),
+            node_waiting("headline", WaitReason.SERVER_PAUSE, at=1.0, until=13.0),
+            node_waiting("headline", WaitReason.SERVER_PAUSE, at=2.0, until=13.0),
+            node_waiting("intro", WaitReason.SLOT),
+            fan_out_started("posts", 99),
+            *limited,
+            node_waiting("posts[0]", WaitReason.EQUAL_CALL, at=1.5, leader_node="x"),
+            request_sent("posts[1]"),
+            item_ended("posts", 0, at=3.0),
+        ]
+    ).splitlines()[1:]
+    assert lines == [
+        "0 of 1  WAITING   headline about 12.0s: server pause",
+        "0 of 1  RUN       posts 99 items",
+        "0 of 1  ...       posts: 0 of 99, 4 wait: rate 3, equal call 1",
+        "0 of 1  ...       posts: 1 of 99, 20.0/min, 2 wait: rate",
+    ]
 
 
 def test_many_items_have_a_line_a_second_and_the_first_errors() -> None:
