@@ -30,6 +30,7 @@ from flowllm.runtime.foreach_runner import WIDE
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
 from flowllm.runtime.scheduler import WINDOW, AttemptOutcome, DatasetRun, Scheduler
+from flowllm.steps.local import allow
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
@@ -178,6 +179,7 @@ class RunAttempt:
 
         async def carry() -> None:
             self._claim()
+            allow(self._limiter, backend.slots, holder=self._run.run_id)
             await self._remember_rates()
             scheduler = Scheduler(
                 workflow=self._workflow,

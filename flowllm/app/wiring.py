@@ -248,9 +248,9 @@ def local_backend(
         {
             StepKind.PROMPT: prompts,
             StepKind.EMBED: EmbedKind(providers.for_step, flights),
-            StepKind.PYTHON: PythonKind(workflow.files, secrets, redactor, prompts=prompts),
-            StepKind.SHELL: ShellKind(secrets, redactor, private=providers.private),
-            StepKind.HTTP: HttpKind(secrets, redactor),
+            StepKind.PYTHON: PythonKind(flights, workflow.files, secrets, redactor, prompts=prompts),
+            StepKind.SHELL: ShellKind(flights, secrets, redactor, private=providers.private),
+            StepKind.HTTP: HttpKind(flights, secrets, redactor),
             StepKind.VALUE: ValueKind(),
         }
     )

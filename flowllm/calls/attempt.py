@@ -36,6 +36,7 @@ class Attempt:
     ) -> None:
         """`number` counts the requests of the call from 1."""
         self._asker = asker
+        self._local = ask.local
         self._store = store
         self._clock = clock
         self._sent_at = 0.0
@@ -63,6 +64,8 @@ class Attempt:
     def sent(self, *, queue_s: float) -> None:
         """It goes out now."""
         self._sent_at = self._clock.monotonic()
+        if self._local:
+            return
         self._asker.emit(
             RequestSent(
                 run_id=self._record.run_id,
@@ -109,7 +112,8 @@ class Attempt:
         if on_wire:
             self.came_back()
             free = self._record.reserved_usd == 0
-            ended = replace(ended, usage=Usage.unknown(), cost_usd=0.0 if free else None)
+            unknown = Usage() if self._local else Usage.unknown()
+            ended = replace(ended, usage=unknown, cost_usd=0.0 if free else None)
             self._tell_end(ended)
         with contextlib.suppress(StoreError):
             await self._store.settle(attempt=ended, attempt_fence=self._asker.fence)
@@ -137,6 +141,8 @@ class Attempt:
         self._tell_end(ended)
 
     def _tell_end(self, ended: AttemptRecord) -> None:
+        if self._local:
+            return
         self._asker.emit(
             RequestEnded(
                 run_id=ended.run_id,

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.validation import Validator
 from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event
 from flowllm.core.redact import Redactor
-from flowllm.core.request import Answer, Request
+from flowllm.core.request import Answer, LocalRequest, Request
 from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage, WaitReason
-from flowllm.providers.base import Provider
 from flowllm.storage.base import NodeWrite, RunLease
 
 
@@ -43,6 +42,31 @@ class Caller:
             self.waits[reason] = self.waits.get(reason, 0.0) + seconds
 
 
+AnyRequest: TypeAlias = Request | LocalRequest
+
+
+class Performer(Protocol):
+    """Whoever does what a call asks for: a provider, or a step of a kind that does its work itself."""
+
+    @property
+    def name(self) -> str:
+        """As people know it."""
+        ...
+
+    @property
+    def account(self) -> Hashable:
+        """Whose limits the call counts against, known once it is ready."""
+        ...
+
+    async def ready(self) -> None:
+        """Load whatever the first request needs. Raises StepError."""
+        ...
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        """US dollars for that many tokens; None where the price is unknown, 0.0 where nothing is paid."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
     """That an ask may share its request with others of the same group."""
@@ -53,7 +77,7 @@ class Batching:
     """The most asks in one request."""
     wait: float
     """Seconds to wait at most for others."""
-    join: Callable[[Sequence[Request]], Request]
+    join: Callable[[Sequence[AnyRequest]], Request]
     """One request that asks for all of them."""
     divide: Callable[[Answer, Sequence[Ask]], Sequence[Answer]]
     """The part that each ask has in the answer to that request."""
@@ -70,8 +94,8 @@ class Ask:
     """One answer that a node wants."""
 
     asker: Caller
-    request: Request
-    provider: Provider
+    request: AnyRequest
+    provider: Performer
     key: str
     """The fingerprint of the request; answers are stored and shared under it."""
     settle: Callable[[Answer], Sequence[NodeWrite]]
@@ -94,8 +118,17 @@ class Ask:
     """An equal request in flight will do."""
     batch: Batching | None = None
     """None: it goes alone."""
+    scope: str = ""
+    """Only asks of one scope share an answer that is on its way; by the cache all do."""
+    idle: Callable[[], float] = float
+    """Seconds of all attempts so far that do not count against the timeout."""
     missed: Callable[[], None] = _nothing
     """Called once it is known that no stored answer will do: it is sent, or waits for an equal one that is."""
+
+    @property
+    def local(self) -> bool:
+        """Nothing is sent to a model: its attempts are no requests, and cost nothing."""
+        return isinstance(self.request, LocalRequest)
 
 
 class Call(Protocol):
@@ -122,7 +155,7 @@ class Call(Protocol):
         for no more. `recall` gives what the memo has of one call, with its rows, durable."""
         ...
 
-    def departing(self, request: Request) -> Request:
+    def departing(self, request: AnyRequest) -> AnyRequest:
         """What really goes out, asked for at the last moment: nobody is in it who has left."""
         ...
 

@@ -14,13 +14,13 @@ import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import Ask, Batching, Call, Caller, Layer
+from flowllm.calls.base import AnyRequest, Ask, Batching, Call, Caller, Layer
 from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.errors import ServerFailed
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.request import Answer, Request
+from flowllm.core.request import Answer
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, Priority, Usage
 from flowllm.storage.base import NodeWrite
@@ -106,7 +106,7 @@ class _Batch:
             raise CallStopped
         return last
 
-    def departing(self, request: Request) -> Request:
+    def departing(self, request: AnyRequest) -> AnyRequest:
         """The request of those that still wait."""
         if len(self.members) == len(self.sent):
             return request

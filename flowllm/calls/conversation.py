@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from flowllm.calls.base import AnyRequest
 from flowllm.calls.retry import Attempts, asked_wait, backoff
 from flowllm.calls.validation import Validator, Verdict
-from flowllm.core.errors import EmptyAnswer, InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
-from flowllm.core.request import ChatRequest, Completion, EmbedRequest, Reply, Request
+from flowllm.core.errors import EmptyAnswer, HttpFailed, InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
+from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Reply
 from flowllm.core.types import Json, RetryPolicy, Usage
 
 MOST_REPAIRS = 2
@@ -23,7 +24,7 @@ MOST_REPAIRS = 2
 class Send:
     """Send this request after `delay` seconds; `error` is why the one before it did not do."""
 
-    request: Request
+    request: AnyRequest
     delay: float = 0.0
     asked: float = 0.0
     """Seconds of the delay that the server asked for."""
@@ -53,7 +54,7 @@ class Conversation:
 
     def __init__(
         self,
-        request: Request,
+        request: AnyRequest,
         *,
         policy: RetryPolicy,
         validator: Validator | None,
@@ -91,7 +92,9 @@ class Conversation:
         delay = self._attempts.failed(error, free=free)
         if delay is None or self._is_for_smaller_ones(error):
             return GiveUp(error=error)
-        return Send(request=self._request, delay=delay, asked=asked_wait(error) or 0.0, error=error)
+        # The timeout of an http step holds over what its server asks for too
+        asked = 0.0 if isinstance(error, HttpFailed) else asked_wait(error) or 0.0
+        return Send(request=self._request, delay=delay, asked=asked, error=error)
 
     def _is_for_smaller_ones(self, error: StepError) -> bool:
         """The same texts at once would get the same; they are asked for again in smaller batches."""
@@ -103,7 +106,8 @@ class Conversation:
         self.usage += reply.usage
         if isinstance(reply, Completion):
             return self._completed(reply, verdict)
-        return Accept(value=list(reply.vectors), truncated=False)
+        value = list(reply.vectors) if isinstance(reply, Embeddings) else reply.value
+        return Accept(value=value, truncated=False)
 
     def _completed(self, completion: Completion, verdict: Verdict | None) -> Accept | Send | GiveUp:
         cut = completion.finish_reason == "length"

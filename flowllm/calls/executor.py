@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowllm.calls.attempt import Attempt, usage_of
-from flowllm.calls.base import Ask, Call, Caller
+from flowllm.calls.base import AnyRequest, Ask, Call, Caller
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
 from flowllm.calls.response_cache import recalled, record_of
@@ -23,7 +23,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
 from flowllm.core.events import NodeRetrying, Notice
 from flowllm.core.money import Spend
-from flowllm.core.request import Answer, Completion, Reply, Request
+from flowllm.core.request import Answer, Completion, Reply
 from flowllm.core.types import Usage
 from flowllm.limits.limiter import Limiter, Permit
 from flowllm.storage.base import MemoRecord, NodeWrite, Store
@@ -50,11 +50,6 @@ class _Meter:
     waited_s: float = 0.0
     """Backoff between attempts."""
     cost_usd: float | None = field(default=0.0)
-
-    @property
-    def active_s(self) -> float:
-        """What counts against the step's timeout."""
-        return self.call_s + self.waited_s
 
     def pay(self, cost: float | None) -> None:
         """One unknown price makes the sum unknown."""
@@ -104,6 +99,11 @@ class _Talk:
         """When the memo was asked last."""
         self._deferred = 0.0
 
+    @property
+    def active_s(self) -> float:
+        """What counts against the step's timeout."""
+        return self.meter.call_s + self.meter.waited_s - self.ask.idle()
+
     async def answer(self) -> Answer:
         following: Send | Answer | GiveUp = self.dialogue.start()
         while isinstance(following, Send):
@@ -117,7 +117,7 @@ class _Talk:
         if send.error is None:
             return
         own = max(0.0, send.delay - send.asked)  # what the server asks for is no backoff of ours
-        if self.meter.active_s + own >= self.ask.timeout:
+        if self.active_s + own >= self.ask.timeout:
             raise _timed_out(self.ask, send)
         asker = self.call.payer()
         asker.emit(
@@ -134,7 +134,7 @@ class _Talk:
             await self.clock.sleep(send.delay)
             self.meter.waited_s += own
 
-    async def _send(self, request: Request) -> Send | Answer | GiveUp:
+    async def _send(self, request: AnyRequest) -> Send | Answer | GiveUp:
         ask = self.ask
         reservation = self._reservation(request)
         await ask.provider.ready()
@@ -204,7 +204,7 @@ class _Talk:
                 raise
             _unused(purse, reservation, permit)
 
-    def _reservation(self, request: Request) -> BudgetReservation:
+    def _reservation(self, request: AnyRequest) -> BudgetReservation:
         """For the question as it was, and for what was added to it to ask again."""
         more = Usage(input_tokens=added_tokens(request, since=self.ask.request))
         reckon = self.ask.reckon
@@ -231,7 +231,7 @@ class _Exchange:
             self._ask, asker, number=self._meter.attempts, reserved=reservation, store=talk.store, clock=self._clock
         )
 
-    async def carry_out(self, request: Request) -> Send | Answer | GiveUp:
+    async def carry_out(self, request: AnyRequest) -> Send | Answer | GiveUp:
         try:
             outcome = await self._through_the_wire(request)
             if isinstance(outcome, StepError):
@@ -241,7 +241,7 @@ class _Exchange:
             if self._asker.purse is not None:
                 self._asker.purse.settle(self._reservation, self._spent)
 
-    async def _through_the_wire(self, request: Request) -> Reply | StepError:
+    async def _through_the_wire(self, request: AnyRequest) -> Reply | StepError:
         try:
             await self._attempt.begin()
             await self._permit.depart()
@@ -260,11 +260,11 @@ class _Exchange:
         self._meter.call_s += self._attempt.took
         return outcome
 
-    async def _complete(self, request: Request) -> Reply | StepError:
-        left = max(0.001, self._ask.timeout - self._meter.active_s)
+    async def _complete(self, request: AnyRequest) -> Reply | StepError:
+        left = max(0.001, self._ask.timeout - self._talk.active_s)
         timeout = min(self._ask.retry.attempt_timeout, left)
         try:
-            return await send(self._ask.provider, request, timeout=timeout)
+            return await send(self._ask.provider, request, timeout=timeout, left=left)
         except StepError as error:
             return error
 

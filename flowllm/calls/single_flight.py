@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import Ask, Call, Caller, Layer
+from flowllm.calls.base import AnyRequest, Ask, Call, Caller, Layer
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.events import RequestJoined
-from flowllm.core.request import Answer, Request
+from flowllm.core.request import Answer
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json
 from flowllm.storage.base import NodeWrite
@@ -58,7 +58,8 @@ class InFlightCall:
             return await waiter.future
         finally:
             token.forget(waiter)
-            self._leave(waiter)
+            if self._leave(waiter) and ask.local:  # a command is killed before its step has ended
+                await self.ended.wait()
 
     def suits(self, ask: Ask) -> bool:
         """Its answer, whatever it is, is one that this ask would have got by itself."""
@@ -84,7 +85,7 @@ class InFlightCall:
         """What the memo has of it by now."""
         return await recall(self)
 
-    def departing(self, request: Request) -> Request:
+    def departing(self, request: AnyRequest) -> AnyRequest:
         """The request as it is: all waiters want the same."""
         return request
 
@@ -122,12 +123,14 @@ class InFlightCall:
             waiter.future.set_exception(CallStopped())
         self._leave(waiter)
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: _Waiter) -> bool:
+        """Whether the call is broken off, as nobody waits for it any more."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-        if not self._waiters and not self.sealed and self._task is not None and not self._task.done():
-            self.sealed = True
-            self._task.cancel()
+        if self._waiters or self.sealed or self._task is None or self._task.done():
+            return False
+        self.sealed = True
+        return self._task.cancel()
 
     def _share(self, answer: Answer, waiter: _Waiter) -> Answer:
         """One of them pays, in whose run and under whose node the requests are on record."""
@@ -141,7 +144,7 @@ class InFlightCalls:
     def __init__(self, inner: Layer, clock: Clock) -> None:
         self._inner = inner
         self._clock = clock
-        self._joinable: dict[str, InFlightCall] = {}
+        self._joinable: dict[tuple[str, str], InFlightCall] = {}
         self._aloft: set[InFlightCall] = set()
 
     async def ask(self, ask: Ask) -> Answer:
@@ -153,13 +156,14 @@ class InFlightCalls:
         """
         asker = ask.asker
         while not asker.token.stopped:
-            flight = self._joinable.get(ask.key) if ask.join else None
+            flight = self._joinable.get((ask.scope, ask.key)) if ask.join else None
             if flight is None:
                 return await self._lead(ask)
             if flight.suits(ask):
                 ask.missed()
-                now = self._clock.now()
-                asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
+                if not ask.local:
+                    now = self._clock.now()
+                    asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
                 return await flight.wait(ask)
             await asker.token.until_stopped(flight.ended.wait())
         raise CallStopped
@@ -168,14 +172,15 @@ class InFlightCalls:
         flight = InFlightCall(ask)
         self._aloft.add(flight)
         if ask.join:
-            self._joinable[ask.key] = flight
+            self._joinable[ask.scope, ask.key] = flight
         flight.start(self._inner, self._landed)
         return await flight.wait(ask)
 
     def _landed(self, flight: InFlightCall) -> None:
         self._aloft.discard(flight)
-        if self._joinable.get(flight.ask.key) is flight:
-            del self._joinable[flight.ask.key]
+        place = (flight.ask.scope, flight.ask.key)
+        if self._joinable.get(place) is flight:
+            del self._joinable[place]
 
     async def drain(self) -> None:
         """Wait until no call is under way any more."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from flowllm.calls.base import Ask
+from flowllm.calls.base import AnyRequest, Ask
 from flowllm.core.request import Answer, EmbedRequest, Request
 from flowllm.core.types import Usage
 
 
-def join(requests: Sequence[Request]) -> Request:
+def join(requests: Sequence[AnyRequest]) -> Request:
     """One request for the texts of all of them; they differ in nothing else."""
     wanted = cast("Sequence[EmbedRequest]", requests)
     return replace(wanted[0], texts=tuple(text for request in wanted for text in request.texts))

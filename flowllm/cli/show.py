@@ -433,5 +433,5 @@ def _print_attempts(screen: Screen, attempts: Sequence[AttemptRecord]) -> None:
         note = one_line(str(attempt.error.get("message", ""))) if attempt.error else ""
         screen.line(
             f"{attempt.number}  {attempt.status.value:<9}  {clock_time(attempt.started_at)}  {duration(took):>7}  "
-            f"{visible(attempt.model)}  {_in_and_out(attempt.usage)}  {note}".rstrip()
+            f"{f'{visible(attempt.model)}  {_in_and_out(attempt.usage)}  ' if attempt.model else ''}{note}".rstrip()
         )

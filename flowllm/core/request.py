@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -75,6 +75,15 @@ Request: TypeAlias = ChatRequest | EmbedRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRequest:
+    """Work of a step's own, which goes through the same pipeline as requests to models; it asks none."""
+
+    perform: Callable[[float, float], Awaitable[Json]]
+    """Does the work once, within so many seconds, of the so many that are left to all attempts. Raises StepError."""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer as a provider gave it."""
 
@@ -108,7 +117,19 @@ class Embeddings:
     list_price: str = ""
 
 
-Reply: TypeAlias = Completion | Embeddings
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalReply:
+    """What work of a step's own gave; it takes no tokens and costs nothing."""
+
+    value: Json
+    model: str = ""
+    usage: Usage = field(default_factory=Usage)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cost_usd: float | None = 0.0
+    list_price: str = ""
+
+
+Reply: TypeAlias = Completion | Embeddings | LocalReply
 """What a provider gave for a request."""
 
 

@@ -20,6 +20,11 @@ class LocalBackend:
         """Exactly what the step would send or compute with these values. Raises StepError."""
         return self._kinds[step.kind].bind(step, values)
 
+    @property
+    def slots(self) -> dict[str, int]:
+        """How many attempts of each local account go at the same time."""
+        return {name: most for kind in self._kinds.values() for name, most in getattr(kind, "slots", {}).items()}
+
     async def close(self) -> None:
         """Give back what kinds hold open."""
         for kind in self._kinds.values():

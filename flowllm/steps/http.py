@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
 from flowllm.core.cancel import being_cancelled
 from flowllm.core.errors import HttpFailed, StepError, TemplateFailed
@@ -23,7 +24,7 @@ from flowllm.language.workflow import HttpBody, Step
 from flowllm.steps.addresses import described
 from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, in_words
-from flowllm.steps.local import Act, Local, too_late
+from flowllm.steps.local import LocalWork, carry_out, too_late
 from flowllm.storage.base import NodeRecord
 
 SHOWN_URL = 200
@@ -35,11 +36,14 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 class HttpKind:
     """Steps that send a request. One of these serves a whole run; `close` it."""
 
-    def __init__(self, secrets: Mapping[str, str], redactor: Redactor, *, wire: Wire | None = None) -> None:
+    def __init__(
+        self, calls: InFlightCalls, secrets: Mapping[str, str], redactor: Redactor, *, wire: Wire | None = None
+    ) -> None:
+        self._calls = calls
         self._secrets = secrets
         self._redactor = redactor
-        self._local = Local("http")
-        self._places = asyncio.Semaphore(min(MOST_REQUESTS, descriptors.left()))
+        self.slots = {"http": min(MOST_REQUESTS, descriptors.left())}
+        """How many requests are out at the same time."""
         self._wire = wire or Wire()
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
@@ -82,12 +86,12 @@ class HttpKind:
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Send it, again where the step's `retry` says so."""
         request = cast("Request", bound.work)
-        policy = bound.step.retry
 
-        async def once(left: float) -> Json:
-            return await self._once(request, left, min(left, policy.attempt_timeout), context.clock.now)
+        async def perform(limit: float, left: float) -> Json:
+            return await self._once(request, left, limit, context.clock.now)
 
-        return await self._local.carry_out(bound, context, Act(once=once, places=cast("Any", self._places)))
+        work = LocalWork(name="http", account="http", perform=perform)
+        return await carry_out(self._calls, work, bound, context)
 
     async def close(self) -> None:
         """Give back the connections."""

@@ -13,11 +13,12 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Final, cast
 
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
 from flowllm.core.fingerprint import canonical, digest, fingerprint
@@ -29,18 +30,21 @@ from flowllm.steps.asks import Ask, AskCalls, Variants
 from flowllm.steps.base import Bound, Kind, NodeContext, Work
 from flowllm.steps.jsonable import Later, NotPlain, plain
 from flowllm.steps.lazy import lazy_arguments
-from flowllm.steps.local import Act, Local, too_late
+from flowllm.steps.local import LocalWork, carry_out, too_late
 from flowllm.steps.modules import StepModules
 from flowllm.steps.threads import within_step
 from flowllm.steps.tracebacks import Told, speaks_for_itself, told
 from flowllm.steps.watchdog import Watchdog
 from flowllm.storage.base import NodeRecord
 
-MOST_THREADS = 32
 LONGEST_TELLING = 5.0
 """Seconds in which an exception's own class may say what it is."""
-MOST_ASKING_THREADS = 512
+MOST_THREADS: Final = 32
+MOST_ASKING_THREADS: Final = 512
 """Of functions that ask models, and so wait most of the time."""
+_THREADS: Final = "python threads"
+_ASKING_THREADS: Final = "python threads that ask"
+_LOOP: Final = "python coroutines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +56,20 @@ class _Call:
     """The default system message of what it asks."""
 
 
-class _Places:
-    """A thread for a plain function; a coroutine needs none."""
-
-    def __init__(self, function: Callable[[], Awaitable[Callable[..., Any]]], threads: asyncio.Semaphore) -> None:
-        self._function = function
-        self._threads = threads
-        self._held = False
-
-    async def __aenter__(self) -> None:
-        if not inspect.iscoroutinefunction(await self._function()):
-            await self._threads.acquire()
-            self._held = True
-
-    async def __aexit__(self, *exception: object) -> None:
-        if self._held:
-            self._held = False
-            self._threads.release()
-
-
 class PythonKind:
     """Steps that call a function. One of these serves a whole run and loads each file once."""
 
+    slots: ClassVar = {_THREADS: MOST_THREADS, _ASKING_THREADS: MOST_ASKING_THREADS, _LOOP: sys.maxsize}
+    """How many functions run at the same time."""
+
     def __init__(
-        self, files: Mapping[str, str], secrets: Mapping[str, str], redactor: Redactor, *, prompts: Kind
+        self,
+        calls: InFlightCalls,
+        files: Mapping[str, str],
+        secrets: Mapping[str, str],
+        redactor: Redactor,
+        *,
+        prompts: Kind,
     ) -> None:
         """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds.
         `prompts` are the steps that functions ask by `ask`."""
@@ -87,9 +81,7 @@ class PythonKind:
         self._redactor = redactor
         self._functions: dict[str, Callable[..., Any]] = {}
         self._hashes: dict[str, str] = {}
-        self._threads = asyncio.Semaphore(MOST_THREADS)
-        self._asking_threads = asyncio.Semaphore(MOST_ASKING_THREADS)
-        self._local = Local("python")
+        self._calls = calls
         self._watchdog = Watchdog(self._tell, node_of=_node_of)
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
@@ -124,21 +116,23 @@ class PythonKind:
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Call the function, again where the step's `retry` says so, and keep what it gives."""
         body = cast("PythonBody", bound.step.body)
+        asked = self._asked(bound, context)
 
-        calls = self._calls(bound, context)
-        threads = self._threads if calls is None else self._asking_threads
+        async def prepare() -> str:
+            if inspect.iscoroutinefunction(await self._loaded(body)):
+                return _LOOP
+            return _THREADS if asked is None else _ASKING_THREADS
 
-        async def once(left: float) -> Json:
-            return await self._once(bound, await self._loaded(body), left, calls)
+        async def perform(limit: float, left: float) -> Json:
+            return await self._once(bound, context.asker.node_id, limit, left, asked)
 
-        places = _Places(lambda: self._loaded(body), threads)
-        act = Act(once=once, places=places)
-        if calls is not None:
-            act = replace(act, figures=calls.figures, waited=lambda: calls.waited)
+        work = LocalWork(name="python", account=_THREADS, perform=perform, prepare=prepare)
+        if asked is not None:
+            work.figures, work.idle = asked.figures, lambda: asked.waited
         with within_step(context.asker.node_id), self._watchdog.watch(_folder(body)):
-            return await self._local.carry_out(bound, context, act)
+            return await carry_out(self._calls, work, bound, context)
 
-    def _calls(self, bound: Bound, context: NodeContext) -> AskCalls | None:
+    def _asked(self, bound: Bound, context: NodeContext) -> AskCalls | None:
         asks = cast("PythonBody", bound.step.body).asks
         if asks is None or context.within is None:
             return None
@@ -146,14 +140,21 @@ class PythonKind:
             self._variants[id(asks)] = (asks, Variants(asks))
         return AskCalls(self._variants[id(asks)][1], cast("_Call", bound.work).system, context.within)
 
-    async def _once(self, bound: Bound, function: Callable[..., Any], left: float, calls: AskCalls | None) -> Json:
-        """One call of the function. Raises CallStopped if it asked something that was not sent as the run is stopping,
-        whatever it made of that."""
+    async def _once(
+        self,
+        bound: Bound,
+        node_id: str,  # noqa: ARG002 - `_node_of` reads it
+        limit: float,
+        left: float,
+        calls: AskCalls | None,
+    ) -> Json:
+        """One call of the function, for the node of that id. Raises CallStopped if it asked something that was not sent
+        as the run is stopping, whatever it made of that."""
         if calls is None:
-            return await self._called(bound, function, left, None)
+            return await self._called(bound, limit, left, None)
         ask = Ask(calls)
         try:
-            value = await self._called(bound, function, left, ask)
+            value = await self._called(bound, limit, left, ask)
         except StepError:
             if ask.stopped:
                 raise CallStopped from None
@@ -164,11 +165,9 @@ class PythonKind:
             raise CallStopped
         return value
 
-    async def _called(self, bound: Bound, function: Callable[..., Any], left: float, ask: Ask | None) -> Json:
-        step = bound.step
-        body = cast("PythonBody", step.body)
-        name = bound.parts["function"]
-        limit = min(left, step.retry.attempt_timeout)
+    async def _called(self, bound: Bound, limit: float, left: float, ask: Ask | None) -> Json:
+        body = cast("PythonBody", bound.step.body)
+        name, function = bound.parts["function"], self._function(body)
         deadline = asyncio.timeout(limit)
         arguments = cast("_Call", bound.work).arguments
         if ask is not None:
@@ -252,8 +251,8 @@ def _folder(body: PythonBody) -> str:
 
 
 def _node_of(frame: types.FrameType) -> str:
-    """The node that a frame of `PythonKind.run` carries out; empty for any other frame."""
-    return str(frame.f_locals["context"].asker.node_id) if frame.f_code is PythonKind.run.__code__ else ""
+    """The node whose function a frame of `PythonKind._once` calls; empty for any other frame."""
+    return str(frame.f_locals["node_id"]) if frame.f_code is PythonKind._once.__code__ else ""  # noqa: SLF001
 
 
 async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -> Json:

@@ -15,15 +15,16 @@ import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
+from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import ShellFailed, TemplateFailed
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.language.workflow import ShellBody, Step
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.local import Act, Local, too_late
+from flowllm.steps.local import LocalWork, carry_out, too_late
 from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, Ended, TooMuchOutput, run_command
 from flowllm.storage.base import NodeRecord
 
@@ -44,13 +45,16 @@ class _Command:
 class ShellKind:
     """Steps that run a command. One of these serves a whole run."""
 
-    def __init__(self, secrets: Mapping[str, str], redactor: Redactor, *, private: Collection[str] = ()) -> None:
+    def __init__(
+        self, calls: InFlightCalls, secrets: Mapping[str, str], redactor: Redactor, *, private: Collection[str] = ()
+    ) -> None:
         """`private` variables of the environment are not handed on."""
         self._private = private
         self._secrets = secrets
         self._redactor = redactor
-        self._local = Local("shell")
-        self._places = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+        self._calls = calls
+        self.slots = {"shell": 2 * (os.cpu_count() or 1)}
+        """How many commands run at the same time."""
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The command with its input and environment, once as they are and once with secrets masked, for the key."""
@@ -70,12 +74,12 @@ class ShellKind:
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Run it, again where the step's `retry` says so."""
-        command, policy = cast("_Command", bound.work), bound.step.retry
+        command = cast("_Command", bound.work)
 
-        async def once(left: float) -> Json:
-            return await self._once(command, left, min(left, policy.attempt_timeout))
+        async def perform(limit: float, left: float) -> Json:
+            return await self._once(command, left, limit)
 
-        return await self._local.carry_out(bound, context, Act(once=once, places=cast("Any", self._places)))
+        return await carry_out(self._calls, LocalWork(name="shell", account="shell", perform=perform), bound, context)
 
     async def _once(self, command: _Command, left: float, limit: float) -> Json:
         if sys.platform == "win32":

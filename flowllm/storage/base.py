@@ -129,7 +129,7 @@ class MatchedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """One request on the wire."""
+    """One request on the wire, or one attempt at the work of a step that does it itself."""
 
     attempt_id: str
     """Unique; made by the caller, so that a repeated write changes nothing."""
@@ -139,7 +139,9 @@ class AttemptRecord:
     number: int
     """1 for the first request of the node in this sitting."""
     provider: str
+    """For a step that does its work itself: its kind."""
     model: str
+    """Empty for a step that does its work itself: its attempts are no requests, and cost nothing."""
     started_at: float
     status: AttemptStatus = AttemptStatus.SENT
     finished_at: float | None = None
@@ -327,7 +329,8 @@ class Store(Protocol):
         ...
 
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
-        """What all attempts of a run took, or of one node and all within it, those of earlier sittings too.
+        """What all requests of a run took, or of one node and all within it, those of earlier sittings too. Attempts of
+        steps that do their work themselves, which name no model, are none.
 
         One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
         that failed and reports neither tokens nor a cost took nothing."""

@@ -133,6 +133,7 @@ async def match():
     re.match("(a+)+$", "a" * 40 + "b")  # which gives no other thread a turn, for years
 
 async def begun():
+    Path("called").touch()
     while not Path("go").exists():
         await asyncio.sleep(0.01)
     Path("begun").touch()
@@ -154,11 +155,12 @@ def test_the_second_signal_ends_a_process_whose_loop_stands_still(
 ) -> None:
     """Whether it stood still before the first one or only after it."""
     project.write("steps.py", BLOCKING)
-    go, begun = project.folder / "go", project.folder / "begun"
+    go, begun, called = (project.folder / name for name in ("go", "begun", "called"))
     process = project.start("run", project.flow(steps={"a": {"python": f"./steps.py:{function}"}}))
     with killed_at_exit(process):
         assert process.stderr is not None
         until(lambda: "RUN" in process.stderr.readline(), "the step", of=process)
+        until(called.exists, "the step", of=process)
         if not heard:
             go.touch()
             until(begun.exists, "the step to stand still", of=process)

@@ -20,6 +20,7 @@ from flowllm.runtime.options import RunOptions
 from flowllm.runtime.scheduler import AttemptOutcome, Scheduler
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
+from flowllm.steps.local import allow
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
@@ -117,10 +118,11 @@ class Scheduling:
             {
                 StepKind.PROMPT: prompts,
                 StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
-                StepKind.PYTHON: PythonKind(checked.files, {}, stage.redactor, prompts=prompts),
+                StepKind.PYTHON: PythonKind(stage.flights, checked.files, {}, stage.redactor, prompts=prompts),
                 StepKind.VALUE: ValueKind(),
             }
         )
+        allow(stage.limiter, self.backend.slots, holder=run.run_id)
         self.scheduler = Scheduler(
             workflow=checked,
             run=run,

@@ -399,7 +399,7 @@ def _spend() -> Select[Any]:
         func.total(extra).label("reserved_tokens"),
         func.total(of_unknown).label("reserved_usd"),
         (func.count() - func.count(of_unknown)).label("unreserved"),
-    ).select_from(attempts)
+    ).where(attempts.c.model != "")  # work of a step's own is no request
 
 
 def _items(run_id: RunId, parent: NodeId) -> tuple[ColumnElement[bool], ...]:

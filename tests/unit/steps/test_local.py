@@ -101,8 +101,8 @@ def test_an_answer_that_is_too_old_is_not_taken(ttl: str, cached: bool) -> None:
     assert nodes_after(text, runs=2)["s0"].cached is cached
 
 
-def test_those_that_wait_for_equal_work_do_not_start_once_the_run_stops() -> None:
-    async def main() -> tuple[RunStatus, list[str]]:
+def test_those_that_wait_for_equal_work_have_its_result_though_the_run_stops_meanwhile() -> None:
+    async def main() -> tuple[RunStatus, list[int]]:
         stage, stop = Stage(), StopSignal()
         files = {"tools.py": textwrap.dedent(COUNTING)}
         ready = await stage.scheduler(flow(3, "cache: true"), files=files, stop=stop)
@@ -110,11 +110,43 @@ def test_those_that_wait_for_equal_work_do_not_start_once_the_run_stops() -> Non
         await asyncio.sleep(1)
         stop.request("Ctrl-C")
         status = (await going).status
-        return status, [name for name, node in (await stage.nodes()).items() if node.output is not None]
+        return status, [node.output for node in (await stage.nodes()).values()]
 
     status, done = run_virtual(main())
-    assert status is RunStatus.INTERRUPTED
-    assert done == ["s0"]
+    assert status is RunStatus.SUCCEEDED
+    assert done == [1, 1, 1], "one call, which was under way"
+
+
+def test_attempts_are_on_record_with_what_became_of_them_and_count_as_no_requests() -> None:
+    code = """
+        import asyncio
+        calls = []
+        async def work(x):
+            calls.append(x)
+            await asyncio.sleep(5)
+            if len(calls) == 1: raise ValueError("first")
+            return "made it"
+        """
+
+    async def main() -> None:
+        stage = Stage()
+        options = "retry: {max_attempts: 3, initial_delay: 1s, jitter: none, multiplier: 1}"
+        files = {"tools.py": textwrap.dedent(code)}
+        await stage.run(flow(1, f"cache: true, {options}"), files=files)
+        first, second = await stage.store.attempts("r1", "s0")
+        assert [(one.number, one.status, one.provider, one.model) for one in (first, second)] == [
+            (1, "failed", "python", ""),
+            (2, "succeeded", "python", ""),
+        ]
+        assert "first" in first.error["message"]
+        assert second.started_at - first.finished_at == 1
+        spend = await stage.store.spend("r1")
+        assert (spend.requests, spend.usd, spend.tokens) == (0, 0.0, 0)
+        assert (await stage.nodes())["s0"].attempts == 2
+        await stage.run(flow(1, f"cache: true, {options}"), files=files, run_id="r2")
+        assert await stage.store.attempts("r2") == [], "answered from the cache"
+
+    run_virtual(main())
 
 
 def test_an_attempt_of_limited_length_is_followed_by_another() -> None:

@@ -132,7 +132,9 @@ def test_a_retry_that_cannot_come_in_time_is_not_waited_for() -> None:
         """,
     )
     assert failed["type"] == "NodeTimedOut"
-    assert failed["message"].startswith("gave up after 20 s, the step's timeout; the last attempt: work raised")
+    assert failed["message"].startswith(
+        "the next attempt, in 8 s, would pass the step's timeout of 20 s; the last one: work raised"
+    )
     assert failed["at"] == 16
 
 
