@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.prepare import every_step
-from flowllm.app.wiring import SIMULATED, Providers, local_backend
+from flowllm.app.wiring import SIMULATED, Providers, allow_local, local_backend
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
@@ -30,7 +30,6 @@ from flowllm.runtime.foreach_runner import WIDE
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
 from flowllm.runtime.scheduler import WINDOW, AttemptOutcome, DatasetRun, Scheduler
-from flowllm.steps.local import allow
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
@@ -179,7 +178,7 @@ class RunAttempt:
 
         async def carry() -> None:
             self._claim()
-            allow(self._limiter, backend.slots, holder=self._run.run_id)
+            allow_local(self._limiter, backend.slots, holder=self._run.run_id)
             await self._remember_rates()
             scheduler = Scheduler(
                 workflow=self._workflow,

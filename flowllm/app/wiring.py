@@ -238,6 +238,12 @@ def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str,
     return {name: environ[name] for name in workflow.secrets}
 
 
+def allow_local(limiter: Limiter, slots: Mapping[str, int], *, holder: object) -> None:
+    """Let so many attempts of each local account go at the same time."""
+    for account, most in slots.items():
+        limiter.configure(account, Limits(max_concurrent=most, adaptive=False), holder=holder)
+
+
 def local_backend(
     workflow: Workflow, providers: Providers, flights: InFlightCalls, secrets: Mapping[str, str]
 ) -> LocalBackend:

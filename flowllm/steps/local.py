@@ -16,8 +16,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.fingerprint import canonical
 from flowllm.core.request import Answer, LocalRequest
-from flowllm.core.types import Json, Limits, NodeStatus, Usage
-from flowllm.limits.limiter import Limiter
+from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.steps.base import Bound, NodeContext
 from flowllm.storage.base import NodeRecord, NodeWrite
 
@@ -50,12 +49,6 @@ class LocalWork:
     def cost(self, model: str, usage: Usage) -> float:  # noqa: ARG002 - the protocol's signature
         """Nothing is paid."""
         return 0.0
-
-
-def allow(limiter: Limiter, slots: Mapping[str, int], *, holder: object) -> None:
-    """Let so many attempts of each local account go at the same time."""
-    for account, most in slots.items():
-        limiter.configure(account, Limits(max_concurrent=most, adaptive=False), holder=holder)
 
 
 async def carry_out(calls: InFlightCalls, work: LocalWork, bound: Bound, context: NodeContext) -> NodeRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowllm.app.wiring import allow_local
 from flowllm.calls.batch import Batches
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.executor import CallExecutor
@@ -20,7 +21,6 @@ from flowllm.runtime.options import RunOptions
 from flowllm.runtime.scheduler import AttemptOutcome, Scheduler
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
-from flowllm.steps.local import allow
 from flowllm.steps.python import PythonKind
 from flowllm.steps.value import ValueKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
@@ -122,7 +122,7 @@ class Scheduling:
                 StepKind.VALUE: ValueKind(),
             }
         )
-        allow(stage.limiter, self.backend.slots, holder=run.run_id)
+        allow_local(stage.limiter, self.backend.slots, holder=run.run_id)
         self.scheduler = Scheduler(
             workflow=checked,
             run=run,
