@@ -12,7 +12,7 @@ import click
 
 from flowllm.cli.options import Globals
 from flowllm.cli.streams import OutputLost, silence_output
-from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, in_words
+from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, describe_error
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.reporting.text import one_line, plural, visible
 
@@ -87,7 +87,7 @@ def _masked(text: str) -> str:
 
 
 def _bug(error: Exception, state: Globals) -> int:
-    what = one_line(_masked(in_words(error)))
+    what = one_line(_masked(describe_error(error)))
     say(f"error: this is a bug of flowllm, please report it: {what}")
     if state.debug:
         _traceback(error)

@@ -13,7 +13,7 @@ from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
 from flowllm.cli.options import config_option, debug_option, json_option
 from flowllm.cli.output import print_json, results
-from flowllm.core.errors import InvalidWorkflow, Problem, in_order
+from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
 from flowllm.core.types import Json
 from flowllm.language.files import DiskFiles, Unreadable, absolute
 from flowllm.language.parse import load_workflow
@@ -108,7 +108,7 @@ def _tell(found: dict[str, _Checked]) -> None:
     shown: dict[Problem, None] = {}
     """In order; those of flowllm.yaml are told of each file."""
     for file, checked in found.items():
-        for problem in in_order((*checked.problems, *checked.warnings)):
+        for problem in sorted_problems((*checked.problems, *checked.warnings)):
             if problem not in shown:
                 say(visible(str(problem)))
             shown[problem] = None
@@ -124,7 +124,7 @@ def _tell(found: dict[str, _Checked]) -> None:
 
 
 def _data(file: str, checked: _Checked) -> dict[str, Json]:
-    found = in_order((*checked.problems, *checked.warnings))
+    found = sorted_problems((*checked.problems, *checked.warnings))
     return {"file": file, "problems": [_problem(problem) for problem in found]}
 
 

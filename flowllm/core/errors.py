@@ -1,53 +1,8 @@
 """Every error that flowllm raises on purpose.
 
-FlowLLMError
-├── UsageError                  what was asked for is wrong; nothing was started (exit code 2)
-│   ├── InvalidWorkflow         a workflow file or flowllm.yaml has problems, each with line and column
-│   ├── InvalidInputs           the inputs given do not fit the workflow's
-│   ├── RunNotFound
-│   ├── RunOwned                another process has the run
-│   └── DatabaseTooNew          written by a newer flowllm
-├── RunStopped                  the run ends before its nodes do
-│   ├── ProviderDown            a provider is given up for now; the run is paused
-│   ├── BudgetExceeded          the next request would pass the run's budget
-│   └── TooManyFailures         more nodes failed than `stop_at_error_rate` allows
-├── StoreError                  the database cannot be used
-│   ├── StorageFailed           disk full, read-only, I/O error, locked for too long, removed
-│   ├── DatabaseCorrupt
-│   └── OwnershipLost           the run was taken over; this process may write no more of it
-└── StepError                   one node fails; the run goes on with what does not need it
-    ├── TemplateFailed          a template could not be rendered with these values
-    ├── ConditionFailed         `when` gave neither true nor false
-    ├── PythonFailed
-    ├── AskFailed               a question of a function's `ask` has no answer
-    ├── ShellFailed             the command ended with another status than 0
-    ├── HttpFailed              the answer was not 2xx, or none came
-    ├── BadRow                  a line of a data set cannot be read
-    ├── DataFailed              a data set cannot be read at all
-    ├── ImageFailed             an image cannot be read, is none, or has changed
-    ├── SaveFailed              the output could not be written where `save` says
-    ├── ItemsFailed             too many items of a foreach failed
-    ├── GraphFailed             a step of a sub-workflow failed
-    ├── NodeTimedOut            all attempts together took longer than `timeout`
-    ├── InvalidAnswer           the answer never satisfied `output`
-    ├── InternalError           a fault of flowllm itself
-    ├── TruncatedAnswer         cut at max_tokens, under `on_truncated: fail`
-    └── ProviderError           one attempt failed
-        ├── RateLimited         429; carries how long to wait
-        ├── QuotaExhausted      the account has no money left
-        ├── ServerFailed        5xx, 408, 409, 423, 425 and the like
-        ├── ConnectionFailed    refused, reset, unknown host, closed early
-        ├── AttemptTimedOut     no whole answer within `attempt_timeout`
-        ├── Unauthorized        401, 403
-        ├── RequestRejected     400 and other 4xx
-        │   ├── UnknownModel
-        │   ├── RequestTooLarge more than the model's context, or than a minute's limit
-        │   └── PathNotFound    404 that is not about the model
-        ├── Refused             the model declined
-        ├── ContentFiltered     the provider's filter stopped the answer
-        └── BadAnswer           200, but not an answer: HTML, broken JSON, no choices, too large
-            ├── EmptyAnswer     not one word
-            └── WrongVectors    embeddings that do not fit their texts
+UsageError: what was asked for is wrong, nothing was started. RunStopped: the run ends before its nodes do. StoreError:
+the database cannot be used. StepError: one node fails, and the run goes on with what does not need it; a ProviderError
+among them is one failed attempt.
 """
 
 from __future__ import annotations
@@ -74,20 +29,20 @@ class FlowLLMError(Exception):
 
 
 def type_name(error: BaseException) -> str:
-    """The name of its class, also of one that hides it."""
+    """The name of its class, also of a class that overrides `__name__`."""
     return str(type.__dict__["__name__"].__get__(type(error)))
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception of anybody's says, as plain text, or why it says nothing: its class may raise what it likes."""
+    """The text of any exception, or why there is none: the `__str__` of a foreign class may raise."""
     try:
         return str.__str__(str(error))
     except BaseException as problem:  # noqa: BLE001 - KeyboardInterrupt too: it is the text that raised it
         return f"<its text cannot be had: {type_name(problem)}>"
 
 
-def in_words(error: BaseException) -> str:
-    """Its type and what it says."""
+def describe_error(error: BaseException) -> str:
+    """`Type: text`."""
     text = text_of(error)
     return f"{type_name(error)}: {text}" if text else type_name(error)
 
@@ -104,7 +59,7 @@ class Problem:
     source_line: str = ""
     step: str = ""
     warning: bool = False
-    """It may be what was meant: it is told, and nothing is refused for it."""
+    """It may be what was meant: it is shown, and nothing is refused for it."""
 
     def __str__(self) -> str:
         is_option = self.file.startswith("--")
@@ -117,8 +72,8 @@ class Problem:
         return "\n".join(lines)
 
 
-def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Problems in the order of their places."""
+def sorted_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of files, lines and columns."""
     return tuple(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
 
 
@@ -132,8 +87,8 @@ class InvalidWorkflow(UsageError):
     """A file has problems; all of them are in `problems`, in the order of their lines. `warnings` are what else was found."""
 
     def __init__(self, problems: Sequence[Problem], *, warnings: Sequence[Problem] = ()) -> None:
-        self.problems = in_order(problems)
-        self.warnings = in_order(warnings)
+        self.problems = sorted_problems(problems)
+        self.warnings = sorted_problems(warnings)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -154,7 +109,7 @@ class DatabaseTooNew(UsageError):
 
 
 class RunStopped(FlowLLMError):
-    """The run ends before its nodes do; `status` is what becomes of it."""
+    """The run ends before its nodes do; `status` is that of the run."""
 
     status: RunStatus = RunStatus.PAUSED
 
@@ -250,8 +205,8 @@ class PythonFailed(StepError):
 
 
 class AskFailed(StepError):
-    """A question that a function asked by `ask` has no answer. `kind` names the error, such as InvalidAnswer; `answer` is the
-    last answer, when there was one. A function may catch it and go on."""
+    """A call by `ask` of a function failed. `kind` names the error, such as InvalidAnswer; `answer` is the last answer, when
+    there was one. A function may catch it and go on."""
 
     def __init__(self, kind: str, message: str, *, hint: str = "", answer: str | None = None) -> None:
         super().__init__(f"{kind}: {message}", hint=hint, answer=answer)

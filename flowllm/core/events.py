@@ -1,4 +1,4 @@
-"""What happened in a run, in the past tense. Frozen, and told only after it is durable."""
+"""What happened in a run, in the past tense. Frozen, and emitted only after it is durable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A sitting of a run began."""
+    """An attempt at a run began."""
 
     workflow: str
     provider: str
@@ -192,7 +192,7 @@ class StopRequested(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """A sitting of the run is over."""
+    """An attempt at the run is over."""
 
     status: RunStatus
     duration_s: float

@@ -34,23 +34,17 @@ def fingerprint(parts: Mapping[str, Json]) -> str:
     return digest(canonical({"scheme": KEY_SCHEME, **parts}))
 
 
-def changed_parts(before: Mapping[str, Json], after: Mapping[str, Json]) -> list[str]:
-    """The dotted paths at which two requests' parts differ, such as `body.messages.0.content`."""
-    return [path for path, _, _ in differences(before, after)]
-
-
 def differences(before: Json, after: Json, path: str = "") -> list[tuple[str, Json, Json]]:
-    """Every (path, before, after) at which two JSON values differ; a missing side is None."""
+    """Every (path, before, after) at which two JSON values differ, by dotted paths such as `body.messages.0.content`; a
+    missing side is None."""
     if type(before) is type(after) and before == after and canonical(before) == canonical(after):
         return []
     if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for key in [*before, *(k for k in after if k not in before)]:
-            found += differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
-        return found
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        found = []
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            found += differences(old, new, f"{path}.{index}" if path else str(index))
-        return found
-    return [(path, before, after)]
+        pairs = [(key, before.get(key), after.get(key)) for key in {**before, **after}]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = [(index, *pair) for index, pair in enumerate(zip(before, after, strict=True))]
+    else:
+        return [(path, before, after)]
+    return [
+        found for name, old, new in pairs for found in differences(old, new, f"{path}.{name}" if path else str(name))
+    ]

@@ -21,39 +21,22 @@ _PASSWORD: Final = re.compile(r"(?<=://)([^/\s]*?:)([^/\s]*)@")
 _CREDENTIAL: Final = re.compile(r"(?=.*[0-9])[A-Za-z0-9_\-.~+/=:]{12,}")
 """Looks like one, by whatever name it is called."""
 _PLACEHOLDERS: Final = frozenset(
-    [
-        "changeme",
-        "dummy",
-        "empty",
-        "fake",
-        "local",
-        "lm-studio",
-        "lmstudio",
-        "no-key",
-        "no-key-required",
-        "none",
-        "not-needed",
-        "null",
-        "ollama",
-        "placeholder",
-        "secret",
-        "sk-no-key-required",
-        "test",
-        "token",
-        "unused",
-        "vllm",
-    ]
+    re.findall(
+        r"\S+",
+        "changeme dummy empty fake local lm-studio lmstudio no-key no-key-required none not-needed null ollama "
+        "placeholder secret sk-no-key-required test token unused vllm",
+    )
 )
 """What is given as the key to servers that want none: ordinary words, which no answer may lose."""
 SHORTEST = 4
 """Values shorter than this are not masked: they would blot out ordinary text."""
-_TARGET: Final = 12
+_LONG_PATH: Final = 12
 """Characters of the path and query of a secret URL, which may be as plain as `/v1/items`."""
-_TELLING: Final = 8
+_DISTINCTIVE: Final = 8
 """Characters from which on another spelling (base64, another case) is surely that of a secret."""
 _LINE: Final = 16
 """Characters of a line of a secret of several lines (a PEM key) that may not be seen alone."""
-_WORDS: Final = 12
+_LONG_WORDS: Final = 12
 """Letters and digits from which on the words of a secret are those of a secret, whatever stands between them."""
 _NUMBER: Final = 6
 """Digits of a secret that may not be seen as a number."""
@@ -69,7 +52,7 @@ _LITERAL: Final = re.compile(r"[A-Za-z0-9]+")
 _PLAIN: Final = frozenset({str, list, dict})
 
 
-class _Spelling(NamedTuple):
+class _Variant(NamedTuple):
     """One way in which a secret is written."""
 
     needle: str
@@ -84,16 +67,16 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: dict[str, tuple[_Spelling, ...]] = {}
-        self._spellings: tuple[_Spelling, ...] = ()
+        self._secrets: dict[str, tuple[_Variant, ...]] = {}
+        self._variants: tuple[_Variant, ...] = ()
         self._derived = 0
         self._numbers: frozenset[str] = frozenset()
         self.longest = 0
-        """Characters that the longest spelling of a secret may have."""
+        """Characters that the longest variant of a secret may have."""
         self.add(secrets)
 
     @property
-    def knows_none(self) -> bool:
+    def is_empty(self) -> bool:
         """There is nothing to mask."""
         return not self._secrets
 
@@ -102,9 +85,9 @@ class Redactor:
         fresh = {part for secret in secrets for part in _parts(secret)} - self._secrets.keys()
         if not fresh:
             return
-        self._secrets |= {secret: tuple(_spellings(secret)) for secret in fresh}
+        self._secrets |= {secret: tuple(_variants(secret)) for secret in fresh}
         inner = sorted(self._secrets, key=len, reverse=True)
-        self._spellings = tuple(dict.fromkeys(spelling for secret in inner for spelling in self._secrets[secret]))
+        self._variants = tuple(dict.fromkeys(variant for secret in inner for variant in self._secrets[secret]))
         self._numbers = frozenset(one for one in inner if len(one) >= _NUMBER and one.isdecimal())
         self.longest = 12 * len(inner[0])
 
@@ -120,7 +103,7 @@ class Redactor:
             for value, twin in zip_longest(real, shown if isinstance(shown, list) else ()):
                 self.derive(value, twin)
         elif not isinstance(real, bool | dict) and real is not None:
-            least = _TELLING if isinstance(real, str) else _NUMBER
+            least = _DISTINCTIVE if isinstance(real, str) else _NUMBER
             text = str(real).removesuffix(".0")
             found = {piece for piece in self._unmasked(text, shown) if len(piece) >= least}
             self._derived += len(found)
@@ -137,15 +120,15 @@ class Redactor:
 
     def text(self, text: str, mask: str = MASK) -> str:
         """The text with every secret masked."""
-        if len(text) < SHORTEST or not self._spellings:
+        if len(text) < SHORTEST or not self._variants:
             return text
         lowered = text.lower()
-        for needle, pattern in self._spellings:
+        for needle, pattern in self._variants:
             if needle in lowered:
                 text = pattern.sub(mask, text)
         return text
 
-    def rest(self, text: str, *, lost: str) -> str:
+    def partial(self, text: str, *, lost: str) -> str:
         """A text of which a part was never read, masked; `lost` is "start" or "end".
 
         Half a secret may stand where it breaks off, which nothing could know: as much as one is long is left out.
@@ -203,25 +186,25 @@ def _parts(secret: str) -> Iterator[str]:
         if len(part) >= SHORTEST:
             yield part
     target = whole.partition("://")[2].partition("/")[2]
-    if whole.startswith(("http://", "https://")) and len(target) >= _TARGET:
+    if whole.startswith(("http://", "https://")) and len(target) >= _LONG_PATH:
         yield f"/{target}"
 
 
-def _spellings(secret: str) -> Iterator[_Spelling]:
+def _variants(secret: str) -> Iterator[_Variant]:
     """As it is; as JSON, URLs, HTML, CSV, shells, repr and each of them within another write it; in any case, backwards,
     and with other signs between its words; in base64."""
-    telling = len(secret) >= _TELLING
-    yield _spelled(secret, any_case=telling)
-    if telling:
-        yield _spelled(secret[::-1], any_case=True)
+    distinctive = len(secret) >= _DISTINCTIVE
+    yield _variant_of(secret, any_case=distinctive)
+    if distinctive:
+        yield _variant_of(secret[::-1], any_case=True)
         yield from _of_words(secret)
     for core in _base64(secret.encode(errors="surrogatepass")):
-        yield _Spelling(core.lower(), re.compile(re.escape(core)))
+        yield _Variant(core.lower(), re.compile(re.escape(core)))
 
 
-def _spelled(text: str, *, any_case: bool) -> _Spelling:
+def _variant_of(text: str, *, any_case: bool) -> _Variant:
     pattern = "".join(_BLANKS if one[0].isspace() else _character(one[0]) for one in _pieces(text))
-    return _Spelling(_needle(text), re.compile(pattern, re.IGNORECASE if any_case else 0))
+    return _Variant(_needle(text), re.compile(pattern, re.IGNORECASE if any_case else 0))
 
 
 def _pieces(text: str) -> list[str]:
@@ -233,15 +216,15 @@ def _needle(text: str) -> str:
     return max(_LITERAL.findall(text), key=len, default="").lower()
 
 
-def _of_words(secret: str) -> Iterator[_Spelling]:
+def _of_words(secret: str) -> Iterator[_Variant]:
     """Its words with other signs between them, as `slug`, `replace`, or `split` and `join` make it."""
     plain = unicodedata.normalize("NFKD", secret.casefold())
     plain = "".join(one for one in plain if not unicodedata.combining(one))
     for text in dict.fromkeys((secret, unicodedata.normalize("NFKC", plain))):
         words = re.findall(r"[^\W_]+", text)
-        if (len(words) > 1 or text != secret) and sum(map(len, words)) >= _WORDS:
+        if (len(words) > 1 or text != secret) and sum(map(len, words)) >= _LONG_WORDS:
             pattern = r"[\W_]{1,8}".join("".join(map(_character, word)) for word in words)
-            yield _Spelling(_needle(text), re.compile(pattern, re.IGNORECASE))
+            yield _Variant(_needle(text), re.compile(pattern, re.IGNORECASE))
 
 
 def _character(character: str) -> str:
@@ -287,11 +270,11 @@ def _escape(literal: str) -> str:
 
 def _base64(secret: bytes) -> Iterator[str]:
     """What of its base64 does not depend on what stands before and behind it, for each place that it can have."""
-    whole = [base64.b64encode(secret).decode()] if len(secret) >= _TELLING else []
+    whole = [base64.b64encode(secret).decode()] if len(secret) >= _DISTINCTIVE else []
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret).decode()
         whole.append(encoded[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6])
     for core in whole:
-        if len(core) >= _TELLING:
+        if len(core) >= _DISTINCTIVE:
             yield core
             yield core.replace("+", "-").replace("/", "_")

@@ -135,7 +135,7 @@ Reply: TypeAlias = Completion | Embeddings | LocalReply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A valid answer to a request: what steps build on and what the memo keeps."""
+    """A valid answer to a request: what steps build on and what the response cache keeps."""
 
     value: Json
     """The text, the validated JSON value where `output` asked for one, or a vector."""
@@ -151,9 +151,9 @@ class Answer:
     unknown_end: str = ""
     """What the server says ended it, where nobody knows what that means: such an answer is not for others."""
     attempts: int = 0
-    """Requests that were sent for it by the call that got it; 0 when it came from the memo."""
+    """Requests that were sent for it by the call that got it; 0 when it came from the cache."""
     cached: bool = False
-    """It came from the memo."""
+    """It came from the cache."""
     joined: bool = False
     """It came from an equal call that was in flight."""
     queue_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Ids, statuses and small values that every wing shares."""
+"""Ids, statuses and small values that all packages share."""
 
 from __future__ import annotations
 
@@ -57,23 +57,11 @@ class RunStatus(StrEnum):
 
 
 NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
+    **dict.fromkeys(NodeStatus, frozenset[NodeStatus]()),
     NodeStatus.PENDING: frozenset({NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.CANCELLED}),
     NodeStatus.RUNNING: frozenset({NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED}),
-    NodeStatus.SUCCEEDED: frozenset(),
-    NodeStatus.FAILED: frozenset(),
-    NodeStatus.SKIPPED: frozenset(),
-    NodeStatus.BLOCKED: frozenset(),
-    NodeStatus.CANCELLED: frozenset(),
 }
 NODE_TERMINAL = frozenset(status for status, after in NODE_TRANSITIONS.items() if not after)
-
-RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.RUNNING: frozenset(set(RunStatus) - {RunStatus.RUNNING}),
-    RunStatus.SUCCEEDED: frozenset({RunStatus.RUNNING}),  # more to do: --until, --file, --retry-failed
-    RunStatus.FAILED: frozenset({RunStatus.RUNNING}),
-    RunStatus.INTERRUPTED: frozenset({RunStatus.RUNNING}),
-    RunStatus.PAUSED: frozenset({RunStatus.RUNNING}),
-}
 RUN_RESUMABLE = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.PAUSED})
 """What `resume` goes on with by itself."""
 
@@ -160,13 +148,7 @@ class Usage:
 
     def as_dict(self) -> dict[str, int | None]:
         """The counts by name, as they stand in JSON output and in templates."""
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cached_input_tokens": self.cached_input_tokens,
-            "reasoning_tokens": self.reasoning_tokens,
-            "cache_write_tokens": self.cache_write_tokens,
-        }
+        return {name: getattr(self, name) for name in USAGE_FIELDS}
 
 
 USAGE_FIELDS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens")
@@ -194,14 +176,7 @@ class Counts:
 
     def as_dict(self) -> dict[str, int]:
         """The counts by name, as they stand in JSON output and in templates."""
-        return {
-            "total": self.total,
-            "succeeded": self.succeeded,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "accepted": self.accepted,
-            "not_sent": self.not_sent,
-        }
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +194,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """Whether a step's answers are taken from and put into the memo."""
+    """Whether a step's answers are taken from and put into the response cache."""
 
     enabled: bool = True
     ttl: float | None = None

@@ -14,12 +14,12 @@ class FileConflict(Exception):
 
 
 def no_step(_step: str) -> bool:
-    """Nobody may write it."""
+    """No step may write it."""
     return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Claim:
+class _Use:
     what: str
     written: bool = False
     after: Callable[[str], bool]
@@ -27,36 +27,36 @@ class _Claim:
 
 
 class FileRegistry:
-    """One for each sitting of a run. Links lead to one file; devices and pipes are no_step's."""
+    """One for each run attempt. Links lead to one file; devices and pipes are not registered."""
 
     def __init__(self) -> None:
-        self._held: dict[object, _Claim] = {}
+        self._uses: dict[object, _Use] = {}
 
     def reads(self, path: str | Path, what: str, *, after: Callable[[str], bool] = no_step) -> None:
-        """Take note of a file that is read. Raises FileConflict if it is written."""
-        held = self._find(path)
-        if held is None:
-            self._keep(path, _Claim(what=what, after=after))
-        elif held.written:
-            raise _claimed(held.what, what, path)
+        """Register a file that is read. Raises FileConflict if it is written."""
+        use = self._find(path)
+        if use is None:
+            self._keep(path, _Use(what=what, after=after))
+        elif use.written:
+            raise _conflict(use.what, what, path)
 
     def writes(self, path: str | Path, what: str) -> None:
-        """Take note of a file that is written. Raises FileConflict if anybody has it."""
+        """Register a file that is written. Raises FileConflict if it is read or written."""
         self.check(path, what)
-        self._keep(path, _Claim(what=what, written=True, after=no_step))
+        self._keep(path, _Use(what=what, written=True, after=no_step))
 
     def check(self, path: str | Path, what: str, *, by: str = "") -> None:
-        """Raises FileConflict if anybody has the file that is to be written, by that step if one is named."""
-        held = self._find(path)
-        if held is not None and not held.after(by):
-            raise _claimed(what, held.what, path)
+        """Raises FileConflict if the file that a step (`by`) is to write is read or written elsewhere."""
+        use = self._find(path)
+        if use is not None and not use.after(by):
+            raise _conflict(what, use.what, path)
 
-    def _find(self, path: str | Path) -> _Claim | None:
-        return next((self._held[key] for key in file_identities(path) if key in self._held), None)
+    def _find(self, path: str | Path) -> _Use | None:
+        return next((self._uses[key] for key in file_identities(path) if key in self._uses), None)
 
-    def _keep(self, path: str | Path, claim: _Claim) -> None:
+    def _keep(self, path: str | Path, use: _Use) -> None:
         for key in file_identities(path):
-            self._held[key] = claim
+            self._uses[key] = use
 
 
 def file_identities(path: str | Path) -> Iterator[object]:
@@ -75,5 +75,5 @@ def file_identities(path: str | Path) -> Iterator[object]:
         yield found.st_dev, found.st_ino
 
 
-def _claimed(writer: str, reader: str, path: str | Path) -> FileConflict:
+def _conflict(writer: str, reader: str, path: str | Path) -> FileConflict:
     return FileConflict(f"{writer} would write over {reader}: {path}")

@@ -51,7 +51,7 @@ def spool_path(database: Path | None, run_id: str) -> Path:
 def open_spool(
     stdin: Callable[[], BinaryIO], path: Path, *, kind: str | None = None, delimiter: str | None = None
 ) -> Rows:
-    """The rows of standard input, or of its copy where an earlier sitting has made one.
+    """The rows of standard input, or of its copy where an earlier run attempt has made one.
 
     `kind` is one of FORMATS, GUESSED or GUESSED_TABLE; None: GUESSED. Raises DataFailed.
     """

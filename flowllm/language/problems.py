@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from flowllm.core.errors import InvalidWorkflow, Problem, in_order
+from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
 from flowllm.language.reference import Location
 
 _MANY_NAMES = 1000
@@ -79,7 +79,7 @@ class Problems:
         if found and masking is not None:
             mask = masking({file: "\n".join(lines) for file, lines in self._lines.items()})
             found = [_masked(problem, mask) for problem in found]
-        warnings = in_order(problem for problem in found if problem.warning)
+        warnings = sorted_problems(problem for problem in found if problem.warning)
         if len(warnings) < len(found):
             problems = [problem for problem in found if not problem.warning]
             raise InvalidWorkflow(problems, warnings=warnings)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from flowllm.core.cancel import CallStopped, being_cancelled
-from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, in_words
+from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, describe_error
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.rendering import rendered, rendered_now
 from flowllm.language.sandbox_limits import Unfinished
@@ -240,5 +240,6 @@ def _note_failure(desk: RunContext, seat: NodeInvocation) -> None:
 
 def _internal(error: BaseException) -> InternalError:
     return InternalError(
-        in_words(error), hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened"
+        describe_error(error),
+        hint="this is a fault of flowllm, please report it; FLOWLLM_DEBUG=1 shows where it happened",
     )

@@ -100,7 +100,7 @@ class NodeContext:
     def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
         """The node's row as of now, secrets masked."""
         parts, item = bound.parts, self.standing.item
-        if not self.redactor.knows_none:
+        if not self.redactor.is_empty:
             mask = self.redactor.value
             parts, item = mask(dict(parts)), mask(item)
             values = {name: mask(value) for name, value in values.items()}

@@ -23,7 +23,7 @@ from flowllm.core.types import Json
 from flowllm.language.workflow import HttpBody, Step
 from flowllm.steps.addresses import described
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, in_words
+from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error
 from flowllm.steps.local import LocalWork, carry_out, too_late
 from flowllm.storage.base import NodeRecord
 
@@ -129,7 +129,7 @@ class HttpKind:
                 f"{shown} {by} {refused.address} ({kind}), which is not a public address, and is not asked",
                 hint="`http` steps ask public addresses alone; `allow_private: true` in this step's `http` allows all others",
             )
-        said = self._redactor.text(in_words(error))
+        said = self._redactor.text(describe_error(error))
         return HttpFailed(f"{shown}: {said}", retryable=not isinstance(error, ValueError))
 
 

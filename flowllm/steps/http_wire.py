@@ -145,7 +145,7 @@ async def _just_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
     try:
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(in_words(error)) from error
+        raise aiohttp.ClientConnectionError(describe_error(error)) from error
 
 
 def blocked(error: BaseException | None) -> Blocked | None:
@@ -164,7 +164,7 @@ def blocked(error: BaseException | None) -> Blocked | None:
     return None
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What went wrong on the way, for people."""
     import aiohttp  # noqa: PLC0415 - as above
 

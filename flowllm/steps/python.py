@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, cast
 
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import CallStopped, being_cancelled
-from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, in_words, type_name
+from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, describe_error, type_name
 from flowllm.core.fingerprint import canonical, digest, fingerprint
 from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
@@ -302,7 +302,7 @@ def _module_hash(module: str) -> str:
     except (ImportError, ValueError):
         spec = None
     except BaseException as error:  # noqa: BLE001 - to find a module imports the packages around it
-        raise PythonFailed(f"the package of {module} cannot be imported: {in_words(error)}") from None
+        raise PythonFailed(f"the package of {module} cannot be imported: {describe_error(error)}") from None
     if spec is None:
         raise PythonFailed(f"no module named {module}", hint="install it, or use ./file.py:function")
     if spec.origin is None or not spec.origin.endswith(".py"):

@@ -87,7 +87,7 @@ class ShellKind:
         ended = await self._ended(command, limit, attempt=limit < left)
         said = ended.errors.decode(errors="replace")
         whole = len(ended.errors) < KEPT_ERRORS
-        said = self._redactor.text(said) if whole else self._redactor.rest(said, lost="start")
+        said = self._redactor.text(said) if whole else self._redactor.partial(said, lost="start")
         said = said[-MAX_SHOWN:].strip()
         if ended.status != 0:
             raise ShellFailed(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import flowllm
-from flowllm.core.errors import FlowLLMError, in_words, type_name
+from flowllm.core.errors import FlowLLMError, describe_error, type_name
 
 LONGEST_LINE = 400
 """Characters of what an exception says, on one line."""
@@ -79,7 +79,7 @@ def _whole(error: BaseException) -> str:
         return str.__str__("".join(whole.format()))
     except BaseException:  # noqa: BLE001 - whatever its class, its cause or its group raises
         frames = [one for one in traceback.extract_tb(_traceback(error)) if not one.filename.startswith(_OURS)]
-        return f"Traceback (most recent call last):\n{''.join(traceback.format_list(frames))}{in_words(error)}\n"
+        return f"Traceback (most recent call last):\n{''.join(traceback.format_list(frames))}{describe_error(error)}\n"
 
 
 def _parts(one: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:
@@ -108,9 +108,9 @@ def _said(error: BaseException, depth: int = 0) -> str:
 
 def _plainly(error: BaseException) -> str:
     if not issubclass(type(error), FlowLLMError):
-        return in_words(error)
+        return describe_error(error)
     message = vars(error).get("message")
-    return f"{type_name(error)}: {message}" if type(message) is str else in_words(error)
+    return f"{type_name(error)}: {message}" if type(message) is str else describe_error(error)
 
 
 def _traceback(error: BaseException) -> types.TracebackType | None:

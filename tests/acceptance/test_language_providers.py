@@ -35,9 +35,9 @@ def test_how_a_schema_travels(author: Author, structured: str | None, form: str 
     flow = _with(author, step={"output": SCHEMA}, **({"structured": structured} if structured else {}))
     body = author.sent(flow)[0].body
     assert body.get("response_format", {}).get("type") == form
-    in_words = [message for message in body["messages"] if '"integer"' in message["content"]]
-    assert len(in_words) == (0 if form == "json_schema" else 1)
-    assert all("JSON" in message["content"] for message in in_words)
+    describe_error = [message for message in body["messages"] if '"integer"' in message["content"]]
+    assert len(describe_error) == (0 if form == "json_schema" else 1)
+    assert all("JSON" in message["content"] for message in describe_error)
     assert author.outputs(flow) == {"o": {"a": 1}}
 
 

@@ -64,7 +64,7 @@ def masked_body(raw: bytes, redactor: Redactor) -> bytes:
     """The body with every secret masked, in whatever field it stands; the very same bytes where there is none."""
     text = raw.decode(errors="surrogateescape")
     masked = redactor.text(text)
-    if masked == text and not (_ESCAPED.search(text) and not redactor.knows_none):
+    if masked == text and not (_ESCAPED.search(text) and not redactor.is_empty):
         return raw
     try:
         payload = json.loads(text)

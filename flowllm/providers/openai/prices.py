@@ -1,4 +1,4 @@
-"""What an answer cost. The house of genai_prices."""
+"""What an answer cost. The one importer of genai_prices."""
 
 from __future__ import annotations
 

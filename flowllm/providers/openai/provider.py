@@ -305,7 +305,7 @@ class OpenAIProvider:
             headers = {name.lower(): self._redactor.text(value) for name, value in response.headers.items()}
             said = masked_body(response.text.encode(errors="replace"), self._redactor).decode()
             if len(response.content) >= LARGEST_ERROR_BODY:
-                said = self._redactor.rest(said, lost="end")
+                said = self._redactor.partial(said, lost="end")
             return error_of(response.status_code, headers, said, info, now=self._clock.now())
         return connection_error(error, info)
 
@@ -345,7 +345,7 @@ async def _whole(response: httpx2.Response, info: RequestInfo, largest: int, red
                 f"{info.provider} ({info.server}) sent more than {largest // 2**20} MiB; "
                 "one answer is never that large",
                 hint="lower max_tokens, or ask for less in one answer",
-                answer=redactor.rest(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
+                answer=redactor.partial(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
                 status=response.status_code,
             )
         if body[-_STREAM_END:].rstrip().endswith(b"data: [DONE]"):
