@@ -77,13 +77,13 @@ class FlowLLM:
         self._store: Store | None = None
         self._told: list[str] = []
         """What the database has lost, for the next run to tell."""
-        self._flights: InFlightCalls | None = None
+        self._calls: InFlightCalls | None = None
 
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
         line = CallExecutor(self._limiter, self._store, self._clock)
         batches = Batches(line, self._clock)
-        self._flights = InFlightCalls(ResponseCache(batches, self._store, self._clock), self._clock)
+        self._calls = InFlightCalls(ResponseCache(batches, self._store, self._clock), self._clock)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -91,10 +91,10 @@ class FlowLLM:
 
     async def _close(self) -> None:
         store, self._store = self._store, None
-        flights, self._flights = self._flights, None
+        calls, self._calls = self._calls, None
         try:
-            if flights is not None:
-                await flights.drain()
+            if calls is not None:
+                await calls.drain()
             self._limiter.close()
             await self._pool.close()
         finally:
@@ -279,7 +279,7 @@ class FlowLLM:
             loaded,
             run,
             steps,
-            backend=local_backend(loaded, providers, self._open_flights(), secret),
+            backend=local_backend(loaded, providers, self._open_calls(), secret),
             store=self.store,
             use_memo=not options.no_cache,
             refresh=options.refresh,
@@ -349,10 +349,10 @@ class FlowLLM:
         providers.redactor.add(found.values())
         return found
 
-    def _open_flights(self) -> InFlightCalls:
-        if self._flights is None:
+    def _open_calls(self) -> InFlightCalls:
+        if self._calls is None:
             raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
-        return self._flights
+        return self._calls
 
     def _sitting(
         self,
@@ -373,7 +373,7 @@ class FlowLLM:
             run=run,
             options=options,
             providers=providers,
-            flights=self._open_flights(),
+            calls=self._open_calls(),
             limiter=self._limiter,
             store=self.store,
             clock=self._clock,

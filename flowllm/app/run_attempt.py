@@ -126,7 +126,7 @@ class RunAttempt:
         run: RunRecord,
         options: RunOptions,
         providers: Providers,
-        flights: InFlightCalls,
+        calls: InFlightCalls,
         limiter: Limiter,
         store: Store,
         clock: Clock,
@@ -147,7 +147,7 @@ class RunAttempt:
         self._run = run
         self._options = options
         self._providers = providers
-        self._flights = flights
+        self._calls = calls
         self._limiter = limiter
         self._store = store
         self._clock = clock
@@ -173,7 +173,7 @@ class RunAttempt:
         own_code = any(step.kind is StepKind.PYTHON for _, step in every_step(self._workflow.steps))
         stop.begun(self._options.grace, own_code=own_code)
         self._begin(resumed=resumed, notices=notices)
-        backend = local_backend(self._workflow, self._providers, self._flights, self._secrets)
+        backend = local_backend(self._workflow, self._providers, self._calls, self._secrets)
         token = stop.child()
 
         async def carry() -> None:
@@ -192,7 +192,7 @@ class RunAttempt:
                 redactor=self._providers.redactor,
                 emit=self._tell,
                 stop=token,
-                purse=await self._purse(),
+                budget=await self._budget(),
                 retry_failed=retry_failed,
                 window=self._window,
                 files=self._files,
@@ -254,7 +254,7 @@ class RunAttempt:
             clock=self._clock,
         )
 
-    async def _purse(self) -> RunBudget | None:
+    async def _budget(self) -> RunBudget | None:
         """The run's budget, with what its earlier sittings spent."""
         budget = self._workflow.budget
         if budget is None:

@@ -245,18 +245,18 @@ def allow_local(limiter: Limiter, slots: Mapping[str, int], *, holder: object) -
 
 
 def local_backend(
-    workflow: Workflow, providers: Providers, flights: InFlightCalls, secrets: Mapping[str, str]
+    workflow: Workflow, providers: Providers, calls: InFlightCalls, secrets: Mapping[str, str]
 ) -> LocalBackend:
     """All kinds of steps, carried out in this process."""
     redactor = providers.redactor
-    prompts = LlmKind(providers.for_step, flights)
+    prompts = LlmKind(providers.for_step, calls)
     return LocalBackend(
         {
             StepKind.PROMPT: prompts,
-            StepKind.EMBED: EmbedKind(providers.for_step, flights),
-            StepKind.PYTHON: PythonKind(flights, workflow.files, secrets, redactor, prompts=prompts),
-            StepKind.SHELL: ShellKind(flights, secrets, redactor, private=providers.private),
-            StepKind.HTTP: HttpKind(flights, secrets, redactor),
+            StepKind.EMBED: EmbedKind(providers.for_step, calls),
+            StepKind.PYTHON: PythonKind(calls, workflow.files, secrets, redactor, prompts=prompts),
+            StepKind.SHELL: ShellKind(calls, secrets, redactor, private=providers.private),
+            StepKind.HTTP: HttpKind(calls, secrets, redactor),
             StepKind.VALUE: ValueKind(),
         }
     )

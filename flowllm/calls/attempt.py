@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import Ask, Caller
+from flowllm.calls.base import Call, Caller
 from flowllm.calls.budget import BudgetReservation
 from flowllm.core.clock import Clock
 from flowllm.core.errors import (
@@ -32,11 +32,11 @@ class Attempt:
     """The record of one request and its two events."""
 
     def __init__(
-        self, ask: Ask, asker: Caller, *, number: int, reserved: BudgetReservation, store: Store, clock: Clock
+        self, call: Call, caller: Caller, *, number: int, reserved: BudgetReservation, store: Store, clock: Clock
     ) -> None:
         """`number` counts the requests of the call from 1."""
-        self._asker = asker
-        self._local = ask.local
+        self._caller = caller
+        self._local = call.local
         self._store = store
         self._clock = clock
         self._sent_at = 0.0
@@ -46,12 +46,12 @@ class Attempt:
         """Seconds on the wire."""
         self._record = AttemptRecord(
             attempt_id=uuid.uuid4().hex,
-            run_id=asker.fence.run_id,
-            node_id=asker.node_id,
-            key=ask.key,
+            run_id=caller.lease.run_id,
+            node_id=caller.node_id,
+            key=call.key,
             number=number,
-            provider=ask.provider.name,
-            model=ask.request.model,
+            provider=call.provider.name,
+            model=call.request.model,
             started_at=clock.now(),
             reserved_tokens=reserved.tokens,
             reserved_usd=reserved.usd,
@@ -59,14 +59,14 @@ class Attempt:
 
     async def begin(self) -> None:
         """Put it on record. Raises StoreError."""
-        await self._store.begin_attempt(self._asker.fence, self._record)
+        await self._store.begin_attempt(self._caller.lease, self._record)
 
     def sent(self, *, queue_s: float) -> None:
         """It goes out now."""
         self._sent_at = self._clock.monotonic()
         if self._local:
             return
-        self._asker.emit(
+        self._caller.emit(
             RequestSent(
                 run_id=self._record.run_id,
                 node_id=self._record.node_id,
@@ -116,7 +116,7 @@ class Attempt:
             ended = replace(ended, usage=unknown, cost_usd=0.0 if free else None)
             self._tell_end(ended)
         with contextlib.suppress(StoreError):
-            await self._store.settle(attempt=ended, attempt_fence=self._asker.fence)
+            await self._store.settle(attempt=ended, attempt_fence=self._caller.lease)
 
     async def _settle(
         self,
@@ -128,12 +128,12 @@ class Attempt:
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:
-        error = None if error is None else self._asker.redactor.value(dict(error))
+        error = None if error is None else self._caller.redactor.value(dict(error))
         ended = replace(
             self._record, status=status, finished_at=self._clock.now(), error=error, usage=usage, cost_usd=cost_usd
         )
         try:
-            await self._store.settle(attempt=ended, attempt_fence=self._asker.fence, memo=memo, nodes=nodes)
+            await self._store.settle(attempt=ended, attempt_fence=self._caller.lease, memo=memo, nodes=nodes)
         except OwnershipLost:
             # The run that paid may have left this call and have been resumed since; the others keep the answer.
             if nodes:
@@ -143,7 +143,7 @@ class Attempt:
     def _tell_end(self, ended: AttemptRecord) -> None:
         if self._local:
             return
-        self._asker.emit(
+        self._caller.emit(
             RequestEnded(
                 run_id=ended.run_id,
                 node_id=ended.node_id,

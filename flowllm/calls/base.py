@@ -24,11 +24,11 @@ from flowllm.storage.base import NodeWrite, RunLease
 class Caller:
     """The node on whose behalf something is sent."""
 
-    fence: RunLease
+    lease: RunLease
     node_id: NodeId
     token: CancelToken
     emit: Callable[[Event], None]
-    purse: RunBudget | None = None
+    budget: RunBudget | None = None
     """The run's budget, if it has one."""
     tenant: str = ""
     redactor: Redactor = field(default_factory=Redactor)
@@ -79,7 +79,7 @@ class Batching:
     """Seconds to wait at most for others."""
     join: Callable[[Sequence[AnyRequest]], Request]
     """One request that asks for all of them."""
-    divide: Callable[[Answer, Sequence[Ask]], Sequence[Answer]]
+    divide: Callable[[Answer, Sequence[Call]], Sequence[Answer]]
     """The part that each ask has in the answer to that request."""
     most_tokens: int = 250_000
     """By estimate, in one request."""
@@ -90,10 +90,10 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Call:
     """One answer that a node wants."""
 
-    asker: Caller
+    caller: Caller
     request: AnyRequest
     provider: Performer
     key: str
@@ -131,10 +131,10 @@ class Ask:
         return isinstance(self.request, LocalRequest)
 
 
-class Call(Protocol):
+class PendingCall(Protocol):
     """An ask on its way, which may belong to several askers."""
 
-    ask: Ask
+    call: Call
     on_wire: bool
     """A request is out or its outcome is being recorded: the token no longer holds it back."""
 
@@ -150,7 +150,7 @@ class Call(Protocol):
         which masks its own."""
         ...
 
-    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+    async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:
         """The answer, where all that the call asks for has come to be known while it waited; what of it is known is asked
         for no more. `recall` gives what the memo has of one call, with its rows, durable."""
         ...
@@ -159,7 +159,7 @@ class Call(Protocol):
         """What really goes out, asked for at the last moment: nobody is in it who has left."""
         ...
 
-    def shares(self, answer: Answer) -> Sequence[tuple[Call, Answer]]:
+    def shares(self, answer: Answer) -> Sequence[tuple[PendingCall, Answer]]:
         """The calls that this answer to the request ends, each with its part; the call itself, if it is one alone."""
         ...
 
@@ -171,7 +171,7 @@ class Call(Protocol):
 class Layer(Protocol):
     """One layer around a call."""
 
-    async def answer(self, call: Call) -> Answer:
+    async def answer(self, pending: PendingCall) -> Answer:
         """The answer, durable. Raises StepError when there is none, CallStopped when all its runs are
         stopping, StoreError when it cannot be kept."""
         ...

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import AnyRequest, Ask, Batching, Call, Caller, Layer
+from flowllm.calls.base import AnyRequest, Batching, Call, Caller, Layer, PendingCall
 from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
@@ -33,10 +33,10 @@ _URGENCY = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 class _Member:
     """One call's place in a batch."""
 
-    __slots__ = ("batch", "call", "future")
+    __slots__ = ("batch", "future", "pending")
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
+    def __init__(self, pending: PendingCall) -> None:
+        self.pending = pending
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.batch: _Batch | None = None
         """The one that it was sent with last; None while it gathers."""
@@ -54,7 +54,7 @@ class _Batch:
         self.suspect = suspect
         self.error: Exception | None = None
         """Why there is no answer."""
-        self.ask = _joined([member.call.ask for member in members], suspect=suspect)
+        self.call = _joined([member.pending.call for member in members], suspect=suspect)
         self.task: asyncio.Task[None] | None = None
         self._name = name
         self._on_wire = False
@@ -72,23 +72,23 @@ class _Batch:
     def on_wire(self, value: bool) -> None:
         self._on_wire = value
         for member in self.members:
-            member.call.on_wire = value
+            member.pending.on_wire = value
 
     def payer(self) -> Caller:
         """The payer of the first call that has one."""
         for member in list(self.members):
             with contextlib.suppress(CallStopped):
-                return member.call.payer()
+                return member.pending.payer()
         raise CallStopped
 
     def holds_secret(self, value: Json) -> bool:
         """Of any of its calls."""
-        return any(member.call.holds_secret(value) for member in self.members)
+        return any(member.pending.holds_secret(value) for member in self.members)
 
-    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+    async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:
         """What the memo has by now of its calls goes to them, and they leave; an answer if none is left."""
         members = list(self.members)
-        outcomes = await asyncio.gather(*(recall(member.call) for member in members), return_exceptions=True)
+        outcomes = await asyncio.gather(*(recall(member.pending) for member in members), return_exceptions=True)
         last: Answer | None = None
         for member, found in zip(members, outcomes, strict=True):
             if found is None or member not in self.members:
@@ -111,13 +111,13 @@ class _Batch:
         if len(self.members) == len(self.sent):
             return request
         self.sent = list(self.members)
-        return _how(self.sent[0].call.ask).join([member.call.ask.request for member in self.sent])
+        return _how(self.sent[0].pending.call).join([member.pending.call.request for member in self.sent])
 
-    def shares(self, answer: Answer) -> Sequence[tuple[Call, Answer]]:
+    def shares(self, answer: Answer) -> Sequence[tuple[PendingCall, Answer]]:
         """Each call that was sent with its part; also one that was left since, for what is paid for is kept."""
-        asks = [member.call.ask for member in self.sent]
-        self._parts = [replace(part, batch=self._name) for part in _how(asks[0]).divide(answer, asks)]
-        return [(member.call, part) for member, part in zip(self.sent, self._parts, strict=True)]
+        calls = [member.pending.call for member in self.sent]
+        self._parts = [replace(part, batch=self._name) for part in _how(calls[0]).divide(answer, calls)]
+        return [(member.pending, part) for member, part in zip(self.sent, self._parts, strict=True)]
 
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:  # noqa: ARG002 - the protocol's shape
         """None: the rows are its calls'."""
@@ -194,12 +194,12 @@ class Batches:
         self._general: dict[Hashable, object] = {}
         """What a group's requests were refused with whatever was in them."""
 
-    async def answer(self, call: Call) -> Answer:
+    async def answer(self, pending: PendingCall) -> Answer:
         """The call's part of a batch's answer; an ask without a batch goes straight on."""
-        if call.ask.batch is None:
-            return await self._inner.answer(call)
-        member, group = _Member(call), _group(call.ask)
-        self._gather(member, call.ask.batch, group)
+        if pending.call.batch is None:
+            return await self._inner.answer(pending)
+        member, group = _Member(pending), _group(pending.call)
+        self._gather(member, pending.call.batch, group)
         try:
             return await member.future
         finally:
@@ -240,7 +240,7 @@ class Batches:
         await self._ask(batch)
         if batch.error is None:
             return
-        group = _group(batch.ask)
+        group = _group(batch.call)
         if len(batch.members) < 2 or not may_be_one_alone(batch.error):  # noqa: PLR2004 - a pair is a batch
             batch.fail(batch.error)
         elif batch.suspect:
@@ -258,7 +258,7 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is each waiter's to deal with
             batch.error = error
         else:
-            self._general.pop(_group(batch.ask), None)
+            self._general.pop(_group(batch.call), None)
             batch.deliver()
 
     def _divide(self, batch: _Batch) -> None:
@@ -332,35 +332,35 @@ class Batches:
         return task
 
 
-def _how(ask: Ask) -> Batching:
-    if ask.batch is None:
+def _how(call: Call) -> Batching:
+    if call.batch is None:
         raise AssertionError("an ask that goes alone is in a batch")
-    return ask.batch
+    return call.batch
 
 
-def _group(ask: Ask) -> Hashable:
+def _group(call: Call) -> Hashable:
     """What may share a request: of one tenant, under one policy, and on one purse if there is one."""
-    purse = None if ask.asker.purse is None else ask.asker.fence.run_id
-    return (_how(ask).group, ask.retry, ask.timeout, ask.asker.tenant, purse)
+    budget = None if call.caller.budget is None else call.caller.lease.run_id
+    return (_how(call).group, call.retry, call.timeout, call.caller.tenant, budget)
 
 
-def _joined(asks: Sequence[Ask], *, suspect: bool) -> Ask:
+def _joined(calls: Sequence[Call], *, suspect: bool) -> Call:
     """The ask for all of them. Those that are not alone are soon sent in smaller batches rather than again. What it completes is their business: it has no rows and no place in the memo."""
-    first = asks[0]
-    if len(asks) == 1:
+    first = calls[0]
+    if len(calls) == 1:
         return first
     return replace(
         first,
-        request=_how(first).join([ask.request for ask in asks]),
+        request=_how(first).join([call.request for call in calls]),
         retry=replace(first.retry, max_attempts=min(first.retry.max_attempts, 1 if suspect else _MOST_ATTEMPTS)),
-        key=fingerprint({"batch": [ask.key for ask in asks]}),
-        priority=min((ask.priority for ask in asks), key=_URGENCY.index),
-        expected=sum((ask.expected for ask in asks), Usage()),
+        key=fingerprint({"batch": [call.key for call in calls]}),
+        priority=min((call.priority for call in calls), key=_URGENCY.index),
+        expected=sum((call.expected for call in calls), Usage()),
     )
 
 
 def _tokens(member: _Member) -> int:
-    return member.call.ask.expected.at_least
+    return member.pending.call.expected.at_least
 
 
 def _cancel(timer: asyncio.Task[None] | None) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowllm.calls.attempt import Attempt, usage_of
-from flowllm.calls.base import AnyRequest, Ask, Call, Caller
+from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
 from flowllm.calls.response_cache import recalled, record_of
@@ -74,26 +74,30 @@ class CallExecutor:
         self.ends_told: set[tuple[str, str, str]] = set()
         """Run, provider and unknown end of an answer."""
 
-    async def answer(self, call: Call) -> Answer:
+    async def answer(self, pending: PendingCall) -> Answer:
         """Ask until there is a valid answer, or no sense in asking again."""
-        ask = call.ask
-        dialogue = Conversation(
-            ask.request, policy=ask.retry, validator=ask.validator, keep_truncated=ask.keep_truncated, random=self._draw
+        call = pending.call
+        conversation = Conversation(
+            call.request,
+            policy=call.retry,
+            validator=call.validator,
+            keep_truncated=call.keep_truncated,
+            random=self._draw,
         )
-        return await _Talk(self, call, dialogue).answer()
+        return await _Talk(self, pending, conversation).answer()
 
 
 class _Talk:
     """One call on the line: carries out what its dialogue decides."""
 
-    def __init__(self, line: CallExecutor, call: Call, dialogue: Conversation) -> None:
+    def __init__(self, line: CallExecutor, pending: PendingCall, conversation: Conversation) -> None:
         self.limiter = line.limiter
         self.store = line.store
         self.clock = line.clock
         self.ends_told = line.ends_told
-        self.call = call
-        self.ask = call.ask
-        self.dialogue = dialogue
+        self.pending = pending
+        self.call = pending.call
+        self.conversation = conversation
         self.meter = _Meter()
         self._looked = self.clock.monotonic()
         """When the memo was asked last."""
@@ -102,10 +106,10 @@ class _Talk:
     @property
     def active_s(self) -> float:
         """What counts against the step's timeout."""
-        return self.meter.call_s + self.meter.waited_s - self.ask.idle()
+        return self.meter.call_s + self.meter.waited_s - self.call.idle()
 
     async def answer(self) -> Answer:
-        following: Send | Answer | GiveUp = self.dialogue.start()
+        following: Send | Answer | GiveUp = self.conversation.start()
         while isinstance(following, Send):
             await self._pause_before(following)
             following = await self._send(following.request)
@@ -117,17 +121,17 @@ class _Talk:
         if send.error is None:
             return
         own = max(0.0, send.delay - send.asked)  # what the server asks for is no backoff of ours
-        if self.active_s + own >= self.ask.timeout:
-            raise _timed_out(self.ask, send)
-        asker = self.call.payer()
-        asker.emit(
+        if self.active_s + own >= self.call.timeout:
+            raise _timed_out(self.call, send)
+        caller = self.pending.payer()
+        caller.emit(
             NodeRetrying(
-                run_id=asker.fence.run_id,
-                node_id=asker.node_id,
+                run_id=caller.lease.run_id,
+                node_id=caller.node_id,
                 at=self.clock.now(),
                 attempt=self.meter.attempts,
                 delay_s=send.delay,
-                error=asker.redactor.value(send.error.as_dict()),
+                error=caller.redactor.value(send.error.as_dict()),
             )
         )
         if send.delay > 0:
@@ -135,19 +139,19 @@ class _Talk:
             self.meter.waited_s += own
 
     async def _send(self, request: AnyRequest) -> Send | Answer | GiveUp:
-        ask = self.ask
+        call = self.call
         reservation = self._reservation(request)
-        await ask.provider.ready()
+        await call.provider.ready()
         while True:
-            asker, permit = await self._admitted(reservation)
+            caller, permit = await self._admitted(reservation)
             try:
                 found = await self._done_elsewhere()
             except BaseException:
-                _unused(asker.purse, reservation, permit)
+                _unused(caller.budget, reservation, permit)
                 raise
             if found is None:
                 break
-            _unused(asker.purse, reservation, permit)
+            _unused(caller.budget, reservation, permit)
             self.meter.queue_s += permit.queue_s
             if isinstance(found, Answer):
                 return found
@@ -157,78 +161,78 @@ class _Talk:
         try:
             self.meter.attempts += 1
             self.meter.queue_s += permit.queue_s
-            return await _Exchange(self, asker, permit, reservation).carry_out(request)
+            return await _Exchange(self, caller, permit, reservation).carry_out(request)
         finally:
-            self.call.on_wire = False
+            self.pending.on_wire = False
             permit.release()
 
     async def _done_elsewhere(self) -> Answer | Deferred | None:
         """What another process has answered while this call waited, in the queue or between attempts; or that one is asking
         the same right now."""
         now = self.clock.monotonic()
-        if not self.ask.read_memo or now - self._looked < LOOK_AGAIN:
+        if not self.call.read_memo or now - self._looked < LOOK_AGAIN:
             return None
         self._looked = now
         attempts, cost = self.meter.attempts, self.meter.cost_usd
-        found = await self.call.recalled(
-            lambda call: recalled(call, self.store, self.clock, attempts=attempts, cost_usd=cost)
+        found = await self.pending.recalled(
+            lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
         )
-        if found is not None or not self.ask.join or self._deferred >= PATIENCE:
+        if found is not None or not self.call.join or self._deferred >= PATIENCE:
             return found
         since = self.clock.now() - PATIENCE
-        sent = await self.store.sent_elsewhere(self.ask.key, since=since)
+        sent = await self.store.sent_elsewhere(self.call.key, since=since)
         return Deferred() if sent else None
 
     async def _admitted(self, reservation: BudgetReservation) -> tuple[Caller, Permit]:
         """Who pays, with the money set aside, and then a slot: nobody holds one while waiting for a budget."""
-        ask = self.ask
+        call = self.call
         while True:
-            asker = self.call.payer()
-            purse = asker.purse
-            if purse is not None:
-                await purse.reserve(reservation, model=ask.request.model)
+            caller = self.pending.payer()
+            budget = caller.budget
+            if budget is not None:
+                await budget.reserve(reservation, model=call.request.model)
             permit = None
             try:
                 permit = await self.limiter.acquire(
-                    ask.provider.account,
-                    priority=ask.priority,
+                    call.provider.account,
+                    priority=call.priority,
                     tokens=reservation.tokens,
-                    model=ask.request.model,
-                    tenant=asker.tenant,
+                    model=call.request.model,
+                    tenant=caller.tenant,
                 )
-                payer = self.call.payer()
-                if payer.purse is purse:
+                payer = self.pending.payer()
+                if payer.budget is budget:
                     return payer, permit
             except BaseException:
-                _unused(purse, reservation, permit)
+                _unused(budget, reservation, permit)
                 raise
-            _unused(purse, reservation, permit)
+            _unused(budget, reservation, permit)
 
     def _reservation(self, request: AnyRequest) -> BudgetReservation:
         """For the question as it was, and for what was added to it to ask again."""
-        more = Usage(input_tokens=added_tokens(request, since=self.ask.request))
-        reckon = self.ask.reckon
-        expected = (self.ask.expected if reckon is None else reckon()) + more
+        more = Usage(input_tokens=added_tokens(request, since=self.call.request))
+        reckon = self.call.reckon
+        expected = (self.call.expected if reckon is None else reckon()) + more
         most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
-        return BudgetReservation(tokens=most.at_least, usd=self.ask.provider.cost(self.ask.request.model, most))
+        return BudgetReservation(tokens=most.at_least, usd=self.call.provider.cost(self.call.request.model, most))
 
 
 class _Exchange:
     """One request of a call, from its record to what follows from its outcome."""
 
-    def __init__(self, talk: _Talk, asker: Caller, permit: Permit, reservation: BudgetReservation) -> None:
+    def __init__(self, talk: _Talk, caller: Caller, permit: Permit, reservation: BudgetReservation) -> None:
         self._talk = talk
-        self._call = talk.call
-        self._ask = talk.ask
+        self._call = talk.pending
+        self._ask = talk.call
         self._meter = talk.meter
-        self._dialogue = talk.dialogue
+        self._dialogue = talk.conversation
         self._clock = talk.clock
-        self._asker = asker
+        self._caller = caller
         self._permit = permit
         self._reservation = reservation
         self._spent = _taken(Usage.unknown(), None, reservation)
         self._attempt = Attempt(
-            self._ask, asker, number=self._meter.attempts, reserved=reservation, store=talk.store, clock=self._clock
+            self._ask, caller, number=self._meter.attempts, reserved=reservation, store=talk.store, clock=self._clock
         )
 
     async def carry_out(self, request: AnyRequest) -> Send | Answer | GiveUp:
@@ -238,8 +242,8 @@ class _Exchange:
                 return await self._failed(outcome)
             return await self._answered(outcome)
         finally:
-            if self._asker.purse is not None:
-                self._asker.purse.settle(self._reservation, self._spent)
+            if self._caller.budget is not None:
+                self._caller.budget.settle(self._reservation, self._spent)
 
     async def _through_the_wire(self, request: AnyRequest) -> Reply | StepError:
         try:
@@ -283,7 +287,7 @@ class _Exchange:
         return self._dialogue.failed(error, free=report.free, doubted=report.doubted)
 
     async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
-        ask, usage = self._ask, reply.usage
+        call, usage = self._ask, reply.usage
         self._attempt.list_price = reply.list_price
         charged = _taken(usage, None, self._reservation).tokens
         self._notice(self._permit.answered(reply.headers, used=charged))
@@ -297,8 +301,8 @@ class _Exchange:
             return following
         if following.unknown_end:
             self._tell_end(following.unknown_end)
-        answer = _answer(following, reply, ask, self._dialogue.usage, self._meter)
-        await self._keep([self._kept(call, part) for call, part in self._call.shares(answer)], usage, cost)
+        answer = _answer(following, reply, call, self._dialogue.usage, self._meter)
+        await self._keep([self._kept(pending, part) for pending, part in self._call.shares(answer)], usage, cost)
         return answer
 
     def _shown(self, error: StepError, reply: Reply) -> StepError:
@@ -332,12 +336,12 @@ class _Exchange:
         named = cost(model or asked, usage)
         return cost(asked, usage) if named is None else named
 
-    def _kept(self, call: Call, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
+    def _kept(self, pending: PendingCall, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
         memo = None
-        may = call.ask.write_memo and not answer.unknown_end
-        if may and not call.holds_secret([answer.value, answer.model]):
-            memo = record_of(call.ask.key, answer, now=self._clock.now())
-        return memo, call.settle(answer)
+        may = pending.call.write_memo and not answer.unknown_end
+        if may and not pending.holds_secret([answer.value, answer.model]):
+            memo = record_of(pending.call.key, answer, now=self._clock.now())
+        return memo, pending.settle(answer)
 
     async def _keep(
         self, parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]], usage: Usage, cost: float | None
@@ -356,7 +360,7 @@ class _Exchange:
 
     def _tell_end(self, reason: str) -> None:
         """Once a run for each."""
-        told, this = self._talk.ends_told, (self._asker.fence.run_id, self._ask.provider.name, reason)
+        told, this = self._talk.ends_told, (self._caller.lease.run_id, self._ask.provider.name, reason)
         if this not in told:
             told.add(this)
             self._notice(
@@ -366,18 +370,18 @@ class _Exchange:
 
     def _notice(self, message: str | None) -> None:
         if message is not None:
-            run_id = self._asker.fence.run_id
-            told = self._asker.redactor.text(f"provider {self._ask.provider.name} {message}")
-            self._asker.emit(Notice(run_id=run_id, at=self._clock.now(), message=told))
+            run_id = self._caller.lease.run_id
+            told = self._caller.redactor.text(f"provider {self._ask.provider.name} {message}")
+            self._caller.emit(Notice(run_id=run_id, at=self._clock.now(), message=told))
 
 
 def _text(reply: Reply) -> str:
     return reply.text if isinstance(reply, Completion) else ""
 
 
-def _unused(purse: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:
-    if purse is not None:
-        purse.settle(reservation, Spend())
+def _unused(budget: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:
+    if budget is not None:
+        budget.settle(reservation, Spend())
     if permit is not None:
         permit.release()
 
@@ -386,11 +390,11 @@ def _taken(usage: Usage, cost: float | None, reserved: BudgetReservation) -> Spe
     return Spend.of(usage, cost, reserved_tokens=reserved.tokens, reserved_usd=reserved.usd)
 
 
-def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter) -> Answer:
+def _answer(accept: Accept, reply: Reply, call: Call, usage: Usage, meter: _Meter) -> Answer:
     return Answer(
         value=accept.value,
-        model=reply.model or ask.request.model,
-        provider=ask.provider.name,
+        model=reply.model or call.request.model,
+        provider=call.provider.name,
         usage=usage,
         cost_usd=meter.cost_usd,
         truncated=accept.truncated,
@@ -401,11 +405,11 @@ def _answer(accept: Accept, reply: Reply, ask: Ask, usage: Usage, meter: _Meter)
     )
 
 
-def _timed_out(ask: Ask, send: Send) -> NodeTimedOut:
+def _timed_out(call: Call, send: Send) -> NodeTimedOut:
     """Waiting for an attempt that would come too late helps nobody."""
     last = send.error.message if send.error is not None else ""
     return NodeTimedOut(
-        f"the next attempt, in {send.delay:.3g} s, would pass the step's timeout of {ask.timeout:g} s; "
+        f"the next attempt, in {send.delay:.3g} s, would pass the step's timeout of {call.timeout:g} s; "
         f"the last one: {last}",
         hint="raise `timeout`, or see what the provider is doing",
         answer=None if send.error is None else send.error.answer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flowllm.calls.base import Call, Layer
+from flowllm.calls.base import Layer, PendingCall
 from flowllm.core.clock import Clock
 from flowllm.core.request import Answer
 from flowllm.core.types import Usage
@@ -19,30 +19,30 @@ class ResponseCache:
         self._store = store
         self._clock = clock
 
-    async def answer(self, call: Call) -> Answer:
+    async def answer(self, pending: PendingCall) -> Answer:
         """The stored answer, or the inner layer's."""
-        found = await recalled(call, self._store, self._clock)
+        found = await recalled(pending, self._store, self._clock)
         if found is None:
-            call.ask.missed()
-            return await self._inner.answer(call)
+            pending.call.missed()
+            return await self._inner.answer(pending)
         return found
 
 
 async def recalled(
-    call: Call, store: Store, clock: Clock, *, attempts: int = 0, cost_usd: float | None = 0.0
+    pending: PendingCall, store: Store, clock: Clock, *, attempts: int = 0, cost_usd: float | None = 0.0
 ) -> Answer | None:
     """A stored answer that will do for this call, with its rows, durable; None if there is none. `attempts` and `cost_usd`
     are what the call has taken by itself."""
-    ask = call.ask
-    if not ask.read_memo:
+    call = pending.call
+    if not call.read_memo:
         return None
-    record = await store.memo(ask.key)
-    if record is None or not fresh(record, ask.ttl, now=clock.now()):
+    record = await store.memo(call.key)
+    if record is None or not fresh(record, call.ttl, now=clock.now()):
         return None
     answer = replace(answer_of(record), attempts=attempts, cost_usd=cost_usd)
-    if answer.truncated and not ask.keep_truncated:
+    if answer.truncated and not call.keep_truncated:
         return None
-    if rows := call.settle(answer):
+    if rows := pending.settle(answer):
         await store.settle(nodes=rows)
     return answer
 

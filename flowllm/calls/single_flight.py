@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from flowllm.calls.base import AnyRequest, Ask, Call, Caller, Layer
+from flowllm.calls.base import AnyRequest, Call, Caller, Layer, PendingCall
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.events import RequestJoined
@@ -23,18 +23,18 @@ from flowllm.storage.base import NodeWrite
 class _Waiter:
     """One asker's place in a flight."""
 
-    __slots__ = ("ask", "future")
+    __slots__ = ("call", "future")
 
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
+    def __init__(self, call: Call) -> None:
+        self.call = call
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
 class InFlightCall:
     """One call in flight and who waits for it. This is the `Call` that the inner layers see."""
 
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
+    def __init__(self, call: Call) -> None:
+        self.call = call
         self.on_wire = False
         self.sealed = False
         """Too late to join: its rows have been made (the memo will have the answer), or it is being ended."""
@@ -48,40 +48,40 @@ class InFlightCall:
         self._task = start_task(inner.answer(self))
         self._task.add_done_callback(lambda task: self._land(task, landed))
 
-    async def wait(self, ask: Ask) -> Answer:
+    async def wait(self, call: Call) -> Answer:
         """Wait for the answer with the others."""
-        waiter = _Waiter(ask)
+        waiter = _Waiter(call)
         self._waiters.append(waiter)
-        token = ask.asker.token
+        token = call.caller.token
         token.listen(waiter, lambda: self._stop(waiter))
         try:
             return await waiter.future
         finally:
             token.forget(waiter)
-            if self._leave(waiter) and ask.local:  # a command is killed before its step has ended
+            if self._leave(waiter) and call.local:  # a command is killed before its step has ended
                 await self.ended.wait()
 
-    def suits(self, ask: Ask) -> bool:
+    def suits(self, call: Call) -> bool:
         """Its answer, whatever it is, is one that this ask would have got by itself."""
-        mine = self.ask
-        fresh_enough = ask.ttl is None or (mine.ttl is not None and mine.ttl <= ask.ttl)
-        return not self.sealed and fresh_enough and ask.keep_truncated == mine.keep_truncated
+        mine = self.call
+        fresh_enough = call.ttl is None or (mine.ttl is not None and mine.ttl <= call.ttl)
+        return not self.sealed and fresh_enough and call.keep_truncated == mine.keep_truncated
 
     def payer(self) -> Caller:
         """The first waiter whose run is not stopping; those whose run is, are sent away."""
         for waiter in list(self._waiters):
-            if not waiter.ask.asker.token.stopped:
+            if not waiter.call.caller.token.stopped:
                 self._paying = waiter
-                return waiter.ask.asker
+                return waiter.call.caller
             self._refuse(waiter)
         raise CallStopped
 
     def holds_secret(self, value: Json) -> bool:
         """Of any waiter's run."""
-        redactors = {id(waiter.ask.asker.redactor): waiter.ask.asker.redactor for waiter in self._waiters}
+        redactors = {id(waiter.call.caller.redactor): waiter.call.caller.redactor for waiter in self._waiters}
         return any(redactor.value(value) != value for redactor in redactors.values())
 
-    async def recalled(self, recall: Callable[[Call], Awaitable[Answer | None]]) -> Answer | None:
+    async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:
         """What the memo has of it by now."""
         return await recall(self)
 
@@ -89,14 +89,14 @@ class InFlightCall:
         """The request as it is: all waiters want the same."""
         return request
 
-    def shares(self, answer: Answer) -> Sequence[tuple[Call, Answer]]:
+    def shares(self, answer: Answer) -> Sequence[tuple[PendingCall, Answer]]:
         """The whole answer is this call's."""
         return ((self, answer),)
 
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:
         """The rows of all waiters."""
         self.sealed = True
-        return [row for waiter in self._waiters for row in waiter.ask.settle(self._share(answer, waiter))]
+        return [row for waiter in self._waiters for row in waiter.call.settle(self._share(answer, waiter))]
 
     def _land(self, task: asyncio.Task[Answer], landed: Callable[[InFlightCall], None]) -> None:
         landed(self)
@@ -145,44 +145,44 @@ class InFlightCalls:
         self._inner = inner
         self._clock = clock
         self._joinable: dict[tuple[str, str], InFlightCall] = {}
-        self._aloft: set[InFlightCall] = set()
+        self._running: set[InFlightCall] = set()
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def answer(self, call: Call) -> Answer:
         """The answer to this ask, durable, with its rows.
 
         Raises StepError when there is none, CallStopped when the run is stopping, StoreError when the answer
         could not be kept. What does not suit an equal call in flight waits for its end, and finds the answer in
         the memo or asks itself: equal requests are never out at the same time.
         """
-        asker = ask.asker
-        while not asker.token.stopped:
-            flight = self._joinable.get((ask.scope, ask.key)) if ask.join else None
-            if flight is None:
-                return await self._lead(ask)
-            if flight.suits(ask):
-                ask.missed()
-                if not ask.local:
+        caller = call.caller
+        while not caller.token.stopped:
+            in_flight = self._joinable.get((call.scope, call.key)) if call.join else None
+            if in_flight is None:
+                return await self._lead(call)
+            if in_flight.suits(call):
+                call.missed()
+                if not call.local:
                     now = self._clock.now()
-                    asker.emit(RequestJoined(run_id=asker.fence.run_id, node_id=asker.node_id, at=now))
-                return await flight.wait(ask)
-            await asker.token.until_stopped(flight.ended.wait())
+                    caller.emit(RequestJoined(run_id=caller.lease.run_id, node_id=caller.node_id, at=now))
+                return await in_flight.wait(call)
+            await caller.token.until_stopped(in_flight.ended.wait())
         raise CallStopped
 
-    async def _lead(self, ask: Ask) -> Answer:
-        flight = InFlightCall(ask)
-        self._aloft.add(flight)
-        if ask.join:
-            self._joinable[ask.scope, ask.key] = flight
-        flight.start(self._inner, self._landed)
-        return await flight.wait(ask)
+    async def _lead(self, call: Call) -> Answer:
+        in_flight = InFlightCall(call)
+        self._running.add(in_flight)
+        if call.join:
+            self._joinable[call.scope, call.key] = in_flight
+        in_flight.start(self._inner, self._landed)
+        return await in_flight.wait(call)
 
-    def _landed(self, flight: InFlightCall) -> None:
-        self._aloft.discard(flight)
-        place = (flight.ask.scope, flight.ask.key)
-        if self._joinable.get(place) is flight:
+    def _landed(self, in_flight: InFlightCall) -> None:
+        self._running.discard(in_flight)
+        place = (in_flight.call.scope, in_flight.call.key)
+        if self._joinable.get(place) is in_flight:
             del self._joinable[place]
 
     async def drain(self) -> None:
         """Wait until no call is under way any more."""
-        for flight in list(self._aloft):
-            await flight.ended.wait()
+        for in_flight in list(self._running):
+            await in_flight.ended.wait()

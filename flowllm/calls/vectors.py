@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from flowllm.calls.base import AnyRequest, Ask
+from flowllm.calls.base import AnyRequest, Call
 from flowllm.core.request import Answer, EmbedRequest, Request
 from flowllm.core.types import Usage
 
@@ -17,9 +17,9 @@ def join(requests: Sequence[AnyRequest]) -> Request:
     return replace(wanted[0], texts=tuple(text for request in wanted for text in request.texts))
 
 
-def divide(answer: Answer, asks: Sequence[Ask]) -> Sequence[Answer]:
+def divide(answer: Answer, calls: Sequence[Call]) -> Sequence[Answer]:
     """To each ask, which is for one text, its vector, and tokens and cost by the estimated size of its text."""
-    weights = [max(1, ask.expected.at_least) for ask in asks]
+    weights = [max(1, call.expected.at_least) for call in calls]
     tokens = shared_out(answer.usage.input_tokens, weights)
     cached = shared_out(answer.usage.cached_input_tokens, weights)
     whole = sum(weights)

@@ -50,7 +50,7 @@ class RunContext:
         window: Callable[[], int],
         saver: Saver,
         spool: Path | None,
-        purse: RunBudget | None,
+        budget: RunBudget | None,
         retry_failed: bool,
         seq: int,
     ) -> None:
@@ -78,7 +78,7 @@ class RunContext:
         self.stopped: RunStopped | None = None
         """Why it makes no sense to go on."""
         self._journal = journal
-        self._purse = purse
+        self._budget = budget
         self._seq = seq
         self._tasks: set[asyncio.Task[None]] = set()
         self._riding: set[asyncio.Task[None]] = set()
@@ -119,18 +119,18 @@ class RunContext:
 
     def context(self, seat: NodeInvocation, started: float, usage: NodeUsage) -> NodeContext:
         """What the node may use while it is carried out."""
-        asker = Caller(
-            fence=self.fence,
+        caller = Caller(
+            lease=self.fence,
             node_id=seat.node_id,
             token=seat.scope.token,
             emit=usage,
             waits=usage.waits,
-            purse=self._purse,
+            budget=self._budget,
             tenant=self.run.tenant,
             redactor=self.redactor,
         )
         context = NodeContext(
-            asker=asker,
+            caller=caller,
             clock=self.clock,
             store=self.store,
             started_at=started,

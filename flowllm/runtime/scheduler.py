@@ -84,7 +84,7 @@ class Scheduler:
         redactor: Redactor,
         emit: Callable[[Event], None],
         stop: CancelToken,
-        purse: RunBudget | None = None,
+        budget: RunBudget | None = None,
         retry_failed: bool = False,
         window: Callable[[], int] = lambda: WINDOW,
         files: int = OPEN,
@@ -112,7 +112,7 @@ class Scheduler:
             window=window,
             saver=Saver(claims=claims),
             spool=spool,
-            purse=purse,
+            budget=budget,
             retry_failed=retry_failed,
             seq=max((node.seq for node in before), default=0),
         )

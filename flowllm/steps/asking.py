@@ -73,10 +73,10 @@ def _that_may_do(rest: Sequence[Q], asked: Q, error: StepError | ProviderDown) -
 
 
 def _tell_fallback(context: NodeContext, model: str, error: StepError | ProviderDown) -> None:
-    context.asker.emit(
+    context.caller.emit(
         FallbackTaken(
-            run_id=context.asker.fence.run_id,
-            node_id=context.asker.node_id,
+            run_id=context.caller.lease.run_id,
+            node_id=context.caller.node_id,
             at=context.clock.now(),
             model=model,
             error=context.redactor.value(error.as_dict()),

@@ -76,7 +76,7 @@ class Within(Protocol):
 class NodeContext:
     """What a bound step may use while it is carried out."""
 
-    asker: Caller
+    caller: Caller
     clock: Clock
     store: Store
     started_at: float
@@ -105,8 +105,8 @@ class NodeContext:
             parts, item = mask(dict(parts)), mask(item)
             values = {name: mask(value) for name, value in values.items()}
         return NodeRecord(
-            run_id=self.asker.fence.run_id,
-            node_id=self.asker.node_id,
+            run_id=self.caller.lease.run_id,
+            node_id=self.caller.node_id,
             kind=bound.step.kind,
             status=status,
             key=bound.key,
@@ -118,14 +118,14 @@ class NodeContext:
             place=self.standing.place,
             item=item,
             content=self.standing.content,
-            epoch=self.asker.fence.epoch,
-            waits=dict(self.asker.waits),
+            epoch=self.caller.lease.epoch,
+            waits=dict(self.caller.waits),
             **values,
         )
 
     def write(self, node: NodeRecord) -> NodeWrite:
         """The row with the right to write it."""
-        return NodeWrite(fence=self.asker.fence, node=node)
+        return NodeWrite(fence=self.caller.lease, node=node)
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from flowllm.calls.base import Ask, Batching
+from flowllm.calls.base import Batching, Call
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.vectors import divide, join
 from flowllm.core.errors import TemplateFailed
@@ -39,10 +39,10 @@ class _Question:
 class EmbedKind:
     """Steps that embed texts. One of these serves a whole run."""
 
-    def __init__(self, provider: Callable[[str], Provider], flights: InFlightCalls) -> None:
+    def __init__(self, provider: Callable[[str], Provider], calls: InFlightCalls) -> None:
         """As for LlmKind."""
         self._provider = provider
-        self._flights = flights
+        self._calls = calls
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The texts and who is asked for their vectors: the step's own model, then its fallbacks."""
@@ -117,7 +117,7 @@ class EmbedKind:
             self._ask(question, (key, text), bound, context, gathered.settler(places[key]))
             for key, text in texts.items()
         ]
-        await all_of([self._flights.ask(ask) for ask in asks])
+        await all_of([self._calls.answer(ask) for ask in asks])
         return gathered.node
 
     @staticmethod
@@ -127,12 +127,12 @@ class EmbedKind:
         bound: Bound,
         context: NodeContext,
         settle: Callable[[Answer], Sequence[NodeWrite]],
-    ) -> Ask:
+    ) -> Call:
         key, text = keyed
         step, request, body = bound.step, question.request, cast("EmbedBody", bound.step.body)
         use_memo = step.cache.enabled and context.write_memo
-        return Ask(
-            asker=context.asker,
+        return Call(
+            caller=context.caller,
             request=EmbedRequest(model=request.model, texts=(text,), params=request.params),
             provider=question.provider,
             key=key,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from flowllm.calls.base import Ask
+from flowllm.calls.base import Call
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
@@ -43,10 +43,10 @@ class _Question:
 class LlmKind:
     """Steps that ask a model. One of these serves a whole run."""
 
-    def __init__(self, provider: Callable[[str], Provider], flights: InFlightCalls) -> None:
+    def __init__(self, provider: Callable[[str], Provider], calls: InFlightCalls) -> None:
         """`provider` finds one by the name that a step gives; it raises StepError for an unknown name."""
         self._provider = provider
-        self._flights = flights
+        self._calls = calls
         self._validators = PerBody(_validator)
         self._lengths = PerBody(lambda _: Lengths())
         self._pictures = Pictures()
@@ -128,9 +128,9 @@ class LlmKind:
             self._ask(question, key, bound, context, gathered.settler(place)) for place, key in enumerate(question.keys)
         ]
         if len(asks) == 1:
-            await self._flights.ask(asks[0])
+            await self._calls.answer(asks[0])
         else:
-            await all_of([self._flights.ask(ask) for ask in asks])
+            await all_of([self._calls.answer(ask) for ask in asks])
         return gathered.node
 
     def _ask(
@@ -140,12 +140,12 @@ class LlmKind:
         bound: Bound,
         context: NodeContext,
         settle: Callable[[Answer], Sequence[NodeWrite]],
-    ) -> Ask:
+    ) -> Call:
         step = bound.step
         body = cast("LlmBody", step.body)
         use_memo = step.cache.enabled and context.write_memo
-        return Ask(
-            asker=context.asker,
+        return Call(
+            caller=context.caller,
             request=question.request,
             provider=question.provider,
             key=key,

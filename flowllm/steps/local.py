@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from flowllm.calls.base import Ask
+from flowllm.calls.base import Call
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.fingerprint import canonical
@@ -72,9 +72,9 @@ async def carry_out(calls: InFlightCalls, work: LocalWork, bound: Bound, context
         found[:] = [context.record(bound, NodeStatus.SUCCEEDED, output=answer.value, cached=not done, **figures)]
         return [context.write(node) for node in found]
 
-    await calls.ask(
-        Ask(
-            asker=replace(context.asker, purse=None),
+    await calls.answer(
+        Call(
+            caller=replace(context.caller, budget=None),
             request=LocalRequest(perform=perform),
             provider=work,
             key=bound.key,
@@ -87,7 +87,7 @@ async def carry_out(calls: InFlightCalls, work: LocalWork, bound: Bound, context
             ttl=step.cache.ttl,
             join=use_cache and not context.refresh,
             missed=context.missed,
-            scope=context.asker.fence.run_id,
+            scope=context.caller.lease.run_id,
             idle=work.idle,
         )
     )

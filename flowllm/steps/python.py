@@ -124,12 +124,12 @@ class PythonKind:
             return _THREADS if asked is None else _ASKING_THREADS
 
         async def perform(limit: float, left: float) -> Json:
-            return await self._once(bound, context.asker.node_id, limit, left, asked)
+            return await self._once(bound, context.caller.node_id, limit, left, asked)
 
         work = LocalWork(name="python", account=_THREADS, perform=perform, prepare=prepare)
         if asked is not None:
             work.figures, work.idle = asked.figures, lambda: asked.waited
-        with within_step(context.asker.node_id), self._watchdog.watch(_folder(body)):
+        with within_step(context.caller.node_id), self._watchdog.watch(_folder(body)):
             return await carry_out(self._calls, work, bound, context)
 
     def _asked(self, bound: Bound, context: NodeContext) -> AskCalls | None:

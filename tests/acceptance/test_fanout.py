@@ -166,7 +166,7 @@ def test_without_max_failed_the_step_fails_only_if_every_item_does() -> None:
 
 
 def test_a_window_refills_one_by_one_and_is_never_passed() -> None:
-    flights: list[int] = []
+    calls: list[int] = []
 
     async def main() -> Told:
         made = stage(lambda prompt: (10.0 if prompt == "0" else 1.0, "ok"))
@@ -177,13 +177,13 @@ def test_a_window_refills_one_by_one_and_is_never_passed() -> None:
               a: {foreach: "{{ range(8) | list }}", prompt: "{{ item }}", max_concurrent: 3}
             """,
         )
-        flights.append(made.provider.peak)
+        calls.append(made.provider.peak)
         at = made.provider.at
         assert [at(str(n)) for n in range(8)] == pytest.approx([0, 0, 0, 1, 1, 2, 2, 3], abs=0.01)
         return told
 
     assert run_virtual(main()).status == "succeeded"
-    assert flights == [3]
+    assert calls == [3]
 
 
 def test_one_slow_item_delays_only_what_needs_the_whole_list() -> None:

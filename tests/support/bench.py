@@ -15,7 +15,7 @@ from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
 from flowllm.storage.base import Owner, RunRecord
-from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.calls import FakeProvider, caller, make_call
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock
 
@@ -33,7 +33,7 @@ class Bench:
         self.secrets = secrets
         self.line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.memo = ResponseCache(self.line, self.store, self.clock)
-        self.flights = InFlightCalls(self.memo, self.clock)
+        self.calls = InFlightCalls(self.memo, self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
         if not self.store.runs_on_record:
@@ -42,8 +42,8 @@ class Bench:
                 RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
         self.limiter.configure(provider.account, self.limits, holder="r1")
-        who = asker(token=self.token, node=node, log=self.log, secrets=self.secrets)
-        return await self.flights.ask(make_ask(provider, who, **how))
+        who = caller(token=self.token, node=node, log=self.log, secrets=self.secrets)
+        return await self.calls.answer(make_call(provider, who, **how))
 
 
 class TextsBench:
@@ -59,7 +59,7 @@ class TextsBench:
         self.runs = runs or ("r1",)
         self.limits = Limits(**limits)
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
+        self.calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def open(self) -> TextsBench:
         for run in self.runs:
@@ -87,12 +87,12 @@ class TextsBench:
         token: CancelToken | None = None,
         **how: object,
     ) -> Answer:
-        who = asker(token=token or self.token, node=text, run=run, log=self.log)
+        who = caller(token=token or self.token, node=text, run=run, log=self.log)
         expected = Usage(input_tokens=estimate_tokens(text))
         batch = Batching(group=model, size=size, wait=wait, join=join, divide=divide)
         request = EmbedRequest(model=model, texts=(text,))
         settings = {"key": f"{model}:{text}", "expected": expected, "batch": batch, **how}
-        return await self.flights.ask(make_ask(self.provider, who, request=request, **settings))
+        return await self.calls.answer(make_call(self.provider, who, request=request, **settings))
 
     def start(self, *texts: str, **how: object) -> list[asyncio.Task[Answer]]:
         return [asyncio.create_task(self.ask(text, **how)) for text in texts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from flowllm.calls.base import Ask, Caller
+from flowllm.calls.base import Call, Caller
 from flowllm.core.cancel import CancelToken
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, ChatRequest, Completion, Embeddings, EmbedRequest
@@ -81,7 +81,7 @@ def vectors_of(request: EmbedRequest) -> Embeddings:
     )
 
 
-def asker(
+def caller(
     *,
     token: CancelToken | None = None,
     node: str = "a",
@@ -91,7 +91,7 @@ def asker(
 ) -> Caller:
     events: list = [] if log is None else log
     return Caller(
-        fence=RunLease(run_id=run, epoch=1),
+        lease=RunLease(run_id=run, epoch=1),
         node_id=node,
         token=token or CancelToken(),
         emit=events.append,
@@ -101,20 +101,20 @@ def asker(
 
 def node_row(who: Caller, answer: Answer) -> NodeWrite:
     record = NodeRecord(
-        run_id=who.fence.run_id,
+        run_id=who.lease.run_id,
         node_id=who.node_id,
         kind=StepKind.PROMPT,
         status=NodeStatus.SUCCEEDED,
         output=who.redactor.value(answer.value),
         cached=answer.cached,
     )
-    return NodeWrite(fence=who.fence, node=record)
+    return NodeWrite(fence=who.lease, node=record)
 
 
-def make_ask(provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object) -> Ask:
-    me = who or asker()
-    return Ask(
-        asker=me,
+def make_call(provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object) -> Call:
+    me = who or caller()
+    return Call(
+        caller=me,
         request=how.pop("request", REQUEST),
         provider=provider,
         key=how.pop("key", "k" * 64),

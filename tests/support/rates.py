@@ -15,7 +15,7 @@ from flowllm.core.types import Limits, Priority, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
 from flowllm.storage.base import Owner, RunRecord
-from tests.support.calls import asker, make_ask
+from tests.support.calls import caller, make_call
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock
 
@@ -117,7 +117,7 @@ class Load:
         self.limiter.configure(ACCOUNT, limits, holder="run")
         draw = random.Random(seed)
         line = CallExecutor(self.limiter, self.store, self.clock, draw=draw.random)
-        self.flights = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
+        self.calls = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
         self.failed: list[BaseException] = []
         self._open = False
 
@@ -130,9 +130,9 @@ class Load:
         reserve = how.pop("reserve", 0)
         how["expected"] = Usage(output_tokens=int(reserve))
         settings = {"retry": RetryPolicy(), "priority": Priority.NORMAL, **how}
-        ask = make_ask(self.server, asker(node=f"n{number}"), key=f"{number:064d}", **settings)
+        ask = make_call(self.server, caller(node=f"n{number}"), key=f"{number:064d}", **settings)
         try:
-            await self.flights.ask(ask)
+            await self.calls.answer(ask)
         except Exception as error:  # noqa: BLE001 - kept, to be looked at
             self.failed.append(error)
 

@@ -155,7 +155,7 @@ class Process:
         self.app._stored = lambda *_: world.workflow  # to read it again would take half of all the time
         self.disk = self.app._store = Disk(world.store.open(self.clock), world.draw, world.store.records)
         line = CallExecutor(self.app._limiter, self.disk, self.clock, draw=world.draw.random)
-        self.app._flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.disk, self.clock), self.clock)
+        self.app._calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.disk, self.clock), self.clock)
         self.stop = StopSignal()
         self.events: list = []
         world.quiet_until = 0.0  # a new process has not heard the 429 of the last one
@@ -170,7 +170,7 @@ class Process:
         self._check_frontier()
 
     async def end(self) -> None:
-        await self.app._flights.drain()
+        await self.app._calls.drain()
         with asyncio.get_running_loop().outside():
             await self.app.__aexit__()
 

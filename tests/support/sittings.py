@@ -43,7 +43,7 @@ class Stage:
         self.provider = FakeProvider()
         self.others: dict[str, FakeProvider] = {}
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
+        self.calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
 
     async def scheduler(
         self,
@@ -80,7 +80,7 @@ class Stage:
             self,
             checked,
             run,
-            purse=None if budget is None else RunBudget(budget, spend),
+            budget=None if budget is None else RunBudget(budget, spend),
             before=await self.store.nodes(run_id),
             stop=stop or StopSignal(),
             retry_failed=retry_failed,
@@ -104,7 +104,7 @@ class Scheduling:
         checked: Workflow,
         run: RunRecord,
         *,
-        purse: RunBudget | None,
+        budget: RunBudget | None,
         before: list[NodeRecord],
         stop: StopSignal,
         retry_failed: bool,
@@ -113,12 +113,12 @@ class Scheduling:
         self.events: list = []
         self.checked = checked
         self.run = run
-        prompts = LlmKind(lambda name: stage.others.get(name, stage.provider), stage.flights)
+        prompts = LlmKind(lambda name: stage.others.get(name, stage.provider), stage.calls)
         self.backend = LocalBackend(
             {
                 StepKind.PROMPT: prompts,
-                StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.flights),
-                StepKind.PYTHON: PythonKind(stage.flights, checked.files, {}, stage.redactor, prompts=prompts),
+                StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.calls),
+                StepKind.PYTHON: PythonKind(stage.calls, checked.files, {}, stage.redactor, prompts=prompts),
                 StepKind.VALUE: ValueKind(),
             }
         )
@@ -135,7 +135,7 @@ class Scheduling:
             redactor=stage.redactor,
             emit=self.events.append,
             stop=stop,
-            purse=purse,
+            budget=budget,
             retry_failed=retry_failed,
         )
 

@@ -23,7 +23,7 @@ from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.wire import OpenAIConfig
 from flowllm.providers.simulated.provider import unit_vector
 from flowllm.storage.open import open_store
-from tests.support.calls import asker, make_ask
+from tests.support.calls import caller, make_call
 from tests.support.records import ME, run
 from tests.support.replies import Reply, failed
 from tests.support.server import Server, running_server
@@ -48,7 +48,7 @@ async def embed(texts: list[str], server: Server, folder: Path) -> list[Answer |
     provider = OpenAIProvider(config, pool=pool, redactor=Redactor(), clock=clock)
     limiter.configure(provider.account, Limits(max_concurrent=4), holder="r")
     line = CallExecutor(limiter, store, clock)
-    flights = InFlightCalls(ResponseCache(Batches(line, clock), store, clock), clock)
+    calls = InFlightCalls(ResponseCache(Batches(line, clock), store, clock), clock)
     name = f"r{len(server.requests)}"
     await store.create_run(run(name, owner=ME))
     # a wait of a minute: what is counted must not depend on how fast this machine is
@@ -56,10 +56,10 @@ async def embed(texts: list[str], server: Server, folder: Path) -> list[Answer |
     try:
         return await asyncio.gather(
             *(
-                flights.ask(
-                    make_ask(
+                calls.answer(
+                    make_call(
                         provider,
-                        asker(run=name, node=text),
+                        caller(run=name, node=text),
                         request=EmbedRequest(model="e", texts=(text,)),
                         key=f"key of {text}",
                         expected=Usage(input_tokens=estimate_tokens(text)),

@@ -175,7 +175,7 @@ async def test_whoever_cancels_a_run_stops_it_and_finds_it_interrupted(folder: F
         assert run.owner is None
         assert isinstance(told.events[-1], RunEnded)
         assert not any(app._limiter._claims.values())
-        await app._flights.drain()
+        await app._calls.drain()
 
 
 async def test_two_sittings_of_one_run_exclude_each_other_and_leave_no_limits_behind(folder: Folder) -> None:

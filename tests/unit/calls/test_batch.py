@@ -268,7 +268,7 @@ def test_a_batch_that_nobody_waits_for_is_not_sent() -> None:
         for task in leaving:
             task.cancel()
         await asyncio.gather(*blocking, *leaving, return_exceptions=True)
-        await bench.flights.drain()
+        await bench.calls.drain()
         await bench.ask("d", wait=0)
         assert bench.sent == [("first",), ("d",)]
         assert all(attempt.status is AttemptStatus.SUCCEEDED for attempt in await bench.store.attempts("r1"))

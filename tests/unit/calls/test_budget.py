@@ -20,7 +20,7 @@ from flowllm.core.request import Completion, OutputFormat
 from flowllm.core.types import Budget, Limits, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.storage.base import Owner, RunRecord
-from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.calls import FakeProvider, caller, make_call
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 
@@ -33,33 +33,33 @@ def _took(tokens: float, usd: float = 0.0) -> Spend:
     return Spend(reserved_tokens=tokens, known_usd=usd)
 
 
-async def _reserve(purse: RunBudget, *reservations: BudgetReservation) -> None:
+async def _reserve(budget: RunBudget, *reservations: BudgetReservation) -> None:
     for one in reservations:
-        await purse.reserve(one, model="m")
+        await budget.reserve(one, model="m")
 
 
 def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> None:
     async def main() -> None:
-        purse = RunBudget(Budget(tokens=100))
+        budget = RunBudget(Budget(tokens=100))
         first = _tokens(60)
-        await _reserve(purse, first)
-        purse.settle(first, _took(60, 0))
-        await _reserve(purse, second := _tokens(40))
-        purse.settle(second, _took(40, 0))
+        await _reserve(budget, first)
+        budget.settle(first, _took(60, 0))
+        await _reserve(budget, second := _tokens(40))
+        budget.settle(second, _took(40, 0))
         with pytest.raises(BudgetExceeded, match="100 more, of 100 tokens are spent, and it may take 1"):
-            await _reserve(purse, _tokens(1))
+            await _reserve(budget, _tokens(1))
 
     run_virtual(main())
 
 
 def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
     async def main() -> None:
-        purse = RunBudget(Budget(usd=0.3))
+        budget = RunBudget(Budget(usd=0.3))
         for _ in range(3):
-            await _reserve(purse, tenth := _tokens(1, 0.1))
-            purse.settle(tenth, _took(1, 0.1))
+            await _reserve(budget, tenth := _tokens(1, 0.1))
+            budget.settle(tenth, _took(1, 0.1))
         with pytest.raises(BudgetExceeded, match=r"\$0\.3 of \$0\.3 are spent, and it may take \$0\.0001"):
-            await _reserve(purse, _tokens(1, 0.0001))
+            await _reserve(budget, _tokens(1, 0.0001))
 
     run_virtual(main())
 
@@ -109,12 +109,12 @@ def test_a_price_that_is_not_known_is_refused_by_name_under_a_budget_in_dollars_
 
 def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() -> None:
     async def main() -> None:
-        purse = RunBudget(Budget(tokens=100))
-        await _reserve(purse, first := _tokens(80))
-        waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
+        budget = RunBudget(Budget(tokens=100))
+        await _reserve(budget, first := _tokens(80))
+        waiting = asyncio.create_task(budget.reserve(_tokens(50), model="m"))
         await asyncio.sleep(10)
         assert not waiting.done()
-        purse.settle(first, _took(50, 0))
+        budget.settle(first, _took(50, 0))
         await waiting
 
     run_virtual(main())
@@ -122,14 +122,14 @@ def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() ->
 
 def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
     async def main() -> None:
-        purse = RunBudget(Budget(tokens=100))
-        await _reserve(purse, first := _tokens(40), second := _tokens(40))
-        waiting = [asyncio.create_task(purse.reserve(_tokens(50), model="m")) for _ in range(5)]
+        budget = RunBudget(Budget(tokens=100))
+        await _reserve(budget, first := _tokens(40), second := _tokens(40))
+        waiting = [asyncio.create_task(budget.reserve(_tokens(50), model="m")) for _ in range(5)]
         await asyncio.sleep(1)
-        purse.settle(first, _took(40, 0))
+        budget.settle(first, _took(40, 0))
         await asyncio.sleep(1)
         assert not any(task.done() for task in waiting)
-        purse.settle(second, _took(40, 0))
+        budget.settle(second, _took(40, 0))
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [BudgetExceeded] * 5
 
@@ -138,15 +138,15 @@ def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
 
 def test_one_that_leaves_while_it_waits_has_set_nothing_aside() -> None:
     async def main() -> None:
-        purse = RunBudget(Budget(tokens=100))
-        await _reserve(purse, first := _tokens(80))
-        waiting = asyncio.create_task(purse.reserve(_tokens(50), model="m"))
+        budget = RunBudget(Budget(tokens=100))
+        await _reserve(budget, first := _tokens(80))
+        waiting = asyncio.create_task(budget.reserve(_tokens(50), model="m"))
         await asyncio.sleep(1)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        purse.settle(first, _took(0, 0))
-        await _reserve(purse, _tokens(100))
+        budget.settle(first, _took(0, 0))
+        await _reserve(budget, _tokens(100))
 
     run_virtual(main())
 
@@ -157,23 +157,23 @@ def test_whatever_requests_take_it_is_never_passed_and_nobody_waits_for_ever(see
     draw = random.Random(seed)
     spent, most = [0.0], 1000.0
 
-    async def one(purse: RunBudget) -> bool:
+    async def one(budget: RunBudget) -> bool:
         await asyncio.sleep(draw.random())
         reservation = _tokens(draw.randrange(1, 200))
         try:
-            await purse.reserve(reservation, model="m")
+            await budget.reserve(reservation, model="m")
         except BudgetExceeded:
             return False
         await asyncio.sleep(draw.random())
         taken = draw.random() * reservation.tokens
         spent[0] += taken
-        purse.settle(reservation, _took(taken, 0))
+        budget.settle(reservation, _took(taken, 0))
         assert spent[0] <= most
         return True
 
     async def main() -> list[bool]:
-        purse = RunBudget(Budget(tokens=int(most)))
-        return await asyncio.gather(*(one(purse) for _ in range(100)))
+        budget = RunBudget(Budget(tokens=int(most)))
+        return await asyncio.gather(*(one(budget) for _ in range(100)))
 
     outcomes = run_virtual(main())
     assert True in outcomes
@@ -188,14 +188,14 @@ class Bench:
     """The wing of calls with one run in it that has a budget."""
 
     def __init__(self, budget: Budget, **limits: object) -> None:
-        self.purse = RunBudget(budget)
+        self.budget = RunBudget(budget)
         self.token = CancelToken()
         self.clock = LoopClock()
         self.store = InlineStore()
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        self.flights = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
+        self.calls = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
         if not self.store.runs_on_record:
@@ -204,9 +204,9 @@ class Bench:
                 RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
         self.limiter.configure(provider.account, self.limits, holder="r1")
-        who = replace(asker(token=self.token, node=node), purse=self.purse)
+        who = replace(caller(token=self.token, node=node), budget=self.budget)
         how.setdefault("expected", Usage(input_tokens=10, output_tokens=88))  # 100 are set aside
-        return await self.flights.ask(make_ask(provider, who, **how))
+        return await self.calls.answer(make_call(provider, who, **how))
 
     async def many(self, provider: FakeProvider, count: int) -> list[object]:
         asks = [self.ask(provider, f"n{n}", key=f"{n:064}") for n in range(count)]
@@ -347,16 +347,16 @@ def test_who_waits_for_a_budget_holds_no_slot_of_others() -> None:
         limiter = Limiter(clock)
         limiter.configure(provider.account, Limits(max_concurrent=2), holder="r")
         line = CallExecutor(limiter, store, clock, draw=lambda: 0.0)
-        flights = InFlightCalls(ResponseCache(line, store, clock), clock)
-        purse, done = RunBudget(Budget(tokens=50)), []
+        calls = InFlightCalls(ResponseCache(line, store, clock), clock)
+        budget, done = RunBudget(Budget(tokens=50)), []
 
-        async def ask(name: str, run: str, purse: RunBudget | None) -> None:
-            who = replace(asker(run=run, node=name), purse=purse)
+        async def ask(name: str, run: str, budget: RunBudget | None) -> None:
+            who = replace(caller(run=run, node=name), budget=budget)
             expected = Usage(input_tokens=10, output_tokens=20)
-            await flights.ask(make_ask(provider, who, key=name, expected=expected, join=False))
+            await calls.answer(make_call(provider, who, key=name, expected=expected, join=False))
             done.append(name)
 
-        first = [asyncio.create_task(ask(name, "r1", purse)) for name in ("a", "b", "c")]
+        first = [asyncio.create_task(ask(name, "r1", budget)) for name in ("a", "b", "c")]
         await asyncio.sleep(1)
         await asyncio.gather(*(ask(name, "r2", None) for name in ("x", "y")))
         await asyncio.gather(*first)

@@ -25,7 +25,7 @@ from flowllm.core.request import Completion, OutputFormat
 from flowllm.core.types import AttemptStatus, RetryPolicy, RunStatus, Usage
 from flowllm.storage.base import Owner, RunRecord
 from tests.support.bench import Bench
-from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.calls import FakeProvider, caller, make_call
 from tests.support.virtual import run_virtual
 
 USAGE = Usage(input_tokens=3, output_tokens=5)
@@ -242,7 +242,7 @@ def test_a_stop_before_the_wire_sends_nothing_and_says_so_in_the_record() -> Non
         bench.token.stop()
         with pytest.raises(CallStopped):
             await task
-        await bench.flights.drain()
+        await bench.calls.drain()
         assert provider.sent == []
         (attempt,) = await bench.store.attempts("r1")
         assert (attempt.status, attempt.error["type"]) == (AttemptStatus.FAILED, "NotSent")
@@ -259,7 +259,7 @@ def test_a_stop_lets_what_is_on_the_wire_finish_and_a_cancel_records_it_as_unkno
         if cancel:
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await bench.flights.drain()
+        await bench.calls.drain()
         (attempt,) = await bench.store.attempts("r1")
         return attempt.status
 
@@ -359,7 +359,7 @@ def test_a_payer_that_was_taken_over_does_not_cost_the_others_their_answer() -> 
                 owner=Owner(pid=1, host="h", since=0),
             )
         )
-        other = asyncio.create_task(bench.flights.ask(make_ask(provider, asker(run="r2", node="b"))))
+        other = asyncio.create_task(bench.calls.answer(make_call(provider, caller(run="r2", node="b"))))
         await asyncio.sleep(1)
         payer.cancel()
         bench.store._locks.release("r1")

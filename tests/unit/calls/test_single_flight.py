@@ -12,7 +12,7 @@ from flowllm.core.cancel import CallStopped, CancelToken
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import RequestJoined
 from flowllm.core.request import Answer
-from tests.support.calls import FakeProvider, asker, make_ask
+from tests.support.calls import FakeProvider, caller, make_call
 from tests.support.virtual import LoopClock, run_virtual
 
 
@@ -44,9 +44,9 @@ class Inner:
 def test_500_equal_asks_are_one_call_and_one_set_of_rows() -> None:
     async def main() -> None:
         inner, log = Inner(), []
-        flights = InFlightCalls(inner, LoopClock())
-        asks = [make_ask(FakeProvider(), asker(node=f"n{n}", log=log)) for n in range(500)]
-        answers = await asyncio.gather(*(flights.ask(ask) for ask in asks))
+        calls = InFlightCalls(inner, LoopClock())
+        asks = [make_call(FakeProvider(), caller(node=f"n{n}", log=log)) for n in range(500)]
+        answers = await asyncio.gather(*(calls.answer(ask) for ask in asks))
         assert inner.calls == 1
         assert {answer.value for answer in answers} == {"yes"}
         assert [answer.joined for answer in answers] == [False] + [True] * 499
@@ -59,18 +59,18 @@ def test_500_equal_asks_are_one_call_and_one_set_of_rows() -> None:
 def test_the_call_goes_on_when_its_leader_leaves_and_ends_when_the_last_one_does() -> None:
     async def main() -> None:
         inner = Inner()
-        flights = InFlightCalls(inner, LoopClock())
-        leader, other = (asyncio.create_task(flights.ask(make_ask(FakeProvider()))) for _ in range(2))
+        calls = InFlightCalls(inner, LoopClock())
+        leader, other = (asyncio.create_task(calls.answer(make_call(FakeProvider()))) for _ in range(2))
         await asyncio.sleep(0.5)
         leader.cancel()
         assert (await other).value == "yes"
         assert (inner.calls, inner.cancelled) == (1, 0)
-        tasks = [asyncio.create_task(flights.ask(make_ask(FakeProvider()))) for _ in range(3)]
+        tasks = [asyncio.create_task(calls.answer(make_call(FakeProvider()))) for _ in range(3)]
         await asyncio.sleep(0.5)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await flights.drain()
+        await calls.drain()
         assert (inner.calls, inner.cancelled) == (2, 1)
 
     run_virtual(main())
@@ -79,13 +79,13 @@ def test_the_call_goes_on_when_its_leader_leaves_and_ends_when_the_last_one_does
 def test_a_terminal_error_goes_to_all_and_is_not_remembered() -> None:
     async def main() -> None:
         inner = Inner(RequestRejected("no"))
-        flights = InFlightCalls(inner, LoopClock())
+        calls = InFlightCalls(inner, LoopClock())
         outcomes = await asyncio.gather(
-            *(flights.ask(make_ask(FakeProvider())) for _ in range(3)), return_exceptions=True
+            *(calls.answer(make_call(FakeProvider())) for _ in range(3)), return_exceptions=True
         )
         assert [type(outcome) for outcome in outcomes] == [RequestRejected] * 3
         inner.error = None
-        assert (await flights.ask(make_ask(FakeProvider()))).value == "yes"
+        assert (await calls.answer(make_call(FakeProvider()))).value == "yes"
 
     run_virtual(main())
 
@@ -93,11 +93,11 @@ def test_a_terminal_error_goes_to_all_and_is_not_remembered() -> None:
 def test_who_must_not_join_does_not_and_different_keys_do_not_meet() -> None:
     async def main() -> None:
         inner = Inner()
-        flights = InFlightCalls(inner, LoopClock())
+        calls = InFlightCalls(inner, LoopClock())
         await asyncio.gather(
-            flights.ask(make_ask(FakeProvider())),
-            flights.ask(make_ask(FakeProvider(), join=False)),
-            flights.ask(make_ask(FakeProvider(), key="other")),
+            calls.answer(make_call(FakeProvider())),
+            calls.answer(make_call(FakeProvider(), join=False)),
+            calls.answer(make_call(FakeProvider(), key="other")),
         )
         assert inner.calls == 3
 
@@ -128,9 +128,9 @@ def test_who_may_want_another_answer_waits_for_the_end_of_an_equal_call(first: d
                 self.at_once -= 1
 
     async def main() -> None:
-        flights = InFlightCalls(Single(), LoopClock())
+        calls = InFlightCalls(Single(), LoopClock())
         answers = await asyncio.gather(
-            flights.ask(make_ask(FakeProvider(), **first)), flights.ask(make_ask(FakeProvider(), **second))
+            calls.answer(make_call(FakeProvider(), **first)), calls.answer(make_call(FakeProvider(), **second))
         )
         assert [answer.joined for answer in answers] == [False, False]
 
@@ -140,8 +140,8 @@ def test_who_may_want_another_answer_waits_for_the_end_of_an_equal_call(first: d
 def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_older_ones() -> None:
     async def main() -> None:
         inner = Inner()
-        flights = InFlightCalls(inner, LoopClock())
-        await asyncio.gather(*(flights.ask(make_ask(FakeProvider(), ttl=ttl)) for ttl in (60.0, 60.0, 3600.0, None)))
+        calls = InFlightCalls(inner, LoopClock())
+        await asyncio.gather(*(calls.answer(make_call(FakeProvider(), ttl=ttl)) for ttl in (60.0, 60.0, 3600.0, None)))
         assert inner.calls == 1
 
     run_virtual(main())
@@ -149,12 +149,12 @@ def test_an_answer_that_is_fresh_enough_for_the_first_is_shared_by_who_takes_old
 
 def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once() -> None:
     async def main() -> None:
-        flights, token = InFlightCalls(Inner(), LoopClock()), CancelToken()
-        first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
+        calls, token = InFlightCalls(Inner(), LoopClock()), CancelToken()
+        first = asyncio.create_task(calls.answer(make_call(FakeProvider())))
         await asyncio.sleep(0.1)
         asyncio.get_running_loop().call_later(0.1, token.stop)
         with pytest.raises(CallStopped):
-            await flights.ask(make_ask(FakeProvider(), asker(token=token), ttl=60.0))
+            await calls.answer(make_call(FakeProvider(), caller(token=token), ttl=60.0))
         assert asyncio.get_running_loop().time() < 0.5
         await first
 
@@ -163,12 +163,12 @@ def test_a_run_that_stops_while_it_waits_for_an_equal_calls_end_leaves_at_once()
 
 def test_a_stopped_run_does_not_join_what_another_run_has_in_flight() -> None:
     async def main() -> None:
-        flights, token, log = InFlightCalls(Inner(), LoopClock()), CancelToken(), []
-        first = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
+        calls, token, log = InFlightCalls(Inner(), LoopClock()), CancelToken(), []
+        first = asyncio.create_task(calls.answer(make_call(FakeProvider())))
         await asyncio.sleep(0.1)
         token.stop()
         with pytest.raises(CallStopped):
-            await flights.ask(make_ask(FakeProvider(), asker(token=token, log=log)))
+            await calls.answer(make_call(FakeProvider(), caller(token=token, log=log)))
         assert log == []
         await first
 
@@ -186,10 +186,10 @@ def test_a_late_comer_waits_for_the_commit_and_asks_again() -> None:
 
     async def main() -> None:
         inner = SlowCommit()
-        flights = InFlightCalls(inner, LoopClock())
-        first = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(node="a"))))
+        calls = InFlightCalls(inner, LoopClock())
+        first = asyncio.create_task(calls.answer(make_call(FakeProvider(), caller(node="a"))))
         await asyncio.sleep(1.5)
-        late = await flights.ask(make_ask(FakeProvider(), asker(node="b")))
+        late = await calls.answer(make_call(FakeProvider(), caller(node="b")))
         await first
         assert not late.joined
         assert [row.node.node_id for row in inner.rows] == ["a", "b"]
@@ -199,26 +199,26 @@ def test_a_late_comer_waits_for_the_commit_and_asks_again() -> None:
 
 def test_cancelling_before_the_first_step_leaves_no_ghost() -> None:
     async def main() -> None:
-        flights = InFlightCalls(Inner(), LoopClock())
-        task = asyncio.create_task(flights.ask(make_ask(FakeProvider())))
+        calls = InFlightCalls(Inner(), LoopClock())
+        task = asyncio.create_task(calls.answer(make_call(FakeProvider())))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert (await asyncio.wait_for(flights.ask(make_ask(FakeProvider())), 5)).value == "yes"
+        assert (await asyncio.wait_for(calls.answer(make_call(FakeProvider())), 5)).value == "yes"
 
     run_virtual(main())
 
 
 def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> None:
     async def main(*, on_wire: bool) -> list:
-        flights, token = InFlightCalls(Inner(on_wire=on_wire), LoopClock()), CancelToken()
-        mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(token=token))))
+        calls, token = InFlightCalls(Inner(on_wire=on_wire), LoopClock()), CancelToken()
+        mine = asyncio.create_task(calls.answer(make_call(FakeProvider(), caller(token=token))))
         await asyncio.sleep(0.5)
         token.stop()
         await asyncio.sleep(0)
         outcome = (await asyncio.gather(mine, return_exceptions=True))[0]
         refused = await asyncio.gather(
-            flights.ask(make_ask(FakeProvider(), asker(token=token))), return_exceptions=True
+            calls.answer(make_call(FakeProvider(), caller(token=token))), return_exceptions=True
         )
         assert isinstance(refused[0], CallStopped)
         return outcome
@@ -229,9 +229,9 @@ def test_a_stopping_run_leaves_what_is_not_on_the_wire_and_keeps_what_is() -> No
 
 def test_a_stopping_run_does_not_take_another_runs_answer_away() -> None:
     async def main() -> None:
-        flights, token = InFlightCalls(Inner(on_wire=False), LoopClock()), CancelToken()
-        mine = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(token=token))))
-        other = asyncio.create_task(flights.ask(make_ask(FakeProvider(), asker(run="r2"))))
+        calls, token = InFlightCalls(Inner(on_wire=False), LoopClock()), CancelToken()
+        mine = asyncio.create_task(calls.answer(make_call(FakeProvider(), caller(token=token))))
+        other = asyncio.create_task(calls.answer(make_call(FakeProvider(), caller(run="r2"))))
         await asyncio.sleep(0.5)
         token.stop()
         with pytest.raises(CallStopped):
@@ -248,11 +248,11 @@ def test_whoever_comes_and_goes_everyone_who_stays_is_answered_and_has_a_row(see
 
     async def main() -> None:
         inner = Inner()
-        flights = InFlightCalls(inner, LoopClock())
+        calls = InFlightCalls(inner, LoopClock())
 
         async def visit(number: int) -> int | None:
             await asyncio.sleep(draw.random() * 4)
-            ask = flights.ask(make_ask(FakeProvider(), asker(node=f"n{number}"), key=draw.choice("ab")))
+            ask = calls.answer(make_call(FakeProvider(), caller(node=f"n{number}"), key=draw.choice("ab")))
             try:
                 await asyncio.wait_for(ask, draw.choice([0.3, 0.9, 50]))
             except TimeoutError:
@@ -260,9 +260,9 @@ def test_whoever_comes_and_goes_everyone_who_stays_is_answered_and_has_a_row(see
             return number
 
         stayed = {number for number in await asyncio.gather(*map(visit, range(25))) if number is not None}
-        await flights.drain()
+        await calls.drain()
         assert stayed <= {int(row.node.node_id[1:]) for row in inner.rows}
-        assert not flights._aloft
-        assert not flights._joinable
+        assert not calls._running
+        assert not calls._joinable
 
     run_virtual(main())

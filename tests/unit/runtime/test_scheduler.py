@@ -145,7 +145,7 @@ def test_a_cancel_ends_at_once_and_the_attempt_may_have_been_paid() -> None:
         stop.cancel()
         assert (await going).status is RunStatus.INTERRUPTED
         assert asyncio.get_running_loop().time() < 2
-        await stage.flights.drain()
+        await stage.calls.drain()
         (attempt,) = await stage.store.attempts("r1")
         assert attempt.status is AttemptStatus.UNKNOWN
         stage.provider.latency = 1

@@ -21,7 +21,7 @@ from flowllm.providers.base import Account
 from flowllm.steps.base import Bound, NodeContext
 from flowllm.steps.embed import EmbedKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
-from tests.support.calls import FakeProvider, asker
+from tests.support.calls import FakeProvider, caller
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.workflows import workflow
@@ -46,8 +46,8 @@ class Stage:
         self.missed: list[str] = []
         self.limiter.configure(self.provider.account, Limits(), holder="r1")
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
-        flights = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
-        self.kind = EmbedKind(self._find, flights)
+        calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
+        self.kind = EmbedKind(self._find, calls)
         self._order = itertools.count(1)
 
     def _find(self, name: str) -> FakeProvider:
@@ -70,7 +70,7 @@ class Stage:
                 )
             )
         context = NodeContext(
-            asker=asker(node=node, log=self.events),
+            caller=caller(node=node, log=self.events),
             clock=self.clock,
             store=self.store,
             started_at=self.clock.now(),
