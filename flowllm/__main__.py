@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowllm.cli.process import main
+from flowllm.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import click
 from flowllm import __version__
 from flowllm.cli.failures import guarded
 from flowllm.cli.options import Globals, debug_option
-from flowllm.cli.process import settle
+from flowllm.cli.start import settle
 from flowllm.cli.streams import open_streams
 from flowllm.core.errors import UsageError
 
@@ -98,7 +98,7 @@ def ui() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line with streams of its own; `process.py` calls it."""
+    """Run the command line with streams of its own; `start.py` calls it."""
     open_streams()
     cli.main(prog_name="flowllm")
     raise AssertionError("click's main returned")

@@ -31,8 +31,8 @@ from flowllm.cli.options import (
     until_option,
 )
 from flowllm.cli.output import known_outputs, messages, print_json, print_outputs
-from flowllm.cli.process import settle
 from flowllm.cli.signals import StopOnSignals
+from flowllm.cli.start import settle
 from flowllm.cli.streams import OutputLost, results_apart, silence_output
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
-from flowllm.cli.process import handle_once, leave_to_system
+from flowllm.cli.start import handle_once, leave_to_system
 from flowllm.core.cancel import StopSignal
 
 BEAT: Final = 0.25

@@ -31,7 +31,7 @@ sys.last_of_all = Last()
 
 
 def flowllm(before: str) -> tuple[int, str, str]:
-    code = f"{before}\nimport sys\nsys.argv = ['flowllm', '--version']\nfrom flowllm.cli.process import main\nmain()"
+    code = f"{before}\nimport sys\nsys.argv = ['flowllm', '--version']\nfrom flowllm.cli.start import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
