@@ -41,7 +41,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.recorded import counted, figures_of, whole_nodes
+from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes
 from flowllm.steps.threads import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
@@ -420,7 +420,7 @@ class FlowLLM:
 
     async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:
         run = await self.store.run(run_id)
-        nodes = await whole_nodes(self.store, run, full=full)
+        nodes = await whole_nodes(self.store, run, None if full else MOST_ITEMS)
         kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
         if run.options.get("over") is not None:
             kinds = {ROW: StepKind.WORKFLOW}

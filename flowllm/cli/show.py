@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +25,7 @@ from flowllm.core.types import (
     RunStatus,
     StepKind,
     Usage,
+    WaitReason,
     step_path,
 )
 from flowllm.language.problems import nearest
@@ -43,12 +43,15 @@ from flowllm.reporting.text import (
     readable,
     resume_options,
     visible,
+    waits_text,
 )
 from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes, with_items
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 
 ITEMS_SHOWN = 20
 """Items of a foreach that are listed."""
+WAIT_SHOWN = 1.0
+"""Seconds from which the table of steps names the waits of one."""
 _PAGE = 500
 
 
@@ -91,6 +94,7 @@ class Record:
             "reused": node.reused,
             "key": node.key or None,
             "request": dict(node.parts),
+            "waits": {reason: round(seconds, 3) for reason, seconds in node.waits.items()},
             "attempt_log": [_attempt_dict(attempt) for attempt in self.attempts.get(node.node_id, ())],
         }
 
@@ -127,14 +131,15 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, location: Loc
 
     RUN is an id, its beginning, or `last`. STEP may be an item, or a step within a step: 'posts[17]', post.headline.
     """
-    most = (sys.maxsize if full else MOST_ITEMS) if as_json else ITEMS_SHOWN
+    outputs = (None if full else MOST_ITEMS) if as_json else 0
 
     async def work(app: FlowLLM) -> Record:
-        found = await find_run(app.store, run)
-        found = replace(found, stats=await figures_of(app.store, found))
+        store, found = app.store, await find_run(app.store, run)
+        found = replace(found, stats=await figures_of(store, found))
         if step is None:
-            return await _read_run(app.store, found, full=full)
-        return await _read_node(app.store, found, step, most, full=full)
+            nodes = all_nodes(found, await whole_nodes(store, found, outputs), step_kinds(found))
+            return await _record(store, found, nodes, attempts_of=nodes if as_json else ())
+        return await _read_node(store, found, step, outputs, as_json=as_json)
 
     record = reading(location, work)
     if as_json:
@@ -145,25 +150,19 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, location: Loc
         _print_step(record, record.node)
 
 
-# reading
-
-
-async def _read_run(store: Store, run: RunRecord, *, full: bool) -> Record:
-    return await _record(store, run, all_nodes(run, await whole_nodes(store, run, full=full), step_kinds(run)))
-
-
-async def _read_node(store: Store, run: RunRecord, step: str, most: int, *, full: bool) -> Record:
-    """Raises UsageError for a step that the run does not have."""
+async def _read_node(store: Store, run: RunRecord, step: str, outputs: int | None, *, as_json: bool) -> Record:
+    """One node, with so many outputs of foreachs (None: all). Raises UsageError for a step that the run does not have."""
     node = await _find_node(store, run, step)
     within, items = [], []
     if node.counts is not None:
-        items = all_nodes(run, await _first_items(store, node, most), {})
+        items = all_nodes(run, await _first_items(store, node, outputs if as_json else ITEMS_SHOWN), {})
     elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
         inner = await store.nodes(run.run_id, node.node_id)
         if node.kind is StepKind.PYTHON:  # what it asked, in the order of the calls: ask[2] before ask[10]
             inner.sort(key=lambda one: (len(one.node_id), one.node_id))
-        within = all_nodes(run, [await with_items(store, one, full=full) for one in inner], {})
-    return await _record(store, run, within, await with_items(store, node, full=full), items)
+        within = all_nodes(run, [await with_items(store, one, outputs) for one in inner], {})
+    node = await with_items(store, node, outputs)
+    return await _record(store, run, within, node, items, attempts_of=[*within, node] if as_json else [node])
 
 
 async def _record(
@@ -172,18 +171,19 @@ async def _record(
     nodes: Sequence[NodeRecord],
     node: NodeRecord | None = None,
     items: Sequence[NodeRecord] = (),
+    *,
+    attempts_of: Sequence[NodeRecord],
 ) -> Record:
     nodes = await counted(store, nodes)
     node = None if node is None else (await counted(store, [node]))[0]
-    every = nodes if node is None else [*nodes, node]
     attempts = {
         one.node_id: [_as_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
-        for one in every
+        for one in attempts_of
         if one.counts is None
     }
     spends = {
         one.node_id: await store.spend(run.run_id, one.node_id)
-        for one in every
+        for one in (nodes if node is None else [*nodes, node])
         if one.cost_usd is None and one.attempts > 0
     }
     return Record(run=run, nodes=nodes, node=node, items=items, attempts=attempts, spends=spends)
@@ -204,13 +204,12 @@ async def _find_node(store: Store, run: RunRecord, step: str) -> NodeRecord:
     raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=hint)
 
 
-async def _first_items(store: Store, node: NodeRecord, most: int) -> list[NodeRecord]:
+async def _first_items(store: Store, node: NodeRecord, most: int | None) -> list[NodeRecord]:
     found: list[NodeRecord] = []
-    while len(found) < most:
-        after = found[-1].place if found else -1
-        page = await store.items(
-            node.run_id, node.node_id, after=-1 if after is None else after, limit=min(_PAGE, most - len(found))
-        )
+    while most is None or len(found) < most:
+        after = (found[-1].place or 0) if found else -1
+        limit = _PAGE if most is None else min(_PAGE, most - len(found))
+        page = await store.items(node.run_id, node.node_id, after=after, limit=limit)
         if not page:
             break
         found += page
@@ -299,12 +298,15 @@ def _cost(record: Record, node: NodeRecord) -> str:
 
 
 def _note(node: NodeRecord) -> str:
-    """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached."""
+    """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached; and a wait that can be felt."""
     found = [] if node.counts is None else [_counted(node.counts)]
     if node.error:
         found.append(one_line(str(node.error.get("message", "")), 60))
     elif node.cached:
         found.append("cached")
+    waits = {reason: seconds for reason, seconds in node.waits.items() if reason != WaitReason.DEPENDENCY}
+    if sum(waits.values()) >= WAIT_SHOWN:
+        found.append(f"waited {waits_text(waits)}")
     return "; ".join(found)
 
 
@@ -381,6 +383,8 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
     _field(screen, "started", clock_time(node.started_at))
     if node.call_s or node.queue_s:
         _field(screen, "took", f"{duration(node.call_s)} in calls, {duration(node.queue_s)} in the queue")
+    if waited := waits_text(node.waits):
+        _field(screen, "waited", waited)
     if node.attempts or node.usage.total != 0:
         _field(screen, "tokens", f"{_in_and_out(node.usage)}; {_cost(record, node)}")
     if how:

@@ -41,19 +41,19 @@ async def counted(store: Store, nodes: Sequence[NodeRecord]) -> list[NodeRecord]
     return found
 
 
-async def whole_nodes(store: Store, run: RunRecord, *, full: bool = False) -> list[NodeRecord]:
-    """The nodes at the top of a run; those with a foreach with the outputs of their items, and with their counts so
-    far where they have not ended."""
-    return [await with_items(store, node, full=full) for node in await store.nodes(run.run_id)]
+async def whole_nodes(store: Store, run: RunRecord, most: int | None = MOST_ITEMS) -> list[NodeRecord]:
+    """The nodes at the top of a run; those with a foreach with the outputs of so many items (None: of all), and with
+    their counts so far where they have not ended."""
+    return [await with_items(store, node, most) for node in await store.nodes(run.run_id)]
 
 
-async def with_items(store: Store, node: NodeRecord, *, full: bool = False) -> NodeRecord:
-    """A node as it is; one with a foreach with the outputs of its items, and with its counts so far."""
+async def with_items(store: Store, node: NodeRecord, most: int | None = MOST_ITEMS) -> NodeRecord:
+    """A node as it is; one with a foreach with the outputs of so many items (None: of all), and its counts so far."""
     if node.counts is None:
         return node
     slots = node.parts.get("chosen")
     outputs = store.outputs(node.run_id, node.node_id, slots=slots)
-    shown = await asyncio.to_thread(lambda: list(outputs[: None if full else MOST_ITEMS]))
+    shown = [] if most == 0 else await asyncio.to_thread(lambda: list(outputs[:most]))
     if node.status in NODE_TERMINAL:
         return replace(node, output=shown if node.status is NodeStatus.SUCCEEDED else None)
     found = await store.count_items(node.run_id, node.node_id)
