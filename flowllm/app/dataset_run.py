@@ -27,9 +27,9 @@ from flowllm.datasets.spool import forget_spool, open_spool, standard_input
 from flowllm.language.columns import fit_of
 from flowllm.language.reference import Location
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
+from flowllm.runtime.execute import DatasetRun
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.row_sink import Lines, RowSink
-from flowllm.runtime.scheduler import DatasetRun
 from flowllm.storage.base import RunLease, RunRecord, Store
 
 

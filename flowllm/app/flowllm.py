@@ -16,7 +16,7 @@ from flowllm.app.prepare import chosen_steps, edited, every_step, inputs_again, 
 from flowllm.app.result import RunResult, all_nodes
 from flowllm.app.run_attempt import RunAttempt, give_back, run_to_resume, taken
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
-from flowllm.app.wiring import AUTO, SIMULATED, Providers, local_backend, read_secrets
+from flowllm.app.wiring import AUTO, SIMULATED, Providers, read_secrets, step_kinds
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
@@ -279,7 +279,7 @@ class FlowLLM:
             loaded,
             run,
             steps,
-            backend=local_backend(loaded, providers, self._open_calls(), secret),
+            backend=step_kinds(loaded, providers, self._open_calls(), secret),
             store=self.store,
             use_memo=not options.no_cache,
             refresh=options.refresh,

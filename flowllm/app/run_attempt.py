@@ -10,26 +10,31 @@ from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.prepare import every_step
-from flowllm.app.wiring import SIMULATED, Providers, allow_local, local_backend
+from flowllm.app.wiring import SIMULATED, Providers, allow_local, step_kinds
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
-from flowllm.core.cancel import StopSignal
+from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import FlowLLMError, StoreError, UsageError, text_of
 from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
 from flowllm.core.tasks import to_the_end
-from flowllm.core.types import Json, NodeId, RunId, StepKind
+from flowllm.core.types import Json, NodeId, RunId, StepId, StepKind
 from flowllm.datasets.file_registry import FileRegistry
 from flowllm.language.workflow import Step, Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.reporting.base import Closable, Observer
 from flowllm.reporting.stats import Stats
+from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
 from flowllm.runtime.foreach_runner import WIDE
+from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
-from flowllm.runtime.scheduler import WINDOW, AttemptOutcome, DatasetRun, Scheduler
+from flowllm.runtime.run_context import RunContext, RunServices
+from flowllm.steps.base import Kind, close_kinds
+from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 RATES_KEPT = 7 * 86_400.0
@@ -173,47 +178,55 @@ class RunAttempt:
         own_code = any(step.kind is StepKind.PYTHON for _, step in every_step(self._workflow.steps))
         stop.begun(self._options.grace, own_code=own_code)
         self._begin(resumed=resumed, notices=notices)
-        backend = local_backend(self._workflow, self._providers, self._calls, self._secrets)
+        kinds = step_kinds(self._workflow, self._providers, self._calls, self._secrets)
         token = stop.child()
 
-        async def carry() -> None:
+        async def execute() -> None:
             self._claim()
-            allow_local(self._limiter, backend.slots, holder=self._run.run_id)
+            allow_local(self._limiter, kinds, holder=self._run.run_id)
             await self._remember_rates()
-            scheduler = Scheduler(
-                workflow=self._workflow,
-                run=self._run,
-                before=before,
-                options=self._options,
-                steps=self._steps,
-                backend=backend,
-                store=self._store,
-                clock=self._clock,
-                redactor=self._providers.redactor,
-                emit=self._tell,
-                stop=token,
-                budget=await self._budget(),
-                retry_failed=retry_failed,
-                window=self._window,
-                files=self._files,
-                spool=self._spool,
-                over=self._over(),
-                claims=self._claims,
-            )
-            await self._carry(scheduler)
+            context = await self._context(kinds, before, retry_failed=retry_failed)
+            await self._execute(context, token, before)
 
         try:
             # From here on the run is put on record, however early its caller goes
-            await to_the_end(carry(), abort=token.cancel)
+            await to_the_end(execute(), abort=token.cancel)
         finally:
-            await backend.close()
+            await close_kinds(kinds)
             self._limiter.withdraw(self._run.run_id)
             stop.forget(token)
             self._tell.close()
 
-    async def _carry(self, scheduler: Scheduler) -> None:
+    async def _context(
+        self, kinds: Mapping[StepKind, Kind], before: Sequence[NodeRecord], *, retry_failed: bool
+    ) -> RunContext:
+        services = RunServices(
+            kinds=kinds,
+            store=self._store,
+            clock=self._clock,
+            redactor=self._providers.redactor,
+            emit=self._tell,
+            budget=await self._budget(),
+            saver=Saver(claims=self._claims),
+            spool=self._spool,
+        )
+        limits = self._workflow.limits
+        return RunContext(
+            self._run,
+            services,
+            execute_node,
+            options=self._options,
+            open_items=OpenItemLimit(min(MOST_OPEN_ITEMS, self._files), window=self._window),
+            stop_at_error_rate=None if limits is None else limits.stop_at_error_rate,
+            retry_failed=retry_failed,
+            last_seq=max((node.seq for node in before), default=0),
+        )
+
+    async def _execute(self, context: RunContext, token: CancelToken, before: Sequence[NodeRecord]) -> None:
         began = self._clock.monotonic()
-        ending = await scheduler.run()
+        graph = CompiledGraph(self._workflow.graph, {StepId(name): step for name, step in self._steps.items()})
+        earlier = {node.node_id: node for node in before}
+        ending = await execute_run(context, graph, token, before=earlier, dataset=self._over())
         with contextlib.suppress(StoreError):  # the run's own end comes first
             await self._learn_rates()
         await self._end(ending, self._clock.monotonic() - began)
@@ -239,7 +252,7 @@ class RunAttempt:
 
     def _window(self) -> int:
         """Enough items to keep all slots of the accounts that the run uses filled."""
-        return max(WINDOW, 2 * sum(self._slots()))
+        return max(DEFAULT_WINDOW, 2 * sum(self._slots()))
 
     def _over(self) -> DatasetRun | None:
         if self._rows is None:

@@ -19,7 +19,7 @@ from flowllm.providers.base import Account, Provider
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
-from flowllm.runtime.local_backend import LocalBackend
+from flowllm.steps.base import Kind
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.http import HttpKind
 from flowllm.steps.llm import LlmKind
@@ -238,25 +238,24 @@ def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str,
     return {name: environ[name] for name in workflow.secrets}
 
 
-def allow_local(limiter: Limiter, slots: Mapping[str, int], *, holder: object) -> None:
-    """Let so many attempts of each local account go at the same time."""
-    for account, most in slots.items():
-        limiter.configure(account, Limits(max_concurrent=most, adaptive=False), holder=holder)
+def allow_local(limiter: Limiter, kinds: Mapping[StepKind, Kind], *, holder: object) -> None:
+    """Let so many attempts of each local account go at the same time as its kind allows."""
+    for kind in kinds.values():
+        for account, most in getattr(kind, "slots", {}).items():
+            limiter.configure(account, Limits(max_concurrent=most, adaptive=False), holder=holder)
 
 
-def local_backend(
+def step_kinds(
     workflow: Workflow, providers: Providers, calls: InFlightCalls, secrets: Mapping[str, str]
-) -> LocalBackend:
+) -> dict[StepKind, Kind]:
     """All kinds of steps, carried out in this process."""
     redactor = providers.redactor
     prompts = LlmKind(providers.for_step, calls)
-    return LocalBackend(
-        {
-            StepKind.PROMPT: prompts,
-            StepKind.EMBED: EmbedKind(providers.for_step, calls),
-            StepKind.PYTHON: PythonKind(calls, workflow.files, secrets, redactor, prompts=prompts),
-            StepKind.SHELL: ShellKind(calls, secrets, redactor, private=providers.private),
-            StepKind.HTTP: HttpKind(calls, secrets, redactor),
-            StepKind.VALUE: ValueKind(),
-        }
-    )
+    return {
+        StepKind.PROMPT: prompts,
+        StepKind.EMBED: EmbedKind(providers.for_step, calls),
+        StepKind.PYTHON: PythonKind(calls, workflow.files, secrets, redactor, prompts=prompts),
+        StepKind.SHELL: ShellKind(calls, secrets, redactor, private=providers.private),
+        StepKind.HTTP: HttpKind(calls, secrets, redactor),
+        StepKind.VALUE: ValueKind(),
+    }

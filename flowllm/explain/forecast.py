@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowllm.calls.response_cache import fresh
-from flowllm.core.types import Json, NodeId, StepId
+from flowllm.core.types import Json, NodeId, StepId, StepKind
 from flowllm.explain.estimate import Estimate, total
 from flowllm.explain.graph import Graph
 from flowllm.explain.planner import Planner
 from flowllm.language.workflow import Step, Workflow
-from flowllm.runtime.backend import Backend
 from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.steps.base import Kind
 from flowllm.storage.base import RunRecord, Store
 
 
@@ -89,7 +89,7 @@ class Forecaster:
         run: RunRecord,
         steps: Mapping[NodeId, Step],
         *,
-        backend: Backend,
+        backend: Mapping[StepKind, Kind],
         store: Store | None,
         use_memo: bool = True,
         refresh: tuple[str, ...] = (),

@@ -15,7 +15,7 @@ from flowllm.datasets.files import STDIN
 from flowllm.explain.estimate import Estimate, together, unknown, wrong
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, Step, WorkflowBody
-from flowllm.runtime.accept_policy import bound_rule
+from flowllm.runtime.accept_policy import bound_policy
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended
 from flowllm.runtime.item_sources import open_rows
 
@@ -122,7 +122,7 @@ def _summed(
         nothing = replace(together(step.kind, found), items=count, why="no items")
         return replace(nothing, output=[], rows=[], counts=Counts())
     assert step.foreach is not None  # noqa: S101 - it has items
-    rule = bound_rule(step.foreach, values)
+    rule = bound_policy(step.foreach, values)
     if rule is not None and (chosen := _chosen(rule, rows, found, complete=len(found) == count)) is not None:
         last = chosen[-1] + 1 if len(chosen) == rule.count else len(found)
         whole = _with_output(together(step.kind, found[:last]), rows[:last], found[:last], chosen)

@@ -13,13 +13,11 @@ from flowllm.explain.planned_items import foresee_items
 from flowllm.explain.why import explain_parts
 from flowllm.language.inputs import with_inputs
 from flowllm.language.workflow import Step, WorkflowBody
-from flowllm.runtime.backend import Backend
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_state import EndNode, GraphState, NodeFinished, RunBegun, StartNode
-from flowllm.runtime.outputs import outputs_of
 from flowllm.runtime.resume_policy import refuses_truncated
-from flowllm.runtime.values import Values, run_values
-from flowllm.steps.base import Bound, Work
+from flowllm.runtime.values import Values, outputs_of, run_values
+from flowllm.steps.base import Bound, Kind, Work
 from flowllm.storage.base import MemoRecord, NodeRecord, RunRecord, Store
 
 MOST_WITHIN = 30_000
@@ -47,7 +45,7 @@ class Planner:
         self,
         run: RunRecord,
         *,
-        backend: Backend,
+        backend: Mapping[StepKind, Kind],
         store: Store | None,
         use_memo: bool,
         refresh: tuple[str, ...],
@@ -68,7 +66,7 @@ class Planner:
 
     async def graph(self, blueprint: CompiledGraph, inputs: Mapping[str, Json], name: str) -> PlannedGraph:
         """Every node of a graph, which is within the node `name`."""
-        walked = PlannedGraph(GraphState(blueprint.shape), Values(inputs, run_values(self.run)))
+        walked = PlannedGraph(GraphState(blueprint.topology), Values(inputs, run_values(self.run)))
         waiting = deque(walked.state.handle(RunBegun()))
         while waiting:
             match waiting.popleft():
@@ -124,7 +122,7 @@ class Planner:
                 )
             if isinstance(step.body, WorkflowBody):
                 return await self._within(step, step.body, values, name)
-            bound = self._backend.bind(step, values)
+            bound = self._backend[step.kind].bind(step, values)
         except StepError as error:
             return wrong(step, error.message)
         return await self._bound(bound, NodeId(name))
@@ -170,7 +168,7 @@ class Planner:
 
     async def _bound(self, bound: Bound, node: NodeId) -> Estimate:
         """A node that does something itself."""
-        step, work = bound.step, self._backend.work(bound)
+        step, work = bound.step, self._backend[bound.step.kind].work(bound)
         kind = step.kind.value
         if work.known:
             return Estimate(kind=kind, state="compute", output=work.output)

@@ -15,14 +15,14 @@ _JUDGING = 1_000_000
 """Operations of `accept.when`, which is rendered while the event loop waits."""
 
 
-def rule_of(seat: NodeInvocation) -> AcceptPolicy | None:
+def accept_policy(invocation: NodeInvocation) -> AcceptPolicy | None:
     """None without `accept`. Raises StepError for a count that is not a whole number from 1."""
-    foreach = seat.step.foreach
-    return None if foreach is None else bound_rule(foreach, seat.values)
+    foreach = invocation.step.foreach
+    return None if foreach is None else bound_policy(foreach, invocation.values)
 
 
-def bound_rule(foreach: Foreach, values: Mapping[str, Json]) -> AcceptPolicy | None:
-    """As `rule_of`, of a foreach and the values there are."""
+def bound_policy(foreach: Foreach, values: Mapping[str, Json]) -> AcceptPolicy | None:
+    """As `accept_policy`, of a foreach and the values there are."""
     if foreach.accept is None:
         return None
     accept, name = foreach.accept, foreach.name

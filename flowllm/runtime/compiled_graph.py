@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from flowllm.core.types import NodeId, OnError, StepId, StepKind
 from flowllm.language.reference import Part
 from flowllm.language.workflow import EmbedBody, Output, PythonBody, Step, Subgraph, WorkflowBody
-from flowllm.runtime.graph_state import Shape
+from flowllm.runtime.graph_state import GraphTopology
 
 
 class CompiledGraph:
@@ -15,10 +15,10 @@ class CompiledGraph:
 
     def __init__(self, graph: Subgraph, steps: Mapping[StepId, Step] | None = None) -> None:
         """`steps` are those to run, where that is not all of them."""
-        self.graph = graph
+        self.source = graph
         self.steps = graph.steps if steps is None else steps
         self.outputs: Mapping[str, Output] = graph.outputs
-        self.shape = Shape(
+        self.topology = GraphTopology(
             {
                 NodeId(name): {NodeId(need): how for need, how in step.edges.items()}
                 for name, step in self.steps.items()

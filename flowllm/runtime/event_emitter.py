@@ -1,4 +1,4 @@
-"""What becomes of nodes, told to people, and how many of them fail."""
+"""Emits how nodes end, and counts how many of them fail."""
 
 from __future__ import annotations
 
@@ -8,26 +8,68 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import TooManyFailures
 from flowllm.core.events import Event, FailuresHigh, NodeEnded
 from flowllm.core.types import NodeStatus, OnError, StepKind
-from flowllm.runtime.failure_share import FailureShare
 from flowllm.runtime.invocation import NodeInvocation
 from flowllm.storage.base import NodeRecord
+
+ALERT_SHARE = 0.05
+LEAST = 20
+"""Nodes below which a share means nothing."""
+
+
+class FailureShare:
+    """Counts nodes as they end. Pure."""
+
+    def __init__(self, *, stop_at: float | None = None) -> None:
+        """`stop_at` is the share at which the run ends, 0 to 1; None: never."""
+        self._stop_at = stop_at
+        self.ended = 0
+        self.failed = 0
+        self.items = 0
+        """Of those that ended, items of a foreach."""
+        self._alerted = False
+        self._stopped = False
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return self.failed / self.ended if self.ended else 0.0
+
+    def count(self, *, failed: bool, item: bool = False) -> None:
+        """One more node was carried out."""
+        self.ended += 1
+        self.items += item
+        self.failed += failed
+
+    def alert(self) -> bool:
+        """The share has just passed the mark; true once."""
+        if self._alerted or self.ended < LEAST or self.share <= ALERT_SHARE:
+            return False
+        self._alerted = True
+        return True
+
+    def stop(self) -> bool:
+        """The share has just passed what the run allows; true once."""
+        if self._stop_at is None or self._stopped or self.ended < LEAST or self.share <= self._stop_at:
+            return False
+        self._stopped = True
+        return True
 
 
 class EventEmitter:
     """Turns records of nodes into events, one each."""
 
-    def __init__(self, failures: FailureShare, *, emit: Callable[[Event], None], clock: Clock) -> None:
-        self._failures = failures
+    def __init__(self, stop_at_error_rate: float | None, *, emit: Callable[[Event], None], clock: Clock) -> None:
+        self._failures = FailureShare(stop_at=stop_at_error_rate)
         self._emit = emit
         self._clock = clock
 
-    def ended(self, record: NodeRecord, seat: NodeInvocation, *, reason: str = "") -> TooManyFailures | None:
-        """Tell of a node that has ended, durably; gives why the run should end too, if it should."""
-        scope = seat.scope
+    def node_ended(self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "") -> TooManyFailures | None:
+        """Emits that a node has ended; gives the reason why the run should end too, if it should."""
+        scope = invocation.scope
         scope.done += 1
-        works = seat.step.kind is not StepKind.WORKFLOW and record.counts is None
+        works = invocation.step.kind is not StepKind.WORKFLOW and record.counts is None
         too_many = self._count(record) if works else None
-        forgiven = seat.step.on_error is OnError.CONTINUE and record.counts is None
+        forgiven = invocation.step.on_error is OnError.CONTINUE and record.counts is None
         self._emit(
             NodeEnded(
                 run_id=record.run_id,

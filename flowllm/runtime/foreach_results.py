@@ -22,14 +22,14 @@ _DIGEST_BITS = 256
 class ForeachResults:
     """Outputs, rows and a digest of one foreach, as far as something looks at them; and rows still to be written."""
 
-    def __init__(self, seat: NodeInvocation) -> None:
-        blueprint, step = seat.blueprint, seat.step.id
-        self._node = seat.node_id
-        self._holds_outputs = blueprint is not None and blueprint.looks_at(step, Part.OUTPUT)
-        accepting = seat.step.foreach is not None and seat.step.foreach.accept is not None
+    def __init__(self, invocation: NodeInvocation) -> None:
+        graph, step = invocation.graph, invocation.step.id
+        self._node = invocation.node_id
+        self._holds_outputs = graph is not None and graph.looks_at(step, Part.OUTPUT)
+        accepting = invocation.step.foreach is not None and invocation.step.foreach.accept is not None
         self._collects = self._holds_outputs and not accepting  # what is accepted is held by who chooses
-        self._holds_rows = blueprint is not None and blueprint.looks_at(step, Part.ROWS)
-        self._streams = blueprint is not None and blueprint.streams(step)
+        self._holds_rows = graph is not None and graph.looks_at(step, Part.ROWS)
+        self._streams = graph is not None and graph.streams(step)
         self._outputs: dict[int, Json] = {}
         self._rows: dict[int, Json] = {}
         self._digest = 0
@@ -63,19 +63,19 @@ class ForeachResults:
         if self._holds_rows:
             self._rows[place] |= {"status": record.status.value, "output": None, "error": record.error}
 
-    def ride(self, desk: RunContext, record: NodeRecord) -> None:
+    def ride(self, context: RunContext, record: NodeRecord) -> None:
         """Write a row some time, together with others."""
         self._pending.append(record)
         if len(self._pending) >= TOGETHER:
-            self.write(desk)
+            self.write(context)
 
-    def write(self, desk: RunContext) -> None:
+    def write(self, context: RunContext) -> None:
         """Hand over the rows that wait."""
         if self._pending:
             records, self._pending = self._pending, []
-            desk.ride(*records)
+            context.writes.enqueue(*records)
 
-    def result(self, desk: RunContext, state: ForeachState) -> Result:
+    def result(self, context: RunContext, state: ForeachState) -> Result:
         """What templates look at, once the foreach is over."""
         slots = state.chosen()
         if not self._holds_outputs:
@@ -89,5 +89,5 @@ class ForeachResults:
         if self._streams:
             # which other items have ended is a matter of timing: only those that were chosen count
             digest = f"{self._digest:064x}" if slots is None else digest_of(canonical(state.chosen_outputs()))
-            lazy = Lazy(sequence=desk.store.outputs(desk.run.run_id, self._node, slots=slots), digest=digest)
+            lazy = Lazy(sequence=context.store.outputs(context.run.run_id, self._node, slots=slots), digest=digest)
         return Result(output=outputs, rows=rows, lazy=lazy)

@@ -19,16 +19,17 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, item_id
 from flowllm.datasets.base import Rows
 from flowllm.language.rendering import rendered
-from flowllm.runtime.accept_policy import rule_of
+from flowllm.runtime.accept_policy import accept_policy
 from flowllm.runtime.compiled_graph import texts_together
 from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import Ended, FailureTolerance, ForeachState
-from flowllm.runtime.invocation import Carry, NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.item_reader import Item, ItemReader
 from flowllm.runtime.item_sources import open_rows
-from flowllm.runtime.node_runner import Work, carried, compute
+from flowllm.runtime.node_runner import Work, compute, record_of
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
 from flowllm.runtime.run_context import ASKING, RunContext
+from flowllm.runtime.usage import UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
@@ -38,14 +39,16 @@ BATCHES = 8
 """Requests' worth of texts to embed that a foreach has in flight at least."""
 
 
-async def carry_items(
-    desk: RunContext, seat: NodeInvocation, carry: Carry, rows: Rows | None = None, sink: Sink | None = None
+async def execute_foreach(
+    context: RunContext, invocation: NodeInvocation, rows: Rows | None = None, sink: Sink | None = None
 ) -> NodeRecord | None:
     """Go through the items of a step's foreach, or through given rows. Does not raise.
 
     `sink` is told of each item in the order in which they end, durably.
     """
-    return await carried(desk, seat, lambda work: ForeachRunner(desk, seat, carry, work, sink).go_through(rows))
+    return await record_of(
+        context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).go_through(rows)
+    )
 
 
 class Sink(Protocol):
@@ -67,103 +70,104 @@ class Sink(Protocol):
 class ForeachRunner:
     """One foreach while it is carried through."""
 
-    def __init__(self, desk: RunContext, seat: NodeInvocation, carry: Carry, work: Work, sink: Sink | None) -> None:
-        self._desk = desk
-        self._seat = seat
-        self._carry = carry
+    def __init__(self, context: RunContext, invocation: NodeInvocation, work: Work, sink: Sink | None) -> None:
+        self._context = context
+        self._invocation = invocation
         self._work = work
         self._sink = sink
-        self._foreach = seat.step.foreach
-        self._item_step = replace(seat.step, foreach=None)
-        if reached_before(seat.earlier) and not desk.retry_failed:
+        self._foreach = invocation.step.foreach
+        self._item_step = replace(invocation.step, foreach=None)
+        if reached_before(invocation.earlier) and not context.retry_failed:
             # what had enough without the items that failed does not ask them again: its output stays what it was
             self._item_step = replace(self._item_step, on_error=OnError.CONTINUE)
-        self._node = seat.node_id
+        self._node = invocation.node_id
         accepting = self._foreach is not None and self._foreach.accept is not None
-        token = seat.scope.token
+        token = invocation.scope.token
         self._scope = Scope(
             token=token.child() if accepting else token,
-            tally=UsageTotals(seat.tally),
-            fail_fast=seat.scope.fail_fast and seat.step.on_error is OnError.FAIL and not accepting,
-            missed=seat.scope.missed,
+            totals=UsageTotals(invocation.totals),
+            fail_fast=invocation.scope.fail_fast and invocation.step.on_error is OnError.FAIL and not accepting,
+            missed=invocation.scope.missed,
         )
-        self._tallies: dict[int, UsageTotals] = {}
+        self._item_totals: dict[int, UsageTotals] = {}
         self._records: dict[int, NodeRecord] = {}
         """Of items that `accept` has not judged yet."""
-        self._gathered = ForeachResults(seat)
+        self._results = ForeachResults(invocation)
         self._wake = asyncio.Event()
         self._withdrawn = 0
         self._reused = 0
         self._asked_for_room = False
-        self._inline = seat.step.kind is StepKind.VALUE and seat.step.save is None
+        self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
         self._accepting = accepting
         self._state = ForeachState(window=1)
 
     async def go_through(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
-        desk, seat = self._desk, self._seat
-        begun = desk.record(
-            seat,
+        context, invocation = self._context, self._invocation
+        begun = context.record(
+            invocation,
             NodeStatus.RUNNING,
             parts={"kind": "foreach", **self._until()},
             started_at=self._work.started,
             counts=Counts(),
         )
         try:
-            desk.ride(begun)
+            context.writes.enqueue(begun)
             if rows is None:
                 assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
                 opened = partial(
                     open_rows,
                     self._foreach,
-                    seat.values,
-                    spool=desk.spool,
-                    limit=desk.options.limit,
-                    claims=desk.saver.claims,
+                    invocation.values,
+                    spool=context.spool,
+                    limit=context.options.limit,
+                    claims=context.saver.claims,
                 )
                 rows = await rendered(opened)
             return await self._from(rows)
         finally:
             if self._accepting:  # however it ends, nothing more is sent for its items
                 self._scope.token.stop(RunStatus.INTERRUPTED)
-                seat.scope.token.forget(self._scope.token)
+                invocation.scope.token.forget(self._scope.token)
 
     def _until(self) -> dict[str, Json]:
         """Rows that are gone through with only some of their steps are so on record."""
-        until = self._desk.options.until if self._seat.is_row else None
+        until = self._context.options.until if self._invocation.is_row else None
         return {} if until is None else {"until": until}
 
     async def _from(self, rows: Rows) -> NodeRecord:
-        supply = ItemReader(self._desk, self._seat, rows)
+        reader = ItemReader(self._context, self._invocation, rows)
         if self._sink is not None:
-            self._sink.begin(self._desk.broke)
+            self._sink.begin(self._context.broke)
         complete = False
         try:
             self._state = self._begin(rows)
-            await self._pump(supply)
-            record = await self._finish(supply)
+            await self._pump(reader)
+            record = await self._finish(reader)
             complete = record.status is NodeStatus.SUCCEEDED
             return record
         finally:
-            supply.stop()
+            reader.stop()
             await rows.close()
             if self._sink is not None:
                 await self._sink.finish(complete=complete)
 
     def _begin(self, rows: Rows) -> ForeachState:
-        foreach, step = self._foreach, self._seat.step
+        foreach, step = self._foreach, self._invocation.step
         asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
         own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
-        window = max(self._desk.window() if asks or own else WIDE, BATCHES * texts_together(step))
+        window = max(self._context.open_items.window() if asks or own else WIDE, BATCHES * texts_together(step))
         if foreach is not None and foreach.max_concurrent is not None:
             window = foreach.max_concurrent
         self._scope.total = rows.total or 0
-        self._desk.emit(
-            FanOutStarted(run_id=self._desk.run.run_id, at=self._desk.clock.now(), node_id=self._node, total=rows.total)
+        self._context.emit(
+            FanOutStarted(
+                run_id=self._context.run.run_id, at=self._context.clock.now(), node_id=self._node, total=rows.total
+            )
         )
         return ForeachState(
             window=window,
-            rule=rule_of(self._seat),
+            policy=accept_policy(self._invocation),
             tolerated=FailureTolerance(
                 forgiven=step.on_error is OnError.CONTINUE,
                 most=None if foreach is None else foreach.max_failed,
@@ -174,7 +178,7 @@ class ForeachRunner:
 
     # pulling
 
-    async def _pump(self, supply: ItemReader) -> None:
+    async def _pump(self, reader: ItemReader) -> None:
         """Start items while there is room, wait while there is none; once the run stops only wait for those that
         have started."""
         token = self._scope.token
@@ -183,7 +187,7 @@ class ForeachRunner:
             while not self._state.over:
                 self._wake.clear()
                 if token.status is None:
-                    self._pull(supply)
+                    self._pull(reader)
                 elif not self._state.in_flight:
                     return
                 if not self._state.over and (token.status is None or self._state.in_flight):
@@ -191,21 +195,21 @@ class ForeachRunner:
         finally:
             token.forget(self)
 
-    def _pull(self, supply: ItemReader) -> None:
+    def _pull(self, reader: ItemReader) -> None:
         while self._scope.token.status is None and self._state.room() > 0:
-            if not self._desk.room.may_open(self._state.in_flight):
+            if not self._context.open_items.may_open(self._state.in_flight):
                 if not self._asked_for_room:
                     self._asked_for_room = True
-                    self._desk.room.wait(self._room_came)
+                    self._context.open_items.wait(self._room_came)
                 return
-            more = supply.more(self._wake.set)
+            more = reader.more(self._wake.set)
             if more is None:
                 break
             if not more:
                 self._state.drained()
                 break
-            self._start(supply.next())
-        self._gathered.write(self._desk)
+            self._start(reader.next())
+        self._results.write(self._context)
 
     def _room_came(self) -> bool:
         self._asked_for_room = False
@@ -217,61 +221,61 @@ class ForeachRunner:
     def _start(self, item: Item) -> None:
         place = item.row.place
         self._state.pulled(place)
-        self._desk.room.opened()
-        seat = self._seat_of(item)
+        self._context.open_items.opened()
+        invocation = self._invocation_of(item)
         if item.row.error is not None:
-            self._start_bad(item, self._bad(seat, item.row.error))
-        elif self._inline and item.earlier is None and (record := compute(self._desk, seat)) is not None:
-            self._gathered.ride(self._desk, record)
+            self._start_bad(item, self._bad(invocation, item.row.error))
+        elif self._inline and item.earlier is None and (record := compute(self._context, invocation)) is not None:
+            self._results.ride(self._context, record)
             self._ended(item, record)
         else:
-            self._desk.spawn(self._carry_item(item, seat), partial(self._ended, item, None))
+            self._context.tasks.spawn(self._carry_item(item, invocation), partial(self._ended, item, None))
 
-    def _seat_of(self, item: Item) -> NodeInvocation:
+    def _invocation_of(self, item: Item) -> NodeInvocation:
         row = item.row
-        tally = self._scope.tally
+        totals = self._scope.totals
         if self._accepting:
-            tally = self._tallies[row.place] = UsageTotals(tally)
+            totals = self._item_totals[row.place] = UsageTotals(totals)
         name = "item" if self._foreach is None else self._foreach.name
         return NodeInvocation(
             node_id=item_id(self._node, item.slot),
             step=self._item_step,
-            values={**self._seat.values, name: row.value, "index": row.place},
-            standing=ItemPosition(parent=self._node, place=row.place, item=row.value, content=item.content),
+            values={**self._invocation.values, name: row.value, "index": row.place},
+            position=ItemPosition(parent=self._node, index=row.place, item=row.value, content=item.content),
             scope=self._scope,
-            tally=tally,
+            totals=totals,
             earlier=item.earlier,
             within=item.within,
             missed=partial(self._missed, row.place) if self._accepting else self._scope.missed,
-            is_row=self._seat.is_row,
+            is_row=self._invocation.is_row,
             many=False,
-            blueprint=self._seat.blueprint,
+            graph=self._invocation.graph,
         )
 
-    def _bad(self, seat: NodeInvocation, error: StepError) -> NodeRecord:
+    def _bad(self, invocation: NodeInvocation, error: StepError) -> NodeRecord:
         """A row of the data that could not be read."""
-        record = self._desk.record(seat, NodeStatus.FAILED, error=error.as_dict())
-        self._gathered.ride(self._desk, record)
-        self._desk.tell(record, seat)
-        if seat.step.on_error is not OnError.CONTINUE:
-            self._desk.failed(self._scope)
+        record = self._context.record(invocation, NodeStatus.FAILED, error=error.as_dict())
+        self._results.ride(self._context, record)
+        self._context.ended(record, invocation)
+        if invocation.step.on_error is not OnError.CONTINUE:
+            self._context.failed(self._scope)
         return record
 
     def _start_bad(self, item: Item, record: NodeRecord) -> None:
         if self._sink is None:
             self._ended(item, record)
         else:
-            self._desk.spawn(self._hand_over(item, record), partial(self._ended, item, None))
+            self._context.tasks.spawn(self._hand_over(item, record), partial(self._ended, item, None))
 
-    async def _carry_item(self, item: Item, seat: NodeInvocation) -> None:
-        await self._hand_over(item, await self._carry(seat))
+    async def _carry_item(self, item: Item, invocation: NodeInvocation) -> None:
+        await self._hand_over(item, await self._context.execute(self._context, invocation))
 
     async def _hand_over(self, item: Item, record: NodeRecord | None) -> None:
         if self._sink is not None and record is not None:
             try:
                 await self._sink.ended(item.slot, record)
             except StoreError as error:
-                self._desk.broke(error)
+                self._context.broke(error)
         self._ended(item, record)
 
     def _missed(self, place: int) -> None:
@@ -283,13 +287,13 @@ class ForeachRunner:
     def _ended(self, item: Item, record: NodeRecord | None) -> None:
         """An item is over; None: it was not wanted any more, or the run is stopping."""
         place = item.row.place
-        self._desk.room.closed()
-        tally = self._tallies.pop(place, None)
+        self._context.open_items.closed()
+        totals = self._item_totals.pop(place, None)
         if record is None:
             self._state.withdrawn(place)
-            self._withdrawn += tally is not None and tally.sent == 0
+            self._withdrawn += totals is not None and totals.sent == 0
         else:
-            self._gathered.add(record)
+            self._results.add(record)
             self._reused += record.reused
             if self._accepting:
                 self._records[place] = record
@@ -310,30 +314,30 @@ class ForeachRunner:
 
     def _reject(self, wrong: Ended, error: StepError) -> None:
         """Whether to accept the item could not be told: it counts as failed."""
-        details = {**self._desk.redactor.value(error.as_dict()), UNJUDGED: True}
+        details = {**self._context.redactor.value(error.as_dict()), UNJUDGED: True}
         record = replace(self._records[wrong.place], status=NodeStatus.FAILED, error=details)
-        self._gathered.replaced(record)
-        self._gathered.ride(self._desk, record)
+        self._results.replaced(record)
+        self._results.ride(self._context, record)
 
     # the end
 
-    async def _finish(self, supply: ItemReader) -> NodeRecord:
-        state, desk, seat = self._state, self._desk, self._seat
-        self._gathered.write(desk)
+    async def _finish(self, reader: ItemReader) -> NodeRecord:
+        state, context, invocation = self._state, self._context, self._invocation
+        self._results.write(context)
         if not state.over:
             raise CallStopped
         if self._accepting:
             self._scope.token.stop(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
-        idle = self._withdrawn + sum(tally.sent == 0 for tally in self._tallies.values())
-        counts = state.counts(not_pulled=await supply.left(), not_sent=idle)
-        wrong = None if state.enough else supply.broken or state.verdict(self._node)
+        idle = self._withdrawn + sum(totals.sent == 0 for totals in self._item_totals.values())
+        counts = state.counts(not_pulled=await reader.left(), not_sent=idle)
+        wrong = None if state.enough else reader.broken or state.verdict(self._node)
         record = self._record(counts, wrong)
-        await desk.keep(record)
+        await context.writes.commit(record)
         if wrong is None:
-            seat.scope.results[self._node] = self._gathered.result(desk, state)
-        desk.tell(record, seat)
+            invocation.scope.results[self._node] = self._results.result(context, state)
+        context.ended(record, invocation)
         if wrong is not None:
-            desk.failed(seat.scope)
+            context.failed(invocation.scope)
         return record
 
     def _record(self, counts: Counts, wrong: StepError | None) -> NodeRecord:
@@ -341,9 +345,9 @@ class ForeachRunner:
         chosen = self._state.chosen()
         if chosen is not None:
             parts["chosen"] = chosen
-        figures = self._scope.tally.figures()
-        return self._desk.record(
-            self._seat,
+        figures = self._scope.totals.figures()
+        return self._context.record(
+            self._invocation,
             NodeStatus.SUCCEEDED if wrong is None else NodeStatus.FAILED,
             parts=parts,
             key=fingerprint(parts),

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flowllm.core.errors import ItemsFailed, StepError
 from flowllm.core.types import ROW, Counts, Json, NodeStatus
+
+DEFAULT_WINDOW = 16
+"""Items of a foreach that asks models in flight, where neither it nor the limits of the accounts say more: enough to
+keep all slots filled, and few, so that items that have begun go before new ones."""
+MOST_OPEN_ITEMS = 1024
+"""Items of all foreaches of a run that are open at once, but for one of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +65,13 @@ class ForeachState:
         self,
         *,
         window: int,
-        rule: AcceptPolicy | None = None,
+        policy: AcceptPolicy | None = None,
         tolerated: FailureTolerance | None = None,
         total: int | None = None,
     ) -> None:
         """`window` is the most items in flight; `total` how many there are, None while that is not known."""
         self._window = window
-        self._rule = rule
+        self._policy = policy
         self._tolerated = tolerated or FailureTolerance()
         self._total = total
         self._open: set[int] = set()
@@ -96,12 +103,12 @@ class ForeachState:
         """How many items may be pulled now."""
         if self._drained or self.enough or self._too_many:
             return 0
-        if self._rule is None:
+        if self._policy is None:
             return max(0, self._window - len(self._open))
         if self._undetermined:
             return 0
-        needed = self._rule.count - len(self._accepted)
-        most = min(self._window, math.ceil(self._rule.overshoot * needed))
+        needed = self._policy.count - len(self._accepted)
+        most = min(self._window, math.ceil(self._policy.overshoot * needed))
         return 1 if len(self._open) + len(self._waiting) < most else 0
 
     @property
@@ -115,14 +122,14 @@ class ForeachState:
     @property
     def enough(self) -> bool:
         """As many are accepted as are wanted."""
-        return self._rule is not None and len(self._accepted) >= self._rule.count
+        return self._policy is not None and len(self._accepted) >= self._policy.count
 
     @property
     def _settled(self) -> bool:
         """So many are accepted, and all before the last of those have ended."""
-        if self._rule is None or not self.enough:
+        if self._policy is None or not self.enough:
             return False
-        return self._accepted[self._rule.count - 1][0] < self._frontier
+        return self._accepted[self._policy.count - 1][0] < self._frontier
 
     @property
     def _frontier(self) -> int:
@@ -143,7 +150,7 @@ class ForeachState:
         """An item was taken from the data."""
         self._next = place + 1
         self._open.add(place)
-        if self._rule is not None:
+        if self._policy is not None:
             self._undetermined.add(place)
 
     def missed(self, place: int) -> None:
@@ -167,12 +174,12 @@ class ForeachState:
                 self._skipped += 1
             case NodeStatus.SUCCEEDED:
                 self._succeeded += 1
-        if self._rule is None:
+        if self._policy is None:
             return []
-        if not self._rule.ordered:
-            return self._judge(ended, self._rule)
+        if not self._policy.ordered:
+            return self._judge(ended, self._policy)
         self._waiting[ended.place] = ended
-        return self._judge_in_order(self._rule)
+        return self._judge_in_order(self._policy)
 
     def judged(self) -> list[int]:
         """Places about which `accept` has decided since this was last asked."""
@@ -192,12 +199,12 @@ class ForeachState:
             self._first_failed = ended.place
             self.first_error = (ended.slot, message)
 
-    def _judge(self, ended: Ended, rule: AcceptPolicy) -> list[tuple[Ended, StepError]]:
+    def _judge(self, ended: Ended, policy: AcceptPolicy) -> list[tuple[Ended, StepError]]:
         self._decided.append(ended.place)
         if ended.status is not NodeStatus.SUCCEEDED:
             return []
         try:
-            accepted = rule.judge(ended, [output for _, _, output in self._accepted] if rule.ordered else ())
+            accepted = policy.judge(ended, [output for _, _, output in self._accepted] if policy.ordered else ())
         except StepError as error:
             self._succeeded -= 1
             self._fail(ended, error.message)
@@ -206,12 +213,12 @@ class ForeachState:
             insort(self._accepted, (ended.place, ended.slot, ended.output), key=lambda entry: entry[0])
         return []
 
-    def _judge_in_order(self, rule: AcceptPolicy) -> list[tuple[Ended, StepError]]:
+    def _judge_in_order(self, policy: AcceptPolicy) -> list[tuple[Ended, StepError]]:
         wrong: list[tuple[Ended, StepError]] = []
         frontier = self._frontier
         for place in sorted(place for place in self._waiting if place < frontier):
             if not self.enough:
-                wrong += self._judge(self._waiting[place], rule)
+                wrong += self._judge(self._waiting[place], policy)
             del self._waiting[place]
         return wrong
 
@@ -229,13 +236,13 @@ class ForeachState:
 
     def chosen(self) -> list[int] | None:
         """The slots of the accepted items that are the output, in input order; None without `accept`."""
-        if self._rule is None:
+        if self._policy is None:
             return None
-        return [slot for _, slot, _ in self._accepted[: self._rule.count]]
+        return [slot for _, slot, _ in self._accepted[: self._policy.count]]
 
     def chosen_outputs(self) -> list[Json]:
         """Their outputs."""
-        most = 0 if self._rule is None else self._rule.count
+        most = 0 if self._policy is None else self._policy.count
         return [output for _, _, output in self._accepted[:most]]
 
     def counts(self, *, not_pulled: int = 0, not_sent: int = 0) -> Counts:
@@ -245,7 +252,7 @@ class ForeachState:
             succeeded=self._succeeded,
             failed=self._failed,
             skipped=self._skipped,
-            accepted=0 if self._rule is None else min(len(self._accepted), self._rule.count),
+            accepted=0 if self._policy is None else min(len(self._accepted), self._policy.count),
             not_sent=not_pulled + not_sent,
         )
 
@@ -275,3 +282,35 @@ class ForeachState:
         if most is None and self._failed == self._next:
             return ItemsFailed(told, hint="every item failed; `flowllm resume --retry-failed` runs them again")
         return None
+
+
+class OpenItemLimit:
+    """How many items of all foreaches of a run may be open at once, which bounds its memory. Pure.
+
+    A foreach without any may always open one, so that nesting cannot deadlock.
+    """
+
+    def __init__(self, limit: int, window: Callable[[], int] = lambda: DEFAULT_WINDOW) -> None:
+        """`window` is how many items one foreach has in flight where it does not say."""
+        self.window = window
+        self._limit = limit
+        self._open = 0
+        self._waiters: deque[Callable[[], bool]] = deque()
+
+    def may_open(self, own: int) -> bool:
+        """Whether a foreach that has `own` open items may open one more."""
+        return own == 0 or self._open < self._limit
+
+    def opened(self) -> None:
+        """One more is open."""
+        self._open += 1
+
+    def closed(self) -> None:
+        """One has ended; whoever waited longest, and still has an item to open, is called back."""
+        self._open -= 1
+        while self._waiters and not self._waiters.popleft()():
+            pass
+
+    def wait(self, callback: Callable[[], bool]) -> None:
+        """Call back, once, when there may be room; it says whether that is still of use."""
+        self._waiters.append(callback)

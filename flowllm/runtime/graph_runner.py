@@ -24,10 +24,9 @@ from flowllm.runtime.graph_state import (
     StopAsked,
     StopSending,
 )
-from flowllm.runtime.invocation import Carry, NodeInvocation, Scope
-from flowllm.runtime.outputs import outputs_of
+from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.run_context import RunContext
-from flowllm.runtime.values import Values
+from flowllm.runtime.values import Values, outputs_of
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
@@ -51,29 +50,27 @@ class GraphRunner:
 
     def __init__(
         self,
-        desk: RunContext,
-        blueprint: CompiledGraph,
+        context: RunContext,
+        graph: CompiledGraph,
         *,
         name: str,
         values: Values,
         scope: Scope,
-        carry: Carry,
         before: Mapping[NodeId, NodeRecord],
     ) -> None:
-        """`name` is the node that the graph is within, empty at the top; `before` is what earlier sittings left."""
-        self._desk = desk
-        self._blueprint = blueprint
+        """`name` is the node that the graph is within, empty at the top; `before` is what earlier attempts left."""
+        self._context = context
+        self._graph = graph
         self._name = name
         self._values = values
         self._scope = scope
-        self._carry = carry
         self._before = before
-        self._standing = ItemPosition(parent=name)
-        self._state = GraphState(blueprint.shape, fail_fast=scope.fail_fast)
+        self._position = ItemPosition(parent=name)
+        self._state = GraphState(graph.topology, fail_fast=scope.fail_fast)
         self._failed: NodeRecord | None = None
         self._ended: RunStatus | None = None
         self._over = asyncio.Event()
-        scope.total = len(blueprint.steps)
+        scope.total = len(graph.steps)
 
     @property
     def state(self) -> GraphState:
@@ -106,7 +103,7 @@ class GraphRunner:
     async def _outputs(self) -> tuple[dict[str, Json], dict[str, Json] | None]:
         while True:
             with suppress(asyncio.CancelledError):  # as above: all that is paid for is to be shown
-                return await rendered(lambda: outputs_of(self._blueprint.outputs, self._state, self._values.mapping))
+                return await rendered(lambda: outputs_of(self._graph.outputs, self._state, self._values.mapping))
 
     def _stop(self) -> None:
         self._follow(self._state.handle(StopAsked(status=self._scope.token.status or RunStatus.INTERRUPTED)))
@@ -124,14 +121,14 @@ class GraphRunner:
                 case EndNode(node=node, status=status, cause=cause):
                     self._end_without_work(node, status, cause)
                 case StopSending():
-                    self._desk.stop_with(self._scope)
+                    self._context.failed(self._scope)
                 case EndRun(status=status):
                     self._ended = status
                     self._over.set()
         return first
 
     def _spawn(self, node: NodeId) -> None:
-        self._desk.spawn(self._chain(node), lambda: self._dropped(node))
+        self._context.tasks.spawn(self._chain(node), lambda: self._dropped(node))
 
     def _dropped(self, node: NodeId) -> None:
         """Its task was cancelled before its first step, or broke."""
@@ -141,7 +138,7 @@ class GraphRunner:
     async def _chain(self, node: NodeId | None) -> None:
         while node is not None:
             try:
-                record = await self._carry(self._seat(node))
+                record = await self._context.execute(self._context, self._invocation(node))
                 if record is not None:
                     self._note(node, record)
             except Exception:  # a fault of ours must not leave the graph waiting for this node
@@ -152,18 +149,18 @@ class GraphRunner:
     def _finished(self, node: NodeId, status: NodeStatus) -> NodeId | None:
         return self._follow(self._state.handle(NodeFinished(node=node, status=status)))
 
-    def _seat(self, node: NodeId) -> NodeInvocation:
-        step = self._blueprint.steps[StepId(node)]
+    def _invocation(self, node: NodeId) -> NodeInvocation:
+        step = self._graph.steps[StepId(node)]
         return NodeInvocation(
             node_id=child_id(self._name, StepId(node)),
             step=step,
             values=self._values.mapping,
-            standing=self._standing,
+            position=self._position,
             scope=self._scope,
-            tally=self._scope.tally,
+            totals=self._scope.totals,
             earlier=self._before.get(node) if self._before else None,
             missed=self._scope.missed,
-            blueprint=self._blueprint,
+            graph=self._graph,
         )
 
     def _note(self, node: NodeId, record: NodeRecord) -> None:
@@ -174,7 +171,7 @@ class GraphRunner:
             self._values.add(step, record)
         else:
             self._values.add(step, replace(record, output=result.output), rows=result.rows, lazy=result.lazy)
-        if record.status is NodeStatus.FAILED and node not in self._blueprint.shape.forgiven:
+        if record.status is NodeStatus.FAILED and node not in self._graph.topology.forgiven:
             self._failed = self._failed or record
 
     def _end_without_work(self, node: NodeId, status: NodeStatus, cause: NodeId) -> None:
@@ -185,8 +182,8 @@ class GraphRunner:
         elif status is NodeStatus.SKIPPED and why is NodeStatus.FAILED:
             verb = "failed"
         reason = f"{cause} {verb}"
-        seat = self._seat(node)
-        record = self._desk.record(seat, status, parts={"reason": reason})
-        self._desk.ride(record)
+        invocation = self._invocation(node)
+        record = self._context.record(invocation, status, parts={"reason": reason})
+        self._context.writes.enqueue(record)
         self._values.add(StepId(node), record)
-        self._desk.tell(record, seat, reason=reason)
+        self._context.ended(record, invocation, reason=reason)

@@ -67,7 +67,7 @@ class EndRun:
 Command = StartNode | EndNode | StopSending | EndRun
 
 
-class Shape:
+class GraphTopology:
     """What the graphs of all items have in common: who waits for whom."""
 
     def __init__(self, edges: Mapping[NodeId, Mapping[NodeId, Tolerance]], *, forgiven: Iterable[NodeId] = ()) -> None:
@@ -88,20 +88,20 @@ class GraphState:
 
     def __init__(
         self,
-        edges: Mapping[NodeId, Mapping[NodeId, Tolerance]] | Shape,
+        edges: Mapping[NodeId, Mapping[NodeId, Tolerance]] | GraphTopology,
         *,
         forgiven: Iterable[NodeId] = (),
         fail_fast: bool = False,
     ) -> None:
-        """`edges` and `forgiven` are as in Shape; or `edges` is one, and `forgiven` is not used."""
-        shape = edges if isinstance(edges, Shape) else Shape(edges, forgiven=forgiven)
-        self.status = dict(shape.pending)
-        self._ready = shape.ready
-        self._edges = shape.edges
-        self._forgiven = shape.forgiven
+        """`edges` and `forgiven` are as in GraphTopology; or `edges` is one, and `forgiven` is not used."""
+        topology = edges if isinstance(edges, GraphTopology) else GraphTopology(edges, forgiven=forgiven)
+        self.status = dict(topology.pending)
+        self._ready = topology.ready
+        self._edges = topology.edges
+        self._forgiven = topology.forgiven
         self._fail_fast = fail_fast
-        self._missing = dict(shape.missing)
-        self._dependents = shape.dependents
+        self._missing = dict(topology.missing)
+        self._dependents = topology.dependents
         self._running = 0
         self._pending = len(self.status)
         self._cancelled = 0

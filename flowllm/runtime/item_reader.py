@@ -34,11 +34,11 @@ class Item:
 class ItemReader:
     """The items of one foreach, in input order."""
 
-    def __init__(self, desk: RunContext, seat: NodeInvocation, rows: Rows) -> None:
-        self._desk = desk
-        self._seat = seat
+    def __init__(self, context: RunContext, invocation: NodeInvocation, rows: Rows) -> None:
+        self._context = context
+        self._invocation = invocation
         self._rows = rows
-        self._resumes = desk.resumed and seat.earlier is not None
+        self._resumes = context.resumed and invocation.earlier is not None
         self._buffer: deque[Item] = deque()
         self._reading: asyncio.Task[bool] | None = None
         self.broken: StepError | None = None
@@ -87,13 +87,13 @@ class ItemReader:
 
     async def _read(self) -> bool:
         """More items into the buffer; false at the end of the data. Raises DataFailed."""
-        await self._desk.caught_up()
+        await self._context.writes.wait()
         await asyncio.sleep(0)  # others want their turn too
         rows = await self._rows.take(BATCH)
         if not rows:
             return False
         contents = [content_of(row.value) for row in rows]
-        mended = self._desk.options.mended.get(self._seat.node_id)
+        mended = self._context.options.mended.get(self._invocation.node_id)
         if mended is not None:
             pairs = [_mended(row, content, mended) for row, content in zip(rows, contents, strict=True)]
             rows, contents = [row for row, _ in pairs], [content for _, content in pairs]
@@ -106,19 +106,19 @@ class ItemReader:
         return True
 
     async def _found_again(self, rows: Sequence[Row], contents: Sequence[str]) -> list[Item]:
-        """The items with what earlier sittings left of them."""
-        desk = self._desk
+        """The items with what earlier attempts left of them."""
+        context = self._context
         keys = [ItemKey(place=row.place, content=content) for row, content in zip(rows, contents, strict=True)]
-        adopted = await desk.store.adopt(desk.fence, self._seat.node_id, keys)
+        adopted = await context.store.adopt(context.lease, self._invocation.node_id, keys)
         within: dict[NodeId, Sequence[NodeRecord]] = {}
-        if self._seat.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
+        if self._invocation.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
             ids = [
                 one.node.node_id
                 for one in adopted
-                if one.node is not None and (one.node.status is not NodeStatus.SUCCEEDED or desk.retry_failed)
+                if one.node is not None and (one.node.status is not NodeStatus.SUCCEEDED or context.retry_failed)
             ]
             within = dict.fromkeys(ids, ())
-            within |= await desk.store.nodes_within(desk.run.run_id, ids) if ids else {}
+            within |= await context.store.nodes_within(context.run.run_id, ids) if ids else {}
         return [
             Item(
                 row=row,

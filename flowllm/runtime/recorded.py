@@ -29,7 +29,7 @@ async def figures_of(store: Store, run: RunRecord) -> Mapping[str, Json]:
 
 
 async def counted(store: Store, nodes: Sequence[NodeRecord]) -> list[NodeRecord]:
-    """Nodes, with what was spent by now on those that never ended: these have no sums of their own."""
+    """Nodes, with what was usage by now on those that never ended: these have no sums of their own."""
     found, left = [], MOST_COUNTED
     for node in nodes:
         if node.status not in _UNENDED or left <= 0:

@@ -17,7 +17,7 @@ UNJUDGED = "unjudged"
 def holds(before: NodeRecord | None, *, key: str, step: Step, retry_failed: bool) -> bool:
     """The earlier outcome stands: same key, and it succeeded, or failed as its step puts up with.
 
-    Skipped nodes need no rule: their condition is computed again, for nothing.
+    Skipped nodes need no policy: their condition is computed again, for nothing.
     """
     if before is None or before.key != key:
         return False

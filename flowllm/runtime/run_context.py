@@ -1,11 +1,11 @@
-"""What all graphs of one sitting share: the run, its writes, its order of completion, and the way to stop it."""
+"""What all graphs of one run attempt share: the run, its services, its writes, and the way to stop it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from flowllm.calls.base import Caller
 from flowllm.calls.budget import RunBudget
@@ -14,115 +14,132 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import RunStopped
 from flowllm.core.events import Event, NodeStarted
 from flowllm.core.redact import Redactor
-from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepKind, is_within
-from flowllm.runtime.backend import Backend
+from flowllm.language.workflow import WorkflowBody
+from flowllm.runtime.background import TaskSet, WriteQueue
+from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.event_emitter import EventEmitter
+from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.invocation import NodeInvocation, Scope
-from flowllm.runtime.node_usage import NodeUsage
-from flowllm.runtime.open_item_limit import OpenItemLimit
 from flowllm.runtime.options import RunOptions
-from flowllm.steps.base import NodeContext
+from flowllm.runtime.usage import NodeUsage
+from flowllm.steps.base import Kind, NodeContext
 from flowllm.steps.save import Saver
-from flowllm.storage.base import NodeRecord, NodeWrite, RunLease, RunRecord, Store
+from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
-RIDES = 32
-"""Writes that nobody waits for, at most, before whoever makes more of them waits."""
 ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
-"""Kinds of steps whose requests are told; others are at work from when something must be done until they end."""
+"""Kinds of steps that send requests through the call pipeline, and so are active only while one of those is out."""
+
+Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecord | None]]"
+"""Executes a node of any kind. Gives its record, durable; None if the run stopped before. Does not raise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunServices:
+    """What a run attempt works with."""
+
+    kinds: Mapping[StepKind, Kind]
+    store: Store
+    clock: Clock
+    redactor: Redactor
+    emit: Callable[[Event], None]
+    budget: RunBudget | None = None
+    saver: Saver = field(default_factory=Saver)
+    spool: Path | None = None
+    """A file for standard input."""
 
 
 class RunContext:
-    """One for each sitting of a run."""
+    """One for each attempt at a run."""
 
     def __init__(
         self,
-        *,
         run: RunRecord,
+        services: RunServices,
+        execute: Execute,
+        *,
         options: RunOptions,
-        backend: Backend,
-        store: Store,
-        clock: Clock,
-        redactor: Redactor,
-        emit: Callable[[Event], None],
-        journal: EventEmitter,
-        room: OpenItemLimit,
-        window: Callable[[], int],
-        saver: Saver,
-        spool: Path | None,
-        budget: RunBudget | None,
-        retry_failed: bool,
-        seq: int,
+        open_items: OpenItemLimit,
+        stop_at_error_rate: float | None = None,
+        retry_failed: bool = False,
+        last_seq: int = 0,
     ) -> None:
-        """`window` is how many items of a foreach are in flight where it does not say; `spool` is a file for
-        standard input; `seq` is the last number in the order of completion that was given."""
+        """`last_seq` is the highest number in the order of completion that earlier attempts gave."""
         self.run = run
         self.options = options
-        self.backend = backend
-        self.store = store
-        self.clock = clock
-        self.redactor = redactor
-        self.emit = emit
-        self.room = room
-        self.window = window
-        self.saver = saver
-        self.spool = spool
+        self.kinds = services.kinds
+        self.store = services.store
+        self.clock = services.clock
+        self.redactor = services.redactor
+        self.emit = services.emit
+        self.saver = services.saver
+        self.spool = services.spool
+        self.execute = execute
+        self.open_items = open_items
         self.retry_failed = retry_failed
         self.resumed = run.epoch > 1
         self.reopened = frozenset(around for foreach in options.mended for around in _around(foreach))
-        """Nodes whose graphs hold an item that was mended: they are gone through whatever became of them."""
-        self.fence = RunLease(run_id=run.run_id, epoch=run.epoch)
+        """Nodes whose graphs hold an item that was mended: their stored result is not reused as a whole."""
+        self.lease = RunLease(run_id=run.run_id, epoch=run.epoch)
         self.token = CancelToken()
+        self.tasks = TaskSet(self.broke)
+        self.writes = WriteQueue(self.store, self.lease, self.broke)
         self.failure: BaseException | None = None
         """What broke the run itself, such as a full disk."""
         self.stopped: RunStopped | None = None
-        """Why it makes no sense to go on."""
-        self._journal = journal
-        self._budget = budget
-        self._seq = seq
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._riding: set[asyncio.Task[None]] = set()
-        self._at_work: dict[NodeId, tuple[StepKind, NodeUsage]] = {}
+        """Why the run cannot go on, such as its budget."""
+        self._events = EventEmitter(stop_at_error_rate, emit=self.emit, clock=self.clock)
+        self._budget = services.budget
+        self._seq = last_seq
+        self._active: dict[NodeId, tuple[StepKind, NodeUsage]] = {}
+        self._compiled: dict[int, CompiledGraph] = {}
+
+    def compiled(self, body: WorkflowBody, graph: CompiledGraph | None = None) -> CompiledGraph:
+        """The graph of a `workflow` step, compiled once; `graph` is that, where it is compiled already."""
+        found = graph or self._compiled.get(id(body)) or CompiledGraph(body.graph)
+        return self._compiled.setdefault(id(body), found)
 
     # nodes
 
-    def begin(self, seat: NodeInvocation) -> float:
-        """Tell that a node starts; when that is."""
-        started = self.clock.now()
+    def started(self, invocation: NodeInvocation) -> float:
+        """Emits that a node starts; gives the time, in Unix seconds."""
+        now = self.clock.now()
         self.emit(
             NodeStarted(
                 run_id=self.run.run_id,
-                at=started,
-                node_id=seat.node_id,
-                kind=seat.step.kind,
-                parent=seat.standing.parent,
-                place=seat.standing.place,
+                at=now,
+                node_id=invocation.node_id,
+                kind=invocation.step.kind,
+                parent=invocation.position.parent,
+                place=invocation.position.index,
             )
         )
-        return started
+        return now
 
-    def spending(self, seat: NodeInvocation, above: Callable[[Event], None] | None = None) -> NodeUsage:
-        """What the node's requests take from now on, until `rested`; `above` is that of the node that it is within, where
+    def activate(self, invocation: NodeInvocation, parent: Callable[[Event], None] | None = None) -> NodeUsage:
+        """Counts the node's requests from now on, until `deactivate`; `parent` is the usage of the node around it, where
         that pays for it."""
-        spent = NodeUsage(above or self.emit, seat.tally.note_sent)
-        if seat.step.kind is not StepKind.WORKFLOW and seat.step.foreach is None:  # others have theirs within
-            self._at_work[seat.node_id] = (seat.step.kind, spent)
-        return spent
+        usage = NodeUsage(parent or self.emit, invocation.totals.note_sent)
+        if (
+            invocation.step.kind is not StepKind.WORKFLOW and invocation.step.foreach is None
+        ):  # others have theirs within
+            self._active[invocation.node_id] = (invocation.step.kind, usage)
+        return usage
 
-    def rested(self, node_id: NodeId) -> None:
-        """The node is not at work any more."""
-        self._at_work.pop(node_id, None)
+    def deactivate(self, node_id: NodeId) -> None:
+        """The node is not executing any more."""
+        self._active.pop(node_id, None)
 
     def in_flight(self) -> int:
-        """Requests that are out, and steps of other kinds that are at work; not those that queue."""
-        return sum(spent.in_flight if kind in ASKING else 1 for kind, spent in self._at_work.values())
+        """Requests that are out, and steps of other kinds that are executing; not those that queue."""
+        return sum(usage.in_flight if kind in ASKING else 1 for kind, usage in self._active.values())
 
-    def context(self, seat: NodeInvocation, started: float, usage: NodeUsage) -> NodeContext:
-        """What the node may use while it is carried out."""
+    def node_context(self, invocation: NodeInvocation, started: float, usage: NodeUsage) -> NodeContext:
+        """What the node may use while it is executed."""
         caller = Caller(
-            lease=self.fence,
-            node_id=seat.node_id,
-            token=seat.scope.token,
+            lease=self.lease,
+            node_id=invocation.node_id,
+            token=invocation.scope.token,
             emit=usage,
             waits=usage.waits,
             budget=self._budget,
@@ -135,40 +152,40 @@ class RunContext:
             store=self.store,
             started_at=started,
             next_seq=self.next_seq,
-            ride=self.ride,
+            ride=self.writes.enqueue,
             redactor=self.redactor,
             read_memo=not self.options.no_cache,
             write_memo=not self.options.no_cache,
-            refresh=is_within(seat.node_id, self.options.refresh),
-            standing=seat.standing,
-            begun=seat.tally.note_sent,
+            refresh=is_within(invocation.node_id, self.options.refresh),
+            position=invocation.position,
+            begun=invocation.totals.note_sent,
         )
-        return context if seat.missed is None else replace(context, missed=seat.missed)
+        return context if invocation.missed is None else replace(context, missed=invocation.missed)
 
     def record(
-        self, seat: NodeInvocation, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json
+        self, invocation: NodeInvocation, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json
     ) -> NodeRecord:
-        """The row of a node that was not bound, as of now."""
-        standing, mask = seat.standing, self.redactor.value
+        """The row of a node that was not bound, as of now, secrets masked."""
+        position, mask = invocation.position, self.redactor.value
         return NodeRecord(
             run_id=self.run.run_id,
-            node_id=seat.node_id,
-            kind=seat.step.kind,
+            node_id=invocation.node_id,
+            kind=invocation.step.kind,
             status=status,
             parts=mask(dict(parts)) if parts else {},
             finished_at=self.clock.now(),
             seq=self.next_seq(),
-            parent=standing.parent,
-            place=standing.place,
-            item=mask(standing.item),
-            content=standing.content,
-            epoch=self.fence.epoch,
+            parent=position.parent,
+            place=position.index,
+            item=mask(position.item),
+            content=position.content,
+            epoch=self.lease.epoch,
             **{name: mask(value) for name, value in values.items()},
         )
 
-    def tell(self, record: NodeRecord, seat: NodeInvocation, *, reason: str = "") -> None:
-        """A node has ended, durably or as good as that: people may see it."""
-        too_many = self._journal.ended(record, seat, reason=reason)
+    def ended(self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "") -> None:
+        """Emits that a node has ended, once its record is durable or enqueued; stops the run if too many have failed."""
+        too_many = self._events.node_ended(record, invocation, reason=reason)
         if too_many is not None:
             self.end_early(too_many)
 
@@ -177,67 +194,11 @@ class RunContext:
         self._seq += 1
         return self._seq
 
-    # writes
-
-    async def keep(self, record: NodeRecord) -> None:
-        """Write a row and wait until it is durable, as is all that rode before it. Raises StoreError."""
-        if self._riding:
-            await asyncio.sleep(0)  # those tasks have not begun: their rows would be written behind this one
-        await self.store.settle(nodes=(NodeWrite(fence=self.fence, node=record),))
-
-    def ride(self, *records: NodeRecord) -> None:
-        """Write rows with the next commit, without waiting for it."""
-        writes = tuple(NodeWrite(fence=self.fence, node=record) for record in records)
-        self.ride_along(self.store.settle(nodes=writes))
-
-    def ride_along(self, write: Coroutine[object, object, None]) -> None:
-        """Carry out a write without waiting for it; one that fails stops the run."""
-        task = start_task(write)
-        self._riding.add(task)
-        task.add_done_callback(self._rode)
-
-    async def caught_up(self, most: int = RIDES) -> None:
-        """Wait until no more than so many of those writes are under way."""
-        while len(self._riding) > most:
-            await asyncio.wait(self._riding, return_when=asyncio.FIRST_COMPLETED)
-
-    def _rode(self, task: asyncio.Task[None]) -> None:
-        self._riding.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.broke(error)
-
-    # tasks
-
-    def spawn(self, work: Coroutine[object, object, None], dropped: Callable[[], None]) -> None:
-        """Carry out some work beside everything else; `dropped` is called if it was cancelled before it began."""
-        task = start_task(work)
-        self._tasks.add(task)
-
-        def over(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                self.broke(error)
-            if error is not None or task.cancelled():
-                dropped()
-
-        task.add_done_callback(over)
-
-    def cancel(self) -> None:
-        """Break off what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-
-    async def land_tasks(self) -> None:
-        """Wait until nothing is carried out any more."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def land(self) -> None:
-        """Wait for all that is under way or being written."""
-        while self._tasks or self._riding:
-            await asyncio.wait(self._tasks | self._riding)
+    async def idle(self) -> None:
+        """Wait until no task and no write is left."""
+        while self.tasks or self.writes:
+            await self.tasks.wait()
+            await self.writes.wait(most=0)
 
     # stopping
 
@@ -247,14 +208,9 @@ class RunContext:
         self.token.stop(RunStatus.INTERRUPTED)
 
     def end_early(self, error: RunStopped) -> None:
-        """To go on makes no sense; what is in flight may finish."""
+        """The run cannot go on; what is in flight may finish."""
         self.stopped = self.stopped or error
         self.token.stop(error.status)
-
-    def stop_with(self, scope: Scope) -> None:
-        """A graph has stopped by itself, under --fail-fast."""
-        if scope.token.status is None:
-            self.token.stop(RunStatus.FAILED)
 
     def failed(self, scope: Scope) -> None:
         """A node failed for good: under --fail-fast that ends the run."""

@@ -14,120 +14,118 @@ from flowllm.language.rendering import rendered
 from flowllm.language.workflow import WorkflowBody
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner
-from flowllm.runtime.invocation import Carry, NodeInvocation, Scope, UsageTotals
-from flowllm.runtime.node_runner import Work, carried, finish, known_path, reuse, skip
-from flowllm.runtime.outputs import keeps
+from flowllm.runtime.invocation import NodeInvocation, Scope
+from flowllm.runtime.node_runner import Work, finish, known_path, record_of, reuse, skip
 from flowllm.runtime.resume_policy import holds
 from flowllm.runtime.run_context import RunContext
-from flowllm.runtime.values import Values, run_values
+from flowllm.runtime.usage import UsageTotals
+from flowllm.runtime.values import Values, keeps, run_values
 from flowllm.storage.base import NodeRecord
 
 
-async def carry_graph(
-    desk: RunContext, seat: NodeInvocation, blueprint: CompiledGraph, carry: Carry
-) -> NodeRecord | None:
+async def execute_subgraph(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph) -> NodeRecord | None:
     """Run the graph of a node. Does not raise."""
-    return await carried(desk, seat, lambda work: _outcome(desk, seat, blueprint, carry, work))
+    return await record_of(context, invocation, lambda work: _outcome(context, invocation, graph, work))
 
 
-async def _outcome(
-    desk: RunContext, seat: NodeInvocation, blueprint: CompiledGraph, carry: Carry, work: Work
-) -> NodeRecord:
-    step, earlier = seat.step, seat.earlier
-    inputs = await rendered(lambda: _inputs(seat))
+async def _outcome(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph, work: Work) -> NodeRecord:
+    step, earlier = invocation.step, invocation.earlier
+    inputs = await rendered(lambda: _inputs(invocation))
     if inputs is None:
-        return skip(desk, seat)
-    parts: dict[str, Json] = {"kind": "workflow", "graph": blueprint.graph.digest, "with": inputs}
+        return skip(context, invocation)
+    parts: dict[str, Json] = {"kind": "workflow", "graph": graph.source.digest, "with": inputs}
     key = fingerprint(parts)
-    path = await known_path(desk, seat)
-    until = desk.options.until if seat.is_row else None
+    path = await known_path(context, invocation)
+    until = context.options.until if invocation.is_row else None
     if until is not None and not holds(earlier, key=key, step=step, retry_failed=False):
         parts["until"] = until  # a row that is wholly done is so for any `until`
         key = fingerprint(parts)
     left_out = earlier is not None and earlier.status is NodeStatus.SKIPPED and earlier.key == key
     stands = left_out or holds(earlier, key=key, step=step, retry_failed=False)
-    if stands and not desk.retry_failed and seat.node_id not in desk.reopened:
-        return await reuse(desk, seat, cast("NodeRecord", earlier), path)
-    if blueprint.costly and (earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING):
-        desk.ride(desk.record(seat, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started))
+    if stands and not context.retry_failed and invocation.node_id not in context.reopened:
+        return await reuse(context, invocation, cast("NodeRecord", earlier), path)
+    if graph.costly and (earlier is None or earlier.key != key or earlier.status is not NodeStatus.RUNNING):
+        context.writes.enqueue(
+            context.record(invocation, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started)
+        )
     scope = Scope(
-        token=seat.scope.token,
-        tally=UsageTotals(seat.tally),
-        fail_fast=seat.scope.fail_fast and step.on_error is OnError.FAIL,
-        missed=seat.missed,
+        token=invocation.scope.token,
+        totals=UsageTotals(invocation.totals),
+        fail_fast=invocation.scope.fail_fast and step.on_error is OnError.FAIL,
+        missed=invocation.missed,
     )
-    values = Values(inputs, run_values(desk.run))
-    walk = GraphRunner(
-        desk, blueprint, name=seat.node_id, values=values, scope=scope, carry=carry, before=await _before(desk, seat)
+    values = Values(inputs, run_values(context.run))
+    runner = GraphRunner(
+        context, graph, name=invocation.node_id, values=values, scope=scope, before=await _before(context, invocation)
     )
-    outcome = await walk.run()
+    outcome = await runner.run()
     if not outcome.complete:
         raise CallStopped
     well = outcome.status is RunStatus.SUCCEEDED
-    keep = blueprint.graph.keep if seat.is_row and until is None else None
+    keep = graph.source.keep if invocation.is_row and until is None else None
     if (
         well
         and keep is not None
-        and not await rendered(lambda: keeps(keep, walk.state, values.mapping, outcome.outputs))
+        and not await rendered(lambda: keeps(keep, runner.state, values.mapping, outcome.outputs))
     ):
-        return await _left_out(desk, seat, key, {**parts, "reason": "`keep` was false"}, scope.tally)
-    record = desk.record(
-        seat,
+        return await _left_out(context, invocation, key, {**parts, "reason": "`keep` was false"}, scope.totals)
+    record = context.record(
+        invocation,
         NodeStatus.SUCCEEDED if well else NodeStatus.FAILED,
         parts=parts,
         key=key,
         started_at=work.started,
         output=outcome.outputs if well else None,
-        error=None if well else _error(seat, outcome).as_dict(),
-        **scope.tally.figures(),
+        error=None if well else _error(invocation, outcome).as_dict(),
+        **scope.totals.figures(),
     )
-    if blueprint.costly:
-        await desk.keep(record)
+    if graph.costly:
+        await context.writes.commit(record)
     else:
-        desk.ride(record)
-    return await finish(desk, seat, record, path)
+        context.writes.enqueue(record)
+    return await finish(context, invocation, record, path)
 
 
 async def _left_out(
-    desk: RunContext, seat: NodeInvocation, key: str, parts: Mapping[str, Json], tally: UsageTotals
+    context: RunContext, invocation: NodeInvocation, key: str, parts: Mapping[str, Json], totals: UsageTotals
 ) -> NodeRecord:
     """A row that is not to have a line."""
-    record = desk.record(seat, NodeStatus.SKIPPED, parts=parts, key=key, **tally.figures())
-    await desk.keep(record)
-    desk.tell(record, seat, reason=str(parts["reason"]))
+    record = context.record(invocation, NodeStatus.SKIPPED, parts=parts, key=key, **totals.figures())
+    await context.writes.commit(record)
+    context.ended(record, invocation, reason=str(parts["reason"]))
     return record
 
 
-def _inputs(seat: NodeInvocation) -> Mapping[str, Json] | None:
+def _inputs(invocation: NodeInvocation) -> Mapping[str, Json] | None:
     """What the graph is given; None where the `when` of its step is false. Raises StepError."""
-    if seat.step.when is not None and not seat.step.when.condition(seat.values):
+    if invocation.step.when is not None and not invocation.step.when.condition(invocation.values):
         return None
-    body = cast("WorkflowBody", seat.step.body)
+    body = cast("WorkflowBody", invocation.step.body)
     try:
-        if seat.is_row:
-            return row_inputs(body.graph.inputs, seat.standing.item)
-        given = {} if body.arguments is None else body.arguments.render(seat.values)
+        if invocation.is_row:
+            return row_inputs(body.graph.inputs, invocation.position.item)
+        given = {} if body.arguments is None else body.arguments.render(invocation.values)
         whole = body.arguments is not None and not isinstance(body.arguments.tree, dict)
         return with_inputs(body.graph.inputs, given, whole=whole)
     except InvalidInputs as error:
         raise GraphFailed(error.message, hint=error.hint) from None
 
 
-async def _before(desk: RunContext, seat: NodeInvocation) -> Mapping[NodeId, NodeRecord]:
-    """What earlier sittings left of the nodes within, by their ids in the graph."""
+async def _before(context: RunContext, invocation: NodeInvocation) -> Mapping[NodeId, NodeRecord]:
+    """What earlier attempts left of the nodes within, by their ids in the graph."""
     within: Sequence[NodeRecord] = ()
-    if seat.within is not None:
-        within = seat.within
-    elif seat.earlier is not None:
-        within = await desk.store.nodes(desk.run.run_id, seat.node_id)
-    start = len(seat.node_id) + 1
+    if invocation.within is not None:
+        within = invocation.within
+    elif invocation.earlier is not None:
+        within = await context.store.nodes(context.run.run_id, invocation.node_id)
+    start = len(invocation.node_id) + 1
     return {NodeId(record.node_id[start:]): record for record in within}
 
 
-def _error(seat: NodeInvocation, outcome: GraphOutcome) -> StepError:
+def _error(invocation: NodeInvocation, outcome: GraphOutcome) -> StepError:
     if outcome.failed is not None:
         error = outcome.failed.error or {}
-        inner = outcome.failed.node_id[len(seat.node_id) + 1 :]
+        inner = outcome.failed.node_id[len(invocation.node_id) + 1 :]
         return GraphFailed(
             f"{inner} failed: {error.get('message', 'no reason is on record')}", hint=str(error.get("hint") or "")
         )

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
 from flowllm.core.redact import Redactor
-from flowllm.core.types import Json, NodeStatus
+from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
 
@@ -53,7 +53,8 @@ class ItemPosition:
 
     parent: str = ""
     """Empty at the top."""
-    place: int | None = None
+    index: int | None = None
+    """Of the item in its data, from 0; None for a node that is no item."""
     item: Json = None
     content: str = ""
     """As in NodeRecord."""
@@ -89,7 +90,7 @@ class NodeContext:
     write_memo: bool = True
     refresh: bool = False
     """The answer in the memo is not wanted; a new one replaces it."""
-    standing: ItemPosition = field(default_factory=ItemPosition)
+    position: ItemPosition = field(default_factory=ItemPosition)
     missed: Callable[[], None] = _nothing
     """To be called once it is known that something must really be done: no stored answer will do."""
     within: Within | None = None
@@ -99,7 +100,7 @@ class NodeContext:
 
     def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
         """The node's row as of now, secrets masked."""
-        parts, item = bound.parts, self.standing.item
+        parts, item = bound.parts, self.position.item
         if not self.redactor.is_empty:
             mask = self.redactor.value
             parts, item = mask(dict(parts)), mask(item)
@@ -114,10 +115,10 @@ class NodeContext:
             started_at=self.started_at,
             finished_at=self.clock.now(),
             seq=self.next_seq(),
-            parent=self.standing.parent,
-            place=self.standing.place,
+            parent=self.position.parent,
+            place=self.position.index,
             item=item,
-            content=self.standing.content,
+            content=self.position.content,
             epoch=self.caller.lease.epoch,
             waits=dict(self.caller.waits),
             **values,
@@ -155,3 +156,10 @@ class Kind(Protocol):
         """Carry it out and give the node's record, which is durable (but for `value` steps, whose record rides
         with the next commit). Raises StepError, StoreError, CallStopped."""
         ...
+
+
+async def close_kinds(kinds: Mapping[StepKind, Kind]) -> None:
+    """Closes what kinds hold open."""
+    for kind in kinds.values():
+        if isinstance(kind, Closable):
+            await kind.close()

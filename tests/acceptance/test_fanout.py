@@ -1,4 +1,4 @@
-"""A foreach, and what becomes of its items: the real scheduler on a virtual clock."""
+"""A foreach, and what becomes of its items: the real runtime on a virtual clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`accept`: a foreach that ends when it has enough. The real scheduler on a virtual clock."""
+"""`accept`: a foreach that ends when it has enough. The real runtime on a virtual clock."""
 
 from __future__ import annotations
 

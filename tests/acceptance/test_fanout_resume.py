@@ -1,4 +1,4 @@
-"""Resume of a foreach, item by item, also when the data or the workflow has changed. Real scheduler, virtual clock."""
+"""Resume of a foreach, item by item, also when the data or the workflow has changed. Real runtime, virtual clock."""
 
 from __future__ import annotations
 

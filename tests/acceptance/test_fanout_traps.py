@@ -149,10 +149,10 @@ def test_a_foreach_whose_data_cannot_be_opened_leaves_nothing_behind() -> None:
 
     async def main() -> None:
         made = stage()
-        ready = await made.scheduler(text)
-        assert (await ready.scheduler.run()).status.value == "failed"
-        halt = ready.scheduler._desk.halt
-        assert [listener for listener in halt._listeners if type(listener).__name__ == "CancelToken"] == []
+        ready = await made.prepare(text)
+        assert (await ready.attempt()).status.value == "failed"
+        token = ready.context.token
+        assert [listener for listener in token._listeners if type(listener).__name__ == "CancelToken"] == []
 
     run_virtual(main())
 

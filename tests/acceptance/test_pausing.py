@@ -169,8 +169,8 @@ def test_while_a_provider_is_in_trouble_steps_wait_none_fails_and_people_hear_of
         stage = Stage()
         stage.provider = Shaky(latency=0.5)
         stage.limiter.configure(stage.provider.account, Limits(max_concurrent=10), holder="r1")
-        ready = await stage.scheduler(_flow(100))
-        ending = await ready.scheduler.run()
+        ready = await stage.prepare(_flow(100))
+        ending = await ready.attempt()
         during = [at for at, _ in stage.provider.sent if at < 60]
         assert len(during) <= 40, len(during)
         assert any(isinstance(event, NodeRetrying) for event in ready.events)
@@ -231,8 +231,8 @@ def test_a_request_that_is_wrong_is_no_trouble_of_the_provider() -> None:
     async def main() -> None:
         stage = Stage()
         stage.provider.script = [RequestRejected("bad", status=400) for _ in range(100)]
-        ready = await stage.scheduler(_flow(100))
-        ending = await ready.scheduler.run()
+        ready = await stage.prepare(_flow(100))
+        ending = await ready.attempt()
         assert ending.status is RunStatus.FAILED
         assert len(stage.provider.sent) == 100
         assert not any(isinstance(event, Notice) for event in ready.events)

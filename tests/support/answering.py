@@ -73,9 +73,9 @@ def stage(answer: Answers = "re: {}".format, *, concurrent: int = 100) -> Stage:
 
 async def sit(stage: Stage, text: str, *, meanwhile: object = None, **how: object) -> Told:
     """One sitting, to its end; `meanwhile` is awaited beside it."""
-    ready = await stage.scheduler(text, **how)
+    ready = await stage.prepare(text, **how)
     before = len(stage.provider.sent)
-    going = asyncio.ensure_future(ready.scheduler.run())
+    going = asyncio.ensure_future(ready.attempt())
     if meanwhile is not None:
         await meanwhile
     ending = await going

@@ -80,22 +80,22 @@ def early_stop(seed: int, *, overshoot: float | None, window: int = 100) -> Seen
         stage.limiter.configure(judge.account, Limits(max_concurrent=ITEMS), holder="test")
         how = {"inputs": {"items": list(range(ITEMS))}}
         began = asyncio.get_running_loop().time()
-        ready = await stage.scheduler(text, **how)
+        ready = await stage.prepare(text, **how)
         ended: list[float] = []
 
         def look(event: object) -> None:
             if type(event).__name__ == "NodeEnded" and event.node_id == "judge":
                 ended.append(asyncio.get_running_loop().time())
 
-        ready.scheduler._desk.emit = ready.scheduler._desk._journal._emit = look
-        await ready.scheduler.run()
+        ready.on_event = look
+        await ready.attempt()
         run_seconds = asyncio.get_running_loop().time() - began
         node = (await stage.nodes())["judge"]
         requests = len(judge.sent)
         good = [n for n in range(ITEMS) if judge.answers[f"Good? {n}"][0]]
         asked = {int(request.messages[-1]["content"].split()[-1]) for _, request in judge.sent}
-        again = await stage.scheduler(text, run_id="r2", **how)
-        await again.scheduler.run()
+        again = await stage.prepare(text, run_id="r2", **how)
+        await again.attempt()
         second = (await stage.nodes("r2"))["judge"]
         return Seen(
             requests=requests,

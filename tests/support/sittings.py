@@ -1,4 +1,4 @@
-"""Sittings of a run by the real scheduler, over a memory store and a fake provider, under a virtual clock."""
+"""Attempts at a run by the real runtime, over a memory store and a fake provider, under a virtual clock."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
-from flowllm.core.events import NodeEnded
+from flowllm.core.events import Event, NodeEnded
 from flowllm.core.redact import Redactor
 from flowllm.core.types import RunStatus, StepKind
 from flowllm.language.inputs import with_inputs
 from flowllm.language.overrides import Overrides
 from flowllm.language.workflow import Workflow
 from flowllm.limits.limiter import Limiter
-from flowllm.runtime.local_backend import LocalBackend
+from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.execute import AttemptOutcome, execute_node, execute_run
+from flowllm.runtime.foreach_state import MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.scheduler import AttemptOutcome, Scheduler
+from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.embed import EmbedKind
 from flowllm.steps.llm import LlmKind
 from flowllm.steps.python import PythonKind
@@ -45,7 +47,7 @@ class Stage:
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
 
-    async def scheduler(
+    async def prepare(
         self,
         text: str,
         *,
@@ -55,8 +57,8 @@ class Stage:
         retry_failed: bool = False,
         options: RunOptions | None = None,
         inputs: dict[str, object] | None = None,
-    ) -> Scheduling:
-        """A sitting that is ready to run; a run that is there already is gone on with."""
+    ) -> PreparedAttempt:
+        """An attempt that is ready to run; a run that is there already is resumed."""
         checked = workflow(text, files=files, overrides=Overrides(model="m"))
         if run_id in self.store.runs_on_record:
             self.store.abandon()
@@ -76,7 +78,7 @@ class Stage:
             run = await self.store.create_run(run)
         spend = await self.store.spend(run_id)
         budget = checked.budget
-        return Scheduling(
+        return PreparedAttempt(
             self,
             checked,
             run,
@@ -88,15 +90,15 @@ class Stage:
         )
 
     async def run(self, text: str, **how: object) -> AttemptOutcome:
-        """One sitting from its beginning to its end."""
-        return await (await self.scheduler(text, **how)).scheduler.run()
+        """One attempt from its beginning to its end."""
+        return await (await self.prepare(text, **how)).attempt()
 
     async def nodes(self, run_id: str = "r1") -> dict[str, NodeRecord]:
         return {node.node_id: node for node in await self.store.nodes(run_id)}
 
 
-class Scheduling:
-    """A scheduler and what it tells."""
+class PreparedAttempt:
+    """An attempt at a run, and the events that it emits."""
 
     def __init__(
         self,
@@ -111,33 +113,46 @@ class Scheduling:
         options: RunOptions,
     ) -> None:
         self.events: list = []
+        self.on_event = self.events.append
         self.checked = checked
         self.run = run
         prompts = LlmKind(lambda name: stage.others.get(name, stage.provider), stage.calls)
-        self.backend = LocalBackend(
-            {
-                StepKind.PROMPT: prompts,
-                StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.calls),
-                StepKind.PYTHON: PythonKind(stage.calls, checked.files, {}, stage.redactor, prompts=prompts),
-                StepKind.VALUE: ValueKind(),
-            }
-        )
-        allow_local(stage.limiter, self.backend.slots, holder=run.run_id)
-        self.scheduler = Scheduler(
-            workflow=checked,
-            run=run,
-            before=before,
-            options=options,
-            steps=checked.steps,
-            backend=self.backend,
+        self.kinds = {
+            StepKind.PROMPT: prompts,
+            StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.calls),
+            StepKind.PYTHON: PythonKind(stage.calls, checked.files, {}, stage.redactor, prompts=prompts),
+            StepKind.VALUE: ValueKind(),
+        }
+        allow_local(stage.limiter, self.kinds, holder=run.run_id)
+        self.stop = stop
+        self.before = before
+        services = RunServices(
+            kinds=self.kinds,
             store=stage.store,
             clock=stage.clock,
             redactor=stage.redactor,
-            emit=self.events.append,
-            stop=stop,
+            emit=self.emit,
             budget=budget,
-            retry_failed=retry_failed,
         )
+        self.context = RunContext(
+            run,
+            services,
+            execute_node,
+            options=options,
+            open_items=OpenItemLimit(MOST_OPEN_ITEMS),
+            stop_at_error_rate=None if checked.limits is None else checked.limits.stop_at_error_rate,
+            retry_failed=retry_failed,
+            last_seq=max((node.seq for node in before), default=0),
+        )
+
+    def emit(self, event: Event) -> None:
+        """Something happened; a test may put its own in place of `on_event`."""
+        self.on_event(event)
+
+    async def attempt(self) -> AttemptOutcome:
+        """The attempt from its beginning to its end."""
+        graph, earlier = CompiledGraph(self.checked.graph), {node.node_id: node for node in self.before}
+        return await execute_run(self.context, graph, self.stop, before=earlier)
 
     @property
     def ended(self) -> list[str]:

@@ -25,10 +25,10 @@ TEXT = """
 
 
 async def forecast(stage: Stage, text: str = TEXT, **how: object) -> Forecast:
-    ready = await stage.scheduler(text, run_id="forecast")
+    ready = await stage.prepare(text, run_id="forecast")
     workflow = ready.checked
     store = how.pop("store", stage.store)
-    forecaster = Forecaster(workflow, ready.run, workflow.steps, backend=ready.backend, store=store, **how)
+    forecaster = Forecaster(workflow, ready.run, workflow.steps, backend=ready.kinds, store=store, **how)
     return await forecaster.forecast("fake", Graph.of(workflow))
 
 

@@ -20,19 +20,19 @@ FILES = {"t.py": "def f(all, text): return 1"}
 
 
 def test_only_what_a_template_looks_at_is_held() -> None:
-    blueprint = CompiledGraph(workflow(FLOW, files=FILES).graph)
-    assert blueprint.looks_at("seen", Part.OUTPUT)
-    assert not blueprint.looks_at("counted", Part.OUTPUT)
-    assert blueprint.looks_at("counted", Part.ROWS)
-    assert not blueprint.looks_at("seen", Part.ROWS)
+    compiled = CompiledGraph(workflow(FLOW, files=FILES).graph)
+    assert compiled.looks_at("seen", Part.OUTPUT)
+    assert not compiled.looks_at("counted", Part.OUTPUT)
+    assert compiled.looks_at("counted", Part.ROWS)
+    assert not compiled.looks_at("seen", Part.ROWS)
     for streamed in ("walked", "handed"):
-        assert blueprint.streams(streamed)
-        assert not blueprint.looks_at(streamed, Part.OUTPUT), "it is gone through without being held"
-    assert not blueprint.streams("seen")
+        assert compiled.streams(streamed)
+        assert not compiled.looks_at(streamed, Part.OUTPUT), "it is gone through without being held"
+    assert not compiled.streams("seen")
 
 
 def test_a_foreach_is_not_forgiven_as_a_whole() -> None:
-    assert CompiledGraph(workflow(FLOW, files=FILES).graph).shape.forgiven == {"forgiven"}
+    assert CompiledGraph(workflow(FLOW, files=FILES).graph).topology.forgiven == {"forgiven"}
 
 
 def test_whole_outputs_that_are_arguments() -> None:

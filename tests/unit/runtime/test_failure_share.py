@@ -10,8 +10,8 @@ import pytest
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import FailuresHigh
 from flowllm.core.types import Limits, NodeStatus, RunStatus
-from flowllm.runtime.failure_share import ALERT_SHARE, LEAST, FailureShare
-from tests.support.sittings import Scheduling, Stage
+from flowllm.runtime.event_emitter import ALERT_SHARE, LEAST, FailureShare
+from tests.support.sittings import PreparedAttempt, Stage
 from tests.support.virtual import run_virtual
 
 
@@ -78,18 +78,18 @@ def _flow(count: int, *, top: str = "", options: str = "") -> str:
     return f"{top}steps:\n{steps}"
 
 
-async def _run(text: str, *, failing: set[int]) -> tuple[Stage, Scheduling, RunStatus]:
+async def _run(text: str, *, failing: set[int]) -> tuple[Stage, PreparedAttempt, RunStatus]:
     stage = Stage()
     stage.provider.latency = 0.1
     stage.provider.script = [
         RequestRejected("no such thing", status=400) if n in failing else "fine" for n in range(200)
     ]
-    ready = await stage.scheduler(text)
-    ending = await ready.scheduler.run()
+    ready = await stage.prepare(text)
+    ending = await ready.attempt()
     return stage, ready, ending.status
 
 
-def _told(ready: Scheduling) -> list[FailuresHigh]:
+def _told(ready: PreparedAttempt) -> list[FailuresHigh]:
     return [event for event in ready.events if isinstance(event, FailuresHigh)]
 
 
@@ -124,9 +124,9 @@ def test_a_run_that_goes_wrong_as_a_whole_ends_and_sends_nothing_more(concurrent
         stage = Stage()
         stage.provider.latency = 0.1
         stage.provider.script = [RequestRejected("no", status=400) for _ in range(200)]
-        ready = await stage.scheduler(_flow(100, top="limits: {stop_at_error_rate: 50%}\n"))
+        ready = await stage.prepare(_flow(100, top="limits: {stop_at_error_rate: 50%}\n"))
         stage.limiter.configure(stage.provider.account, Limits(max_concurrent=concurrent), holder="r1")
-        ending = await ready.scheduler.run()
+        ending = await ready.attempt()
         assert ending.status is RunStatus.FAILED
         assert ending.error is not None
         assert ending.error["type"] == "TooManyFailures"

@@ -7,7 +7,8 @@ from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.foreach_results import TOGETHER, ForeachResults
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended, ForeachState
-from flowllm.runtime.invocation import NodeInvocation, Result, Scope, UsageTotals
+from flowllm.runtime.invocation import NodeInvocation, Result, Scope
+from flowllm.runtime.usage import UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 from tests.support.workflows import workflow
@@ -18,19 +19,20 @@ class FakeStore:
         return ("read", parent, slots)
 
 
-class FakeDesk:
+class FakeContext:
     """Takes rows that ride."""
 
     def __init__(self) -> None:
         self.store = FakeStore()
         self.run = NodeRecord(run_id="r1", node_id="", kind=StepKind.VALUE, status=NodeStatus.SUCCEEDED)
         self.rode: list[int] = []
+        self.writes = self
 
-    def ride(self, *records: NodeRecord) -> None:
+    def enqueue(self, *records: NodeRecord) -> None:
         self.rode.append(len(records))
 
 
-def gathered(user: str) -> ForeachResults:
+def results(user: str) -> ForeachResults:
     flow = workflow(
         f"""
         steps:
@@ -40,16 +42,16 @@ def gathered(user: str) -> ForeachResults:
         files={"t.py": "def f(x): return 1"},
     )
     scope = Scope(token=CancelToken())
-    seat = NodeInvocation(
+    invocation = NodeInvocation(
         node_id="a",
         step=flow.steps["a"],
         values={},
-        standing=ItemPosition(),
+        position=ItemPosition(),
         scope=scope,
-        tally=UsageTotals(),
-        blueprint=CompiledGraph(flow.graph),
+        totals=UsageTotals(),
+        graph=CompiledGraph(flow.graph),
     )
-    return ForeachResults(seat)
+    return ForeachResults(invocation)
 
 
 def record(place: int, output: Json, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeRecord:
@@ -66,11 +68,11 @@ def record(place: int, output: Json, status: NodeStatus = NodeStatus.SUCCEEDED) 
 
 
 def result(these: ForeachResults, state: ForeachState | None = None) -> Result:
-    return these.result(FakeDesk(), state or ForeachState(window=1))
+    return these.result(FakeContext(), state or ForeachState(window=1))
 
 
 def test_outputs_are_in_input_order_whatever_order_items_end_in() -> None:
-    these = gathered('{value: "{{ a | length }}"}')
+    these = results('{value: "{{ a | length }}"}')
     for one in (record(2, "c"), record(0, "a"), record(1, "b", NodeStatus.FAILED)):
         these.add(one)
     assert result(these).output == ["a", None, "c"]
@@ -78,14 +80,14 @@ def test_outputs_are_in_input_order_whatever_order_items_end_in() -> None:
 
 
 def test_nothing_is_held_where_nobody_looks() -> None:
-    these = gathered('{value: "{{ steps.a.status }}"}')
+    these = results('{value: "{{ steps.a.status }}"}')
     these.add(record(0, "a"))
     assert (result(these).output, result(these).rows, result(these).lazy) == (None, None, None)
     assert these._outputs == {}
 
 
 def test_rows_tell_of_each_item_and_of_a_judgement_that_failed_it_later() -> None:
-    these = gathered('{value: "{{ steps.a.rows }}"}')
+    these = results('{value: "{{ steps.a.rows }}"}')
     these.add(record(1, "b"))
     these.add(record(0, "a"))
     these.replaced(replace(record(1, "b", NodeStatus.FAILED), error={"message": "odd"}))
@@ -97,7 +99,7 @@ def test_rows_tell_of_each_item_and_of_a_judgement_that_failed_it_later() -> Non
 
 def test_the_digest_of_a_whole_output_knows_each_place_and_no_order_of_endings() -> None:
     def digest(*records: NodeRecord) -> str:
-        these = gathered('{python: "./t.py:f", with: {x: "{{ a }}"}}')
+        these = results('{python: "./t.py:f", with: {x: "{{ a }}"}}')
         for one in records:
             these.add(one)
         lazy = result(these).lazy
@@ -111,9 +113,9 @@ def test_the_digest_of_a_whole_output_knows_each_place_and_no_order_of_endings()
 
 
 def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
-    rule = AcceptPolicy(count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good")
-    state = ForeachState(window=2, total=3, rule=rule)
-    these = gathered('{value: "{{ a }}"}')
+    policy = AcceptPolicy(count=1, overshoot=1, ordered=False, judge=lambda ended, accepted: ended.output == "good")
+    state = ForeachState(window=2, total=3, policy=policy)
+    these = results('{value: "{{ a }}"}')
     for place, output in enumerate(["bad", "good"]):
         state.pulled(place)
         state.ended(Ended(place=place, slot=place, status=NodeStatus.SUCCEEDED, output=output))
@@ -122,10 +124,10 @@ def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
 
 
 def test_rows_that_nobody_waits_for_are_written_together() -> None:
-    these, desk = gathered("{value: 1}"), FakeDesk()
+    these, context = results("{value: 1}"), FakeContext()
     for place in range(TOGETHER + 3):
-        these.ride(desk, record(place, "x"))
-    assert desk.rode == [TOGETHER]
-    these.write(desk)
-    these.write(desk)
-    assert desk.rode == [TOGETHER, 3]
+        these.ride(context, record(place, "x"))
+    assert context.rode == [TOGETHER]
+    these.write(context)
+    these.write(context)
+    assert context.rode == [TOGETHER, 3]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.types import Json, NodeStatus
-from flowllm.runtime.foreach_state import AcceptPolicy, Ended, FailureTolerance, ForeachState
+from flowllm.runtime.foreach_state import AcceptPolicy, Ended, FailureTolerance, ForeachState, OpenItemLimit
 
 OK, BAD, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
@@ -26,12 +26,12 @@ def one_of_each(ended: Ended, accepted: Sequence[Json]) -> bool:
     return ended.output != "none" and ended.output not in accepted
 
 
-def rule(count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good) -> AcceptPolicy:
+def policy(count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, judge: object = good) -> AcceptPolicy:
     return AcceptPolicy(count=count, overshoot=overshoot, ordered=ordered, judge=judge)
 
 
 def pull(state: ForeachState, *, most: int = 1_000, answered: bool = False) -> list[int]:
-    """Pull as long as there is room; of each item it is known at once that it must be asked, unless `answered`."""
+    """Pull as long as there is limit; of each item it is known at once that it must be asked, unless `answered`."""
     pulled = []
     while state.room() and len(pulled) < most:
         place = state.next_place
@@ -82,7 +82,7 @@ def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() ->
 
 
 def test_the_first_accepted_ones_in_input_order_are_chosen_whatever_order_they_end_in() -> None:
-    state = ForeachState(window=9, total=9, rule=rule(2, overshoot=2))
+    state = ForeachState(window=9, total=9, policy=policy(2, overshoot=2))
     assert pull(state) == [0, 1, 2, 3]
     for place in (3, 2):
         state.ended(ended(place, output="good"))
@@ -101,14 +101,14 @@ def test_the_first_accepted_ones_in_input_order_are_chosen_whatever_order_they_e
 
 
 def test_it_is_over_while_items_behind_the_last_chosen_one_are_still_out() -> None:
-    state = ForeachState(window=9, total=9, rule=rule(1, overshoot=3))
+    state = ForeachState(window=9, total=9, policy=policy(1, overshoot=3))
     pull(state)
     state.ended(ended(0, output="good"))
     assert (state.over, state.in_flight, state.chosen()) == (True, 2, [0])
 
 
 def test_an_item_withdrawn_before_the_last_accepted_one_leaves_the_choice_open() -> None:
-    state = ForeachState(window=9, total=9, rule=rule(1, overshoot=2))
+    state = ForeachState(window=9, total=9, policy=policy(1, overshoot=2))
     pull(state)
     state.withdrawn(0)
     state.ended(ended(1, output="good"))
@@ -116,7 +116,7 @@ def test_an_item_withdrawn_before_the_last_accepted_one_leaves_the_choice_open()
 
 
 def test_an_item_is_pulled_only_when_it_is_known_of_those_before_whether_they_must_be_asked() -> None:
-    state = ForeachState(window=9, total=9, rule=rule(5))
+    state = ForeachState(window=9, total=9, policy=policy(5))
     assert pull(state, answered=True) == [0]
     state.missed(0)
     assert pull(state, answered=True) == [1]
@@ -125,7 +125,7 @@ def test_an_item_is_pulled_only_when_it_is_known_of_those_before_whether_they_mu
 
 
 def test_items_that_end_out_of_order_wait_for_their_turn_to_be_judged() -> None:
-    state = ForeachState(window=9, total=9, rule=rule(2, overshoot=2, ordered=True, judge=one_of_each))
+    state = ForeachState(window=9, total=9, policy=policy(2, overshoot=2, ordered=True, judge=one_of_each))
     pull(state)
     state.ended(ended(1, output="toys"))
     assert (state.judged(), state.counts().accepted) == ([], 0)
@@ -141,7 +141,7 @@ def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
             raise TemplateFailed("`accept.when` is not true or false")
         return True
 
-    state = ForeachState(window=9, total=2, rule=rule(2, judge=judge))
+    state = ForeachState(window=9, total=2, policy=policy(2, judge=judge))
     pull(state)
     ((wrong, error),) = state.ended(ended(0, output="odd"))
     assert (wrong.place, error.message) == (0, "`accept.when` is not true or false")
@@ -153,7 +153,7 @@ def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
 
 
 def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() -> None:
-    state = ForeachState(window=9, total=3, rule=rule(1))
+    state = ForeachState(window=9, total=3, policy=policy(1))
     pull(state)
     state.ended(ended(0, BAD), "no")
     assert (state.over, state.room()) == (False, 1)
@@ -163,7 +163,7 @@ def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() 
 
 
 def test_data_that_ends_earlier_gives_fewer() -> None:
-    state = ForeachState(window=9, total=2, rule=rule(2))
+    state = ForeachState(window=9, total=2, policy=policy(2))
     pull(state)
     state.ended(ended(0, output="good"))
     state.ended(ended(1, output="bad"))
@@ -184,7 +184,7 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
     *, outputs: list[str], count: int, overshoot: float, window: int, ordered: bool, choose: object
 ) -> None:
     status = {"fails": BAD, "skipped": SKIPPED}
-    state = ForeachState(window=window, total=len(outputs), rule=rule(count, overshoot=overshoot, ordered=ordered))
+    state = ForeachState(window=window, total=len(outputs), policy=policy(count, overshoot=overshoot, ordered=ordered))
     aloft: list[int] = []
     asked = 0
     while not state.over:
@@ -215,7 +215,7 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
 @given(st.lists(st.sampled_from(["toys", "books", "none"]), max_size=30), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(outputs: list[str], choose: object) -> None:
-    state = ForeachState(window=7, total=len(outputs), rule=rule(2, overshoot=3, ordered=True, judge=one_of_each))
+    state = ForeachState(window=7, total=len(outputs), policy=policy(2, overshoot=3, ordered=True, judge=one_of_each))
     aloft: list[int] = []
     while not state.over:
         while state.room() and state.next_place < len(outputs):
@@ -297,3 +297,41 @@ def test_counts_of_a_step_that_stopped_early_add_up() -> None:
     state = finished("x.x.x.....", FailureTolerance(forgiven=True, most=1))
     counts = state.counts(not_pulled=7)
     assert (counts.total, counts.succeeded, counts.failed, counts.not_sent) == (10, 1, 2, 7)
+
+
+def test_a_foreach_without_open_items_may_always_open_one() -> None:
+    limit = OpenItemLimit(2)
+    for _ in range(5):
+        limit.opened()
+    assert limit.may_open(0), "else foreaches within foreaches could wait for each other for ever"
+    assert not limit.may_open(1)
+
+
+def test_there_is_room_again_when_an_item_has_ended() -> None:
+    limit = OpenItemLimit(1)
+    limit.opened()
+    assert not limit.may_open(1)
+    limit.closed()
+    assert limit.may_open(1)
+
+
+def test_who_waited_longest_is_called_back_once() -> None:
+    limit, called = OpenItemLimit(1), []
+    limit.opened()
+    limit.wait(lambda: called.append("a") is None)
+    limit.wait(lambda: called.append("b") is None)
+    limit.closed()
+    assert called == ["a"]
+    limit.closed()
+    limit.closed()
+    assert called == ["a", "b"]
+
+
+def test_room_that_is_of_no_use_to_the_first_goes_to_the_next() -> None:
+    """A foreach may have ended since it asked."""
+    limit, called = OpenItemLimit(1), []
+    limit.wait(lambda: False)
+    limit.wait(lambda: called.append("b") is None)
+    limit.wait(lambda: called.append("c") is None)
+    limit.closed()
+    assert called == ["b"]

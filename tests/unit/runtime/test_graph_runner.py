@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from flowllm.runtime.invocation import NodeInvocation
+from flowllm.runtime.run_context import RunContext
 from flowllm.storage.base import NodeRecord
 from tests.support.answering import stage
 from tests.support.sittings import Stage
@@ -14,15 +15,15 @@ def tasks_of(text: str) -> dict[str, str]:
     """In which task each node was carried out."""
 
     async def main() -> dict[str, str]:
-        ready, seen = await Stage().scheduler(text), {}
-        carry = ready.scheduler._carry
+        ready, seen = await Stage().prepare(text), {}
+        execute = ready.context.execute
 
-        async def carrying(seat: NodeInvocation) -> NodeRecord | None:
-            seen[seat.node_id] = asyncio.current_task().get_name()
-            return await carry(seat)
+        async def executing(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
+            seen[invocation.node_id] = asyncio.current_task().get_name()
+            return await execute(context, invocation)
 
-        ready.scheduler._carry = carrying
-        await ready.scheduler.run()
+        ready.context.execute = executing
+        await ready.attempt()
         return seen
 
     return run_virtual(main())
@@ -63,16 +64,16 @@ def test_a_fault_of_ours_in_the_middle_of_a_chain_ends_the_run() -> None:
     """It once left the graph waiting for a node that nobody carried out any more."""
 
     async def main() -> object:
-        ready = await Stage().scheduler("steps: {a: {prompt: a}, b: {prompt: '{{ a }}'}, c: {prompt: '{{ b }}'}}")
-        carry = ready.scheduler._carry
+        ready = await Stage().prepare("steps: {a: {prompt: a}, b: {prompt: '{{ a }}'}, c: {prompt: '{{ b }}'}}")
+        execute = ready.context.execute
 
-        async def carrying(seat: NodeInvocation) -> NodeRecord | None:
-            if seat.node_id == "b":
+        async def executing(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
+            if invocation.node_id == "b":
                 raise RuntimeError("a fault")
-            return await carry(seat)
+            return await execute(context, invocation)
 
-        ready.scheduler._carry = carrying
-        return await ready.scheduler.run()
+        ready.context.execute = executing
+        return await ready.attempt()
 
     ending = run_virtual(main())
     assert (ending.status.value, str(ending.failure)) == ("interrupted", "a fault")

@@ -40,25 +40,29 @@ def record(place: int) -> NodeRecord | None:
     return NodeRecord(run_id="r1", node_id=name, kind=StepKind.WORKFLOW, status=EARLIER[place], place=place)
 
 
-class FakeDesk(SimpleNamespace):
-    async def caught_up(self) -> None:
+class FakeContext(SimpleNamespace):
+    async def wait(self) -> None:
         self.times += 1
 
+    @property
+    def writes(self) -> FakeContext:
+        return self
 
-def supply(
+
+def reader(
     rows: Rows, *, kind: StepKind = StepKind.WORKFLOW, resumed: bool = True, retry_failed: bool = False
-) -> tuple[ItemReader, FakeDesk]:
-    desk = FakeDesk(
+) -> tuple[ItemReader, FakeContext]:
+    context = FakeContext(
         store=FakeStore(),
-        fence=None,
+        lease=None,
         run=SimpleNamespace(run_id="r1"),
         resumed=resumed,
         retry_failed=retry_failed,
         options=RunOptions(),
         times=0,
     )
-    seat = SimpleNamespace(node_id="a", step=SimpleNamespace(kind=kind), earlier=object())
-    return ItemReader(desk, seat, rows), desk
+    invocation = SimpleNamespace(node_id="a", step=SimpleNamespace(kind=kind), earlier=object())
+    return ItemReader(context, invocation, rows), context
 
 
 async def all_of(these: ItemReader) -> list[Item]:
@@ -76,34 +80,34 @@ async def more(these: ItemReader) -> bool:
 
 
 async def test_items_come_in_input_order_a_batch_at_a_time() -> None:
-    these, desk = supply(ListRows(list(range(BATCH + 1))), resumed=False)
+    these, context = reader(ListRows(list(range(BATCH + 1))), resumed=False)
     assert await more(these)
-    assert (desk.times, these.next().row.value) == (1, 0)
+    assert (context.times, these.next().row.value) == (1, 0)
     assert await these.left() == BATCH
     assert [item.slot for item in await all_of(these)] == list(range(1, BATCH + 1))
     assert (await these.left(), these.broken) == (0, None)
-    assert desk.store.looked_up == []
+    assert context.store.looked_up == []
 
 
 async def test_a_resume_finds_each_item_and_what_is_within_unfinished_graphs() -> None:
-    these, desk = supply(ListRows(["a", "b", "c", "d"]))
+    these, context = reader(ListRows(["a", "b", "c", "d"]))
     items = await all_of(these)
     assert [item.slot for item in items] == [100, 101, 102, 103]
     assert [item.earlier and item.earlier.status for item in items] == [*EARLIER.values(), None]
     assert [item.within for item in items] == [None, ["a[101].x"], (), ()]
-    assert desk.store.looked_up == ["a[101]", "a[102]"]
+    assert context.store.looked_up == ["a[101]", "a[102]"]
 
 
 async def test_with_retry_failed_graphs_that_succeeded_are_looked_up_too_and_all_at_once() -> None:
-    these, desk = supply(ListRows(["a", "b", "c", "d"]), retry_failed=True)
+    these, context = reader(ListRows(["a", "b", "c", "d"]), retry_failed=True)
     assert [item.within for item in await all_of(these)] == [(), ["a[101].x"], (), ()]
-    assert desk.store.looked_up == ["a[100]", "a[101]", "a[102]"]
+    assert context.store.looked_up == ["a[100]", "a[101]", "a[102]"]
 
 
 async def test_items_that_are_no_graphs_have_nothing_within() -> None:
-    these, desk = supply(ListRows(["a", "b"]), kind=StepKind.PROMPT)
+    these, context = reader(ListRows(["a", "b"]), kind=StepKind.PROMPT)
     assert len(await all_of(these)) == 2
-    assert desk.store.looked_up == []
+    assert context.store.looked_up == []
 
 
 async def test_data_that_cannot_be_read_any_further_ends_there() -> None:
@@ -114,15 +118,15 @@ async def test_data_that_cannot_be_read_any_further_ends_there() -> None:
                 raise DataFailed("torn")
             return rows
 
-    these, _ = supply(Torn(["a", "b"]), resumed=False)
+    these, _ = reader(Torn(["a", "b"]), resumed=False)
     assert len(await all_of(these)) == 2
     assert str(these.broken) == "torn"
 
 
 async def test_what_was_mended_is_in_the_place_of_what_it_was_mended_from() -> None:
     mended = {"a": {"1": [content_of("b"), "B"], "2": [content_of("other"), "C"], "3": [content_of("d"), "D"]}}
-    found, desk = supply(ListRows(["a", "b", "c", "D"]), resumed=False)
-    desk.options = RunOptions(mended=mended)
+    found, context = reader(ListRows(["a", "b", "c", "D"]), resumed=False)
+    context.options = RunOptions(mended=mended)
     items = await all_of(found)
     assert [item.row.value for item in items] == ["a", "B", "c", "D"]
     assert [item.content for item in items] == [content_of(value) for value in "abcd"]
@@ -131,13 +135,13 @@ async def test_what_was_mended_is_in_the_place_of_what_it_was_mended_from() -> N
 async def test_a_failure_that_nobody_asks_for_any_more_is_not_complained_of() -> None:
     heard: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: heard.append(told))
-    these, desk = supply(ListRows([1]))
+    these, context = reader(ListRows([1]))
     woken = asyncio.Event()
 
     async def fails(*_: object) -> None:
         raise StorageFailed("the disk is full")
 
-    desk.store.adopt = fails
+    context.store.adopt = fails
     assert these.more(woken.set) is None
     await woken.wait()
     these.stop()

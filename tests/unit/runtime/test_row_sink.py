@@ -94,63 +94,63 @@ def row(place: int, **changes: Any) -> NodeRecord:
 
 def test_the_first_line_is_written_at_once_and_the_next_together() -> None:
     async def main() -> None:
-        desk = Desk(FakeLines())
-        await desk.open()
+        context = Desk(FakeLines())
+        await context.open()
         for place in range(4):
-            await desk.end(place)
+            await context.end(place)
             await asyncio.sleep(EVERY / 10)
         await asyncio.sleep(EVERY)
-        assert desk.lines.written == [[0], [1, 2, 3]]
-        assert desk.lines.at == [0.0, EVERY]
-        assert await desk.offset() == 40
+        assert context.lines.written == [[0], [1, 2, 3]]
+        assert context.lines.at == [0.0, EVERY]
+        assert await context.offset() == 40
         await asyncio.sleep(10)
-        await desk.end(4)
+        await context.end(4)
         await asyncio.sleep(0.001)
-        assert desk.lines.written[-1] == [4], "after a pause nobody waits"
-        await desk.sink.finish(complete=True)
+        assert context.lines.written[-1] == [4], "after a pause nobody waits"
+        await context.sink.finish(complete=True)
 
     run_virtual(main())
 
 
 def test_the_end_writes_what_is_left_and_closes() -> None:
     async def main() -> None:
-        desk = Desk(FakeLines(takes=0.1))
-        await desk.open()
+        context = Desk(FakeLines(takes=0.1))
+        await context.open()
         for place in range(5):
-            await desk.end(place)
-        await desk.sink.finish(complete=True)
-        assert desk.lines.places == list(range(5))
-        assert desk.lines.closed
-        assert await desk.offset() == 50
+            await context.end(place)
+        await context.sink.finish(complete=True)
+        assert context.lines.places == list(range(5))
+        assert context.lines.closed
+        assert await context.offset() == 50
 
     run_virtual(main())
 
 
 def test_only_rows_that_succeeded() -> None:
     async def main() -> None:
-        desk = Desk(FakeLines(), again=False)
-        await desk.open()
-        await desk.end(0, status=NodeStatus.FAILED)
-        await desk.end(1, status=NodeStatus.SKIPPED)
-        await desk.end(2)
-        await desk.end(3, reused=True)
-        await desk.sink.finish(complete=True)
-        assert desk.lines.places == [2], "what an earlier sitting printed is not printed again"
+        context = Desk(FakeLines(), again=False)
+        await context.open()
+        await context.end(0, status=NodeStatus.FAILED)
+        await context.end(1, status=NodeStatus.SKIPPED)
+        await context.end(2)
+        await context.end(3, reused=True)
+        await context.sink.finish(complete=True)
+        assert context.lines.places == [2], "what an earlier sitting printed is not printed again"
 
     run_virtual(main())
 
 
 def test_in_order_a_row_waits_for_all_before_it() -> None:
     async def main() -> None:
-        desk = Desk(FakeLines(), ordered=True)
-        await desk.open()
+        context = Desk(FakeLines(), ordered=True)
+        await context.open()
         for place, status in ((2, "succeeded"), (1, "failed"), (4, "succeeded")):
-            await desk.end(place, status=NodeStatus(status))
+            await context.end(place, status=NodeStatus(status))
         await asyncio.sleep(5)
-        assert desk.lines.places == []
-        await desk.end(0)
-        await desk.sink.finish(complete=True)
-        assert desk.lines.places == [0, 2]
+        assert context.lines.places == []
+        await context.end(0)
+        await context.sink.finish(complete=True)
+        assert context.lines.places == [0, 2]
 
     run_virtual(main())
 
@@ -160,15 +160,15 @@ def test_rows_behind_a_slow_one_are_read_back_and_written_in_blocks() -> None:
     count, size = 6 * HELD, FULL // HELD
 
     async def main() -> None:
-        desk = Desk(FakeLines(size=size), ordered=True)
-        await desk.open()
+        context = Desk(FakeLines(size=size), ordered=True)
+        await context.open()
         for place in range(count, 0, -1):
-            await desk.end(place)
-        assert len(desk.sink._held) == HELD
-        await desk.end(0)
-        await desk.sink.finish(complete=True)
-        assert desk.lines.places == list(range(count + 1))
-        assert desk.lines.largest <= FULL + HELD * size
+            await context.end(place)
+        assert len(context.sink._held) == HELD
+        await context.end(0)
+        await context.sink.finish(complete=True)
+        assert context.lines.places == list(range(count + 1))
+        assert context.lines.largest <= FULL + HELD * size
 
     run_virtual(main())
 
@@ -176,46 +176,46 @@ def test_rows_behind_a_slow_one_are_read_back_and_written_in_blocks() -> None:
 @pytest.mark.parametrize("ordered", [False, True])
 def test_a_row_that_is_cancelled_leaves_no_hole(ordered: bool) -> None:
     async def main() -> None:
-        desk = Desk(FakeLines(size=FULL, takes=1.0), ordered=ordered)
-        await desk.open()
-        first = asyncio.ensure_future(desk.end(0))
+        context = Desk(FakeLines(size=FULL, takes=1.0), ordered=ordered)
+        await context.open()
+        first = asyncio.ensure_future(context.end(0))
         await asyncio.sleep(0.5)
-        second = asyncio.ensure_future(desk.end(1))
+        second = asyncio.ensure_future(context.end(1))
         await asyncio.sleep(0.1)
         second.cancel()
         await asyncio.wait([first, second])
-        await desk.end(2)
-        await desk.sink.finish(complete=True)
-        assert desk.lines.places == [0, 1, 2]
-        assert await desk.offset() == 3 * FULL
+        await context.end(2)
+        await context.sink.finish(complete=True)
+        assert context.lines.places == [0, 1, 2]
+        assert await context.offset() == 3 * FULL
 
     run_virtual(main())
 
 
 def test_a_full_disk_is_heard_of_though_no_row_ends() -> None:
     async def main() -> None:
-        desk = Desk(FakeLines())
-        desk.lines.full = True
-        await desk.open()
-        await desk.end(0)
+        context = Desk(FakeLines())
+        context.lines.full = True
+        await context.open()
+        await context.end(0)
         await asyncio.sleep(0.01)
-        (error,) = desk.broke
+        (error,) = context.broke
         assert isinstance(error, StorageFailed)
-        assert await desk.offset() is None
+        assert await context.offset() is None
         with pytest.raises(StorageFailed):
-            await desk.sink.finish(complete=True)
-        assert desk.lines.closed
+            await context.sink.finish(complete=True)
+        assert context.lines.closed
 
     run_virtual(main())
 
 
 def test_a_row_that_finds_a_block_full_waits_until_it_is_written() -> None:
     async def main() -> None:
-        desk = Desk(FakeLines(size=FULL, takes=1.0))
-        await desk.open()
-        await asyncio.gather(*(desk.end(place) for place in range(6)))
-        assert desk.lines.waiting <= FULL
-        await desk.sink.finish(complete=True)
-        assert sorted(desk.lines.places) == list(range(6))
+        context = Desk(FakeLines(size=FULL, takes=1.0))
+        await context.open()
+        await asyncio.gather(*(context.end(place) for place in range(6)))
+        assert context.lines.waiting <= FULL
+        await context.sink.finish(complete=True)
+        assert sorted(context.lines.places) == list(range(6))
 
     run_virtual(main())

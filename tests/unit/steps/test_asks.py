@@ -113,8 +113,8 @@ def test_what_was_answered_is_not_asked_again_by_a_retry_nor_by_a_resume_even_wi
         text = FLOW.replace("{max_attempts: 1}", "{max_attempts: 1}, cache: false")
         asyncio.get_running_loop().call_later(2.5, stop.request, "Ctrl-C")
         files = {"tools.py": textwrap.dedent(code)}
-        ready = await stage.scheduler(flow(more, text), files=files, stop=stop)
-        ending = await ready.scheduler.run()
+        ready = await stage.prepare(flow(more, text), files=files, stop=stop)
+        ending = await ready.attempt()
         assert ending.status is RunStatus.INTERRUPTED
         assert await stage.nodes() == {}
         assert [request.messages[0]["content"] for _, request in stage.provider.sent] == ["one", "two"]
@@ -140,8 +140,8 @@ def test_after_the_first_signal_nothing_is_asked_and_nothing_comes_of_the_step_w
                 {handling or "finally: pass"}
             """
         asyncio.get_running_loop().call_later(0.5, stop.request, "Ctrl-C")
-        ready = await stage.scheduler(flow(), files={"tools.py": textwrap.dedent(code)}, stop=stop)
-        ending = await ready.scheduler.run()
+        ready = await stage.prepare(flow(), files={"tools.py": textwrap.dedent(code)}, stop=stop)
+        ending = await ready.attempt()
         assert ending.status is RunStatus.INTERRUPTED
         assert await stage.nodes() == {}
         assert len(stage.provider.sent) == 1
@@ -157,8 +157,8 @@ def test_a_second_signal_cancels_it_and_the_attempt_is_told_as_unknown() -> None
         loop.call_later(0.4, stop.request, "Ctrl-C")
         loop.call_later(0.5, stop.cancel)
         code = "async def work(ask): return await ask('one')"
-        ready = await stage.scheduler(flow(), files={"tools.py": code}, stop=stop)
-        ending = await ready.scheduler.run()
+        ready = await stage.prepare(flow(), files={"tools.py": code}, stop=stop)
+        ending = await ready.attempt()
         assert ending.status is RunStatus.INTERRUPTED
         attempts = await stage.store.attempts("r1")
         assert [(one.node_id, one.status) for one in attempts] == [("a", "unknown"), ("a.ask[0]", "unknown")]
@@ -327,8 +327,8 @@ def test_requests_are_told_of_the_question_and_a_rejected_one_is_not_sent_twice(
         stage = Stage()
         stage.provider.script = [RequestRejected("no")]
         files = {"tools.py": "async def work(ask): return await ask('q')"}
-        ready = await stage.scheduler(flow(), files=files)
-        await ready.scheduler.run()
+        ready = await stage.prepare(flow(), files=files)
+        await ready.attempt()
         assert [event.node_id for event in ready.events if isinstance(event, RequestSent)] == ["a.ask[0]"]
         assert ready.ended == ["a.ask[0]", "a"]
 

@@ -37,8 +37,8 @@ def key_of(options: str, *, base_url: str = "fake:", kind: str = "fake") -> str:
     async def main() -> str:
         stage = Stage()
         stage.provider.account = Account(type=kind, base_url=base_url)
-        ready = await stage.scheduler(step(options))
-        return ready.backend.bind(ready.checked.steps["a"], {"inputs": {}}).key
+        ready = await stage.prepare(step(options))
+        return ready.kinds[ready.checked.steps["a"].kind].bind(ready.checked.steps["a"], {"inputs": {}}).key
 
     return run_virtual(main())
 
@@ -118,8 +118,8 @@ def run(options: str, *script: object, other: FakeProvider | None = None, **how:
             other.account = replace(other.account, base_url="other:")
             stage.others["other"] = other
         text = "providers: {other: {type: simulated}}\n" + step(options)
-        ready = await stage.scheduler(text, **how)
-        ending = await ready.scheduler.run()
+        ready = await stage.prepare(text, **how)
+        ending = await ready.attempt()
         await asyncio.sleep(0)
         return Outcome(stage, ready.events, ending.status)
 

@@ -105,8 +105,8 @@ def test_those_that_wait_for_equal_work_have_its_result_though_the_run_stops_mea
     async def main() -> tuple[RunStatus, list[int]]:
         stage, stop = Stage(), StopSignal()
         files = {"tools.py": textwrap.dedent(COUNTING)}
-        ready = await stage.scheduler(flow(3, "cache: true"), files=files, stop=stop)
-        going = asyncio.create_task(ready.scheduler.run())
+        ready = await stage.prepare(flow(3, "cache: true"), files=files, stop=stop)
+        going = asyncio.create_task(ready.attempt())
         await asyncio.sleep(1)
         stop.request("Ctrl-C")
         status = (await going).status

@@ -155,11 +155,11 @@ def test_a_timeout_names_the_option_that_would_help(options: str, at: float, hin
 def test_a_failed_attempt_is_told_before_the_next() -> None:
     async def main() -> list:
         stage = Stage()
-        ready = await stage.scheduler(
+        ready = await stage.prepare(
             step("retry: {max_attempts: 2, initial_delay: 1s, jitter: none}"),
             files={"tools.py": "async def work(): raise ValueError('no')"},
         )
-        await ready.scheduler.run()
+        await ready.attempt()
         return [(event.attempt, event.delay_s) for event in ready.events if isinstance(event, NodeRetrying)]
 
     assert run_virtual(main()) == [(1, 1)]
@@ -174,8 +174,8 @@ def test_steps_that_wait_for_a_thread_do_not_start_once_the_run_stops_and_do_not
 
     async def main() -> object:
         stage, stop = Stage(), StopSignal()
-        ready = await stage.scheduler(text, files={"tools.py": code}, stop=stop)
-        going = asyncio.create_task(ready.scheduler.run())
+        ready = await stage.prepare(text, files={"tools.py": code}, stop=stop)
+        going = asyncio.create_task(ready.attempt())
         while len(globals()["started"]) < MOST_THREADS:
             await asyncio.sleep(0)
         stop.request("Ctrl-C")

@@ -30,15 +30,15 @@ PYTHON = """
 def test_a_result_is_on_disk_before_it_is_told_and_before_anything_builds_on_it() -> None:
     async def main() -> None:
         stage, seen = Stage(), []
-        ready = await stage.scheduler(CHAIN)
+        ready = await stage.prepare(CHAIN)
 
         def look(event: object) -> None:
             if isinstance(event, NodeEnded):
                 assert stage.store.node_now(event.node_id).status is NodeStatus.SUCCEEDED
             seen.append((type(event).__name__, getattr(event, "node_id", "")))
 
-        ready.scheduler._desk.emit = ready.scheduler._desk._journal._emit = look
-        assert (await ready.scheduler.run()).status is RunStatus.SUCCEEDED
+        ready.on_event = look
+        assert (await ready.attempt()).status is RunStatus.SUCCEEDED
         assert seen.index(("NodeEnded", "a")) < seen.index(("NodeStarted", "b"))
 
     run_virtual(main())
@@ -53,7 +53,7 @@ def test_a_step_starts_when_its_own_inputs_are_there_whatever_its_siblings_do() 
     async def main() -> None:
         stage = Stage()
         stage.provider = Uneven()
-        ready = await stage.scheduler(
+        ready = await stage.prepare(
             """
             steps:
               slow: {prompt: slow}
@@ -61,7 +61,7 @@ def test_a_step_starts_when_its_own_inputs_are_there_whatever_its_siblings_do() 
               after: {prompt: "after {{ quick }}"}
             """
         )
-        await ready.scheduler.run()
+        await ready.attempt()
         assert ready.ended == ["quick", "after", "slow"]
 
     run_virtual(main())
@@ -119,8 +119,8 @@ def test_a_stop_lets_calls_in_flight_finish_and_starts_nothing_new() -> None:
         stage, stop = Stage(), StopSignal()
         stage.limiter.configure(stage.provider.account, Limits(max_concurrent=2), holder="r1")
         text = "steps:\n" + "".join(f"  s{n}: {{prompt: p{n}}}\n" for n in range(5))
-        ready = await stage.scheduler(text, stop=stop)
-        going = asyncio.create_task(ready.scheduler.run())
+        ready = await stage.prepare(text, stop=stop)
+        going = asyncio.create_task(ready.attempt())
         await asyncio.sleep(0.5)
         stop.request("Ctrl-C")
         ending = await going
@@ -138,8 +138,8 @@ def test_a_cancel_ends_at_once_and_the_attempt_may_have_been_paid() -> None:
     async def main() -> None:
         stage, stop = Stage(), StopSignal()
         stage.provider.latency = 1000
-        ready = await stage.scheduler(CHAIN, stop=stop)
-        going = asyncio.create_task(ready.scheduler.run())
+        ready = await stage.prepare(CHAIN, stop=stop)
+        going = asyncio.create_task(ready.attempt())
         await asyncio.sleep(1)
         stop.request("Ctrl-C")
         stop.cancel()
@@ -158,9 +158,9 @@ def test_what_is_still_in_flight_after_the_grace_is_cancelled() -> None:
     async def main() -> None:
         stage, stop = Stage(), StopSignal()
         stage.provider.latency = 1000
-        ready = await stage.scheduler(CHAIN, stop=stop, options=RunOptions(grace=7.0))
+        ready = await stage.prepare(CHAIN, stop=stop, options=RunOptions(grace=7.0))
         asyncio.get_running_loop().call_later(1, stop.request, "SIGTERM")
-        assert (await ready.scheduler.run()).status is RunStatus.INTERRUPTED
+        assert (await ready.attempt()).status is RunStatus.INTERRUPTED
         assert asyncio.get_running_loop().time() == 8
 
     run_virtual(main())
@@ -186,9 +186,9 @@ def test_a_python_step_that_waits_for_its_next_attempt_does_not_hold_up_a_stop()
                 python: ./tools.py:work
                 retry: {max_attempts: 9, initial_delay: 50s, max_delay: 50s, jitter: none}
             """
-        ready = await stage.scheduler(text, stop=stop, files={"tools.py": "async def work(): raise ValueError"})
+        ready = await stage.prepare(text, stop=stop, files={"tools.py": "async def work(): raise ValueError"})
         asyncio.get_running_loop().call_later(1, stop.request, "Ctrl-C")
-        assert (await ready.scheduler.run()).status is RunStatus.INTERRUPTED
+        assert (await ready.attempt()).status is RunStatus.INTERRUPTED
         assert asyncio.get_running_loop().time() == 1
 
     run_virtual(main())
@@ -198,7 +198,7 @@ def test_a_failed_step_blocks_its_dependents_only_and_the_run_fails() -> None:
     async def main() -> None:
         stage = Stage()
         stage.provider.script = [RequestRejected("no", status=400)]
-        ready = await stage.scheduler(
+        ready = await stage.prepare(
             """
             steps:
               a: {prompt: a}
@@ -207,7 +207,7 @@ def test_a_failed_step_blocks_its_dependents_only_and_the_run_fails() -> None:
             outputs: {b: "{{ b }}", c: "{{ c }}"}
             """
         )
-        ending = await ready.scheduler.run()
+        ending = await ready.attempt()
         nodes = await stage.nodes()
         assert ending.status is RunStatus.FAILED
         assert ending.outputs == {"b": None, "c": "answer"}
@@ -279,8 +279,8 @@ def test_a_second_sitting_reuses_what_holds_and_says_so() -> None:
     async def main() -> None:
         stage = Stage()
         await stage.run(CHAIN)
-        ready = await stage.scheduler(CHAIN.replace("then", "and then"))
-        await ready.scheduler.run()
+        ready = await stage.prepare(CHAIN.replace("then", "and then"))
+        await ready.attempt()
         assert len(stage.provider.sent) == 3
         reused = {e.node_id: e.reused for e in ready.events if isinstance(e, NodeEnded)}
         assert reused == {"a": True, "b": False}
@@ -295,11 +295,11 @@ def test_two_runs_share_a_call_and_one_that_is_cancelled_and_resumed_does_not_ta
     async def main() -> None:
         stage, stop = Stage(), StopSignal()
         stage.provider.latency = 10
-        payer = await stage.scheduler("steps: {a: {prompt: same}}\n", run_id="r1", stop=stop)
-        other = await stage.scheduler("steps: {b: {prompt: same}}\n", run_id="r2")
-        first = asyncio.create_task(payer.scheduler.run())
+        payer = await stage.prepare("steps: {a: {prompt: same}}\n", run_id="r1", stop=stop)
+        other = await stage.prepare("steps: {b: {prompt: same}}\n", run_id="r2")
+        first = asyncio.create_task(payer.attempt())
         await asyncio.sleep(1)
-        second = asyncio.create_task(other.scheduler.run())
+        second = asyncio.create_task(other.attempt())
         await asyncio.sleep(1)
         stop.cancel()
         assert (await first).status is RunStatus.INTERRUPTED
