@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import aiohttp
 import httpx2
@@ -21,76 +21,75 @@ from flowllm.core.types import Json
 from flowllm.providers.openai.errors import LARGEST_ERROR_BODY
 from flowllm.providers.openai.network_errors import Unreadable
 
-if TYPE_CHECKING:
-    from openai._types import RequestOptions
-
-
 CONNECT_TIMEOUT = 30.0
 """Seconds to reach a server, apart from the time it takes to answer."""
 LARGEST_HEADER = 128 * 1024
 """Bytes of one header; a policy that a gateway sends along may have tens of thousands."""
-MOST_HEADERS = 512
+MAX_HEADERS = 512
 _PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings"}
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_CONNECTIONS = 100_000  # the limiter's business, not the pool's
+_CONNECTIONS = 100_000  # the limiter decides, not the pool
 _KEEPALIVE = 4.0  # uvicorn closes an idle connection after 5 s; reusing it just then would be a reset
 
 
-class _Head(httpx2.AsyncByteStream):
-    """The first bytes of an error's body, unpacked: whoever reads it whole gets no more, however large it would be."""
+class _LimitedBody(httpx2.AsyncByteStream):
+    """The first bytes of an error's body, decompressed, however large the whole is."""
 
-    def __init__(self, response: httpx2.Response, readable: frozenset[str], size: int) -> None:
-        self._packed = cast("httpx2.AsyncByteStream", response.stream)
-        self._whole = httpx2.Response(response.status_code, headers=response.headers, stream=self._packed)
-        self._readable = readable
+    def __init__(self, response: httpx2.Response, decodable: frozenset[str], size: int) -> None:
+        self._compressed = cast("httpx2.AsyncByteStream", response.stream)
+        self._response = httpx2.Response(response.status_code, headers=response.headers, stream=self._compressed)
+        self._decodable = decodable
         self._size = size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = self._size
         try:
-            _check_encoding(self._whole, self._readable)
-            async for chunk in self._whole.aiter_bytes():
+            _check_encoding(self._response, self._decodable)
+            async for chunk in self._response.aiter_bytes():
                 yield chunk[:left]
                 left -= len(chunk)
                 if left <= 0:
                     return
         except (Unreadable, httpx2.DecodingError) as error:
-            yield f"(its words cannot be read: {error})".encode()
+            yield f"(its text cannot be read: {error})".encode()
 
     async def aclose(self) -> None:
-        await self._packed.aclose()
+        await self._compressed.aclose()
 
 
-def _check_encoding(response: httpx2.Response, readable: frozenset[str]) -> None:
-    """Raises Unreadable if the body is packed in a way that cannot be undone here; none was asked for."""
+def _check_encoding(response: httpx2.Response, decodable: frozenset[str]) -> None:
+    """Raises Unreadable if the body is compressed in a way that cannot be undone here; none was asked for."""
     names = [name.strip() for name in response.headers.get("content-encoding", "").lower().split(",")]
     names = [name.removeprefix("x-") for name in names if name not in ("", "identity")]
-    unknown = [name for name in names if name not in readable]
+    unknown = [name for name in names if name not in decodable]
     if unknown:
         raise Unreadable(f"it is packed as {unknown[0]!r}, though it was asked for without")
     if names:
         response.headers["content-encoding"] = ", ".join(names)  # `x-gzip` is an old name of gzip
 
 
-class _Client(DefaultAioHttpClient):
-    """With sessions that take larger heads than aiohttp's own, and keep no cookies: accounts share them."""
+class _AioHttpClient(DefaultAioHttpClient):
+    """Its sessions take larger heads than aiohttp's own, and keep no cookies: accounts share them.
+
+    The hooks are private to httpx2 and openai, which is why pyproject.toml has an upper bound for both.
+    """
 
     def _init_transport(self, *args: Any, **kwargs: Any) -> httpx2.AsyncBaseTransport:
-        return _roomy(super()._init_transport(*args, **kwargs))
+        return _with_own_session(super()._init_transport(*args, **kwargs))
 
     def _init_proxy_transport(self, *args: Any, **kwargs: Any) -> httpx2.AsyncBaseTransport:
-        return _roomy(super()._init_proxy_transport(*args, **kwargs))
+        return _with_own_session(super()._init_proxy_transport(*args, **kwargs))
 
 
-def _roomy(transport: Any) -> httpx2.AsyncBaseTransport:
+def _with_own_session(transport: Any) -> httpx2.AsyncBaseTransport:
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE, ssl=transport.ssl_context),
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=LARGEST_HEADER,
             max_field_size=LARGEST_HEADER,
-            max_headers=MOST_HEADERS,
+            max_headers=MAX_HEADERS,
         )
 
     transport.client = session
@@ -102,7 +101,7 @@ def http_client(*, through_proxy: bool) -> httpx2.AsyncClient:
 
     Raises OSError if those certificates cannot be read.
     """
-    client = _Client(
+    client = _AioHttpClient(
         trust_env=through_proxy,
         follow_redirects=False,
         timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
@@ -111,16 +110,16 @@ def http_client(*, through_proxy: bool) -> httpx2.AsyncClient:
         ),
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
-    readable = frozenset(name.strip() for name in client.headers["accept-encoding"].split(","))
+    decodable = frozenset(name.strip() for name in client.headers["accept-encoding"].split(","))
 
-    async def received(response: httpx2.Response) -> None:
+    async def check_response(response: httpx2.Response) -> None:
         if response.status_code >= httpx2.codes.MULTIPLE_CHOICES:
-            response.stream = _Head(response, readable, LARGEST_ERROR_BODY)
+            response.stream = _LimitedBody(response, decodable, LARGEST_ERROR_BODY)
             response.headers.pop("content-encoding", None)
         else:
-            _check_encoding(response, readable)
+            _check_encoding(response, decodable)
 
-    client.event_hooks = {"response": [received]}
+    client.event_hooks = {"response": [check_response]}
     return client
 
 
@@ -152,30 +151,30 @@ def openai_client(
         api_key=api_key or "none",  # the client wants one; the header is what counts
         admin_api_key="none",
         max_retries=0,
-        default_headers=cast("dict[str, str]", {**removed, **_one_each(given)}),
+        default_headers=cast("dict[str, str]", {**removed, **_unique(given)}),
         default_query=dict(query),
         http_client=http,
     )
 
 
-def _one_each(headers: Mapping[str, str | Omit]) -> dict[str, str | Omit]:
+def _unique(headers: Mapping[str, str | Omit]) -> dict[str, str | Omit]:
     """Of headers whose names differ by case only, the last."""
     last = {name.lower(): name for name in headers}
     return {name: headers[name] for name in last.values()}
 
 
 @contextlib.asynccontextmanager
-async def posted(client: AsyncOpenAI, body: Mapping[str, Json], *, api: str) -> AsyncIterator[httpx2.Response]:
+async def post(client: AsyncOpenAI, body: Mapping[str, Json], *, api: str) -> AsyncIterator[httpx2.Response]:
     """Send the body, exactly as it is, and give the response with its body still unread.
 
     Raises openai.APIStatusError for a status that is not 2xx, openai.APIConnectionError for none at all.
     """
-    # Encoded here, and posted to the path as it stands: what is in the key is what is sent, and the client need not
+    # Encoded here, and post to the path as it stands: what is in the key is what is sent, and the client need not
     # go through a body that is right already (its named methods take a fifth of the time of a quick call for that).
     content = _ENCODER.encode(dict(body)).encode()
     # The client wants to see a missing Authorization confirmed with every request.
     without = isinstance(client.default_headers.get("Authorization"), Omit)
-    options: RequestOptions = {
+    options: Any = {
         "headers": {**_JSON, "Authorization": Omit()} if without else _JSON,
         "security": {"bearer_auth": True},
         "idempotency_key": "-",  # sent to nobody; without one the client draws a random one for each request

@@ -1,4 +1,4 @@
-"""Why no answer came: whatever a client raised, in plain words. Knows no client."""
+"""Why no answer came: what a client raised, as a ConnectionFailed with its reason. Imports no client."""
 
 from __future__ import annotations
 
@@ -15,9 +15,31 @@ _DEEPEST = 20
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 _FULL = frozenset({errno.EMFILE, errno.ENFILE})
 _UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN})
-_LONGEST_WORDS = 300
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_LONGEST_DETAIL = 300
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _CLIENTS = ("aiohttp", "httpx2", "httpcore2", "openai")
+
+
+_REASONS = {
+    "files": (
+        "could not be asked: this process has too many files and connections open",
+        "raise the limit with `ulimit -n`, or lower max_concurrent",
+    ),
+    "refused": ("refused the connection", "is the server running, and is the provider's base_url right?"),
+    "unknown_host": ("is not known by that name", "check the provider's base_url, and the network"),
+    "reset": ("broke the connection off", ""),
+    "closed": ("closed the connection before a whole answer came", ""),
+    "tls": (
+        "could not be trusted (TLS): {detail}",
+        "an http address written as https? a company's certificate? {certificates}",
+    ),
+    "protocol": (
+        "sent an answer that cannot be read as HTTP: {short}",
+        "is the provider's base_url right, and what stands between?",
+    ),
+    "unreachable": ("could not be reached", "check the provider's base_url, and the network"),
+    "proxy": ("could not be reached through the proxy", "check HTTPS_PROXY and NO_PROXY"),
+}
 
 
 class Unreadable(Exception):
@@ -53,7 +75,7 @@ def connection_error(error: BaseException, info: RequestInfo) -> ProviderError:
         return _failed("closed", info, "")
     last = chain[-1]
     return RequestRejected(
-        f"the request to {info.provider} ({info.server}) could not be sent: {type(last).__name__}: {last}",
+        f"the request to {info.who} could not be sent: {type(last).__name__}: {last}",
         hint="check the provider's base_url, headers and params",
     )
 
@@ -84,42 +106,27 @@ def bad_certificates(error: OSError, environ: Mapping[str, str] = os.environ) ->
     """The error for certificates of the environment's that cannot be loaded."""
     what = error.strerror or str(error)
     return ProviderDown(
-        f"no connection can be made over https: the certificates cannot be loaded ({what}); {_named(environ)}",
+        f"no connection can be made over https: the certificates cannot be loaded ({what}); {_certificates(environ)}",
         hint="set SSL_CERT_FILE to a file of certificates in PEM format, or unset it",
     )
 
 
-def _named(environ: Mapping[str, str]) -> str:
-    found = [f"{name} is {environ[name]!r}" for name in _CERTIFICATES if environ.get(name)]
+def _certificates(environ: Mapping[str, str]) -> str:
+    found = [f"{name} is {environ[name]!r}" for name in _CERTIFICATE_VARIABLES if environ.get(name)]
     return " and ".join(found) or "neither SSL_CERT_FILE nor SSL_CERT_DIR is set"
 
 
-def _failed(reason: str, info: RequestInfo, words: str) -> ConnectionFailed:
-    what, hint = {
-        "files": (
-            "could not be info: this process has too many files and connections open",
-            "raise the limit with `ulimit -n`, or lower max_concurrent",
-        ),
-        "refused": ("refused the connection", "is the server running, and is the provider's base_url right?"),
-        "unknown_host": ("is not known by that name", "check the provider's base_url, and the network"),
-        "reset": ("broke the connection off", ""),
-        "closed": ("closed the connection before a whole answer came", ""),
-        "tls": (
-            f"could not be trusted (TLS): {words}",
-            f"an http address written as https? a company's certificate? {_named(os.environ)}",
-        ),
-        "protocol": (
-            f"sent an answer that cannot be read as HTTP: {_shortened(words)}",
-            "is the provider's base_url right, and what stands between?",
-        ),
-        "unreachable": ("could not be reached", "check the provider's base_url, and the network"),
-        "proxy": ("could not be reached through the proxy", "check HTTPS_PROXY and NO_PROXY"),
-    }[reason]
-    error = ConnectionFailed(f"{info.provider} ({info.server}) {what}", hint=hint, reason=reason)
+def _failed(reason: str, info: RequestInfo, detail: str) -> ConnectionFailed:
+    message, hint = _REASONS[reason]
+    message, hint = (
+        message.format(detail=detail, short=_shortened(detail)),
+        hint.format(certificates=_certificates(os.environ)),
+    )
+    error = ConnectionFailed(f"{info.who} {message}", hint=hint, reason=reason)
     error.retryable = reason != "protocol"  # it came, and was paid for; another like it would be too
     return error
 
 
-def _shortened(words: str) -> str:
-    flat = " ".join(words.split()).removesuffix(" ^")  # aiohttp points at the place
-    return flat if len(flat) <= _LONGEST_WORDS else flat[:_LONGEST_WORDS] + " …"
+def _shortened(detail: str) -> str:
+    flat = " ".join(detail.split()).removesuffix(" ^")  # aiohttp points at the place
+    return flat if len(flat) <= _LONGEST_DETAIL else flat[:_LONGEST_DETAIL] + " …"

@@ -42,7 +42,7 @@ LARGEST_VECTOR = 256 * 1024
 """Bytes that each text may add to an answer of many embeddings."""
 _KEPT_HEADERS = re.compile(r"((x-|anthropic-)?ratelimit.*)|retry-after(-ms)?|x-request-id", re.IGNORECASE)
 _KEY_HASH_DIGITS = 8
-_STREAM_END = 32
+_STREAM_TAIL = 32
 """Bytes in which the end of a stream stands, with blanks behind it."""
 _HASH_DIGITS = 16
 _TOOLS = ("tools", "functions")
@@ -144,7 +144,7 @@ class OpenAIProvider:
         self._clock = clock
         self._address = _address(config)
         self._key = config.api_key.strip()
-        self._headers = _sendable(config, self._key)
+        self._headers = _checked_headers(config, self._key)
         if self._address.basic and not self._key and "authorization" not in map(str.lower, self._headers):
             self._headers["Authorization"] = f"Basic {self._address.basic}"
         self._client: openai.AsyncOpenAI | None = None
@@ -155,7 +155,7 @@ class OpenAIProvider:
         self._account = Account(
             type="openai",
             base_url=self._address.url,
-            besides=self._besides(),
+            besides=self._key_extras(),
             key_hash=hashlib.sha256(self._key.encode()).hexdigest()[:_KEY_HASH_DIGITS] if self._key else "",
         )
 
@@ -170,7 +170,7 @@ class OpenAIProvider:
                 found += [value, value.partition(" ")[2]]
         return found
 
-    def _besides(self) -> dict[str, Json]:
+    def _key_extras(self) -> dict[str, Json]:
         """Headers and query as they are part of keys: secrets by their names alone."""
         secrets = [secret for secret in (self._key, *self._config.secrets) if secret]
 
@@ -216,27 +216,27 @@ class OpenAIProvider:
 
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         """Send the request once; see Provider.complete."""
-        info = self._asked(request)
+        info = self._request_info(request)
         body = self.encode(request)
         if request.images:
             body = await asyncio.to_thread(with_images, body, request.images)
         raw, headers = await self._post(body, self._config.api, info, timeout, largest=LARGEST_ANSWER)
         raw = masked_body(raw, self._in_answers)
-        return self._understood(lambda: decode(raw, api=self._config.api, info=info), headers, info)
+        return self._decoded(lambda: decode(raw, api=self._config.api, info=info), headers, info)
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
         """Ask for the vectors of all its texts once; see Provider.embed."""
-        info = self._asked(request)
+        info = self._request_info(request)
         largest = LARGEST_ANSWER + LARGEST_VECTOR * len(request.texts)
         raw, headers = await self._post(self.encode(request), "embeddings", info, timeout, largest=largest)
         try:
             vectors = decode_embeddings(raw, request, info)
         except StepError:  # what is quoted of it may not be cut within a secret; vectors need no looking through
             raw = masked_body(raw, self._redactor)
-            return self._understood(lambda: decode_embeddings(raw, request, info), headers, info)
-        return self._described(vectors, headers, info)
+            return self._decoded(lambda: decode_embeddings(raw, request, info), headers, info)
+        return self._with_headers(vectors, headers, info)
 
-    def _asked(self, request: Request) -> RequestInfo:
+    def _request_info(self, request: Request) -> RequestInfo:
         return RequestInfo(
             provider=self.name,
             server=self._address.server,
@@ -246,17 +246,17 @@ class OpenAIProvider:
             tools=isinstance(request, ChatRequest) and any(request.params.get(name) for name in _TOOLS),
         )
 
-    def _understood(self, decoded: Callable[[], R], headers: Mapping[str, str], info: RequestInfo) -> R:
+    def _decoded(self, decoded: Callable[[], R], headers: Mapping[str, str], info: RequestInfo) -> R:
         """What an answer means, or the error that it stands for, without secrets that a server echoes."""
         try:
             reply = decoded()
-            return self._described(reply, headers, info)
+            return self._with_headers(reply, headers, info)
         except StepError as error:
-            told = error
-        if isinstance(told, RateLimited | ServerFailed) and told.retry_after is None:
-            told.retry_after = requested_wait(headers, None, "", now=self._clock.now())
-        told.cost_usd = reported_cost(headers)
-        raise self._redacted(told)
+            failure = error
+        if isinstance(failure, RateLimited | ServerFailed) and failure.retry_after is None:
+            failure.retry_after = requested_wait(headers, None, "", now=self._clock.now())
+        failure.cost_usd = reported_cost(headers)
+        raise self._redacted(failure)
 
     async def _post(
         self, body: Mapping[str, Json], api: str, info: RequestInfo, timeout: float, *, largest: int
@@ -264,14 +264,14 @@ class OpenAIProvider:
         """Send a body and give the whole answer and its headers, in lower case; every fault is one of our errors."""
         client, module = await self._ready()
         try:
-            async with asyncio.timeout(timeout) as deadline, module.posted(client, body, api=api) as response:
-                raw = await _whole(response, info, largest, self._redactor)
-                return raw, _lowered(response)
+            async with asyncio.timeout(timeout) as deadline, module.post(client, body, api=api) as response:
+                raw = await _read_body(response, info, largest, self._redactor)
+                return raw, _headers_of(response)
         except Exception as error:  # noqa: BLE001 - whatever the client raises becomes one of our errors
             timed_out = deadline.expired() and not isinstance(error, StepError)
-            told = self._timed_out(info, timeout) if timed_out else self._told(error, info)
+            failure = self._timed_out(info, timeout) if timed_out else self._error_of(error, info)
         # Raised out here so that the client's own error, which holds the request and its headers, is no context.
-        raise self._redacted(told)
+        raise self._redacted(failure)
 
     async def _ready(self) -> tuple[openai.AsyncOpenAI, ModuleType]:
         module = await self._pool.module()
@@ -296,20 +296,20 @@ class OpenAIProvider:
             hint="raise `retry.attempt_timeout`, or lower max_tokens",
         )
 
-    def _told(self, error: Exception, info: RequestInfo) -> StepError:
+    def _error_of(self, error: Exception, info: RequestInfo) -> StepError:
         """What the client raised, as one of our errors."""
         if isinstance(error, StepError):
             return error
         response = getattr(error, "response", None)
         if response is not None:
             headers = {name.lower(): self._redactor.text(value) for name, value in response.headers.items()}
-            said = masked_body(response.text.encode(errors="replace"), self._redactor).decode()
+            text = masked_body(response.text.encode(errors="replace"), self._redactor).decode()
             if len(response.content) >= LARGEST_ERROR_BODY:
-                said = self._redactor.partial(said, lost="end")
-            return error_of(response.status_code, headers, said, info, now=self._clock.now())
+                text = self._redactor.partial(text, lost="end")
+            return error_of(response.status_code, headers, text, info, now=self._clock.now())
         return connection_error(error, info)
 
-    def _described(self, reply: R, headers: Mapping[str, str], info: RequestInfo) -> R:
+    def _with_headers(self, reply: R, headers: Mapping[str, str], info: RequestInfo) -> R:
         """The reply with what the headers say of it, without secrets."""
         mask = self._in_answers.text
         kept = {name: mask(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
@@ -329,13 +329,13 @@ class OpenAIProvider:
         return error
 
 
-def _lowered(response: httpx2.Response) -> dict[str, str]:
+def _headers_of(response: httpx2.Response) -> dict[str, str]:
     """The headers by name in lower case. Read from the raw bytes: the response itself looks for their encoding anew
     for each of them."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-async def _whole(response: httpx2.Response, info: RequestInfo, largest: int, redactor: Redactor) -> bytes:
+async def _read_body(response: httpx2.Response, info: RequestInfo, largest: int, redactor: Redactor) -> bytes:
     """The body, given up as soon as it is larger than that many bytes."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
@@ -348,12 +348,12 @@ async def _whole(response: httpx2.Response, info: RequestInfo, largest: int, red
                 answer=redactor.partial(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
                 status=response.status_code,
             )
-        if body[-_STREAM_END:].rstrip().endswith(b"data: [DONE]"):
+        if body[-_STREAM_TAIL:].rstrip().endswith(b"data: [DONE]"):
             break  # the connection of a stream may stay open
     return bytes(body)
 
 
-def _sendable(config: OpenAIConfig, key: str) -> dict[str, str]:
+def _checked_headers(config: OpenAIConfig, key: str) -> dict[str, str]:
     """The headers. Raises UsageError for a key or header that HTTP cannot carry, without showing its value."""
     if not (key.isascii() and key.isprintable()):
         raise UsageError(

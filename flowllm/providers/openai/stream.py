@@ -78,16 +78,16 @@ class _Choice:
         """A piece of the tool call that it numbers."""
         if not isinstance(part, dict):
             return
-        place = part.get("index")
-        place = place if isinstance(place, int) and 0 <= place <= len(self._calls) else len(self._calls)
-        if place == len(self._calls):
+        at = part.get("index")
+        at = at if isinstance(at, int) and 0 <= at <= len(self._calls) else len(self._calls)
+        if at == len(self._calls):
             self._calls.append({"function": {}})
             self._arguments.append([])
-        call, function = self._calls[place], part.get("function")
+        call, function = self._calls[at], part.get("function")
         call |= {key: value for key, value in part.items() if key not in ("function", "index") and value}
         for key, value in function.items() if isinstance(function, dict) else ():
             if key == "arguments" and isinstance(value, str):
-                self._arguments[place].append(value)
+                self._arguments[at].append(value)
             elif value is not None:
                 call["function"][key] = value
 

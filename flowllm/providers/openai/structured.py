@@ -19,30 +19,11 @@ _HOISTED = ("$defs", "definitions")
 
 # OpenAI, "Structured model outputs", section "Supported schemas".
 _STRICT_KEYWORDS = frozenset(
-    [
-        "type",
-        "properties",
-        "required",
-        "additionalProperties",
-        "items",
-        "enum",
-        "const",
-        "anyOf",
-        "$ref",
-        "$defs",
-        "definitions",
-        "description",
-        "title",
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "pattern",
-        "format",
-        "minItems",
-        "maxItems",
-    ]
+    (
+        *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$ref", "$defs"),
+        *("definitions", "description", "title", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+        *("multipleOf", "pattern", "format", "minItems", "maxItems"),
+    )
 )
 _STRICT_FORMATS = frozenset(["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"])
 _STRICT_DEPTH = 10
@@ -80,26 +61,18 @@ def _moved(schema: Json) -> Json:
     if not isinstance(schema, dict):
         return schema
     result = dict(schema)
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        result["$ref"] = _moved_reference(reference)
-    for key in _SCHEMA_MAPS:
-        if isinstance(schema.get(key), dict):
-            result[key] = {name: _moved(item) for name, item in schema[key].items()}
-    for key in _SCHEMA_LISTS:
-        if isinstance(schema.get(key), list):
-            result[key] = [_moved(item) for item in schema[key]]
-    for key in _SCHEMAS:
-        if isinstance(schema.get(key), dict):
-            result[key] = _moved(schema[key])
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str):
+            inside = value == "#" or value.startswith("#/")
+            if inside and not value.startswith(tuple(f"#/{name}/" for name in _HOISTED)):
+                result[key] = "#/properties/value" + value.removeprefix("#")
+        elif key in _SCHEMA_MAPS and isinstance(value, dict):
+            result[key] = {name: _moved(item) for name, item in value.items()}
+        elif key in _SCHEMA_LISTS and isinstance(value, list):
+            result[key] = [_moved(item) for item in value]
+        elif key in _SCHEMAS:
+            result[key] = _moved(value)
     return result
-
-
-def _moved_reference(reference: str) -> str:
-    stays = not (reference == "#" or reference.startswith("#/"))
-    if stays or reference.startswith(tuple(f"#/{key}/" for key in _HOISTED)):
-        return reference
-    return "#/properties/value" + reference.removeprefix("#")
 
 
 def strict_allowed(schema: Mapping[str, Json]) -> bool:
@@ -129,14 +102,13 @@ def _parts(schema: Json, depth: int) -> Iterator[tuple[int, dict[str, Json]]]:
     yield depth, schema
     if depth > _STRICT_DEPTH:
         return
-    for key in ("properties", *_HOISTED):
-        below = schema.get(key, {})
-        for item in below.values() if isinstance(below, dict) else ():
-            yield from _parts(item, depth + 1)
-    if "items" in schema:
-        yield from _parts(schema["items"], depth + 1)
     branches = schema.get("anyOf", [])
-    for item in branches if isinstance(branches, list) else ():
+    below = [*branches] if isinstance(branches, list) else []
+    below += [schema["items"]] if "items" in schema else []
+    for key in ("properties", *_HOISTED):
+        mapping = schema.get(key, {})
+        below += mapping.values() if isinstance(mapping, dict) else ()
+    for item in below:
         yield from _parts(item, depth + 1)
 
 

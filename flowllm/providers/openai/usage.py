@@ -1,4 +1,4 @@
-"""Tokens and cost as servers tell them, under the names of several APIs. Pure."""
+"""Tokens and cost as servers report them, under the names of several APIs. Pure."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ _REASONING: Final = ("reasoning_tokens", "thinking_tokens")
 def read_usage(usage: Json, *, embedding: bool = False) -> Usage:
     """The tokens of one answer; unknown where they are missing or make no sense. An `embedding` has no output.
 
-    Reasoning that is left out of the output is told by the total alone. Caches that are counted beside the input,
+    Reasoning that is left out of the output is reported by the total alone. Caches that are counted beside the input,
     as Anthropic does, are put into it.
     """
     if not isinstance(usage, dict):
         return Usage.unknown()
     details = [usage.get(name) for name in _DETAILS]
-    places = [usage, *(found for found in details if isinstance(found, dict))]
-    total = _first(places[:1], ("total_tokens",))
-    cached = _first(places, _CACHED) or 0
-    written = _first(places, _WRITTEN) or 0
-    before = _first(places[:1], _INPUT)
-    after = 0 if embedding else _first(places[:1], _OUTPUT)
+    parts = [usage, *(found for found in details if isinstance(found, dict))]
+    total = _first(parts[:1], ("total_tokens",))
+    cached = _first(parts, _CACHED) or 0
+    written = _first(parts, _WRITTEN) or 0
+    before = _first(parts[:1], _INPUT)
+    after = 0 if embedding else _first(parts[:1], _OUTPUT)
     if before is not None and _beside(usage, before, cached + written, after, total):
         before += cached + written
     if before is None and total is not None and after is not None and total >= after:
         before = total - after
-    told = after
+    reported = after
     if not embedding and before is not None and total is not None:
         rest = max(0, total - before)
         after = rest if after is None else max(after, rest)
     if not before and not after:  # every question has a token
         return Usage.unknown()
-    hidden = 0 if told is None or after is None else after - told
-    reasoning = max(_first(places, _REASONING) or 0, hidden)
+    hidden = 0 if reported is None or after is None else after - reported
+    reasoning = max(_first(parts, _REASONING) or 0, hidden)
     return Usage(
         input_tokens=before,
         output_tokens=after,
@@ -85,8 +85,8 @@ def _within(part: int, whole: int | None) -> int:
     return part if whole is None else min(part, whole)
 
 
-def _first(places: Sequence[Mapping[str, Json]], names: tuple[str, ...]) -> int | None:
-    counts = (_count(place.get(name)) for place in places for name in names)
+def _first(parts: Sequence[Mapping[str, Json]], names: tuple[str, ...]) -> int | None:
+    counts = (_count(part.get(name)) for part in parts for name in names)
     return next((count for count in counts if count is not None), None)
 
 

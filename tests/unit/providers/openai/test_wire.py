@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from flowllm.core.fingerprint import canonical
@@ -182,3 +185,14 @@ def test_half_characters_are_replaced_and_whole_ones_kept() -> None:
     body = encode_chat(ask("half \ud800, pair \ud83d\ude00, whole \U0001f600", stop=["\udfff"]), LOCAL)
     assert body["messages"][0]["content"] == "half \ufffd, pair \U0001f600, whole \U0001f600"
     assert body["stop"] == ["\ufffd"]
+
+
+def test_what_is_overridden_in_private_has_an_upper_bound() -> None:
+    from openai import DefaultAioHttpClient
+
+    pyproject = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())
+    bounds = {name: spec for name, _, spec in (one.partition(">=") for one in pyproject["project"]["dependencies"])}
+    assert ",<4" in bounds["openai[aiohttp]"]
+    assert ",<3" in bounds["httpx2"]
+    for hook in ("_init_transport", "_init_proxy_transport"):
+        assert callable(getattr(DefaultAioHttpClient, hook))
