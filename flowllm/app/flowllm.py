@@ -42,7 +42,7 @@ from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes
-from flowllm.steps.threads import refuse_within_step
+from flowllm.steps.python.nested_runs import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
 from flowllm.storage.open import open_store, this_process

@@ -20,12 +20,12 @@ from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.steps.base import Kind
-from flowllm.steps.embed import EmbedKind
-from flowllm.steps.http import HttpKind
-from flowllm.steps.llm import LlmKind
-from flowllm.steps.python import PythonKind
-from flowllm.steps.shell import ShellKind
-from flowllm.steps.value import ValueKind
+from flowllm.steps.embed.runner import EmbedKind
+from flowllm.steps.http.runner import HttpKind
+from flowllm.steps.llm.runner import LlmKind
+from flowllm.steps.python.runner import PythonKind
+from flowllm.steps.shell.runner import ShellKind
+from flowllm.steps.value.runner import ValueKind
 
 AUTO = "auto"
 SIMULATED = "simulated"

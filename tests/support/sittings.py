@@ -21,10 +21,10 @@ from flowllm.runtime.execute import AttemptOutcome, execute_node, execute_run
 from flowllm.runtime.foreach_state import MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.run_context import RunContext, RunServices
-from flowllm.steps.embed import EmbedKind
-from flowllm.steps.llm import LlmKind
-from flowllm.steps.python import PythonKind
-from flowllm.steps.value import ValueKind
+from flowllm.steps.embed.runner import EmbedKind
+from flowllm.steps.llm.runner import LlmKind
+from flowllm.steps.python.runner import PythonKind
+from flowllm.steps.value.runner import ValueKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from tests.support.calls import FakeProvider
 from tests.support.stores import InlineStore

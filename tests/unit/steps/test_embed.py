@@ -19,7 +19,7 @@ from flowllm.language.workflow import Step, Target
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
 from flowllm.steps.base import Bound, NodeContext
-from flowllm.steps.embed import EmbedKind
+from flowllm.steps.embed.runner import EmbedKind
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from tests.support.calls import FakeProvider, caller
 from tests.support.stores import InlineStore

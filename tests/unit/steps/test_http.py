@@ -12,9 +12,9 @@ from aiohttp.abc import AbstractResolver
 from flowllm.core.errors import HttpFailed, TemplateFailed
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
-from flowllm.steps.http import HttpKind
-from flowllm.steps.http_answer import LONGEST_RETRY_AFTER, retry_after
-from flowllm.steps.http_wire import Request, Wire, blocked, checked_url
+from flowllm.steps.http.answer import LONGEST_RETRY_AFTER, retry_after
+from flowllm.steps.http.runner import HttpKind
+from flowllm.steps.http.transport import Request, Wire, blocked, checked_url
 from tests.support.web import Web, answer, redirect, running_web
 
 

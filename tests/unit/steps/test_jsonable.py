@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pytest
 
-from flowllm.steps.jsonable import MAX_DEPTH, SOON, Later, NotPlain, not_json, plain
+from flowllm.steps.python.json_values import MAX_DEPTH, SOON, Later, NotPlain, not_json, plain
 
 
 class Mood(str, enum.Enum):  # noqa: UP042 - the older way to write it

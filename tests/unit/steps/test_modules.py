@@ -13,8 +13,8 @@ import pytest
 
 from flowllm.language.imports import imported_files
 from flowllm.language.workflow import PythonBody
-from flowllm.steps.modules import StepModules
-from flowllm.steps.python import source_hash
+from flowllm.steps.python.modules import StepModules
+from flowllm.steps.python.runner import source_hash
 
 
 @pytest.fixture

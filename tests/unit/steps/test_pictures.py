@@ -11,7 +11,7 @@ from flowllm.core.images import TOKENS
 from flowllm.core.types import Json, StepId
 from flowllm.language.template import ValueTemplate
 from flowllm.steps.base import Bound
-from flowllm.steps.llm import LlmKind
+from flowllm.steps.llm.runner import LlmKind
 from tests.support.calls import FakeProvider
 from tests.support.workflows import workflow
 

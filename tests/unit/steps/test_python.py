@@ -11,7 +11,7 @@ from flowllm.core.errors import PythonFailed
 from flowllm.core.events import NodeRetrying
 from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.language.workflow import PythonBody
-from flowllm.steps.python import MOST_THREADS, source_hash
+from flowllm.steps.python.runner import MOST_THREADS, source_hash
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

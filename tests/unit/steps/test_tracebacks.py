@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.steps.tracebacks import LONGEST_TRACEBACK, told
+from flowllm.steps.python.errors import LONGEST_TRACEBACK, told
 
 FILE = "/users/code/tools.py"
 

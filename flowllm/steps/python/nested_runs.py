@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterator
 
 from flowllm.core.errors import UsageError
-from flowllm.steps.modules import PREFIX
+from flowllm.steps.python.modules import PREFIX
 
 _inside: contextvars.ContextVar[str] = contextvars.ContextVar("flowllm_step", default="")
 

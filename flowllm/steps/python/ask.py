@@ -23,7 +23,7 @@ from flowllm.language.problems import SourceError
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import Asks, LlmBody, Step
 from flowllm.steps.base import Within
-from flowllm.steps.jsonable import NotPlain, plain
+from flowllm.steps.python.json_values import NotPlain, plain
 from flowllm.storage.base import NodeRecord
 
 _SENT = ("max_tokens", "temperature", "top_p", "seed", "stop")

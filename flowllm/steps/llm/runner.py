@@ -18,11 +18,11 @@ from flowllm.language.sandbox_text import kind_of
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import LlmBody, Step
 from flowllm.providers.base import Provider
-from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.lengths import UNKNOWN_LENGTH, Lengths
-from flowllm.steps.per_body import PerBody
-from flowllm.steps.pictures import Pictures, by_content, illustrated, prompt_tokens
+from flowllm.steps.llm.answer_lengths import UNKNOWN_LENGTH, Lengths
+from flowllm.steps.llm.images import Pictures, by_content, illustrated, prompt_tokens
+from flowllm.steps.llm.per_body import PerBody
+from flowllm.steps.model_calls import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.storage.base import NodeRecord, NodeWrite
 
 _CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_call"})

@@ -15,8 +15,8 @@ from flowllm import __version__
 from flowllm.core.errors import HttpFailed, TemplateFailed
 from flowllm.core.redact import without_passwords
 from flowllm.core.types import Json
-from flowllm.steps.addresses import is_public
-from flowllm.steps.http_answer import read_answer
+from flowllm.steps.http.addresses import is_public
+from flowllm.steps.http.answer import read_answer
 
 if TYPE_CHECKING:
     import aiohttp

@@ -21,9 +21,9 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.language.workflow import HttpBody, Step
-from flowllm.steps.addresses import described
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.http_wire import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error
+from flowllm.steps.http.addresses import described
+from flowllm.steps.http.transport import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error
 from flowllm.steps.local import LocalWork, carry_out, too_late
 from flowllm.storage.base import NodeRecord
 

@@ -15,8 +15,8 @@ from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Json, NodeStatus, Usage, estimate_tokens
 from flowllm.language.workflow import EmbedBody, Step
 from flowllm.providers.base import Provider
-from flowllm.steps.asking import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.steps.model_calls import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
 from flowllm.storage.base import NodeRecord, NodeWrite
 
 

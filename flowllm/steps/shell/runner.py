@@ -25,7 +25,7 @@ from flowllm.core.types import Json
 from flowllm.language.workflow import ShellBody, Step
 from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.local import LocalWork, carry_out, too_late
-from flowllm.steps.process import KEPT_ERRORS, SIGNALLED, Ended, TooMuchOutput, run_command
+from flowllm.steps.shell.process import KEPT_ERRORS, SIGNALLED, Ended, TooMuchOutput, run_command
 from flowllm.storage.base import NodeRecord
 
 MAX_OUTPUT = 16 * 1024 * 1024

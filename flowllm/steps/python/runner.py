@@ -26,15 +26,15 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
 from flowllm.core.types import Json
 from flowllm.language.workflow import Asks, PythonBody, Step
-from flowllm.steps.asks import Ask, AskCalls, Variants
 from flowllm.steps.base import Bound, Kind, NodeContext, Work
-from flowllm.steps.jsonable import Later, NotPlain, plain
 from flowllm.steps.lazy import lazy_arguments
 from flowllm.steps.local import LocalWork, carry_out, too_late
-from flowllm.steps.modules import StepModules
-from flowllm.steps.threads import within_step
-from flowllm.steps.tracebacks import Told, speaks_for_itself, told
-from flowllm.steps.watchdog import Watchdog
+from flowllm.steps.python.ask import Ask, AskCalls, Variants
+from flowllm.steps.python.errors import Told, speaks_for_itself, told
+from flowllm.steps.python.json_values import Later, NotPlain, plain
+from flowllm.steps.python.modules import StepModules
+from flowllm.steps.python.nested_runs import within_step
+from flowllm.steps.python.watchdog import Watchdog
 from flowllm.storage.base import NodeRecord
 
 LONGEST_TELLING = 5.0

@@ -1,0 +1,1 @@
+"""`embed` steps: vectors of texts."""

@@ -1,0 +1,1 @@
+"""`http` steps: requests to servers of anybody's."""

@@ -1,0 +1,1 @@
+"""`prompt` and `messages` steps: chat completions."""

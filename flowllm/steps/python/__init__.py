@@ -1,0 +1,1 @@
+"""`python` steps: functions of the user's own."""

@@ -1,0 +1,1 @@
+"""`value` steps: values computed from templates."""
