@@ -7,9 +7,9 @@ import platform
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -40,20 +40,23 @@ _MEANINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was looked at."""
 
     name: str
-    good: bool
     text: str
     hint: str = ""
+    ok: bool = True
     warning: bool = False
-    """Nothing fails for it, and it should be mended all the same."""
+    """Nothing fails for it, and it should be corrected all the same."""
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
-        return {"name": self.name, "ok": self.good, "warning": self.warning, "text": self.text, "hint": self.hint}
+        return {"name": self.name, "ok": self.ok, "warning": self.warning, "text": self.text, "hint": self.hint}
+
+
+def _bad(name: str, text: str, hint: str) -> Finding:
+    return Finding(name, text, hint, ok=False)
 
 
 @click.command()
@@ -64,37 +67,38 @@ def doctor(*, as_json: bool, location: Location) -> int:
 
     Sends nothing to a model: of a server, only whether it takes connections is tried.
     """
-    findings = list(examine(location))
+    findings = list(_examine(location))
     if as_json:
         print_json([finding.as_dict() for finding in findings])
     else:
         _tell(findings)
-    return 0 if all(finding.good for finding in findings) else 1
+    return 0 if all(finding.ok for finding in findings) else 1
 
 
-def examine(location: Location) -> Iterator[Finding]:
+def _examine(location: Location) -> Iterator[Finding]:
     """All findings, one after another."""
     yield _python()
     yield from _packages()
     try:
         settings = load_settings(environ=os.environ, config=location.config, database=location.db)
     except FlowLLMError as error:
-        yield Finding(name="settings", good=False, text=error.message, hint=error.hint)
+        yield _bad("settings", error.message, error.hint)
         return
-    where = str(settings.path) if settings.path else "no flowllm.yaml here or above: the defaults hold"
-    yield Finding(name="settings", good=True, text=where)
-    yield from _literals(settings)
+    yield Finding("settings", str(settings.path or "no flowllm.yaml here or above: the defaults hold"))
+    for one in literals_of(settings.project.text, settings.project.path):
+        yield Finding("secrets", f"{one.where}: {WRITTEN_OUT}: {one.name}", INSTEAD, warning=True)
     yield _database(settings.database)
     yield from _keys(settings)
-    yield from _servers(settings)
-    auto = resolve_auto(AUTO, settings.environ)
-    yield Finding(name="provider auto", good=True, text=f"means {auto} here")
+    urls = {"OPENAI_BASE_URL": settings.environ.get("OPENAI_BASE_URL")}
+    urls |= {f"server {one.name}": one.base_url for one in settings.project.providers.values()}
+    yield from (_reachable(name, url) for name, url in urls.items() if url)
+    yield Finding("provider auto", f"means {resolve_auto(AUTO, settings.environ)} here")
 
 
 def _tell(findings: list[Finding]) -> None:
     screen = results()
     for finding in findings:
-        mark = ("ok   ", "green") if finding.good else ("WRONG", "bold red")
+        mark = ("ok   ", "green") if finding.ok else ("WRONG", "bold red")
         mark = ("warn ", "yellow") if finding.warning else mark
         screen.line(mark, f"  {finding.name:<16} {visible(finding.text)}")
         for line in finding.hint.splitlines():
@@ -102,40 +106,32 @@ def _tell(findings: list[Finding]) -> None:
 
 
 def _python() -> Finding:
-    return Finding(
-        name="python",
-        good=sys.version_info >= OLDEST_PYTHON,
-        text=f"{platform.python_version()} ({sys.executable})",
-        hint="" if sys.version_info >= OLDEST_PYTHON else "flowllm needs Python 3.11 or newer",
-    )
+    text = f"{platform.python_version()} ({sys.executable})"
+    if sys.version_info >= OLDEST_PYTHON:
+        return Finding("python", text)
+    return _bad("python", text, "flowllm needs Python 3.11 or newer")
 
 
 def _packages() -> Iterator[Finding]:
     for name in _PACKAGES:
         try:
-            yield Finding(name=name, good=True, text=version(name))
+            yield Finding(name, version(name))
         except PackageNotFoundError:
-            yield Finding(name=name, good=False, text="not installed", hint="install flowllm with pip")
+            yield _bad(name, "not installed", "install flowllm with pip")
 
 
 def _database(url: str) -> Finding:
     if is_memory(url):
-        return Finding(name="database", good=False, text=url, hint="runs are forgotten when flowllm ends")
+        return _bad("database", url, "runs are forgotten when flowllm ends")
     try:
         found = migrate.status(url)
     except FlowLLMError as error:
-        return Finding(name="database", good=False, text=error.message, hint=error.hint)
+        return _bad("database", error.message, error.hint)
     path = found.path.absolute()
-    blocked = _not_writable(path)
-    if blocked is not None:
-        return Finding(
-            name="database",
-            good=False,
-            text=f"{path}: {blocked} cannot be written",
-            hint="give this user write access to it, or name another database with --db",
-        )
-    good = found.state is not SchemaState.NEWER
-    return Finding(name="database", good=good, text=f"{path}: {_described(found)}")
+    if blocked := _not_writable(path):
+        hint = "give this user write access to it, or name another database with --db"
+        return _bad("database", f"{path}: {blocked} cannot be written", hint)
+    return Finding("database", f"{path}: {_described(found)}", ok=found.state is not SchemaState.NEWER)
 
 
 def _not_writable(path: Path) -> Path | None:
@@ -148,34 +144,15 @@ def _not_writable(path: Path) -> Path | None:
     return path if path.exists() and not os.access(path, os.W_OK) else None
 
 
-def _literals(settings: Settings) -> Iterator[Finding]:
-    project = settings.project
-    for one in literals_of(project.text, project.path):
-        text = f"{one.where}: {WRITTEN_OUT}: {one.name}"
-        yield Finding(name="secrets", good=True, warning=True, text=text, hint=INSTEAD)
-
-
 def _keys(settings: Settings) -> Iterator[Finding]:
     environ = settings.environ
-    state = "set" if environ.get("OPENAI_API_KEY") else "not set"
-    yield Finding(name="OPENAI_API_KEY", good=True, text=state)
+    yield Finding("OPENAI_API_KEY", "set" if environ.get("OPENAI_API_KEY") else "not set")
     for provider in settings.project.providers.values():
-        if variable := provider.api_key_env:
-            there = bool(environ.get(variable))
-            yield Finding(
-                name=variable,
-                good=there,
-                text=f"{'set' if there else 'not set'} (provider {provider.name})",
-                hint="" if there else f"set {variable} to that provider's key",
-            )
-
-
-def _servers(settings: Settings) -> Iterator[Finding]:
-    urls = {"OPENAI_BASE_URL": settings.environ.get("OPENAI_BASE_URL")}
-    urls |= {f"server {one.name}": one.base_url for one in settings.project.providers.values()}
-    for name, url in urls.items():
-        if url:
-            yield _reachable(name, url)
+        name, of = provider.api_key_env, f"(provider {provider.name})"
+        if name and environ.get(name):
+            yield Finding(name, f"set {of}")
+        elif name:
+            yield _bad(name, f"not set {of}", f"set {name} to that provider's key")
 
 
 def _reachable(name: str, url: str) -> Finding:
@@ -186,18 +163,13 @@ def _reachable(name: str, url: str) -> Finding:
     except ValueError:
         host = port = None
     if not host or not port:
-        return Finding(name=name, good=False, text="not a URL", hint="write it like https://host/v1")
+        return _bad(name, "not a URL", "write it like https://host/v1")
     try:
         socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         why = one_line(error.strerror or str(error))
-        return Finding(
-            name=name,
-            good=False,
-            text=f"{host}:{port} takes no connection: {why}",
-            hint="start that server, or correct the URL",
-        )
-    return Finding(name=name, good=True, text=f"{host}:{port} takes connections")
+        return _bad(name, f"{host}:{port} takes no connection: {why}", "start that server, or correct the URL")
+    return Finding(name, f"{host}:{port} takes connections")
 
 
 @click.group()

@@ -14,64 +14,16 @@ from flowllm.language.schema import config_schema, workflow_schema
 from flowllm.reporting.text import json_text, visible
 
 SCHEMA_NAME = "flowllm.schema.json"
-WORKFLOW = f"""\
-# yaml-language-server: $schema=./{SCHEMA_NAME}
-name: blog
-description: Write a blog post about a topic.
-
-inputs:
-  topic: The Evolution of Generative AI in Creative Writing
-  tone: {{type: string, default: friendly, enum: [friendly, formal], description: Voice of the post}}
-
-defaults:
-  provider: auto # openai if OPENAI_API_KEY or OPENAI_BASE_URL is set, else simulated answers
-  model: gpt-4o-mini
-  max_tokens: 1000
-
-limits:
-  max_concurrent: 10
-
-steps:
-  headline:
-    prompt: Write one compelling headline for a blog post about {{{{ inputs.topic }}}}.
-  keywords:
-    prompt: List ten SEO keywords for a blog post about {{{{ inputs.topic }}}}.
-    output: {{type: array, items: {{type: string}}}}
-  intro:
-    prompt: Write an engaging {{{{ inputs.tone }}}} introduction for a post titled "{{{{ headline }}}}".
-  outline:
-    prompt: |
-      Outline the body of the post "{{{{ headline }}}}" in five sections. It opens like this:
-      {{{{ intro }}}}
-
-outputs:
-  headline: "{{{{ headline }}}}"
-  keywords: "{{{{ keywords }}}}"
-  intro: "{{{{ intro }}}}"
-  outline: "{{{{ outline }}}}"
-"""
-CONFIG = """\
-# What holds for all workflows in this folder and below; a workflow's own settings win.
-database: .flowllm/flowllm.db
-
-# providers:
-#   local:
-#     type: openai
-#     base_url: http://127.0.0.1:11434/v1
-#     limits: {max_concurrent: 4}
-"""
-GITIGNORE = """\
-.flowllm/
-"""
+STARTER = Path(__file__).with_name("starter")
 
 
 def starter_files() -> dict[str, str]:
     """Relative path to text of every file of the starter project."""
     return {
-        "workflows/blog.yaml": WORKFLOW,
+        "workflows/blog.yaml": (STARTER / "blog.yaml").read_text(encoding="utf-8"),
         f"workflows/{SCHEMA_NAME}": json_text(workflow_schema(), ascii_only=True) + "\n",
-        "flowllm.yaml": CONFIG,
-        ".gitignore": GITIGNORE,
+        "flowllm.yaml": (STARTER / "flowllm.yaml").read_text(encoding="utf-8"),
+        ".gitignore": ".flowllm/\n",
     }
 
 
