@@ -12,8 +12,7 @@ TYPE_CHECKING = False  # as type checkers know it: typing itself takes a while t
 if TYPE_CHECKING:
     from typing import Any
 
-    from flowllm.app.blocking import run
-    from flowllm.app.flowllm import FlowLLM
+    from flowllm.app.flowllm import FlowLLM, run
     from flowllm.app.result import RunResult, StepResult
     from flowllm.core.cancel import StopSignal
     from flowllm.core.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
@@ -40,7 +39,7 @@ _HOMES = {
     "Usage": "flowllm.core.types",
     "UsageError": "flowllm.core.errors",
     "load_workflow": "flowllm.language.parse",
-    "run": "flowllm.app.blocking",
+    "run": "flowllm.app.flowllm",
 }
 
 __all__ = [

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from flowllm.app.dataset_run import RowFiles, absolute_paths, open_again, open_files
-from flowllm.app.file_claims import claim_files
-from flowllm.app.mended_items import mended_items
-from flowllm.app.prepare import chosen_steps, edited, every_step, inputs_again, new_run, unmasked, with_budget
+from flowllm.app.dataset_run import absolute_paths, open_again, open_files
+from flowllm.app.prepare import PreparedRun, chosen_steps, every_step, new_run, plan_run, prepare_run, with_budget
 from flowllm.app.result import RunResult, all_nodes
-from flowllm.app.run_attempt import RunAttempt, give_back, run_to_resume, taken
+from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
+from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
-from flowllm.app.wiring import AUTO, SIMULATED, Providers, read_secrets, step_kinds
+from flowllm.app.wiring import AUTO, SIMULATED, Providers, step_kinds
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
@@ -24,9 +24,8 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
-from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task, to_the_end
-from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind, step_path
+from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
 from flowllm.datasets.file_registry import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
 from flowllm.explain.forecast import Forecast, Forecaster
@@ -36,7 +35,7 @@ from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.parse import Overrides, load_workflow
 from flowllm.language.project import Project
-from flowllm.language.workflow import Step, Workflow
+from flowllm.language.workflow import Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
@@ -139,12 +138,8 @@ class FlowLLM:
         options = replace(options, given=tuple({**(inputs or {}), **(input_text or {})}))
         loaded = self._load(workflow, options)
         given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
-        steps = chosen_steps(loaded, options)
-        providers = self._providers(loaded, options, self._settings.project)
-        self._check(loaded, steps, providers)
-        secrets = self._read_secrets(loaded, providers)
-        claims = claim_files(claims, loaded, options, given, database=self._file)
-        run = self._new_run(loaded, given, options, providers, tenant)
+        prepared = self._prepare(loaded, options, given, self._settings.project, claims)
+        run = new_run(prepared, tenant=tenant, owner=this_process(self._clock), now=self._clock.now())
         rows, spool = None, spool_path(self._file, run.run_id)
         if options.over is not None:
             rows = await open_files(loaded, options, run=run, new=True, spool=spool, given=given, stop=stop)
@@ -154,18 +149,8 @@ class FlowLLM:
             if rows is not None:
                 await to_the_end(rows.close())
             raise
-        sitting = self._sitting(
-            workflow=loaded,
-            steps=steps,
-            run=run,
-            options=options,
-            providers=providers,
-            secrets=secrets,
-            observers=observers,
-            rows=rows,
-            claims=claims,
-        )
-        await sitting.hold(stop=stop, notices=[*taken(self._told), *(() if rows is None else rows.notices)])
+        attempt = RunAttempt(prepared, run, self._shared, observers=observers, rows=rows)
+        await attempt.execute(stop, [*self._take_notices(), *(() if rows is None else rows.notices)])
         return await self._result(run.run_id, loaded)
 
     async def resume(
@@ -211,51 +196,31 @@ class FlowLLM:
         else:
             run = unmasked(run)
             loaded, project = self._stored(run, options), stored_project(options, run.snapshot)
-        steps = chosen_steps(loaded, options)
         given = run.inputs
         if other:
             given, names = inputs_again(run, options, loaded, inputs or {}, input_text or {})
             options = replace(options, given=names)
-        providers = self._providers(loaded, options, project)
-        if providers.default != run.provider and loaded.default_provider == AUTO:
-            raise UsageError(
-                f"run {run.run_id} used {run.provider}, and `auto` would now mean {providers.default}",
-                hint="set or unset OPENAI_API_KEY as it was, or start a new run",
-            )
-        self._check(loaded, steps, providers)
-        secrets = self._read_secrets(loaded, providers)
-        claims = claim_files(claims, loaded, options, given, database=self._file)
-        options = replace(options, mended=await mended_items(self.store, run, mended, providers.redactor))
+        prepared = self._prepare(loaded, options, given, project, claims, before=run)
+        redactor = prepared.providers.redactor
+        options = replace(options, mended=await mended_items(self.store, run, mended, redactor))
+        prepared = replace(prepared, options=options)
         rows, claiming = None, start_task(self.store.claim_run(run.run_id, this_process(self._clock)))
         try:
             claimed = replace(await asyncio.shield(claiming), inputs=given)
             anew = retry_failed or other or part or bool(mended)
-            rows = await open_again(
-                loaded, options, claimed, spool_path(self._file, run.run_id), self.store, anew=anew, stop=stop
-            )
+            spool = spool_path(self._file, run.run_id)
+            rows = await open_again(loaded, options, claimed, spool, self.store, anew=anew, stop=stop)
             before = await self.store.nodes(run.run_id)
             if other or mended or budget:
-                await self._take(claimed, loaded, options, providers.redactor)
+                await self._update(claimed, prepared)
         except BaseException:  # also when it is cancelled
             await to_the_end(give_back(self.store, claiming, run, rows, now=self._clock.now()))
             raise
-        sitting = self._sitting(
-            workflow=loaded,
-            steps=steps,
-            run=claimed,
-            options=options,
-            providers=providers,
-            secrets=secrets,
-            observers=observers,
-            rows=rows,
-            claims=claims,
+        attempt = RunAttempt(
+            prepared, claimed, self._shared, observers=observers, rows=rows, before=before, retry_failed=retry_failed
         )
-        notices = [
-            *taken(self._told),
-            *([] if file is not None else edited(run)),
-            *(() if rows is None else rows.notices),
-        ]
-        await sitting.hold(stop=stop, before=before, retry_failed=retry_failed, resumed=True, notices=notices)
+        changed = [] if file is not None else edited(run)
+        await attempt.execute(stop, [*self._take_notices(), *changed, *(() if rows is None else rows.notices)])
         return await self._result(run.run_id, loaded)
 
     async def forecast(
@@ -271,22 +236,21 @@ class FlowLLM:
         options = self._settings.complete(options or RunOptions())
         loaded = self._load(workflow, options)
         given = resolve_inputs(loaded, inputs or {}, input_text)
-        steps = chosen_steps(loaded, options)
-        providers = self._providers(loaded, options, self._settings.project)
-        run = replace(self._new_run(loaded, given, options, providers, ""), inputs=given)
-        secret = {name: self._settings.environ.get(name, "") for name in loaded.secrets}
+        prepared = plan_run(loaded, options, given, self._providers(loaded, options, self._settings.project))
+        run = new_run(prepared, tenant="", owner=this_process(self._clock), now=self._clock.now())
+        kinds = step_kinds(loaded, prepared.providers, self._shared.calls, prepared.secrets)
         forecaster = Forecaster(
             loaded,
-            run,
-            steps,
-            backend=step_kinds(loaded, providers, self._open_calls(), secret),
+            replace(run, inputs=given),
+            prepared.steps,
+            backend=kinds,
             store=self.store,
             use_memo=not options.no_cache,
             refresh=options.refresh,
             limit=options.limit,
         )
-        graph = Graph.of(replace(loaded, steps={step.id: step for step in steps.values()}))
-        return await forecaster.forecast(providers.default, graph)
+        graph = Graph.of(replace(loaded, steps={step.id: step for step in prepared.steps.values()}))
+        return await forecaster.forecast(prepared.providers.default, graph)
 
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
@@ -343,79 +307,47 @@ class FlowLLM:
             all_simulated=options.provider == SIMULATED,
         )
 
-    def _read_secrets(self, workflow: Workflow, providers: Providers) -> Mapping[str, str]:
-        """The values of its secrets, which nothing that is kept or told of the run shows. Raises UsageError."""
-        found = read_secrets(workflow, self._settings.environ)
-        providers.redactor.add(found.values())
-        return found
-
-    def _open_calls(self) -> InFlightCalls:
-        if self._calls is None:
-            raise UsageError("this FlowLLM is not open", hint="use it as `async with FlowLLM() as app:`")
-        return self._calls
-
-    def _sitting(
+    def _prepare(
         self,
-        *,
         workflow: Workflow,
-        steps: Mapping[NodeId, Step],
-        run: RunRecord,
         options: RunOptions,
-        providers: Providers,
-        secrets: Mapping[str, str],
-        observers: Sequence[Observer],
-        rows: RowFiles | None,
-        claims: FileRegistry,
-    ) -> RunAttempt:
-        return RunAttempt(
-            workflow=workflow,
-            steps=steps,
-            run=run,
-            options=options,
-            providers=providers,
-            calls=self._open_calls(),
-            limiter=self._limiter,
-            store=self.store,
-            clock=self._clock,
-            secrets=secrets,
-            observers=observers,
-            spool=spool_path(self._file, run.run_id),
-            rows=rows,
-            given=run.inputs,
-            claims=claims,
-        )
+        inputs: Mapping[str, Json],
+        project: Project,
+        files: FileRegistry | None,
+        *,
+        before: RunRecord | None = None,
+    ) -> PreparedRun:
+        """`before` is the run as earlier attempts left it."""
+        providers = self._providers(workflow, options, project)
+        if before is not None and before.provider != providers.default and workflow.default_provider == AUTO:
+            raise UsageError(
+                f"run {before.run_id} used {before.provider}, and `auto` would now mean {providers.default}",
+                hint="set or unset OPENAI_API_KEY as it was, or start a new run",
+            )
+        return prepare_run(workflow, options, inputs, providers, files=files, database=self._file)
 
-    def _check(self, workflow: Workflow, steps: Mapping[NodeId, Step], providers: Providers) -> None:
-        """What can be known of providers before anything is sent. Raises UsageError."""
-        every = dict(every_step({StepId(name): step for name, step in steps.items()}))
-        providers.check(every.values())
-        if workflow.budget is not None and workflow.budget.usd is not None:
-            providers.check_prices(every.values())
+    @property
+    def _shared(self) -> SharedServices:
+        store, calls = self.store, self._calls
+        assert calls is not None  # noqa: S101 - it is open with the store
+        return SharedServices(store=store, clock=self._clock, limiter=self._limiter, calls=calls, database=self._file)
+
+    def _take_notices(self) -> list[str]:
+        """What the database has lost, told once."""
+        found, self._told[:] = list(self._told), []
+        return found
 
     @property
     def _file(self) -> Path | None:
         return None if is_memory(self.database) else database_path(self.database)
 
-    def _new_run(
-        self, workflow: Workflow, inputs: Mapping[str, Json], options: RunOptions, providers: Providers, tenant: str
-    ) -> RunRecord:
-        return new_run(
-            workflow,
-            options,
-            inputs=providers.redactor.value(dict(inputs)),
-            provider=providers.default,
-            tenant=tenant,
-            owner=this_process(self._clock),
-            now=self._clock.now(),
-        )
-
-    async def _take(self, run: RunRecord, workflow: Workflow, options: RunOptions, redactor: Redactor) -> None:
+    async def _update(self, run: RunRecord, prepared: PreparedRun) -> None:
         await self.store.update_run(
             RunLease(run_id=run.run_id, epoch=run.epoch),
-            snapshot=workflow.snapshot,
-            path=workflow.path,
-            options=options.as_dict(),
-            inputs=redactor.value(dict(run.inputs)),
+            snapshot=prepared.workflow.snapshot,
+            path=prepared.workflow.path,
+            options=prepared.options.as_dict(),
+            inputs=prepared.providers.redactor.value(dict(run.inputs)),
         )
 
     async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:
@@ -426,3 +358,30 @@ class FlowLLM:
             kinds = {ROW: StepKind.WORKFLOW}
         run = replace(run, stats=await figures_of(self.store, run))
         return RunResult.of(run, await counted(self.store, all_nodes(run, nodes, kinds)))
+
+
+def run(
+    workflow: str | Path | Workflow,
+    *,
+    inputs: Mapping[str, Json] | None = None,
+    options: RunOptions | None = None,
+    database: str | Path | None = None,
+    config: str | Path | None = None,
+    observers: Sequence[Observer] = (),
+) -> RunResult:
+    """Run a workflow from code that has no event loop; see FlowLLM.run.
+
+    Raises UsageError when called inside of a running loop: there, use FlowLLM.
+    """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise UsageError(
+            "flowllm.run() was called inside of a running event loop",
+            hint="there, use `async with FlowLLM() as app: await app.run(…)`",
+        )
+
+    async def go() -> RunResult:
+        async with FlowLLM(database=database, config=config) as app:
+            return await app.run(workflow, inputs=inputs, options=options, observers=observers)
+
+    return asyncio.run(go())

@@ -2,26 +2,83 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from flowllm.app.file_claims import claim_files
+from flowllm.app.wiring import Providers, read_secrets
 from flowllm.core.errors import UsageError
 from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId
-from flowllm.language.files import DiskFiles, Unreadable
-from flowllm.language.inputs import resolve_inputs
-from flowllm.language.literals import missing, restored
+from flowllm.datasets.file_registry import FileRegistry
 from flowllm.language.problems import nearest
-from flowllm.language.workflow import Input, Step, Workflow, WorkflowBody
+from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import Owner, RunRecord
 
 _AMOUNTS = {"usd": "number", "tokens": "whole number"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRun:
+    """What is known and checked of a run before it is claimed, or only planned, and before anything is sent."""
+
+    workflow: Workflow
+    steps: Mapping[NodeId, Step]
+    """Those to run, with all that they need."""
+    options: RunOptions
+    inputs: Mapping[str, Json]
+    providers: Providers
+    secrets: Mapping[str, str]
+    files: FileRegistry
+
+
+def prepare_run(
+    workflow: Workflow,
+    options: RunOptions,
+    inputs: Mapping[str, Json],
+    providers: Providers,
+    *,
+    files: FileRegistry | None = None,
+    database: Path | None = None,
+) -> PreparedRun:
+    """Check all that can be known before anything is sent. Raises UsageError.
+
+    `files` are more files that the run must not write over; `database` is its own.
+    """
+    steps = chosen_steps(workflow, options)
+    every = [step for _, step in every_step({StepId(name): step for name, step in steps.items()})]
+    providers.check(every)
+    if workflow.budget is not None and workflow.budget.usd is not None:
+        providers.check_prices(every)
+    secrets = read_secrets(workflow, providers.environ)
+    providers.redactor.add(secrets.values())
+    return PreparedRun(
+        workflow=workflow,
+        steps=steps,
+        options=options,
+        inputs=inputs,
+        providers=providers,
+        secrets=secrets,
+        files=claim_files(files, workflow, options, inputs, database=database),
+    )
+
+
+def plan_run(workflow: Workflow, options: RunOptions, inputs: Mapping[str, Json], providers: Providers) -> PreparedRun:
+    """As `prepare_run`, of a run that is only planned: it needs no keys and no secrets."""
+    return PreparedRun(
+        workflow=workflow,
+        steps=chosen_steps(workflow, options),
+        options=options,
+        inputs=inputs,
+        providers=providers,
+        secrets={name: providers.environ.get(name, "") for name in workflow.secrets},
+        files=FileRegistry(),
+    )
 
 
 def chosen_steps(workflow: Workflow, options: RunOptions) -> dict[NodeId, Step]:
@@ -91,96 +148,19 @@ def new_run_id(now: float) -> RunId:
     return RunId(f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{tail}")
 
 
-def inputs_again(
-    run: RunRecord, options: RunOptions, workflow: Workflow, inputs: Mapping[str, Json], texts: Mapping[str, str]
-) -> tuple[dict[str, Json], tuple[str, ...]]:
-    """The inputs of a run that goes on with this workflow, and the names of those that are given: what it was given and
-    still has a use for, under what it is given now; defaults are those of the workflow. Raises InvalidInputs."""
-    before = run.inputs if options.given is None else options.given
-    kept = {
-        name: run.inputs[name]
-        for name in before
-        if name in run.inputs and name in workflow.inputs and name not in inputs and name not in texts
-    }
-    as_texts = {
-        name: text for name, value in kept.items() if (text := _as_text(value, workflow.inputs[name])) is not None
-    }
-    values = resolve_inputs(
-        workflow,
-        {**{name: value for name, value in kept.items() if name not in as_texts}, **inputs},
-        {**as_texts, **texts},
-        partial=options.over is not None,
-    )
-    given = {*kept, *inputs, *texts}
-    return values, tuple(name for name in workflow.inputs if name in given)
-
-
-def _as_text(value: Json, declared: Input) -> str | None:
-    """The text of a value that is to be converted to what the input takes now; None: as it is."""
-    if isinstance(value, str):
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return json.dumps(value) if number and declared.type == "string" else None
-
-
-def new_run(
-    workflow: Workflow,
-    options: RunOptions,
-    *,
-    inputs: Mapping[str, Json],
-    provider: str,
-    tenant: str,
-    owner: Owner,
-    now: float,
-) -> RunRecord:
-    """The record of a run that begins; `inputs` are masked already."""
+def new_run(prepared: PreparedRun, *, tenant: str, owner: Owner, now: float) -> RunRecord:
+    """The record of a run that begins, its inputs masked."""
+    workflow = prepared.workflow
     return RunRecord(
         run_id=new_run_id(now),
         workflow=workflow.name,
         path=workflow.path,
         status=RunStatus.RUNNING,
         started_at=now,
-        provider=provider,
-        inputs=inputs,
-        options=options.as_dict(),
+        provider=prepared.providers.default,
+        inputs=prepared.providers.redactor.value(dict(prepared.inputs)),
+        options=prepared.options.as_dict(),
         snapshot=workflow.snapshot,
         tenant=tenant,
         owner=owner,
     )
-
-
-def unmasked(run: RunRecord) -> RunRecord:
-    """The run with the secrets that its files have written out, which are not on record, as they are on disk. Raises
-    UsageError if they are no longer there."""
-    if not missing(run.snapshot):
-        return run
-    disk, texts = DiskFiles(), {}
-    for path in run.snapshot:
-        with contextlib.suppress(Unreadable):
-            texts[path] = disk.read(path)
-    whole = restored(run.snapshot, texts)
-    places = missing(whole)
-    if places:
-        raise UsageError(
-            f"run {run.run_id} began with a secret that was written out in {', '.join(places)}; no record has it, and "
-            "that line is no longer there",
-            hint="put the line back, or go on with the files as they are now: "
-            f"flowllm resume {run.run_id} --file {run.path}",
-        )
-    return replace(run, snapshot=whole)
-
-
-def edited(run: RunRecord) -> list[str]:
-    """What to tell of files that are not what they were when the run began."""
-    disk, edited = DiskFiles(), []
-    for path, text in run.snapshot.items():
-        try:
-            same = disk.read(path) == text
-        except Unreadable:
-            same = False
-        if not same:
-            edited.append(path)
-    if not edited:
-        return []
-    told = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
-    return [f"{told} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]

@@ -1,28 +1,27 @@
-"""One sitting of a run: from the claim on it to its end on record."""
+"""One attempt at a run: from the claim on it to its end on record."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
-from flowllm.app.prepare import every_step
-from flowllm.app.wiring import SIMULATED, Providers, allow_local, step_kinds
+from flowllm.app.prepare import PreparedRun, every_step
+from flowllm.app.wiring import SIMULATED, allow_local, step_kinds
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
 from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
-from flowllm.core.errors import FlowLLMError, StoreError, UsageError, text_of
+from flowllm.core.errors import StoreError, text_of
 from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
 from flowllm.core.tasks import to_the_end
-from flowllm.core.types import Json, NodeId, RunId, StepId, StepKind
-from flowllm.datasets.file_registry import FileRegistry
-from flowllm.language.workflow import Step, Workflow
+from flowllm.core.types import Json, StepId, StepKind
+from flowllm.datasets.spool import spool_path
 from flowllm.limits.limiter import Limiter
 from flowllm.reporting.base import Closable, Observer
 from flowllm.reporting.stats import Stats
@@ -30,7 +29,6 @@ from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
 from flowllm.runtime.foreach_runner import WIDE
 from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
-from flowllm.runtime.options import RunOptions
 from flowllm.runtime.recorded import COUNTED, SITTING
 from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.base import Kind, close_kinds
@@ -77,116 +75,67 @@ def _complain(words: str) -> None:
         print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201
 
 
-def taken(told: list[str]) -> list[str]:
-    """What is there to tell, once."""
-    found, told[:] = told[:], []
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedServices:
+    """What all runs of one FlowLLM share."""
 
-
-async def run_to_resume(store: Store, run_id: str | None, lost: Sequence[str] = ()) -> RunRecord:
-    """That run; without an id the newest that has not succeeded, or the newest if all have. `lost` is what the database has
-    lost, told if there is none. Raises RunNotFound, UsageError."""
-    try:
-        return await store.run(RunId(run_id) if run_id is not None else await _newest(store))
-    except UsageError as error:  # RunNotFound is one
-        error.hint = "\n".join((error.hint, *lost))
-        raise
-
-
-async def _newest(store: Store) -> RunId:
-    runs = await store.runs(limit=1, unfinished=True) or await store.runs(limit=1)
-    if not runs:
-        raise UsageError("there is no run to resume", hint="start one with `flowllm run FILE`")
-    return runs[0].run_id
-
-
-async def give_back(
-    store: Store, claiming: asyncio.Task[RunRecord], before: RunRecord, rows: RowFiles | None, *, now: float
-) -> None:
-    """A claimed run that cannot be gone on with stays as it was. Raises StoreError."""
-    if rows is not None:
-        await rows.close()
-    try:
-        claimed = await claiming
-    except FlowLLMError:  # told already: it is not claimed
-        return
-    await store.finish_run(
-        RunLease(run_id=claimed.run_id, epoch=claimed.epoch),
-        status=before.status,
-        finished_at=before.finished_at or now,
-        outputs=before.outputs,
-        error=before.error,
-        stats=before.stats,
-    )
+    store: Store
+    clock: Clock
+    limiter: Limiter
+    calls: InFlightCalls
+    database: Path | None
+    """Its file."""
 
 
 class RunAttempt:
-    """Carries a claimed run to the end of this sitting and puts that on record."""
+    """Executes a claimed run until it ends or stops, and puts that on record."""
 
     def __init__(
         self,
-        *,
-        workflow: Workflow,
-        steps: Mapping[NodeId, Step],
+        prepared: PreparedRun,
         run: RunRecord,
-        options: RunOptions,
-        providers: Providers,
-        calls: InFlightCalls,
-        limiter: Limiter,
-        store: Store,
-        clock: Clock,
-        secrets: Mapping[str, str],
-        observers: Sequence[Observer],
-        spool: Path | None = None,
-        rows: RowFiles | None = None,
-        given: Mapping[str, Json] | None = None,
-        claims: FileRegistry | None = None,
-    ) -> None:
-        """`spool` is a file for standard input; `rows` are the files of `--over`, `given` the inputs of all rows."""
-        self._workflow = workflow
-        self._spool = spool
-        self._rows = rows
-        self._given = given or {}
-        self._claims = claims
-        self._steps = steps
-        self._run = run
-        self._options = options
-        self._providers = providers
-        self._calls = calls
-        self._limiter = limiter
-        self._store = store
-        self._clock = clock
-        self._secrets = secrets
-        self._stats = Stats()
-        self._files = descriptors.left()
-        self._resumed = False
-        self._tell = ObserverHub([self._stats, *observers])
-
-    async def hold(
-        self,
+        shared: SharedServices,
         *,
-        stop: StopSignal,
+        observers: Sequence[Observer],
+        rows: RowFiles | None = None,
         before: Sequence[NodeRecord] = (),
         retry_failed: bool = False,
-        resumed: bool = False,
-        notices: Sequence[str] = (),
     ) -> None:
+        """`rows` are the files of `--over`; `before` is what earlier attempts left of the nodes at the top."""
+        self._prepared = prepared
+        self._workflow = prepared.workflow
+        self._options = prepared.options
+        self._providers = prepared.providers
+        self._run = run
+        self._shared = shared
+        self._limiter = shared.limiter
+        self._store = shared.store
+        self._clock = shared.clock
+        self._rows = rows
+        self._before = before
+        self._retry_failed = retry_failed
+        self._stats = Stats()
+        self._files = descriptors.left()
+        self._resumed = run.epoch > 1
+        self._emit = ObserverHub([self._stats, *observers])
+
+    async def execute(self, stop: StopSignal, notices: Sequence[str] = ()) -> None:
         """Run until the end; what happened is on record afterwards, also if the caller is cancelled meanwhile.
 
         Raises StoreError if the record could not be kept.
         """
         own_code = any(step.kind is StepKind.PYTHON for _, step in every_step(self._workflow.steps))
         stop.begun(self._options.grace, own_code=own_code)
-        self._begin(resumed=resumed, notices=notices)
-        kinds = step_kinds(self._workflow, self._providers, self._calls, self._secrets)
+        self._begin(notices)
+        kinds = step_kinds(self._workflow, self._providers, self._shared.calls, self._prepared.secrets)
         token = stop.child()
 
         async def execute() -> None:
             self._claim()
             allow_local(self._limiter, kinds, holder=self._run.run_id)
             await self._remember_rates()
-            context = await self._context(kinds, before, retry_failed=retry_failed)
-            await self._execute(context, token, before)
+            context = await self._context(kinds)
+            await self._execute_run(context, token)
 
         try:
             # From here on the run is put on record, however early its caller goes
@@ -195,20 +144,18 @@ class RunAttempt:
             await close_kinds(kinds)
             self._limiter.withdraw(self._run.run_id)
             stop.forget(token)
-            self._tell.close()
+            self._emit.close()
 
-    async def _context(
-        self, kinds: Mapping[StepKind, Kind], before: Sequence[NodeRecord], *, retry_failed: bool
-    ) -> RunContext:
+    async def _context(self, kinds: Mapping[StepKind, Kind]) -> RunContext:
         services = RunServices(
             kinds=kinds,
             store=self._store,
             clock=self._clock,
             redactor=self._providers.redactor,
-            emit=self._tell,
+            emit=self._emit,
             budget=await self._budget(),
-            saver=Saver(claims=self._claims),
-            spool=self._spool,
+            saver=Saver(claims=self._prepared.files),
+            spool=spool_path(self._shared.database, self._run.run_id),
         )
         limits = self._workflow.limits
         return RunContext(
@@ -218,14 +165,14 @@ class RunAttempt:
             options=self._options,
             open_items=OpenItemLimit(min(MOST_OPEN_ITEMS, self._files), window=self._window),
             stop_at_error_rate=None if limits is None else limits.stop_at_error_rate,
-            retry_failed=retry_failed,
-            last_seq=max((node.seq for node in before), default=0),
+            retry_failed=self._retry_failed,
+            last_seq=max((node.seq for node in self._before), default=0),
         )
 
-    async def _execute(self, context: RunContext, token: CancelToken, before: Sequence[NodeRecord]) -> None:
+    async def _execute_run(self, context: RunContext, token: CancelToken) -> None:
         began = self._clock.monotonic()
-        graph = CompiledGraph(self._workflow.graph, {StepId(name): step for name, step in self._steps.items()})
-        earlier = {node.node_id: node for node in before}
+        graph = CompiledGraph(self._workflow.graph, {StepId(name): step for name, step in self._prepared.steps.items()})
+        earlier = {node.node_id: node for node in self._before}
         ending = await execute_run(context, graph, token, before=earlier, dataset=self._over())
         with contextlib.suppress(StoreError):  # the run's own end comes first
             await self._learn_rates()
@@ -244,7 +191,7 @@ class RunAttempt:
                 f"at most {self._files} requests or items at once, as this process may have only "
                 f"{descriptors.limit()} files open: `ulimit -n` raises that"
             )
-            self._tell(Notice(run_id=holder, at=self._clock.now(), message=message))
+            self._emit(Notice(run_id=holder, at=self._clock.now(), message=message))
 
     def _slots(self) -> list[int]:
         gauges = self._limiter.gauges()
@@ -261,14 +208,14 @@ class RunAttempt:
             self._workflow,
             self._rows,
             run=self._run,
-            given=self._given,
+            given=self._run.inputs,
             options=self._options,
             store=self._store,
             clock=self._clock,
         )
 
     async def _budget(self) -> RunBudget | None:
-        """The run's budget, with what its earlier sittings spent."""
+        """The run's budget, with what its earlier attempts spent."""
         budget = self._workflow.budget
         if budget is None:
             return None
@@ -298,25 +245,24 @@ class RunAttempt:
             if account in gauges
         }
 
-    def _begin(self, *, resumed: bool, notices: Sequence[str]) -> None:
+    def _begin(self, notices: Sequence[str]) -> None:
         run, now = self._run, self._clock.now()
-        self._resumed = resumed
-        self._tell(
+        self._emit(
             RunStarted(
                 run_id=run.run_id,
                 at=now,
                 workflow=run.workflow,
                 provider=run.provider,
-                nodes=1 if self._rows else len(self._steps),
-                resumed=resumed,
+                nodes=1 if self._rows else len(self._prepared.steps),
+                resumed=self._resumed,
                 simulated=self._workflow.default_provider == "auto" and run.provider == SIMULATED,
                 over=self._options.over,
                 output=self._options.output,
             )
         )
-        warnings = () if resumed else self._workflow.warnings
+        warnings = () if self._resumed else self._workflow.warnings
         for message in (*notices, *(str(warning).partition("\n")[0] for warning in warnings)):
-            self._tell(Notice(run_id=run.run_id, at=now, message=message))
+            self._emit(Notice(run_id=run.run_id, at=now, message=message))
 
     async def _end(self, ending: AttemptOutcome, duration: float) -> None:
         run = self._run
@@ -336,7 +282,7 @@ class RunAttempt:
             )
         except StoreError as error:
             raise (ending.failure if isinstance(ending.failure, StoreError) else error) from None
-        self._tell(
+        self._emit(
             RunEnded(
                 run_id=run.run_id,
                 at=self._clock.now(),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from flowllm.app.credentials import VARIABLE, find_credentials
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, Unauthorized, UsageError
-from flowllm.core.redact import SECRET_NAME, Redactor, looks_secret
+from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder, looks_secret, passwords_of
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
 from flowllm.language.workflow import EmbedBody, LlmBody, ProviderSettings, PythonBody, Step, Workflow
 from flowllm.limits.limiter import Limiter, tightest
@@ -30,6 +29,11 @@ from flowllm.steps.value.runner import ValueKind
 AUTO = "auto"
 SIMULATED = "simulated"
 OPENAI = "openai"
+
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_CERTAIN = 8
+"""Characters from which on a value that stands in another variable too is no coincidence."""
 
 
 def resolve_auto(name: str, environ: Mapping[str, str]) -> str:
@@ -53,7 +57,7 @@ class Providers:
         all_simulated: bool = False,
     ) -> None:
         self._workflow = workflow
-        self._environ = environ
+        self.environ = environ
         self._pool = pool
         self._clock = clock
         self._prices = prices
@@ -142,7 +146,7 @@ class Providers:
         return replace(limits, max_concurrent=most)
 
     def _resolve(self, name: str) -> str:
-        return SIMULATED if self._all_simulated else resolve_auto(name, self._environ)
+        return SIMULATED if self._all_simulated else resolve_auto(name, self.environ)
 
     def _make(self, settings: ProviderSettings) -> Provider:
         if settings.type == SIMULATED:
@@ -162,9 +166,9 @@ class Providers:
 
     def _openai(self, settings: ProviderSettings) -> OpenAIConfig:
         built_in = settings.base_url is None
-        base_url = settings.base_url or self._environ.get("OPENAI_BASE_URL") or OPENAI_BASE_URL
+        base_url = settings.base_url or self.environ.get("OPENAI_BASE_URL") or OPENAI_BASE_URL
         variable = settings.api_key_env or ("OPENAI_API_KEY" if built_in else "")
-        key = self._environ.get(variable, "") if variable else ""
+        key = self.environ.get(variable, "") if variable else ""
         if not key and (settings.api_key_env or (built_in and OPENAI_HOST in base_url)):
             raise UsageError(
                 f"provider {settings.name!r} needs a key, and {variable} is not set",
@@ -188,9 +192,9 @@ class Providers:
         """The value of a header; secret ones of the variables in it are added to `secrets`."""
 
         def value(match: re.Match[str]) -> str:
-            if match[1] not in self._environ:
+            if match[1] not in self.environ:
                 raise UsageError(f"header {header} needs {match[1]}, which is not set", hint=f"export {match[1]}=…")
-            value = self._environ[match[1]]
+            value = self.environ[match[1]]
             if SECRET_NAME.search(match[1]) or looks_secret(value):
                 secrets.append(value)
             return value
@@ -228,6 +232,40 @@ def _models(body: LlmBody | EmbedBody) -> Iterator[tuple[str, str]]:
             yield body.aliases.get(name, name), str(model.render({}))
         except StepError:
             continue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Of all providers that a run may use, also of those that it has not used yet."""
+
+    values: frozenset[str]
+    """To be masked."""
+    variables: frozenset[str]
+    """Of the environment; what a step starts does not see them unless the workflow asks for them."""
+
+
+def find_credentials(providers: Iterable[ProviderSettings], environ: Mapping[str, str]) -> Credentials:
+    """The credentials that these providers take from the environment, or have in their base URLs; and proxies' passwords."""
+    names, urls = {"OPENAI_API_KEY"}, [environ.get("OPENAI_BASE_URL", "")]
+    urls += [text for name, text in environ.items() if name.lower().endswith("_proxy")]
+    for settings in providers:
+        names |= {settings.api_key_env or "OPENAI_API_KEY", *_of_headers(settings.headers, environ)}
+        urls.append(settings.base_url or "")
+    values = {environ.get(name, "").strip() for name in names}
+    for url in urls:
+        values |= set(passwords_of(url))
+    values = {value for value in values if not is_placeholder(value)}
+    certain = [value for value in values if len(value) >= _CERTAIN]
+    names |= {name for name, text in environ.items() if any(value in text for value in certain)}
+    return Credentials(values=frozenset(values), variables=frozenset(names))
+
+
+def _of_headers(headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
+    for header, text in headers.items():
+        for name in VARIABLE.findall(text):
+            value = environ.get(name, "")
+            if SECRET_NAME.search(header) or SECRET_NAME.search(name) or looks_secret(value):
+                yield name
 
 
 def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str, str]:

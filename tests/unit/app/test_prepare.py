@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowllm.app.prepare import inputs_again
+from flowllm.app.resume import inputs_again
 from flowllm.core.errors import InvalidInputs
 from flowllm.core.types import Json
 from flowllm.runtime.options import RunOptions
