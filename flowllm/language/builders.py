@@ -14,7 +14,6 @@ from flowllm.language.llm import build_llm
 from flowllm.language.nodes import Entry, Mapping, Scalar, Sequence, constant
 from flowllm.language.problems import SourceError, listing, nearest
 from flowllm.language.project import merged
-from flowllm.language.providers import SIMULATED, step_provider
 from flowllm.language.step_keys import (
     BatchKeys,
     EmbedKeys,
@@ -43,15 +42,10 @@ from flowllm.language.workflow import (
 
 def build_embed(keys: EmbedKeys, context: StepContext) -> EmbedBody | None:
     """A step that asks for embeddings."""
-    compiler, scope, before = context.compiler, context.scope, len(context.problems)
-    provider = step_provider(keys.provider, context)
-    model = keys.model
-    if model is None:
-        settings = scope.providers.get(provider.text)
-        if settings is None or settings.type != SIMULATED:
-            hint = "set the step's `model`: `defaults.model` is one that chats, and is not used for embeddings"
-            scope.modelless.setdefault(hint, []).append((context.where, context.id))
-        model = constant(SIMULATED, context.where)
+    compiler, before = context.compiler, len(context.problems)
+    provider = context.provider(keys.provider)
+    hint = "set the step's `model`: `defaults.model` is one that chats, and is not used for embeddings"
+    model = context.model(keys.model, provider, hint)
     batch = keys.batch or BatchKeys()
     body = EmbedBody(
         provider=compiler.as_text(provider),

@@ -52,7 +52,10 @@ class LimitsKeys(ModelLimitsKeys, title="limits"):
     """What an account allows."""
 
     adaptive = Key(v.boolean, "Learns from headers and 429s, never above what is written (true).")
-    models = Key(by_name(ModelLimitsKeys, "models", _check_model), "Further limits of single models, by name.")
+    models = Key(
+        by_name(lambda name: nested(ModelLimitsKeys, f"models.{name}"), "models", _check_model),
+        "Further limits of single models, by name.",
+    )
     give_up_after = Key(v.duration, "Time without one success after which a run is paused (15m).")
     stop_at_error_rate = Key(v.share, "A run in which a larger share of nodes failed ends.")
     tokens_charged = Key(
@@ -140,12 +143,12 @@ class ProjectKeys(Keys, title="flowllm.yaml"):
     defaults = Key(nested(DefaultsKeys, "defaults"), "Options of every LLM step.")
     database = Key(v.plain_text, "Where runs are kept: a database's URL.")
     prices = Key(
-        Value(v.anything.read, {"type": "object", "additionalProperties": v.price.schema}),
+        by_name(lambda _: v.price, "prices"),
         "Prices by model, US dollars per million tokens: {input, output, cached_input, cache_write}.",
     )
     budget = Key(nested(BudgetKeys, "budget"), "What each run may spend, with all its resumes; a workflow's keys win.")
     tenants = Key(
-        Value(v.anything.read, {"type": "object", "additionalProperties": v.rate.schema}),
+        by_name(lambda _: v.rate, "tenants"),
         "Weights by name: who waits gets a share of each account in this proportion (1).",
     )
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar, overload
 
 from flowllm.core.types import Json
@@ -171,22 +170,25 @@ def listed(table: type[K], name: str) -> Value[tuple[K, ...]]:
     return Value(read, {"type": "array", "items": {"$ref": table}})
 
 
-def by_name(table: type[K], name: str, check: Callable[[str, Location], None]) -> Value[dict[str, K]]:
-    """Such mappings by names that the author chooses; `check` raises SourceError where one cannot be."""
+def by_name(
+    of: Callable[[str], Value[V]], key: str, check: Callable[[str, Location], None] = lambda *_: None
+) -> Value[dict[str, V]]:
+    """Values by names that the author chooses; `of` is the value for a name, `check` raises SourceError where one
+    cannot be."""
 
-    def read(node: Node) -> dict[str, K]:
+    def read(node: Node) -> dict[str, V]:
         if not isinstance(node, Mapping):
-            raise SourceError(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
+            raise SourceError(node.where, f"`{key}` must be a mapping, found {kind_of(node)}", "write {key: value}")
         for entry in node.entries:
             check(entry.key, entry.where)
         errors: list[Exception] = []
-        reads = ((e.key, _at_key(e), partial(table.read, what=f"`{name}.{e.key}`")) for e in node.entries)
-        given = _collect(reads, errors)
+        reads = ((entry, of(entry.key)) for entry in node.entries)
+        given = _collect(((e.key, _at_key(e) if what.at_key else e.value, what.read) for e, what in reads), errors)
         if errors:
-            raise ExceptionGroup(name, errors)
+            raise ExceptionGroup(key, errors)
         return given
 
-    return Value(read, {"type": "object", "additionalProperties": {"$ref": table}})
+    return Value(read, {"type": "object", "additionalProperties": of("").schema})
 
 
 def read_keys(table: type[K], node: Node, what: str, problems: Problems, *, step: str = "") -> K | None:
@@ -194,9 +196,7 @@ def read_keys(table: type[K], node: Node, what: str, problems: Problems, *, step
     try:
         return table.read(node, what)
     except ExceptionGroup as group:
-        for error in group.exceptions:
-            assert isinstance(error, SourceError)  # noqa: S101 - no reader raises anything else
-            problems.add_error(error, step=step)
+        problems.add_errors(group, step=step)
         return None
 
 

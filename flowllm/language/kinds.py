@@ -18,21 +18,33 @@ A builder adds what is wrong to `context.problems` and then may return None, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from flowllm.core.types import StepKind
 from flowllm.language import nodes
 from flowllm.language.compiling import Compiler
 from flowllm.language.files import Sources
 from flowllm.language.keys import Keys
-from flowllm.language.problems import Problems, SourceError
+from flowllm.language.problems import Problems, SourceError, nearest
 from flowllm.language.reference import Location
 from flowllm.language.template import Names, Template
+from flowllm.language.values import is_template
 from flowllm.language.workflow import Body, ProviderSettings, Subgraph
 
 K = TypeVar("K", bound=Keys)
+AUTO: Final = "auto"
+OPENAI: Final = "openai"
+SIMULATED: Final = "simulated"
+BUILT_IN: Final = (OPENAI, SIMULATED)
+
+
+def check_provider(name: nodes.Scalar, providers: Iterable[str]) -> None:
+    """Raises SourceError if a text names a provider that does not exist."""
+    known = [*providers, AUTO]
+    if not is_template(name.text) and name.text not in known:
+        raise SourceError(name.where, f"there is no provider `{name.text}`", nearest(name.text, known))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,28 @@ class StepContext:
     def add(self, error: SourceError) -> None:
         """Add a problem of this step."""
         self.problems.add_error(error, step=self.id)
+
+    def check_provider(self, name: nodes.Scalar) -> None:
+        """Add a problem if a text names a provider that does not exist."""
+        try:
+            check_provider(name, self.scope.providers)
+        except SourceError as error:
+            self.add(error)
+
+    def provider(self, named: nodes.Scalar | None) -> nodes.Scalar:
+        """The text that names the step's provider: its own, or the default."""
+        if named is not None:
+            self.check_provider(named)
+        if self.scope.simulate:
+            return nodes.constant(SIMULATED, self.where)
+        return named or nodes.constant(self.scope.default_provider, self.where)
+
+    def model(self, named: nodes.Scalar | None, provider: nodes.Scalar, hint: str) -> nodes.Scalar:
+        """The text that names the step's model; `hint` is what to do where there is none."""
+        settings = self.scope.providers.get(provider.text)
+        if named is None and (settings is None or settings.type != SIMULATED):
+            self.scope.modelless.setdefault(hint, []).append((self.where, self.id))
+        return named or nodes.constant(SIMULATED, self.where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,9 @@ from flowllm.core.types import Json, OnTruncated, StepKind
 from flowllm.language.compiling import Compiler
 from flowllm.language.files import absolute
 from flowllm.language.kinds import StepContext, StepKindSpec, register
-from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, constant
+from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.output import output_format
 from flowllm.language.problems import SourceError
-from flowllm.language.providers import SIMULATED, check_named, step_provider
 from flowllm.language.step_keys import MessagesKeys, PromptKeys
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import LlmBody, Target
@@ -24,8 +23,8 @@ _TEXT_KEYS = ("role", "content")
 def build_llm(keys: PromptKeys | MessagesKeys, context: StepContext) -> LlmBody | None:
     """What is asked and of whom."""
     compiler, before = context.compiler, len(context.problems)
-    provider = step_provider(keys.provider, context)
-    model = _model(keys.model, provider, context)
+    provider = context.provider(keys.provider)
+    model = context.model(keys.model, provider, "set `defaults.model` or the step's `model`")
     fallback = tuple(_target(*target, context) for target in keys.fallback)
     output = _output(keys.output, context)
     prompt = system = messages = images = None
@@ -56,19 +55,9 @@ def build_llm(keys: PromptKeys | MessagesKeys, context: StepContext) -> LlmBody 
     )
 
 
-def _model(named: Scalar | None, provider: Scalar, context: StepContext) -> Scalar:
-    if named is not None:
-        return named
-    settings = context.scope.providers.get(provider.text)
-    if settings is None or settings.type != SIMULATED:
-        hint = "set `defaults.model` or the step's `model`"
-        context.scope.modelless.setdefault(hint, []).append((context.where, context.id))
-    return constant(SIMULATED, context.where)
-
-
 def _target(model: Scalar, provider: Scalar | None, context: StepContext) -> Target:
     if provider is not None:
-        check_named(provider, context)
+        context.check_provider(provider)
     compiled = context.compiler.as_text(model)
     if provider is None or context.scope.simulate:
         return Target(model=compiled)

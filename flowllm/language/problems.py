@@ -63,6 +63,12 @@ class Problems:
         """Add a problem that was raised."""
         self.add(error.where, error.message, error.hint, step=step)
 
+    def add_errors(self, group: ExceptionGroup, *, step: str = "") -> None:
+        """Add the problems that a table of keys has raised together."""
+        for error in group.exceptions:
+            assert isinstance(error, SourceError)  # noqa: S101 - no reader raises anything else
+            self.add_error(error, step=step)
+
     def _line(self, where: Location) -> str:
         lines = self._lines.get(where.file, [])
         line = lines[where.line - 1].rstrip() if where.line <= len(lines) else ""

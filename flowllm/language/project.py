@@ -1,25 +1,24 @@
-"""`flowllm.yaml`, and the sections that it shares with workflows: providers, limits and defaults."""
+"""`flowllm.yaml`, and what its sections have in common with those of workflows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from flowllm.language.file_keys import BudgetKeys, LimitsKeys, OpenAIKeys, ProjectKeys, SimulatedKeys, WorkflowKeys
+from flowllm.language.accounts import parse_budget, parse_providers
+from flowllm.language.file_keys import BudgetKeys, LimitsKeys, ProjectKeys, WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, Sources, Unreadable, absolute
 from flowllm.language.keys import Keys, read_keys
-from flowllm.language.limits import limits_of, parse_budget, parse_limits
 from flowllm.language.literals import checked
-from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant, kind_of, scalars
+from flowllm.language.nodes import Entry, Mapping, Node, constant, kind_of, scalars
 from flowllm.language.problems import Problems, SourceError
-from flowllm.language.providers import AUTO, BUILT_IN
 from flowllm.language.reference import Location
 from flowllm.language.source import parse_yaml
 from flowllm.language.step_keys import DefaultsKeys
-from flowllm.language.values import PROVIDER_NAME, is_template, plain_text, price, rate
+from flowllm.language.values import is_template
 from flowllm.language.workflow import ProviderSettings
 
 T = TypeVar("T")
@@ -69,25 +68,20 @@ def load_project(path: str | Path, *, files: Files | None = None) -> Project:
         checked(problems)
         return Project(path=absolute(name))  # an empty file is an empty project
     check_top(root, ProjectKeys, "flowllm.yaml", problems)
-    providers = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
-    limits = section(root, "limits", lambda node: parse_limits(node, problems))
-    defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
-    database = section(root, "database", lambda node: guarded(plain_text, node, problems))
-    prices = section(root, "prices", lambda node: _by_name(node, "prices", price, problems)) or {}
-    budget = section(root, "budget", lambda node: parse_budget(node, problems))
-    tenants = section(root, "tenants", lambda node: _by_name(node, "tenants", rate, problems)) or {}
-    checked(problems)
-    return Project(
+    top = Sections(root, problems)
+    project = Project(
         path=absolute(name),
         text=sources.texts[absolute(name)],
-        providers=providers,
-        limits=limits,
-        defaults=defaults,
-        budget=budget,
-        tenants=tenants,
-        database=database,
-        prices=prices,
+        providers=top.get("providers", lambda node: parse_providers(node, problems)) or {},
+        limits=top.get("limits", ProjectKeys.limits.value),
+        defaults=top.get("defaults", lambda node: parse_defaults(node, problems)),
+        budget=top.get("budget", parse_budget),
+        tenants=top.get("tenants", ProjectKeys.tenants.value) or {},
+        database=top.get("database", ProjectKeys.database.value),
+        prices=top.get("prices", ProjectKeys.prices.value) or {},
     )
+    checked(problems)
+    return project
 
 
 def read_root(name: str, what: str, sources: Sources, problems: Problems) -> Mapping | None:
@@ -117,67 +111,23 @@ def check_top(root: Mapping, table: type[Keys], what: str, problems: Problems) -
             problems.add_error(error)
 
 
-def section(root: Mapping, key: str, read: Callable[[Node], T]) -> T | None:
-    """What stands under a key at the top; None if the key is not there."""
-    node = root.get(key)
-    return None if node is None else read(node)
+class Sections:
+    """What stands under the keys at the top of a file."""
 
+    def __init__(self, root: Mapping, problems: Problems) -> None:
+        self._root = root
+        self._problems = problems
 
-def guarded(read: Callable[[Node], T], node: Node, problems: Problems) -> T | None:
-    """What a reader gives; None, and a problem, where it raises."""
-    try:
-        return read(node)
-    except SourceError as error:
-        problems.add_error(error)
+    def get(self, key: str, read: Callable[[Node], T]) -> T | None:
+        """What a reader gives; None if the key is not there, or is wrong, which goes to the problems."""
+        node = self._root.get(key)
+        try:
+            return None if node is None else read(node)
+        except SourceError as error:
+            self._problems.add_error(error)
+        except ExceptionGroup as group:
+            self._problems.add_errors(group)
         return None
-
-
-def entries_of(node: Node, what: str, problems: Problems) -> Iterable[Entry]:
-    """The entries of a mapping; none, and a problem, if it is something else."""
-    if isinstance(node, Mapping):
-        return node.entries
-    problems.add(node.where, f"`{what}` must be a mapping, found {kind_of(node)}")
-    return ()
-
-
-def parse_providers(node: Node, problems: Problems) -> dict[str, ProviderSettings]:
-    """The entries under `providers`."""
-    found = {}
-    for entry in entries_of(node, "providers", problems):
-        if entry.key == AUTO:
-            problems.add(entry.where, "`auto` is built in and cannot be defined", "choose another name")
-        elif not PROVIDER_NAME.fullmatch(entry.key):
-            problems.add(
-                entry.where, f"`{entry.key}` cannot be the name of a provider", "use letters, digits, . _ and -"
-            )
-        settings = _provider(entry, problems)
-        found[entry.key] = settings or ProviderSettings(name=entry.key, type="openai")
-    return found
-
-
-def _provider(entry: Entry, problems: Problems) -> ProviderSettings | None:
-    what = f"the provider `{entry.key}`"
-    if not isinstance(entry.value, Mapping):
-        problems.add(
-            entry.value.where, f"{what} must be a mapping, found {kind_of(entry.value)}", "write {type: openai}"
-        )
-        return None
-    kind = entry.value.get("type")
-    name = kind.text if isinstance(kind, Scalar) else entry.key
-    if kind is None and entry.key not in BUILT_IN:
-        problems.add(entry.where, f"`type` is missing in {what}", "write `type: openai` or `type: simulated`")
-        return None
-    if entry.key == "simulated" and name != "simulated":  # asking for `simulated` must never send anything
-        problems.add((kind or entry.value).where, "`simulated` is always simulated", "choose another name")
-    table: type[SimulatedKeys | OpenAIKeys] = SimulatedKeys if name == "simulated" else OpenAIKeys
-    keys = read_keys(table, entry.value, what, problems)
-    if keys is None:
-        return None
-    settings = {key: value for key, value in keys.values.items() if key not in {"limits", "enforce"}}
-    enforce = limits_of(keys.enforce) if isinstance(keys, SimulatedKeys) else None
-    return ProviderSettings(
-        **{**settings, "type": name}, name=entry.key, limits=limits_of(keys.limits), enforce=enforce
-    )
 
 
 def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
@@ -222,8 +172,3 @@ def _joined(below: Entry, entry: Entry) -> Entry:
         if isinstance(node, Mapping):
             keys |= {inner.key: inner for inner in node.entries}
     return Entry(key=entry.key, where=entry.where, value=Mapping(where=entry.value.where, entries=tuple(keys.values())))
-
-
-def _by_name(node: Node, what: str, read: Callable[[Node], T], problems: Problems) -> dict[str, T]:
-    values = {entry.key: guarded(read, entry.value, problems) for entry in entries_of(node, what, problems)}
-    return {name: value for name, value in values.items() if value is not None}

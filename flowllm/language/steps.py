@@ -100,7 +100,11 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     when = None if keys.when is None else compiler.text(keys.when, condition=True)
     save = None if keys.save is None else compiler.within("output").text(keys.save)
     context = StepContext(id=entry.key, where=entry.where, node=node, compiler=compiler, scope=scope)
-    body: Body | None = spec.build(keys, context)
+    body: Body | None = None
+    try:
+        body = spec.build(keys, context)
+    except SourceError as error:
+        context.add(error)
     edges = _edges(entry.key, keys.needs, compiler)
     scope.waits[entry.key] = (entry.where, [str(step) for step in edges])
     if body is None or (keys.foreach is not None and foreach is None) or len(problems) > before:

@@ -72,12 +72,6 @@ def test_limits_of_models_are_merged_model_by_model() -> None:
     assert found.models == {"a": Limits(max_concurrent=3, burst=1), "b": Limits(burst=2), "c": Limits(burst=4)}
 
 
-def test_a_cap_on_the_command_line_leaves_the_other_limits() -> None:
-    found = limits("{max_concurrent: 9, windows: [{requests: 1, per: 1s}]}", max_concurrent=4)
-    assert found == Limits(max_concurrent=4, windows=(WindowLimit(requests=1, per=1),))
-    assert limits("{}", max_concurrent=4) == Limits(max_concurrent=4)
-
-
 @pytest.mark.parametrize("key", ["windows", "adaptive", "models", "give_up_after", "stop_at_error_rate"])
 @pytest.mark.parametrize("value", ["5", "[]"])
 def test_a_simulated_server_enforces_only_some(key: str, value: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from flowllm.core.errors import InvalidWorkflow
 from flowllm.core.types import Budget, Limits
-from flowllm.language.limits import budget_of
+from flowllm.language.accounts import budget_of
 from flowllm.language.parse import Project, SnapshotFiles, find_project, load_project, load_workflow
 from flowllm.language.workflow import LlmBody
 from tests.support.workflows import workflow

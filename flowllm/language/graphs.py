@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.types import StepId
+from flowllm.language.accounts import entries_of, parse_providers
 from flowllm.language.advice import check_output, check_saves
 from flowllm.language.compiling import Compiler
 from flowllm.language.cycles import cycles
@@ -16,21 +17,11 @@ from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import Sources, absolute, beside
 from flowllm.language.foresight import Known, foresee
 from flowllm.language.inputs import parse_inputs
-from flowllm.language.kinds import StepScope
+from flowllm.language.kinds import OPENAI, SIMULATED, StepScope, check_provider
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Problems, SourceError, listing
-from flowllm.language.project import (
-    check_top,
-    entries_of,
-    guarded,
-    merged,
-    parse_defaults,
-    parse_providers,
-    read_root,
-    section,
-)
-from flowllm.language.providers import SIMULATED, check_default
+from flowllm.language.project import Sections, check_top, merged, parse_defaults, read_root
 from flowllm.language.reference import Location
 from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
@@ -83,7 +74,7 @@ class WorkflowScope:
     modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
     """Steps that have no model, by what to do about it."""
 
-    def tell_modelless(self) -> None:
+    def add_modelless(self) -> None:
         """Add one problem for all steps without a model."""
         for hint, found in self.modelless.items():
             where, first = found[0]
@@ -92,6 +83,13 @@ class WorkflowScope:
             several = f"{len(found)} steps have no model: {more if len(names) > _NAMED else listing(names)}"
             message = f"the step `{first}` has no model" if len(found) == 1 else several
             self.problems.add(where, message, hint, step=first)
+
+    def guard(self, check: Callable[[], None]) -> None:
+        """Add the problem that a check raises."""
+        try:
+            check()
+        except SourceError as error:
+            self.problems.add_error(error)
 
     def register(self, name: str, settings: ProviderSettings, child: str) -> str:
         """The name under which the run knows a graph's own provider."""
@@ -109,34 +107,71 @@ class Inherited:
     defaults: Mapping | None
     providers: AbstractMapping[str, ProviderSettings]
     """By the names that its steps use."""
-    default_provider: str
+    default_provider: str = OPENAI
     chain: tuple[str, ...]
-    """Shown names of the files around it, the outermost first."""
+    """Shown names of the files that it is in, the outermost first."""
     depth: int = 0
     path: str = ""
     """The steps that it is within, for `--set`: `post.`"""
 
 
 class GraphReader:
-    """Reads one graph: its inputs, steps and outputs."""
+    """Reads one graph: its inputs, steps and outputs. What is wrong goes to the problems."""
 
-    def __init__(self, scope: WorkflowScope, root: Mapping, inherited: Inherited) -> None:
+    def __init__(self, scope: WorkflowScope, root: Mapping, inherited: Inherited, name: str) -> None:
         self._scope = scope
         self._problems = scope.problems
         self._root = root
         self._inherited = inherited
+        self._name = name
+        self.top = Sections(root, scope.problems)
+        self.default_provider = inherited.default_provider
 
-    def graph(self, name: str, path: str) -> Subgraph:
-        """The graph; what is wrong with it goes to the problems."""
-        root, problems, inherited = self._root, self._problems, self._inherited
-        inputs = parse_inputs(root.get("inputs"), problems)
-        secrets = tuple(secret.text for secret in self._secrets())
+    @classmethod
+    def open(cls, root: Mapping, what: str, scope: WorkflowScope, around: Inherited, *, step: str = "") -> GraphReader:
+        """A reader of a graph with its own providers and defaults over those from `around` it. `step`: the step that it
+        is the graph of, if it is written out there."""
+        problems = scope.problems
+        root = overridden(root, scope.overrides, problems, within=around.path)
+        check_top(root, WorkflowKeys, what, problems)
+        top = Sections(root, problems)
+        name = top.get("name", plain_text) or step or PurePath(around.chain[-1]).stem
+        providers = dict(around.providers)
+        own = top.get("providers", lambda node: parse_providers(node, problems)) or {}
+        if around.depth == 0:
+            providers |= own
+            scope.providers.update(providers)
+        else:
+            providers |= {key: replace(one, name=scope.register(key, one, name)) for key, one in own.items()}
+        given = top.get("defaults", lambda node: parse_defaults(node, problems))
+        defaults = around.defaults if given is None else merged(around.defaults, given)
+        named = None if defaults is None else defaults.get("provider")
+        if isinstance(named, Scalar):
+            scope.guard(lambda: check_provider(named, providers))
+        inherited = replace(
+            around,
+            defaults=defaults,
+            providers=providers,
+            default_provider=named.text if isinstance(named, Scalar) else around.default_provider,
+        )
+        return cls(scope, root, inherited, name)
+
+    @property
+    def description(self) -> str:
+        """What the file says of it."""
+        return self.top.get("description", any_text) or ""
+
+    def graph(self) -> Subgraph:
+        """The whole graph."""
+        problems, inherited = self._problems, self._inherited
+        inputs = parse_inputs(self._root.get("inputs"), problems)
+        secrets = tuple(secret.text for secret in self.top.get("secrets", WorkflowKeys.secrets.value) or ())
         self._scope.secrets += [secret for secret in secrets if secret not in self._scope.secrets]
         entries = self._entries()
         names = Names(
             inputs=frozenset(inputs), steps=frozenset(entry.key for entry in entries), secrets=frozenset(secrets)
         )
-        around = StepScope(
+        scope = StepScope(
             names=names,
             sources=self._scope.sources,
             problems=problems,
@@ -148,25 +183,24 @@ class GraphReader:
             outermost=inherited.depth == 0,
             modelless=self._scope.modelless,
         )
-        parsed = {StepId(entry.key): parse_step(entry, around) for entry in entries}
+        parsed = {StepId(entry.key): parse_step(entry, scope) for entry in entries}
         steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
         known = Known(steps=steps, inputs=inputs, strict=self._scope.strict)
-        for step, templates in around.templates.items():
+        for step, templates in scope.templates.items():
             foresee(steps.get(StepId(step)), templates, known, problems, name=step)
         outputs = self._outputs(names, known)
         keep = self._keep(replace(names, outputs=frozenset(outputs)))
         check_saves(steps.values(), problems)
-        self._check_cycles(around.waits)
-        size = self._size(steps.values())
+        self._check_cycles(scope.waits)
         return Subgraph(
-            name=name,
-            path=path,
+            name=self._name,
+            path=absolute(inherited.chain[-1]),
             steps=steps,
             inputs=inputs,
             outputs=outputs,
             keep=keep,
             digest=self._digest(inputs, steps.values()),
-            size=size,
+            size=self._size(steps.values()),
         )
 
     def _size(self, steps: Iterable[Step]) -> int:
@@ -184,10 +218,6 @@ class GraphReader:
                 step=largest,
             )
         return size
-
-    def _secrets(self) -> tuple[Scalar, ...]:
-        read = WorkflowKeys.secrets.value
-        return section(self._root, "secrets", lambda node: guarded(read, node, self._problems)) or ()
 
     def _entries(self) -> tuple[Entry, ...]:
         node: Node | None = self._root.get("steps")
@@ -207,9 +237,8 @@ class GraphReader:
         return ()
 
     def _outputs(self, names: Names, known: Known) -> dict[str, Output]:
-        node = self._root.get("outputs")
         outputs = {}
-        for entry in () if node is None else entries_of(node, "outputs", self._problems):
+        for entry in self.top.get("outputs", lambda node: entries_of(node, "outputs")) or ():
             compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
             value = compiler.value(entry.value)
             check_output(entry.value, names.steps, self._problems)
@@ -218,7 +247,7 @@ class GraphReader:
         return outputs
 
     def _keep(self, names: Names) -> Keep | None:
-        node = section(self._root, "keep", lambda node: guarded(text, node, self._problems))
+        node = self.top.get("keep", text)
         if node is None:
             return None
         compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
@@ -249,33 +278,20 @@ class GraphReader:
     def _child(self, node: Scalar | Mapping, compiler: Compiler) -> Subgraph | None:
         """The graph of a step of this one."""
         if self._inherited.depth >= DEEPEST:
-            self._problems.add(
-                node.where,
-                f"graphs are nested to a depth of {DEEPEST} at most, and this one is deeper",
-                "flatten some of them",
-                step=compiler.step,
-            )
-            return None
+            message = f"graphs are nested to a depth of {DEEPEST} at most, and this one is deeper"
+            raise SourceError(node.where, message, "flatten some of them")
         if self._scope.read >= MOST_GRAPHS:
-            self._problems.add(
-                node.where,
-                f"there are more than {MOST_GRAPHS:,} graphs within this workflow",
-                "use one file, with the same defaults, where the same graph is meant",
-                step=compiler.step,
+            message = f"there are more than {MOST_GRAPHS:,} graphs within this workflow"
+            raise SourceError(
+                node.where, message, "use one file, with the same defaults, where the same graph is meant"
             )
-            return None
         if isinstance(node, Mapping):
             return self._read(node, f"the graph of `{compiler.step}`", compiler.step, self._inherited.chain)
         name = beside(node.where.file, node.text)
         chain = (*self._inherited.chain, name)
         if absolute(name) in {absolute(one) for one in self._inherited.chain}:
-            self._problems.add(
-                node.where,
-                f"this workflow would be within itself: {' → '.join(chain)}",
-                "a workflow cannot be a step of itself, however far down",
-                step=compiler.step,
-            )
-            return None
+            message = f"this workflow would be within itself: {' → '.join(chain)}"
+            raise SourceError(node.where, message, "a workflow cannot be a step of itself, however far down")
         key = (absolute(name), *self._inherits(), *self._settings(f"{self._inherited.path}{compiler.step}."))
         if key not in self._scope.known:
             before = len(self._problems)
@@ -296,49 +312,22 @@ class GraphReader:
         return (plain(inherited.defaults), canonical(providers), inherited.default_provider, str(inherited.depth))
 
     def _file(self, node: Scalar, name: str, chain: tuple[str, ...], step: str) -> Subgraph | None:
-        try:
-            self._scope.sources.read_named(node.text, node.where)
-        except SourceError as error:
-            self._problems.add_error(error, step=step)
-            return None
+        self._scope.sources.read_named(node.text, node.where)
         root = read_root(name, "a workflow", self._scope.sources, self._problems)
         return None if root is None else self._read(root, "a workflow", step, chain)
 
     def _read(self, root: Mapping, what: str, step: str, chain: tuple[str, ...]) -> Subgraph:
-        problems, path = self._problems, f"{self._inherited.path}{step}."
+        inherited, written = self._inherited, chain == self._inherited.chain
         self._scope.read += 1
-        root = overridden(root, self._scope.overrides, problems, within=path)
         for key, belongs in _BELONGS.items():
             entry = root.entry(key)
             if entry is not None:
-                problems.add(entry.where, f"`{key}` cannot stand in a workflow that is a step of another", belongs)
-        check_top(root, WorkflowKeys, what, problems)
-        name = section(root, "name", lambda node: guarded(plain_text, node, problems))
-        section(root, "description", lambda node: guarded(any_text, node, problems))
-        file = chain[-1]
-        shown = name or (step if chain == self._inherited.chain else PurePath(file).stem)
-        return GraphReader(self._scope, root, self._inheritance(root, shown, chain, path)).graph(shown, absolute(file))
-
-    def _inheritance(self, root: Mapping, shown: str, chain: tuple[str, ...], path: str) -> Inherited:
-        """What the graph has: its own providers and defaults over those from around it."""
-        inherited, problems = self._inherited, self._problems
-        own = section(root, "providers", lambda node: parse_providers(node, problems)) or {}
-        providers = dict(inherited.providers)
-        for name, settings in own.items():
-            registered = self._scope.register(name, settings, shown)
-            providers[name] = replace(settings, name=registered)
-        defaults = section(root, "defaults", lambda node: parse_defaults(node, problems))
-        named = None if defaults is None else defaults.get("provider")
-        default_provider = named.text if isinstance(named, Scalar) else inherited.default_provider
-        guarded(lambda _: check_default(defaults, providers), root, problems)
-        return Inherited(
-            defaults=inherited.defaults if defaults is None else merged(inherited.defaults, defaults),
-            providers=providers,
-            default_provider=default_provider,
-            chain=chain,
-            depth=inherited.depth + 1,
-            path=path,
-        )
+                message = f"`{key}` cannot stand in a workflow that is a step of another"
+                self._problems.add(entry.where, message, belongs)
+        around = replace(inherited, chain=chain, depth=inherited.depth + 1, path=f"{inherited.path}{step}.")
+        reader = GraphReader.open(root, what, self._scope, around, step=step if written else "")
+        reader.top.get("description", any_text)
+        return reader.graph()
 
     # its digest
 

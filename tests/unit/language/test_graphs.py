@@ -4,7 +4,7 @@ import pytest
 
 from flowllm.core.errors import InvalidWorkflow, UsageError
 from flowllm.core.types import StepId
-from flowllm.language import children
+from flowllm.language import graphs
 from flowllm.language.parse import Overrides, SnapshotFiles, load_workflow
 from flowllm.language.workflow import LlmBody, Subgraph, Workflow, WorkflowBody
 from tests.support.workflows import PATH, problems, workflow
@@ -251,15 +251,15 @@ def test_a_diamond_is_read_once_a_level(settings: dict[str, str], monkeypatch: p
     files["10.yaml"] = "steps: {end: {value: 1}}"
     files["1.yaml"] = files["1.yaml"].replace("a: {value: 1}", "a: {workflow: p.yaml}")
     files["p.yaml"] = "{defaults: {model: m}, steps: {a: {prompt: hi}}}"
-    monkeypatch.setattr(children, "MOST_GRAPHS", 12)
-    monkeypatch.setattr(children, "MOST_STEPS", 10**9)
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 12)
+    monkeypatch.setattr(graphs, "MOST_STEPS", 10**9)
     found = workflow("steps: {a: {workflow: 1.yaml}}", files=files, overrides=Overrides(settings=settings))
     assert within(found, "a", "b", "c") is within(found, "a", "h", "d")
     assert asked(within(found, "a", "a"), "a")[1] == ("x" if settings else "m")
 
 
 def test_there_is_an_end_to_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
     steps = ", ".join(f"s{number}: {{workflow: {{steps: {{a: {{value: 1}}}}}}}}" for number in range(4))
     with pytest.raises(InvalidWorkflow, match="more than 3 graphs"):
         workflow(f"steps: {{{steps}}}")
