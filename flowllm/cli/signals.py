@@ -1,12 +1,14 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a run goes on: the first asks it to stop, the second cancels, the third kills.
+"""Ctrl-C, SIGTERM and SIGHUP during a run: the first asks it to stop, the second cancels it, the third kills it.
 
-After the first, too, the process ends when the grace is over and its loop stands still. Where a first one is heard by
-nobody, as a function of the user's holds the interpreter, a warden ends the process: one more such guard.
+None of them needs a running event loop, nor Python at all. A thread receives the signals, and after the second ends the
+process once its loop does not answer any more. `start.py` has the system end the process where that thread cannot run,
+as beside a regular expression that never returns. Two processes of their own help:
 
-None of them needs a loop that turns, nor Python at all. A thread hears them, and after the second ends the process once
-its loop answers no more. `interrupts.py` has the system end the process where that thread cannot run, as beside a
-regular expression that never comes back; and from the first signal on there is a guard, a process of its own, which
-ends this one if nothing in it has after the second.
+- from the first signal on a guard, which ends this process if nothing in it has after the second;
+- around a function of the user's a watchdog, which ends it where a first signal is taken by nobody, as that function
+  holds the interpreter.
+
+After the first signal, too, the process ends when the grace period is over and its loop does not answer.
 """
 
 from __future__ import annotations
@@ -26,30 +28,30 @@ from flowllm.cli.start import handle_once, leave_to_system
 from flowllm.core.cancel import StopSignal
 
 BEAT: Final = 0.25
-"""Seconds in which a loop that turns answers."""
+"""Seconds in which a running loop answers."""
 MISSED: Final = 6
-"""Beats in a row without an answer after which the loop is taken to stand still. A machine that stops and starts
+"""Beats in a row without an answer after which the loop counts as stuck. A machine that stops and starts
 again, or gives this process no time for a while, costs one beat only."""
 LONGEST: Final = 20
-"""Beats after which a loop that turns, but does not get done, is waited for no more."""
+"""Beats after which a loop that runs, but does not finish, is not waited for any more."""
 _REASONS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _LEFT: Final = b"stopped as it is: a step does not let go; go on with `flowllm resume`\n"
 _GUARD: Final = """
 import os, socket, sys, time
 parent, beat, missed, watched = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), set(map(int, sys.argv[4:]))
-ear = socket.socket(fileno=0)
+receiver = socket.socket(fileno=0)
 found = []
 while os.getppid() == parent and not found:
-    came = ear.recv(64, socket.MSG_PEEK)
+    came = receiver.recv(64, socket.MSG_PEEK)
     if not came:
         sys.exit()
     found = [number for number in came if number in watched]
     time.sleep(0 if found else 0.05)
-ear.settimeout(beat)
+receiver.settimeout(beat)
 silent = 0
 while os.getppid() == parent and silent <= missed:
     try:
-        if not ear.recv(64):
+        if not receiver.recv(64):
             sys.exit()
         silent = 0
     except TimeoutError:
@@ -59,17 +61,15 @@ for number in (*found[:1], 9):
         os.kill(parent, number)
         time.sleep(0.1)
 """
-"""Waits for a second signal, which the thread leaves where it is; from there on for the beats of the loop, and longer
-than the thread does."""
-
-
-_WARDEN: Final = """
+"""Waits for a second signal, which the thread does not consume; from then on for the beats of the loop, longer than the
+thread does."""
+_WATCHDOG: Final = """
 import os, socket, sys, time
 parent, patience, watched = int(sys.argv[1]), float(sys.argv[2]), set(map(int, sys.argv[3:]))
-ear = socket.socket(fileno=0)
+receiver = socket.socket(fileno=0)
 since = None
 while os.getppid() == parent:
-    came = ear.recv(64, socket.MSG_PEEK)
+    came = receiver.recv(64, socket.MSG_PEEK)
     if not came:
         sys.exit()
     found = [number for number in came if number in watched]
@@ -100,25 +100,25 @@ class StopOnSignals:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        ear, self._mouth = socket.socketpair()
-        self._mouth.setblocking(False)
-        self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for watched in _REASONS:
             if watched == signal.SIGHUP and signal.getsignal(watched) == signal.SIG_IGN:
                 continue  # nohup: the run is to outlive its terminal
-            self._before[watched] = signal.signal(watched, _noted)
+            self._before[watched] = signal.signal(watched, _do_nothing)
             self._handlers[watched] = handle_once(watched)
-        self._thread = threading.Thread(target=self._hear, args=(ear,), name="flowllm-signals", daemon=True)
+        self._thread = threading.Thread(target=self._listen, args=(receiver,), name="flowllm-signals", daemon=True)
         self._thread.start()
 
         def guard(grace: float) -> None:
-            self._start_guard(ear, _WARDEN, grace + LONGEST * BEAT)
+            self._start_guard(receiver, _WATCHDOG, grace + LONGEST * BEAT)
 
         self._stop.on_own_code = guard
         return self
 
-    def _start_guard(self, ear: socket.socket, program: str, *values: float) -> bool:
-        guard = _guarded(ear, program, *values, *self._before)
+    def _start_guard(self, receiver: socket.socket, program: str, *values: float) -> bool:
+        guard = _guarded(receiver, program, *values, *self._before)
         self._guards += [] if guard is None else [guard]
         return guard is not None
 
@@ -127,59 +127,61 @@ class StopOnSignals:
             signal.signal(watched, handler)
         signal.set_wakeup_fd(self._wakeup)
         self._over.set()
-        self._mouth.close()
+        self._sender.close()
         self._thread.join()
         self._stop.on_own_code = None
         for guard in self._guards:  # it ends by itself too; so that nobody need reap it
             os.kill(guard, signal.SIGKILL)
             os.waitpid(guard, 0)
 
-    def _hear(self, ear: socket.socket) -> None:
+    def _listen(self, receiver: socket.socket) -> None:
         """In a thread, until the end of the run."""
-        coming, turned, missed = select.poll(), threading.Event(), 0
-        coming.register(ear, select.POLLIN)
+        coming, answered, missed = select.poll(), threading.Event(), 0
+        coming.register(receiver, select.POLLIN)
         wait: float | None = None
-        with ear:
+        with receiver:
             while True:
                 if not coming.poll(None if wait is None else wait * 1000):  # the grace is over
-                    missed = 0 if turned.is_set() else missed + 1
+                    missed = 0 if answered.is_set() else missed + 1
                     if missed > MISSED:
                         self._leave()
-                    turned.clear()
-                    self._on_loop(turned.set)
+                    answered.clear()
+                    self._on_loop(answered.set)
                     wait = BEAT
                     continue
-                came = ear.recv(1, socket.MSG_PEEK)
+                came = receiver.recv(1, socket.MSG_PEEK)
                 if not came:
                     return
                 number = came[0]
                 if number in self._before and self.received is not None:
-                    self._second()  # and the guard hears it
+                    self._second()  # and the guard sees it
                     return
-                ear.recv(1)
+                receiver.recv(1)
                 if number in self._before:
-                    self._first(signal.Signals(number), ear)
+                    self._first(signal.Signals(number), receiver)
                     wait = self._stop.grace
 
-    def _first(self, number: signal.Signals, ear: socket.socket) -> None:
+    def _first(self, number: signal.Signals, receiver: socket.socket) -> None:
         self.received = number
-        handle_once(number, self._handlers[number])  # at once: a hasty second one is to be heard, too
-        if not self._start_guard(ear, _GUARD, BEAT, MISSED):
+        handle_once(
+            number, self._handlers[number]
+        )  # at once: a second one that follows directly is to be received, too
+        if not self._start_guard(receiver, _GUARD, BEAT, MISSED):
             leave_to_system(number)
         self._on_loop(lambda: self._stop.request(_REASONS[number]))
 
     def _second(self) -> None:
-        """Cancel; end the process as it is when the loop stands still, or does not get done."""
+        """Cancel; end the process as it is when the loop is stuck, or does not finish."""
         for number in self._before:
             leave_to_system(number)
         self._on_loop(self._cancel)
-        turned, missed = threading.Event(), 0
+        answered, missed = threading.Event(), 0
         for _ in range(LONGEST):
-            self._on_loop(lambda: self._beat(turned))
+            self._on_loop(lambda: self._beat(answered))
             if self._over.wait(BEAT):
                 return
-            missed = 0 if turned.is_set() else missed + 1
-            turned.clear()
+            missed = 0 if answered.is_set() else missed + 1
+            answered.clear()
             if missed == MISSED:
                 break
         self._leave()
@@ -189,10 +191,10 @@ class StopOnSignals:
             os.write(2, _LEFT)
         os._exit(self.exit_code())
 
-    def _beat(self, turned: threading.Event) -> None:
-        turned.set()
+    def _beat(self, answered: threading.Event) -> None:
+        answered.set()
         with contextlib.suppress(OSError):  # nobody reads it: there is no guard
-            self._mouth.send(b"\0")
+            self._sender.send(b"\0")
 
     def _on_loop(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # it is closed: the run is over
@@ -207,16 +209,16 @@ class StopOnSignals:
         return 128 + (self.received or signal.SIGINT)
 
 
-def _noted(_number: int, _frame: object) -> None:
-    """It is with the thread already."""
+def _do_nothing(_number: int, _frame: object) -> None:
+    """The thread has it already."""
 
 
-def _guarded(ear: socket.socket, program: str, *values: float) -> int | None:
-    """Start the guard, out of reach of the terminal's keys; its process, if it could be."""
+def _guarded(receiver: socket.socket, program: str, *values: float) -> int | None:
+    """Start a process out of reach of the terminal's keys; its id, if it could be started."""
     try:
         # not on this process's output: who reads that to its end would wait for the guard too
         silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
-        streams = [(os.POSIX_SPAWN_DUP2, ear.fileno(), 0), *silent]
+        streams = [(os.POSIX_SPAWN_DUP2, receiver.fileno(), 0), *silent]
         words = [sys.executable, "-ISc", program, str(os.getpid()), *(f"{value:g}" for value in values)]
         return os.posix_spawn(sys.executable, words, os.environ, file_actions=streams, setpgroup=0)
     except OSError:

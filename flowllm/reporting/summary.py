@@ -252,10 +252,10 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
         for name in ("cached", "joined", "retried", "rate_limited")
         if requests.get(name)
     ]
-    sitting = stats.get("since_resumed")
-    taken = took(sitting or stats, unpriced, stats.get("list_prices", ()))
+    attempt = stats.get("since_resumed")
+    taken = took(attempt or stats, unpriced, stats.get("list_prices", ()))
     found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; {taken}",)]
-    if sitting is not None:
+    if attempt is not None:
         found.append((f"the whole run: {took(stats, unpriced)}",))
     latency = stats.get("latency_s", {})
     if latency.get("p50") is not None:
