@@ -10,8 +10,7 @@ from flowllm.core.types import Json, StepId
 from flowllm.language.problems import Problems, nearest
 from flowllm.language.sandbox_methods import MAPPING_METHODS, methods_of
 from flowllm.language.template import Template
-from flowllm.language.template_looks import Look
-from flowllm.language.template_paths import OUTPUT_WORDS
+from flowllm.language.template_paths import OUTPUT_WORDS, Look
 from flowllm.language.workflow import (
     EmbedBody,
     Foreach,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
+import jinja2
 from jinja2 import nodes
 
 from flowllm.core.errors import ConditionFailed, StepError, TemplateFailed
@@ -22,14 +23,16 @@ from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.language.sandbox_text import kind_of, to_json, to_text
 from flowllm.language.template_checks import check_names
-from flowllm.language.template_failures import Failure, expression_start
-from flowllm.language.template_looks import Look, kind_given, looks_of
-from flowllm.language.template_paths import Names
-from flowllm.language.template_syntax import Fault, TemplateSyntaxProblem, compile_fault, normal, parse
-
-if TYPE_CHECKING:
-    import jinja2
-
+from flowllm.language.template_errors import (
+    Failure,
+    Fault,
+    TemplateSyntaxProblem,
+    compile_fault,
+    expression_start,
+    normal,
+    parse,
+)
+from flowllm.language.template_paths import Look, Names, kind_given, looks_of
 
 RESERVED_IDS: Final = frozenset(
     {
@@ -132,37 +135,32 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
             Fault(offset=1, message="a condition is exactly one `{{ expression }}`", hint="such as `{{ score > 7 }}`")
         )
     if tree is None:
-        return Template(source=source, text=text, references=(), steps=names.steps, constant=text.text)
+        return Template(source, text, names.steps)
     try:
         mentions, used = check_names(tree, text.text, names, allow_secrets=allow_secrets)
-        references = tuple(
-            Reference(
-                step=StepId(mention.step),
-                tolerance=mention.tolerance,
-                where=text.place(mention.offset),
-                parts=mention.parts,
-            )
-            for mention in mentions
+        uses = _Uses(
+            references=tuple(
+                Reference(
+                    step=StepId(mention.step),
+                    tolerance=mention.tolerance,
+                    where=text.place(mention.offset),
+                    parts=mention.parts,
+                )
+                for mention in mentions
+            ),
+            names=used,
+            bare=_bare(found, names),
+            looks=looks_of(tree, names),
+            gives=None if found is None else kind_given(found[1], names),
         )
-        looks = looks_of(tree, names)
-        gives = None if found is None else kind_given(found[1], names)
-        program = _program(tree, found)
+        program = _Program(
+            code=_program(tree, found),
+            around=None if found is None else (found[0], found[2]),
+            allowance=WHOLE if found is not None and _is_path(found[1]) else None,
+        )
     except RecursionError:
         raise TemplateSyntaxProblem(compile_fault(RecursionError())) from None
-    around = None if found is None else (found[0], found[2])
-    return Template(
-        source=source,
-        text=text,
-        references=references,
-        steps=names.steps,
-        program=program,
-        around=around,
-        names=used,
-        bare=_bare(found, names),
-        looks=looks,
-        gives=gives,
-        allowance=WHOLE if found is not None and _is_path(found[1]) else None,
-    )
+    return Template(source, text, names.steps, uses, program)
 
 
 def _bare(found: tuple[str, nodes.Expr, str] | None, names: Names) -> StepId | None:
@@ -219,94 +217,88 @@ def _count_loops(tree: nodes.Template) -> None:
         loop.iter = nodes.Filter(loop.iter, COUNTED, [], [], None, None, lineno=loop.iter.lineno)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Uses:
+    """What a template refers to, as in Template."""
+
+    references: tuple[Reference, ...] = ()
+    names: frozenset[str] = frozenset()
+    bare: StepId | None = None
+    looks: tuple[Look, ...] = ()
+    gives: str | Look | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Program:
+    """The code of a template that has something to fill in."""
+
+    code: jinja2.Template
+    around: tuple[str, str] | None
+    """Of exactly one expression: the white space before and behind it."""
+    allowance: int | None
+    """Operations that it may take, where that is not the usual."""
+
+
 class Template:
     """One text, compiled. Rendering leaves no trace in it."""
 
-    __slots__ = (
-        "_allowance",
-        "_around",
-        "_constant",
-        "_program",
-        "_steps",
-        "_text",
-        "bare",
-        "gives",
-        "looks",
-        "names",
-        "references",
-        "source",
-        "where",
-    )
+    __slots__ = ("_program", "_steps", "_text", "bare", "gives", "looks", "names", "references", "source", "where")
 
     def __init__(
-        self,
-        *,
-        source: str,
-        text: _Source,
-        references: tuple[Reference, ...],
-        steps: frozenset[str],
-        constant: str | None = None,
-        program: jinja2.Template | None = None,
-        around: tuple[str, str] | None = None,
-        names: frozenset[str] = frozenset(),
-        bare: StepId | None = None,
-        allowance: int | None = None,
-        looks: tuple[Look, ...] = (),
-        gives: str | Look | None = None,
+        self, source: str, text: _Source, steps: frozenset[str], uses: _Uses = _Uses(), program: _Program | None = None
     ) -> None:
         self.source = source
-        self.names = names
-        """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
-        self.bare = bare
-        """The step, if the template is exactly `{{ step }}`."""
-        self.looks = looks
-        """What it takes of steps' outputs, inputs and items."""
-        self.gives = gives
-        """Of one expression: what it gives, in words, or the path that it is; None where that is not known."""
         self.where = text.where
-        self.references = references
+        self.references = uses.references
         """One a step: the strictest of what the template says of it, at the first place that names it."""
+        self.names = uses.names
+        """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
+        self.bare = uses.bare
+        """The step, if the template is exactly `{{ step }}`."""
+        self.looks = uses.looks
+        """What it takes of steps' outputs, inputs and items."""
+        self.gives = uses.gives
+        """Of one expression: what it gives, in words, or the path that it is; None where that is not known."""
         self._text = text
         self._steps = steps
-        self._constant = constant
         self._program = program
-        self._around = around
-        self._allowance = allowance
 
     @property
     def is_expression(self) -> bool:
         """It is exactly one `{{ expression }}`, and keeps the type of its value."""
-        return self._around is not None
-
-    def place(self, offset: int) -> Location:
-        """Where an offset of its text, from 1, is in its file."""
-        return self._text.place(offset)
+        return self._program is not None and self._program.around is not None
 
     @property
     def constant(self) -> str | None:
         """The text, if there is nothing to fill in."""
-        return self._constant
+        return self._text.text if self._program is None else None
+
+    def place(self, offset: int) -> Location:
+        """Where an offset of its text, from 1, is in its file."""
+        return self._text.place(offset)
 
     def __repr__(self) -> str:
         return f"Template({self.source!r}, where={str(self.where)!r})"
 
     def text(self, values: Mapping[str, Json]) -> str:
         """The template as text. Raises TemplateFailed."""
-        if self._constant is not None:
-            return self._constant
+        program = self._program
+        if program is None:
+            return self._text.text
         try:
-            if self._around is None:
-                return self._joined(values)
-            return self._around[0] + to_text(self._value(values)) + self._around[1]
+            if program.around is None:
+                return _joined(_pieces(program.code, values))
+            return program.around[0] + to_text(next(_pieces(program.code, values))) + program.around[1]
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in an author's expression
             self._fail(error, values)
 
     def value(self, values: Mapping[str, Json]) -> Json:
         """The value of a template that is exactly one `{{ expression }}`, else its text. Raises TemplateFailed."""
-        if self._around is None:
+        program = self._program
+        if program is None or program.around is None:
             return self.text(values)
         try:
-            return to_json(self._value(values, self._allowance))
+            return to_json(next(_pieces(program.code, values, program.allowance)))
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error, values)
 
@@ -319,41 +311,37 @@ class Template:
         if isinstance(found, bool):
             return found
         shown = f"the text {found[:40]!r}" if isinstance(found, str) else kind_of(found)
-        where = self.where if self._around is None else self._text.place(expression_start(self._text.text))
+        where = self._text.place(expression_start(self._text.text)) if self.is_expression else self.where
         raise ConditionFailed(
             f"{where}: a condition must give true or false, and this one gave {shown}",
             hint="compare it with something, such as `x > 0` or `x == 'yes'`",
         )
 
-    def _pieces(self, values: Mapping[str, Json], allowance: int | None = None) -> Iterator[object]:
-        if self._program is None:
-            raise AssertionError("a constant template has no program")
-        sandbox_limits.start(allowance)
-        # `shared`: Jinja takes the mapping as it is, in place of two more copies
-        context = self._program.new_context({**FUNCTIONS, **values}, shared=True)
-        return self._program.root_render_func(context)
-
-    def _value(self, values: Mapping[str, Json], allowance: int | None = None) -> object:
-        return next(self._pieces(values, allowance))
-
-    def _joined(self, values: Mapping[str, Json]) -> str:
-        size, texts = 0, []
-        for piece in self._pieces(values):
-            text = str(piece)
-            size += len(text)
-            if size > MAX_TEXT:
-                raise LimitReached(f"the template makes a text of over {MAX_TEXT:,} characters")
-            texts.append(text)
-        return "".join(texts)
-
     def _fail(self, error: Exception, values: Mapping[str, Json]) -> NoReturn:
         """Raise what went wrong as TemplateFailed, with its place."""
-        told = Failure(self._text.text, self._program, single=self._around is not None).told(
-            error, self._steps, values.get("steps", {})
-        )
+        told = Failure(
+            self._text.text, None if self._program is None else self._program.code, single=self.is_expression
+        ).told(error, self._steps, values.get("steps", {}))
         raise TemplateFailed(
             f"{self._text.place(told.offset)}: {told.message:.{_MAX_MESSAGE}}", hint=told.hint
         ) from None
+
+
+def _pieces(code: jinja2.Template, values: Mapping[str, Json], allowance: int | None = None) -> Iterator[object]:
+    sandbox_limits.start(allowance)
+    # `shared`: Jinja takes the mapping as it is, in place of two more copies
+    return code.root_render_func(code.new_context({**FUNCTIONS, **values}, shared=True))
+
+
+def _joined(pieces: Iterator[object]) -> str:
+    size, texts = 0, []
+    for piece in pieces:
+        text = str(piece)
+        size += len(text)
+        if size > MAX_TEXT:
+            raise LimitReached(f"the template makes a text of over {MAX_TEXT:,} characters")
+        texts.append(text)
+    return "".join(texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,10 @@ from jinja2 import nodes
 
 from flowllm.language.problems import listing, nearest
 from flowllm.language.reference import Part, Tolerance
-from flowllm.language.sandbox import TEXT
-from flowllm.language.sandbox_code import DEFAULT_FILTERS, DEFINED_TESTS
+from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, TEXT
 from flowllm.language.sandbox_filters import FUNCTIONS, WITHOUT
+from flowllm.language.template_errors import Fault, TemplateSyntaxProblem
 from flowllm.language.template_paths import Key, Mention, Names, Paths
-from flowllm.language.template_syntax import Fault, TemplateSyntaxProblem
 
 ELSEWHERE: Final = {
     "item": "`item` is only known in a step that has `foreach`",

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import tomllib
+from pathlib import Path
 
+import pytest
+from jinja2.compiler import CodeGenerator
+from jinja2.lexer import Lexer
+
+from flowllm.language.sandbox import TextGenerator, ValueGenerator
 from tests.support.templates import problems, text
 
 
@@ -93,3 +99,13 @@ def test_places_behind_stripped_white_space_and_comments() -> None:
 
 def test_text_that_only_looks_like_a_template() -> None:
     assert text("} }} %} #} { { % }") == "} }} %} #} { { % }"
+
+
+def test_what_is_overridden_in_jinja_is_there_and_has_an_upper_bound() -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    (jinja,) = [one for one in pyproject["project"]["dependencies"] if one.startswith("jinja2")]
+    assert ",<3.2" in jinja
+    for hook in (*vars(TextGenerator), *vars(ValueGenerator)):
+        if hook.startswith(("visit_", "_output_")):
+            assert callable(getattr(CodeGenerator, hook, None)), hook
+    assert callable(Lexer.tokeniter)
