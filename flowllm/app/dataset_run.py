@@ -218,14 +218,14 @@ def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool
     if options.output == STDIN:
         return Printed()
     path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
-    held = OutputLock(path, run.run_id)
+    lock = OutputLock(path, run.run_id)
     try:
         if run.output_offset is not None and not _is_gone(options, run):
-            return OutputFile.resume(path, run.output_offset, layout=layout, held=held)
+            return OutputFile.resume(path, run.output_offset, layout=layout, lock=lock)
         overwrite = options.overwrite and (new or not _written_since(path, run.started_at))
-        return OutputFile.begin(path, overwrite=overwrite, layout=layout, held=held)
+        return OutputFile.begin(path, overwrite=overwrite, layout=layout, lock=lock)
     except UsageError as error:
-        held.release()
+        lock.release()
         if new or run.output_offset is not None or not path.is_file():
             raise
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Files that are written beside the ones whose places they will take: whole or not at all, and none left by the dead."""
+"""Files that are written to a temporary file and then renamed: whole or not at all. What dead processes left is removed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BINARY: Final = getattr(os, "O_BINARY", 0)
 
 def open_temporary(target: Path) -> tuple[Path, int]:
     """A new file in the folder of `target` with its mode, or that of any new file, open for writing; the descriptor holds
-    a lock for as long as it is open, which tells `remove_leftovers` that somebody lives who wants the file. Raises OSError."""
+    a lock for as long as it is open, which tells `remove_leftovers` that its process lives. Raises OSError."""
     while True:
         path = target.with_name(f".flowllm-{secrets.token_hex(6)}.tmp")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _BINARY, 0o666)
         try:
-            if _is_locked_by(descriptor, path):  # else a remove_leftovers was faster, and has taken it away
+            if _lock(descriptor, path):  # else `remove_leftovers` was faster
                 if target.exists():
                     path.chmod(stat.S_IMODE(target.stat().st_mode))
                 return path, descriptor
@@ -33,7 +33,7 @@ def open_temporary(target: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _is_locked_by(descriptor: int, path: Path) -> bool:
+def _lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -57,10 +57,10 @@ def remove_leftovers(folder: Path) -> None:
         left = [entry.path for entry in entries if _NAME.fullmatch(entry.name)]
         for path in left:
             with contextlib.suppress(OSError):
-                _remove_if_left(Path(path))
+                _remove_unlocked(Path(path))
 
 
-def _remove_if_left(path: Path) -> None:
+def _remove_unlocked(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,9 +70,9 @@ def _remove_if_left(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(beside: Path, target: Path) -> None:
-    """Let the file be the one that `target` names, durably. Raises OSError."""
-    beside.replace(target)
+def replace_file(temporary: Path, target: Path) -> None:
+    """Rename the temporary file to `target`, durably. Raises OSError."""
+    temporary.replace(target)
     with contextlib.suppress(OSError):  # not all file systems can
         folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""What a data set is to those who go through it."""
+"""The protocol of a data set, and what its readers make of bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT_DIGITS = 32
 class Row:
     """One row of a data set, or what could be made of a bad one."""
 
-    place: int
+    index: int
     """From 0, over all rows, bad ones too."""
     value: Json
     line: int | None = None
@@ -30,12 +30,12 @@ class Row:
 
 
 class Rows(Protocol):
-    """A data set, gone through once, from the beginning, by one reader."""
+    """A data set, read once, from the beginning, by one reader."""
 
     total: int | None
     """How many rows there are; None: only the end will tell."""
     live: bool
-    """Rows come when somebody sends them: nobody waits for them only to count them."""
+    """Rows come when somebody sends them: they are not waited for only to be counted."""
 
     async def take(self, most: int) -> list[Row]:
         """The next rows, as many as are at hand, at least one; [] at the end.
@@ -50,7 +50,7 @@ class Rows(Protocol):
         ...
 
     async def close(self) -> None:
-        """No more is wanted."""
+        """Release what is open."""
         ...
 
 
@@ -77,8 +77,8 @@ def parsed_row(data: bytes, line: int, name: str, read: Callable[[bytes], Json])
         return bad_row(data, line, name, reason(error))
 
 
-def bad_row(data: bytes, line: int, name: str, why: str, size: int | None = None) -> ParsedRow:
+def bad_row(data: bytes, line: int, name: str, reason_text: str, size: int | None = None) -> ParsedRow:
     """A row that cannot be read; its value is where it stands and how it begins."""
     text = data[:SHOWN].rstrip(b"\r\n").decode(errors="replace")
     value: Json = {"_line": line, "_text": text}
-    return line, len(data) if size is None else size, value, BadRow(f"{name}:{line}: {why}")
+    return line, len(data) if size is None else size, value, BadRow(f"{name}:{line}: {reason_text}")

@@ -55,7 +55,7 @@ class FileRows:
         self._name = name
         self._file: BinaryIO | None = None
         self._found: Iterator[ParsedRow] | None = None
-        self._place = 0
+        self._index = 0
         self._failed: DataFailed | None = None
         self._closed = False
         self.columns: list[str] = []
@@ -81,8 +81,8 @@ class FileRows:
             size = 0
             while len(rows) < most and size <= MOST_BYTES and (found := self._next()) is not None:
                 line, read, value, error = found
-                rows.append(Row(place=self._place, value=value, line=line, error=error))
-                self._place += 1
+                rows.append(Row(index=self._index, value=value, line=line, error=error))
+                self._index += 1
                 size += read
             if not rows and self._failed is not None:
                 raise self._failed

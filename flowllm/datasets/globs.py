@@ -55,19 +55,19 @@ class GlobRows:
         return rows
 
 
-def _row(place: int, folder: Path, path: str) -> Row:
+def _row(index: int, folder: Path, path: str) -> Row:
     try:
-        text, wrong = _text(folder / path), ""
+        text, problem = _text(folder / path), ""
     except OSError as error:
-        text, wrong = None, f"cannot be read: {error.strerror or error}"
+        text, problem = None, f"cannot be read: {error.strerror or error}"
     except ValueError as error:
-        text, wrong = None, str(error)
+        text, problem = None, str(error)
     value = {"path": path, "text": text}
-    return Row(place=place, value=value, error=BadRow(f"{path}: {wrong}") if wrong else None)
+    return Row(index=index, value=value, error=BadRow(f"{path}: {problem}") if problem else None)
 
 
 def _text(path: Path) -> str:
-    """Raises OSError, and ValueError that says what is wrong."""
+    """Raises OSError, and ValueError that says what is problem."""
     with path.open("rb") as file:
         data = file.read(MAX_ROW + 1)
     if len(data) > MAX_ROW:

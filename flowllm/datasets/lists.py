@@ -28,7 +28,7 @@ class ListRows:
         else:
             values = await asyncio.to_thread(lambda: self._values[start:end])
         self._next = end
-        return [Row(place=place, value=value) for place, value in enumerate(values, start)]
+        return [Row(index=index, value=value) for index, value in enumerate(values, start)]
 
     async def count_rest(self) -> int:
         """See `Rows`."""
@@ -38,17 +38,36 @@ class ListRows:
         """See `Rows`."""
 
 
-class PeekedRows:
+class WrappedRows:
+    """Others' rows, as they are."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.total = rows.total
+        self.live = rows.live
+
+    async def take(self, most: int) -> list[Row]:
+        """See `Rows`."""
+        return await self._rows.take(most)
+
+    async def count_rest(self) -> int:
+        """See `Rows`."""
+        return await self._rows.count_rest()
+
+    async def close(self) -> None:
+        """See `Rows`."""
+        await self._rows.close()
+
+
+class PeekedRows(WrappedRows):
     """Rows of which the first are looked at before they are taken."""
 
     def __init__(self, rows: Rows, most: int = 256) -> None:
         """`most` is how many are looked at."""
-        self._rows = rows
+        super().__init__(rows)
         self._most = most
         self._first: asyncio.Task[list[Row]] | None = None
-        self._held: list[Row] = []
-        self.total = rows.total
-        self.live = rows.live
+        self._peeked: list[Row] = []
 
     def peek(self) -> asyncio.Task[list[Row]]:
         """The first ones, or what reading them raises; `take` gives them, or raises it, again."""
@@ -65,45 +84,40 @@ class PeekedRows:
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
         if self._first is not None:
-            self._held = await asyncio.shield(self._first)
+            self._peeked = await asyncio.shield(self._first)
             self._first = None
-        if self._held:
-            given, self._held = self._held[:most], self._held[most:]
-            return given
-        return await self._rows.take(most)
+        if not self._peeked:
+            return await super().take(most)
+        given, self._peeked = self._peeked[:most], self._peeked[most:]
+        return given
 
     async def count_rest(self) -> int:
         """See `Rows`."""
-        return len(self._held) + await self._rows.count_rest()
+        return len(self._peeked) + await super().count_rest()
 
     async def close(self) -> None:
         """See `Rows`."""
         if self._first is not None:
             self._first.cancel()
-        await self._rows.close()
+        await super().close()
 
 
-class LimitedRows:
+class LimitedRows(WrappedRows):
     """The first rows of others."""
 
     def __init__(self, rows: Rows, limit: int) -> None:
-        self._rows = rows
+        super().__init__(rows)
         self._left = limit
         self.total = None if rows.total is None else min(rows.total, limit)
-        self.live = rows.live
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
         if self._left <= 0:
             return []
-        rows = await self._rows.take(min(most, self._left))
+        rows = await super().take(min(most, self._left))
         self._left -= len(rows)
         return rows
 
     async def count_rest(self) -> int:
         """See `Rows`."""
-        return min(self._left, await self._rows.count_rest()) if self._left > 0 else 0
-
-    async def close(self) -> None:
-        """See `Rows`."""
-        await self._rows.close()
+        return min(self._left, await super().count_rest()) if self._left > 0 else 0

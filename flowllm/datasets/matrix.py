@@ -38,7 +38,7 @@ class MatrixRows:
         self._names = list(axes)
         self._axes = [_Cursor(axis, keeps=at > 0) for at, axis in enumerate(axes.values())]
         self._chosen: list[Row] = []
-        self._place = 0
+        self._index = 0
         self._over = not axes
         self._failed: DataFailed | None = None
 
@@ -73,20 +73,20 @@ class MatrixRows:
     def _combination(self) -> Row:
         value = {name: row.value for name, row in zip(self._names, self._chosen, strict=True)}
         error = next((row.error for row in self._chosen if row.error is not None), None)
-        self._place += 1
-        return Row(place=self._place - 1, value=value, error=error)
+        self._index += 1
+        return Row(index=self._index - 1, value=value, error=error)
 
     async def count_rest(self) -> int:
         """See `Rows`."""
         if self.total is not None:
-            return self.total - self._place
-        before = self._place
+            return self.total - self._index
+        before = self._index
         try:
             while await self.take(PAGE):
                 pass
         except DataFailed:
             pass
-        return self._place - before
+        return self._index - before
 
     async def close(self) -> None:
         """See `Rows`."""

@@ -20,8 +20,49 @@ from flowllm.datasets.output_lock import OutputLock
 
 _PUT_BACK: Final = "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"
 _JSON_LINES: Final = JsonLines()
+_OPEN: Final = 0
+_LEFT_OUT: Final = 1
+_WANTED: Final = 2
+_LONG: Final = 65_536
+"""Given indices after which their marks are dropped."""
 FULL: Final = 1024 * 1024
 """Bytes that are gathered before they must be written."""
+
+
+class ReorderBuffer:
+    """Which of the indices that end in any order come next. Pure; keeps a byte for each index behind an open one."""
+
+    def __init__(self) -> None:
+        self._marks = bytearray()
+        self._at = 0
+        """In `_marks`, of the first index that has not been given."""
+        self._first = 0
+        """The index of the first mark."""
+
+    def ended(self, index: int, *, wanted: bool) -> None:
+        """An index ended; `wanted` False: there is nothing of it to give."""
+        at = index - self._first
+        if at >= len(self._marks):
+            self._marks.extend(bytes(at + 1 - len(self._marks)))
+        self._marks[at] = _WANTED if wanted else _LEFT_OUT
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first index that has not been given has ended."""
+        return self._at < len(self._marks) and self._marks[self._at] != _OPEN
+
+    def take(self, most: int) -> list[int]:
+        """The wanted ones among the next indices that have ended, at most so many of those."""
+        start, marks = self._at, self._marks
+        end = min(start + most, len(marks))
+        while self._at < end and marks[self._at] != _OPEN:
+            self._at += 1
+        taken = [self._first + at for at in range(start, self._at) if marks[at] == _WANTED]
+        if self._at >= _LONG:
+            del marks[: self._at]
+            self._first += self._at
+            self._at = 0
+        return taken
 
 
 class BitSet:
@@ -56,7 +97,7 @@ class OutputFile:
         self,
         path: Path,
         layout: Layout,
-        held: OutputLock | None,
+        lock: OutputLock | None,
         *,
         file: BinaryIO | None = None,
         offset: int = 0,
@@ -64,41 +105,41 @@ class OutputFile:
     ) -> None:
         self._path = path
         self._target = Path(os.path.realpath(path))
-        self._stood = _identity(self._target)
+        self._replaced = _identity(self._target)
         self._layout = layout
-        self._held = held
+        self._lock = lock
         self._file = file
-        self._beside: Path | None = None
+        self._temporary: Path | None = None
         self._offset = offset
         self._written = written or BitSet()
-        self._empty = False
-        """It is wanted also if no line comes."""
+        self._complete = False
+        """A file is made also if no line comes."""
         self._waiting: list[bytes] = []
         self._size = 0
         self._taken: list[bytes] = []
         """Lines that a flush has begun to write: they stay until they are on disk, should it fail or be cancelled."""
-        self._turn = threading.Lock()
+        self._writing = threading.Lock()
         """A block whose writer was cancelled is still written by its thread; the next one waits for it."""
 
     @classmethod
     def begin(
-        cls, path: Path, *, overwrite: bool, layout: Layout = _JSON_LINES, held: OutputLock | None = None
+        cls, path: Path, *, overwrite: bool, layout: Layout = _JSON_LINES, lock: OutputLock | None = None
     ) -> OutputFile:
         """A new one. Raises UsageError if there is one and it may not be overwritten, or it cannot be made."""
         check_output(path, overwrite=overwrite)
         remove_leftovers(Path(os.path.realpath(path)).parent)
-        return cls(path, layout, held)
+        return cls(path, layout, lock)
 
     @classmethod
     def resume(
-        cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES, held: OutputLock | None = None
+        cls, path: Path, offset: int, *, layout: Layout = _JSON_LINES, lock: OutputLock | None = None
     ) -> OutputFile:
         """The first `offset` bytes of one that is there; what stands behind them is cut off. At 0 it is begun anew.
 
         Raises UsageError, and then has changed nothing.
         """
         if not offset:
-            return cls.begin(path, overwrite=True, layout=layout, held=held)
+            return cls.begin(path, overwrite=True, layout=layout, lock=lock)
         _check_kind(path)
         try:
             with path.open("rb") as lines:
@@ -114,11 +155,7 @@ class OutputFile:
                 f"{path}, to which this run writes, cannot be opened: {error.strerror}", hint=_PUT_BACK
             ) from None
         remove_leftovers(Path(os.path.realpath(path)).parent)
-        return cls(path, layout, held, file=file, offset=offset, written=written)
-
-    def has(self, index: int) -> bool:
-        """Whether that row's line is in the file, or waits to be written."""
-        return index in self._written
+        return cls(path, layout, lock, file=file, offset=offset, written=written)
 
     def add(self, index: int, row: Json, outputs: Json) -> None:
         """Append a line with the next `flush`."""
@@ -136,16 +173,16 @@ class OutputFile:
 
     def complete(self) -> None:
         """All rows have ended: also without a line there is a file, with the next `flush`."""
-        self._empty = True
+        self._complete = True
 
     async def flush(self, before: Callable[[], Awaitable[None]] | None = None) -> int | None:
         """Write what waits; the number of bytes that are on disk afterwards, None while nothing was written. `before` is
         awaited before a new file takes its place. Raises StorageFailed, and can be called again then."""
         self._taken += self._waiting
         self._waiting, self._size = [], 0
-        if self._taken or (self._empty and self._file is None):
+        if self._taken or (self._complete and self._file is None):
             await asyncio.to_thread(self._write)
-        if self._beside is not None:
+        if self._temporary is not None:
             self._check_unchanged()
             if before is not None:
                 await before()
@@ -153,7 +190,7 @@ class OutputFile:
         return None if self._file is None else self._offset
 
     def _write(self) -> None:
-        with self._turn:
+        with self._writing:
             if self._file is not None and not os.fstat(self._file.fileno()).st_nlink:
                 raise StorageFailed(
                     f"{self._path} was removed while this run writes to it",
@@ -163,7 +200,7 @@ class OutputFile:
             head = b"" if self._offset else self._layout.head
             block = head + b"".join(lines)
             try:
-                file = self._file or self._begun()
+                file = self._file or self._opened()
                 file.truncate(self._offset)  # the beginning of a block that could not be written wholly
                 file.seek(self._offset)
                 view = memoryview(block)
@@ -175,12 +212,12 @@ class OutputFile:
             del self._taken[: len(lines)]
             self._offset += len(block)
 
-    def _begun(self) -> BinaryIO:
+    def _opened(self) -> BinaryIO:
         """A file beside the one that is there; that one itself, where nothing can be made in its folder."""
         try:
-            self._beside, descriptor = open_temporary(self._target)
+            self._temporary, descriptor = open_temporary(self._target)
         except OSError as error:
-            if self._stood is None or error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            if self._replaced is None or error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 raise
             self._file = self._target.open("r+b", buffering=0)
         else:
@@ -188,21 +225,21 @@ class OutputFile:
         return self._file
 
     def _take_place(self) -> None:
-        with self._turn:
-            if self._beside is None:
+        with self._writing:
+            if self._temporary is None:
                 return
             self._check_unchanged()
             try:
-                replace_file(self._beside, self._target)
+                replace_file(self._temporary, self._target)
             except OSError as error:
                 raise self._failed(error) from error
-            self._beside = None
-            if self._held is not None:
-                self._held.follow(self._target)
+            self._temporary = None
+            if self._lock is not None:
+                self._lock.follow(self._target)
 
     def _check_unchanged(self) -> None:
         """Raises StorageFailed if what stands there is not what was to be replaced."""
-        if _identity(self._target) != self._stood:
+        if _identity(self._target) != self._replaced:
             raise StorageFailed(
                 f"{self._path} was made or changed by another program since this run began",
                 hint="move it away, then go on with `flowllm resume`: the answers are in the database",
@@ -216,17 +253,17 @@ class OutputFile:
 
     def close(self) -> None:
         """What was not flushed is left out; a resume writes it, behind all but the layout's end."""
-        with self._turn:
+        with self._writing:
             if self._file is not None:
                 with contextlib.suppress(OSError):
                     self._end(self._file)
                 self._file.close()
-        if self._held is not None:
-            self._held.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def _end(self, file: BinaryIO) -> None:
-        if self._beside is not None:  # it could not take its place
-            self._beside.unlink(missing_ok=True)
+        if self._temporary is not None:  # it could not take its place
+            self._temporary.unlink(missing_ok=True)
         elif self._layout.tail and self._offset:
             file.truncate(self._offset)
             file.seek(self._offset)

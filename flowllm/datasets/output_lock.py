@@ -42,7 +42,7 @@ class OutputLock:
     def follow(self, path: Path) -> None:
         """Another file stands at the path now: hold its names, and no more those of the one before."""
         names = list(file_identities(path))
-        _release(self._locks, but=names)
+        _release(self._locks, keep=names)
         with contextlib.suppress(UsageError):
             for name in names:
                 self._take(name, path)
@@ -61,7 +61,7 @@ class OutputLock:
                 holder = _holder(file)
                 if holder.get("run") != self._run_id:  # who owns a run, the database decides
                     raise UsageError(
-                        f"{path}: {_told(holder)} writes to this file",
+                        f"{path}: {_described(holder)} writes to this file",
                         hint="name another file with --output, or wait until it has ended",
                     ) from None
 
@@ -91,14 +91,14 @@ def _holder(file: Path) -> dict[str, object]:
     return {}
 
 
-def _told(holder: dict[str, object]) -> str:
+def _described(holder: dict[str, object]) -> str:
     if not holder:
         return "another run"
     return f"run {holder.get('run')} (process {holder.get('pid')})"
 
 
-def _release(locks: dict[object, tuple[Path, int]], *, but: Collection[object] = ()) -> None:
-    for name in [name for name in locks if name not in but]:
+def _release(locks: dict[object, tuple[Path, int]], *, keep: Collection[object] = ()) -> None:
+    for name in [name for name in locks if name not in keep]:
         file, descriptor = locks.pop(name)
         with contextlib.suppress(OSError):
             file.unlink()  # while it is locked, so that nobody else's goes

@@ -20,6 +20,7 @@ from flowllm.datasets.base import ParsedRow, Row, Rows
 from flowllm.datasets.encodings import as_utf8
 from flowllm.datasets.files import FileRows, Read, keeping_columns, reader_of
 from flowllm.datasets.formats import GUESSED
+from flowllm.datasets.lists import WrappedRows
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -31,7 +32,7 @@ AHEAD_BYTES: Final = 8 * 1024 * 1024
 """The same in bytes."""
 NAME: Final = "standard input"
 _active_spools: Final[dict[Path, SpooledRows]] = {}
-"""Who reads standard input and makes the copies, in this process."""
+"""Those that read standard input and make the copies, in this process."""
 
 
 def standard_input() -> BinaryIO:
@@ -67,18 +68,12 @@ def open_spool(
     return rows
 
 
-class IncompleteCopyRows:
-    """What is whole of a copy that was not finished; then an error, since nobody can read the rest again."""
-
-    total: int | None = None
-    live = False
-
-    def __init__(self, rows: FileRows) -> None:
-        self._rows = rows
+class IncompleteCopyRows(WrappedRows):
+    """The whole rows of a copy that was not finished; then an error, as the rest cannot be read again."""
 
     async def take(self, most: int) -> list[Row]:
         """See `Rows`."""
-        rows = await self._rows.take(most)
+        rows = await super().take(most)
         if not rows:
             raise DataFailed(
                 f"{NAME} was not read to its end before the run stopped",
@@ -86,17 +81,9 @@ class IncompleteCopyRows:
             )
         return rows
 
-    async def count_rest(self) -> int:
-        """See `Rows`."""
-        return await self._rows.count_rest()
-
-    async def close(self) -> None:
-        """See `Rows`."""
-        await self._rows.close()
-
 
 class FollowerRows:
-    """What another step of the same run reads at the same time: its copy, once that is whole."""
+    """The copy that another step of the same run makes, once that is whole."""
 
     total: int | None = None
     live = True
@@ -135,18 +122,18 @@ class SpooledRows:
         self._stdin = stdin
         self._path = path
         self._reader = read
-        self._came = asyncio.Event()
+        self._available = asyncio.Event()
         self._copied = asyncio.Event()
         self._followed = False
         """Others wait for the whole copy: it is made to its end, however long this reader takes."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._shared = threading.Condition()
+        self._condition = threading.Condition()
         """Holds all that follows together: it is used by the thread as well."""
         self._rows: deque[tuple[Row, int]] = deque()
         self._size = 0
         self._wanted = False
-        """Somebody waits for rows."""
-        self._over = False
+        """A caller waits for rows."""
+        self._ended = False
         self._closed = False
         self._failed: DataFailed | None = None
         self.columns: list[str] = []
@@ -156,14 +143,14 @@ class SpooledRows:
         """See `Rows`."""
         self._start()
         while (rows := self._taken(most)) is None:
-            await self._came.wait()
+            await self._available.wait()
         return rows
 
     def follow(self) -> None:
         """Others will wait for the whole copy."""
-        with self._shared:
+        with self._condition:
             self._followed = True
-            self._shared.notify()
+            self._condition.notify()
 
     async def copied(self) -> None:
         """Wait until all of it is in the copy. Raises DataFailed."""
@@ -178,30 +165,30 @@ class SpooledRows:
             threading.Thread(target=self._run, name="flowllm-stdin", daemon=True).start()
 
     def _taken(self, most: int) -> list[Row] | None:
-        """What is there; None: nothing yet, and `_came` will tell."""
-        with self._shared:
-            if not self._rows and not self._over:
-                self._came.clear()
+        """What is there; None: nothing yet, and `_available` will tell."""
+        with self._condition:
+            if not self._rows and not self._ended:
+                self._available.clear()
                 self._wanted = True
                 return None
             if not self._rows and self._failed is not None:
                 raise self._failed
             taken = [self._rows.popleft() for _ in range(min(most, len(self._rows)))]
             self._size -= sum(size for _, size in taken)
-            self._shared.notify()
+            self._condition.notify()
         return [row for row, _ in taken]
 
     async def count_rest(self) -> int:
-        """0: nobody knows without waiting for it."""
+        """0: it is not known without waiting for it."""
         return 0
 
     async def close(self) -> None:
         """See `Rows`."""
-        with self._shared:
-            self._closed = self._over = True
+        with self._condition:
+            self._closed = self._ended = True
             self._rows.clear()
-            self._shared.notify()
-        self._came.set()
+            self._condition.notify()
+        self._available.set()
         if not self._followed or self._loop is None:
             _active_spools.pop(self._path, None)
 
@@ -213,14 +200,14 @@ class SpooledRows:
             self._copy()
         except DataFailed as error:
             failed = error
-        except Exception as error:  # noqa: BLE001 - whoever waits for rows must hear of it, whatever it is
+        except Exception as error:  # noqa: BLE001 - raised to the reader of the rows, whatever it is
             failed = DataFailed(f"{NAME} cannot be read: {error}")
-        with self._shared:
+        with self._condition:
             self._failed = failed
-            self._over = True
+            self._ended = True
         _active_spools.pop(self._path, None)
-        self._tell(self._came)
-        self._tell(self._copied)
+        self._set(self._available)
+        self._set(self._copied)
 
     def _copy(self) -> None:
         part = self._path.with_name(f"{self._path.name}.part")
@@ -233,8 +220,8 @@ class SpooledRows:
         with os.fdopen(descriptor, "wb", buffering=0) as copy:
             tee = io.BufferedReader(_Tee(source, copy, part), buffer_size=64 * 1024)
             rows = keeping_columns(self._reader(as_utf8(tee), NAME), self.columns)
-            for place, found in enumerate(rows):
-                if not self._put(place, found):
+            for index, found in enumerate(rows):
+                if not self._hand_over(index, found):
                     return
             if self._closed and not self._followed:
                 return
@@ -244,24 +231,24 @@ class SpooledRows:
             except OSError as error:
                 raise _not_copied(part, error) from None
 
-    def _put(self, place: int, found: ParsedRow) -> bool:
-        """Hand on a row, once there is room; False: nobody wants it."""
+    def _hand_over(self, index: int, found: ParsedRow) -> bool:
+        """Hand on a row, once there is room; False: no more is wanted."""
         line, size, value, error = found
-        row = Row(place=place, value=value, line=line, error=error)
-        with self._shared:
+        row = Row(index=index, value=value, line=line, error=error)
+        with self._condition:
             while not (self._closed or self._followed) and (len(self._rows) >= AHEAD or self._size > AHEAD_BYTES):
-                self._shared.wait()
+                self._condition.wait()
             if self._closed:
                 return self._followed
             self._rows.append((row, size))
             self._size += size
             wanted, self._wanted = self._wanted, False
         if wanted:
-            self._tell(self._came)
+            self._set(self._available)
         return True
 
-    def _tell(self, event: asyncio.Event) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    def _set(self, event: asyncio.Event) -> None:
+        with suppress(RuntimeError):  # the loop is closed
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(event.set)
 
@@ -310,7 +297,7 @@ class _Tee(io.RawIOBase):
         while True:
             try:
                 return os.read(self._descriptor, most)
-            except BlockingIOError:  # whoever gave it to us has made it non-blocking
+            except BlockingIOError:  # another process has made it non-blocking
                 select.select([self._descriptor], [], [])
 
 

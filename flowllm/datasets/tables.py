@@ -49,13 +49,13 @@ def table_rows(lines: Iterator[Line], name: str, *, delimiter: str | None = None
             header = _header(cells, records, name)
             continue
         rows = True
-        if records.wrong:
-            yield bad_row(records.head, records.line, name, records.wrong, records.size)
+        if records.problem:
+            yield bad_row(records.head, records.line, name, records.problem, records.size)
         elif len(cells) == len(header):
             yield records.line, records.size, dict(zip(header, cells, strict=True)), None
         elif len(cells) > 1 or cells[0].strip():
-            told = f"{_cells(len(cells))}, and the header has {len(header)}"
-            yield bad_row(records.head, records.line, name, told, records.size)
+            problem = f"{_cells(len(cells))}, and the header has {len(header)}"
+            yield bad_row(records.head, records.line, name, problem, records.size)
     return () if rows else header or ()
 
 
@@ -86,8 +86,8 @@ def _cells(count: int) -> str:
 
 def _header(cells: list[str], records: _Records, name: str) -> list[str]:
     where = f"{name}:{records.line}"
-    if records.wrong:
-        raise DataFailed(f"{where}: the header cannot be read: {records.wrong}")
+    if records.problem:
+        raise DataFailed(f"{where}: the header cannot be read: {records.problem}")
     if any("\0" in cell for cell in cells):
         raise DataFailed(f"{where}: the header has zero bytes: this is no text", hint="is it CSV?")
     cells = [cell.strip(_AROUND) for cell in cells]
@@ -121,13 +121,13 @@ class _Records:
         self.line = 0
         self.head = b""
         self.size = 0
-        self.wrong = ""
+        self.problem = ""
         """Why the record cannot be read; "" if it can."""
 
     def next(self) -> list[str] | None:
-        """The cells of the next record that is not an empty line, [] for one that is wrong; None at the end."""
+        """The cells of the next record that is not an empty line, [] for one that cannot be read; None at the end."""
         while True:
-            self.head, self.size, self.wrong, self._refused = b"", 0, "", None
+            self.head, self.size, self.problem, self._refused = b"", 0, "", None
             if self._behind:
                 self._behind = bytearray()
             try:
@@ -145,9 +145,9 @@ class _Records:
             if cells:
                 return cells
 
-    def _again(self, wrong: str) -> list[str]:
+    def _again(self, problem: str) -> list[str]:
         """Give up the record, and go back to the line behind its first one."""
-        self.wrong = wrong
+        self.problem = problem
         if self._refused is not None:
             self._lines.append(iter([self._refused]))
         if self._behind:
@@ -183,14 +183,14 @@ class _Records:
             try:
                 yield line.data.decode()
             except UnicodeDecodeError as error:
-                self.wrong = self.wrong or f"not UTF-8 (byte {error.start + 1} of line {line.number})"
+                self.problem = self.problem or f"not UTF-8 (byte {error.start + 1} of line {line.number})"
                 yield line.data.decode(errors="replace")
 
 
 def _reason(error: csv.Error) -> str:
-    told = str(error)
-    if "new-line character" in told:
+    problem = str(error)
+    if "new-line character" in problem:
         return "a carriage return in the middle of a line"
-    if "expected after" in told:
+    if "expected after" in problem:
         return "a quote is not closed, or one within a quoted cell is not doubled"
-    return TOO_LARGE if "field larger" in told else f"not CSV: {told}"
+    return TOO_LARGE if "field larger" in problem else f"not CSV: {problem}"

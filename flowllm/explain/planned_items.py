@@ -110,8 +110,8 @@ async def _item(step: Step, values: Mapping[str, Json], name: NodeId, row: Row, 
     if row.error is not None:
         return wrong(step, row.error.message)
     assert step.foreach is not None  # noqa: S101 - it has items
-    scope = {**values, step.foreach.name: row.value, "index": row.place}
-    return await one(replace(step, foreach=None), scope, item_id(name, row.place))
+    scope = {**values, step.foreach.name: row.value, "index": row.index}
+    return await one(replace(step, foreach=None), scope, item_id(name, row.index))
 
 
 def _summed(
@@ -157,7 +157,7 @@ def _chosen(rule: AcceptPolicy, rows: Sequence[Row], found: Sequence[Estimate], 
 
 
 def _accepts(rule: AcceptPolicy, row: Row, one: Estimate, accepted: Sequence[Json]) -> bool:
-    ended = Ended(place=row.place, slot=row.place, status=one.status, item=row.value, output=one.output)
+    ended = Ended(place=row.index, slot=row.index, status=one.status, item=row.value, output=one.output)
     try:
         return rule.judge(ended, accepted)
     except StepError:
@@ -175,7 +175,7 @@ def _with_output(
         output=outputs if chosen is None else [outputs[at] for at in chosen],
         rows=[
             {
-                "index": row.place,
+                "index": row.index,
                 "item": row.value,
                 "status": one.status.value,
                 "output": one.output,

@@ -219,7 +219,7 @@ class ForeachRunner:
     # items
 
     def _start(self, item: Item) -> None:
-        place = item.row.place
+        place = item.row.index
         self._state.pulled(place)
         self._context.open_items.opened()
         invocation = self._invocation_of(item)
@@ -235,18 +235,18 @@ class ForeachRunner:
         row = item.row
         totals = self._scope.totals
         if self._accepting:
-            totals = self._item_totals[row.place] = UsageTotals(totals)
+            totals = self._item_totals[row.index] = UsageTotals(totals)
         name = "item" if self._foreach is None else self._foreach.name
         return NodeInvocation(
             node_id=item_id(self._node, item.slot),
             step=self._item_step,
-            values={**self._invocation.values, name: row.value, "index": row.place},
-            position=ItemPosition(parent=self._node, index=row.place, item=row.value, content=item.content),
+            values={**self._invocation.values, name: row.value, "index": row.index},
+            position=ItemPosition(parent=self._node, index=row.index, item=row.value, content=item.content),
             scope=self._scope,
             totals=totals,
             earlier=item.earlier,
             within=item.within,
-            missed=partial(self._missed, row.place) if self._accepting else self._scope.missed,
+            missed=partial(self._missed, row.index) if self._accepting else self._scope.missed,
             is_row=self._invocation.is_row,
             many=False,
             graph=self._invocation.graph,
@@ -286,7 +286,7 @@ class ForeachRunner:
 
     def _ended(self, item: Item, record: NodeRecord | None) -> None:
         """An item is over; None: it was not wanted any more, or the run is stopping."""
-        place = item.row.place
+        place = item.row.index
         self._context.open_items.closed()
         totals = self._item_totals.pop(place, None)
         if record is None:

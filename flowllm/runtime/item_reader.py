@@ -101,14 +101,14 @@ class ItemReader:
             self._buffer.extend(await self._found_again(rows, contents))
         else:
             self._buffer.extend(
-                Item(row=row, content=content, slot=row.place) for row, content in zip(rows, contents, strict=True)
+                Item(row=row, content=content, slot=row.index) for row, content in zip(rows, contents, strict=True)
             )
         return True
 
     async def _found_again(self, rows: Sequence[Row], contents: Sequence[str]) -> list[Item]:
         """The items with what earlier attempts left of them."""
         context = self._context
-        keys = [ItemKey(place=row.place, content=content) for row, content in zip(rows, contents, strict=True)]
+        keys = [ItemKey(place=row.index, content=content) for row, content in zip(rows, contents, strict=True)]
         adopted = await context.store.adopt(context.lease, self._invocation.node_id, keys)
         within: dict[NodeId, Sequence[NodeRecord]] = {}
         if self._invocation.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
@@ -134,7 +134,7 @@ class ItemReader:
 def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> tuple[Row, str]:
     """The row that a person has put in the place of this one, if it still is what was mended; under the content of that,
     also where the data has been mended alike since."""
-    wanted, value = mended.get(str(row.place), (None, None))
+    wanted, value = mended.get(str(row.index), (None, None))
     if wanted is None or content not in {wanted, content_of(value)}:
         return row, content
     return replace(row, value=value, error=None), wanted

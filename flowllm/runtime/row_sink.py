@@ -9,8 +9,7 @@ from typing import Protocol
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, slot_of
-from flowllm.datasets.output import FULL
-from flowllm.datasets.reorder import ReorderBuffer
+from flowllm.datasets.output import FULL, ReorderBuffer
 from flowllm.language.columns import LETTER
 from flowllm.storage.base import NodeRecord, RunLease, Store
 

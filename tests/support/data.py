@@ -83,7 +83,7 @@ async def drain(rows: Rows, most: int = 7) -> list[Row]:
     while page := await rows.take(most):
         assert len(page) <= most
         taken += page
-    assert [row.place for row in taken] == list(range(len(taken)))
+    assert [row.index for row in taken] == list(range(len(taken)))
     return taken
 
 

@@ -101,7 +101,7 @@ async def test_nothing_is_opened_before_the_first_row_is_wanted(tmp_path: Path) 
     rows = open_file(tmp_path / "rows.jsonl", name="rows.jsonl")
     assert rows.total is None
     write(tmp_path / "rows.jsonl", "1\n2\n")
-    assert [(row.place, row.line, row.value) for row in await rows.take(9)] == [(0, 1, 1), (1, 2, 2)]
+    assert [(row.index, row.line, row.value) for row in await rows.take(9)] == [(0, 1, 1), (1, 2, 2)]
     assert await rows.take(9) == []
     assert await rows.take(9) == []
 

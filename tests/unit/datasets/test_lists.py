@@ -57,7 +57,7 @@ async def test_a_list_gives_its_items() -> None:
     assert rows.total == 3
     assert [row.value for row in await rows.take(2)] == ["a", None]
     assert await rows.count_rest() == 1
-    assert [(row.place, row.value) for row in await rows.take(2)] == [(2, {"b": 1})]
+    assert [(row.index, row.value) for row in await rows.take(2)] == [(2, {"b": 1})]
     assert await rows.take(2) == []
 
 

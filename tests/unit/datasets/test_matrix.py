@@ -45,7 +45,7 @@ class Opened:
                 if owner.breaks_at is not None and begin >= owner.breaks_at:
                     raise DataFailed("it breaks")
                 return [
-                    Row(place=0, value=value, error=BadRow("bad") if value == "bad" else None)
+                    Row(index=0, value=value, error=BadRow("bad") if value == "bad" else None)
                     for value in owner.values[begin : self.at]
                 ]
 

@@ -192,8 +192,6 @@ async def test_what_stands_behind_the_mark_is_cut_off(tmp_path: Path) -> None:
     with path.open("ab") as more:
         more.write(b"torn")
     file = OutputFile.resume(path, size)
-    assert file.has(1)
-    assert not file.has(3)
     file.add(1, 1, 1)
     file.add(3, 3, 3)
     await file.flush()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from flowllm.datasets.reorder import ReorderBuffer
+from flowllm.datasets.output import ReorderBuffer
 
 
 def _all(order: ReorderBuffer, most: int = 10) -> list[int]:
@@ -43,7 +43,7 @@ def test_no_more_are_given_than_asked_for() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_any_order_comes_out_in_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.datasets.reorder._LONG", 16)
+    monkeypatch.setattr("flowllm.datasets.output._LONG", 16)
     draw = random.Random(seed)
     places = sorted(range(500), key=lambda place: place + draw.randint(0, 60))
     wanted = {place for place in places if draw.random() < 0.7}
