@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.validation import Validator
 from flowllm.core.cancel import CancelToken
-from flowllm.core.events import Event
+from flowllm.core.events import Event, NodeWaiting
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, LocalRequest, Request
 from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage, WaitReason
@@ -40,6 +40,22 @@ class Caller:
         """Add seconds that one of the node's calls has waited."""
         if seconds > 0:
             self.waits[reason] = self.waits.get(reason, 0.0) + seconds
+
+    def tell_waiting(
+        self, reason: WaitReason, *, at: float, until: float | None = None, leader: Caller | None = None
+    ) -> None:
+        """Emit that the node waits, from `at` until about `until` (wall clock), for the request of `leader` if any."""
+        self.emit(
+            NodeWaiting(
+                run_id=self.lease.run_id,
+                node_id=self.node_id,
+                at=at,
+                reason=reason,
+                until=until,
+                leader_run="" if leader is None else leader.lease.run_id,
+                leader_node="" if leader is None else leader.node_id,
+            )
+        )
 
 
 AnyRequest: TypeAlias = Request | LocalRequest
@@ -143,6 +159,10 @@ class PendingCall(Protocol):
 
         Raises CallStopped when there is none left.
         """
+        ...
+
+    def callers(self) -> Sequence[Caller]:
+        """The nodes that wait for whatever this call waits for; without those that joined it."""
         ...
 
     def holds_secret(self, value: Json) -> bool:

@@ -81,6 +81,11 @@ class _Batch:
                 return member.pending.payer()
         raise CallStopped
 
+    def callers(self) -> Sequence[Caller]:
+        """Each node once, however many of its calls are in the batch."""
+        found = (caller for member in self.members for caller in member.pending.callers())
+        return list({id(caller.waits): caller for caller in found}.values())
+
     def holds_secret(self, value: Json) -> bool:
         """Of any of its calls."""
         return any(member.pending.holds_secret(value) for member in self.members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowllm.core.errors import BudgetExceeded, RequestRejected
@@ -31,10 +32,12 @@ class RunBudget:
         self._set_aside: list[BudgetReservation] = []
         self._changed = asyncio.Event()
 
-    async def reserve(self, reservation: BudgetReservation, *, model: str) -> None:
-        """Set that much aside before a request to that model is sent.
+    async def reserve(
+        self, reservation: BudgetReservation, *, model: str, waiting: Callable[[], None] | None = None
+    ) -> bool:
+        """Set that much aside before a request to that model is sent. Whether that had to wait.
 
-        Waits while requests in flight may turn out cheaper than what is set aside for them. Raises
+        Waits while requests in flight may turn out cheaper than what is set aside for them, and calls `waiting` then. Raises
         BudgetExceeded if there is nothing left to wait for, RequestRejected for a request of unknown price under
         a budget in dollars.
         """
@@ -43,12 +46,17 @@ class RunBudget:
                 f"the run has a budget in dollars, and the price of {model} is not known",
                 hint="put its price under `prices` in flowllm.yaml",
             )
+        waited = False
         while not self._fits(reservation):
             if not self._set_aside:
                 raise self._exceeded(reservation)
+            if waiting is not None and not waited:
+                waiting()
+            waited = True
             self._changed.clear()
             await self._changed.wait()
         self._set_aside.append(reservation)
+        return waited
 
     def settle(self, reservation: BudgetReservation, spend: Spend) -> None:
         """The request is over and took that much; of an unknown outcome all that was set aside stays so."""

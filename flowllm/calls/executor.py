@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowllm.calls.attempt import Attempt, usage_of
 from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
-from flowllm.calls.response_cache import recalled, record_of
+from flowllm.calls.response_cache import recalled, record_of, waited
 from flowllm.calls.validation import Verdict
 from flowllm.calls.wire import added_tokens, send
 from flowllm.core.clock import Clock
@@ -24,7 +24,7 @@ from flowllm.core.errors import InvalidAnswer, NodeTimedOut, StepError, StoreErr
 from flowllm.core.events import NodeRetrying, Notice
 from flowllm.core.money import Spend
 from flowllm.core.request import Answer, Completion, Reply
-from flowllm.core.types import Usage
+from flowllm.core.types import Usage, WaitReason
 from flowllm.limits.limiter import Limiter, Permit
 from flowllm.storage.base import MemoRecord, NodeWrite, Store
 
@@ -135,8 +135,21 @@ class _Talk:
             )
         )
         if send.delay > 0:
+            asked, until = send.delay - own, self.clock.now() + send.delay
+            self.waiting(WaitReason.SERVER_PAUSE if asked > own else WaitReason.BACKOFF, until)
             await self.clock.sleep(send.delay)
             self.meter.waited_s += own
+            self.waited(WaitReason.BACKOFF, own)
+            self.waited(WaitReason.SERVER_PAUSE, asked)
+
+    def waiting(self, reason: WaitReason, until: float | None) -> None:
+        """Tell that the call waits for that, until about then (wall clock)."""
+        for caller in self.pending.callers():
+            caller.tell_waiting(reason, at=self.clock.now(), until=until)
+
+    def waited(self, reason: WaitReason, seconds: float) -> None:
+        """Add seconds that the call has waited."""
+        waited(self.pending, reason, seconds)
 
     async def _send(self, request: AnyRequest) -> Send | Answer | GiveUp:
         call = self.call
@@ -155,7 +168,9 @@ class _Talk:
             self.meter.queue_s += permit.queue_s
             if isinstance(found, Answer):
                 return found
+            self.waiting(WaitReason.CACHE_LOOKUP, None)
             await self.clock.sleep(ELSEWHERE)
+            self.waited(WaitReason.CACHE_LOOKUP, ELSEWHERE)
             self.meter.queue_s += ELSEWHERE
             self._deferred += ELSEWHERE
         try:
@@ -190,7 +205,7 @@ class _Talk:
             caller = self.pending.payer()
             budget = caller.budget
             if budget is not None:
-                await budget.reserve(reservation, model=call.request.model)
+                await self._reserve(budget, reservation)
             permit = None
             try:
                 permit = await self.limiter.acquire(
@@ -199,6 +214,7 @@ class _Talk:
                     tokens=reservation.tokens,
                     model=call.request.model,
                     tenant=caller.tenant,
+                    listener=self,
                 )
                 payer = self.pending.payer()
                 if payer.budget is budget:
@@ -207,6 +223,15 @@ class _Talk:
                 _unused(budget, reservation, permit)
                 raise
             _unused(budget, reservation, permit)
+
+    async def _reserve(self, budget: RunBudget, reservation: BudgetReservation) -> None:
+        began = self.clock.monotonic()
+
+        def full() -> None:
+            self.waiting(WaitReason.BUDGET, None)
+
+        if await budget.reserve(reservation, model=self.call.request.model, waiting=full):
+            self.waited(WaitReason.BUDGET, self.clock.monotonic() - began)
 
     def _reservation(self, request: AnyRequest) -> BudgetReservation:
         """For the question as it was, and for what was added to it to ask again."""
@@ -247,7 +272,7 @@ class _Exchange:
 
     async def _through_the_wire(self, request: AnyRequest) -> Reply | StepError:
         try:
-            await self._attempt.begin()
+            await self._committed(self._attempt.begin())
             await self._permit.depart()
             self._call.payer()
             self._call.on_wire = True
@@ -263,6 +288,12 @@ class _Exchange:
         self._attempt.came_back()
         self._meter.call_s += self._attempt.took
         return outcome
+
+    async def _committed(self, write: Coroutine[object, object, None]) -> None:
+        """Wait for a commit that the node's own row is not part of."""
+        began = self._clock.monotonic()
+        await write
+        self._talk.waited(WaitReason.COMMIT, self._clock.monotonic() - began)
 
     async def _complete(self, request: AnyRequest) -> Reply | StepError:
         left = max(0.001, self._ask.timeout - self._talk.active_s)
@@ -280,7 +311,7 @@ class _Exchange:
         cost = self._priced(error.cost_usd, usage, self._ask.request.model)
         self._meter.pay(cost)
         self._spent = _taken(usage, cost, self._reservation)
-        await self._attempt.failed(error, usage=usage, cost_usd=cost)
+        await self._committed(self._attempt.failed(error, usage=usage, cost_usd=cost))
         self._notice(report.notice)
         if report.down is not None:
             raise report.down
@@ -297,7 +328,7 @@ class _Exchange:
         self._spent = _taken(usage, cost, self._reservation)
         if not isinstance(following, Accept):
             error = None if following.error is None else self._shown(following.error, reply).as_dict()
-            await self._attempt.answered(usage=usage, cost_usd=cost, unusable=error)
+            await self._committed(self._attempt.answered(usage=usage, cost_usd=cost, unusable=error))
             return following
         if following.unknown_end:
             self._tell_end(following.unknown_end)

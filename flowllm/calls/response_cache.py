@@ -7,7 +7,7 @@ from dataclasses import replace
 from flowllm.calls.base import Layer, PendingCall
 from flowllm.core.clock import Clock
 from flowllm.core.request import Answer
-from flowllm.core.types import Usage
+from flowllm.core.types import Usage, WaitReason
 from flowllm.storage.base import MemoRecord, Store
 
 
@@ -28,6 +28,12 @@ class ResponseCache:
         return found
 
 
+def waited(pending: PendingCall, reason: WaitReason, seconds: float) -> None:
+    """Add seconds that a call has waited to all nodes that did."""
+    for caller in pending.callers():
+        caller.waited(reason, seconds)
+
+
 async def recalled(
     pending: PendingCall, store: Store, clock: Clock, *, attempts: int = 0, cost_usd: float | None = 0.0
 ) -> Answer | None:
@@ -36,7 +42,9 @@ async def recalled(
     call = pending.call
     if not call.read_memo:
         return None
+    began = clock.monotonic()
     record = await store.memo(call.key)
+    waited(pending, WaitReason.CACHE_LOOKUP, clock.monotonic() - began)
     if record is None or not fresh(record, call.ttl, now=clock.now()):
         return None
     answer = replace(answer_of(record), attempts=attempts, cost_usd=cost_usd)

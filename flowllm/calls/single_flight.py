@@ -16,25 +16,28 @@ from flowllm.core.clock import Clock
 from flowllm.core.events import RequestJoined
 from flowllm.core.request import Answer
 from flowllm.core.tasks import start_task
-from flowllm.core.types import Json
+from flowllm.core.types import Json, WaitReason
 from flowllm.storage.base import NodeWrite
 
 
 class _Waiter:
-    """One asker's place in a flight."""
+    """One caller's place in a call."""
 
-    __slots__ = ("call", "future")
+    __slots__ = ("call", "future", "joined_at")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, joined_at: float | None) -> None:
         self.call = call
+        self.joined_at = joined_at
+        """Monotonic seconds; None for the caller that leads."""
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
 class InFlightCall:
-    """One call in flight and who waits for it. This is the `Call` that the inner layers see."""
+    """One call in flight and who waits for it. This is the `PendingCall` that the inner layers see."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, clock: Clock) -> None:
         self.call = call
+        self._clock = clock
         self.on_wire = False
         self.sealed = False
         """Too late to join: its rows have been made (the memo will have the answer), or it is being ended."""
@@ -48,9 +51,9 @@ class InFlightCall:
         self._task = start_task(inner.answer(self))
         self._task.add_done_callback(lambda task: self._land(task, landed))
 
-    async def wait(self, call: Call) -> Answer:
+    async def wait(self, call: Call, *, joined_at: float | None = None) -> Answer:
         """Wait for the answer with the others."""
-        waiter = _Waiter(call)
+        waiter = _Waiter(call, joined_at)
         self._waiters.append(waiter)
         token = call.caller.token
         token.listen(waiter, lambda: self._stop(waiter))
@@ -71,10 +74,17 @@ class InFlightCall:
         """The first waiter whose run is not stopping; those whose run is, are sent away."""
         for waiter in list(self._waiters):
             if not waiter.call.caller.token.stopped:
+                self._count_wait(waiter)
+                waiter.joined_at = None
                 self._paying = waiter
                 return waiter.call.caller
             self._refuse(waiter)
         raise CallStopped
+
+    def callers(self) -> Sequence[Caller]:
+        """The node that pays, or will."""
+        leader = self._paying if self._paying in self._waiters else next(iter(self._waiters), None)
+        return () if leader is None else (leader.call.caller,)
 
     def holds_secret(self, value: Json) -> bool:
         """Of any waiter's run."""
@@ -96,6 +106,8 @@ class InFlightCall:
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:
         """The rows of all waiters."""
         self.sealed = True
+        for waiter in self._waiters:
+            self._count_wait(waiter)
         return [row for waiter in self._waiters for row in waiter.call.settle(self._share(answer, waiter))]
 
     def _land(self, task: asyncio.Task[Answer], landed: Callable[[InFlightCall], None]) -> None:
@@ -105,12 +117,20 @@ class InFlightCall:
         for waiter in self._waiters:
             if waiter.future.done():
                 continue
+            self._count_wait(waiter)
             if task.cancelled():
                 waiter.future.cancel()
             elif error is not None:
                 waiter.future.set_exception(error)
             else:
                 waiter.future.set_result(self._share(task.result(), waiter))
+
+    def _count_wait(self, waiter: _Waiter) -> None:
+        """Add what it has waited for the caller that leads, up to now."""
+        if waiter.joined_at is not None:
+            now = self._clock.monotonic()
+            waiter.call.caller.waited(WaitReason.EQUAL_CALL, now - waiter.joined_at)
+            waiter.joined_at = now
 
     def _stop(self, waiter: _Waiter) -> None:
         """The run of this waiter is stopping: what is on the wire may finish, the rest is not sent."""
@@ -159,17 +179,22 @@ class InFlightCalls:
             in_flight = self._joinable.get((call.scope, call.key)) if call.join else None
             if in_flight is None:
                 return await self._lead(call)
-            if in_flight.suits(call):
+            now, began = self._clock.now(), self._clock.monotonic()
+            joins = in_flight.suits(call)
+            if joins:
                 call.missed()
                 if not call.local:
-                    now = self._clock.now()
                     caller.emit(RequestJoined(run_id=caller.lease.run_id, node_id=caller.node_id, at=now))
-                return await in_flight.wait(call)
+            leader = next(iter(in_flight.callers()), None)
+            caller.tell_waiting(WaitReason.EQUAL_CALL, at=now, leader=leader)
+            if joins:
+                return await in_flight.wait(call, joined_at=began)
             await caller.token.until_stopped(in_flight.ended.wait())
+            caller.waited(WaitReason.EQUAL_CALL, self._clock.monotonic() - began)
         raise CallStopped
 
     async def _lead(self, call: Call) -> Answer:
-        in_flight = InFlightCall(call)
+        in_flight = InFlightCall(call, self._clock)
         self._running.add(in_flight)
         if call.join:
             self._joinable[call.scope, call.key] = in_flight

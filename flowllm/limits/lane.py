@@ -91,5 +91,7 @@ class Waiter:
     def count(self, now: float) -> None:
         """Tell the seconds that it waited in its lane."""
         if self.admission.listener is not None:
-            for reason, seconds in self.lane.held(now).items():
-                self.admission.listener.waited(reason, seconds - self._before.get(reason, 0.0))
+            for reason, total in self.lane.held(now).items():
+                seconds = total - self._before.get(reason, 0.0)
+                if seconds > 0:
+                    self.admission.listener.waited(reason, seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from flowllm.core.events import Event, RequestEnded, RequestSent
-from flowllm.core.types import Json, Usage
+from flowllm.core.events import Event, NodeWaiting, RequestEnded, RequestSent
+from flowllm.core.types import Json, NodeId, Usage, WaitReason
 from flowllm.storage.base import NodeRecord
 
 
@@ -21,14 +21,21 @@ class NodeUsage:
         self._ended: list[RequestEnded] = []
         self.waits: dict[str, float] = {}
         """Seconds that the node has waited so far, by reason."""
+        self._waits_for: tuple[NodeId, WaitReason] | None = None
+        """What was told last, of this node or one within it."""
 
     def __call__(self, event: Event) -> None:
         """Something happened to the node."""
         if isinstance(event, RequestSent):
             self._sent.append(event)
+            self._waits_for = None
             self._note_sent()
         elif isinstance(event, RequestEnded):
             self._ended.append(event)
+        elif isinstance(event, NodeWaiting):
+            if self._waits_for == (event.node_id, event.reason):
+                return
+            self._waits_for = (event.node_id, event.reason)
         self._emit(event)
 
     @property

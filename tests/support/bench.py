@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from flowllm.calls.base import Batching
+from flowllm.calls.base import Batching, Caller
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
@@ -35,12 +35,16 @@ class Bench:
         self.memo = ResponseCache(self.line, self.store, self.clock)
         self.calls = InFlightCalls(self.memo, self.clock)
 
-    async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
-        if not self.store.runs_on_record:
+    async def open(self, *runs: str) -> None:
+        for run in runs:
             owner = Owner(pid=1, host="h", since=0)
             await self.store.create_run(
-                RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
+                RunRecord(run_id=run, workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
             )
+
+    async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
+        if not self.store.runs_on_record:
+            await self.open("r1")
         self.limiter.configure(provider.account, self.limits, holder="r1")
         who = caller(token=self.token, node=node, log=self.log, secrets=self.secrets)
         return await self.calls.answer(make_call(provider, who, **how))
@@ -85,9 +89,10 @@ class TextsBench:
         wait: float = 0.05,
         run: str = "r1",
         token: CancelToken | None = None,
+        who: Caller | None = None,
         **how: object,
     ) -> Answer:
-        who = caller(token=token or self.token, node=text, run=run, log=self.log)
+        who = who or caller(token=token or self.token, node=text, run=run, log=self.log)
         expected = Usage(input_tokens=estimate_tokens(text))
         batch = Batching(group=model, size=size, wait=wait, join=join, divide=divide)
         request = EmbedRequest(model=model, texts=(text,))

@@ -107,6 +107,7 @@ def node_row(who: Caller, answer: Answer) -> NodeWrite:
         status=NodeStatus.SUCCEEDED,
         output=who.redactor.value(answer.value),
         cached=answer.cached,
+        waits=dict(who.waits),
     )
     return NodeWrite(fence=who.lease, node=record)
 
