@@ -200,14 +200,14 @@ class GraphState:
     def _end_run(self, commands: list[Command]) -> None:
         if self._ended or self._running:
             return
-        if self._stop is None and self._pending:
+        if self._stop is None and self._pending and not self._cancelled:
             return
         self._ended = True
         if self._pending:
             for node, status in self.status.items():
                 if status is NodeStatus.PENDING:
                     self.status[node] = NodeStatus.CANCELLED
-        if self._stop is not None and not self.complete:
-            commands.append(EndRun(status=self._stop))
+        if not self.complete:
+            commands.append(EndRun(status=self._stop or RunStatus.INTERRUPTED))
         else:
             commands.append(EndRun(status=RunStatus.FAILED if self._failed else RunStatus.SUCCEEDED))
