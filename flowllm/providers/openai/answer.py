@@ -209,14 +209,14 @@ def _completion(payload: Mapping[str, Json], info: RequestInfo, raw: str, *, par
         raise error
     if not text.strip():
         raise _empty_answer(info, parts, raw, usage)
-    model, identity = payload.get("model"), payload.get("id")
+    model, request_id = payload.get("model"), payload.get("id")
     cut = "length" if end is End.CUT else "stop"
     return Completion(
         text=text,
         model=model if isinstance(model, str) and model else info.model,
         finish_reason=parts.finish_reason[:_LONGEST_REASON] if end is End.UNKNOWN else cut,
         usage=usage,
-        request_id=identity if isinstance(identity, str) else "",
+        request_id=request_id if isinstance(request_id, str) else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""The dialect of OpenAI: embeddings that came with status 200, as vectors or a typed error. Pure."""
+"""Embeddings that came with status 200, as vectors or a typed error. Pure."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ def decode_embeddings(raw: bytes, request: EmbedRequest, info: RequestInfo) -> E
     except BadAnswer as error:
         error.usage = usage  # it is paid for all the same
         raise
-    model, identity = payload.get("model"), payload.get("id")
+    model, request_id = payload.get("model"), payload.get("id")
     return Embeddings(
         vectors=vectors,
         model=model if isinstance(model, str) and model else info.model,
         usage=usage,
-        request_id=identity if isinstance(identity, str) else "",
+        request_id=request_id if isinstance(request_id, str) else "",
     )
 
 
 def _vectors(data: Json, request: EmbedRequest, info: RequestInfo, raw: bytes) -> tuple[list[float], ...]:
     if not isinstance(data, list):
         raise bad_answer(info, "no embeddings", raw[:_SHOWN])
-    found = {index: _vector(entry, info, raw) for index, entry in _placed(data, request, info, raw)}
+    found = {index: _vector(entry, info, raw) for index, entry in _indexed(data, request, info, raw)}
     vectors = tuple(found[index] for index in range(len(request.texts)))
     _check_lengths(vectors, request, info, raw)
     return vectors
 
 
-def _placed(
+def _indexed(
     data: list[Json], request: EmbedRequest, info: RequestInfo, raw: bytes
 ) -> list[tuple[int, Mapping[str, Json]]]:
-    """Each entry with the place of its text. Some servers number nothing: then the order counts."""
+    """Each entry with the index of its text. Some servers number nothing: then the order counts."""
     wanted = len(request.texts)
     entries = [entry for entry in data if isinstance(entry, dict)]
     if len(data) != wanted or len(entries) != wanted:
         what = f"{len(entries)} embeddings for {wanted} texts"
         raise bad_answer(info, what, raw[:_SHOWN], kind=WrongVectors)
-    places = [entry.get("index") for entry in entries]
-    if all(place is None for place in places):
+    indices = [entry.get("index") for entry in entries]
+    if all(index is None for index in indices):
         return list(enumerate(entries))
-    numbers = [place for place in places if isinstance(place, int) and not isinstance(place, bool)]
+    numbers = [index for index in indices if isinstance(index, int) and not isinstance(index, bool)]
     if sorted(numbers) != list(range(wanted)):
         raise bad_answer(info, "embeddings whose `index` is wrong", raw[:_SHOWN], kind=WrongVectors)
     return list(zip(numbers, entries, strict=True))
@@ -103,6 +103,6 @@ def _check_lengths(vectors: tuple[list[float], ...], request: EmbedRequest, info
         raise bad_answer(info, "embeddings of different lengths", raw[:_SHOWN], kind=WrongVectors)
     wanted = request.params.get("dimensions")
     if isinstance(wanted, int) and lengths != {wanted}:
-        told = bad_answer(info, f"embeddings of {lengths.pop()} numbers instead of {wanted}", raw[:_SHOWN])
-        told.hint = "remove `dimensions`: this model or server does not heed it"
-        raise told
+        error = bad_answer(info, f"embeddings of {lengths.pop()} numbers instead of {wanted}", raw[:_SHOWN])
+        error.hint = "remove `dimensions`: this model or server does not heed it"
+        raise error

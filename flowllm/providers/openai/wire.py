@@ -1,4 +1,4 @@
-"""The dialect of OpenAI: a request as the body that Chat Completions or Responses takes. Pure."""
+"""A request as the body that Chat Completions, Responses or Embeddings takes. Pure."""
 
 from __future__ import annotations
 
@@ -118,17 +118,11 @@ def with_images(body: Mapping[str, Json], images: Sequence[ImageFile]) -> dict[s
     if "messages" in whole:
         whole["messages"] = filled(whole["messages"])
     else:  # the Responses API: {"type": "input_image", "image_url": "data:…"}
-        whole["input"] = _flattened(filled(whole["input"]))
+        whole["input"] = filled(whole["input"])
+        for item in whole["input"]:
+            if isinstance(item.get("content"), list):
+                item["content"] = [_flat_image(part) for part in item["content"]]
     return whole
-
-
-def _flattened(items: list[dict[str, Json]]) -> list[dict[str, Json]]:
-    return [
-        {**item, "content": [_flat_image(part) for part in item["content"]]}
-        if isinstance(item.get("content"), list)
-        else item
-        for item in items
-    ]
 
 
 def _flat_image(part: Json) -> Json:
@@ -229,12 +223,10 @@ def _responses_part(part: Json, *, assistant: bool) -> Json:
         return part
     if part.get("type") == "text":
         return {**part, "type": "output_text" if assistant else "input_text"}
-    if part.get("type") == "image_url":
-        image = part.get("image_url")
-        fields = {"image_url": image["url"], **_detail(image)} if isinstance(image, dict) and "url" in image else {}
-        return {**{key: value for key, value in part.items() if key != "type"}, **fields, "type": "input_image"}
-    return part
-
-
-def _detail(image: Mapping[str, Json]) -> dict[str, Json]:
-    return {"detail": image["detail"]} if "detail" in image else {}
+    if part.get("type") != "image_url":
+        return part
+    image = part.get("image_url")
+    fields = {}
+    if isinstance(image, dict) and "url" in image:
+        fields = {"image_url": image["url"], **{key: image[key] for key in ("detail",) if key in image}}
+    return {**{key: value for key, value in part.items() if key != "type"}, **fields, "type": "input_image"}

@@ -21,12 +21,12 @@ from flowllm.providers.openai.wire import OpenAIConfig, encode
 from flowllm.providers.simulated.text import Topic, phrase, wanted_items, write
 
 _BYTES_A_TOKEN = 4
-_REMEMBERED = 10_000
-"""Requests of which it is known how often they came; the oldest are forgotten."""
+_MAX_COUNTED = 10_000
+"""Requests that are counted; the oldest are forgotten."""
 _JITTER = 0.5
 """Seconds by which requests that were admitted evenly may bunch up on their way to an enforced limit."""
 _BUSY_RETRY_AFTER = 1.0
-_MOST_NUMBERS = 1_000_000
+_MAX_NUMBERS = 1_000_000
 """In the vectors of one request."""
 DIMENSIONS = 16
 """Numbers in a vector, where a request says nothing of it."""
@@ -66,7 +66,7 @@ class SimulatedProvider:
         self._attempts: OrderedDict[str, int] = OrderedDict()
         self._answers: OrderedDict[str, int] = OrderedDict()
         self._in_flight = 0
-        self._server = _Enforcer(config.enforce, clock) if config.enforce is not None else None
+        self._limits_of_server = _ServerLimits(config.enforce, clock) if config.enforce is not None else None
 
     @property
     def name(self) -> str:
@@ -96,12 +96,12 @@ class SimulatedProvider:
         """Wait as long as a server would, then answer or fail; see Provider.complete."""
         body = self.encode(request)
         key = digest(f"{self._config.seed}:{canonical(body)}")
-        most = body.get("max_tokens")
+        max_tokens = body.get("max_tokens")
         tokens = 0
-        if self._server is not None:
-            tokens = _tokens(canonical(body["messages"])) + (most if isinstance(most, int) else 0)
-        async with self._attended(key, tokens, timeout):
-            return self._answer(body, key, _counted(self._answers, key))
+        if self._limits_of_server is not None:
+            tokens = _tokens(canonical(body["messages"])) + (max_tokens if isinstance(max_tokens, int) else 0)
+        async with self._served(key, tokens, timeout):
+            return self._completion(body, key, _counted(self._answers, key))
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
         """Vectors of length 1 that depend on seed, model, dimensions and text alone; see Provider.embed."""
@@ -109,17 +109,17 @@ class SimulatedProvider:
         texts: list[str] = body["input"]
         key = digest(f"{self._config.seed}:{canonical(body)}")
         tokens = [_tokens(text) for text in texts]
-        async with self._attended(key, sum(tokens), timeout):
+        async with self._served(key, sum(tokens), timeout):
             if not all(texts):
                 raise RequestRejected(
                     f"{self.name} (simulated) does not accept the request (400): a text is empty", status=400
                 )
         wanted = body.get("dimensions")
         size = wanted if isinstance(wanted, int) and wanted > 0 else DIMENSIONS
-        if size * len(texts) > _MOST_NUMBERS:
+        if size * len(texts) > _MAX_NUMBERS:
             raise RequestRejected(
                 f"{self.name} (simulated) does not accept the request (400): {len(texts)} vectors of {size} `dimensions` "
-                f"are over {_MOST_NUMBERS:,} numbers",
+                f"are over {_MAX_NUMBERS:,} numbers",
                 status=400,
                 hint="ask for fewer `dimensions`, or for fewer texts at once",
             )
@@ -132,21 +132,20 @@ class SimulatedProvider:
         )
 
     @contextlib.asynccontextmanager
-    async def _attended(self, key: str, tokens: int, timeout: float) -> AsyncIterator[None]:
+    async def _served(self, key: str, tokens: int, timeout: float) -> AsyncIterator[None]:
         """A request's time at the server, with its latency and faults; then the block decides on the answer."""
         attempt = _counted(self._attempts, key)
         self._in_flight += 1
         try:
-            if self._server is not None:
-                self._server.admit(tokens, in_flight=self._in_flight, name=self.name)
+            if self._limits_of_server is not None:
+                self._limits_of_server.admit(tokens, in_flight=self._in_flight, name=self.name)
             random = Random(f"{key}:attempt:{attempt}")  # noqa: S311 - not for secrets
-            await self._wait(random, timeout)
-            self._maybe_fail(random)
+            await self._wait_or_fail(random, timeout)
             yield
         finally:
             self._in_flight -= 1
 
-    async def _wait(self, random: Random, timeout: float) -> None:
+    async def _wait_or_fail(self, random: Random, timeout: float) -> None:
         latency = self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
         await self._clock.sleep(min(latency, timeout))
         if latency > timeout:
@@ -154,17 +153,15 @@ class SimulatedProvider:
                 f"{self.name} (simulated) gave no answer within {timeout:g} s",
                 hint="raise `retry.attempt_timeout`, or lower the provider's `latency`",
             )
-
-    def _maybe_fail(self, random: Random) -> None:
         if random.random() < self._config.error_rate:
             raise ServerFailed(f"{self.name} (simulated) failed (500): a simulated fault", status=500)
         if random.random() < self._config.rate_limit_rate:
             raise RateLimited(f"{self.name} (simulated) says to slow down (429)", retry_after=_BUSY_RETRY_AFTER)
 
-    def _answer(self, body: Mapping[str, Json], key: str, occurrence: int) -> Completion:
+    def _completion(self, body: Mapping[str, Json], key: str, occurrence: int) -> Completion:
         again = f":{occurrence}" if occurrence > 1 else ""
         random = Random(f"{key}:answer{again}")  # noqa: S311 - not for secrets
-        text, cut = _shortened(_text(body, random), body.get("max_tokens"))
+        text, cut = _truncated(_text(body, random), body.get("max_tokens"))
         usage = Usage(input_tokens=_tokens(canonical(body["messages"])), output_tokens=_tokens(text))
         if cut and not text:
             raise TruncatedAnswer(
@@ -191,7 +188,7 @@ def _counted(counts: OrderedDict[str, int], key: str) -> int:
     """How often the key has come, this time included."""
     counts[key] = counts.get(key, 0) + 1
     counts.move_to_end(key)
-    if len(counts) > _REMEMBERED:
+    if len(counts) > _MAX_COUNTED:
         counts.popitem(last=False)
     return counts[key]
 
@@ -234,24 +231,24 @@ def _tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
 
 
-def _shortened(text: str, max_tokens: Json) -> tuple[str, bool]:
+def _truncated(text: str, max_tokens: Json) -> tuple[str, bool]:
     """The text cut to that many tokens, and whether it was."""
     if not isinstance(max_tokens, int) or _tokens(text) <= max_tokens:
         return text, False
     return text.encode(errors="ignore")[: max(0, max_tokens) * _BYTES_A_TOKEN].decode(errors="ignore"), True
 
 
-class _Enforcer:
-    """A server's own limits: two budgets that refill evenly, and a number of seats."""
+class _ServerLimits:
+    """A server's own limits: two token buckets, and a number of requests at once."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
         per_minute = limits.requests_per_minute or 0.0
         burst = limits.burst or max(1.0, per_minute / 60)
-        self._requests = _Budget(per_minute / 60, burst + max(1.0, _JITTER * per_minute / 60))
+        self._requests = _TokenBucket(per_minute / 60, burst + max(1.0, _JITTER * per_minute / 60))
         tokens = limits.tokens_per_minute or 0.0
-        self._tokens = _Budget(tokens / 60, tokens)
+        self._tokens = _TokenBucket(tokens / 60, tokens)
 
     def admit(self, tokens: int, *, in_flight: int, name: str) -> None:
         """Raises RateLimited, with the time until there would be room."""
@@ -268,7 +265,7 @@ class _Enforcer:
         self._tokens.take(tokens)
 
 
-class _Budget:
+class _TokenBucket:
     """A token bucket that starts full."""
 
     def __init__(self, rate: float, capacity: float) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    _Kind: TypeAlias = Callable[["Topic", Random, str], str]
+from typing import TypeAlias
 
 _STOP = frozenset(
     re.findall(
@@ -27,12 +24,13 @@ _STOP = frozenset(
         """,
     )
 )
-_NUMBERS = {
-    name: number
-    for number, name in enumerate(
-        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"), start=1
+_NUMBERS = dict(
+    zip(
+        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+        range(1, 13),
+        strict=True,
     )
-}
+)
 _QUOTED = re.compile(r'["\u201c\u201d\u00ab]([^"\u201c\u201d\u00ab\u00bb\n]{3,160})["\u201c\u201d\u00bb]')
 _ABOUT = re.compile(
     r"\b(?:about|on the (?:topic|subject) of|regarding|topic:)\s+([^.?!:;\n\"{}]{3,120})", re.IGNORECASE
@@ -60,6 +58,10 @@ class Topic:
     def term(self, random: Random) -> str:
         """One of its terms."""
         return random.choice(self.terms)
+
+
+_Kind: TypeAlias = Callable[[Topic, Random, str], str]
+"""Writes an answer of one kind: its topic, the random numbers and the prompt."""
 
 
 def _trimmed(text: str) -> str:
@@ -129,27 +131,19 @@ def _headline(topic: Topic, random: Random, prompt: str) -> str:  # noqa: ARG001
 
 def _titled(text: str) -> str:
     small = {"a", "an", "and", "at", "by", "for", "in", "of", "on", "or", "the", "to", "with"}
-    words = text.split()
     return " ".join(
-        word if (index and word.lower() in small) or word[:1].isupper() else word[:1].upper() + word[1:]
-        for index, word in enumerate(words)
+        word if index and word.lower() in small else word[:1].upper() + word[1:]
+        for index, word in enumerate(text.split())
     )
 
 
 def _keyword(topic: Topic, random: Random) -> str:
     term = topic.term(random).lower()
-    frames = ("{} guide", "{} examples", "future of {}", "{} trends", "best {} tools", "{} for beginners")
-    more = (
-        "how {} works",
-        "{} explained",
-        "{}",
-        "{} tips",
-        "{} ideas",
-        "why {} matters",
-        "{} in practice",
-        "what is {}",
+    frames = (
+        *("{} guide", "{} examples", "future of {}", "{} trends", "best {} tools", "{} for beginners", "how {} works"),
+        *("{} explained", "{}", "{} tips", "{} ideas", "why {} matters", "{} in practice", "what is {}"),
     )
-    return random.choice((*frames, *more)).format(term)
+    return random.choice(frames).format(term)
 
 
 def _keywords(topic: Topic, random: Random, prompt: str) -> str:

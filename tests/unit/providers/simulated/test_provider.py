@@ -195,7 +195,7 @@ def test_who_it_is() -> None:
 
 
 def test_counts_of_requests_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.providers.simulated.provider._REMEMBERED", 10)
+    monkeypatch.setattr("flowllm.providers.simulated.provider._MAX_COUNTED", 10)
     of = provider()
     answers(of, *(ask(f"number {number}") for number in range(50)))
     assert len(of._answers) == len(of._attempts) == 10
