@@ -28,8 +28,8 @@ from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
 from flowllm.datasets.file_registry import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
-from flowllm.explain.forecast import Forecast, Forecaster
-from flowllm.explain.graph import Graph
+from flowllm.explain.forecast import Forecast, forecast
+from flowllm.explain.planner import Planner
 from flowllm.explain.why import Why, explain
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
@@ -239,18 +239,8 @@ class FlowLLM:
         prepared = plan_run(loaded, options, given, self._providers(loaded, options, self._settings.project))
         run = new_run(prepared, tenant="", owner=this_process(self._clock), now=self._clock.now())
         kinds = step_kinds(loaded, prepared.providers, self._shared.calls, prepared.secrets)
-        forecaster = Forecaster(
-            loaded,
-            replace(run, inputs=given),
-            prepared.steps,
-            backend=kinds,
-            store=self.store,
-            use_memo=not options.no_cache,
-            refresh=options.refresh,
-            limit=options.limit,
-        )
-        graph = Graph.of(replace(loaded, steps={step.id: step for step in prepared.steps.values()}))
-        return await forecaster.forecast(prepared.providers.default, graph)
+        planner = Planner(replace(run, inputs=given), options, kinds=kinds, store=self.store)
+        return await forecast(planner, loaded, prepared.steps, prepared.providers.default)
 
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""

@@ -40,10 +40,10 @@ def forecast_data(forecast: Forecast) -> dict[str, Json]:
         "workflow": forecast.workflow.name,
         "provider": forecast.provider,
         "steps": {node.step: _node_data(node) for node in forecast.nodes},
-        "requests": forecast.requests,
-        "input_tokens": forecast.input_tokens,
-        "output_tokens": forecast.output_tokens,
-        "cost_usd": forecast.cost_usd,
+        "requests": forecast.total.requests,
+        "input_tokens": forecast.total.input_tokens,
+        "output_tokens": forecast.total.output_tokens,
+        "cost_usd": forecast.total.cost_usd,
         "at_least": forecast.at_least,
         "critical_path": list(forecast.critical_path),
         "max_parallel": forecast.max_parallel,
@@ -51,19 +51,19 @@ def forecast_data(forecast: Forecast) -> dict[str, Json]:
 
 
 def _node_data(node: ForecastNode) -> dict[str, Json]:
-    outlook = node.outlook
+    estimate = node.estimate
     return {
-        "kind": outlook.kind,
+        "kind": estimate.kind.value,
         "generation": node.generation,
-        "state": outlook.state,
-        "why": outlook.why,
-        "model": outlook.model or None,
-        "items": outlook.items,
-        "requests": outlook.requests,
-        "cached": outlook.cached,
-        "input_tokens": outlook.input_tokens,
-        "output_tokens": outlook.output_tokens,
-        "cost_usd": outlook.cost_usd,
+        "state": estimate.state,
+        "why": estimate.why,
+        "model": estimate.model or None,
+        "items": estimate.items,
+        "requests": estimate.requests,
+        "cached": estimate.cached,
+        "input_tokens": estimate.input_tokens,
+        "output_tokens": estimate.output_tokens,
+        "cost_usd": estimate.cost_usd,
     }
 
 
@@ -75,7 +75,7 @@ def print_forecast(forecast: Forecast) -> None:
     screen = results()
     screen.line()
     known = forecast.at_least
-    cost = at_least(forecast.cost_usd, known["cost_usd"], dollars)
+    cost = at_least(forecast.total.cost_usd, known["cost_usd"], dollars)
     screen.line(
         f"{_requests(forecast)} to {visible(forecast.provider)}; "
         f"tokens: {known['input_tokens']:,} in, {known['output_tokens']:,} out at most; cost: {cost}"
@@ -89,18 +89,18 @@ def print_forecast(forecast: Forecast) -> None:
 
 
 def _cells(node: ForecastNode) -> list[str]:
-    outlook = node.outlook
+    estimate = node.estimate
     sums = [""] * 4
-    if not outlook.idle:
-        numbers = (outlook.requests, outlook.input_tokens, outlook.output_tokens)
-        sums = [*map(_known, numbers), dollars(outlook.cost_usd)]
-    return [str(node.generation), node.step, outlook.kind, outlook.state, *sums, outlook.why]
+    if not estimate.idle:
+        numbers = (estimate.requests, estimate.input_tokens, estimate.output_tokens)
+        sums = [*map(_known, numbers), dollars(estimate.cost_usd)]
+    return [str(node.generation), node.step, estimate.kind.value, estimate.state, *sums, estimate.why]
 
 
 def _requests(forecast: Forecast) -> str:
-    if forecast.requests is None:
+    if forecast.total.requests is None:
         return f"{plural(forecast.at_least['requests'], 'request')}, and those of steps that nobody can count yet,"
-    return f"{plural(forecast.requests, 'request')} at most"
+    return f"{plural(forecast.total.requests, 'request')} at most"
 
 
 def _known(number: int | None) -> str:

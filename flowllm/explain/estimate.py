@@ -1,4 +1,4 @@
-"""What would become of a node, and of many together. What cannot be known is None, never 0."""
+"""What one node would do and take, and many together. What cannot be known is None, never 0."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from flowllm.core.types import Counts, Json, NodeStatus, StepKind
+from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.language.workflow import Step, WorkflowBody
-from flowllm.storage.base import MemoRecord
+from flowllm.storage.base import MemoRecord, NodeRecord
+
+_BY_WEIGHT = ("send", "maybe", "cached", "compute", "error", "skipped")
+"""States, those that say most of a sum first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What would become of one node: a step, an item, or all items of a foreach."""
+    """Of one node: a step, an item, or all items of a foreach."""
 
-    kind: str
+    kind: StepKind
     state: str
-    """cached, send, compute, maybe (it depends on what is not known yet), skipped or error."""
+    """One of cached, send, compute, maybe (it depends on what is not known yet), skipped and error."""
     why: str = ""
     """Why it is not cached, or what it waits for."""
     status: NodeStatus = NodeStatus.SUCCEEDED
     known: bool = True
-    """`output` is what it would give; else what needs it cannot be told either."""
+    """`output` is what it would give; else nothing can be told of what needs it either."""
     output: Json = None
     rows: Json = None
     counts: Counts | None = None
-    """The other things that templates see of a foreach."""
+    """`rows` and `counts`: what templates see of a foreach, beside its output."""
     answer: MemoRecord | None = None
-    """What the memo has of it."""
     model: str = ""
     requests: int | None = 0
-    """At most; asking again not counted."""
+    """At most; retries not counted."""
     cached: int | None = 0
-    """Nodes that the memo answers: itself, items, steps within."""
+    """Nodes with a stored answer: itself, items, steps within."""
     input_tokens: int | None = 0
     output_tokens: int | None = 0
-    """As many as the answers may have."""
+    """At most."""
     cost_usd: float | None = 0.0
     items: int | None = None
     """Of a foreach, where it is known."""
@@ -57,66 +59,81 @@ class Estimate:
             cost_usd=None if self.cost_usd is None else self.cost_usd * factor,
         )
 
+    def record(self, run_id: RunId, node_id: NodeId, *, place: int | None = None, item: Json = None) -> NodeRecord:
+        """The row that it would leave, as far as templates see it."""
+        answer = {} if self.answer is None else self.answer.answer
+        return NodeRecord(
+            run_id=run_id,
+            node_id=node_id,
+            kind=self.kind,
+            status=self.status,
+            output=self.output,
+            error={"message": self.why} if self.status is NodeStatus.FAILED else None,
+            cached=self.answer is not None,
+            model=answer.get("model", ""),
+            usage=Usage(**answer.get("usage", {})),
+            cost_usd=0.0 if answer else None,
+            counts=self.counts,
+            place=place,
+            item=item,
+        )
+
 
 def _times(number: int | None, factor: float) -> int | None:
     return None if number is None else math.ceil(number * factor)
 
 
-def total(numbers: Iterable[int | None]) -> int | None:
-    """The sum; None as soon as one is unknown."""
+def _total(numbers: Iterable[int | None]) -> int | None:
     found = list(numbers)
     return None if None in found else sum(number for number in found if number is not None)
 
 
-def together(kind: StepKind, parts: Sequence[Estimate]) -> Estimate:
-    """The sums of several, in the state that says most: errors, then what is sent, then what may be."""
-    costs = [part.cost_usd for part in parts if part.requests != 0]
+def combined(kind: StepKind, parts: Sequence[Estimate]) -> Estimate:
+    """The sums of several, None as soon as a part is, in the state that says most."""
     states = {part.state for part in parts}
-    state = next((one for one in _ORDER if one in states), "compute")
+    sending = [part for part in parts if not part.idle]
+    costs = [part.cost_usd for part in sending]
     return Estimate(
-        kind=kind.value,
-        state=state,
+        kind=kind,
+        state=next((state for state in _BY_WEIGHT if state in states), "compute"),
         known=all(part.known for part in parts),
         model=next((part.model for part in parts if part.model), ""),
-        requests=total(part.requests for part in parts),
-        cached=total(part.cached for part in parts),
-        input_tokens=total(part.input_tokens for part in parts if part.requests != 0),
-        output_tokens=total(part.output_tokens for part in parts if part.requests != 0),
+        requests=_total(part.requests for part in parts),
+        cached=_total(part.cached for part in parts),
+        input_tokens=_total(part.input_tokens for part in sending),
+        output_tokens=_total(part.output_tokens for part in sending),
         cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
     )
 
 
-_ORDER = ("send", "maybe", "cached", "compute", "error", "skipped")
-
-
 def unknown(step: Step, why: str, *, items: int | None = None) -> Estimate:
-    """One whose inputs are not known yet. `items`: of its foreach, where that is known."""
-    each = _most_requests(step)
-    requests: int | None
-    if each == 0:
-        requests = 0
-    elif step.foreach is None:
-        requests = each
-    else:
-        requests = None if each is None or items is None else each * items
-    asks = requests != 0
+    """Of a step whose inputs are not known yet. `items`: of its foreach, where that is known."""
+    requests = _most_requests(step)
+    if requests and step.foreach is not None:
+        requests = None if items is None else requests * items
+    sends = requests != 0
     return Estimate(
-        kind=step.kind.value,
+        kind=step.kind,
         state="maybe",
         why=why,
         known=False,
         requests=requests,
         cached=None,
-        input_tokens=None if asks else 0,
-        output_tokens=None if asks else 0,
-        cost_usd=None if asks else 0.0,
+        input_tokens=None if sends else 0,
+        output_tokens=None if sends else 0,
+        cost_usd=None if sends else 0.0,
         items=items,
     )
 
 
-def wrong(step: Step, why: str) -> Estimate:
-    """One that fails before anything is sent for it."""
-    return Estimate(kind=step.kind.value, state="error", why=why, status=NodeStatus.FAILED)
+def failing(step: Step, why: str) -> Estimate:
+    """Of a step that fails before anything is sent for it."""
+    return Estimate(kind=step.kind, state="error", why=why, status=NodeStatus.FAILED)
+
+
+def skipped(step: Step, why: str, status: NodeStatus = NodeStatus.SKIPPED) -> Estimate:
+    """Of a step that is not carried out; `status` may be blocked too."""
+    return Estimate(kind=step.kind, state="skipped", why=why, status=status)
 
 
 def _most_requests(step: Step) -> int | None:
@@ -125,9 +142,7 @@ def _most_requests(step: Step) -> int | None:
         inner = step.body.graph.steps.values()
         each = [_most_requests(one) for one in inner]
         unbounded = any(one.foreach is not None and most != 0 for one, most in zip(inner, each, strict=True))
-        return None if unbounded else total(each)
-    if step.kind is StepKind.EMBED:
-        return None  # as many as its texts fill
-    if getattr(step.body, "asks", None) is not None:
-        return None  # as many as its function likes
+        return None if unbounded else _total(each)
+    if step.kind is StepKind.EMBED or getattr(step.body, "asks", None) is not None:
+        return None  # as many as its texts fill, or as its function likes
     return getattr(step.body, "samples", None) or 1 if step.kind is StepKind.PROMPT else 0

@@ -1,93 +1,82 @@
-"""What would become of the items of a foreach: the first ones are looked at, the rest is reckoned from them."""
+"""Drives the state machine of a foreach without doing anything: the first items are looked at and stand for the rest."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from flowllm.core.errors import StepError
-from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, item_id
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
-from flowllm.explain.estimate import Estimate, together, unknown, wrong
+from flowllm.explain.estimate import Estimate, combined, failing, unknown
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, Step, WorkflowBody
-from flowllm.runtime.accept_policy import bound_policy
-from flowllm.runtime.foreach_state import AcceptPolicy, Ended
+from flowllm.runtime.accept_policy import foreach_state
+from flowllm.runtime.foreach_results import item_row
+from flowllm.runtime.foreach_state import Ended, ForeachState
 from flowllm.runtime.item_sources import open_rows
 
-One: TypeAlias = "Callable[[Step, Mapping[str, Json], str], Awaitable[Estimate]]"
-"""Foresees a node by its step, the values of its templates and its name."""
+EstimateNode: TypeAlias = "Callable[[Step, Mapping[str, Json], NodeId], Awaitable[Estimate]]"
+"""Estimates a node by its step, the values of its templates and its name."""
 LOOKED_AT = 1000
-"""Items that are bound and looked up in the memo."""
+"""Items that are bound and looked up in the cache."""
 COUNTED = 200_000
 """Rows of a stream that are counted; of a longer one nobody knows how many there are."""
 AT_ONCE = 50
 PAGE = 500
 
 
-async def foresee_items(
+async def estimate_items(
     step: Step,
     values: Mapping[str, Json],
-    name: str,
+    name: NodeId,
     *,
     waits: Sequence[str],
-    one: One,
+    estimate: EstimateNode,
     limit: int | None,
     grant: Callable[[int], int],
 ) -> Estimate:
     """All items of a step with a foreach, as one. Standard input is never read.
 
-    `waits` are the steps that it needs and whose outputs nobody knows, `one` foresees one item. `grant` says how many
+    `waits` are the steps that it needs and whose outputs nobody knows, `estimate` is for one item. `grant` says how many
     of so many items may still be looked at.
     """
     foreach = step.foreach
-    assert foreach is not None  # noqa: S101 - asked for only then
-    needed = [need for need in waits if need in _needs(foreach)]
+    assert foreach is not None  # noqa: S101 - called only then
+    sources, files = _sources(foreach)
+    named = {reference.step for source in sources for reference in source.references}
+    needed = [need for need in waits if need in named]
     if needed:
         return unknown(step, f"once for each item of {', '.join(needed)}")
     try:
-        if any(source.path.text(values) == STDIN for source in _files(foreach)):
+        if any(file.path.text(values) == STDIN for file in files):
             return unknown(step, "once for each item of standard input")
-        first, count = await _read(open_rows(foreach, values, spool=None, limit=limit))
+        rows, count = await _read(open_rows(foreach, values, spool=None, limit=limit))
         if waits:
             return unknown(step, f"after {', '.join(waits)}", items=count)
         found: list[Estimate] = []
-        while len(found) < len(first):
-            granted = grant(min(AT_ONCE, len(first) - len(found)))
+        while len(found) < len(rows):
+            granted = grant(min(AT_ONCE, len(rows) - len(found)))
             if found and not granted:
                 break
-            batch = first[len(found) : len(found) + max(1, granted)]
-            found += await asyncio.gather(*(_item(step, values, NodeId(name), row, one) for row in batch))
-        return _summed(step, values, first[: len(found)], found, count)
+            batch = rows[len(found) : len(found) + max(1, granted)]
+            found += await asyncio.gather(*(_item(step, values, name, row, estimate) for row in batch))
+        state = foreach_state(step, values, window=LOOKED_AT, total=count)
+        pulled = _drive(state, step, rows[: len(found)], found, whole=count == len(found))
     except StepError as error:
-        return wrong(step, error.message)
+        return failing(step, error.message)
+    return _summed(step, name, state, list(zip(rows, found, strict=False)), pulled=pulled, count=count)
 
 
-def _needs(foreach: Foreach) -> set[str]:
-    """The steps from whose outputs the items come."""
-    return {reference.step for source in _sources(foreach) for reference in source.references}
-
-
-def _sources(foreach: Foreach) -> Iterator[Template | ValueTemplate]:
-    if foreach.items is not None:
-        yield foreach.items
-    for source in (foreach.matrix or {}).values():
-        if not isinstance(source, DataFile):
-            yield source
-    for file in _files(foreach):
-        yield file.path
-
-
-def _files(foreach: Foreach) -> Iterator[DataFile]:
-    if foreach.file is not None:
-        yield foreach.file
-    for source in (foreach.matrix or {}).values():
-        if isinstance(source, DataFile):
-            yield source
+def _sources(foreach: Foreach) -> tuple[list[Template | ValueTemplate], list[DataFile]]:
+    """The templates from which the items come, and the files."""
+    sources = [one for one in (foreach.items, foreach.file, *(foreach.matrix or {}).values()) if one is not None]
+    files = [source for source in sources if isinstance(source, DataFile)]
+    return [source.path if isinstance(source, DataFile) else source for source in sources], files
 
 
 async def _read(rows: Rows) -> tuple[list[Row], int | None]:
@@ -106,111 +95,87 @@ async def _read(rows: Rows) -> tuple[list[Row], int | None]:
         await rows.close()
 
 
-async def _item(step: Step, values: Mapping[str, Json], name: NodeId, row: Row, one: One) -> Estimate:
+async def _item(step: Step, values: Mapping[str, Json], name: NodeId, row: Row, estimate: EstimateNode) -> Estimate:
     if row.error is not None:
-        return wrong(step, row.error.message)
+        return failing(step, row.error.message)
     assert step.foreach is not None  # noqa: S101 - it has items
     scope = {**values, step.foreach.name: row.value, "index": row.index}
-    return await one(replace(step, foreach=None), scope, item_id(name, row.index))
+    return await estimate(replace(step, foreach=None), scope, item_id(name, row.index))
+
+
+def _drive(state: ForeachState, step: Step, rows: Sequence[Row], found: list[Estimate], *, whole: bool) -> int:
+    """Pull items as the state allows and end those of which everything is known; the others stay in flight. Gives how
+    many were pulled. `whole`: there are no more items. An item whose `accept.when` fails is made a failing one."""
+    pulled = 0
+    while not state.over and (more := min(state.room(), len(rows) - pulled)):
+        batch = range(pulled, pulled + more)
+        pulled += more
+        for at in batch:
+            state.pulled(at)
+        for at in batch:
+            one = found[at]
+            if not one.known:
+                state.missed(at)
+                continue
+            ended = Ended(place=at, slot=at, status=one.status, item=rows[at].value, output=one.output)
+            for refused, error in state.ended(ended, one.why):
+                found[refused.place] = failing(step, error.message)
+    if whole and pulled == len(rows):
+        state.drained()
+    return pulled
 
 
 def _summed(
-    step: Step, values: Mapping[str, Json], rows: Sequence[Row], found: Sequence[Estimate], count: int | None
+    step: Step, name: NodeId, state: ForeachState, items: list[tuple[Row, Estimate]], *, pulled: int, count: int | None
 ) -> Estimate:
-    """All items as one. Raises StepError for an `accept.count` that is none."""
-    if not found:
-        nothing = replace(together(step.kind, found), items=count, why="no items")
-        return replace(nothing, output=[], rows=[], counts=Counts())
-    assert step.foreach is not None  # noqa: S101 - it has items
-    rule = bound_policy(step.foreach, values)
-    if rule is not None and (chosen := _chosen(rule, rows, found, complete=len(found) == count)) is not None:
-        last = chosen[-1] + 1 if len(chosen) == rule.count else len(found)
-        whole = _with_output(together(step.kind, found[:last]), rows[:last], found[:last], chosen)
-        return replace(whole, items=count, why=f"{len(chosen):,} accepted of the first {last:,} items")
-    looked = len(found)
-    whole = replace(together(step.kind, found), items=count)
-    if count is None:
-        whole = replace(whole, requests=None, cached=None, input_tokens=None, output_tokens=None, cost_usd=None)
-    elif count > looked:
-        whole = whole.times(count / looked)
-    whole = replace(whole, why=_why(step, whole, found, complete=count == looked))
-    failed = [one for one in found if one.status is NodeStatus.FAILED]
-    if failed and rule is None and (step.on_error is not OnError.CONTINUE or len(failed) == looked):
-        why = f"{len(failed):,} of {looked:,} items fail: {failed[0].why}"
-        return replace(whole, state="error", why=why, status=NodeStatus.FAILED)
-    if count != looked or rule is not None:
-        return replace(whole, known=False)
-    return _with_output(whole, rows, found)
-
-
-def _chosen(rule: AcceptPolicy, rows: Sequence[Row], found: Sequence[Estimate], *, complete: bool) -> list[int] | None:
-    """Which items `accept` chooses, in input order; None if that depends on what is not known yet."""
-    chosen: list[int] = []
-    for at, (row, one) in enumerate(zip(rows, found, strict=True)):
-        if not one.known:
-            return None
-        if one.status is NodeStatus.SUCCEEDED and _accepts(rule, row, one, [found[i].output for i in chosen]):
-            chosen.append(at)
-            if len(chosen) == rule.count:
-                return chosen
-    return chosen if complete else None
-
-
-def _accepts(rule: AcceptPolicy, row: Row, one: Estimate, accepted: Sequence[Json]) -> bool:
-    ended = Ended(place=row.index, slot=row.index, status=one.status, item=row.value, output=one.output)
-    try:
-        return rule.judge(ended, accepted)
-    except StepError:
-        return False  # such an item counts as failed
-
-
-def _with_output(
-    whole: Estimate, rows: Sequence[Row], found: Sequence[Estimate], chosen: Sequence[int] | None = None
-) -> Estimate:
-    """What templates see of a foreach all of whose items are known; `chosen` are those that `accept` takes."""
+    """All items as one."""
+    accepting = step.foreach is not None and step.foreach.accept is not None
+    decided = accepting and (state.enough or state.over)  # no other items are pulled, whatever the open ones come to
+    looked = len(items)
+    items = items[:pulled] if decided else items
+    found = [one for _, one in items]
+    total = replace(combined(step.kind, found), items=count, known=state.over and count is not None)
+    if not decided and count is None:
+        total = replace(total, requests=None, cached=None, input_tokens=None, output_tokens=None, cost_usd=None)
+    elif not decided and count is not None and count > looked:
+        total = total.times(count / looked)
+    counts = state.counts(not_pulled=max(0, (count or 0) - pulled))
+    failure = state.verdict(name) if state.over or not accepting else None
+    if failure is not None:
+        return replace(total, state="error", why=failure.message, status=NodeStatus.FAILED, counts=counts)
+    if decided and items:
+        total = replace(total, why=f"{counts.accepted:,} accepted of the first {pulled:,} items")
+    else:
+        total = replace(total, why=_why(step, total, found, complete=count == looked))
+    if not total.known:
+        return total
     outputs = [one.output if one.status is NodeStatus.SUCCEEDED else None for one in found]
-    ended = Counter(one.status for one in found)
+    records = [one.record(RunId(""), item_id(name, row.index), place=row.index, item=row.value) for row, one in items]
     return replace(
-        whole,
-        output=outputs if chosen is None else [outputs[at] for at in chosen],
-        rows=[
-            {
-                "index": row.index,
-                "item": row.value,
-                "status": one.status.value,
-                "output": one.output,
-                "error": {"message": one.why} if one.status is NodeStatus.FAILED else None,
-            }
-            for row, one in zip(rows, found, strict=True)
-        ],
-        counts=Counts(
-            total=len(found),
-            succeeded=ended[NodeStatus.SUCCEEDED],
-            failed=ended[NodeStatus.FAILED],
-            skipped=ended[NodeStatus.SKIPPED],
-            accepted=len(chosen or ()),
-        ),
+        total,
+        output=state.chosen_outputs() if accepting else outputs,
+        rows=[item_row(record) for record in records],
+        counts=counts,
     )
 
 
-def _why(step: Step, whole: Estimate, found: Sequence[Estimate], *, complete: bool) -> str:
-    """How many there are, how many of them the memo has, and why the first other one is asked."""
+def _why(step: Step, total: Estimate, found: Sequence[Estimate], *, complete: bool) -> str:
+    """How many there are, how many of them are cached, and why the first other one is sent."""
     looked = len(found)
-    if whole.items is None:
-        told = [f"more than {COUNTED:,} items"]
+    if total.items == 0:
+        return "no items"
+    if total.items is None:
+        told = f"more than {COUNTED:,} items"
     else:
-        told = [f"{whole.items:,} {'item' if whole.items == 1 else 'items'}"]
+        told = f"{total.items:,} {'item' if total.items == 1 else 'items'}"
     if step.foreach is not None and step.foreach.accept is not None:
-        told[0] = f"up to {told[0]}, until enough are accepted"
+        told = f"up to {told}, until enough are accepted"
     among = "" if complete else f" of the first {looked:,}"
     cached = sum(one.state == "cached" for one in found)
-    failed = sum(one.status is NodeStatus.FAILED for one in found)
-    skipped = sum(one.status is NodeStatus.SKIPPED for one in found)
-    within = isinstance(step.body, WorkflowBody)
-    told += [
-        f"{number:,}{among} {word}"
-        for number, word in ((cached, "cached"), (skipped, "skipped"), (failed, "in error"))
-        if number and not (word == "cached" and number == looked and not within)
-    ]
+    if cached == looked and not isinstance(step.body, WorkflowBody):
+        cached = 0  # its own state says so
+    ended = Counter(one.status for one in found)
+    numbers = ((cached, "cached"), (ended[NodeStatus.SKIPPED], "skipped"), (ended[NodeStatus.FAILED], "in error"))
+    parts = [told, *(f"{number:,}{among} {word}" for number, word in numbers if number)]
     first = next((one.why for one in found if one.state in {"send", "maybe"} and one.why), "")
-    return "; ".join([", ".join(told), *([first] if first else [])])
+    return "; ".join([", ".join(parts), *([first] if first else [])])

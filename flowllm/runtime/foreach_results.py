@@ -19,6 +19,17 @@ TOGETHER = 64
 _DIGEST_BITS = 256
 
 
+def item_row(record: NodeRecord) -> dict[str, Json]:
+    """What templates see of an item in `steps.<id>.rows`."""
+    return {
+        "index": record.place or 0,
+        "item": record.item,
+        "status": record.status.value,
+        "output": record.output if record.status is NodeStatus.SUCCEEDED else None,
+        "error": record.error,
+    }
+
+
 class ForeachResults:
     """Outputs, rows and a digest of one foreach, as far as something looks at them; and rows still to be written."""
 
@@ -42,13 +53,7 @@ class ForeachResults:
         if self._collects:
             self._outputs[place] = output
         if self._holds_rows:
-            self._rows[place] = {
-                "index": place,
-                "item": record.item,
-                "status": record.status.value,
-                "output": output,
-                "error": record.error,
-            }
+            self._rows[place] = item_row(record)
         if self._streams:
             self._add_digest(place, output)
 

@@ -19,10 +19,10 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, item_id
 from flowllm.datasets.base import Rows
 from flowllm.language.rendering import rendered
-from flowllm.runtime.accept_policy import accept_policy
+from flowllm.runtime.accept_policy import foreach_state
 from flowllm.runtime.compiled_graph import texts_together
 from flowllm.runtime.foreach_results import ForeachResults
-from flowllm.runtime.foreach_state import Ended, FailureTolerance, ForeachState
+from flowllm.runtime.foreach_state import Ended, ForeachState
 from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.item_reader import Item, ItemReader
 from flowllm.runtime.item_sources import open_rows
@@ -165,16 +165,7 @@ class ForeachRunner:
                 run_id=self._context.run.run_id, at=self._context.clock.now(), node_id=self._node, total=rows.total
             )
         )
-        return ForeachState(
-            window=window,
-            policy=accept_policy(self._invocation),
-            tolerated=FailureTolerance(
-                forgiven=step.on_error is OnError.CONTINUE,
-                most=None if foreach is None else foreach.max_failed,
-                share=None if foreach is None else foreach.max_failed_share,
-            ),
-            total=rows.total,
-        )
+        return foreach_state(step, self._invocation.values, window=window, total=rows.total)
 
     # pulling
 

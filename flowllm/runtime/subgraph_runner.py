@@ -11,7 +11,7 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, RunStatus
 from flowllm.language.inputs import row_inputs, with_inputs
 from flowllm.language.rendering import rendered
-from flowllm.language.workflow import WorkflowBody
+from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner
 from flowllm.runtime.invocation import NodeInvocation, Scope
@@ -30,7 +30,8 @@ async def execute_subgraph(context: RunContext, invocation: NodeInvocation, grap
 
 async def _outcome(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph, work: Work) -> NodeRecord:
     step, earlier = invocation.step, invocation.earlier
-    inputs = await rendered(lambda: _inputs(invocation))
+    row = (invocation.position.item,) if invocation.is_row else ()
+    inputs = await rendered(lambda: graph_inputs(step, invocation.values, *row))
     if inputs is None:
         return skip(context, invocation)
     parts: dict[str, Json] = {"kind": "workflow", "graph": graph.source.digest, "with": inputs}
@@ -96,15 +97,16 @@ async def _left_out(
     return record
 
 
-def _inputs(invocation: NodeInvocation) -> Mapping[str, Json] | None:
-    """What the graph is given; None where the `when` of its step is false. Raises StepError."""
-    if invocation.step.when is not None and not invocation.step.when.condition(invocation.values):
+def graph_inputs(step: Step, values: Mapping[str, Json], *row: Json) -> Mapping[str, Json] | None:
+    """What the graph of a `workflow` step is given, by `row` where there is one; None where the `when` of the step is
+    false. Raises StepError."""
+    if step.when is not None and not step.when.condition(values):
         return None
-    body = cast("WorkflowBody", invocation.step.body)
+    body = cast("WorkflowBody", step.body)
     try:
-        if invocation.is_row:
-            return row_inputs(body.graph.inputs, invocation.position.item)
-        given = {} if body.arguments is None else body.arguments.render(invocation.values)
+        if row:
+            return row_inputs(body.graph.inputs, row[0])
+        given = {} if body.arguments is None else body.arguments.render(values)
         whole = body.arguments is not None and not isinstance(body.arguments.tree, dict)
         return with_inputs(body.graph.inputs, given, whole=whole)
     except InvalidInputs as error:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flowllm.explain import planned_items as foreseen_items
-from flowllm.explain import planner as foresight
+from flowllm.explain import planned_items, planner
 from flowllm.explain.estimate import Estimate
-from flowllm.explain.forecast import Forecast, Forecaster
-from flowllm.explain.graph import Graph
+from flowllm.explain.forecast import Forecast, forecast
+from flowllm.explain.planner import Planner
+from flowllm.runtime.options import RunOptions
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 
@@ -24,30 +24,30 @@ TEXT = """
     """
 
 
-async def forecast(stage: Stage, text: str = TEXT, **how: object) -> Forecast:
+async def planned(stage: Stage, text: str = TEXT, *, empty: bool = False, **options: object) -> Forecast:
+    """`empty`: there is no database yet."""
     ready = await stage.prepare(text, run_id="forecast")
-    workflow = ready.checked
-    store = how.pop("store", stage.store)
-    forecaster = Forecaster(workflow, ready.run, workflow.steps, backend=ready.kinds, store=store, **how)
-    return await forecaster.forecast("fake", Graph.of(workflow))
+    store = None if empty else stage.store
+    plan = Planner(ready.run, RunOptions(**options), kinds=ready.kinds, store=store)
+    return await forecast(plan, ready.checked, ready.checked.steps, "fake")
 
 
 def states(found: Forecast) -> dict[str, str]:
-    return {node.step: node.outlook.state for node in found.nodes}
+    return {node.step: node.estimate.state for node in found.nodes}
 
 
 def test_what_is_not_known_yet_is_said_to_be_unknown() -> None:
     async def main() -> None:
         stage = Stage()
-        found = await forecast(stage, store=None)
+        found = await planned(stage, empty=True)
         assert states(found) == {
             "a": "send", "c": "compute", "b": "maybe", "d": "send", "e": "skipped", "f": "skipped",
         }  # fmt: skip
-        why = {node.step: node.outlook.why for node in found.nodes}
+        why = {node.step: node.estimate.why for node in found.nodes}
         assert why["b"] == "after a"
         assert why["e"] == "its `when` is false"
         assert why["f"] == "e is skipped"
-        assert (found.requests, found.input_tokens, found.cost_usd) == (4, None, None)
+        assert (found.total.requests, found.total.input_tokens, found.total.cost_usd) == (4, None, None)
         assert stage.provider.sent == []
         assert found.critical_path == ("a", "b")
 
@@ -59,11 +59,11 @@ def test_after_a_run_everything_is_cached_and_a_run_then_sends_nothing() -> None
         stage = Stage()
         await stage.run(TEXT)
         sent = len(stage.provider.sent)
-        found = await forecast(stage)
+        found = await planned(stage)
         assert states(found) == {
             "a": "cached", "b": "cached", "c": "compute", "d": "cached", "e": "skipped", "f": "skipped",
         }  # fmt: skip
-        assert (found.requests, found.cost_usd) == (0, 0)
+        assert (found.total.requests, found.total.cost_usd) == (0, 0)
         await stage.run(TEXT, run_id="r2")
         assert len(stage.provider.sent) == sent
 
@@ -74,7 +74,7 @@ def test_after_a_run_everything_is_cached_and_a_run_then_sends_nothing() -> None
     ("edit", "options", "state", "why"),
     [
         (("first", "1st"), {}, "send", "changed: prompt"),
-        (("", ""), {"use_memo": False}, "send", "--no-cache"),
+        (("", ""), {"no_cache": True}, "send", "--no-cache"),
         (("", ""), {"refresh": ("a",)}, "send", "asked anew: --refresh"),
         (("prompt: first", "prompt: first, cache: false"), {}, "send", "`cache: false`"),
         (("prompt: first", "prompt: first, cache: {ttl: 1m}"), {}, "send", "its answer is no longer in the memo"),
@@ -86,8 +86,8 @@ def test_why_an_answer_is_not_taken_from_the_memo(edit: tuple[str, str], options
         stage = Stage()
         await stage.run(TEXT)
         stage.clock.epoch += 3600
-        found = await forecast(stage, TEXT.replace(*edit), **options)
-        node = {node.step: node.outlook for node in found.nodes}["a"]
+        found = await planned(stage, TEXT.replace(*edit), **options)
+        node = {node.step: node.estimate for node in found.nodes}["a"]
         assert node.state == state
         assert why in node.why
 
@@ -96,7 +96,7 @@ def test_why_an_answer_is_not_taken_from_the_memo(edit: tuple[str, str], options
 
 def test_the_estimate_is_an_upper_bound_with_every_sample_in_it() -> None:
     async def main() -> None:
-        node = {node.step: node.outlook for node in (await forecast(Stage())).nodes}["d"]
+        node = {node.step: node.estimate for node in (await planned(Stage())).nodes}["d"]
         assert (node.requests, node.output_tokens) == (2, 100)
         assert node.cost_usd == pytest.approx(0.1)
 
@@ -132,15 +132,15 @@ FAN = """
     """
 
 
-def outlooks(found: Forecast) -> dict[str, Estimate]:
-    return {node.step: node.outlook for node in found.nodes}
+def estimates(found: Forecast) -> dict[str, Estimate]:
+    return {node.step: node.estimate for node in found.nodes}
 
 
 def test_items_are_told_together_and_what_nobody_knows_is_not_zero() -> None:
     async def main() -> None:
         stage = Stage()
-        found = await forecast(stage, FAN, store=None)
-        seen = outlooks(found)
+        found = await planned(stage, FAN, empty=True)
+        seen = estimates(found)
         assert {name: (one.state, one.items, one.requests) for name, one in seen.items()} == {
             "a": ("send", None, 1),
             "list": ("send", 3, 3),
@@ -165,7 +165,7 @@ def test_items_are_told_together_and_what_nobody_knows_is_not_zero() -> None:
         assert seen["list"].output_tokens == 30
         assert seen["again"].input_tokens is seen["again"].cost_usd is None
         assert seen["look"].output == "[1.0, null] 1 failed"
-        assert (found.requests, found.at_least["requests"], found.cost_usd) == (None, 15, None)
+        assert (found.total.requests, found.at_least["requests"], found.total.cost_usd) == (None, 15, None)
         assert stage.provider.sent == []
 
     run_virtual(main())
@@ -178,12 +178,12 @@ def test_items_that_the_memo_has_are_counted() -> None:
             '      bad: {foreach: [1, 0], value: "{{ 1 / item }}"}\n', ""
         )
         await stage.run(few)
-        seen = outlooks(await forecast(stage, few))
+        seen = estimates(await planned(stage, few))
         assert (seen["most"].requests, seen["most"].why) == (0, "1 accepted of the first 1 items")
         assert {one.state for one in seen.values()} <= {"cached", "compute"}
         assert (seen["list"].cached, seen["graph"].cached) == (3, 2)
         more = few.replace("list: {foreach: [p, q, r]", "list: {foreach: [p, z, q, r]")
-        seen = outlooks(await forecast(stage, more))
+        seen = estimates(await planned(stage, more))
         assert (seen["list"].cached, seen["list"].requests) == (3, 1)
         assert seen["list"].why.startswith("4 items, 3 cached; ")
         assert (seen["again"].state, seen["again"].requests) == ("maybe", None)
@@ -195,10 +195,10 @@ def test_the_first_thousand_stand_for_the_rest() -> None:
     async def main() -> None:
         stage = Stage()
         await stage.run(MANY.replace("5000", "500"))
-        seen = outlooks(await forecast(stage, MANY))["n"]
+        seen = estimates(await planned(stage, MANY))["n"]
         assert (seen.items, seen.cached, seen.requests, seen.known) == (5000, 2500, 2500, False)
         assert seen.why.startswith("5,000 items, 500 of the first 1,000 cached")
-        seen = outlooks(await forecast(stage, MANY, limit=600))["n"]
+        seen = estimates(await planned(stage, MANY, limit=600))["n"]
         assert (seen.items, seen.cached, seen.requests) == (600, 500, 100)
 
     run_virtual(main())
@@ -214,14 +214,14 @@ def test_a_file_is_counted_and_its_bad_rows_are_told(tmp_path: Path) -> None:
         file = tmp_path / "rows.jsonl"
         file.write_text('{"t": "a"}\n' * 1500 + "{\n")
         text = f'steps: {{n: {{foreach: {{file: "{file}"}}, prompt: "{{{{ item.t }}}}", on_error: continue}}}}'
-        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        seen = estimates(await planned(Stage(), text, empty=True))["n"]
         assert (seen.items, seen.requests) == (1501, 1501)
         file.write_text('{"t": "a"}\n{\n')
-        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        seen = estimates(await planned(Stage(), text, empty=True))["n"]
         assert (seen.items, seen.requests) == (2, 1)
         assert "1 in error" in seen.why
         file.unlink()
-        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        seen = estimates(await planned(Stage(), text, empty=True))["n"]
         assert seen.state == "error"
         assert "rows.jsonl" in seen.why
 
@@ -238,7 +238,7 @@ def test_a_graph_that_would_fail_is_told() -> None:
                   outputs: {x: "{{ x }}"}
               h: {prompt: "{{ g }}"}
             """
-        seen = outlooks(await forecast(Stage(), text, store=None))
+        seen = estimates(await planned(Stage(), text, empty=True))
         assert (seen["g"].state, seen["g"].requests) == ("error", 1)
         assert seen["g"].why.startswith("x fails: ")
         assert (seen["h"].state, seen["h"].why) == ("skipped", "g is failed")
@@ -247,13 +247,13 @@ def test_a_graph_that_would_fail_is_told() -> None:
 
 
 def test_nobody_counts_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreseen_items, "COUNTED", 1200)
+    monkeypatch.setattr(planned_items, "COUNTED", 1200)
 
     async def main() -> None:
         file = tmp_path / "lines.txt"
         file.write_text("x\n" * 3000)
         text = f'steps: {{n: {{foreach: {{file: "{file}"}}, prompt: "{{{{ item }}}}"}}}}'
-        seen = outlooks(await forecast(Stage(), text, store=None))["n"]
+        seen = estimates(await planned(Stage(), text, empty=True))["n"]
         assert (seen.state, seen.items, seen.requests, seen.cost_usd) == ("send", None, None, None)
         assert seen.why.startswith("more than 1,200 items")
 
@@ -261,7 +261,7 @@ def test_nobody_counts_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_graphs_and_items_within_are_looked_into_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foresight, "MOST_WITHIN", 300)
+    monkeypatch.setattr(planner, "MOST_WITHIN", 300)
     items = 'foreach: "{{ range(400) | list }}"'
 
     async def main() -> None:
@@ -272,7 +272,7 @@ def test_graphs_and_items_within_are_looked_into_up_to_a_number(monkeypatch: pyt
               after: {{value: "{{{{ graph }}}}"}}
             """
         stage = Stage()
-        seen = outlooks(await forecast(stage, text, store=None))
+        seen = estimates(await planned(stage, text, empty=True))
         assert (seen["nest"].items, seen["nest"].state, seen["nest"].known) == (400, "maybe", False)
         assert (seen["graph"].state, seen["graph"].requests) == ("maybe", 4)
         assert seen["graph"].why == "its 2 steps are not looked into: 300 others within steps are"
