@@ -203,8 +203,8 @@ async def _fitting(
         waiting.cancel()
         stop.forget(stopped)
     fit = fit_of(workflow.inputs, given, first, _shown(options))
-    if fit.wrong:
-        raise UsageError(fit.wrong, hint=fit.hint)
+    if fit.error:
+        raise UsageError(fit.error, hint=fit.hint)
     return fit.notices if taken else (f"{_shown(options)} has no rows",)
 
 

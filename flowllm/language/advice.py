@@ -25,9 +25,9 @@ def advise(step: Step, sources: Sources, problems: Problems, *, outermost: bool)
     for path, where in _named_files(step):
         name, reason = sources.missing(path, where)
         if reason:
-            tell = problems.add if alone else problems.warn
+            report = problems.add if alone else problems.warn
             hint = f"looked for it at {name}" + ("" if alone else "; right if the run makes it first")
-            tell(where, f"the file {path} cannot be read: {reason}", hint, step=step.id)
+            report(where, f"the file {path} cannot be read: {reason}", hint, step=step.id)
 
 
 def check_output(node: Node, steps: Collection[str], problems: Problems) -> None:

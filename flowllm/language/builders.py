@@ -137,7 +137,7 @@ def _arguments(node: Mapping, compiler: Compiler) -> ValueTemplate:
 
 
 def _asks(context: StepContext) -> Asks | None:
-    """The prompt step of the defaults, for the questions of a function. What is wrong goes to the problems."""
+    """The prompt step of the defaults, for the questions of a function. Adds problems."""
     where, scope = context.where, context.scope
     question = Mapping(where=where, entries=(Entry(key="prompt", where=where, value=constant("-", where)),))
     node = merged(scope.defaults_for(PromptKeys.table), question)

@@ -1,4 +1,4 @@
-"""Whether the columns of a data set are inputs of a workflow: told before anything is sent for its rows. Pure."""
+"""Whether the columns of a data set are inputs of a workflow: found before anything is sent for its rows. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLAIN: Final = re.compile(r"[^a-z0-9]")
 class Fit:
     """How a data set fits a workflow."""
 
-    wrong: str = ""
+    error: str = ""
     """Why it is refused; empty if it is not."""
     hint: str = ""
     notices: tuple[str, ...] = ()
@@ -44,47 +44,49 @@ def fit_of(inputs: Mapping[str, Input], given: Collection[str], rows: Sequence[J
         return _nothing_fits(inputs, found, letters, name)
     missing = [key for key, one in inputs.items() if one.required and key not in given and key not in found]
     if missing:
-        told = f"no row of {name} has {listing(missing)}: it has {_shown(found)}"
-        return Fit(wrong=told, hint=_hint(missing, found) or f"add {_them(missing)}, or give {_them(missing)} with -i")
+        message = f"no row of {name} has {listing(missing)}: it has {_shown(found)}"
+        return Fit(
+            error=message, hint=_hint(missing, found) or f"add {_them(missing)}, or give {_them(missing)} with -i"
+        )
     open_ones = [key for key in inputs if key not in given and key not in found]
     near = {column: _same(column, open_ones) for column in found if column not in inputs}
     for column, key in near.items():
         if key:
-            told = f"the column `{column}` of {name} is not the input `{key}`"
-            return Fit(wrong=told, hint=f"did you mean `{key}`? Rename the column, or give the input with -i")
+            message = f"the column `{column}` of {name} is not the input `{key}`"
+            return Fit(error=message, hint=f"did you mean `{key}`? Rename the column, or give the input with -i")
     return Fit(notices=tuple(_oversights([column for column in near if not near[column]], open_ones, name)))
 
 
 def _nothing_fits(inputs: Mapping[str, Input], found: Sequence[str], letters: Sequence[str], name: str) -> Fit:
     if letters and not any(node.startswith("row[") and node.count("[") == 1 for node in letters):
         return Fit(
-            wrong=f"{name} has failed items of a foreach, and a row of --over is a run of the whole workflow",
+            error=f"{name} has failed items of a foreach, and a row of --over is a run of the whole workflow",
             hint=f"mend them, and go on with their run: flowllm resume RUN --mended {name}",
         )
-    wrong = f"no column of {name} is an input: it has {_shown(found)}, and the workflow has "
+    error = f"no column of {name} is an input: it has {_shown(found)}, and the workflow has "
     if not inputs:
-        return Fit(wrong=f"{wrong}no inputs", hint="declare them under `inputs`, and write `{{ inputs.x }}`")
-    return Fit(wrong=f"{wrong}{_shown(list(inputs))}", hint=_hint(list(inputs), found) or "rename its columns")
+        return Fit(error=f"{error}no inputs", hint="declare them under `inputs`, and write `{{ inputs.x }}`")
+    return Fit(error=f"{error}{_shown(list(inputs))}", hint=_hint(list(inputs), found) or "rename its columns")
 
 
 def _hint(wanted: Sequence[str], found: Sequence[str]) -> str:
     """Columns that may be meant."""
-    told = []
+    hints = []
     for key in wanted:
         same = _same(key, found)
         near = f"did you mean `{same}`?" if same else nearest(key, found)
         if near.startswith("did you mean"):
-            told.append(f"for `{key}`: {near}")
-    return f"{'; '.join(told)} Rename the column" if told else ""
+            hints.append(f"for `{key}`: {near}")
+    return f"{'; '.join(hints)} Rename the column" if hints else ""
 
 
 def _oversights(columns: Sequence[str], open_ones: Sequence[str], name: str) -> list[str]:
-    told = []
+    hints = []
     for column in columns:
         near = nearest(column, open_ones)
         if near.startswith("did you mean"):
-            told.append(f"the column `{column}` of {name} is no input, and is left alone ({near})")
-    return told
+            hints.append(f"the column `{column}` of {name} is no input, and is left alone ({near})")
+    return hints
 
 
 def _same(name: str, others: Sequence[str]) -> str:

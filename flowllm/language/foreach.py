@@ -29,7 +29,7 @@ _LIST_HINT = (
 
 
 def item_names(keys: FlowKeys, compiler: Compiler) -> tuple[str, ...]:
-    """The names that the step's templates know besides the usual ones. What is wrong goes to the problems."""
+    """The names that the step's templates know besides the usual ones. Adds problems."""
     if keys.foreach is None:
         return ()
     return (_item_name(keys.as_, compiler), "index")
@@ -52,7 +52,7 @@ def _item_name(name: Scalar | None, compiler: Compiler) -> str:
 
 
 def foreach_of(keys: FlowKeys, node: Mapping, compiler: Compiler) -> Foreach | None:
-    """The foreach of a step, None without. What is wrong goes to the problems; then the result may be None too.
+    """The foreach of a step, None without. Adds problems; then the result may be None too.
 
     `compiler` knows no names of items yet.
     """

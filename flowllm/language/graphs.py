@@ -15,9 +15,9 @@ from flowllm.language.compiling import Compiler
 from flowllm.language.cycles import cycles
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import Sources, absolute, beside
-from flowllm.language.foresight import Known, foresee
 from flowllm.language.inputs import parse_inputs
 from flowllm.language.kinds import OPENAI, SIMULATED, StepScope, check_provider
+from flowllm.language.lookup_checks import Known, check_lookups
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Problems, SourceError, listing
@@ -116,7 +116,7 @@ class Inherited:
 
 
 class GraphReader:
-    """Reads one graph: its inputs, steps and outputs. What is wrong goes to the problems."""
+    """Reads one graph: its inputs, steps and outputs. Adds problems."""
 
     def __init__(self, scope: WorkflowScope, root: Mapping, inherited: Inherited, name: str) -> None:
         self._scope = scope
@@ -187,7 +187,7 @@ class GraphReader:
         steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
         known = Known(steps=steps, inputs=inputs, strict=self._scope.strict)
         for step, templates in scope.templates.items():
-            foresee(steps.get(StepId(step)), templates, known, problems, name=step)
+            check_lookups(steps.get(StepId(step)), templates, known, problems, name=step)
         outputs = self._outputs(names, known)
         keep = self._keep(replace(names, outputs=frozenset(outputs)))
         check_saves(steps.values(), problems)
@@ -242,7 +242,7 @@ class GraphReader:
             compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
             value = compiler.value(entry.value)
             check_output(entry.value, names.steps, self._problems)
-            foresee(None, compiler.templates, known, self._problems)
+            check_lookups(None, compiler.templates, known, self._problems)
             outputs[entry.key] = Output(name=entry.key, value=value, edges=compiler.edges(), uses=compiler.uses())
         return outputs
 

@@ -21,7 +21,7 @@ _LONGEST_SHOWN = 60
 
 
 def parse_inputs(node: Node | None, problems: Problems) -> dict[str, Input]:
-    """The declarations under `inputs`. What is wrong goes to `problems`; the names are all there."""
+    """The declarations under `inputs`. Adds problems; the names are all there."""
     if node is None:
         return {}
     if not isinstance(node, Mapping):
@@ -51,8 +51,8 @@ def _declared(name: str, node: Mapping, problems: Problems) -> Input:
         enum = _enum(node.get("enum"), kind)
         if default is not MISSING and enum is not None and not _among(default, enum):
             problems.add_error(_not_among(given or node, enum))
-    except SourceError as wrong:
-        problems.add_error(wrong)
+    except SourceError as error:
+        problems.add_error(error)
         return Input(name=name, type=kind, default=None)
     return Input(name=name, type=kind, default=default, enum=enum, description=keys.description)
 
@@ -125,11 +125,11 @@ def resolve_inputs(
 
     `given` are values of the inputs' types; `texts`, which win over them, are converted first (command line, CSV).
     `partial`: only those that are given, the others come with each row of a data set.
-    Raises InvalidInputs, which tells all that is wrong at once.
+    Raises InvalidInputs, with all errors at once.
     """
     texts = texts or {}
     given = {**given, **texts}
-    wrong = [
+    errors = [
         f"unknown input `{name}`: {nearest(name, workflow.inputs) or 'the workflow has none'}"
         for name in given
         if name not in workflow.inputs
@@ -146,11 +146,11 @@ def resolve_inputs(
         try:
             values[name] = _accept(declared, given[name], text=name in texts)
         except ValueError as error:
-            wrong.append(f"input `{name}`: {error}")
-    wrong += [f"input `{name}` is missing{_about(workflow.inputs[name])}" for name in missing]
-    if wrong:
+            errors.append(f"input `{name}`: {error}")
+    errors += [f"input `{name}` is missing{_about(workflow.inputs[name])}" for name in missing]
+    if errors:
         hint = f"give {listing(missing)} with -i {missing[0]}=…" if missing else ""
-        raise InvalidInputs("\n".join(wrong), hint=hint)
+        raise InvalidInputs("\n".join(errors), hint=hint)
     return values
 
 
@@ -220,8 +220,8 @@ def _from_data(
         else:
             values[name] = declared.default
     if missing:
-        told = "; ".join(f"input `{name}` is missing{_about(inputs[name])}" for name in missing)
-        raise InvalidInputs(told, hint=nearest(missing[0], columns))
+        message = "; ".join(f"input `{name}` is missing{_about(inputs[name])}" for name in missing)
+        raise InvalidInputs(message, hint=nearest(missing[0], columns))
     return values
 
 

@@ -40,7 +40,7 @@ class Value(Generic[V]):
     read: Callable[[Node], V]
     schema: dict[str, Any]
     at_key: bool = False
-    """What is missing in it is told at its key, not where its value begins."""
+    """What is missing in it is reported at its key, not where its value begins."""
 
     def __call__(self, node: Node) -> V:
         """What the reader gives."""
@@ -110,7 +110,7 @@ class Keys:
 
     @classmethod
     def read(cls, node: Node, what: str) -> Self:
-        """The values of a mapping. Raises an ExceptionGroup with all that is wrong. `what` is for sentences."""
+        """The values of a mapping. Raises an ExceptionGroup of all errors. `what` is for sentences."""
         if not isinstance(node, Mapping):
             error = SourceError(node.where, f"expected a mapping, found {kind_of(node)}", "write {key: value}")
             raise ExceptionGroup(what, [error])
@@ -127,7 +127,7 @@ class Keys:
 
     @classmethod
     def unknown(cls, key: str, where: Location, what: str) -> SourceError:
-        """What is wrong with a key that the table does not have."""
+        """The error of a key that the table does not have."""
         return unknown_key(key, where, what, cls.table, cls.foreign)
 
 
@@ -192,7 +192,7 @@ def by_name(
 
 
 def read_keys(table: type[K], node: Node, what: str, problems: Problems, *, step: str = "") -> K | None:
-    """Read a node by a table of keys. All that is wrong goes to `problems`; then the result is None."""
+    """Read a node by a table of keys. Adds problems; then the result is None."""
     try:
         return table.read(node, what)
     except ExceptionGroup as group:
@@ -201,6 +201,6 @@ def read_keys(table: type[K], node: Node, what: str, problems: Problems, *, step
 
 
 def unknown_key(key: str, where: Location, what: str, known: Iterable[str], foreign: str = "") -> SourceError:
-    """What is wrong with a key that a table does not have. `foreign`: where to look for keys of other systems."""
+    """The error of a key that a table does not have. `foreign`: where to look for keys of other systems."""
     hint = meant(key, foreign) if foreign else ""
     return SourceError(where, f"unknown key `{key}` in {what}", hint or nearest(key, known))

@@ -13,7 +13,7 @@ A kind is registered when its package is imported, in the order in which the doc
 
     register(StepKindSpec(key="echo", kind=StepKind.ECHO, keys=EchoKeys, build=build, templates=("echo",)))
 
-A builder adds what is wrong to `context.problems` and then may return None, or raises SourceError for one problem.
+A builder adds problems to `context.problems` and then may return None, or raises SourceError for one problem.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class StepScope:
     """Every call goes to `simulated`, whatever the steps say."""
     subgraph: Callable[[nodes.Scalar | nodes.Mapping, Compiler], Subgraph | None]
     """The graph of a `workflow` step: given what stands under that key, the name of a file or a graph written
-    out. What is wrong with it goes to the problems; then the result is None."""
+    out. Adds problems; then the result is None."""
     outermost: bool = True
     """The graph is not that of a step."""
     templates: dict[str, list[Template]] = field(default_factory=dict)
     """Those of each step, filled in step by step."""
     modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
-    """Steps that have no model, by what to do about it: filled in step by step, told once for all."""
+    """Steps that have no model, by what to do about it: filled in step by step, reported once for all."""
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
     """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
 
@@ -92,7 +92,7 @@ class StepContext:
 
     @property
     def problems(self) -> Problems:
-        """Where what is wrong goes."""
+        """Where problems are added."""
         return self.compiler.problems
 
     def add(self, error: SourceError) -> None:

@@ -122,7 +122,7 @@ def literals_of(text: str, file: str) -> tuple[Literal, ...]:
             for where, name, value in _by_name(parse_yaml(text, file), ("", "", "")):
                 add(where, name, value)
         except SourceError:
-            pass  # it is told as a problem; its lines are still looked through
+            pass  # it is reported as a problem; its lines are still looked through
     for offset, name, value in _by_form(text):
         add(place(text, offset, file), name, value)
     return tuple(sorted(found.values(), key=lambda one: (one.where.line, one.where.column)))
@@ -248,7 +248,7 @@ def _of_scalar(node: Scalar, names: tuple[str, str, str]) -> Iterator[tuple[str,
     elif name == "headers" and (header := _HEADER.match(text)) is not None:  # it should have been a mapping
         above, name, text = name, header[1], header[2]
     sent = above in _SENT
-    told = f"{above}.{name}" if sent else name
+    shown = f"{above}.{name}" if sent else name
     above = "providers" if top == "providers" else above
     for piece in _FILLED_IN.split(text):
         value = _SCHEME.sub("", piece.strip(), count=1).strip()
@@ -256,9 +256,9 @@ def _of_scalar(node: Scalar, names: tuple[str, str, str]) -> Iterator[tuple[str,
             continue
         if "cookie" in name.lower():
             parts = [part.partition("=")[2].strip() for part in value.split(";")]
-            yield from ((told, part) for part in parts if len(part) >= _SURE)
+            yield from ((shown, part) for part in parts if len(part) >= _SURE)
         elif sent or not any(map(str.isspace, value)):
-            yield told, value
+            yield shown, value
     if name in {"base_url", "url"}:
         yield from (("password of a URL", found[1]) for found in _IN_BASE_URL.finditer(node.text))
         for found in _IN_QUERY.finditer(node.text):

@@ -19,19 +19,16 @@ from flowllm.language.files import SnapshotFiles, Sources, beside
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
 from flowllm.language.problems import Problems, SourceError, nearest
 from flowllm.language.reference import Location
-from flowllm.language.schema_keywords import check_keywords
+from flowllm.language.schema_keywords import BY_NAME, TYPES, check_keywords
 from flowllm.language.source import parse_yaml
 from flowllm.language.values import is_template
 from flowllm.schemas.patterns import check_pattern
 
 MAX_FILES = 20
 _SUFFIXES = (".json", ".yaml", ".yml")
-_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _REFUSED = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef", "$recursiveAnchor")
 _LITERAL = ("const", "enum", "default", "examples", "example")
 """Keywords whose values are data, not schemas."""
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
-"""Keywords whose values are mappings from names to schemas."""
 
 
 def output_format(node: Scalar | Mapping, sources: Sources, problems: Problems, step: str) -> OutputFormat:
@@ -281,7 +278,7 @@ def _schemas(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tup
         below = (*path, entry.key)
         if entry.key in _LITERAL or entry.key.startswith("x-"):
             continue
-        if entry.key in _BY_NAME and isinstance(entry.value, Mapping):
+        if entry.key in BY_NAME and isinstance(entry.value, Mapping):
             for inner in entry.value.entries:
                 yield from _schemas(inner.value, (*below, inner.key))
         elif isinstance(entry.value, Sequence):
@@ -326,8 +323,8 @@ def _located(node: Node, path: list[str | int]) -> tuple[Location, str]:
 def _check_types(schema: Mapping) -> None:
     found = schema.get("type")
     for item in found.items if isinstance(found, Sequence) else (found,):
-        if isinstance(item, Scalar) and item.text not in _TYPES:
-            raise SourceError(item.where, f"`{item.text}` is not a type of JSON Schema", nearest(item.text, _TYPES))
+        if isinstance(item, Scalar) and item.text not in TYPES:
+            raise SourceError(item.where, f"`{item.text}` is not a type of JSON Schema", nearest(item.text, TYPES))
     required = schema.get("required")
     if isinstance(required, Scalar):
         raise SourceError(

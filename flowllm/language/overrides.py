@@ -66,7 +66,7 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
         raise UsageError(f"--set {option}: there is no step `{owner}`", hint=nearest(owner, known))
     kind = next((kind for kind in kinds() if isinstance(step, Mapping) and step.get(kind) is not None), None)
     if kind is None or (kind == "workflow" and "." in key):
-        return root  # wrong in itself, which is told when it is read; or an option of a step of the graph within
+        return root  # invalid in itself, which is reported when it is read; or an option of a step of the graph within
     _check_option(option, key, kinds()[kind].keys.table)
     return _put(root, ("steps", owner, key), node)
 

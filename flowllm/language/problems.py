@@ -1,4 +1,4 @@
-"""Collecting what is wrong with the files of a workflow, so that all of it is told at once."""
+"""Collects the problems of the files of a workflow, so that all are reported at once."""
 
 from __future__ import annotations
 

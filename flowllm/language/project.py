@@ -119,7 +119,7 @@ class Sections:
         self._problems = problems
 
     def get(self, key: str, read: Callable[[Node], T]) -> T | None:
-        """What a reader gives; None if the key is not there, or is wrong, which goes to the problems."""
+        """What a reader gives; None if the key is not there, or invalid, which adds a problem."""
         node = self._root.get(key)
         try:
             return None if node is None else read(node)

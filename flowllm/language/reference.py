@@ -9,7 +9,7 @@ from flowllm.core.types import StepId
 
 
 class Tolerance(IntEnum):
-    """What a reference puts up with in the step that it names. The smallest of several holds."""
+    """Which outcomes of the step that it names a reference tolerates. The smallest of several holds."""
 
     REQUIRED = 0  # the step must have succeeded
     OPTIONAL = 1  # it may have been skipped

@@ -199,7 +199,7 @@ class Absent(StrictUndefined):
 
     @property
     def _undefined_message(self) -> str:
-        """What was missing; found out when it is told, as most of what is missing has a default."""
+        """What was missing; found out when it is reported, as most of what is missing has a default."""
         hint = self._undefined_hint
         return hint() if callable(hint) else super()._undefined_message
 

@@ -9,7 +9,7 @@ from typing import Final
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Problems, nearest
 
-_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 """Keywords whose values are mappings from names to schemas."""
 _LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SINGLE: Final = (
@@ -34,8 +34,8 @@ _FOREIGN: Final = frozenset(
     }
 )
 """Keywords that are no part of JSON Schema, and that tools of others write and read."""
-_KEYWORDS: Final = frozenset((*_BY_NAME, *_LISTS, *_SINGLE, *_OTHERS))
-_TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+_KEYWORDS: Final = frozenset((*BY_NAME, *_LISTS, *_SINGLE, *_OTHERS))
+TYPES: Final = ("array", "boolean", "integer", "null", "number", "object", "string")
 _NEAR: Final = 0.8
 _PAIRS: Final = (
     ("minimum", "maximum"),
@@ -74,7 +74,7 @@ def _is_property(key: str, schema: Mapping) -> bool:
     if key in _KEYWORDS or key.startswith(("x-", "$")) or _meant(key):
         return False
     value = schema.get(key)
-    if isinstance(value, Scalar) and value.text in _TYPES:
+    if isinstance(value, Scalar) and value.text in TYPES:
         return True
     return not any(_is_known(entry.key) or _meant(entry.key) for entry in schema.entries)
 
@@ -95,7 +95,7 @@ def _schemas(node: Node | None) -> Iterator[Mapping]:
     if not isinstance(node, Mapping):
         return
     yield node
-    for key in _BY_NAME:
+    for key in BY_NAME:
         named = node.get(key)
         for entry in named.entries if isinstance(named, Mapping) else ():
             yield from _schemas(entry.value)
@@ -118,8 +118,8 @@ def _check_satisfiable(schema: Mapping, problems: Problems, step: str) -> None:
             continue
         near = nearest(item.text, names)
         if shut:
-            told = f"`{item.text}` is required, and `additionalProperties: false` forbids it: nothing fits"
-            problems.add(item.where, told, near, step=step)
+            message = f"`{item.text}` is required, and `additionalProperties: false` forbids it: nothing fits"
+            problems.add(item.where, message, near, step=step)
         elif near.startswith("did"):
             problems.warn(item.where, f"`{item.text}` is required, and not among the `properties`", near, step=step)
     values = schema.get("enum")

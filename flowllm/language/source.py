@@ -1,4 +1,4 @@
-"""YAML text to a tree of nodes, each with its place. The only house of PyYAML.
+"""YAML text to a tree of nodes, each with its place. The only module that uses PyYAML.
 
 Text is first checked as text, then read as a stream of events, each against limits, so that bombs are
 refused before anything is built. Scalars stay as written: what they mean is decided by who reads them.

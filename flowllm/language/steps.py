@@ -50,7 +50,7 @@ def kind_key(entry: Entry) -> str:
 
 
 def parse_step(entry: Entry, scope: StepScope) -> Step | None:
-    """A checked step. What is wrong goes to the problems; then the result may be None."""
+    """A checked step. Adds problems; then the result may be None."""
     if not NAME.fullmatch(entry.key):
         message = f"`{entry.key}` cannot be the id of a step"
         scope.problems.add(entry.where, message, "use a-z, 0-9 and _, not a digit first")

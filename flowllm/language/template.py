@@ -1,6 +1,6 @@
 r"""Templates: text with `{{ … }}` in it, checked once with every place known, and rendered any number of times.
 
-With `sandbox*.py` and `template_*.py` this is the only house of Jinja2. Line ends in a template are `\n`, and
+With `sandbox*.py` and `template_*.py` these are the only modules that use Jinja2. Line ends in a template are `\n`, and
 one final line end is dropped, whether there is anything to fill in or not.
 """
 
@@ -32,7 +32,7 @@ from flowllm.language.template_errors import (
     normal,
     parse,
 )
-from flowllm.language.template_paths import Look, Names, kind_given, looks_of
+from flowllm.language.template_paths import Lookup, Names, kind_given, lookups_of
 
 RESERVED_IDS: Final = frozenset(
     {
@@ -62,13 +62,13 @@ __all__ = [
 _PARTS_AN_OPERATION: Final = 4
 """As a shift: names, operators and tags that cost as much as one operation."""
 _MAX_MESSAGE: Final = 1000
-"""Characters of what is told of a failure."""
+"""Characters of a failure's message."""
 _BEGINS: Final = re.compile(r"\{[{%#]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateProblem:
-    """One thing that is wrong with a template."""
+    """One problem of a template."""
 
     where: Location
     message: str
@@ -76,7 +76,7 @@ class TemplateProblem:
 
 
 class TemplateProblems(Exception):
-    """A template is wrong; `problems` are all that could be found at once, in the order of the text."""
+    """A template is invalid; `problems` are all that could be found at once, in the order of the text."""
 
     def __init__(self, problems: tuple[TemplateProblem, ...]) -> None:
         super().__init__("; ".join(f"{problem.where}: {problem.message}" for problem in problems))
@@ -150,7 +150,7 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
             ),
             names=used,
             bare=_bare(found, names),
-            looks=looks_of(tree, names),
+            lookups=lookups_of(tree, names),
             gives=None if found is None else kind_given(found[1], names),
         )
         program = _Program(
@@ -224,8 +224,8 @@ class _Uses:
     references: tuple[Reference, ...] = ()
     names: frozenset[str] = frozenset()
     bare: StepId | None = None
-    looks: tuple[Look, ...] = ()
-    gives: str | Look | None = None
+    lookups: tuple[Lookup, ...] = ()
+    gives: str | Lookup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +242,7 @@ class _Program:
 class Template:
     """One text, compiled. Rendering leaves no trace in it."""
 
-    __slots__ = ("_program", "_steps", "_text", "bare", "gives", "looks", "names", "references", "source", "where")
+    __slots__ = ("_program", "_steps", "_text", "bare", "gives", "lookups", "names", "references", "source", "where")
 
     def __init__(
         self, source: str, text: _Source, steps: frozenset[str], uses: _Uses = _Uses(), program: _Program | None = None
@@ -255,7 +255,7 @@ class Template:
         """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
         self.bare = uses.bare
         """The step, if the template is exactly `{{ step }}`."""
-        self.looks = uses.looks
+        self.lookups = uses.lookups
         """What it takes of steps' outputs, inputs and items."""
         self.gives = uses.gives
         """Of one expression: what it gives, in words, or the path that it is; None where that is not known."""
@@ -319,11 +319,11 @@ class Template:
 
     def _fail(self, error: Exception, values: Mapping[str, Json]) -> NoReturn:
         """Raise what went wrong as TemplateFailed, with its place."""
-        told = Failure(
+        fault = Failure(
             self._text.text, None if self._program is None else self._program.code, single=self.is_expression
-        ).told(error, self._steps, values.get("steps", {}))
+        ).explain(error, self._steps, values.get("steps", {}))
         raise TemplateFailed(
-            f"{self._text.place(told.offset)}: {told.message:.{_MAX_MESSAGE}}", hint=told.hint
+            f"{self._text.place(fault.offset)}: {fault.message:.{_MAX_MESSAGE}}", hint=fault.hint
         ) from None
 
 

@@ -82,7 +82,7 @@ def check_names(
 ) -> tuple[tuple[Settled, ...], frozenset[str]]:
     """The steps that a template names, each once with what its references tolerate together; and the other names.
 
-    Raises TemplateSyntaxProblem with everything that is wrong with its names.
+    Raises TemplateSyntaxProblem with all problems of its names.
     """
     walk = _Walk(source, names, allow_secrets=allow_secrets)
     walk.template(tree)
@@ -106,7 +106,7 @@ class _Walk:
 
     @property
     def faults(self) -> list[Fault]:
-        """What was wrong so far."""
+        """The problems so far."""
         return self._paths.faults
 
     def template(self, tree: nodes.Template) -> None:

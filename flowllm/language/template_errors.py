@@ -87,7 +87,7 @@ _KNOWN: Final[tuple[tuple[type[Exception], str, str], ...]] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that is wrong with a template; `offset` counts from 1 in its text."""
+    """One problem of a template; `offset` counts from 1 in its text."""
 
     offset: int
     message: str
@@ -212,20 +212,20 @@ class Failure:
         self._program = program
         self._single = single
 
-    def told(self, error: Exception, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
+    def explain(self, error: Exception, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
         """What happened, what to do about it, and where."""
         if isinstance(error, RenderFailed):
             offset = self._key_at(error.offset) or self._running(error)
             return Fault(offset=offset, message=error.message, hint=error.hint)
         if isinstance(error, LookupFailed) and error.name is not None:
-            return self._told_name(error.name, self._running(error), steps, records)
+            return self._explain_name(error.name, self._running(error), steps, records)
         if isinstance(error, LookupFailed):
             offset = self._key_at(error.offset) or self._running(error)
             return Fault(offset=offset, message=(error.message or "a value is not there").rstrip("."))
         message, hint = plain_words(error)
         return Fault(offset=self._running(error), message=message, hint=hint)
 
-    def _told_name(self, name: str, start: int, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
+    def _explain_name(self, name: str, start: int, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
         uses = [node.lineno for node in parse(self._text).find_all(nodes.Name) if node.name == name]
         offset = min((use for use in uses if use >= start), default=start)
         if name not in steps:

@@ -162,7 +162,7 @@ _GIVEN: Final[dict[type[nodes.Node], str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Lookup:
     """A path such as `mood.score`, from a step's output, an input or a local name."""
 
     subject: Subject
@@ -185,24 +185,24 @@ class _Place:
     certain: bool = True
 
 
-def looks_of(tree: nodes.Node, names: Names) -> tuple[Look, ...]:
+def lookups_of(tree: nodes.Node, names: Names) -> tuple[Lookup, ...]:
     """What a template takes; without what it makes conditions about, and what it has a default for."""
     walk = _Walk(names)
     walk.visit(tree, _Place())
-    return tuple(look for look in walk.looks if look.subject not in walk.lenient)
+    return tuple(lookup for lookup in walk.lookups if lookup.subject not in walk.lenient)
 
 
-def kind_given(node: nodes.Expr, names: Names) -> str | Look | None:
+def kind_given(node: nodes.Expr, names: Names) -> str | Lookup | None:
     """What an expression gives: a kind such as text, a path that it is, or None where that is not known."""
     if isinstance(node, (nodes.Name, nodes.Getattr, nodes.Getitem)):
-        return _look(node, names, called=False, certain=True)
+        return _lookup(node, names, called=False, certain=True)
     if isinstance(node, nodes.Const):
         return {str: "text", int: "a number", float: "a number"}.get(type(node.value))
     if isinstance(node, nodes.Filter):
         return _FILTERS.get(node.name)
     if type(node) in _GIVEN:
         return _GIVEN[type(node)]
-    sides: list[str | Look | None] = []
+    sides: list[str | Lookup | None] = []
     if isinstance(node, (nodes.And, nodes.Or)):
         sides = [kind_given(node.left, names), kind_given(node.right, names)]
     elif isinstance(node, nodes.CondExpr) and node.expr2 is not None:
@@ -216,11 +216,11 @@ class _Walk:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self.looks: list[Look] = []
+        self.lookups: list[Lookup] = []
         self.lenient: set[Subject] = set()
 
     def visit(self, node: nodes.Node, place: _Place) -> None:
-        """Look at a node and all within it."""
+        """Lookup at a node and all within it."""
         match node:
             case nodes.Name() | nodes.Getattr() | nodes.Getitem():
                 self._path(node, place)
@@ -241,7 +241,7 @@ class _Walk:
                 self._all(list(node.iter_child_nodes()), _Place(place.asked, certain=False))
             case _:
                 if _forgives(node):
-                    self.lenient |= {look.subject for look in self._within(node)}
+                    self.lenient |= {lookup.subject for lookup in self._within(node)}
                 self._all(list(node.iter_child_nodes()), place)
 
     def _all(self, found: list[nodes.Node], place: _Place) -> None:
@@ -250,19 +250,19 @@ class _Walk:
 
     def _branches(self, test: nodes.Node, branches: list[nodes.Node], place: _Place) -> None:
         self.visit(test, place)
-        asked = place.asked | {look.subject for look in self._within(test)}
+        asked = place.asked | {lookup.subject for lookup in self._within(test)}
         self._all(branches, _Place(asked, certain=False))
 
-    def _within(self, node: nodes.Node) -> Iterator[Look]:
+    def _within(self, node: nodes.Node) -> Iterator[Lookup]:
         for found in node.find_all((nodes.Name, nodes.Getattr, nodes.Getitem)):
-            look = _look(found, self._names, called=False, certain=True)
-            if look is not None:
-                yield look
+            lookup = _lookup(found, self._names, called=False, certain=True)
+            if lookup is not None:
+                yield lookup
 
     def _path(self, node: nodes.Expr, place: _Place, *, called: bool = False) -> None:
-        look = _look(node, self._names, called=called, certain=place.certain)
-        if look is not None and look.subject not in place.asked:
-            self.looks.append(look)
+        lookup = _lookup(node, self._names, called=called, certain=place.certain)
+        if lookup is not None and lookup.subject not in place.asked:
+            self.lookups.append(lookup)
         while isinstance(node, (nodes.Getattr, nodes.Getitem)):
             if isinstance(node, nodes.Getitem):
                 self.visit(node.arg, place)
@@ -278,7 +278,7 @@ def _forgives(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Test) and node.name in DEFINED_TESTS
 
 
-def _look(node: nodes.Node, names: Names, *, called: bool, certain: bool) -> Look | None:
+def _lookup(node: nodes.Node, names: Names, *, called: bool, certain: bool) -> Lookup | None:
     keys: list[tuple[str | int | None, int]] = []
     while isinstance(node, (nodes.Getattr, nodes.Getitem)):
         keys.append(_key(node))
@@ -301,7 +301,7 @@ def _look(node: nodes.Node, names: Names, *, called: bool, certain: bool) -> Loo
             break
         known.append((key, offset))
     whole = len(known) == len(keys)
-    return Look(subject=subject, keys=tuple(known), whole=whole, called=called and whole, certain=certain)
+    return Lookup(subject=subject, keys=tuple(known), whole=whole, called=called and whole, certain=certain)
 
 
 def _key(node: nodes.Getattr | nodes.Getitem) -> tuple[str | int | None, int]:

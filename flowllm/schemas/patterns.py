@@ -1,4 +1,4 @@
-"""Regular expressions of schemas, run on foreign text in bounded time. The house of jsonschema_rs.
+"""Regular expressions of schemas, run on foreign text in bounded time. The only module that uses jsonschema_rs.
 
 Python's own engine may take for ever on a text of forty characters. Here patterns run in time that grows with the text;
 those with look-arounds and backreferences, which no such engine has, within a number of steps.

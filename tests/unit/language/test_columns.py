@@ -30,8 +30,8 @@ INPUTS = {
     ],
 )
 def test_what_fits(row: Json) -> None:
-    assert fit_of(INPUTS, (), [row], "d.csv").wrong == ""
-    assert fit_of(INPUTS, (), [], "d.csv").wrong == ""
+    assert fit_of(INPUTS, (), [row], "d.csv").error == ""
+    assert fit_of(INPUTS, (), [], "d.csv").error == ""
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_what_fits(row: Json) -> None:
 )
 def test_what_does_not(rows: list[Json], wrong: str, hint: str) -> None:
     fit = fit_of(INPUTS, (), rows, "d.csv")
-    assert wrong in fit.wrong
+    assert wrong in fit.error
     assert hint in fit.hint
 
 
 def test_inputs_that_are_given_are_no_columns_that_are_missing() -> None:
-    assert fit_of(INPUTS, ("topic",), [{"tone": "x"}], "d.csv").wrong == ""
-    assert fit_of(INPUTS, ("tone",), [{"topic": 1, "Tone": "x"}], "d.csv").wrong == ""
-    assert "no column" in fit_of(INPUTS, ("topic",), [{"other": "x"}], "d.csv").wrong
-    assert "has no inputs" in fit_of({}, (), [{"other": "x"}], "d.csv").wrong
+    assert fit_of(INPUTS, ("topic",), [{"tone": "x"}], "d.csv").error == ""
+    assert fit_of(INPUTS, ("tone",), [{"topic": 1, "Tone": "x"}], "d.csv").error == ""
+    assert "no column" in fit_of(INPUTS, ("topic",), [{"other": "x"}], "d.csv").error
+    assert "has no inputs" in fit_of({}, (), [{"other": "x"}], "d.csv").error
 
 
 def test_a_row_that_lacks_what_others_have_is_its_own_affair() -> None:
-    assert fit_of(INPUTS, (), [{"tone": 1}, {"topic": 1}], "d.csv").wrong == ""
+    assert fit_of(INPUTS, (), [{"tone": 1}, {"topic": 1}], "d.csv").error == ""
 
 
 def test_a_name_that_is_nearly_that_of_an_input_is_told() -> None:

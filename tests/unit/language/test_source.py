@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.language.anchor import anchor_of
+from flowllm.language.compiling import anchor_of
 from flowllm.language.nodes import Mapping, Scalar, plain_data, scalars
 from flowllm.language.problems import SourceError
 from flowllm.language.source import MAX_NODES, MAX_SIZE, parse_yaml

@@ -1,4 +1,4 @@
-"""What is certain to fail, told before anything is sent: keys that a value cannot have, conditions that are none."""
+"""What is certain to fail, found before anything is sent: keys that a value cannot have, conditions that are none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowllm.core.types import Json, StepId
 from flowllm.language.problems import Problems, nearest
 from flowllm.language.sandbox_methods import MAPPING_METHODS, methods_of
 from flowllm.language.template import Template
-from flowllm.language.template_paths import OUTPUT_WORDS, Look
+from flowllm.language.template_paths import OUTPUT_WORDS, Lookup
 from flowllm.language.workflow import (
     EmbedBody,
     Foreach,
@@ -47,17 +47,17 @@ _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 
 @dataclass(frozen=True, slots=True)
 class _Below:
-    """What is under a key: a schema, None where it is not known; or what is wrong with the key."""
+    """What is under a key: a schema, None where it is not known; or the problem of the key."""
 
     schema: dict[str, Json] | None = None
-    wrong: str = ""
+    error: str = ""
     hint: str = ""
     certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What is wrong with a path, at the offset of one of its keys."""
+class LookupProblem:
+    """The problem of a path, at the offset of one of its keys."""
 
     offset: int
     message: str
@@ -65,26 +65,26 @@ class Fault:
     certain: bool = True
 
 
-def foresee(
+def check_lookups(
     step: Step | None, templates: Iterable[Template], known: Known, problems: Problems, *, name: str = ""
 ) -> None:
     """Add what is certain to fail in a step's templates, and warn of what is likely to."""
     for template in templates:
-        for look in template.looks:
-            fault = known.fault(look, step)
+        for lookup in template.lookups:
+            fault = known.fault(lookup, step)
             if fault is not None:
                 where = template.place(fault.offset)
-                tell = problems.add if known.strict and fault.certain and look.certain else problems.warn
-                tell(where, fault.message, fault.hint, step=name)
+                report = problems.add if known.strict and fault.certain and lookup.certain else problems.warn
+                report(where, fault.message, fault.hint, step=name)
     if step is None:
         return
-    tell = problems.add if known.strict else problems.warn
+    report = problems.add if known.strict else problems.warn
     accept = None if step.foreach is None else step.foreach.accept
     for key, condition in (("when", step.when), ("accept.when", None if accept is None else accept.when)):
         kind = None if condition is None else known.kind(condition, step)
         if condition is not None and kind not in {None, "true or false"}:
             message = f"`{key}` must give true or false, and this is {kind}"
-            tell(condition.where, message, "compare it, such as `x > 0` or `x == 'yes'`", step=name)
+            report(condition.where, message, "compare it, such as `x > 0` or `x == 'yes'`", step=name)
     items = None if step.foreach is None or step.foreach.items is None else step.foreach.items.tree
     kind = known.kind(items, step) if isinstance(items, Template) else None
     if isinstance(items, Template) and kind not in {None, "a list"}:
@@ -93,7 +93,7 @@ def foresee(
             if kind == "a mapping"
             else "of text, `| fromjson` or an `output` schema makes a list"
         )
-        tell(items.where, f"`foreach` wants a list, and this is {kind}", hint, step=name)
+        report(items.where, f"`foreach` wants a list, and this is {kind}", hint, step=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Known:
     def kind(self, template: Template, step: Step) -> str | None:
         """What a template that is one expression gives, in words; None where that is not known."""
         given = template.gives
-        if not isinstance(given, Look):
+        if not isinstance(given, Lookup):
             return given
         schema = root = self._schema(given, step)
         for key, _ in given.keys:
@@ -118,26 +118,28 @@ class Known:
         kinds = _kinds(schema)
         return _WORDS[next(iter(kinds))] if len(kinds) == 1 else None
 
-    def fault(self, look: Look, step: Step | None) -> Fault | None:
-        """What is wrong with a path."""
-        schema = self._schema(look, step)
-        shown = look.subject[1] if look.subject[0] != "input" else f"inputs.{look.subject[1]}"
+    def fault(self, lookup: Lookup, step: Step | None) -> LookupProblem | None:
+        """The problem of a path."""
+        schema = self._schema(lookup, step)
+        shown = lookup.subject[1] if lookup.subject[0] != "input" else f"inputs.{lookup.subject[1]}"
         root = schema
-        for place, (key, offset) in enumerate(look.keys):
+        for place, (key, offset) in enumerate(lookup.keys):
             if schema is None:
                 return None
-            last = look.called and place == len(look.keys) - 1
+            last = lookup.called and place == len(lookup.keys) - 1
             below = _step_into(schema, root or {}, key, called=last)
-            if below.wrong:
-                itself = place == 0 and look.subject[0] == "step" and key in OUTPUT_WORDS
+            if below.error:
+                itself = place == 0 and lookup.subject[0] == "step" and key in OUTPUT_WORDS
                 hint = f"write {{{{ {shown} }}}}: that is the output itself" if itself else below.hint
-                return Fault(offset=offset, message=f"`{shown}` {below.wrong}", hint=hint, certain=below.certain)
+                return LookupProblem(
+                    offset=offset, message=f"`{shown}` {below.error}", hint=hint, certain=below.certain
+                )
             schema = below.schema
             shown = f"{shown}[{key}]" if isinstance(key, int) else f"{shown}.{key}"
         return None
 
-    def _schema(self, look: Look, step: Step | None) -> dict[str, Json] | None:
-        kind, name = look.subject
+    def _schema(self, lookup: Lookup, step: Step | None) -> dict[str, Json] | None:
+        kind, name = lookup.subject
         if kind == "local":
             return None if step is None or step.foreach is None else self._local(name, step, step.foreach)
         if kind == "input":
@@ -227,7 +229,7 @@ def _in_scalar(kinds: frozenset[str], key: str | int, *, called: bool) -> _Below
         return _Below()
     kind = _WORDS[next(iter(kinds))] if len(kinds) == 1 else "no mapping"
     hint = "an `output` schema makes data of an answer" if is_text else ""
-    return _Below(wrong=f"is {kind}, which has no key `{key}`", hint=hint)
+    return _Below(error=f"is {kind}, which has no key `{key}`", hint=hint)
 
 
 def _in_list(schema: dict[str, Json], key: str | int, *, called: bool) -> _Below:
@@ -237,7 +239,7 @@ def _in_list(schema: dict[str, Json], key: str | int, *, called: bool) -> _Below
             items if isinstance(items, dict) and isinstance(key, int) and "prefixItems" not in schema else None
         )
     return _Below(
-        wrong=f"is a list, which has no key `{key}`",
+        error=f"is a list, which has no key `{key}`",
         hint=f"`| map(attribute='{key}')` takes it of each item, `[0]` is the first item",
     )
 
@@ -252,9 +254,9 @@ def _in_mapping(schema: dict[str, Json], key: str, *, called: bool) -> _Below:
         return _Below()
     near = nearest(key, named)
     if schema.get("additionalProperties") is False:
-        return _Below(wrong=f"has no key `{key}`", hint=near or "its schema has no properties")
+        return _Below(error=f"has no key `{key}`", hint=near or "its schema has no properties")
     if schema.get("additionalProperties") in (None, True) and (
         near.startswith("did") or (named and key in OUTPUT_WORDS)
     ):
-        return _Below(wrong=f"has no key `{key}` by its schema", hint=near, certain=False)
+        return _Below(error=f"has no key `{key}` by its schema", hint=near, certain=False)
     return _Below()
