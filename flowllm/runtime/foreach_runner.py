@@ -16,7 +16,7 @@ from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StepError, StoreError
 from flowllm.core.events import FanOutStarted
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, item_id
+from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, WaitReason, item_id
 from flowllm.datasets.base import Rows
 from flowllm.language.rendering import rendered
 from flowllm.runtime.accept_policy import foreach_state
@@ -97,6 +97,8 @@ class ForeachRunner:
         self._withdrawn = 0
         self._reused = 0
         self._asked_for_room = False
+        self._full_s = 0.0
+        """Seconds in which no more items could be opened."""
         self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
         self._accepting = accepting
         self._state = ForeachState(window=1)
@@ -182,7 +184,10 @@ class ForeachRunner:
                 elif not self._state.in_flight:
                     return
                 if not self._state.over and (token.status is None or self._state.in_flight):
+                    full = self._state.room() <= 0 or self._asked_for_room
+                    before = self._context.clock.monotonic()
                     await self._wake.wait()
+                    self._full_s += self._context.clock.monotonic() - before if full else 0.0
         finally:
             token.forget(self)
 
@@ -228,6 +233,7 @@ class ForeachRunner:
         if self._accepting:
             totals = self._item_totals[row.index] = UsageTotals(totals)
         name = "item" if self._foreach is None else self._foreach.name
+        waits: dict[str, float] | None = {WaitReason.OPEN_ITEMS: self._full_s} if self._full_s else None
         return NodeInvocation(
             node_id=item_id(self._node, item.slot),
             step=self._item_step,
@@ -241,6 +247,7 @@ class ForeachRunner:
             is_row=self._invocation.is_row,
             many=False,
             graph=self._invocation.graph,
+            waits=waits,
         )
 
     def _bad(self, invocation: NodeInvocation, error: StepError) -> NodeRecord:

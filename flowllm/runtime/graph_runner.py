@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, child_id
+from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, WaitReason, child_id
 from flowllm.language.rendering import rendered
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_state import (
@@ -70,6 +70,7 @@ class GraphRunner:
         self._failed: NodeRecord | None = None
         self._ended: RunStatus | None = None
         self._over = asyncio.Event()
+        self._began = context.clock.monotonic()
         scope.total = len(graph.steps)
 
     @property
@@ -151,6 +152,10 @@ class GraphRunner:
 
     def _invocation(self, node: NodeId) -> NodeInvocation:
         step = self._graph.steps[StepId(node)]
+        needs = self._graph.topology.edges[node]
+        waits: dict[str, float] | None = (
+            {WaitReason.DEPENDENCY: self._context.clock.monotonic() - self._began} if needs else None
+        )
         return NodeInvocation(
             node_id=child_id(self._name, StepId(node)),
             step=step,
@@ -161,6 +166,7 @@ class GraphRunner:
             earlier=self._before.get(node) if self._before else None,
             missed=self._scope.missed,
             graph=self._graph,
+            waits=waits,
         )
 
     def _note(self, node: NodeId, record: NodeRecord) -> None:

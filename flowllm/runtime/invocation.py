@@ -65,3 +65,5 @@ class NodeInvocation:
     """Its step's `foreach` is still to be gone through; False for one item of it."""
     graph: CompiledGraph | None = None
     """The graph that it belongs to; None for a row of `--over`."""
+    waits: Mapping[str, float] | None = None
+    """Seconds that it waited before it could begin."""

@@ -120,6 +120,7 @@ class RunContext:
         """Counts the node's requests from now on, until `deactivate`; `parent` is the usage of the node around it, where
         that pays for it."""
         usage = NodeUsage(parent or self.emit, invocation.totals.note_sent)
+        usage.waits.update(invocation.waits or {})
         if (
             invocation.step.kind is not StepKind.WORKFLOW and invocation.step.foreach is None
         ):  # others have theirs within

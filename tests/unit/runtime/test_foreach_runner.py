@@ -123,3 +123,23 @@ def test_a_source_that_is_no_list_fails_the_step_and_starts_no_item() -> None:
     told = play("steps: {a: {foreach: '{{ 5 }}', prompt: '{{ item }}'}}")
     assert (told.status, told.asked) == ("failed", [])
     assert "`foreach` wants a list" in told.nodes["a"].error["message"]
+
+
+def test_an_item_has_waited_while_no_more_could_be_open_and_a_step_for_those_it_needs() -> None:
+    told = play(
+        """
+        steps:
+          a: {foreach: [x, y, z], max_concurrent: 1, prompt: "{{ item }}"}
+          b: {prompt: "{{ a }}"}
+          c: {prompt: free}
+        """
+    )
+    waits = {event.node_id: event.waits for event in told.events if isinstance(event, NodeEnded)}
+    assert waits == {
+        "a": {},
+        "a[0]": {},
+        "a[1]": {"open_items": 1.0},
+        "a[2]": {"open_items": 2.0},
+        "b": {"dependency": 3.0},
+        "c": {},
+    }
