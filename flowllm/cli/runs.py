@@ -14,7 +14,7 @@ from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.database import compacted, confirm, find_run, reading, step_kinds, writing, yes_option
 from flowllm.cli.failures import say
 from flowllm.cli.options import DURATION, Location, json_option, location_options
-from flowllm.cli.output import clock_time, print_json, print_table
+from flowllm.cli.output import clock_time, print_json, print_table, results
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import price
@@ -25,6 +25,8 @@ from flowllm.storage.base import RunRecord, Store
 
 _ALL = 1_000_000_000
 """A limit that no history reaches."""
+WIDE = 90
+"""Columns of a terminal that has room for whole times."""
 _LOCATION = "flowllm.cli.runs.location"
 
 
@@ -53,13 +55,14 @@ class Row:
             "tenant": self.run.tenant,
         }
 
-    def cells(self) -> list[str]:
-        """As a line of the table."""
+    def cells(self, *, narrow: bool) -> list[str]:
+        """As a line of the table; `narrow`: without the year and the seconds."""
+        started = clock_time(self.run.started_at)
         return [
             self.run.run_id,
             self.run.workflow,
             self.run.status.value,
-            clock_time(self.run.started_at),
+            started[5:16] if narrow else started,
             duration(self.run.stats.get("duration_s")),
             f"{self.succeeded}/{self.steps}",
             price(self.figures),
@@ -89,7 +92,8 @@ def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool,
         say("no runs yet: start one with `flowllm run FILE`")
     else:
         headers = ["RUN", "WORKFLOW", "STATUS", "STARTED", "TOOK", "STEPS OK", "COST"]
-        print_table(headers, [row.cells() for row in rows], right=("TOOK", "STEPS OK", "COST"))
+        narrow = results().stream.isatty() and results().width() < WIDE
+        print_table(headers, [row.cells(narrow=narrow) for row in rows], right=("TOOK", "STEPS OK", "COST"))
 
 
 async def _row(store: Store, run: RunRecord) -> Row:

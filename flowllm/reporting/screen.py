@@ -50,11 +50,11 @@ class Screen:
 
     def live(self, text: str) -> None:
         """Show a text at the bottom of a terminal until the next line is written, or the next such text."""
-        self.stream.write(f"\r{text[: self._width() - 1]}{_TO_THE_END}")
+        self.stream.write(f"\r{text[: self.width() - 1]}{_TO_THE_END}")
         self.stream.flush()
         self._live = True
 
-    def _width(self) -> int:
+    def width(self) -> int:
         """Columns of the terminal that this is drawn on, which need not be that of standard output."""
         try:
             columns = os.get_terminal_size(self.stream.fileno()).columns
