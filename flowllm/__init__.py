@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flowllm.core.cancel import StopSignal
     from flowllm.core.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
     from flowllm.core.types import NodeStatus, RunStatus, Usage
-    from flowllm.language.parse import load_workflow
     from flowllm.runtime.options import RunOptions
+    from flowllm.steps.loading import load_workflow
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ _HOMES = {
     "StoreError": "flowllm.core.errors",
     "Usage": "flowllm.core.types",
     "UsageError": "flowllm.core.errors",
-    "load_workflow": "flowllm.language.parse",
+    "load_workflow": "flowllm.steps.loading",
     "run": "flowllm.app.flowllm",
 }
 

@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+import flowllm.steps  # noqa: F401 - registers the kinds of steps
+
 # Shells have jobs in the background ignore SIGINT, nohup SIGHUP, and processes that the tests start would too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

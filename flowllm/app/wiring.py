@@ -19,12 +19,7 @@ from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.steps.base import Kind
-from flowllm.steps.embed.runner import EmbedKind
-from flowllm.steps.http.runner import HttpKind
-from flowllm.steps.llm.runner import LlmKind
-from flowllm.steps.python.runner import PythonKind
-from flowllm.steps.shell.runner import ShellKind
-from flowllm.steps.value.runner import ValueKind
+from flowllm.steps.registry import RunServices, step_runners
 
 AUTO = "auto"
 SIMULATED = "simulated"
@@ -286,14 +281,14 @@ def allow_local(limiter: Limiter, kinds: Mapping[StepKind, Kind], *, holder: obj
 def step_kinds(
     workflow: Workflow, providers: Providers, calls: InFlightCalls, secrets: Mapping[str, str]
 ) -> dict[StepKind, Kind]:
-    """All kinds of steps, carried out in this process."""
-    redactor = providers.redactor
-    prompts = LlmKind(providers.for_step, calls)
-    return {
-        StepKind.PROMPT: prompts,
-        StepKind.EMBED: EmbedKind(providers.for_step, calls),
-        StepKind.PYTHON: PythonKind(calls, workflow.files, secrets, redactor, prompts=prompts),
-        StepKind.SHELL: ShellKind(calls, secrets, redactor, private=providers.private),
-        StepKind.HTTP: HttpKind(calls, secrets, redactor),
-        StepKind.VALUE: ValueKind(),
-    }
+    """What runs the steps of all kinds, in this process."""
+    return step_runners(
+        RunServices(
+            calls=calls,
+            provider=providers.for_step,
+            files=workflow.files,
+            secrets=secrets,
+            redactor=providers.redactor,
+            private=providers.private,
+        )
+    )

@@ -14,6 +14,7 @@ from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.options import Location
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.types import ROW, RunId, StepKind
+from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Mapping
 from flowllm.language.problems import SourceError
 from flowllm.language.source import parse_yaml
@@ -80,7 +81,7 @@ def step_kinds(run: RunRecord) -> dict[str, StepKind]:
     found = {}
     for entry in steps.entries if isinstance(steps, Mapping) else ():
         keys = entry.value.keys() if isinstance(entry.value, Mapping) else {}
-        found[entry.key] = next((kind for kind in StepKind if kind.value in keys), StepKind.PROMPT)
+        found[entry.key] = next((spec.kind for key, spec in kinds().items() if key in keys), StepKind.PROMPT)
     return found
 
 

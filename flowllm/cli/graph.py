@@ -13,7 +13,7 @@ from flowllm.cli.output import print_json, results, unicode_output
 from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text
 from flowllm.explain.graph import Graph
 from flowllm.explain.svg import draw_svg
-from flowllm.language.parse import load_workflow
+from flowllm.steps.loading import load_workflow
 
 FORMATS = ("text", "mermaid", "dot", "svg", "json")
 

@@ -16,10 +16,10 @@ from flowllm.cli.output import print_json, results
 from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
 from flowllm.core.types import Json
 from flowllm.language.files import DiskFiles, Unreadable, absolute
-from flowllm.language.parse import load_workflow
 from flowllm.language.project import Project
 from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
 from flowllm.reporting.text import plural, visible
+from flowllm.steps.loading import load_workflow
 
 _FOLDERS = 3
 """The folder of a file, and those above it, that are searched for workflows of which it is a step."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NewType, TypeAlias, TypeVar
+from typing import Any, ClassVar, NewType, TypeAlias, TypeVar
 
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)
@@ -75,16 +75,33 @@ class AttemptStatus(StrEnum):
     UNKNOWN = "unknown"  # no answer was seen; it may have been paid for
 
 
-class StepKind(StrEnum):
-    """What a step does; each is chosen by the one key that the step has."""
+class StepKind(str):
+    """What a step does, by the name of its kind. Kinds are registered, so there may be others than those named here;
+    of each name there is one instance."""
 
-    PROMPT = "prompt"  # one chat completion (`prompt` or `messages`)
-    EMBED = "embed"  # embeddings of texts
-    PYTHON = "python"  # a function
-    SHELL = "shell"  # a command
-    HTTP = "http"  # one HTTP request
-    WORKFLOW = "workflow"  # another graph as one step
-    VALUE = "value"  # a value from templates, no I/O
+    __slots__ = ()
+    _known: ClassVar[dict[str, StepKind]] = {}
+    PROMPT: ClassVar[StepKind]  # one chat completion (`prompt` or `messages`)
+    EMBED: ClassVar[StepKind]  # embeddings of texts
+    PYTHON: ClassVar[StepKind]  # a function
+    SHELL: ClassVar[StepKind]  # a command
+    HTTP: ClassVar[StepKind]  # one HTTP request
+    WORKFLOW: ClassVar[StepKind]  # another graph as one step
+    VALUE: ClassVar[StepKind]  # a value from templates, no I/O
+
+    def __new__(cls, name: str) -> StepKind:
+        """The kind of that name."""
+        found = cls._known.get(name)
+        return cls._known.setdefault(name, super().__new__(cls, name)) if found is None else found
+
+    @property
+    def value(self) -> str:
+        """Its name."""
+        return str(self)
+
+
+for _name in ("prompt", "embed", "python", "shell", "http", "workflow", "value"):
+    setattr(StepKind, _name.upper(), StepKind(_name))
 
 
 class Priority(StrEnum):

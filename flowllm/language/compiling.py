@@ -133,6 +133,16 @@ class Compiler:
         return template
 
 
+def texts_by_name(node: Mapping | None, compiler: Compiler) -> ValueTemplate | None:
+    """A mapping of texts as written, in which secrets may stand."""
+    if node is None:
+        return None
+    entries = ((entry.key, entry.value) for entry in node.entries)
+    return ValueTemplate.of(
+        {key: compiler.text(value, secrets=True) for key, value in entries if isinstance(value, Scalar)}
+    )
+
+
 # from a place inside a text to its place in the file that holds the text
 
 _BLANK = " \t\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-import flowllm.language.builders  # noqa: F401 - registers the kinds of steps
 from flowllm.core.types import Json
 from flowllm.language.file_keys import ProjectKeys, WorkflowKeys
 from flowllm.language.keys import Key, Keys

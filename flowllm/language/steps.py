@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import flowllm.language.builders  # noqa: F401 - registers the kinds of steps
 from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind
 from flowllm.language.advice import advise
 from flowllm.language.compiling import Compiler
@@ -20,7 +19,7 @@ from flowllm.language.reference import Tolerance
 from flowllm.language.step_keys import CommonKeys, FlowKeys, retry_policy
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.values import NAME
-from flowllm.language.workflow import Body, EmbedBody, HttpBody, LlmBody, Step
+from flowllm.language.workflow import Body, Step
 
 _WITH_SECRETS = ("with", "env")
 
@@ -118,7 +117,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
         edges=edges,
         uses=compiler.uses(),
         when=when,
-        retry=retry_policy(given.get("retry"), harmless=_is_harmless(body)),
+        retry=retry_policy(given.get("retry"), harmless=body.harmless),
         timeout=given.get("timeout") or 1800.0,
         cache=given.get("cache") or CachePolicy(enabled=spec.cached),
         priority=given.get("priority") or Priority.NORMAL,
@@ -128,11 +127,6 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     )
     advise(step, scope.sources, problems, outermost=scope.outermost)
     return step
-
-
-def _is_harmless(body: Body) -> bool:
-    """It changes nothing, so that it is tried again unless told otherwise."""
-    return isinstance(body, LlmBody | EmbedBody) or (isinstance(body, HttpBody) and body.method in {"GET", "HEAD"})
 
 
 def _compile_all(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from flowllm.core.errors import Problem
 from flowllm.core.request import OutputFormat
@@ -91,8 +91,19 @@ class Target:
     provider: ValueTemplate | None = None
 
 
+class Body:
+    """What a step does: the part of it that is of its own kind."""
+
+    __slots__ = ()
+
+    @property
+    def harmless(self) -> bool:
+        """It changes nothing, so that it is tried again unless told otherwise."""
+        return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlmBody:
+class LlmBody(Body):
     """A step that asks a model."""
 
     provider: ValueTemplate
@@ -116,9 +127,14 @@ class LlmBody:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Names of providers that mean another one here: a sub-workflow's own, as Workflow.providers calls them."""
 
+    @property
+    def harmless(self) -> bool:
+        """It is asked again."""
+        return True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedBody:
+class EmbedBody(Body):
     """A step that asks for embeddings."""
 
     provider: ValueTemplate
@@ -136,9 +152,14 @@ class EmbedBody:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """As in LlmBody."""
 
+    @property
+    def harmless(self) -> bool:
+        """It is asked again."""
+        return True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpBody:
+class HttpBody(Body):
     """A step that sends one HTTP request. `url`, `query` and `headers` may hold secrets."""
 
     url: Template
@@ -153,9 +174,14 @@ class HttpBody:
     allow_private: bool = False
     """Private, loopback and link-local addresses may be asked."""
 
+    @property
+    def harmless(self) -> bool:
+        """A request that only reads is sent again."""
+        return self.method in {"GET", "HEAD"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShellBody:
+class ShellBody(Body):
     """A step that runs a command. `env` may hold secrets."""
 
     command: str
@@ -166,7 +192,7 @@ class ShellBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowBody:
+class WorkflowBody(Body):
     """A step that is a graph of its own."""
 
     graph: Subgraph
@@ -175,7 +201,7 @@ class WorkflowBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PythonBody:
+class PythonBody(Body):
     """A step that calls a function."""
 
     function: str
@@ -202,13 +228,10 @@ class Asks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValueBody:
+class ValueBody(Body):
     """A step that computes a value."""
 
     value: ValueTemplate
-
-
-Body: TypeAlias = "LlmBody | EmbedBody | PythonBody | ShellBody | HttpBody | WorkflowBody | ValueBody"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

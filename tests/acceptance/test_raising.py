@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.steps import python
+from flowllm.steps.python import runner as python
 from tests.support.project import Project
 
 CLASSES = """

@@ -11,7 +11,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
 from flowllm.core.events import Event, NodeEnded
 from flowllm.core.redact import Redactor
-from flowllm.core.types import RunStatus, StepKind
+from flowllm.core.types import RunStatus
 from flowllm.language.inputs import with_inputs
 from flowllm.language.overrides import Overrides
 from flowllm.language.workflow import Workflow
@@ -21,10 +21,8 @@ from flowllm.runtime.execute import AttemptOutcome, execute_node, execute_run
 from flowllm.runtime.foreach_state import MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.run_context import RunContext, RunServices
-from flowllm.steps.embed.runner import EmbedKind
-from flowllm.steps.llm.runner import LlmKind
-from flowllm.steps.python.runner import PythonKind
-from flowllm.steps.value.runner import ValueKind
+from flowllm.steps.registry import RunServices as KindServices
+from flowllm.steps.registry import step_runners
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from tests.support.calls import FakeProvider
 from tests.support.stores import InlineStore
@@ -116,13 +114,14 @@ class PreparedAttempt:
         self.on_event = self.events.append
         self.checked = checked
         self.run = run
-        prompts = LlmKind(lambda name: stage.others.get(name, stage.provider), stage.calls)
-        self.kinds = {
-            StepKind.PROMPT: prompts,
-            StepKind.EMBED: EmbedKind(lambda name: stage.others.get(name, stage.provider), stage.calls),
-            StepKind.PYTHON: PythonKind(stage.calls, checked.files, {}, stage.redactor, prompts=prompts),
-            StepKind.VALUE: ValueKind(),
-        }
+        self.kinds = step_runners(
+            KindServices(
+                calls=stage.calls,
+                provider=lambda name: stage.others.get(name, stage.provider),
+                files=checked.files,
+                redactor=stage.redactor,
+            )
+        )
         allow_local(stage.limiter, self.kinds, holder=run.run_id)
         self.stop = stop
         self.before = before

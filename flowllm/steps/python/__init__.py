@@ -1,1 +1,102 @@
-"""`python` steps: functions of the user's own."""
+"""`python` steps: a function of the user's own."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind
+from flowllm.language import step_values as sv
+from flowllm.language import values as v
+from flowllm.language.compiling import Compiler
+from flowllm.language.functions import python_body
+from flowllm.language.keys import REQUIRED, Key, read_keys
+from flowllm.language.kinds import StepContext, StepKindSpec
+from flowllm.language.nodes import Entry, Mapping, Scalar, constant
+from flowllm.language.problems import SourceError
+from flowllm.language.project import merged
+from flowllm.language.step_keys import StepKeys, retry_policy
+from flowllm.language.template import ValueTemplate
+from flowllm.language.values import is_template
+from flowllm.language.workflow import Asks, PythonBody, Step
+from flowllm.steps.llm import PromptKeys
+from flowllm.steps.llm import build as build_llm
+from flowllm.steps.llm import runner as prompt_runner
+from flowllm.steps.registry import StepKindPackage
+
+if TYPE_CHECKING:
+    from flowllm.steps.python.runner import PythonKind
+    from flowllm.steps.registry import RunServices
+
+
+class PythonKeys(StepKeys, title="python step"):
+    """A call of a function."""
+
+    python = Key(v.plain_text, "module:function, or ./file.py:function.", REQUIRED)
+    with_ = Key(sv.arguments, "Keyword arguments.")
+    asks = Key(v.boolean, "Hands the function `ask`, by which it asks models as steps do.", default=False)
+
+
+def build(keys: PythonKeys, context: StepContext) -> PythonBody:
+    """A step that calls a function, which is handed `ask` where `asks` is set."""
+    asks = _asks(context) if keys.asks else None
+    arguments = None if keys.with_ is None else _arguments(keys.with_, context.compiler)
+    target = context.node.get("python")
+    where = context.where if target is None else target.where
+    if is_template(keys.python):
+        raise SourceError(where, "the name of a function cannot be a template", "write module:function")
+    if asks is not None and keys.with_ is not None and keys.with_.get("ask") is not None:
+        raise SourceError(where, "`asks: true` gives the function `ask`, so `with` cannot", "rename the argument")
+    return replace(python_body(keys.python, where, arguments, context.compiler.sources), asks=asks)
+
+
+def _arguments(node: Mapping, compiler: Compiler) -> ValueTemplate:
+    """Keyword arguments: one that is a whole output alone is handed on as it is, which within one it is not."""
+    arguments = {}
+    for entry in node.entries:
+        with compiler.streaming() if isinstance(entry.value, Scalar) else nullcontext():
+            arguments[entry.key] = compiler.tree(entry.value, secrets=True)
+    return ValueTemplate.of(arguments)
+
+
+def _asks(context: StepContext) -> Asks | None:
+    """The prompt step of the defaults, for the questions of a function. Adds problems."""
+    where, scope = context.where, context.scope
+    question = Mapping(where=where, entries=(Entry(key="prompt", where=where, value=constant("-", where)),))
+    node = merged(scope.defaults_for(PromptKeys.table), question)
+    keys = read_keys(PromptKeys, node, f"the step `{context.id}`", context.problems, step=context.id)
+    body = None if keys is None else build_llm(keys, context)
+    if keys is None or body is None:
+        return None
+    given = context.compiler.within("messages", "sample")
+    messages, sample = (given.as_text(constant(f"{{{{ {name} }}}}", where)) for name in ("messages", "sample"))
+    return Asks(
+        step=Step(
+            id=StepId(context.id),
+            kind=StepKind.PROMPT,
+            body=replace(body, prompt=None, system=None, messages=messages, sample=sample),
+            where=where,
+            retry=retry_policy(keys.retry, harmless=True),
+            timeout=1800.0 if keys.timeout is None else keys.timeout,
+            cache=keys.cache or CachePolicy(),
+            priority=keys.priority or Priority.NORMAL,
+            on_error=OnError.CONTINUE,
+        ),
+        system=body.system,
+    )
+
+
+def runner(services: RunServices) -> PythonKind:
+    """What runs these steps within one run."""
+    from flowllm.steps.python.runner import PythonKind  # noqa: PLC0415 - checking a workflow needs none
+
+    return PythonKind(
+        services.calls, services.files, services.secrets, services.redactor, prompts=prompt_runner(services)
+    )
+
+
+KIND = StepKindPackage(
+    specs=(StepKindSpec(key="python", kind=StepKind.PYTHON, keys=PythonKeys, build=build, templates=("with",)),),
+    runner=runner,
+)

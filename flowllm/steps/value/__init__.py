@@ -1,1 +1,41 @@
-"""`value` steps: values computed from templates."""
+"""`value` steps: a value computed from templates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowllm.core.types import StepKind
+from flowllm.language import values as v
+from flowllm.language.keys import REQUIRED, Key
+from flowllm.language.kinds import StepContext, StepKindSpec
+from flowllm.language.step_keys import StepKeys
+from flowllm.language.workflow import ValueBody
+from flowllm.steps.registry import StepKindPackage
+
+if TYPE_CHECKING:
+    from flowllm.steps.registry import RunServices
+    from flowllm.steps.value.runner import ValueKind
+
+
+class ValueKeys(StepKeys, title="value step"):
+    """A value computed from templates."""
+
+    value = Key(v.anything, "Any value; texts in it may be templates.", REQUIRED)
+
+
+def build(keys: ValueKeys, context: StepContext) -> ValueBody:
+    """A step that computes a value."""
+    return ValueBody(value=context.compiler.value(keys.value))
+
+
+def runner(_: RunServices) -> ValueKind:
+    """What runs these steps within one run."""
+    from flowllm.steps.value.runner import ValueKind  # noqa: PLC0415 - checking a workflow needs none
+
+    return ValueKind()
+
+
+KIND = StepKindPackage(
+    specs=(StepKindSpec(key="value", kind=StepKind.VALUE, keys=ValueKeys, build=build, templates=("value",)),),
+    runner=runner,
+)

@@ -26,7 +26,6 @@ from flowllm.storage.sqlite.text import content_hash, from_json, from_text
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
 """What the parts of a damaged row raise."""
 _MISMATCH: Final = "it does not match its hash, so it was damaged"
-_KINDS: Final = {kind.value: kind for kind in StepKind}
 _STATUSES: Final = {status.value: status for status in NodeStatus}
 
 
@@ -91,7 +90,7 @@ def node_of(row: NodeRow) -> NodeRecord:
         return NodeRecord(
             run_id=RunId(from_text(row.run_id)),
             node_id=NodeId(from_text(row.node_id)),
-            kind=_KINDS[row.kind],
+            kind=StepKind(row.kind),
             status=_STATUSES[row.status],
             key=from_text(row.key),
             parts=from_json(row.parts),

@@ -103,7 +103,7 @@ def test_what_leaves_the_group_is_not_waited_for_for_ever(tmp_path: Path, monkey
 
 ALONE = """
 import asyncio, pathlib, sys, time
-from flowllm.steps.shell.runner import process
+from flowllm.steps.shell import process
 
 async def main(command, ready, patience, twice):
     process.PATIENCE = patience
