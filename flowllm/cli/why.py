@@ -9,7 +9,7 @@ from flowllm.cli.database import find_run, reading
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, results
 from flowllm.explain.why import Why
-from flowllm.reporting.text import one_line, visible
+from flowllm.reporting.text import one_line, visible, waits_text
 
 
 @click.command()
@@ -18,7 +18,7 @@ from flowllm.reporting.text import one_line, visible
 @json_option
 @location_options
 def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
-    """Say why STEP of RUN was carried out again: which part of its request changed, and what changed it.
+    """Say why STEP of RUN was carried out again: which part of its request changed, what changed it, and why it waited.
 
     RUN is an id, its beginning, or `last`.
     """
@@ -38,3 +38,7 @@ def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
         screen.line(("    + ", "green"), one_line(change.after, 400))
     for cause in found.causes:
         screen.line(f"  because {visible(cause)}")
+    leader = found.equal_call or ("", "")
+    equal_to = leader[1] if leader[0] in {"", found.run_id} else f"{leader[1]} of run {leader[0]}"
+    if waited := waits_text(found.waits, equal_to=equal_to):
+        screen.line(f"waited {visible(waited)}")

@@ -1,19 +1,22 @@
-"""Why a step of a run was carried out again: what of its request differs from the one before, and what made it so."""
+"""Why a step of a run was carried out again, by what its request differs in from the one before; and why it waited."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from flowllm.core.errors import UsageError
 from flowllm.core.fingerprint import differences
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, child_id, is_within, item_id
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, WaitReason, child_id, is_within, item_id
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 _NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
 """The last name in a node's id: what stands before it is the graph that the node is in."""
+RUNS_LOOKED_AT = 50
+"""The newest runs, among which the one that led an equal call is looked for."""
 _MESSAGE = re.compile(r"body\.(?:messages|input)(?:\.(\d+))?(?:\.(\w+))?")
 
 
@@ -41,6 +44,10 @@ class Why:
     changes: tuple[Change, ...] = ()
     causes: tuple[str, ...] = ()
     """What made them: an edited step, another input, another output of a step before it."""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that it waited, by reason."""
+    equal_call: tuple[str, str] | None = None
+    """Run and node whose equal request it waited for, where that is on record."""
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -54,6 +61,10 @@ class Why:
                 {"path": change.path, "before": change.before, "after": change.after} for change in self.changes
             ],
             "causes": list(self.causes),
+            "waits": {reason: round(seconds, 3) for reason, seconds in self.waits.items()},
+            "equal_call": None
+            if self.equal_call is None
+            else dict(zip(("run_id", "step"), self.equal_call, strict=True)),
         }
 
 
@@ -63,7 +74,7 @@ def explain_parts(before: Mapping[str, Json], after: Mapping[str, Json]) -> list
 
 
 async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str]) -> Why:
-    """Hold a node against the same one in the newest earlier run in which it succeeded.
+    """Hold a node against the same one in the newest earlier run in which it succeeded, and tell for what it waited.
 
     `edges` are the steps that it waits for. Raises UsageError for a step that the run has no record of.
     """
@@ -71,6 +82,23 @@ async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str])
     if node is None:
         known = ", ".join(one.node_id for one in await store.nodes(run.run_id)) or "none yet"
         raise UsageError(f"run {run.run_id} has no record of a step {step!r}", hint=f"it has: {known}")
+    found = await _compared(store, run, node, step, edges)
+    equal = await _equal_call(store, run, node) if WaitReason.EQUAL_CALL in node.waits else None
+    return replace(found, waits=node.waits, equal_call=equal)
+
+
+async def _equal_call(store: Store, run: RunRecord, node: NodeRecord) -> tuple[str, str] | None:
+    """The node that sent the request which this one waited for: of the same run, or of one that went on beside it."""
+    others = [one for one in await store.runs(limit=RUNS_LOOKED_AT) if one.run_id != run.run_id]
+    beside = [one for one in others if (one.finished_at or math.inf) >= (node.started_at or 0.0)]
+    for one in (run, *beside):
+        for attempt in await store.attempts(one.run_id):
+            if attempt.key == node.key and (one is not run or attempt.node_id != node.node_id):
+                return one.run_id, attempt.node_id
+    return None
+
+
+async def _compared(store: Store, run: RunRecord, node: NodeRecord, step: str, edges: Iterable[str]) -> Why:
     if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}:
         reason = node.parts.get("reason") or "its `when` was false"
         return _why(run, node, f"{step} was {node.status}: {reason}.")

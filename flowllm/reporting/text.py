@@ -170,10 +170,14 @@ def reason_word(reason: WaitReason | str) -> str:
     return reason.replace("_", " ")
 
 
-def waits_text(waits: Mapping[str, float]) -> str:
-    """`1.2s: equal call 800ms, rate 400ms`, the longest first; empty where nothing waited for as long as a millisecond."""
+def waits_text(waits: Mapping[str, float], *, equal_to: str = "") -> str:
+    """`1.2s: equal call 800ms, rate 400ms`, the longest first; empty where nothing waited for as long as a millisecond.
+    `equal_to` is the step whose equal call it was, where that is known."""
     longest = sorted(
         ((seconds, reason) for reason, seconds in waits.items() if seconds >= _SHORTEST_WAIT), reverse=True
     )
-    shares = ", ".join(f"{reason_word(reason)} {duration(seconds)}" for seconds, reason in longest)
+    words = {reason: reason_word(reason) for reason in waits}
+    if equal_to:
+        words[WaitReason.EQUAL_CALL] = f"equal call of `{equal_to}`"
+    shares = ", ".join(f"{words[reason]} {duration(seconds)}" for seconds, reason in longest)
     return shares and f"{duration(sum(seconds for seconds, _ in longest))}: {shares}"
