@@ -29,7 +29,7 @@ def without_reasoning(text: str) -> str:
     stands on a line of its own where nothing opened it, as templates that give the model the opening tag make it; of
     the channels of gpt-oss the final one.
 
-    A block that is not closed is left as it is: nobody knows where the answer begins.
+    A block that is not closed is left as it is: it is unknown where the answer begins.
     """
     if _CHANNEL.match(text):
         *before, final = _FINAL.split(text)

@@ -72,7 +72,7 @@ class FanOutStarted(NodeEvent):
     """A foreach begins to go through its items."""
 
     total: int | None
-    """How many there are; None: its data is a stream, nobody knows yet."""
+    """How many there are; None: its data is a stream, it is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class NodeEnded(NodeEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeWaiting(NodeEvent):
-    """The node waits, and why; told once until the reason changes. Reads of the cache and commits are not told."""
+    """The node waits, and why; emitted once until the reason changes, and not for reads of the cache and commits."""
 
     reason: WaitReason
     until: float | None = None

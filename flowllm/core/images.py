@@ -38,7 +38,7 @@ def data_url(image: ImageFile) -> str:
 
 
 def stamp(path: str, folder: str) -> tuple[int, ...]:
-    """What tells, without reading it, that a file is still the same. Empty if it cannot be told."""
+    """What shows, without reading it, that a file is unchanged. Empty if that cannot be seen."""
     try:
         found = Path(folder, path).stat()
     except (OSError, ValueError):

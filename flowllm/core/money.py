@@ -1,4 +1,4 @@
-"""Sums of money as people read them, and what requests took: the one place where costs are added up and told."""
+"""Sums of money as people read them, and what requests took: the one module that adds costs up and formats them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dollars(usd: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """What requests took: what is known of it, and apart from that what was set aside for those that did not tell."""
+    """What requests took: what is known of it, and apart from that what was reserved for those whose usage is unknown."""
 
     requests: int = 0
     usage: Usage = field(default_factory=Usage)
@@ -38,7 +38,7 @@ class Spend:
     unpriced: int = 0
     """Requests whose tokens are known, and whose price is not."""
     unknown: int = 0
-    """Requests whose tokens nobody knows: the provider did not tell, or no answer was seen."""
+    """Requests whose tokens are unknown: the provider did not say, or no answer was seen."""
     reserved_tokens: float = 0.0
     """What was set aside for those, beyond the tokens that are known."""
     reserved_usd: float | None = 0.0
@@ -47,17 +47,17 @@ class Spend:
     @classmethod
     def of(cls, usage: Usage, cost_usd: float | None, *, reserved_tokens: float, reserved_usd: float | None) -> Spend:
         """What one request took."""
-        told = usage.total is not None
+        counted = usage.total is not None
         return cls(
             requests=1,
             usage=usage,
             known_input=usage.input_tokens or 0,
             known_output=usage.output_tokens or 0,
             known_usd=cost_usd or 0.0,
-            unpriced=int(told and cost_usd is None),
-            unknown=int(not told),
-            reserved_tokens=0.0 if told else max(0.0, reserved_tokens - usage.at_least),
-            reserved_usd=0.0 if told or cost_usd is not None else reserved_usd,
+            unpriced=int(counted and cost_usd is None),
+            unknown=int(not counted),
+            reserved_tokens=0.0 if counted else max(0.0, reserved_tokens - usage.at_least),
+            reserved_usd=0.0 if counted or cost_usd is not None else reserved_usd,
         )
 
     def __add__(self, other: Spend) -> Spend:

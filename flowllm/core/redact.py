@@ -179,7 +179,7 @@ def looks_secret(value: str) -> bool:
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """The secret, without the line break that files end with; its long lines; of a URL, what a server is told of it."""
+    """The secret, without the line break that files end with; its long lines; of a URL, its path and query."""
     whole = secret.strip()
     lines = [line.strip() for line in whole.splitlines()]
     for part in (whole, *(line for line in lines if len(line) >= _LINE and "-----" not in line)):

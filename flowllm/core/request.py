@@ -91,8 +91,8 @@ class Completion:
     model: str
     """The model that answered, as the server names it."""
     finish_reason: str = "stop"
-    """stop, or length: the answer was cut at its token limit; else the server's own word, of which nobody here knows
-    what it means. Ends that are known to be no answer are errors."""
+    """stop, or length: the answer was cut at its token limit; else the server's own word, whose meaning is
+    unknown. Ends that are known to be no answer are errors."""
     usage: Usage = field(default_factory=Usage)
     headers: Mapping[str, str] = field(default_factory=dict)
     """The rate-limit headers, lower-case names."""
@@ -149,7 +149,7 @@ class Answer:
     truncated: bool = False
     """It was cut, or may have been."""
     unknown_end: str = ""
-    """What the server says ended it, where nobody knows what that means: such an answer is not for others."""
+    """What the server says ended it, where the meaning of that is unknown: such an answer is not shared."""
     attempts: int = 0
     """Requests that were sent for it by the call that got it; 0 when it came from the cache."""
     cached: bool = False

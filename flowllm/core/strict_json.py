@@ -35,7 +35,7 @@ def loads(text: str) -> Json:
     try:
         value: Json = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        raise _told(error) from None
+        raise _value_error(error) from None
     _check_depth(value, text.count("[") + text.count("{"))
     return value
 
@@ -45,13 +45,13 @@ def loads_at(text: str, start: int) -> tuple[Json, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError) as error:
-        raise _told(error) from None
+        raise _value_error(error) from None
     _check_depth(value, text.count("[", start, end) + text.count("{", start, end))
     return value, end
 
 
 def json_of(data: bytes) -> Json:
-    """The value of a text in UTF-8. Raises ValueError, which `reason` tells in words."""
+    """The value of a text in UTF-8. Raises ValueError, of which `reason` gives the message."""
     return loads(data.decode())
 
 
@@ -65,7 +65,7 @@ def reason(error: ValueError) -> str:
     return str(error)
 
 
-def _told(error: ValueError | RecursionError) -> ValueError:
+def _value_error(error: ValueError | RecursionError) -> ValueError:
     if isinstance(error, RecursionError):
         return ValueError(_TOO_DEEP)
     return ValueError("a number with too many digits") if "digits" in str(error) else error

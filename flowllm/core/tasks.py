@@ -1,4 +1,4 @@
-"""Tasks that begin in their turn, whatever the program around has set its loop to; and threads that nobody waits for."""
+"""Tasks that begin in their turn, whatever the program around has set its loop to; and daemon threads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def in_thread(function: Callable[[], Any]) -> Any:
             failure = RuntimeError("StopIteration was raised").with_traceback(error.__traceback__)
         except BaseException as error:  # noqa: BLE001 - it is raised where the value is awaited
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for the value
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(hand_over, value, failure)
 
     threading.Thread(target=call, name="flowllm-work", daemon=True).start()

@@ -122,13 +122,13 @@ class OnError(StrEnum):
 class OnTruncated(StrEnum):
     """What an answer that was cut at its token limit means."""
 
-    WARN = "warn"  # kept, marked and told in the summary
+    WARN = "warn"  # kept, marked and shown in the summary
     FAIL = "fail"  # the step fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one answer, as the provider counted them. None: it did not tell, so nobody knows."""
+    """Tokens of one answer, as the provider counted them. None: it did not say, so the count is unknown."""
 
     input_tokens: int | None = 0
     output_tokens: int | None = 0
@@ -141,7 +141,7 @@ class Usage:
 
     @classmethod
     def unknown(cls) -> Usage:
-        """Of an answer whose provider told nothing."""
+        """Of an answer whose provider gave no counts."""
         return cls(**dict.fromkeys(USAGE_FIELDS))
 
     @property
@@ -179,7 +179,7 @@ def add(one: N | None, other: N | None) -> N | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of the items of a foreach."""
+    """How the items of a foreach ended."""
 
     total: int = 0
     """Items that the data holds."""
@@ -272,12 +272,12 @@ ROW = StepId("row")
 """The step that `--over` makes of the whole graph: its items are the rows. Reserved, so no step has this id."""
 
 
-def item_id(foreach: NodeId, slot: int) -> NodeId:
+def item_id(foreach: NodeId, index: int) -> NodeId:
     """The name of an item: `posts[17]`."""
-    return NodeId(f"{foreach}[{slot}]")
+    return NodeId(f"{foreach}[{index}]")
 
 
-def slot_of(item: NodeId | str) -> int:
+def item_index(item: NodeId | str) -> int:
     """The number in an item's name."""
     return int(item[item.rindex("[") + 1 : -1])
 

@@ -1,4 +1,4 @@
-"""The protocol behind which every provider stands."""
+"""The protocol of a provider."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flowllm.core.types import Json, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose limits a request counts against: equal accounts share one set of limits."""
+    """Whose limits a request counts against: equal accounts share limits."""
 
     type: str
     base_url: str
     """Without credentials. For a simulated provider: `simulated:` and its settings that change answers."""
     key_hash: str = ""
     """A few digits of the SHA-256 of the API key, never the key."""
-    besides: Mapping[str, Json] = field(default_factory=dict, compare=False)
+    extras: Mapping[str, Json] = field(default_factory=dict, compare=False)
     """What is sent with every request besides its body and may change the answer: headers and query by name, with a
     hash of each value, null for a secret. Part of keys, not of whose limits these are."""
 
     @property
     def keyed(self) -> dict[str, Json]:
-        """What of it is part of a request's key."""
-        return {"type": self.type, "base_url": self.base_url, **self.besides}
+        """The part of it that is in a request's key."""
+        return {"type": self.type, "base_url": self.base_url, **self.extras}
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.type, self.base_url, self.key_hash)))

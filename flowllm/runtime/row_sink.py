@@ -8,7 +8,7 @@ from typing import Protocol
 
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
-from flowllm.core.types import ROW, Json, NodeId, NodeStatus, slot_of
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, item_index
 from flowllm.datasets.output import FULL, ReorderBuffer
 from flowllm.language.columns import LETTER
 from flowllm.storage.base import NodeRecord, RunLease, Store
@@ -117,7 +117,7 @@ class RowSink:
         async with self._turn:
             while order.ready:
                 for row in await self._rows(order.take(HELD)):
-                    self._lines.add(slot_of(row.node_id), _own(row.item), row.output)
+                    self._lines.add(item_index(row.node_id), _own(row.item), row.output)
                 if self._lines.waiting > FULL:
                     await self._write()
 

@@ -155,7 +155,7 @@ class OpenAIProvider:
         self._account = Account(
             type="openai",
             base_url=self._address.url,
-            besides=self._key_extras(),
+            extras=self._key_extras(),
             key_hash=hashlib.sha256(self._key.encode()).hexdigest()[:_KEY_HASH_DIGITS] if self._key else "",
         )
 

@@ -1,4 +1,4 @@
-"""How long a server asks to be left alone, in its headers or its words. Pure."""
+"""How long a server asks to wait, in its headers, `Retry-After` first, or in its text. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_WAIT = 31 * 86_400.0
 """Seconds; what a server asks for beyond a month's quota is nonsense, and counts as this."""
 
 _MOMENT = 1e9
-"""A number from here on is a moment (seconds since 1970) and no length; from a thousand times that on, in milliseconds."""
+"""A number from here on is a time (seconds since 1970) and no duration; from a thousand times that on, in milliseconds."""
 _UNITS = {
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 0.001),
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
@@ -40,20 +40,15 @@ _RESETS = re.compile(
 )
 
 
-def requested_wait(headers: Mapping[str, str], payload: Json, spoken: str, *, now: float) -> float | None:
+def requested_wait(headers: Mapping[str, str], payload: Json, text: str, *, now: float) -> float | None:
     """Seconds that a refusal asks to wait, at most LONGEST_WAIT; None if it says nothing that can be understood.
 
     In this order: `retry-after-ms` and `retry-after` (seconds, a length such as `1m30s`, an HTTP or ISO date), fields
-    of the body, its words (`try again in 20s`), and the headers that tell when a used-up quota is there again.
-    `spoken` is in lower case; `now` is the wall clock in seconds since 1970 UTC.
+    of the body, its text (`try again in 20s`), and the headers that tell when a used-up quota is there again.
+    `text` is in lower case; `now` is the wall clock in seconds since 1970 UTC.
     """
-    sources = (_of_headers(headers, now), _of_body(payload, now), _of_words(spoken, now), _of_resets(headers, now))
+    sources = (_of_headers(headers, now), _of_body(payload, now), _of_text(text, now), _of_resets(headers, now))
     return next((wait for source in sources for wait in source if wait is not None), None)
-
-
-def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """What `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3) ask for, as requested_wait gives it."""
-    return next((wait for wait in _of_headers(headers, now) if wait is not None), None)
 
 
 def _of_headers(headers: Mapping[str, str], now: float) -> Iterator[float | None]:
@@ -77,21 +72,21 @@ def _of_body(value: Json, now: float, depth: int = 0) -> Iterator[float | None]:
         if isinstance(found := value.get(name), str | int | float):
             yield wait_of(str(found), now=now)
     if isinstance(headers := value.get("headers"), Mapping):  # OpenRouter: error.metadata.headers
-        told = {str(name).lower(): str(text) for name, text in headers.items()}
-        yield from (*_of_headers(told, now), *_of_resets(told, now))
+        lowered = {str(name).lower(): str(text) for name, text in headers.items()}
+        yield from (*_of_headers(lowered, now), *_of_resets(lowered, now))
     for name in ("error", "details", "metadata", "detail"):
         yield from _of_body(value.get(name), now, depth + 1)
 
 
-def _of_words(spoken: str, now: float) -> Iterator[float | None]:
-    if (moment := _UNTIL.search(spoken)) is not None:
+def _of_text(text: str, now: float) -> Iterator[float | None]:
+    if (moment := _UNTIL.search(text)) is not None:
         yield wait_of(moment[1].strip().upper(), now=now)
-    if (length := _ASKED.search(spoken)) is not None:
+    if (length := _ASKED.search(text)) is not None:
         yield wait_of(length[1], now=now)
 
 
 def _of_resets(headers: Mapping[str, str], now: float) -> Iterator[float | None]:
-    """When the quota that is used up is there again, the last of several; of those that nobody says to be used up, the
+    """When the quota that is used up is there again, the last of several; of those not known to be used up, the
     first."""
     waits = []
     for name, text in headers.items():

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, bindparam, cast, func, literal_column, select, update
 
-from flowllm.core.types import NodeId, NodeStatus, item_id, slot_of
+from flowllm.core.types import NodeId, NodeStatus, item_id, item_index
 from flowllm.storage.base import ItemKey, RunLease
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
@@ -103,7 +103,7 @@ class _Adoption:
             place = row.place
             if place is not None and place not in found and contents[place] == row.content:
                 now = self._taken(row, place)
-                found[place] = (slot_of(from_text(row.node_id)), now)
+                found[place] = (item_index(from_text(row.node_id)), now)
                 taken.append(self._taking(now))
         self._connection.executemany(_TAKE, taken)
 
@@ -118,7 +118,7 @@ class _Adoption:
             if row is not None:
                 now = self._taken(row, item.place)
                 self._connection.execute(_TAKE, self._taking(now))
-                found[item.place] = (slot_of(from_text(row.node_id)), now)
+                found[item.place] = (item_index(from_text(row.node_id)), now)
 
     def _next_with(self, content: str) -> NodeRow | None:
         these = {**self._these, "content": content}

@@ -7,7 +7,7 @@ import pytest
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.types import Json
 from flowllm.providers.openai.errors import RequestInfo, error_of
-from flowllm.providers.openai.retry_after import LONGEST_WAIT, retry_after
+from flowllm.providers.openai.retry_after import LONGEST_WAIT, requested_wait
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 INFO = RequestInfo(provider="work", server="llm.example.com")
@@ -53,15 +53,15 @@ def waits(body: Json = "", status: int = 429, **headers: str) -> float | None:
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
-    assert retry_after({"retry-after": text}, now=NOW) == seconds
+    assert requested_wait({"retry-after": text}, None, "", now=NOW) == seconds
     assert waits(retry_after=text) == seconds
     assert waits(status=503, retry_after=text) == seconds
 
 
 def test_milliseconds_win_where_they_can_be_read() -> None:
-    assert retry_after({"retry-after-ms": "250", "retry-after": "9"}, now=NOW) == 0.25
-    assert retry_after({"retry-after-ms": "?", "retry-after": "9"}, now=NOW) == 9
-    assert retry_after({}, now=NOW) is None
+    assert requested_wait({"retry-after-ms": "250", "retry-after": "9"}, None, "", now=NOW) == 0.25
+    assert requested_wait({"retry-after-ms": "?", "retry-after": "9"}, None, "", now=NOW) == 9
+    assert requested_wait({}, None, "", now=NOW) is None
 
 
 @pytest.mark.parametrize(
