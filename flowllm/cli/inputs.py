@@ -93,10 +93,10 @@ def mended_lines(path: str) -> list[Json]:
 def _yaml(text: str, path: str) -> Json:
     try:
         return plain_data(parse_yaml(text, path))
-    except SourceError as wrong:
-        where = wrong.where
-        problem = Problem(file=path, line=where.line, column=where.column, message=wrong.message, hint=wrong.hint)
-        raise InvalidWorkflow([problem]) from wrong
+    except SourceError as error:
+        where = error.where
+        problem = Problem(file=path, line=where.line, column=where.column, message=error.message, hint=error.hint)
+        raise InvalidWorkflow([problem]) from error
 
 
 def _json(text: str, path: str) -> Json:

@@ -151,7 +151,7 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, location: Loc
 
 
 async def _read_node(store: Store, run: RunRecord, step: str, outputs: int | None, *, as_json: bool) -> Record:
-    """One node, with so many outputs of foreachs (None: all). Raises UsageError for a step that the run does not have."""
+    """One node, with so many outputs of foreaches (None: all). Raises UsageError for a step that the run does not have."""
     node = await _find_node(store, run, step)
     within, items = [], []
     if node.counts is not None:
@@ -217,7 +217,7 @@ async def _first_items(store: Store, node: NodeRecord, most: int | None) -> list
 
 
 def _as_seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
-    """One that was on its way when its process ended may have been paid for: nobody knows."""
+    """A request that was in flight when its process ended may have been paid for: its usage is unknown."""
     if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
         free = attempt.reserved_usd == 0
         return replace(attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None)
@@ -231,7 +231,7 @@ def _print_run(record: Record, location: Location) -> None:
     run, screen = record.run, results()
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
     _print_run_facts(screen, run)
-    if run.finished_at is None:  # nobody has counted its requests
+    if run.finished_at is None:  # its requests are not counted yet
         screen.line("  ", took(run.stats))
     else:
         if run.epoch > 1:
@@ -242,9 +242,7 @@ def _print_run(record: Record, location: Location) -> None:
         screen.line()
         _print_steps(record)
     if run.error is not None:
-        screen.line()
-        for line in error_lines("", run.error):
-            screen.line(*line)
+        _print_error(screen, run.error)
     if outputs := known_outputs(run.status, run.outputs or {}):
         screen.line()
         print_outputs(outputs)
@@ -322,11 +320,7 @@ def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
     if not items:
         screen.line("no items yet" if node.status is NodeStatus.RUNNING else "no items")
         return
-    rows = []
-    for item in items:
-        wrong = item.error is not None
-        text = error_text(item.error, 80) if wrong else _output_line(item)
-        rows.append([item.node_id, item.status.value, text])
+    rows = [[item.node_id, item.status.value, _output_line(item)] for item in items]
     print_table(["ITEM", "STATUS", "OUTPUT"], rows)
     total = 0 if node.counts is None else node.counts.total
     if total > len(items):
@@ -334,6 +328,8 @@ def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
 
 
 def _output_line(item: NodeRecord) -> str:
+    if item.error is not None:
+        return error_text(item.error, 80)
     if item.output is None:
         return str(item.parts.get("reason") or "")
     return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), 80)
@@ -345,9 +341,11 @@ def _field(screen: Screen, name: str, value: str) -> None:
 
 def _print_step(record: Record, node: NodeRecord) -> None:
     screen = results()
-    what = "step" if node.place is None else "item"
     screen.line(
-        f"{what} ", (node.node_id, "bold"), f" ({node.kind}) of run {node.run_id}: ", (node.status.value, "bold")
+        "step " if node.place is None else "item ",
+        (node.node_id, "bold"),
+        f" ({node.kind}) of run {node.run_id}: ",
+        (node.status.value, "bold"),
     )
     _print_facts(screen, record, node)
     if node.place is not None:
@@ -355,9 +353,7 @@ def _print_step(record: Record, node: NodeRecord) -> None:
     if node.counts is None:
         _print_request(screen, node.parts)
     if node.error is not None:
-        screen.line()
-        for line in error_lines("", node.error):
-            screen.line(*line)
+        _print_error(screen, node.error)
         if node.error.get("answer"):
             _section(screen, "last answer", node.error["answer"])
     elif node.output is not None and node.counts is None:
@@ -371,11 +367,7 @@ def _print_step(record: Record, node: NodeRecord) -> None:
 
 
 def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
-    how = [
-        word
-        for word, holds in (("cached", node.cached), ("reused", node.reused), ("truncated", node.truncated))
-        if holds
-    ]
+    how = [word for word in ("cached", "reused", "truncated") if getattr(node, word)]
     if node.counts is not None:
         _field(screen, "items", _counted(node.counts))
     if node.model:
@@ -419,6 +411,12 @@ def _print_request(screen: Screen, parts: dict[str, Json] | object) -> None:
     settings = {name: value for name, value in body.items() if name not in {"messages", "input"}}
     if settings:
         _section(screen, "request settings", settings)
+
+
+def _print_error(screen: Screen, error: Mapping[str, Json]) -> None:
+    screen.line()
+    for line in error_lines("", error):
+        screen.line(*line)
 
 
 def _section(screen: Screen, name: str, value: Json) -> None:

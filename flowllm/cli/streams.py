@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full, or read by nobody any more.
+"""Standard streams that may be closed, full, or whose reader is gone.
 
 What goes to standard error is for people and changes nothing, so it is dropped where it cannot be written. What goes to
 standard output is what the command is for, so that is told.

@@ -134,7 +134,7 @@ class Progress:
         """Nodes that are not in a foreach: no more than the workflow's file names."""
         self._requests: Counter[str] = Counter()
         """Sent by now for each of those nodes and what is within it."""
-        self._foreachs: dict[str, ForeachProgress] = {}
+        self._foreaches: dict[str, ForeachProgress] = {}
         self._waiting: dict[NodeId, WaitReason] = {}
         """Nodes that wait now."""
 
@@ -210,14 +210,14 @@ class Progress:
         node = event.node_id
         self._waiting.pop(node, None)
         if "[" in node:
-            found = None if event.place is None else self._foreachs.get(event.parent)
+            found = None if event.place is None else self._foreaches.get(event.parent)
             if found is not None:
                 self._item_ended(found, event)
             return
         if not event.parent:
             self._done, self._total = event.done, event.total or self._total
         self._sent.discard(node)
-        self._foreachs.pop(node, None)
+        self._foreaches.pop(node, None)
         if node != ROWS:  # the summary, which follows at once, has its figures
             self._ended(event)
 
@@ -257,11 +257,11 @@ class Progress:
 
     def _foreach_of(self, node: NodeId) -> ForeachProgress | None:
         """The foreach of the node, or of the outermost item that it is within."""
-        return self._foreachs.get(node.partition("[")[0])
+        return self._foreaches.get(node.partition("[")[0])
 
     def _foreach_started(self, event: FanOutStarted) -> None:
         node = event.node_id
-        self._foreachs[node] = ForeachProgress(event)
+        self._foreaches[node] = ForeachProgress(event)
         if node != ROWS and node not in self._sent:
             self._sent.add(node)
             self._say("RUN", node, "" if event.total is None else plural(event.total, "item"))
@@ -276,7 +276,7 @@ class Progress:
         live = self._screen.colour
         if found.due(now, live=live):
             if live:
-                self._screen.live("  ".join(one.text(self._waits_of(one)) for one in self._foreachs.values()))
+                self._screen.live("  ".join(one.text(self._waits_of(one)) for one in self._foreaches.values()))
             else:
                 self._line_of(found)
 
@@ -290,7 +290,7 @@ class Progress:
 
     def _report_all(self, event: Event) -> None:
         """How far each has come, before the run goes on without new items, or ends."""
-        for found in self._foreachs.values():
+        for found in self._foreaches.values():
             found.due(event.at, live=True)
             self._line_of(found)
 
@@ -308,7 +308,7 @@ class Progress:
 
 
 def items(event: NodeEnded) -> str:
-    """What became of the items of a foreach: `50 items: 47 succeeded, 3 failed`; empty for other nodes."""
+    """The counts of the items of a foreach: `50 items: 47 succeeded, 3 failed`; empty for other nodes."""
     counts = event.counts
     if counts is None:
         return ""

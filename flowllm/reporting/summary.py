@@ -47,9 +47,9 @@ class Summary:
         self._outcomes: Counter[str] = Counter()
         """Of the steps at the top."""
         self._items: dict[str, dict[str, int]] = {}
-        """What became of the items of each foreach that is not itself within an item."""
+        """Items by status, for each foreach that is not itself within an item."""
         self._counts: dict[str, Mapping[str, Json]] = {}
-        """The same of those that have ended, with what earlier sittings did."""
+        """The same of those that have ended, with the items of earlier attempts."""
         self._errors: list[tuple[str, Mapping[str, Json]]] = []
         self._untold = 0
         """Errors that were not kept."""

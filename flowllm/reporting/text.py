@@ -139,7 +139,7 @@ _SHARES = ("accepted", "succeeded", "failed", "skipped", "not_sent")
 
 
 def item_shares(counts: Mapping[str, Json]) -> str:
-    """What became of items, each number with its word: `49,997 succeeded, 3 failed`."""
+    """Counts of items, each with its word: `49,997 succeeded, 3 failed`."""
     return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in _SHARES if counts.get(name))
 
 

@@ -112,7 +112,7 @@ def test_the_longer_it_takes_the_fewer_lines_there_are() -> None:
     assert lines[-1].endswith(", 1.0/s")
 
 
-def test_what_an_earlier_sitting_did_is_no_part_of_the_rate() -> None:
+def test_what_an_earlier_attempt_did_is_no_part_of_the_rate() -> None:
     items = [item_ended("posts", i, at=0.1, reused=True) for i in range(1000)]
     items += [item_ended("posts", 1000 + i, at=i / 2) for i in range(10)]
     lines = told([run_started(nodes=1), fan_out_started("posts", 2000, at=0.0), *items]).splitlines()

@@ -83,6 +83,6 @@ def test_many_errors_are_counted() -> None:
     assert sum(line.startswith("error:") for line in lines) == MOST_ERRORS
 
 
-def test_an_error_of_an_earlier_sitting_is_told_as_such() -> None:
+def test_an_error_of_an_earlier_attempt_is_told_as_such() -> None:
     lines = summed(node_ended("a", status=NodeStatus.FAILED, error=ERROR, reused=True), run_ended())
     assert any("too many requests (reused: --retry-failed runs it again)" in line for line in lines)
