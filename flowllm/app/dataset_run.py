@@ -34,7 +34,7 @@ from flowllm.storage.base import RunLease, RunRecord, Store
 
 
 class Printed:
-    """Lines to standard output; nobody can tell what an earlier sitting has printed."""
+    """Lines to standard output; nobody can tell what an earlier attempt has printed."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
@@ -290,7 +290,7 @@ def over_of(
     sink = RowSink(
         files.lines,
         store=store,
-        fence=RunLease(run_id=run.run_id, epoch=run.epoch),
+        lease=RunLease(run_id=run.run_id, epoch=run.epoch),
         clock=clock,
         ordered=options.ordered,
         again=not files.printed,

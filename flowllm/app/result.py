@@ -89,7 +89,7 @@ class RunResult:
     steps: Mapping[str, StepResult]
     stats: Mapping[str, Json]
     """`usage`, `cost_usd`, `at_least` and `unknown` of the whole run; `requests`, `latency_s`, `duration_s` and the others of
-    its last sitting, and in `since_resumed` what that took, if it was resumed."""
+    its last attempt, and in `since_resumed` what that took, if it was resumed."""
     error: Mapping[str, Json] | None = None
     path: str = ""
     """Of the workflow's file."""

@@ -27,9 +27,9 @@ from flowllm.reporting.base import Closable, Observer
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
-from flowllm.runtime.foreach_runner import WIDE
+from flowllm.runtime.foreach_runner import LOCAL_WINDOW
 from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
-from flowllm.runtime.recorded import COUNTED, SITTING
+from flowllm.runtime.recorded import COUNTED, LAST_ATTEMPT
 from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.base import Kind, close_kinds
 from flowllm.steps.save import Saver
@@ -186,7 +186,7 @@ class RunAttempt:
         if sum(slots) > self._files:
             most = max(1, self._files // len(slots))
             self._providers.claim(self._limiter, holder=holder, cap=most if cap is None else min(most, cap))
-        if max(sum(slots), WIDE) > self._files:
+        if max(sum(slots), LOCAL_WINDOW) > self._files:
             message = (
                 f"at most {self._files} requests or items at once, as this process may have only "
                 f"{descriptors.limit()} files open: `ulimit -n` raises that"
@@ -268,7 +268,7 @@ class RunAttempt:
         run = self._run
         stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
         if self._resumed:
-            stats[SITTING] = {name: stats[name] for name in Spend().as_dict()}
+            stats[LAST_ATTEMPT] = {name: stats[name] for name in Spend().as_dict()}
         try:
             stats |= (await self._store.spend(run.run_id)).as_dict()
             stats[COUNTED] = 1 if self._rows else len(self._workflow.steps)

@@ -117,9 +117,9 @@ def _drive(state: ForeachState, step: Step, rows: Sequence[Row], found: list[Est
             if not one.known:
                 state.missed(at)
                 continue
-            ended = Ended(place=at, slot=at, status=one.status, item=rows[at].value, output=one.output)
+            ended = Ended(index=at, number=at, status=one.status, item=rows[at].value, output=one.output)
             for refused, error in state.ended(ended, one.why):
-                found[refused.place] = failing(step, error.message)
+                found[refused.index] = failing(step, error.message)
     if whole and pulled == len(rows):
         state.drained()
     return pulled

@@ -44,7 +44,7 @@ def _policy(foreach: Foreach, values: Mapping[str, Json]) -> AcceptPolicy | None
         raise TemplateFailed(f"`accept.count` must be a whole number from 1, not {count!r}")
 
     def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
-        shown = {name: ended.item, "index": ended.place, "output": ended.output, "accepted": list(accepted)}
+        shown = {name: ended.item, "index": ended.index, "output": ended.output, "accepted": list(accepted)}
         with at_most(_JUDGING):
             return accept.when.condition({**values, **shown})
 

@@ -48,25 +48,25 @@ class ForeachResults:
 
     def add(self, record: NodeRecord) -> None:
         """An item ended."""
-        place = record.place or 0
+        index = record.place or 0
         output = record.output if record.status is NodeStatus.SUCCEEDED else None
         if self._collects:
-            self._outputs[place] = output
+            self._outputs[index] = output
         if self._holds_rows:
-            self._rows[place] = item_row(record)
+            self._rows[index] = item_row(record)
         if self._streams:
-            self._add_digest(place, output)
+            self._add_digest(index, output)
 
-    def _add_digest(self, place: int, output: Json) -> None:
+    def _add_digest(self, index: int, output: Json) -> None:
         """Items end in any order: the digest is a sum of those of all items."""
-        own = hashlib.sha256(f"{place}:{canonical(output)}".encode()).digest()
+        own = hashlib.sha256(f"{index}:{canonical(output)}".encode()).digest()
         self._digest = (self._digest + int.from_bytes(own)) % (1 << _DIGEST_BITS)
 
     def replaced(self, record: NodeRecord) -> None:
         """An item that was added has failed after all."""
-        place = record.place or 0
+        index = record.place or 0
         if self._holds_rows:
-            self._rows[place] |= {"status": record.status.value, "output": None, "error": record.error}
+            self._rows[index] |= {"status": record.status.value, "output": None, "error": record.error}
 
     def ride(self, context: RunContext, record: NodeRecord) -> None:
         """Write a row some time, together with others."""
@@ -82,17 +82,17 @@ class ForeachResults:
 
     def result(self, context: RunContext, state: ForeachState) -> Result:
         """What templates look at, once the foreach is over."""
-        slots = state.chosen()
+        numbers = state.chosen()
         if not self._holds_outputs:
             outputs = None
-        elif slots is None:
-            outputs = [self._outputs[place] for place in sorted(self._outputs)]
+        elif numbers is None:
+            outputs = [self._outputs[index] for index in sorted(self._outputs)]
         else:
             outputs = state.chosen_outputs()
-        rows = [self._rows[place] for place in sorted(self._rows)] if self._holds_rows else None
+        rows = [self._rows[index] for index in sorted(self._rows)] if self._holds_rows else None
         lazy = None
         if self._streams:
             # which other items have ended is a matter of timing: only those that were chosen count
-            digest = f"{self._digest:064x}" if slots is None else digest_of(canonical(state.chosen_outputs()))
-            lazy = Lazy(sequence=context.store.outputs(context.run.run_id, self._node, slots=slots), digest=digest)
+            digest = f"{self._digest:064x}" if numbers is None else digest_of(canonical(state.chosen_outputs()))
+            lazy = Lazy(sequence=context.store.outputs(context.run.run_id, self._node, slots=numbers), digest=digest)
         return Result(output=outputs, rows=rows, lazy=lazy)

@@ -33,9 +33,9 @@ from flowllm.runtime.usage import UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
-WIDE = 64
+LOCAL_WINDOW = 64
 """Items in flight of steps that ask no model, where `max_concurrent` does not say."""
-BATCHES = 8
+MIN_BATCHES = 8
 """Requests' worth of texts to embed that a foreach has in flight at least."""
 
 
@@ -46,29 +46,27 @@ async def execute_foreach(
 
     `sink` is told of each item in the order in which they end, durably.
     """
-    return await record_of(
-        context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).go_through(rows)
-    )
+    return await record_of(context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).run(rows))
 
 
 class Sink(Protocol):
     """Takes what items give."""
 
     def begin(self, broke: Callable[[BaseException], None]) -> None:
-        """Items will come; `broke` is to be told of what goes wrong between two of them."""
+        """Items will come; `broke` is to be told of an error between two of them."""
         ...
 
-    async def ended(self, slot: int, record: NodeRecord) -> None:
+    async def ended(self, number: int, record: NodeRecord) -> None:
         """An item ended, durably. Raises StoreError."""
         ...
 
     async def finish(self, *, complete: bool) -> None:
-        """No more will come in this sitting; `complete`: nor in any other. Raises StoreError."""
+        """No more will come in this attempt; `complete`: nor in any other. Raises StoreError."""
         ...
 
 
 class ForeachRunner:
-    """One foreach while it is carried through."""
+    """One foreach while it is executed."""
 
     def __init__(self, context: RunContext, invocation: NodeInvocation, work: Work, sink: Sink | None) -> None:
         self._context = context
@@ -96,14 +94,14 @@ class ForeachRunner:
         self._wake = asyncio.Event()
         self._withdrawn = 0
         self._reused = 0
-        self._asked_for_room = False
+        self._waits_for_room = False
         self._full_s = 0.0
         """Seconds in which no more items could be opened."""
         self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
         self._accepting = accepting
         self._state = ForeachState(window=1)
 
-    async def go_through(self, rows: Rows | None) -> NodeRecord:
+    async def run(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
         context, invocation = self._context, self._invocation
         begun = context.record(
@@ -126,7 +124,7 @@ class ForeachRunner:
                     claims=context.saver.claims,
                 )
                 rows = await rendered(opened)
-            return await self._from(rows)
+            return await self._run_rows(rows)
         finally:
             if self._accepting:  # however it ends, nothing more is sent for its items
                 self._scope.token.stop(RunStatus.INTERRUPTED)
@@ -137,7 +135,7 @@ class ForeachRunner:
         until = self._context.options.until if self._invocation.is_row else None
         return {} if until is None else {"until": until}
 
-    async def _from(self, rows: Rows) -> NodeRecord:
+    async def _run_rows(self, rows: Rows) -> NodeRecord:
         reader = ItemReader(self._context, self._invocation, rows)
         if self._sink is not None:
             self._sink.begin(self._context.broke)
@@ -158,7 +156,9 @@ class ForeachRunner:
         foreach, step = self._foreach, self._invocation.step
         asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
         own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
-        window = max(self._context.open_items.window() if asks or own else WIDE, BATCHES * texts_together(step))
+        window = max(
+            self._context.open_items.window() if asks or own else LOCAL_WINDOW, MIN_BATCHES * texts_together(step)
+        )
         if foreach is not None and foreach.max_concurrent is not None:
             window = foreach.max_concurrent
         self._scope.total = rows.total or 0
@@ -184,7 +184,7 @@ class ForeachRunner:
                 elif not self._state.in_flight:
                     return
                 if not self._state.over and (token.status is None or self._state.in_flight):
-                    full = self._state.room() <= 0 or self._asked_for_room
+                    full = self._state.room() <= 0 or self._waits_for_room
                     before = self._context.clock.monotonic()
                     await self._wake.wait()
                     self._full_s += self._context.clock.monotonic() - before if full else 0.0
@@ -194,9 +194,9 @@ class ForeachRunner:
     def _pull(self, reader: ItemReader) -> None:
         while self._scope.token.status is None and self._state.room() > 0:
             if not self._context.open_items.may_open(self._state.in_flight):
-                if not self._asked_for_room:
-                    self._asked_for_room = True
-                    self._context.open_items.wait(self._room_came)
+                if not self._waits_for_room:
+                    self._waits_for_room = True
+                    self._context.open_items.wait(self._room_available)
                 return
             more = reader.more(self._wake.set)
             if more is None:
@@ -207,25 +207,25 @@ class ForeachRunner:
             self._start(reader.next())
         self._results.write(self._context)
 
-    def _room_came(self) -> bool:
-        self._asked_for_room = False
+    def _room_available(self) -> bool:
+        self._waits_for_room = False
         self._wake.set()
         return self._scope.token.status is None and self._state.room() > 0
 
     # items
 
     def _start(self, item: Item) -> None:
-        place = item.row.index
-        self._state.pulled(place)
+        index = item.row.index
+        self._state.pulled(index)
         self._context.open_items.opened()
         invocation = self._invocation_of(item)
         if item.row.error is not None:
-            self._start_bad(item, self._bad(invocation, item.row.error))
+            self._start_unreadable(item, self._unreadable(invocation, item.row.error))
         elif self._inline and item.earlier is None and (record := compute(self._context, invocation)) is not None:
             self._results.ride(self._context, record)
             self._ended(item, record)
         else:
-            self._context.tasks.spawn(self._carry_item(item, invocation), partial(self._ended, item, None))
+            self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
 
     def _invocation_of(self, item: Item) -> NodeInvocation:
         row = item.row
@@ -235,7 +235,7 @@ class ForeachRunner:
         name = "item" if self._foreach is None else self._foreach.name
         waits: dict[str, float] | None = {WaitReason.OPEN_ITEMS: self._full_s} if self._full_s else None
         return NodeInvocation(
-            node_id=item_id(self._node, item.slot),
+            node_id=item_id(self._node, item.number),
             step=self._item_step,
             values={**self._invocation.values, name: row.value, "index": row.index},
             position=ItemPosition(parent=self._node, index=row.index, item=row.value, content=item.content),
@@ -250,7 +250,7 @@ class ForeachRunner:
             waits=waits,
         )
 
-    def _bad(self, invocation: NodeInvocation, error: StepError) -> NodeRecord:
+    def _unreadable(self, invocation: NodeInvocation, error: StepError) -> NodeRecord:
         """A row of the data that could not be read."""
         record = self._context.record(invocation, NodeStatus.FAILED, error=error.as_dict())
         self._results.ride(self._context, record)
@@ -259,61 +259,61 @@ class ForeachRunner:
             self._context.failed(self._scope)
         return record
 
-    def _start_bad(self, item: Item, record: NodeRecord) -> None:
+    def _start_unreadable(self, item: Item, record: NodeRecord) -> None:
         if self._sink is None:
             self._ended(item, record)
         else:
-            self._context.tasks.spawn(self._hand_over(item, record), partial(self._ended, item, None))
+            self._context.tasks.spawn(self._deliver(item, record), partial(self._ended, item, None))
 
-    async def _carry_item(self, item: Item, invocation: NodeInvocation) -> None:
-        await self._hand_over(item, await self._context.execute(self._context, invocation))
+    async def _execute_item(self, item: Item, invocation: NodeInvocation) -> None:
+        await self._deliver(item, await self._context.execute(self._context, invocation))
 
-    async def _hand_over(self, item: Item, record: NodeRecord | None) -> None:
+    async def _deliver(self, item: Item, record: NodeRecord | None) -> None:
         if self._sink is not None and record is not None:
             try:
-                await self._sink.ended(item.slot, record)
+                await self._sink.ended(item.number, record)
             except StoreError as error:
                 self._context.broke(error)
         self._ended(item, record)
 
-    def _missed(self, place: int) -> None:
-        self._state.missed(place)
+    def _missed(self, index: int) -> None:
+        self._state.missed(index)
         if self._scope.missed is not None:
             self._scope.missed()
         self._wake.set()
 
     def _ended(self, item: Item, record: NodeRecord | None) -> None:
         """An item is over; None: it was not wanted any more, or the run is stopping."""
-        place = item.row.index
+        index = item.row.index
         self._context.open_items.closed()
-        totals = self._item_totals.pop(place, None)
+        totals = self._item_totals.pop(index, None)
         if record is None:
-            self._state.withdrawn(place)
+            self._state.withdrawn(index)
             self._withdrawn += totals is not None and totals.sent == 0
         else:
             self._results.add(record)
             self._reused += record.reused
             if self._accepting:
-                self._records[place] = record
+                self._records[index] = record
             ended = Ended(
-                place=place,
-                slot=item.slot,
+                index=index,
+                number=item.number,
                 status=record.status,
                 item=item.row.value if self._accepting else None,
                 output=record.output if self._accepting else None,
                 stands="--retry-failed" in str((record.error or {}).get("hint")),
             )
             message = "" if record.error is None else str(record.error.get("message", ""))
-            for wrong, error in self._state.ended(ended, message):
-                self._reject(wrong, error)
+            for rejected, error in self._state.ended(ended, message):
+                self._reject(rejected, error)
             for judged in self._state.judged():
                 self._records.pop(judged, None)
         self._wake.set()
 
-    def _reject(self, wrong: Ended, error: StepError) -> None:
+    def _reject(self, rejected: Ended, error: StepError) -> None:
         """Whether to accept the item could not be told: it counts as failed."""
         details = {**self._context.redactor.value(error.as_dict()), UNJUDGED: True}
-        record = replace(self._records[wrong.place], status=NodeStatus.FAILED, error=details)
+        record = replace(self._records[rejected.index], status=NodeStatus.FAILED, error=details)
         self._results.replaced(record)
         self._results.ride(self._context, record)
 
@@ -328,17 +328,17 @@ class ForeachRunner:
             self._scope.token.stop(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
         idle = self._withdrawn + sum(totals.sent == 0 for totals in self._item_totals.values())
         counts = state.counts(not_pulled=await reader.left(), not_sent=idle)
-        wrong = None if state.enough else reader.broken or state.verdict(self._node)
-        record = self._record(counts, wrong)
+        error = None if state.enough else reader.broken or state.verdict(self._node)
+        record = self._record(counts, error)
         await context.writes.commit(record)
-        if wrong is None:
+        if error is None:
             invocation.scope.results[self._node] = self._results.result(context, state)
         context.ended(record, invocation)
-        if wrong is not None:
+        if error is not None:
             context.failed(invocation.scope)
         return record
 
-    def _record(self, counts: Counts, wrong: StepError | None) -> NodeRecord:
+    def _record(self, counts: Counts, error: StepError | None) -> NodeRecord:
         parts: dict[str, Json] = {"kind": "foreach", "items": counts.total, **self._until()}
         chosen = self._state.chosen()
         if chosen is not None:
@@ -346,12 +346,12 @@ class ForeachRunner:
         figures = self._scope.totals.figures()
         return self._context.record(
             self._invocation,
-            NodeStatus.SUCCEEDED if wrong is None else NodeStatus.FAILED,
+            NodeStatus.SUCCEEDED if error is None else NodeStatus.FAILED,
             parts=parts,
             key=fingerprint(parts),
             counts=counts,
             reused=0 < self._reused == counts.total,
             started_at=self._work.started,
-            error=None if wrong is None else wrong.as_dict(),
+            error=None if error is None else error.as_dict(),
             **figures,
         )

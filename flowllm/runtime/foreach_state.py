@@ -27,8 +27,8 @@ MOST_OPEN_ITEMS = 1024
 class Ended:
     """An item that reached a terminal status."""
 
-    place: int
-    slot: int
+    index: int
+    number: int
     status: NodeStatus
     item: Json = None
     output: Json = None
@@ -81,7 +81,7 @@ class ForeachState:
         self._waiting: dict[int, Ended] = {}
         """Ended, and not judged yet: something before them has not ended."""
         self._accepted: list[tuple[int, int, Json]] = []
-        """Place, slot and output of the accepted items, in input order."""
+        """Index, number and output of the accepted items, in input order."""
         self._succeeded = self._failed = self._skipped = 0
         self._next = 0
         self._drained = total == 0
@@ -133,7 +133,7 @@ class ForeachState:
 
     @property
     def _frontier(self) -> int:
-        """The outcome of every item before this place is known."""
+        """The outcome of every item before this index is known."""
         return min(min(self._open, default=self._next), min(self._lost, default=self._next))
 
     @property
@@ -146,16 +146,16 @@ class ForeachState:
 
     # what happens
 
-    def pulled(self, place: int) -> None:
+    def pulled(self, index: int) -> None:
         """An item was taken from the data."""
-        self._next = place + 1
-        self._open.add(place)
+        self._next = index + 1
+        self._open.add(index)
         if self._policy is not None:
-            self._undetermined.add(place)
+            self._undetermined.add(index)
 
-    def missed(self, place: int) -> None:
+    def missed(self, index: int) -> None:
         """Nothing answers the item: something is done for it now."""
-        self._undetermined.discard(place)
+        self._undetermined.discard(index)
 
     def drained(self) -> None:
         """The data has no more items."""
@@ -165,8 +165,8 @@ class ForeachState:
     def ended(self, ended: Ended, message: str = "") -> list[tuple[Ended, StepError]]:
         """An item ended; `message` says why it failed. Gives the items whose `accept.when` could not be told: those
         count as failed."""
-        self._open.discard(ended.place)
-        self._undetermined.discard(ended.place)
+        self._open.discard(ended.index)
+        self._undetermined.discard(ended.index)
         match ended.status:
             case NodeStatus.FAILED:
                 self._fail(ended, message)
@@ -178,7 +178,7 @@ class ForeachState:
             return []
         if not self._policy.ordered:
             return self._judge(ended, self._policy)
-        self._waiting[ended.place] = ended
+        self._waiting[ended.index] = ended
         return self._judge_in_order(self._policy)
 
     def judged(self) -> list[int]:
@@ -186,21 +186,21 @@ class ForeachState:
         decided, self._decided = self._decided, []
         return decided
 
-    def withdrawn(self, place: int) -> None:
+    def withdrawn(self, index: int) -> None:
         """A pulled item ended without an outcome, because it is not wanted any more or the run is stopping."""
-        self._open.discard(place)
-        self._undetermined.discard(place)
-        self._lost.add(place)
+        self._open.discard(index)
+        self._undetermined.discard(index)
+        self._lost.add(index)
 
     def _fail(self, ended: Ended, message: str) -> None:
         self._failed += 1
         self._stand = self._stand and ended.stands
-        if ended.place < self._first_failed:
-            self._first_failed = ended.place
-            self.first_error = (ended.slot, message)
+        if ended.index < self._first_failed:
+            self._first_failed = ended.index
+            self.first_error = (ended.number, message)
 
     def _judge(self, ended: Ended, policy: AcceptPolicy) -> list[tuple[Ended, StepError]]:
-        self._decided.append(ended.place)
+        self._decided.append(ended.index)
         if ended.status is not NodeStatus.SUCCEEDED:
             return []
         try:
@@ -210,23 +210,23 @@ class ForeachState:
             self._fail(ended, error.message)
             return [(ended, error)]
         if accepted:
-            insort(self._accepted, (ended.place, ended.slot, ended.output), key=lambda entry: entry[0])
+            insort(self._accepted, (ended.index, ended.number, ended.output), key=lambda entry: entry[0])
         return []
 
     def _judge_in_order(self, policy: AcceptPolicy) -> list[tuple[Ended, StepError]]:
-        wrong: list[tuple[Ended, StepError]] = []
+        rejected: list[tuple[Ended, StepError]] = []
         frontier = self._frontier
-        for place in sorted(place for place in self._waiting if place < frontier):
+        for index in sorted(index for index in self._waiting if index < frontier):
             if not self.enough:
-                wrong += self._judge(self._waiting[place], policy)
-            del self._waiting[place]
-        return wrong
+                rejected += self._judge(self._waiting[index], policy)
+            del self._waiting[index]
+        return rejected
 
     # the end
 
     @property
-    def next_place(self) -> int:
-        """The place of the next item to pull."""
+    def next_index(self) -> int:
+        """The index of the next item to pull."""
         return self._next
 
     @property
@@ -235,10 +235,10 @@ class ForeachState:
         return self._total
 
     def chosen(self) -> list[int] | None:
-        """The slots of the accepted items that are the output, in input order; None without `accept`."""
+        """The numbers of the accepted items that are the output, in input order; None without `accept`."""
         if self._policy is None:
             return None
-        return [slot for _, slot, _ in self._accepted[: self._policy.count]]
+        return [number for _, number, _ in self._accepted[: self._policy.count]]
 
     def chosen_outputs(self) -> list[Json]:
         """Their outputs."""
@@ -260,8 +260,8 @@ class ForeachState:
         """Why the step fails, if it does, once it is over."""
         if not self._failed or self.enough:
             return None
-        slot, message = self.first_error or (0, "")
-        told = f"{self._failed} of {self._next} items failed; {step}[{slot}]: {message}"
+        number, message = self.first_error or (0, "")
+        told = f"{self._failed} of {self._next} items failed; {step}[{number}]: {message}"
         tolerated = self._tolerated
         retry = " --retry-failed" if self._stand else ""
         if step == ROW:
@@ -269,7 +269,7 @@ class ForeachState:
         if not tolerated.forgiven:
             return ItemsFailed(
                 told,
-                hint=f"`flowllm show last '{step}[{slot}]'` shows it; `flowllm resume{retry}` runs the failed ones again; "
+                hint=f"`flowllm show last '{step}[{number}]'` shows it; `flowllm resume{retry}` runs the failed ones again; "
                 "`on_error: continue` lets them pass",
             )
         most = tolerated.most

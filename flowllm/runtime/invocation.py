@@ -43,7 +43,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInvocation:
-    """One node to carry out, with all that it needs to begin."""
+    """One node to execute, with all that it needs to begin."""
 
     node_id: NodeId
     step: Step
@@ -54,9 +54,9 @@ class NodeInvocation:
     totals: UsageTotals
     """Where what it takes is added up."""
     earlier: NodeRecord | None = None
-    """What an earlier sitting left of it."""
+    """What an earlier attempt left of it."""
     within: Sequence[NodeRecord] | None = None
-    """The nodes within it that an earlier sitting left; None: not looked up yet."""
+    """The nodes within it that an earlier attempt left; None: not looked up yet."""
     missed: Callable[[], None] | None = None
     """To be called when it is known that something must really be done."""
     is_row: bool = False

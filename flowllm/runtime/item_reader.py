@@ -25,7 +25,7 @@ class Item:
 
     row: Row
     content: str
-    slot: int
+    number: int
     earlier: NodeRecord | None = None
     within: Sequence[NodeRecord] | None = ()
     """None: to be looked up if need be."""
@@ -101,7 +101,7 @@ class ItemReader:
             self._buffer.extend(await self._found_again(rows, contents))
         else:
             self._buffer.extend(
-                Item(row=row, content=content, slot=row.index) for row, content in zip(rows, contents, strict=True)
+                Item(row=row, content=content, number=row.index) for row, content in zip(rows, contents, strict=True)
             )
         return True
 
@@ -123,7 +123,7 @@ class ItemReader:
             Item(
                 row=row,
                 content=content,
-                slot=one.slot,
+                number=one.slot,
                 earlier=one.node,
                 within=() if one.node is None else within.get(one.node.node_id),
             )

@@ -24,7 +24,7 @@ from flowllm.storage.base import NodeRecord
 
 @dataclass(slots=True)
 class Work:
-    """What is known of a node while it is carried out."""
+    """What is known of a node while it is executed."""
 
     started: float
     usage: NodeUsage

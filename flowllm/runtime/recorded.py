@@ -11,8 +11,8 @@ from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 COUNTED = "steps_in_all"
 """The entry of a run's figures that has the number of its workflow's steps; where it is, the figures are whole."""
-SITTING = "since_resumed"
-"""The entry that has what the last sitting took, of a run that was resumed."""
+LAST_ATTEMPT = "since_resumed"
+"""The entry that has what the last attempt took, of a run that was resumed."""
 MOST_COUNTED = 500
 """Nodes of one graph for which that is looked up; of more it stays unknown."""
 _UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.CANCELLED})
@@ -24,7 +24,7 @@ async def figures_of(store: Store, run: RunRecord) -> Mapping[str, Json]:
     """The figures of a run, with what it took so far where it has not ended."""
     if run.finished_at is not None and COUNTED in run.stats:
         return run.stats
-    earlier = {name: value for name, value in run.stats.items() if name != SITTING}
+    earlier = {name: value for name, value in run.stats.items() if name != LAST_ATTEMPT}
     return {**earlier, **(await store.spend(run.run_id)).as_dict()}
 
 

@@ -1,4 +1,4 @@
-"""Whether what a node did in an earlier sitting of the run still holds. Pure."""
+"""Whether what a node did in an earlier attempt of the run still holds. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def has_output(before: NodeRecord) -> bool:
 
 
 def reached_before(foreach: NodeRecord | None) -> bool:
-    """An earlier sitting found as many items as `accept` wants."""
+    """An earlier attempt found as many items as `accept` wants."""
     return foreach is not None and foreach.status is NodeStatus.SUCCEEDED and bool(foreach.parts.get("chosen"))
 
 

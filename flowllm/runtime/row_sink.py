@@ -51,15 +51,15 @@ async def _outlasting(work: Coroutine[object, object, None]) -> None:
 
 
 class RowSink:
-    """The rows of one sitting on their way to the file."""
+    """The rows of one attempt on their way to the file."""
 
     def __init__(
-        self, lines: Lines, *, store: Store, fence: RunLease, clock: Clock, ordered: bool, again: bool
+        self, lines: Lines, *, store: Store, lease: RunLease, clock: Clock, ordered: bool, again: bool
     ) -> None:
-        """`ordered`: in the order of the rows; `again`: rows that earlier sittings finished are wanted too."""
+        """`ordered`: in the order of the rows; `again`: rows that earlier attempts finished are wanted too."""
         self._lines = lines
         self._store = store
-        self._fence = fence
+        self._lease = lease
         self._clock = clock
         self._again = again
         self._order = ReorderBuffer() if ordered else None
@@ -72,7 +72,7 @@ class RowSink:
         """See `Sink`."""
         self._broke = broke
 
-    async def ended(self, slot: int, record: NodeRecord) -> None:
+    async def ended(self, number: int, record: NodeRecord) -> None:
         """A row ended. Raises StoreError."""
         wanted = record.status is NodeStatus.SUCCEEDED and (self._again or not record.reused)
         if self._order is not None:
@@ -83,7 +83,7 @@ class RowSink:
             if self._order.ready:
                 await _outlasting(self._in_order(self._order))
         elif wanted:
-            self._lines.add(slot, _own(record.item), record.output)
+            self._lines.add(number, _own(record.item), record.output)
         if self._lines.waiting and (self._flusher is None or self._flusher.done()):
             self._flusher = start_task(self._keep_flushing())
         if self._lines.waiting > FULL:
@@ -107,11 +107,11 @@ class RowSink:
     async def _write(self) -> None:
         offset = await self._lines.flush(self._begins)
         if offset is not None:
-            await self._store.mark_output(self._fence, offset)
+            await self._store.mark_output(self._lease, offset)
 
     async def _begins(self) -> None:
         """From now on what stands there may be this run's."""
-        await self._store.mark_output(self._fence, 0)
+        await self._store.mark_output(self._lease, 0)
 
     async def _in_order(self, order: ReorderBuffer) -> None:
         async with self._turn:
@@ -127,7 +127,7 @@ class RowSink:
         found: dict[int | None, NodeRecord] = {}
         if missing:
             first, last = missing[0], missing[-1]
-            read = await self._store.items(self._fence.run_id, NodeId(ROW), after=first - 1, limit=last - first + 1)
+            read = await self._store.items(self._lease.run_id, NodeId(ROW), after=first - 1, limit=last - first + 1)
             found = {row.place: row for row in read}
         found.update((place, self._held.pop(place)) for place in places if place in self._held)
         return [found[place] for place in places if place in found]

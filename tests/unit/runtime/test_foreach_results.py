@@ -118,7 +118,7 @@ def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
     these = results('{value: "{{ a }}"}')
     for place, output in enumerate(["bad", "good"]):
         state.pulled(place)
-        state.ended(Ended(place=place, slot=place, status=NodeStatus.SUCCEEDED, output=output))
+        state.ended(Ended(index=place, number=place, status=NodeStatus.SUCCEEDED, output=output))
         these.add(record(place, output))
     assert result(these, state).output == ["good"]
 

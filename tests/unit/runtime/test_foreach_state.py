@@ -14,8 +14,8 @@ from flowllm.runtime.foreach_state import AcceptPolicy, Ended, FailureTolerance,
 OK, BAD, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
 
-def ended(place: int, status: NodeStatus = OK, output: Json = None) -> Ended:
-    return Ended(place=place, slot=place, status=status, item=place, output=output)
+def ended(index: int, status: NodeStatus = OK, output: Json = None) -> Ended:
+    return Ended(index=index, number=index, status=status, item=index, output=output)
 
 
 def good(ended: Ended, accepted: Sequence[Json]) -> bool:
@@ -34,11 +34,11 @@ def pull(state: ForeachState, *, most: int = 1_000, answered: bool = False) -> l
     """Pull as long as there is limit; of each item it is known at once that it must be asked, unless `answered`."""
     pulled = []
     while state.room() and len(pulled) < most:
-        place = state.next_place
-        state.pulled(place)
+        index = state.next_index
+        state.pulled(index)
         if not answered:
-            state.missed(place)
-        pulled.append(place)
+            state.missed(index)
+        pulled.append(index)
     return pulled
 
 
@@ -84,8 +84,8 @@ def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() ->
 def test_the_first_accepted_ones_in_input_order_are_chosen_whatever_order_they_end_in() -> None:
     state = ForeachState(window=9, total=9, policy=policy(2, overshoot=2))
     assert pull(state) == [0, 1, 2, 3]
-    for place in (3, 2):
-        state.ended(ended(place, output="good"))
+    for index in (3, 2):
+        state.ended(ended(index, output="good"))
     assert not state.over, "an item before them may still be accepted"
     state.ended(ended(1, output="good"))
     state.ended(ended(0, output="bad"))
@@ -144,7 +144,7 @@ def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
     state = ForeachState(window=9, total=2, policy=policy(2, judge=judge))
     pull(state)
     ((wrong, error),) = state.ended(ended(0, output="odd"))
-    assert (wrong.place, error.message) == (0, "`accept.when` is not true or false")
+    assert (wrong.index, error.message) == (0, "`accept.when` is not true or false")
     state.ended(ended(1, output="even"))
     state.drained()
     assert state.over
@@ -190,25 +190,25 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
     while not state.over:
         needed = count - state.counts().accepted
         while state.room():
-            if state.next_place == len(outputs):
+            if state.next_index == len(outputs):
                 state.drained()
                 break
-            aloft.append(state.next_place)
-            state.pulled(state.next_place)
+            aloft.append(state.next_index)
+            state.pulled(state.next_index)
             state.missed(aloft[-1])
             asked += 1
             assert len(aloft) <= min(window, math.ceil(overshoot * needed))
         if state.over:
             break
-        place = aloft.pop(choose.randrange(len(aloft)))
-        state.ended(ended(place, status.get(outputs[place], OK), outputs[place]))
-    wanted = [place for place, output in enumerate(outputs) if output == "good"][:count]
+        index = aloft.pop(choose.randrange(len(aloft)))
+        state.ended(ended(index, status.get(outputs[index], OK), outputs[index]))
+    wanted = [index for index, output in enumerate(outputs) if output == "good"][:count]
     counts = state.counts(not_pulled=len(outputs) - asked)
     told = counts.succeeded + counts.failed + counts.skipped + counts.not_sent
     assert (state.chosen(), counts.accepted) == (wanted, len(wanted))
     assert (counts.total, told + len(aloft)) == (len(outputs), len(outputs))
     if overshoot == 1.0:
-        thrown = [place for place in range(asked) if outputs[place] == "good"]
+        thrown = [index for index in range(asked) if outputs[index] == "good"]
         assert thrown == wanted, "an accepted answer was paid for and thrown away"
 
 
@@ -218,15 +218,15 @@ def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(outputs: lis
     state = ForeachState(window=7, total=len(outputs), policy=policy(2, overshoot=3, ordered=True, judge=one_of_each))
     aloft: list[int] = []
     while not state.over:
-        while state.room() and state.next_place < len(outputs):
-            aloft.append(state.next_place)
+        while state.room() and state.next_index < len(outputs):
+            aloft.append(state.next_index)
             state.pulled(aloft[-1])
             state.missed(aloft[-1])
         if state.room():
             state.drained()
             continue
-        place = aloft.pop(choose.randrange(len(aloft)))
-        state.ended(ended(place, output=outputs[place]))
+        index = aloft.pop(choose.randrange(len(aloft)))
+        state.ended(ended(index, output=outputs[index]))
     first = dict.fromkeys(output for output in outputs if output != "none")
     assert state.chosen() == [outputs.index(output) for output in first][:2]
 
@@ -237,11 +237,11 @@ def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(outputs: lis
 def finished(statuses: str, tolerated: FailureTolerance, *, total: int | None = None) -> ForeachState:
     """After items that ended in order: x failed, s was skipped, anything else succeeded."""
     state = ForeachState(window=100, total=total, tolerated=tolerated)
-    for place, letter in enumerate(statuses):
+    for index, letter in enumerate(statuses):
         if not state.room():
             break
-        state.pulled(place)
-        state.ended(ended(place, {"x": BAD, "s": SKIPPED}.get(letter, OK)), f"broke at {place}")
+        state.pulled(index)
+        state.ended(ended(index, {"x": BAD, "s": SKIPPED}.get(letter, OK)), f"broke at {index}")
     else:
         if not state.over:
             state.drained()
@@ -285,11 +285,11 @@ def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
 
 def test_nothing_more_is_pulled_once_too_many_have_failed() -> None:
     number = finished("x.x.x.....", FailureTolerance(forgiven=True, most=1))
-    assert (number.next_place, number.over, number.room()) == (3, True, 0)
+    assert (number.next_index, number.over, number.room()) == (3, True, 0)
     share = finished("xx........", FailureTolerance(forgiven=True, share=0.1), total=10)
-    assert (share.next_place, share.over) == (2, True)
+    assert (share.next_index, share.over) == (2, True)
     unknown = finished("xx........", FailureTolerance(forgiven=True, share=0.1))
-    assert unknown.next_place == 10, "only at the end is it known of how many"
+    assert unknown.next_index == 10, "only at the end is it known of how many"
     assert unknown.verdict("x") is not None
 
 

@@ -84,7 +84,7 @@ async def test_items_come_in_input_order_a_batch_at_a_time() -> None:
     assert await more(these)
     assert (context.times, these.next().row.value) == (1, 0)
     assert await these.left() == BATCH
-    assert [item.slot for item in await all_of(these)] == list(range(1, BATCH + 1))
+    assert [item.number for item in await all_of(these)] == list(range(1, BATCH + 1))
     assert (await these.left(), these.broken) == (0, None)
     assert context.store.looked_up == []
 
@@ -92,7 +92,7 @@ async def test_items_come_in_input_order_a_batch_at_a_time() -> None:
 async def test_a_resume_finds_each_item_and_what_is_within_unfinished_graphs() -> None:
     these, context = reader(ListRows(["a", "b", "c", "d"]))
     items = await all_of(these)
-    assert [item.slot for item in items] == [100, 101, 102, 103]
+    assert [item.number for item in items] == [100, 101, 102, 103]
     assert [item.earlier and item.earlier.status for item in items] == [*EARLIER.values(), None]
     assert [item.within for item in items] == [None, ["a[101].x"], (), ()]
     assert context.store.looked_up == ["a[101]", "a[102]"]

@@ -74,7 +74,7 @@ class Desk:
     async def open(self) -> RowSink:
         self.fence: RunLease = fence_of(await self.store.create_run(run("r1", owner=ME)))
         await write(self.store, self.fence, foreach(status=NodeStatus.RUNNING))
-        self.sink = RowSink(self.lines, store=self.store, fence=self.fence, clock=LoopClock(), **self._how)
+        self.sink = RowSink(self.lines, store=self.store, lease=self.fence, clock=LoopClock(), **self._how)
         self.sink.begin(self.broke.append)
         return self.sink
 
