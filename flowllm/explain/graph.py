@@ -1,13 +1,13 @@
-"""The graph of a workflow's steps. The only house of networkx."""
+"""The graph of a workflow's steps. Only this file imports networkx in `explain`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from flowllm.core.types import StepId, StepKind
-from flowllm.explain.chains import Cover
 from flowllm.language.reference import Tolerance
 from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
+MOST_EDGES = 20_000_000
+"""Edges that are gone along for the width, some seconds; what is found by then is an upper bound."""
 LARGEST = 1000
 """Steps of graphs within a graph that are looked into; what is beyond stays one step each."""
 
@@ -92,11 +94,11 @@ class Graph:
 
     def width(self) -> int:
         """The most steps that can ever run at the same time: so many chains go through all steps (Dilworth 1950)."""
-        places = {step: place for place, step in enumerate(self.kinds)}
-        after: list[list[int]] = [[] for _ in places]
+        numbers = {step: number for number, step in enumerate(chain.from_iterable(self.generations()))}
+        after: list[list[int]] = [[] for _ in numbers]
         for edge in self.edges:
-            after[places[edge.before]].append(places[edge.after])
-        return Cover(after).fewest()
+            after[numbers[edge.before]].append(numbers[edge.after])
+        return fewest_chains(after)
 
     def critical_path(self, durations: Mapping[StepId, float]) -> tuple[StepId, ...]:
         """The chain of steps that takes longest: the run cannot be faster. Seconds; a missing step takes 0."""
@@ -143,6 +145,61 @@ def _built(workflow: Workflow | Subgraph, known: dict[int, Graph]) -> Graph:
         inner=inner,
         size=size,
     )
+
+
+def fewest_chains(after: Sequence[Sequence[int]], *, most_edges: int = MOST_EDGES) -> int:
+    """How many paths, which may cross, it takes to go through every node of an acyclic graph; `after` are the nodes that
+    follow on each, by numbers that rise along every edge.
+
+    A node that follows on another saves a path, once each: a matching of nodes with later ones. It is found as a flow
+    through the edges themselves, without their transitive closure (Ntafos and Hakimi 1979). Each node is there twice: as
+    one that is followed (`n`), and as one that follows (`size + n`), from which flow may go on as if it were followed.
+    """
+    size = len(after)
+    onward = [[size + one for one in following] for following in after] + [[node] for node in range(size)]
+    flows: list[dict[int, int]] = [{} for _ in onward]
+    """What flows into each node, by where it comes from: it can be taken back."""
+    free = set(range(size, 2 * size))
+    """Nodes that follow on nothing yet."""
+    looked = 0
+
+    def edges_of(node: int) -> Iterator[int]:
+        """Where flow can go from a node: first to a free node, then to the nearest."""
+        nonlocal looked
+        edges = [*onward[node], *(one for one, flow in flows[node].items() if flow)]
+        looked += len(edges)
+        return iter(sorted(edges, key=lambda one: (one not in free, one)))
+
+    def saves_path(start: int, seen: bytearray) -> bool:
+        """Send flow from a node that nothing follows to a free one, along what no search of this round has seen."""
+        path, edges = [start], [edges_of(start)]
+        while path:
+            node = next((one for one in edges[-1] if not seen[one]), None)
+            if node is None:
+                path.pop()
+                edges.pop()
+                continue
+            seen[node] = 1
+            path.append(node)
+            edges.append(edges_of(node))
+            if node in free:
+                free.remove(node)
+                for here, there in pairwise(path):
+                    if flows[here].get(there):
+                        flows[here][there] -= 1
+                    else:
+                        flows[there][here] = flows[there].get(here, 0) + 1
+                return True
+        return False
+
+    ends = list(range(size))
+    while looked < most_edges:
+        seen = bytearray(2 * size)
+        left = [node for node in ends if not saves_path(node, seen)]
+        if len(left) == len(ends):
+            break
+        ends = left
+    return len(ends)
 
 
 def _networkx(graph: Graph) -> tuple[Any, nx.DiGraph[StepId]]:

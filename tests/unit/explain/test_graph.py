@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowllm.core.types import StepId
-from flowllm.explain.chains import Cover
 from flowllm.explain.draw import draw_text
-from flowllm.explain.graph import LARGEST, Graph
+from flowllm.explain.graph import LARGEST, Graph, fewest_chains
 from flowllm.language.reference import Tolerance
 from tests.support.graphs import NESTED, blog, graph_of
 from tests.support.workflows import workflow
@@ -101,9 +100,7 @@ def test_the_width_of_a_large_graph_takes_no_closure() -> None:
     layers = [[(step // 20 + 1) * 20 + n for n in range(20)] for step in range(4980)] + [[]] * 20
     tree = [[below for below in (2 * step + 1, 2 * step + 2) if below < 4095] for step in range(4095)]
     for after, width in ((chain, 1), (layers, 20), (tree, 2048)):
-        cover = Cover(after)
-        assert cover.fewest() == width
-        assert cover.gone <= 4 * (len(after) + sum(map(len, after)))
+        assert fewest_chains(after, most_edges=4 * (len(after) + sum(map(len, after)))) == width
 
 
 def test_networkx_is_imported_late() -> None:
