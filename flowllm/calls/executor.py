@@ -1,4 +1,4 @@
-"""The line to the providers: admission, the attempt on record, the wire, and what to send next.
+"""Carries calls out: backoff, budget, admission, and attempts until there is an answer.
 
 A request's attempt is durable before it is sent. Its slot is given back only when its outcome is durable too, so
 that a crash repeats at most what was admitted at that moment.
@@ -6,54 +6,33 @@ that a crash repeats at most what was admitted at that moment.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
-from flowllm.calls.attempt import Attempt, usage_of
+from flowllm.calls.attempt import Attempt, CallState
 from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
-from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
-from flowllm.calls.response_cache import recalled, record_of, waited
-from flowllm.calls.validation import Verdict
-from flowllm.calls.wire import added_tokens, send
+from flowllm.calls.conversation import Conversation, GiveUp, Send
+from flowllm.calls.response_cache import recalled
+from flowllm.calls.wire import added_tokens
 from flowllm.core.clock import Clock
-from flowllm.core.errors import InvalidAnswer, NodeTimedOut, StepError, StoreError
-from flowllm.core.events import NodeRetrying, Notice
+from flowllm.core.errors import NodeTimedOut
+from flowllm.core.events import NodeRetrying
 from flowllm.core.money import Spend
-from flowllm.core.request import Answer, Completion, Reply
+from flowllm.core.request import Answer
 from flowllm.core.types import Usage, WaitReason
 from flowllm.limits.limiter import Limiter, Permit
-from flowllm.storage.base import MemoRecord, NodeWrite, Store
+from flowllm.storage.base import Store
 
-_SHORT = 20_000
-"""Characters of an answer that is checked at once, if that takes no more than these seconds."""
-_AT_ONCE = 0.05
 LOOK_AGAIN = 0.05
-"""Seconds after which the memo is asked once more before a request goes out."""
+"""Seconds after which the cache is asked once more before a request goes out."""
 ELSEWHERE = 0.2
-PATIENCE = 60.0
+DEFER_AT_MOST = 60.0
 """Seconds between looks at a request that another process has sent, and after which it is sent here too."""
 SAFETY = 1.2
 """By so much more than a prompt's estimate is reserved."""
-
-
-@dataclass(slots=True)
-class _Meter:
-    """What a call has taken so far, in seconds, dollars and requests."""
-
-    attempts: int = 0
-    queue_s: float = 0.0
-    call_s: float = 0.0
-    waited_s: float = 0.0
-    """Backoff between attempts."""
-    cost_usd: float | None = field(default=0.0)
-
-    def pay(self, cost: float | None) -> None:
-        """One unknown price makes the sum unknown."""
-        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
 
 
 class Deferred:
@@ -61,7 +40,7 @@ class Deferred:
 
 
 class CallExecutor:
-    """The innermost layer."""
+    """The innermost layer: sends calls to their providers."""
 
     def __init__(
         self, limiter: Limiter, store: Store, clock: Clock, *, draw: Callable[[], float] = random.random
@@ -71,11 +50,11 @@ class CallExecutor:
         self.store = store
         self.clock = clock
         self._draw = draw
-        self.ends_told: set[tuple[str, str, str]] = set()
+        self.reported_ends: set[tuple[str, str, str]] = set()
         """Run, provider and unknown end of an answer."""
 
     async def answer(self, pending: PendingCall) -> Answer:
-        """Ask until there is a valid answer, or no sense in asking again."""
+        """Send until there is a valid answer, or no sense in asking again."""
         call = pending.call
         conversation = Conversation(
             call.request,
@@ -84,31 +63,21 @@ class CallExecutor:
             keep_truncated=call.keep_truncated,
             random=self._draw,
         )
-        return await _Talk(self, pending, conversation).answer()
+        return await CallExecution(self, pending, conversation).answer()
 
 
-class _Talk:
-    """One call on the line: carries out what its dialogue decides."""
+class CallExecution(CallState):
+    """One call: admits and sends what its conversation decides."""
 
-    def __init__(self, line: CallExecutor, pending: PendingCall, conversation: Conversation) -> None:
-        self.limiter = line.limiter
-        self.store = line.store
-        self.clock = line.clock
-        self.ends_told = line.ends_told
-        self.pending = pending
-        self.call = pending.call
-        self.conversation = conversation
-        self.meter = _Meter()
+    def __init__(self, executor: CallExecutor, pending: PendingCall, conversation: Conversation) -> None:
+        super().__init__(pending, conversation, executor.store, executor.clock, executor.reported_ends)
+        self.limiter = executor.limiter
         self._looked = self.clock.monotonic()
-        """When the memo was asked last."""
+        """When the cache was read last."""
         self._deferred = 0.0
 
-    @property
-    def active_s(self) -> float:
-        """What counts against the step's timeout."""
-        return self.meter.call_s + self.meter.waited_s - self.call.idle()
-
     async def answer(self) -> Answer:
+        """Send until there is a valid answer, or no sense in sending again."""
         following: Send | Answer | GiveUp = self.conversation.start()
         while isinstance(following, Send):
             await self._pause_before(following)
@@ -142,15 +111,6 @@ class _Talk:
             self.waited(WaitReason.BACKOFF, own)
             self.waited(WaitReason.SERVER_PAUSE, asked)
 
-    def waiting(self, reason: WaitReason, until: float | None) -> None:
-        """Tell that the call waits for that, until about then (wall clock)."""
-        for caller in self.pending.callers():
-            caller.tell_waiting(reason, at=self.clock.now(), until=until)
-
-    def waited(self, reason: WaitReason, seconds: float) -> None:
-        """Add seconds that the call has waited."""
-        waited(self.pending, reason, seconds)
-
     async def _send(self, request: AnyRequest) -> Send | Answer | GiveUp:
         call = self.call
         reservation = self._reservation(request)
@@ -176,7 +136,7 @@ class _Talk:
         try:
             self.meter.attempts += 1
             self.meter.queue_s += permit.queue_s
-            return await _Exchange(self, caller, permit, reservation).carry_out(request)
+            return await Attempt(self, caller, permit, reservation).execute(request)
         finally:
             self.pending.on_wire = False
             permit.release()
@@ -192,9 +152,9 @@ class _Talk:
         found = await self.pending.recalled(
             lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
         )
-        if found is not None or not self.call.join or self._deferred >= PATIENCE:
+        if found is not None or not self.call.join or self._deferred >= DEFER_AT_MOST:
             return found
-        since = self.clock.now() - PATIENCE
+        since = self.clock.now() - DEFER_AT_MOST
         sent = await self.store.sent_elsewhere(self.call.key, since=since)
         return Deferred() if sent else None
 
@@ -242,198 +202,11 @@ class _Talk:
         return BudgetReservation(tokens=most.at_least, usd=self.call.provider.cost(self.call.request.model, most))
 
 
-class _Exchange:
-    """One request of a call, from its record to what follows from its outcome."""
-
-    def __init__(self, talk: _Talk, caller: Caller, permit: Permit, reservation: BudgetReservation) -> None:
-        self._talk = talk
-        self._call = talk.pending
-        self._ask = talk.call
-        self._meter = talk.meter
-        self._dialogue = talk.conversation
-        self._clock = talk.clock
-        self._caller = caller
-        self._permit = permit
-        self._reservation = reservation
-        self._spent = _taken(Usage.unknown(), None, reservation)
-        self._attempt = Attempt(
-            self._ask, caller, number=self._meter.attempts, reserved=reservation, store=talk.store, clock=self._clock
-        )
-
-    async def carry_out(self, request: AnyRequest) -> Send | Answer | GiveUp:
-        try:
-            outcome = await self._through_the_wire(request)
-            if isinstance(outcome, StepError):
-                return await self._failed(outcome)
-            return await self._answered(outcome)
-        finally:
-            if self._caller.budget is not None:
-                self._caller.budget.settle(self._reservation, self._spent)
-
-    async def _through_the_wire(self, request: AnyRequest) -> Reply | StepError:
-        try:
-            await self._committed(self._attempt.begin())
-            await self._permit.depart()
-            self._call.payer()
-            self._call.on_wire = True
-            self._attempt.sent(queue_s=self._permit.queue_s)
-            outcome = await self._complete(self._call.departing(request))
-        except StoreError:
-            raise
-        except BaseException:
-            if not self._call.on_wire:
-                self._spent = Spend()
-            await self._attempt.abandon(on_wire=self._call.on_wire)
-            raise
-        self._attempt.came_back()
-        self._meter.call_s += self._attempt.took
-        return outcome
-
-    async def _committed(self, write: Coroutine[object, object, None]) -> None:
-        """Wait for a commit that the node's own row is not part of."""
-        began = self._clock.monotonic()
-        await write
-        self._talk.waited(WaitReason.COMMIT, self._clock.monotonic() - began)
-
-    async def _complete(self, request: AnyRequest) -> Reply | StepError:
-        left = max(0.001, self._ask.timeout - self._talk.active_s)
-        timeout = min(self._ask.retry.attempt_timeout, left)
-        try:
-            return await send(self._ask.provider, request, timeout=timeout, left=left)
-        except StepError as error:
-            return error
-
-    async def _failed(self, error: StepError) -> Send | GiveUp:
-        report = self._permit.failed(error)
-        usage = usage_of(error)
-        if usage.total != 0:
-            error.usage = usage
-        cost = self._priced(error.cost_usd, usage, self._ask.request.model)
-        self._meter.pay(cost)
-        self._spent = _taken(usage, cost, self._reservation)
-        await self._committed(self._attempt.failed(error, usage=usage, cost_usd=cost))
-        self._notice(report.notice)
-        if report.down is not None:
-            raise report.down
-        return self._dialogue.failed(error, free=report.free, doubted=report.doubted)
-
-    async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
-        call, usage = self._ask, reply.usage
-        self._attempt.list_price = reply.list_price
-        charged = _taken(usage, None, self._reservation).tokens
-        self._notice(self._permit.answered(reply.headers, used=charged))
-        following = self._dialogue.answered(reply, await self._checked(reply))
-        cost = self._priced(reply.cost_usd, usage, reply.model)
-        self._meter.pay(cost)
-        self._spent = _taken(usage, cost, self._reservation)
-        if not isinstance(following, Accept):
-            error = None if following.error is None else self._shown(following.error, reply).as_dict()
-            await self._committed(self._attempt.answered(usage=usage, cost_usd=cost, unusable=error))
-            return following
-        if following.unknown_end:
-            self._tell_end(following.unknown_end)
-        answer = _answer(following, reply, call, self._dialogue.usage, self._meter)
-        await self._keep([self._kept(pending, part) for pending, part in self._call.shares(answer)], usage, cost)
-        return answer
-
-    def _shown(self, error: StepError, reply: Reply) -> StepError:
-        """What is wrong with an answer quotes parts of it: not where one of them could be a part of a secret."""
-        if isinstance(error, InvalidAnswer) and self._call.holds_secret(_text(reply)):
-            error.message = "the answer is not what was asked for; as a secret stands in it, it is not quoted"
-        return error
-
-    async def _checked(self, reply: Reply) -> Verdict | None:
-        """What the validator says. What takes it long is looked at off the event loop: signals and others go on."""
-        validator = self._ask.validator
-        if validator is None or not isinstance(reply, Completion):
-            return None
-        if len(reply.text) <= _SHORT:
-            verdict = validator.verdict(reply.text, within=_AT_ONCE)
-            if verdict is not None:
-                return verdict
-        verdict = await asyncio.to_thread(validator.verdict, reply.text)
-        return verdict or Verdict(error=validator.too_long(reply.text))
-
-    def _priced(self, told: float | None, usage: Usage, model: str) -> float | None:
-        """US dollars: as the server says, else by its tokens and the model that it names, which may be a dated version
-        that only the asked one's price is known of."""
-        if told is not None:
-            return told
-        if usage.total is None:  # where nothing is paid, nobody needs to know
-            return 0.0 if self._reservation.usd == 0 else None
-        if not usage.total:
-            return 0.0
-        asked, cost = self._ask.request.model, self._ask.provider.cost
-        named = cost(model or asked, usage)
-        return cost(asked, usage) if named is None else named
-
-    def _kept(self, pending: PendingCall, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
-        memo = None
-        may = pending.call.write_memo and not answer.unknown_end
-        if may and not pending.holds_secret([answer.value, answer.model]):
-            memo = record_of(pending.call.key, answer, now=self._clock.now())
-        return memo, pending.settle(answer)
-
-    async def _keep(
-        self, parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]], usage: Usage, cost: float | None
-    ) -> None:
-        """The attempt with the first part, and all others in the same tick: the store commits them together."""
-        memo, rows = parts[0]
-        first = self._attempt.answered(usage=usage, cost_usd=cost, memo=memo, nodes=rows)
-        others = (self._talk.store.settle(memo=memo, nodes=rows) for memo, rows in parts[1:] if memo or rows)
-        if len(parts) == 1:
-            await first
-            return
-        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    def _tell_end(self, reason: str) -> None:
-        """Once a run for each."""
-        told, this = self._talk.ends_told, (self._caller.lease.run_id, self._ask.provider.name, reason)
-        if this not in told:
-            told.add(this)
-            self._notice(
-                f"ended an answer with {reason!r}, which flowllm does not know: such answers may be cut; they are kept, "
-                "marked as truncated, and not reused for equal requests"
-            )
-
-    def _notice(self, message: str | None) -> None:
-        if message is not None:
-            run_id = self._caller.lease.run_id
-            told = self._caller.redactor.text(f"provider {self._ask.provider.name} {message}")
-            self._caller.emit(Notice(run_id=run_id, at=self._clock.now(), message=told))
-
-
-def _text(reply: Reply) -> str:
-    return reply.text if isinstance(reply, Completion) else ""
-
-
 def _unused(budget: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:
     if budget is not None:
         budget.settle(reservation, Spend())
     if permit is not None:
         permit.release()
-
-
-def _taken(usage: Usage, cost: float | None, reserved: BudgetReservation) -> Spend:
-    return Spend.of(usage, cost, reserved_tokens=reserved.tokens, reserved_usd=reserved.usd)
-
-
-def _answer(accept: Accept, reply: Reply, call: Call, usage: Usage, meter: _Meter) -> Answer:
-    return Answer(
-        value=accept.value,
-        model=reply.model or call.request.model,
-        provider=call.provider.name,
-        usage=usage,
-        cost_usd=meter.cost_usd,
-        truncated=accept.truncated,
-        unknown_end=accept.unknown_end,
-        attempts=meter.attempts,
-        queue_s=meter.queue_s,
-        call_s=meter.call_s,
-    )
 
 
 def _timed_out(call: Call, send: Send) -> NodeTimedOut:

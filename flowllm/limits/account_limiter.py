@@ -23,7 +23,7 @@ from flowllm.limits.adaptive import LEAST_GUESS
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.lane import Admission, Lane, Waiter
-from flowllm.limits.learned import Departure, Model, per_second
+from flowllm.limits.learned import Departure, ModelLimits, per_second
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longest
 
 LONGEST_PAUSE = 3600.0
@@ -36,13 +36,13 @@ ALIKE = 0.1
 """Share by which a limit that headers tell may differ from the one that is written, to be the same."""
 
 
-class Account:
+class AccountLimiter:
     """Admission to one account."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.gates = LimitScope()
-        self.models: dict[str, Model] = {}
+        self.scope = LimitScope()
+        self.models: dict[str, ModelLimits] = {}
         """Those that were asked, or have limits of their own."""
         self.breaker = Breaker()
         self.answered_once = False
@@ -63,21 +63,21 @@ class Account:
     def set_limits(self, limits: Limits) -> None:
         """Take these limits from now on."""
         now = self._clock.monotonic()
-        self.gates.tune(limits, per_second(limits), now)
+        self.scope.tune(limits, per_second(limits), now)
         for name in dict.fromkeys([*self.models, *limits.models]):
             model = self.model(name)
             model.tune(limits.models.get(name, Limits()), limits, now)
-            self._set_apart(model)
+            self._give_own_lane(model)
         self.admit()
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> ModelLimits:
         """What is known of that model."""
         found = self.models.get(name)
         if found is None:
-            found = self.models[name] = Model(name)
+            found = self.models[name] = ModelLimits(name)
         return found
 
-    def _set_apart(self, model: Model) -> None:
+    def _give_own_lane(self, model: ModelLimits) -> None:
         """Give it a queue of its own once it may have to wait by itself, so that nobody waits behind it."""
         name = model.departed.model
         if name in self._lanes or not model.particular:
@@ -97,12 +97,12 @@ class Account:
     @property
     def learns(self) -> bool:
         """Headers and 429s change the rate."""
-        return self.gates.limits.adaptive is not False
+        return self.scope.limits.adaptive is not False
 
     @property
     def most(self) -> int:
         """Slots, when all is well."""
-        return self.gates.limits.max_concurrent or DEFAULT_CONCURRENT
+        return self.scope.limits.max_concurrent or DEFAULT_CONCURRENT
 
     @property
     def waiting(self) -> int:
@@ -149,17 +149,17 @@ class Account:
         return self._clock.monotonic() - now
 
     def _too_large(self, admission: Admission) -> RequestRejected | None:
-        for gates in self._scopes(admission):
-            if gates.too_large(admission.tokens):
+        for scope in self._scopes(admission):
+            if scope.too_large(admission.tokens):
                 return RequestRejected(
                     f"one request needs about {admission.tokens:.0f} tokens, more than the limit of "
-                    f"{gates.limits.tokens_per_minute:.0f} tokens per minute",
+                    f"{scope.limits.tokens_per_minute:.0f} tokens per minute",
                     hint="shorten the prompt, lower max_tokens, or raise limits.tokens_per_minute",
                 )
         return None
 
     def _scopes(self, admission: Admission) -> tuple[LimitScope, LimitScope]:
-        return self.gates, self.model(admission.model).gates
+        return self.scope, self.model(admission.model).scope
 
     def admit(self) -> None:
         """Let everyone go who can go now, and set the timer for the next."""
@@ -211,20 +211,20 @@ class Account:
     def _hold(self, admission: Admission, now: float) -> Hold | None:
         """What keeps this one from being admitted now."""
         width = self.breaker.width(self.most, now)
-        if self.gates.full(width):
+        if self.scope.full(width):
             reason = WaitReason.SLOT if width == self.most else WaitReason.BREAKER
             return Hold(reason, self.breaker.wait(now) or math.inf)
-        return longest(self.gates.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
+        return longest(self.scope.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
 
     def _take(self, admission: Admission, now: float) -> None:
-        for gates in self._scopes(admission):
-            gates.take(admission.tokens, now)
+        for scope in self._scopes(admission):
+            scope.take(admission.tokens, now)
 
     def give_back(self, admission: Admission, *, used: float, sent: bool) -> None:
         """A slot returns, and the tokens that were not used."""
         now = self._clock.monotonic()
-        for gates in self._scopes(admission):
-            gates.give_back(admission.tokens, used, now, sent=sent)
+        for scope in self._scopes(admission):
+            scope.give_back(admission.tokens, used, now, sent=sent)
         self.admit()
 
     @property
@@ -236,7 +236,7 @@ class Account:
         if self.learns:
             for model in self.models.values():
                 if model.adaptive.learned:
-                    model.retune(self.gates.limits, now)
+                    model.retune(self.scope.limits, now)
 
     def _wake_in(self, seconds: float) -> None:
         seconds = min(seconds, REVIEW) if self._adapts else seconds
@@ -264,10 +264,10 @@ class Account:
     async def depart(self, admission: Admission) -> Departure:
         """Wait for the moment at which the request may really go out."""
         model = self.model(admission.model)
-        scopes, listener, told = (self.gates, model.gates), admission.listener, None
+        scopes, listener, told = (self.scope, model.scope), admission.listener, None
         now = self._clock.monotonic()
         self._retune(now)
-        while (hold := longest(model.paused(now), *(gates.wire.hold(now) for gates in scopes))) is not None:
+        while (hold := longest(model.paused(now), *(scope.wire.hold(now) for scope in scopes))) is not None:
             if listener is not None and hold.reason is not told:
                 listener.waiting(hold.reason, self._clock.now() + hold.seconds)
                 told = hold.reason
@@ -280,8 +280,8 @@ class Account:
                 if listener is not None:
                     listener.waited(hold.reason, now - before)
             self._retune(now)
-        for gates in scopes:
-            gates.wire.take(now)
+        for scope in scopes:
+            scope.wire.take(now)
         return model.depart(admission.tokens, now)
 
     # what was learned
@@ -292,8 +292,8 @@ class Account:
         model, now = self.model(name), self._clock.monotonic()
         if not model.adaptive.learned:
             model.adaptive.start_at(max(rate, LEAST_GUESS), now)
-            model.retune(self.gates.limits, now)
-            self._set_apart(model)
+            model.retune(self.scope.limits, now)
+            self._give_own_lane(model)
 
     def answered(self, headers: Mapping[str, str], departure: Departure) -> None:
         """The server is alive and did its work, or said why it would not."""
@@ -313,10 +313,10 @@ class Account:
         self._in_trouble(now)
         if retry_after and retry_after > 0:
             model.paused_until = max(model.paused_until, now + min(retry_after, LONGEST_PAUSE))
-        limits = self.gates.limits
+        limits = self.scope.limits
         if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
             model.retune(limits, now)
-        self._set_apart(model)
+        self._give_own_lane(model)
 
     def failed(self) -> None:
         """The provider is in trouble."""
@@ -352,17 +352,17 @@ class Account:
     def _read(self, headers: Mapping[str, str], departure: Departure, now: float) -> None:
         """Correct rate and levels by what the server says; it spoke of the time when the request arrived."""
         model, wall = self.model(departure.model), self._clock.now()
-        model.told(read_quotas(headers, "requests", now=wall), departure, self.gates.limits, now)
-        self._set_apart(model)
-        for gates in (self.gates, model.gates):
-            self._read_tokens(gates, model, headers, departure, now)
+        model.told(read_quotas(headers, "requests", now=wall), departure, self.scope.limits, now)
+        self._give_own_lane(model)
+        for scope in (self.scope, model.scope):
+            self._read_tokens(scope, model, headers, departure, now)
 
     def _read_tokens(
-        self, gates: LimitScope, model: Model, headers: Mapping[str, str], departure: Departure, now: float
+        self, scope: LimitScope, model: ModelLimits, headers: Mapping[str, str], departure: Departure, now: float
     ) -> None:
         """Correct the level of tokens, if the server speaks of the limit that is written."""
-        bucket, written = gates.tokens, gates.limits.tokens_per_minute
-        if bucket is None or written is None or self.gates.limits.tokens_charged is not None:
+        bucket, written = scope.tokens, scope.limits.tokens_per_minute
+        if bucket is None or written is None or self.scope.limits.tokens_charged is not None:
             return
         for quota in read_quotas(headers, "tokens", now=self._clock.now()):
             same = quota.limit is None or abs(quota.limit - written) <= ALIKE * written

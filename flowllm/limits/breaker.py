@@ -16,7 +16,7 @@ LEAST = 20
 """Outcomes below which no share of failures means anything."""
 SHARE = 0.5
 """Of failures, at which the breaker opens."""
-PATIENCE = 4
+NARROWING = 4
 """Failures in a row after which the passage narrows."""
 FIRST_COOLDOWN = 2.0
 LONGEST_COOLDOWN = 60.0
@@ -55,7 +55,7 @@ class Breaker:
             return 1
         if self.state is BreakerState.RAMPING:
             return min(most, self._width)
-        return most if self._in_a_row < PATIENCE else max(1, most >> min(self._in_a_row - PATIENCE + 1, 30))
+        return most if self._in_a_row < NARROWING else max(1, most >> min(self._in_a_row - NARROWING + 1, 30))
 
     def wait(self, now: float) -> float:
         """Seconds until the next probe; 0 if the breaker is not open."""

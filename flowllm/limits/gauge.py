@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from flowllm.core.types import Json
-from flowllm.limits.account_limiter import Account
+from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import lower
 from flowllm.limits.scope import MINUTE
 
@@ -51,17 +51,17 @@ class Gauge:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-def read_gauge(account: Account, now: float) -> Gauge:
+def read_gauge(account: AccountLimiter, now: float) -> Gauge:
     """The account as it stands at that moment (monotonic seconds)."""
-    gates = account.gates
+    scope = account.scope
     asked = [model for model in account.models.values() if model.departed.number]
     learned = _summed([model.adaptive.rate(now) for model in asked if model.adaptive.learned])
-    rate = lower(gates.rate, _summed([model.gates.rate for model in asked]))
-    left = lower(gates.level(now), _summed([model.gates.level(now) for model in asked]))
+    rate = lower(scope.rate, _summed([model.scope.rate for model in asked]))
+    left = lower(scope.level(now), _summed([model.scope.level(now) for model in asked]))
     elapsed = now - (account.began if account.began is not None else now)
     possible = None if rate is None or elapsed < SHORTEST else rate * elapsed
     return Gauge(
-        in_flight=gates.in_flight,
+        in_flight=scope.in_flight,
         waiting=account.waiting,
         waits={reason.value: count for reason, count in account.waits().items()},
         max_concurrent=account.most,
@@ -69,12 +69,12 @@ def read_gauge(account: Account, now: float) -> Gauge:
         requests_per_minute=None if rate is None else rate * MINUTE,
         learned_per_minute=None if learned is None else learned * MINUTE,
         requests_left=left,
-        tokens_per_minute=gates.limits.tokens_per_minute,
-        tokens_left=None if gates.tokens is None else gates.tokens.level(now),
+        tokens_per_minute=scope.limits.tokens_per_minute,
+        tokens_left=None if scope.tokens is None else scope.tokens.level(now),
         paused_s=max((0.0, *(model.paused_until - now for model in asked))),
         breaker=account.breaker.state.value,
-        granted=gates.granted,
-        utilisation=None if not possible else min(1.0, gates.granted / possible),
+        granted=scope.granted,
+        utilisation=None if not possible else min(1.0, scope.granted / possible),
     )
 
 

@@ -19,7 +19,7 @@ from flowllm.core.errors import (
     WrongVectors,
 )
 from flowllm.core.types import DEFAULT_PATIENCE
-from flowllm.limits.account_limiter import Account
+from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.breaker import FIRST_COOLDOWN, BreakerState
 from flowllm.limits.learned import Departure
 
@@ -33,7 +33,7 @@ _BAD_KEY = 401
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class FailureReport:
     """What follows for the call that failed."""
 
     free: bool = False
@@ -46,7 +46,7 @@ class Report:
     """What people should hear of the provider."""
 
 
-def judge(account: Account, error: StepError, departure: Departure) -> Report:
+def judge_failure(account: AccountLimiter, error: StepError, departure: Departure) -> FailureReport:
     """Tell the account of a failure; everyone who waits hears of it if the provider is given up."""
     before = account.breaker.state
     if isinstance(error, RateLimited):
@@ -66,17 +66,17 @@ def judge(account: Account, error: StepError, departure: Departure) -> Report:
         notice = None
         if opened:
             notice = f"is in trouble ({error.message}): requests wait, and one is sent now and then to try it"
-        return Report(
+        return FailureReport(
             free=account.breaker.troubled or _never_reached(account, error),
             doubted=isinstance(error, Unauthorized) and error.status == _BAD_KEY,
             notice=notice,
         )
     down = ProviderDown(f"{reason}: {error.message}", hint=error.hint or "see what the provider says, then resume")
     account.give_up(down)
-    return Report(free=True, down=down)
+    return FailureReport(free=True, down=down)
 
 
-def _hopeless(account: Account, error: StepError) -> str | None:
+def _hopeless(account: AccountLimiter, error: StepError) -> str | None:
     """Why to go on makes no sense for now; None: it does."""
     if isinstance(error, QuotaExhausted):
         return "the account has nothing left to spend"
@@ -89,12 +89,12 @@ def _hopeless(account: Account, error: StepError) -> str | None:
     return _too_long(account, error)
 
 
-def _most_refused(account: Account, error: Unauthorized) -> int:
+def _most_refused(account: AccountLimiter, error: Unauthorized) -> int:
     return MOST_REFUSED[error.status == _BAD_KEY] if account.answered_once else 1
 
 
-def _too_long(account: Account, error: StepError) -> str | None:
-    patience = account.gates.limits.give_up_after or DEFAULT_PATIENCE
+def _too_long(account: AccountLimiter, error: StepError) -> str | None:
+    patience = account.scope.limits.give_up_after or DEFAULT_PATIENCE
     wait = error.retry_after if isinstance(error, RateLimited | ServerFailed) else None
     if wait is not None and wait > patience:
         return f"the provider asks to be left alone {account.until(wait)}"
@@ -103,7 +103,7 @@ def _too_long(account: Account, error: StepError) -> str | None:
     return None
 
 
-def _never_reached(account: Account, error: StepError) -> bool:
+def _never_reached(account: AccountLimiter, error: StepError) -> bool:
     """There was nobody to connect to, from the beginning: attempts do not count, patience does."""
     nobody = isinstance(error, ConnectionFailed) and error.reason in NOBODY_THERE
     return nobody and not account.answered_once

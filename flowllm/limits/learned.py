@@ -30,11 +30,11 @@ class Departure:
     tokens: float = 0.0
 
 
-class Model:
-    """One model's gates: what is written for it, and what was learned. Pure; times are monotonic seconds."""
+class ModelLimits:
+    """One model's limits: what is written for it, and what was learned. Pure; times are monotonic seconds."""
 
     def __init__(self, name: str) -> None:
-        self.gates = LimitScope()
+        self.scope = LimitScope()
         self.adaptive = AdaptiveRate()
         self.paused_until = -math.inf
         self.departed = Departure(model=name)
@@ -46,11 +46,11 @@ class Model:
     @property
     def particular(self) -> bool:
         """It may have to wait while other models need not."""
-        return self.gates.limits != Limits() or self.gates.rate is not None or self.paused_until > -math.inf
+        return self.scope.limits != Limits() or self.scope.rate is not None or self.paused_until > -math.inf
 
     def believed(self, account: Limits) -> float | None:
         """Requests a second that are written down, or told by the server's headers."""
-        written = lower(per_second(account), per_second(self.gates.limits))
+        written = lower(per_second(account), per_second(self.scope.limits))
         return written if account.adaptive is False else lower(written, self._trusted(written))
 
     def _trusted(self, written: float | None) -> float | None:
@@ -68,11 +68,11 @@ class Model:
             told = self._trusted(lower(own, per_second(account)))
             learned = self.adaptive.rate(now)
         burst = None if learned is not None or own is not None else self._most_left
-        self.gates.tune(limits, lower(own, lower(told, learned)), now, burst=burst)
+        self.scope.tune(limits, lower(own, lower(told, learned)), now, burst=burst)
 
     def retune(self, account: Limits, now: float) -> None:
         """What was learned has changed, or grown."""
-        self.tune(self.gates.limits, account, now)
+        self.tune(self.scope.limits, account, now)
 
     def depart(self, tokens: float, now: float) -> Departure:
         """One goes out."""
@@ -82,9 +82,9 @@ class Model:
 
     def hold(self, tokens: float, now: float) -> Hold | None:
         """What keeps a request from being admitted, as far as this model goes."""
-        if self.gates.full(self.gates.limits.max_concurrent):
+        if self.scope.full(self.scope.limits.max_concurrent):
             return Hold(WaitReason.SLOT, math.inf)
-        return longest(self.paused(now), self.gates.hold(tokens, now))
+        return longest(self.paused(now), self.scope.hold(tokens, now))
 
     def paused(self, now: float) -> Hold | None:
         """The pause that the server asked for."""
@@ -108,8 +108,8 @@ class Model:
             self.retune(account, now)
         if left is not None:
             later = self.departed.number - departure.number
-            refilled = (now - departure.at) * (self.gates.rate or 0.0)
-            self.gates.lower_requests(max(0.0, left - later + refilled), now)
+            refilled = (now - departure.at) * (self.scope.rate or 0.0)
+            self.scope.lower_requests(max(0.0, left - later + refilled), now)
 
     def _left_untold(self, account: Limits, now: float) -> None:
         """A limit that shows no rate after one that did, as a window's first answers do: many are left."""

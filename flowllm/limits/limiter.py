@@ -7,10 +7,10 @@ from collections.abc import Hashable, Mapping
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, StepError
 from flowllm.core.types import Limits, Priority
-from flowllm.limits.account_limiter import Account
+from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.gauge import Gauge, read_gauge
-from flowllm.limits.give_up import Report, judge
+from flowllm.limits.give_up import FailureReport, judge_failure
 from flowllm.limits.lane import Admission, WaitListener
 from flowllm.limits.learned import Departure
 
@@ -20,7 +20,7 @@ class Permit:
 
     __slots__ = ("_account", "_admission", "_departure", "_held", "_used", "queue_s")
 
-    def __init__(self, account: Account, admission: Admission, queue_s: float) -> None:
+    def __init__(self, account: AccountLimiter, admission: Admission, queue_s: float) -> None:
         self._account = account
         self._admission = admission
         self._departure: Departure | None = None
@@ -36,15 +36,15 @@ class Permit:
         """The answer is here: what its headers say, and the tokens that it took. Gives what people should hear."""
         was_open = self._account.breaker.state is BreakerState.PROBING
         self._account.answered(headers, self._departure or Departure(model=self._admission.model))
-        if self._account.gates.limits.tokens_charged == "usage":
+        if self._account.scope.limits.tokens_charged == "usage":
             self._used = used
         return "answers again: requests go out, slowly at first" if was_open else None
 
-    def failed(self, error: StepError) -> Report:
+    def failed(self, error: StepError) -> FailureReport:
         """No answer came: what that means for the account. The tokens that were reserved are given back, but for
         a request that the server may still be working on."""
         self._used = None if isinstance(error, AttemptTimedOut) else 0.0
-        return judge(self._account, error, self._departure or Departure(model=self._admission.model))
+        return judge_failure(self._account, error, self._departure or Departure(model=self._admission.model))
 
     def release(self) -> None:
         """Give the slot back, once; tokens stay charged as reserved unless they were told to be otherwise."""
@@ -89,7 +89,7 @@ class Limiter:
         """`weights` of tenants; one that has none weighs 1."""
         self._clock = clock
         self._weights = dict(weights or {})
-        self._accounts: dict[Hashable, Account] = {}
+        self._accounts: dict[Hashable, AccountLimiter] = {}
         self._claims: dict[Hashable, dict[object, Limits]] = {}
 
     def configure(self, account: Hashable, limits: Limits, *, holder: object) -> None:
@@ -154,9 +154,9 @@ class Limiter:
         now = self._clock.monotonic()
         return {name: read_gauge(account, now) for name, account in self._accounts.items()}
 
-    def _account(self, account: Hashable) -> Account:
+    def _account(self, account: Hashable) -> AccountLimiter:
         if account not in self._accounts:
-            self._accounts[account] = Account(self._clock)
+            self._accounts[account] = AccountLimiter(self._clock)
         return self._accounts[account]
 
     def close(self) -> None:

@@ -29,7 +29,3 @@ class Window:
     def take(self, now: float) -> None:
         """One goes."""
         self._log.append(now)
-
-    def used(self, now: float) -> int:
-        """How many went within the last span."""
-        return sum(at > now - self.span for at in self._log)

@@ -176,7 +176,7 @@ class Process:
 
     @property
     def in_flight(self) -> int:
-        return self.app._limiter._account(ACCOUNT).gates.in_flight
+        return self.app._limiter._account(ACCOUNT).scope.in_flight
 
     def handle(self, event: object) -> None:
         self._told(event)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST, LONGEST_COOLDOWN, PATIENCE, WINDOW, Breaker, BreakerState
+from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST, LONGEST_COOLDOWN, NARROWING, WINDOW, Breaker, BreakerState
 
 
 def opened(now: float = 0.0) -> Breaker:
@@ -25,7 +25,7 @@ def test_single_failures_change_nothing() -> None:
 
 def test_failures_in_a_row_narrow_the_passage_before_it_shuts() -> None:
     breaker, widths = Breaker(), []
-    for _ in range(PATIENCE + 4):
+    for _ in range(NARROWING + 4):
         breaker.failed(0)
         widths.append(breaker.width(10, 0))
     assert widths == [10, 10, 10, 5, 2, 1, 1, 1]

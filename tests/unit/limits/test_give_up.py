@@ -21,23 +21,23 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Limits
-from flowllm.limits.account_limiter import Account, Admission, Departure
+from flowllm.limits.account_limiter import AccountLimiter, Admission, Departure
 from flowllm.limits.breaker import LEAST
-from flowllm.limits.give_up import MOST_REFUSED, SHORT_PATIENCE, Report, judge
+from flowllm.limits.give_up import MOST_REFUSED, SHORT_PATIENCE, FailureReport, judge_failure
 from tests.support.virtual import LoopClock, run_virtual
 
 SENT = Departure()
 
 
-def judged(*errors: StepError, gap: float = 0.0, answered: bool = False, **limits: object) -> list[Report]:
-    async def main() -> list[Report]:
-        account = Account(LoopClock())
+def judged(*errors: StepError, gap: float = 0.0, answered: bool = False, **limits: object) -> list[FailureReport]:
+    async def main() -> list[FailureReport]:
+        account = AccountLimiter(LoopClock())
         account.set_limits(Limits(**limits))
         if answered:
             account.answered({}, SENT)
         reports = []
         for error in errors:
-            reports.append(judge(account, error, SENT))
+            reports.append(judge_failure(account, error, SENT))
             await asyncio.sleep(gap)
         return reports
 
@@ -94,7 +94,7 @@ def test_a_wait_beyond_patience_gives_up_at_once_and_says_until_when(kind: type[
 
 def test_an_empty_answer_is_no_trouble_of_the_provider() -> None:
     reports = judged(*[EmptyAnswer("nothing")] * (2 * LEAST), gap=10.0, give_up_after=30.0)
-    assert all(report == Report() for report in reports)
+    assert all(report == FailureReport() for report in reports)
 
 
 @pytest.mark.parametrize("reason", ["refused", "unknown_host", "unreachable", "tls", "proxy"])
@@ -135,12 +135,12 @@ def test_people_hear_once_that_requests_wait() -> None:
 
 def test_everyone_who_waits_hears_that_it_is_in_vain_and_later_ones_may_try_again() -> None:
     async def main() -> tuple[list[object], float]:
-        account = Account(LoopClock())
+        account = AccountLimiter(LoopClock())
         account.set_limits(Limits(max_concurrent=1))
         await account.acquire(Admission())
         waiting = [asyncio.ensure_future(account.acquire(Admission())) for _ in range(5)]
         await asyncio.sleep(1)
-        judge(account, QuotaExhausted("empty"), SENT)
+        judge_failure(account, QuotaExhausted("empty"), SENT)
         heard = await asyncio.gather(*waiting, return_exceptions=True)
         account.give_back(Admission(), used=0, sent=True)
         return heard, await account.acquire(Admission())

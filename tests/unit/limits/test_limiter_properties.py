@@ -26,7 +26,7 @@ class Log:
 
     departed: list[float] = field(default_factory=list)
     tokens: list[tuple[float, float]] = field(default_factory=list)
-    flying: int = 0
+    in_flight: int = 0
     peak: int = 0
     done: int = 0
 
@@ -40,8 +40,8 @@ async def one(limiter: Limiter, log: Log, draw: random.Random, tokens: float, *,
         "a", priority=draw.choice(list(Priority)), tokens=tokens, tenant=draw.choice("xyz"), model="m"
     )
     log.tokens.append((now(), tokens))
-    log.flying += 1
-    log.peak = max(log.peak, log.flying)
+    log.in_flight += 1
+    log.peak = max(log.peak, log.in_flight)
     try:
         await asyncio.sleep(draw.choice([0, 0, 0.3]))  # the attempt is put on record
         await permit.depart()
@@ -53,7 +53,7 @@ async def one(limiter: Limiter, log: Log, draw: random.Random, tokens: float, *,
             permit.answered({}, used=tokens * draw.random())
         log.done += 1
     finally:
-        log.flying -= 1
+        log.in_flight -= 1
         permit.release()
 
 
@@ -91,9 +91,9 @@ def test_no_limit_is_ever_passed_everyone_goes_and_all_is_given_back(seed: int) 
         assert sum(begin <= at < begin + 2 for at in log.departed) <= 4 + 2 * 2
     assert log.done >= 40 - cancelled
     account = limiter._account("a")
-    for gates in (account.gates, account.models["m"].gates):
-        assert gates.in_flight == 0
-        assert gates.reserved == pytest.approx(0, abs=1e-6)
+    for scope in (account.scope, account.models["m"].scope):
+        assert scope.in_flight == 0
+        assert scope.reserved == pytest.approx(0, abs=1e-6)
     assert account.waiting == 0
 
 

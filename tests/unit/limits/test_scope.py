@@ -8,44 +8,44 @@ from flowllm.core.types import Limits, WindowLimit
 from flowllm.limits.scope import BUNCHING, STEADY, LimitScope
 
 
-def gates(rate: float | None = None, **limits: object) -> LimitScope:
+def scope(rate: float | None = None, **limits: object) -> LimitScope:
     made = LimitScope()
     made.tune(Limits(**limits), rate, 0.0)
     return made
 
 
 def test_without_limits_nothing_waits() -> None:
-    made = gates()
+    made = scope()
     assert made.hold(1e9, 0) is None
     assert not made.too_large(1e9)
     assert made.rate is None
 
 
 def test_a_burst_is_a_little_smaller_than_what_the_server_takes() -> None:
-    made = gates(10.0, requests_per_minute=600, burst=10)
+    made = scope(10.0, requests_per_minute=600, burst=10)
     assert made.level(0) == pytest.approx(10 - 10 * BUNCHING)
     assert made.rate == pytest.approx(10)
     assert made._admission._bucket.rate == pytest.approx(10 * STEADY)
 
 
 def test_a_burst_that_is_not_written_is_a_second_of_the_rate_and_one_at_least() -> None:
-    assert gates(10.0, requests_per_minute=600).level(0) == pytest.approx(9.5)
-    assert gates(0.1, requests_per_minute=6).level(0) == 1
+    assert scope(10.0, requests_per_minute=600).level(0) == pytest.approx(9.5)
+    assert scope(0.1, requests_per_minute=6).level(0) == 1
 
 
 def test_a_rate_that_was_learned_has_a_small_burst() -> None:
-    assert gates(20.0).level(0) == pytest.approx(4)
+    assert scope(20.0).level(0) == pytest.approx(4)
 
 
 def test_a_strict_window_is_a_little_longer_than_the_servers() -> None:
-    made = gates(windows=(WindowLimit(requests=2, per=1.0),))
+    made = scope(windows=(WindowLimit(requests=2, per=1.0),))
     made.take(0, 0)
     made.take(0, 0)
     assert made.hold(0, 0).seconds == pytest.approx(1 + BUNCHING)
 
 
 def test_new_limits_keep_what_was_used() -> None:
-    made = gates(1.0, requests_per_minute=60, burst=2, windows=(WindowLimit(requests=1, per=9.0),))
+    made = scope(1.0, requests_per_minute=60, burst=2, windows=(WindowLimit(requests=1, per=9.0),))
     made.take(0, 0)
     limits = Limits(requests_per_minute=30, burst=2, windows=(WindowLimit(requests=1, per=9.0),))
     made.tune(limits, 0.5, 0.0)
@@ -54,7 +54,7 @@ def test_new_limits_keep_what_was_used() -> None:
 
 
 def test_tokens_are_reserved_and_what_was_not_used_comes_back_once() -> None:
-    made = gates(tokens_per_minute=600)
+    made = scope(tokens_per_minute=600)
     made.take(500, 0)
     assert made.reserved == 500
     assert made.hold(200, 0).seconds == pytest.approx(10, rel=0.02)
@@ -65,14 +65,14 @@ def test_tokens_are_reserved_and_what_was_not_used_comes_back_once() -> None:
 
 
 def test_more_used_than_reserved_is_paid_back_by_waiting() -> None:
-    made = gates(tokens_per_minute=600)
+    made = scope(tokens_per_minute=600)
     made.take(500, 0)
     made.give_back(500, 800, 0, sent=True)
     assert made.hold(1, 0).seconds == pytest.approx(20, rel=0.02)
 
 
 def test_a_request_that_was_not_sent_gives_its_turn_back() -> None:
-    made = gates(1.0, requests_per_minute=60, burst=1)
+    made = scope(1.0, requests_per_minute=60, burst=1)
     made.take(0, 0)
     assert made.hold(0, 0)
     made.give_back(0, 0, 0, sent=False)
@@ -80,14 +80,14 @@ def test_a_request_that_was_not_sent_gives_its_turn_back() -> None:
 
 
 def test_a_request_as_large_as_the_limit_may_go_and_a_larger_one_never() -> None:
-    made = gates(tokens_per_minute=600)
+    made = scope(tokens_per_minute=600)
     assert not made.too_large(600)
     assert made.hold(600, 0) is None
     assert made.too_large(601)
 
 
 def test_the_server_may_lower_what_is_left_and_never_raise_it() -> None:
-    made = gates(10.0, requests_per_minute=600, burst=10)
+    made = scope(10.0, requests_per_minute=600, burst=10)
     made.lower_requests(3, 0)
     assert made.level(0) == 3
     made.lower_requests(100, 0)
@@ -97,15 +97,15 @@ def test_the_server_may_lower_what_is_left_and_never_raise_it() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 300), st.floats(0, 400)), max_size=60))
 def test_reservations_balance_to_zero(requests: list[tuple[float, float, float]]) -> None:
-    made, now, flying = gates(1.0, requests_per_minute=60, tokens_per_minute=600), 0.0, []
+    made, now, in_flight = scope(1.0, requests_per_minute=60, tokens_per_minute=600), 0.0, []
     for gap, tokens, used in requests:
         now += gap
         if made.hold(tokens, now) is None:
             made.take(tokens, now)
-            flying.append((tokens, used))
-        elif flying:
-            made.give_back(*flying.pop(0), now, sent=True)
-    for tokens, used in flying:
+            in_flight.append((tokens, used))
+        elif in_flight:
+            made.give_back(*in_flight.pop(0), now, sent=True)
+    for tokens, used in in_flight:
         made.give_back(tokens, used, now, sent=True)
     assert made.in_flight == 0
     assert made.reserved == pytest.approx(0, abs=1e-6)

@@ -20,8 +20,7 @@ def test_those_that_went_longer_ago_no_longer_count() -> None:
     window = Window(limit=2, span=1)
     window.take(0)
     window.take(0.6)
-    assert window.used(0.9) == 2
-    assert window.used(1.0) == 1
+    assert window.wait(0.9) > 0
     assert window.wait(1.0) == 0
     window.take(1.0)
     assert window.wait(1.0) == pytest.approx(0.6)
