@@ -201,4 +201,4 @@ class Planner:
         if before is None:
             return "never answered before"
         changes = explain_parts(before.parts, bound.parts)
-        return f"changed: {', '.join(changes)}" if changes else "its answer is no longer in the memo"
+        return f"changed: {', '.join(changes)}" if changes else "its answer is no longer in the cache"

@@ -145,19 +145,19 @@ def _why(
 
 def _did(node: NodeRecord) -> str:
     if node.cached:
-        return "was answered from the memo"
+        return "was answered from the cache"
     return "ran and failed" if node.status is NodeStatus.FAILED else "ran"
 
 
 def _unchanged(run: RunRecord, node: NodeRecord, before: NodeRecord) -> str:
     same = f"its request is the same as in run {before.run_id}"
     if node.cached:
-        return f"{node.node_id} was answered from the memo: {same}."
+        return f"{node.node_id} was answered from the cache: {same}."
     if run.options.get("no_cache"):
         return f"{node.node_id} ran because of --no-cache; {same}."
     if is_within(node.node_id, run.options.get("refresh", ())):
         return f"{node.node_id} ran because of --refresh; {same}."
-    return f"{node.node_id} {_did(node)} though {same}: that answer is not in the memo (cache: false, too old, or cleared)."
+    return f"{node.node_id} {_did(node)} though {same}: that answer is not in the cache (cache: false, too old, or cleared)."
 
 
 async def _causes(

@@ -96,7 +96,7 @@ def median(runs: int, once: Callable[[int], float]) -> float:
 
 
 def against_the_loop(calls: int, latency: float, runs: int) -> tuple[float, float, float]:
-    """Seconds of the loop, of a run, and of the same run again from the memo."""
+    """Seconds of the loop, of a run, and of the same run again from the cache."""
     with quick_server(latency) as port, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         texts = [CALLS.format(port=port, width=IN_FLIGHT, salt=f"S{number}") for number in range(runs)]

@@ -77,7 +77,7 @@ def test_after_a_run_everything_is_cached_and_a_run_then_sends_nothing() -> None
         (("", ""), {"no_cache": True}, "send", "--no-cache"),
         (("", ""), {"refresh": ("a",)}, "send", "asked anew: --refresh"),
         (("prompt: first", "prompt: first, cache: false"), {}, "send", "`cache: false`"),
-        (("prompt: first", "prompt: first, cache: {ttl: 1m}"), {}, "send", "its answer is no longer in the memo"),
+        (("prompt: first", "prompt: first, cache: {ttl: 1m}"), {}, "send", "its answer is no longer in the cache"),
         (("prompt: first", "prompt: '{{ c.nothing }}'"), {}, "error", "nothing"),
     ],
 )

@@ -48,7 +48,7 @@ def test_the_same_again_came_from_the_memo() -> None:
         await history.run()
         await history.run()
         why = await history.why("a")
-        assert why.text == "a was answered from the memo: its request is the same as in run r1."
+        assert why.text == "a was answered from the cache: its request is the same as in run r1."
         assert why.compared_with == "r1"
 
     run_virtual(main())
@@ -179,10 +179,10 @@ def test_an_item_is_held_against_the_same_item_and_its_own_neighbours() -> None:
         why = await history.why("posts[1].a")
         assert [(change.before, change.after) for change in why.changes] == [("of tea", "of milk")]
         why = await history.why("posts[1].b", ("a",))
-        assert why.text.startswith("posts[1].b was answered from the memo")
+        assert why.text.startswith("posts[1].b was answered from the cache")
         why = await history.why("posts[1]")
         assert why.causes == ("input topic changed", "posts[1] is another item")
-        assert (await history.why("posts[0].a")).text.startswith("posts[0].a was answered from the memo")
+        assert (await history.why("posts[0].a")).text.startswith("posts[0].a was answered from the cache")
         assert (await history.why("posts")).text == (
             "posts only goes through its items: `flowllm why r2 'posts[0]'` tells of its first one."
         )
