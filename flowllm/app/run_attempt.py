@@ -31,7 +31,7 @@ from flowllm.runtime.foreach_runner import LOCAL_WINDOW
 from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.recorded import COUNTED, LAST_ATTEMPT
 from flowllm.runtime.run_context import RunContext, RunServices
-from flowllm.steps.base import Kind, close_kinds
+from flowllm.steps.base import StepRunner, close_runners
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
@@ -141,12 +141,12 @@ class RunAttempt:
             # From here on the run is put on record, however early its caller goes
             await to_the_end(execute(), abort=token.cancel)
         finally:
-            await close_kinds(kinds)
+            await close_runners(kinds)
             self._limiter.withdraw(self._run.run_id)
             stop.forget(token)
             self._emit.close()
 
-    async def _context(self, kinds: Mapping[StepKind, Kind]) -> RunContext:
+    async def _context(self, kinds: Mapping[StepKind, StepRunner]) -> RunContext:
         services = RunServices(
             kinds=kinds,
             store=self._store,

@@ -18,7 +18,7 @@ from flowllm.providers.base import Account, Provider
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
-from flowllm.steps.base import Kind
+from flowllm.steps.base import StepRunner
 from flowllm.steps.registry import RunServices, step_runners
 
 AUTO = "auto"
@@ -271,7 +271,7 @@ def read_secrets(workflow: Workflow, environ: Mapping[str, str]) -> Mapping[str,
     return {name: environ[name] for name in workflow.secrets}
 
 
-def allow_local(limiter: Limiter, kinds: Mapping[StepKind, Kind], *, holder: object) -> None:
+def allow_local(limiter: Limiter, kinds: Mapping[StepKind, StepRunner], *, holder: object) -> None:
     """Let so many attempts of each local account go at the same time as its kind allows."""
     for kind in kinds.values():
         for account, most in getattr(kind, "slots", {}).items():
@@ -280,7 +280,7 @@ def allow_local(limiter: Limiter, kinds: Mapping[StepKind, Kind], *, holder: obj
 
 def step_kinds(
     workflow: Workflow, providers: Providers, calls: InFlightCalls, secrets: Mapping[str, str]
-) -> dict[StepKind, Kind]:
+) -> dict[StepKind, StepRunner]:
     """What runs the steps of all kinds, in this process."""
     return step_runners(
         RunServices(

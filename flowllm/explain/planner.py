@@ -19,7 +19,7 @@ from flowllm.runtime.options import RunOptions
 from flowllm.runtime.resume_policy import refuses_truncated
 from flowllm.runtime.subgraph_runner import graph_inputs
 from flowllm.runtime.values import Values, outputs_of, run_values
-from flowllm.steps.base import Bound, Kind, Work
+from flowllm.steps.base import Bound, StepRunner, Work
 from flowllm.storage.base import MemoRecord, RunRecord, Store
 
 MOST_WITHIN = 30_000
@@ -55,7 +55,7 @@ class Planner:
     """What the nodes of one run would do."""
 
     def __init__(
-        self, run: RunRecord, options: RunOptions, *, kinds: Mapping[StepKind, Kind], store: Store | None
+        self, run: RunRecord, options: RunOptions, *, kinds: Mapping[StepKind, StepRunner], store: Store | None
     ) -> None:
         """`store` is None where there is no database yet: then nothing is cached."""
         self.run = run

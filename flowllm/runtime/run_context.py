@@ -23,7 +23,7 @@ from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.usage import NodeUsage
-from flowllm.steps.base import Kind, NodeContext
+from flowllm.steps.base import NodeContext, StepRunner
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
@@ -38,7 +38,7 @@ Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecor
 class RunServices:
     """What a run attempt works with."""
 
-    kinds: Mapping[StepKind, Kind]
+    kinds: Mapping[StepKind, StepRunner]
     store: Store
     clock: Clock
     redactor: Redactor

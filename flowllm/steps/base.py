@@ -32,7 +32,7 @@ class Work:
     """What carrying out a bound step would take, at most."""
 
     memo_keys: tuple[str, ...] = ()
-    """If all of these are in the memo nothing is sent; empty: it is never answered from there."""
+    """If all of these are in the cache nothing is sent; empty: it is never answered from there."""
     requests: int | None = 0
     """None: nobody knows before."""
     model: str = ""
@@ -89,14 +89,14 @@ class NodeContext:
     read_memo: bool = True
     write_memo: bool = True
     refresh: bool = False
-    """The answer in the memo is not wanted; a new one replaces it."""
+    """The answer in the cache is not wanted; a new one replaces it."""
     position: ItemPosition = field(default_factory=ItemPosition)
     missed: Callable[[], None] = _nothing
     """To be called once it is known that something must really be done: no stored answer will do."""
     within: Within | None = None
     """Carries out a step that stands within the node, and nothing else holds."""
     begun: Callable[[], None] = _nothing
-    """To be called when the work begins, by kinds that send no requests through the wing of calls."""
+    """To be called when the work begins, by kinds that send no requests through the pipeline of calls."""
 
     def record(self, bound: Bound, status: NodeStatus, **values: Json) -> NodeRecord:
         """The node's row as of now, secrets masked."""
@@ -138,7 +138,7 @@ class Closable(Protocol):
         ...
 
 
-class Kind(Protocol):
+class StepRunner(Protocol):
     """One kind of step."""
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
@@ -158,7 +158,7 @@ class Kind(Protocol):
         ...
 
 
-async def close_kinds(kinds: Mapping[StepKind, Kind]) -> None:
+async def close_runners(kinds: Mapping[StepKind, StepRunner]) -> None:
     """Closes what kinds hold open."""
     for kind in kinds.values():
         if isinstance(kind, Closable):

@@ -51,7 +51,7 @@ class LocalWork:
         return 0.0
 
 
-async def carry_out(calls: InFlightCalls, work: LocalWork, bound: Bound, context: NodeContext) -> NodeRecord:
+async def run_local(calls: InFlightCalls, work: LocalWork, bound: Bound, context: NodeContext) -> NodeRecord:
     """Do it, or take what was done before; the record is durable. Raises StepError, StoreError, CallStopped."""
     step, found = bound.step, list[NodeRecord]()
     use_cache = step.cache.enabled and context.write_memo

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import (
@@ -26,46 +27,46 @@ from flowllm.providers.base import Provider
 from flowllm.steps.base import Bound, NodeContext
 from flowllm.storage.base import NodeRecord, NodeWrite
 
+R = TypeVar("R", bound=Request)
 
-class Question(Protocol):
-    """One model to ask."""
 
-    @property
-    def provider(self) -> Provider:
-        """Who is asked."""
-        ...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTarget(Generic[R]):
+    """One model that may be asked, and what would be sent to it."""
 
-    @property
-    def request(self) -> Request:
-        """What, of which model."""
-        ...
+    provider: Provider
+    request: R
+    keys: tuple[str, ...]
+    """One key an answer."""
+    parts: Mapping[str, Json]
 
 
 _UNKEYED = frozenset({"service_tier", "prompt_cache_key"})
 """How fast, and from whose cache; sent all the same."""
-Q = TypeVar("Q", bound=Question)
 
 
-async def ask_in_turn(
-    questions: Sequence[Q], ask: Callable[[Q], Awaitable[NodeRecord]], context: NodeContext
+async def with_fallbacks(
+    targets: Sequence[ModelTarget[R]], ask: Callable[[ModelTarget[R]], Awaitable[NodeRecord]], context: NodeContext
 ) -> NodeRecord:
     """Ask the first, then the others while that can help. Raises the error of the last one asked."""
-    question, *rest = questions
+    target, *rest = targets
     while True:
         try:
-            return await ask(question)
+            return await ask(target)
         except (StepError, ProviderDown) as error:
-            rest = _that_may_do(rest, question, error)
+            rest = _that_may_do(rest, target, error)
             if not rest:
                 raise
-            question, *rest = rest
-            _tell_fallback(context, question.request.model, error)
+            target, *rest = rest
+            _tell_fallback(context, target.request.model, error)
 
 
-def _that_may_do(rest: Sequence[Q], asked: Q, error: StepError | ProviderDown) -> list[Q]:
+def _that_may_do(
+    rest: Sequence[ModelTarget[R]], asked: ModelTarget[R], error: StepError | ProviderDown
+) -> list[ModelTarget[R]]:
     """Those of the other models that could answer what that one did not."""
     if isinstance(error, (Unauthorized, ProviderDown)):
-        return [question for question in rest if question.provider.account != asked.provider.account]
+        return [target for target in rest if target.provider.account != asked.provider.account]
     if isinstance(error, (UnknownModel, RequestTooLarge)):
         return list(rest)
     hopeless = isinstance(error, (RequestRejected, NodeTimedOut, TemplateFailed, ImageFailed))
@@ -84,8 +85,8 @@ def _tell_fallback(context: NodeContext, model: str, error: StepError | Provider
     )
 
 
-class Gathering:
-    """Gathers the answers to one question; the last of them completes the node's row."""
+class AnswerCollector:
+    """Gathers the answers to one target; the last of them completes the node's row."""
 
     def __init__(
         self, count: int, bound: Bound, context: NodeContext, output: Callable[[Sequence[Answer]], Json]
@@ -105,7 +106,7 @@ class Gathering:
             raise AssertionError("an answer came without its row")
         return self._node
 
-    def settler(self, place: int) -> Callable[[Answer], Sequence[NodeWrite]]:
+    def on_answer(self, place: int) -> Callable[[Answer], Sequence[NodeWrite]]:
         """What to do with the answer of that place."""
 
         def settle(answer: Answer) -> Sequence[NodeWrite]:
@@ -157,7 +158,7 @@ class Gathering:
         )
 
 
-async def all_of(asks: Sequence[Awaitable[Answer]]) -> None:
+async def gather_answers(asks: Sequence[Awaitable[Answer]]) -> None:
     """Wait for all, so that what is paid for is kept, then raise the first error."""
     outcomes = await asyncio.gather(*asks, return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

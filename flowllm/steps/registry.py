@@ -13,7 +13,7 @@ from flowllm.language import kinds as language
 if TYPE_CHECKING:  # what checks a workflow needs nothing that runs it
     from flowllm.calls.single_flight import InFlightCalls
     from flowllm.providers.base import Provider
-    from flowllm.steps.base import Kind
+    from flowllm.steps.base import StepRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +38,11 @@ class StepKindPackage:
 
     specs: tuple[language.StepKindSpec[Any], ...]
     """Its keys and its builder; one for each key that names it."""
-    runner: Callable[[RunServices], Kind] | None = None
+    runner: Callable[[RunServices], StepRunner] | None = None
     """Makes what runs its steps within one run; None for a graph, which the runtime runs itself."""
 
 
-_RUNNERS: dict[StepKind, Callable[[RunServices], Kind]] = {}
+_RUNNERS: dict[StepKind, Callable[[RunServices], StepRunner]] = {}
 
 
 def register(package: StepKindPackage) -> None:
@@ -53,6 +53,6 @@ def register(package: StepKindPackage) -> None:
             _RUNNERS[spec.kind] = package.runner
 
 
-def step_runners(services: RunServices) -> dict[StepKind, Kind]:
+def step_runners(services: RunServices) -> dict[StepKind, StepRunner]:
     """Runners of all kinds for one run."""
     return {kind: make(services) for kind, make in _RUNNERS.items()}

@@ -30,7 +30,7 @@ _NOT_OURS: Final = frozenset({".flowllm", ".git"})
 
 
 class Saver:
-    """All files of one sitting of a run, below one folder."""
+    """All files of one attempt of a run, below one folder."""
 
     def __init__(self, folder: Path | None = None, *, claims: FileRegistry | None = None) -> None:
         """`folder` is the working directory where none is given; `claims` are files that are not written over."""
@@ -42,7 +42,7 @@ class Saver:
 
     def path_of(self, step: Step, values: Mapping[str, Json], node: str) -> Path:
         """Where the node's output goes. Raises SaveFailed for a path that leads out of the folder, cannot be a file,
-        or that another node of this sitting has; TemplateFailed."""
+        or that another node of this attempt has; TemplateFailed."""
         if step.save is None:
             raise AssertionError("the step saves nothing")
         name = step.save.text(values)
@@ -135,8 +135,8 @@ def _problem(path: Path) -> str:
         return "a symbolic link in it leads back to itself"
     if path.is_dir():
         return "it is a folder"
-    standing = next(parent for parent in path.parents if parent.exists())
-    return "" if standing.is_dir() else f"{standing.name} is no folder"
+    existing = next(parent for parent in path.parents if parent.exists())
+    return "" if existing.is_dir() else f"{existing.name} is no folder"
 
 
 def _bytes(path: Path, value: Json) -> bytes:

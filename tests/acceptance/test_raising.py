@@ -139,7 +139,7 @@ def test_whatever_a_function_raises_is_told_by_its_type(project: Project) -> Non
 
 
 def test_a_text_that_never_ends_is_not_waited_for(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(python, "LONGEST_TELLING", 0.05)
+    monkeypatch.setattr(python, "LONGEST_DESCRIPTION", 0.05)
     project.write(
         "odd.py",
         """

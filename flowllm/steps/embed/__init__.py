@@ -17,7 +17,7 @@ from flowllm.language.workflow import EmbedBody
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.embed.runner import EmbedKind
+    from flowllm.steps.embed.runner import EmbedRunner
     from flowllm.steps.registry import RunServices
 
 
@@ -69,11 +69,11 @@ def _texts(node: Scalar | Sequence, compiler: Compiler) -> ValueTemplate:
     return ValueTemplate.of([compiler.text(item) for item in node.items if isinstance(item, Scalar)])
 
 
-def runner(services: RunServices) -> EmbedKind:
+def make_runner(services: RunServices) -> EmbedRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.embed.runner import EmbedKind  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.embed.runner import EmbedRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return EmbedKind(services.provider, services.calls)
+    return EmbedRunner(services.provider, services.calls)
 
 
 KIND = StepKindPackage(
@@ -88,5 +88,5 @@ KIND = StepKindPackage(
             cached=True,
         ),
     ),
-    runner=runner,
+    runner=make_runner,
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
+from typing import TypeAlias, cast
 
 from flowllm.calls.base import Batching, Call
 from flowllm.calls.single_flight import InFlightCalls
@@ -16,31 +16,26 @@ from flowllm.core.types import Json, NodeStatus, Usage, estimate_tokens
 from flowllm.language.workflow import EmbedBody, Step
 from flowllm.providers.base import Provider
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.model_calls import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
+from flowllm.steps.model_calls import (
+    AnswerCollector,
+    ModelTarget,
+    gather_answers,
+    keyed_body,
+    mapping,
+    named,
+    once,
+    with_fallbacks,
+)
 from flowllm.storage.base import NodeRecord, NodeWrite
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """One model to ask for the vectors of all texts."""
-
-    provider: Provider
-    request: EmbedRequest
-    keys: tuple[str, ...]
-    """One key a text."""
-    parts: Mapping[str, Json]
-
-    @property
-    def distinct(self) -> Mapping[str, str]:
-        """Key to text: the same text twice is asked for once."""
-        return dict(zip(self.keys, self.request.texts, strict=True))
+_Target: TypeAlias = ModelTarget[EmbedRequest]
 
 
-class EmbedKind:
+class EmbedRunner:
     """Steps that embed texts. One of these serves a whole run."""
 
     def __init__(self, provider: Callable[[str], Provider], calls: InFlightCalls) -> None:
-        """As for LlmKind."""
+        """As for LlmRunner."""
         self._provider = provider
         self._calls = calls
 
@@ -51,25 +46,25 @@ class EmbedKind:
         texts = tuple(given if isinstance(given, list) else [given])
         _check(texts, step, several=isinstance(given, list))
         own = named(body.provider.render(values), "provider", step)
-        targets = [(own, named(body.model.render(values), "model", step))]
+        models = [(own, named(body.model.render(values), "model", step))]
         for target in body.fallback:
             other = own if target.provider is None else named(target.provider.render(values), "provider", step)
-            targets.append((other, named(target.model.render(values), "model", step)))
+            models.append((other, named(target.model.render(values), "model", step)))
         params = _params(body, values, step)
-        questions = tuple(
-            self._question(body.aliases.get(name, name), EmbedRequest(model=model, texts=texts, params=params), given)
-            for name, model in targets
+        targets = tuple(
+            self._target(body.aliases.get(name, name), EmbedRequest(model=model, texts=texts, params=params), given)
+            for name, model in models
         )
-        first = questions[0]
+        first = targets[0]
         key = fingerprint({**first.parts, "keys": list(first.keys)}) if isinstance(given, list) else first.keys[0]
-        return Bound(step=step, key=key, parts=first.parts, work=questions)
+        return Bound(step=step, key=key, parts=first.parts, work=targets)
 
-    def _question(self, name: str, request: EmbedRequest, given: Json) -> _Question:
+    def _target(self, name: str, request: EmbedRequest, given: Json) -> _Target:
         provider = self._provider(name)
         account = provider.account
         about = {"kind": "embed", "provider": account.keyed}
         body = {**keyed_body(request.params), "model": request.model}
-        return _Question(
+        return ModelTarget(
             provider=provider,
             request=request,
             keys=tuple(fingerprint({**about, "body": {**body, "input": text}}) for text in request.texts),
@@ -78,63 +73,63 @@ class EmbedKind:
 
     def work(self, bound: Bound) -> Work:
         """The requests that the texts would fill, were there nobody to share them with."""
-        question = cast("tuple[_Question, ...]", bound.work)[0]
-        texts = question.distinct
+        target = cast("tuple[_Target, ...]", bound.work)[0]
+        texts = _distinct(target)
         tokens = sum(map(estimate_tokens, texts.values()))
-        model = question.request.model
+        model = target.request.model
         empty = not texts
         return Work(
             memo_keys=tuple(texts) if bound.step.cache.enabled else (),
             requests=-(-len(texts) // cast("EmbedBody", bound.step.body).batch_size),
             model=model,
-            provider=question.provider.name,
+            provider=target.provider.name,
             input_tokens=tokens,
-            cost_usd=question.provider.cost(model, Usage(input_tokens=tokens)),
+            cost_usd=target.provider.cost(model, Usage(input_tokens=tokens)),
             output=[] if empty else None,
             known=empty,
         )
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Ask the step's model, then its fallbacks while that can help: all vectors are of one model."""
-        questions = cast("tuple[_Question, ...]", bound.work)
-        if not questions[0].keys:
+        targets = cast("tuple[_Target, ...]", bound.work)
+        if not targets[0].keys:
             node = context.record(bound, NodeStatus.SUCCEEDED, output=[], cost_usd=0.0)
             await context.store.settle(nodes=(context.write(node),))
             return node
         context = replace(context, missed=once(context.missed))
-        return await ask_in_turn(questions, lambda one: self._ask_all(one, bound, context), context)
+        return await with_fallbacks(targets, lambda one: self._ask_all(one, bound, context), context)
 
-    async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
-        texts = question.distinct
+    async def _ask_all(self, target: _Target, bound: Bound, context: NodeContext) -> NodeRecord:
+        texts = _distinct(target)
         places = {key: place for place, key in enumerate(texts)}
-        single = not isinstance(question.parts["body"]["input"], list)
+        single = not isinstance(target.parts["body"]["input"], list)
 
         def output(answers: Sequence[Answer]) -> Json:
-            return answers[0].value if single else [answers[places[key]].value for key in question.keys]
+            return answers[0].value if single else [answers[places[key]].value for key in target.keys]
 
-        gathered = Gathering(len(texts), bound, context, output)
+        collector = AnswerCollector(len(texts), bound, context, output)
         asks = [
-            self._ask(question, (key, text), bound, context, gathered.settler(places[key]))
+            self._ask(target, (key, text), bound, context, collector.on_answer(places[key]))
             for key, text in texts.items()
         ]
-        await all_of([self._calls.answer(ask) for ask in asks])
-        return gathered.node
+        await gather_answers([self._calls.answer(ask) for ask in asks])
+        return collector.node
 
     @staticmethod
     def _ask(
-        question: _Question,
+        target: _Target,
         keyed: tuple[str, str],
         bound: Bound,
         context: NodeContext,
         settle: Callable[[Answer], Sequence[NodeWrite]],
     ) -> Call:
         key, text = keyed
-        step, request, body = bound.step, question.request, cast("EmbedBody", bound.step.body)
+        step, request, body = bound.step, target.request, cast("EmbedBody", bound.step.body)
         use_memo = step.cache.enabled and context.write_memo
         return Call(
             caller=context.caller,
             request=EmbedRequest(model=request.model, texts=(text,), params=request.params),
-            provider=question.provider,
+            provider=target.provider,
             key=key,
             settle=settle,
             retry=step.retry,
@@ -147,8 +142,8 @@ class EmbedKind:
             join=use_memo and not context.refresh,
             batch=Batching(
                 group=(
-                    question.provider.account,
-                    canonical(question.provider.account.keyed),
+                    target.provider.account,
+                    canonical(target.provider.account.keyed),
                     request.model,
                     canonical(request.params),
                 ),
@@ -184,3 +179,8 @@ def _check(texts: Sequence[Json], step: Step, *, several: bool) -> None:
                 f"{step.where}: {which} is an empty text, which has no embedding",
                 hint="leave it out, or skip the step with `when`",
             )
+
+
+def _distinct(target: _Target) -> Mapping[str, str]:
+    """Key to text: the same text twice is asked for once."""
+    return dict(zip(target.keys, target.request.texts, strict=True))

@@ -17,7 +17,7 @@ from flowllm.language.workflow import HttpBody
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.http.runner import HttpKind
+    from flowllm.steps.http.runner import HttpRunner
     from flowllm.steps.registry import RunServices
 
 
@@ -66,11 +66,13 @@ def build(keys: HttpKeys, context: StepContext) -> HttpBody | None:
     )
 
 
-def runner(services: RunServices) -> HttpKind:
+def make_runner(services: RunServices) -> HttpRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.http.runner import HttpKind  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.http.runner import HttpRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return HttpKind(services.calls, services.secrets, services.redactor)
+    return HttpRunner(services.calls, services.secrets, services.redactor)
 
 
-KIND = StepKindPackage(specs=(StepKindSpec(key="http", kind=StepKind.HTTP, keys=HttpKeys, build=build),), runner=runner)
+KIND = StepKindPackage(
+    specs=(StepKindSpec(key="http", kind=StepKind.HTTP, keys=HttpKeys, build=build),), runner=make_runner
+)

@@ -24,7 +24,7 @@ from flowllm.language.workflow import HttpBody, Step
 from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.http.addresses import described
 from flowllm.steps.http.transport import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error
-from flowllm.steps.local import LocalWork, carry_out, too_late
+from flowllm.steps.local import LocalWork, run_local, too_late
 from flowllm.storage.base import NodeRecord
 
 SHOWN_URL = 200
@@ -33,7 +33,7 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """In the value of a header."""
 
 
-class HttpKind:
+class HttpRunner:
     """Steps that send a request. One of these serves a whole run; `close` it."""
 
     def __init__(
@@ -80,7 +80,7 @@ class HttpKind:
         )
 
     def work(self, bound: Bound) -> Work:
-        """No tokens; what it gives is known before only if it is in the memo."""
+        """No tokens; what it gives is known before only if it is in the cache."""
         return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
@@ -91,7 +91,7 @@ class HttpKind:
             return await self._once(request, left, limit, context.clock.now)
 
         work = LocalWork(name="http", account="http", perform=perform)
-        return await carry_out(self._calls, work, bound, context)
+        return await run_local(self._calls, work, bound, context)
 
     async def close(self) -> None:
         """Give back the connections."""
@@ -118,9 +118,9 @@ class HttpKind:
                 raise too_late(f"{shown} did not answer", limit, then, attempt=limit < left) from None
             raise HttpFailed(f"{shown}: the connection timed out", retryable=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._told(shown, error) from None
+            raise self._failure(shown, error) from None
 
-    def _told(self, shown: str, error: Exception) -> HttpFailed:
+    def _failure(self, shown: str, error: Exception) -> HttpFailed:
         refused = blocked(error)
         if refused is not None:
             by = f"redirects to {refused.through}, which leads to" if refused.through else "leads to"

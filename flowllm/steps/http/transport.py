@@ -76,7 +76,7 @@ class Wire:
             going = session.request(
                 request.method, url, headers=headers, params=list(query) or None, data=body, allow_redirects=False
             )
-            async with _telling(url if url != request.url else "", mask), going as response:
+            async with _naming_redirect(url if url != request.url else "", mask), going as response:
                 target = response.headers.get("Location")
                 if response.status not in _REDIRECTS or target is None or request.method not in _SAFE:
                     return await read_answer(response, shown, mask, now())
@@ -127,7 +127,7 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def _telling(through: str, mask: Callable[[str], str]) -> AsyncIterator[None]:
+async def _naming_redirect(through: str, mask: Callable[[str], str]) -> AsyncIterator[None]:
     """An address that is refused meanwhile is that of a redirect."""
     try:
         yield

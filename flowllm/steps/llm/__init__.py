@@ -21,7 +21,7 @@ from flowllm.language.workflow import LlmBody, Target
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.llm.runner import LlmKind
+    from flowllm.steps.llm.runner import LlmRunner
     from flowllm.steps.registry import RunServices
 
 
@@ -127,11 +127,11 @@ def _message(node: Node, compiler: Compiler) -> Json:
     }
 
 
-def runner(services: RunServices) -> LlmKind:
+def make_runner(services: RunServices) -> LlmRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.llm.runner import LlmKind  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.llm.runner import LlmRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return LlmKind(services.provider, services.calls)
+    return LlmRunner(services.provider, services.calls)
 
 
 KIND = StepKindPackage(
@@ -147,5 +147,5 @@ KIND = StepKindPackage(
         )
         for key, keys in (("prompt", PromptKeys), ("messages", MessagesKeys))
     ),
-    runner=runner,
+    runner=make_runner,
 )

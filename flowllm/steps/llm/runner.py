@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
+from typing import TypeAlias, cast
 
 from flowllm.calls.base import Call
 from flowllm.calls.single_flight import InFlightCalls
@@ -22,25 +22,26 @@ from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.steps.llm.answer_lengths import UNKNOWN_LENGTH, Lengths
 from flowllm.steps.llm.images import Pictures, by_content, illustrated, prompt_tokens
 from flowllm.steps.llm.per_body import PerBody
-from flowllm.steps.model_calls import Gathering, all_of, ask_in_turn, keyed_body, mapping, named, once
+from flowllm.steps.model_calls import (
+    AnswerCollector,
+    ModelTarget,
+    gather_answers,
+    keyed_body,
+    mapping,
+    named,
+    once,
+    with_fallbacks,
+)
 from flowllm.storage.base import NodeRecord, NodeWrite
 
 _CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_call"})
 """Of a message, what there must be one of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """One model to ask, and the key of what would be sent to it."""
-
-    provider: Provider
-    request: ChatRequest
-    keys: tuple[str, ...]
-    """One key a sample."""
-    parts: Mapping[str, Json]
+_Target: TypeAlias = ModelTarget[ChatRequest]
 
 
-class LlmKind:
+class LlmRunner:
     """Steps that ask a model. One of these serves a whole run."""
 
     def __init__(self, provider: Callable[[str], Provider], calls: InFlightCalls) -> None:
@@ -64,18 +65,18 @@ class LlmKind:
             images=tuple(image for image in images if isinstance(image, ImageFile)),
         )
         own = named(body.provider.render(values), "provider", step)
-        questions = [self._question(body.aliases.get(own, own), request, samples)]
+        targets = [self._target(body.aliases.get(own, own), request, samples)]
         for target in body.fallback:
             other = own if target.provider is None else named(target.provider.render(values), "provider", step)
             model = named(target.model.render(values), "model", step)
             there = body.aliases.get(other, other)
-            questions.append(self._question(there, replace(request, model=model), samples))
-        first = questions[0]
+            targets.append(self._target(there, replace(request, model=model), samples))
+        first = targets[0]
         key = first.keys[0] if body.samples is None else fingerprint({"samples": list(first.keys)})
         parts = first.parts if body.samples is None else {**first.parts, "samples": body.samples}
-        return Bound(step=step, key=key, parts=parts, work=tuple(questions))
+        return Bound(step=step, key=key, parts=parts, work=tuple(targets))
 
-    def _question(self, name: str, request: ChatRequest, samples: Sequence[int]) -> _Question:
+    def _target(self, name: str, request: ChatRequest, samples: Sequence[int]) -> _Target:
         provider = self._provider(name)
         account = provider.account
         parts: dict[str, Json] = {
@@ -87,33 +88,33 @@ class LlmKind:
         }
         keyed = {**parts, "body": by_content(parts["body"], request.images)} if request.images else parts
         keys = tuple(fingerprint({**keyed, "sample": sample}) for sample in samples)
-        return _Question(provider=provider, request=request, keys=keys, parts={**parts, "sample": samples[0]})
+        return ModelTarget(provider=provider, request=request, keys=keys, parts={**parts, "sample": samples[0]})
 
     def work(self, bound: Bound) -> Work:
         """The requests of the step's own model, were every one of them sent once."""
-        question = cast("tuple[_Question, ...]", bound.work)[0]
-        count, request = len(question.keys), question.request
-        prompt = estimate_tokens(canonical(question.parts["body"])) + TOKENS * len(request.images)
+        target = cast("tuple[_Target, ...]", bound.work)[0]
+        count, request = len(target.keys), target.request
+        prompt = estimate_tokens(canonical(target.parts["body"])) + TOKENS * len(request.images)
         tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
         usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out)
         return Work(
-            memo_keys=question.keys if bound.step.cache.enabled else (),
+            memo_keys=target.keys if bound.step.cache.enabled else (),
             requests=count,
             model=request.model,
-            provider=question.provider.name,
+            provider=target.provider.name,
             input_tokens=tokens_in,
             output_tokens=tokens_out,
-            cost_usd=question.provider.cost(request.model, usage),
+            cost_usd=target.provider.cost(request.model, usage),
         )
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Ask the step's model, then its fallbacks while that can help. Raises the error of the last one asked."""
-        questions = cast("tuple[_Question, ...]", bound.work)
-        if len(questions) > 1 or len(questions[0].keys) > 1:
+        targets = cast("tuple[_Target, ...]", bound.work)
+        if len(targets) > 1 or len(targets[0].keys) > 1:
             context = replace(context, missed=once(context.missed))
-        return await ask_in_turn(questions, lambda one: self._ask_all(one, bound, context), context)
+        return await with_fallbacks(targets, lambda one: self._ask_all(one, bound, context), context)
 
-    async def _ask_all(self, question: _Question, bound: Bound, context: NodeContext) -> NodeRecord:
+    async def _ask_all(self, target: _Target, bound: Bound, context: NodeContext) -> NodeRecord:
         several = cast("LlmBody", bound.step.body).samples is not None
         lengths = self._lengths.of(cast("LlmBody", bound.step.body))
 
@@ -123,19 +124,19 @@ class LlmKind:
                     lengths.add(answer.usage.output_tokens)
             return [answer.value for answer in answers] if several else answers[0].value
 
-        gathered = Gathering(len(question.keys), bound, context, output)
+        collector = AnswerCollector(len(target.keys), bound, context, output)
         asks = [
-            self._ask(question, key, bound, context, gathered.settler(place)) for place, key in enumerate(question.keys)
+            self._ask(target, key, bound, context, collector.on_answer(place)) for place, key in enumerate(target.keys)
         ]
         if len(asks) == 1:
             await self._calls.answer(asks[0])
         else:
-            await all_of([self._calls.answer(ask) for ask in asks])
-        return gathered.node
+            await gather_answers([self._calls.answer(ask) for ask in asks])
+        return collector.node
 
     def _ask(
         self,
-        question: _Question,
+        target: _Target,
         key: str,
         bound: Bound,
         context: NodeContext,
@@ -146,8 +147,8 @@ class LlmKind:
         use_memo = step.cache.enabled and context.write_memo
         return Call(
             caller=context.caller,
-            request=question.request,
-            provider=question.provider,
+            request=target.request,
+            provider=target.provider,
             key=key,
             settle=settle,
             validator=self._validators.of(body),
@@ -155,7 +156,7 @@ class LlmKind:
             retry=step.retry,
             timeout=step.timeout,
             priority=step.priority,
-            reckon=lambda: self._expected(question.request, body),
+            reckon=lambda: self._expected(target.request, body),
             read_memo=use_memo and context.read_memo and not context.refresh,
             write_memo=use_memo,
             ttl=step.cache.ttl,

@@ -22,11 +22,11 @@ from flowllm.language.values import is_template
 from flowllm.language.workflow import Asks, PythonBody, Step
 from flowllm.steps.llm import PromptKeys
 from flowllm.steps.llm import build as build_llm
-from flowllm.steps.llm import runner as prompt_runner
+from flowllm.steps.llm import make_runner as prompt_runner
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.python.runner import PythonKind
+    from flowllm.steps.python.runner import PythonRunner
     from flowllm.steps.registry import RunServices
 
 
@@ -87,16 +87,16 @@ def _asks(context: StepContext) -> Asks | None:
     )
 
 
-def runner(services: RunServices) -> PythonKind:
+def make_runner(services: RunServices) -> PythonRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.python.runner import PythonKind  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.python.runner import PythonRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return PythonKind(
+    return PythonRunner(
         services.calls, services.files, services.secrets, services.redactor, prompts=prompt_runner(services)
     )
 
 
 KIND = StepKindPackage(
     specs=(StepKindSpec(key="python", kind=StepKind.PYTHON, keys=PythonKeys, build=build, templates=("with",)),),
-    runner=runner,
+    runner=make_runner,
 )

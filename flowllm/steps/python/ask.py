@@ -1,6 +1,6 @@
 """`ask`, by which a function of the user's asks models: each question is a prompt step within its own.
 
-It goes through everything that a step's question does: the memo, single flight, limits, budget, retries, validation,
+It goes through everything that a step's question does: the cache, single flight, limits, budget, retries, validation,
 fallbacks, and is on record as `STEP.ask[0]`, `STEP.ask[1]`, … in the order in which the function calls it.
 """
 
@@ -23,7 +23,7 @@ from flowllm.language.problems import SourceError
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import Asks, LlmBody, Step
 from flowllm.steps.base import Within
-from flowllm.steps.python.json_values import NotPlain, plain
+from flowllm.steps.python.json_values import NotJson, to_json
 from flowllm.storage.base import NodeRecord
 
 _SENT = ("max_tokens", "temperature", "top_p", "seed", "stop")
@@ -157,8 +157,8 @@ class Ask:
         if unknown := [name for name in options if name not in _OPTIONS]:
             raise TypeError(f"ask has no argument {unknown[0]!r}; it has: {', '.join(_ARGUMENTS)}")
         try:
-            given = plain([prompt, system, messages, sample, {k: v for k, v in options.items() if v is not None}])
-        except NotPlain as error:
+            given = to_json([prompt, system, messages, sample, {k: v for k, v in options.items() if v is not None}])
+        except NotJson as error:
             raise ValueError(f"ask was given {error.message}; {error.hint}") from None
         step = self._calls.step_of(given[4])
         values = {"messages": self._calls.messages(*given[:3]), "sample": given[3]}
@@ -209,7 +209,7 @@ class Ask:
                 hint=str(error.get("hint") or ""),
                 answer=error.get("answer"),
             )
-        return plain(record.output)
+        return to_json(record.output)
 
     def _under_way(self, more: int) -> None:
         before, self._pending = self._pending, self._pending + more

@@ -38,7 +38,7 @@ _MEMBERS: Final = BaseExceptionGroup.__dict__["exceptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ErrorText:
     """An exception in words."""
 
     line: str
@@ -46,19 +46,19 @@ class Told:
     traceback: str
 
 
-def told(error: BaseException, *, folder: str, clean: Callable[[str], str]) -> Told:
+def error_text(error: BaseException, *, folder: str, clean: Callable[[str], str]) -> ErrorText:
     """The exception in words. `folder` is where the user's code is; `clean` takes out of a text what nobody may see,
     before anything is cut."""
     place = _place(error, folder)
-    said = _cut(" ".join(clean(_said(error)).split()), LONGEST_LINE)
+    message = _cut(" ".join(clean(_message(error)).split()), LONGEST_LINE)
     text = clean(_whole(error))
     if len(text) > LONGEST_TRACEBACK:
         left_out = len(text) - LONGEST_TRACEBACK
         text = f"{text[:_HEAD]}\n… {left_out:,} characters are left out …\n{text[left_out + _HEAD :]}"
-    return Told(line=f"{said} ({clean(place)})" if place else said, traceback=text)
+    return ErrorText(line=f"{message} ({clean(place)})" if place else message, traceback=text)
 
 
-def speaks_for_itself(error: BaseException) -> bool:
+def has_own_text(error: BaseException) -> bool:
     """A class of somebody's makes its text, or that of one in it or behind it: that may take any time."""
     cause = _CAUSE.__get__(error)
     every = (error, *_members(error), *(() if cause is None else (cause,)))
@@ -93,13 +93,13 @@ def _parts(one: traceback.TracebackException | None) -> Iterator[traceback.Trace
         waiting += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
 
 
-def _said(error: BaseException, depth: int = 0) -> str:
+def _message(error: BaseException, depth: int = 0) -> str:
     """Its type and message, those of a group's members, and its cause."""
     found = _plainly(error)
     members = _members(error)
     if members and depth < _GROUPED:
-        said = [_said(one, depth + 1) for one in members[:_GROUPED]]
-        found += f": {'; '.join(said)}{'; …' if len(members) > _GROUPED else ''}"
+        message = [_message(one, depth + 1) for one in members[:_GROUPED]]
+        found += f": {'; '.join(message)}{'; …' if len(members) > _GROUPED else ''}"
     cause = _CAUSE.__get__(error)
     if cause is not None and cause is not error:
         found += f", caused by {_plainly(cause)}"

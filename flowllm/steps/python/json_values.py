@@ -27,7 +27,7 @@ _ADVICE: Final = (
 )
 
 
-class NotPlain(Exception):
+class NotJson(Exception):
     """A value cannot be had as JSON; `message` says what and where, `hint` what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -36,28 +36,28 @@ class NotPlain(Exception):
         self.hint = hint or "return plain JSON values: None, bool, numbers, text, lists, dicts"
 
 
-class Later(Exception):
+class TooLargeForLoop(Exception):
     """Going through the value may take long, so it is not for an event loop."""
 
 
-def plain(value: Any, *, soon: bool = False) -> Json:
+def to_json(value: Any, *, soon: bool = False) -> Json:
     """A copy made of None, bool, int, float, str, list and dict alone.
 
     Subclasses of these (enums, named tuples, ordered dicts, …) become what they stand for, tuples, other sequences and
-    iterators lists, other mappings dicts, numpy's scalars numbers. Raises NotPlain; with `soon` also Later, for a value
+    iterators lists, other mappings dicts, numpy's scalars numbers. Raises NotJson; with `soon` also TooLargeForLoop, for a value
     that is large or would be computed while it is looked at, of which nothing has been consumed then.
     """
     try:
         return _Reader(soon=soon).read(value)
     except RecursionError:
-        raise NotPlain("a value that is nested too deeply, or contains itself") from None
+        raise NotJson("a value that is nested too deeply, or contains itself") from None
 
 
 def not_json(value: Any) -> str:
     """What in a value JSON cannot hold, in words; empty if all is well."""
     try:
-        plain(value)
-    except NotPlain as error:
+        to_json(value)
+    except NotJson as error:
         return error.message
     return ""
 
@@ -75,7 +75,7 @@ class _Reader:
     def read(self, value: Any) -> Json:  # noqa: PLR0911 - one a type
         self._count += 1
         if self._soon and self._count > SOON:
-            raise Later
+            raise TooLargeForLoop
         kind = type(value)
         if value is None or kind is bool:
             self._weigh(4)
@@ -90,16 +90,16 @@ class _Reader:
             return self._within(value, self._mapping)
         if is_list(value) or isinstance(value, Iterator):
             if self._soon and not isinstance(value, (list, tuple)):
-                raise Later
+                raise TooLargeForLoop
             return self._within(value, self._list)
         if kind.__module__.partition(".")[0] == "numpy" and getattr(value, "ndim", None) == 0:
             return self._scalar(value)
-        raise NotPlain(f"{_named(kind)}{self._where()}, which JSON cannot hold", _advice(value))
+        raise NotJson(f"{_named(kind)}{self._where()}, which JSON cannot hold", _advice(value))
 
     def _weigh(self, size: int) -> None:
         self._size += size
         if self._size > MAX_SIZE:
-            raise NotPlain("more than 16 MiB as JSON", "write it to a file, and return the file's name, or return less")
+            raise NotJson("more than 16 MiB as JSON", "write it to a file, and return the file's name, or return less")
 
     def _text(self, value: str) -> str:
         text = value if type(value) is str else str.__str__(value)
@@ -109,14 +109,14 @@ class _Reader:
     def _integer(self, value: int) -> int:
         bits = int.bit_length(value)
         if bits > _MAX_BITS:
-            raise NotPlain(f"an integer of over 4,300 digits{self._where()}", "return it as text, or as a float")
+            raise NotJson(f"an integer of over 4,300 digits{self._where()}", "return it as text, or as a float")
         self._weigh(2 + bits // 3)
         return value if type(value) is int else int.__int__(value)
 
     def _float(self, value: float) -> float:
         number = value if type(value) is float else float.__float__(value)
         if not math.isfinite(number):
-            raise NotPlain(f"{number}{self._where()}, which JSON cannot hold", "return None in its place")
+            raise NotJson(f"{number}{self._where()}, which JSON cannot hold", "return None in its place")
         self._weigh(3)
         return number
 
@@ -124,14 +124,14 @@ class _Reader:
         """One of numpy's, as Python's own."""
         item = value.item()
         if type(item).__module__.partition(".")[0] == "numpy":
-            raise NotPlain(f"{_named(type(value))}{self._where()}, which JSON cannot hold")
+            raise NotJson(f"{_named(type(value))}{self._where()}, which JSON cannot hold")
         return self.read(item)
 
     def _within(self, value: Any, read: Any) -> Json:
         if id(value) in self._around:
-            raise NotPlain(f"a value that contains itself{self._where()}")
+            raise NotJson(f"a value that contains itself{self._where()}")
         if len(self._path) >= MAX_DEPTH:
-            raise NotPlain(f"a value that is nested more than {MAX_DEPTH} deep")
+            raise NotJson(f"a value that is nested more than {MAX_DEPTH} deep")
         self._weigh(2)
         self._around.add(id(value))
         try:
@@ -144,10 +144,10 @@ class _Reader:
         for key, item in value.items():
             if not isinstance(key, str):
                 what = f"a mapping with the key {_shown(key)}{self._where()}; keys must be text"
-                raise NotPlain(what, "use str(key)")
+                raise NotJson(what, "use str(key)")
             name = self._text(key)
             if name in found:
-                raise NotPlain(f"a mapping with two keys {_shown(name)}{self._where()}")
+                raise NotJson(f"a mapping with two keys {_shown(name)}{self._where()}")
             self._path.append(name)
             found[name] = self.read(item)
             self._path.pop()

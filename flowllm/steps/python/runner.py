@@ -26,18 +26,18 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
 from flowllm.core.types import Json
 from flowllm.language.workflow import Asks, PythonBody, Step
-from flowllm.steps.base import Bound, Kind, NodeContext, Work
+from flowllm.steps.base import Bound, NodeContext, StepRunner, Work
 from flowllm.steps.lazy import lazy_arguments
-from flowllm.steps.local import LocalWork, carry_out, too_late
+from flowllm.steps.local import LocalWork, run_local, too_late
 from flowllm.steps.python.ask import Ask, AskCalls, Variants
-from flowllm.steps.python.errors import Told, speaks_for_itself, told
-from flowllm.steps.python.json_values import Later, NotPlain, plain
+from flowllm.steps.python.errors import ErrorText, error_text, has_own_text
+from flowllm.steps.python.json_values import NotJson, TooLargeForLoop, to_json
 from flowllm.steps.python.modules import StepModules
 from flowllm.steps.python.nested_runs import within_step
 from flowllm.steps.python.watchdog import Watchdog
 from flowllm.storage.base import NodeRecord
 
-LONGEST_TELLING = 5.0
+LONGEST_DESCRIPTION = 5.0
 """Seconds in which an exception's own class may say what it is."""
 MOST_THREADS: Final = 32
 MOST_ASKING_THREADS: Final = 512
@@ -56,7 +56,7 @@ class _Call:
     """The default system message of what it asks."""
 
 
-class PythonKind:
+class PythonRunner:
     """Steps that call a function. One of these serves a whole run and loads each file once."""
 
     slots: ClassVar = {_THREADS: MOST_THREADS, _ASKING_THREADS: MOST_ASKING_THREADS, _LOOP: sys.maxsize}
@@ -69,7 +69,7 @@ class PythonKind:
         secrets: Mapping[str, str],
         redactor: Redactor,
         *,
-        prompts: Kind,
+        prompts: StepRunner,
     ) -> None:
         """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds.
         `prompts` are the steps that functions ask by `ask`."""
@@ -109,7 +109,7 @@ class PythonKind:
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=work)
 
     def work(self, bound: Bound) -> Work:
-        """No requests but those that its function asks for; what it gives is known before only if it is in the memo."""
+        """No requests but those that its function asks for; what it gives is known before only if it is in the cache."""
         asks = cast("PythonBody", bound.step.body).asks is not None
         return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else (), requests=None if asks else 0)
 
@@ -130,7 +130,7 @@ class PythonKind:
         if asked is not None:
             work.figures, work.idle = asked.figures, lambda: asked.waited
         with within_step(context.caller.node_id), self._watchdog.watch(_folder(body)):
-            return await carry_out(self._calls, work, bound, context)
+            return await run_local(self._calls, work, bound, context)
 
     def _asked(self, bound: Bound, context: NodeContext) -> AskCalls | None:
         asks = cast("PythonBody", bound.step.body).asks
@@ -176,7 +176,7 @@ class PythonKind:
         try:
             async with deadline:
                 return await _invoke(function, arguments)
-        except NotPlain as error:
+        except NotJson as error:
             raise PythonFailed(f"{name} returned {self._redactor.text(error.message)}", hint=error.hint) from None
         except PythonFailed:
             raise
@@ -227,18 +227,20 @@ class PythonKind:
             print(f"flowllm: {self._redactor.text(message)}", file=sys.stderr)  # noqa: T201
 
     async def _failed(self, error: BaseException, body: PythonBody) -> PythonFailed:
-        def tell() -> Told:
-            return told(error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text)))
+        def describe() -> ErrorText:
+            return error_text(
+                error, folder=_folder(body), clean=lambda text: self._redactor.text(self._modules.clean(text))
+            )
 
-        if not speaks_for_itself(error) or type(error) is GeneratorExit:  # one that is closed may not wait
-            what = tell()
+        if not has_own_text(error) or type(error) is GeneratorExit:  # one that is closed may not wait
+            what = describe()
         else:
             try:
-                async with asyncio.timeout(LONGEST_TELLING):
-                    what = await in_thread(tell)
+                async with asyncio.timeout(LONGEST_DESCRIPTION):
+                    what = await in_thread(describe)
             except TimeoutError:
-                line = f"{type_name(error)}: <its text cannot be had: it takes over {LONGEST_TELLING:g} s>"
-                what = Told(line=line, traceback="")
+                line = f"{type_name(error)}: <its text cannot be had: it takes over {LONGEST_DESCRIPTION:g} s>"
+                what = ErrorText(line=line, traceback="")
         hint = vars(error).get("hint") if issubclass(type(error), FlowLLMError) else ""
         hint = self._redactor.text(hint) if isinstance(hint, str) else ""
         return PythonFailed(f"{body.function} raised {what.line}", hint=hint, traceback=what.traceback)
@@ -251,12 +253,12 @@ def _folder(body: PythonBody) -> str:
 
 
 def _node_of(frame: types.FrameType) -> str:
-    """The node whose function a frame of `PythonKind._once` calls; empty for any other frame."""
-    return str(frame.f_locals["node_id"]) if frame.f_code is PythonKind._once.__code__ else ""  # noqa: SLF001
+    """The node whose function a frame of `PythonRunner._once` calls; empty for any other frame."""
+    return str(frame.f_locals["node_id"]) if frame.f_code is PythonRunner._once.__code__ else ""  # noqa: SLF001
 
 
 async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -> Json:
-    """What the function gives, plain. Raises NotPlain, and whatever the function raises."""
+    """What the function gives, plain. Raises NotJson, and whatever the function raises."""
     if not inspect.iscoroutinefunction(function):
         value, pending = await in_thread(lambda: _called(function, arguments))
         if not pending:
@@ -268,9 +270,9 @@ async def _invoke(function: Callable[..., Any], arguments: Mapping[str, Json]) -
     if hasattr(value, "__aiter__"):
         value = [item async for item in value]
     try:
-        return plain(value, soon=True)
-    except Later:
-        return await in_thread(lambda: plain(value))
+        return to_json(value, soon=True)
+    except TooLargeForLoop:
+        return await in_thread(lambda: to_json(value))
 
 
 def _called(function: Callable[..., Any], arguments: Mapping[str, Json]) -> tuple[Any, bool]:
@@ -278,7 +280,7 @@ def _called(function: Callable[..., Any], arguments: Mapping[str, Json]) -> tupl
     value = function(**arguments)
     if inspect.isawaitable(value) or hasattr(value, "__aiter__"):
         return value, True
-    return plain(value), False
+    return to_json(value), False
 
 
 def source_hash(body: PythonBody, files: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
     from flowllm.steps.registry import RunServices
-    from flowllm.steps.shell.runner import ShellKind
+    from flowllm.steps.shell.runner import ShellRunner
 
 
 class ShellKeys(StepKeys, title="shell step"):
@@ -40,14 +40,14 @@ def build(keys: ShellKeys, context: StepContext) -> ShellBody:
     )
 
 
-def runner(services: RunServices) -> ShellKind:
+def make_runner(services: RunServices) -> ShellRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.shell.runner import ShellKind  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.shell.runner import ShellRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return ShellKind(services.calls, services.secrets, services.redactor, private=services.private)
+    return ShellRunner(services.calls, services.secrets, services.redactor, private=services.private)
 
 
 KIND = StepKindPackage(
     specs=(StepKindSpec(key="shell", kind=StepKind.SHELL, keys=ShellKeys, build=build, templates=("stdin", "env")),),
-    runner=runner,
+    runner=make_runner,
 )

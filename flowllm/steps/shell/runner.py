@@ -24,7 +24,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.language.workflow import ShellBody, Step
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.local import LocalWork, carry_out, too_late
+from flowllm.steps.local import LocalWork, run_local, too_late
 from flowllm.steps.shell.process import KEPT_ERRORS, SIGNALLED, Ended, TooMuchOutput, run_command
 from flowllm.storage.base import NodeRecord
 
@@ -42,7 +42,7 @@ class _Command:
     env: Mapping[str, str]
 
 
-class ShellKind:
+class ShellRunner:
     """Steps that run a command. One of these serves a whole run."""
 
     def __init__(
@@ -69,7 +69,7 @@ class ShellKind:
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=work)
 
     def work(self, bound: Bound) -> Work:
-        """No requests; what it gives is known before only if it is in the memo."""
+        """No requests; what it gives is known before only if it is in the cache."""
         return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
@@ -79,7 +79,7 @@ class ShellKind:
         async def perform(limit: float, left: float) -> Json:
             return await self._once(command, left, limit)
 
-        return await carry_out(self._calls, LocalWork(name="shell", account="shell", perform=perform), bound, context)
+        return await run_local(self._calls, LocalWork(name="shell", account="shell", perform=perform), bound, context)
 
     async def _once(self, command: _Command, left: float, limit: float) -> Json:
         if sys.platform == "win32":

@@ -14,7 +14,7 @@ from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
     from flowllm.steps.registry import RunServices
-    from flowllm.steps.value.runner import ValueKind
+    from flowllm.steps.value.runner import ValueRunner
 
 
 class ValueKeys(StepKeys, title="value step"):
@@ -28,14 +28,14 @@ def build(keys: ValueKeys, context: StepContext) -> ValueBody:
     return ValueBody(value=context.compiler.value(keys.value))
 
 
-def runner(_: RunServices) -> ValueKind:
+def make_runner(_: RunServices) -> ValueRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.value.runner import ValueKind  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.value.runner import ValueRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return ValueKind()
+    return ValueRunner()
 
 
 KIND = StepKindPackage(
     specs=(StepKindSpec(key="value", kind=StepKind.VALUE, keys=ValueKeys, build=build, templates=("value",)),),
-    runner=runner,
+    runner=make_runner,
 )

@@ -12,7 +12,7 @@ from flowllm.steps.base import Bound, NodeContext, Work
 from flowllm.storage.base import NodeRecord
 
 
-class ValueKind:
+class ValueRunner:
     """Steps that only compute."""
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:

@@ -19,7 +19,7 @@ from flowllm.language.workflow import Step, Target
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
 from flowllm.steps.base import Bound, NodeContext
-from flowllm.steps.embed.runner import EmbedKind
+from flowllm.steps.embed.runner import EmbedRunner
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from tests.support.calls import FakeProvider, caller
 from tests.support.stores import InlineStore
@@ -47,7 +47,7 @@ class Stage:
         self.limiter.configure(self.provider.account, Limits(), holder="r1")
         line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.store, self.clock), self.clock)
-        self.kind = EmbedKind(self._find, calls)
+        self.kind = EmbedRunner(self._find, calls)
         self._order = itertools.count(1)
 
     def _find(self, name: str) -> FakeProvider:

@@ -13,7 +13,7 @@ from flowllm.core.errors import HttpFailed, TemplateFailed
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.steps.http.answer import LONGEST_RETRY_AFTER, retry_after
-from flowllm.steps.http.runner import HttpKind
+from flowllm.steps.http.runner import HttpRunner
 from flowllm.steps.http.transport import Request, Wire, blocked, checked_url
 from tests.support.web import Web, answer, redirect, running_web
 
@@ -91,7 +91,7 @@ def test_a_name_that_is_public_first_and_private_a_moment_later() -> None:
 def test_a_refused_address_of_a_redirect_says_what_led_there() -> None:
     async def main(url: str) -> str:
         wire = Wire(resolver=Names(["127.0.0.2"], ["10.0.0.1"]), public=lambda address: address == "127.0.0.2")
-        kind, body = HttpKind(None, {}, Redactor(), wire=wire), {"method": "GET", "headers": {}, "query": ()}
+        kind, body = HttpRunner(None, {}, Redactor(), wire=wire), {"method": "GET", "headers": {}, "query": ()}
         try:
             await kind._once(Request(url=url, body=None, allow_private=False, **body), 9, 9, lambda: 0.0)
         except HttpFailed as error:

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pytest
 
-from flowllm.steps.python.json_values import MAX_DEPTH, SOON, Later, NotPlain, not_json, plain
+from flowllm.steps.python.json_values import MAX_DEPTH, SOON, NotJson, TooLargeForLoop, not_json, to_json
 
 
 class Mood(str, enum.Enum):  # noqa: UP042 - the older way to write it
@@ -90,7 +90,7 @@ Pair = collections.namedtuple("Pair", "left right")
     ],
 )
 def test_what_stands_for_json_becomes_the_very_same_that_a_store_gives_back(value: object, same: object) -> None:
-    found = plain(value)
+    found = to_json(value)
     assert found == same
     assert json.loads(json.dumps(found)) == found
     assert str(found) == str(same)
@@ -99,7 +99,7 @@ def test_what_stands_for_json_becomes_the_very_same_that_a_store_gives_back(valu
 
 def test_a_value_is_a_copy_whose_parts_are_exactly_json() -> None:
     inner = [Tag("a")]
-    found = plain({"x": inner})
+    found = to_json({"x": inner})
     inner.append("later")
     assert found == {"x": ["a"]}
     assert {type(found), type(found["x"]), type(found["x"][0])} == {dict, list, str}
@@ -126,8 +126,8 @@ def test_a_value_is_a_copy_whose_parts_are_exactly_json() -> None:
     ],
 )
 def test_what_json_has_not_is_told_with_its_place_and_what_to_do(value: object, said: str, hint: str) -> None:
-    with pytest.raises(NotPlain) as caught:
-        plain(value)
+    with pytest.raises(NotJson) as caught:
+        to_json(value)
     assert said in caught.value.message
     assert hint in caught.value.hint
 
@@ -142,14 +142,14 @@ def test_what_contains_itself_or_is_too_deep_is_refused_and_what_is_only_there_t
     assert not_json(deep) == ""
     assert "nested more than" in not_json([deep])
     shared = [1]
-    assert plain([shared, shared]) == [[1], [1]]
+    assert to_json([shared, shared]) == [[1], [1]]
 
 
 def test_what_may_take_long_is_put_off_with_nothing_consumed() -> None:
     numbers = iter([1, 2])
-    with pytest.raises(Later):
-        plain([0, numbers], soon=True)
+    with pytest.raises(TooLargeForLoop):
+        to_json([0, numbers], soon=True)
     assert list(numbers) == [1, 2]
-    with pytest.raises(Later):
-        plain([0] * SOON, soon=True)
-    assert plain([0], soon=True) == [0]
+    with pytest.raises(TooLargeForLoop):
+        to_json([0] * SOON, soon=True)
+    assert to_json([0], soon=True) == [0]

@@ -143,7 +143,7 @@ def test_one_that_is_cancelled_may_tidy_up(tmp_path: Path) -> None:
 def test_one_that_is_cancelled_while_it_is_still_being_started_may_tidy_up_too(
     told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told twice, it is not waited for."""
+    """ErrorText twice, it is not waited for."""
     monkeypatch.setattr("flowllm.steps.shell.process.PATIENCE", 60)
     ready, tidied = tmp_path / "ready", tmp_path / "tidied"
     trap = f"trap 'echo yes >{tidied}; exit' TERM" if told == 1 else "trap '' TERM"

@@ -18,7 +18,7 @@ from flowllm.language.template import Template
 from flowllm.language.workflow import Body
 from flowllm.steps import registry
 from flowllm.steps.base import Bound, Work
-from flowllm.steps.local import LocalWork, carry_out
+from flowllm.steps.local import LocalWork, run_local
 
 ECHO = StepKind("echo")
 
@@ -58,7 +58,7 @@ class EchoRunner:
                 raise PythonFailed("not yet")
             return bound.parts["text"]
 
-        return await carry_out(self.calls, LocalWork(name="echo", account="echo", perform=perform), bound, context)
+        return await run_local(self.calls, LocalWork(name="echo", account="echo", perform=perform), bound, context)
 
 
 def build(keys: EchoKeys, context: kinds.StepContext) -> EchoBody | None:

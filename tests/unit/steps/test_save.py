@@ -109,7 +109,7 @@ def test_a_path_is_one_nodes(tmp_path: Path) -> None:
     said = refusal(saver, "b/../a", "posts[2]")
     assert "posts[1]" in said
     assert "posts[2]" in said
-    path_of(Saver(tmp_path), "a", "posts[2]")  # another sitting
+    path_of(Saver(tmp_path), "a", "posts[2]")  # another attempt
 
 
 def test_which_paths_are_taken_takes_little_memory(tmp_path: Path) -> None:

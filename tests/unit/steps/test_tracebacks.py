@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.steps.python.errors import LONGEST_TRACEBACK, told
+from flowllm.steps.python.errors import LONGEST_TRACEBACK, error_text
 
 FILE = "/users/code/tools.py"
 
@@ -15,7 +15,7 @@ def raised(body: str, clean: object = str) -> object:
     try:
         space["f"]()
     except BaseException as error:  # noqa: BLE001 - that is what is asked for
-        return told(error, folder="/users/code/", clean=clean)
+        return error_text(error, folder="/users/code/", clean=clean)
     raise AssertionError("it raised nothing")
 
 
