@@ -10,8 +10,8 @@ from flowllm.cli.failures import say
 from flowllm.cli.options import debug_option
 from flowllm.cli.output import print_json, results
 from flowllm.core.errors import UsageError
-from flowllm.language.schema import config_schema, workflow_schema
 from flowllm.reporting.text import json_text, visible
+from flowllm.steps.loading import config_schema, workflow_schema
 
 SCHEMA_NAME = "flowllm.schema.json"
 STARTER = Path(__file__).with_name("starter")

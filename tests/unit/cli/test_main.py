@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -50,6 +51,12 @@ def test_every_command_says_what_it_does(name: str) -> None:
 def test_examples_in_help_stand_on_lines_of_their_own() -> None:
     assert '\n    flowllm run blog.yaml -i topic="Green tea"\n' in CliRunner().invoke(cli, ["run", "--help"]).output
     assert "\n  3 paused; 130, 143 and 129 interrupted.\n" in CliRunner().invoke(cli, ["-h"]).output
+
+
+def test_a_process_that_only_prints_the_schema_knows_every_kind_of_step() -> None:
+    done = subprocess.run([sys.executable, "-m", "flowllm", "schema"], capture_output=True, text=True, check=True)
+    kinds = json.loads(done.stdout)["properties"]["steps"]["additionalProperties"]["anyOf"]
+    assert {"prompt-step", "workflow-step", "value-step"} <= {kind["$ref"].rpartition("/")[2] for kind in kinds}
 
 
 def test_python_m_flowllm_is_the_command() -> None:
