@@ -166,7 +166,6 @@ class RunAttempt:
             open_items=OpenItemLimit(min(MOST_OPEN_ITEMS, self._files), window=self._window),
             stop_at_error_rate=None if limits is None else limits.stop_at_error_rate,
             retry_failed=self._retry_failed,
-            last_seq=max((node.seq for node in self._before), default=0),
         )
 
     async def _execute_run(self, context: RunContext, token: CancelToken) -> None:

@@ -22,6 +22,7 @@ class NodeStatus(StrEnum):
 
     PENDING = "pending"  # waits for its inputs
     RUNNING = "running"  # its inputs are there; it queues or is being carried out
+    WAITING = "waiting"  # suspended until a value comes from outside: no task, a row
     SUCCEEDED = "succeeded"  # its output is on disk
     FAILED = "failed"  # its error is on disk
     SKIPPED = "skipped"  # its `when` was false, or a step it needs was skipped
@@ -59,7 +60,10 @@ class RunStatus(StrEnum):
 NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
     **dict.fromkeys(NodeStatus, frozenset[NodeStatus]()),
     NodeStatus.PENDING: frozenset({NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.CANCELLED}),
-    NodeStatus.RUNNING: frozenset({NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED}),
+    NodeStatus.RUNNING: frozenset(
+        {NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.WAITING, NodeStatus.CANCELLED}
+    ),
+    NodeStatus.WAITING: frozenset({NodeStatus.RUNNING, NodeStatus.FAILED, NodeStatus.CANCELLED}),
 }
 NODE_TERMINAL = frozenset(status for status, after in NODE_TRANSITIONS.items() if not after)
 RUN_RESUMABLE = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.PAUSED})

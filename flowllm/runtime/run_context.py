@@ -30,6 +30,9 @@ from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
 """Kinds of steps that send requests through the call pipeline, and so are active only while one of those is out."""
 
+UNNOTED = frozenset({StepKind.VALUE, StepKind.WORKFLOW})
+"""Kinds of which no row says that they run: they take no time, or write one of their own."""
+
 Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecord | None]]"
 """Executes a node of any kind. Gives its record, durable; None if the run stopped before. Does not raise."""
 
@@ -62,9 +65,7 @@ class RunContext:
         open_items: OpenItemLimit,
         stop_at_error_rate: float | None = None,
         retry_failed: bool = False,
-        last_seq: int = 0,
     ) -> None:
-        """`last_seq` is the highest number in the order of completion that earlier attempts gave."""
         self.run = run
         self.options = options
         self.kinds = services.kinds
@@ -90,7 +91,7 @@ class RunContext:
         """Why the run cannot go on, such as its budget."""
         self._events = EventEmitter(stop_at_error_rate, emit=self.emit, clock=self.clock)
         self._budget = services.budget
-        self._seq = last_seq
+        self._seq = run.totals.last_seq
         self._active: dict[NodeId, tuple[StepKind, NodeUsage]] = {}
         self._compiled: dict[int, CompiledGraph] = {}
 
@@ -114,7 +115,23 @@ class RunContext:
                 place=invocation.position.index,
             )
         )
+        if invocation.step.kind not in UNNOTED and invocation.step.foreach is None:
+            self.store.note_running(self.lease, self._begun(invocation, now))
         return now
+
+    def _begun(self, invocation: NodeInvocation, now: float) -> NodeRecord:
+        position = invocation.position
+        return NodeRecord(
+            run_id=self.run.run_id,
+            node_id=invocation.node_id,
+            kind=invocation.step.kind,
+            status=NodeStatus.RUNNING,
+            started_at=now,
+            parent=position.parent,
+            place=position.index,
+            content=position.content,
+            epoch=self.lease.epoch,
+        )
 
     def activate(self, invocation: NodeInvocation, parent: Callable[[Event], None] | None = None) -> NodeUsage:
         """Counts the node's requests from now on, until `deactivate`; `parent` is the usage of the node around it, where

@@ -9,6 +9,7 @@ from typing import Protocol
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.storage.live import Gauge, RunTotals, WaitRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,8 @@ class RunRecord:
     owner: Owner | None = None
     output_offset: int | None = None
     """Bytes of the `--output` file that are known to be on disk; None: it was not begun."""
+    totals: RunTotals = field(default_factory=RunTotals, compare=False)
+    """Kept by the store, whatever is written here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ class NodeRecord:
     started_at: float | None = None
     finished_at: float | None = None
     seq: int = 0
-    """Order of completion in the run, from 1."""
+    """Order of completion in the run, from 1; 0 for one that has not ended. No two nodes of a run share one."""
     parent: str = ""
     """The node that it is an item of, or a step within; empty at the top."""
     place: int | None = None
@@ -100,6 +103,8 @@ class NodeRecord:
     """Of a foreach: what became of its items."""
     epoch: int = 1
     """The sitting that wrote the row, or took it over."""
+    change_no: int = field(default=0, compare=False)
+    """The number of the last change of this row among all of its run, given by the store."""
     waits: Mapping[str, float] = field(default_factory=dict)
     """Seconds that it waited before its row was made, by `WaitReason`, summed over its requests."""
 
@@ -354,6 +359,47 @@ class Store(Protocol):
     ) -> None:
         """The end of a call in one unit: how its attempt ended, the answer for the memo, and the nodes that it
         finished."""
+        ...
+
+    def note_running(self, fence: RunLease, node: NodeRecord) -> None:
+        """A node has begun: its row, in status running, is written with whatever is committed next. Returns at once and
+        raises nothing. A row that an earlier attempt ended stays as it is until the node ends; a crash may lose the note."""
+        ...
+
+    async def changes(self, run_id: RunId, *, since: int = 0, limit: int = 500) -> list[NodeRecord]:
+        """The nodes, items too, whose `change_no` is above `since`, in its order. One that has changed twice is given
+        once, as it is now."""
+        ...
+
+    # waiting for the world
+
+    async def suspend(self, fence: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
+        """Write a node in status waiting together with what it waits for, in place of an earlier wait of that node.
+        Raises ValueError if another node waits for that token.
+
+        The wait stays until the node has ended: a process that dies after it was woken finds the value again."""
+        ...
+
+    async def wake(self, token: str, value: Json) -> WaitRecord | None:
+        """Give a suspended node its value; any process may, it needs no lease. The wait as it now stands: the first
+        value stays, a second one changes nothing. None if nobody waits for that token."""
+        ...
+
+    async def waits(
+        self, *, run_id: RunId | None = None, due_before: float | None = None, limit: int = 500
+    ) -> list[WaitRecord]:
+        """Those that wait, of one run or of all, the earliest due first; only those due before a time, if given."""
+        ...
+
+    # the limiter's gauges
+
+    def note_gauges(self, gauges: Sequence[Gauge]) -> None:
+        """Keep how accounts stand, with whatever is committed next; what is older than ten minutes goes. Returns at
+        once and raises nothing; a crash may lose it."""
+        ...
+
+    async def gauges(self, *, since: float) -> list[Gauge]:
+        """What was noted after that wall clock time, of all processes, oldest first."""
         ...
 
     # memo

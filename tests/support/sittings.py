@@ -141,7 +141,6 @@ class PreparedAttempt:
             open_items=OpenItemLimit(MOST_OPEN_ITEMS),
             stop_at_error_rate=None if checked.limits is None else checked.limits.stop_at_error_rate,
             retry_failed=retry_failed,
-            last_seq=max((node.seq for node in before), default=0),
         )
 
     def emit(self, event: Event) -> None:

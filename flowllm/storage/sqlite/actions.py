@@ -12,13 +12,14 @@ from sqlalchemy import bindparam, delete, func, literal_column, null, select, up
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
+from flowllm.storage.live import RunTotals, WaitRecord
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import fetch
-from flowllm.storage.sqlite.records import run_of
+from flowllm.storage.sqlite.records import run_of, totals_of, wait_of
 from flowllm.storage.sqlite.refusals import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
 from flowllm.storage.sqlite.statements import named
-from flowllm.storage.sqlite.tables import attempts, memo, nodes, runs
+from flowllm.storage.sqlite.tables import attempts, memo, nodes, runs, waits
 from flowllm.storage.sqlite.text import content_hash, to_json, to_text
 from flowllm.storage.sqlite.unit import Unit
 
@@ -66,7 +67,7 @@ _UPDATE: Final = named(
 _MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
 _STATUS: Final = named(select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS))
 _DELETE: Final = tuple(
-    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, runs)
+    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, waits, runs)
 )
 _DROP: Final = named(delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash")))
 _PRUNE: Final = named(delete(memo).where(memo.c.created_at < bindparam("before")))
@@ -105,7 +106,8 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
         _change(connection, _CLAIM, values)
         _forget_sent(connection, this)
-        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
+        totals = _totals(connection, this)
+        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None, totals=totals)
 
     return Unit(action=action)
 
@@ -176,6 +178,19 @@ def drop_memo(key: str, content_hash: str) -> Unit:
     return Unit(action=_executes(_DROP, {"this": to_text(key), "hash": content_hash}))
 
 
+def wake(token: str, value: Json) -> Unit:
+    """Give the first value to whoever waits for that token; the result is the wait as it then stands, None if there is
+    none. Raises ValueError for a value that JSON cannot hold."""
+    values = {"token": to_text(token), "value": to_json(value)}
+
+    def action(connection: sqlite3.Connection) -> WaitRecord | None:
+        connection.execute("UPDATE waits SET value = coalesce(value, :value) WHERE token = :token", values)
+        found = fetch(connection, "SELECT * FROM waits WHERE token = :token", values)
+        return wait_of(found[0]) if found else None
+
+    return Unit(action=action)
+
+
 def prune_memo(older_than: float) -> Unit:
     """Remove answers created before a time; the result is how many."""
     return Unit(action=_executes(_PRUNE, {"before": older_than}), always=True)
@@ -210,6 +225,12 @@ def _change(connection: sqlite3.Connection, statement: str, values: Mapping[str,
 def _row(connection: sqlite3.Connection, this: Mapping[str, Any]) -> RunRow | None:
     found = fetch(connection, _ROW, this)
     return RunRow._make((*found[0][:_SNAPSHOT], "", *found[0][_SNAPSHOT:])) if found else None
+
+
+def _totals(connection: sqlite3.Connection, this: str) -> RunTotals:
+    cursor = connection.execute("SELECT * FROM totals WHERE run_id = :this", {"this": this})
+    names = [column[0] for column in cursor.description]
+    return totals_of(dict(zip(names, cursor.fetchone(), strict=True)))
 
 
 def _forget_sent(connection: sqlite3.Connection, this: str) -> None:

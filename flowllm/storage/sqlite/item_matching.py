@@ -13,7 +13,7 @@ from flowllm.storage.base import ItemKey, RunLease
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow, node_hash
-from flowllm.storage.sqlite.statements import named
+from flowllm.storage.sqlite.statements import CHANGE, named
 from flowllm.storage.sqlite.tables import nodes
 from flowllm.storage.sqlite.text import from_text, to_text
 from flowllm.storage.sqlite.unit import Unit
@@ -31,7 +31,12 @@ _AT_PLACES: Final = named(select(*_COLUMNS).where(*_OURS, _BETWEEN, _OLDER).orde
 _TAKE: Final = named(
     update(nodes)
     .where(*_THIS)
-    .values(epoch=bindparam("sitting"), place=bindparam("new_place"), row_hash=bindparam("new_hash"))
+    .values(
+        epoch=bindparam("sitting"),
+        place=bindparam("new_place"),
+        row_hash=bindparam("new_hash"),
+        change_no=literal_column(CHANGE.format(run="nodes.run_id")),
+    )
 )
 _ROW: Final = named(select(*_COLUMNS).where(*_THIS))
 _NUMBER: Final = func.substr(nodes.c.node_id, func.length(bindparam("parent")) + literal_column("2"))

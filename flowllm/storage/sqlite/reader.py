@@ -6,39 +6,39 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import (
-    URL,
-    AsyncAdaptedQueuePool,
-    and_,
-    bindparam,
-    case,
-    event,
-    func,
-    literal_column,
-    null,
-    or_,
-    select,
-    tuple_,
-)
+from sqlalchemy import URL, AsyncAdaptedQueuePool, and_, bindparam, event, func, literal_column, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from flowllm.core.errors import StoreError
 from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
-from flowllm.core.types import USAGE_FIELDS, AttemptStatus, NodeId, NodeStatus, RunId, Usage
+from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId
 from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
+from flowllm.storage.live import Gauge, WaitRecord
 from flowllm.storage.sqlite.connection import address, decode, options, reading_mode
 from flowllm.storage.sqlite.current_items import standing
 from flowllm.storage.sqlite.faults import explain
-from flowllm.storage.sqlite.records import attempt_of, damaged, is_whole, listed_run, node_of, run_of
+from flowllm.storage.sqlite.records import (
+    attempt_of,
+    damaged,
+    is_whole,
+    listed_run,
+    node_of,
+    run_of,
+    spend_of,
+    totals_of,
+    wait_of,
+)
 from flowllm.storage.sqlite.refusals import ambiguous, run_not_found
 from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RunRow
-from flowllm.storage.sqlite.tables import DEAD, attempts, memo, nodes, rates, runs
+from flowllm.storage.sqlite.tables import DEAD, attempts, gauges, memo, nodes, rates, runs, totals, waits
 from flowllm.storage.sqlite.text import from_text, to_text
+from flowllm.storage.sqlite.totals import SUMS
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table
@@ -56,6 +56,10 @@ AMBIGUOUS: Final = 3
 """How many of several runs an error names."""
 
 
+_TOTALS: Final = tuple(column for column in totals.c if column.name != "run_id")
+_SUMS: Final[tuple[Any, ...]] = tuple(literal_column(value).label(name) for name, value in SUMS.items())
+_CHANGE: Final = len(NodeRow._fields)
+"""Where the number of the change stands in a whole row of `nodes`."""
 _WANTED: Final = func.json_each(bindparam("keys")).table_valued("value")
 _ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(memo.c.key.in_(select(_WANTED.c.value)))
 """Of any number of keys, as one text of JSON: a list of parameters would be spelled out anew for each look."""
@@ -98,7 +102,8 @@ class Reader:
         """The run of that id, or of an id that begins so. Raises RunNotFound."""
         begin = to_text(run_id)
         query = (
-            select(runs)
+            select(runs, *_TOTALS)
+            .join(totals, totals.c.run_id == runs.c.run_id)
             .where(runs.c.run_id >= begin, runs.c.run_id < begin + LAST)
             .order_by(runs.c.run_id)
             .limit(AMBIGUOUS)
@@ -109,7 +114,7 @@ class Reader:
         if len(found) > 1 and found[0].run_id != begin:
             raise ambiguous(run_id, [from_text(row.run_id) for row in found])
         row = found[0]
-        return run_of(row, seq=row.seq, snapshot=row.snapshot)
+        return replace(run_of(row, seq=row.seq, snapshot=row.snapshot), totals=totals_of(row._asdict()))
 
     async def runs(
         self,
@@ -122,7 +127,8 @@ class Reader:
     ) -> list[RunRecord]:
         """Newest first, without snapshots; see `Store`."""
         query = (
-            select(*_columns(runs, [name for name in RunRow._fields if name != "snapshot"], "seq"))
+            select(*_columns(runs, [name for name in RunRow._fields if name != "snapshot"], "seq"), *_TOTALS)
+            .join(totals, totals.c.run_id == runs.c.run_id)
             .order_by(runs.c.seq.desc())
             .limit(limit)
         )
@@ -131,11 +137,12 @@ class Reader:
         if unfinished:
             query = query.where(runs.c.status != "succeeded")
         if running:
-            query = query.where(runs.c.status == "running")
+            query = query.where(literal_column("runs.status = 'running'"))
         if ended_before is not None:
             ended = func.coalesce(runs.c.finished_at, runs.c.started_at)
             query = query.where(runs.c.status != "running", ended < ended_before)
-        return [listed_run(row, seq=row.seq) for row in await self._all(query)]
+        found = await self._all(query)
+        return [replace(listed_run(row, seq=row.seq), totals=totals_of(row._asdict())) for row in found]
 
     async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of the runs that stand as running."""
@@ -217,7 +224,7 @@ class Reader:
             .order_by(nodes.c.parent, nodes.c.place)
             .limit(limit)
         )
-        rows = [NodeRow._make(row) for row in await self._all(query)]
+        rows = [NodeRow._make(tuple(row)[:_CHANGE]) for row in await self._all(query)]
         for row in rows:
             if not is_whole(row):  # what is printed of it would be fed back
                 raise damaged(f"item {row.place} of {row.parent}")
@@ -226,7 +233,7 @@ class Reader:
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """The node in the newest run in which it succeeded."""
         query = (
-            select(*_columns(nodes, NodeRow._fields))
+            select(*_columns(nodes, NodeRow._fields, "change_no"))
             .join(runs, runs.c.run_id == nodes.c.run_id)
             .where(
                 runs.c.workflow == to_text(workflow),
@@ -240,6 +247,35 @@ class Reader:
             query = query.where(runs.c.seq < before_seq)
         found = await self._all(query)
         return _node(found[0]) if found else None
+
+    async def changes(self, run_id: RunId, *, since: int, limit: int) -> list[NodeRecord]:
+        """In the order of their last change."""
+        query = (
+            select(*_columns(nodes, NodeRow._fields, "change_no"))
+            .where(nodes.c.run_id == to_text(run_id), nodes.c.change_no > since)
+            .order_by(nodes.c.change_no)
+            .limit(limit)
+        )
+        return [_node(row) for row in await self._all(query)]
+
+    async def waits(self, *, run_id: RunId | None, due_before: float | None, limit: int) -> list[WaitRecord]:
+        """The earliest due first, those without a time last."""
+        query = select(waits).where(waits.c.value.is_(None))
+        if run_id is not None:
+            query = query.where(waits.c.run_id == to_text(run_id))
+        if due_before is not None:
+            query = query.where(waits.c.due_at < due_before)
+        due = waits.c.due_at
+        found = await self._all(query.order_by(due.is_(None), due, waits.c.token).limit(limit))
+        return [wait_of(row) for row in found]
+
+    async def gauges(self, *, since: float) -> list[Gauge]:
+        """Oldest first."""
+        found = await self._all(select(gauges).where(gauges.c.at > since).order_by(gauges.c.at, gauges.c.account))
+        texts = (
+            {**row._asdict(), "process": from_text(row.process), "account": from_text(row.account)} for row in found
+        )
+        return [Gauge(**values) for values in texts]
 
     async def attempts(self, run_id: RunId, node_id: NodeId | None) -> list[AttemptRecord]:
         """In the order in which they were recorded."""
@@ -263,25 +299,14 @@ class Reader:
 
     async def spend(self, run_id: RunId, within: NodeId | None) -> Spend:
         """What all attempts of a run took, or of one node and all within it, added up in the database."""
-        query = _spend().where(attempts.c.run_id == to_text(run_id))
-        if within is not None:
-            node, name = attempts.c.node_id, to_text(within)
-            inner = [and_(node >= f"{name}{mark}", node < f"{name}{chr(ord(mark) + 1)}") for mark in ".["]
-            query = query.where(or_(node == name, *inner))
-        row = (await self._all(query))[0]
-        return Spend(
-            requests=int(row.requests),
-            usage=Usage(
-                **{name: None if getattr(row, f"no_{name}") else int(getattr(row, name)) for name in USAGE_FIELDS}
-            ),
-            known_input=int(row.input_tokens),
-            known_output=int(row.output_tokens),
-            known_usd=row.known_usd,
-            unpriced=int(row.unpriced),
-            unknown=int(row.unknown),
-            reserved_tokens=row.reserved_tokens,
-            reserved_usd=None if row.unreserved else row.reserved_usd,
-        )
+        if within is None:
+            found = await self._all(select(totals).where(totals.c.run_id == to_text(run_id)))
+            return spend_of(found[0]._asdict()) if found else Spend()
+        node, name = attempts.c.node_id, to_text(within)
+        inner = [and_(node >= f"{name}{mark}", node < f"{name}{chr(ord(mark) + 1)}") for mark in ".["]
+        query: Select[Any] = select(*_SUMS).select_from(attempts)
+        query = query.where(attempts.c.run_id == to_text(run_id), attempts.c.model != "", or_(node == name, *inner))
+        return spend_of((await self._all(query))[0]._asdict())
 
     # rates
 
@@ -295,10 +320,10 @@ class Reader:
 
     async def memo(self, key: str) -> MemoRow | None:
         """The row of that key. Keys that are asked for while a look is under way share the next one."""
-        text = to_text(key)
-        future = self._memo.get(text)
+        name = to_text(key)
+        future = self._memo.get(name)
         if future is None:
-            future = self._memo[text] = asyncio.get_running_loop().create_future()
+            future = self._memo[name] = asyncio.get_running_loop().create_future()
         if self._looking is None:
             self._looking = start_task(self._look())
         return await asyncio.shield(future)  # others may wait for the same
@@ -373,42 +398,14 @@ class Reader:
             raise lost or explain(getattr(error, "orig", None) or error, self._path) from error
 
 
-def _spend() -> Select[Any]:
-    """The sums of `Spend` over attempts, as its twin in memory counts them one by one."""
-    row = attempts.c
-    told = {name: func.json_extract(row.usage, f"$.{name}") for name in USAGE_FIELDS}
-    counted = told["input_tokens"] + told["output_tokens"]
-    least = func.coalesce(told["input_tokens"], 0) + func.coalesce(told["output_tokens"], 0)
-    ended = row.status.in_([AttemptStatus.SUCCEEDED.value, AttemptStatus.FAILED.value])
-    unseen = and_(~ended, counted == 0)
-    in_doubt = or_(counted.is_(None), unseen)
-    free = and_(row.status == AttemptStatus.FAILED.value, counted == 0, row.cost_usd.is_(None))
-    cost = case((unseen, null()), (free, 0.0), else_=row.cost_usd)
-    extra = case((and_(in_doubt, row.reserved_tokens > least), row.reserved_tokens - least), else_=0)
-    of_unknown = case((and_(in_doubt, cost.is_(None)), row.reserved_usd), else_=0.0)
-    unknown = [
-        func.total(case((or_(unseen, count.is_(None)), 1), else_=0)).label(f"no_{name}") for name, count in told.items()
-    ]
-    return select(  # total() is SQLite's sum() of floats: 0.0 for no rows, and no integer overflow
-        *(func.total(count).label(name) for name, count in told.items()),
-        *unknown,
-        func.count().label("requests"),
-        func.total(cost).label("known_usd"),
-        func.total(case((and_(~in_doubt, cost.is_(None)), 1), else_=0)).label("unpriced"),
-        func.total(case((in_doubt, 1), else_=0)).label("unknown"),
-        func.total(extra).label("reserved_tokens"),
-        func.total(of_unknown).label("reserved_usd"),
-        (func.count() - func.count(of_unknown)).label("unreserved"),
-    ).where(attempts.c.model != "")  # work of a step's own is no request
-
-
 def _items(run_id: RunId, parent: NodeId) -> tuple[ColumnElement[bool], ...]:
     run, node = to_text(run_id), to_text(parent)
     return nodes.c.run_id == run, nodes.c.parent == node, standing(run, node)
 
 
 def _node(row: Any) -> NodeRecord:
-    return node_of(NodeRow._make(row))  # whose fields are found many times faster
+    values = tuple(row)
+    return node_of(NodeRow._make(values[:_CHANGE]), values[_CHANGE])  # whose fields are found many times faster
 
 
 def _columns(table: Table, names: Sequence[str], *more: str) -> list[Any]:

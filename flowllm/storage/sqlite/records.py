@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.money import Spend
+from flowllm.core.types import (
+    USAGE_FIELDS,
+    AttemptStatus,
+    Counts,
+    Json,
+    NodeId,
+    NodeStatus,
+    RunId,
+    RunStatus,
+    StepKind,
+    Usage,
+)
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunRecord
+from flowllm.storage.live import RunTotals, WaitRecord
 from flowllm.storage.sqlite.rows import (
     AttemptRow,
     MemoRow,
@@ -22,6 +36,7 @@ from flowllm.storage.sqlite.rows import (
     run_hash,
 )
 from flowllm.storage.sqlite.text import content_hash, from_json, from_text
+from flowllm.storage.sqlite.totals import STATUSES
 
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
 """What the parts of a damaged row raise."""
@@ -81,12 +96,12 @@ def listed_run(row: RunRow, *, seq: int) -> RunRecord:
             )
 
 
-def node_of(row: NodeRow) -> NodeRecord:
+def node_of(row: NodeRow, change_no: int = 0) -> NodeRecord:
     """The node of a row. One whose output does not match its hash is given as failed, without key and output,
     so that nothing builds on it and a resume runs it again. Raises DatabaseCorrupt."""
     try:
         if content_hash(row.status, row.key, row.output) != row.content_hash or not is_whole(row):
-            return _damaged(row)
+            return replace(_damaged(row), change_no=change_no)
         return NodeRecord(
             run_id=RunId(from_text(row.run_id)),
             node_id=NodeId(from_text(row.node_id)),
@@ -115,6 +130,8 @@ def node_of(row: NodeRow) -> NodeRecord:
             content=from_text(row.content),
             counts=None if row.counts is None else Counts(**from_json(row.counts)),
             epoch=row.epoch,
+            waits={} if row.waits is None else from_json(row.waits),
+            change_no=change_no,
         )
     except _UNREADABLE as error:
         raise _corrupt(f"Step {row.node_id} of run {row.run_id}", error) from error
@@ -147,6 +164,48 @@ def attempt_of(row: AttemptRow) -> AttemptRecord:
 def is_whole(row: NodeRow) -> bool:
     """The row is as it was written, as far as that is known; its output is not looked at."""
     return row.row_hash is None or row.row_hash == node_hash(row)
+
+
+def wait_of(row: Any) -> WaitRecord:
+    """The wait of a row of `waits`. Raises DatabaseCorrupt."""
+    run_id, node_id, kind, token, due_at, payload, value = row
+    with _reading(f"What step {node_id} of run {run_id} waits for"):
+        return WaitRecord(
+            run_id=RunId(from_text(run_id)),
+            node_id=NodeId(from_text(node_id)),
+            kind=from_text(kind),
+            token=from_text(token),
+            due_at=due_at,
+            payload=from_json(payload),
+            woken=value is not None,
+            value=_given(value),
+        )
+
+
+def spend_of(sums: Mapping[str, Any]) -> Spend:
+    """The sums of totals.py as what they are."""
+    in_doubt = int(sums["unknown"])
+    return Spend(
+        requests=int(sums["requests"]),
+        usage=Usage(**{name: None if sums[f"no_{name}"] else int(sums[name]) for name in USAGE_FIELDS}),
+        known_input=int(sums["input_tokens"]),
+        known_output=int(sums["output_tokens"]),
+        known_usd=sums["known_usd"],
+        unpriced=int(sums["unpriced"]),
+        unknown=in_doubt,
+        reserved_tokens=sums["reserved_tokens"] if in_doubt else 0.0,
+        reserved_usd=None if sums["unreserved"] else sums["reserved_usd"] if in_doubt else 0.0,
+    )
+
+
+def totals_of(sums: Mapping[str, Any]) -> RunTotals:
+    """A row of `totals`."""
+    return RunTotals(
+        changes=sums["changes"],
+        last_seq=sums["last_seq"],
+        nodes={NodeStatus(name): sums[name] for name in STATUSES if sums[name]},
+        spend=spend_of(sums),
+    )
 
 
 def memo_of(row: MemoRow) -> MemoRecord | None:

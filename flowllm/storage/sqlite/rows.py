@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from flowllm.core.types import Json, Usage
+from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
+from flowllm.storage.live import Gauge, WaitRecord
 from flowllm.storage.sqlite.text import content_hash, to_json, to_text
 
 
@@ -71,6 +72,7 @@ class NodeRow(NamedTuple):
     output: str
     reused: bool
     row_hash: str | None
+    waits: str | None = None
 
 
 class AttemptRow(NamedTuple):
@@ -181,8 +183,48 @@ def node_row(node: NodeRecord) -> NodeRow:
         output,
         node.reused,
         None,
+        to_json(dict(node.waits)) if node.waits else None,
     )
     return row._replace(row_hash=node_hash(row))
+
+
+NOT_ENDED: Final = content_hash(NodeStatus.RUNNING.value, "", "null")
+
+
+def running_row(node: NodeRecord) -> tuple[Any, ...]:
+    """A node that has begun, for NOTE_RUNNING."""
+    return (
+        to_text(node.run_id),
+        to_text(node.node_id),
+        node.kind.value,
+        node.started_at,
+        to_text(node.parent),
+        node.place,
+        node.epoch,
+        to_text(node.content),
+        NOT_ENDED,
+    )
+
+
+def gauge_row(gauge: Gauge) -> tuple[Any, ...]:
+    """A gauge as it is written."""
+    return (to_text(gauge.process), to_text(gauge.account), *_OF_GAUGE(gauge))
+
+
+_OF_GAUGE: Final = attrgetter("at", "in_flight", "waiting", "rate", "tokens", "pause_s")
+
+
+def wait_row(wait: WaitRecord) -> tuple[Any, ...]:
+    """A wait as it is written. Raises ValueError for values that JSON cannot hold."""
+    return (
+        to_text(wait.run_id),
+        to_text(wait.node_id),
+        to_text(wait.kind),
+        to_text(wait.token),
+        wait.due_at,
+        to_json(wait.payload),
+        to_json(wait.value) if wait.woken else None,
+    )
 
 
 def attempt_row(attempt: AttemptRecord) -> AttemptRow:
@@ -239,7 +281,7 @@ def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any
 
 # A damaged status is no status; where the output file ends is checked against its lines.
 _OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset")
-_OF_NODE: Final = _hashed(NodeRow._fields, "output", "row_hash")
+_OF_NODE: Final = _hashed(NodeRow._fields, "output", "row_hash", "waits")
 _OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
 _OF_MEMO: Final = _hashed(MemoRow._fields, "content_hash")
 
@@ -250,8 +292,8 @@ def run_hash(row: RunRow) -> str:
 
 
 def node_hash(row: NodeRow) -> str:
-    """Of a node's row."""
-    return _row_hash(_OF_NODE(row))
+    """Of a node's row; what it waited for came later than the hash, and is in it only where there is any."""
+    return _row_hash(_OF_NODE(row) if row.waits is None else (*_OF_NODE(row), row.waits))
 
 
 def attempt_hash(row: AttemptRow) -> str:

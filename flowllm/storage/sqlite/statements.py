@@ -67,7 +67,31 @@ INSERT_RUN: Final = insert(tables.runs, RunRow._fields)
 BEGIN_ATTEMPT: Final = insert_once(tables.attempts, AttemptRow._fields)
 END_ATTEMPT: Final = upsert(tables.attempts, AttemptRow._fields, fixed=("run_id", "node_id"))
 WRITE_MEMO: Final = upsert(tables.memo, MemoRow._fields)
-WRITE_NODE: Final = upsert(tables.nodes, NodeRow._fields, fixed=("parent",))
+CHANGE: Final = "(SELECT coalesce(max(changes), 0) + 1 FROM totals WHERE run_id = {run})"
+"""The number of a change of a node of that run; a trigger counts it."""
+WRITE_NODE: Final = (
+    f"INSERT INTO nodes ({', '.join(NodeRow._fields)}, change_no) "  # noqa: S608
+    f"VALUES ({', '.join('?' for _ in NodeRow._fields)}, {CHANGE.format(run='?1')}) "
+    "ON CONFLICT (run_id, node_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in (*NodeRow._fields[2:], "change_no") if name != "parent")
+)
+NOTE_RUNNING: Final = (
+    "INSERT INTO nodes (run_id, node_id, seq, kind, status, key, model, provider, cached, attempts, truncated, usage, "  # noqa: S608
+    "queue_s, call_s, started_at, parent, place, epoch, content, content_hash, parts, output, change_no) "
+    "VALUES (?, ?, 0, ?, 'running', '', '', '', 0, 0, 0, '{}', 0, 0, ?, ?, ?, ?, ?, ?, '{}', 'null', "
+    f"{CHANGE.format(run='?1')}) ON CONFLICT (run_id, node_id) DO UPDATE SET "
+    "status = 'running', key = '', error = NULL, output = 'null', content_hash = excluded.content_hash, "
+    "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, "
+    "change_no = excluded.change_no "
+    "WHERE nodes.status IN ('running', 'cancelled') AND nodes.epoch < excluded.epoch AND nodes.counts IS NULL"
+)
+WRITE_WAIT: Final = (
+    "INSERT INTO waits (run_id, node_id, kind, token, due_at, payload, value) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (run_id, node_id) DO UPDATE SET kind = excluded.kind, token = excluded.token, "
+    "due_at = excluded.due_at, payload = excluded.payload, value = excluded.value"
+)
+WRITE_GAUGE: Final = "INSERT OR REPLACE INTO gauges VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
 WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
 EPOCH: Final = compiled(select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",))
 HAS_ENDED: Final = compiled(
@@ -77,5 +101,15 @@ HAS_ENDED: Final = compiled(
     ("attempt_id",),
 )
 
-ORDER: Final = (BEGIN_ATTEMPT, END_ATTEMPT, WRITE_MEMO, WRITE_NODE, WRITE_RATE)
+ORDER: Final = (
+    NOTE_RUNNING,
+    BEGIN_ATTEMPT,
+    END_ATTEMPT,
+    WRITE_MEMO,
+    WRITE_NODE,
+    WRITE_WAIT,
+    WRITE_RATE,
+    WRITE_GAUGE,
+    FORGET_GAUGES,
+)
 """In a group, all rows of one statement go before those of the next; an attempt begins before it ends."""

@@ -25,6 +25,7 @@ from flowllm.storage.base import (
     RunLease,
     RunRecord,
 )
+from flowllm.storage.live import Gauge, WaitRecord
 from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs
@@ -32,7 +33,16 @@ from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import memo_of, node_of
 from flowllm.storage.sqlite.refusals import fences_of, run_not_found
-from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row, rate_row, run_row
+from flowllm.storage.sqlite.rows import (
+    attempt_row,
+    gauge_row,
+    memo_row,
+    node_row,
+    rate_row,
+    run_row,
+    running_row,
+    wait_row,
+)
 from flowllm.storage.sqlite.unit import Unit
 from flowllm.storage.sqlite.writer import Failpoints, Writer
 
@@ -43,6 +53,8 @@ GOING = 1_000_000
 _OTHERS_KNOWN = 0.25
 """Seconds for which it is believed who else is at work."""
 _MOST_OTHERS = 100
+GAUGES_KEPT = 600.0
+"""Seconds for which gauges are kept."""
 
 
 class SqlStore:
@@ -263,6 +275,48 @@ class SqlStore:
         if rows:
             closes = "" if attempt is None else attempt.attempt_id
             await self._writer.write(Unit(fences=fences, rows=tuple(rows), closes=closes))
+
+    def note_running(self, fence: RunLease, node: NodeRecord) -> None:
+        """See `Store`."""
+        row = (statements.NOTE_RUNNING, running_row(node))
+        self._writer.ride(Unit(fences=(fence,), rows=(row,), rides=True))
+
+    async def changes(self, run_id: RunId, *, since: int = 0, limit: int = 500) -> list[NodeRecord]:
+        """See `Store`."""
+        return await self._reader.changes(run_id, since=since, limit=limit)
+
+    # waiting for the world
+
+    async def suspend(self, fence: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
+        """See `Store`."""
+        if (node.run_id, node.node_id, node.status) != (wait.run_id, wait.node_id, NodeStatus.WAITING):
+            raise ValueError("A wait is that of its node, in status waiting.")
+        rows = ((statements.WRITE_NODE, node_row(node)), (statements.WRITE_WAIT, wait_row(wait)))
+        await self._writer.write(Unit(fences=fences_of(None, None, [NodeWrite(fence=fence, node=node)]), rows=rows))
+
+    async def wake(self, token: str, value: Json) -> WaitRecord | None:
+        """See `Store`."""
+        woken: WaitRecord | None = await self._writer.write(actions.wake(token, value))
+        return woken
+
+    async def waits(
+        self, *, run_id: RunId | None = None, due_before: float | None = None, limit: int = 500
+    ) -> list[WaitRecord]:
+        """See `Store`."""
+        return await self._reader.waits(run_id=run_id, due_before=due_before, limit=limit)
+
+    # the limiter's gauges
+
+    def note_gauges(self, gauges: Sequence[Gauge]) -> None:
+        """See `Store`."""
+        if gauges:
+            rows = [(statements.WRITE_GAUGE, gauge_row(gauge)) for gauge in gauges]
+            forget = (statements.FORGET_GAUGES, (gauges[-1].at - GAUGES_KEPT,))
+            self._writer.ride(Unit(rows=(*rows, forget), rides=True))
+
+    async def gauges(self, *, since: float) -> list[Gauge]:
+        """See `Store`."""
+        return await self._reader.gauges(since=since)
 
     # memo
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, false, text
 
+from flowllm.storage.sqlite.totals import FIGURES, STATUSES
+
 metadata = MetaData()
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only in a column that is declared INTEGER."""
@@ -43,6 +45,7 @@ runs = Table(
     Column("snapshot_hash", Text),
     Column("row_hash", Text),
     Index("ix_runs_workflow_seq", "workflow", "seq"),
+    Index("ix_runs_running", "seq", sqlite_where=text("status = 'running'")),
     sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
 )
 
@@ -78,6 +81,9 @@ nodes = Table(
     Column("output", Text, nullable=False),
     Column("reused", Boolean, nullable=False, server_default=false()),
     Column("row_hash", Text),
+    Column("waits", Text),
+    Column("change_no", BIG, nullable=False, server_default=text("0")),
+    Index("ix_nodes_change", "run_id", "change_no"),
     Index("ix_nodes_parent_place", "run_id", "parent", "place"),
     Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD),
 )
@@ -124,6 +130,41 @@ rates = Table(
     Column("account", Text, primary_key=True, nullable=False),
     Column("requests_per_second", Float(53), nullable=False),
     Column("learned_at", Float(53), nullable=False),
+)
+
+totals = Table(
+    "totals",
+    metadata,
+    Column("run_id", Text, primary_key=True, nullable=False),
+    *(Column(name, BIG, nullable=False, server_default=text("0")) for name in ("changes", "last_seq", *STATUSES)),
+    *(Column(name, Float(53), nullable=False, server_default=text("0")) for name in FIGURES),
+)
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("run_id", Text, primary_key=True, nullable=False),
+    Column("node_id", Text, primary_key=True, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("token", Text, nullable=False, unique=True),
+    Column("due_at", Float(53)),
+    Column("payload", Text, nullable=False),
+    Column("value", Text),
+    Index("ix_waits_due_at", "due_at"),
+)
+
+gauges = Table(
+    "gauges",
+    metadata,
+    Column("process", Text, primary_key=True, nullable=False),
+    Column("account", Text, primary_key=True, nullable=False),
+    Column("at", Float(53), primary_key=True, nullable=False),
+    Column("in_flight", BIG, nullable=False),
+    Column("waiting", BIG, nullable=False),
+    Column("rate", Float(53)),
+    Column("tokens", Float(53)),
+    Column("pause_s", Float(53), nullable=False),
+    Index("ix_gauges_at", "at"),
 )
 
 versions = Table(

@@ -20,6 +20,7 @@ _SAVED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "memo": (statements.WRITE_MEMO, MemoRow._fields),
     "node": (statements.WRITE_NODE, NodeRow._fields),
     "rate": (statements.WRITE_RATE, RateRow._fields),
+    "wait": (statements.WRITE_WAIT, ("run_id", "node_id", "kind", "token", "due_at", "payload", "value")),
 }
 _NAMES: Final = {statement: (name, fields) for name, (statement, fields) in _SAVED.items()}
 
@@ -42,13 +43,15 @@ class Unit:
     always: bool = False
     """This action may go before results that the database could not take yet."""
 
+    rides: bool = False
+    """Nobody waits for it, and it may be lost: it is written with whatever is committed next."""
     removes: bool = False
     """It may remove what was written before."""
 
     @property
     def is_result(self) -> bool:
         """It is kept elsewhere where the database cannot take it."""
-        return self.action is None and not self.opens
+        return self.action is None and not self.opens and not self.rides
 
     @property
     def sums_up(self) -> bool:

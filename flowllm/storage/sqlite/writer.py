@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from flowllm.storage.sqlite.watch import Watch
 
 GROUP: Final = 1000
 """From so many units on a transaction takes no more: bounds its memory and the wait of its first unit."""
+
+RIDERS: Final = 10_000
+"""Units that nobody waits for which are kept for the next commit; of more the oldest are lost."""
 
 ROOM: Final = 1 << 16
 """Bytes that are kept free for the result of a request, compressed; as many as the largest so far had, if those were
@@ -78,6 +82,7 @@ class Writer:
         self._busy_timeout = busy_timeout
         self._failpoints = failpoints or Failpoints()
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._riders: deque[Unit] = deque(maxlen=RIDERS)
         self._fresh: list[_Job] = []
         """Units of this tick, not yet handed over."""
         self._thread: threading.Thread | None = None
@@ -115,6 +120,11 @@ class Writer:
             raise job.error
         return job.result
 
+    def ride(self, unit: Unit) -> None:
+        """Write a unit with the next one that somebody waits for; it may be lost. Needs no running loop."""
+        if not self._closed:
+            self._riders.append(unit)
+
     def loss(self) -> StorageFailed | None:
         """What became of the database if it is no longer the one that was opened: what is read of it now is another's.
         Waits for the writer's look at it, for any thread but the writer's own."""
@@ -141,7 +151,9 @@ class Writer:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="flowllm-writer", daemon=True)
             self._thread.start()
-        jobs, self._fresh = self._fresh, []
+        loop = self._fresh[0].loop
+        jobs, self._fresh = [*(_Job(unit, loop) for unit in self._riders), *self._fresh], []
+        self._riders.clear()
         self._queue.put(jobs)
 
     # everything below runs in the writer's thread
@@ -254,7 +266,7 @@ class Writer:
         jobs = self._without_gaps(jobs) if self._gaps else jobs
         error = self._attempt(jobs) if jobs else None
         if error is not None and len(jobs) > 1 and worth_one_by_one(error):
-            for job in jobs:
+            for job in (job for job in jobs if not job.unit.rides):
                 job.result = job.error = None
                 if self._spill.holds and job.unit.is_result and not concerns_data(error):
                     self._fail([job], error)  # its place is behind those that wait
@@ -278,7 +290,7 @@ class Writer:
 
     def _fail(self, jobs: Sequence[_Job], error: Exception, *, keep: bool = True) -> None:
         """Tell the jobs, and keep what are results."""
-        for job in jobs:
+        for job in (job for job in jobs if not job.unit.rides):
             # Each its own: an exception that several tasks raise would mix their tracebacks.
             job.error = failure = explain(error, self._path)
             if failure is not error:

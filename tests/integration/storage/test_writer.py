@@ -264,7 +264,7 @@ async def test_a_lock_of_another_process_is_waited_for(path: Path) -> None:
 
 
 async def test_a_full_disk_is_told_and_survived(path: Path) -> None:
-    with worker(WORKER, "full", path, 400_000) as child:
+    with worker(WORKER, "full", path, 600_000) as child:
         (error, written, there), code = child.rest()
     assert code == 0
     assert error.startswith("StorageFailed: The database")

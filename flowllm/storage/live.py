@@ -1,0 +1,61 @@
+"""What readers of a run watch while it goes on: its totals, what waits, and how the limiters stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flowllm.core.money import Spend
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTotals:
+    """Sums over what is on record of a run, of all its attempts; each commit brings them up to date."""
+
+    changes: int = 0
+    """The newest `NodeRecord.change_no`."""
+    last_seq: int = 0
+    """The highest `NodeRecord.seq`."""
+    nodes: Mapping[NodeStatus, int] = field(default_factory=dict)
+    """How many nodes have each status, items too; those that left the data since are counted."""
+    spend: Spend = field(default_factory=Spend)
+    """As `Store.spend` of the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitRecord:
+    """What a suspended node waits for: a value that somebody gives under its token."""
+
+    run_id: RunId
+    node_id: NodeId
+    kind: str
+    """What whoever wakes it has to know: `approval`, `batch`, …"""
+    token: str
+    """Unique in the database."""
+    due_at: float | None = None
+    """When it is to be looked at again, wall clock seconds; None: never by itself."""
+    payload: Json = None
+    woken: bool = False
+    value: Json = None
+    """What it was woken with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """How an account's limiter stood at one moment."""
+
+    process: str
+    """Which process: `HOST:PID`."""
+    account: str
+    """As `learn_rate` has it: it must not hold a secret."""
+    at: float
+    """Wall clock seconds."""
+    in_flight: int
+    waiting: int
+    rate: float | None = None
+    """Requests a second that are allowed now; None: not limited."""
+    tokens: float | None = None
+    """Tokens a minute that are left now; None: not limited."""
+    pause_s: float = 0.0
+    """Seconds until the server's pause is over."""
