@@ -1,7 +1,7 @@
-"""What is asked of the wing of calls, and the shape that each of its layers has.
+"""What is asked of the pipeline of calls, and the shape that each of its layers has.
 
-single flight → memo → batches → line (limiter, attempt record, wire). The flight comes first so that nobody can look into
-the memo just before an equal call's answer is stored there, and then pay for it again.
+single flight → response cache → batches → executor (limiter, attempt record, wire). Single flight comes first so that nobody can look into
+the response cache just before an equal call's answer is stored there, and then pay for it again.
 """
 
 from __future__ import annotations
@@ -85,18 +85,18 @@ class Performer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
-    """That an ask may share its request with others of the same group."""
+    """That a call may share its request with others of the same group."""
 
     group: Hashable
-    """Asks that one request can carry: the same account, model and parameters."""
+    """Calls that one request can carry: the same account, model and parameters."""
     size: int
-    """The most asks in one request."""
+    """The most calls in one request."""
     wait: float
     """Seconds to wait at most for others."""
     join: Callable[[Sequence[AnyRequest]], Request]
     """One request that asks for all of them."""
     divide: Callable[[Answer, Sequence[Call]], Sequence[Answer]]
-    """The part that each ask has in the answer to that request."""
+    """The part that each call has in the answer to that request."""
     most_tokens: int = 250_000
     """By estimate, in one request."""
 
@@ -115,7 +115,7 @@ class Call:
     key: str
     """The fingerprint of the request; answers are stored and shared under it."""
     settle: Callable[[Answer], Sequence[NodeWrite]]
-    """The rows that this answer completes; they are committed together with it, before `ask` returns."""
+    """The rows that this answer completes; they are committed together with it, before `answer` returns."""
     validator: Validator | None = None
     keep_truncated: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -125,17 +125,17 @@ class Call:
     expected: Usage = field(default_factory=Usage)
     """Tokens that it will take, at most, by estimate."""
     reckon: Callable[[], Usage] | None = None
-    """Gives it at the moment of sending, where that takes work: an answer from the memo needs none."""
+    """Gives it at the moment of sending, where that takes work: an answer from the response cache needs none."""
     read_memo: bool = True
     write_memo: bool = True
     ttl: float | None = None
-    """Seconds; an older answer in the memo is not used."""
+    """Seconds; an older answer in the response cache is not used."""
     join: bool = True
     """An equal request in flight will do."""
     batch: Batching | None = None
     """None: it goes alone."""
     scope: str = ""
-    """Only asks of one scope share an answer that is on its way; by the cache all do."""
+    """Only calls of one scope share an answer that is on its way; by the cache all do."""
     idle: Callable[[], float] = float
     """Seconds of all attempts so far that do not count against the timeout."""
     missed: Callable[[], None] = _nothing
@@ -148,14 +148,14 @@ class Call:
 
 
 class PendingCall(Protocol):
-    """An ask on its way, which may belong to several askers."""
+    """A call on its way, which may belong to several callers."""
 
     call: Call
     on_wire: bool
     """A request is out or its outcome is being recorded: the token no longer holds it back."""
 
     def payer(self) -> Caller:
-        """Who pays for what is sent next: the first asker whose run is not stopping.
+        """Who pays for what is sent next: the first caller whose run is not stopping.
 
         Raises CallStopped when there is none left.
         """
@@ -172,7 +172,7 @@ class PendingCall(Protocol):
 
     async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:
         """The answer, where all that the call asks for has come to be known while it waited; what of it is known is asked
-        for no more. `recall` gives what the memo has of one call, with its rows, durable."""
+        for no more. `recall` gives what the response cache has of one call, with its rows, durable."""
         ...
 
     def departing(self, request: AnyRequest) -> AnyRequest:

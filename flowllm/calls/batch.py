@@ -1,9 +1,9 @@
-"""Asks that one request can carry gather here, from many steps and items, and share it.
+"""Calls that one request can carry gather here, from many steps and items, and share it.
 
-Above the line, below the memo: what is known is not sent, and who waits here holds no slot. A batch goes as soon as
-it is full, or when its first ask has waited as long as it may. One that the server refuses is halved and sent again,
-down to the single ask that is at fault: it fails alone. If both halves are refused, a few asks are tried alone: it may
-be that nothing in them is at fault (`blame.py`).
+Above the executor, below the response cache: what is known is not sent, and who waits here holds no slot. A batch goes as soon as
+it is full, or when its first call has waited as long as it may. One that the server refuses is halved and sent again,
+down to the single call that is at fault: it fails alone. If both halves are refused, a few calls are tried alone: it may
+be that nothing in them is at fault.
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
 
 from flowllm.calls.base import AnyRequest, Batching, Call, Caller, Layer, PendingCall
-from flowllm.calls.blame import may_be_one_alone, tried_alone, words_of
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
-from flowllm.core.errors import ServerFailed
+from flowllm.core.errors import (
+    ContentFiltered,
+    PathNotFound,
+    RequestRejected,
+    RequestTooLarge,
+    ServerFailed,
+    UnknownModel,
+    WrongVectors,
+)
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.request import Answer
 from flowllm.core.tasks import start_task
@@ -26,7 +35,7 @@ from flowllm.core.types import Json, Priority, Usage
 from flowllm.storage.base import NodeWrite
 
 _MOST_ATTEMPTS = 2
-"""Of a request for several asks, before they are tried alone."""
+"""Of a request for several calls, before they are tried alone."""
 _URGENCY = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 
 
@@ -43,7 +52,7 @@ class _Member:
 
 
 class _Batch:
-    """Calls that share a request. To the line it is one call, with a request of its own."""
+    """Calls that share a request. To the executor it is one call, with a request of its own."""
 
     def __init__(self, members: Sequence[_Member], name: str, *, suspect: bool = False) -> None:
         """`name` is unlike any other batch's. `suspect`: one of them may be at fault for all of them."""
@@ -91,7 +100,7 @@ class _Batch:
         return any(member.pending.holds_secret(value) for member in self.members)
 
     async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:
-        """What the memo has by now of its calls goes to them, and they leave; an answer if none is left."""
+        """What the response cache has by now of its calls goes to them, and they leave; an answer if none is left."""
         members = list(self.members)
         outcomes = await asyncio.gather(*(recall(member.pending) for member in members), return_exceptions=True)
         last: Answer | None = None
@@ -159,7 +168,7 @@ class _Batch:
         return self.task
 
 
-class _Gathering:
+class _OpenBatch:
     """Members of one group that wait for others."""
 
     def __init__(self) -> None:
@@ -192,7 +201,7 @@ class Batches:
     def __init__(self, inner: Layer, clock: Clock) -> None:
         self._inner = inner
         self._clock = clock
-        self._gathering: dict[Hashable, _Gathering] = {}
+        self._open: dict[Hashable, _OpenBatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = itertools.count(1)
         self._trials: dict[Hashable, asyncio.Lock] = {}
@@ -200,7 +209,7 @@ class Batches:
         """What a group's requests were refused with whatever was in them."""
 
     async def answer(self, pending: PendingCall) -> Answer:
-        """The call's part of a batch's answer; an ask without a batch goes straight on."""
+        """The call's part of a batch's answer; a call without a batch goes straight on."""
         if pending.call.batch is None:
             return await self._inner.answer(pending)
         member, group = _Member(pending), _group(pending.call)
@@ -211,36 +220,36 @@ class Batches:
             await self._leave(member, group)
 
     def _gather(self, member: _Member, how: Batching, group: Hashable) -> None:
-        found = self._gathering.get(group)
+        found = self._open.get(group)
         if found is not None and found.tokens + _tokens(member) > how.most_tokens:
             self._flush(group)
-        gathering = self._gathering.setdefault(group, _Gathering())
-        earlier = gathering.add(member, how, self._clock.monotonic())
-        if len(gathering.members) >= gathering.size:
+        opened = self._open.setdefault(group, _OpenBatch())
+        earlier = opened.add(member, how, self._clock.monotonic())
+        if len(opened.members) >= opened.size:
             self._flush(group)
         elif earlier:
-            _cancel(gathering.timer)
-            gathering.timer = self._start(self._flush_after(group, how.wait))
+            _cancel(opened.timer)
+            opened.timer = self._start(self._flush_after(group, how.wait))
 
     async def _flush_after(self, group: Hashable, seconds: float) -> None:
         await self._clock.sleep(seconds)
-        self._gathering[group].timer = None
+        self._open[group].timer = None
         self._flush(group)
 
     def _flush(self, group: Hashable) -> None:
-        gathering = self._gathering.pop(group)
-        _cancel(gathering.timer)
-        self._send(gathering.members)
+        opened = self._open.pop(group)
+        _cancel(opened.timer)
+        self._send(opened.members)
 
     def _send(self, members: Sequence[_Member]) -> None:
         if members:
             batch = self._batch(members)
-            batch.task = self._start(self._carry_out(batch))
+            batch.task = self._start(self._execute(batch))
 
     def _batch(self, members: Sequence[_Member], *, suspect: bool = False) -> _Batch:
         return _Batch(members, f"batch-{next(self._names)}", suspect=suspect)
 
-    async def _carry_out(self, batch: _Batch) -> None:
+    async def _execute(self, batch: _Batch) -> None:
         """Ask for all of them; if some of them may be why there is no answer, in parts."""
         await self._ask(batch)
         if batch.error is None:
@@ -270,7 +279,7 @@ class Batches:
         for half in batch.halves():
             if half:
                 part = self._batch(half, suspect=True)
-                part.task = self._start(self._carry_out(part))
+                part.task = self._start(self._execute(part))
 
     async def _find_out(self, batch: _Batch, error: Exception, group: Hashable) -> None:
         """Send those that still wait in halves, and what is refused then in smaller parts, if that can help."""
@@ -324,11 +333,11 @@ class Batches:
             if ending is not None:
                 await asyncio.wait([ending])
             return
-        gathering = self._gathering[group]
-        gathering.remove(member)
-        if not gathering.members:
-            _cancel(gathering.timer)
-            del self._gathering[group]
+        opened = self._open[group]
+        opened.remove(member)
+        if not opened.members:
+            _cancel(opened.timer)
+            del self._open[group]
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = start_task(work)
@@ -339,18 +348,19 @@ class Batches:
 
 def _how(call: Call) -> Batching:
     if call.batch is None:
-        raise AssertionError("an ask that goes alone is in a batch")
+        raise AssertionError("a call that goes alone is in a batch")
     return call.batch
 
 
 def _group(call: Call) -> Hashable:
-    """What may share a request: of one tenant, under one policy, and on one purse if there is one."""
+    """What may share a request: of one tenant, under one policy, and on one budget if there is one."""
     budget = None if call.caller.budget is None else call.caller.lease.run_id
     return (_how(call).group, call.retry, call.timeout, call.caller.tenant, budget)
 
 
 def _joined(calls: Sequence[Call], *, suspect: bool) -> Call:
-    """The ask for all of them. Those that are not alone are soon sent in smaller batches rather than again. What it completes is their business: it has no rows and no place in the memo."""
+    """The call for all of them. Those that are not alone are soon sent in smaller batches rather than again. It has no
+    rows and no place in the response cache: its members have."""
     first = calls[0]
     if len(calls) == 1:
         return first
@@ -371,3 +381,35 @@ def _tokens(member: _Member) -> int:
 def _cancel(timer: asyncio.Task[None] | None) -> None:
     if timer is not None:
         timer.cancel()
+
+
+_ONE_AT_FAULT = frozenset({None, 200, 400, 413, 415, 422, 424, 451})
+"""HTTP statuses of a refusal that may be one call's fault; None: it was refused here, as too large."""
+LEAST_TRIED = 3
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+
+
+def may_be_one_alone(error: BaseException) -> bool:
+    """One of the batch may be why all of it failed."""
+    if isinstance(error, RequestRejected) and not isinstance(error, RequestTooLarge):
+        return error.status in _ONE_AT_FAULT and not isinstance(error, UnknownModel | PathNotFound)
+    return isinstance(error, RequestTooLarge | ContentFiltered | ServerFailed | WrongVectors)
+
+
+def words_of(error: BaseException) -> tuple[type, str]:
+    """The kind of an error and what it says, numbers and quoted words left out: those name a call."""
+    return type(error), _QUOTED.sub("", str(error))
+
+
+def tried_alone(sizes: Sequence[int], error: BaseException) -> list[int]:
+    """The places of those calls to try: about log2 of their number, from the smallest to the largest by turns.
+
+    A server in trouble is tried a few times whatever their number: each of them is sent several times.
+    """
+    wanted = LEAST_TRIED
+    if sizes and not isinstance(error, ServerFailed):
+        wanted = max(wanted, math.ceil(math.log2(len(sizes))) - 2)
+    wanted = min(wanted, len(sizes))
+    order = sorted(range(len(sizes)), key=lambda place: sizes[place])
+    spread = [order[round(step * (len(order) - 1) / max(1, wanted - 1))] for step in range(wanted)]
+    return [spread[step // 2 if step % 2 == 0 else -1 - step // 2] for step in range(wanted)]

@@ -1,4 +1,4 @@
-"""What was answered once is not asked again: the memo is looked into before anything else."""
+"""What was answered once is not asked again: the response cache is looked into before anything else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
 
 
 def answer_of(record: MemoRecord) -> Answer:
-    """An answer as the memo keeps it."""
+    """An answer as the response cache keeps it."""
     kept = record.answer
     return Answer(
         value=kept["value"],
@@ -75,7 +75,7 @@ def answer_of(record: MemoRecord) -> Answer:
 
 
 def record_of(key: str, answer: Answer, *, now: float) -> MemoRecord:
-    """What the memo keeps of an answer."""
+    """What the response cache keeps of an answer."""
     return MemoRecord(
         key=key,
         provider=answer.provider,

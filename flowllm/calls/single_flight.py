@@ -40,7 +40,7 @@ class InFlightCall:
         self._clock = clock
         self.on_wire = False
         self.sealed = False
-        """Too late to join: its rows have been made (the memo will have the answer), or it is being ended."""
+        """Too late to join: its rows have been made (the response cache will have the answer), or it is being ended."""
         self.ended = asyncio.Event()
         self._waiters: list[_Waiter] = []
         self._paying: _Waiter | None = None
@@ -65,7 +65,7 @@ class InFlightCall:
                 await self.ended.wait()
 
     def suits(self, call: Call) -> bool:
-        """Its answer, whatever it is, is one that this ask would have got by itself."""
+        """Its answer, whatever it is, is one that this call would have got by itself."""
         mine = self.call
         fresh_enough = call.ttl is None or (mine.ttl is not None and mine.ttl <= call.ttl)
         return not self.sealed and fresh_enough and call.keep_truncated == mine.keep_truncated
@@ -92,7 +92,7 @@ class InFlightCall:
         return any(redactor.value(value) != value for redactor in redactors.values())
 
     async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:
-        """What the memo has of it by now."""
+        """What the response cache has of it by now."""
         return await recall(self)
 
     def departing(self, request: AnyRequest) -> AnyRequest:
@@ -159,7 +159,7 @@ class InFlightCall:
 
 
 class InFlightCalls:
-    """All calls in flight in the process: the face of this wing."""
+    """All calls in flight in the process: the way into this package."""
 
     def __init__(self, inner: Layer, clock: Clock) -> None:
         self._inner = inner
@@ -168,11 +168,11 @@ class InFlightCalls:
         self._running: set[InFlightCall] = set()
 
     async def answer(self, call: Call) -> Answer:
-        """The answer to this ask, durable, with its rows.
+        """The answer to this call, durable, with its rows.
 
         Raises StepError when there is none, CallStopped when the run is stopping, StoreError when the answer
         could not be kept. What does not suit an equal call in flight waits for its end, and finds the answer in
-        the memo or asks itself: equal requests are never out at the same time.
+        the response cache or asks itself: equal requests are never out at the same time.
         """
         caller = call.caller
         while not caller.token.stopped:

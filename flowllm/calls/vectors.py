@@ -18,7 +18,7 @@ def join(requests: Sequence[AnyRequest]) -> Request:
 
 
 def divide(answer: Answer, calls: Sequence[Call]) -> Sequence[Answer]:
-    """To each ask, which is for one text, its vector, and tokens and cost by the estimated size of its text."""
+    """To each call, which is for one text, its vector, and tokens and cost by the estimated size of its text."""
     weights = [max(1, call.expected.at_least) for call in calls]
     tokens = shared_out(answer.usage.input_tokens, weights)
     cached = shared_out(answer.usage.cached_input_tokens, weights)

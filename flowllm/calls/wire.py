@@ -1,4 +1,4 @@
-"""What differs between the kinds of requests on their way to a provider; the line treats them all alike."""
+"""What differs between the kinds of requests on their way to a provider; attempts treat them all alike."""
 
 from __future__ import annotations
 

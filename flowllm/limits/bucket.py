@@ -1,4 +1,6 @@
-"""A token bucket: so many units a second, saved up to a burst.
+"""The two measures of a rate: a token bucket and a strict window.
+
+A token bucket: so many units a second, saved up to a burst.
 
 Source of the algorithm: J. Turner, "New directions in communications (or which way to the information age?)",
 IEEE Communications Magazine 24 (10), 1986, there as the leaky bucket; here in its token form. The level may
@@ -6,6 +8,8 @@ go below zero: a correction after the fact (more was used than reserved) is paid
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 
 class Bucket:
@@ -61,3 +65,26 @@ class Bucket:
 
 _TOLERANCE = 1e-9
 """Rounding of the refill must not turn into a wait of a femtosecond, again and again."""
+
+
+class Window:
+    """At most so many requests in any span of so many seconds, wherever the span begins: a sliding log of the last
+    requests, exact where a counter that is reset each second would let twice as many through around the reset. Pure."""
+
+    __slots__ = ("_log", "limit", "span")
+
+    def __init__(self, *, limit: int, span: float) -> None:
+        """`limit` requests in any `span` seconds."""
+        self.limit = limit
+        self.span = span
+        self._log: deque[float] = deque(maxlen=limit)
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more may go; 0 if it may go now."""
+        if len(self._log) < self.limit:
+            return 0.0
+        return max(0.0, self._log[0] + self.span - now)
+
+    def take(self, now: float) -> None:
+        """One goes."""
+        self._log.append(now)

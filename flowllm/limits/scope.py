@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flowllm.core.types import Limits, WaitReason
-from flowllm.limits.bucket import Bucket
-from flowllm.limits.window import Window
+from flowllm.limits.bucket import Bucket, Window
 
 STEADY = 0.99
 """Of a rate is used: what arrives a little early at the server must not be one too many."""
