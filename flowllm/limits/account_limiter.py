@@ -24,7 +24,7 @@ from flowllm.limits.breaker import Breaker
 from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.lane import Admission, Lane, Waiter
 from flowllm.limits.learned import Departure, ModelLimits, per_second
-from flowllm.limits.scope import MINUTE, Hold, LimitScope, longest
+from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
 LONGEST_PAUSE = 3600.0
 """Seconds: no server can make an account wait longer than this at a time."""
@@ -181,7 +181,8 @@ class AccountLimiter:
             if hold is None:
                 return lane
             lane.hold_back(hold, now)
-            head.tell(hold, self._clock.now())
+            if hold.reason is not head.told:
+                head.tell(hold, self._clock.now())
             soonest = min(soonest, hold.seconds)
             if self.model(head.admission.model).hold(head.admission.tokens, now) is None:
                 by_account = hold  # nobody may overtake
@@ -214,7 +215,7 @@ class AccountLimiter:
         if self.scope.full(width):
             reason = WaitReason.SLOT if width == self.most else WaitReason.BREAKER
             return Hold(reason, self.breaker.wait(now) or math.inf)
-        return longest(self.scope.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
+        return longer(self.scope.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
 
     def _take(self, admission: Admission, now: float) -> None:
         for scope in self._scopes(admission):
@@ -261,13 +262,16 @@ class AccountLimiter:
 
     # the wire
 
+    def _wire_hold(self, model: ModelLimits, now: float) -> Hold | None:
+        return longer(model.paused(now), longer(self.scope.wire.hold(now), model.scope.wire.hold(now)))
+
     async def depart(self, admission: Admission) -> Departure:
         """Wait for the moment at which the request may really go out."""
         model = self.model(admission.model)
         scopes, listener, told = (self.scope, model.scope), admission.listener, None
         now = self._clock.monotonic()
         self._retune(now)
-        while (hold := longest(model.paused(now), *(scope.wire.hold(now) for scope in scopes))) is not None:
+        while (hold := self._wire_hold(model, now)) is not None:
             if listener is not None and hold.reason is not told:
                 listener.waiting(hold.reason, self._clock.now() + hold.seconds)
                 told = hold.reason

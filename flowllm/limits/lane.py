@@ -61,19 +61,20 @@ class Lane(AdmissionQueue["Waiter"]):
 
     def hold_back(self, hold: Hold | None, now: float) -> None:
         """Its head waits for that from now on; None: nobody waits."""
-        self.held(now)
+        if hold is None or self.hold is None or hold.reason is not self.hold.reason:
+            self.held(now)
         self.hold = hold
 
 
 class Waiter:
     """A request in a lane."""
 
-    __slots__ = ("_before", "_told", "admission", "future", "lane")
+    __slots__ = ("_before", "admission", "future", "lane", "told")
 
     def __init__(self, admission: Admission, lane: Lane, now: float) -> None:
         self.admission = admission
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._told: WaitReason | None = None
+        self.told: WaitReason | None = None
         self.enter(lane, now)
 
     def enter(self, lane: Lane, now: float) -> None:
@@ -84,8 +85,8 @@ class Waiter:
     def tell(self, hold: Hold, wall: float) -> None:
         """What it waits for, where that has changed."""
         listener = self.admission.listener
-        if listener is not None and hold.reason is not self._told:
-            self._told = hold.reason
+        if listener is not None and hold.reason is not self.told:
+            self.told = hold.reason
             listener.waiting(hold.reason, wall + hold.seconds if hold.seconds < math.inf else None)
 
     def count(self, now: float) -> None:

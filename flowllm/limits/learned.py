@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flowllm.core.types import Limits, WaitReason
 from flowllm.limits.adaptive import AdaptiveRate, lower
 from flowllm.limits.headers import Quota
-from flowllm.limits.scope import MINUTE, Hold, LimitScope, longest
+from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
 PACE = 1.0
 """Requests a second. Headers that allow less are believed once there was a 429: until then nothing is held back by what
@@ -84,7 +84,7 @@ class ModelLimits:
         """What keeps a request from being admitted, as far as this model goes."""
         if self.scope.full(self.scope.limits.max_concurrent):
             return Hold(WaitReason.SLOT, math.inf)
-        return longest(self.paused(now), self.scope.hold(tokens, now))
+        return longer(self.paused(now), self.scope.hold(tokens, now))
 
     def paused(self, now: float) -> Hold | None:
         """The pause that the server asked for."""

@@ -29,9 +29,11 @@ class Hold(NamedTuple):
     seconds: float
 
 
-def longest(*holds: Hold | None) -> Hold | None:
-    """The one that lasts longest; None if there is none."""
-    return max((hold for hold in holds if hold is not None), key=lambda hold: hold.seconds, default=None)
+def longer(one: Hold | None, other: Hold | None) -> Hold | None:
+    """The one that lasts longer; None if there is none."""
+    if one is None or other is None:
+        return one or other
+    return one if one.seconds >= other.seconds else other
 
 
 class Rates:
@@ -66,10 +68,10 @@ class Rates:
 
     def wait(self, now: float) -> float:
         """Seconds until one more request may go."""
-        waits = [window.wait(now) for window in self._windows]
-        if self._bucket is not None:
-            waits.append(self._bucket.wait(1, now))
-        return max(waits, default=0.0)
+        wait = 0.0 if self._bucket is None else self._bucket.wait(1, now)
+        for window in self._windows:
+            wait = max(wait, window.wait(now))
+        return wait
 
     def hold(self, now: float) -> Hold | None:
         """What keeps one more request from going."""
