@@ -1,7 +1,7 @@
 """How close a run comes to its critical path: python -m tests.benchmarks.critical_path [RUNS] [LATENCY]
 
 The blog's longest path is three calls. Against a server that takes LATENCY seconds for each, a run takes three
-times that and what flowllm adds. What the server and the client take by themselves is measured in the same sitting,
+times that and what flowllm adds. What the server and the client take by themselves is measured by the same process,
 with a workflow of one call, and told beside it; the median of RUNS counts. A run of real life has calls of seconds.
 """
 

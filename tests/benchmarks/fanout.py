@@ -1,7 +1,7 @@
 """Speed of fan-out, against a bare loop that keeps nothing: python -m tests.benchmarks [RUNS] [NAMES…]
 
 The loop is asyncio with the same openai client (aiohttp), connection pool and a semaphore, in the same process and
-sitting; each figure is the median of RUNS. What flowllm is measured with is its library, on a database on disk.
+measurement; each figure is the median of RUNS. What flowllm is measured with is its library, on a database on disk.
 """
 
 from __future__ import annotations

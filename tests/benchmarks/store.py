@@ -1,6 +1,6 @@
 """How many units a second the store commits: python -m tests.benchmarks.store [FOLDER]
 
-A unit is the end of one call: its attempt, its node and its answer for the memo, three rows. The bare figure
+A unit is the end of one call: its attempt, its node and its answer for the cache, three rows. The bare figure
 is the same rows through the driver alone, in the same run: one transaction a unit, and as many in one
 transaction as there are writers. Then what the verbs take for the items of a foreach, in microseconds of CPU each.
 """
