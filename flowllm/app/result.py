@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from flowllm.core.clock import timestamp
 from flowllm.core.money import Spend
@@ -29,8 +29,8 @@ class StepResult:
     call_s: float
     cost_usd: float | None
     truncated: bool
-    usage: Usage
     counts: Mapping[str, int] | None = None
+    usage: Usage
 
     @classmethod
     def of(cls, node: NodeRecord) -> StepResult:
@@ -56,24 +56,7 @@ class StepResult:
 
     def as_dict(self) -> dict[str, Json]:
         """As it stands in JSON output."""
-        return {
-            "kind": self.kind,
-            "status": self.status,
-            "cached": self.cached,
-            "attempts": self.attempts,
-            "output": self.output,
-            "error": self.error,
-            "model": self.model,
-            "provider": self.provider,
-            "started_at": self.started_at,
-            "finished_at": self.finished_at,
-            "queue_s": self.queue_s,
-            "call_s": self.call_s,
-            "cost_usd": self.cost_usd,
-            "truncated": self.truncated,
-            "counts": self.counts,
-            "usage": self.usage.as_dict(),
-        }
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {"usage": self.usage.as_dict()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,14 +67,6 @@ def handed_on(step: Step) -> dict[str, StepId]:
     return {name: leaf.bare for name, leaf in tree.items() if getattr(leaf, "bare", None) is not None}
 
 
-def foreach_steps(graph: Subgraph) -> bool:
-    """Whether a graph, or one within it, has a foreach."""
-    return any(
-        step.foreach is not None or (isinstance(step.body, WorkflowBody) and foreach_steps(step.body.graph))
-        for step in graph.steps.values()
-    )
-
-
 def texts_together(step: Step) -> int:
     """How many texts of a step, or of one within it, share a request; 0 where none is embedded."""
     if isinstance(step.body, WorkflowBody):

@@ -1,4 +1,4 @@
-"""Carries a foreach through its items: pulls them from their data as there is room, and gathers what becomes of them.
+"""Executes a foreach: pulls items from their data while there is room, and collects their results.
 
 Each item is a row in the store; what is held in memory are the items in flight, and the outputs only where a template
 looks at the whole list.
@@ -283,7 +283,7 @@ class ForeachRunner:
         self._wake.set()
 
     def _ended(self, item: Item, record: NodeRecord | None) -> None:
-        """An item is over; None: it was not wanted any more, or the run is stopping."""
+        """An item is over; None: it was no longer wanted, or the run is stopping."""
         index = item.row.index
         self._context.open_items.closed()
         totals = self._item_totals.pop(index, None)

@@ -2,7 +2,7 @@
 
 Windows refill one by one: each item that ends makes room for the next. Under `accept` an item is pulled only when it
 is known of all before it whether they are answered already or have to be asked: so a repeat, which finds all in the
-memo, pulls no item that the first run did not.
+response cache, pulls no item that the first run did not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Ended:
     item: Json = None
     output: Json = None
     stands: bool = False
-    """It failed for failures within it that were let pass: a resume lets them stand, unless it is to retry them."""
+    """It failed for failures within it that were tolerated: a resume lets them stand, unless it is to retry them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class FailureTolerance:
 
 
 class ForeachState:
-    """Where one foreach stands. Places are the items' indices in their data, pulled in order."""
+    """The state of one foreach. Places are the items' indices in their data, pulled in order."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class ForeachState:
         return decided
 
     def withdrawn(self, index: int) -> None:
-        """A pulled item ended without an outcome, because it is not wanted any more or the run is stopping."""
+        """A pulled item ended without an outcome, because it is no longer wanted or the run is stopping."""
         self._open.discard(index)
         self._undetermined.discard(index)
         self._lost.add(index)

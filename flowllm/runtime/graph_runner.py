@@ -1,4 +1,4 @@
-"""Carries one graph from its first node to its last: does what its state machine commands.
+"""Runs one graph from its first node to its last: does what its state machine commands.
 
 A chain of nodes goes on in one task; where several nodes become ready at once the others get tasks of their own.
 """
@@ -42,7 +42,7 @@ class GraphOutcome:
     error: Mapping[str, Json] | None = None
     """Of an output that could not be rendered."""
     failed: NodeRecord | None = None
-    """The first node that failed and was not let pass."""
+    """The first node that failed and was not tolerated."""
 
 
 class GraphRunner:
@@ -75,7 +75,7 @@ class GraphRunner:
 
     @property
     def state(self) -> GraphState:
-        """Where its nodes stand."""
+        """The states of its nodes."""
         return self._state
 
     async def run(self, *, inline: bool = True) -> GraphOutcome:
@@ -110,7 +110,7 @@ class GraphRunner:
         self._follow(self._state.handle(StopAsked(status=self._scope.token.status or RunStatus.INTERRUPTED)))
 
     def _follow(self, commands: list[Command], *, inline: bool = True) -> NodeId | None:
-        """Carry out commands; `inline`: the first node to start is left to the caller."""
+        """Executes commands; `inline`: the first node to start is left to the caller."""
         first: NodeId | None = None
         for command in commands:
             match command:
@@ -142,7 +142,7 @@ class GraphRunner:
                 record = await self._context.execute(self._context, self._invocation(node))
                 if record is not None:
                     self._note(node, record)
-            except Exception:  # a fault of ours must not leave the graph waiting for this node
+            except Exception:  # a bug of flowllm must not leave the graph waiting for this node
                 self._dropped(node)
                 raise
             node = self._finished(node, NodeStatus.CANCELLED if record is None else record.status)

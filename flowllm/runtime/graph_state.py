@@ -38,14 +38,14 @@ Stimulus = RunBegun | NodeFinished | StopAsked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartNode:
-    """Its inputs are there: carry it out."""
+    """Its inputs are there: execute it."""
 
     node: NodeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndNode:
-    """It is not carried out: record it as skipped or blocked, because of `cause`."""
+    """It is not executed: record it as skipped or blocked, because of `cause`."""
 
     node: NodeId
     status: NodeStatus

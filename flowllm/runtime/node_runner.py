@@ -68,7 +68,7 @@ async def _tried(
         if being_cancelled():
             raise
         return await _fail(context, invocation, work, _internal(error))
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not take the others down
+    except Exception as error:  # noqa: BLE001 - a bug of flowllm must not take the others down
         return await _fail(context, invocation, work, _internal(error))
 
 

@@ -1,4 +1,4 @@
-"""How a run is carried out."""
+"""How a run is executed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowllm.core.types import Json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out. Kept with the run, so that a resume repeats them (all but `until`)."""
+    """How a run is executed. Kept with the run, so that a resume repeats them (all but `until`)."""
 
     provider: str | None = None
     """The default provider; `simulated` replaces all."""
@@ -21,9 +21,9 @@ class RunOptions:
     max_concurrent: int | None = None
     """Requests in flight: in place of `limits.max_concurrent` on the default provider, lowering it on others."""
     no_cache: bool = False
-    """The memo is neither read nor written."""
+    """The response cache is neither read nor written."""
     refresh: tuple[str, ...] = ()
-    """Steps that are asked anew though their answer is in the memo."""
+    """Steps that are asked anew though their answer is cached."""
     until: str | None = None
     """Only this step and what it needs."""
     fail_fast: bool = False

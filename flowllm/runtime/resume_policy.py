@@ -15,7 +15,7 @@ UNJUDGED = "unjudged"
 
 
 def holds(before: NodeRecord | None, *, key: str, step: Step, retry_failed: bool) -> bool:
-    """The earlier outcome stands: same key, and it succeeded, or failed as its step puts up with.
+    """The earlier outcome stands: same key, and it succeeded, or failed as its step tolerates.
 
     Skipped nodes need no policy: their condition is computed again, for nothing.
     """

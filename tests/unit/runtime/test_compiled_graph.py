@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from flowllm.language.reference import Part
-from flowllm.runtime.compiled_graph import CompiledGraph, foreach_steps, handed_on, texts_together
+from flowllm.runtime.compiled_graph import CompiledGraph, handed_on, texts_together
 from tests.support.workflows import workflow
 
 FLOW = """
@@ -45,10 +45,9 @@ def test_a_graph_of_values_costs_nothing() -> None:
     free = workflow("steps: {a: {value: 1}, b: {value: '{{ a }}'}}").graph
     assert not CompiledGraph(free).costly
     assert CompiledGraph(workflow("steps: {a: {foreach: [1], value: 1}}").graph).costly
-    assert not foreach_steps(free)
 
 
-def test_a_foreach_and_texts_to_embed_are_found_in_graphs_within() -> None:
+def test_texts_to_embed_are_found_in_graphs_within() -> None:
     nested = workflow("""
         defaults: {provider: simulated, model: m}
         steps:
@@ -57,6 +56,5 @@ def test_a_foreach_and_texts_to_embed_are_found_in_graphs_within() -> None:
               steps:
                 b: {foreach: [x], embed: "{{ item }}", model: e, batch: {size: 7}}
         """)
-    assert foreach_steps(nested.graph)
     assert texts_together(nested.steps["a"]) == 7
     assert texts_together(workflow("steps: {a: {value: 1}}").steps["a"]) == 0
