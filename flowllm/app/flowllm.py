@@ -346,7 +346,7 @@ class FlowLLM:
         kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
         if run.options.get("over") is not None:
             kinds = {ROW: StepKind.WORKFLOW}
-        run = replace(run, stats=await figures_of(self.store, run))
+        run = replace(run, stats=figures_of(run))
         return RunResult.of(run, await counted(self.store, all_nodes(run, nodes, kinds)))
 
 

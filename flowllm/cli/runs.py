@@ -98,7 +98,7 @@ def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool,
 
 async def _row(store: Store, run: RunRecord) -> Row:
     counts = await store.count_steps(run.run_id)
-    figures = await figures_of(store, run)
+    figures = figures_of(run)
     steps = figures.get(COUNTED, 0)
     if not steps:  # it runs, its process is gone, or it is older than this figure
         with suppress(DatabaseCorrupt):  # a damaged one is listed as failed

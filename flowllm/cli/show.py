@@ -135,7 +135,7 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, location: Loc
 
     async def work(app: FlowLLM) -> Record:
         store, found = app.store, await find_run(app.store, run)
-        found = replace(found, stats=await figures_of(store, found))
+        found = replace(found, stats=figures_of(found))
         if step is None:
             nodes = all_nodes(found, await whole_nodes(store, found, outputs), step_kinds(found))
             return await _record(store, found, nodes, attempts_of=nodes if as_json else ())

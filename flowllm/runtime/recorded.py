@@ -20,12 +20,12 @@ MOST_ITEMS = 1000
 """Items of a foreach's output that are shown, unless all are wanted."""
 
 
-async def figures_of(store: Store, run: RunRecord) -> Mapping[str, Json]:
+def figures_of(run: RunRecord) -> Mapping[str, Json]:
     """The figures of a run, with what it took so far where it has not ended."""
     if run.finished_at is not None and COUNTED in run.stats:
         return run.stats
     earlier = {name: value for name, value in run.stats.items() if name != LAST_ATTEMPT}
-    return {**earlier, **(await store.spend(run.run_id)).as_dict()}
+    return {**earlier, **run.totals.spend.as_dict()}
 
 
 async def counted(store: Store, nodes: Sequence[NodeRecord]) -> list[NodeRecord]:
