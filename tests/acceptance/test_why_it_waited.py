@@ -11,7 +11,7 @@ from tests.support.replies import Reply, failed, rate_limited
 from tests.support.server import Server
 
 TWO = prompts(a="one", b="two")
-PATIENT = {"defaults": {"model": "m", "retry": {"initial_delay": "100ms", "jitter": False}}}
+PATIENT = {"defaults": {"model": "m", "retry": {"initial_delay": "100ms", "jitter": "none"}}}
 HUNGRY = {"defaults": {"model": "m", "max_tokens": 301_000}}
 
 
