@@ -15,6 +15,7 @@ from flowllm.explain.graph import Edge, Graph
 COLOURS: dict[str, tuple[str, str]] = {
     NodeStatus.PENDING: ("#f3f4f6", "#9ca3af"),
     NodeStatus.RUNNING: ("#dbeafe", "#2563eb"),
+    NodeStatus.WAITING: ("#ede9fe", "#7c3aed"),
     NodeStatus.SUCCEEDED: ("#dcfce7", "#16a34a"),
     NodeStatus.FAILED: ("#fee2e2", "#dc2626"),
     NodeStatus.SKIPPED: ("#fef9c3", "#ca8a04"),
@@ -26,13 +27,14 @@ PLAIN_COLOURS = ("#f8fafc", "#64748b")
 _MARKS = {
     NodeStatus.PENDING: "·",
     NodeStatus.RUNNING: "▶",
+    NodeStatus.WAITING: "‖",
     NodeStatus.SUCCEEDED: "✓",
     NodeStatus.FAILED: "✗",
     NodeStatus.SKIPPED: "○",
     NodeStatus.BLOCKED: "■",
     NodeStatus.CANCELLED: "−",  # noqa: RUF001 - a minus sign, as wide as the other marks
 }
-_TO_ASCII = str.maketrans("─│┬├└╌◀·▶✓✗○■−×…", "-||||.<.>+xo#-x~")  # noqa: RUF001 - as above
+_TO_ASCII = str.maketrans("─│┬├└╌◀·▶‖✓✗○■−×…", "-||||.<.>=+xo#-x~")  # noqa: RUF001 - as above
 _MERMAID_SHAPES = {
     StepKind.PYTHON: '[["{}"]]',
     StepKind.SHELL: '[["{}"]]',

@@ -30,8 +30,11 @@ def _shortest(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
     for component in nx.strongly_connected_components(whole):
         if len(component) > 1:
             start = min(component, key=rank.__getitem__)
-            back = nx.single_source_shortest_path(whole.subgraph(component).reverse(copy=False), start)
-            # a path back begins with `start` in the reversed graph
-            nearest = min((node for node in graph[start] if node in component), key=lambda node: len(back[node]))
-            found.append([start, *back[nearest][:0:-1]])
+            towards = whole.subgraph(component).reverse()
+            steps = nx.single_source_shortest_path_length(towards, start)
+            following = dict(nx.bfs_predecessors(towards, start))
+            cycle = [start, min((node for node in graph[start] if node in component), key=steps.__getitem__)]
+            while (node := following[cycle[-1]]) != start:
+                cycle.append(node)
+            found.append(cycle)
     return sorted(found, key=lambda cycle: rank[cycle[0]])

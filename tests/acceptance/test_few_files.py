@@ -7,11 +7,13 @@ import contextlib
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flowllm import FlowLLM
 from flowllm.core import descriptors
 from flowllm.core.types import RunStatus
 from tests.support.project import Project
+from tests.support.replies import Reply, echo
 from tests.support.server import Server, running_server
 
 ITEMS = 60
@@ -83,9 +85,17 @@ def test_a_run_of_a_library_opens_no_more_than_is_left_to_it_and_says_so(project
 def test_the_command_raises_the_limit_as_far_as_it_may(project: Project, server: Server) -> None:
     file = project.flow(steps={"a": {"prompt": "hello"}})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = 0
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        nonlocal raised
+        raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return echo(body, n)
+
+    server.script = script
     with may_open(descriptors.RESERVE + FEW) as most:
         outcome = project.cli("run", file)
-        raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most
     assert outcome.code == 0, outcome.said
     assert "ulimit" not in outcome.err
     assert most < raised <= hard

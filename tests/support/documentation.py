@@ -39,12 +39,12 @@ _BLOCK = re.compile(r"(<!-- made: (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOT
 
 
 def tables() -> list[type[Keys]]:
-    """Every table of keys that users know."""
+    """Every table of keys that flowllm has."""
     found, waiting = [], [Keys]
     while waiting:
         table = waiting.pop()
         waiting += table.__subclasses__()
-        found += [table] if table.title else []
+        found += [table] if table.title and table.__module__.startswith("flowllm.") else []
     return found
 
 

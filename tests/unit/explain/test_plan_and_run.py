@@ -43,7 +43,7 @@ class Answers(FakeProvider):
         return Completion(text=text, model="m", usage=Usage(input_tokens=3, output_tokens=5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1_000_000), st.booleans(), st.sampled_from([None, 2]))
 def test_a_run_does_what_its_plan_says(seed: int, rejects: bool, limit: int | None) -> None:
     text = Author(random.Random(seed)).workflow()
