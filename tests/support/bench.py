@@ -14,9 +14,9 @@ from flowllm.core.cancel import CancelToken
 from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
-from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.base import RunRecord
 from tests.support.calls import FakeProvider, caller, make_call
-from tests.support.stores import InlineStore
+from tests.support.stores import US, InlineStore
 from tests.support.virtual import LoopClock
 
 
@@ -37,9 +37,8 @@ class Bench:
 
     async def open(self, *runs: str) -> None:
         for run in runs:
-            owner = Owner(pid=1, host="h", since=0)
             await self.store.create_run(
-                RunRecord(run_id=run, workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
+                RunRecord(run_id=run, workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=US)
             )
 
     async def ask(self, provider: FakeProvider, node: str = "a", **how: object) -> object:
@@ -68,14 +67,7 @@ class TextsBench:
     async def open(self) -> TextsBench:
         for run in self.runs:
             await self.store.create_run(
-                RunRecord(
-                    run_id=run,
-                    workflow="w",
-                    path="",
-                    status=RunStatus.RUNNING,
-                    started_at=0,
-                    owner=Owner(pid=1, host="h", since=0),
-                )
+                RunRecord(run_id=run, workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=US)
             )
         self.limiter.configure(self.provider.account, self.limits, holder="r1")
         return self

@@ -14,9 +14,9 @@ from flowllm.core.request import ChatRequest, Completion
 from flowllm.core.types import Limits, Priority, RetryPolicy, RunStatus, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.base import RunRecord
 from tests.support.calls import caller, make_call
-from tests.support.stores import InlineStore
+from tests.support.stores import US, InlineStore
 from tests.support.virtual import LoopClock
 
 ACCOUNT = Account(type="fake", base_url="fake:")
@@ -124,8 +124,7 @@ class Load:
     async def call(self, number: int, **how: object) -> None:
         if not self._open:
             self._open = True
-            owner = Owner(pid=1, host="h", since=0)
-            record = RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=owner)
+            record = RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=US)
             await self.store.create_run(record)
         reserve = how.pop("reserve", 0)
         how["expected"] = Usage(output_tokens=int(reserve))

@@ -65,6 +65,24 @@ _ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(memo
 """Of any number of keys, as one text of JSON: a list of parameters would be spelled out anew for each look."""
 
 
+def _sent() -> Select[Any]:
+    names = ("key", "run_id", "status", "started_at")
+    newest = select(*(attempts.c[name] for name in names)).order_by(attempts.c.seq.desc()).limit(NEWEST).subquery().c
+    return (
+        select(newest.key)
+        .where(
+            newest.key == bindparam("key"),
+            newest.status == AttemptStatus.SENT.value,
+            newest.run_id.in_(bindparam("runs", expanding=True)),
+            newest.started_at >= bindparam("since"),
+        )
+        .limit(1)
+    )
+
+
+_SENT: Final = _sent()
+
+
 class Reader:
     """Queries of one database. Every read sees what was committed before it began."""
 
@@ -287,15 +305,8 @@ class Reader:
 
     async def sent(self, key: str, run_ids: Sequence[RunId], *, since: float) -> bool:
         """Whether one of the runs has a request of that key on its way, as far as the newest attempts tell."""
-        names = ("key", "run_id", "status", "started_at")
-        newest = select(*_columns(attempts, names)).order_by(attempts.c.seq.desc()).limit(NEWEST).subquery().c
-        query = select(newest.key).where(
-            newest.key == to_text(key),
-            newest.status == AttemptStatus.SENT.value,
-            newest.run_id.in_([to_text(run_id) for run_id in run_ids]),
-            newest.started_at >= since,
-        )
-        return bool(await self._all(query.limit(1)))
+        runs = [to_text(run_id) for run_id in run_ids]
+        return bool(await self._all(_SENT, {"key": to_text(key), "runs": runs, "since": since}))
 
     async def spend(self, run_id: RunId, within: NodeId | None) -> Spend:
         """What all attempts of a run took, or of one node and all within it, added up in the database."""
