@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from flowllm.spec.schema import config_schema, workflow_schema
+from flowllm.steps.loading import config_schema, workflow_schema
 from tests.support.editor import BROKEN, documents
 
 VERSION = "1.19.2"
