@@ -12,7 +12,7 @@ from tests.support.project import Project
 from tests.support.replies import Reply, prompt_of
 from tests.support.server import Server
 
-FEW, MANY = range(60), range(500)
+FEW, MANY = range(30), range(500)
 
 
 def check_careful(seen: Figures) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flowllm.calls.executor import CallExecutor
@@ -11,12 +12,11 @@ from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.request import ChatRequest, Completion
-from flowllm.core.types import Limits, Priority, RetryPolicy, RunStatus, Usage
+from flowllm.core.types import Limits, Priority, RetryPolicy, Usage
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
-from flowllm.storage.base import RunRecord
+from flowllm.storage.base import AttemptRecord, MemoRecord, NodeWrite, RunLease
 from tests.support.calls import caller, make_call
-from tests.support.stores import US, InlineStore
 from tests.support.virtual import LoopClock
 
 ACCOUNT = Account(type="fake", base_url="fake:")
@@ -106,26 +106,35 @@ class Server:
         return sum(begin <= at < end for at in self.accepted) / (end - begin)
 
 
+class _Recorder:
+    """As much of a store as calls need; what limiters do does not hang on what is on record."""
+
+    async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None: ...
+
+    async def settle(self, **rows: AttemptRecord | RunLease | MemoRecord | Sequence[NodeWrite] | None) -> None: ...
+
+    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
+        return False
+
+    async def memo(self, key: str) -> MemoRecord | None:
+        return None
+
+
 class Load:
     """Calls that all go through one limiter, as in a process."""
 
     def __init__(self, server: Server, limits: Limits, *, seed: int = 1, weights: dict | None = None) -> None:
         self.server = server
         self.clock = LoopClock()
-        self.store = InlineStore()
+        self.store = _Recorder()
         self.limiter = Limiter(self.clock, weights=weights)
         self.limiter.configure(ACCOUNT, limits, holder="run")
         draw = random.Random(seed)
         line = CallExecutor(self.limiter, self.store, self.clock, draw=draw.random)
         self.calls = InFlightCalls(ResponseCache(line, self.store, self.clock), self.clock)
         self.failed: list[BaseException] = []
-        self._open = False
 
     async def call(self, number: int, **how: object) -> None:
-        if not self._open:
-            self._open = True
-            record = RunRecord(run_id="r1", workflow="w", path="", status=RunStatus.RUNNING, started_at=0, owner=US)
-            await self.store.create_run(record)
         reserve = how.pop("reserve", 0)
         how["expected"] = Usage(output_tokens=int(reserve))
         settings = {"retry": RetryPolicy(), "priority": Priority.NORMAL, **how}
