@@ -38,8 +38,11 @@ class Forked:
         request = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
         assert len(request) < LARGEST
         with _lock:
-            socket.send_fds(_server(), [request], [out[1], err[1], self._status[1]])
-            self.pid = int(_server().recv(32))
+            try:
+                self.pid = _fork(request, [out[1], err[1], self._status[1]])
+            except (OSError, ValueError):  # the server was killed, by a signal of a test to a process that had ended
+                _server.cache_clear()
+                self.pid = _fork(request, [out[1], err[1], self._status[1]])
         for _, theirs in (out, err, self._status):
             os.close(theirs)
         self.args = words
@@ -111,6 +114,12 @@ def _server() -> socket.socket:
             stdin=subprocess.DEVNULL,
         )
     return ours
+
+
+def _fork(request: bytes, streams: list[int]) -> int:
+    """The new process's id."""
+    socket.send_fds(_server(), [request], streams)
+    return int(_server().recv(32))
 
 
 def _serve(ear: socket.socket) -> dict[str, Any] | None:
