@@ -71,15 +71,17 @@ CHANGE: Final = "(SELECT coalesce(max(changes), 0) + 1 FROM totals WHERE run_id 
 """The number of a change of a node of that run; a trigger counts it."""
 WRITE_NODE: Final = (
     f"INSERT INTO nodes ({', '.join(NodeRow._fields)}, change_no) "  # noqa: S608
-    f"VALUES ({', '.join('?' for _ in NodeRow._fields)}, {CHANGE.format(run='?1')}) "
+    f"SELECT *, {CHANGE.format(run='new.run_id')} FROM (SELECT {', '.join(f'? AS {name}' for name in NodeRow._fields)}) AS new WHERE true "
     "ON CONFLICT (run_id, node_id) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in (*NodeRow._fields[2:], "change_no") if name != "parent")
 )
+_BEGUN: Final = ("run_id", "node_id", "kind", "started_at", "parent", "place", "epoch", "content", "content_hash")
 NOTE_RUNNING: Final = (
-    "INSERT INTO nodes (run_id, node_id, seq, kind, status, key, model, provider, cached, attempts, truncated, usage, "  # noqa: S608
-    "queue_s, call_s, started_at, parent, place, epoch, content, content_hash, parts, output, change_no) "
-    "VALUES (?, ?, 0, ?, 'running', '', '', '', 0, 0, 0, '{}', 0, 0, ?, ?, ?, ?, ?, ?, '{}', 'null', "
-    f"{CHANGE.format(run='?1')}) ON CONFLICT (run_id, node_id) DO UPDATE SET "
+    f"INSERT INTO nodes ({', '.join(_BEGUN)}, seq, status, key, model, provider, cached, attempts, truncated, usage, "  # noqa: S608
+    "queue_s, call_s, parts, output, change_no) "
+    f"SELECT *, 0, 'running', '', '', '', 0, 0, 0, '{{}}', 0, 0, '{{}}', 'null', {CHANGE.format(run='new.run_id')} "
+    f"FROM (SELECT {', '.join(f'? AS {name}' for name in _BEGUN)}) AS new WHERE true "
+    "ON CONFLICT (run_id, node_id) DO UPDATE SET "
     "status = 'running', key = '', error = NULL, output = 'null', content_hash = excluded.content_hash, "
     "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, "
     "change_no = excluded.change_no "
