@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
+from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import PurePath
 
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.types import StepId
 from flowllm.language.accounts import entries_of, parse_providers
-from flowllm.language.advice import check_output, check_saves
+from flowllm.language.advice import Known, check_lookups, check_output, check_saves
 from flowllm.language.compiling import Compiler
-from flowllm.language.cycles import cycles
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import Sources, absolute, beside
 from flowllm.language.inputs import parse_inputs
 from flowllm.language.kinds import OPENAI, SIMULATED, StepScope, check_provider
-from flowllm.language.lookup_checks import Known, check_lookups
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Problems, SourceError, listing
@@ -381,3 +381,40 @@ def plain(node: Node | None) -> str:
     if isinstance(node, Scalar):
         return f"{type(node.value).__name__} {node.text!r}"
     return "[" + ",".join(plain(item) for item in node.items) + "]"
+
+
+# steps that wait for each other
+
+
+def cycles(edges: AbstractMapping[str, AbstractSequence[str]]) -> list[list[str]]:
+    """One shortest cycle of each strongly connected component, each node once, in order of the graph.
+
+    `edges` gives for each node those it waits for; names that are not nodes are left out, and so are nodes
+    that wait for themselves.
+    """
+    graph = {node: [n for n in after if n in edges and n != node] for node, after in edges.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError:
+        return _shortest(graph)
+    return []
+
+
+def _shortest(graph: AbstractMapping[str, AbstractSequence[str]]) -> list[list[str]]:
+    # networkx takes half a second to import, which only a graph that has cycles should pay
+    import networkx as nx  # noqa: PLC0415
+
+    whole: nx.DiGraph[str] = nx.DiGraph({node: list(after) for node, after in graph.items()})
+    rank = {node: place for place, node in enumerate(graph)}
+    found = []
+    for component in nx.strongly_connected_components(whole):
+        if len(component) > 1:
+            start = min(component, key=rank.__getitem__)
+            towards = whole.subgraph(component).reverse()
+            steps = nx.single_source_shortest_path_length(towards, start)
+            following = dict(nx.bfs_predecessors(towards, start))
+            cycle = [start, min((node for node in graph[start] if node in component), key=steps.__getitem__)]
+            while (node := following[cycle[-1]]) != start:
+                cycle.append(node)
+            found.append(cycle)
+    return sorted(found, key=lambda cycle: rank[cycle[0]])

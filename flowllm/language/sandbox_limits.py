@@ -6,11 +6,12 @@ anything whose size is known beforehand is refused before it is made. A limit in
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 OPERATIONS = 5_000_000
 """Operations that one rendering may take."""
@@ -222,3 +223,54 @@ def _check_product(left: Any, right: Any) -> None:
 def _check_bits(bits: int) -> None:
     if bits > MAX_BITS:
         raise LimitReached(f"a whole number of over {MAX_BITS} bits")
+
+
+# rendering without holding the event loop
+
+T = TypeVar("T")
+
+
+class _Turn(threading.local):
+    """What renderings may still take in this turn of the thread's event loop."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    left = 0
+
+    def begin(self) -> None:
+        """The first rendering of a turn."""
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop:
+            self.loop, self.left = loop, BRIEF
+            loop.call_soon(self.end)
+
+    def end(self) -> None:
+        """The turn is over."""
+        self.loop = None
+
+
+_TURN = _Turn()
+
+
+def rendered_now(work: Callable[[], T]) -> T:
+    """What `work` gives, which renders templates and changes nothing else. Raises Unfinished where that would hold
+    the event loop, and what `work` raises."""
+    _TURN.begin()
+    if _TURN.left <= 0:
+        raise Unfinished
+    with briefly() as spent:
+        try:
+            return work()
+        finally:
+            _TURN.left -= spent()
+
+
+async def rendered(work: Callable[[], T]) -> T:
+    """The same: at once where the templates are short, as nearly all are, else from the beginning in a thread."""
+    while True:
+        try:
+            return rendered_now(work)
+        except Unfinished as found:
+            if found.tried:
+                break
+        await asyncio.sleep(0)
+    return await asyncio.to_thread(work)

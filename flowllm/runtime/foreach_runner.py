@@ -18,7 +18,7 @@ from flowllm.core.events import FanOutStarted
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, WaitReason, item_id
 from flowllm.datasets.base import Rows
-from flowllm.language.rendering import rendered
+from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.accept_policy import foreach_state
 from flowllm.runtime.compiled_graph import texts_together
 from flowllm.runtime.foreach_results import ForeachResults

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, WaitReason, child_id
-from flowllm.language.rendering import rendered
+from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_state import (
     Command,

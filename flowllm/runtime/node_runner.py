@@ -11,8 +11,7 @@ from pathlib import Path
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, describe_error
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
-from flowllm.language.rendering import rendered, rendered_now
-from flowllm.language.sandbox_limits import Unfinished
+from flowllm.language.sandbox_limits import Unfinished, rendered, rendered_now
 from flowllm.language.workflow import PythonBody, Step
 from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds

@@ -10,7 +10,7 @@ from flowllm.core.errors import GraphFailed, InvalidInputs, StepError
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, RunStatus
 from flowllm.language.inputs import row_inputs, with_inputs
-from flowllm.language.rendering import rendered
+from flowllm.language.sandbox_limits import rendered
 from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner

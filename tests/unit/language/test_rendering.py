@@ -9,7 +9,7 @@ import pytest
 
 from flowllm.core.errors import TemplateFailed
 from flowllm.language import sandbox_limits
-from flowllm.language.rendering import rendered
+from flowllm.language.sandbox_limits import rendered
 from tests.support.templates import VALUES, compiled
 
 LONG = "{% for i in range(3000) %}{% endfor %}{{ inputs.topic }}"
@@ -39,7 +39,7 @@ async def _errors_are_those_of_the_template(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def _many_short_ones_let_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.language.rendering.BRIEF", 1000)
+    monkeypatch.setattr(sandbox_limits, "BRIEF", 1000)
     template = compiled("{% for i in range(400) %}{% endfor %}{{ 1 }}")
     turns = 0
 
