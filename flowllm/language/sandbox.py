@@ -86,13 +86,13 @@ class TextGenerator(CodeGenerator):
         self._lenient: set[int] = set()
         self._called: set[int] = set()
 
-    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
         """`x.b`: a key, or what is called."""
         access = "method" if id(node) in self._called else "key"
         self._access(node, frame, access)
         self.write(f", {node.attr!r}, {node.lineno})")
 
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         """`x[b]`: a key or a place, never a method."""
         self._access(node, frame, "item")
         self.write(", ")
@@ -117,19 +117,19 @@ class TextGenerator(CodeGenerator):
             self.write(", ")
         self.write(")")
 
-    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:  # noqa: N802 - Jinja's name
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
         """`x.b(…)`: the one place where a method's name means the method."""
         self._called.add(id(node.node))
         super().visit_Call(node, frame, forward_caller=forward_caller)
 
-    def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:
         """`a.b | default(c.d)`: nothing on the way needs to be there, on either side."""
         if node.name in DEFAULT_FILTERS:
             for side in (node.node, *node.args, *(keyword.value for keyword in node.kwargs)):
                 self._forgive(side)
         super().visit_Filter(node, frame)
 
-    def visit_Test(self, node: nodes.Test, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Test(self, node: nodes.Test, frame: Frame) -> None:
         """`a.b is defined`: the same."""
         if node.name in DEFINED_TESTS:
             self._forgive(node.node)
@@ -140,7 +140,7 @@ class TextGenerator(CodeGenerator):
             self._lenient.add(id(node))
             node = node.node
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         """`a ~ b`: by our rules for text."""
         self.write("environment.tilde((")
         for part in node.nodes:
@@ -148,7 +148,7 @@ class TextGenerator(CodeGenerator):
             self.write(", ")
         self.write("))")
 
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
         """A mapping written out; keys are hashed, which is paid for where they are lists."""
         self.write("{")
         for pair in node.items:
@@ -159,7 +159,7 @@ class TextGenerator(CodeGenerator):
             self.write(", ")
         self.write("}")
 
-    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         """Comparisons are the sandbox's own; of `a < b < c` what comes third is not computed where `a < b` is false."""
         self.write("environment.compare(")
         self.visit(node.expr, frame)

@@ -22,7 +22,6 @@ from flowllm.language.sandbox import COUNTED, TEXT, VALUE, WORK
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.language.sandbox_text import kind_of, to_json, to_text
-from flowllm.language.template_checks import check_names
 from flowllm.language.template_errors import (
     Failure,
     Fault,
@@ -32,7 +31,8 @@ from flowllm.language.template_errors import (
     normal,
     parse,
 )
-from flowllm.language.template_paths import Lookup, Names, kind_given, lookups_of
+from flowllm.language.template_names import NO_USES, Uses, uses_of
+from flowllm.language.template_paths import Names
 
 RESERVED_IDS: Final = frozenset(
     {
@@ -137,21 +137,13 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     if tree is None:
         return Template(source, text, names.steps)
     try:
-        mentions, used = check_names(tree, text.text, names, allow_secrets=allow_secrets)
-        uses = _Uses(
-            references=tuple(
-                Reference(
-                    step=StepId(mention.step),
-                    tolerance=mention.tolerance,
-                    where=text.place(mention.offset),
-                    parts=mention.parts,
-                )
-                for mention in mentions
-            ),
-            names=used,
-            bare=_bare(found, names),
-            lookups=lookups_of(tree, names),
-            gives=None if found is None else kind_given(found[1], names),
+        uses = uses_of(
+            tree,
+            text.text,
+            names,
+            single=None if found is None else found[1],
+            allow_secrets=allow_secrets,
+            locate=text.place,
         )
         program = _Program(
             code=_program(tree, found),
@@ -161,13 +153,6 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     except RecursionError:
         raise TemplateSyntaxProblem(compile_fault(RecursionError())) from None
     return Template(source, text, names.steps, uses, program)
-
-
-def _bare(found: tuple[str, nodes.Expr, str] | None, names: Names) -> StepId | None:
-    """The step whose output is all that the template gives."""
-    if found is None or not isinstance(found[1], nodes.Name) or found[1].name not in names.steps:
-        return None
-    return StepId(found[1].name)
 
 
 def _is_path(node: nodes.Expr) -> bool:
@@ -195,14 +180,11 @@ def _single(tree: nodes.Template) -> tuple[str, nodes.Expr, str] | None:
     if len(tree.body) != 1 or not isinstance(tree.body[0], nodes.Output):
         return None
     parts = tree.body[0].nodes
-    expressions = [part for part in parts if not isinstance(part, nodes.TemplateData)]
-    data = [part.data for part in parts if isinstance(part, nodes.TemplateData)]
-    if len(expressions) != 1 or any(text.strip() for text in data):
+    data = [part.data if isinstance(part, nodes.TemplateData) else None for part in parts]
+    if data.count(None) != 1 or any(text and text.strip() for text in data):
         return None
-    at = parts.index(expressions[0])
-    before = "".join(part.data for part in parts[:at] if isinstance(part, nodes.TemplateData))
-    behind = "".join(part.data for part in parts[at + 1 :] if isinstance(part, nodes.TemplateData))
-    return before, expressions[0], behind
+    at = data.index(None)
+    return "".join(map(str, data[:at])), parts[at], "".join(map(str, data[at + 1 :]))
 
 
 def _count_loops(tree: nodes.Template) -> None:
@@ -215,17 +197,6 @@ def _count_loops(tree: nodes.Template) -> None:
             body.body.insert(0, nodes.ExprStmt(work, lineno=body.lineno))
     for loop in tree.find_all(nodes.For):
         loop.iter = nodes.Filter(loop.iter, COUNTED, [], [], None, None, lineno=loop.iter.lineno)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Uses:
-    """What a template refers to, as in Template."""
-
-    references: tuple[Reference, ...] = ()
-    names: frozenset[str] = frozenset()
-    bare: StepId | None = None
-    lookups: tuple[Lookup, ...] = ()
-    gives: str | Lookup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +216,7 @@ class Template:
     __slots__ = ("_program", "_steps", "_text", "bare", "gives", "lookups", "names", "references", "source", "where")
 
     def __init__(
-        self, source: str, text: _Source, steps: frozenset[str], uses: _Uses = _Uses(), program: _Program | None = None
+        self, source: str, text: _Source, steps: frozenset[str], uses: Uses = NO_USES, program: _Program | None = None
     ) -> None:
         self.source = source
         self.where = text.where
