@@ -124,7 +124,7 @@ class Compiler:
             )
         except TemplateProblems as found:
             for problem in found.problems:
-                self.problems.add(problem.where, problem.message, problem.hint, step=self.step)
+                self.problems.add_error(problem, step=self.step)
             return None
         self.references.extend(template.references)
         self.templates.append(template)

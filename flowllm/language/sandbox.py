@@ -169,16 +169,6 @@ class TextGenerator(CodeGenerator):
         self.write(")")
 
 
-class ValueGenerator(TextGenerator):
-    """Code for a template that is one expression: it yields the very value instead of its text."""
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        """Nothing stands around the expression."""
-
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        """Nothing stands around the expression."""
-
-
 class LookupFailed(UndefinedError):
     """What is not there was used. `name` is set where it is a plain name."""
 
@@ -369,12 +359,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
             ) from None
 
 
-class ValueSandbox(Sandbox):
-    """The same rules for templates that are one expression."""
-
-    code_generator_class = ValueGenerator
-
-
 def _is_open(obj: object, name: str) -> bool:
     """Whether `obj.name` is one of the values that Jinja's own helpers offer."""
     if isinstance(obj, LoopContext):
@@ -412,5 +396,4 @@ def _at(obj: Any, place: int | slice, offset: int) -> Any:
         return _absent(f"there is no item {place}: {kind_of(obj)} of {len(obj)}, counted from 0", offset)
 
 
-TEXT = Sandbox()
-VALUE = ValueSandbox()
+SANDBOX = Sandbox()

@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from itertools import islice
+from typing import Any, Final, NamedTuple, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.runtime import Context
 
 from flowllm.core.errors import ConditionFailed, StepError, TemplateFailed
 from flowllm.core.types import Json, StepId
 from flowllm.language import sandbox_limits
+from flowllm.language.problems import SourceError
 from flowllm.language.reference import Location, Reference, united
-from flowllm.language.sandbox import COUNTED, TEXT, VALUE, WORK
+from flowllm.language.sandbox import COUNTED, SANDBOX, WORK
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.language.sandbox_text import kind_of, to_json, to_text
@@ -50,36 +53,23 @@ RESERVED_IDS: Final = frozenset(
     }
 )
 """Ids that a step may not have. The upper-case forms `True`, `False`, `None` are no ids anyway."""
-__all__ = [
-    "RESERVED_IDS",
-    "Names",
-    "Template",
-    "TemplateProblem",
-    "TemplateProblems",
-    "ValueTemplate",
-    "compile_template",
-]
+__all__ = ["RESERVED_IDS", "Names", "Template", "TemplateProblems", "ValueTemplate", "compile_template"]
 _PARTS_AN_OPERATION: Final = 4
 """As a shift: names, operators and tags that cost as much as one operation."""
 _MAX_MESSAGE: Final = 1000
 """Characters of a failure's message."""
+_SIMPLE: Final = 50
+"""Nodes of the tree of a template that is certain to become code: they cannot be nested too deeply."""
+_RESULT: Final = "_RESULT"
+"""The variable that gets the value of one expression; no step can be called so."""
 _BEGINS: Final = re.compile(r"\{[{%#]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateProblem:
-    """One problem of a template."""
-
-    where: Location
-    message: str
-    hint: str = ""
 
 
 class TemplateProblems(Exception):
     """A template is invalid; `problems` are all that could be found at once, in the order of the text."""
 
-    def __init__(self, problems: tuple[TemplateProblem, ...]) -> None:
-        super().__init__("; ".join(f"{problem.where}: {problem.message}" for problem in problems))
+    def __init__(self, problems: tuple[SourceError, ...]) -> None:
+        super().__init__("; ".join(f"{problem.where}: {problem}" for problem in problems))
         self.problems = problems
 
 
@@ -96,14 +86,6 @@ class _Source:
             return self.where
         before = self.text[: max(0, offset - 1)]
         return self.anchor(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-
-    def problems(self, faults: tuple[Fault, ...]) -> TemplateProblems:
-        return TemplateProblems(
-            tuple(
-                TemplateProblem(where=self.place(fault.offset), message=fault.message, hint=fault.hint)
-                for fault in faults
-            )
-        )
 
 
 def compile_template(
@@ -124,35 +106,101 @@ def compile_template(
     try:
         return _compiled(source, text, names, allow_secrets=allow_secrets, condition=condition)
     except TemplateSyntaxProblem as error:
-        raise text.problems(error.faults) from None
+        problems = (SourceError(text.place(fault.offset), fault.message, fault.hint) for fault in error.faults)
+        raise TemplateProblems(tuple(problems)) from None
 
 
 def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, condition: bool) -> Template:
     tree = parse(text.text) if _BEGINS.search(text.text) else None
-    found = None if tree is None else _single(tree)
-    if condition and found is None:
+    single = None if tree is None else _single(tree)
+    if condition and single is None:
         raise TemplateSyntaxProblem(
             Fault(offset=1, message="a condition is exactly one `{{ expression }}`", hint="such as `{{ score > 7 }}`")
         )
     if tree is None:
         return Template(source, text, names.steps)
     try:
-        uses = uses_of(
-            tree,
-            text.text,
-            names,
-            single=None if found is None else found[1],
-            allow_secrets=allow_secrets,
-            locate=text.place,
-        )
-        program = _Program(
-            code=_program(tree, found),
-            around=None if found is None else (found[0], found[2]),
-            allowance=WHOLE if found is not None and _is_path(found[1]) else None,
-        )
-    except RecursionError:
-        raise TemplateSyntaxProblem(compile_fault(RecursionError())) from None
-    return Template(source, text, names.steps, uses, program)
+        expression = None if single is None else single.expression
+        uses = uses_of(tree, text.text, names, single=expression, allow_secrets=allow_secrets, locate=text.place)
+        return Template(source, text, names.steps, uses, _Program(tree, single))
+    except RecursionError as error:
+        raise TemplateSyntaxProblem(compile_fault(error)) from None
+
+
+class _Single(NamedTuple):
+    """The one expression that is all of a template, and the white space around it."""
+
+    before: str
+    expression: nodes.Expr
+    behind: str
+
+
+def _single(tree: nodes.Template) -> _Single | None:
+    if len(tree.body) != 1 or not isinstance(tree.body[0], nodes.Output):
+        return None
+    parts = tree.body[0].nodes
+    data = [part.data if isinstance(part, nodes.TemplateData) else None for part in parts]
+    if data.count(None) != 1 or any(text and text.strip() for text in data):
+        return None
+    at = data.index(None)
+    return _Single("".join(map(str, data[:at])), parts[at], "".join(map(str, data[at + 1 :])))
+
+
+class _Program:
+    """How a template that has something to fill in is rendered: by code that Jinja makes of its tree. That is most of the
+    work of loading, and is put off to the first rendering where it cannot fail."""
+
+    __slots__ = ("_allowance", "_code", "_tree", "single")
+
+    def __init__(self, tree: nodes.Template, single: _Single | None) -> None:
+        """Raises TemplateSyntaxProblem."""
+        self.single = single
+        self._allowance = WHOLE if single is not None and _is_path(single.expression) else None
+        self._code: jinja2.Template | None = None
+        self._tree: nodes.Template | None = tree
+        simple = _is_simple(tree)
+        if single is not None:
+            result = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), single.expression, lineno=1)
+            self._tree = nodes.Template([result], lineno=1)
+        elif not simple:
+            _count_loops(tree)
+        try:
+            if not simple:
+                self.code()
+        except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
+            raise TemplateSyntaxProblem(compile_fault(error)) from None
+
+    def code(self) -> jinja2.Template:
+        """The code. Several threads may ask for it at once."""
+        tree = self._tree
+        if tree is not None:
+            self._code, self._tree = SANDBOX.from_string(tree), None
+        assert self._code is not None  # noqa: S101 - it is set before the tree is taken away
+        return self._code
+
+    def pieces(self, values: Mapping[str, Json]) -> Iterator[object]:
+        """The text in pieces. Raises whatever goes wrong in an author's expressions."""
+        code = self.code()
+        sandbox_limits.start()
+        return code.root_render_func(_context(code, values))
+
+    def value(self, values: Mapping[str, Json], allowance: int | None = None) -> object:
+        """The value of the one expression, within so many operations. Raises the same."""
+        code = self.code()
+        sandbox_limits.start(allowance)
+        context = _context(code, values)
+        for _ in code.root_render_func(context):
+            pass
+        return context.vars[_RESULT]
+
+    def whole(self, values: Mapping[str, Json]) -> object:
+        """The same where the value is not made text: if it only names data, whatever the size of that."""
+        return self.value(values, self._allowance)
+
+
+def _context(code: jinja2.Template, values: Mapping[str, Json]) -> Context:
+    # `shared`: Jinja takes the mapping as it is, in place of two more copies
+    return code.new_context({**FUNCTIONS, **values}, shared=True)
 
 
 def _is_path(node: nodes.Expr) -> bool:
@@ -164,27 +212,13 @@ def _is_path(node: nodes.Expr) -> bool:
     return isinstance(node, nodes.Name)
 
 
-def _program(tree: nodes.Template, found: tuple[str, nodes.Expr, str] | None) -> jinja2.Template:
-    """The tree as a program that gives its text in pieces, or its one value. Raises TemplateSyntaxProblem."""
-    try:
-        if found is None:
-            _count_loops(tree)
-            return TEXT.from_string(tree)
-        return VALUE.from_string(nodes.Template([nodes.Output([found[1]], lineno=1)], lineno=1))
-    except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
-        raise TemplateSyntaxProblem(compile_fault(error)) from None
-
-
-def _single(tree: nodes.Template) -> tuple[str, nodes.Expr, str] | None:
-    """The one expression that is all of the template, and the white space before and behind it."""
-    if len(tree.body) != 1 or not isinstance(tree.body[0], nodes.Output):
-        return None
-    parts = tree.body[0].nodes
-    data = [part.data if isinstance(part, nodes.TemplateData) else None for part in parts]
-    if data.count(None) != 1 or any(text and text.strip() for text in data):
-        return None
-    at = data.index(None)
-    return "".join(map(str, data[:at])), parts[at], "".join(map(str, data[at + 1 :]))
+def _is_simple(tree: nodes.Template) -> bool:
+    """Code can be made of it for certain: it is short and has no tags, nor arguments by name, which may be there twice."""
+    found = list(islice(tree.find_all(nodes.Node), _SIMPLE + 1))
+    return len(found) <= _SIMPLE and not any(
+        isinstance(node, nodes.Keyword) or (isinstance(node, nodes.Stmt) and type(node) is not nodes.Output)
+        for node in found
+    )
 
 
 def _count_loops(tree: nodes.Template) -> None:
@@ -199,17 +233,6 @@ def _count_loops(tree: nodes.Template) -> None:
         loop.iter = nodes.Filter(loop.iter, COUNTED, [], [], None, None, lineno=loop.iter.lineno)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Program:
-    """The code of a template that has something to fill in."""
-
-    code: jinja2.Template
-    around: tuple[str, str] | None
-    """Of exactly one expression: the white space before and behind it."""
-    allowance: int | None
-    """Operations that it may take, where that is not the usual."""
-
-
 class Template:
     """One text, compiled. Rendering leaves no trace in it."""
 
@@ -220,16 +243,9 @@ class Template:
     ) -> None:
         self.source = source
         self.where = text.where
-        self.references = uses.references
-        """One a step: the strictest of what the template says of it, at the first place that names it."""
-        self.names = uses.names
-        """What else it names: inputs, run, steps, secrets, an item and what belongs to it."""
-        self.bare = uses.bare
-        """The step, if the template is exactly `{{ step }}`."""
-        self.lookups = uses.lookups
-        """What it takes of steps' outputs, inputs and items."""
-        self.gives = uses.gives
-        """Of one expression: what it gives, in words, or the path that it is; None where that is not known."""
+        self.references, self.names, self.lookups = uses.references, uses.names, uses.lookups
+        self.bare, self.gives = uses.bare, uses.gives
+        """As in Uses."""
         self._text = text
         self._steps = steps
         self._program = program
@@ -237,7 +253,7 @@ class Template:
     @property
     def is_expression(self) -> bool:
         """It is exactly one `{{ expression }}`, and keeps the type of its value."""
-        return self._program is not None and self._program.around is not None
+        return self._program is not None and self._program.single is not None
 
     @property
     def constant(self) -> str | None:
@@ -257,21 +273,21 @@ class Template:
         if program is None:
             return self._text.text
         try:
-            if program.around is None:
-                return _joined(_pieces(program.code, values))
-            return program.around[0] + to_text(next(_pieces(program.code, values))) + program.around[1]
+            if program.single is None:
+                return _joined(program.pieces(values))
+            return program.single.before + to_text(program.value(values)) + program.single.behind
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in an author's expression
-            self._fail(error, values)
+            self._fail(error, values, program)
 
     def value(self, values: Mapping[str, Json]) -> Json:
         """The value of a template that is exactly one `{{ expression }}`, else its text. Raises TemplateFailed."""
         program = self._program
-        if program is None or program.around is None:
+        if program is None or program.single is None:
             return self.text(values)
         try:
-            return to_json(next(_pieces(program.code, values, program.allowance)))
+            return to_json(program.whole(values))
         except Exception as error:  # noqa: BLE001 - the same
-            self._fail(error, values)
+            self._fail(error, values, program)
 
     def condition(self, values: Mapping[str, Json]) -> bool:
         """Whether the one expression is true. Raises ConditionFailed if it gives neither true nor false."""
@@ -288,20 +304,13 @@ class Template:
             hint="compare it with something, such as `x > 0` or `x == 'yes'`",
         )
 
-    def _fail(self, error: Exception, values: Mapping[str, Json]) -> NoReturn:
+    def _fail(self, error: Exception, values: Mapping[str, Json], program: _Program) -> NoReturn:
         """Raise what went wrong as TemplateFailed, with its place."""
-        fault = Failure(
-            self._text.text, None if self._program is None else self._program.code, single=self.is_expression
-        ).explain(error, self._steps, values.get("steps", {}))
+        failure = Failure(self._text.text, program.code(), single=program.single is not None)
+        fault = failure.explain(error, self._steps, values.get("steps", {}))
         raise TemplateFailed(
             f"{self._text.place(fault.offset)}: {fault.message:.{_MAX_MESSAGE}}", hint=fault.hint
         ) from None
-
-
-def _pieces(code: jinja2.Template, values: Mapping[str, Json], allowance: int | None = None) -> Iterator[object]:
-    sandbox_limits.start(allowance)
-    # `shared`: Jinja takes the mapping as it is, in place of two more copies
-    return code.root_render_func(code.new_context({**FUNCTIONS, **values}, shared=True))
 
 
 def _joined(pieces: Iterator[object]) -> str:

@@ -13,7 +13,7 @@ from jinja2.exceptions import TemplateSyntaxError
 from jinja2.parser import Parser
 
 from flowllm.core.types import Json
-from flowllm.language.sandbox import TEXT, LookupFailed
+from flowllm.language.sandbox import SANDBOX, LookupFailed
 from flowllm.language.sandbox_limits import RenderFailed
 
 MAX_SOURCE = 1024 * 1024
@@ -116,7 +116,7 @@ def parse(source: str) -> nodes.Template:
             Fault(offset=1, message=f"a template of over {MAX_SOURCE:,} characters is too long")
         )
     try:
-        return Parser(TEXT, source).parse()
+        return Parser(SANDBOX, source).parse()
     except TemplateSyntaxError as error:
         raise TemplateSyntaxProblem(_fault(source, error)) from None
     except Exception as error:  # noqa: BLE001 - Jinja lets Python's own errors through, RecursionError among them
@@ -131,7 +131,9 @@ def compile_fault(error: Exception) -> Fault:
 
 
 def _python_fault(error: Exception) -> Fault:
-    offset = TEXT.progress.begins[-1] if TEXT.progress.begins else 1
+    offset = SANDBOX.progress.begins[-1] if SANDBOX.progress.begins else 1
+    if isinstance(error, SyntaxError) and "repeated" in error.msg:
+        return Fault(offset=offset, message=error.msg)
     if isinstance(error, (RecursionError, MemoryError, SyntaxError)):
         return Fault(offset=1, message="the template is nested too deeply", hint="compute parts of it in `value` steps")
     if "digits" in str(error):
@@ -141,7 +143,7 @@ def _python_fault(error: Exception) -> Fault:
 
 def _fault(source: str, error: TemplateSyntaxError) -> Fault:
     message = error.message or ""
-    begins = TEXT.progress.begins
+    begins = SANDBOX.progress.begins
     offset = error.lineno
     if message.startswith(_AT_THE_END):
         offset = _unclosed(source, begins, in_tag=message.startswith("u"))
@@ -156,7 +158,7 @@ def _fault(source: str, error: TemplateSyntaxError) -> Fault:
 def _reached(source: str, error: TemplateSyntaxError) -> int:
     """The place of an error: the lexer's own count lines, the parser's count characters."""
     message = error.message or ""
-    at = TEXT.progress.reached
+    at = SANDBOX.progress.reached
     found = re.match(r"unexpected '([^']+)'", message)
     from_lexer = message.startswith("unexpected char") or (
         found is not None and found[1] in ")]}" and source[at : at + 1] == found[1]

@@ -20,7 +20,7 @@ from jinja2.visitor import NodeVisitor
 from flowllm.core.types import StepId
 from flowllm.language.problems import listing, nearest
 from flowllm.language.reference import Location, Part, Reference, Tolerance
-from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, TEXT
+from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX
 from flowllm.language.sandbox_filters import FUNCTIONS, WITHOUT
 from flowllm.language.sandbox_methods import MAPPING_METHODS
 from flowllm.language.template_errors import Fault, TemplateSyntaxProblem
@@ -290,14 +290,14 @@ class _Walk(NodeVisitor):
                 self._forgiven.add((keys[0].name or "") if root.name == "steps" and keys else root.name)
 
     def _check_filter(self, name: str, offset: int) -> None:
-        if name not in TEXT.filters:
+        if name not in SANDBOX.filters:
             without = name in WITHOUT
             message = f"the filter `{name}` cannot be used in a template" if without else f"unknown filter `{name}`"
-            self._fault(offset, message, WITHOUT[name] if without else nearest(name, TEXT.filters))
+            self._fault(offset, message, WITHOUT[name] if without else nearest(name, SANDBOX.filters))
 
     def _check_test(self, name: str, offset: int) -> None:
-        if name not in TEXT.tests:
-            self._fault(offset, f"unknown test `{name}`", nearest(name, TEXT.tests))
+        if name not in SANDBOX.tests:
+            self._fault(offset, f"unknown test `{name}`", nearest(name, SANDBOX.tests))
 
     def _check_named(self, args: Sequence[nodes.Node], at: int, check: Callable[[str, int], None]) -> None:
         named = args[at] if at < len(args) else None

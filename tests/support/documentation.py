@@ -23,7 +23,7 @@ from flowllm.cli.main import COMMANDS, cli
 from flowllm.language import file_keys, step_keys, step_values, values
 from flowllm.language.keys import Key, Keys
 from flowllm.language.kinds import kinds
-from flowllm.language.sandbox import TEXT
+from flowllm.language.sandbox import SANDBOX
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_methods import methods_of
 from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
@@ -264,8 +264,8 @@ def _command_list() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     **{f"keys of {name}": partial(key_table, name) for name in TABLES},
     "reserved ids": lambda: _listed(sorted(RESERVED_IDS)),
-    "filters": lambda: _listed(sorted(filter(str.isidentifier, TEXT.filters))),
-    "tests": lambda: _listed(sorted(filter(str.isidentifier, TEXT.tests))),
+    "filters": lambda: _listed(sorted(filter(str.isidentifier, SANDBOX.filters))),
+    "tests": lambda: _listed(sorted(filter(str.isidentifier, SANDBOX.tests))),
     "functions": lambda: _listed(sorted(FUNCTIONS)),
     "methods": _methods,
     "record": _record,

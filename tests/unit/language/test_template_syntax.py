@@ -9,8 +9,8 @@ import pytest
 from jinja2.compiler import CodeGenerator
 from jinja2.lexer import Lexer
 
-from flowllm.language.sandbox import TextGenerator, ValueGenerator
-from tests.support.templates import problems, text
+from flowllm.language.sandbox import SANDBOX, TextGenerator
+from tests.support.templates import VALUES, compiled, problems, text
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,18 @@ def test_what_is_overridden_in_jinja_is_there_and_has_an_upper_bound() -> None:
     pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     (jinja,) = [one for one in pyproject["project"]["dependencies"] if one.startswith("jinja2")]
     assert ",<3.2" in jinja
-    for hook in (*vars(TextGenerator), *vars(ValueGenerator)):
-        if hook.startswith(("visit_", "_output_")):
+    for hook in vars(TextGenerator):
+        if hook.startswith("visit_"):
             assert callable(getattr(CodeGenerator, hook, None)), hook
     assert callable(Lexer.tokeniter)
+
+
+def test_loading_makes_no_code_of_what_is_certain_to_become_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    compile_code = SANDBOX.compile
+    monkeypatch.setattr(SANDBOX, "compile", lambda tree, *args: made.append(tree) or compile_code(tree, *args))
+    simple = compiled("{{ outline.parts[0].n | default(1) }} of {{ 'x' if other else inputs.topic }}")
+    assert made == []
+    assert [simple.text(VALUES), simple.text(VALUES)] == ["1 of x"] * 2
+    assert len(made) == 1
+    assert problems("a {{ dict(a=1, a=2) }}") == [(1, 3, "keyword argument repeated: a", "")]
