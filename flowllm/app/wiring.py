@@ -16,7 +16,7 @@ from flowllm.language.workflow import EmbedBody, LlmBody, ProviderSettings, Pyth
 from flowllm.limits.limiter import Limiter, tightest
 from flowllm.providers.base import Account, Provider
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
-from flowllm.providers.openai.wire import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
+from flowllm.providers.openai.request import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.steps.base import StepRunner
 from flowllm.steps.registry import RunServices, step_runners

@@ -24,7 +24,6 @@ from flowllm.core.errors import (
     Unauthorized,
     UnknownModel,
 )
-from flowllm.providers.openai.error_body import ErrorBody, normalized
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +40,27 @@ class Row:
     source: str = ""
     """Whose server, or the report that shows it."""
 
-    def fits(self, status: int | None, body: ErrorBody) -> bool:
+    def fits(self, status: int | None, codes: Container[str], text: str) -> bool:
         """Whether it says this. Of an error at status 200 that names no other, codes and phrases decide alone."""
         any_words = not (self.codes or self.phrases)
         if self.statuses and status not in self.statuses and (status is not None or any_words):
             return False
         return (
             any_words
-            or any(normalized(code) in body.codes for code in self.codes.split())
-            or (self.phrases != "" and re.search(self.phrases, body.text) is not None)
+            or any(normalized(code) in codes for code in self.codes.split())
+            or (self.phrases != "" and re.search(self.phrases, text) is not None)
         )
 
 
-def error_type(status: int | None, body: ErrorBody) -> type[StepError] | None:
-    """The class of an error; None where nothing tells (possible only without a status)."""
-    return next((row.error for row in TABLE if row.fits(status, body)), None)
+def error_type(status: int | None, codes: Container[str], text: str) -> type[StepError] | None:
+    """The class of an error by its status, its `normalized` codes and its words in lower case; None where nothing
+    decides (possible only without a status)."""
+    return next((row.error for row in TABLE if row.fits(status, codes, text)), None)
+
+
+def normalized(name: str) -> str:
+    """A code or reason without case and separators: `contentFilter`, `content-filter` and `CONTENT_FILTER` are one."""
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 _NAME = r"[`'\"]?[^\s`'\"]{0,120}[`'\"]?"

@@ -20,14 +20,11 @@ from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedReque
 from flowllm.core.types import Json, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.openai.answer import decode
-from flowllm.providers.openai.error_body import masked_body
-from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, RequestInfo, error_of
-from flowllm.providers.openai.network_errors import bad_certificates, connection_error
-from flowllm.providers.openai.prices import list_price, price_usd
+from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, RequestInfo, error_of, masked_body
+from flowllm.providers.openai.request import OPENAI_HOST, OpenAIConfig, encode, with_images
 from flowllm.providers.openai.retry_after import requested_wait
-from flowllm.providers.openai.usage import reported_cost
+from flowllm.providers.openai.usage import list_price, price_usd, reported_cost
 from flowllm.providers.openai.vectors import decode_embeddings
-from flowllm.providers.openai.wire import OPENAI_HOST, OpenAIConfig, encode, with_images
 
 if TYPE_CHECKING:
     import httpx2
@@ -267,9 +264,15 @@ class OpenAIProvider:
             async with asyncio.timeout(timeout) as deadline, module.post(client, body, api=api) as response:
                 raw = await _read_body(response, info, largest, self._redactor)
                 return raw, _headers_of(response)
+        except StepError as error:
+            failure = error
         except Exception as error:  # noqa: BLE001 - whatever the client raises becomes one of our errors
-            timed_out = deadline.expired() and not isinstance(error, StepError)
-            failure = self._timed_out(info, timeout) if timed_out else self._error_of(error, info)
+            failure = self._error_of(error, info, module)
+            if deadline.expired():
+                failure = AttemptTimedOut(
+                    f"{info.who} gave no whole answer within {timeout:g} s",
+                    hint="raise `retry.attempt_timeout`, or lower max_tokens",
+                )
         # Raised out here so that the client's own error, which holds the request and its headers, is no context.
         raise self._redacted(failure)
 
@@ -278,7 +281,8 @@ class OpenAIProvider:
         try:
             http = await self._pool.http(secure=self._address.secure)
         except OSError as error:
-            raise bad_certificates(error) from None
+            failure: StepError = module.bad_certificates(error)
+            raise failure from None
         if self._client is None:
             self._client = module.openai_client(
                 http,
@@ -290,16 +294,8 @@ class OpenAIProvider:
             )
         return self._client, module
 
-    def _timed_out(self, info: RequestInfo, timeout: float) -> AttemptTimedOut:
-        return AttemptTimedOut(
-            f"{info.provider} ({info.server}) gave no whole answer within {timeout:g} s",
-            hint="raise `retry.attempt_timeout`, or lower max_tokens",
-        )
-
-    def _error_of(self, error: Exception, info: RequestInfo) -> StepError:
+    def _error_of(self, error: Exception, info: RequestInfo, module: ModuleType) -> StepError:
         """What the client raised, as one of our errors."""
-        if isinstance(error, StepError):
-            return error
         response = getattr(error, "response", None)
         if response is not None:
             headers = {name.lower(): self._redactor.text(value) for name, value in response.headers.items()}
@@ -307,7 +303,8 @@ class OpenAIProvider:
             if len(response.content) >= LARGEST_ERROR_BODY:
                 text = self._redactor.partial(text, lost="end")
             return error_of(response.status_code, headers, text, info, now=self._clock.now())
-        return connection_error(error, info)
+        failure: StepError = module.connection_error(error, info)
+        return failure
 
     def _with_headers(self, reply: R, headers: Mapping[str, str], info: RequestInfo) -> R:
         """The reply with what the headers say of it, without secrets."""
@@ -342,8 +339,7 @@ async def _read_body(response: httpx2.Response, info: RequestInfo, largest: int,
         body += chunk
         if len(body) > largest:
             raise BadAnswer(
-                f"{info.provider} ({info.server}) sent more than {largest // 2**20} MiB; "
-                "one answer is never that large",
+                f"{info.who} sent more than {largest // 2**20} MiB; one answer is never that large",
                 hint="lower max_tokens, or ask for less in one answer",
                 answer=redactor.partial(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
                 status=response.status_code,

@@ -17,7 +17,7 @@ from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.types import Json, Limits, Usage
 from flowllm.providers.base import Account
-from flowllm.providers.openai.wire import OpenAIConfig, encode
+from flowllm.providers.openai.request import OpenAIConfig, encode
 from flowllm.providers.simulated.text import Topic, phrase, wanted_items, write
 
 _BYTES_A_TOKEN = 4

@@ -20,7 +20,7 @@ from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
-from flowllm.providers.openai.wire import OpenAIConfig
+from flowllm.providers.openai.request import OpenAIConfig
 from flowllm.providers.simulated.provider import unit_vector
 from flowllm.storage.open import open_store
 from tests.support.calls import caller, make_call

@@ -13,7 +13,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.request import ChatRequest
 from flowllm.providers.base import Provider
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
-from flowllm.providers.openai.wire import OpenAIConfig
+from flowllm.providers.openai.request import OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from tests.support.server import Server, running_server
 

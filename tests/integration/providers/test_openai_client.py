@@ -19,7 +19,7 @@ from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, Reque
 from flowllm.core.redact import Redactor
 from flowllm.core.request import OutputFormat
 from flowllm.providers.openai.errors import LONGEST_RAW
-from flowllm.providers.openai.wire import OPENAI_BASE_URL, OpenAIConfig
+from flowllm.providers.openai.request import OPENAI_BASE_URL, OpenAIConfig
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
 from tests.support.replies import MIB, Reply
 from tests.support.server import Server
@@ -203,7 +203,7 @@ async def test_prices(openai: MakeOpenAI) -> None:
 
 def test_nothing_heavy_is_imported_before_the_first_call() -> None:
     code = (
-        "import sys; import flowllm.providers.openai.provider, flowllm.providers.openai.prices, flowllm.providers.simulated.provider; "
+        "import sys; import flowllm.providers.openai.provider, flowllm.providers.openai.usage, flowllm.providers.simulated.provider; "
         "print([name for name in ('openai', 'httpx2', 'aiohttp', 'genai_prices') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,9 +22,8 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import Completion
 from flowllm.core.types import Usage
-from flowllm.providers.openai.answer import decode
+from flowllm.providers.openai.answer import TABLE, End, decode
 from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo
-from flowllm.providers.openai.finish_reasons import TABLE, End
 
 INFO = RequestInfo(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
 

@@ -18,9 +18,8 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Json
-from flowllm.providers.openai.error_body import parsed, read_error
 from flowllm.providers.openai.error_table import TABLE, Row
-from flowllm.providers.openai.errors import RequestInfo, error_at_200, error_of
+from flowllm.providers.openai.errors import RequestInfo, error_at_200, error_of, parsed, read_error
 
 INFO = RequestInfo(provider="work", server="llm.example.com", model="mini-5")
 EXAMPLES: dict[str, tuple[int, Json]] = {
@@ -72,7 +71,7 @@ def test_each_row_decides_its_own_example(row: Row) -> None:
     status, body = EXAMPLES[row.source]
     text = body if isinstance(body, str) else json.dumps(body)
     error = read_error(parsed(text), text)
-    assert next(one for one in TABLE if one.fits(status, error)) is row
+    assert next(one for one in TABLE if one.fits(status, error.codes, error.text)) is row
     assert type(failed(status, body)) is row.error
 
 

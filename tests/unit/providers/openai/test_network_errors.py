@@ -9,8 +9,8 @@ import pytest
 from aiohttp.http_exceptions import ContentLengthError, LineTooLong
 
 from flowllm.core.errors import BadAnswer, ConnectionFailed, RequestRejected
+from flowllm.providers.openai.client import Unreadable, bad_certificates, causes, connection_error
 from flowllm.providers.openai.errors import RequestInfo
-from flowllm.providers.openai.network_errors import Unreadable, bad_certificates, causes, connection_error
 
 INFO = RequestInfo(provider="work", server="127.0.0.1:9", model="m")
 

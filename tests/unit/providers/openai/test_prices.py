@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flowllm.core.types import Usage
-from flowllm.providers.openai.prices import list_price, price_usd
+from flowllm.providers.openai.usage import list_price, price_usd
 
 OPENAI = "https://api.openai.com/v1"
 MILLION = Usage(input_tokens=1_000_000, output_tokens=1_000_000)

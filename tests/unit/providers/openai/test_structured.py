@@ -6,7 +6,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from flowllm.core.request import OutputFormat
-from flowllm.providers.openai.structured import instruction, strict_allowed, wire_schema
+from flowllm.providers.openai.request import instruction, strict_allowed, wire_schema
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.request import OutputFormat
-from flowllm.providers.openai.structured import wire_schema
+from flowllm.providers.openai.request import wire_schema
 from flowllm.providers.simulated.schema_sample import sample
 
 BY_HAND: list[Any] = [

@@ -7,7 +7,7 @@ import pytest
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.request import ChatRequest, OutputFormat
-from flowllm.providers.openai.wire import OpenAIConfig, encode, encode_chat, encode_responses
+from flowllm.providers.openai.request import OpenAIConfig, encode, encode_chat, encode_responses
 
 LOCAL = OpenAIConfig(name="local", base_url="http://127.0.0.1:1234/v1")
 OPENAI = OpenAIConfig(name="openai")
