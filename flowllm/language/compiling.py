@@ -98,16 +98,7 @@ class Compiler:
 
     def within(self, *local: str) -> Compiler:
         """One for templates of the same step that know these names too."""
-        names = replace(self.names, local=self.names.local | set(local))
-        return Compiler(
-            names=names,
-            sources=self.sources,
-            problems=self.problems,
-            step=self.step,
-            references=self.references,
-            streamed=self.streamed,
-            templates=self.templates,
-        )
+        return replace(self, names=replace(self.names, local=self.names.local | set(local)), _bare=None)
 
     def _compile(
         self,

@@ -28,7 +28,7 @@ from flowllm.language.sandbox_limits import (
     spend_text,
     weigh,
 )
-from flowllm.language.sandbox_methods import ORDERING, between, paid_key, refuse_absent, replace_text
+from flowllm.language.sandbox_methods import ORDERING, paid_key, refuse_absent, replace_text, wide
 from flowllm.language.sandbox_text import join_texts, json_text, kind_of, listed, percent_format, reveal, to_text
 
 Function: TypeAlias = "Callable[..., Any]"
@@ -66,7 +66,6 @@ def metered(name: str, function: Function) -> Function:
     value_at = 1 if hasattr(function, "jinja_pass_arg") else 0
     of_text = name in _OF_TEXT
     lenient = name in {"default", "d"}
-
     slow = _SLOW.get(name)
     unread = name in _UNREAD
 
@@ -163,19 +162,14 @@ def _trim(value: str, chars: str | None = None) -> str:
     return value.strip(chars)
 
 
-def _join(value: Any, d: object = "", attribute: str | int | None = None, *, environment: Environment) -> str:
-    items: Iterable[object] = listed(value)
-    if attribute is not None:
-        items = map(filters.make_attrgetter(environment, attribute), items)
-    separator = to_text(d)
-    texts = [to_text(item) for item in items]
-    spend_text(len(separator) * max(0, len(texts) - 1))
-    return join_texts(between(separator, texts))
+def _items_of(environment: Environment, value: Any, attribute: str | int | None) -> Iterable[object]:
+    items = listed(value)
+    return items if attribute is None else map(filters.make_attrgetter(environment, attribute), items)
 
 
 @pass_environment
-def _join_filter(environment: Environment, value: Any, d: object = "", attribute: Any = None) -> str:
-    return _join(value, d, attribute, environment=environment)
+def _join(environment: Environment, value: Any, d: object = "", attribute: Any = None) -> str:
+    return join_texts([to_text(item) for item in _items_of(environment, value, attribute)], to_text(d))
 
 
 def _tojson(value: object, indent: int | None = None) -> str:
@@ -188,11 +182,6 @@ def _format(value: str, *args: object, **kwargs: object) -> str:
     if args and kwargs:
         raise RenderFailed("`format` takes values by place or by name, not both")
     return percent_format(value, kwargs or args)
-
-
-def _center(value: str, width: int = 80) -> str:
-    check_width(width)
-    return value.center(width)
 
 
 def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
@@ -243,11 +232,8 @@ def _round(value: float, precision: int = 0, method: Any = "common") -> float:
 
 @pass_environment
 def _sum(environment: Environment, value: Any, attribute: Any = None, start: float = 0) -> float:
-    items: Iterable[object] = listed(value)
-    if attribute is not None:
-        items = map(filters.make_attrgetter(environment, attribute), items)
     total: float = start
-    for item in items:
+    for item in _items_of(environment, value, attribute):
         spend(1)
         if isinstance(item, Undefined):
             reveal(item)
@@ -264,14 +250,6 @@ def _urlencode(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return filters.do_urlencode([(to_text(key), to_text(item)) for key, item in value])
     return filters.do_urlencode(to_text(value))
-
-
-def _same(value: str) -> str:
-    return value
-
-
-def _escape(value: str) -> str:
-    return html.escape(value)
 
 
 # lists and JSON taken apart
@@ -364,22 +342,22 @@ def _list_of(value: object, name: str) -> Any:
 
 OWN_FILTERS: dict[str, Function] = {
     "batch": _batch,
-    "center": _center,
-    "e": _escape,
-    "escape": _escape,
+    "center": wide(str.center),
+    "e": html.escape,
+    "escape": html.escape,
     "flatten": flatten,
-    "forceescape": _escape,
+    "forceescape": html.escape,
     "format": _format,
     "fromjson": from_json,
     "indent": _indent,
-    "join": _join_filter,
+    "join": _join,
     "pick": pick,
     "replace": replace_text,
     "round": _round,
-    "safe": _same,
+    "safe": str,
     "slice": _slice,
     "slug": slug,
-    "string": _same,
+    "string": str,
     "sum": _sum,
     "tojson": _tojson,
     "urlencode": _urlencode,

@@ -156,12 +156,6 @@ def paid_key(key: Any) -> Any:
     return key
 
 
-def between(separator: str, texts: Sequence[str]) -> list[str]:
-    """The texts and what stands between them."""
-    parts = [part for text in texts for part in (separator, text)]
-    return parts[1:]
-
-
 def replace_text(value: str, old: object, new: object, count: int | None = None) -> str:
     """Every `old` in the text, or the first `count`, made `new`."""
     before, after = to_text(old), to_text(new)
@@ -173,7 +167,7 @@ def replace_text(value: str, old: object, new: object, count: int | None = None)
     return value.replace(before, after, times)
 
 
-def _wide(method: Callable[..., str]) -> Function:
+def wide(method: Callable[..., str]) -> Function:
     """A method or filter of text whose first argument is a width."""
 
     @functools.wraps(method)
@@ -185,9 +179,7 @@ def _wide(method: Callable[..., str]) -> Function:
 
 
 def _join_method(separator: str, items: Any) -> str:
-    texts = [to_text(item) for item in listed(items)]
-    spend_text(len(separator) * max(0, len(texts) - 1))
-    return join_texts(between(separator, texts))
+    return join_texts([to_text(item) for item in listed(items)], separator)
 
 
 def _get(mapping: Mapping[str, object], key: str, default: object = None) -> object:
@@ -244,16 +236,16 @@ _TEXT_METHODS: dict[str, Function] = {
         *("startswith", "strip", "swapcase", "title", "upper"),
     )
 } | {
-    "center": _wide(str.center),
+    "center": wide(str.center),
     "format": brace_format,
     "join": _join_method,
-    "ljust": _wide(str.ljust),
+    "ljust": wide(str.ljust),
     "replace": replace_text,
-    "rjust": _wide(str.rjust),
+    "rjust": wide(str.rjust),
     "rsplit": _read("rsplit", _parts_of(str.rsplit)),
     "split": _read("split", _parts_of(str.split)),
     "splitlines": _lines,
-    "zfill": _wide(str.zfill),
+    "zfill": wide(str.zfill),
 }
 MAPPING_METHODS: dict[str, Function] = {"get": _get, "items": _items, "keys": _keys, "values": _values}
 _METHODS: dict[type, dict[str, Function]] = {

@@ -146,11 +146,11 @@ def listed(value: object) -> Sequence[object]:
     return items
 
 
-def join_texts(parts: Iterable[str]) -> str:
+def join_texts(parts: Iterable[str], separator: str = "") -> str:
     """The parts as one text. Raises LimitReached, before it is made, if it is too long."""
     texts = parts if isinstance(parts, (list, tuple)) else list(parts)
-    spend_text(sum(map(len, texts)))
-    return "".join(texts)
+    spend_text(sum(map(len, texts)) + len(separator) * max(0, len(texts) - 1))
+    return separator.join(texts)
 
 
 def percent_format(template: str, arguments: object) -> str:
