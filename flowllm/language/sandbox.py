@@ -14,7 +14,6 @@ from typing import Any, cast
 from jinja2 import Environment, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import UndefinedError
-from jinja2.filters import FILTERS
 from jinja2.lexer import Lexer
 from jinja2.runtime import Context, LoopContext, Macro, StrictUndefined, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -22,7 +21,7 @@ from jinja2.tests import TESTS
 from jinja2.utils import Cycler, Namespace, missing, pass_context
 
 from flowllm.language.problems import nearest
-from flowllm.language.sandbox_filters import FUNCTIONS, OWN_FILTERS, WITHOUT, checked_test, made, metered
+from flowllm.language.sandbox_filters import FILTERS, FUNCTIONS, checked_test, made
 from flowllm.language.sandbox_limits import RenderFailed, check_operation, size_of, spend, spend_text
 from flowllm.language.sandbox_methods import COMPARISONS, OWN_TESTS, methods_of, paid_key, refuse_absent
 from flowllm.language.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
@@ -225,11 +224,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             optimized=False,
             cache_size=0,
         )
-        known = {name: function for name, function in FILTERS.items() if name not in WITHOUT} | OWN_FILTERS
-        self.filters = {name: metered(name, function) for name, function in known.items()} | {
-            COUNTED: listed,
-            WORK: spend,
-        }
+        self.filters = FILTERS | {COUNTED: listed, WORK: spend}
         tests: Mapping[str, Any] = {**TESTS, **OWN_TESTS}
         self.tests = {name: checked_test(name, function) for name, function in tests.items()}
         self.globals = dict(FUNCTIONS)

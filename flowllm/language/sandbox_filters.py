@@ -1,4 +1,4 @@
-"""The filters, functions and methods that templates have: Jinja's, made safe, and a few of our own."""
+"""The filters and functions that templates have: Jinja's, made safe, and a few of our own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import GeneratorType
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from jinja2 import Environment, filters
 from jinja2.runtime import Undefined
@@ -41,17 +42,6 @@ WITHOUT = {
     "xmlattr": "",
 }
 """Jinja's filters that are not there, and what to do instead."""
-_OF_TEXT = frozenset(
-    {
-        *("capitalize", "center", "escape", "e", "forceescape", "format", "indent", "lower", "replace", "safe"),
-        *("slug", "string", "striptags", "title", "trim", "truncate", "upper", "wordcount", "wordwrap"),
-    }
-)
-"""Filters that work on text: any other value is made text first, as everywhere."""
-_SLOW = {"slug": 0, "striptags": 2, "title": 2, "trim": 3, "truncate": 3, "urlencode": 2, "wordcount": 2, "wordwrap": 0}
-"""Filters that take longer than others to go through a text: as a shift, characters an operation."""
-_UNREAD = frozenset({"count", "d", "default", "first", "last", "length", "pick"})
-"""Filters that take as long whatever the size."""
 _MAX_EXPONENT = 300
 _MAX_INDENT = 16
 _SHOWN = 60
@@ -61,29 +51,39 @@ _DEEPEST = 200
 _LISTS = (list, tuple, range, Iterator)
 
 
-def metered(name: str, function: Function) -> Function:
-    """The filter, paid for by its result; nothing undefined goes in, and lists come out instead of iterators."""
-    value_at = 1 if hasattr(function, "jinja_pass_arg") else 0
-    of_text = name in _OF_TEXT
-    lenient = name in {"default", "d"}
-    slow = _SLOW.get(name)
-    unread = name in _UNREAD
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """How a filter is called, and what it is paid by besides its result."""
 
-    @functools.wraps(function)
-    def filtered(*args: Any, **kwargs: Any) -> Any:
-        spend(4)
-        if not lenient:
-            refuse_absent(args, kwargs)
-        if of_text:
-            args = (*args[:value_at], to_text(args[value_at]), *args[value_at + 1 :])
-        if not unread:
-            for value in args[value_at:]:
-                weigh(value)
-        if slow is not None and isinstance(args[value_at], str):
-            spend(len(args[value_at]) >> slow)
-        return made(function(*args, **kwargs))
+    of_text: bool = False
+    """It works on text: any other value is made text first, as everywhere."""
+    read: bool = True
+    """It takes longer the larger its values are."""
+    slow: int | None = None
+    """It takes longer than others to go through a text: as a shift, characters an operation."""
+    lenient: bool = False
+    """What goes in may be missing."""
 
-    return filtered
+    def applied(self, function: Function) -> Function:
+        """The filter by this rule; lists come out instead of iterators."""
+        at = 1 if hasattr(function, "jinja_pass_arg") else 0
+        of_text, read, slow, lenient = self.of_text, self.read, self.slow, self.lenient
+
+        @functools.wraps(function)
+        def filtered(*args: Any, **kwargs: Any) -> Any:
+            spend(4)
+            if not lenient:
+                refuse_absent(args, kwargs)
+            if of_text:
+                args = (*args[:at], to_text(args[at]), *args[at + 1 :])
+            if read:
+                for value in args[at:]:
+                    weigh(value)
+            if slow is not None and isinstance(args[at], str):
+                spend(len(args[at]) >> slow)
+            return made(function(*args, **kwargs))
+
+        return filtered
 
 
 def checked_test(name: str, function: Function) -> Function:
@@ -340,34 +340,51 @@ def _list_of(value: object, name: str) -> Any:
     return listed(value)
 
 
-OWN_FILTERS: dict[str, Function] = {
-    "batch": _batch,
-    "center": wide(str.center),
-    "e": html.escape,
-    "escape": html.escape,
-    "flatten": flatten,
-    "forceescape": html.escape,
-    "format": _format,
-    "fromjson": from_json,
-    "indent": _indent,
-    "join": _join,
-    "pick": pick,
-    "replace": replace_text,
-    "round": _round,
-    "safe": str,
-    "slice": _slice,
-    "slug": slug,
-    "string": str,
-    "sum": _sum,
-    "tojson": _tojson,
-    "urlencode": _urlencode,
-    "wordwrap": _wordwrap,
-    "zip": zip_lists,
-    "product": product,
-    "int": _int,
-    "trim": _trim,
-    **ORDERING,
-}
+def _jinja(*names: str) -> dict[str, Function]:
+    return {name: filters.FILTERS[name] for name in names}
+
+
+_RULES: Final[tuple[tuple[_Rule, dict[str, Function]], ...]] = (
+    (
+        _Rule(),
+        {
+            **_jinja("abs", "filesizeformat", "float", "items", "list", "map", "reject", "rejectattr", "reverse"),
+            **_jinja("select", "selectattr"),
+            **ORDERING,
+            "batch": _batch,
+            "flatten": flatten,
+            "fromjson": from_json,
+            "int": _int,
+            "join": _join,
+            "product": product,
+            "round": _round,
+            "slice": _slice,
+            "sum": _sum,
+            "tojson": _tojson,
+            "zip": zip_lists,
+        },
+    ),
+    (_Rule(read=False), {**_jinja("count", "first", "last", "length"), "pick": pick}),
+    (_Rule(read=False, lenient=True), _jinja("d", "default")),
+    (_Rule(slow=2), {"urlencode": _urlencode}),
+    (
+        _Rule(of_text=True),
+        {
+            **_jinja("capitalize", "lower", "upper"),
+            **dict.fromkeys(("e", "escape", "forceescape"), html.escape),
+            **dict.fromkeys(("safe", "string"), str),
+            "center": wide(str.center),
+            "format": _format,
+            "indent": _indent,
+            "replace": replace_text,
+        },
+    ),
+    (_Rule(of_text=True, slow=0), {"slug": slug, "wordwrap": _wordwrap}),
+    (_Rule(of_text=True, slow=2), _jinja("striptags", "title", "wordcount")),
+    (_Rule(of_text=True, slow=3), {**_jinja("truncate"), "trim": _trim}),
+)
+FILTERS: Final = {name: rule.applied(function) for rule, functions in _RULES for name, function in functions.items()}
+"""All that there are, Jinja's and a few of our own."""
 FUNCTIONS: dict[str, Function] = {
     "range": _range,
     "dict": _dict,

@@ -69,9 +69,13 @@ class _Meter(threading.local):
     until = 0.0
     """Of the thread's time."""
     brief: int | None = None
-    """Within `briefly`: operations left to all renderings together."""
+    """Within `rendered_now`: operations left to all renderings together."""
     started = False
-    """Within `briefly`: one of them has begun."""
+    """Within `rendered_now`: one of them has begun."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop, from the first `rendered_now` of one of its turns to that turn's end."""
+    turn = 0
+    """Operations that are left in the turn."""
     most: int | None = None
     """Within `at_most`: what no rendering may pass."""
 
@@ -79,17 +83,6 @@ class _Meter(threading.local):
 _METER = _Meter()
 _SLICE = 50_000
 """Operations between two looks at the clock."""
-
-
-@contextmanager
-def briefly() -> Iterator[Callable[[], int]]:
-    """All renderings within take BRIEF operations together, or raise Unfinished. Gives what they have taken so far."""
-    _METER.brief, _METER.started = BRIEF, False
-    try:
-        yield lambda: 1 + (BRIEF - _METER.left if _METER.started else 0)
-    finally:
-        _METER.brief = None
-        _METER.left = 0
 
 
 @contextmanager
@@ -230,38 +223,25 @@ def _check_bits(bits: int) -> None:
 T = TypeVar("T")
 
 
-class _Turn(threading.local):
-    """What renderings may still take in this turn of the thread's event loop."""
-
-    loop: asyncio.AbstractEventLoop | None = None
-    left = 0
-
-    def begin(self) -> None:
-        """The first rendering of a turn."""
-        loop = asyncio.get_running_loop()
-        if self.loop is not loop:
-            self.loop, self.left = loop, BRIEF
-            loop.call_soon(self.end)
-
-    def end(self) -> None:
-        """The turn is over."""
-        self.loop = None
-
-
-_TURN = _Turn()
-
-
 def rendered_now(work: Callable[[], T]) -> T:
-    """What `work` gives, which renders templates and changes nothing else. Raises Unfinished where that would hold
-    the event loop, and what `work` raises."""
-    _TURN.begin()
-    if _TURN.left <= 0:
+    """What `work` gives, which renders templates and changes nothing else. Raises Unfinished where all that is rendered in
+    this turn of the event loop would hold it for more than BRIEF operations, and what `work` raises."""
+    meter, loop = _METER, asyncio.get_running_loop()
+    if meter.loop is not loop:
+        meter.loop, meter.turn = loop, BRIEF
+        loop.call_soon(_end_turn)
+    if meter.turn <= 0:
         raise Unfinished
-    with briefly() as spent:
-        try:
-            return work()
-        finally:
-            _TURN.left -= spent()
+    meter.brief, meter.started = BRIEF, False
+    try:
+        return work()
+    finally:
+        meter.turn -= 1 + (BRIEF - meter.left if meter.started else 0)
+        meter.brief, meter.left = None, 0
+
+
+def _end_turn() -> None:
+    _METER.loop = None
 
 
 async def rendered(work: Callable[[], T]) -> T:
