@@ -42,11 +42,13 @@ from flowllm.reporting.text import (
     plural,
     readable,
     resume_options,
+    suspended_text,
     visible,
     waits_text,
 )
 from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes, with_items
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
+from flowllm.storage.live import SUSPENDED
 
 ITEMS_SHOWN = 20
 """Items of a foreach that are listed."""
@@ -298,7 +300,9 @@ def _cost(record: Record, node: NodeRecord) -> str:
 def _note(node: NodeRecord) -> str:
     """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached; and a wait that can be felt."""
     found = [] if node.counts is None else [_counted(node.counts)]
-    if node.error:
+    if suspended := node.parts.get(SUSPENDED):
+        found.append(f"waits: {suspended_text(**suspended)}")
+    elif node.error:
         found.append(one_line(str(node.error.get("message", "")), 60))
     elif node.cached:
         found.append("cached")
@@ -331,7 +335,8 @@ def _output_line(item: NodeRecord) -> str:
     if item.error is not None:
         return error_text(item.error, 80)
     if item.output is None:
-        return str(item.parts.get("reason") or "")
+        suspended = item.parts.get(SUSPENDED)
+        return str(item.parts.get("reason") or "") if suspended is None else f"waits: {suspended_text(**suspended)}"
     return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), 80)
 
 
@@ -381,6 +386,8 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
         _field(screen, "tokens", f"{_in_and_out(node.usage)}; {_cost(record, node)}")
     if how:
         _field(screen, "note", ", ".join(how))
+    if suspended := node.parts.get(SUSPENDED):
+        _field(screen, "waits for", suspended_text(**suspended))
     if reason := node.parts.get("reason"):
         _field(screen, "because", str(reason))
     if node.key:
@@ -400,7 +407,7 @@ def _print_request(screen: Screen, parts: dict[str, Json] | object) -> None:
         return
     body = parts.get("body")
     if not isinstance(body, dict):
-        rest = {name: value for name, value in parts.items() if name not in {"reason", "kind"}}
+        rest = {name: value for name, value in parts.items() if name not in {"reason", "kind", SUSPENDED}}
         if rest:
             _section(screen, "computed from", rest)
         return

@@ -121,6 +121,18 @@ class NodeWaiting(NodeEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSuspended(NodeEvent):
+    """The node waits for a value from outside, by now or still; it may start again, also in another attempt."""
+
+    kind: str
+    """What it waits for: `approval`, `batch`, …"""
+    token: str
+    """Under which the value is to be given."""
+    due_at: float | None = None
+    """When it goes on without a value, wall clock; None: never by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSent(NodeEvent):
     """A request of that node was admitted and recorded, and goes out now."""
 

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
 from flowllm.core.fingerprint import differences
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, WaitReason, child_id, is_within, item_id
 from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.live import SUSPENDED
 
 _NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
 """The last name in a node's id: what stands before it is the graph that the node is in."""
@@ -99,9 +101,8 @@ async def _equal_call(store: Store, run: RunRecord, node: NodeRecord) -> tuple[s
 
 
 async def _compared(store: Store, run: RunRecord, node: NodeRecord, step: str, edges: Iterable[str]) -> Why:
-    if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}:
-        reason = node.parts.get("reason") or "its `when` was false"
-        return _why(run, node, f"{step} was {node.status}: {reason}.")
+    if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.WAITING} and node.counts is None:
+        return _why(run, node, f"{step} was {_not_run(node)}.")
     if node.counts is not None:
         asked = f"`flowllm why {run.run_id} '{item_id(node.node_id, 0)}'` tells of its first one"
         return _why(run, node, f"{step} only goes through its items: {asked}.")
@@ -121,6 +122,20 @@ async def _compared(store: Store, run: RunRecord, node: NodeRecord, step: str, e
     names = ", ".join(dict.fromkeys(change.path for change in changes))
     text = f"{step} {_did(node)} because its request changed since run {before.run_id}: {names}."
     return _why(run, node, text, before, changes=changes, causes=causes)
+
+
+def _not_run(node: NodeRecord) -> str:
+    """Why it was skipped, or blocked, or waits."""
+    if node.status is not NodeStatus.WAITING:
+        return f"{node.status}: {node.parts.get('reason') or 'its `when` was false'}"
+    suspended = node.parts.get(SUSPENDED)
+    if suspended is None:
+        return f"suspended, as a step within it waits: `flowllm show {node.run_id} {node.node_id}` lists them"
+    until = "" if suspended["due_at"] is None else f", or until {timestamp(suspended['due_at'])}"
+    return (
+        f"suspended: it waits for a value ({suspended['kind']}) under the token {suspended['token']}{until}; once that has "
+        "come `flowllm resume` goes on with it"
+    )
 
 
 def _why(

@@ -16,6 +16,7 @@ from flowllm.core.events import (
     NodeEvent,
     NodeRetrying,
     NodeStarted,
+    NodeSuspended,
     NodeWaiting,
     Notice,
     RequestJoined,
@@ -36,6 +37,7 @@ from flowllm.reporting.text import (
     rate,
     reason_word,
     short_path,
+    suspended_text,
     visible,
 )
 
@@ -146,6 +148,10 @@ class Progress:
                     self._running(event)
             case NodeWaiting():
                 self._node_waits(event)
+            case NodeSuspended() if "[" not in event.node_id:
+                self._waiting.pop(event.node_id, None)
+                self._sent.discard(event.node_id)
+                self._say("WAITING", event.node_id, suspended_text(event.kind, event.token, event.due_at))
             case RequestSent():
                 self._request_sent(event)
             case NodeEnded():

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from flowllm.core.errors import ItemsFailed
-from flowllm.core.events import Event, FailuresHigh, NodeEnded, RunEnded, RunStarted
+from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted, NodeSuspended, RunEnded, RunStarted
 from flowllm.core.money import price
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
 from flowllm.reporting.progress import MOST_ITEM_ERRORS, ROWS, SIMULATED_NOTICE, what_ended
@@ -21,6 +21,7 @@ from flowllm.reporting.text import (
     plural,
     resume_options,
     short_path,
+    suspended_text,
     visible,
 )
 
@@ -58,12 +59,20 @@ class Summary:
         """Answers that were cut, those named in `_truncated` among them."""
         self._unpriced: set[str] = set()
         self._failures: FailuresHigh | None = None
+        self._suspended: dict[str, NodeSuspended] = {}
+        """The first nodes that wait for a value from outside."""
 
     def handle(self, event: Event) -> None:
         """Take note of one event."""
         match event:
             case NodeEnded():
                 self._node_ended(event)
+                self._suspended.pop(event.node_id, None)
+            case NodeSuspended():
+                if len(self._suspended) < MOST_ERRORS or event.node_id in self._suspended:
+                    self._suspended[event.node_id] = event
+            case NodeStarted():
+                self._suspended.pop(event.node_id, None)
             case RunStarted():
                 self._started = event
             case FailuresHigh():
@@ -147,6 +156,8 @@ class Summary:
             found += error_lines("", self.ended.error)
         for node, error in self._errors:
             found += error_lines(node, error)
+        for node, one in self._suspended.items():
+            found.append((f"{node} waits: {suspended_text(one.kind, one.token, one.due_at)}",))
         if self._untold:
             found.append((f"and {self._untold:,} more",))
         if failed_command and any(counts.get("failed") for counts in self._of_items().values()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -168,6 +169,12 @@ def error_text(error: Mapping[str, Json] | None, longest: int = 400) -> str:
 def reason_word(reason: WaitReason | str) -> str:
     """Why something waits, in words: `equal call`."""
     return reason.replace("_", " ")
+
+
+def suspended_text(kind: str, token: str, due_at: float | None) -> str:
+    """What a suspended node waits for: `approval, token r1/ok, until 2026-01-02 03:04:05`."""
+    until = "" if due_at is None else time.strftime(", until %Y-%m-%d %H:%M:%SZ", time.gmtime(due_at))
+    return f"{one_line(kind)}, token {one_line(token)}{until}"
 
 
 def waits_text(waits: Mapping[str, float], *, equal_to: str = "") -> str:

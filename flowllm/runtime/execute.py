@@ -93,6 +93,7 @@ async def execute_run(
     stop.listen(context, stop_requested, context.tasks.cancel)
     scope = Scope(token=context.token, fail_fast=context.options.fail_fast)
     try:
+        await _load_woken(context)
         if dataset is None:
             outcome = await _execute_graph(context, graph, scope, before)
         else:
@@ -103,6 +104,14 @@ async def execute_run(
             task.cancel()
     await context.idle()
     return _checked(context, outcome)
+
+
+async def _load_woken(context: RunContext) -> None:
+    if context.resumed:
+        try:
+            await context.suspended.load()
+        except StoreError as error:
+            context.broke(error)
 
 
 async def _execute_graph(
@@ -141,8 +150,8 @@ async def _execute_dataset(
     await context.tasks.wait()
     if record is None:
         return AttemptOutcome(status=context.token.status or RunStatus.INTERRUPTED, outputs={})
-    succeeded = record.status is NodeStatus.SUCCEEDED
-    return AttemptOutcome(status=RunStatus.SUCCEEDED if succeeded else RunStatus.FAILED, outputs={}, error=record.error)
+    status = {NodeStatus.SUCCEEDED: RunStatus.SUCCEEDED, NodeStatus.WAITING: RunStatus.PAUSED}.get(record.status)
+    return AttemptOutcome(status=status or RunStatus.FAILED, outputs={}, error=record.error)
 
 
 def _checked(context: RunContext, outcome: AttemptOutcome) -> AttemptOutcome:

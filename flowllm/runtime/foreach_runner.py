@@ -16,7 +16,7 @@ from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StepError, StoreError
 from flowllm.core.events import FanOutStarted
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.types import Counts, Json, NodeStatus, OnError, RunStatus, StepKind, WaitReason, item_id
+from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, WaitReason, item_id
 from flowllm.datasets.base import Rows
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.accept_policy import foreach_state
@@ -29,12 +29,16 @@ from flowllm.runtime.item_sources import open_rows
 from flowllm.runtime.node_runner import Work, compute, record_of
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
 from flowllm.runtime.run_context import ASKING, RunContext
+from flowllm.runtime.suspended_nodes import MOST_READY
 from flowllm.runtime.usage import UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
 LOCAL_WINDOW = 64
 """Items in flight of steps that ask no model, where `max_concurrent` does not say."""
+MOST_SUSPENDED = 1024
+"""Suspended items of a foreach that are held to be started again while others are executed; more are when it is
+executed again as a whole."""
 MIN_BATCHES = 8
 """Requests' worth of texts to embed that a foreach has in flight at least."""
 
@@ -90,6 +94,8 @@ class ForeachRunner:
         self._item_totals: dict[int, UsageTotals] = {}
         self._records: dict[int, NodeRecord] = {}
         """Of items that `accept` has not judged yet."""
+        self._suspended: set[NodeId] = set()
+        """Items that can be started again here."""
         self._results = ForeachResults(invocation)
         self._wake = asyncio.Event()
         self._withdrawn = 0
@@ -183,6 +189,10 @@ class ForeachRunner:
                     self._pull(reader)
                 elif not self._state.in_flight:
                     return
+                if self._state.paused:
+                    await self._context.suspended.look()
+                    if self._state.paused:
+                        return
                 if not self._state.over and (token.status is None or self._state.in_flight):
                     full = self._state.room() <= 0 or self._waits_for_room
                     before = self._context.clock.monotonic()
@@ -190,6 +200,8 @@ class ForeachRunner:
                     self._full_s += self._context.clock.monotonic() - before if full else 0.0
         finally:
             token.forget(self)
+            for node in self._suspended:
+                self._context.suspended.forget(node)
 
     def _pull(self, reader: ItemReader) -> None:
         while self._scope.token.status is None and self._state.room() > 0:
@@ -269,7 +281,7 @@ class ForeachRunner:
         await self._deliver(item, await self._context.execute(self._context, invocation))
 
     async def _deliver(self, item: Item, record: NodeRecord | None) -> None:
-        if self._sink is not None and record is not None:
+        if self._sink is not None and record is not None and record.status is not NodeStatus.WAITING:
             try:
                 await self._sink.ended(item.number, record)
             except StoreError as error:
@@ -290,6 +302,11 @@ class ForeachRunner:
         if record is None:
             self._state.withdrawn(index)
             self._withdrawn += totals is not None and totals.sent == 0
+        elif record.status is NodeStatus.WAITING:
+            self._state.suspended(index)
+            if len(self._suspended) < MOST_SUSPENDED:
+                self._suspended.add(record.node_id)
+                self._context.suspended.add(record.node_id, partial(self._restart, replace(item, earlier=record)))
         else:
             self._results.add(record)
             self._reused += record.reused
@@ -310,6 +327,14 @@ class ForeachRunner:
                 self._records.pop(judged, None)
         self._wake.set()
 
+    def _restart(self, item: Item) -> None:
+        """A suspended item can go on."""
+        invocation = self._invocation_of(replace(item, within=None))
+        self._suspended.discard(invocation.node_id)
+        self._state.woken(item.row.index)
+        self._context.open_items.opened()
+        self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
+
     def _reject(self, rejected: Ended, error: StepError) -> None:
         """Whether to accept the item could not be told: it counts as failed."""
         details = {**self._context.redactor.value(error.as_dict()), UNJUDGED: True}
@@ -322,15 +347,22 @@ class ForeachRunner:
     async def _finish(self, reader: ItemReader) -> NodeRecord:
         state, context, invocation = self._state, self._context, self._invocation
         self._results.write(context)
-        if not state.over:
+        if not state.over and not state.paused:
             raise CallStopped
         if self._accepting:
             self._scope.token.stop(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
         idle = self._withdrawn + sum(totals.sent == 0 for totals in self._item_totals.values())
         counts = state.counts(not_pulled=await reader.left(), not_sent=idle)
         error = None if state.enough else reader.broken or state.verdict(self._node)
-        record = self._record(counts, error)
+        if state.paused:
+            record = self._record(counts, NodeStatus.WAITING)
+            await context.writes.commit(record)
+            self._scope.totals.take_back()
+            return record
+        record = self._record(counts, NodeStatus.SUCCEEDED if error is None else NodeStatus.FAILED, error)
         await context.writes.commit(record)
+        if state.enough and (self._suspended or invocation.earlier is not None):
+            await self._end_waits()
         if error is None:
             invocation.scope.results[self._node] = self._results.result(context, state)
         context.ended(record, invocation)
@@ -338,7 +370,16 @@ class ForeachRunner:
             context.failed(invocation.scope)
         return record
 
-    def _record(self, counts: Counts, error: StepError | None) -> NodeRecord:
+    async def _end_waits(self) -> None:
+        """Items that are not needed any more wait for nothing."""
+        context, run_id = self._context, self._context.run.run_id
+        for wait in await context.store.waits(run_id=run_id, limit=MOST_READY):
+            row = await context.store.node(run_id, wait.node_id) if wait.node_id.startswith(f"{self._node}[") else None
+            if row is not None:
+                parts = {"reason": "enough other items were accepted"}
+                context.writes.enqueue(replace(row, status=NodeStatus.SKIPPED, parts=parts))
+
+    def _record(self, counts: Counts, status: NodeStatus, error: StepError | None = None) -> NodeRecord:
         parts: dict[str, Json] = {"kind": "foreach", "items": counts.total, **self._until()}
         chosen = self._state.chosen()
         if chosen is not None:
@@ -346,7 +387,7 @@ class ForeachRunner:
         figures = self._scope.totals.figures()
         return self._context.record(
             self._invocation,
-            NodeStatus.SUCCEEDED if error is None else NodeStatus.FAILED,
+            status,
             parts=parts,
             key=fingerprint(parts),
             counts=counts,

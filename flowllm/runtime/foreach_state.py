@@ -1,5 +1,7 @@
 """How a foreach goes through its items: which may be pulled, which are accepted, and when it is over. Pure.
 
+Whoever drives it may execute the items, or may only say what would come of them, as `plan` does.
+
 Windows refill one by one: each item that ends makes room for the next. Under `accept` an item is pulled only when it
 is known of all before it whether they are answered already or have to be asked: so a repeat, which finds all in the
 response cache, pulls no item that the first run did not.
@@ -77,6 +79,8 @@ class ForeachState:
         self._open: set[int] = set()
         self._lost: set[int] = set()
         """Pulled, and ended without an outcome: what they would have come to is not known."""
+        self._suspended: set[int] = set()
+        """Pulled, and waiting for the world."""
         self._undetermined: set[int] = set()
         self._waiting: dict[int, Ended] = {}
         """Ended, and not judged yet: something before them has not ended."""
@@ -108,16 +112,22 @@ class ForeachState:
         if self._undetermined:
             return 0
         needed = self._policy.count - len(self._accepted)
-        most = min(self._window, math.ceil(self._policy.overshoot * needed))
-        return 1 if len(self._open) + len(self._waiting) < most else 0
+        most = math.ceil(self._policy.overshoot * needed) - len(self._suspended)
+        return 1 if len(self._open) + len(self._waiting) < min(self._window, most) else 0
 
     @property
     def over(self) -> bool:
         """Nothing that is pulled or still in flight could change the output."""
         if self._settled:
             return True
-        ended = not self._open and not self._lost
-        return ended and (self._drained or self.enough or self._too_many)
+        if self._open or self._lost:
+            return False
+        return self._too_many or (not self._suspended and (self._drained or self.enough))
+
+    @property
+    def paused(self) -> bool:
+        """Only suspended items are left."""
+        return bool(self._suspended) and not self._open and not self.over and self.room() == 0
 
     @property
     def enough(self) -> bool:
@@ -134,7 +144,7 @@ class ForeachState:
     @property
     def _frontier(self) -> int:
         """The outcome of every item before this index is known."""
-        return min(min(self._open, default=self._next), min(self._lost, default=self._next))
+        return min(min(some, default=self._next) for some in (self._open, self._lost, self._suspended))
 
     @property
     def _too_many(self) -> bool:
@@ -185,6 +195,17 @@ class ForeachState:
         """Places about which `accept` has decided since this was last asked."""
         decided, self._decided = self._decided, []
         return decided
+
+    def suspended(self, index: int) -> None:
+        """A pulled item waits for the world, and holds no place in the window."""
+        self._open.discard(index)
+        self._undetermined.discard(index)
+        self._suspended.add(index)
+
+    def woken(self, index: int) -> None:
+        """It goes on."""
+        self._suspended.discard(index)
+        self._open.add(index)
 
     def withdrawn(self, index: int) -> None:
         """A pulled item ended without an outcome, because it is no longer wanted or the run is stopping."""

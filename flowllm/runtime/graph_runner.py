@@ -9,16 +9,21 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
+from flowllm.core.errors import StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, WaitReason, child_id
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.graph_state import (
+    AllSuspended,
     Command,
     EndNode,
     EndRun,
     GraphState,
     NodeFinished,
+    NodeWoken,
+    NothingWoken,
     RunBegun,
     StartNode,
     StopAsked,
@@ -37,7 +42,9 @@ class GraphOutcome:
 
     status: RunStatus
     complete: bool
-    """Every node has come to an outcome of its own; else the run stopped before."""
+    """Every node has come to an outcome of its own; else the run stopped before, or nodes are suspended."""
+    paused: bool
+    """Suspended nodes are left, and nothing else."""
     outputs: dict[str, Json]
     error: Mapping[str, Json] | None = None
     """Of an output that could not be rendered."""
@@ -71,6 +78,7 @@ class GraphRunner:
         self._ended: RunStatus | None = None
         self._over = asyncio.Event()
         self._began = context.clock.monotonic()
+        self._suspended: dict[NodeId, NodeRecord] = {}
         scope.total = len(graph.steps)
 
     @property
@@ -93,12 +101,19 @@ class GraphRunner:
             except asyncio.CancelledError:
                 continue  # all that is under way is cancelled too, and ends at once
         self._scope.token.forget(self)
+        for node in self._suspended:
+            self._context.suspended.forget(child_id(self._name, StepId(node)))
         outputs, error = await self._outputs()
         status = self._ended
         if status is RunStatus.SUCCEEDED and error is not None:
             status = RunStatus.FAILED
         return GraphOutcome(
-            status=status, complete=self._state.complete, outputs=outputs, error=error, failed=self._failed
+            status=status,
+            complete=self._state.complete,
+            paused=self._state.paused,
+            outputs=outputs,
+            error=error,
+            failed=self._failed,
         )
 
     async def _outputs(self) -> tuple[dict[str, Json], dict[str, Json] | None]:
@@ -123,10 +138,27 @@ class GraphRunner:
                     self._end_without_work(node, status, cause)
                 case StopSending():
                     self._context.failed(self._scope)
+                case AllSuspended():
+                    if self._name:  # it is started again when one of them is woken
+                        self._follow(self._state.handle(NothingWoken()))
+                    else:
+                        self._context.tasks.spawn(self._look_for_woken(), lambda: None)
                 case EndRun(status=status):
                     self._ended = status
                     self._over.set()
         return first
+
+    async def _look_for_woken(self) -> None:
+        try:
+            woken = await self._context.suspended.look()
+        except StoreError as error:
+            self._context.broke(error)
+            return
+        if not woken:
+            self._follow(self._state.handle(NothingWoken()))
+
+    def _restart(self, node: NodeId) -> None:
+        self._follow(self._state.handle(NodeWoken(node=node)), inline=False)
 
     def _spawn(self, node: NodeId) -> None:
         self._context.tasks.spawn(self._chain(node), lambda: self._dropped(node))
@@ -140,7 +172,10 @@ class GraphRunner:
         while node is not None:
             try:
                 record = await self._context.execute(self._context, self._invocation(node))
-                if record is not None:
+                if record is not None and record.status is NodeStatus.WAITING:
+                    self._suspended[node] = record
+                    self._context.suspended.add(record.node_id, partial(self._restart, node))
+                elif record is not None:
                     self._note(node, record)
             except Exception:  # a bug of flowllm must not leave the graph waiting for this node
                 self._dropped(node)
@@ -163,7 +198,7 @@ class GraphRunner:
             position=self._position,
             scope=self._scope,
             totals=self._scope.totals,
-            earlier=self._before.get(node) if self._before else None,
+            earlier=self._suspended.get(node) or self._before.get(node),
             missed=self._scope.missed,
             graph=self._graph,
             waits=waits,

@@ -1,6 +1,7 @@
 """What happens next in a graph: a pure state machine. Events in, commands out; no I/O, no time, no waiting.
 
-One of these serves one graph: that of a run, or the inner one of a `workflow` step or of one item of it.
+One of these serves one graph: that of a run, or the inner one of a `workflow` step or of one item of it. Whoever drives it
+may do what it commands, or may only say what would come of that: so `plan` finds what a run would do.
 """
 
 from __future__ import annotations
@@ -20,10 +21,22 @@ class RunBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFinished:
-    """A node that was started reached a terminal status, durably."""
+    """A node that was started reached a terminal status, durably, or was suspended."""
 
     node: NodeId
     status: NodeStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWoken:
+    """What a suspended node waits for has come."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NothingWoken:
+    """The answer to AllSuspended: the graph ends for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +46,7 @@ class StopAsked:
     status: RunStatus
 
 
-Stimulus = RunBegun | NodeFinished | StopAsked
+Stimulus = RunBegun | NodeFinished | NodeWoken | NothingWoken | StopAsked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +71,18 @@ class StopSending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AllSuspended:
+    """Only suspended nodes are left: see whether one of them is woken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndRun:
     """Everything that could end has ended."""
 
     status: RunStatus
 
 
-Command = StartNode | EndNode | StopSending | EndRun
+Command = StartNode | EndNode | StopSending | AllSuspended | EndRun
 
 
 class GraphTopology:
@@ -103,6 +121,7 @@ class GraphState:
         self._missing = dict(topology.missing)
         self._dependents = topology.dependents
         self._running = 0
+        self._suspended = 0
         self._pending = len(self.status)
         self._cancelled = 0
         self._stop: RunStatus | None = None
@@ -110,9 +129,14 @@ class GraphState:
         self._ended = False
 
     @property
+    def paused(self) -> bool:
+        """It has ended for now, with suspended nodes and for no other reason."""
+        return self._ended and self._suspended > 0 and self._stop is RunStatus.PAUSED
+
+    @property
     def complete(self) -> bool:
         """Every node has come to an outcome of its own."""
-        return self._ended and not self._pending and not self._cancelled
+        return self._ended and not (self._pending or self._cancelled or self._suspended)
 
     def tolerated(self, node: NodeId) -> bool:
         """It failed, and its step says that the run goes on as if it had been skipped."""
@@ -131,6 +155,10 @@ class GraphState:
             case NodeFinished(node=node, status=status):
                 self._running -= 1
                 self._end(node, status, commands)
+            case NodeWoken(node=node):
+                self._start(node, commands)
+            case NothingWoken():
+                self._stop = self._stop or (None if self._running else RunStatus.PAUSED)
             case StopAsked(status=status):
                 self._ask_stop(status, commands)
         self._end_run(commands)
@@ -158,7 +186,7 @@ class GraphState:
                 self._failed = True
                 if self._fail_fast:
                     self._ask_stop(RunStatus.FAILED, commands)
-            if status is NodeStatus.CANCELLED:
+            if status in {NodeStatus.CANCELLED, NodeStatus.WAITING}:
                 continue
             for dependent in self._dependents[node]:
                 self._missing[dependent] -= 1
@@ -189,6 +217,7 @@ class GraphState:
         if status not in NODE_TRANSITIONS[before]:
             raise ValueError(f"node {node} cannot go from {before} to {status}")
         self._pending -= before is NodeStatus.PENDING
+        self._suspended += (status is NodeStatus.WAITING) - (before is NodeStatus.WAITING)
         self._cancelled += status is NodeStatus.CANCELLED
         self.status[node] = status
 
@@ -199,6 +228,9 @@ class GraphState:
 
     def _end_run(self, commands: list[Command]) -> None:
         if self._ended or self._running:
+            return
+        if self._stop is None and self._suspended and not self._cancelled:
+            commands.append(AllSuspended())
             return
         if self._stop is None and self._pending and not self._cancelled:
             return

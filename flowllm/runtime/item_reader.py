@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from flowllm.core.errors import StepError
 from flowllm.core.tasks import start_task
-from flowllm.core.types import Json, NodeId, NodeStatus, StepKind
+from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, item_index
 from flowllm.datasets.base import Row, Rows, content_of
 from flowllm.runtime.invocation import NodeInvocation
 from flowllm.runtime.run_context import RunContext
-from flowllm.storage.base import ItemKey, NodeRecord
+from flowllm.storage.base import ItemKey, MatchedItem, NodeRecord
 
 BATCH = 256
 """Items that are read, and looked up by a resume, at a time."""
@@ -38,7 +38,10 @@ class ItemReader:
         self._context = context
         self._invocation = invocation
         self._rows = rows
-        self._resumes = context.resumed and invocation.earlier is not None
+        earlier = invocation.earlier
+        self._repeats = earlier is not None and earlier.epoch == context.lease.epoch
+        """This attempt has executed the foreach already, and all its items were ended or suspended."""
+        self._resumes = earlier is not None and (context.resumed or self._repeats)
         self._buffer: deque[Item] = deque()
         self._reading: asyncio.Task[bool] | None = None
         self.broken: StepError | None = None
@@ -109,7 +112,7 @@ class ItemReader:
         """The items with what earlier attempts left of them."""
         context = self._context
         keys = [ItemKey(place=row.index, content=content) for row, content in zip(rows, contents, strict=True)]
-        adopted = await context.store.adopt(context.lease, self._invocation.node_id, keys)
+        adopted = await (self._repeated(keys) if self._repeats else self._adopted(keys))
         within: dict[NodeId, Sequence[NodeRecord]] = {}
         if self._invocation.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
             ids = [
@@ -129,6 +132,25 @@ class ItemReader:
             )
             for row, content, one in zip(rows, contents, adopted, strict=True)
         ]
+
+    async def _adopted(self, keys: Sequence[ItemKey]) -> list[MatchedItem]:
+        return await self._context.store.adopt(self._context.lease, self._invocation.node_id, keys)
+
+    async def _repeated(self, keys: Sequence[ItemKey]) -> list[MatchedItem]:
+        """By their places; what this attempt did not come to before is looked for as in any."""
+        await self._context.writes.wait(most=0)
+        run, first = self._context.run.run_id, keys[0].place
+        rows = await self._context.store.items(run, self._invocation.node_id, after=first - 1, limit=len(keys))
+        epoch = self._context.lease.epoch
+        found = {row.place: MatchedItem(slot=item_index(row.node_id), node=row) for row in rows if row.epoch == epoch}
+        missing = [key for key in keys if key.place not in found]
+        adopted = await self._adopted(missing) if missing else []
+        found |= {key.place: one for key, one in zip(missing, adopted, strict=True)}
+        for key in keys:  # data that has changed meanwhile
+            node = found[key.place].node
+            if node is not None and node.content != key.content:
+                found[key.place] = replace(found[key.place], node=None)
+        return [found[key.place] for key in keys]
 
 
 def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> tuple[Row, str]:

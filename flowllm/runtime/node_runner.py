@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, describe_error
+from flowllm.core.events import NodeSuspended
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.sandbox_limits import Unfinished, rendered, rendered_now
 from flowllm.language.workflow import PythonBody, Step
@@ -17,8 +18,9 @@ from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds
 from flowllm.runtime.run_context import RunContext
 from flowllm.runtime.usage import NodeUsage, UsageTotals
-from flowllm.steps.base import Bound, ItemPosition
+from flowllm.steps.base import Bound, ItemPosition, Suspend
 from flowllm.storage.base import NodeRecord
+from flowllm.storage.live import SUSPENDED, WaitRecord
 
 
 @dataclass(slots=True)
@@ -86,10 +88,33 @@ async def _outcome(context: RunContext, invocation: NodeInvocation, work: Work) 
     if earlier is not None and holds(earlier, key=bound.key, step=step, retry_failed=context.retry_failed):
         return await reuse(context, invocation, earlier, path)
     node_context = context.node_context(invocation, work.started, work.usage)
+    if earlier is not None and earlier.status is NodeStatus.WAITING and earlier.key == bound.key:
+        woken = context.suspended.take(invocation.node_id)
+        if woken is None:
+            return _still_suspended(context, earlier)
+        node_context = replace(node_context, woken=woken)
     if isinstance(step.body, PythonBody) and step.body.asks is not None:
         node_context = replace(node_context, within=partial(_within, context, invocation, work))
-    record = await context.kinds[step.kind].run(bound, node_context)
-    return await finish(context, invocation, record, path)
+    result = await context.kinds[step.kind].run(bound, node_context)
+    if isinstance(result, Suspend):
+        return await _suspend(context, node_context.record(bound, NodeStatus.WAITING), result)
+    return await finish(context, invocation, result, path)
+
+
+async def _suspend(context: RunContext, record: NodeRecord, suspend: Suspend) -> NodeRecord:
+    """The row of a node that waits for the world, durably with what it waits for."""
+    told: dict[str, Json] = {"kind": suspend.kind, "token": suspend.token, "due_at": suspend.due_at}
+    record = replace(record, parts={**record.parts, SUSPENDED: context.redactor.value(told)})
+    wait = WaitRecord(run_id=record.run_id, node_id=record.node_id, payload=suspend.payload, **told)
+    await context.store.suspend(context.lease, record, wait)
+    return _still_suspended(context, record)
+
+
+def _still_suspended(context: RunContext, record: NodeRecord) -> NodeRecord:
+    told = record.parts.get(SUSPENDED, {})
+    event = NodeSuspended(run_id=record.run_id, at=context.clock.now(), node_id=record.node_id, **told)
+    context.emit(event)
+    return record
 
 
 def _bound(context: RunContext, invocation: NodeInvocation) -> Bound | None:

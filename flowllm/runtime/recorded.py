@@ -15,7 +15,7 @@ LAST_ATTEMPT = "since_resumed"
 """The entry that has what the last attempt took, of a run that was resumed."""
 MOST_COUNTED = 500
 """Nodes of one graph for which that is looked up; of more it stays unknown."""
-_UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.CANCELLED})
+_UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.WAITING, NodeStatus.CANCELLED})
 MOST_ITEMS = 1000
 """Items of a foreach's output that are shown, unless all are wanted."""
 

@@ -22,6 +22,7 @@ from flowllm.runtime.event_emitter import EventEmitter
 from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.invocation import NodeInvocation, Scope
 from flowllm.runtime.options import RunOptions
+from flowllm.runtime.suspended_nodes import SuspendedNodes, nodes_around
 from flowllm.runtime.usage import NodeUsage
 from flowllm.steps.base import NodeContext, StepRunner
 from flowllm.steps.save import Saver
@@ -79,9 +80,10 @@ class RunContext:
         self.open_items = open_items
         self.retry_failed = retry_failed
         self.resumed = run.epoch > 1
-        self.reopened = frozenset(around for foreach in options.mended for around in _around(foreach))
+        self.reopened = frozenset(around for foreach in options.mended for around in nodes_around(foreach))
         """Nodes whose graphs hold an item that was mended: their stored result is not reused as a whole."""
         self.lease = RunLease(run_id=run.run_id, epoch=run.epoch)
+        self.suspended = SuspendedNodes(self.store, run.run_id, self.clock)
         self.token = CancelToken()
         self.tasks = TaskSet(self.broke)
         self.writes = WriteQueue(self.store, self.lease, self.broke)
@@ -234,9 +236,3 @@ class RunContext:
         """A node failed for good: under --fail-fast that ends the run."""
         if scope.fail_fast:
             self.token.stop(RunStatus.FAILED)
-
-
-def _around(node: str) -> list[str]:
-    """The nodes that a node is within: `posts[1].body` and `posts[1]` of `posts[1].body.lines`."""
-    names = node.split(".")
-    return [".".join(names[:count]) for count in range(1, len(names))]

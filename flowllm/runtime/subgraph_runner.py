@@ -60,6 +60,11 @@ async def _outcome(context: RunContext, invocation: NodeInvocation, graph: Compi
         context, graph, name=invocation.node_id, values=values, scope=scope, before=await _before(context, invocation)
     )
     outcome = await runner.run()
+    if outcome.paused:
+        record = context.record(invocation, NodeStatus.WAITING, parts=parts, key=key, started_at=work.started)
+        await context.writes.commit(record)
+        scope.totals.take_back()
+        return record
     if not outcome.complete:
         raise CallStopped
     well = outcome.status is RunStatus.SUCCEEDED

@@ -97,6 +97,20 @@ class UsageTotals:
             totals.call_s += record.call_s
             totals = totals._parent  # noqa: SLF001
 
+    def take_back(self) -> None:
+        """What it is within counts nothing of it, as it will be executed again, and added up then."""
+        known = {name: -count for name, count in self.usage.as_dict().items() if count is not None}
+        around = self._parent
+        while around is not None:
+            around.attempts -= self.attempts
+            around.answered -= self.answered
+            around.usage += Usage(**known)
+            if around.cost_usd is not None and self.cost_usd is not None:
+                around.cost_usd -= self.cost_usd
+            around.queue_s -= self.queue_s
+            around.call_s -= self.call_s
+            around = around._parent  # noqa: SLF001
+
     def figures(self) -> dict[str, Json]:
         """The sums as fields of a node's record."""
         return {

@@ -84,7 +84,7 @@ def _there(state: GraphState, need: StepId | NodeId, tolerance: Tolerance) -> bo
     """The step has come to what this reference to it puts up with."""
     node = NodeId(need)
     status = state.status.get(node)
-    if status is None or status is NodeStatus.CANCELLED:
+    if status in {None, NodeStatus.CANCELLED, NodeStatus.WAITING}:
         return False
     if tolerance is Tolerance.REQUIRED:
         return status is NodeStatus.SUCCEEDED

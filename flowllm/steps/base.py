@@ -12,6 +12,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
+from flowllm.storage.live import WaitRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,20 @@ class Work:
     """What it computes, where that is known without doing anything."""
     known: bool = False
     """`output` is what it will give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspend:
+    """What a runner returns for a step that waits for the world: its node costs a row and no task until somebody gives a
+    value under the token (`Store.wake`), or its time has come. Then the step is run again, with `NodeContext.woken`."""
+
+    kind: str
+    """What whoever wakes it has to know: `approval`, `batch`, …"""
+    token: str
+    """Unique in the database."""
+    due_at: float | None = None
+    """When it is to be run again with no value, wall clock seconds; None: never by itself."""
+    payload: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +110,9 @@ class NodeContext:
     """To be called once it is known that something must really be done: no stored answer will do."""
     within: Within | None = None
     """Carries out a step that stands within the node, and nothing else holds."""
+    woken: WaitRecord | None = None
+    """What the node waited for when it was suspended, now with its `value`; `woken` is false, and the value None, where
+    only its time has come."""
     begun: Callable[[], None] = _nothing
     """To be called when the work begins, by kinds that send no requests through the pipeline of calls."""
 
@@ -152,9 +170,9 @@ class StepRunner(Protocol):
         """What carrying it out would take. Sends nothing."""
         ...
 
-    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
+    async def run(self, bound: Bound, context: NodeContext) -> NodeRecord | Suspend:
         """Carry it out and give the node's record, which is durable (but for `value` steps, whose record rides
-        with the next commit). Raises StepError, StoreError, CallStopped."""
+        with the next commit); or suspend the node. Raises StepError, StoreError, CallStopped."""
         ...
 
 

@@ -386,9 +386,15 @@ class Store(Protocol):
         ...
 
     async def waits(
-        self, *, run_id: RunId | None = None, due_before: float | None = None, limit: int = 500
+        self,
+        *,
+        run_id: RunId | None = None,
+        due_before: float | None = None,
+        ready_at: float | None = None,
+        limit: int = 500,
     ) -> list[WaitRecord]:
-        """Those that wait, of one run or of all, the earliest due first; only those due before a time, if given."""
+        """Those that wait, of one run or of all, the earliest due first; only those due before a time, if given. With
+        `ready_at`: those of nodes that can go on, since they were woken or are due at that time."""
         ...
 
     # the limiter's gauges

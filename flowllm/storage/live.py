@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from flowllm.core.money import Spend
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId
 
+SUSPENDED = "suspended"
+"""The entry in the parts of a suspended node that says what it waits for: `kind`, `token` and `due_at`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTotals:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flowllm.core.errors import RequestRejected
 from flowllm.core.fingerprint import canonical, digest
-from flowllm.core.types import Json, NodeStatus, OnError, StepKind
+from flowllm.core.request import ChatRequest, Completion
+from flowllm.core.types import Json, NodeStatus, OnError, StepKind, Usage
 from flowllm.language.inputs import with_inputs
 from flowllm.language.reference import Tolerance
+from tests.support.calls import FakeProvider
 from tests.support.project import as_yaml
 
 FAILED, SKIPPED, BLOCKED, SUCCEEDED = (NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.SUCCEEDED)
@@ -139,6 +143,25 @@ class Author:
             "required": [field],
             "additionalProperties": False,
         }
+
+
+class DrawnAnswers(FakeProvider):
+    """Answers each prompt in its own way; `rejects` some of them."""
+
+    def __init__(self, *, rejects: bool) -> None:
+        super().__init__()
+        self.rejects = rejects
+
+    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+        await super().complete(request, timeout=timeout)
+        prompt = str(request.messages[-1]["content"])
+        schema = None if request.output is None else request.output.schema
+        key = key_of(prompt, schema)
+        if self.rejects and rejected(key):
+            raise RequestRejected("no")
+        answer = reply(prompt, key, schema)
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        return Completion(text=text, model="m", usage=Usage(input_tokens=3, output_tokens=5))
 
 
 @dataclass

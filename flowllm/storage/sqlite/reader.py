@@ -276,9 +276,12 @@ class Reader:
         )
         return [_node(row) for row in await self._all(query)]
 
-    async def waits(self, *, run_id: RunId | None, due_before: float | None, limit: int) -> list[WaitRecord]:
+    async def waits(
+        self, *, run_id: RunId | None, due_before: float | None, ready_at: float | None, limit: int
+    ) -> list[WaitRecord]:
         """The earliest due first, those without a time last."""
-        query = select(waits).where(waits.c.value.is_(None))
+        asleep = waits.c.value.is_(None)
+        query = select(waits).where(asleep if ready_at is None else or_(~asleep, waits.c.due_at <= ready_at))
         if run_id is not None:
             query = query.where(waits.c.run_id == to_text(run_id))
         if due_before is not None:

@@ -300,10 +300,15 @@ class SqlStore:
         return woken
 
     async def waits(
-        self, *, run_id: RunId | None = None, due_before: float | None = None, limit: int = 500
+        self,
+        *,
+        run_id: RunId | None = None,
+        due_before: float | None = None,
+        ready_at: float | None = None,
+        limit: int = 500,
     ) -> list[WaitRecord]:
         """See `Store`."""
-        return await self._reader.waits(run_id=run_id, due_before=due_before, limit=limit)
+        return await self._reader.waits(run_id=run_id, due_before=due_before, ready_at=ready_at, limit=limit)
 
     # the limiter's gauges
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.core.errors import RequestRejected
-from flowllm.core.request import ChatRequest, Completion
-from flowllm.core.types import NodeStatus, StepKind, Usage, is_within
+from flowllm.core.types import NodeStatus, StepKind, is_within
 from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import forecast
 from flowllm.explain.planner import Planner
@@ -18,29 +15,9 @@ from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import NodeRecord
 from tests.support.answering import all_nodes
-from tests.support.calls import FakeProvider
-from tests.support.random_graphs import Author, key_of, rejected, reply
+from tests.support.random_graphs import Author, DrawnAnswers
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
-
-
-class Answers(FakeProvider):
-    """Answers each prompt in its own way; `rejects` some of them."""
-
-    def __init__(self, *, rejects: bool) -> None:
-        super().__init__()
-        self.rejects = rejects
-
-    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
-        await super().complete(request, timeout=timeout)
-        prompt = str(request.messages[-1]["content"])
-        schema = None if request.output is None else request.output.schema
-        key = key_of(prompt, schema)
-        if self.rejects and rejected(key):
-            raise RequestRejected("no")
-        answer = reply(prompt, key, schema)
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        return Completion(text=text, model="m", usage=Usage(input_tokens=3, output_tokens=5))
 
 
 @settings(max_examples=20, deadline=None)
@@ -51,7 +28,7 @@ def test_a_run_does_what_its_plan_says(seed: int, rejects: bool, limit: int | No
 
     async def main() -> None:
         stage = Stage()
-        stage.provider = Answers(rejects=rejects)
+        stage.provider = DrawnAnswers(rejects=rejects)
         for run_id in ("first", "again"):
             ready = await stage.prepare(text, run_id=run_id, options=options)
             planner = Planner(ready.run, options, kinds=ready.kinds, store=stage.store)

@@ -12,7 +12,7 @@ from flowllm.datasets.base import Row, Rows, content_of
 from flowllm.datasets.lists import ListRows
 from flowllm.runtime.item_reader import BATCH, Item, ItemReader
 from flowllm.runtime.options import RunOptions
-from flowllm.storage.base import MatchedItem, NodeRecord
+from flowllm.storage.base import MatchedItem, NodeRecord, RunLease
 
 pytestmark = pytest.mark.anyio
 
@@ -54,14 +54,14 @@ def reader(
 ) -> tuple[ItemReader, FakeContext]:
     context = FakeContext(
         store=FakeStore(),
-        lease=None,
+        lease=RunLease(run_id="r1", epoch=1),
         run=SimpleNamespace(run_id="r1"),
         resumed=resumed,
         retry_failed=retry_failed,
         options=RunOptions(),
         times=0,
     )
-    invocation = SimpleNamespace(node_id="a", step=SimpleNamespace(kind=kind), earlier=object())
+    invocation = SimpleNamespace(node_id="a", step=SimpleNamespace(kind=kind), earlier=SimpleNamespace(epoch=0))
     return ItemReader(context, invocation, rows), context
 
 
