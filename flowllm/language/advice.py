@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Final, TypeAlias
 
 from flowllm.core.types import Json, StepId
 from flowllm.language.files import Sources
@@ -31,6 +31,7 @@ from flowllm.language.workflow import (
     WorkflowBody,
 )
 
+Schema: TypeAlias = "dict[str, Json]"
 _PATH = re.compile(r"(?:steps\.)?([a-z_][a-z0-9_]*)(?:\.[A-Za-z0-9_]+|\[[0-9]+\])*")
 _REMOTE = ("http:", "https:", "data:")
 
@@ -128,17 +129,11 @@ def _is_short(foreach: Foreach) -> bool:
 
 
 def _asked(step: Step) -> Iterator[Template | ValueTemplate]:
-    """The templates that decide what is asked."""
-    body = step.body
-    found: tuple[Template | ValueTemplate | None, ...] = ()
-    if isinstance(body, LlmBody):
-        found = (body.prompt, body.system, body.messages, body.params, body.sample, body.images)
-        found += (body.model, body.provider)
-    elif isinstance(body, EmbedBody):
-        found = (body.input, body.dimensions, body.params, body.model, body.provider)
-    elif isinstance(body, WorkflowBody):
-        found = (body.arguments,)
-    return (template for template in found if template is not None)
+    """The templates that decide what is asked: all of its body, of a graph those that it is handed."""
+    for field in fields(step.body):
+        value = getattr(step.body, field.name)
+        if isinstance(value, Template | ValueTemplate):
+            yield value
 
 
 # files
@@ -160,8 +155,8 @@ def _named_files(step: Step) -> Iterator[tuple[str, Location]]:
 
 # what is certain to fail: keys that a value cannot have, conditions that are none
 
-_TEXT: Final[dict[str, Json]] = {"type": "string"}
-_HTTP: Final[dict[str, Json]] = {
+_TEXT: Final[Schema] = {"type": "string"}
+_HTTP: Final[Schema] = {
     "type": "object",
     "properties": {"status": {"type": "integer"}, "headers": {"type": "object"}, "body": {}},
     "additionalProperties": False,
@@ -182,24 +177,14 @@ _WORDS: Final = {
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Below:
-    """What is under a key: a schema, None where it is not known; or the problem of the key."""
+class _NoKey(Exception):
+    """A value cannot have a key. `certain`: whatever the value is."""
 
-    schema: dict[str, Json] | None = None
-    error: str = ""
-    hint: str = ""
-    certain: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookupProblem:
-    """The problem of a path, at the offset of one of its keys."""
-
-    offset: int
-    message: str
-    hint: str
-    certain: bool = True
+    def __init__(self, error: str, hint: str = "", *, offset: int = 0, certain: bool = True) -> None:
+        super().__init__(error)
+        self.hint = hint
+        self.offset = offset
+        self.certain = certain
 
 
 def check_lookups(
@@ -208,11 +193,11 @@ def check_lookups(
     """Add what is certain to fail in a step's templates, and warn of what is likely to."""
     for template in templates:
         for lookup in template.lookups:
-            fault = known.fault(lookup, step)
-            if fault is not None:
-                where = template.place(fault.offset)
-                report = problems.add if known.strict and fault.certain and lookup.certain else problems.warn
-                report(where, fault.message, fault.hint, step=name)
+            try:
+                known.follow(lookup, step)
+            except _NoKey as missing:
+                report = problems.add if known.strict and missing.certain and lookup.certain else problems.warn
+                report(template.place(missing.offset), str(missing), missing.hint, step=name)
     if step is None:
         return
     report = problems.add if known.strict else problems.warn
@@ -247,35 +232,32 @@ class Known:
         given = template.gives
         if not isinstance(given, Lookup):
             return given
-        schema = root = self._schema(given, step)
-        for key, _ in given.keys:
-            schema = None if schema is None else _step_into(schema, root or {}, key, called=False).schema
+        try:
+            schema = self.follow(given, step)
+        except _NoKey:
+            return None
         if schema is None or not given.whole or _COMBINED.intersection(schema):
             return None
         kinds = _kinds(schema)
         return _WORDS[next(iter(kinds))] if len(kinds) == 1 else None
 
-    def fault(self, lookup: Lookup, step: Step | None) -> LookupProblem | None:
-        """The problem of a path."""
-        schema = self._schema(lookup, step)
+    def follow(self, lookup: Lookup, step: Step | None) -> Schema | None:
+        """The schema of what a path leads to, None where it is not known. Raises _NoKey at the key that cannot be there."""
+        schema = root = self._schema(lookup, step)
         shown = lookup.subject[1] if lookup.subject[0] != "input" else f"inputs.{lookup.subject[1]}"
-        root = schema
-        for place, (key, offset) in enumerate(lookup.keys):
-            if schema is None:
+        for index, (key, offset) in enumerate(lookup.keys):
+            if schema is None or root is None:
                 return None
-            last = lookup.called and place == len(lookup.keys) - 1
-            below = _step_into(schema, root or {}, key, called=last)
-            if below.error:
-                itself = place == 0 and lookup.subject[0] == "step" and key in OUTPUT_WORDS
-                hint = f"write {{{{ {shown} }}}}: that is the output itself" if itself else below.hint
-                return LookupProblem(
-                    offset=offset, message=f"`{shown}` {below.error}", hint=hint, certain=below.certain
-                )
-            schema = below.schema
+            try:
+                schema = _below(schema, root, key, called=lookup.called and index == len(lookup.keys) - 1)
+            except _NoKey as missing:
+                itself = index == 0 and lookup.subject[0] == "step" and key in OUTPUT_WORDS
+                hint = f"write {{{{ {shown} }}}}: that is the output itself" if itself else missing.hint
+                raise _NoKey(f"`{shown}` {missing}", hint, offset=offset, certain=missing.certain) from None
             shown = f"{shown}[{key}]" if isinstance(key, int) else f"{shown}.{key}"
-        return None
+        return schema
 
-    def _schema(self, lookup: Lookup, step: Step | None) -> dict[str, Json] | None:
+    def _schema(self, lookup: Lookup, step: Step | None) -> Schema | None:
         kind, name = lookup.subject
         if kind == "local":
             return None if step is None or step.foreach is None else self._local(name, step, step.foreach)
@@ -283,7 +265,7 @@ class Known:
             return {"type": self.inputs[name].type} if name in self.inputs else None
         return output_schema(self.steps[StepId(name)]) if name in self.steps else None
 
-    def _local(self, name: str, step: Step, foreach: Foreach) -> dict[str, Json] | None:
+    def _local(self, name: str, step: Step, foreach: Foreach) -> Schema | None:
         """What an item is, its number, and what comes of it."""
         if name == "index":
             return {"type": "integer"}
@@ -300,13 +282,13 @@ class Known:
 # outputs as schemas
 
 
-def output_schema(step: Step) -> dict[str, Json]:
+def output_schema(step: Step) -> Schema:
     """What is known of a step's whole output; empty if nothing is."""
     one = one_output(step)
     return one if step.foreach is None else {"type": "array", "items": one}
 
 
-def one_output(step: Step) -> dict[str, Json]:
+def one_output(step: Step) -> Schema:
     """The same without `foreach`."""
     match step.body:
         case LlmBody(output=None, samples=None) | ShellBody():
@@ -321,7 +303,7 @@ def one_output(step: Step) -> dict[str, Json]:
         case EmbedBody():
             known = {"type": "array"}
         case WorkflowBody(graph=graph):
-            named: dict[str, Json] = {name: {} for name in graph.outputs}
+            named: Schema = {name: {} for name in graph.outputs}
             known = {"type": "object", "properties": named, "additionalProperties": False}
         case ValueBody(value=value) if isinstance(value.tree, Template) and not value.tree.is_expression:
             known = _TEXT
@@ -330,7 +312,7 @@ def one_output(step: Step) -> dict[str, Json]:
     return known
 
 
-def _kinds(schema: AbstractMapping[str, Json]) -> frozenset[str]:
+def _kinds(schema: Schema) -> frozenset[str]:
     """The types that a value may have, null aside; empty if that is not known."""
     kinds = schema.get("type")
     if isinstance(kinds, str):
@@ -338,62 +320,62 @@ def _kinds(schema: AbstractMapping[str, Json]) -> frozenset[str]:
     return frozenset(kind for kind in kinds if kind != "null") if isinstance(kinds, list) else frozenset()
 
 
-def _step_into(schema: dict[str, Json], root: AbstractMapping[str, Json], key: str | int, *, called: bool) -> _Below:
+def _below(schema: Schema, root: Schema, key: str | int, *, called: bool) -> Schema | None:
+    """The schema of what is under a key, None where it is not known. Raises _NoKey, without its place."""
     for _ in range(20):
         if set(schema) - {"description", "title", "$defs"} == {"$ref"}:
             schema = _pointed(root, schema["$ref"])
     kinds = _kinds(schema)
     if not kinds or _COMBINED.intersection(schema):
-        return _Below()
+        return None
     if kinds <= _SCALARS:
-        return _in_scalar(kinds, key, called=called)
+        _check_scalar(kinds, key, called=called)
+        return None
     if kinds == {"array"}:
         return _in_list(schema, key, called=called)
-    return _in_mapping(schema, key, called=called) if kinds == {"object"} and isinstance(key, str) else _Below()
+    return _in_mapping(schema, key, called=called) if kinds == {"object"} and isinstance(key, str) else None
 
 
-def _pointed(root: AbstractMapping[str, Json], ref: Json) -> dict[str, Json]:
+def _pointed(root: Schema, ref: Json) -> Schema:
     """What a `$ref` within a document leads to; empty where that is not seen at once."""
-    at: Json = dict(root)
+    at: Json = root
     for part in str(ref).removeprefix("#").split("/")[1:]:
         at = at.get(part) if isinstance(at, dict) else None
     return at if isinstance(at, dict) and str(ref).startswith("#") else {}
 
 
-def _in_scalar(kinds: frozenset[str], key: str | int, *, called: bool) -> _Below:
+def _check_scalar(kinds: frozenset[str], key: str | int, *, called: bool) -> None:
     is_text = "string" in kinds
     if (isinstance(key, int) and is_text) or (called and (key in methods_of("") or not is_text)):
-        return _Below()
+        return
     kind = _WORDS[next(iter(kinds))] if len(kinds) == 1 else "no mapping"
     hint = "an `output` schema makes data of an answer" if is_text else ""
-    return _Below(error=f"is {kind}, which has no key `{key}`", hint=hint)
+    raise _NoKey(f"is {kind}, which has no key `{key}`", hint)
 
 
-def _in_list(schema: dict[str, Json], key: str | int, *, called: bool) -> _Below:
+def _in_list(schema: Schema, key: str | int, *, called: bool) -> Schema | None:
     items = schema.get("items")
-    if isinstance(key, int) or (called and key in methods_of([])):
-        return _Below(
-            items if isinstance(items, dict) and isinstance(key, int) and "prefixItems" not in schema else None
-        )
-    return _Below(
-        error=f"is a list, which has no key `{key}`",
-        hint=f"`| map(attribute='{key}')` takes it of each item, `[0]` is the first item",
-    )
+    if isinstance(key, int):
+        return items if isinstance(items, dict) and "prefixItems" not in schema else None
+    if called and key in methods_of([]):
+        return None
+    hint = f"`| map(attribute='{key}')` takes it of each item, `[0]` is the first item"
+    raise _NoKey(f"is a list, which has no key `{key}`", hint)
 
 
-def _in_mapping(schema: dict[str, Json], key: str, *, called: bool) -> _Below:
+def _in_mapping(schema: Schema, key: str, *, called: bool) -> Schema | None:
     properties = schema.get("properties")
     named = properties if isinstance(properties, dict) else {}
     if key in named:
         below = named[key]
-        return _Below(below if isinstance(below, dict) and not called else None)
+        return below if isinstance(below, dict) and not called else None
     if called and key in MAPPING_METHODS:
-        return _Below()
+        return None
     near = nearest(key, named)
     if schema.get("additionalProperties") is False:
-        return _Below(error=f"has no key `{key}`", hint=near or "its schema has no properties")
+        raise _NoKey(f"has no key `{key}`", near or "its schema has no properties")
     if schema.get("additionalProperties") in (None, True) and (
         near.startswith("did") or (named and key in OUTPUT_WORDS)
     ):
-        return _Below(error=f"has no key `{key}` by its schema", hint=near, certain=False)
-    return _Below()
+        raise _NoKey(f"has no key `{key}` by its schema", near, certain=False)
+    return None

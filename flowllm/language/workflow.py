@@ -91,10 +91,9 @@ class Target:
     provider: ValueTemplate | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
     """What a step does: the part of it that is of its own kind."""
-
-    __slots__ = ()
 
     @property
     def harmless(self) -> bool:
