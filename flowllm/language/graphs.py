@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,6 @@ from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
 from flowllm.language.values import any_text, plain_text, text
 from flowllm.language.workflow import (
-    EmbedBody,
     Input,
     Keep,
     LlmBody,
@@ -83,13 +82,6 @@ class WorkflowScope:
             several = f"{len(found)} steps have no model: {more if len(names) > _NAMED else listing(names)}"
             message = f"the step `{first}` has no model" if len(found) == 1 else several
             self.problems.add(where, message, hint, step=first)
-
-    def guard(self, check: Callable[[], None]) -> None:
-        """Add the problem that a check raises."""
-        try:
-            check()
-        except SourceError as error:
-            self.problems.add_error(error)
 
     def register(self, name: str, settings: ProviderSettings, child: str) -> str:
         """The name under which the run knows a graph's own provider."""
@@ -147,7 +139,10 @@ class GraphReader:
         defaults = around.defaults if given is None else merged(around.defaults, given)
         named = None if defaults is None else defaults.get("provider")
         if isinstance(named, Scalar):
-            scope.guard(lambda: check_provider(named, providers))
+            try:
+                check_provider(named, providers)
+            except SourceError as error:
+                problems.add_error(error)
         inherited = replace(
             around,
             defaults=defaults,
@@ -184,7 +179,7 @@ class GraphReader:
             modelless=self._scope.modelless,
         )
         parsed = {StepId(entry.key): parse_step(entry, scope) for entry in entries}
-        steps = self._named_as_here({key: step for key, step in parsed.items() if step is not None})
+        steps = {key: step for key, step in parsed.items() if step is not None}
         known = Known(steps=steps, inputs=inputs, strict=self._scope.strict)
         for step, templates in scope.templates.items():
             check_lookups(steps.get(StepId(step)), templates, known, problems, name=step)
@@ -264,15 +259,6 @@ class GraphReader:
                 step=cycle[0],
             )
 
-    # providers of its own
-
-    def _named_as_here(self, steps: dict[StepId, Step]) -> dict[StepId, Step]:
-        """Steps that ask the providers that this graph means, where the run knows them by other names."""
-        aliases = {name: settings.name for name, settings in self._inherited.providers.items() if settings.name != name}
-        if not aliases:
-            return steps
-        return {key: _with_aliases(step, aliases) for key, step in steps.items()}
-
     # graphs within
 
     def _child(self, node: Scalar | Mapping, compiler: Compiler) -> Subgraph | None:
@@ -347,16 +333,6 @@ class GraphReader:
         providers = self._inherited.providers
         parts += [repr(replace(providers[name], name=name, limits=None)) for name in sorted(providers)]
         return digest("\n".join(parts).encode(errors="backslashreplace").decode())
-
-
-def _with_aliases(step: Step, aliases: AbstractMapping[str, str]) -> Step:
-    body = step.body
-    if isinstance(body, LlmBody | EmbedBody):
-        return replace(step, body=replace(body, aliases=aliases))
-    if isinstance(body, PythonBody) and body.asks is not None:
-        asks = replace(body.asks, step=_with_aliases(body.asks.step, aliases))
-        return replace(step, body=replace(body, asks=asks))
-    return step
 
 
 def _texts(step: Step, files: AbstractMapping[str, str]) -> Iterator[str]:

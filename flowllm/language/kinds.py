@@ -71,6 +71,11 @@ class StepScope:
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
     """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Names of providers by which the run knows another one, each with the name that the run has for it."""
+        return {name: settings.name for name, settings in self.providers.items() if settings.name != name}
+
     def defaults_for(self, keys: Mapping[str, Any]) -> nodes.Mapping | None:
         """Those of the defaults that have one of these keys."""
         if self.defaults is None:
