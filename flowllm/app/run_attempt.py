@@ -19,10 +19,11 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError, text_of
 from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
-from flowllm.core.tasks import to_the_end
+from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Json, StepId, StepKind
 from flowllm.datasets.spool import spool_path
 from flowllm.limits.limiter import Limiter
+from flowllm.limits.scope import MINUTE
 from flowllm.reporting.base import Closable, Observer
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.compiled_graph import CompiledGraph
@@ -34,7 +35,10 @@ from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.base import StepRunner, close_runners
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
+from flowllm.storage.live import Gauge
 
+WATCHED_EVERY = 1.0
+"""Seconds from one look at the limiter, and at suspended nodes, to the next."""
 RATES_KEPT = 7 * 86_400.0
 """Seconds for which a learned rate is believed."""
 
@@ -172,10 +176,40 @@ class RunAttempt:
         began = self._clock.monotonic()
         graph = CompiledGraph(self._workflow.graph, {StepId(name): step for name, step in self._prepared.steps.items()})
         earlier = {node.node_id: node for node in self._before}
-        ending = await execute_run(context, graph, token, before=earlier, dataset=self._over())
+        watching = start_task(self._watch(context))
+        try:
+            ending = await execute_run(context, graph, token, before=earlier, dataset=self._over())
+        finally:
+            watching.cancel()
         with contextlib.suppress(StoreError):  # the run's own end comes first
             await self._learn_rates()
         await self._end(ending, self._clock.monotonic() - began)
+
+    async def _watch(self, context: RunContext) -> None:
+        """Once a second: keep how the run's accounts stand, and go on with suspended nodes that were woken."""
+        while True:
+            await self._clock.sleep(WATCHED_EVERY)
+            self._store.note_gauges(self._gauges())
+            with contextlib.suppress(StoreError):  # whoever writes next hears of it
+                await context.suspended.look()
+
+    def _gauges(self) -> list[Gauge]:
+        gauges, owner, now = self._limiter.gauges(), self._run.owner, self._clock.now()
+        process = "" if owner is None else f"{owner.host}:{owner.pid}"
+        return [
+            Gauge(
+                process=process,
+                account=str(account),
+                at=now,
+                in_flight=gauge.in_flight,
+                waiting=gauge.waiting,
+                rate=None if gauge.requests_per_minute is None else gauge.requests_per_minute / MINUTE,
+                tokens=gauge.tokens_left,
+                pause_s=gauge.paused_s,
+            )
+            for account in self._providers.accounts()
+            if (gauge := gauges.get(account)) is not None
+        ]
 
     def _claim(self) -> None:
         """Tell the limiter what the run allows: no more connections than files may be opened yet."""

@@ -1,0 +1,58 @@
+"""What a run attempt does once a second."""
+
+from __future__ import annotations
+
+from flowllm.app.flowllm import FlowLLM
+from flowllm.calls.batch import Batches
+from flowllm.calls.executor import CallExecutor
+from flowllm.calls.response_cache import ResponseCache
+from flowllm.calls.single_flight import InFlightCalls
+from flowllm.core.types import RunStatus
+from tests.support.stores import InlineStore
+from tests.support.virtual import LoopClock, run_virtual
+from tests.support.waiting import approval_steps
+from tests.support.workflows import workflow
+
+SIMULATED = """
+    providers: {sim: {type: simulated, latency: 2500ms, limits: {max_concurrent: 2, requests_per_minute: 600}}}
+    defaults: {provider: sim, model: m, max_tokens: 20}
+    steps:
+      posts: {foreach: [1, 2, 3, 4], prompt: "{{ item }}"}
+      after: {value: "{{ posts | length }}"}
+    """
+
+
+def opened(clock: LoopClock) -> FlowLLM:
+    app = FlowLLM(database="memory:", clock=clock, environ={})
+    store = app._store = InlineStore()
+    calls = ResponseCache(Batches(CallExecutor(app._limiter, store, clock), clock), store, clock)
+    app._calls = InFlightCalls(calls, clock)
+    return app
+
+
+def test_the_gauges_of_the_limiter_are_noted_once_a_second() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        app = opened(clock)
+        began, gauges = clock.now(), []
+        app.store.note_gauges = gauges.extend
+        result = await app.run(workflow(SIMULATED))
+        assert result.status is RunStatus.SUCCEEDED
+        assert [round(gauge.at - began, 3) for gauge in gauges] == [1, 2, 3, 4, 5]
+        assert [(gauge.in_flight, gauge.waiting) for gauge in gauges[:4]] == [(2, 2), (2, 2), (2, 0), (2, 0)]
+        assert {gauge.rate for gauge in gauges} == {10.0}
+        assert all(":" in gauge.process and "simulated" in gauge.account for gauge in gauges)
+
+    run_virtual(main())
+
+
+def test_a_suspended_node_is_woken_while_others_run() -> None:
+    text = SIMULATED.replace("after: {value", "ok: {approve: it, due: 3s}\n      after: {value")
+
+    async def main() -> None:
+        clock = LoopClock()
+        result = await opened(clock).run(workflow(text))
+        assert (result.status, result.steps["ok"].output) == (RunStatus.SUCCEEDED, ["it", None])
+
+    with approval_steps():
+        run_virtual(main())
