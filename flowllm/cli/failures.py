@@ -11,7 +11,7 @@ from contextlib import suppress
 import click
 
 from flowllm.cli.options import Globals
-from flowllm.cli.streams import OutputLost, silence_output
+from flowllm.cli.output import OutputLost, silence_output
 from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, describe_error
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.reporting.text import one_line, plural, visible

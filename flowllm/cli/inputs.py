@@ -1,4 +1,4 @@
-"""Inputs as they are given on the command line."""
+"""What a run is given on the command line: inputs and options."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
-from flowllm.cli.options import collected, pairs
+from flowllm.cli.options import DURATION, collected
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
 from flowllm.core.types import Json
 from flowllm.language.nodes import plain_data
 from flowllm.language.problems import SourceError
 from flowllm.language.source import parse_yaml
+from flowllm.runtime.options import RunOptions
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read as one input."""
@@ -118,3 +119,94 @@ def _read(path: str, option: str) -> str:
         raise UsageError(f"{option}{path}: the file is not UTF-8 text") from error
     except OSError as error:
         raise UsageError(f"{option}{path}: {error.strerror or error}") from error
+
+
+def pairs(texts: Sequence[str], option: str, shape: str) -> dict[str, str]:
+    """NAME=VALUE texts as a mapping. Raises UsageError for one without `=`, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{option} {text}: this is not {shape}")
+        if name.strip() in found:
+            raise UsageError(f"{option} names `{name.strip()}` twice")
+        found[name.strip()] = value
+    return found
+
+
+def _settings(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    return pairs(given, "--set", "STEP.KEY=VALUE")
+
+
+def _budget(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, float] | None:
+    """Amounts by name; those of `1_000_000` may be grouped. Raises UsageError."""
+    found: dict[str, float] = {}
+    for name, text in pairs(given, "--budget", "usd=5 or tokens=2_000_000").items():
+        try:
+            number = float(text)
+        except ValueError:
+            raise UsageError(f"--budget {name}={text}: `{text}` is not a number") from None
+        found[name] = int(number) if number.is_integer() else number
+    return found or None
+
+
+def _delimiter(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    return "\t" if given == "\\t" else given
+
+
+full_option = click.option("--full", is_flag=True, help="With --json: all items of long outputs.")
+until_option = click.option("--until", metavar="STEP", help="Only this step and what it needs.")
+budget_option = click.option(
+    "--budget",
+    metavar="usd=N",
+    multiple=True,
+    callback=_budget,
+    help="What the run may spend in all, resumes included: `usd=5` or `tokens=2_000_000`.",
+)
+_WHAT = (
+    click.option("--provider", metavar="NAME", help="The default provider; `simulated` replaces all."),
+    click.option("--model", metavar="NAME", help="The default model."),
+    click.option(
+        "--set", "settings", metavar="STEP.KEY=VALUE", multiple=True, callback=_settings, help="An option of one step."
+    ),
+    click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="Most requests in flight."),
+    click.option("--no-cache", is_flag=True, help="Neither read nor write stored answers."),
+    click.option("--refresh", metavar="STEP", multiple=True, help="Ask this step anew."),
+    until_option,
+    click.option(
+        "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items of every foreach, and rows."
+    ),
+    budget_option,
+    click.option("--fail-fast", is_flag=True, help="Stop at the first failure."),
+    click.option(
+        "--grace",
+        type=DURATION,
+        default=60.0,
+        metavar="DURATION",
+        help="How long calls in flight may finish when the run is told to stop  [default: 60s]",
+    ),
+    click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="For steps that name none."),
+)
+_ROWS = (
+    click.option("--over", metavar="DATASET", help="Run the graph once for each row of a file; - is standard input."),
+    click.option(
+        "--output",
+        metavar="FILE",
+        help="With --over: what each row that succeeded gives, as the ending says: .csv, .tsv, .json, else JSON Lines.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["jsonl", "json", "csv", "lines"]),
+        help="With --over: how the data set is read  [default: by its ending, or as it begins]",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHARACTER",
+        callback=_delimiter,
+        help="With --over: of CSV  [default: as the header shows]",
+    ),
+    click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows."),
+    click.option("--overwrite", is_flag=True, help="The output file may exist already."),
+)
+plan_options = collected("options", RunOptions, *_WHAT)
+run_options = collected("options", RunOptions, *_WHAT, *_ROWS)

@@ -18,22 +18,27 @@ from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult
 from flowllm.cli.database import LAST, command, find_run, open_app
 from flowllm.cli.failures import tell
-from flowllm.cli.inputs import GivenInputs, input_options, mended_lines
-from flowllm.cli.options import (
-    Location,
+from flowllm.cli.inputs import (
+    GivenInputs,
     budget_option,
-    collected,
-    debugging,
     full_option,
-    json_option,
-    location_options,
+    input_options,
+    mended_lines,
     run_options,
     until_option,
 )
-from flowllm.cli.output import known_outputs, messages, print_json, print_outputs
+from flowllm.cli.options import Location, collected, debugging, json_option, location_options
+from flowllm.cli.output import (
+    OutputLost,
+    known_outputs,
+    messages,
+    print_json,
+    print_outputs,
+    results_apart,
+    silence_output,
+)
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.start import settle
-from flowllm.cli.streams import OutputLost, results_apart, silence_output
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError

@@ -10,8 +10,9 @@ import click
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult, StepResult, all_nodes
 from flowllm.cli.database import command, find_run, reading, step_kinds
-from flowllm.cli.options import Location, full_option, json_option, location_options
-from flowllm.cli.output import clock_time, heading, known_outputs, print_json, print_outputs, print_table, results
+from flowllm.cli.inputs import full_option
+from flowllm.cli.options import Location, json_option, location_options
+from flowllm.cli.output import heading, known_outputs, print_json, print_outputs, print_table, results
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
 from flowllm.core.money import Spend, price
@@ -33,6 +34,7 @@ from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import error_lines, figures, took
 from flowllm.reporting.text import (
     at_least,
+    clock_time,
     dollars,
     duration,
     error_text,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from typing import TextIO, TypeAlias
 
 _TO_THE_END = "\x1b[K"
 """Erases what stands right of the cursor."""
+_WIDTH = 80
+"""Columns, where a stream is no terminal."""
 Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: text, or text and its style, such as "bold red" (see `_CODES`)."""
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
@@ -60,7 +61,7 @@ class Screen:
             columns = os.get_terminal_size(self.stream.fileno()).columns
         except (OSError, ValueError, AttributeError):
             columns = 0
-        return columns or shutil.get_terminal_size().columns
+        return columns or _WIDTH
 
     def clear(self) -> None:
         """Take such a text away."""

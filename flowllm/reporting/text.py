@@ -108,6 +108,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def clock_time(seconds: float | None) -> str:
+    """A wall clock time, seconds since 1970: UTC, to the second; `-` for none."""
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+
+
 def byte_size(count: int) -> str:
     """Bytes for people: 512 bytes, 1.5 KiB, 3.0 MiB."""
     if count < _KIBI:

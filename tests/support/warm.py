@@ -156,7 +156,7 @@ def _serve(ear: socket.socket) -> dict[str, Any] | None:
 
 def main(ear: int) -> NoReturn:
     """Import, serve; in each child: be the command."""
-    for module in ("run", "show", "runs", "failed"):
+    for module in ("run", "show", "runs"):
         __import__(f"flowllm.cli.{module}")
     for module in ("flowllm.storage.sqlite.store", "openai", "aiohttp", "jsonschema"):
         __import__(module)

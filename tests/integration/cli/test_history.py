@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from flowllm.cli.init import starter_files
+from flowllm.cli.files import starter_files
 from flowllm.cli.main import cli
 
 FAILING = """\

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from flowllm.cli.init import starter_files
+from flowllm.cli.files import starter_files
 from tests.support.project import Project
 
 BAD = """\

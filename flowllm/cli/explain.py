@@ -1,16 +1,18 @@
-"""flowllm plan."""
+"""flowllm plan and flowllm why: what would happen, and why something did."""
 
 from __future__ import annotations
 
 import click
 
-from flowllm.cli.database import reading
-from flowllm.cli.inputs import GivenInputs, input_options
-from flowllm.cli.options import Location, json_option, location_options, plan_options
+from flowllm.app.flowllm import FlowLLM
+from flowllm.cli.database import find_run, reading
+from flowllm.cli.inputs import GivenInputs, input_options, plan_options
+from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.core.types import Json
 from flowllm.explain.forecast import Forecast, ForecastNode
-from flowllm.reporting.text import at_least, dollars, plural, visible
+from flowllm.explain.why import Why
+from flowllm.reporting.text import at_least, dollars, one_line, plural, visible, waits_text
 from flowllm.runtime.options import RunOptions
 
 
@@ -105,3 +107,35 @@ def _requests(forecast: Forecast) -> str:
 
 def _known(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
+
+
+@click.command()
+@click.argument("run")
+@click.argument("step")
+@json_option
+@location_options
+def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
+    """Say why STEP of RUN was carried out again: which part of its request changed, what changed it, and why it waited.
+
+    RUN is an id, its beginning, or `last`.
+    """
+
+    async def work(app: FlowLLM) -> Why:
+        return await app.why((await find_run(app.store, run)).run_id, step)
+
+    found = reading(location, work)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    screen = results()
+    screen.line(visible(found.text))
+    for change in found.changes:
+        screen.line(f"  {visible(change.path)}")
+        screen.line(("    - ", "red"), one_line(change.before, 400))
+        screen.line(("    + ", "green"), one_line(change.after, 400))
+    for cause in found.causes:
+        screen.line(f"  because {visible(cause)}")
+    leader = found.equal_call or ("", "")
+    equal_to = leader[1] if leader[0] in {"", found.run_id} else f"{leader[1]} of run {leader[0]}"
+    if waited := waits_text(found.waits, equal_to=equal_to):
+        screen.line(f"waited {visible(waited)}")

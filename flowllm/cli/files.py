@@ -1,9 +1,10 @@
-"""flowllm validate. Imports neither the application nor any client, and runs nothing."""
+"""flowllm validate, graph, schema and init: what needs a workflow's file alone. Imports neither the application nor any
+client."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import click
 
 from flowllm.app.settings import load_settings
 from flowllm.cli.failures import say
-from flowllm.cli.options import config_option, debug_option, json_option
-from flowllm.cli.output import print_json, results
-from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
+from flowllm.cli.options import Location, config_option, debug_option, json_option, location_options
+from flowllm.cli.output import print_json, results, unicode_output
+from flowllm.core.errors import InvalidWorkflow, Problem, UsageError, sorted_problems
 from flowllm.core.types import Json
+from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text
+from flowllm.explain.graph import Graph
+from flowllm.explain.svg import draw_svg
 from flowllm.language.files import DiskFiles, Unreadable, absolute
 from flowllm.language.project import Project
 from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
-from flowllm.reporting.text import plural, visible
-from flowllm.steps.loading import load_workflow
+from flowllm.reporting.text import json_text, plural, visible
+from flowllm.steps.loading import config_schema, load_workflow, workflow_schema
 
 _FOLDERS = 3
 """The folder of a file, and those above it, that are searched for workflows of which it is a step."""
@@ -138,3 +142,90 @@ def _problem(problem: Problem) -> dict[str, Json]:
         "hint": problem.hint,
         "step": problem.step or None,
     }
+
+
+FORMATS = ("text", "mermaid", "dot", "svg", "json")
+
+
+@click.command()
+@click.argument("file")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--run", metavar="RUN", help="Mark the statuses that the steps have in this run.")
+@location_options
+def graph(*, file: str, form: str, run: str | None, location: Location) -> None:
+    """Draw the graph of the workflow in FILE; optional dependencies are dotted."""
+    settings = load_settings(environ=os.environ, config=location.config)
+    drawn = Graph.of(load_workflow(file, project=settings.project))
+    statuses = None if run is None else _statuses(run, location)
+    if form == "json":
+        print_json(draw_data(drawn, statuses))
+        return
+    draw = {"mermaid": draw_mermaid, "dot": draw_dot, "svg": draw_svg}.get(form)
+    text = draw_text(drawn, statuses, ascii_only=not unicode_output()) if draw is None else draw(drawn, statuses)
+    results().line(text.rstrip("\n"))
+
+
+def _statuses(named: str, location: Location) -> Mapping[str, str]:
+    # the application brings the database along, which a plain drawing does not need
+    from flowllm.app.flowllm import FlowLLM  # noqa: PLC0415
+    from flowllm.cli.database import find_run, reading  # noqa: PLC0415
+
+    async def work(app: FlowLLM) -> Mapping[str, str]:
+        run = await find_run(app.store, named)
+        return {node.node_id: node.status.value for node in await app.store.nodes(run.run_id)}
+
+    return reading(location, work)
+
+
+SCHEMA_NAME = "flowllm.schema.json"
+STARTER = Path(__file__).with_name("starter")
+
+
+def starter_files() -> dict[str, str]:
+    """Relative path to text of every file of the starter project."""
+    return {
+        "workflows/blog.yaml": (STARTER / "blog.yaml").read_text(encoding="utf-8"),
+        f"workflows/{SCHEMA_NAME}": json_text(workflow_schema(), ascii_only=True) + "\n",
+        "flowllm.yaml": (STARTER / "flowllm.yaml").read_text(encoding="utf-8"),
+        ".gitignore": ".flowllm/\n",
+    }
+
+
+@click.command()
+@click.argument("folder", default=".")
+@debug_option
+def init(*, folder: str) -> None:
+    """Write a starter project into FOLDER (here, by default). A file that exists is left as it is."""
+    root = Path(folder)
+    try:
+        for name, text in starter_files().items():
+            _write(root / name, text)
+    except OSError as error:
+        raise UsageError(f"cannot write to {root}: {error.strerror or error}") from error
+    say("try: flowllm run " + visible(str(root / "workflows" / "blog.yaml")))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        say(f"kept {visible(str(path))}: it exists")
+    else:
+        results().line(f"wrote {visible(str(path))}")
+
+
+@click.command()
+@click.option(
+    "--for",
+    "of",
+    type=click.Choice(["workflow", "config"]),
+    default="workflow",
+    show_default=True,
+    help="What the schema is of: a workflow's file, or flowllm.yaml.",
+)
+@debug_option
+def schema(*, of: str) -> None:
+    """Print the JSON Schema of workflow files or of flowllm.yaml, for editors."""
+    print_json(config_schema() if of == "config" else workflow_schema())
