@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, NewType, TypeAlias, TypeVar
 
 RunId = NewType("RunId", str)
@@ -121,6 +121,22 @@ class OnError(StrEnum):
 
     FAIL = "fail"  # the run fails, dependents are blocked
     CONTINUE = "continue"  # the run may succeed, dependents see the step as skipped
+
+
+class Tolerance(IntEnum):
+    """Which outcomes of the step that it names a reference tolerates. The smallest of several holds."""
+
+    REQUIRED = 0  # the step must have succeeded
+    OPTIONAL = 1  # it may have been skipped
+    ANY = 2  # any outcome: `steps.x`, `steps.x.status` and `steps.x.error`
+
+
+class Part(StrEnum):
+    """What of a step a template looks at: decides what must be at hand when it is rendered."""
+
+    OUTPUT = "output"  # `x`: of a foreach, the whole list
+    ROWS = "rows"  # `steps.x.rows`: every item with its outcome
+    RECORD = "record"  # anything else of `steps.x`
 
 
 class OnTruncated(StrEnum):

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
-from flowllm.core.types import StepId, StepKind
-from flowllm.language.reference import Tolerance
+from flowllm.core.types import StepId, StepKind, Tolerance
 from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import Final, TypeAlias
 from flowllm.core.types import Json, StepId
 from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Problems, nearest
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, nearest
 from flowllm.language.sandbox_methods import MAPPING_METHODS, methods_of
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.template_paths import OUTPUT_WORDS, Lookup

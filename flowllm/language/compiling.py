@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from flowllm.core.types import Json, StepId
+from flowllm.core.types import Json, Part, StepId, Tolerance
 from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Problems, SourceError
-from flowllm.language.reference import Location, Part, Reference, Tolerance
+from flowllm.language.problems import Location, Problems, SourceError
 from flowllm.language.template import Names, Template, TemplateProblems, ValueTemplate, compile_template
+from flowllm.language.template_paths import Reference
 
 
 @dataclass(slots=True, kw_only=True)

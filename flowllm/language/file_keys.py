@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from flowllm.language import values as v
 from flowllm.language.keys import REQUIRED, Key, Keys, Value, by_name, listed, nested
-from flowllm.language.problems import SourceError, listing
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, SourceError, listing
 from flowllm.language.step_keys import DefaultsKeys
 
 

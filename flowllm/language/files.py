@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from flowllm.language.problems import Problems, SourceError
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError
 from flowllm.language.source import MAX_SIZE
 
 

@@ -9,8 +9,7 @@ from flowllm.language.compiling import Compiler
 from flowllm.language.files import absolute
 from flowllm.language.keys import read_keys
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
-from flowllm.language.problems import SourceError
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, SourceError
 from flowllm.language.step_keys import DataFileKeys, DataFilesKeys, FlowKeys
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
 from flowllm.language.values import NAME, is_template

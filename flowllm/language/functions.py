@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from flowllm.language.files import Sources, Unreadable, absolute
-from flowllm.language.problems import SourceError, nearest
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, SourceError, nearest
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import PythonBody
 

@@ -20,9 +20,8 @@ from flowllm.language.inputs import parse_inputs
 from flowllm.language.kinds import OPENAI, SIMULATED, StepScope, check_provider
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
-from flowllm.language.problems import Problems, SourceError, listing
+from flowllm.language.problems import Location, Problems, SourceError, listing
 from flowllm.language.project import Sections, check_top, merged, parse_defaults, read_root
-from flowllm.language.reference import Location
 from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
 from flowllm.language.values import any_text, plain_text, text

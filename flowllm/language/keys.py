@@ -21,8 +21,7 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar, overload
 from flowllm.core.types import Json
 from flowllm.language.foreign import meant
 from flowllm.language.nodes import Entry, Mapping, Node, Sequence, kind_of
-from flowllm.language.problems import Problems, SourceError, nearest
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError, nearest
 
 T = TypeVar("T")
 V = TypeVar("V")

@@ -27,8 +27,7 @@ from flowllm.language import nodes
 from flowllm.language.compiling import Compiler
 from flowllm.language.files import Sources
 from flowllm.language.keys import Keys
-from flowllm.language.problems import Problems, SourceError, nearest
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError, nearest
 from flowllm.language.template import Names, Template
 from flowllm.language.values import is_template
 from flowllm.language.workflow import Body, ProviderSettings, Subgraph

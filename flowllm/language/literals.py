@@ -20,8 +20,7 @@ from urllib.parse import unquote, unquote_plus
 from flowllm.core.errors import Problem
 from flowllm.core.redact import SECRET_NAME, SHORTEST, Redactor, is_placeholder, looks_secret
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import Problems, SourceError
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError
 from flowllm.language.source import parse_yaml, place
 
 KEPT_OUT: Final = "__REDACTED__"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from flowllm.core.types import Json
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location
 from flowllm.language.scalars import resolve
 
 

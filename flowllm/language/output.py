@@ -17,8 +17,7 @@ from flowllm.core.request import OutputFormat
 from flowllm.core.types import Json
 from flowllm.language.files import SnapshotFiles, Sources, beside
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
-from flowllm.language.problems import Problems, SourceError, nearest
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError, nearest
 from flowllm.language.schema_keywords import BY_NAME, TYPES, check_keywords
 from flowllm.language.source import parse_yaml
 from flowllm.language.values import is_template

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from flowllm.core.errors import UsageError
 from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant
-from flowllm.language.problems import Problems, SourceError, nearest
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError, nearest
 from flowllm.language.source import parse_yaml
 from flowllm.language.step_keys import DefaultsKeys
 

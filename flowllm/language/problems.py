@@ -1,14 +1,13 @@
-"""Collects the problems of the files of a workflow, so that all are reported at once."""
+"""Places in files; collects the problems of the files of a workflow, so that all are reported at once."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
-from flowllm.language.reference import Location
 
 _MANY_NAMES = 1000
 """Names among which the nearest is looked for."""
@@ -16,6 +15,18 @@ _LONG_NAME = 100
 """Characters of a name that others may be near to."""
 LONGEST_LINE = 200
 """Characters of a source line that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """A place in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
 
 
 class SourceError(ValueError):

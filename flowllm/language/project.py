@@ -14,8 +14,7 @@ from flowllm.language.files import DiskFiles, Files, Sources, Unreadable, absolu
 from flowllm.language.keys import Keys, read_keys
 from flowllm.language.literals import checked
 from flowllm.language.nodes import Entry, Mapping, Node, constant, kind_of, scalars
-from flowllm.language.problems import Problems, SourceError
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, Problems, SourceError
 from flowllm.language.source import parse_yaml
 from flowllm.language.step_keys import DefaultsKeys
 from flowllm.language.values import is_template

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence
-from flowllm.language.problems import SourceError
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, SourceError
 
 MAX_SIZE = 1_000_000
 """Characters of one file."""

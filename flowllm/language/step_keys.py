@@ -7,8 +7,7 @@ from flowllm.language import step_values as sv
 from flowllm.language import values as v
 from flowllm.language.keys import REQUIRED, Key, Keys, nested
 from flowllm.language.kinds import all_keys
-from flowllm.language.problems import SourceError
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location, SourceError
 
 
 class RetryKeys(Keys, title="retry"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind
+from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind, Tolerance
 from flowllm.language.advice import advise
 from flowllm.language.compiling import Compiler
 from flowllm.language.foreach import foreach_of, item_names
@@ -15,7 +15,6 @@ from flowllm.language.kinds import StepContext, StepKindSpec, StepScope, all_key
 from flowllm.language.nodes import Entry, Mapping, Scalar, kind_of
 from flowllm.language.problems import Problems, SourceError, listing, nearest
 from flowllm.language.project import merged
-from flowllm.language.reference import Tolerance
 from flowllm.language.step_keys import CommonKeys, FlowKeys, retry_policy
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.values import NAME

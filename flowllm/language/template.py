@@ -19,8 +19,7 @@ from jinja2.runtime import Context
 from flowllm.core.errors import ConditionFailed, StepError, TemplateFailed
 from flowllm.core.types import Json, StepId
 from flowllm.language import sandbox_limits
-from flowllm.language.problems import SourceError
-from flowllm.language.reference import Location, Reference, united
+from flowllm.language.problems import Location, SourceError
 from flowllm.language.sandbox import COUNTED, SANDBOX, WORK
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
@@ -35,7 +34,7 @@ from flowllm.language.template_errors import (
     parse,
 )
 from flowllm.language.template_names import NO_USES, Uses, uses_of
-from flowllm.language.template_paths import Names
+from flowllm.language.template_paths import Names, Reference, united
 
 RESERVED_IDS: Final = frozenset(
     {

@@ -17,9 +17,8 @@ from typing import Final, NamedTuple
 from jinja2 import nodes
 from jinja2.visitor import NodeVisitor
 
-from flowllm.core.types import StepId
-from flowllm.language.problems import listing, nearest
-from flowllm.language.reference import Location, Part, Reference, Tolerance
+from flowllm.core.types import Part, StepId, Tolerance
+from flowllm.language.problems import Location, listing, nearest
 from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX
 from flowllm.language.sandbox_filters import FUNCTIONS, WITHOUT
 from flowllm.language.sandbox_methods import MAPPING_METHODS
@@ -31,6 +30,7 @@ from flowllm.language.template_paths import (
     Key,
     Lookup,
     Names,
+    Reference,
     Subject,
     after,
     kind_given,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from jinja2 import nodes
+
+from flowllm.core.types import Part, StepId, Tolerance
+from flowllm.language.problems import Location
 
 RUN_FIELDS: Final = ("id", "date", "started_at")
 RECORD_FIELDS: Final[dict[str, tuple[str, ...]]] = {
@@ -72,6 +75,22 @@ class Lookup:
     """The last of its keys is a method's."""
     certain: bool
     """It is evaluated whenever the template is rendered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """That a template names a step, and how."""
+
+    step: StepId
+    tolerance: Tolerance
+    where: Location
+    parts: frozenset[Part] = frozenset({Part.OUTPUT})
+
+
+def united(first: Reference, second: Reference) -> Reference:
+    """Two references to one step as one: the stricter of them, and all parts."""
+    strict = second if second.tolerance < first.tolerance else first
+    return replace(strict, parts=first.parts | second.parts)
 
 
 class Key(NamedTuple):

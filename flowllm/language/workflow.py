@@ -15,13 +15,15 @@ from flowllm.core.types import (
     Limits,
     OnError,
     OnTruncated,
+    Part,
     Priority,
     RetryPolicy,
     StepId,
     StepKind,
+    Tolerance,
 )
 from flowllm.language.literals import kept
-from flowllm.language.reference import Location, Part, Tolerance
+from flowllm.language.problems import Location
 from flowllm.language.template import Template, ValueTemplate
 
 

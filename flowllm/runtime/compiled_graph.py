@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flowllm.core.types import NodeId, OnError, StepId, StepKind
-from flowllm.language.reference import Part
+from flowllm.core.types import NodeId, OnError, Part, StepId, StepKind
 from flowllm.language.workflow import EmbedBody, Output, PythonBody, Step, Subgraph, WorkflowBody
 from flowllm.runtime.graph_state import GraphTopology
 

@@ -6,8 +6,7 @@ import hashlib
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.fingerprint import digest as digest_of
-from flowllm.core.types import Json, NodeStatus
-from flowllm.language.reference import Part
+from flowllm.core.types import Json, NodeStatus, Part
 from flowllm.runtime.foreach_state import ForeachState
 from flowllm.runtime.invocation import NodeInvocation, Result
 from flowllm.runtime.run_context import RunContext

@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flowllm.core.types import NODE_TRANSITIONS, NodeId, NodeStatus, RunStatus
-from flowllm.language.reference import Tolerance
+from flowllm.core.types import NODE_TRANSITIONS, NodeId, NodeStatus, RunStatus, Tolerance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

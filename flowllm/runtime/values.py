@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import StepError
-from flowllm.core.types import Json, NodeId, NodeStatus, StepId
-from flowllm.language.reference import Tolerance
+from flowllm.core.types import Json, NodeId, NodeStatus, StepId, Tolerance
 from flowllm.language.workflow import Keep, Output
 from flowllm.runtime.graph_state import GraphState
 from flowllm.steps.lazy import LAZY, Lazy

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from flowllm.core.types import StepId, StepKind
+from flowllm.core.types import StepId, StepKind, Tolerance
 from flowllm.explain.graph import Edge, Graph
-from flowllm.language.reference import Tolerance
 
 
 def graph_of(*edges: tuple[str, str] | tuple[str, str, Tolerance], steps: str = "", name: str = "g") -> Graph:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from flowllm.core.errors import RequestRejected
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.request import ChatRequest, Completion
-from flowllm.core.types import Json, NodeStatus, OnError, StepKind, Usage
+from flowllm.core.types import Json, NodeStatus, OnError, StepKind, Tolerance, Usage
 from flowllm.language.inputs import with_inputs
-from flowllm.language.reference import Tolerance
 from tests.support.calls import FakeProvider
 from tests.support.project import as_yaml
 

@@ -8,7 +8,7 @@ import pytest
 
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.types import Json
-from flowllm.language.reference import Location
+from flowllm.language.problems import Location
 from flowllm.language.template import Names, Template, TemplateProblems, compile_template
 
 WHERE = Location(file="wf.yaml", line=1, column=1)

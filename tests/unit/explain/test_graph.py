@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.core.types import StepId
+from flowllm.core.types import StepId, Tolerance
 from flowllm.explain.draw import draw_text
 from flowllm.explain.graph import LARGEST, Graph, fewest_chains
-from flowllm.language.reference import Tolerance
 from tests.support.graphs import NESTED, blog, graph_of
 from tests.support.workflows import workflow
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from flowllm.core.types import Part, Tolerance
 from flowllm.datasets.formats import BY_ENDING
 from flowllm.language.foreach import ENDINGS
-from flowllm.language.reference import Part, Tolerance
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, PythonBody, Step
 from tests.support.workflows import problems, workflow

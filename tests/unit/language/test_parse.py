@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import InvalidWorkflow
-from flowllm.core.types import CachePolicy, Limits, OnError, OnTruncated, Priority, RetryPolicy, StepKind
+from flowllm.core.types import CachePolicy, Limits, OnError, OnTruncated, Priority, RetryPolicy, StepKind, Tolerance
 from flowllm.language.parse import SnapshotFiles, check, load_workflow
-from flowllm.language.reference import Tolerance
 from flowllm.language.workflow import LlmBody, PythonBody, Step, ValueBody
 from tests.support.workflows import problems, workflow
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from flowllm.language.reference import Location, Part, Tolerance
+from flowllm.core.types import Part, Tolerance
+from flowllm.language.problems import Location
 from flowllm.language.template import ValueTemplate, compile_template
 from tests.support.templates import NAMES, WHERE, compiled, problems, value
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flowllm.language.reference import Part
+from flowllm.core.types import Part
 from flowllm.runtime.compiled_graph import CompiledGraph, handed_on, texts_together
 from tests.support.workflows import workflow
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowllm.core.types import NODE_TERMINAL, NodeStatus, RunStatus
-from flowllm.language.reference import Tolerance
+from flowllm.core.types import NODE_TERMINAL, NodeStatus, RunStatus, Tolerance
 from flowllm.runtime.graph_state import (
     EndNode,
     EndRun,
