@@ -1,7 +1,8 @@
 """Jinja2 as templates use it: sandboxed, strict, bounded, and exact about places.
 
-Jinja's lexer and code generator have two changes: places are exact, and every access is the sandbox's own. Every token's "line number" is its offset in the template's text, from 1. Jinja carries it through its syntax
-tree, its errors and its map from generated code back to the template, so all of them know the column too.
+Jinja's lexer and code generator have two changes: places are exact, and every access is the sandbox's own. Every
+token's "line number" is its offset in the template's text, from 1. Jinja carries it through its syntax tree, its errors
+and its map from generated code back to the template, so all of them know the column too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from jinja2.tests import TESTS
 from jinja2.utils import Cycler, Namespace, missing, pass_context
 
 from flowllm.language.problems import nearest
-from flowllm.language.sandbox_filters import FILTERS, FUNCTIONS, checked_test, made
+from flowllm.language.sandbox_filters import FILTERS, FUNCTIONS, checked_test, paid_result
 from flowllm.language.sandbox_limits import RenderFailed, check_operation, size_of, spend, spend_text
 from flowllm.language.sandbox_methods import COMPARISONS, OWN_TESTS, methods_of, paid_key, refuse_absent
-from flowllm.language.sandbox_text import join_texts, kind_of, listed, percent_format, reveal, to_text
+from flowllm.language.sandbox_text import as_sequence, join_texts, kind_of, percent_format, raise_absent, to_text
 
 WORK = "what the body of a loop costs"
 """The same for the filter that pays for the parts of a loop's or a macro's body."""
@@ -92,7 +93,7 @@ class TextGenerator(CodeGenerator):
         self.write(f", {node.attr!r}, {node.lineno})")
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        """`x[b]`: a key or a place, never a method."""
+        """`x[b]`: a key or an index, never a method."""
         self._access(node, frame, "item")
         self.write(", ")
         if isinstance(node.arg, nodes.Slice):
@@ -224,7 +225,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             optimized=False,
             cache_size=0,
         )
-        self.filters = FILTERS | {COUNTED: listed, WORK: spend}
+        self.filters = FILTERS | {COUNTED: as_sequence, WORK: spend}
         tests: Mapping[str, Any] = {**TESTS, **OWN_TESTS}
         self.tests = {name: checked_test(name, function) for name, function in tests.items()}
         self.globals = dict(FUNCTIONS)
@@ -247,7 +248,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             except KeyError:
                 return _no_key(obj, name, offset)
         if isinstance(obj, Undefined):
-            reveal(obj)
+            raise_absent(obj)
         if isinstance(obj, Mapping) and name in obj:
             return obj[name]
         if _is_open(obj, name):
@@ -258,32 +259,32 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """The same where a default stands ready: what is missing has no keys either, and that is no error."""
         return obj if isinstance(obj, Undefined) else self.key(obj, name, offset)
 
-    def item(self, obj: Any, place: Any, offset: int) -> Any:
-        """`obj[place]`: a key of a mapping, an item or a slice of a list or a text."""
+    def item(self, obj: Any, index: Any, offset: int) -> Any:
+        """`obj[index]`: a key of a mapping, an item or a slice of a list or a text."""
         spend(1)
-        refuse_absent((obj, place), {})
-        if isinstance(obj, Mapping) and not isinstance(place, str):
-            kind = "a slice" if isinstance(place, slice) else kind_of(place)
+        refuse_absent((obj, index), {})
+        if isinstance(obj, Mapping) and not isinstance(index, str):
+            kind = "a slice" if isinstance(index, slice) else kind_of(index)
             return _absent(f"the keys of a mapping are text, and this one is {kind}", offset)
         if isinstance(obj, Mapping):
-            return obj[place] if place in obj else _no_key(obj, place, offset)
+            return obj[index] if index in obj else _no_key(obj, index, offset)
         if isinstance(obj, (list, tuple, str, range)):
-            if isinstance(place, (int, slice)) and not isinstance(place, bool):
-                return _at(obj, place, offset)
-            shown = f" `{place:.40}`" if isinstance(place, str) else f": {kind_of(place)}"
+            if isinstance(index, (int, slice)) and not isinstance(index, bool):
+                return _at(obj, index, offset)
+            shown = f" `{index:.40}`" if isinstance(index, str) else f": {kind_of(index)}"
             return _absent(f"{kind_of(obj)} has no key{shown}, only places from 0", offset)
         return _absent(f"{kind_of(obj)} has no keys", offset)
 
-    def maybe_item(self, obj: Any, place: Any, offset: int) -> Any:
+    def maybe_item(self, obj: Any, index: Any, offset: int) -> Any:
         """The same where a default stands ready."""
-        return obj if isinstance(obj, Undefined) else self.item(obj, place, offset)
+        return obj if isinstance(obj, Undefined) else self.item(obj, index, offset)
 
     def method(self, obj: Any, name: str, offset: int) -> Any:
         """`obj.name` that is called: a mapping's key first, then the method."""
         if isinstance(obj, Mapping) and name in obj:
             raise RenderFailed(f"`{name}` is a key of this mapping, and its value cannot be called", offset=offset)
         if isinstance(obj, Undefined):
-            reveal(obj)
+            raise_absent(obj)
         if isinstance(obj, LoopContext) and name in _LOOP_METHODS:
             return partial(_changed, obj) if name == "changed" else getattr(obj, name)
         if isinstance(obj, Cycler) and name in _CYCLER_METHODS:
@@ -327,14 +328,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         spend(_MACRO_COST if isinstance(__obj, Macro) else _CALL_COST)
         spend(len(args) + len(kwargs))
         if isinstance(__obj, Undefined):
-            reveal(__obj)
+            raise_absent(__obj)
         if not callable(__obj):
             raise RenderFailed(f"{kind_of(__obj)} cannot be called")
         if isinstance(__obj, LoopContext):
-            args = tuple(map(listed, args))
+            args = tuple(map(as_sequence, args))
         elif not isinstance(__obj, Macro):
             refuse_absent(args, kwargs)
-        return made(super().call(__context, __obj, *args, **kwargs))
+        return paid_result(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Arithmetic, refused before it grows out of bounds."""
@@ -384,11 +385,11 @@ def _changed(loop: LoopContext, *values: object) -> bool:
     return loop.changed(*values)
 
 
-def _at(obj: Any, place: int | slice, offset: int) -> Any:
+def _at(obj: Any, index: int | slice, offset: int) -> Any:
     try:
-        return made(obj[place])
+        return paid_result(obj[index])
     except IndexError:
-        return _absent(f"there is no item {place}: {kind_of(obj)} of {len(obj)}, counted from 0", offset)
+        return _absent(f"there is no item {index}: {kind_of(obj)} of {len(obj)}, counted from 0", offset)
 
 
 SANDBOX = Sandbox()

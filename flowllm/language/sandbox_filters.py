@@ -26,11 +26,19 @@ from flowllm.language.sandbox_limits import (
     check_items,
     check_width,
     spend,
+    spend_size,
     spend_text,
-    weigh,
 )
 from flowllm.language.sandbox_methods import ORDERING, paid_key, refuse_absent, replace_text, wide
-from flowllm.language.sandbox_text import join_texts, json_text, kind_of, listed, percent_format, reveal, to_text
+from flowllm.language.sandbox_text import (
+    as_sequence,
+    join_texts,
+    json_text,
+    kind_of,
+    percent_format,
+    raise_absent,
+    to_text,
+)
 
 Function: TypeAlias = "Callable[..., Any]"
 
@@ -78,10 +86,10 @@ class _Rule:
                 args = (*args[:at], to_text(args[at]), *args[at + 1 :])
             if read:
                 for value in args[at:]:
-                    weigh(value)
+                    spend_size(value)
             if slow is not None and isinstance(args[at], str):
                 spend(len(args[at]) >> slow)
-            return made(function(*args, **kwargs))
+            return paid_result(function(*args, **kwargs))
 
         return filtered
 
@@ -100,11 +108,11 @@ def checked_test(name: str, function: Function) -> Function:
     return tested
 
 
-def made(value: Any) -> Any:
+def paid_result(value: Any) -> Any:
     """A result, paid for by its size; an iterator as a list."""
     if isinstance(value, (GeneratorType, itertools.chain, type(reversed([])), type({}.items()))):
-        return listed(value)
-    weigh(value)
+        return as_sequence(value)
+    spend_size(value)
     return str(value) if isinstance(value, str) else value
 
 
@@ -127,12 +135,12 @@ def _range(*bounds: int) -> range:
 
 def zip_lists(*lists: Iterable[object]) -> list[list[object]]:
     """`zip(a, b)`: a list of pairs, as many as the shortest has items."""
-    return [list(row) for row in zip(*map(listed, lists), strict=False)]
+    return [list(row) for row in zip(*map(as_sequence, lists), strict=False)]
 
 
 def product(*lists: Iterable[object]) -> list[list[object]]:
     """`product(a, b)`: a list of every pair of an item of a and one of b, the last varying fastest."""
-    sides = [listed(side) for side in lists]
+    sides = [as_sequence(side) for side in lists]
     check_items(math.prod(map(len, sides)) * max(1, len(sides)))
     return [list(row) for row in itertools.product(*sides)]
 
@@ -142,7 +150,7 @@ def _dict(*args: Any, **kwargs: object) -> dict[object, object]:
         for pair in pairs if isinstance(pairs, (list, tuple)) else ():
             spend(1)
             paid_key(pair[0] if isinstance(pair, (list, tuple)) and pair else None)
-        weigh(pairs)
+        spend_size(pairs)
     return dict(*args, **kwargs)
 
 
@@ -163,7 +171,7 @@ def _trim(value: str, chars: str | None = None) -> str:
 
 
 def _items_of(environment: Environment, value: Any, attribute: str | int | None) -> Iterable[object]:
-    items = listed(value)
+    items = as_sequence(value)
     return items if attribute is None else map(filters.make_attrgetter(environment, attribute), items)
 
 
@@ -210,7 +218,7 @@ def _wordwrap(  # noqa: PLR0917 - Jinja's own signature
 
 
 def _batch(value: Any, linecount: int, fill_with: object = None) -> list[list[object]]:
-    items = listed(value)
+    items = as_sequence(value)
     if linecount < 1:
         raise RenderFailed("`batch` needs a size of at least 1")
     check_items(linecount if fill_with is not None else 0)
@@ -221,7 +229,7 @@ def _slice(value: Any, slices: int, fill_with: object = None) -> list[list[objec
     if slices < 1:
         raise RenderFailed("`slice` needs a number of at least 1")
     check_items(slices)
-    return list(filters.sync_do_slice(listed(value), slices, fill_with))
+    return list(filters.sync_do_slice(as_sequence(value), slices, fill_with))
 
 
 def _round(value: float, precision: int = 0, method: Any = "common") -> float:
@@ -236,7 +244,7 @@ def _sum(environment: Environment, value: Any, attribute: Any = None, start: flo
     for item in _items_of(environment, value, attribute):
         spend(1)
         if isinstance(item, Undefined):
-            reveal(item)
+            raise_absent(item)
         if isinstance(item, bool) or not isinstance(item, (int, float)):
             hint = "`flatten` makes one list of lists" if isinstance(item, (list, tuple)) else ""
             raise RenderFailed(f"`sum` adds numbers, and one of the items is {kind_of(item)}", hint=hint)
@@ -314,9 +322,9 @@ def flatten(value: object, levels: int | None = None) -> list[object]:
         for item in open_lists[-1]:
             spend(1)
             if isinstance(item, Undefined):
-                reveal(item)
+                raise_absent(item)
             if isinstance(item, _LISTS) and (levels is None or len(open_lists) <= levels):
-                open_lists.append(iter(listed(item)))
+                open_lists.append(iter(as_sequence(item)))
                 break
             flat.append(item)
         else:
@@ -337,7 +345,7 @@ def pick(value: object, number: int) -> Any:
 def _list_of(value: object, name: str) -> Any:
     if isinstance(value, (str, Mapping)) or value is None:
         raise RenderFailed(f"`{name}` works on a list, and this is {kind_of(value)}")
-    return listed(value)
+    return as_sequence(value)
 
 
 def _jinja(*names: str) -> dict[str, Function]:

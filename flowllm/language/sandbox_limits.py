@@ -153,7 +153,7 @@ def check_width(width: object) -> None:
         raise LimitReached(f"a width of over {MAX_WIDTH:,} characters")
 
 
-def weigh(value: object) -> None:
+def spend_size(value: object) -> None:
     """Take what reading or having made this value costs."""
     if isinstance(value, str):
         spend_text(len(value))

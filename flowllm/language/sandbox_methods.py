@@ -26,7 +26,7 @@ from flowllm.language.sandbox_limits import (
     spend,
     spend_text,
 )
-from flowllm.language.sandbox_text import brace_format, join_texts, listed, reveal, to_text
+from flowllm.language.sandbox_text import as_sequence, brace_format, join_texts, raise_absent, to_text
 
 Function: TypeAlias = "Callable[..., Any]"
 _NESTED = (list, tuple, dict)
@@ -118,7 +118,7 @@ def _paid(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @pass_environment
     def paid(environment: Environment, value: Any, *args: Any, **kwargs: Any) -> Any:
-        items = value if isinstance(value, Mapping) else listed(value)
+        items = value if isinstance(value, Mapping) else as_sequence(value)
         first = (environment,) if hasattr(function, "jinja_pass_arg") else ()
         given = signature.bind(*first, items, *args, **kwargs).arguments
         attribute = given.get("attribute")
@@ -146,7 +146,7 @@ def refuse_absent(args: Iterable[object], kwargs: Mapping[str, object]) -> None:
     """Raise the error of the first argument that is not there."""
     for argument in (*args, *kwargs.values()):
         if isinstance(argument, Undefined):
-            reveal(argument)
+            raise_absent(argument)
 
 
 def paid_key(key: Any) -> Any:
@@ -179,7 +179,7 @@ def wide(method: Callable[..., str]) -> Function:
 
 
 def _join_method(separator: str, items: Any) -> str:
-    return join_texts([to_text(item) for item in listed(items)], separator)
+    return join_texts([to_text(item) for item in as_sequence(items)], separator)
 
 
 def _get(mapping: Mapping[str, object], key: str, default: object = None) -> object:

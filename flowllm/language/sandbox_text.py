@@ -37,7 +37,7 @@ def kind_of(value: object) -> str:
     return _KINDS.get(type(value), "no plain value")
 
 
-def reveal(absent: Undefined) -> NoReturn:
+def raise_absent(absent: Undefined) -> NoReturn:
     """Raise the error that a value which is not there stands for."""
     str(absent)
     raise RenderFailed("an `if` without `else` gave no value here", hint="say what it is otherwise")
@@ -116,11 +116,11 @@ def _scalar(value: float | str) -> float | str:
 
 def _rare(value: object) -> Json:
     if isinstance(value, Undefined):
-        reveal(value)
+        raise_absent(value)
     if callable(value):
         raise RenderFailed("this is a function, not a value", hint="call it: write `(…)` behind it")
     if isinstance(value, (Iterator, range)):
-        return [to_json(item) for item in listed(value)]
+        return [to_json(item) for item in as_sequence(value)]
     raise RenderFailed(f"a value of type {type(value).__name__} is not one that JSON can hold")
 
 
@@ -130,10 +130,10 @@ def _key(key: object) -> str:
     raise RenderFailed(f"a key of a mapping must be text, and one is {kind_of(key)}", hint="write `key | string`")
 
 
-def listed(value: object) -> Sequence[object]:
+def as_sequence(value: object) -> Sequence[object]:
     """Anything that can be looped over as something that has a length, paid for by its items."""
     if isinstance(value, Undefined):
-        reveal(value)
+        raise_absent(value)
     if isinstance(value, (list, tuple, range, str)):
         spend(len(value))
         return value

@@ -86,7 +86,7 @@ def uses_of(
     allow_secrets: bool,
     locate: Callable[[int], Location],
 ) -> Uses:
-    """What a template refers to. `single`: the one expression that it is; `locate`: the place of an offset in `text`.
+    """What a template refers to. `single`: the one expression that it is; `locate`: the location of an offset in `text`.
 
     Raises TemplateSyntaxProblem with all problems of its names.
     """
@@ -112,8 +112,8 @@ class _Mention(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the walk is."""
+class _Scope:
+    """What surrounds a node of the tree."""
 
     bound: ChainMap[str, None]
     """Names that the template itself binds, here and further out."""
@@ -121,9 +121,9 @@ class _Place:
     """What conditions around it look at."""
     certain: bool = True
 
-    def inner(self, *bound: str, certain: bool = True) -> _Place:
+    def inner(self, *bound: str, certain: bool = True) -> _Scope:
         """A scope within this one."""
-        return _Place(self.bound.new_child(dict.fromkeys(bound)), self.asked, self.certain and certain)
+        return _Scope(self.bound.new_child(dict.fromkeys(bound)), self.asked, self.certain and certain)
 
 
 class _Walk(NodeVisitor):
@@ -135,7 +135,7 @@ class _Walk(NodeVisitor):
         self._allow_secrets = allow_secrets
         self._mentions: list[_Mention] = []
         self._forgiven: set[str] = set()
-        self._later: list[tuple[Sequence[nodes.Node], _Place]] = []
+        self._later: list[tuple[Sequence[nodes.Node], _Scope]] = []
         self.faults: list[Fault] = []
         self.used: set[str] = set()
         self.lookups: list[Lookup] = []
@@ -144,7 +144,7 @@ class _Walk(NodeVisitor):
 
     def template(self, tree: nodes.Template) -> None:
         """The whole template, the bodies of its macros last."""
-        self._later.append((tree.body, _Place(ChainMap())))
+        self._later.append((tree.body, _Scope(ChainMap())))
         while self._later:
             self._all(*self._later.pop())
 
@@ -169,104 +169,104 @@ class _Walk(NodeVisitor):
 
     # --- statements -----------------------------------------------------------------------------------
 
-    def _all(self, found: Iterable[nodes.Node | None], place: _Place) -> None:
+    def _all(self, found: Iterable[nodes.Node | None], scope: _Scope) -> None:
         for node in found:
             if node is not None:
-                self.visit(node, place)
+                self.visit(node, scope)
 
-    def _refuse(self, node: nodes.Node, _place: _Place) -> None:
+    def _refuse(self, node: nodes.Node, _scope: _Scope) -> None:
         tag = type(node).__name__.lower()
         self._fault(node.lineno, f"`{_TAGS.get(tag, tag)}` cannot be used in a template")
 
     visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_Block = _refuse
     visit_ScopedEvalContextModifier = _refuse
 
-    def visit_If(self, node: nodes.If, place: _Place) -> None:
-        self._branches(node.test, [*node.body, *node.elif_, *node.else_], place)
+    def visit_If(self, node: nodes.If, scope: _Scope) -> None:
+        self._branches(node.test, [*node.body, *node.elif_, *node.else_], scope)
 
-    def visit_With(self, node: nodes.With, place: _Place) -> None:
-        self._all(node.values, place)
-        inner = place.inner()
+    def visit_With(self, node: nodes.With, scope: _Scope) -> None:
+        self._all(node.values, scope)
+        inner = scope.inner()
         self._bind_all(node.targets, inner)
         self._all(node.body, inner)
 
-    def visit_FilterBlock(self, node: nodes.FilterBlock, place: _Place) -> None:
-        self.visit(node.filter, place)
-        self._all(node.body, place.inner())
+    def visit_FilterBlock(self, node: nodes.FilterBlock, scope: _Scope) -> None:
+        self.visit(node.filter, scope)
+        self._all(node.body, scope.inner())
 
-    def visit_Assign(self, node: nodes.Assign, place: _Place) -> None:
-        self.visit(node.node, place)
-        self._bind_all([node.target], place)
+    def visit_Assign(self, node: nodes.Assign, scope: _Scope) -> None:
+        self.visit(node.node, scope)
+        self._bind_all([node.target], scope)
 
-    def visit_AssignBlock(self, node: nodes.AssignBlock, place: _Place) -> None:
-        self._all(node.body, place.inner())
-        self._all([node.filter], place)
-        self._bind_all([node.target], place)
+    def visit_AssignBlock(self, node: nodes.AssignBlock, scope: _Scope) -> None:
+        self._all(node.body, scope.inner())
+        self._all([node.filter], scope)
+        self._bind_all([node.target], scope)
 
-    def visit_Macro(self, node: nodes.Macro, place: _Place) -> None:
-        self._bind(node.name, after(node.lineno, _MACRO, self._text), place)
-        inner = self._parameters(node, place)
+    def visit_Macro(self, node: nodes.Macro, scope: _Scope) -> None:
+        self._bind(node.name, after(node.lineno, _MACRO, self._text), scope)
+        inner = self._parameters(node, scope)
         self._later.append((node.body, inner))  # it runs when it is called: it sees what is set after it
 
-    def visit_CallBlock(self, node: nodes.CallBlock, place: _Place) -> None:
-        self.visit(node.call, replace(place, certain=False))
-        self._all(node.body, self._parameters(node, place))
+    def visit_CallBlock(self, node: nodes.CallBlock, scope: _Scope) -> None:
+        self.visit(node.call, replace(scope, certain=False))
+        self._all(node.body, self._parameters(node, scope))
 
-    def _parameters(self, node: nodes.Macro | nodes.CallBlock, place: _Place) -> _Place:
-        inner = place.inner("varargs", "kwargs", "caller", certain=False)
+    def _parameters(self, node: nodes.Macro | nodes.CallBlock, scope: _Scope) -> _Scope:
+        inner = scope.inner("varargs", "kwargs", "caller", certain=False)
         self._bind_all(node.args, inner)
         self._all(node.defaults, inner)
         return inner
 
-    def visit_For(self, node: nodes.For, place: _Place) -> None:
-        self.visit(node.iter, place)
-        inner = place.inner("loop", certain=False)
+    def visit_For(self, node: nodes.For, scope: _Scope) -> None:
+        self.visit(node.iter, scope)
+        inner = scope.inner("loop", certain=False)
         self._bind_all([node.target], inner)
         self._all([node.test, *node.body], inner)
-        self._all(node.else_, place.inner(certain=False))
+        self._all(node.else_, scope.inner(certain=False))
 
-    def _bind_all(self, targets: Sequence[nodes.Node], place: _Place) -> None:
+    def _bind_all(self, targets: Sequence[nodes.Node], scope: _Scope) -> None:
         for target in targets:
             if isinstance(target, nodes.Name):
-                self._bind(target.name, target.lineno, place)
+                self._bind(target.name, target.lineno, scope)
             elif isinstance(target, nodes.NSRef):
-                self._name(target.name, target.lineno, place)
+                self._name(target.name, target.lineno, scope)
             else:
-                self._bind_all(list(target.iter_child_nodes()), place)
+                self._bind_all(list(target.iter_child_nodes()), scope)
 
-    def _bind(self, name: str, offset: int, place: _Place) -> None:
+    def _bind(self, name: str, offset: int, scope: _Scope) -> None:
         if name in self._names.steps:
             self._fault(offset, f"`{name}` is the id of a step and cannot be used for anything else")
         elif name in _ROOTS or name in {"loop", "self"} or name in self._names.local:
             self._fault(offset, f"`{name}` has a meaning of its own and cannot be used for anything else")
-        place.bound[name] = None
+        scope.bound[name] = None
 
     # --- expressions ----------------------------------------------------------------------------------
 
-    def visit_CondExpr(self, node: nodes.CondExpr, place: _Place) -> None:
-        self._branches(node.test, [node.expr1, node.expr2], place)
+    def visit_CondExpr(self, node: nodes.CondExpr, scope: _Scope) -> None:
+        self._branches(node.test, [node.expr1, node.expr2], scope)
 
-    def visit_And(self, node: nodes.And | nodes.Or, place: _Place) -> None:
-        self._branches(node.left, [node.right], place)
+    def visit_And(self, node: nodes.And | nodes.Or, scope: _Scope) -> None:
+        self._branches(node.left, [node.right], scope)
 
     visit_Or = visit_And
 
-    def _branches(self, test: nodes.Node, branches: Sequence[nodes.Node | None], place: _Place) -> None:
-        self.visit(test, place)
-        self._all(branches, replace(place, asked=place.asked | self._subjects(test), certain=False))
+    def _branches(self, test: nodes.Node, branches: Sequence[nodes.Node | None], scope: _Scope) -> None:
+        self.visit(test, scope)
+        self._all(branches, replace(scope, asked=scope.asked | self._subjects(test), certain=False))
 
-    def visit_Call(self, node: nodes.Call, place: _Place) -> None:
+    def visit_Call(self, node: nodes.Call, scope: _Scope) -> None:
         if isinstance(node.node, (nodes.Getattr, nodes.Getitem)):
-            self._path(node.node, place, called=True)
+            self._path(node.node, scope, called=True)
         else:
-            self.visit(node.node, place)
-        self._all((child for child in node.iter_child_nodes() if child is not node.node), place)
+            self.visit(node.node, scope)
+        self._all((child for child in node.iter_child_nodes() if child is not node.node), scope)
 
-    def visit_Const(self, node: nodes.Const, _place: _Place) -> None:
+    def visit_Const(self, node: nodes.Const, _scope: _Scope) -> None:
         if node.value in {math.inf, -math.inf}:
             self._fault(node.lineno, "the number is too large")
 
-    def visit_Filter(self, node: nodes.Filter, place: _Place) -> None:
+    def visit_Filter(self, node: nodes.Filter, scope: _Scope) -> None:
         self._check_filter(node.name, node.lineno)
         if node.name in DEFAULT_FILTERS:
             self._forgive(node, [node.node, *node.args, *(keyword.value for keyword in node.kwargs)])
@@ -274,13 +274,13 @@ class _Walk(NodeVisitor):
             self._check_named(node.args, 0, self._check_filter)
         elif node.name in _TEST_NAMED_AT:
             self._check_named(node.args, _TEST_NAMED_AT[node.name], self._check_test)
-        self.generic_visit(node, place)
+        self.generic_visit(node, scope)
 
-    def visit_Test(self, node: nodes.Test, place: _Place) -> None:
+    def visit_Test(self, node: nodes.Test, scope: _Scope) -> None:
         self._check_test(node.name, after(node.lineno, _IS, self._text))
         if node.name in DEFINED_TESTS:
             self._forgive(node, [node.node])
-        self.generic_visit(node, place)
+        self.generic_visit(node, scope)
 
     def _forgive(self, node: nodes.Node, sides: Sequence[nodes.Node | None]) -> None:
         self.lenient |= self._subjects(node)
@@ -306,17 +306,17 @@ class _Walk(NodeVisitor):
 
     # --- paths ----------------------------------------------------------------------------------------
 
-    def _path(self, node: nodes.Expr, place: _Place, *, called: bool = False) -> None:
+    def _path(self, node: nodes.Expr, scope: _Scope, *, called: bool = False) -> None:
         root, keys = taken_apart(node, self._text)
         while isinstance(node, (nodes.Getattr, nodes.Getitem)):
             if isinstance(node, nodes.Getitem):
-                self.visit(node.arg, place)
+                self.visit(node.arg, scope)
             node = node.node
         if not isinstance(root, nodes.Name):
-            self.visit(node, place)
+            self.visit(node, scope)
             return
-        lookup = lookup_of(root, keys, self._names, called=called, certain=place.certain)
-        if lookup is not None and lookup.subject not in place.asked:
+        lookup = lookup_of(root, keys, self._names, called=called, certain=scope.certain)
+        if lookup is not None and lookup.subject not in scope.asked:
             self.lookups.append(lookup)
         if root.name in _ROOTS:
             self.used.add(root.name)
@@ -325,7 +325,7 @@ class _Walk(NodeVisitor):
             self.used.add(root.name)
             self._check_key(keys, 0, self._names.outputs, "output", "", called=called)
         else:
-            self._name(root.name, root.lineno, place)
+            self._name(root.name, root.lineno, scope)
 
     visit_Name = visit_Getattr = visit_Getitem = _path
 
@@ -386,17 +386,17 @@ class _Walk(NodeVisitor):
         parts = (Part.RECORD, Part.ROWS) if whole else (Part.ROWS if name == "rows" else Part.RECORD,)
         self._mentions += [_Mention(step, offset, tolerance, part) for part in parts]
 
-    def _name(self, name: str, offset: int, place: _Place) -> None:
-        if name in place.bound or name in FUNCTIONS:
+    def _name(self, name: str, offset: int, scope: _Scope) -> None:
+        if name in scope.bound or name in FUNCTIONS:
             return
         if name in self._names.local:
             self.used.add(name)
         elif name in self._names.steps:
             self._mentions.append(_Mention(name, offset))
         else:
-            self._fault(offset, f"unknown name `{name}`", self._hint(name, place))
+            self._fault(offset, f"unknown name `{name}`", self._hint(name, scope))
 
-    def _hint(self, name: str, place: _Place) -> str:
+    def _hint(self, name: str, scope: _Scope) -> str:
         known = self._names
         if name == "item" and "index" in known.local:
             return f"`as` calls it {listing(sorted(known.local - {'index', 'output', 'accepted'}))} here"
@@ -409,5 +409,5 @@ class _Walk(NodeVisitor):
         if name == "loop":
             return "`loop` is only known within a `for` block"
         steps = sorted(known.steps)
-        near = nearest(name, [*sorted(known.local), *steps, *set(place.bound), *_ROOTS, *FUNCTIONS])
+        near = nearest(name, [*sorted(known.local), *steps, *set(scope.bound), *_ROOTS, *FUNCTIONS])
         return near or (f"there are the steps {listing(steps)}" if 0 < len(steps) <= _MANY_STEPS else "")

@@ -54,7 +54,7 @@ def compiled(source: str, **options: Any) -> Template:
 
 
 def problems(source: str, **options: Any) -> list[tuple[int, int, str, str]]:
-    """Line, column, message and hint of all that is wrong with a template."""
+    """Line, column, message and hint of all problems of a template."""
     with pytest.raises(TemplateProblems) as caught:
         compiled(source, **options)
     found = caught.value.problems

@@ -1,4 +1,4 @@
-"""What is told of other systems' keys, of missing models, and of what may not be what was meant."""
+"""Hints at other systems' keys, of missing models, and of what may not be what was meant."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_same_elsewhere(text: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["cmd", "run", "input", "function", "uses", "url", "prmpt"])
-def test_a_step_with_such_a_key_alone_is_told_what_it_may_mean(key: str) -> None:
+def test_a_step_with_such_a_key_alone_gets_a_hint_of_what_it_may_mean(key: str) -> None:
     (found,) = problems(f"steps: {{a: {{{key}: x, needs: []}}}}")
     assert found.message == f"unknown key `{key}` in the step `a`"
     assert "`" in found.hint
@@ -70,7 +70,7 @@ def test_no_key_of_flowllm_is_taken_for_one_of_another_system() -> None:
     assert (kind_meant("temp"), kind_meant("cmd") != "") == ("", True)
 
 
-def test_steps_without_a_model_are_told_together() -> None:
+def test_steps_without_a_model_are_reported_together() -> None:
     text = "steps:\n  a: {prompt: hi}\n  b: {prompt: hi, model: m}\n  c: {messages: [{role: user, content: x}]}\n"
     (found,) = problems(f"{text}  d: {{workflow: {{steps: {{e: {{prompt: hi}}}}}}}}\n")
     assert (found.line, found.message) == (2, "3 steps have no model: `a`, `c` and `e`")
@@ -139,7 +139,7 @@ def test_an_output_that_is_not(text: str) -> None:
     assert warnings("value: 1", f"outputs: {{y: {text}}}") == []
 
 
-def test_two_steps_that_save_to_one_path_are_told_before_the_run() -> None:
+def test_two_steps_that_save_to_one_path_are_reported_before_the_run() -> None:
     text = "steps:\n  a: {value: 1, save: out/x.txt}\n  b: {value: 2, save: ./out/../out/x.txt}\n  c: {value: 3, save: y.txt}\n"
     (found,) = problems(text)
     assert (found.line, found.column) == (3, 23)

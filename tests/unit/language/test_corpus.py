@@ -24,7 +24,7 @@ def expected(path: Path) -> list[tuple[int, int, str]]:
 
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
-def test_every_problem_is_told_at_its_place(path: Path) -> None:
+def test_every_problem_is_reported_at_its_place(path: Path) -> None:
     started = time.process_time()
     problems = check(path)
     assert time.process_time() - started < 1

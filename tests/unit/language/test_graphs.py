@@ -71,8 +71,8 @@ def test_an_inline_graph_is_closed() -> None:
               steps:
                 c: {value: "{{ inputs.x }} {{ a }} {{ item }} {{ run.id }}"}
     """
-    told = messages(text)
-    assert [one.split(" ", 1)[0] for one in told] == [
+    reported = messages(text)
+    assert [one.split(" ", 1)[0] for one in reported] == [
         "/flows/f.yaml:10:31",
         "/flows/f.yaml:10:39",
         "/flows/f.yaml:10:47",
@@ -164,8 +164,8 @@ def test_siblings_with_different_providers_of_one_name() -> None:
 
 
 def test_a_provider_that_does_not_exist() -> None:
-    told = messages("steps: {a: {workflow: {defaults: {provider: nowhere}, steps: {b: {value: 1}}}}}")
-    assert told == ["/flows/f.yaml:1:45 there is no provider `nowhere`"]
+    reported = messages("steps: {a: {workflow: {defaults: {provider: nowhere}, steps: {b: {value: 1}}}}}")
+    assert reported == ["/flows/f.yaml:1:45 there is no provider `nowhere`"]
 
 
 @pytest.mark.parametrize("key", ["limits: {max_concurrent: 3}", "budget: {usd: 1}"])
@@ -228,11 +228,11 @@ def test_ten_levels_and_no_more() -> None:
     assert found[0].message == "graphs are nested to a depth of 10 at most, and this one is deeper"
 
 
-def test_recursion_is_told_with_the_chain_of_files() -> None:
+def test_recursion_is_reported_with_the_chain_of_files() -> None:
     files = {"a.yaml": "steps:\n  x: {workflow: ./b.yaml}\n", "b.yaml": "steps:\n  y:\n    workflow: ./a.yaml\n"}
-    told = messages("steps: {s: {workflow: a.yaml}}", files)
-    assert len(told) == 1
-    assert told[0] == (
+    reported = messages("steps: {s: {workflow: a.yaml}}", files)
+    assert len(reported) == 1
+    assert reported[0] == (
         "/flows/b.yaml:3:15 this workflow would be within itself: "
         "/flows/f.yaml → /flows/a.yaml → /flows/b.yaml → /flows/a.yaml"
     )
@@ -271,16 +271,16 @@ def test_steps_are_counted_before_anybody_goes_through_them() -> None:
         for level in range(1, 8)
     }
     files["8.yaml"] = f"steps: {{{', '.join(f's{n}: {{value: {n}}}' for n in range(10))}}}"
-    (told,) = messages("steps:\n  a: {value: 1}\n  b: {workflow: 1.yaml}\n", files)
-    assert told.startswith("/flows/f.yaml:3:3 with the graphs within its steps this workflow has 111,111,112 steps")
-    assert "111,111,110 of them in `b`; 1,000,000 at most can be run" in told
+    (reported,) = messages("steps:\n  a: {value: 1}\n  b: {workflow: 1.yaml}\n", files)
+    assert reported.startswith("/flows/f.yaml:3:3 with the graphs within its steps this workflow has 111,111,112 steps")
+    assert "111,111,110 of them in `b`; 1,000,000 at most can be run" in reported
     assert within(workflow("steps: {b: {workflow: 4.yaml}}", files=files), "b").size == 111_110
 
 
 # problems
 
 
-def test_problems_of_a_child_are_told_once_at_its_own_places() -> None:
+def test_problems_of_a_child_are_reported_once_at_its_own_places() -> None:
     child = "steps:\n  a: {prompt: '{{ nope }}'}\n  b: {prompt: '{{ c }}'}\n  c: {prompt: '{{ b }}'}\n"
     outer = """defaults: {model: m}
 steps:
@@ -289,17 +289,17 @@ steps:
   z: {workflow: {steps: {in_z: {workflow: c.yaml}}}}
   w: {prompt: "{{ wrong }}"}
 """
-    told = messages(outer, {"c.yaml": child})
-    assert [one.split(" ", 1)[0] for one in told if "wait for each other" in one] == ["/flows/c.yaml:3:3"]
-    assert sum("/flows/c.yaml:2:" in one for one in told) == 1
-    assert sum("/flows/f.yaml:6:" in one for one in told) == 1
-    assert len(told) == 3
+    reported = messages(outer, {"c.yaml": child})
+    assert [one.split(" ", 1)[0] for one in reported if "wait for each other" in one] == ["/flows/c.yaml:3:3"]
+    assert sum("/flows/c.yaml:2:" in one for one in reported) == 1
+    assert sum("/flows/f.yaml:6:" in one for one in reported) == 1
+    assert len(reported) == 3
 
 
 def test_a_file_that_is_not_there() -> None:
-    told = messages("steps:\n  a: {workflow: ./gone.yaml}\n")
-    assert len(told) == 1
-    assert told[0].startswith("/flows/f.yaml:2:17 the file ./gone.yaml cannot be read")
+    reported = messages("steps:\n  a: {workflow: ./gone.yaml}\n")
+    assert len(reported) == 1
+    assert reported[0].startswith("/flows/f.yaml:2:17 the file ./gone.yaml cannot be read")
 
 
 # the digest
@@ -363,7 +363,7 @@ def test_a_digest_does_not_depend_on_the_name_a_provider_is_registered_under() -
 
 
 @pytest.mark.parametrize(
-    ("keep", "told"),
+    ("keep", "reported"),
     [
         ('"{{ outputs.other }}"', "unknown output `other`"),
         ('"{{ a }} or not"', "a condition is exactly one"),
@@ -373,10 +373,10 @@ def test_a_digest_does_not_depend_on_the_name_a_provider_is_registered_under() -
         ('"{{ b }}"', "unknown name `b`"),
     ],
 )
-def test_what_keep_cannot_be(keep: str, told: str) -> None:
+def test_what_keep_cannot_be(keep: str, reported: str) -> None:
     found = problems(f"steps: {{a: {{value: 1}}}}\noutputs: {{x: '{{{{ a }}}}'}}\nkeep: {keep}\n")
     assert len(found) == 1
-    assert told in f"{found[0].message} {found[0].hint}"
+    assert reported in f"{found[0].message} {found[0].hint}"
 
 
 def test_keep_sees_outputs_and_is_part_of_what_a_graph_does() -> None:

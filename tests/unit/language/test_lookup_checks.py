@@ -30,7 +30,7 @@ steps:
 """
 
 
-def told(step: str) -> list[tuple[str, str]]:
+def reported(step: str) -> list[tuple[str, str]]:
     return [(one.message, one.hint) for one in problems(f"{TOP}  it: {step}\n", strict=True)]
 
 
@@ -75,9 +75,9 @@ def in_template(expression: str) -> str:
     ],
 )
 def test_a_key_that_cannot_be_there(expression: str, message: str, hint: str) -> None:
-    ((found, told_hint),) = told(in_template(expression))
+    ((found, reported_hint),) = reported(in_template(expression))
     assert message in found
-    assert hint in told_hint
+    assert hint in reported_hint
     assert warned(in_template(expression)) == [found], "a run says it and goes on"
 
 
@@ -114,7 +114,7 @@ def test_a_key_that_cannot_be_there(expression: str, message: str, hint: str) ->
     ],
 )
 def test_a_key_that_may_be_there(expression: str) -> None:
-    assert told(in_template(expression)) == []
+    assert reported(in_template(expression)) == []
     assert warned(in_template(expression)) == []
 
 
@@ -122,14 +122,14 @@ def test_a_key_that_may_be_there(expression: str) -> None:
     "expression", ["open.scor", "open.output", "text.x if inputs.yes else 1", "inputs.yes and text.x"]
 )
 def test_what_is_likely_and_not_certain_is_a_warning(expression: str) -> None:
-    assert told(in_template(expression)) == []
+    assert reported(in_template(expression)) == []
     assert len(warned(in_template(expression))) == 1
 
 
 def test_items_and_what_comes_of_them_are_known_too() -> None:
-    assert told('{foreach: "{{ list }}", value: "x {{ item.whi }}"}')[0][0] == "`item` has no key `whi`"
-    assert told('{foreach: "{{ list }}", as: row, value: "x {{ row.why }}"}') == []
-    assert told('{foreach: [1, 2], prompt: "{{ item }}", save: "{{ output.x }}.txt"}')[0][0].startswith(
+    assert reported('{foreach: "{{ list }}", value: "x {{ item.whi }}"}')[0][0] == "`item` has no key `whi`"
+    assert reported('{foreach: "{{ list }}", as: row, value: "x {{ row.why }}"}') == []
+    assert reported('{foreach: [1, 2], prompt: "{{ item }}", save: "{{ output.x }}.txt"}')[0][0].startswith(
         "`output` is text"
     )
 
@@ -158,10 +158,10 @@ def test_items_and_what_comes_of_them_are_known_too() -> None:
 )
 def test_a_condition_that_is_none(expression: str, kind: str) -> None:
     step = f'{{value: 1, when: "{{{{ {expression} }}}}"}}'
-    assert [one for one, _ in told(step)] == [f"`when` must give true or false, and this is {kind}"]
+    assert [one for one, _ in reported(step)] == [f"`when` must give true or false, and this is {kind}"]
     assert len(warned(step)) == 1
     accepting = f'{{foreach: [1, 2], value: 1, accept: {{count: 1, when: "{{{{ {expression} }}}}"}}}}'
-    assert [one for one, _ in told(accepting)] == [f"`accept.when` must give true or false, and this is {kind}"]
+    assert [one for one, _ in reported(accepting)] == [f"`accept.when` must give true or false, and this is {kind}"]
 
 
 @pytest.mark.parametrize(
@@ -186,20 +186,20 @@ def test_a_condition_that_is_none(expression: str, kind: str) -> None:
     ],
 )
 def test_a_condition_that_may_be_one(expression: str) -> None:
-    assert told(f'{{value: 1, when: "{{{{ {expression} }}}}"}}') == []
+    assert reported(f'{{value: 1, when: "{{{{ {expression} }}}}"}}') == []
 
 
 @pytest.mark.parametrize(
     ("expression", "kind"), [("text", "text"), ("closed", "a mapping"), ("inputs.n", "a number"), ("3", "a number")]
 )
 def test_a_foreach_over_what_is_no_list(expression: str, kind: str) -> None:
-    found = told(f'{{foreach: "{{{{ {expression} }}}}", value: 1}}')
+    found = reported(f'{{foreach: "{{{{ {expression} }}}}", value: 1}}')
     assert [one for one, _ in found] == [f"`foreach` wants a list, and this is {kind}"]
-    assert told('{foreach: "{{ some }}", value: "{{ item }}"}') == []
+    assert reported('{foreach: "{{ some }}", value: "{{ item }}"}') == []
 
 
 def test_the_record_of_a_step_has_no_output() -> None:
-    ((message, hint),) = told(in_template("steps.text.output"))
+    ((message, hint),) = reported(in_template("steps.text.output"))
     assert (message, hint) == (
         "unknown field `output` of `steps.text`",
         "the output of a step goes by its id: {{ text }}",

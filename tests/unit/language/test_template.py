@@ -202,7 +202,9 @@ class TestAccess:
             ("{{ 1 ~ outline.titel }}", 16, "no key `titel`"),
         ],
     )
-    def test_a_missing_key_is_told_with_its_place_and_what_there_is(self, source: str, column: int, said: str) -> None:
+    def test_a_missing_key_is_reported_with_its_place_and_what_there_is(
+        self, source: str, column: int, said: str
+    ) -> None:
         error = failure(source)
         assert error.message.startswith(f"wf.yaml:1:{column}: ")
         assert said in error.message

@@ -27,7 +27,7 @@ def test_fromjson_undoes_tojson(data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("", "not JSON: Expecting value (line 1, column 1 of '')"),
         ("Sure: {}", "not JSON"),
@@ -41,9 +41,9 @@ def test_fromjson_undoes_tojson(data: Any) -> None:
         ("x" * 1000, "…"),
     ],
 )
-def test_what_is_not_json_is_told_shortly(text: str, told: str) -> None:
+def test_what_is_not_json_is_reported_shortly(text: str, reported: str) -> None:
     message = failure("{{ other | fromjson }}", other=text).message
-    assert told in message
+    assert reported in message
     assert len(message) < 250
 
 
@@ -83,7 +83,7 @@ def test_flatten_and_pick(expression: str, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "reported"),
     [
         ("'text' | flatten", "`flatten` works on a list, and this is text"),
         ("{'a': 1} | flatten", "this is a mapping"),
@@ -95,8 +95,8 @@ def test_flatten_and_pick(expression: str, expected: Any) -> None:
         ("[[1], [2]] | sum(start=[])", "`sum` adds numbers"),
     ],
 )
-def test_what_they_refuse(expression: str, told: str) -> None:
-    assert told in failure(f"{{{{ {expression} }}}}").message
+def test_what_they_refuse(expression: str, reported: str) -> None:
+    assert reported in failure(f"{{{{ {expression} }}}}").message
 
 
 def test_sum_of_lists_names_the_filter_that_does_it() -> None:

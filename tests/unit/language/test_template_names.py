@@ -196,7 +196,7 @@ class TestUnknown:
             ("{{ accepted }}", 4, "unknown name `accepted`", "`accept.when`"),
         ],
     )  # fmt: skip
-    def test_each_is_told_with_its_column(self, source: str, column: int, message: str, hint: str) -> None:
+    def test_each_is_reported_with_its_column(self, source: str, column: int, message: str, hint: str) -> None:
         found = problems(source)
         assert len(found) == 1
         assert found[0][:2] == (1, column)

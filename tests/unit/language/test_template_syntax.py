@@ -1,4 +1,4 @@
-"""What is wrong with the syntax of a template, in plain words and at its place."""
+"""Errors in the syntax of a template, in plain words and at its place."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def test_a_chain_has_none() -> None:
     assert cycles({"a": ["b"], "b": ["c"], "c": []}) == []
 
 
-def test_each_knot_is_told_once_by_its_shortest_cycle_from_its_first_step() -> None:
+def test_each_component_is_reported_once_by_its_shortest_cycle_from_its_first_step() -> None:
     edges = {"x": ["a"], "a": ["b", "c"], "b": ["c"], "c": ["a"], "p": ["q"], "q": ["p", "a"]}
     assert cycles(edges) == [["a", "c"], ["p", "q"]]
 
@@ -33,9 +33,9 @@ def test_a_long_chain_does_not_overflow_the_stack() -> None:
 @given(GRAPHS)
 def test_one_cycle_for_each_strongly_connected_component(edges: dict[str, list[str]]) -> None:
     graph = nx.DiGraph([(node, after) for node, outs in edges.items() for after in outs])
-    knots = [component for component in nx.strongly_connected_components(graph) if len(component) > 1]
+    components = [component for component in nx.strongly_connected_components(graph) if len(component) > 1]
     found = cycles(edges)
-    assert len(found) == len(knots)
+    assert len(found) == len(components)
     for cycle in found:
-        assert any(set(cycle) <= knot for knot in knots)
+        assert any(set(cycle) <= component for component in components)
         assert all(after in edges[node] for node, after in zip(cycle, [*cycle[1:], cycle[0]], strict=True))
