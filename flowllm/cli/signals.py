@@ -1,14 +1,10 @@
 """Ctrl-C, SIGTERM and SIGHUP during a run: the first asks it to stop, the second cancels it, the third kills it.
 
 None of them needs a running event loop, nor Python at all. A thread receives the signals, and after the second ends the
-process once its loop does not answer any more. `start.py` has the system end the process where that thread cannot run,
-as beside a regular expression that never returns. Two processes of their own help:
-
-- from the first signal on a guard, which ends this process if nothing in it has after the second;
-- around a function of the user's a watchdog, which ends it where a first signal is taken by nobody, as that function
-  holds the interpreter.
-
-After the first signal, too, the process ends when the grace period is over and its loop does not answer.
+process once its loop does not answer any more; so it does when the grace period after the first is over. `start.py` has
+the system end the process where that thread cannot run, as beside a regular expression that never returns. A guard, a
+process of its own, ends it where a signal stays in the thread's socket: a first one during a function of the user's that
+holds the interpreter, for the grace, and a second one for longer than the thread would take over it.
 """
 
 from __future__ import annotations
@@ -38,36 +34,8 @@ _REASONS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "
 _LEFT: Final = b"stopped as it is: a step does not let go; go on with `flowllm resume`\n"
 _GUARD: Final = """
 import os, socket, sys, time
-parent, beat, missed, watched = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), set(map(int, sys.argv[4:]))
-receiver = socket.socket(fileno=0)
-found = []
-while os.getppid() == parent and not found:
-    came = receiver.recv(64, socket.MSG_PEEK)
-    if not came:
-        sys.exit()
-    found = [number for number in came if number in watched]
-    time.sleep(0 if found else 0.05)
-receiver.settimeout(beat)
-silent = 0
-while os.getppid() == parent and silent <= missed:
-    try:
-        if not receiver.recv(64):
-            sys.exit()
-        silent = 0
-    except TimeoutError:
-        silent += 1
-for number in (*found[:1], 9):
-    if os.getppid() == parent:
-        os.kill(parent, number)
-        time.sleep(0.1)
-"""
-"""Waits for a second signal, which the thread does not consume; from then on for the beats of the loop, longer than the
-thread does."""
-_WATCHDOG: Final = """
-import os, socket, sys, time
 parent, patience, watched = int(sys.argv[1]), float(sys.argv[2]), set(map(int, sys.argv[3:]))
-receiver = socket.socket(fileno=0)
-since = None
+receiver, since = socket.socket(fileno=0), None
 while os.getppid() == parent:
     came = receiver.recv(64, socket.MSG_PEEK)
     if not came:
@@ -79,10 +47,9 @@ while os.getppid() == parent:
             if os.getppid() == parent:
                 os.kill(parent, number)
                 time.sleep(0.1)
-    time.sleep(0.25)
+    time.sleep(0.1)
 """
-"""Waits for a first signal that the thread does not take, as a function of the user's holds the interpreter; for the
-grace, and longer than the thread would take over a second."""
+"""Ends the process when a signal has waited in the socket for longer than that."""
 
 
 class StopOnSignals:
@@ -111,14 +78,11 @@ class StopOnSignals:
         self._thread = threading.Thread(target=self._listen, args=(receiver,), name="flowllm-signals", daemon=True)
         self._thread.start()
 
-        def guard(grace: float) -> None:
-            self._start_guard(receiver, _WATCHDOG, grace + LONGEST * BEAT)
-
-        self._stop.on_own_code = guard
+        self._stop.on_own_code = lambda grace: self._start_guard(receiver, grace)
         return self
 
-    def _start_guard(self, receiver: socket.socket, program: str, *values: float) -> bool:
-        guard = _guarded(receiver, program, *values, *self._before)
+    def _start_guard(self, receiver: socket.socket, grace: float = 0.0) -> bool:
+        guard = _guarded(receiver, grace + (LONGEST + 1) * BEAT, *self._before)
         self._guards += [] if guard is None else [guard]
         return guard is not None
 
@@ -163,10 +127,8 @@ class StopOnSignals:
 
     def _first(self, number: signal.Signals, receiver: socket.socket) -> None:
         self.received = number
-        handle_once(
-            number, self._handlers[number]
-        )  # at once: a second one that follows directly is to be received, too
-        if not self._start_guard(receiver, _GUARD, BEAT, MISSED):
+        handle_once(number, self._handlers[number])  # at once: a second one may follow directly
+        if not self._start_guard(receiver):
             leave_to_system(number)
         self._on_loop(lambda: self._stop.request(_REASONS[number]))
 
@@ -177,7 +139,7 @@ class StopOnSignals:
         self._on_loop(self._cancel)
         answered, missed = threading.Event(), 0
         for _ in range(LONGEST):
-            self._on_loop(lambda: self._beat(answered))
+            self._on_loop(answered.set)
             if self._over.wait(BEAT):
                 return
             missed = 0 if answered.is_set() else missed + 1
@@ -190,11 +152,6 @@ class StopOnSignals:
         with contextlib.suppress(OSError):
             os.write(2, _LEFT)
         os._exit(self.exit_code())
-
-    def _beat(self, answered: threading.Event) -> None:
-        answered.set()
-        with contextlib.suppress(OSError):  # nobody reads it: there is no guard
-            self._sender.send(b"\0")
 
     def _on_loop(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # it is closed: the run is over
@@ -213,13 +170,13 @@ def _do_nothing(_number: int, _frame: object) -> None:
     """The thread has it already."""
 
 
-def _guarded(receiver: socket.socket, program: str, *values: float) -> int | None:
+def _guarded(receiver: socket.socket, *values: float) -> int | None:
     """Start a process out of reach of the terminal's keys; its id, if it could be started."""
     try:
         # not on this process's output: who reads that to its end would wait for the guard too
         silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
         streams = [(os.POSIX_SPAWN_DUP2, receiver.fileno(), 0), *silent]
-        words = [sys.executable, "-ISc", program, str(os.getpid()), *(f"{value:g}" for value in values)]
+        words = [sys.executable, "-ISc", _GUARD, str(os.getpid()), *(f"{value:g}" for value in values)]
         return os.posix_spawn(sys.executable, words, os.environ, file_actions=streams, setpgroup=0)
     except OSError:
         return None

@@ -92,7 +92,7 @@ class StopSignal(CancelToken):
         super().__init__()
         self.grace: float | None = None
         """Seconds that calls in flight get once it is stopped; None before a run has begun."""
-        self.on_own_code: Callable[[float], None] | None = None
+        self.on_own_code: Callable[[float], object] | None = None
         """Called with the grace when a run begins that has functions of the user's."""
 
     def begun(self, grace: float, *, own_code: bool) -> None:

@@ -180,7 +180,7 @@ def test_the_second_signal_ends_a_process_whose_loop_stands_still(
 
 
 def test_what_is_cancelled_may_take_its_time_while_the_loop_turns(project: Project) -> None:
-    long = (signals.MISSED + 3) * signals.BEAT  # the guard's patience, too
+    long = (signals.MISSED + 3) * signals.BEAT
     project.write("steps.py", BLOCKING.replace("LONG", str(long)))
     (project.folder / "go").touch()
     file = project.flow(steps={"a": {"python": "./steps.py:slow_to_leave"}})
