@@ -12,7 +12,7 @@ from typing import Self
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.prepare import PreparedRun, chosen_steps, every_step, new_run, plan_run, prepare_run, with_budget
-from flowllm.app.result import RunResult, all_nodes
+from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figures_of, whole_nodes
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
@@ -40,7 +40,6 @@ from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes
 from flowllm.steps.python.nested_runs import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.prepare import PreparedRun, every_step
+from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.wiring import SIMULATED, allow_local, step_kinds
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
@@ -26,11 +27,10 @@ from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
 from flowllm.reporting.base import Closable, Observer
 from flowllm.reporting.stats import Stats
-from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
 from flowllm.runtime.foreach_runner import LOCAL_WINDOW
 from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
-from flowllm.runtime.recorded import COUNTED, LAST_ATTEMPT
+from flowllm.runtime.graph_state import CompiledGraph
 from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.base import StepRunner, close_runners
 from flowllm.steps.save import Saver

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import click
 
 from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import COUNTED, figures_of
 from flowllm.cli.database import compacted, confirm, find_run, reading, step_kinds, writing, yes_option
 from flowllm.cli.failures import say
 from flowllm.cli.options import DURATION, Location, json_option, location_options
@@ -23,7 +24,6 @@ from flowllm.core.money import price
 from flowllm.core.types import ROW, Json, NodeStatus, RunId, step_path
 from flowllm.language.problems import nearest
 from flowllm.reporting.text import clock_time, duration, json_text, plural
-from flowllm.runtime.recorded import COUNTED, figures_of
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 _ALL = 1_000_000_000

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 import click
 
 from flowllm.app.flowllm import FlowLLM
-from flowllm.app.result import RunResult, StepResult, all_nodes
+from flowllm.app.result import (
+    MOST_ITEMS,
+    RunResult,
+    StepResult,
+    all_nodes,
+    counted,
+    figures_of,
+    whole_nodes,
+    with_items,
+)
 from flowllm.cli.database import command, find_run, reading, step_kinds
 from flowllm.cli.inputs import full_option
 from flowllm.cli.options import Location, json_option, location_options
@@ -48,7 +57,6 @@ from flowllm.reporting.text import (
     visible,
     waits_text,
 )
-from flowllm.runtime.recorded import MOST_ITEMS, counted, figures_of, whole_nodes, with_items
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.live import SUSPENDED
 

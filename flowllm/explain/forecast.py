@@ -10,7 +10,7 @@ from flowllm.explain.estimate import Estimate, combined
 from flowllm.explain.graph import Graph
 from flowllm.explain.planner import Planner
 from flowllm.language.workflow import Step, Workflow
-from flowllm.runtime.compiled_graph import CompiledGraph
+from flowllm.runtime.graph_state import CompiledGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

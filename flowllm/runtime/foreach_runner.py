@@ -19,18 +19,15 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, WaitReason, item_id
 from flowllm.datasets.base import Rows
 from flowllm.language.sandbox_limits import rendered
-from flowllm.runtime.accept_policy import foreach_state
-from flowllm.runtime.compiled_graph import texts_together
+from flowllm.runtime.background import MOST_READY
 from flowllm.runtime.foreach_results import ForeachResults
-from flowllm.runtime.foreach_state import Ended, ForeachState
-from flowllm.runtime.invocation import NodeInvocation, Scope
-from flowllm.runtime.item_reader import Item, ItemReader
-from flowllm.runtime.item_sources import open_rows
+from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
+from flowllm.runtime.graph_state import texts_together
+from flowllm.runtime.invocation import NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.item_reader import Item, ItemReader, open_rows
 from flowllm.runtime.node_runner import Work, compute, record_of
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
 from flowllm.runtime.run_context import ASKING, RunContext
-from flowllm.runtime.suspended_nodes import MOST_READY
-from flowllm.runtime.usage import UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 

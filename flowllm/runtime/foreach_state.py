@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flowllm.core.errors import ItemsFailed, StepError
-from flowllm.core.types import ROW, Counts, Json, NodeStatus
+from flowllm.core.errors import ItemsFailed, StepError, TemplateFailed
+from flowllm.core.types import ROW, Counts, Json, NodeStatus, OnError
+from flowllm.language.sandbox_limits import at_most
+from flowllm.language.workflow import Foreach, Step
 
 DEFAULT_WINDOW = 16
 """Items of a foreach that asks models in flight, where neither it nor the limits of the accounts say more: enough to
@@ -335,3 +337,44 @@ class OpenItemLimit:
     def wait(self, callback: Callable[[], bool]) -> None:
         """Call back, once, when there may be room; it says whether that is still of use."""
         self._waiters.append(callback)
+
+
+_JUDGING = 1_000_000
+"""Operations of `accept.when`, which is rendered while the event loop waits."""
+
+
+def foreach_state(step: Step, values: Mapping[str, Json], *, window: int, total: int | None) -> ForeachState:
+    """The state of a step's foreach before its first item; of a step without one, whose items are the rows of a data set,
+    too. `window` is the most items in flight, `total` how many there are, None while that is not known.
+
+    Raises StepError for an `accept.count` that is not a whole number from 1.
+    """
+    foreach = step.foreach
+    return ForeachState(
+        window=window,
+        policy=None if foreach is None else _policy(foreach, values),
+        tolerated=FailureTolerance(
+            forgiven=step.on_error is OnError.CONTINUE,
+            most=None if foreach is None else foreach.max_failed,
+            share=None if foreach is None else foreach.max_failed_share,
+        ),
+        total=total,
+    )
+
+
+def _policy(foreach: Foreach, values: Mapping[str, Json]) -> AcceptPolicy | None:
+    if foreach.accept is None:
+        return None
+    accept, name = foreach.accept, foreach.name
+    count = accept.count.render(values)
+    if isinstance(count, str) and count.strip().isdecimal():
+        count = int(count)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise TemplateFailed(f"`accept.count` must be a whole number from 1, not {count!r}")
+
+    def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
+        shown = {name: ended.item, "index": ended.index, "output": ended.output, "accepted": list(accepted)}
+        with at_most(_JUDGING):
+            return accept.when.condition({**values, **shown})
+
+    return AcceptPolicy(count=count, overshoot=accept.overshoot, ordered=accept.ordered, judge=judge)

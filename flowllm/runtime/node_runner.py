@@ -14,10 +14,9 @@ from flowllm.core.events import NodeSuspended
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.sandbox_limits import Unfinished, rendered, rendered_now
 from flowllm.language.workflow import PythonBody, Step
-from flowllm.runtime.invocation import NodeInvocation, Scope
+from flowllm.runtime.invocation import NodeInvocation, NodeUsage, Scope, UsageTotals
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds
 from flowllm.runtime.run_context import RunContext
-from flowllm.runtime.usage import NodeUsage, UsageTotals
 from flowllm.steps.base import Bound, ItemPosition, Suspend
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.live import SUSPENDED, WaitRecord

@@ -15,8 +15,8 @@ from flowllm.core.events import NodeStarted, NodeSuspended
 from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.explain.forecast import forecast
 from flowllm.explain.planner import Planner
+from flowllm.runtime.background import nodes_around
 from flowllm.runtime.options import RunOptions
-from flowllm.runtime.suspended_nodes import nodes_around
 from tests.support.calls import FakeProvider
 from tests.support.project import Project, as_yaml
 from tests.support.random_graphs import Author, DrawnAnswers

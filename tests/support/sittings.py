@@ -16,9 +16,9 @@ from flowllm.language.inputs import with_inputs
 from flowllm.language.overrides import Overrides
 from flowllm.language.workflow import Workflow
 from flowllm.limits.limiter import Limiter
-from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.execute import AttemptOutcome, execute_node, execute_run
 from flowllm.runtime.foreach_state import MOST_OPEN_ITEMS, OpenItemLimit
+from flowllm.runtime.graph_state import CompiledGraph
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.registry import RunServices as KindServices

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flowllm.explain import planned_items, planner
+from flowllm.explain import planner
 from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import Forecast, forecast
 from flowllm.explain.planner import Planner
@@ -247,7 +247,7 @@ def test_a_graph_that_would_fail_is_told() -> None:
 
 
 def test_nobody_counts_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planned_items, "COUNTED", 1200)
+    monkeypatch.setattr(planner, "COUNTED", 1200)
 
     async def main() -> None:
         file = tmp_path / "lines.txt"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from flowllm.core.types import Part
-from flowllm.runtime.compiled_graph import CompiledGraph, handed_on, texts_together
+from flowllm.runtime.graph_state import CompiledGraph, handed_on, texts_together
 from tests.support.workflows import workflow
 
 FLOW = """

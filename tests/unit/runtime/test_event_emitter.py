@@ -10,7 +10,7 @@ import pytest
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import FailuresHigh
 from flowllm.core.types import Limits, NodeStatus, RunStatus
-from flowllm.runtime.event_emitter import ALERT_SHARE, LEAST, FailureShare
+from flowllm.runtime.run_context import ALERT_SHARE, LEAST, FailureShare
 from tests.support.sittings import PreparedAttempt, Stage
 from tests.support.virtual import run_virtual
 

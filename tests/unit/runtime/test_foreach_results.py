@@ -4,11 +4,10 @@ from dataclasses import replace
 
 from flowllm.core.cancel import CancelToken
 from flowllm.core.types import Json, NodeStatus, StepKind
-from flowllm.runtime.compiled_graph import CompiledGraph
 from flowllm.runtime.foreach_results import TOGETHER, ForeachResults
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended, ForeachState
-from flowllm.runtime.invocation import NodeInvocation, Result, Scope
-from flowllm.runtime.usage import UsageTotals
+from flowllm.runtime.graph_state import CompiledGraph
+from flowllm.runtime.invocation import NodeInvocation, Result, Scope, UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 from tests.support.workflows import workflow

@@ -7,7 +7,7 @@ import pytest
 from flowllm.core.errors import DataFailed, TemplateFailed
 from flowllm.core.types import Json
 from flowllm.datasets.base import Rows
-from flowllm.runtime.item_sources import open_rows
+from flowllm.runtime.item_reader import open_rows
 from flowllm.steps.lazy import LAZY, Lazy
 from tests.support.workflows import workflow
 

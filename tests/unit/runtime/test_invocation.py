@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from flowllm.core.events import Event, NodeRetrying, RequestEnded, RequestSent
 from flowllm.core.types import NodeId, NodeStatus, RunId, StepKind, Usage
-from flowllm.runtime.usage import NodeUsage, UsageTotals
+from flowllm.runtime.invocation import NodeUsage, UsageTotals
 from flowllm.storage.base import NodeRecord
 
 RUN, NODE = RunId("r"), NodeId("a")
