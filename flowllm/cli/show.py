@@ -112,9 +112,8 @@ class Record:
 
 
 def _item_dict(item: NodeRecord) -> dict[str, Json]:
-    status = item.status.value
-    told = {"node": item.node_id, "index": item.place, "item": item.item, "status": status, "output": item.output}
-    return {**told, "error": item.error}
+    where = {"node": item.node_id, "index": item.place, "item": item.item}
+    return where | {"status": item.status.value, "output": item.output, "error": item.error}
 
 
 _ATTEMPT = (
@@ -288,18 +287,15 @@ def _print_steps(record: Record) -> None:
         tokens = at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
         rows.append(
             [
-                node.node_id,
-                node.kind.value,
-                node.status.value,
-                str(node.attempts),
+                *(node.node_id, node.kind.value, node.status.value, str(node.attempts)),
                 duration(node.call_s) if node.call_s else "-",
                 tokens or "-",
                 _cost(record, node) if node.attempts or tokens else "-",
                 _note(node),
             ]
         )
-    headers = ["STEP", "KIND", "STATUS", "ATTEMPTS", "CALL", "TOKENS", "COST", "NOTE"]
-    print_table(headers, rows, right=("ATTEMPTS", "CALL", "TOKENS", "COST"))
+    numbers = ("ATTEMPTS", "CALL", "TOKENS", "COST")
+    print_table(["STEP", "KIND", "STATUS", *numbers, "NOTE"], rows, right=numbers)
 
 
 def _cost(record: Record, node: NodeRecord) -> str:
@@ -334,8 +330,7 @@ def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
     if not items:
         screen.line("no items yet" if node.status is NodeStatus.RUNNING else "no items")
         return
-    rows = [[item.node_id, item.status.value, _output_line(item)] for item in items]
-    print_table(["ITEM", "STATUS", "OUTPUT"], rows)
+    print_table(["ITEM", "STATUS", "OUTPUT"], [[item.node_id, item.status.value, _output_line(item)] for item in items])
     total = 0 if node.counts is None else node.counts.total
     if total > len(items):
         screen.line(f"and {total - len(items):,} more")
@@ -345,8 +340,7 @@ def _output_line(item: NodeRecord) -> str:
     if item.error is not None:
         return error_text(item.error, 80)
     if item.output is None:
-        suspended = item.parts.get(SUSPENDED)
-        return str(item.parts.get("reason") or "") if suspended is None else f"waits: {suspended_text(**suspended)}"
+        return str(item.parts.get("reason") or (_note(item) if SUSPENDED in item.parts else ""))
     return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), 80)
 
 
