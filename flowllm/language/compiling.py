@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flowllm.core.types import Json, Part, StepId, Tolerance
 from flowllm.language.files import Sources
@@ -31,7 +32,7 @@ class Compiler:
 
     def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
         """The template of a text; None, and problems, if it is not one."""
-        return self._compile(scalar.text, scalar.where, anchor_of(scalar), secrets=secrets, condition=condition)
+        return self._compile(scalar.text, scalar.where, locator(scalar), secrets=secrets, condition=condition)
 
     def prompt(self, node: Scalar | Mapping) -> Template | None:
         """The template of a text or of the file that `{file: path}` names."""
@@ -48,7 +49,7 @@ class Compiler:
         content = content.replace("\r\n", "\n").replace("\r", "\n")
         if not content.strip():
             self.problems.add(path.where, f"the file {path.text} is empty", step=self.step)
-        return self._compile(content, Location(file=name, line=1, column=1), file_anchor(name))
+        return self._compile(content, Location.at(name, content, 0), partial(Location.at, name, content))
 
     def value(self, node: Node, *, secrets: bool = False) -> ValueTemplate:
         """A value with templates at its texts."""
@@ -104,14 +105,14 @@ class Compiler:
         self,
         source: str,
         where: Location,
-        anchor: Callable[[int, int], Location],
+        locate: Callable[[int], Location],
         *,
         secrets: bool = False,
         condition: bool = False,
     ) -> Template | None:
         try:
             template = compile_template(
-                source, where=where, names=self.names, anchor=anchor, allow_secrets=secrets, condition=condition
+                source, where=where, names=self.names, locate=locate, allow_secrets=secrets, condition=condition
             )
         except TemplateProblems as found:
             for problem in found.problems:
@@ -134,62 +135,41 @@ def texts_by_name(node: Mapping | None, compiler: Compiler) -> ValueTemplate | N
     )
 
 
-# from a place inside a text to its place in the file that holds the text
+# from an offset in a text to its place in the file that holds the text
 
 _BLANK = " \t\n"
 _ESCAPE_LENGTHS = {"x": 4, "u": 6, "U": 10}
 
 
-def anchor_of(scalar: Scalar) -> Callable[[int, int], Location]:
-    """A function from line and column (from 1) inside the scalar's text to the place in its file.
+def locator(scalar: Scalar) -> Callable[[int], Location]:
+    r"""A function from an offset, from 0, in the scalar's text with `\n` for line ends, to the place in its file.
 
     Exact for every character that is not white space; folded lines and escapes are followed. A scalar that
     stands in no file has one place.
     """
     offsets: list[int] = []
-    places: dict[int, Location] = {}
 
-    def locate(line: int, column: int) -> Location:
-        if not scalar.source:
-            return scalar.where
+    def locate(offset: int) -> Location:
+        source, where = scalar.source, scalar.where
+        if not source:
+            return where
         if not offsets:
             offsets.extend(_align(scalar))
-        index = min(_offset(scalar.text, line, column), len(offsets) - 1)
-        if index not in places:
-            places[index] = _place(scalar, offsets[index])
-        return places[index]
+        at = offsets[min(offset, len(offsets) - 1)]
+        line = where.line + source.count("\n", scalar.start, at)
+        return Location(file=where.file, line=line, column=at - source.rfind("\n", 0, at))
 
     return locate
-
-
-def file_anchor(file: str) -> Callable[[int, int], Location]:
-    """The same for a text that is a whole file."""
-    return lambda line, column: Location(file=file, line=line, column=column)
-
-
-def _place(scalar: Scalar, offset: int) -> Location:
-    before = scalar.source.count("\n", 0, offset)
-    column = offset - scalar.source.rfind("\n", 0, offset)
-    return Location(file=scalar.where.file, line=before + 1, column=column)
-
-
-def _offset(text: str, line: int, column: int) -> int:
-    start = 0
-    for _ in range(line - 1):
-        found = text.find("\n", start)
-        if found < 0:
-            break
-        start = found + 1
-    return max(0, start + column - 1)
 
 
 def _align(scalar: Scalar) -> list[int]:
     """The offset in the file of each character of the scalar's text, and of its end."""
     source, at = scalar.source, _content_start(scalar)
     offsets: list[int] = []
-    for char in scalar.text:
+    for index, char in enumerate(scalar.text):
         at = _seek(source, at, char, scalar.style)
-        offsets.append(at)
+        if not scalar.text.startswith("\r\n", index):
+            offsets.append(at)
         at += _width(source, at, char, scalar.style)
     offsets.append(min(at, len(source)))
     return offsets

@@ -21,7 +21,7 @@ from flowllm.core.errors import Problem
 from flowllm.core.redact import SECRET_NAME, SHORTEST, Redactor, is_placeholder, looks_secret
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Location, Problems, SourceError
-from flowllm.language.source import parse_yaml, place
+from flowllm.language.source import parse_yaml
 
 KEPT_OUT: Final = "__REDACTED__"
 """What stands in a text that a run keeps where the file has a secret: valid in YAML, JSON, Python and URLs."""
@@ -123,7 +123,7 @@ def literals_of(text: str, file: str) -> tuple[Literal, ...]:
         except SourceError:
             pass  # it is reported as a problem; its lines are still looked through
     for offset, name, value in _by_form(text):
-        add(place(text, offset, file), name, value)
+        add(Location.at(file, text, offset), name, value)
     return tuple(sorted(found.values(), key=lambda one: (one.where.line, one.where.column)))
 
 

@@ -25,6 +25,11 @@ class Location:
     line: int
     column: int
 
+    @classmethod
+    def at(cls, file: str, text: str, offset: int) -> Location:
+        """That of an offset, from 0, in a file's text."""
+        return cls(file=file, line=text.count("\n", 0, offset) + 1, column=offset - text.rfind("\n", 0, offset))
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 

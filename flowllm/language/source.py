@@ -53,17 +53,12 @@ def _check_text(text: str, file: str) -> None:
     if bad:
         code = f"U+{ord(bad.group()):04X}"
         raise SourceError(
-            place(text, bad.start(), file),
+            Location.at(file, text, bad.start()),
             f"the character {code} is not allowed in YAML",
             f'inside double quotes it can be written as "\\u{ord(bad.group()):04X}"'
             if bad.group() > "\x9f"
             else "remove it",
         )
-
-
-def place(text: str, offset: int, file: str) -> Location:
-    """Line and column of an offset in a text."""
-    return Location(file=file, line=text.count("\n", 0, offset) + 1, column=offset - text.rfind("\n", 0, offset))
 
 
 class _Builder:
@@ -219,7 +214,7 @@ class _Builder:
 
     def _comment(self, event: Any) -> Location | None:
         found = _COMMENT.match(self._text, event.end_mark.index)
-        return place(self._text, found.start(1), self._file) if found else None
+        return Location.at(self._file, self._text, found.start(1)) if found else None
 
 
 def _opens_template(event: Any, text: str) -> bool:

@@ -74,17 +74,15 @@ class TemplateProblems(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """A template's text in normal form, and from offsets in it (from 1) to places in its file."""
+    """A template's text in normal form, and how offsets in it, from 0, become places in its file."""
 
     text: str
     where: Location
-    anchor: Callable[[int, int], Location] | None
+    locate: Callable[[int], Location] | None
 
     def place(self, offset: int) -> Location:
-        if self.anchor is None:
-            return self.where
-        before = self.text[: max(0, offset - 1)]
-        return self.anchor(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+        """That of an offset from 1."""
+        return self.where if self.locate is None else self.locate(max(0, offset - 1))
 
 
 def compile_template(
@@ -92,16 +90,16 @@ def compile_template(
     *,
     where: Location,
     names: Names,
-    anchor: Callable[[int, int], Location] | None = None,
+    locate: Callable[[int], Location] | None = None,
     allow_secrets: bool = False,
     condition: bool = False,
 ) -> Template:
-    """Check and compile a template.
+    r"""Check and compile a template.
 
-    `anchor` maps a line and column within the text, both from 1, to a place in the file; without it everything is
-    at `where`. `condition`: the text must be exactly one `{{ expression }}`. Raises TemplateProblems.
+    `locate` gives the place in the file of an offset, from 0, in the text with `\n` for line ends; without it everything
+    is at `where`. `condition`: the text must be exactly one `{{ expression }}`. Raises TemplateProblems.
     """
-    text = _Source(text=normal(source), where=where, anchor=anchor)
+    text = _Source(text=normal(source), where=where, locate=locate)
     try:
         return _compiled(source, text, names, allow_secrets=allow_secrets, condition=condition)
     except TemplateSyntaxProblem as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,14 +44,12 @@ VALUES: dict[str, Json] = {
 }
 
 
-def at(line: int, column: int) -> Location:
-    """The place of the same line and column in a file."""
-    return Location(file="wf.yaml", line=line, column=column)
-
-
 def compiled(source: str, **options: Any) -> Template:
     """The template, its places counted within its own text."""
-    return compile_template(source, where=WHERE, anchor=at, **({"names": NAMES} | options))
+    text = source.replace("\r\n", "\n")
+    return compile_template(
+        source, where=WHERE, locate=partial(Location.at, "wf.yaml", text), **({"names": NAMES} | options)
+    )
 
 
 def problems(source: str, **options: Any) -> list[tuple[int, int, str, str]]:

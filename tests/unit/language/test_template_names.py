@@ -90,14 +90,14 @@ class TestReferences:
         found = [(r.step, r.where.line, r.where.column) for r in template.references]
         assert found == [("other", 2, 6), ("headline", 2, 18)]
 
-    def test_places_go_through_the_anchor_and_are_the_templates_own_without_one(self) -> None:
+    def test_places_come_from_the_offsets_and_are_the_templates_own_without_one(self) -> None:
         moved = compile_template(
             "x\n {{ other }}",
             where=WHERE,
             names=NAMES,
-            anchor=lambda line, column: Location(file="wf.yaml", line=10 + line, column=4 + column),
+            locate=lambda offset: Location(file="wf.yaml", line=12, column=4 + offset),
         )
-        assert str(moved.references[0].where) == "wf.yaml:12:9"
+        assert str(moved.references[0].where) == "wf.yaml:12:10"
         fixed = compile_template("x\n {{ other }}", where=WHERE, names=NAMES)
         assert fixed.references[0].where == WHERE
 
