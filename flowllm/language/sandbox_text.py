@@ -6,7 +6,8 @@ import json
 import math
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 from jinja2.runtime import Undefined
@@ -155,11 +156,11 @@ def join_texts(parts: Iterable[str], separator: str = "") -> str:
 
 def percent_format(template: str, arguments: object) -> str:
     """Python's `%` on text, with JSON for lists, mappings, true and false, and no widths out of proportion."""
-    positional = iter(arguments if isinstance(arguments, tuple) else (arguments,))
+    values = arguments if isinstance(arguments, tuple) else (arguments,)
     named = arguments if isinstance(arguments, Mapping) else {}
-    used_name = False
     pieces: list[str] = []
-    end = 0
+    end = used = 0
+    by_name = False
     for found in _PERCENT.finditer(template):
         pieces.append(template[end : found.start()])
         end = found.end()
@@ -168,36 +169,42 @@ def percent_format(template: str, arguments: object) -> str:
             continue
         if found["type"] is None or "*" in (found["width"] or "") + (found["precision"] or ""):
             raise RenderFailed(f"`{found[0]}` is not a format", hint="write `%%` for a percent sign")
-        used_name = used_name or found["key"] is not None
-        pieces.append(_percent_piece(found, named, positional))
-    if not used_name and not isinstance(arguments, Mapping) and next(positional, positional) is not positional:
+        key = found["key"]
+        value = _argument(used if key is None else key, values, named)
+        by_name, used = by_name or key is not None, used + (key is None)
+        spec = found[0].replace(f"({key})", "", 1)
+        pieces.append(_formatted(value, partial(_percent, spec), found["width"], found["precision"]))
+    if not by_name and not isinstance(arguments, Mapping) and used < len(values):
         raise RenderFailed("there are more values than places for them in the format")
     return join_texts([*pieces, template[end:]])
 
 
-def _percent_piece(found: re.Match[str], named: Mapping[str, object], positional: Iterator[object]) -> str:
-    for number in (found["width"], found["precision"]):
+def _percent(spec: str, value: object) -> str:
+    return str(spec % (value,))
+
+
+def _argument(key: int | str, values: Sequence[object], named: Mapping[str, object]) -> object:
+    """The value for one place of a format."""
+    if isinstance(key, int):
+        if key < len(values):
+            return values[key]
+        raise RenderFailed("there are fewer values than places for them in the format")
+    if key in named:
+        return named[key]
+    raise RenderFailed(f"the format names `{key}`, and there is no value of that name")
+
+
+def _formatted(value: object, form: Callable[[object], str], *widths: str | None) -> str:
+    for number in widths:
         check_width(int(number[:9]) if number else 0)
-    if found["key"] is not None:
-        if found["key"] not in named:
-            raise RenderFailed(f"the format names `{found['key']}`, and there is no value of that name")
-        value: object = named[found["key"]]
-    else:
-        value = next(positional, positional)
-        if value is positional:
-            raise RenderFailed("there are fewer values than places for them in the format")
-    spec = found[0].replace(f"({found['key']})", "", 1) if found["key"] is not None else found[0]
-    piece = str(spec % (_for_format(value),))
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    piece = form(value if is_number else to_text(value))
     spend(1)
     spend_text(len(piece))
     return piece
 
 
-def _for_format(value: object) -> object:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else to_text(value)
-
-
-class TextFormatter(string.Formatter):
+class _TextFormatter(string.Formatter):
     """`"…{}…".format(…)`, with JSON for lists, mappings, true and false, and no widths out of proportion."""
 
     def get_field(
@@ -207,17 +214,7 @@ class TextFormatter(string.Formatter):
         if "." in field_name or "[" in field_name:
             raise RenderFailed(f"`{{{field_name}}}` cannot be formatted", hint="hand in the very value")
         key: int | str = int(field_name) if field_name.isdecimal() else field_name
-        return self.get_value(key, args, kwargs), key
-
-    def get_value(self, key: int | str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-        """The value for one place of the format."""
-        if isinstance(key, int):
-            if key < len(args):
-                return args[key]
-            raise RenderFailed("there are fewer values than places for them in the format")
-        if key in kwargs:
-            return kwargs[key]
-        raise RenderFailed(f"the format names `{key}`, and there is no value of that name")
+        return _argument(key, args, kwargs), key
 
     def convert_field(self, value: object, conversion: str | None) -> object:
         """`!s`, `!r` and `!a` are all the value as text."""
@@ -225,17 +222,12 @@ class TextFormatter(string.Formatter):
 
     def format_field(self, value: object, format_spec: str) -> str:
         """One value, its width within bounds."""
-        for number in _NUMBER.findall(format_spec):
-            check_width(int(number[:9]))
-        piece = format(_for_format(value), format_spec)
-        spend(1)
-        spend_text(len(piece))
-        return piece
+        return _formatted(value, lambda shown: format(shown, format_spec), *_NUMBER.findall(format_spec))
 
 
 def brace_format(template: str, *args: object, **kwargs: object) -> str:
     """Python's `str.format` in its safe form."""
     try:
-        return TextFormatter().vformat(template, args, kwargs)
+        return _TextFormatter().vformat(template, args, kwargs)
     except ValueError as error:
         raise RenderFailed(f"the format is wrong: {error}") from None
