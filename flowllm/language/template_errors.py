@@ -216,16 +216,16 @@ class Failure:
 
     def explain(self, error: Exception, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
         """What happened, what to do about it, and where."""
-        if isinstance(error, RenderFailed):
-            offset = self._key_at(error.offset) or self._running(error)
-            return Fault(offset=offset, message=error.message, hint=error.hint)
         if isinstance(error, LookupFailed) and error.name is not None:
             return self._explain_name(error.name, self._running(error), steps, records)
-        if isinstance(error, LookupFailed):
-            offset = self._key_at(error.offset) or self._running(error)
-            return Fault(offset=offset, message=(error.message or "a value is not there").rstrip("."))
-        message, hint = plain_words(error)
-        return Fault(offset=self._running(error), message=message, hint=hint)
+        offset = 0
+        if isinstance(error, RenderFailed):
+            offset, message, hint = error.offset, error.message, error.hint
+        elif isinstance(error, LookupFailed):
+            offset, message, hint = error.offset, (error.message or "a value is not there").rstrip("."), ""
+        else:
+            message, hint = plain_words(error)
+        return Fault(offset=self._key_at(offset) or self._running(error), message=message, hint=hint)
 
     def _explain_name(self, name: str, start: int, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
         uses = [node.lineno for node in parse(self._text).find_all(nodes.Name) if node.name == name]
