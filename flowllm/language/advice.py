@@ -35,8 +35,9 @@ _PATH = re.compile(r"(?:steps\.)?([a-z_][a-z0-9_]*)(?:\.[A-Za-z0-9_]+|\[[0-9]+\]
 _REMOTE = ("http:", "https:", "data:")
 
 
-def advise(step: Step, sources: Sources, problems: Problems, *, outermost: bool) -> None:
+def advise(step: Step, sources: Sources, *, outermost: bool) -> None:
     """Add what may be wrong with a step. `outermost`: it is not within another workflow's step."""
+    problems = sources.problems
     _check_same(step, problems)
     alone = outermost and not step.edges
     for path, where in _named_files(step):

@@ -21,7 +21,6 @@ class Compiler:
 
     names: Names
     sources: Sources
-    problems: Problems
     step: str = ""
     references: list[Reference] = field(default_factory=list)
     streamed: list[Reference] = field(default_factory=list)
@@ -29,6 +28,11 @@ class Compiler:
     templates: list[Template] = field(default_factory=list)
     """All that were compiled."""
     _bare: list[Reference] | None = None
+
+    @property
+    def problems(self) -> Problems:
+        """Where problems are added."""
+        return self.sources.problems
 
     def text(self, scalar: Scalar, *, secrets: bool = False, condition: bool = False) -> Template | None:
         """The template of a text; None, and problems, if it is not one."""

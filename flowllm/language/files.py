@@ -110,7 +110,7 @@ class Sources:
 
     def __init__(self, files: Files, problems: Problems) -> None:
         self._files = files
-        self._problems = problems
+        self.problems = problems
         self.texts: dict[str, str] = {}
         """Absolute path to text."""
         self.names: dict[str, str] = {}
@@ -122,7 +122,7 @@ class Sources:
         if path not in self.texts:
             self.texts[path] = self._files.read(path)
             self.names[path] = name
-        self._problems.learn(name, self.texts[path].replace("\r\n", "\n").replace("\r", "\n"))
+        self.problems.learn(name, self.texts[path].replace("\r\n", "\n").replace("\r", "\n"))
         return self.texts[path]
 
     def missing(self, path: str, where: Location) -> tuple[str, str]:

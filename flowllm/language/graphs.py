@@ -58,7 +58,6 @@ class WorkflowScope:
     """What a workflow and all graphs within it share while they are read."""
 
     sources: Sources
-    problems: Problems
     overrides: Overrides
     strict: bool = False
     """What is certain to fail when it is rendered is a problem, not only a warning."""
@@ -71,6 +70,11 @@ class WorkflowScope:
     """Graphs that were read so far."""
     modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
     """Steps that have no model, by what to do about it."""
+
+    @property
+    def problems(self) -> Problems:
+        """Where problems are added."""
+        return self.sources.problems
 
     def add_modelless(self) -> None:
         """Add one problem for all steps without a model."""
@@ -168,7 +172,6 @@ class GraphReader:
         scope = StepScope(
             names=names,
             sources=self._scope.sources,
-            problems=problems,
             defaults=inherited.defaults,
             providers=inherited.providers,
             default_provider=inherited.default_provider,
@@ -233,7 +236,7 @@ class GraphReader:
     def _outputs(self, names: Names, known: Known) -> dict[str, Output]:
         outputs = {}
         for entry in self.top.get("outputs", lambda node: entries_of(node, "outputs")) or ():
-            compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
+            compiler = Compiler(names=names, sources=self._scope.sources)
             value = compiler.value(entry.value)
             check_output(entry.value, names.steps, self._problems)
             check_lookups(None, compiler.templates, known, self._problems)
@@ -244,7 +247,7 @@ class GraphReader:
         node = self.top.get("keep", text)
         if node is None:
             return None
-        compiler = Compiler(names=names, sources=self._scope.sources, problems=self._problems)
+        compiler = Compiler(names=names, sources=self._scope.sources)
         when = compiler.text(node, condition=True)
         return None if when is None else Keep(when=when, edges=compiler.edges(), uses=compiler.uses())
 

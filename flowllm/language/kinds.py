@@ -52,7 +52,6 @@ class StepScope:
 
     names: Names
     sources: Sources
-    problems: Problems
     defaults: nodes.Mapping | None
     providers: Mapping[str, ProviderSettings]
     default_provider: str
@@ -69,6 +68,11 @@ class StepScope:
     """Steps that have no model, by what to do about it: filled in step by step, reported once for all."""
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
     """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
+
+    @property
+    def problems(self) -> Problems:
+        """Where problems are added."""
+        return self.sources.problems
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -74,7 +74,7 @@ def load_workflow(
     if project.path:
         problems.learn(project.path, project.text)
     built_in = {name: ProviderSettings(name=name, type=name) for name in BUILT_IN}
-    scope = WorkflowScope(sources=sources, problems=problems, overrides=overrides, strict=strict)
+    scope = WorkflowScope(sources=sources, overrides=overrides, strict=strict)
     around = Inherited(defaults=project.defaults, providers=built_in | dict(project.providers), chain=(name,))
     reader = GraphReader.open(root, "a workflow", scope, around)
     graph = reader.graph()

@@ -90,7 +90,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
         _compile_all(entry, spec, node, scope)
         return None
     assert isinstance(keys, FlowKeys)  # noqa: S101 - every kind of step has these keys
-    outer = Compiler(names=scope.names, sources=scope.sources, problems=problems, step=entry.key)
+    outer = Compiler(names=scope.names, sources=scope.sources, step=entry.key)
     scope.templates[entry.key] = outer.templates
     before = len(problems)
     foreach = foreach_of(keys, node, outer)
@@ -124,7 +124,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
         foreach=foreach,
         save=save,
     )
-    advise(step, scope.sources, problems, outermost=scope.outermost)
+    advise(step, scope.sources, outermost=scope.outermost)
     return step
 
 
@@ -135,7 +135,7 @@ def _compile_all(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: St
     if isinstance(name, Scalar):
         local = (*local, name.text)
     names = replace(scope.names, local=scope.names.local | set(local))
-    compiler = Compiler(names=names, sources=scope.sources, problems=scope.problems, step=entry.key)
+    compiler = Compiler(names=names, sources=scope.sources, step=entry.key)
     for inner in node.entries:
         if inner.key in spec.templates:
             compiler.value(inner.value, secrets=inner.key in _WITH_SECRETS)
