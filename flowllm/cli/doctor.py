@@ -71,7 +71,7 @@ def doctor(*, as_json: bool, location: Location) -> int:
     if as_json:
         print_json([finding.as_dict() for finding in findings])
     else:
-        _tell(findings)
+        _print_findings(findings)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -95,7 +95,7 @@ def _examine(location: Location) -> Iterator[Finding]:
     yield Finding("provider auto", f"means {resolve_auto(AUTO, settings.environ)} here")
 
 
-def _tell(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding]) -> None:
     screen = results()
     for finding in findings:
         mark = ("ok   ", "green") if finding.ok else ("WRONG", "bold red")

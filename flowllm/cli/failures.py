@@ -50,7 +50,7 @@ def _failed(error: Exception, state: Globals) -> int:
         return error.exit_code
     if not isinstance(error, FlowLLMError):
         return _bug(error, state)
-    tell(error)
+    show_error(error)
     if state.debug:
         _traceback(error)
     return error.exit_code
@@ -62,7 +62,7 @@ def say(line: str) -> None:
         click.echo(line, err=True)
 
 
-def tell(error: FlowLLMError) -> None:
+def show_error(error: FlowLLMError) -> None:
     """What happened, and what to do about it."""
     if isinstance(error, InvalidWorkflow):
         for problem in error.problems:

@@ -49,7 +49,7 @@ class _Checked:
 def validate(*, files: Sequence[str], config: str | None, as_json: bool) -> int:
     """Check workflow FILEs: every problem of every file, with line and column. Runs nothing.
 
-    A warning is told and changes nothing else: the exit code is that of a file without problems.
+    A warning changes nothing else: the exit code is that of a file without problems.
     """
     project = load_settings(environ=os.environ, config=config).project
     found = {file: _check(file, project) for file in files}
@@ -57,7 +57,7 @@ def validate(*, files: Sequence[str], config: str | None, as_json: bool) -> int:
     if as_json:
         print_json([_data(file, checked) for file, checked in found.items()])
     else:
-        _tell(found)
+        _print_problems(found)
     return 2 if any(checked.problems for checked in found.values()) else 0
 
 
@@ -108,9 +108,9 @@ def _paths(graph: Subgraph) -> Iterator[str]:
             yield from _paths(step.body.graph)
 
 
-def _tell(found: dict[str, _Checked]) -> None:
+def _print_problems(found: dict[str, _Checked]) -> None:
     shown: dict[Problem, None] = {}
-    """In order; those of flowllm.yaml are told of each file."""
+    """In order; those of flowllm.yaml come with each file."""
     for file, checked in found.items():
         for problem in sorted_problems((*checked.problems, *checked.warnings)):
             if problem not in shown:
@@ -119,12 +119,12 @@ def _tell(found: dict[str, _Checked]) -> None:
         if not checked.problems:
             within = f" (as a step of {visible(checked.parent)})" if checked.parent else ""
             results().line(f"{visible(file)}: ok{within}")
-    told = (
+    counts = (
         ("problem", sum(not problem.warning for problem in shown)),
         ("warning", sum(problem.warning for problem in shown)),
     )
-    if any(count for _, count in told):
-        say(", ".join(plural(count, what) for what, count in told if count))
+    if any(count for _, count in counts):
+        say(", ".join(plural(count, what) for what, count in counts if count))
 
 
 def _data(file: str, checked: _Checked) -> dict[str, Json]:

@@ -1,7 +1,7 @@
 """Results on standard output, and standard streams that may be closed, full, or whose reader is gone.
 
 What goes to standard error is for people and changes nothing, so it is dropped where it cannot be written. What goes to
-standard output is what the command is for, so that is told."""
+standard output is what the command is for, so there it is an error."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def results_apart() -> Iterator[None]:
     finally:
         os.dup2(kept, _OUT)
         ours, sys.__stdout__ = sys.__stdout__, results  # type: ignore[misc]
-        with suppress(OSError, ValueError):  # who lost it has been told
+        with suppress(OSError, ValueError):  # it has been reported
             ours.close()
 
 

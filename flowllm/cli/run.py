@@ -17,7 +17,7 @@ import click
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult
 from flowllm.cli.database import LAST, command, find_run, open_app
-from flowllm.cli.failures import tell
+from flowllm.cli.failures import show_error
 from flowllm.cli.inputs import (
     GivenInputs,
     budget_option,
@@ -45,8 +45,7 @@ from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageE
 from flowllm.core.types import RunStatus
 from flowllm.datasets.file_registry import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN
-from flowllm.reporting.base import Observer
-from flowllm.reporting.events_file import EventsFile
+from flowllm.reporting.base import EventsFile, Observer
 from flowllm.reporting.progress import Notices, Progress
 from flowllm.reporting.summary import Summary
 from flowllm.runtime.options import RunOptions
@@ -188,7 +187,7 @@ async def _execute(
 
     A signal that arrives once the run has ended does not keep its results from being shown.
     """
-    stop, summary, screen = StopSignal(), Summary(tracebacks=debugging(), items_told=not shown.quiet), messages()
+    stop, summary, screen = StopSignal(), Summary(tracebacks=debugging(), items_shown=not shown.quiet), messages()
     signals = StopOnSignals(stop, say=screen.line)
     with ExitStack() as process:
         process.enter_context(tuned_process())
@@ -213,7 +212,7 @@ async def _execute(
         except OutputLost as error:
             if not code:
                 raise
-            tell(error)
+            show_error(error)
             silence_output()
         settle(code)
     return code

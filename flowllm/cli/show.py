@@ -77,7 +77,7 @@ class Record:
     attempts: Mapping[NodeId, Sequence[AttemptRecord]]
     """The requests of nodes, by their ids."""
     spends: Mapping[NodeId, Spend]
-    """What was spent on those nodes whose cost is unknown."""
+    """What those nodes have cost so far whose cost is unknown."""
     node: NodeRecord | None = None
     items: Sequence[NodeRecord] = field(default_factory=list)
     """The first ones of a foreach."""
@@ -274,9 +274,9 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
     if run.owner is not None:
         _field(screen, "owner", f"process {run.owner.pid} on {run.owner.host}")
     _field(screen, "provider", run.provider)
-    told = {name: value for name, value in run.options.items() if name not in {"given", "mended"}}
-    if told:
-        _field(screen, "options", json_text(told, indent=None))
+    options = {name: value for name, value in run.options.items() if name not in {"given", "mended"}}
+    if options:
+        _field(screen, "options", json_text(options, indent=None))
     for name, value in run.inputs.items():
         _field(screen, f"input {name}", one_line(value if isinstance(value, str) else json_text(value, indent=None)))
 

@@ -1,10 +1,15 @@
-"""What reads the events of a run."""
+"""What reads the events of a run, and the simplest reader: every event as a line of JSON in a file."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TextIO, runtime_checkable
 
+from flowllm.core.errors import UsageError
 from flowllm.core.events import Event
+from flowllm.reporting.text import json_text
 
 
 class Observer(Protocol):
@@ -22,3 +27,50 @@ class Closable(Protocol):
     def close(self) -> None:
         """Called once, when the run is over."""
         ...
+
+
+class EventsFile:
+    """Appends to the file; each line is there as soon as its event happened.
+
+    A file that can no longer be written (a full disk) is given up with one warning: it is no reason to stop a run.
+    """
+
+    def __init__(self, path: Path, *, warn: Callable[[str], None]) -> None:
+        """Raises UsageError if the file cannot be opened; a new one is made with the first event."""
+        self._path = path
+        self._warn = warn
+        self._failed = False
+        self._file: TextIO | None = None
+        if path.exists() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            try:
+                self._file = _opened(path)
+            except OSError as error:
+                raise UsageError(
+                    f"cannot write events to {path}: {error.strerror or error}",
+                    hint="name a file in a folder that exists and that you may write to",
+                ) from error
+
+    def handle(self, event: Event) -> None:
+        """Write one event."""
+        if self._failed:
+            return
+        try:
+            self._file = self._file or _opened(self._path)
+            self._file.write(json_text(event.as_dict(), indent=None, ascii_only=True) + "\n")
+            self._file.flush()
+        except OSError as error:
+            self._failed = True
+            self._warn(f"no more events are written to {self._path}: {error.strerror or error}")
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            if not self._failed:
+                self._warn(f"the last events are not in {self._path}: {error.strerror or error}")
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open("a", encoding="ascii", newline="\n")

@@ -183,8 +183,8 @@ class Progress:
         self._over = event.over is not None
         verb = "resuming" if event.resumed else "run"
         what = f"each row of {short_path(event.over)}" if event.over else plural(event.nodes, "step")
-        told = f": {one_line(event.workflow)}, {what}, provider {one_line(event.provider)}"
-        self._screen.line(f"{verb} ", (event.run_id, "bold"), told)
+        text = f": {one_line(event.workflow)}, {what}, provider {one_line(event.provider)}"
+        self._screen.line(f"{verb} ", (event.run_id, "bold"), text)
         if event.simulated:
             self._screen.line((SIMULATED_NOTICE, "yellow"))
 
@@ -237,10 +237,10 @@ class Progress:
                 sent = self._requests.pop(event.node_id, 0)
                 self._say("OK", event.node_id, f"{items(event)} {figures(event, sent)}".strip())
             case NodeStatus.FAILED if event.reused:
-                told = f"failed before: {error_text(event.error)} (--retry-failed runs it again)"
-                self._say("REUSED", event.node_id, told)
+                text = f"failed before: {error_text(event.error)} (--retry-failed runs it again)"
+                self._say("REUSED", event.node_id, text)
             case NodeStatus.FAILED if event.error and event.error.get("type") == ItemsFailed.__name__:
-                self._say("ERROR", event.node_id, items(event))  # the first ones have been told
+                self._say("ERROR", event.node_id, items(event))  # the first ones have been shown
             case NodeStatus.FAILED:
                 goes_on = " (on_error: continue)" if event.tolerated else ""
                 self._say("ERROR", event.node_id, error_text(event.error) + goes_on)
@@ -318,8 +318,8 @@ def items(event: NodeEnded) -> str:
     counts = event.counts
     if counts is None:
         return ""
-    told = plural(counts["total"], "item")
-    return told if counts["succeeded"] == counts["total"] else f"{told}: {item_shares(counts)}"
+    text = plural(counts["total"], "item")
+    return text if counts["succeeded"] == counts["total"] else f"{text}: {item_shares(counts)}"
 
 
 def figures(event: NodeEnded, sent: int) -> str:
@@ -351,7 +351,7 @@ def what_ended(event: FailuresHigh) -> str:
 
 
 class Notices:
-    """Says what a person must know whatever else is shown: notices, and what happens when a run is told to stop."""
+    """Says what a person must know whatever else is shown: notices, and what happens when a run is asked to stop."""
 
     def __init__(self, screen: Screen, *, grace: float | None = None) -> None:
         """`grace`: seconds that calls in flight get."""
@@ -359,13 +359,13 @@ class Notices:
         self._most = "" if grace is None else f" (up to {grace:g} s)"
 
     def handle(self, event: Event) -> None:
-        """Tell one event, if it is one of these."""
+        """Show one event, if it is one of these."""
         match event:
             case Notice():
                 self._screen.line(("notice: ", "yellow"), visible(event.message))
             case FailuresHigh():
-                told = f"{event.failed} of {event.ended} {what_ended(event)} failed so far ({event.share:.0%})"
-                self._screen.line(("alert: ", "bold red"), told)
+                text = f"{event.failed} of {event.ended} {what_ended(event)} failed so far ({event.share:.0%})"
+                self._screen.line(("alert: ", "bold red"), text)
             case StopRequested():
                 self._stopping(event)
             case _:

@@ -25,10 +25,10 @@ from flowllm.reporting.text import (
     visible,
 )
 
-WORTH_TELLING = 0.5
-"""Share of a rate in use from which it is told."""
+NOTABLE_SHARE = 0.5
+"""Share of a rate in use from which it is named."""
 MOST_ERRORS = 20
-"""Errors told one by one; the rest is counted."""
+"""Errors listed one by one; the rest is counted."""
 LONGEST = 4000
 """Characters of an error that are kept."""
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
@@ -38,10 +38,10 @@ _ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "canc
 class Summary:
     """Keeps what the end of a run needs, and puts it into lines. What it keeps does not grow with the items."""
 
-    def __init__(self, *, tracebacks: bool = False, items_told: bool = False) -> None:
-        """`tracebacks`: of errors in functions of the user's, too. `items_told`: that items failed was shown when it
-        happened, so that it is not told again."""
-        self._items_told = items_told
+    def __init__(self, *, tracebacks: bool = False, items_shown: bool = False) -> None:
+        """`tracebacks`: of errors in functions of the user's, too. `items_shown`: that items failed was shown when it
+        happened, so that it is not said again."""
+        self._items_shown = items_shown
         self._tracebacks = tracebacks
         self.ended: RunEnded | None = None
         self._started: RunStarted | None = None
@@ -52,7 +52,7 @@ class Summary:
         self._counts: dict[str, Mapping[str, Json]] = {}
         """The same of those that have ended, with the items of earlier attempts."""
         self._errors: list[tuple[str, Mapping[str, Json]]] = []
-        self._untold = 0
+        self._more_errors = 0
         """Errors that were not kept."""
         self._truncated: list[str] = []
         self._cut = 0
@@ -109,7 +109,7 @@ class Summary:
             self._outcomes[outcome] += 1
 
     def _is_news(self, event: NodeEnded) -> bool:
-        """What fails a graph within a step is told with that step; that rows failed, by their number."""
+        """What fails a graph within a step is shown with that step, rows that failed by their number."""
         if event.node_id == ROWS:
             return not (event.counts or {}).get("failed")
         return event.tolerated or not event.parent
@@ -121,11 +121,11 @@ class Summary:
         status = event.status.value
         found["total"] += 1
         found[status] = found.get(status, 0) + 1
-        if event.status is NodeStatus.FAILED and not self._items_told:
+        if event.status is NodeStatus.FAILED and not self._items_shown:
             if found[status] <= MOST_ITEM_ERRORS:
                 self._note_error(event)
             else:
-                self._untold += 1
+                self._more_errors += 1
 
     def _note_error(self, event: NodeEnded) -> None:
         error = event.error
@@ -133,7 +133,7 @@ class Summary:
             return
         if len(self._errors) < MOST_ERRORS:
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
-            if self._items_told and short["type"] == ItemsFailed.__name__:
+            if self._items_shown and short["type"] == ItemsFailed.__name__:
                 short["message"] = short["message"].partition(f"; {event.node_id}[")[0]
             if event.reused:
                 short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
@@ -143,7 +143,7 @@ class Summary:
                 short["tolerated"] = "true"
             self._errors.append((event.node_id, short))
         else:
-            self._untold += 1
+            self._more_errors += 1
 
     def lines(self, resume_command: str = "", failed_command: str = "", file: str = "") -> list[tuple[Part, ...]]:
         """The whole summary; empty before the run ended. `resume_command` goes on with this run, `failed_command`
@@ -152,14 +152,14 @@ class Summary:
             return []
         status = self.ended.status
         found = [self._headline(self.ended), *figures(self.ended.stats, self._unpriced), *self._notes()]
-        if self.ended.error is not None and not self._is_told(self.ended.error):
+        if self.ended.error is not None and not self._is_shown(self.ended.error):
             found += error_lines("", self.ended.error)
         for node, error in self._errors:
             found += error_lines(node, error)
         for node, one in self._suspended.items():
             found.append((f"{node} waits: {suspended_text(one.kind, one.token, one.due_at)}",))
-        if self._untold:
-            found.append((f"and {self._untold:,} more",))
+        if self._more_errors:
+            found.append((f"and {self._more_errors:,} more",))
         if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
             found.append(("the failed items, to be mended for resume --mended: ", (failed_command, "bold")))
         if status in RUN_RESUMABLE and resume_command:
@@ -171,8 +171,8 @@ class Summary:
             found.append(("resume it with: ", (resume_command, "bold")))
         return found
 
-    def _is_told(self, error: Mapping[str, Json]) -> bool:
-        """That rows failed is told by their number, what fails a step with the step."""
+    def _is_shown(self, error: Mapping[str, Json]) -> bool:
+        """Rows that failed are shown by their number, what fails a step with the step."""
         if self._over and error.get("type") == ItemsFailed.__name__:
             return True
         return any(one.get("message") == error.get("message") for _, one in self._errors)
@@ -190,10 +190,10 @@ class Summary:
         if self._started is not None and self._over:
             rows = of_items.get(ROW, {})
             written = ended.status is RunStatus.SUCCEEDED or rows.get("succeeded")
-            told = [_rows(rows, self._started.output if written else None)]
+            text = [_rows(rows, self._started.output if written else None)]
         else:
-            told = [self._steps(), *(self._foreach(node, counts) for node, counts in of_items.items())]
-        said = "; ".join(one for one in told if one)
+            text = [self._steps(), *(self._foreach(node, counts) for node, counts in of_items.items())]
+        said = "; ".join(one for one in text if one)
         status = (ended.status.value, _STYLES.get(ended.status, "bold yellow"))
         return (status, f" in {duration(ended.duration_s)}{': ' if said else ''}{said}")
 
@@ -202,9 +202,9 @@ class Summary:
         if not total:
             return ""
         shares = [f"{self._outcomes[name]} {name}" for name in _ORDER if self._outcomes[name]]
-        told = "" if self._outcomes["succeeded"] == total else f", {', '.join(shares)}"
+        text = "" if self._outcomes["succeeded"] == total else f", {', '.join(shares)}"
         count = plural(total, "step") if total >= nodes else f"{total} of {plural(nodes, 'step')}"
-        return f"{count}{told}"
+        return f"{count}{text}"
 
     def _foreach(self, node: str, counts: Mapping[str, Json]) -> str:
         """`posts 50,000 items (49,997 succeeded, 3 failed)`."""
@@ -232,10 +232,10 @@ class Summary:
 def _rows(counts: Mapping[str, Json], output: str | None) -> str:
     """`rows: 4, 3 succeeded, 1 failed; written to out.jsonl`."""
     shares = item_shares(counts)
-    told = f"rows: {counts.get('total', 0):,}{', ' if shares else ''}{shares}"
+    text = f"rows: {counts.get('total', 0):,}{', ' if shares else ''}{shares}"
     if output is None:
-        return told
-    return f"{told}; written to {'standard output' if output == '-' else short_path(output)}"
+        return text
+    return f"{text}; written to {'standard output' if output == '-' else short_path(output)}"
 
 
 def error_lines(step: str, error: Mapping[str, Json]) -> list[tuple[Part, ...]]:
@@ -296,5 +296,5 @@ def limits(gauges: Mapping[str, Mapping[str, Json]]) -> list[str]:
         f"limit of {one_line(name)}: {gauge['requests_per_minute']:.0f} requests a minute, "
         f"{gauge['utilisation']:.0%} used" + (", learned" if gauge["learned_per_minute"] is not None else "")
         for name, gauge in gauges.items()
-        if gauge["requests_per_minute"] is not None and (gauge["utilisation"] or 0) >= WORTH_TELLING
+        if gauge["requests_per_minute"] is not None and (gauge["utilisation"] or 0) >= NOTABLE_SHARE
     ]

@@ -274,7 +274,7 @@ def _empty_answer(info: RequestInfo, parts: _Parts, raw: str, usage: Usage) -> E
 
 
 def _with_usage(error: StepError, usage: Usage) -> StepError:
-    """The error with what was spent all the same."""
+    """The error with the tokens that it cost all the same."""
     error.usage = None if usage == Usage.unknown() else usage
     return error
 

@@ -73,7 +73,7 @@ def encode_chat(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
 def encode_responses(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
     """The body of a Responses request. Nothing is kept at the server unless the author sets `store`."""
     form = _form(request.output, config)
-    body: dict[str, Json] = {"store": False, "stream": False}  # some servers stream unless told not to
+    body: dict[str, Json] = {"store": False, "stream": False}  # some servers stream unless asked not to
     body |= {key: value for key, value in request.params.items() if value is not None}
     for name in _TOKEN_FIELDS:
         if name in body:
@@ -162,7 +162,7 @@ def _token_field(base_url: str) -> str:
 
 
 def _form(output: OutputFormat | None, config: OpenAIConfig) -> dict[str, Json] | None:
-    """How the server itself is told to give JSON, in the flat shape of the Responses API; None: it is not."""
+    """How the server itself is asked for JSON, in the flat shape of the Responses API; None: it is not."""
     if output is None or config.structured == "prompt":
         return None
     if output.schema is None or config.structured == "json_object":
@@ -185,17 +185,17 @@ def _messages(request: ChatRequest, config: OpenAIConfig) -> list[dict[str, Json
         return messages
     if output.schema is None:
         needed = not any("json" in text.lower() for text in _texts(messages))
-        told = instruction(None)
+        demand = instruction(None)
     else:
         needed = config.structured in ("json_object", "prompt")
-        told = instruction(wire_schema(output)) if needed else ""
+        demand = instruction(wire_schema(output)) if needed else ""
     if not needed:
         return messages
     first = messages[0] if messages else {}
     if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
-        first["content"] = f"{first['content']}\n\n{told}"
+        first["content"] = f"{first['content']}\n\n{demand}"
         return messages
-    return [{"role": "system", "content": told}, *messages]
+    return [{"role": "system", "content": demand}, *messages]
 
 
 def _texts(messages: Iterable[Mapping[str, Json]]) -> Iterable[str]:
@@ -365,7 +365,7 @@ def _strict_object(part: Mapping[str, Json]) -> bool:
 
 
 def instruction(schema: Mapping[str, Json] | None) -> str:
-    """What a model is told that cannot be given a schema otherwise. Names JSON, which `json_object` demands."""
+    """What is written to a model that cannot be given a schema otherwise. Names JSON, which `json_object` demands."""
     if schema is None:
         return "Answer with a single valid JSON value and nothing else: no explanation, no code fence."
     text = json.dumps(schema, ensure_ascii=False, separators=(", ", ": "))

@@ -162,7 +162,7 @@ def _found(model: str, base_url: str) -> tuple[dict[str, str], str] | None:
     maker, _, name = model.lower().rpartition("/")
     maker = maker.rpartition("/")[2] or ("openai" if name.startswith("text-embedding-") else "")
     ways = [{"model_ref": model, "provider_api_url": base_url}]
-    if name and not _OPEN.search(name):  # of models that anybody may serve no price can be told
+    if name and not _OPEN.search(name):  # of models that anybody may serve no price is known
         ways.append({"model_ref": name, "provider_id": maker} if maker else {"model_ref": name})
     for way in ways:
         try:

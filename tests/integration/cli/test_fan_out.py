@@ -74,7 +74,7 @@ def letters(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in flowllm("failed", *arguments).stdout.splitlines()]
 
 
-def test_a_run_is_told_in_few_lines_and_shown_with_counts() -> None:
+def test_a_run_is_shown_in_few_lines_and_with_counts() -> None:
     told = flowllm("run", "fan.yaml").stderr
     assert "RUN       ratios 30 items" in told
     assert "OK        ratios 30 items: 28 succeeded, 2 failed" in told
@@ -120,7 +120,7 @@ def test_items_and_the_steps_within_them_are_shown() -> None:
     assert "One line" in flowllm("show", "last", "intro.line").stdout
 
 
-def test_a_node_that_is_not_there_is_told_with_what_is() -> None:
+def test_a_node_that_is_not_there_is_refused_with_what_is() -> None:
     flowllm("run", "fan.yaml", "-q")
     assert "shows what is within posts" in flowllm("show", "last", "posts[99]", code=2).stderr
     assert "did you mean `posts`?" in flowllm("show", "last", "post", code=2).stderr
@@ -236,7 +236,7 @@ def test_events_tell_which_item_they_are_of() -> None:
     assert whole["counts"]["failed"] == 1
 
 
-def test_failed_items_within_rows_are_told_and_printed_when_asked_for(project: Path) -> None:
+def test_failed_items_within_rows_are_counted_and_printed_when_asked_for(project: Path) -> None:
     (project / "deep.yaml").write_text(
         "name: deep\n"
         "inputs: {n: {type: integer}}\n"

@@ -117,7 +117,7 @@ def test_plan_tells_what_would_be_sent() -> None:
     assert "--refresh" in text
 
 
-def test_a_failed_run_is_told_shown_drawn_and_resumed() -> None:
+def test_a_failed_run_is_reported_shown_drawn_and_resumed() -> None:
     failed = flowllm("run", "failing.yaml", code=1)
     assert "division by zero" in failed.stderr
     assert failed.stdout.startswith("good\n----\n")

@@ -93,7 +93,7 @@ def test_validate_as_json(project: Path) -> None:
     assert good == {"file": "workflows/blog.yaml", "problems": []}
 
 
-def test_a_warning_is_told_and_nothing_is_refused_for_it(project: Path) -> None:
+def test_a_warning_is_shown_and_nothing_is_refused_for_it(project: Path) -> None:
     (project / "w.yaml").write_text(f"{SIMULATED}steps: {{a: {{value: 1}}}}\noutputs: {{y: a}}\n")
     done = flowllm("validate", "w.yaml", cwd=project)
     assert (done.returncode, done.stdout) == (0, "w.yaml: ok\n")

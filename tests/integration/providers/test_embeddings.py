@@ -90,7 +90,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-async def test_vectors_that_do_not_fit_are_told_from_other_bad_answers(
+async def test_vectors_that_do_not_fit_differ_from_other_bad_answers(
     openai: MakeOpenAI, server: Server, case: str
 ) -> None:
     server.script = lambda body, n: Reply(body={"data": UNFIT[case]})
@@ -105,14 +105,14 @@ async def test_numbers_are_finite(openai: MakeOpenAI, server: Server, number: st
         await openai().embed(texts("a"), timeout=20)
 
 
-async def test_a_server_that_does_not_heed_dimensions_is_told_so(openai: MakeOpenAI, server: Server) -> None:
+async def test_a_server_that_does_not_heed_dimensions_is_an_error(openai: MakeOpenAI, server: Server) -> None:
     server.script = lambda body, n: Reply(body={"data": [entry(0, [1, 2, 3])]})
-    with pytest.raises(BadAnswer, match="3 numbers instead of 2") as told:
+    with pytest.raises(BadAnswer, match="3 numbers instead of 2") as caught:
         await openai().embed(texts("a", dimensions=2), timeout=20)
-    assert not isinstance(told.value, WrongVectors)  # dividing the batch would not help
+    assert not isinstance(caught.value, WrongVectors)  # dividing the batch would not help
 
 
-FAULTY = {
+EXPECTED = {
     "html": BadAnswer,
     "empty_body": BadAnswer,
     "truncated_json": BadAnswer,
@@ -131,20 +131,20 @@ FAULTY = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTY)
+@pytest.mark.parametrize("fault", EXPECTED)
 async def test_other_faults_are_those_of_chat_calls(openai: MakeOpenAI, server: Server, fault: str) -> None:
     server.script = lambda body, n: FAULTS[fault]
-    with pytest.raises(StepError) as told:
+    with pytest.raises(StepError) as caught:
         await openai().embed(texts("a", "b"), timeout=20)
-    assert type(told.value) is FAULTY[fault]
+    assert type(caught.value) is EXPECTED[fault]
 
 
 async def test_a_secret_that_a_server_echoes_is_in_no_error(openai: MakeOpenAI, server: Server) -> None:
     server.script = lambda body, n: Reply(body={"data": f"your key is {server.requests[-1].headers['authorization']}"})
     provider = openai(api_key="sk-canary-embeddings")
-    with pytest.raises(BadAnswer) as told:
+    with pytest.raises(BadAnswer) as caught:
         await provider.embed(texts("a"), timeout=20)
-    assert "sk-canary-embeddings" not in json.dumps(told.value.as_dict())
+    assert "sk-canary-embeddings" not in json.dumps(caught.value.as_dict())
 
 
 async def test_simulated_vectors_are_of_length_one_and_depend_on_text_model_seed_and_dimensions() -> None:
@@ -164,7 +164,7 @@ async def test_simulated_vectors_are_of_length_one_and_depend_on_text_model_seed
     assert len({tuple(vector[:4]) for vector in (first, second, *others)}) == 5
 
 
-async def test_a_simulated_server_refuses_an_empty_text_and_fails_as_often_as_it_is_told() -> None:
+async def test_a_simulated_server_refuses_an_empty_text_and_fails_as_often_as_configured() -> None:
     with pytest.raises(RequestRejected):
         await SimulatedProvider(SimulatedConfig(), clock=SystemClock()).embed(texts("a", ""), timeout=1)
     failing = SimulatedProvider(SimulatedConfig(error_rate=1.0), clock=SystemClock())

@@ -85,12 +85,12 @@ async def test_a_message_cannot_make_a_file_be_read(openai: MakeOpenAI, server: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_it_is_is_told_by_its_bytes(tmp_path: Path, kind: str) -> None:
+def test_its_type_is_known_by_its_bytes(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.txt").write_bytes(KINDS[kind])
     assert data_url(examine("x.txt", str(tmp_path))).startswith(f"data:image/{kind};base64,")
 
 
-def test_what_cannot_be_sent_is_told_with_its_path(tmp_path: Path) -> None:
+def test_what_cannot_be_sent_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()

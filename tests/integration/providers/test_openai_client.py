@@ -226,7 +226,7 @@ async def test_large_heads_are_read(server: Server, openai: MakeOpenAI) -> None:
     assert not caught.value.retryable, "each would be paid for"
 
 
-async def test_who_asks_is_told_and_no_cookie_is_kept(server: Server, openai: MakeOpenAI) -> None:
+async def test_the_user_agent_is_sent_and_no_cookie_is_kept(server: Server, openai: MakeOpenAI) -> None:
     server.script = lambda _body, _n: Reply(headers={"Set-Cookie": "AWSALB=backend1; Path=/"})
     provider = openai()
     for _ in range(2):

@@ -13,7 +13,7 @@ from flowllm.core.errors import InvalidWorkflow, Problem, Refused, RunOwned, Sto
 CANARY = "sk-canary-1234567890"
 
 
-def told(error: BaseException, capsys: pytest.CaptureFixture[str], *, debug: bool = False) -> tuple[int, list[str]]:
+def printed(error: BaseException, capsys: pytest.CaptureFixture[str], *, debug: bool = False) -> tuple[int, list[str]]:
     def command() -> None:
         raise error
 
@@ -30,22 +30,22 @@ def test_a_command_gives_its_exit_code(outcome: object, code: int) -> None:
 
 def test_an_error_says_what_happened_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     error = RunOwned("run x is owned by process 7", hint="wait for it,\nor stop it")
-    assert told(error, capsys) == (2, ["error: run x is owned by process 7", "  wait for it,", "  or stop it"])
-    assert told(StorageFailed("disk full"), capsys) == (1, ["error: disk full"])
+    assert printed(error, capsys) == (2, ["error: run x is owned by process 7", "  wait for it,", "  or stop it"])
+    assert printed(StorageFailed("disk full"), capsys) == (1, ["error: disk full"])
 
 
-def test_an_answer_is_told_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
-    code, lines = told(Refused("no", answer="I\x1b[2J will\nnot"), capsys)
+def test_an_answer_is_shown_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = printed(Refused("no", answer="I\x1b[2J will\nnot"), capsys)
     assert code == 1
     assert lines[-1] == r"  the last answer was: I\x1b[2J will not"
 
 
-def test_every_problem_of_a_workflow_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_of_a_workflow_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     problems = [
         Problem(file="b.yaml", line=9, column=3, message="second", source_line="  abc"),
         Problem(file="b.yaml", line=2, column=1, message="first", hint="did you mean `x`?"),
     ]
-    assert told(InvalidWorkflow(problems), capsys) == (
+    assert printed(InvalidWorkflow(problems), capsys) == (
         2,
         ["b.yaml:2:1: first (did you mean `x`?)", "b.yaml:9:3: second", "      abc", "      ^", "2 problems"],
     )
@@ -56,26 +56,26 @@ def test_a_bug_is_one_line_and_its_traceback_only_with_debug(
 ) -> None:
     monkeypatch.setenv("MY_API_KEY", CANARY)
     error = ZeroDivisionError(f"with {CANARY}\nin it")
-    code, lines = told(error, capsys)
+    code, lines = printed(error, capsys)
     assert code == 1
     assert lines == [
         "error: this is a bug of flowllm, please report it: ZeroDivisionError: with *** in it",
         "  --debug shows the traceback",
     ]
-    code, lines = told(error, capsys, debug=True)
+    code, lines = printed(error, capsys, debug=True)
     assert any("Traceback" in line for line in lines)
     assert CANARY not in "\n".join(lines)
 
 
 def test_a_secret_in_an_error_is_masked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORK_TOKEN", CANARY)
-    _, lines = told(StorageFailed(f"at {CANARY}", hint=f"not {CANARY}"), capsys, debug=True)
+    _, lines = printed(StorageFailed(f"at {CANARY}", hint=f"not {CANARY}"), capsys, debug=True)
     assert CANARY not in "\n".join(lines)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
 def test_ctrl_c_is_130_without_a_traceback(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(error, capsys) == (130, ["stopped"])
+    assert printed(error, capsys) == (130, ["stopped"])
 
 
 def test_a_reader_that_left_is_no_reason_to_complain() -> None:

@@ -36,7 +36,7 @@ def test_a_pair_without_name_or_sign_is_refused(pair: str) -> None:
         text_inputs([pair])
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"-i a=@.*nowhere: No such file"):
         text_inputs([f"a=@{tmp_path}/nowhere"])
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")

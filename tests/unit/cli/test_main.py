@@ -86,7 +86,7 @@ def test_python_m_flowllm_is_the_command() -> None:
         (["cache", "clear"], "add --yes if that is meant"),
     ],
 )
-def test_wrong_usage_is_told_on_standard_error_and_exits_2(arguments: list[str], said: str) -> None:
+def test_bad_usage_is_reported_on_standard_error_and_exits_2(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2, result.output
     assert said in result.stderr

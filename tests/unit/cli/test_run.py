@@ -219,7 +219,7 @@ def test_events_are_written_to_the_file(app: type[PlayedApp], tmp_path: Path) ->
     assert "cannot write events" in done.stderr
 
 
-def test_an_error_before_the_run_is_told(app: type[PlayedApp]) -> None:
+def test_an_error_before_the_run_is_reported(app: type[PlayedApp]) -> None:
     async def play(_observers: Sequence[Observer], _stop: StopSignal) -> RunResult:
         raise RunOwned("run x is owned by process 7 on host", hint="wait for it")
 
@@ -229,7 +229,7 @@ def test_an_error_before_the_run_is_told(app: type[PlayedApp]) -> None:
     assert done.stderr == "error: run x is owned by process 7 on host\n  wait for it\n"
 
 
-def test_notices_are_told_even_when_quiet(app: type[PlayedApp]) -> None:
+def test_notices_are_shown_even_when_quiet(app: type[PlayedApp]) -> None:
     async def play(observers: Sequence[Observer], _stop: StopSignal) -> RunResult:
         for observer in observers:
             observer.handle(notice("blog.yaml was edited"))

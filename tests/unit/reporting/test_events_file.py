@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from flowllm.core.errors import UsageError
-from flowllm.reporting.base import Closable
-from flowllm.reporting.events_file import EventsFile
+from flowllm.reporting.base import Closable, EventsFile
 from tests.support.events import node_ended, request_ended, run_started
 
 

@@ -1,4 +1,4 @@
-"""What is told of items: a line now and then, the first errors, and sums at the end."""
+"""What is shown of items: a line now and then, the first errors, and sums at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BAD = {"status": NodeStatus.FAILED, "error": ERROR}
 OVER = {"nodes": 1, "over": "/data/rows.csv", "output": "/data/out.jsonl"}
 
 
-def told(events: Iterable[Event], *, colour: bool = False) -> str:
+def printed(events: Iterable[Event], *, colour: bool = False) -> str:
     stream = io.StringIO()
     progress = Progress(Screen(stream, colour=colour))
     for event in events:
@@ -48,7 +48,7 @@ def summed(*events: Event, resume: str = "", failed: str = "flowllm failed x") -
 
 def test_lines_say_how_many_nodes_wait_and_why() -> None:
     limited = [node_waiting(f"posts[{i}]", WaitReason.RATE) for i in range(4)]
-    lines = told(
+    lines = printed(
         [
             run_started(nodes=1),
             node_waiting("headline", WaitReason.SERVER_PAUSE, at=1.0, until=13.0),
@@ -81,7 +81,7 @@ def test_many_items_have_a_line_a_second_and_the_first_errors() -> None:
         item_ended("posts[0].parts", 0, **BAD),
         node_ended("posts[0].parts", parent="posts[0]", counts=COUNTS),
     ]
-    lines = told(
+    lines = printed(
         [
             run_started(nodes=3),
             node_started("posts"),
@@ -106,7 +106,7 @@ def test_many_items_have_a_line_a_second_and_the_first_errors() -> None:
 
 def test_the_longer_it_takes_the_fewer_lines_there_are() -> None:
     hour = [item_ended("posts", i, at=float(i)) for i in range(3600)]
-    lines = told([run_started(nodes=1), fan_out_started("posts", None), *hour]).splitlines()
+    lines = printed([run_started(nodes=1), fan_out_started("posts", None), *hour]).splitlines()
     assert len(lines) < 200
     assert lines[-1].startswith("0 of 1  ...       posts: 3,")
     assert lines[-1].endswith(", 1.0/s")
@@ -115,7 +115,7 @@ def test_the_longer_it_takes_the_fewer_lines_there_are() -> None:
 def test_what_an_earlier_attempt_did_is_no_part_of_the_rate() -> None:
     items = [item_ended("posts", i, at=0.1, reused=True) for i in range(1000)]
     items += [item_ended("posts", 1000 + i, at=i / 2) for i in range(10)]
-    lines = told([run_started(nodes=1), fan_out_started("posts", 2000, at=0.0), *items]).splitlines()
+    lines = printed([run_started(nodes=1), fan_out_started("posts", 2000, at=0.0), *items]).splitlines()
     assert lines[-1] == "0 of 1  ...       posts: 1,009 of 2,000, 2.2/s"
 
 
@@ -123,13 +123,13 @@ def test_a_clock_that_is_set_back_silences_nothing() -> None:
     day = 86_400.0
     items = [item_ended("posts", i, at=day + i / 10) for i in range(20)]
     items += [item_ended("posts", i, at=i / 10) for i in range(20, 60)]
-    lines = told([run_started(nodes=1), fan_out_started("posts", 60, at=day), *items]).splitlines()
+    lines = printed([run_started(nodes=1), fan_out_started("posts", 60, at=day), *items]).splitlines()
     assert sum("..." in line for line in lines) >= 3
     assert lines[-1].endswith(", 10.0/s")
 
 
 def test_few_items_have_a_line_each() -> None:
-    lines = told(
+    lines = printed(
         [
             run_started(nodes=2),
             node_started("p", kind=StepKind.PYTHON),
@@ -151,7 +151,7 @@ def test_few_items_have_a_line_each() -> None:
 
 
 def test_steps_within_a_step_do_not_count_as_steps_of_the_run() -> None:
-    lines = told(
+    lines = printed(
         [
             run_started(nodes=2),
             request_sent("post.headline"),
@@ -165,7 +165,7 @@ def test_steps_within_a_step_do_not_count_as_steps_of_the_run() -> None:
 def test_rows_are_counted_and_said_to_be_rows() -> None:
     items = [item_ended("row", i, at=i / 2, **(BAD if i == 2 else {})) for i in range(4)]
     events = [run_started(**OVER), node_started("row"), fan_out_started("row", None), *items]
-    lines = told([*events, stop_requested(at=2.0), run_ended(at=2.0)]).splitlines()
+    lines = printed([*events, stop_requested(at=2.0), run_ended(at=2.0)]).splitlines()
     assert lines == [
         "run 20261121-abc: blog, each row of /data/rows.csv, provider openai",
         "ERROR     row[2] RateLimited: too many requests",
@@ -176,7 +176,7 @@ def test_rows_are_counted_and_said_to_be_rows() -> None:
 
 def test_a_terminal_has_one_line_that_changes() -> None:
     items = [item_ended("posts", i, at=i / 10) for i in range(25)]
-    shown = told([run_started(nodes=1), fan_out_started("posts", 99), *items, run_ended()], colour=True)
+    shown = printed([run_started(nodes=1), fan_out_started("posts", 99), *items, run_ended()], colour=True)
     assert "\rposts: 11 of 99, 11.0/s\x1b[K\rposts: 21 of 99" in shown
     assert shown.count("\n") == 3
     assert shown.rindex("\r\x1b[K") > shown.rindex("posts: 21 of 99")
@@ -277,11 +277,11 @@ def test_each_failed_item_is_told_once_and_the_way_on_is_told() -> None:
         node_ended("posts", total=1, counts=counts, status=NodeStatus.FAILED, error=whole),
         run_ended(status=RunStatus.FAILED),
     ]
-    summary = Summary(items_told=True)
+    summary = Summary(items_shown=True)
     for event in events:
         summary.handle(event)
     lines = [plain(line) for line in summary.lines("flowllm resume x", "")]
-    everything = told(events) + "\n".join(lines)
+    everything = printed(events) + "\n".join(lines)
     assert everything.count("too many requests") == 1
     assert lines[-1] == "resume it with: flowllm resume x --retry-failed"
     assert summed(*events).count("error: posts[1]: RateLimited: too many requests") == 1

@@ -1,4 +1,4 @@
-"""What is told of a run must not cost more memory the more items it has."""
+"""What is shown of a run must not cost more memory the more items it has."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.support.events import (
 )
 
 
-def told(*events: Event, colour: bool = False) -> list[str]:
+def printed(*events: Event, colour: bool = False) -> list[str]:
     stream = io.StringIO()
     progress = Progress(Screen(stream, colour=colour))
     for event in events:
@@ -29,7 +29,7 @@ def told(*events: Event, colour: bool = False) -> list[str]:
 
 
 def test_a_run_from_start_to_end() -> None:
-    assert told(
+    assert printed(
         run_started(),
         node_started("headline"),
         request_sent("headline"),
@@ -51,7 +51,7 @@ def test_a_run_from_start_to_end() -> None:
 
 def test_what_goes_wrong() -> None:
     error = {"type": "ServerFailed", "message": "500:\nupstream \x1b[31mred"}
-    assert told(
+    assert printed(
         run_started(resumed=True),
         node_retrying("a", delay_s=1.2, error=error),
         fallback_taken("a", "gpt-4o"),
@@ -73,7 +73,7 @@ def test_what_goes_wrong() -> None:
 
 
 def test_figures() -> None:
-    assert told(
+    assert printed(
         run_started(nodes=12),
         node_started("v", kind=StepKind.VALUE),
         node_started("p", kind=StepKind.PYTHON),
@@ -91,20 +91,20 @@ def test_figures() -> None:
 
 
 def test_simulated_answers_are_said_plainly() -> None:
-    lines = told(run_started(simulated=True, provider="simulated"))
+    lines = printed(run_started(simulated=True, provider="simulated"))
     assert lines[1].startswith("simulated answers: no API key was found")
 
 
 def test_colour_marks_the_word_and_never_reads_markup() -> None:
     error = {"type": "Odd", "message": "[red]x[/y]"}
-    lines = told(run_started(), node_ended("a"), node_ended("b", status=NodeStatus.FAILED, error=error), colour=True)
+    lines = printed(run_started(), node_ended("a"), node_ended("b", status=NodeStatus.FAILED, error=error), colour=True)
     assert "\x1b[32mOK" in lines[1]
     assert "[red]x[/y]" in lines[2]
 
 
 def test_long_lines_are_not_wrapped_on_a_terminal() -> None:
     reason = "word " * 60
-    lines = told(run_started(nodes=1), node_ended("x", status=NodeStatus.BLOCKED, reason=reason), colour=True)
+    lines = printed(run_started(nodes=1), node_ended("x", status=NodeStatus.BLOCKED, reason=reason), colour=True)
     assert len(lines) == 2
 
 

@@ -258,7 +258,7 @@ def test_ends_that_are_errors(payload: dict[str, Any], kind: type[StepError], an
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "expected"),
     [
         (b"", "nothing"),
         (b"  \n", "nothing"),
@@ -285,10 +285,10 @@ def test_ends_that_are_errors(payload: dict[str, Any], kind: type[StepError], an
         (b'{"error": "it went wrong"}', "it went wrong"),
     ],
 )
-def test_what_is_no_answer_is_a_bad_one_with_its_raw_text(raw: bytes, told: str) -> None:
+def test_what_is_no_answer_is_a_bad_one_with_its_raw_text(raw: bytes, expected: str) -> None:
     with pytest.raises(BadAnswer) as caught:
         chat(raw)
-    assert told in caught.value.message
+    assert expected in caught.value.message
     assert "work (127.0.0.1:1)" in caught.value.message
     assert caught.value.answer == raw.decode(errors="replace")[:LONGEST_RAW]
 

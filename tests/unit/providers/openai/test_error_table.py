@@ -221,6 +221,6 @@ def test_what_servers_say(status: int, body: Json, kind: type[StepError]) -> Non
     ],
 )
 def test_errors_at_status_200(body: dict[str, Json], kind: type[StepError]) -> None:
-    told = error_at_200(body, json.dumps(body), INFO)
-    assert type(told) is kind
-    assert told.answer == json.dumps(body)
+    found = error_at_200(body, json.dumps(body), INFO)
+    assert type(found) is kind
+    assert found.answer == json.dumps(body)

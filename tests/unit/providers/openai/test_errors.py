@@ -70,7 +70,7 @@ def test_statuses(status: int, body: object, kind: type[ProviderError]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         (said(message="the words"), "the words"),
         ({"error": "the words"}, "the words"),
@@ -100,9 +100,9 @@ def test_statuses(status: int, body: object, kind: type[ProviderError]) -> None:
         ("<!DOCTYPE html><html><head><title>the\n words</title>", "the words"),
     ],
 )
-def test_the_server_s_words_are_told_and_kept_whole(body: object, told: str) -> None:
+def test_the_server_s_words_are_shown_and_kept_whole(body: object, expected: str) -> None:
     error = failed(400, body)
-    assert told in error.message
+    assert expected in error.message
     assert error.answer == (body if isinstance(body, str) else json.dumps(body))
     assert error.as_dict()["answer"] == error.answer
 
@@ -127,7 +127,7 @@ def test_long_words_are_shortened(body: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("location", "told"),
+    ("location", "expected"),
     [
         ("https://user:canary@elsewhere.example/path?key=canary", "to elsewhere.example"),
         ("/other", "redirects (307)"),
@@ -135,8 +135,8 @@ def test_long_words_are_shortened(body: object) -> None:
         ("", "redirects (307)"),
     ],
 )
-def test_a_redirect_names_the_host_and_nothing_else(location: str, told: str) -> None:
+def test_a_redirect_names_the_host_and_nothing_else(location: str, expected: str) -> None:
     error = failed(307, location=location)
     assert type(error) is PathNotFound
-    assert told in error.message
+    assert expected in error.message
     assert "canary" not in error.message

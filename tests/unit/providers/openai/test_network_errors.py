@@ -63,10 +63,10 @@ def test_a_certificate_that_is_not_trusted_tells_of_the_environment(monkeypatch:
     "error", [Unreadable("packed as 'br'"), type("DecodingError", (Exception,), {})("packed as 'br'")]
 )
 def test_a_body_that_cannot_be_unpacked_says_so(error: Exception) -> None:
-    told = connection_error(chained(RuntimeError("outer"), error), INFO)
-    assert isinstance(told, BadAnswer)
-    assert "packed as 'br'" in told.message
-    assert told.retryable is not isinstance(error, Unreadable), "the server would pack it again, for money"
+    found = connection_error(chained(RuntimeError("outer"), error), INFO)
+    assert isinstance(found, BadAnswer)
+    assert "packed as 'br'" in found.message
+    assert found.retryable is not isinstance(error, Unreadable), "the server would pack it again, for money"
 
 
 def test_what_is_no_matter_of_the_network_is_not_tried_again() -> None:

@@ -28,7 +28,7 @@ def test_bundled_prices_are_looked_up_by_the_server() -> None:
         ("some-lab/llama", ""),
     ],
 )
-def test_elsewhere_the_list_price_of_the_maker_stands_in_and_is_told(model: str, listed: str) -> None:
+def test_elsewhere_the_list_price_of_the_maker_stands_in_and_is_named(model: str, listed: str) -> None:
     here = "http://127.0.0.1:1/v1"
     assert list_price(model, base_url=here) == listed
     assert (price_usd(model, MILLION, base_url=here) is not None) is bool(listed)

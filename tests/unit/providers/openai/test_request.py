@@ -94,7 +94,7 @@ def test_a_root_that_is_no_object_is_wrapped_and_then_strict() -> None:
 
 
 @pytest.mark.parametrize("structured", ["json_object", "prompt"])
-def test_servers_without_schemas_are_told_in_words(structured: str) -> None:
+def test_servers_without_schemas_get_words(structured: str) -> None:
     config = OpenAIConfig(name="x", base_url="http://127.0.0.1/v1", structured=structured)
     body = encode_chat(ask(output=OutputFormat(schema=SCORE)), config)
     assert body.get("response_format") == ({"type": "json_object"} if structured == "json_object" else None)

@@ -19,7 +19,7 @@ def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 
 
 
 @pytest.mark.parametrize(
-    ("told", "read"),
+    ("sent", "read"),
     [
         ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 41}, usage(32, 9)),
         ({"input_tokens": 32, "output_tokens": 9}, usage(32, 9)),
@@ -46,7 +46,7 @@ def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 
         ({"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}, usage(100, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage.unknown()),
         ({"total_tokens": 100}, Usage.unknown()),
-        # caches, by whom they are told
+        # caches, by who reports them
         ({"prompt_tokens": 1000, "completion_tokens": 10, "prompt_cache_hit_tokens": 900}, usage(1000, 10, 900)),
         ({"prompt_tokens": 1000, "completion_tokens": 10, "cached_tokens": 900}, usage(1000, 10, 900)),
         (
@@ -78,8 +78,8 @@ def usage(before: int | None, after: int | None, cached: int = 0, hidden: int = 
         ({"prompt_tokens": 5, "completion_tokens": 1, "cached_tokens": "many"}, usage(5, 1)),
     ],
 )
-def test_usage_is_read_under_the_names_of_all_servers(told: dict[str, Any], read: Usage) -> None:
-    assert read_usage(told) == read
+def test_usage_is_read_under_the_names_of_all_servers(sent: dict[str, Any], read: Usage) -> None:
+    assert read_usage(sent) == read
 
 
 def test_an_embedding_has_no_output() -> None:

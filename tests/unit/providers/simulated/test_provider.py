@@ -160,7 +160,7 @@ def test_an_enforced_rate_is_what_gets_through() -> None:
     assert min(waits) > 0
 
 
-def test_an_enforced_limit_is_kept_by_who_waits_as_told() -> None:
+def test_an_enforced_limit_is_kept_by_who_waits_as_asked() -> None:
     async def main() -> None:
         of, clock = provider(enforce=Limits(requests_per_minute=60, max_concurrent=1000)), LoopClock()
         for number in range(20):

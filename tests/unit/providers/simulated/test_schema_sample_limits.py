@@ -1,4 +1,4 @@
-"""Schemas that ask for too much: told with the place, or answered, and never computed for ever."""
+"""Schemas that ask for too much: refused with the place, or answered, and never computed for ever."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def nested(items: int, levels: int) -> Json:
 
 
 @pytest.mark.parametrize(
-    ("schema", "told"),
+    ("schema", "expected"),
     [
         ({"minLength": 10**9}, "`minLength` is 1000000000"),
         ({"type": "array", "minItems": 10**8}, "`minItems` is 100000000"),
@@ -45,14 +45,16 @@ def nested(items: int, levels: int) -> Json:
         ({"if": {"type": "string"}, "then": {"minLength": 10**9}, "else": {"minLength": 10**9}}, "`minLength`"),
     ],
 )
-def test_what_is_too_much_is_told_with_its_place(schema: Json, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_is_refused_with_its_place(
+    schema: Json, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schema_sample, "_CPU_SECONDS", 60.0)  # what is counted is enough
     below = {
         "type": "object",
         "properties": {"x": {"$ref": "#/$defs/r"}, "y": {"$ref": "#/$defs/r"}},
         "required": ["x", "y"],
     }
-    with pytest.raises(SchemaTooLarge, match=f"at `a.*` of the schema: .*{told}"):
+    with pytest.raises(SchemaTooLarge, match=f"at `a.*` of the schema: .*{expected}"):
         sample({**within(schema), "$defs": {"r": below}}, Random(1))
 
 
