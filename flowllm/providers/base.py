@@ -76,7 +76,3 @@ class Provider(Protocol):
     def cost(self, model: str, usage: Usage) -> float | None:
         """US dollars for that many tokens; None where the price is unknown, 0.0 where nothing is paid."""
         ...
-
-    async def close(self) -> None:
-        """Give back connections."""
-        ...

@@ -68,9 +68,6 @@ class FakeProvider:
     def cost(self, model: str, usage: Usage) -> float | None:
         return usage.output_tokens / 1000
 
-    async def close(self) -> None:
-        pass
-
 
 def vectors_of(request: EmbedRequest) -> Embeddings:
     """Vectors that tell their texts apart: the length of the text, and the number of texts in the request."""

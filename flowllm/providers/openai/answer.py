@@ -22,10 +22,11 @@ from flowllm.core.request import Completion
 from flowllm.core.types import Json, Usage
 from flowllm.providers.openai.error_table import normalized
 from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo, error_at_200, has_message, is_error
-from flowllm.providers.openai.stream import assembled, is_stream
+from flowllm.providers.openai.stream import assembled
 from flowllm.providers.openai.usage import read_usage
 
 _LONGEST_REASON = 60
+_EVENT_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 _CLIENT_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "computer_call", "shell_call"})
 """Calls that the server leaves to us; others, as of a web search, it has made itself."""
 
@@ -41,7 +42,7 @@ def parse(raw: bytes, info: RequestInfo) -> dict[str, Json]:
     """The JSON object in a body. Raises BadAnswer, with the raw text in `answer`, if there is none."""
     try:
         text = raw.decode("utf-8-sig")
-        payload = assembled(text) if is_stream(text) else json.loads(text)
+        payload = assembled(text) if _is_stream(text) else json.loads(text)
     except UnicodeDecodeError:
         raise bad_answer(info, "text that is not UTF-8", raw) from None
     except RecursionError:
@@ -50,11 +51,16 @@ def parse(raw: bytes, info: RequestInfo) -> dict[str, Json]:
         raise bad_answer(info, _not_json(raw, error), raw) from None
     except ValueError:  # an integer of thousands of digits
         raise bad_answer(info, "JSON with a number that is too large", raw) from None
-    if payload is None and is_stream(text):
+    if payload is None and _is_stream(text):
         raise bad_answer(info, "a stream that broke off before its end", raw)
     if not isinstance(payload, dict):
         raise bad_answer(info, "JSON that is no object", raw)
     return payload
+
+
+def _is_stream(text: str) -> bool:
+    """Whether it is a stream of server-sent events (WHATWG HTML, section 9.2)."""
+    return text[:200].lstrip().startswith(_EVENT_FIELDS)
 
 
 def _not_json(raw: bytes, error: json.JSONDecodeError) -> str:
@@ -338,7 +344,12 @@ TABLE: tuple[tuple[End, str, str], ...] = (
     (End.ABORTED, "other finish_reason_unspecified no_image image_other", "Gemini, FinishReason"),
 )
 
-_ENDS = {normalized(reason): end for end, reasons, _ in TABLE for reason in reasons.split()}
+_ENDS = {
+    spelling: end
+    for end, reasons, _ in TABLE
+    for reason in reasons.split()
+    for spelling in (reason, normalized(reason))
+}
 
 
 def end_of(reason: str) -> End:
@@ -346,5 +357,7 @@ def end_of(reason: str) -> End:
     stands for its first word if the whole is not known."""
     if not reason.strip():
         return End.DONE
-    whole, first = normalized(reason), normalized(reason.partition(":")[0])
-    return _ENDS.get(whole) or _ENDS.get(first) or End.UNKNOWN
+    if reason in _ENDS:
+        return _ENDS[reason]
+    spellings = (normalized(reason), normalized(reason.partition(":")[0]))
+    return next((_ENDS[one] for one in spellings if one in _ENDS), End.UNKNOWN)

@@ -200,16 +200,9 @@ class OpenAIProvider:
         """US dollars, None where the price is unknown."""
         return price_usd(model, usage, base_url=self._address.url, prices=self._config.prices)
 
-    def list_price(self, model: str) -> str:
-        """Whose list price stands for that of the model; empty where the server's own price is known, or none is."""
-        return list_price(model, base_url=self._address.url, prices=self._config.prices)
-
-    async def close(self) -> None:
-        """Nothing to do: the connections are the pool's."""
-
     async def ready(self) -> None:
         """Import the client and open the pool of connections, once."""
-        await self._ready()
+        await self._connected()
 
     async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
         """Send the request once; see Provider.complete."""
@@ -259,7 +252,7 @@ class OpenAIProvider:
         self, body: Mapping[str, Json], api: str, info: RequestInfo, timeout: float, *, largest: int
     ) -> tuple[bytes, Mapping[str, str]]:
         """Send a body and give the whole answer and its headers, in lower case; every fault is one of our errors."""
-        client, module = await self._ready()
+        client, module = await self._connected()
         try:
             async with asyncio.timeout(timeout) as deadline, module.post(client, body, api=api) as response:
                 raw = await _read_body(response, info, largest, self._redactor)
@@ -276,7 +269,7 @@ class OpenAIProvider:
         # Raised out here so that the client's own error, which holds the request and its headers, is no context.
         raise self._redacted(failure)
 
-    async def _ready(self) -> tuple[openai.AsyncOpenAI, ModuleType]:
+    async def _connected(self) -> tuple[openai.AsyncOpenAI, ModuleType]:
         module = await self._pool.module()
         try:
             http = await self._pool.http(secure=self._address.secure)
@@ -312,7 +305,9 @@ class OpenAIProvider:
         kept = {name: mask(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
         identity = mask(headers.get("x-request-id", reply.request_id))
         cost = reported_cost(headers)
-        listed = "" if cost is not None else self.list_price(reply.model) or self.list_price(info.model)
+        models = () if cost is not None else (reply.model, info.model)
+        found = (list_price(model, base_url=self._address.url, prices=self._config.prices) for model in models)
+        listed = next(filter(None, found), "")
         return replace(
             reply, model=mask(reply.model), headers=kept, request_id=identity, cost_usd=cost, list_price=listed
         )

@@ -7,13 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from flowllm.core.types import Json
 
-_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 _WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
-
-
-def is_stream(text: str) -> bool:
-    """Whether it is a stream of server-sent events (WHATWG HTML, section 9.2)."""
-    return text[:200].lstrip().startswith(_FIELDS)
 
 
 def assembled(text: str) -> dict[str, Json] | None:

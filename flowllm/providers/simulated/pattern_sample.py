@@ -6,10 +6,11 @@ import re
 import string
 from collections.abc import Callable
 from random import Random
-from re import _parser as parser  # type: ignore[attr-defined]  # no public name; the tests of each Python read with it
 
 from flowllm.core.types import Json
 
+_PARSER: Json = getattr(re, "_parser", None)
+"""Python's own, which has no public name; a Python without it gives no text (rstr reads with it too, without bounds)."""
 _EXTRA_REPEATS = 6
 _MAX_PARTS = 50_000
 """Parts of a pattern that are written, repeats included."""
@@ -32,8 +33,8 @@ class PatternTooLong(Exception):
 def matching(pattern: str, random: Random) -> str:
     """A text in which the pattern is found; the empty text for one that cannot be read. Raises PatternTooLong."""
     try:
-        parsed = parser.parse(pattern)
-    except (re.error, RecursionError, OverflowError):
+        parsed = _PARSER.parse(pattern)
+    except (AttributeError, re.error, RecursionError, OverflowError):
         return ""
     return _Writer(random).text(parsed)
 

@@ -86,9 +86,6 @@ class SimulatedProvider:
         """Nothing is paid."""
         return 0.0
 
-    async def close(self) -> None:
-        """Nothing to give back."""
-
     async def ready(self) -> None:
         """Nothing to load."""
 

@@ -48,7 +48,7 @@ class Topic:
     """What a prompt is about: a phrase, and the terms in it."""
 
     def __init__(self, prompt: str) -> None:
-        prompt = prompt[:_LONGEST_PROMPT]
+        self.prompt, prompt = prompt, prompt[:_LONGEST_PROMPT]
         found = _QUOTED.search(prompt) or _ABOUT.search(prompt)
         said = found[1] if found else next(filter(_terms, _BREAK.split(prompt)), "")
         # The longest part of `Beyond the Hype: The Rise of Tea` is the one that says what it is about.
@@ -60,8 +60,8 @@ class Topic:
         return random.choice(self.terms)
 
 
-_Kind: TypeAlias = Callable[[Topic, Random, str], str]
-"""Writes an answer of one kind: its topic, the random numbers and the prompt."""
+_Kind: TypeAlias = Callable[[Topic, Random], str]
+"""Writes an answer of one kind."""
 
 
 def _trimmed(text: str) -> str:
@@ -90,7 +90,7 @@ def _terms(text: str) -> list[str]:
 def write(prompt: str, random: Random) -> str:
     """An answer to a prompt: of the kind that its first words ask for, about what it is about."""
     kind = _kind(_SPECIFIC, prompt) or _kind(_GENERAL, prompt) or _paragraphs
-    return kind(Topic(prompt), random, prompt)
+    return kind(Topic(prompt), random)
 
 
 def wanted_items(prompt: str) -> int | None:
@@ -109,13 +109,13 @@ def phrase(topic: Topic, random: Random, name: str) -> str:
     """A short text for a property of a JSON answer, by the property's name."""
     name = name.lower()
     if any(hint in name for hint in ("title", "headline", "heading")):
-        return _headline(topic, random, "")
+        return _headline(topic, random)
     if any(hint in name for hint in _LONG_TEXTS):
         return _sentences(topic, random, 1)[0]
     return _keyword(topic, random) if any(hint in name for hint in _KEYWORDS) else topic.term(random)
 
 
-def _headline(topic: Topic, random: Random, prompt: str) -> str:  # noqa: ARG001 - every kind takes the same
+def _headline(topic: Topic, random: Random) -> str:
     subject = _titled(topic.phrase)
     return random.choice(
         (
@@ -146,8 +146,8 @@ def _keyword(topic: Topic, random: Random) -> str:
     return random.choice(frames).format(term)
 
 
-def _keywords(topic: Topic, random: Random, prompt: str) -> str:
-    count = _count(prompt, 10)
+def _keywords(topic: Topic, random: Random) -> str:
+    count = _count(topic.prompt, 10)
     drawn = [topic.phrase.lower(), *(_keyword(topic, random) for _ in range(20 * count))]
     return ", ".join(list(dict.fromkeys(drawn))[:count])
 
@@ -190,7 +190,7 @@ def _sentences(topic: Topic, random: Random, count: int) -> list[str]:
     return [_filled(pattern, topic, random) for pattern in patterns[:count]]
 
 
-def _introduction(topic: Topic, random: Random, prompt: str) -> str:  # noqa: ARG001 - every kind takes the same
+def _introduction(topic: Topic, random: Random) -> str:
     first, last = (_filled(random.choice(options), topic, random) for options in (_OPENINGS, _CLOSINGS))
     return " ".join((first, *_sentences(topic, random, 2), last))
 
@@ -207,8 +207,8 @@ _SECTIONS = (
 )
 
 
-def _outline(topic: Topic, random: Random, prompt: str) -> str:
-    count = _count(prompt, 5)
+def _outline(topic: Topic, random: Random) -> str:
+    count = _count(topic.prompt, 5)
     chosen = sorted(random.sample(range(len(_SECTIONS)), min(count, len(_SECTIONS))))
     sections = [_SECTIONS[index] for index in (chosen * count)[:count]]
     return "\n".join(
@@ -219,27 +219,27 @@ def _outline(topic: Topic, random: Random, prompt: str) -> str:
     )
 
 
-def _listed(topic: Topic, random: Random, prompt: str) -> str:
-    found = _sentences(topic, random, _count(prompt, 5))
+def _listed(topic: Topic, random: Random) -> str:
+    found = _sentences(topic, random, _count(topic.prompt, 5))
     return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(found, start=1))
 
 
-def _paragraphs(topic: Topic, random: Random, prompt: str) -> str:
+def _paragraphs(topic: Topic, random: Random) -> str:
     sentences = _sentences(topic, random, 5)
     first = " ".join((_filled(random.choice(_OPENINGS), topic, random), *sentences[:2]))
-    one = re.search(r"\b(paragraph|sentence)s?\b", prompt[:_LONGEST_PROMPT], re.IGNORECASE)
+    one = re.search(r"\b(paragraph|sentence)s?\b", topic.prompt[:_LONGEST_PROMPT], re.IGNORECASE)
     return first if one else f"{first}\n\n{' '.join(sentences[2:])}"
 
 
-def _summary(topic: Topic, random: Random, prompt: str) -> str:  # noqa: ARG001 - every kind takes the same
+def _summary(topic: Topic, random: Random) -> str:
     return f"In short, this is about {topic.phrase}. {' '.join(_sentences(topic, random, 2))}"
 
 
-def _judgement(topic: Topic, random: Random, prompt: str) -> str:  # noqa: ARG001 - every kind takes the same
+def _judgement(topic: Topic, random: Random) -> str:
     return f"Score: {random.randint(5, 9)} out of 10. {' '.join(_sentences(topic, random, 2))}"
 
 
-def _poem(topic: Topic, random: Random, prompt: str) -> str:  # noqa: ARG001 - every kind takes the same
+def _poem(topic: Topic, random: Random) -> str:
     return f"{topic.term(random)} at first light,\na question folded in two;\nthe answer keeps still."
 
 

@@ -84,9 +84,3 @@ async def test_a_cancelled_call_stops_and_leaves_the_others_alone(contracted: Co
 async def test_equal_configurations_are_one_account(contracted: Contracted) -> None:
     assert contracted.provider.account == contracted.slow(1).account
     assert contracted.provider.name == "test"
-
-
-async def test_closing_twice_is_no_error(contracted: Contracted) -> None:
-    await contracted.provider.complete(ask(), timeout=10)
-    await contracted.provider.close()
-    await contracted.provider.close()

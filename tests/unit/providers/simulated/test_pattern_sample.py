@@ -34,3 +34,8 @@ def test_the_pattern_is_found(pattern: str) -> None:
 def test_a_pattern_that_cannot_be_read_gives_nothing() -> None:
     assert matching("(((", random.Random(1)) == ""
     assert matching("(?<name", random.Random(1)) == ""
+
+
+def test_a_python_whose_parser_is_gone_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowllm.providers.simulated.pattern_sample._PARSER", None)
+    assert matching("a+", random.Random(1)) == ""
