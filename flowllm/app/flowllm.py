@@ -28,8 +28,8 @@ from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
 from flowllm.datasets.file_registry import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
-from flowllm.explain.forecast import Forecast, forecast
-from flowllm.explain.planner import Planner
+from flowllm.explain.estimate import Forecast
+from flowllm.explain.planner import Planner, forecast
 from flowllm.explain.why import Why, explain
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs

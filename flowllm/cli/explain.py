@@ -10,7 +10,7 @@ from flowllm.cli.inputs import GivenInputs, input_options, plan_options
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.core.types import Json
-from flowllm.explain.forecast import Forecast, ForecastNode
+from flowllm.explain.estimate import Forecast, ForecastNode
 from flowllm.explain.why import Why
 from flowllm.reporting.text import at_least, dollars, one_line, plural, visible, waits_text
 from flowllm.runtime.options import RunOptions

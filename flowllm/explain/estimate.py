@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
-from flowllm.language.workflow import Step, WorkflowBody
+from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.storage.base import MemoRecord, NodeRecord
 
 _BY_WEIGHT = ("send", "maybe", "cached", "compute", "error", "skipped")
@@ -146,3 +146,40 @@ def _most_requests(step: Step) -> int | None:
     if step.kind is StepKind.EMBED or getattr(step.body, "asks", None) is not None:
         return None  # as many as its texts fill, or as its function likes
     return getattr(step.body, "samples", None) or 1 if step.kind is StepKind.PROMPT else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastNode:
+    """One step at the top, with all that is within it."""
+
+    step: str
+    estimate: Estimate
+    generation: int
+    """1 for the steps that start at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run would do."""
+
+    workflow: Workflow
+    provider: str
+    nodes: tuple[ForecastNode, ...]
+    """By generation, then in the order in which they would start."""
+    total: Estimate
+    """The sums of all nodes, None where a part of them is not known yet."""
+    critical_path: tuple[str, ...]
+    max_parallel: int
+
+    @property
+    def at_least(self) -> dict[str, Json]:
+        """The sums of what is known."""
+        found = [node.estimate for node in self.nodes if not node.estimate.idle]
+        names = ("requests", "input_tokens", "output_tokens", "cost_usd")
+        return {name: sum(getattr(one, name) or 0 for one in found) for name in names}
+
+    @property
+    def unknown(self) -> int:
+        """Steps of which a figure is not known yet, as it depends on answers."""
+        found = [node.estimate for node in self.nodes if not node.estimate.idle]
+        return sum(None in (one.requests, one.input_tokens, one.output_tokens) for one in found)

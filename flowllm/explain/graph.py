@@ -1,18 +1,14 @@
-"""The graph of a workflow's steps. Only this file imports networkx in `explain`."""
+"""The graph of a workflow's steps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any
 
 from flowllm.core.types import StepId, StepKind, Tolerance
 from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
-
-if TYPE_CHECKING:
-    import networkx as nx
-
 
 MOST_EDGES = 20_000_000
 """Edges that are gone along for the width, some seconds; what is found by then is an upper bound."""
@@ -71,25 +67,15 @@ class Graph:
 
     def generations(self) -> tuple[tuple[StepId, ...], ...]:
         """Steps by the length of the longest chain that leads to them: what could run at the same time."""
-        networkx, graph = _networkx(self)
         order = {step: place for place, step in enumerate(self.kinds)}
-        return tuple(
-            tuple(sorted(generation, key=order.__getitem__)) for generation in networkx.topological_generations(graph)
-        )
-
-    def ancestors(self, step: StepId) -> frozenset[StepId]:
-        """All that a step waits for, directly or not. Raises KeyError for an unknown step."""
-        if step not in self.kinds:
-            raise KeyError(step)
-        networkx, graph = _networkx(self)
-        return frozenset(networkx.ancestors(graph, step))
-
-    def descendants(self, step: StepId) -> frozenset[StepId]:
-        """All that waits for a step, directly or not. Raises KeyError for an unknown step."""
-        if step not in self.kinds:
-            raise KeyError(step)
-        networkx, graph = _networkx(self)
-        return frozenset(networkx.descendants(graph, step))
+        sorter = TopologicalSorter({step: [edge.before for edge in into] for step, into in self.incoming().items()})
+        sorter.prepare()
+        found: list[tuple[StepId, ...]] = []
+        while sorter:
+            ready = sorter.get_ready()
+            found.append(tuple(sorted(ready, key=order.__getitem__)))
+            sorter.done(*ready)
+        return tuple(found)
 
     def width(self) -> int:
         """The most steps that can ever run at the same time: so many chains go through all steps (Dilworth 1950)."""
@@ -199,13 +185,3 @@ def fewest_chains(after: Sequence[Sequence[int]], *, most_edges: int = MOST_EDGE
             break
         ends = left
     return len(ends)
-
-
-def _networkx(graph: Graph) -> tuple[Any, nx.DiGraph[StepId]]:
-    # networkx takes half a second to import, which a command that draws no graph should not pay
-    import networkx as nx  # noqa: PLC0415
-
-    built: nx.DiGraph[StepId] = nx.DiGraph()
-    built.add_nodes_from(graph.kinds)
-    built.add_edges_from((edge.before, edge.after) for edge in graph.edges)
-    return nx, built

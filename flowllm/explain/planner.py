@@ -25,10 +25,11 @@ from flowllm.core.types import (
 )
 from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
-from flowllm.explain.estimate import Estimate, combined, failing, skipped, unknown
+from flowllm.explain.estimate import Estimate, Forecast, ForecastNode, combined, failing, skipped, unknown
+from flowllm.explain.graph import Graph
 from flowllm.explain.why import explain_parts
 from flowllm.language.template import Template, ValueTemplate
-from flowllm.language.workflow import DataFile, Foreach, Step, WorkflowBody
+from flowllm.language.workflow import DataFile, Foreach, Step, Workflow, WorkflowBody
 from flowllm.runtime.execute import graph_inputs
 from flowllm.runtime.foreach_results import item_row
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
@@ -381,3 +382,23 @@ def _why(step: Step, total: Estimate, found: Sequence[Estimate], *, complete: bo
     parts = [told, *(f"{number:,}{among} {word}" for number, word in numbers if number)]
     first = next((one.why for one in found if one.state in {"send", "maybe"} and one.why), "")
     return "; ".join([", ".join(parts), *([first] if first else [])])
+
+
+async def forecast(planner: Planner, workflow: Workflow, steps: Mapping[NodeId, Step], provider: str) -> Forecast:
+    """What a run of those steps would do, with `provider` as the default one."""
+    chosen = {step.id: step for step in steps.values()}
+    graph = Graph.of(replace(workflow, steps=chosen))
+    generation = {step: number for number, some in enumerate(graph.generations(), start=1) for step in some}
+    plan = await planner.graph(CompiledGraph(workflow.graph, chosen), planner.run.inputs)
+    nodes = [
+        ForecastNode(step=node, estimate=estimate, generation=generation[StepId(node)])
+        for node, estimate in plan.nodes.items()
+    ]
+    return Forecast(
+        workflow=workflow,
+        provider=provider,
+        nodes=tuple(sorted(nodes, key=lambda node: node.generation)),
+        total=combined(StepKind.WORKFLOW, list(plan.nodes.values())),
+        critical_path=graph.critical_path({StepId(node.step): float(not node.estimate.idle) for node in nodes}),
+        max_parallel=graph.width(),
+    )

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from flowllm.explain import planner
-from flowllm.explain.estimate import Estimate
-from flowllm.explain.forecast import Forecast, forecast
-from flowllm.explain.planner import Planner
+from flowllm.explain.estimate import Estimate, Forecast
+from flowllm.explain.planner import Planner, forecast
 from flowllm.runtime.options import RunOptions
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
