@@ -17,7 +17,7 @@ from flowllm.language.compiling import Compiler
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import Sources, absolute, beside
 from flowllm.language.inputs import parse_inputs
-from flowllm.language.kinds import OPENAI, SIMULATED, StepScope, check_provider
+from flowllm.language.kinds import SIMULATED, Inherited, StepScope, check_provider
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Location, Problems, SourceError, listing
@@ -95,21 +95,6 @@ class WorkflowScope:
         return taken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inherited:
-    """What a graph has from around it."""
-
-    defaults: Mapping | None
-    providers: AbstractMapping[str, ProviderSettings]
-    """By the names that its steps use."""
-    default_provider: str = OPENAI
-    chain: tuple[str, ...]
-    """Shown names of the files that it is in, the outermost first."""
-    depth: int = 0
-    path: str = ""
-    """The steps that it is within, for `--set`: `post.`"""
-
-
 class GraphReader:
     """Reads one graph: its inputs, steps and outputs. Adds problems."""
 
@@ -172,12 +157,9 @@ class GraphReader:
         scope = StepScope(
             names=names,
             sources=self._scope.sources,
-            defaults=inherited.defaults,
-            providers=inherited.providers,
-            default_provider=inherited.default_provider,
+            inherited=inherited,
             simulate=self._scope.overrides.provider == SIMULATED,
             subgraph=self._child,
-            outermost=inherited.depth == 0,
             modelless=self._scope.modelless,
         )
         parsed = {StepId(entry.key): parse_step(entry, scope) for entry in entries}

@@ -47,32 +47,18 @@ def check_provider(name: nodes.Scalar, providers: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepScope:
-    """What the steps of one graph are read against."""
+class Inherited:
+    """What holds in a graph: what it has from around it, with its own over that."""
 
-    names: Names
-    sources: Sources
     defaults: nodes.Mapping | None
     providers: Mapping[str, ProviderSettings]
-    default_provider: str
-    simulate: bool
-    """Every call goes to `simulated`, whatever the steps say."""
-    subgraph: Callable[[nodes.Scalar | nodes.Mapping, Compiler], Subgraph | None]
-    """The graph of a `workflow` step: given what stands under that key, the name of a file or a graph written
-    out. Adds problems; then the result is None."""
-    outermost: bool = True
-    """The graph is not that of a step."""
-    templates: dict[str, list[Template]] = field(default_factory=dict)
-    """Those of each step, filled in step by step."""
-    modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
-    """Steps that have no model, by what to do about it: filled in step by step, reported once for all."""
-    waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
-    """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
-
-    @property
-    def problems(self) -> Problems:
-        """Where problems are added."""
-        return self.sources.problems
+    """By the names that its steps use."""
+    default_provider: str = OPENAI
+    chain: tuple[str, ...]
+    """Shown names of the files that it is in, the outermost first."""
+    depth: int = 0
+    path: str = ""
+    """The steps that it is within, for `--set`: `post.`"""
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -85,6 +71,31 @@ class StepScope:
             return None
         entries = tuple(entry for entry in self.defaults.entries if entry.key in keys)
         return nodes.Mapping(where=self.defaults.where, entries=entries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepScope:
+    """What the steps of one graph are read against."""
+
+    names: Names
+    sources: Sources
+    inherited: Inherited
+    simulate: bool
+    """Every call goes to `simulated`, whatever the steps say."""
+    subgraph: Callable[[nodes.Scalar | nodes.Mapping, Compiler], Subgraph | None]
+    """The graph of a `workflow` step: given what stands under that key, the name of a file or a graph written
+    out. Adds problems; then the result is None."""
+    templates: dict[str, list[Template]] = field(default_factory=dict)
+    """Those of each step, filled in step by step."""
+    modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
+    """Steps that have no model, by what to do about it: filled in step by step, reported once for all."""
+    waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
+    """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
+
+    @property
+    def problems(self) -> Problems:
+        """Where problems are added."""
+        return self.sources.problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +121,7 @@ class StepContext:
     def check_provider(self, name: nodes.Scalar) -> None:
         """Add a problem if a text names a provider that does not exist."""
         try:
-            check_provider(name, self.scope.providers)
+            check_provider(name, self.scope.inherited.providers)
         except SourceError as error:
             self.add(error)
 
@@ -120,11 +131,11 @@ class StepContext:
             self.check_provider(named)
         if self.scope.simulate:
             return nodes.constant(SIMULATED, self.where)
-        return named or nodes.constant(self.scope.default_provider, self.where)
+        return named or nodes.constant(self.scope.inherited.default_provider, self.where)
 
     def model(self, named: nodes.Scalar | None, provider: nodes.Scalar, hint: str) -> nodes.Scalar:
         """The text that names the step's model; `hint` is what to do where there is none."""
-        settings = self.scope.providers.get(provider.text)
+        settings = self.scope.inherited.providers.get(provider.text)
         if named is None and (settings is None or settings.type != SIMULATED):
             self.scope.modelless.setdefault(hint, []).append((self.where, self.id))
         return named or nodes.constant(SIMULATED, self.where)

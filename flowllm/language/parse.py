@@ -8,9 +8,9 @@ from flowllm.core.errors import InvalidWorkflow, Problem
 from flowllm.language.accounts import budget_of, limits_of, parse_budget
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources
-from flowllm.language.graphs import GraphReader, Inherited, WorkflowScope
+from flowllm.language.graphs import GraphReader, WorkflowScope
 from flowllm.language.inputs import resolve_inputs
-from flowllm.language.kinds import BUILT_IN
+from flowllm.language.kinds import BUILT_IN, Inherited
 from flowllm.language.literals import checked, spellings_of, warn_of_literals
 from flowllm.language.overrides import Overrides
 from flowllm.language.problems import Problems

@@ -58,7 +58,7 @@ def parse_step(entry: Entry, scope: StepScope) -> Step | None:
     try:
         spec = kinds()[kind_key(entry)]
         node = _known_keys(entry, spec, scope.problems)
-        node = merged(scope.defaults_for(dict.fromkeys(spec.defaults)), node)
+        node = merged(scope.inherited.defaults_for(dict.fromkeys(spec.defaults)), node)
         return _step(entry, spec, node, scope)
     except SourceError as error:
         scope.problems.add_error(error, step=entry.key)
@@ -124,7 +124,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
         foreach=foreach,
         save=save,
     )
-    advise(step, scope.sources, outermost=scope.outermost)
+    advise(step, scope.sources, outermost=scope.inherited.depth == 0)
     return step
 
 

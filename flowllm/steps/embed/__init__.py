@@ -58,7 +58,7 @@ def build(keys: EmbedKeys, context: StepContext) -> EmbedBody | None:
         params=compiler.optional(keys.params),
         batch_size=batch.size,
         batch_wait=batch.max_wait,
-        aliases=context.scope.aliases,
+        aliases=context.scope.inherited.aliases,
     )
     return body if len(context.problems) == before else None
 

@@ -79,7 +79,7 @@ def build(keys: PromptKeys | MessagesKeys, context: StepContext) -> LlmBody | No
         on_truncated=keys.on_truncated or OnTruncated.WARN,
         images=images,
         folder=str(PurePath(absolute(context.where.file)).parent),
-        aliases=context.scope.aliases,
+        aliases=context.scope.inherited.aliases,
     )
 
 

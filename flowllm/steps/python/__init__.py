@@ -64,7 +64,7 @@ def _asks(context: StepContext) -> Asks | None:
     """The prompt step of the defaults, for the questions of a function. Adds problems."""
     where, scope = context.where, context.scope
     question = Mapping(where=where, entries=(Entry(key="prompt", where=where, value=constant("-", where)),))
-    node = merged(scope.defaults_for(PromptKeys.table), question)
+    node = merged(scope.inherited.defaults_for(PromptKeys.table), question)
     keys = read_keys(PromptKeys, node, f"the step `{context.id}`", context.problems, step=context.id)
     body = None if keys is None else build_llm(keys, context)
     if keys is None or body is None:
