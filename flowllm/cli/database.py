@@ -1,34 +1,29 @@
-"""How commands open the database, find a run in it, and remove things from it; flowllm cache."""
+"""How commands open the database, and find in it a run, or a node with all that is on record of it."""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
-import sys
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import click
-
 from flowllm.app.flowllm import FlowLLM
-from flowllm.cli.failures import say
-from flowllm.cli.options import DURATION, Location, json_option, location_options
-from flowllm.cli.output import print_json, results
+from flowllm.app.result import RunResult, StepResult, all_nodes, counted, whole_nodes, with_items
+from flowllm.cli.options import Location
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import RunNotFound, UsageError
-from flowllm.core.types import ROW, RunId, StepKind
+from flowllm.core.money import Spend
+from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, RunStatus, StepKind, Usage, step_path
 from flowllm.language.kinds import kinds
-from flowllm.language.nodes import Mapping
-from flowllm.language.problems import SourceError
+from flowllm.language.nodes import Mapping as YamlMapping
+from flowllm.language.problems import SourceError, nearest
 from flowllm.language.source import parse_yaml
-from flowllm.reporting.text import byte_size, clock_time, plural, visible
-from flowllm.storage.base import RunRecord, Store
+from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
 
 T = TypeVar("T")
 LAST = "last"
-yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 
 def open_app(location: Location) -> FlowLLM:
@@ -81,10 +76,10 @@ def step_kinds(run: RunRecord) -> dict[str, StepKind]:
         root = parse_yaml(run.snapshot.get(run.path, ""), run.path)
     except SourceError:
         return {}
-    steps = root.get("steps") if isinstance(root, Mapping) else None
+    steps = root.get("steps") if isinstance(root, YamlMapping) else None
     found = {}
-    for entry in steps.entries if isinstance(steps, Mapping) else ():
-        keys = entry.value.keys() if isinstance(entry.value, Mapping) else {}
+    for entry in steps.entries if isinstance(steps, YamlMapping) else ():
+        keys = entry.value.keys() if isinstance(entry.value, YamlMapping) else {}
         found[entry.key] = next((spec.kind for key, spec in kinds().items() if key in keys), StepKind.PROMPT)
     return found
 
@@ -97,76 +92,150 @@ def command(verb: str, run_id: str, location: Location) -> str:
     return shlex.join(words)
 
 
-def confirm(what: str, *, yes: bool) -> None:
-    """Ask whether to `what`, unless `yes`. Raises UsageError where nobody can be asked, click.Abort for a no."""
-    if yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(f"this would {what}", hint="add --yes if that is meant")
-    click.confirm(f"{what[:1].upper()}{what[1:]}?", abort=True, err=True)
+ITEMS_SHOWN = 20
+"""Items of a foreach that are listed."""
+_PAGE = 500
 
 
-async def compacted(store: Store) -> str:
-    """Give the space of what was removed back to the disk; words about that, to follow what was removed."""
-    freed = await store.compact()
-    if freed is None:
-        return " (the database is in use: its file stays as large, and the space is used again)"
-    return f", {byte_size(freed)} given back to the disk" if freed > 0 else ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is on record of one node, or of the run itself."""
+
+    run: RunRecord
+    nodes: Sequence[NodeRecord]
+    """The steps at the top, or within the node."""
+    attempts: Mapping[NodeId, Sequence[AttemptRecord]]
+    """The requests of nodes, by their ids."""
+    spends: Mapping[NodeId, Spend]
+    """What those nodes have cost so far whose cost is unknown."""
+    node: NodeRecord | None = None
+    items: Sequence[NodeRecord] = field(default_factory=list)
+    """The first ones of a foreach."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """What --json prints: of a run what `run --json` prints, and more."""
+        run, node = self.run, self.node
+        steps = {one.node_id: self._step_dict(one) for one in self.nodes}
+        if node is None:
+            more = {"path": run.path, "options": dict(run.options), "tenant": run.tenant}
+            times = {"started_at": timestamp(run.started_at), "finished_at": timestamp(run.finished_at)}
+            return {**RunResult.of(run, self.nodes).as_dict(), **more, **times, "steps": steps}
+        found = self._step_dict(node)
+        if node.place is not None:
+            found |= {"index": node.place, "item": node.item}
+        if node.counts is not None:
+            found["items"] = [_item_dict(item) for item in self.items]
+        elif steps:
+            found["steps"] = steps
+        return found
+
+    def _step_dict(self, node: NodeRecord) -> dict[str, Json]:
+        """One step, with what was sent for it."""
+        return {
+            **StepResult.of(node).as_dict(),
+            "reused": node.reused,
+            "key": node.key or None,
+            "request": dict(node.parts),
+            "waits": {reason: round(seconds, 3) for reason, seconds in node.waits.items()},
+            "attempt_log": [_attempt_dict(attempt) for attempt in self.attempts.get(node.node_id, ())],
+        }
 
 
-@click.group()
-def cache() -> None:
-    """Look at the stored answers, or remove them. Results of runs are not touched."""
+def _item_dict(item: NodeRecord) -> dict[str, Json]:
+    where = {"node": item.node_id, "index": item.place, "item": item.item}
+    return where | {"status": item.status.value, "output": item.output, "error": item.error}
 
 
-@cache.command()
-@json_option
-@location_options
-def stats(*, as_json: bool, location: Location) -> None:
-    """How many answers are stored, of which models, and how large they are."""
-    found = writing(location, lambda app: app.store.memo_stats())
-    if as_json:
-        print_json(
-            {
-                "entries": found.entries,
-                "bytes": found.bytes,
-                "oldest": timestamp(found.oldest),
-                "newest": timestamp(found.newest),
-                "models": dict(found.models),
-            }
-        )
-        return
-    screen = results()
-    screen.line(f"{plural(found.entries, 'stored answer')}, {byte_size(found.bytes)}")
-    if found.entries:
-        screen.line(f"from {clock_time(found.oldest)} to {clock_time(found.newest)}")
-    for model, entries in sorted(found.models.items()):
-        screen.line(f"  {entries:>8,}  {visible(model)}")
+_ATTEMPT = (
+    *("number", "status", "provider", "model", "key", "started_at", "finished_at", "error", "usage", "cost_usd"),
+    *("reserved_tokens", "reserved_usd"),
+)
 
 
-@cache.command()
-@click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
-@yes_option
-@location_options
-def prune(*, older_than: float, yes: bool, location: Location) -> None:
-    """Remove answers that are older than that, and give their space back to the disk."""
-    before = time.time() - older_than
-    confirm(f"remove all stored answers from before {clock_time(before)}", yes=yes)
-    _remove(location, lambda store: store.prune_memo(older_than=before))
+def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:
+    return {name: getattr(attempt, name) for name in _ATTEMPT} | {
+        "status": attempt.status.value,
+        "started_at": timestamp(attempt.started_at),
+        "finished_at": timestamp(attempt.finished_at),
+        "usage": attempt.usage.as_dict(),
+    }
 
 
-@cache.command()
-@yes_option
-@location_options
-def clear(*, yes: bool, location: Location) -> None:
-    """Remove all answers. What runs need of them would be paid for again."""
-    confirm("remove all stored answers", yes=yes)
-    _remove(location, lambda store: store.clear_memo())
+async def read_run(store: Store, run: RunRecord, outputs: int | None, *, requests: bool) -> Record:
+    """A run with its steps, and the `requests` of each; of foreaches with so many outputs (None: all)."""
+    nodes = all_nodes(run, await whole_nodes(store, run, outputs), step_kinds(run))
+    return await _record(store, run, nodes, attempts_of=nodes if requests else ())
 
 
-def _remove(location: Location, remove: Callable[[Store], Awaitable[int]]) -> None:
-    async def work(app: FlowLLM) -> str:
-        count = await remove(app.store)
-        return f"removed {plural(count, 'stored answer')}{await compacted(app.store) if count else ''}"
+async def read_node(store: Store, run: RunRecord, step: str, outputs: int | None, *, as_json: bool) -> Record:
+    """One node, with so many outputs of foreaches (None: all). Raises UsageError for a step that the run does not have."""
+    node = await _find_node(store, run, step)
+    within, items = [], []
+    if node.counts is not None:
+        items = all_nodes(run, await _first_items(store, node, outputs if as_json else ITEMS_SHOWN), {})
+    elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
+        inner = await store.nodes(run.run_id, node.node_id)
+        if node.kind is StepKind.PYTHON:  # what it asked, in the order of the calls: ask[2] before ask[10]
+            inner.sort(key=lambda one: (len(one.node_id), one.node_id))
+        within = all_nodes(run, [await with_items(store, one, outputs) for one in inner], {})
+    node = await with_items(store, node, outputs)
+    return await _record(store, run, within, node, items, attempts_of=[*within, node] if as_json else [node])
 
-    say(writing(location, work))
+
+async def _record(
+    store: Store,
+    run: RunRecord,
+    nodes: Sequence[NodeRecord],
+    node: NodeRecord | None = None,
+    items: Sequence[NodeRecord] = (),
+    *,
+    attempts_of: Sequence[NodeRecord],
+) -> Record:
+    nodes = await counted(store, nodes)
+    node = None if node is None else (await counted(store, [node]))[0]
+    attempts = {
+        one.node_id: [_as_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
+        for one in attempts_of
+        if one.counts is None
+    }
+    spends = {
+        one.node_id: await store.spend(run.run_id, one.node_id)
+        for one in (nodes if node is None else [*nodes, node])
+        if one.cost_usd is None and one.attempts > 0
+    }
+    return Record(run=run, nodes=nodes, node=node, items=items, attempts=attempts, spends=spends)
+
+
+async def _find_node(store: Store, run: RunRecord, step: str) -> NodeRecord:
+    """That node, even if it never ended. Raises UsageError."""
+    found = await store.node(run.run_id, NodeId(step))
+    if found is not None:
+        return all_nodes(run, [found], {})[0]
+    steps = {node.node_id: node for node in all_nodes(run, await store.nodes(run.run_id), step_kinds(run))}
+    if step in steps:
+        return steps[NodeId(step)]
+    top = step_path(step).partition(".")[0]
+    hint = nearest(step, steps)
+    if top in steps:
+        hint = f"`flowllm show {run.run_id} {top}` shows what is within {top}"
+    raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=hint)
+
+
+async def _first_items(store: Store, node: NodeRecord, most: int | None) -> list[NodeRecord]:
+    found: list[NodeRecord] = []
+    while most is None or len(found) < most:
+        after = (found[-1].place or 0) if found else -1
+        limit = _PAGE if most is None else min(_PAGE, most - len(found))
+        page = await store.items(node.run_id, node.node_id, after=after, limit=limit)
+        if not page:
+            break
+        found += page
+    return found
+
+
+def _as_seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
+    """A request that was in flight when its process ended may have been paid for: its usage is unknown."""
+    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
+        free = attempt.reserved_usd == 0
+        return replace(attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None)
+    return attempt

@@ -25,7 +25,7 @@ COMMANDS = {
     "show": ("show", "Show one run, or one step of it."),
     "why": ("explain", "Say why a step ran again."),
     "failed": ("runs", "Print the failed items of a run, to be run again."),
-    "cache": ("database", "Look at the stored answers, or remove them."),
+    "cache": ("runs", "Look at the stored answers, or remove them."),
     "db": ("doctor", "Look at the database, or upgrade it."),
     "schema": ("files", "Print the JSON Schema of workflow files."),
     "init": ("files", "Write a starter project."),

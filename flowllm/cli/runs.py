@@ -1,4 +1,4 @@
-"""flowllm runs and flowllm failed: the history as a list, and the failed items of a run, to be run again."""
+"""flowllm runs, failed and cache: what is on record as lists, and its removal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import functools
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import COUNTED, figures_of
-from flowllm.cli.database import compacted, confirm, find_run, reading, step_kinds, writing, yes_option
+from flowllm.cli.database import find_run, reading, step_kinds, writing
 from flowllm.cli.failures import say
 from flowllm.cli.options import DURATION, Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results, unicode_output
@@ -23,8 +23,10 @@ from flowllm.core.errors import DatabaseCorrupt, UsageError
 from flowllm.core.money import price
 from flowllm.core.types import ROW, Json, NodeStatus, RunId, step_path
 from flowllm.language.problems import nearest
-from flowllm.reporting.text import clock_time, duration, json_text, plural
+from flowllm.reporting.text import byte_size, clock_time, duration, json_text, plural, visible
 from flowllm.storage.base import NodeRecord, RunRecord, Store
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 _ALL = 1_000_000_000
 """A limit that no history reaches."""
@@ -111,12 +113,12 @@ async def _row(store: Store, run: RunRecord) -> Row:
     )
 
 
-@runs.command()
+@runs.command("prune")
 @click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
 @yes_option
 @location_options
 @click.pass_context
-def prune(ctx: click.Context, *, older_than: float, yes: bool, location: Location) -> None:
+def prune_runs(ctx: click.Context, *, older_than: float, yes: bool, location: Location) -> None:
     """Delete runs that ended longer ago than that, and give their space back to the disk. Stored answers stay."""
     before = time.time() - older_than
 
@@ -248,3 +250,78 @@ def _line(node: NodeRecord, name_of_rows: Callable[[], str]) -> dict[str, Json]:
         return {**node.item, **found}
     name = name_of_rows() if node.parent == ROW else "item"
     return {name: node.item, **found}
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask whether to `what`, unless `yes`. Raises UsageError where nobody can be asked, click.Abort for a no."""
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(f"this would {what}", hint="add --yes if that is meant")
+    click.confirm(f"{what[:1].upper()}{what[1:]}?", abort=True, err=True)
+
+
+async def compacted(store: Store) -> str:
+    """Give the space of what was removed back to the disk; words about that, to follow what was removed."""
+    freed = await store.compact()
+    if freed is None:
+        return " (the database is in use: its file stays as large, and the space is used again)"
+    return f", {byte_size(freed)} given back to the disk" if freed > 0 else ""
+
+
+@click.group()
+def cache() -> None:
+    """Look at the stored answers, or remove them. Results of runs are not touched."""
+
+
+@cache.command()
+@json_option
+@location_options
+def stats(*, as_json: bool, location: Location) -> None:
+    """How many answers are stored, of which models, and how large they are."""
+    found = writing(location, lambda app: app.store.memo_stats())
+    if as_json:
+        print_json(
+            {
+                "entries": found.entries,
+                "bytes": found.bytes,
+                "oldest": timestamp(found.oldest),
+                "newest": timestamp(found.newest),
+                "models": dict(found.models),
+            }
+        )
+        return
+    screen = results()
+    screen.line(f"{plural(found.entries, 'stored answer')}, {byte_size(found.bytes)}")
+    if found.entries:
+        screen.line(f"from {clock_time(found.oldest)} to {clock_time(found.newest)}")
+    for model, entries in sorted(found.models.items()):
+        screen.line(f"  {entries:>8,}  {visible(model)}")
+
+
+@cache.command("prune")
+@click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
+@yes_option
+@location_options
+def prune_answers(*, older_than: float, yes: bool, location: Location) -> None:
+    """Remove answers that are older than that, and give their space back to the disk."""
+    before = time.time() - older_than
+    confirm(f"remove all stored answers from before {clock_time(before)}", yes=yes)
+    _remove(location, lambda store: store.prune_memo(older_than=before))
+
+
+@cache.command()
+@yes_option
+@location_options
+def clear(*, yes: bool, location: Location) -> None:
+    """Remove all answers. What runs need of them would be paid for again."""
+    confirm("remove all stored answers", yes=yes)
+    _remove(location, lambda store: store.clear_memo())
+
+
+def _remove(location: Location, remove: Callable[[Store], Awaitable[int]]) -> None:
+    async def work(app: FlowLLM) -> str:
+        count = await remove(app.store)
+        return f"removed {plural(count, 'stored answer')}{await compacted(app.store) if count else ''}"
+
+    say(writing(location, work))
