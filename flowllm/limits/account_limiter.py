@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
+from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.tasks import start_task
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, WaitReason
 from flowllm.limits.adaptive import LEAST_GUESS
@@ -25,9 +26,6 @@ from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.lane import Admission, Lane, Waiter
 from flowllm.limits.learned import Departure, ModelLimits, per_second
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
-
-LONGEST_PAUSE = 3600.0
-"""Seconds: no server can make an account wait longer than this at a time."""
 
 REVIEW = 0.5
 """Seconds."""

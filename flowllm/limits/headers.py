@@ -7,14 +7,12 @@ IETF drafts have them. None of them says for sure over which time a limit counts
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
+from flowllm.core.retry_after import wait_of
 from flowllm.limits.scope import MINUTE
 
 DAY = 86_400.0
@@ -22,10 +20,6 @@ LONGEST_WINDOW = 1.1 * MINUTE
 """Seconds; a limit over a longer time is no rate at which to send."""
 RATE_HEADERS = re.compile(r"(x-|anthropic-)?ratelimit.*", re.IGNORECASE)
 """Names of headers that may speak of limits."""
-_EARLIEST = 1e9
-"""From here on a number is a moment, in seconds since 1970; that many thousand, in milliseconds."""
-_UNITS = {"d": DAY, "h": 3_600.0, "m": MINUTE, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
 _NAMES = {"requests": ("requests", "req"), "tokens": ("tokens",)}
 _SPANS = {"second": 1.0, "minute": MINUTE, "hour": 3_600.0, "day": DAY, "month": 30 * DAY}
 _PARAMETER = re.compile(r"(?:^|[;,\s])(limit|remaining|reset|q|r|t|w)\s*=\s*\"?([^;,\"\s]+)", re.IGNORECASE)
@@ -74,7 +68,7 @@ def read_quotas(headers: Mapping[str, str], what: str, *, now: float) -> list[Qu
         quota = Quota(
             limit=_number(_first(headers.get(pattern.format("limit")))),
             remaining=_number(headers.get(pattern.format("remaining"))),
-            reset=parse_reset(headers.get(pattern.format("reset")), now=now),
+            reset=_wait(headers.get(pattern.format("reset")), now),
             window=window,
         )
         if quota != Quota(window=window):
@@ -106,7 +100,7 @@ def _drafts(headers: Mapping[str, str], now: float) -> Iterator[Quota]:
         yield Quota(
             limit=parameters.get("limit"),
             remaining=parameters.get("remaining"),
-            reset=_from(parameters.get("reset"), now),
+            reset=_wait(parameters.get("reset"), now),
             window=_parameters(policies).get("w"),
         )
         return
@@ -116,7 +110,7 @@ def _drafts(headers: Mapping[str, str], now: float) -> Iterator[Quota]:
         yield Quota(
             limit=policy.get("q"),
             remaining=parameters.get("r"),
-            reset=_from(parameters.get("t"), now),
+            reset=_wait(parameters.get("t"), now),
             window=policy.get("w"),
         )
 
@@ -130,43 +124,14 @@ def _parameters(text: str | None) -> dict[str, float]:
     return {name: value for name, value in found if value is not None}
 
 
+def _wait(told: str | float | None, now: float) -> float | None:
+    return None if told is None else wait_of(str(told), now=now)
+
+
 def _first(text: str | None) -> str | None:
     """`100, 100;w=60` starts with the limit that is nearest."""
     match = _LEADING.match(text or "")
     return text if match is None else match[1]
-
-
-def parse_reset(text: str | None, *, now: float) -> float | None:
-    """Seconds from texts such as `6m0s`, `1.5s`, `120ms`, a plain number, or a moment (seconds or milliseconds since
-    1970, an ISO or HTTP date); None for anything else. `now` is the wall clock, in seconds since 1970."""
-    if text is None:
-        return None
-    text = text.strip()
-    plain = _number(text)
-    if plain is not None:
-        return _from(plain, now)
-    parts = _PART.findall(text.lower())
-    if parts and "".join(itertools.chain.from_iterable(parts)) == text.lower():
-        return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
-    moment = _moment(text)
-    return None if moment is None else max(0.0, moment - now)
-
-
-def _from(number: float | None, now: float) -> float | None:
-    """A number of seconds, or a moment."""
-    if number is None or number < _EARLIEST:
-        return number
-    return max(0.0, (number if number < _EARLIEST * 1000 else number / 1000) - now)
-
-
-def _moment(text: str) -> float | None:
-    for read in (datetime.fromisoformat, parsedate_to_datetime):
-        try:
-            moment = read(text)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError, IndexError, TypeError):
-            continue
-    return None
 
 
 def _number(text: str | None) -> float | None:

@@ -27,9 +27,9 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.redact import Redactor
+from flowllm.core.retry_after import requested_wait
 from flowllm.core.types import Json
 from flowllm.providers.openai.error_table import error_type, normalized
-from flowllm.providers.openai.retry_after import requested_wait
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""

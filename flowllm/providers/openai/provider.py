@@ -17,12 +17,12 @@ from flowllm.core.errors import AttemptTimedOut, BadAnswer, RateLimited, ServerF
 from flowllm.core.fingerprint import digest
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
+from flowllm.core.retry_after import requested_wait
 from flowllm.core.types import Json, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.openai.answer import decode
 from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, RequestInfo, error_of, masked_body
 from flowllm.providers.openai.request import OPENAI_HOST, OpenAIConfig, encode, with_images
-from flowllm.providers.openai.retry_after import requested_wait
 from flowllm.providers.openai.usage import list_price, price_usd, reported_cost
 from flowllm.providers.openai.vectors import decode_embeddings
 

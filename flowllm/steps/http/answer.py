@@ -7,11 +7,11 @@ import codecs
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from flowllm.core import strict_json
 from flowllm.core.errors import HttpFailed
+from flowllm.core.retry_after import LONGEST_PAUSE, wait_of
 from flowllm.core.types import Json
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ MAX_BODY = 16 * 1024 * 1024
 """Bytes, after decompression."""
 SHOWN = 500
 """Characters of an error's body."""
-LONGEST_RETRY_AFTER = 3600.0
-"""Seconds; a server that asks for more is asked again then."""
 _AGAIN: Final = frozenset({408, 423, 425, 429, 449, 498, *range(500, 505), *range(520, 531)} - {501})
 _TEXTS: Final = ("text/", "application/xml", "application/javascript", "application/x-www-form-urlencoded")
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
@@ -45,12 +43,13 @@ async def read_answer(response: aiohttp.ClientResponse, shown: str, mask: Callab
     body = _body(await _data(response, shown), response)
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     if not 200 <= response.status < 300:  # noqa: PLR2004
+        asked = wait_of(response.headers.get("Retry-After", ""), now=now)
         raise HttpFailed(
             f"{shown} answered {response.status} {mask(response.reason or '')[:SHOWN]}".rstrip(),
             hint=_advice(response),
             answer=mask(text)[:SHOWN],
             retryable=response.status in _AGAIN,
-            retry_after=retry_after(response.headers.get("Retry-After", ""), now),
+            retry_after=None if asked is None else min(asked, LONGEST_PAUSE),
         )
     if isinstance(body, _NotJson):
         raise HttpFailed(f"{shown}: the body says that it is JSON, and is not ({body.why})", answer=mask(text)[:SHOWN])
@@ -73,17 +72,6 @@ async def _data(response: aiohttp.ClientResponse, shown: str) -> bytes:
 def _advice(response: aiohttp.ClientResponse) -> str:
     moved = 300 <= response.status < 400 and "Location" in response.headers  # noqa: PLR2004
     return f"a redirect is followed for GET and HEAD only, not for {response.method}" if moved else ""
-
-
-def retry_after(text: str, now: float) -> float | None:
-    """Seconds that a server asks to wait, at least 0 and at most an hour; None if it says nothing that can be
-    understood. Seconds or an HTTP date: RFC 9110, section 10.2.3. `now` is in seconds since 1970 UTC."""
-    text = text.strip()
-    try:
-        asked = float(text) if text.isdecimal() else parsedate_to_datetime(text).timestamp() - now
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return min(max(asked, 0.0), LONGEST_RETRY_AFTER)
 
 
 def _body(data: bytes, response: aiohttp.ClientResponse) -> Json:

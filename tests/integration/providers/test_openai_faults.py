@@ -29,8 +29,8 @@ from flowllm.core.errors import (
     Unauthorized,
     UnknownModel,
 )
+from flowllm.core.retry_after import LONGEST_WAIT
 from flowllm.providers.openai.errors import LONGEST_RAW
-from flowllm.providers.openai.retry_after import LONGEST_WAIT
 from tests.integration.providers.conftest import CANARY, MakeOpenAI, ask
 from tests.support.replies import FAULTS, MIB, Reply, error_body, rate_limited
 from tests.support.server import Server

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import AttemptTimedOut, ConnectionFailed, RateLimited, RequestRejected, ServerFailed
+from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.types import Limits, Priority, WindowLimit
-from flowllm.limits.account_limiter import LONGEST_PAUSE
 from flowllm.limits.limiter import Limiter, Permit
 from tests.support.virtual import LoopClock, run_virtual
 

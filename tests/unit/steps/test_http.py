@@ -12,7 +12,6 @@ from aiohttp.abc import AbstractResolver
 from flowllm.core.errors import HttpFailed, TemplateFailed
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
-from flowllm.steps.http.answer import LONGEST_RETRY_AFTER, retry_after
 from flowllm.steps.http.runner import HttpRunner
 from flowllm.steps.http.transport import Request, Wire, blocked, checked_url
 from tests.support.web import Web, answer, redirect, running_web
@@ -116,31 +115,6 @@ def test_of_several_addresses_only_the_public_ones_are_tried() -> None:
 def test_a_name_that_nobody_knows(web: Web) -> None:
     (said,) = asked(web, Names([]), "/")
     assert "there is no host name.example" in said
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("0", 0),
-        ("7", 7),
-        (" 7 ", 7),
-        ("300", 300),
-        ("1000000000", LONGEST_RETRY_AFTER),
-        ("9" * 400, LONGEST_RETRY_AFTER),
-        ("Sat, 01 Jan 2000 00:00:10 GMT", 10),
-        ("Sat, 01 Jan 2000 00:00:00 GMT", 0),
-        ("Fri, 31 Dec 1999 00:00:00 GMT", 0),
-        ("Sat, 01 Jan 2050 00:00:00 GMT", LONGEST_RETRY_AFTER),
-        ("", None),
-        ("-5", None),
-        ("NaN", None),
-        ("inf", None),
-        ("soon", None),
-        ("99 99 9999", None),
-    ],
-)
-def test_how_long_a_server_asks_to_wait(text: str, seconds: float | None) -> None:
-    assert retry_after(text, 946_684_800.0) == seconds
 
 
 @pytest.mark.parametrize("url", ["http://a/", " https://a.example:8080/x?y=1#z ", "http://[::1]:80/", "http://1.2.3.4"])

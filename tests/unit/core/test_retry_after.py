@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowllm.core.errors import RateLimited, ServerFailed
+from flowllm.core.retry_after import LONGEST_WAIT, requested_wait, wait_of
 from flowllm.core.types import Json
 from flowllm.providers.openai.errors import RequestInfo, error_of
-from flowllm.providers.openai.retry_after import LONGEST_WAIT, requested_wait
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 INFO = RequestInfo(provider="work", server="llm.example.com")
@@ -50,6 +52,19 @@ def waits(body: Json = "", status: int = 429, **headers: str) -> float | None:
         ("2027-01-15T08:00:30Z", 30.0),
         ("2027-01-15T10:00:30+02:00", 30.0),
         ("2027-01-15 08:00:30", 30.0),
+        ("2027-01-15T08:00:30", 30.0),
+        ("0", 0.0),
+        (" 7 ", 7.0),
+        ("9" * 400, LONGEST_WAIT),
+        ("1h2m3.5s", 3723.5),
+        ("2d", 172_800.0),
+        ("1m30s250ms", 90.25),
+        (" 6M0S ", 360.0),
+        ("1800000005.5", 5.5),
+        ("5x", None),
+        ("s", None),
+        ("6m and more", None),
+        ("99 99 9999", None),
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
@@ -114,3 +129,9 @@ def test_the_quota_that_is_used_up_says_when_it_is_there_again() -> None:
     assert waits(ratelimit_reset="11", ratelimit_remaining="0") == 11
     assert waits(retry_after="2", **spent) == 2
     assert waits({"error": {"message": "try again in 4s"}}, **spent) == 4
+
+
+@given(st.text(max_size=20))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    found = wait_of(text, now=NOW)
+    assert found is None or 0 <= found <= LONGEST_WAIT

@@ -1,4 +1,8 @@
-"""How long a server asks to wait, in its headers, `Retry-After` first, or in its text. Pure."""
+"""How long a server asks to wait, in its headers, `Retry-After` first, or in its text. Pure.
+
+Providers and http steps put it on the error of a refusal (`retry_after`). `limits/account_limiter.py` holds the model
+back for that long, and `calls/conversation.py` sends the refused request again after it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from flowllm.core.types import Json
 
 LONGEST_WAIT = 31 * 86_400.0
 """Seconds; what a server asks for beyond a month's quota is nonsense, and counts as this."""
+LONGEST_PAUSE = 3600.0
+"""Seconds that a request or a model waits at a time for what a server asks; then it is asked again."""
 
 _MOMENT = 1e9
 """A number from here on is a time (seconds since 1970) and no duration; from a thousand times that on, in milliseconds."""
@@ -126,7 +132,7 @@ def _date(text: str, now: float) -> float | None:
             moment = read(text)
             moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
             return _clamped(moment.timestamp() - now)
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, IndexError):
             continue
     return None
 
