@@ -8,8 +8,6 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from flowllm.storage.sqlite.totals import FIGURES, STATUSES, SUMS, TRIGGERS
-
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -18,6 +16,8 @@ depends_on = None
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ZERO = sa.text("0")
 RUNNING = sa.text("status = 'running'")
+STATUSES = ("running", "waiting", "succeeded", "failed", "skipped", "blocked", "cancelled")
+COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens")
 
 
 def upgrade() -> None:
@@ -33,13 +33,13 @@ def upgrade() -> None:
     _waits()
     _gauges()
     _totals()
-    for trigger in TRIGGERS:
-        op.execute(trigger)
+    op.drop_index("ix_nodes_parent_place", "nodes")
+    op.create_index("ix_nodes_parent_place", "nodes", ["run_id", "parent", "place", "epoch", "status"])
 
 
 def downgrade() -> None:
-    for trigger in TRIGGERS:
-        op.execute(f"DROP TRIGGER {trigger.split()[2]}")
+    op.drop_index("ix_nodes_parent_place", "nodes")
+    op.create_index("ix_nodes_parent_place", "nodes", ["run_id", "parent", "place"])
     for table in ("totals", "gauges", "waits"):
         op.drop_table(table)
     op.drop_index("ix_runs_running", "runs")
@@ -48,6 +48,28 @@ def downgrade() -> None:
     op.execute("DELETE FROM nodes WHERE status = 'waiting' OR (status = 'running' AND key = '')")
     op.drop_column("nodes", "change_no")
     op.drop_column("nodes", "waits")
+
+
+def _figures() -> dict[str, str]:
+    """What one attempt adds to each sum."""
+    told = {name: f"json_extract(usage, '$.{name}')" for name in COUNTS}
+    counted = f"{told['input_tokens']} + {told['output_tokens']}"
+    unseen = f"(status NOT IN ('succeeded', 'failed') AND {counted} = 0)"
+    in_doubt = f"({counted} IS NULL OR {unseen})"
+    free = f"(status = 'failed' AND {counted} = 0 AND cost_usd IS NULL)"
+    cost = f"(CASE WHEN {unseen} THEN NULL WHEN {free} THEN 0.0 ELSE cost_usd END)"
+    least = f"coalesce({told['input_tokens']}, 0) + coalesce({told['output_tokens']}, 0)"
+    return {
+        "requests": "1",
+        **{name: f"coalesce({value}, 0)" for name, value in told.items()},
+        **{f"no_{name}": f"({unseen} OR {value} IS NULL)" for name, value in told.items()},
+        "known_usd": f"coalesce({cost}, 0.0)",
+        "unpriced": f"(NOT {in_doubt} AND {cost} IS NULL)",
+        "unknown": in_doubt,
+        "reserved_tokens": f"(CASE WHEN {in_doubt} THEN max(0, reserved_tokens - ({least})) ELSE 0 END)",
+        "reserved_usd": f"(CASE WHEN {in_doubt} AND {cost} IS NULL THEN coalesce(reserved_usd, 0.0) ELSE 0.0 END)",
+        "unreserved": f"({in_doubt} AND {cost} IS NULL AND reserved_usd IS NULL)",
+    }
 
 
 def _waits() -> None:
@@ -80,16 +102,18 @@ def _gauges() -> None:
 
 
 def _totals() -> None:
+    figures = _figures()
     op.create_table(
         "totals",
         sa.Column("run_id", sa.Text, primary_key=True, nullable=False),
         *(sa.Column(name, BIG, nullable=False, server_default=ZERO) for name in ("changes", "last_seq", *STATUSES)),
-        *(sa.Column(name, sa.Float(53), nullable=False, server_default=ZERO) for name in FIGURES),
+        *(sa.Column(name, sa.Float(53), nullable=False, server_default=ZERO) for name in figures),
     )
     op.execute("INSERT INTO totals (run_id) SELECT run_id FROM runs")
     counts = ", ".join(f"count(CASE WHEN status = '{status}' THEN 1 END) AS {status}" for status in STATUSES)
     _fill(("changes", "last_seq", *STATUSES), f"max(change_no) AS changes, max(seq) AS last_seq, {counts}", "nodes")
-    _fill(tuple(FIGURES), ", ".join(f"{value} AS {name}" for name, value in SUMS.items()), "attempts WHERE model <> ''")
+    sums = ", ".join(f"total({value}) AS {name}" for name, value in figures.items())
+    _fill(tuple(figures), sums, "attempts WHERE model <> ''")
 
 
 def _fill(columns: tuple[str, ...], sums: str, table: str) -> None:

@@ -80,7 +80,7 @@ async def bare(folder: Path, group: int) -> tuple[float, float]:
         begin(connection)
         _many(connection, statements.END_ATTEMPT, [attempt_row(attempt_of_node(n, record.run_id)) for n in names])
         _many(connection, statements.WRITE_MEMO, [memo_row(answer(n)) for n in names])
-        _many(connection, statements.WRITE_NODE, [node_row(node(n, record.run_id)) for n in names])
+        _many(connection, statements.WRITE_NODE, [(*node_row(node(n, record.run_id)), 0) for n in names])
         connection.execute("COMMIT")
         done += group
     elapsed, used = time.perf_counter() - began, time.process_time() - cpu

@@ -18,9 +18,9 @@ from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import run_of, totals_of, wait_of
 from flowllm.storage.sqlite.refusals import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
-from flowllm.storage.sqlite.statements import named
-from flowllm.storage.sqlite.tables import attempts, memo, nodes, runs, waits
+from flowllm.storage.sqlite.tables import attempts, memo, named, nodes, runs, totals, waits
 from flowllm.storage.sqlite.text import content_hash, to_json, to_text
+from flowllm.storage.sqlite.totals import Totals
 from flowllm.storage.sqlite.unit import Unit
 
 
@@ -67,7 +67,7 @@ _UPDATE: Final = named(
 _MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
 _STATUS: Final = named(select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS))
 _DELETE: Final = tuple(
-    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, waits, runs)
+    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, waits, totals, runs)
 )
 _DROP: Final = named(delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash")))
 _PRUNE: Final = named(delete(memo).where(memo.c.created_at < bindparam("before")))
@@ -82,6 +82,7 @@ def create_run(run: RunRecord, row: RunRow) -> Unit:
         if connection.execute(_SEQ, {"this": row.run_id}).fetchone():
             raise run_exists(run.run_id)
         connection.execute(statements.INSERT_RUN, row)
+        connection.execute("INSERT INTO totals (run_id) VALUES (:this)", {"this": row.run_id})
         return int(connection.execute(_SEQ, {"this": row.run_id}).fetchone()[0])
 
     return Unit(action=action)
@@ -106,8 +107,8 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
         _change(connection, _CLAIM, values)
         _forget_sent(connection, this)
-        totals = _totals(connection, this)
-        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None, totals=totals)
+        now = _totals(connection, this)
+        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None, totals=now)
 
     return Unit(action=action)
 
@@ -236,6 +237,7 @@ def _totals(connection: sqlite3.Connection, this: str) -> RunTotals:
 def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
     """Of what was out when its owner died nobody knows what became."""
     sent = {"this": this, "sent": AttemptStatus.SENT.value}
+    changed = Totals(connection)
     for row in map(AttemptRow._make, fetch(connection, _SENT, sent)):
         now = row._replace(status=AttemptStatus.UNKNOWN.value)
         whole = row.row_hash in {None, attempt_hash(row)}
@@ -247,6 +249,8 @@ def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
                 "new_row_hash": attempt_hash(now) if whole else row.row_hash,
             },
         )
+        changed.attempt(this, statements.charge(row), statements.charge(now))
+    changed.write()
 
 
 def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:

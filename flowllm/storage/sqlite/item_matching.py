@@ -13,9 +13,9 @@ from flowllm.storage.base import ItemKey, RunLease
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow, node_hash
-from flowllm.storage.sqlite.statements import CHANGE, named
-from flowllm.storage.sqlite.tables import nodes
+from flowllm.storage.sqlite.tables import named, nodes
 from flowllm.storage.sqlite.text import from_text, to_text
+from flowllm.storage.sqlite.totals import Totals
 from flowllm.storage.sqlite.unit import Unit
 
 Found = tuple[int, NodeRow | None]
@@ -35,7 +35,7 @@ _TAKE: Final = named(
         epoch=bindparam("sitting"),
         place=bindparam("new_place"),
         row_hash=bindparam("new_hash"),
-        change_no=literal_column(CHANGE.format(run="nodes.run_id")),
+        change_no=bindparam("new_change"),
     )
 )
 _ROW: Final = named(select(*_COLUMNS).where(*_THIS))
@@ -68,7 +68,10 @@ def adopt(fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slot
     """See `Store.adopt`; the result is a list of `Found`, one an item. `slots` is kept from call to call."""
 
     def action(connection: sqlite3.Connection) -> list[Found]:
-        return _Adoption(connection, fence, parent, slots).all(items)
+        adoption = _Adoption(connection, fence, parent, slots)
+        found = adoption.all(items)
+        adoption.totals.write()
+        return found
 
     return Unit(fences=(fence,), action=action)
 
@@ -81,6 +84,7 @@ class _Adoption:
         self._fence = fence
         self._parent = parent
         self._slots = slots
+        self.totals = Totals(connection)
         self._these: dict[str, Any] = {
             "run": to_text(fence.run_id),
             "parent": to_text(parent),
@@ -172,6 +176,7 @@ class _Adoption:
             "sitting": row.epoch,
             "new_place": row.place,
             "new_hash": row.row_hash,
+            "new_change": self.totals.next_change(row.run_id),
         }
 
     def _taken(self, row: NodeRow, place: int) -> NodeRow:

@@ -70,7 +70,7 @@ def create(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
     # Late: SQLAlchemy takes a third of a second to import, and most commands find their database made.
     from sqlalchemy import insert  # noqa: PLC0415
 
-    from flowllm.storage.sqlite import tables, totals  # noqa: PLC0415
+    from flowllm.storage.sqlite import tables  # noqa: PLC0415
 
     _touch(path)
     with _transaction(path, busy_timeout) as connection:
@@ -79,8 +79,6 @@ def create(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
             return
         tables.metadata.create_all(connection)
         tables.versions.create(connection)
-        for trigger in totals.TRIGGERS:
-            raw.execute(trigger)
         connection.execute(insert(tables.versions), {"version_num": HEAD})
         raw.execute(f"PRAGMA application_id={APPLICATION_ID}")
 

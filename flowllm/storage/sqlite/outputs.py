@@ -18,8 +18,7 @@ from flowllm.storage.sqlite.current_items import standing
 from flowllm.storage.sqlite.faults import RESTORE, explain
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow
-from flowllm.storage.sqlite.statements import named
-from flowllm.storage.sqlite.tables import nodes
+from flowllm.storage.sqlite.tables import named, nodes
 from flowllm.storage.sqlite.text import content_hash, from_json, to_text
 
 PAGE: Final = 500

@@ -38,7 +38,7 @@ from flowllm.storage.sqlite.refusals import ambiguous, run_not_found
 from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RunRow
 from flowllm.storage.sqlite.tables import DEAD, attempts, gauges, memo, nodes, rates, runs, totals, waits
 from flowllm.storage.sqlite.text import from_text, to_text
-from flowllm.storage.sqlite.totals import SUMS
+from flowllm.storage.sqlite.totals import CHARGED, summed
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table
@@ -57,7 +57,7 @@ AMBIGUOUS: Final = 3
 
 
 _TOTALS: Final = tuple(column for column in totals.c if column.name != "run_id")
-_SUMS: Final[tuple[Any, ...]] = tuple(literal_column(value).label(name) for name, value in SUMS.items())
+_CHARGED: Final = tuple(attempts.c[name] for name in CHARGED)
 _CHANGE: Final = len(NodeRow._fields)
 """Where the number of the change stands in a whole row of `nodes`."""
 _WANTED: Final = func.json_each(bindparam("keys")).table_valued("value")
@@ -318,9 +318,9 @@ class Reader:
             return spend_of(found[0]._asdict()) if found else Spend()
         node, name = attempts.c.node_id, to_text(within)
         inner = [and_(node >= f"{name}{mark}", node < f"{name}{chr(ord(mark) + 1)}") for mark in ".["]
-        query: Select[Any] = select(*_SUMS).select_from(attempts)
+        query: Select[Any] = select(*_CHARGED)
         query = query.where(attempts.c.run_id == to_text(run_id), attempts.c.model != "", or_(node == name, *inner))
-        return spend_of((await self._all(query))[0]._asdict())
+        return spend_of(summed(await self._all(query)))
 
     # rates
 

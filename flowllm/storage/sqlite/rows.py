@@ -188,12 +188,26 @@ def node_row(node: NodeRecord) -> NodeRow:
     return row._replace(row_hash=node_hash(row))
 
 
+class RunningRow(NamedTuple):
+    """The columns of `nodes` that one has that has begun."""
+
+    run_id: str
+    node_id: str
+    kind: str
+    started_at: float | None
+    parent: str
+    place: int | None
+    epoch: int
+    content: str
+    content_hash: str
+
+
 NOT_ENDED: Final = content_hash(NodeStatus.RUNNING.value, "", "null")
 
 
-def running_row(node: NodeRecord) -> tuple[Any, ...]:
-    """A node that has begun, for NOTE_RUNNING."""
-    return (
+def running_row(node: NodeRecord) -> RunningRow:
+    """A node that has begun."""
+    return RunningRow(
         to_text(node.run_id),
         to_text(node.node_id),
         node.kind.value,
@@ -211,7 +225,9 @@ def gauge_row(gauge: Gauge) -> tuple[Any, ...]:
     return (to_text(gauge.process), to_text(gauge.account), *_OF_GAUGE(gauge))
 
 
-_OF_GAUGE: Final = attrgetter("at", "in_flight", "waiting", "rate", "tokens", "pause_s")
+GAUGE_FIELDS: Final = ("process", "account", "at", "in_flight", "waiting", "rate", "tokens", "pause_s")
+WAIT_FIELDS: Final = ("run_id", "node_id", "kind", "token", "due_at", "payload", "value")
+_OF_GAUGE: Final = attrgetter(*GAUGE_FIELDS[2:])
 
 
 def wait_row(wait: WaitRecord) -> tuple[Any, ...]:

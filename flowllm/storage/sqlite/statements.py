@@ -1,117 +1,130 @@
-"""The statements of the hot path, written in SQLAlchemy Core and compiled once.
-
-Each takes one row of rows.py, by position. All of them may be repeated without changing anything.
-"""
+"""The statements of the hot path. Each takes one row of rows.py, by position, and may be repeated without changing
+anything; `write_rows` executes them and keeps the totals of runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import sqlite3
+from collections.abc import Iterable
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final
 
-from sqlalchemy import bindparam, literal_column, select
-from sqlalchemy.dialects import sqlite
-
-from flowllm.storage.sqlite import tables
-from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RateRow, RunRow
-
-if TYPE_CHECKING:
-    from sqlalchemy import ClauseElement, Table
-    from sqlalchemy.dialects.sqlite import Insert
-
-DIALECT: Final = sqlite.dialect(paramstyle="qmark")
-_NAMED: Final = sqlite.dialect(paramstyle="named")
-
-
-def named(statement: ClauseElement) -> str:
-    """The SQL text of a statement whose parameters are given by name."""
-    return str(statement.compile(dialect=_NAMED))
-
-
-def compiled(statement: ClauseElement, columns: tuple[str, ...] | None = None) -> str:
-    """The SQL text of a statement, its parameters as question marks in the order of `columns`."""
-    result = statement.compile(dialect=DIALECT, column_keys=list(columns) if columns else None)
-    order = tuple(getattr(result, "positiontup", None) or ())
-    if columns is not None and order != columns:
-        raise AssertionError(f"parameters stand in another order: {order}, not {columns}")
-    return str(result)
-
-
-def _insert(
-    table: Table, fields: tuple[str, ...], fixed: tuple[str, ...] = ()
-) -> tuple[Insert, dict[str, Any], list[Any]]:
-    statement = sqlite.insert(table)
-    unique = [column for column in table.columns if column.unique] or list(table.primary_key.columns)
-    names = {column.name for column in unique} | set(fixed)
-    values = {name: statement.excluded[name] for name in fields if name not in names}
-    return statement, values, unique
-
-
-def insert(table: Table, fields: tuple[str, ...]) -> str:
-    """Insert a row; one that is there already is an error."""
-    return compiled(sqlite.insert(table), fields)
-
-
-def insert_once(table: Table, fields: tuple[str, ...]) -> str:
-    """Insert a row; one that is there already stays as it is."""
-    statement, _, unique = _insert(table, fields)
-    return compiled(statement.on_conflict_do_nothing(index_elements=unique), fields)
-
-
-def upsert(table: Table, fields: tuple[str, ...], *, fixed: tuple[str, ...] = ()) -> str:
-    """Insert a row; one that is there already is written over, but for what never changes (`fixed`): indexes of
-    columns that are written are written too."""
-    statement, values, unique = _insert(table, fields, fixed)
-    return compiled(statement.on_conflict_do_update(index_elements=unique, set_=values), fields)
-
-
-INSERT_RUN: Final = insert(tables.runs, RunRow._fields)
-BEGIN_ATTEMPT: Final = insert_once(tables.attempts, AttemptRow._fields)
-END_ATTEMPT: Final = upsert(tables.attempts, AttemptRow._fields, fixed=("run_id", "node_id"))
-WRITE_MEMO: Final = upsert(tables.memo, MemoRow._fields)
-CHANGE: Final = "(SELECT coalesce(max(changes), 0) + 1 FROM totals WHERE run_id = {run})"
-"""The number of a change of a node of that run; a trigger counts it."""
-WRITE_NODE: Final = (
-    f"INSERT INTO nodes ({', '.join(NodeRow._fields)}, change_no) "  # noqa: S608
-    f"SELECT *, {CHANGE.format(run='new.run_id')} FROM (SELECT {', '.join(f'? AS {name}' for name in NodeRow._fields)}) AS new WHERE true "
-    "ON CONFLICT (run_id, node_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in (*NodeRow._fields[2:], "change_no") if name != "parent")
+from flowllm.storage.sqlite.rows import (
+    GAUGE_FIELDS,
+    WAIT_FIELDS,
+    AttemptRow,
+    MemoRow,
+    NodeRow,
+    RateRow,
+    RunningRow,
+    RunRow,
 )
-_BEGUN: Final = ("run_id", "node_id", "kind", "started_at", "parent", "place", "epoch", "content", "content_hash")
+from flowllm.storage.sqlite.totals import CHARGED, NONE, Totals, figures
+
+
+def _insert(table: str, fields: tuple[str, ...], then: str = "") -> str:
+    return f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))}) {then}".strip()  # noqa: S608
+
+
+def _upsert(table: str, fields: tuple[str, ...], key: str, *fixed: str) -> str:
+    """Insert a row; one that is there already is written over, but for its key and what never changes (`fixed`): indexes
+    of columns that are written are written too."""
+    rest = (name for name in fields if name not in {*key.split(", "), *fixed})
+    values = ", ".join(f"{name} = excluded.{name}" for name in rest)
+    return _insert(table, fields, f"ON CONFLICT ({key}) DO UPDATE SET {values}")
+
+
+INSERT_RUN: Final = _insert("runs", RunRow._fields)
+BEGIN_ATTEMPT: Final = _insert("attempts", AttemptRow._fields, "ON CONFLICT (attempt_id) DO NOTHING")
+END_ATTEMPT: Final = _upsert("attempts", AttemptRow._fields, "attempt_id", "run_id", "node_id")
+WRITE_MEMO: Final = _upsert("memo", MemoRow._fields, "key")
+WRITE_NODE: Final = _upsert("nodes", (*NodeRow._fields, "change_no"), "run_id, node_id", "parent")
 NOTE_RUNNING: Final = (
-    f"INSERT INTO nodes ({', '.join(_BEGUN)}, seq, status, key, model, provider, cached, attempts, truncated, usage, "  # noqa: S608
-    "queue_s, call_s, parts, output, change_no) "
-    f"SELECT *, 0, 'running', '', '', '', 0, 0, 0, '{{}}', 0, 0, '{{}}', 'null', {CHANGE.format(run='new.run_id')} "
-    f"FROM (SELECT {', '.join(f'? AS {name}' for name in _BEGUN)}) AS new WHERE true "
+    f"INSERT INTO nodes ({', '.join(RunningRow._fields)}, change_no, seq, status, key, model, provider, cached, attempts, "  # noqa: S608
+    "truncated, usage, queue_s, call_s, parts, output) "
+    f"VALUES ({', '.join('?' * len(RunningRow._fields))}, ?, 0, 'running', '', '', '', 0, 0, 0, '{{}}', 0, 0, '{{}}', 'null') "
     "ON CONFLICT (run_id, node_id) DO UPDATE SET "
     "status = 'running', key = '', error = NULL, output = 'null', content_hash = excluded.content_hash, "
     "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, "
-    "change_no = excluded.change_no "
-    "WHERE nodes.status IN ('running', 'cancelled') AND nodes.epoch < excluded.epoch AND nodes.counts IS NULL"
+    "change_no = excluded.change_no"
 )
-WRITE_WAIT: Final = (
-    "INSERT INTO waits (run_id, node_id, kind, token, due_at, payload, value) VALUES (?, ?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (run_id, node_id) DO UPDATE SET kind = excluded.kind, token = excluded.token, "
-    "due_at = excluded.due_at, payload = excluded.payload, value = excluded.value"
-)
-WRITE_GAUGE: Final = "INSERT OR REPLACE INTO gauges VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
+WRITE_GAUGE: Final = f"INSERT OR REPLACE INTO gauges VALUES ({', '.join('?' * len(GAUGE_FIELDS))})"  # noqa: S608
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
-WRITE_RATE: Final = upsert(tables.rates, RateRow._fields)
-EPOCH: Final = compiled(select(tables.runs.c.epoch).where(tables.runs.c.run_id == bindparam("run_id")), ("run_id",))
-HAS_ENDED: Final = compiled(
-    select(tables.attempts.c.status != literal_column("'sent'")).where(
-        tables.attempts.c.attempt_id == bindparam("attempt_id")
-    ),
-    ("attempt_id",),
-)
+WRITE_RATE: Final = _upsert("rates", RateRow._fields, "account")
+EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"
+HAS_ENDED: Final = "SELECT status <> 'sent' FROM attempts WHERE attempt_id = ?"
 
-ORDER: Final = (
-    NOTE_RUNNING,
-    BEGIN_ATTEMPT,
-    END_ATTEMPT,
-    WRITE_MEMO,
-    WRITE_NODE,
-    WRITE_WAIT,
-    WRITE_RATE,
-    WRITE_GAUGE,
-    FORGET_GAUGES,
-)
-"""In a group, all rows of one statement go before those of the next; an attempt begins before it ends."""
+_AS_THEY_ARE: Final = (WRITE_MEMO, WRITE_WAIT, WRITE_RATE, WRITE_GAUGE, FORGET_GAUGES)
+_FORGET_WAIT: Final = "DELETE FROM waits WHERE run_id = ? AND node_id = ?"
+_ENDED: Final = frozenset({"succeeded", "failed", "skipped", "blocked"})
+_OF_ATTEMPT: Final = itemgetter(*(AttemptRow._fields.index(name) for name in CHARGED))
+
+
+def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+    """Write rows, each given behind its statement, in the transaction that is open: those of one statement after the
+    other, as an attempt begins before it ends. Raises sqlite3.Error, DatabaseCorrupt."""
+    by_statement: dict[str, list[tuple[Any, ...]]] = {}
+    for statement, row in rows:
+        by_statement.setdefault(statement, []).append(row)
+    totals = Totals(connection)
+    _write_attempts(connection, totals, by_statement.get(BEGIN_ATTEMPT, ()), by_statement.get(END_ATTEMPT, ()))
+    _write_nodes(connection, totals, by_statement.get(NOTE_RUNNING, []), by_statement.get(WRITE_NODE, []))
+    for statement in _AS_THEY_ARE:
+        if statement in by_statement:
+            connection.executemany(statement, by_statement[statement])
+    totals.write()
+
+
+def charge(row: tuple[Any, ...]) -> tuple[float, ...]:
+    """What an attempt's row adds to the totals of its run."""
+    return figures(_OF_ATTEMPT(row))
+
+
+def _write_attempts(
+    connection: sqlite3.Connection, totals: Totals, begun: Iterable[tuple[Any, ...]], ended: Iterable[tuple[Any, ...]]
+) -> None:
+    cursor = connection.cursor()
+    for row in begun:
+        if cursor.execute(BEGIN_ATTEMPT, row).rowcount > 0:
+            totals.attempt(row[1], NONE, charge(row))
+    if ended:
+        known = totals.attempts([row[0] for row in ended])
+        for row in ended:
+            after = charge(row)
+            totals.attempt(row[1], known.get(row[0], NONE), after)
+            known[row[0]] = after
+        cursor.executemany(END_ATTEMPT, ended)
+
+
+def _write_nodes(
+    connection: sqlite3.Connection, totals: Totals, begun: list[tuple[Any, ...]], ended: list[tuple[Any, ...]]
+) -> None:
+    if not begun and not ended:
+        return
+    names: dict[str, list[str]] = {}
+    for row in chain(begun, ended):
+        names.setdefault(row[0], []).append(row[1])
+    known = totals.nodes(names)
+    notes = []
+    for row in begun:
+        run_id, node_id, epoch = row[0], row[1], row[_NOTED_EPOCH]
+        status, of_epoch, has_no_counts = known.get((run_id, node_id), (None, -1, True))
+        if status in {None, "running", "cancelled"} and of_epoch < epoch and has_no_counts:
+            notes.append((*row, totals.node(run_id, status, "running", 0)))
+            known[run_id, node_id] = ("running", epoch, True)
+    nodes, over = [], []
+    for row in ended:
+        this = run_id, node_id = row[0], row[1]
+        status = row[_STATUS]
+        nodes.append((*row, totals.node(run_id, known[this][0] if this in known else None, status, row[2])))
+        known[this] = (status, 0, True)
+        if status in _ENDED and totals.run(run_id).waits:
+            over.append(this)
+    connection.executemany(NOTE_RUNNING, notes)
+    connection.executemany(WRITE_NODE, nodes)
+    connection.executemany(_FORGET_WAIT, over)
+
+
+_STATUS: Final = NodeRow._fields.index("status")
+_NOTED_EPOCH: Final = RunningRow._fields.index("epoch")

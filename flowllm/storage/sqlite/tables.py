@@ -6,9 +6,23 @@ change here needs a migration; a test compares both ways to a schema.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, false, text
+from sqlalchemy.dialects import sqlite
 
 from flowllm.storage.sqlite.totals import FIGURES, STATUSES
+
+if TYPE_CHECKING:
+    from sqlalchemy import ClauseElement
+
+_NAMED: Final = sqlite.dialect(paramstyle="named")
+
+
+def named(statement: ClauseElement) -> str:
+    """The SQL text of a statement whose parameters are given by name."""
+    return str(statement.compile(dialect=_NAMED))
+
 
 metadata = MetaData()
 BIG = BigInteger().with_variant(Integer(), "sqlite")
@@ -84,7 +98,7 @@ nodes = Table(
     Column("waits", Text),
     Column("change_no", BIG, nullable=False, server_default=text("0")),
     Index("ix_nodes_change", "run_id", "change_no"),
-    Index("ix_nodes_parent_place", "run_id", "parent", "place"),
+    Index("ix_nodes_parent_place", "run_id", "parent", "place", "epoch", "status"),
     Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD),
 )
 

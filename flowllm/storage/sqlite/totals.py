@@ -1,82 +1,159 @@
-"""Sums over the rows of a run, kept by triggers: so they are right whatever writes a row, and however often.
+"""Sums over the rows of a run, and the numbers of its changes: who writes rows adds up what they change, and each
+transaction writes that once.
 
 They stand in a table of their own, one row a run: a row of `runs` holds texts of any length, which SQLite would
-write anew with every result. Revision 0006 made these triggers as they are here; to change them takes new names.
+write anew with every result.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from operator import add, sub
+from typing import Any, Final
 
+from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.types import USAGE_FIELDS
 
 STATUSES: Final = ("running", "waiting", "succeeded", "failed", "skipped", "blocked", "cancelled")
 """Columns that count nodes, items too."""
-
-
-def _figures() -> dict[str, str]:
-    """What one attempt adds to each sum of `Spend`; `@` stands before each of its columns."""
-    told = {name: f"json_extract(@usage, '$.{name}')" for name in USAGE_FIELDS}
-    counted = f"{told['input_tokens']} + {told['output_tokens']}"
-    unseen = f"(@status NOT IN ('succeeded', 'failed') AND {counted} = 0)"
-    in_doubt = f"({counted} IS NULL OR {unseen})"
-    free = f"(@status = 'failed' AND {counted} = 0 AND @cost_usd IS NULL)"
-    cost = f"(CASE WHEN {unseen} THEN NULL WHEN {free} THEN 0.0 ELSE @cost_usd END)"
-    least = f"coalesce({told['input_tokens']}, 0) + coalesce({told['output_tokens']}, 0)"
-    return {
-        "requests": "1",
-        **{name: f"coalesce({value}, 0)" for name, value in told.items()},
-        **{f"no_{name}": f"({unseen} OR {value} IS NULL)" for name, value in told.items()},
-        "known_usd": f"coalesce({cost}, 0.0)",
-        "unpriced": f"(NOT {in_doubt} AND {cost} IS NULL)",
-        "unknown": in_doubt,
-        "reserved_tokens": f"(CASE WHEN {in_doubt} THEN max(0, @reserved_tokens - ({least})) ELSE 0 END)",
-        "reserved_usd": f"(CASE WHEN {in_doubt} AND {cost} IS NULL THEN coalesce(@reserved_usd, 0.0) ELSE 0.0 END)",
-        "unreserved": f"({in_doubt} AND {cost} IS NULL AND @reserved_usd IS NULL)",
-    }
-
-
-FIGURES: Final = _figures()
-SUMS: Final = {name: f"total({value.replace('@', '')})" for name, value in FIGURES.items()}
-"""total() is SQLite's sum() of floats: 0.0 for no rows, and no integer overflow."""
-
-
-def _changed(columns: dict[str, str], *, before: bool) -> str:
-    """Assignments that add what a row adds now, less what it added before."""
-    return ", ".join(
-        f"{name} = {name} + ({value.replace('@', 'NEW.')}" + (f" - {value.replace('@', 'OLD.')})" if before else ")")
-        for name, value in columns.items()
-    )
-
-
-def _trigger(table: str, event: str, then: str, *, when: str = "") -> str:
-    return f"CREATE TRIGGER {table}_{event.lower()}_totals AFTER {event} ON {table} {when} BEGIN {then}; END"
-
-
-_COUNTED: Final = {status: f"(@status = '{status}')" for status in STATUSES}
-_NUMBERED: Final = "changes = max(changes, NEW.change_no), last_seq = max(last_seq, NEW.seq)"
-_SET: Final = "UPDATE totals SET"
-_OF_RUN: Final = "WHERE run_id = NEW.run_id"
-_NO_WAIT: Final = (
-    "DELETE FROM waits WHERE NEW.status IN ('succeeded', 'failed', 'skipped', 'blocked') "
-    "AND run_id = NEW.run_id AND node_id = NEW.node_id"
+FIGURES: Final = (
+    "requests",
+    *USAGE_FIELDS,
+    *(f"no_{name}" for name in USAGE_FIELDS),
+    "known_usd",
+    "unpriced",
+    "unknown",
+    "reserved_tokens",
+    "reserved_usd",
+    "unreserved",
 )
-TRIGGERS: Final = (
-    _trigger("runs", "INSERT", "INSERT INTO totals (run_id) VALUES (NEW.run_id)"),
-    _trigger("runs", "DELETE", "DELETE FROM totals WHERE run_id = OLD.run_id"),
-    *(
-        _trigger(
-            "nodes", event, f"{_SET} {_NUMBERED}, {_changed(_COUNTED, before=event == 'UPDATE')} {_OF_RUN}; {_NO_WAIT}"
-        )
-        for event in ("INSERT", "UPDATE")
-    ),
-    *(
-        _trigger(
-            "attempts",
-            event,
-            f"{_SET} {_changed(FIGURES, before=event == 'UPDATE')} {_OF_RUN}",
-            when="WHEN NEW.model <> ''",  # work of a step's own is no request
-        )
-        for event in ("INSERT", "UPDATE")
-    ),
+"""Columns that sum up what requests took."""
+NONE: Final = (0.0,) * len(FIGURES)
+CHARGED: Final = ("model", "status", "usage", "cost_usd", "reserved_tokens", "reserved_usd")
+"""What of an attempt says what it adds to those."""
+
+_ADDED: Final = ", ".join(f"{name} = {name} + ?" for name in (*STATUSES, *FIGURES))
+_UPDATE: Final = f"UPDATE totals SET changes = ?, last_seq = max(last_seq, ?), {_ADDED} WHERE run_id = ?"  # noqa: S608
+_NODES: Final = "SELECT node_id, status, epoch, counts IS NULL FROM nodes WHERE run_id = ? AND node_id IN (SELECT value FROM json_each(?))"
+_ATTEMPTS: Final = (
+    f"SELECT attempt_id, {', '.join(CHARGED)} FROM attempts WHERE attempt_id IN (SELECT value FROM json_each(?))"  # noqa: S608
 )
+
+
+@lru_cache(maxsize=1024)
+def figures(attempt: tuple[Any, ...]) -> tuple[float, ...]:
+    """What an attempt, given as a row of CHARGED, adds to each of FIGURES. Raises DatabaseCorrupt for a usage that
+    cannot be read."""
+    model, status, usage, cost_usd, reserved_tokens, reserved_usd = attempt
+    if not model:  # work of a step's own is no request
+        return NONE
+    try:
+        told = json.loads(usage)
+        counts = [told.get(name) for name in USAGE_FIELDS]
+        counted = None if counts[0] is None or counts[1] is None else counts[0] + counts[1]
+        unseen = counted == 0 and status not in {"succeeded", "failed"}
+        in_doubt = counted is None or unseen
+        cost = None if unseen else 0.0 if status == "failed" and counted == 0 and cost_usd is None else cost_usd
+        open_ended = in_doubt and cost is None
+        return (
+            1,
+            *(count or 0 for count in counts),
+            *(unseen or count is None for count in counts),
+            cost or 0.0,
+            not in_doubt and cost is None,
+            in_doubt,
+            max(0, reserved_tokens - ((counts[0] or 0) + (counts[1] or 0))) if in_doubt else 0,
+            (reserved_usd or 0.0) if open_ended else 0.0,
+            open_ended and reserved_usd is None,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DatabaseCorrupt(
+            f"The usage of a request cannot be read from the database, malformed JSON: {error}"
+        ) from error
+
+
+def summed(rows: Iterable[tuple[Any, ...]]) -> dict[str, float]:
+    """The figures of attempts, given as rows of CHARGED, added up."""
+    found: Iterable[float] = NONE
+    for row in rows:
+        found = tuple(map(add, found, figures(tuple(row))))
+    return dict(zip(FIGURES, found, strict=True))
+
+
+class _Run:
+    """What changes of one run."""
+
+    __slots__ = ("changes", "figures", "last_seq", "statuses", "waits")
+
+    def __init__(self, connection: sqlite3.Connection, run_id: str) -> None:
+        found = connection.execute("SELECT changes FROM totals WHERE run_id = ?", (run_id,)).fetchone()
+        self.changes: int = found[0] if found else 0
+        self.last_seq = 0
+        self.statuses = dict.fromkeys(STATUSES, 0)
+        self.figures = NONE
+        self.waits = connection.execute("SELECT 1 FROM waits WHERE run_id = ?", (run_id,)).fetchone() is not None
+
+
+class Totals:
+    """What one transaction changes in the totals of runs; texts are as they stand in rows."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._runs: dict[str, _Run] = {}
+
+    def run(self, run_id: str) -> _Run:
+        """What changes of that run."""
+        found = self._runs.get(run_id)
+        if found is None:
+            found = self._runs[run_id] = _Run(self._connection, run_id)
+        return found
+
+    def next_change(self, run_id: str) -> int:
+        """The number of one more change of a node."""
+        run = self.run(run_id)
+        run.changes += 1
+        return run.changes
+
+    def node(self, run_id: str, before: str | None, after: str, seq: int) -> int:
+        """A node's status; the number of this change."""
+        run = self.run(run_id)
+        if before != after:
+            if before in run.statuses:  # else there was none, or it was damaged
+                run.statuses[before] -= 1
+            run.statuses[after] += 1
+        run.last_seq = max(run.last_seq, seq)
+        run.changes += 1
+        return run.changes
+
+    def attempt(self, run_id: str, before: tuple[float, ...], after: tuple[float, ...]) -> None:
+        """What an attempt adds now in place of what it added."""
+        if before is not after:
+            run = self.run(run_id)
+            now = map(add, run.figures, after)
+            run.figures = tuple(now if before is NONE else map(sub, now, before))
+
+    def nodes(self, node_ids: Mapping[str, list[str]]) -> dict[tuple[str, str], tuple[str, int, int]]:
+        """Status, epoch and "has no counts" of nodes that are on record, by run and node; given by run."""
+        return {
+            (run_id, node_id): state
+            for run_id, names in node_ids.items()
+            for node_id, *state in self._connection.execute(_NODES, (run_id, json.dumps(names)))
+        }
+
+    def attempts(self, attempt_ids: list[str]) -> dict[str, tuple[float, ...]]:
+        """What attempts that are on record add."""
+        return {row[0]: figures(row[1:]) for row in self._connection.execute(_ATTEMPTS, (json.dumps(attempt_ids),))}
+
+    def write(self) -> None:
+        """Put it into the database; the rows themselves must be there."""
+        self._connection.executemany(
+            _UPDATE,
+            [
+                (run.changes, run.last_seq, *run.statuses.values(), *run.figures, run_id)
+                for run_id, run in self._runs.items()
+            ],
+        )
+        self._runs = {}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from flowllm.core.types import RunId, StepKind
 from flowllm.storage.base import RunLease
 from flowllm.storage.sqlite import statements
-from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RateRow
+from flowllm.storage.sqlite.rows import WAIT_FIELDS, AttemptRow, MemoRow, NodeRow, RateRow
 
 _SAVED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "begin_attempt": (statements.BEGIN_ATTEMPT, AttemptRow._fields),
@@ -20,7 +20,7 @@ _SAVED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "memo": (statements.WRITE_MEMO, MemoRow._fields),
     "node": (statements.WRITE_NODE, NodeRow._fields),
     "rate": (statements.WRITE_RATE, RateRow._fields),
-    "wait": (statements.WRITE_WAIT, ("run_id", "node_id", "kind", "token", "due_at", "payload", "value")),
+    "wait": (statements.WRITE_WAIT, WAIT_FIELDS),
 }
 _NAMES: Final = {statement: (name, fields) for name, (statement, fields) in _SAVED.items()}
 

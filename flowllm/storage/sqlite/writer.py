@@ -396,15 +396,13 @@ def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
 
 def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
     epochs: dict[str, int | None] = {}
-    rows: dict[str, list[tuple[Any, ...]]] = {statement: [] for statement in statements.ORDER}
+    rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
         job.error = _stale(connection, job.unit.fences, epochs)
         if job.error is None:
-            for statement, row in job.unit.rows:
-                rows[statement].append(row)
-    for statement, values in rows.items():
-        if values:
-            connection.executemany(statement, values)
+            rows += job.unit.rows
+    if rows:
+        statements.write_rows(connection, rows)
 
 
 def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None:
@@ -414,8 +412,7 @@ def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None
         unit = unpacked(payload)
         if _stale(connection, unit.fences, epochs) is not None:
             unit = without_fences(unit)
-        for statement, row in unit.rows:
-            connection.execute(statement, row)
+        statements.write_rows(connection, unit.rows)
 
 
 def _stale(

@@ -244,6 +244,7 @@ async def test_what_looks_for_items_uses_an_index(disk: SqlStore, path: Path, qu
         "sitting",
         "new_place",
         "new_hash",
+        "new_change",
         "foreach",
         "content",
         "place",
