@@ -7,7 +7,7 @@ it starts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -24,7 +24,7 @@ from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.foreach_runner import Sink, execute_foreach
 from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner, Values, keeps, run_values
 from flowllm.runtime.graph_state import CompiledGraph
-from flowllm.runtime.invocation import NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope, UsageTotals
 from flowllm.runtime.node_runner import Work, execute_step, finish, known_path, record_of, reuse, skip
 from flowllm.runtime.resume_policy import holds
 from flowllm.runtime.run_context import RunContext
@@ -139,8 +139,7 @@ async def _execute_dataset(
         position=ItemPosition(),
         scope=scope,
         totals=scope.totals,
-        earlier=earlier,
-        is_row=True,
+        before=None if earlier is None else Earlier(record=earlier),
     )
     scope.total = 1
     record: NodeRecord | None = None
@@ -198,7 +197,6 @@ async def _outcome(context: RunContext, invocation: NodeInvocation, graph: Compi
         token=invocation.scope.token,
         totals=UsageTotals(invocation.totals),
         fail_fast=invocation.scope.fail_fast and step.on_error is OnError.FAIL,
-        missed=invocation.missed,
     )
     values = Values(inputs, run_values(context.run))
     runner = GraphRunner(
@@ -265,10 +263,10 @@ def graph_inputs(step: Step, values: Mapping[str, Json], *row: Json) -> Mapping[
 
 async def _before(context: RunContext, invocation: NodeInvocation) -> Mapping[NodeId, NodeRecord]:
     """What earlier attempts left of the nodes within, by their ids in the graph."""
-    within: Sequence[NodeRecord] = ()
-    if invocation.within is not None:
-        within = invocation.within
-    elif invocation.earlier is not None:
+    if invocation.before is None:
+        return {}
+    within = invocation.before.within
+    if within is None:
         within = await context.store.nodes(context.run.run_id, invocation.node_id)
     start = len(invocation.node_id) + 1
     return {NodeId(record.node_id[start:]): record for record in within}

@@ -33,7 +33,7 @@ class ForeachResults:
     """Outputs, rows and a digest of one foreach, as far as something looks at them; and rows still to be written."""
 
     def __init__(self, invocation: NodeInvocation) -> None:
-        graph, step = invocation.graph, invocation.step.id
+        graph, step = invocation.scope.graph, invocation.step.id
         self._node = invocation.node_id
         self._holds_outputs = graph is not None and graph.looks_at(step, Part.OUTPUT)
         accepting = invocation.step.foreach is not None and invocation.step.foreach.accept is not None

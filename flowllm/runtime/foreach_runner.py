@@ -23,7 +23,7 @@ from flowllm.runtime.background import MOST_READY
 from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
 from flowllm.runtime.graph_state import texts_together
-from flowllm.runtime.invocation import NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope, UsageTotals
 from flowllm.runtime.item_reader import Item, ItemReader, open_rows
 from flowllm.runtime.node_runner import Work, compute, record_of
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
@@ -86,7 +86,7 @@ class ForeachRunner:
             token=token.child() if accepting else token,
             totals=UsageTotals(invocation.totals),
             fail_fast=invocation.scope.fail_fast and invocation.step.on_error is OnError.FAIL and not accepting,
-            missed=invocation.scope.missed,
+            graph=invocation.scope.graph,
         )
         self._item_totals: dict[int, UsageTotals] = {}
         self._records: dict[int, NodeRecord] = {}
@@ -230,7 +230,7 @@ class ForeachRunner:
         invocation = self._invocation_of(item)
         if item.row.error is not None:
             self._start_unreadable(item, self._unreadable(invocation, item.row.error))
-        elif self._inline and item.earlier is None and (record := compute(self._context, invocation)) is not None:
+        elif self._inline and item.before is None and (record := compute(self._context, invocation)) is not None:
             self._results.ride(self._context, record)
             self._ended(item, record)
         else:
@@ -240,7 +240,7 @@ class ForeachRunner:
         row = item.row
         totals = self._scope.totals
         if self._accepting:
-            totals = self._item_totals[row.index] = UsageTotals(totals)
+            totals = self._item_totals[row.index] = UsageTotals(totals, partial(self._missed, row.index))
         name = "item" if self._foreach is None else self._foreach.name
         waits: dict[str, float] | None = {WaitReason.OPEN_ITEMS: self._full_s} if self._full_s else None
         return NodeInvocation(
@@ -250,12 +250,7 @@ class ForeachRunner:
             position=ItemPosition(parent=self._node, index=row.index, item=row.value, content=item.content),
             scope=self._scope,
             totals=totals,
-            earlier=item.earlier,
-            within=item.within,
-            missed=partial(self._missed, row.index) if self._accepting else self._scope.missed,
-            is_row=self._invocation.is_row,
-            many=False,
-            graph=self._invocation.graph,
+            before=item.before,
             waits=waits,
         )
 
@@ -287,8 +282,6 @@ class ForeachRunner:
 
     def _missed(self, index: int) -> None:
         self._state.missed(index)
-        if self._scope.missed is not None:
-            self._scope.missed()
         self._wake.set()
 
     def _ended(self, item: Item, record: NodeRecord | None) -> None:
@@ -303,7 +296,9 @@ class ForeachRunner:
             self._state.suspended(index)
             if len(self._suspended) < MOST_SUSPENDED:
                 self._suspended.add(record.node_id)
-                self._context.suspended.add(record.node_id, partial(self._restart, replace(item, earlier=record)))
+                self._context.suspended.add(
+                    record.node_id, partial(self._restart, replace(item, before=Earlier(record=record)))
+                )
         else:
             self._results.add(record)
             self._reused += record.reused
@@ -326,7 +321,7 @@ class ForeachRunner:
 
     def _restart(self, item: Item) -> None:
         """A suspended item can go on."""
-        invocation = self._invocation_of(replace(item, within=None))
+        invocation = self._invocation_of(item)
         self._suspended.discard(invocation.node_id)
         self._state.woken(item.row.index)
         self._context.open_items.opened()

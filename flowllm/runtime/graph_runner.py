@@ -31,7 +31,7 @@ from flowllm.runtime.graph_state import (
     StopAsked,
     StopSending,
 )
-from flowllm.runtime.invocation import NodeInvocation, Scope
+from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import ItemPosition
 from flowllm.steps.lazy import LAZY, Lazy
@@ -82,6 +82,7 @@ class GraphRunner:
         self._began = context.clock.monotonic()
         self._suspended: dict[NodeId, NodeRecord] = {}
         scope.total = len(graph.steps)
+        scope.graph = graph
 
     @property
     def state(self) -> GraphState:
@@ -193,6 +194,7 @@ class GraphRunner:
         waits: dict[str, float] | None = (
             {WaitReason.DEPENDENCY: self._context.clock.monotonic() - self._began} if needs else None
         )
+        earlier = self._suspended.get(node) or self._before.get(node)
         return NodeInvocation(
             node_id=child_id(self._name, StepId(node)),
             step=step,
@@ -200,9 +202,7 @@ class GraphRunner:
             position=self._position,
             scope=self._scope,
             totals=self._scope.totals,
-            earlier=self._suspended.get(node) or self._before.get(node),
-            missed=self._scope.missed,
-            graph=self._graph,
+            before=None if earlier is None else Earlier(record=earlier),
             waits=waits,
         )
 

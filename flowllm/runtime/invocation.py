@@ -3,7 +3,7 @@ takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowllm.core.cancel import CancelToken
@@ -69,8 +69,10 @@ class NodeUsage:
 class UsageTotals:
     """What the nodes within a node took, added up."""
 
-    def __init__(self, parent: UsageTotals | None = None) -> None:
-        self._parent = parent
+    def __init__(self, parent: UsageTotals | None = None, on_missed: Callable[[], None] | None = None) -> None:
+        """`on_missed` is called when it is known of a node within that something must really be done."""
+        self.parent = parent
+        self.on_missed = on_missed
         self.sent = 0
         """Requests that went out."""
         self.attempts = 0
@@ -81,19 +83,29 @@ class UsageTotals:
         self.queue_s = 0.0
         self.call_s = 0.0
 
-    def note_sent(self) -> None:
-        """A request goes out."""
+    def with_those_around(self) -> Iterator[UsageTotals]:
+        """These, and those of the nodes around."""
         totals: UsageTotals | None = self
         while totals is not None:
+            yield totals
+            totals = totals.parent
+
+    def note_sent(self) -> None:
+        """A request goes out."""
+        for totals in self.with_those_around():
             totals.sent += 1
-            totals = totals._parent  # noqa: SLF001 - another one of this class
+
+    def note_missed(self) -> None:
+        """Nothing answers a node: something is done for it now."""
+        for totals in self.with_those_around():
+            if totals.on_missed is not None:
+                totals.on_missed()
 
     def add(self, record: NodeRecord) -> None:
         """A node that does the work itself has ended."""
         if not (record.attempts or record.cached or record.cost_usd is None):
             return
-        totals: UsageTotals | None = self
-        while totals is not None:
+        for totals in self.with_those_around():
             totals.attempts += record.attempts
             totals.answered += record.cached
             totals.usage += record.usage
@@ -101,13 +113,11 @@ class UsageTotals:
             totals.cost_usd = None if unknown else (totals.cost_usd or 0.0) + (record.cost_usd or 0.0)
             totals.queue_s += record.queue_s
             totals.call_s += record.call_s
-            totals = totals._parent  # noqa: SLF001
 
     def take_back(self) -> None:
         """What it is within counts nothing of it, as it will be executed again, and added up then."""
         known = {name: -count for name, count in self.usage.as_dict().items() if count is not None}
-        around = self._parent
-        while around is not None:
+        for around in () if self.parent is None else self.parent.with_those_around():
             around.attempts -= self.attempts
             around.answered -= self.answered
             around.usage += Usage(**known)
@@ -115,7 +125,6 @@ class UsageTotals:
                 around.cost_usd -= self.cost_usd
             around.queue_s -= self.queue_s
             around.call_s -= self.call_s
-            around = around._parent  # noqa: SLF001
 
     def figures(self) -> dict[str, Json]:
         """The sums as fields of a node's record."""
@@ -149,10 +158,19 @@ class Scope:
     done: int = 0
     total: int = 0
     """Nodes that have ended, and all of them; 0 where that is not known."""
-    missed: Callable[[], None] | None = None
-    """To be called when it is known of a node in it that something must really be done."""
+    graph: CompiledGraph | None = None
+    """The graph, or that of the foreach; None for the rows of `--over`."""
     results: dict[NodeId, Result] = field(default_factory=dict)
     """Of foreaches in the graph, from their end until the graph has taken note of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What an earlier attempt left of a node, or this one if it was suspended."""
+
+    record: NodeRecord
+    within: Sequence[NodeRecord] | None = None
+    """The nodes within it; None: to be looked up if need be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,17 +185,16 @@ class NodeInvocation:
     scope: Scope
     totals: UsageTotals
     """Where what it takes is added up."""
-    earlier: NodeRecord | None = None
-    """What an earlier attempt left of it."""
-    within: Sequence[NodeRecord] | None = None
-    """The nodes within it that an earlier attempt left; None: not looked up yet."""
-    missed: Callable[[], None] | None = None
-    """To be called when it is known that something must really be done."""
-    is_row: bool = False
-    """It is a row of `--over`: the item itself gives the inputs."""
-    many: bool = True
-    """Its step's `foreach` is still to be gone through; False for one item of it."""
-    graph: CompiledGraph | None = None
-    """The graph that it belongs to; None for a row of `--over`."""
+    before: Earlier | None = None
     waits: Mapping[str, float] | None = None
     """Seconds that it waited before it could begin."""
+
+    @property
+    def earlier(self) -> NodeRecord | None:
+        """What was left of it before."""
+        return None if self.before is None else self.before.record
+
+    @property
+    def is_row(self) -> bool:
+        """It is a row of `--over`, or all of them: the item itself gives the inputs."""
+        return self.scope.graph is None

@@ -20,7 +20,7 @@ from flowllm.datasets.matrix import Axis, MatrixRows
 from flowllm.datasets.spool import open_spool, standard_input
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach
-from flowllm.runtime.invocation import NodeInvocation
+from flowllm.runtime.invocation import Earlier, NodeInvocation
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.lazy import LAZY
 from flowllm.storage.base import ItemKey, MatchedItem, NodeRecord
@@ -36,9 +36,7 @@ class Item:
     row: Row
     content: str
     number: int
-    earlier: NodeRecord | None = None
-    within: Sequence[NodeRecord] | None = ()
-    """None: to be looked up if need be."""
+    before: Earlier | None = None
 
 
 class ItemReader:
@@ -137,8 +135,7 @@ class ItemReader:
                 row=row,
                 content=content,
                 number=one.slot,
-                earlier=one.node,
-                within=() if one.node is None else within.get(one.node.node_id),
+                before=None if one.node is None else Earlier(record=one.node, within=within.get(one.node.node_id)),
             )
             for row, content, one in zip(rows, contents, adopted, strict=True)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from flowllm.core.events import NodeSuspended
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.sandbox_limits import Unfinished, rendered, rendered_now
 from flowllm.language.workflow import PythonBody, Step
-from flowllm.runtime.invocation import NodeInvocation, NodeUsage, Scope, UsageTotals
+from flowllm.runtime.invocation import Earlier, NodeInvocation, NodeUsage, Scope, UsageTotals
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import Bound, ItemPosition, Suspend
@@ -28,7 +28,7 @@ class Work:
 
     started: float
     usage: NodeUsage
-    asked: UsageTotals = field(default_factory=UsageTotals)
+    asked: UsageTotals
     """What the questions took that it consists of (see `Within`), those of earlier attempts too."""
     bound: Bound | None = None
 
@@ -41,7 +41,11 @@ async def record_of(
 ) -> NodeRecord | None:
     """The record that `outcome` comes to, told; that of its failure; None if the run stopped before it had one. `above` is
     what the node spends that this one is within, where that pays for it."""
-    work = Work(started=context.started(invocation), usage=context.activate(invocation, above))
+    work = Work(
+        started=context.started(invocation),
+        usage=context.activate(invocation, above),
+        asked=UsageTotals(on_missed=invocation.totals.note_missed),
+    )
     try:
         return await _tried(context, invocation, work, outcome)
     except (CallStopped, asyncio.CancelledError):
@@ -132,16 +136,15 @@ async def _within(
         step=step,
         values=values,
         position=ItemPosition(parent=invocation.node_id),
-        scope=Scope(token=invocation.scope.token, fail_fast=False, missed=invocation.scope.missed),
+        scope=Scope(token=invocation.scope.token, fail_fast=False),
         totals=work.asked,  # what it takes is in the record of the node around it
-        missed=invocation.missed,
-        many=False,
     )
 
     async def outcome(own: Work) -> NodeRecord:
         earlier = await context.store.node(context.run.run_id, inner.node_id) if context.resumed else None
-        answered = earlier is not None and earlier.status is NodeStatus.SUCCEEDED
-        return await _outcome(context, replace(inner, earlier=earlier if answered else None), own)
+        if earlier is None or earlier.status is not NodeStatus.SUCCEEDED:
+            return await _outcome(context, inner, own)
+        return await _outcome(context, replace(inner, before=Earlier(record=earlier)), own)
 
     return await record_of(context, inner, outcome, above=work.usage)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -163,7 +163,7 @@ class RunContext:
             tenant=self.run.tenant,
             redactor=self.redactor,
         )
-        context = NodeContext(
+        return NodeContext(
             caller=caller,
             clock=self.clock,
             store=self.store,
@@ -176,8 +176,8 @@ class RunContext:
             refresh=is_within(invocation.node_id, self.options.refresh),
             position=invocation.position,
             begun=invocation.totals.note_sent,
+            missed=invocation.totals.note_missed,
         )
-        return context if invocation.missed is None else replace(context, missed=invocation.missed)
 
     def record(
         self, invocation: NodeInvocation, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json

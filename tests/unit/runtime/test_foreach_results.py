@@ -40,15 +40,9 @@ def results(user: str) -> ForeachResults:
         """,
         files={"t.py": "def f(x): return 1"},
     )
-    scope = Scope(token=CancelToken())
+    scope = Scope(token=CancelToken(), graph=CompiledGraph(flow.graph))
     invocation = NodeInvocation(
-        node_id="a",
-        step=flow.steps["a"],
-        values={},
-        position=ItemPosition(),
-        scope=scope,
-        totals=UsageTotals(),
-        graph=CompiledGraph(flow.graph),
+        node_id="a", step=flow.steps["a"], values={}, position=ItemPosition(), scope=scope, totals=UsageTotals()
     )
     return ForeachResults(invocation)
 

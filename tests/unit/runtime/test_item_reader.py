@@ -93,14 +93,14 @@ async def test_a_resume_finds_each_item_and_what_is_within_unfinished_graphs() -
     these, context = reader(ListRows(["a", "b", "c", "d"]))
     items = await all_of(these)
     assert [item.number for item in items] == [100, 101, 102, 103]
-    assert [item.earlier and item.earlier.status for item in items] == [*EARLIER.values(), None]
-    assert [item.within for item in items] == [None, ["a[101].x"], (), ()]
+    assert [item.before and item.before.record.status for item in items] == [*EARLIER.values(), None]
+    assert [item.before and item.before.within for item in items] == [None, ["a[101].x"], (), None]
     assert context.store.looked_up == ["a[101]", "a[102]"]
 
 
 async def test_with_retry_failed_graphs_that_succeeded_are_looked_up_too_and_all_at_once() -> None:
     these, context = reader(ListRows(["a", "b", "c", "d"]), retry_failed=True)
-    assert [item.within for item in await all_of(these)] == [(), ["a[101].x"], (), ()]
+    assert [item.before and item.before.within for item in await all_of(these)] == [(), ["a[101].x"], (), None]
     assert context.store.looked_up == ["a[100]", "a[101]", "a[102]"]
 
 
