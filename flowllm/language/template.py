@@ -147,12 +147,13 @@ class _Program:
     """How a template that has something to fill in is rendered: by code that Jinja makes of its tree. That is most of the
     work of loading, and is put off to the first rendering where it cannot fail."""
 
-    __slots__ = ("_allowance", "_code", "_tree", "single")
+    __slots__ = ("_code", "_tree", "allowance", "single")
 
     def __init__(self, tree: nodes.Template, single: _Single | None) -> None:
         """Raises TemplateSyntaxProblem."""
         self.single = single
-        self._allowance = WHOLE if single is not None and _is_path(single.expression) else None
+        # what only names data may take it whole, whatever its size, where no text is made of it
+        self.allowance = WHOLE if single is not None and _is_path(single.expression) else None
         self._code: jinja2.Template | None = None
         self._tree: nodes.Template | None = tree
         simple = _is_simple(tree)
@@ -189,10 +190,6 @@ class _Program:
         for _ in code.root_render_func(context):
             pass
         return context.vars[_RESULT]
-
-    def whole(self, values: Mapping[str, Json]) -> object:
-        """The same where the value is not made text: if it only names data, whatever the size of that."""
-        return self.value(values, self._allowance)
 
 
 def _context(code: jinja2.Template, values: Mapping[str, Json]) -> Context:
@@ -282,7 +279,7 @@ class Template:
         if program is None or program.single is None:
             return self.text(values)
         try:
-            return to_json(program.whole(values))
+            return to_json(program.value(values, program.allowance))
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error, values, program)
 
