@@ -1,4 +1,5 @@
-"""What servers mean by their errors: one table of statuses, codes and phrases. Data; the first row that fits counts.
+"""What servers mean by their errors: one table of statuses, codes and phrases, and what is said of each. Data; the first
+row that fits counts.
 
 The status alone says little: money runs out with 400, 402, 403 or 429, a model is gone with 400, 403, 404 or 410. So
 rows that look at codes and words come first, and those of a status alone last. The tests have an example of each row,
@@ -8,7 +9,7 @@ as a server sent it.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from flowllm.core.errors import (
@@ -62,6 +63,39 @@ def normalized(name: str) -> str:
     """A code or reason without case and separators: `contentFilter`, `content-filter` and `CONTENT_FILTER` are one."""
     return "".join(character for character in name.lower() if character.isalnum())
 
+
+MESSAGES: Mapping[type[StepError], tuple[str, str]] = {
+    QuotaExhausted: (
+        "{who} says the account has nothing left to spend{reason}",
+        "add credit or raise the account's limit, then `flowllm resume`",
+    ),
+    ContentFiltered: (
+        "the content filter of {who} stopped the request ({status}){reason}",
+        "reword the prompt, or name a `fallback` model",
+    ),
+    RequestTooLarge: (
+        "the request is too large for {model} at {who} ({status}){reason}",
+        "the prompt is too long for this model: shorten it, lower max_tokens, or name a `fallback` that takes more",
+    ),
+    UnknownModel: (
+        "{who} does not have the model {quoted_model}{reason}",
+        "check the spelling of `model`, and that the account may use it",
+    ),
+    Unauthorized: ("{who} refused {refused} ({status}){reason}", ""),
+    RateLimited: ("{who} says to slow down ({status}){reason}", ""),
+    ServerFailed: ("{who} failed ({status}){reason}", ""),
+    # Of JSON that the server checked itself. The model reads it when it is asked again: no word of where the server is.
+    InvalidAnswer: ("the server refused the model's own answer ({status}){reason}", ""),
+    PathNotFound: (
+        "{who} has nothing at that address ({status}){reason}",
+        "check the provider's `base_url`: it usually ends in /v1",
+    ),
+    RequestRejected: (
+        "{who} does not accept the request ({status}){reason}",
+        "the request itself is at fault: `flowllm show` with the run and the step prints what was sent",
+    ),
+}
+"""What is said of an error, and what to do about it."""
 
 _NAME = r"[`'\"]?[^\s`'\"]{0,120}[`'\"]?"
 _CLIENT_ERRORS = frozenset({400, 401, 403, 404, 406, 410, 412, 422})

@@ -13,60 +13,25 @@ from urllib.parse import urlsplit
 from flowllm.core import strict_json
 from flowllm.core.errors import (
     BadAnswer,
-    ContentFiltered,
     InvalidAnswer,
     PathNotFound,
     ProviderError,
-    QuotaExhausted,
     RateLimited,
     RequestRejected,
-    RequestTooLarge,
     ServerFailed,
     StepError,
     Unauthorized,
-    UnknownModel,
 )
 from flowllm.core.redact import Redactor
 from flowllm.core.retry_after import requested_wait
 from flowllm.core.types import Json
-from flowllm.providers.openai.error_table import error_type, normalized
+from flowllm.providers.openai.error_table import MESSAGES, error_type, normalized
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""
 LONGEST_RAW = 64 * 1024
 """Characters of raw text that an error keeps."""
 _FORMAT: Final = re.compile(r"response_?format|json_?schema|text\.format|structured[ _]output", re.IGNORECASE)
-_MESSAGES: Final[Mapping[type[StepError], tuple[str, str]]] = {
-    QuotaExhausted: (
-        "{who} says the account has nothing left to spend{reason}",
-        "add credit or raise the account's limit, then `flowllm resume`",
-    ),
-    ContentFiltered: (
-        "the content filter of {who} stopped the request ({status}){reason}",
-        "reword the prompt, or name a `fallback` model",
-    ),
-    RequestTooLarge: (
-        "the request is too large for {model} at {who} ({status}){reason}",
-        "the prompt is too long for this model: shorten it, lower max_tokens, or name a `fallback` that takes more",
-    ),
-    UnknownModel: (
-        "{who} does not have the model {quoted_model}{reason}",
-        "check the spelling of `model`, and that the account may use it",
-    ),
-    Unauthorized: ("{who} refused {refused} ({status}){reason}", ""),
-    RateLimited: ("{who} says to slow down ({status}){reason}", ""),
-    ServerFailed: ("{who} failed ({status}){reason}", ""),
-    # Of JSON that the server checked itself. The model reads it when it is asked again: no word of where the server is.
-    InvalidAnswer: ("the server refused the model's own answer ({status}){reason}", ""),
-    PathNotFound: (
-        "{who} has nothing at that address ({status}){reason}",
-        "check the provider's `base_url`: it usually ends in /v1",
-    ),
-    RequestRejected: (
-        "{who} does not accept the request ({status}){reason}",
-        "the request itself is at fault: `flowllm show` with the run and the step prints what was sent",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +93,7 @@ def has_message(payload: Mapping[str, Json]) -> bool:
 
 
 def _error(kind: type[StepError], status: int, body: ErrorBody, info: RequestInfo) -> StepError:
-    template, hint = _MESSAGES[kind]
+    template, hint = MESSAGES[kind]
     message = template.format(
         who=info.who,
         status=status,

@@ -136,6 +136,7 @@ class OpenAIProvider:
 
     def __init__(self, config: OpenAIConfig, *, pool: ClientPool, redactor: Redactor, clock: Clock) -> None:
         """Raises UsageError for a base URL, key or header that cannot be sent. `redactor` learns what is secret."""
+        self.name = config.name
         self._config = config
         self._pool = pool
         self._clock = clock
@@ -149,7 +150,7 @@ class OpenAIProvider:
         """What is secret by its name; a word that some other header has may well be the answer."""
         redactor.add(self._secrets(everything=False))
         self._redactor = Redactor(self._secrets(everything=True))
-        self._account = Account(
+        self.account = Account(
             type="openai",
             base_url=self._address.url,
             extras=self._key_extras(),
@@ -181,16 +182,6 @@ class OpenAIProvider:
         headers = hashed((name.lower(), value) for name, value in self._config.headers.items())
         sent = {"headers": headers, "query": hashed(self._address.query)}
         return {name: values for name, values in sent.items() if values}
-
-    @property
-    def name(self) -> str:
-        """As the workflow calls it."""
-        return self._config.name
-
-    @property
-    def account(self) -> Account:
-        """Base URL (no credentials, no query) and a few digits of the key's hash."""
-        return self._account
 
     def encode(self, request: Request) -> dict[str, Json]:
         """The body that is sent for this request."""

@@ -20,6 +20,13 @@ _SHOWN = 2000
 """Bytes of an answer of numbers that an error keeps."""
 
 
+class _Unfit(Exception):
+    """What is the matter with the vectors, and whether fewer texts in a request may help."""
+
+    def __init__(self, what: str, kind: type[BadAnswer] = WrongVectors, hint: str = "") -> None:
+        self.what, self.kind, self.hint = what, kind, hint
+
+
 def decode_embeddings(raw: bytes, request: EmbedRequest, info: RequestInfo) -> Embeddings:
     """The vectors in a body, in the order of the request's texts, whatever the order of the answer.
 
@@ -31,10 +38,12 @@ def decode_embeddings(raw: bytes, request: EmbedRequest, info: RequestInfo) -> E
         raise error_at_200(payload, raw[:LONGEST_RAW].decode(errors="replace"), info)
     usage = read_usage(payload.get("usage"), embedding=True)
     try:
-        vectors = _vectors(payload.get("data"), request, info, raw)
-    except BadAnswer as error:
-        error.usage = usage  # it is paid for all the same
-        raise
+        vectors = _vectors(payload.get("data"), request)
+    except _Unfit as unfit:
+        # its usage too: it is paid for all the same
+        error = bad_answer(info, unfit.what, raw[:_SHOWN], usage, kind=unfit.kind)
+        error.hint = unfit.hint or error.hint
+        raise error from None
     model, request_id = payload.get("model"), payload.get("id")
     return Embeddings(
         vectors=vectors,
@@ -44,34 +53,36 @@ def decode_embeddings(raw: bytes, request: EmbedRequest, info: RequestInfo) -> E
     )
 
 
-def _vectors(data: Json, request: EmbedRequest, info: RequestInfo, raw: bytes) -> tuple[list[float], ...]:
+def _vectors(data: Json, request: EmbedRequest) -> tuple[list[float], ...]:
     if not isinstance(data, list):
-        raise bad_answer(info, "no embeddings", raw[:_SHOWN])
-    found = {index: _vector(entry, info, raw) for index, entry in _indexed(data, request, info, raw)}
+        raise _Unfit("no embeddings", BadAnswer)
+    found = {index: _vector(entry) for index, entry in _indexed(data, len(request.texts))}
     vectors = tuple(found[index] for index in range(len(request.texts)))
-    _check_lengths(vectors, request, info, raw)
+    lengths = {len(vector) for vector in vectors}
+    if len(lengths) > 1:
+        raise _Unfit("embeddings of different lengths")
+    wanted = request.params.get("dimensions")
+    if isinstance(wanted, int) and lengths != {wanted}:
+        hint = "remove `dimensions`: this model or server does not heed it"
+        raise _Unfit(f"embeddings of {lengths.pop()} numbers instead of {wanted}", BadAnswer, hint)
     return vectors
 
 
-def _indexed(
-    data: list[Json], request: EmbedRequest, info: RequestInfo, raw: bytes
-) -> list[tuple[int, Mapping[str, Json]]]:
+def _indexed(data: list[Json], wanted: int) -> list[tuple[int, Mapping[str, Json]]]:
     """Each entry with the index of its text. Some servers number nothing: then the order counts."""
-    wanted = len(request.texts)
     entries = [entry for entry in data if isinstance(entry, dict)]
     if len(data) != wanted or len(entries) != wanted:
-        what = f"{len(entries)} embeddings for {wanted} texts"
-        raise bad_answer(info, what, raw[:_SHOWN], kind=WrongVectors)
+        raise _Unfit(f"{len(entries)} embeddings for {wanted} texts")
     indices = [entry.get("index") for entry in entries]
     if all(index is None for index in indices):
         return list(enumerate(entries))
     numbers = [index for index in indices if isinstance(index, int) and not isinstance(index, bool)]
     if sorted(numbers) != list(range(wanted)):
-        raise bad_answer(info, "embeddings whose `index` is wrong", raw[:_SHOWN], kind=WrongVectors)
+        raise _Unfit("embeddings whose `index` is wrong")
     return list(zip(numbers, entries, strict=True))
 
 
-def _vector(entry: Mapping[str, Json], info: RequestInfo, raw: bytes) -> list[float]:
+def _vector(entry: Mapping[str, Json]) -> list[float]:
     vector = entry.get("embedding")
     if isinstance(vector, str):
         vector = _from_base64(vector)
@@ -83,7 +94,7 @@ def _vector(entry: Mapping[str, Json], info: RequestInfo, raw: bytes) -> list[fl
                 return numbers
     except OverflowError:
         pass
-    raise bad_answer(info, "an embedding that is not a list of numbers", raw[:_SHOWN], kind=WrongVectors)
+    raise _Unfit("an embedding that is not a list of numbers")
 
 
 def _from_base64(text: str) -> list[float] | None:
@@ -95,14 +106,3 @@ def _from_base64(text: str) -> list[float] | None:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()
-
-
-def _check_lengths(vectors: tuple[list[float], ...], request: EmbedRequest, info: RequestInfo, raw: bytes) -> None:
-    lengths = {len(vector) for vector in vectors}
-    if len(lengths) > 1:
-        raise bad_answer(info, "embeddings of different lengths", raw[:_SHOWN], kind=WrongVectors)
-    wanted = request.params.get("dimensions")
-    if isinstance(wanted, int) and lengths != {wanted}:
-        error = bad_answer(info, f"embeddings of {lengths.pop()} numbers instead of {wanted}", raw[:_SHOWN])
-        error.hint = "remove `dimensions`: this model or server does not heed it"
-        raise error

@@ -59,24 +59,15 @@ class SimulatedProvider:
     """
 
     def __init__(self, config: SimulatedConfig, *, clock: Clock) -> None:
+        self.name = config.name
         self._config = config
         self._clock = clock
         self._wire = OpenAIConfig(name=config.name, base_url="simulated:", api_key_env="")
-        self._account = Account(type="simulated", base_url=f"simulated:seed={config.seed}")
+        self.account = Account(type="simulated", base_url=f"simulated:seed={config.seed}")
         self._attempts: OrderedDict[str, int] = OrderedDict()
         self._answers: OrderedDict[str, int] = OrderedDict()
         self._in_flight = 0
         self._limits_of_server = _ServerLimits(config.enforce, clock) if config.enforce is not None else None
-
-    @property
-    def name(self) -> str:
-        """As the workflow calls it."""
-        return self._config.name
-
-    @property
-    def account(self) -> Account:
-        """`simulated:` and the seed, which is all that answers depend on besides the request."""
-        return self._account
 
     def encode(self, request: Request) -> dict[str, Json]:
         """The body, as OpenAI's Chat Completions or Embeddings would get it."""
