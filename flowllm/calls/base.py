@@ -85,7 +85,7 @@ class Performer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
-    """That a call may share its request with others of the same group."""
+    """That a call, for one text to embed, may share its request with others of the same group."""
 
     group: Hashable
     """Calls that one request can carry: the same account, model and parameters."""
@@ -93,10 +93,6 @@ class Batching:
     """The most calls in one request."""
     wait: float
     """Seconds to wait at most for others."""
-    join: Callable[[Sequence[AnyRequest]], Request]
-    """One request that asks for all of them."""
-    divide: Callable[[Answer, Sequence[Call]], Sequence[Answer]]
-    """The part that each call has in the answer to that request."""
     most_tokens: int = 250_000
     """By estimate, in one request."""
 

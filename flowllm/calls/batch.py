@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from flowllm.calls.base import AnyRequest, Batching, Call, Caller, Layer, PendingCall
 from flowllm.core.cancel import CallStopped
@@ -29,7 +30,7 @@ from flowllm.core.errors import (
     WrongVectors,
 )
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.request import Answer
+from flowllm.core.request import Answer, EmbedRequest, Request
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, Priority, Usage
 from flowllm.storage.base import NodeWrite
@@ -125,12 +126,12 @@ class _Batch:
         if len(self.members) == len(self.sent):
             return request
         self.sent = list(self.members)
-        return _how(self.sent[0].pending.call).join([member.pending.call.request for member in self.sent])
+        return join([member.pending.call.request for member in self.sent])
 
     def shares(self, answer: Answer) -> Sequence[tuple[PendingCall, Answer]]:
         """Each call that was sent with its part; also one that was left since, for what is paid for is kept."""
         calls = [member.pending.call for member in self.sent]
-        self._parts = [replace(part, batch=self._name) for part in _how(calls[0]).divide(answer, calls)]
+        self._parts = [replace(part, batch=self._name) for part in divide(answer, calls)]
         return [(member.pending, part) for member, part in zip(self.sent, self._parts, strict=True)]
 
     def settle(self, answer: Answer) -> Sequence[NodeWrite]:  # noqa: ARG002 - the protocol's shape
@@ -346,16 +347,11 @@ class Batches:
         return task
 
 
-def _how(call: Call) -> Batching:
-    if call.batch is None:
-        raise AssertionError("a call that goes alone is in a batch")
-    return call.batch
-
-
 def _group(call: Call) -> Hashable:
     """What may share a request: of one tenant, under one policy, and on one budget if there is one."""
     budget = None if call.caller.budget is None else call.caller.lease.run_id
-    return (_how(call).group, call.retry, call.timeout, call.caller.tenant, budget)
+    group = None if call.batch is None else call.batch.group
+    return (group, call.retry, call.timeout, call.caller.tenant, budget)
 
 
 def _joined(calls: Sequence[Call], *, suspect: bool) -> Call:
@@ -366,7 +362,7 @@ def _joined(calls: Sequence[Call], *, suspect: bool) -> Call:
         return first
     return replace(
         first,
-        request=_how(first).join([call.request for call in calls]),
+        request=join([call.request for call in calls]),
         retry=replace(first.retry, max_attempts=min(first.retry.max_attempts, 1 if suspect else _MOST_ATTEMPTS)),
         key=fingerprint({"batch": [call.key for call in calls]}),
         priority=min((call.priority for call in calls), key=_URGENCY.index),
@@ -413,3 +409,41 @@ def tried_alone(sizes: Sequence[int], error: BaseException) -> list[int]:
     order = sorted(range(len(sizes)), key=lambda place: sizes[place])
     spread = [order[round(step * (len(order) - 1) / max(1, wanted - 1))] for step in range(wanted)]
     return [spread[step // 2 if step % 2 == 0 else -1 - step // 2] for step in range(wanted)]
+
+
+def join(requests: Sequence[AnyRequest]) -> Request:
+    """One request for the texts of all of them; they differ in nothing else."""
+    wanted = cast("Sequence[EmbedRequest]", requests)
+    return replace(wanted[0], texts=tuple(text for request in wanted for text in request.texts))
+
+
+def divide(answer: Answer, calls: Sequence[Call]) -> Sequence[Answer]:
+    """To each call, which is for one text, its vector, and tokens and cost by the estimated size of its text."""
+    weights = [max(1, call.expected.at_least) for call in calls]
+    tokens = shared_out(answer.usage.input_tokens, weights)
+    cached = shared_out(answer.usage.cached_input_tokens, weights)
+    whole = sum(weights)
+    return [
+        replace(
+            answer,
+            value=vector,
+            usage=replace(Usage(), input_tokens=fresh, cached_input_tokens=old),
+            cost_usd=None if answer.cost_usd is None else answer.cost_usd * weight / whole,
+        )
+        for vector, fresh, old, weight in zip(answer.value, tokens, cached, weights, strict=True)
+    ]
+
+
+def shared_out(total: int | None, weights: Sequence[int]) -> Sequence[int | None]:
+    """Whole numbers that add up to `total`, in proportion to the weights: each is where the running sum rounds to.
+    Of an unknown total every share is unknown."""
+    if total is None:
+        return [None] * len(weights)
+    whole, before, shares = sum(weights), 0, []
+    reached = 0
+    for weight in weights:
+        reached += weight
+        upto = (2 * total * reached + whole) // (2 * whole)
+        shares.append(upto - before)
+        before = upto
+    return shares

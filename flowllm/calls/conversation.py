@@ -1,7 +1,8 @@
 """One answer, from the first request to the last: what to send next, decided purely.
 
-A dialogue is told how each request ended and says what comes next: send (again, or a repaired question, after a
-delay), accept, or give up. It knows no provider, no clock and no store.
+A conversation is told how each request ended and says what comes next: send (again, or a repaired question, after a
+delay), accept, or give up. It knows no provider, no clock and no store. Answers that only say "slow down", and failures
+of a provider that is in trouble as a whole, use up no attempts: they are bounded by the step's timeout alone.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from flowllm.calls.base import AnyRequest
-from flowllm.calls.retry import Attempts, asked_wait, backoff
 from flowllm.calls.validation import Validator, Verdict
-from flowllm.core.errors import EmptyAnswer, HttpFailed, InvalidAnswer, StepError, TruncatedAnswer, WrongVectors
+from flowllm.core.errors import (
+    EmptyAnswer,
+    HttpFailed,
+    InvalidAnswer,
+    RateLimited,
+    ServerFailed,
+    StepError,
+    TruncatedAnswer,
+    WrongVectors,
+)
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Reply
 from flowllm.core.types import Json, RetryPolicy, Usage
 
@@ -67,7 +76,9 @@ class Conversation:
         self._validator = validator
         self._keep_truncated = keep_truncated
         self._random = random
-        self._attempts = Attempts(policy, random)
+        self._used = 0
+        """Attempts at this question, and those that counted for nothing."""
+        self._free = 0
         self._repairs = 0
         self._doubted = False
         self.usage = Usage()
@@ -89,12 +100,28 @@ class Conversation:
         if doubted and not self._doubted:
             self._doubted = True
             return Send(request=self._request, delay=backoff(self._policy, 1, self._random), error=error)
-        delay = self._attempts.failed(error, free=free)
+        delay = self._delay_after(error, free=free)
         if delay is None or self._is_for_smaller_ones(error):
             return GiveUp(error=error)
         # The timeout of an http step holds over what its server asks for too
-        asked = 0.0 if isinstance(error, HttpFailed) else asked_wait(error) or 0.0
+        asked = 0.0 if isinstance(error, HttpFailed) else _asked_wait(error) or 0.0
         return Send(request=self._request, delay=delay, asked=asked, error=error)
+
+    def _delay_after(self, error: StepError, *, free: bool) -> float | None:
+        """Seconds until the next attempt, None if there is none."""
+        if not error.retryable:
+            return None
+        if free or isinstance(error, RateLimited):
+            self._free += 1
+            wait = backoff(self._policy, self._free, self._random)
+        else:
+            self._used += 1
+            if self._used >= self._policy.max_attempts:
+                return None
+            wait = backoff(self._policy, self._used, self._random)
+        asked = _asked_wait(error)
+        # What the server asked for, and a little more, so that not everyone comes back in the same instant.
+        return wait if asked is None else asked + min(wait, self._policy.initial_delay)
 
     def _is_for_smaller_ones(self, error: StepError) -> bool:
         """The same texts at once would get the same; they are asked for again in smaller batches."""
@@ -117,11 +144,10 @@ class Conversation:
             return GiveUp(error=self._cut(completion, unknown))
         if self._validator is None:
             return Accept(value=completion.text, truncated=doubtful, unknown_end=unknown)
-        try:
-            value = self._validator.check(completion.text, verdict)
-            return Accept(value=value, truncated=doubtful, unknown_end=unknown)
-        except InvalidAnswer as error:
-            return self._repair(completion.text, error)
+        verdict = verdict or self._validator.verdict(completion.text)
+        if verdict.error is not None:
+            return self._repair(completion.text, verdict.error)
+        return Accept(value=verdict.value, truncated=doubtful, unknown_end=unknown)
 
     def _cut(self, completion: Completion, unknown: str) -> TruncatedAnswer:
         what = "the answer" if self._validator is None else "the JSON answer"
@@ -143,7 +169,7 @@ class Conversation:
         if not isinstance(self._first, ChatRequest):
             return GiveUp(error=error)
         self._repairs += 1
-        self._attempts = Attempts(self._policy, self._random)
+        self._used = self._free = 0
         self._request = replace(self._first, messages=_asked_again(self._first, text, error))
         return Send(request=self._request, error=error)
 
@@ -161,3 +187,19 @@ def _asked_again(first: ChatRequest, text: str, error: InvalidAnswer) -> tuple[M
     if last.get("role") == "user" and isinstance(last.get("content"), str):  # some want the roles to take turns
         return (*before, {**last, "content": f"{last['content']}\n\n{told['content']}"})
     return (*first.messages, told)
+
+
+def backoff(policy: RetryPolicy, failures: int, random: Callable[[], float]) -> float:
+    """Seconds to wait after that many failures in a row (from 1).
+
+    Exponential, capped, with full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015. `random` gives an even draw from [0, 1).
+    """
+    exponent = min(failures - 1, 64)
+    ceiling = min(policy.max_delay, policy.initial_delay * policy.multiplier**exponent)
+    return ceiling * random() if policy.jitter else ceiling
+
+
+def _asked_wait(error: StepError) -> float | None:
+    """Seconds that the server asked to be left alone, None if it did not."""
+    return error.retry_after if isinstance(error, RateLimited | ServerFailed | HttpFailed) else None

@@ -16,13 +16,12 @@ from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.conversation import Conversation, GiveUp, Send
 from flowllm.calls.response_cache import recalled
-from flowllm.calls.wire import added_tokens
 from flowllm.core.clock import Clock
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.events import NodeRetrying
 from flowllm.core.money import Spend
-from flowllm.core.request import Answer
-from flowllm.core.types import Usage, WaitReason
+from flowllm.core.request import Answer, ChatRequest
+from flowllm.core.types import Usage, WaitReason, estimate_tokens
 from flowllm.limits.limiter import Limiter, Permit
 from flowllm.storage.base import Store
 
@@ -98,7 +97,7 @@ class CallExecution(CallState):
                 run_id=caller.lease.run_id,
                 node_id=caller.node_id,
                 at=self.clock.now(),
-                attempt=self.meter.attempts,
+                attempt=self.attempts,
                 delay_s=send.delay,
                 error=caller.redactor.value(send.error.as_dict()),
             )
@@ -107,7 +106,7 @@ class CallExecution(CallState):
             asked, until = send.delay - own, self.clock.now() + send.delay
             self.waiting(WaitReason.SERVER_PAUSE if asked > own else WaitReason.BACKOFF, until)
             await self.clock.sleep(send.delay)
-            self.meter.waited_s += own
+            self.backoff_s += own
             self.waited(WaitReason.BACKOFF, own)
             self.waited(WaitReason.SERVER_PAUSE, asked)
 
@@ -125,17 +124,17 @@ class CallExecution(CallState):
             if found is None:
                 break
             _unused(caller.budget, reservation, permit)
-            self.meter.queue_s += permit.queue_s
+            self.queue_s += permit.queue_s
             if isinstance(found, Answer):
                 return found
             self.waiting(WaitReason.CACHE_LOOKUP, None)
             await self.clock.sleep(ELSEWHERE)
             self.waited(WaitReason.CACHE_LOOKUP, ELSEWHERE)
-            self.meter.queue_s += ELSEWHERE
+            self.queue_s += ELSEWHERE
             self._deferred += ELSEWHERE
         try:
-            self.meter.attempts += 1
-            self.meter.queue_s += permit.queue_s
+            self.attempts += 1
+            self.queue_s += permit.queue_s
             return await Attempt(self, caller, permit, reservation).execute(request)
         finally:
             self.pending.on_wire = False
@@ -148,7 +147,7 @@ class CallExecution(CallState):
         if not self.call.read_memo or now - self._looked < LOOK_AGAIN:
             return None
         self._looked = now
-        attempts, cost = self.meter.attempts, self.meter.cost_usd
+        attempts, cost = self.attempts, self.cost_usd
         found = await self.pending.recalled(
             lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
         )
@@ -195,7 +194,7 @@ class CallExecution(CallState):
 
     def _reservation(self, request: AnyRequest) -> BudgetReservation:
         """For the question as it was, and for what was added to it to ask again."""
-        more = Usage(input_tokens=added_tokens(request, since=self.call.request))
+        more = Usage(input_tokens=_added_tokens(request, since=self.call.request))
         reckon = self.call.reckon
         expected = (self.call.expected if reckon is None else reckon()) + more
         most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
@@ -218,3 +217,11 @@ def _timed_out(call: Call, send: Send) -> NodeTimedOut:
         hint="raise `timeout`, or see what the provider is doing",
         answer=None if send.error is None else send.error.answer,
     )
+
+
+def _added_tokens(request: AnyRequest, *, since: AnyRequest) -> int:
+    """About how many tokens were added to a question in order to ask it again."""
+    if request is since or not (isinstance(request, ChatRequest) and isinstance(since, ChatRequest)):
+        return 0
+    added = request.messages[len(since.messages) :]
+    return sum(estimate_tokens(str(message["content"])) for message in added)

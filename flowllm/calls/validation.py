@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 
 _MOST_ERRORS = 5
+_SHORT = 20_000
+"""Characters of an answer that is checked at once, if that takes no more than these seconds."""
+_AT_ONCE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,32 +48,30 @@ class Validator:
         self._output = output
         self._check = None if output.schema is None else _check(output.schema)
 
-    def check(self, text: str, verdict: Verdict | None = None) -> Json:
-        """The JSON value in an answer, of which `verdict` may have been found already. Raises InvalidAnswer, in words
-        that the model can act on."""
-        verdict = verdict or self.verdict(text)
-        if verdict is None:
-            raise self.too_long(text)
-        if verdict.error is not None:
-            raise verdict.error
-        return verdict.value
+    def verdict(self, text: str) -> Verdict:
+        """The JSON value in an answer, or an error in words that the model can act on."""
+        try:
+            return self._verdict(text, LONGEST)
+        except TooLongToCheck:
+            error = InvalidAnswer(
+                f"the answer cannot be checked against the schema within {LONGEST:g} s",
+                hint="simplify the schema: its patterns, `oneOf` and `anyOf`",
+                answer=text,
+            )
+            return Verdict(error=error)
 
-    def too_long(self, text: str) -> InvalidAnswer:
-        """The error for an answer of which there is no verdict."""
-        return InvalidAnswer(
-            f"the answer cannot be checked against the schema within {LONGEST:g} s",
-            hint="simplify the schema: its patterns, `oneOf` and `anyOf`",
-            answer=text,
-        )
+    async def verdict_aside(self, text: str) -> Verdict:
+        """The same; what takes long is looked at off the event loop: signals and others go on."""
+        if len(text) <= _SHORT:
+            with contextlib.suppress(TooLongToCheck):
+                return self._verdict(text, _AT_ONCE)
+        return await asyncio.to_thread(self.verdict, text)
 
-    def verdict(self, text: str, *, within: float = LONGEST) -> Verdict | None:
-        """What `check` finds; None if it takes more than so many seconds of computing."""
+    def _verdict(self, text: str, within: float) -> Verdict:
         try:
             return Verdict(value=self._value(text, within))
         except InvalidAnswer as error:
             return Verdict(error=error)
-        except TooLongToCheck:
-            return None
 
     def _value(self, text: str, within: float) -> Json:
         value = _parse(text, self._may_be)

@@ -9,7 +9,6 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
-from flowllm.calls.vectors import divide, join
 from flowllm.core.cancel import CancelToken
 from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
@@ -86,7 +85,7 @@ class TextsBench:
     ) -> Answer:
         who = who or caller(token=token or self.token, node=text, run=run, log=self.log)
         expected = Usage(input_tokens=estimate_tokens(text))
-        batch = Batching(group=model, size=size, wait=wait, join=join, divide=divide)
+        batch = Batching(group=model, size=size, wait=wait)
         request = EmbedRequest(model=model, texts=(text,))
         settings = {"key": f"{model}:{text}", "expected": expected, "batch": batch, **how}
         return await self.calls.answer(make_call(self.provider, who, request=request, **settings))

@@ -8,7 +8,6 @@ from typing import TypeAlias, cast
 
 from flowllm.calls.base import Batching, Call
 from flowllm.calls.single_flight import InFlightCalls
-from flowllm.calls.vectors import divide, join
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
 from flowllm.core.request import Answer, EmbedRequest
@@ -149,8 +148,6 @@ class EmbedRunner:
                 ),
                 size=body.batch_size,
                 wait=body.batch_wait,
-                join=join,
-                divide=divide,
             ),
             missed=context.missed,
         )

@@ -13,7 +13,6 @@ from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
-from flowllm.calls.vectors import divide, join
 from flowllm.core.clock import SystemClock
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, EmbedRequest
@@ -52,7 +51,7 @@ async def embed(texts: list[str], server: Server, folder: Path) -> list[Answer |
     name = f"r{len(server.requests)}"
     await store.create_run(run(name, owner=ME))
     # a wait of a minute: what is counted must not depend on how fast this machine is
-    how = Batching(group="e", size=100, wait=60.0, join=join, divide=divide)
+    how = Batching(group="e", size=100, wait=60.0)
     try:
         return await asyncio.gather(
             *(

@@ -49,12 +49,12 @@ async def test_the_body_is_plain_json_and_the_same_every_time(contracted: Contra
 async def test_a_schema_is_answered_with_json_that_validates(contracted: Contracted, schema: dict[str, object]) -> None:
     output = OutputFormat(schema=schema)
     completion = await contracted.provider.complete(ask("List two things.", output=output), timeout=10)
-    Validator(output).check(completion.text)
+    assert Validator(output).verdict(completion.text).error is None
 
 
 async def test_output_json_is_answered_with_json(contracted: Contracted) -> None:
     completion = await contracted.provider.complete(ask("Tell me.", output=OutputFormat()), timeout=10)
-    Validator(OutputFormat()).check(completion.text)
+    assert Validator(OutputFormat()).verdict(completion.text).error is None
 
 
 async def test_the_deadline_is_total(contracted: Contracted) -> None:

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
-from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
+import pytest
+
+from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send, backoff
 from flowllm.calls.validation import Validator
-from flowllm.core.errors import InvalidAnswer, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
+from flowllm.core.errors import (
+    ConnectionFailed,
+    InvalidAnswer,
+    RateLimited,
+    RequestRejected,
+    ServerFailed,
+    TruncatedAnswer,
+)
 from flowllm.core.request import ChatRequest, Completion, OutputFormat
 from flowllm.core.types import RetryPolicy, Usage
 
@@ -86,3 +95,33 @@ def test_a_cut_answer_is_kept_marked_or_refused_and_cut_json_is_never_kept() -> 
 def test_rate_limits_do_not_end_it() -> None:
     talk = dialogue()
     assert all(isinstance(talk.failed(RateLimited("429", retry_after=1)), Send) for _ in range(20))
+
+
+POLICY = RetryPolicy(max_attempts=3, initial_delay=1, max_delay=10, multiplier=2)
+
+
+def delays(*errors: ServerFailed, draw: float = 0.0) -> list[float | None]:
+    """Seconds to the attempt after each failure; None where there is none."""
+    talk = dialogue(policy=POLICY, random=lambda: draw)
+    return [getattr(talk.failed(error), "delay", None) for error in errors]
+
+
+def test_backoff_doubles_up_to_its_cap_and_full_jitter_takes_any_part_of_it() -> None:
+    assert [backoff(POLICY, n, lambda: 1.0) for n in range(1, 7)] == [1, 2, 4, 8, 10, 10]
+    assert backoff(POLICY, 3, lambda: 0.25) == 1
+    assert backoff(POLICY, 100_000, lambda: 1.0) == 10
+    assert backoff(RetryPolicy(jitter=False), 2, lambda: 0.0) == 2
+
+
+def test_max_attempts_counts_the_first() -> None:
+    assert delays(ServerFailed("500"), ConnectionFailed("reset"), ServerFailed("500"), draw=0.5) == [0.5, 1, None]
+
+
+def test_rate_limits_use_up_no_attempts() -> None:
+    assert delays(*[RateLimited("429")] * 50, ServerFailed("500")) == [0.0] * 51
+
+
+@pytest.mark.parametrize("error", [RateLimited("429", retry_after=7), ServerFailed("503", retry_after=7)])
+def test_retry_after_is_honoured_and_spread_a_little(error: ServerFailed) -> None:
+    assert delays(error) == [7]
+    assert delays(error, draw=0.9) == [pytest.approx(7.9)]
