@@ -170,10 +170,11 @@ class TextGenerator(CodeGenerator):
 
 
 class LookupFailed(UndefinedError):
-    """What is not there was used. `name` is set where it is a plain name."""
+    """What is not there was used. `name` is set where it is a plain name; `message` may be a function that finds out
+    what was missing, as most of what is missing has a default."""
 
-    def __init__(self, offset: int, name: str | None, message: str | None) -> None:
-        super().__init__(message)
+    def __init__(self, offset: int, name: str | None, message: str | Callable[[], str] | None) -> None:
+        super().__init__(message() if callable(message) else message)
         self.offset = offset
         self.name = name
 
@@ -186,12 +187,6 @@ class Absent(StrictUndefined):
     def __init__(self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None) -> None:
         plain = name if obj is missing and hint is None else None
         super().__init__(hint, obj, name, exc or cast("Any", partial(LookupFailed, 0, plain)))
-
-    @property
-    def _undefined_message(self) -> str:
-        """What was missing; found out when it is reported, as most of what is missing has a default."""
-        hint = self._undefined_hint
-        return hint() if callable(hint) else super()._undefined_message
 
 
 def _absent(message: str | Callable[[], str], offset: int) -> Absent:

@@ -9,10 +9,10 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import GeneratorType
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn
 
 from jinja2 import Environment, filters
 from jinja2.runtime import Undefined
@@ -29,7 +29,7 @@ from flowllm.language.sandbox_limits import (
     spend_size,
     spend_text,
 )
-from flowllm.language.sandbox_methods import ORDERING, paid_key, refuse_absent, replace_text, wide
+from flowllm.language.sandbox_methods import ORDERING, Function, paid_key, refuse_absent, replace_text, wide
 from flowllm.language.sandbox_text import (
     as_sequence,
     join_texts,
@@ -39,8 +39,6 @@ from flowllm.language.sandbox_text import (
     raise_absent,
     to_text,
 )
-
-Function: TypeAlias = "Callable[..., Any]"
 
 WITHOUT = {
     "attr": "write `x.name` or `x['name']`",
