@@ -1,11 +1,10 @@
-"""What came back with status 200, as a Completion or a typed error. Pure."""
+"""What came back with status 200, whole or as a stream of events, as a Completion or a typed error. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from flowllm.core.answer_text import without_reasoning
 from flowllm.core.errors import (
@@ -20,9 +19,8 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import Completion
 from flowllm.core.types import Json, Usage
-from flowllm.providers.openai.error_table import normalized
 from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo, error_at_200, has_message, is_error
-from flowllm.providers.openai.stream import assembled
+from flowllm.providers.openai.tables import FINISH_REASONS, End, normalized
 from flowllm.providers.openai.usage import read_usage
 
 _LONGEST_REASON = 60
@@ -120,7 +118,7 @@ def decode_chat(payload: Mapping[str, Json], raw: str, info: RequestInfo) -> Com
     )
 
 
-def _index(choice: Mapping[str, Json]) -> float:
+def _index(choice: Mapping[str, Json]) -> int:
     index = choice.get("index")
     return index if isinstance(index, int) else 0
 
@@ -285,68 +283,9 @@ def _with_usage(error: StepError, usage: Usage) -> StepError:
     return error
 
 
-class End(StrEnum):
-    """What a finish reason means."""
-
-    DONE = "done"  # the model said all it wanted to
-    CUT = "cut"  # at a token limit: there would have been more
-    FILTERED = "filtered"  # by a content filter, or by the model itself
-    TOOLS = "tools"  # the model wants a tool called
-    ABORTED = "aborted"  # the server broke off: it may go better another time
-    UNKNOWN = "unknown"  # a reason that is not in the table: nobody knows whether it is whole
-
-
-TABLE: tuple[tuple[End, str, str], ...] = (
-    (End.DONE, "stop completed", "OpenAI, Chat Completions and Responses"),
-    (End.DONE, "end_turn stop_sequence pause_turn", "Anthropic, Messages, through gateways"),
-    (End.DONE, "complete eos eos_token stop_token end", "Cohere, Together and TGI"),
-    (End.DONE, "finished done finish endoftext im_end eot eot_id </s> normal", "servers for local models"),
-    (
-        End.DONE,
-        "eosFound stopStringFound stop_str reason_stop finish_reason_stop",
-        "LM Studio; xAI's and Google's enumerations",
-    ),
-    (End.CUT, "length max_output_tokens incomplete", "OpenAI, Chat Completions and Responses"),
-    (End.CUT, "max_tokens model_context_window_exceeded", "Anthropic; Gemini (MAX_TOKENS); Cohere"),
-    (End.CUT, "model_length", "Mistral, finish_reason"),
-    (End.CUT, "max_length token_limit max_new_tokens context_length context_length_exceeded", "IBM and TGI"),
-    (End.CUT, "length_limit limit time_limit truncated context_window_exceeded", "watsonx; Zhipu"),
-    (
-        End.CUT,
-        "maxPredictedTokensReached contextLengthReached max_completion_tokens max_output max_time",
-        "LM Studio; MiniMax; gateways",
-    ),
-    (
-        End.CUT,
-        "reason_max_len reason_max_context reason_time_limit finish_reason_max_tokens",
-        "xAI's and Google's enumerations",
-    ),
-    (End.FILTERED, "content_filter content_filtered filtered", "OpenAI; Azure; Bedrock"),
-    (
-        End.FILTERED,
-        "safety recitation prohibited_content blocklist spii image_safety language image_recitation image_prohibited_content model_armor",
-        "Gemini, FinishReason, alone and after `content_filter: `",
-    ),
-    (End.FILTERED, "sensitive", "Zhipu, finish_reason"),
-    (End.FILTERED, "guardrail_intervened guardrails error_toxic content_moderation moderation", "Bedrock; Cohere"),
-    (End.FILTERED, "blocked content_policy content_policy_violation data_inspection_failed", "gateways; Alibaba"),
-    (End.FILTERED, "refusal", "Anthropic, stop_reason"),
-    (End.TOOLS, "tool_calls function_call", "OpenAI, Chat Completions"),
-    (End.TOOLS, "tool_use tool_call", "Anthropic; Cohere"),
-    (End.ABORTED, "error failed cancelled canceled in_progress queued", "OpenRouter; OpenAI, Responses"),
-    (End.ABORTED, "insufficient_system_resource", "DeepSeek, finish_reason"),
-    (End.ABORTED, "abort aborted abandoned repetition", "vLLM and SGLang, when a request is dropped"),
-    (End.ABORTED, "network_error server_error timeout error_limit user_cancel", "Zhipu; Cohere; gateways"),
-    (End.ABORTED, "internal_error unknown_error upstream_error overloaded_error interrupted", "gateways"),
-    (End.ABORTED, "userStopped modelUnloaded load unload", "LM Studio and Ollama"),
-    (End.ABORTED, "malformed_model_output missing_thought_signature too_many_tool_calls", "Bedrock; Gemini"),
-    (End.ABORTED, "malformed_function_call unexpected_tool_call malformed_response malformed_tool_use", "Gemini"),
-    (End.ABORTED, "other finish_reason_unspecified no_image image_other", "Gemini, FinishReason"),
-)
-
 _ENDS = {
     spelling: end
-    for end, reasons, _ in TABLE
+    for end, reasons, _ in FINISH_REASONS
     for reason in reasons.split()
     for spelling in (reason, normalized(reason))
 }
@@ -361,3 +300,104 @@ def end_of(reason: str) -> End:
         return _ENDS[reason]
     spellings = (normalized(reason), normalized(reason.partition(":")[0]))
     return next((_ENDS[one] for one in spellings if one in _ENDS), End.UNKNOWN)
+
+
+_WHOLE = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+
+
+def assembled(text: str) -> dict[str, Json] | None:
+    """The body that the events stand for, of Chat Completions or of Responses; None if their end did not come.
+
+    Raises ValueError and RecursionError for an event that is not JSON.
+    """
+    merged: dict[str, Json] = {}
+    choices: dict[int, _Choice] = {}
+    over = False
+    for name, data in _events(text):
+        if data.strip() == "[DONE]":
+            over = True
+            break
+        event = json.loads(data)
+        if not isinstance(event, dict):
+            continue
+        if event.get("type") in _WHOLE and isinstance(event.get("response"), dict):
+            return dict(event["response"])
+        if event.get("error") or "error" in (event.get("type"), name):
+            return event if event.get("error") else {"error": event}
+        if event.get("object") == "response" or isinstance(event.get("response"), dict):
+            continue
+        merged |= {key: value for key, value in event.items() if key != "choices" and value is not None}
+        for choice in event.get("choices") or ():
+            if isinstance(choice, dict):
+                choices.setdefault(_index(choice), _Choice()).add(choice)
+    ended = all(choice.fields.get("finish_reason") for choice in choices.values())
+    if not choices or not (over or ended):
+        return None
+    return {**merged, "choices": [choices[index].whole() for index in sorted(choices)]}
+
+
+class _Choice:
+    """One choice as far as it came. Pieces of text are joined once, at the end: there may be a hundred thousand."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Json] = {}
+        self._message: dict[str, Json] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._calls: list[dict[str, Json]] = []
+        self._arguments: list[list[str]] = []
+
+    def add(self, part: Mapping[str, Json]) -> None:
+        """What one chunk says of it."""
+        self.fields |= {
+            key: value for key, value in part.items() if key not in ("delta", "message") and value is not None
+        }
+        delta = part.get("delta") or part.get("message")
+        for key, value in delta.items() if isinstance(delta, dict) else ():
+            if key == "tool_calls" and isinstance(value, list):
+                for call in value:
+                    self._call(call)
+            elif isinstance(value, str) and key != "role":
+                self._texts.setdefault(key, []).append(value)
+            elif isinstance(value, list) and isinstance(self._message.get(key), list):
+                self._message[key] += value
+            elif value is not None:
+                self._message[key] = value
+
+    def _call(self, part: Json) -> None:
+        """A piece of the tool call that it numbers."""
+        if not isinstance(part, dict):
+            return
+        at = part.get("index")
+        at = at if isinstance(at, int) and 0 <= at <= len(self._calls) else len(self._calls)
+        if at == len(self._calls):
+            self._calls.append({"function": {}})
+            self._arguments.append([])
+        call, function = self._calls[at], part.get("function")
+        call |= {key: value for key, value in part.items() if key not in ("function", "index") and value}
+        for key, value in function.items() if isinstance(function, dict) else ():
+            if key == "arguments" and isinstance(value, str):
+                self._arguments[at].append(value)
+            elif value is not None:
+                call["function"][key] = value
+
+    def whole(self) -> dict[str, Json]:
+        """The choice as an answer that is no stream has it."""
+        message = self._message | {key: "".join(pieces) for key, pieces in self._texts.items()}
+        for call, pieces in zip(self._calls, self._arguments, strict=True):
+            call["function"]["arguments"] = "".join(pieces)
+        calls = {"tool_calls": self._calls} if self._calls else {}
+        return {**self.fields, "message": {**message, **calls}}
+
+
+def _events(text: str) -> Iterator[tuple[str, str]]:
+    """Name and data of each event; lines of one event are joined."""
+    name, lines = "", list[str]()
+    for line in [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]:
+        if line.startswith("data:"):
+            lines.append(line[5:].removeprefix(" "))
+        elif line.startswith("event:"):
+            name = line[6:].strip()
+        elif not line.strip():
+            if lines:
+                yield name, "\n".join(lines)
+            name, lines = "", []

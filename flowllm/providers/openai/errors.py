@@ -1,5 +1,5 @@
 """A server's error, in whatever shape it says it, as a typed error with a message for people; without the secrets that it
-echoes. Pure; `error_table.py` decides which type."""
+echoes. Pure; `tables.py` decides which type."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flowllm.core.errors import (
 from flowllm.core.redact import Redactor
 from flowllm.core.retry_after import requested_wait
 from flowllm.core.types import Json
-from flowllm.providers.openai.error_table import MESSAGES, error_type, normalized
+from flowllm.providers.openai.tables import MESSAGES, error_type, normalized
 
 LARGEST_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read."""

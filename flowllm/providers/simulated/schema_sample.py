@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.types import Json
-from flowllm.providers.simulated.pattern_sample import PatternTooLong, matching
+from flowllm.providers.simulated.text import PatternTooLong, matching
 from flowllm.schemas.check import SchemaCheck
 from flowllm.schemas.patterns import has_match
 

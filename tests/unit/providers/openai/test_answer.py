@@ -22,8 +22,9 @@ from flowllm.core.errors import (
 )
 from flowllm.core.request import Completion
 from flowllm.core.types import Usage
-from flowllm.providers.openai.answer import TABLE, End, decode
+from flowllm.providers.openai.answer import decode
 from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo
+from flowllm.providers.openai.tables import FINISH_REASONS, End
 
 INFO = RequestInfo(provider="work", server="127.0.0.1:1", model="m", key_env="WORK_KEY")
 
@@ -105,7 +106,7 @@ _AFTER: dict[End, str | type[StepError]] = {
 
 
 @pytest.mark.parametrize(
-    ("end", "reason"), [(end, reason) for end, reasons, _ in TABLE for reason in reasons.split()], ids=str
+    ("end", "reason"), [(end, reason) for end, reasons, _ in FINISH_REASONS for reason in reasons.split()], ids=str
 )
 def test_each_reason_in_the_table_of_ends(end: End, reason: str) -> None:
     after = _AFTER[end]
@@ -120,8 +121,8 @@ def test_each_reason_in_the_table_of_ends(end: End, reason: str) -> None:
 
 
 def test_every_row_of_the_table_of_ends_has_a_source() -> None:
-    assert all(source for _, _, source in TABLE)
-    assert {end for end, _, _ in TABLE} == {*End} - {End.UNKNOWN}
+    assert all(source for _, _, source in FINISH_REASONS)
+    assert {end for end, _, _ in FINISH_REASONS} == {*End} - {End.UNKNOWN}
 
 
 @pytest.mark.parametrize("reason", [None, ""])

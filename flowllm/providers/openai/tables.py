@@ -1,7 +1,6 @@
-"""What servers mean by their errors: one table of statuses, codes and phrases, and what is said of each. Data; the first
-row that fits counts.
+"""What servers mean by their errors and by their finish reasons, and what is said of errors. Data.
 
-The status alone says little: money runs out with 400, 402, 403 or 429, a model is gone with 400, 403, 404 or 410. So
+Of the table of errors the first row that fits counts. The status alone says little: money runs out with 400, 402, 403 or 429, a model is gone with 400, 403, 404 or 410. So
 rows that look at codes and words come first, and those of a status alone last. The tests have an example of each row,
 as a server sent it.
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from flowllm.core.errors import (
     ContentFiltered,
@@ -56,7 +56,7 @@ class Row:
 def error_type(status: int | None, codes: Container[str], text: str) -> type[StepError] | None:
     """The class of an error by its status, its `normalized` codes and its words in lower case; None where nothing
     decides (possible only without a status)."""
-    return next((row.error for row in TABLE if row.fits(status, codes, text)), None)
+    return next((row.error for row in ERRORS if row.fits(status, codes, text)), None)
 
 
 def normalized(name: str) -> str:
@@ -100,7 +100,7 @@ MESSAGES: Mapping[type[StepError], tuple[str, str]] = {
 _NAME = r"[`'\"]?[^\s`'\"]{0,120}[`'\"]?"
 _CLIENT_ERRORS = frozenset({400, 401, 403, 404, 406, 410, 412, 422})
 
-TABLE = (
+ERRORS = (
     # no money left
     Row(QuotaExhausted, {402}, source="DeepSeek, error codes; OpenRouter, errors: 402"),
     Row(
@@ -334,4 +334,64 @@ TABLE = (
     ),
     Row(ServerFailed, range(500, 1000), source="Anthropic, 529; Cloudflare, 520 to 527; RFC 9110, section 15.6"),
     Row(RequestRejected, range(300, 500), source="FastAPI and Mistral, 422; RFC 9110, section 15.5.1"),
+)
+
+
+class End(StrEnum):
+    """What ended an answer: the meaning of a finish reason."""
+
+    DONE = "done"  # the model said all it wanted to
+    CUT = "cut"  # at a token limit: there would have been more
+    FILTERED = "filtered"  # by a content filter, or by the model itself
+    TOOLS = "tools"  # the model wants a tool called
+    ABORTED = "aborted"  # the server broke off: it may go better another time
+    UNKNOWN = "unknown"  # a reason that is not in the table: nobody knows whether it is whole
+
+
+FINISH_REASONS: tuple[tuple[End, str, str], ...] = (
+    (End.DONE, "stop completed", "OpenAI, Chat Completions and Responses"),
+    (End.DONE, "end_turn stop_sequence pause_turn", "Anthropic, Messages, through gateways"),
+    (End.DONE, "complete eos eos_token stop_token end", "Cohere, Together and TGI"),
+    (End.DONE, "finished done finish endoftext im_end eot eot_id </s> normal", "servers for local models"),
+    (
+        End.DONE,
+        "eosFound stopStringFound stop_str reason_stop finish_reason_stop",
+        "LM Studio; xAI's and Google's enumerations",
+    ),
+    (End.CUT, "length max_output_tokens incomplete", "OpenAI, Chat Completions and Responses"),
+    (End.CUT, "max_tokens model_context_window_exceeded", "Anthropic; Gemini (MAX_TOKENS); Cohere"),
+    (End.CUT, "model_length", "Mistral, finish_reason"),
+    (End.CUT, "max_length token_limit max_new_tokens context_length context_length_exceeded", "IBM and TGI"),
+    (End.CUT, "length_limit limit time_limit truncated context_window_exceeded", "watsonx; Zhipu"),
+    (
+        End.CUT,
+        "maxPredictedTokensReached contextLengthReached max_completion_tokens max_output max_time",
+        "LM Studio; MiniMax; gateways",
+    ),
+    (
+        End.CUT,
+        "reason_max_len reason_max_context reason_time_limit finish_reason_max_tokens",
+        "xAI's and Google's enumerations",
+    ),
+    (End.FILTERED, "content_filter content_filtered filtered", "OpenAI; Azure; Bedrock"),
+    (
+        End.FILTERED,
+        "safety recitation prohibited_content blocklist spii image_safety language image_recitation image_prohibited_content model_armor",
+        "Gemini, FinishReason, alone and after `content_filter: `",
+    ),
+    (End.FILTERED, "sensitive", "Zhipu, finish_reason"),
+    (End.FILTERED, "guardrail_intervened guardrails error_toxic content_moderation moderation", "Bedrock; Cohere"),
+    (End.FILTERED, "blocked content_policy content_policy_violation data_inspection_failed", "gateways; Alibaba"),
+    (End.FILTERED, "refusal", "Anthropic, stop_reason"),
+    (End.TOOLS, "tool_calls function_call", "OpenAI, Chat Completions"),
+    (End.TOOLS, "tool_use tool_call", "Anthropic; Cohere"),
+    (End.ABORTED, "error failed cancelled canceled in_progress queued", "OpenRouter; OpenAI, Responses"),
+    (End.ABORTED, "insufficient_system_resource", "DeepSeek, finish_reason"),
+    (End.ABORTED, "abort aborted abandoned repetition", "vLLM and SGLang, when a request is dropped"),
+    (End.ABORTED, "network_error server_error timeout error_limit user_cancel", "Zhipu; Cohere; gateways"),
+    (End.ABORTED, "internal_error unknown_error upstream_error overloaded_error interrupted", "gateways"),
+    (End.ABORTED, "userStopped modelUnloaded load unload", "LM Studio and Ollama"),
+    (End.ABORTED, "malformed_model_output missing_thought_signature too_many_tool_calls", "Bedrock; Gemini"),
+    (End.ABORTED, "malformed_function_call unexpected_tool_call malformed_response malformed_tool_use", "Gemini"),
+    (End.ABORTED, "other finish_reason_unspecified no_image image_other", "Gemini, FinishReason"),
 )

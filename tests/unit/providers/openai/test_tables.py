@@ -18,8 +18,8 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Json
-from flowllm.providers.openai.error_table import TABLE, Row
 from flowllm.providers.openai.errors import RequestInfo, error_at_200, error_of, parsed, read_error
+from flowllm.providers.openai.tables import ERRORS, Row
 
 INFO = RequestInfo(provider="work", server="llm.example.com", model="mini-5")
 EXAMPLES: dict[str, tuple[int, Json]] = {
@@ -66,17 +66,17 @@ def error(message: str, code: Json = None, kind: str | None = None) -> Json:
     return {"error": {"message": message, "code": code, "type": kind, "param": None}}
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.error.__name__}: {row.source}")
+@pytest.mark.parametrize("row", ERRORS, ids=lambda row: f"{row.error.__name__}: {row.source}")
 def test_each_row_decides_its_own_example(row: Row) -> None:
     status, body = EXAMPLES[row.source]
     text = body if isinstance(body, str) else json.dumps(body)
     error = read_error(parsed(text), text)
-    assert next(one for one in TABLE if one.fits(status, error.codes, error.text)) is row
+    assert next(one for one in ERRORS if one.fits(status, error.codes, error.text)) is row
     assert type(failed(status, body)) is row.error
 
 
 def test_each_example_has_a_row() -> None:
-    assert EXAMPLES.keys() == {row.source for row in TABLE}
+    assert EXAMPLES.keys() == {row.source for row in ERRORS}
 
 
 @pytest.mark.parametrize(
