@@ -11,28 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
-import re
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from flowllm.calls.base import AnyRequest, Batching, Call, Caller, Layer, PendingCall
+from flowllm.calls.batch_parts import divide, join, may_be_one_alone, tried_alone, words_of
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
-from flowllm.core.errors import (
-    ContentFiltered,
-    PathNotFound,
-    RequestRejected,
-    RequestTooLarge,
-    ServerFailed,
-    UnknownModel,
-    WrongVectors,
-)
+from flowllm.core.errors import ServerFailed
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.request import Answer, EmbedRequest, Request
+from flowllm.core.request import Answer
 from flowllm.core.tasks import start_task
-from flowllm.core.types import Json, Priority, Usage
+from flowllm.core.types import Json, Priority, Usage, WaitReason
 from flowllm.storage.base import NodeWrite
 
 _MOST_ATTEMPTS = 2
@@ -180,6 +170,8 @@ class _OpenBatch:
         self.due = 0.0
         """Monotonic seconds."""
         self.timer: asyncio.Task[None] | None = None
+        self.callers: dict[int, tuple[Caller, float]] = {}
+        """Each node that waits here, and since when."""
 
     def add(self, member: _Member, how: Batching, now: float) -> bool:
         """One more; whether it is due earlier by that."""
@@ -189,6 +181,14 @@ class _OpenBatch:
         self.members.append(member)
         self.tokens += _tokens(member)
         return earlier
+
+    def wait(self, member: _Member, clock: Clock) -> None:
+        """The member's node waits for others, if it did not already."""
+        for caller in member.pending.callers():
+            if id(caller.waits) not in self.callers:
+                self.callers[id(caller.waits)] = caller, (since := clock.monotonic())
+                at = clock.now()
+                caller.tell_waiting(WaitReason.BATCH, at=at, until=at + self.due - since)
 
     def remove(self, member: _Member) -> None:
         """It no longer waits."""
@@ -228,7 +228,9 @@ class Batches:
         earlier = opened.add(member, how, self._clock.monotonic())
         if len(opened.members) >= opened.size:
             self._flush(group)
-        elif earlier:
+            return
+        opened.wait(member, self._clock)
+        if earlier:
             _cancel(opened.timer)
             opened.timer = self._start(self._flush_after(group, how.wait))
 
@@ -240,12 +242,14 @@ class Batches:
     def _flush(self, group: Hashable) -> None:
         opened = self._open.pop(group)
         _cancel(opened.timer)
-        self._send(opened.members)
+        now = self._clock.monotonic()
+        for caller, since in opened.callers.values():
+            caller.waited(WaitReason.BATCH, now - since)
+        if opened.members:
+            self._send(self._batch(opened.members))
 
-    def _send(self, members: Sequence[_Member]) -> None:
-        if members:
-            batch = self._batch(members)
-            batch.task = self._start(self._execute(batch))
+    def _send(self, batch: _Batch) -> None:
+        batch.task = self._start(self._execute(batch))
 
     def _batch(self, members: Sequence[_Member], *, suspect: bool = False) -> _Batch:
         return _Batch(members, f"batch-{next(self._names)}", suspect=suspect)
@@ -279,8 +283,7 @@ class Batches:
     def _divide(self, batch: _Batch) -> None:
         for half in batch.halves():
             if half:
-                part = self._batch(half, suspect=True)
-                part.task = self._start(self._execute(part))
+                self._send(self._batch(half, suspect=True))
 
     async def _find_out(self, batch: _Batch, error: Exception, group: Hashable) -> None:
         """Send those that still wait in halves, and what is refused then in smaller parts, if that can help."""
@@ -377,73 +380,3 @@ def _tokens(member: _Member) -> int:
 def _cancel(timer: asyncio.Task[None] | None) -> None:
     if timer is not None:
         timer.cancel()
-
-
-_ONE_AT_FAULT = frozenset({None, 200, 400, 413, 415, 422, 424, 451})
-"""HTTP statuses of a refusal that may be one call's fault; None: it was refused here, as too large."""
-LEAST_TRIED = 3
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
-
-
-def may_be_one_alone(error: BaseException) -> bool:
-    """One of the batch may be why all of it failed."""
-    if isinstance(error, RequestRejected) and not isinstance(error, RequestTooLarge):
-        return error.status in _ONE_AT_FAULT and not isinstance(error, UnknownModel | PathNotFound)
-    return isinstance(error, RequestTooLarge | ContentFiltered | ServerFailed | WrongVectors)
-
-
-def words_of(error: BaseException) -> tuple[type, str]:
-    """The kind of an error and what it says, numbers and quoted words left out: those name a call."""
-    return type(error), _QUOTED.sub("", str(error))
-
-
-def tried_alone(sizes: Sequence[int], error: BaseException) -> list[int]:
-    """The places of those calls to try: about log2 of their number, from the smallest to the largest by turns.
-
-    A server in trouble is tried a few times whatever their number: each of them is sent several times.
-    """
-    wanted = LEAST_TRIED
-    if sizes and not isinstance(error, ServerFailed):
-        wanted = max(wanted, math.ceil(math.log2(len(sizes))) - 2)
-    wanted = min(wanted, len(sizes))
-    order = sorted(range(len(sizes)), key=lambda place: sizes[place])
-    spread = [order[round(step * (len(order) - 1) / max(1, wanted - 1))] for step in range(wanted)]
-    return [spread[step // 2 if step % 2 == 0 else -1 - step // 2] for step in range(wanted)]
-
-
-def join(requests: Sequence[AnyRequest]) -> Request:
-    """One request for the texts of all of them; they differ in nothing else."""
-    wanted = cast("Sequence[EmbedRequest]", requests)
-    return replace(wanted[0], texts=tuple(text for request in wanted for text in request.texts))
-
-
-def divide(answer: Answer, calls: Sequence[Call]) -> Sequence[Answer]:
-    """To each call, which is for one text, its vector, and tokens and cost by the estimated size of its text."""
-    weights = [max(1, call.expected.at_least) for call in calls]
-    tokens = shared_out(answer.usage.input_tokens, weights)
-    cached = shared_out(answer.usage.cached_input_tokens, weights)
-    whole = sum(weights)
-    return [
-        replace(
-            answer,
-            value=vector,
-            usage=replace(Usage(), input_tokens=fresh, cached_input_tokens=old),
-            cost_usd=None if answer.cost_usd is None else answer.cost_usd * weight / whole,
-        )
-        for vector, fresh, old, weight in zip(answer.value, tokens, cached, weights, strict=True)
-    ]
-
-
-def shared_out(total: int | None, weights: Sequence[int]) -> Sequence[int | None]:
-    """Whole numbers that add up to `total`, in proportion to the weights: each is where the running sum rounds to.
-    Of an unknown total every share is unknown."""
-    if total is None:
-        return [None] * len(weights)
-    whole, before, shares = sum(weights), 0, []
-    reached = 0
-    for weight in weights:
-        reached += weight
-        upto = (2 * total * reached + whole) // (2 * whole)
-        shares.append(upto - before)
-        before = upto
-    return shares

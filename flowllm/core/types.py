@@ -37,6 +37,7 @@ class WaitReason(StrEnum):
     OPEN_ITEMS = "open_items"  # as many items of the foreach are open as may be
     EQUAL_CALL = "equal_call"  # an equal request is on its way
     CACHE_LOOKUP = "cache_lookup"  # the response cache is being read
+    BATCH = "batch"  # other texts to embed may come to share its request
     BUDGET = "budget"  # what is set aside for others leaves too little of the budget
     SLOT = "slot"  # as many requests are in flight as may be
     RATE = "rate"  # requests a minute

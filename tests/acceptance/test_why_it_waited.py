@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flowllm.limits.breaker import LEAST
 from tests.support.project import Project, prompts
 from tests.support.replies import Reply, failed, rate_limited
 from tests.support.server import Server
@@ -28,6 +29,7 @@ def once(fault: Reply) -> Any:
         ("tokens", {"limits": {"tokens_per_minute": 600_000}, **HUNGRY}, None),
         ("budget", {"budget": {"tokens": 500_000}, **HUNGRY}, None),
         ("backoff", {"steps": prompts(a="one"), **PATIENT}, once(failed(500))),
+        ("batch", {"steps": {"a": {"embed": "one", "model": "e", "batch": {"max_wait": "100ms"}}}}, None),
         ("server_pause", {"steps": prompts(a="one")}, once(rate_limited("0.3"))),
     ],
 )
@@ -45,6 +47,18 @@ def test_each_reason_is_named_with_its_seconds(
     said = project.cli("why", "last", longest).out
     assert "\nwaited " in said, said
     assert reason.replace("_", " ") in said.splitlines()[-1], said
+
+
+def test_a_breaker_that_has_opened_is_named(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowllm.limits.breaker.FIRST_COOLDOWN", 0.3)
+    server.script = lambda body, n: failed(500) if n <= LEAST else Reply(text="fine")
+    steps = prompts(**{f"s{number}": f"text {number}" for number in range(10)})
+    retry = {"initial_delay": "1ms", "jitter": "none", "max_attempts": 9}
+    project.json("run", project.flow(steps=steps, defaults={"model": "m", "retry": retry}))
+    found = {step: project.json("why", "last", step)["waits"] for step in steps}
+    longest = max(found, key=lambda step: found[step].get("breaker", 0.0))
+    assert found[longest].get("breaker", 0.0) > 0.2, found
+    assert "breaker " in project.cli("why", "last", longest).out
 
 
 def test_whoever_waited_for_an_equal_call_is_told_who_sent_it(project: Project, server: Server) -> None:

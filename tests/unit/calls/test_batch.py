@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flowllm.calls.batch import shared_out
+from flowllm.calls.batch_parts import shared_out
 from flowllm.core.cancel import CallStopped, CancelToken
 from flowllm.core.errors import (
     ContentFiltered,

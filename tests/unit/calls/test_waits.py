@@ -161,6 +161,30 @@ def test_all_nodes_of_a_batch_wait_and_one_node_only_once() -> None:
         asked = [made.start(text, size=3, who=nodes[text != "x"]) for text in ("x", "p", "q")]
         await asyncio.gather(*busy, *(task for tasks in asked for task in tasks))
         assert [node.waits for node in nodes] == [{"slot": 0.5}, {"slot": 0.5}]
-        assert told(made) == [("x", "slot"), ("many", "slot")]
+        assert told(made)[-2:] == [("x", "slot"), ("many", "slot")]
+
+    run_virtual(main())
+
+
+def test_texts_that_gather_wait_for_their_batch_each_node_once_and_until_it_goes() -> None:
+    async def main() -> None:
+        made = await TextsBench("r1").open()
+        nodes = {name: caller(node=name, log=made.log) for name in ("x", "many", "last")}
+        asked = made.start("one", size=4, wait=2.0, who=nodes["x"])
+        await asyncio.sleep(0.5)
+        asked += made.start("two", "three", size=4, wait=2.0, who=nodes["many"])
+        await asyncio.sleep(0.25)
+        asked += made.start("four", size=4, wait=2.0, who=nodes["last"])
+        asked += made.start("five", wait=1.0)
+        await asyncio.gather(*asked)
+        assert made.sent == [("one", "two", "three", "four"), ("five",)]
+        assert {name: node.waits for name, node in nodes.items()} == {
+            "x": {"batch": 0.75},
+            "many": {"batch": 0.25},
+            "last": {},  # it makes the batch full
+        }
+        assert told(made) == [("x", "batch"), ("many", "batch"), ("five", "batch")]
+        untils = [event.until - event.at for event in made.log if isinstance(event, NodeWaiting)]
+        assert untils == pytest.approx([2.0, 1.5, 1.0])
 
     run_virtual(main())
