@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowllm.app.file_claims import claim_files
+from flowllm.app.prepare import claim_files
 from flowllm.core.errors import UsageError
 from flowllm.runtime.options import RunOptions
 from tests.support.workflows import workflow
