@@ -185,18 +185,22 @@ def claim_files(
             claims.reads(path, what, after=after)
         if options.output not in {None, STDIN}:
             claims.writes(str(options.output), "--output")
-        for place in steps:
+        for found in steps:
             with suppress(FlowLLMError):  # what is not known yet is looked at when it is
-                if place.step.save is not None:
-                    path = Path(place.step.save.text(known))
-                    claims.check(path, f"`save` of step {place.name}", by=place.name)
+                if found.step.save is not None:
+                    path = Path(found.step.save.text(known))
+                    claims.check(path, f"`save` of step {found.name}", by=found.name)
     except FileConflict as error:
         raise UsageError(str(error), hint="name another file to write to") from None
     return claims
 
 
 def _read(
-    workflow: Workflow, options: RunOptions, database: Path | None, steps: Iterable[_Place], known: Mapping[str, Json]
+    workflow: Workflow,
+    options: RunOptions,
+    database: Path | None,
+    steps: Iterable[_StepInGraph],
+    known: Mapping[str, Json],
 ) -> Iterator[tuple[str | Path, str, Callable[[str], bool]]]:
     if database is not None:
         for tail in ("", "-wal", "-shm", "-journal"):
@@ -206,19 +210,19 @@ def _read(
         yield path, "flowllm.yaml" if path == options.config else "a file of the workflow", no_step
     if options.over not in {None, STDIN}:
         yield str(options.over), "the data set of --over", no_step
-    for place in steps:
-        for file in _files_of(place.step, known):
-            yield file, f"a file that step {place.name} reads", place.waits_for
+    for found in steps:
+        for file in _files_of(found.step, known):
+            yield file, f"a file that step {found.name} reads", found.waits_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class _StepInGraph:
     """A step within its graph, and that within those around it."""
 
     steps: Mapping[StepId, Step]
     step: Step
     prefix: str
-    around: _Place | None
+    around: _StepInGraph | None
 
     @property
     def name(self) -> str:
@@ -242,13 +246,15 @@ class _Place:
         return False
 
 
-def _steps(steps: Mapping[StepId, Step], prefix: str = "", around: _Place | None = None) -> Iterator[_Place]:
+def _steps(
+    steps: Mapping[StepId, Step], prefix: str = "", around: _StepInGraph | None = None
+) -> Iterator[_StepInGraph]:
     """All steps, with those within others."""
     for step in steps.values():
-        place = _Place(steps=steps, step=step, prefix=prefix, around=around)
-        yield place
+        found = _StepInGraph(steps=steps, step=step, prefix=prefix, around=around)
+        yield found
         if isinstance(step.body, WorkflowBody):
-            yield from _steps(step.body.graph.steps, f"{place.name}.", place)
+            yield from _steps(step.body.graph.steps, f"{found.name}.", found)
 
 
 def _files_of(step: Step, known: Mapping[str, Json]) -> Iterator[Path]:

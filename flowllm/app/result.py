@@ -190,8 +190,8 @@ async def with_items(store: Store, node: NodeRecord, most: int | None = MOST_ITE
     """A node as it is; one with a foreach with the outputs of so many items (None: of all), and its counts so far."""
     if node.counts is None:
         return node
-    slots = node.parts.get("chosen")
-    outputs = store.outputs(node.run_id, node.node_id, slots=slots)
+    numbers = node.parts.get("chosen")
+    outputs = store.outputs(node.run_id, node.node_id, slots=numbers)
     shown = [] if most == 0 else await asyncio.to_thread(lambda: list(outputs[:most]))
     if node.status in NODE_TERMINAL:
         return replace(node, output=shown if node.status is NodeStatus.SUCCEEDED else None)

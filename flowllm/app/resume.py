@@ -100,10 +100,10 @@ def unmasked(run: RunRecord) -> RunRecord:
         with contextlib.suppress(Unreadable):
             texts[path] = disk.read(path)
     whole = restored(run.snapshot, texts)
-    places = missing(whole)
-    if places:
+    lines = missing(whole)
+    if lines:
         raise UsageError(
-            f"run {run.run_id} began with a secret that was written out in {', '.join(places)}; no record has it, and "
+            f"run {run.run_id} began with a secret that was written out in {', '.join(lines)}; no record has it, and "
             "that line is no longer there",
             hint="put the line back, or go on with the files as they are now: "
             f"flowllm resume {run.run_id} --file {run.path}",
@@ -123,8 +123,8 @@ def edited(run: RunRecord) -> list[str]:
             edited.append(path)
     if not edited:
         return []
-    told = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
-    return [f"{told} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]
+    changed = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
+    return [f"{changed} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]
 
 
 async def mended_items(

@@ -248,7 +248,7 @@ class RunAttempt:
         )
 
     async def _budget(self) -> RunBudget | None:
-        """The run's budget, with what its earlier attempts spent."""
+        """The run's budget, with what its earlier attempts took."""
         budget = self._workflow.budget
         if budget is None:
             return None

@@ -44,7 +44,7 @@ class Settings:
 
 
 def check_arguments(workflow: object, inputs: object, options: object) -> None:
-    """Raises UsageError for what a program gives in place of a workflow, of inputs or of options."""
+    """Raises UsageError for what a program gives instead of a workflow, of inputs or of options."""
     if not isinstance(workflow, (str, Path, Workflow)):
         raise UsageError(
             f"a workflow is given by the path of its file, or as a Workflow, not as {type(workflow).__name__}",
@@ -81,8 +81,8 @@ def load_settings(
     if named and path is not None and not path.is_file():
         raise UsageError(f"there is no file {path}", hint="--config and FLOWLLM_CONFIG name a flowllm.yaml")
     project = Project() if path is None else load_project(str(path))
-    place = database or environ.get("FLOWLLM_DATABASE_URL") or _beside(path, project) or DEFAULT_DATABASE
-    return Settings(database=str(place), project=project, path=path, environ=environ)
+    location = database or environ.get("FLOWLLM_DATABASE_URL") or _beside(path, project) or DEFAULT_DATABASE
+    return Settings(database=str(location), project=project, path=path, environ=environ)
 
 
 def _beside(path: Path | None, project: Project) -> str | None:

@@ -65,15 +65,15 @@ def _lines(graph: Graph, statuses: Mapping[str, str] | None) -> Iterator[str]:
     kind_width = max((len(kind_of(graph, step)) for step in graph.steps), default=0)
     width = len(str(len(generations)))
     for number, generation in enumerate(generations, 1):
-        for place, step in enumerate(generation):
-            lead = _lead(number, place, len(generation), width)
+        for index, step in enumerate(generation):
+            lead = _lead(number, index, len(generation), width)
             status = (statuses or {}).get(step, NodeStatus.PENDING if statuses is not None else "")
             mark = f"{_MARKS[NodeStatus(status)]} " if status else ""
             tail = f"  {status:<9}" if status else ""
             kind = f"{kind_of(graph, step):<{kind_width}}"
             yield f"{lead} {mark}{step:<{widest}}  {kind}{tail}  {_arrows(incoming[step])}".rstrip()
             if step in graph.inner:
-                bar = "│" if place < len(generation) - 1 else " "
+                bar = "│" if index < len(generation) - 1 else " "
                 for line in _lines(graph.inner[step], None):
                     yield f"{'':>{width}} {bar}    {line}"
 
@@ -89,11 +89,11 @@ def _times(graph: Graph, step: StepId) -> str:
     return " ×N" if step in graph.foreach else ""  # noqa: RUF001 - the sign for times
 
 
-def _lead(number: int, place: int, count: int, width: int) -> str:
+def _lead(number: int, index: int, count: int, width: int) -> str:
     """The bracket that binds the steps of one generation."""
-    if place == 0:
+    if index == 0:
         return f"{number:>{width}} {'──' if count == 1 else '┬─'}"
-    return f"{'':>{width}} {'└─' if place == count - 1 else '├─'}"
+    return f"{'':>{width}} {'└─' if index == count - 1 else '├─'}"
 
 
 def _arrows(edges: Iterable[Edge]) -> str:
@@ -174,7 +174,7 @@ def draw_data(graph: Graph, statuses: Mapping[str, str] | None = None) -> dict[s
 
 def _data(graph: Graph, statuses: Mapping[str, str] | None, prefix: str) -> dict[str, Json]:
     incoming = graph.incoming()
-    place = {step: number for number, generation in enumerate(graph.generations(), 1) for step in generation}
+    index = {step: number for number, generation in enumerate(graph.generations(), 1) for step in generation}
     return {
         "steps": [
             {
@@ -182,7 +182,7 @@ def _data(graph: Graph, statuses: Mapping[str, str] | None, prefix: str) -> dict
                 "kind": kind.value,
                 "foreach": step in graph.foreach,
                 **({"asks": True} if step in graph.asks else {}),
-                "generation": place[step],
+                "generation": index[step],
                 "needs": [f"{prefix}{edge.before}" for edge in incoming[step]],
                 **({} if statuses is None else {"status": str(statuses.get(step, NodeStatus.PENDING))}),
                 **(_data(graph.inner[step], None, f"{prefix}{step}.") if step in graph.inner else {}),

@@ -25,7 +25,7 @@ class Estimate:
     """Why it is not cached, or what it waits for."""
     status: NodeStatus = NodeStatus.SUCCEEDED
     known: bool = True
-    """`output` is what it would give; else nothing can be told of what needs it either."""
+    """`output` is what it would give; else nothing is known of what needs it either."""
     output: Json = None
     rows: Json = None
     counts: Counts | None = None

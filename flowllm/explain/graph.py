@@ -67,7 +67,7 @@ class Graph:
 
     def generations(self) -> tuple[tuple[StepId, ...], ...]:
         """Steps by the length of the longest chain that leads to them: what could run at the same time."""
-        order = {step: place for place, step in enumerate(self.kinds)}
+        order = {step: number for number, step in enumerate(self.kinds)}
         sorter = TopologicalSorter({step: [edge.before for edge in into] for step, into in self.incoming().items()})
         sorter.prepare()
         found: list[tuple[StepId, ...]] = []

@@ -310,7 +310,7 @@ def _drive(state: ForeachState, step: Step, rows: Sequence[Row], found: list[Est
     """Pull items as the state allows and end those of which everything is known; the others stay in flight. Gives how
     many were pulled. `whole`: there are no more items. An item whose `accept.when` fails is made a failing one."""
     pulled = 0
-    while not state.over and (more := min(state.room(), len(rows) - pulled)):
+    while not state.over and (more := min(state.may_pull(), len(rows) - pulled)):
         batch = range(pulled, pulled + more)
         pulled += more
         for at in batch:
@@ -368,18 +368,18 @@ def _why(step: Step, total: Estimate, found: Sequence[Estimate], *, complete: bo
     if total.items == 0:
         return "no items"
     if total.items is None:
-        told = f"more than {COUNTED:,} items"
+        text = f"more than {COUNTED:,} items"
     else:
-        told = f"{total.items:,} {'item' if total.items == 1 else 'items'}"
+        text = f"{total.items:,} {'item' if total.items == 1 else 'items'}"
     if step.foreach is not None and step.foreach.accept is not None:
-        told = f"up to {told}, until enough are accepted"
+        text = f"up to {text}, until enough are accepted"
     among = "" if complete else f" of the first {looked:,}"
     cached = sum(one.state == "cached" for one in found)
     if cached == looked and not isinstance(step.body, WorkflowBody):
         cached = 0  # its own state says so
     ended = Counter(one.status for one in found)
     numbers = ((cached, "cached"), (ended[NodeStatus.SKIPPED], "skipped"), (ended[NodeStatus.FAILED], "in error"))
-    parts = [told, *(f"{number:,}{among} {word}" for number, word in numbers if number)]
+    parts = [text, *(f"{number:,}{among} {word}" for number, word in numbers if number)]
     first = next((one.why for one in found if one.state in {"send", "maybe"} and one.why), "")
     return "; ".join([", ".join(parts), *([first] if first else [])])
 

@@ -1,4 +1,4 @@
-"""Executes a foreach: pulls items from their data while there is room, and collects their results.
+"""Executes a foreach: pulls items from their data while the window lets it, and collects their results.
 
 Each item is a row in the store; what is held in memory are the items in flight, and the outputs only where a template
 looks at the whole list.
@@ -45,7 +45,7 @@ async def execute_foreach(
 ) -> NodeRecord | None:
     """Go through the items of a step's foreach, or through given rows. Does not raise.
 
-    `sink` is told of each item in the order in which they end, durably.
+    `sink` hears of each item in the order in which they end, durably.
     """
     return await record_of(context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).run(rows))
 
@@ -54,7 +54,7 @@ class Sink(Protocol):
     """Takes what items give."""
 
     def begin(self, broke: Callable[[BaseException], None]) -> None:
-        """Items will come; `broke` is to be told of an error between two of them."""
+        """Items will come; `broke` is called with an error between two of them."""
         ...
 
     async def ended(self, number: int, record: NodeRecord) -> None:
@@ -97,7 +97,7 @@ class ForeachRunner:
         self._wake = asyncio.Event()
         self._withdrawn = 0
         self._reused = 0
-        self._waits_for_room = False
+        self._waits_for_open_item = False
         self._full_s = 0.0
         """Seconds in which no more items could be opened."""
         self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
@@ -175,7 +175,7 @@ class ForeachRunner:
     # pulling
 
     async def _pump(self, reader: ItemReader) -> None:
-        """Start items while there is room, wait while there is none; once the run stops only wait for those that
+        """Start items while the window lets it, wait while it does not; once the run stops only wait for those that
         have started."""
         token = self._scope.token
         token.listen(self, self._wake.set)
@@ -191,7 +191,7 @@ class ForeachRunner:
                     if self._state.paused:
                         return
                 if not self._state.over and (token.status is None or self._state.in_flight):
-                    full = self._state.room() <= 0 or self._waits_for_room
+                    full = self._state.may_pull() <= 0 or self._waits_for_open_item
                     before = self._context.clock.monotonic()
                     await self._wake.wait()
                     self._full_s += self._context.clock.monotonic() - before if full else 0.0
@@ -201,11 +201,11 @@ class ForeachRunner:
                 self._context.suspended.forget(node)
 
     def _pull(self, reader: ItemReader) -> None:
-        while self._scope.token.status is None and self._state.room() > 0:
+        while self._scope.token.status is None and self._state.may_pull() > 0:
             if not self._context.open_items.may_open(self._state.in_flight):
-                if not self._waits_for_room:
-                    self._waits_for_room = True
-                    self._context.open_items.wait(self._room_available)
+                if not self._waits_for_open_item:
+                    self._waits_for_open_item = True
+                    self._context.open_items.wait(self._may_open)
                 return
             more = reader.more(self._wake.set)
             if more is None:
@@ -216,10 +216,10 @@ class ForeachRunner:
             self._start(reader.next())
         self._results.write(self._context)
 
-    def _room_available(self) -> bool:
-        self._waits_for_room = False
+    def _may_open(self) -> bool:
+        self._waits_for_open_item = False
         self._wake.set()
-        return self._scope.token.status is None and self._state.room() > 0
+        return self._scope.token.status is None and self._state.may_pull() > 0
 
     # items
 
@@ -328,7 +328,7 @@ class ForeachRunner:
         self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
 
     def _reject(self, rejected: Ended, error: StepError) -> None:
-        """Whether to accept the item could not be told: it counts as failed."""
+        """Whether to accept the item could not be evaluated: it counts as failed."""
         details = {**self._context.redactor.value(error.as_dict()), UNJUDGED: True}
         record = replace(self._records[rejected.index], status=NodeStatus.FAILED, error=details)
         self._results.replaced(record)

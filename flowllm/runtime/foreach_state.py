@@ -2,7 +2,7 @@
 
 Whoever drives it may execute the items, or may only say what would come of them, as `plan` does.
 
-Windows refill one by one: each item that ends makes room for the next. Under `accept` an item is pulled only when it
+Windows refill one by one: each item that ends lets the next one in. Under `accept` an item is pulled only when it
 is known of all before it whether they are answered already or have to be asked: so a repeat, which finds all in the
 response cache, pulls no item that the first run did not.
 """
@@ -63,7 +63,7 @@ class FailureTolerance:
 
 
 class ForeachState:
-    """The state of one foreach. Places are the items' indices in their data, pulled in order."""
+    """The state of one foreach. Items are named by their indexes in their data, and pulled in order."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ForeachState:
         self._stand = True
         """So far all failures stand."""
         self.first_error: tuple[int, str] | None = None
-        """Slot and message of the failed item that is first in the data."""
+        """Number and message of the failed item that is first in the data."""
         self._first_failed = math.inf
         self._decided: list[int] = []
 
@@ -105,7 +105,7 @@ class ForeachState:
         """Items that were pulled and have not ended."""
         return len(self._open)
 
-    def room(self) -> int:
+    def may_pull(self) -> int:
         """How many items may be pulled now."""
         if self._drained or self.enough or self._too_many:
             return 0
@@ -129,7 +129,7 @@ class ForeachState:
     @property
     def paused(self) -> bool:
         """Only suspended items are left."""
-        return bool(self._suspended) and not self._open and not self.over and self.room() == 0
+        return bool(self._suspended) and not self._open and not self.over and self.may_pull() == 0
 
     @property
     def enough(self) -> bool:
@@ -175,7 +175,7 @@ class ForeachState:
         self._total = self._next
 
     def ended(self, ended: Ended, message: str = "") -> list[tuple[Ended, StepError]]:
-        """An item ended; `message` says why it failed. Gives the items whose `accept.when` could not be told: those
+        """An item ended; `message` says why it failed. Gives the items whose `accept.when` could not be evaluated: those
         count as failed."""
         self._open.discard(ended.index)
         self._undetermined.discard(ended.index)
@@ -194,12 +194,12 @@ class ForeachState:
         return self._judge_in_order(self._policy)
 
     def judged(self) -> list[int]:
-        """Places about which `accept` has decided since this was last asked."""
+        """Indexes about which `accept` has decided since this was last asked."""
         decided, self._decided = self._decided, []
         return decided
 
     def suspended(self, index: int) -> None:
-        """A pulled item waits for the world, and holds no place in the window."""
+        """A pulled item waits for the world, and does not count in the window."""
         self._open.discard(index)
         self._undetermined.discard(index)
         self._suspended.add(index)
@@ -284,14 +284,16 @@ class ForeachState:
         if not self._failed or self.enough:
             return None
         number, message = self.first_error or (0, "")
-        told = f"{self._failed} of {self._next} items failed; {step}[{number}]: {message}"
+        failures = f"{self._failed} of {self._next} items failed; {step}[{number}]: {message}"
         tolerated = self._tolerated
         retry = " --retry-failed" if self._stand else ""
         if step == ROW:
-            return ItemsFailed(told, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again")
+            return ItemsFailed(
+                failures, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again"
+            )
         if not tolerated.forgiven:
             return ItemsFailed(
-                told,
+                failures,
                 hint=f"`flowllm show last '{step}[{number}]'` shows it; `flowllm resume{retry}` runs the failed ones again; "
                 "`on_error: continue` lets them pass",
             )
@@ -300,10 +302,10 @@ class ForeachState:
             most = math.floor(tolerated.share * (self._total or self._next))
         if most is not None and self._failed > most:
             return ItemsFailed(
-                f"{told}; `max_failed` allows {most}", hint="`flowllm resume --retry-failed` runs them again"
+                f"{failures}; `max_failed` allows {most}", hint="`flowllm resume --retry-failed` runs them again"
             )
         if most is None and self._failed == self._next:
-            return ItemsFailed(told, hint="every item failed; `flowllm resume --retry-failed` runs them again")
+            return ItemsFailed(failures, hint="every item failed; `flowllm resume --retry-failed` runs them again")
         return None
 
 
@@ -335,7 +337,7 @@ class OpenItemLimit:
             pass
 
     def wait(self, callback: Callable[[], bool]) -> None:
-        """Call back, once, when there may be room; it says whether that is still of use."""
+        """Call back, once, when one more may be open; it says whether that is still of use."""
         self._waiters.append(callback)
 
 

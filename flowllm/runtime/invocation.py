@@ -28,7 +28,7 @@ class NodeUsage:
         self.waits: dict[str, float] = {}
         """Seconds that the node has waited so far, by reason."""
         self._waits_for: tuple[NodeId, WaitReason] | None = None
-        """What was told last, of this node or one within it."""
+        """What was emitted last, of this node or one within it."""
 
     def __call__(self, event: Event) -> None:
         """Something happened to the node."""

@@ -120,12 +120,12 @@ class ItemReader:
         """The items with what earlier attempts left of them."""
         context = self._context
         keys = [ItemKey(place=row.index, content=content) for row, content in zip(rows, contents, strict=True)]
-        adopted = await (self._repeated(keys) if self._repeats else self._adopted(keys))
+        matched = await (self._repeated(keys) if self._repeats else self._matched(keys))
         within: dict[NodeId, Sequence[NodeRecord]] = {}
         if self._invocation.step.kind is StepKind.WORKFLOW:  # those of graphs that succeeded are hardly ever wanted
             ids = [
                 one.node.node_id
-                for one in adopted
+                for one in matched
                 if one.node is not None and (one.node.status is not NodeStatus.SUCCEEDED or context.retry_failed)
             ]
             within = dict.fromkeys(ids, ())
@@ -137,22 +137,22 @@ class ItemReader:
                 number=one.slot,
                 before=None if one.node is None else Earlier(record=one.node, within=within.get(one.node.node_id)),
             )
-            for row, content, one in zip(rows, contents, adopted, strict=True)
+            for row, content, one in zip(rows, contents, matched, strict=True)
         ]
 
-    async def _adopted(self, keys: Sequence[ItemKey]) -> list[MatchedItem]:
+    async def _matched(self, keys: Sequence[ItemKey]) -> list[MatchedItem]:
         return await self._context.store.adopt(self._context.lease, self._invocation.node_id, keys)
 
     async def _repeated(self, keys: Sequence[ItemKey]) -> list[MatchedItem]:
-        """By their places; what this attempt did not come to before is looked for as in any."""
+        """By their indexes; what this attempt did not come to before is looked for as in any."""
         await self._context.writes.wait(most=0)
         run, first = self._context.run.run_id, keys[0].place
         rows = await self._context.store.items(run, self._invocation.node_id, after=first - 1, limit=len(keys))
         epoch = self._context.lease.epoch
         found = {row.place: MatchedItem(slot=item_index(row.node_id), node=row) for row in rows if row.epoch == epoch}
         missing = [key for key in keys if key.place not in found]
-        adopted = await self._adopted(missing) if missing else []
-        found |= {key.place: one for key, one in zip(missing, adopted, strict=True)}
+        matched = await self._matched(missing) if missing else []
+        found |= {key.place: one for key, one in zip(missing, matched, strict=True)}
         for key in keys:  # data that has changed meanwhile
             node = found[key.place].node
             if node is not None and node.content != key.content:
@@ -161,7 +161,7 @@ class ItemReader:
 
 
 def _mended(row: Row, content: str, mended: Mapping[str, Json]) -> tuple[Row, str]:
-    """The row that a person has put in the place of this one, if it still is what was mended; under the content of that,
+    """The row that a person has put instead of this one, if it still is what was mended; under the content of that,
     also where the data has been mended alike since."""
     wanted, value = mended.get(str(row.index), (None, None))
     if wanted is None or content not in {wanted, content_of(value)}:

@@ -39,7 +39,7 @@ async def record_of(
     outcome: Callable[[Work], Awaitable[NodeRecord]],
     above: NodeUsage | None = None,
 ) -> NodeRecord | None:
-    """The record that `outcome` comes to, told; that of its failure; None if the run stopped before it had one. `above` is
+    """The record of `outcome`, with its event; that of its failure; None if the run stopped before it had one. `above` is
     what the node spends that this one is within, where that pays for it."""
     work = Work(
         started=context.started(invocation),
@@ -106,16 +106,16 @@ async def _outcome(context: RunContext, invocation: NodeInvocation, work: Work) 
 
 async def _suspend(context: RunContext, record: NodeRecord, suspend: Suspend) -> NodeRecord:
     """The row of a node that waits for the world, durably with what it waits for."""
-    told: dict[str, Json] = {"kind": suspend.kind, "token": suspend.token, "due_at": suspend.due_at}
-    record = replace(record, parts={**record.parts, SUSPENDED: context.redactor.value(told)})
-    wait = WaitRecord(run_id=record.run_id, node_id=record.node_id, payload=suspend.payload, **told)
+    waits_for: dict[str, Json] = {"kind": suspend.kind, "token": suspend.token, "due_at": suspend.due_at}
+    record = replace(record, parts={**record.parts, SUSPENDED: context.redactor.value(waits_for)})
+    wait = WaitRecord(run_id=record.run_id, node_id=record.node_id, payload=suspend.payload, **waits_for)
     await context.store.suspend(context.lease, record, wait)
     return _still_suspended(context, record)
 
 
 def _still_suspended(context: RunContext, record: NodeRecord) -> NodeRecord:
-    told = record.parts.get(SUSPENDED, {})
-    event = NodeSuspended(run_id=record.run_id, at=context.clock.now(), node_id=record.node_id, **told)
+    waits_for = record.parts.get(SUSPENDED, {})
+    event = NodeSuspended(run_id=record.run_id, at=context.clock.now(), node_id=record.node_id, **waits_for)
     context.emit(event)
     return record
 
@@ -150,7 +150,7 @@ async def _within(
 
 
 def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
-    """A node whose value is known as soon as it is bound. Its record is still to be written. None, and nothing told,
+    """A node whose value is known as soon as it is bound. Its record is still to be written. None, and no event,
     where its templates take too long for that. Does not raise StepError."""
     try:
         bound, error = rendered_now(lambda: _bound(context, invocation)), None
@@ -189,7 +189,7 @@ def skip(context: RunContext, invocation: NodeInvocation) -> NodeRecord:
 
 
 async def known_path(context: RunContext, invocation: NodeInvocation) -> Path | None:
-    """Where the output is to be saved, if that does not depend on it: a wrong path is found before anything is paid.
+    """Where the output is to be saved, if that does not depend on it: what is no path is found before anything is paid.
 
     Raises SaveFailed and TemplateFailed.
     """

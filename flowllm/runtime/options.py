@@ -51,7 +51,7 @@ class RunOptions:
     config: str | None = None
     """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
     mended: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
-    """Items in place of those of the data: by foreach and place, [the content that they are for, the item]."""
+    """Items in place of those of the data: by foreach and index, [the content that they are for, the item]."""
     given: tuple[str, ...] | None = None
     """Names of the inputs that were given, the others having their defaults; filled in by the run."""
 

@@ -76,10 +76,10 @@ class RowSink:
         """A row ended. Raises StoreError."""
         wanted = record.status is NodeStatus.SUCCEEDED and (self._again or not record.reused)
         if self._order is not None:
-            place = record.place or 0
+            index = record.place or 0
             if wanted and len(self._held) < HELD:
-                self._held[place] = record
-            self._order.ended(place, wanted=wanted)
+                self._held[index] = record
+            self._order.ended(index, wanted=wanted)
             if self._order.ready:
                 await _outlasting(self._in_order(self._order))
         elif wanted:
@@ -121,16 +121,16 @@ class RowSink:
                 if self._lines.waiting > FULL:
                     await self._write()
 
-    async def _rows(self, places: list[int]) -> list[NodeRecord]:
+    async def _rows(self, indexes: list[int]) -> list[NodeRecord]:
         """Rows that are on record."""
-        missing = [place for place in places if place not in self._held]
+        missing = [index for index in indexes if index not in self._held]
         found: dict[int | None, NodeRecord] = {}
         if missing:
             first, last = missing[0], missing[-1]
             read = await self._store.items(self._lease.run_id, NodeId(ROW), after=first - 1, limit=last - first + 1)
             found = {row.place: row for row in read}
-        found.update((place, self._held.pop(place)) for place in places if place in self._held)
-        return [found[place] for place in places if place in found]
+        found.update((index, self._held.pop(index)) for index in indexes if index in self._held)
+        return [found[index] for index in indexes if index in found]
 
     async def finish(self, *, complete: bool) -> None:
         """Put the rest on disk; `complete`: all rows have ended well. Raises StoreError."""

@@ -33,7 +33,7 @@ def policy(count: int = 2, *, overshoot: float = 1.0, ordered: bool = False, jud
 def pull(state: ForeachState, *, most: int = 1_000, answered: bool = False) -> list[int]:
     """Pull as long as there is limit; of each item it is known at once that it must be asked, unless `answered`."""
     pulled = []
-    while state.room() and len(pulled) < most:
+    while state.may_pull() and len(pulled) < most:
         index = state.next_index
         state.pulled(index)
         if not answered:
@@ -49,7 +49,7 @@ def test_each_item_that_ends_makes_room_for_one_more() -> None:
     state = ForeachState(window=3, total=10)
     assert pull(state) == [0, 1, 2]
     state.ended(ended(1))
-    assert (state.room(), pull(state)) == (1, [3])
+    assert (state.may_pull(), pull(state)) == (1, [3])
     assert state.in_flight == 3
 
 
@@ -57,7 +57,7 @@ def test_it_is_over_when_the_data_has_ended_and_all_items_have() -> None:
     state = ForeachState(window=2)
     pull(state)
     state.drained()
-    assert (state.total, state.over, state.room()) == (2, False, 0)
+    assert (state.total, state.over, state.may_pull()) == (2, False, 0)
     state.ended(ended(1))
     state.ended(ended(0, SKIPPED))
     assert state.over
@@ -66,7 +66,7 @@ def test_it_is_over_when_the_data_has_ended_and_all_items_have() -> None:
 
 def test_no_items_are_over_at_once() -> None:
     state = ForeachState(window=2, total=0)
-    assert (state.over, state.room(), state.verdict("x")) == (True, 0, None)
+    assert (state.over, state.may_pull(), state.verdict("x")) == (True, 0, None)
 
 
 def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() -> None:
@@ -121,7 +121,7 @@ def test_an_item_is_pulled_only_when_it_is_known_of_those_before_whether_they_mu
     state.missed(0)
     assert pull(state, answered=True) == [1]
     state.ended(ended(1, output="bad"))
-    assert state.room() == 1
+    assert state.may_pull() == 1
 
 
 def test_items_that_end_out_of_order_wait_for_their_turn_to_be_judged() -> None:
@@ -156,7 +156,7 @@ def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() 
     state = ForeachState(window=9, total=3, policy=policy(1))
     pull(state)
     state.ended(ended(0, BAD), "no")
-    assert (state.over, state.room()) == (False, 1)
+    assert (state.over, state.may_pull()) == (False, 1)
     pull(state)
     state.ended(ended(1, output="good"))
     assert (state.over, state.verdict("x"), state.chosen()) == (True, None, [1])
@@ -189,7 +189,7 @@ def test_accept_holds_its_promises_in_any_order_of_endings(
     asked = 0
     while not state.over:
         needed = count - state.counts().accepted
-        while state.room():
+        while state.may_pull():
             if state.next_index == len(outputs):
                 state.drained()
                 break
@@ -218,11 +218,11 @@ def test_one_of_each_category_is_chosen_as_if_items_came_one_by_one(outputs: lis
     state = ForeachState(window=7, total=len(outputs), policy=policy(2, overshoot=3, ordered=True, judge=one_of_each))
     aloft: list[int] = []
     while not state.over:
-        while state.room() and state.next_index < len(outputs):
+        while state.may_pull() and state.next_index < len(outputs):
             aloft.append(state.next_index)
             state.pulled(aloft[-1])
             state.missed(aloft[-1])
-        if state.room():
+        if state.may_pull():
             state.drained()
             continue
         index = aloft.pop(choose.randrange(len(aloft)))
@@ -238,7 +238,7 @@ def finished(statuses: str, tolerated: FailureTolerance, *, total: int | None = 
     """After items that ended in order: x failed, s was skipped, anything else succeeded."""
     state = ForeachState(window=100, total=total, tolerated=tolerated)
     for index, letter in enumerate(statuses):
-        if not state.room():
+        if not state.may_pull():
             break
         state.pulled(index)
         state.ended(ended(index, {"x": BAD, "s": SKIPPED}.get(letter, OK)), f"broke at {index}")
@@ -285,7 +285,7 @@ def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
 
 def test_nothing_more_is_pulled_once_too_many_have_failed() -> None:
     number = finished("x.x.x.....", FailureTolerance(forgiven=True, most=1))
-    assert (number.next_index, number.over, number.room()) == (3, True, 0)
+    assert (number.next_index, number.over, number.may_pull()) == (3, True, 0)
     share = finished("xx........", FailureTolerance(forgiven=True, share=0.1), total=10)
     assert (share.next_index, share.over) == (2, True)
     unknown = finished("xx........", FailureTolerance(forgiven=True, share=0.1))
