@@ -6,14 +6,11 @@ import asyncio
 import os
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from flowllm.storage.base import NodeRecord, Owner
 from flowllm.storage.sqlite.connection import connect
@@ -99,11 +96,5 @@ class _Writer(Writer):
 
 
 class _Reader(Reader):
-    def __init__(self, path: Path, **how: Any) -> None:
-        super().__init__(path, **how)
-        raw = connect(path, mode="rw")
-        self._inline = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool).connect()
-        self._inline.execution_options(isolation_level="AUTOCOMMIT")
-
-    async def _all(self, query: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
-        return self._inline.execute(query, values or {}).all()
+    async def _in_thread(self, read: Callable[[], Any]) -> Any:
+        return read()

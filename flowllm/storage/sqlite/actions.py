@@ -7,72 +7,55 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, func, literal_column, null, select, update
-
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
 from flowllm.storage.live import RunTotals, WaitRecord
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import fetch
+from flowllm.storage.sqlite.faults import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite.records import run_of, totals_of, wait_of
-from flowllm.storage.sqlite.refusals import run_exists, run_not_found, run_owned
-from flowllm.storage.sqlite.rows import AttemptRow, RunRow, attempt_hash, outputs_hash, run_hash
-from flowllm.storage.sqlite.tables import attempts, memo, named, nodes, runs, totals, waits
-from flowllm.storage.sqlite.text import content_hash, to_json, to_text
+from flowllm.storage.sqlite.rows import (
+    WAIT_FIELDS,
+    AttemptRow,
+    RunRow,
+    attempt_hash,
+    content_hash,
+    outputs_hash,
+    run_hash,
+    to_json,
+    to_text,
+)
 from flowllm.storage.sqlite.totals import Totals
 from flowllm.storage.sqlite.unit import Unit
 
 
-def _set(*names: str) -> dict[str, Any]:
-    return {name: bindparam(f"new_{name}") for name in names}
+def _set(*names: str, then: str = "") -> str:
+    values = ", ".join(f"{name} = :new_{name}" for name in names)
+    return f"UPDATE runs SET {values}{then} WHERE run_id = :this"
 
 
 _SNAPSHOT: Final = RunRow._fields.index("snapshot")
-_THIS: Final = runs.c.run_id == bindparam("this")
-_SEQ: Final = named(select(runs.c.seq).where(_THIS))
-_RUN: Final = named(select(runs.c.seq, *(runs.c[name] for name in RunRow._fields)).where(_THIS))
-_CLAIM: Final = named(
-    update(runs)
-    .where(_THIS)
-    .values(
-        **_set("status", "owner_pid", "owner_host", "owner_since"),
-        epoch=runs.c.epoch + literal_column("1"),
-        finished_at=null(),
-    )
+_SEQ: Final = "SELECT seq FROM runs WHERE run_id = :this"
+_RUN: Final = f"SELECT seq, {', '.join(RunRow._fields)} FROM runs WHERE run_id = :this"
+_WITHOUT_SNAPSHOT: Final = ", ".join(name for name in RunRow._fields if name != "snapshot")
+_ROW: Final = f"SELECT {_WITHOUT_SNAPSHOT} FROM runs WHERE run_id = :this"
+_CLAIM: Final = _set("status", "owner_pid", "owner_host", "owner_since", then=", epoch = epoch + 1, finished_at = NULL")
+_SENT: Final = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE run_id = :this AND status = 'sent'"
+_FORGET: Final = "UPDATE attempts SET status = :new_status, row_hash = :new_row_hash WHERE attempt_id = :this"
+_REHASH: Final = _set("row_hash")
+_FINISH: Final = _set(
+    *("status", "finished_at", "outputs", "outputs_hash", "error", "stats"),
+    then=", owner_pid = NULL, owner_host = NULL, owner_since = NULL",
 )
-_SENT: Final = named(
-    select(*(attempts.c[name] for name in AttemptRow._fields)).where(
-        attempts.c.run_id == bindparam("this"), attempts.c.status == bindparam("sent")
-    )
-)
-_FORGET: Final = named(
-    update(attempts).where(attempts.c.attempt_id == bindparam("this")).values(**_set("status", "row_hash"))
-)
-_ROW: Final = named(select(*(runs.c[name] for name in RunRow._fields if name != "snapshot")).where(_THIS))
-_REHASH: Final = named(update(runs).where(_THIS).values(**_set("row_hash")))
-_FINISH: Final = named(
-    update(runs)
-    .where(_THIS)
-    .values(
-        **_set("status", "finished_at", "outputs", "outputs_hash", "error", "stats"),
-        owner_pid=null(),
-        owner_host=null(),
-        owner_since=null(),
-    )
-)
-_UPDATE: Final = named(
-    update(runs).where(_THIS).values(**_set("snapshot", "snapshot_hash", "path", "options", "inputs"))
-)
-_MARK: Final = named(update(runs).where(_THIS).values(**_set("output_offset")))
-_STATUS: Final = named(select(runs.c.status, runs.c.owner_pid, runs.c.owner_host, runs.c.owner_since).where(_THIS))
+_UPDATE: Final = _set("snapshot", "snapshot_hash", "path", "options", "inputs")
+_MARK: Final = _set("output_offset")
+_STATUS: Final = "SELECT status, owner_pid, owner_host, owner_since FROM runs WHERE run_id = :this"
 _DELETE: Final = tuple(
-    named(delete(table).where(table.c.run_id == bindparam("this"))) for table in (attempts, nodes, waits, totals, runs)
+    f"DELETE FROM {table} WHERE run_id = :this" for table in ("attempts", "nodes", "waits", "totals", "runs")
 )
-_DROP: Final = named(delete(memo).where(memo.c.key == bindparam("this"), memo.c.content_hash == bindparam("hash")))
-_PRUNE: Final = named(delete(memo).where(memo.c.created_at < bindparam("before")))
-_CLEAR: Final = named(delete(memo))
-_COUNT: Final = named(select(func.count()).select_from(memo))
+_DROP: Final = "DELETE FROM memo WHERE key = :this AND content_hash = :hash"
+_PRUNE: Final = "DELETE FROM memo WHERE created_at < :before"
 
 
 def create_run(run: RunRecord, row: RunRow) -> Unit:
@@ -186,7 +169,7 @@ def wake(token: str, value: Json) -> Unit:
 
     def action(connection: sqlite3.Connection) -> WaitRecord | None:
         connection.execute("UPDATE waits SET value = coalesce(value, :value) WHERE token = :token", values)
-        found = fetch(connection, "SELECT * FROM waits WHERE token = :token", values)
+        found = fetch(connection, f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE token = :token", values)
         return wait_of(found[0]) if found else None
 
     return Unit(action=action)
@@ -201,8 +184,8 @@ def clear_memo() -> Unit:
     """Remove all answers; the result is how many."""
 
     def action(connection: sqlite3.Connection) -> int:
-        count = int(connection.execute(_COUNT).fetchone()[0])
-        connection.execute(_CLEAR)
+        count = int(connection.execute("SELECT count(*) FROM memo").fetchone()[0])
+        connection.execute("DELETE FROM memo")
         return count
 
     return Unit(action=action, always=True)
@@ -236,9 +219,8 @@ def _totals(connection: sqlite3.Connection, this: str) -> RunTotals:
 
 def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
     """Of what was out when its owner died nobody knows what became."""
-    sent = {"this": this, "sent": AttemptStatus.SENT.value}
     changed = Totals(connection)
-    for row in map(AttemptRow._make, fetch(connection, _SENT, sent)):
+    for row in map(AttemptRow._make, fetch(connection, _SENT, {"this": this})):
         now = row._replace(status=AttemptStatus.UNKNOWN.value)
         whole = row.row_hash in {None, attempt_hash(row)}
         connection.execute(

@@ -1,14 +1,24 @@
-"""What SQLite's errors mean to a person."""
+"""What SQLite's errors mean to a person, and what the store refuses, in which words."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, StorageFailed
+from flowllm.core.errors import (
+    DatabaseCorrupt,
+    FlowLLMError,
+    OwnershipLost,
+    RunNotFound,
+    RunOwned,
+    StorageFailed,
+    UsageError,
+)
+from flowllm.storage.base import Owner, RunLease
 
 PRIMARY: Final = 0xFF
 """The low byte of an extended result code is the primary one."""
@@ -133,3 +143,39 @@ def explain(error: BaseException, path: Path | str) -> Exception:
     if isinstance(error, sqlite3.DatabaseError | OverflowError):
         return ValueError(f"The database cannot hold a value: {error}")
     return StorageFailed(f"The database {path} cannot be used: {error!r}", hint="Run `flowllm doctor`.")
+
+
+def ownership_lost(fence: RunLease, epoch: int | None) -> OwnershipLost:
+    """A write under a fence that no longer holds; `epoch` is the run's, None if it is gone."""
+    if epoch is None:
+        return OwnershipLost(f"Run {fence.run_id} was deleted while this process worked on it.")
+    return OwnershipLost(
+        f"Run {fence.run_id} was taken over by another process; nothing more of it is written here.",
+        hint=f"See how it goes on with: flowllm show {fence.run_id}",
+    )
+
+
+def run_owned(run_id: str, owner: Owner | None) -> RunOwned:
+    """A run that another process has; the owner is told as far as it is known."""
+    if owner is None:
+        return RunOwned(f"Run {run_id} is owned by another process.", hint="Wait until it has ended.")
+    since = datetime.fromtimestamp(owner.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return RunOwned(
+        f"Run {run_id} is owned by process {owner.pid} on {owner.host} since {since}.",
+        hint=f"Wait until it has ended, or stop it on {owner.host} with: kill -INT {owner.pid}",
+    )
+
+
+def run_exists(run_id: str) -> UsageError:
+    """An id that is taken."""
+    return UsageError(f"There already is a run {run_id}.")
+
+
+def run_not_found(run_id: str) -> RunNotFound:
+    """An id that no run has."""
+    return RunNotFound(f"There is no run {run_id}.", hint="`flowllm runs` lists the runs of this database.")
+
+
+def ambiguous(run_id: str, found: Iterable[str]) -> RunNotFound:
+    """The beginning of several ids."""
+    return RunNotFound(f"Several runs begin with {run_id}: {', '.join(found)}.", hint="Give more of the id.")

@@ -1,4 +1,4 @@
-"""Finding the items of a resumed foreach among those of earlier sittings, in the writer's transaction."""
+"""Finding the items of a resumed foreach among those of earlier epochs, in the writer's transaction."""
 
 from __future__ import annotations
 
@@ -6,43 +6,33 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, bindparam, cast, func, literal_column, select, update
-
 from flowllm.core.types import NodeId, NodeStatus, item_id, item_index
 from flowllm.storage.base import ItemKey, RunLease
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
-from flowllm.storage.sqlite.rows import NodeRow, node_hash
-from flowllm.storage.sqlite.tables import named, nodes
-from flowllm.storage.sqlite.text import from_text, to_text
+from flowllm.storage.sqlite.rows import NodeRow, from_text, node_hash, to_text
 from flowllm.storage.sqlite.totals import Totals
 from flowllm.storage.sqlite.unit import Unit
 
 Found = tuple[int, NodeRow | None]
 """An item's slot, and its row as it now stands, if it has one."""
 
-_OURS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.parent == bindparam("parent"))
-_BETWEEN: Final = nodes.c.place.between(bindparam("first"), bindparam("last"))
-_OLDER: Final = nodes.c.epoch < bindparam("sitting")
-_THIS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node"))
-_COLUMNS: Final = tuple(nodes.c[name] for name in NodeRow._fields)
-
-_AT_PLACES: Final = named(select(*_COLUMNS).where(*_OURS, _BETWEEN, _OLDER).order_by(nodes.c.place))
-_TAKE: Final = named(
-    update(nodes)
-    .where(*_THIS)
-    .values(
-        epoch=bindparam("sitting"),
-        place=bindparam("new_place"),
-        row_hash=bindparam("new_hash"),
-        change_no=bindparam("new_change"),
-    )
+_COLUMNS: Final = ", ".join(NodeRow._fields)
+_THIS: Final = "run_id = :run AND node_id = :node"
+_AT_PLACES: Final = (
+    f"SELECT {_COLUMNS} FROM nodes WHERE run_id = :run AND parent = :parent AND place BETWEEN :first AND :last "
+    "AND epoch < :epoch ORDER BY place"
 )
-_ROW: Final = named(select(*_COLUMNS).where(*_THIS))
-_NUMBER: Final = func.substr(nodes.c.node_id, func.length(bindparam("parent")) + literal_column("2"))
-_HIGHEST: Final = named(select(func.max(cast(_NUMBER, BigInteger))).where(*_OURS, nodes.c.place.is_not(None)))
+_TAKE: Final = (
+    f"UPDATE nodes SET epoch = :epoch, place = :new_place, row_hash = :new_hash, change_no = :new_change WHERE {_THIS}"
+)
+_ROW: Final = f"SELECT {_COLUMNS} FROM nodes WHERE {_THIS}"
+_HIGHEST: Final = (
+    "SELECT max(CAST(substr(node_id, length(:parent) + 2) AS INTEGER)) FROM nodes "
+    "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL"
+)
 
-# Rows of earlier sittings by content, made of a foreach's rows when the first of its items is missed at its place:
+# Rows of earlier epochs by content, made of a foreach's rows when the first of its items is missed at its place:
 # so runs whose data did not move, and every write of an item, are spared an index. The table is private to this
 # connection; a transaction that fails undoes what was done to it too.
 _CREATE: Final = """
@@ -54,7 +44,7 @@ _GATHER: Final = (
     "INSERT INTO temp.earlier_items VALUES (:foreach, '', -1, '')",
     """
 INSERT INTO temp.earlier_items SELECT :foreach, content, place, node_id FROM nodes
-WHERE run_id = :run AND parent = :parent AND place IS NOT NULL AND content <> '' AND epoch < :sitting""",
+WHERE run_id = :run AND parent = :parent AND place IS NOT NULL AND content <> '' AND epoch < :epoch""",
 )
 _NEXT: Final = """
 SELECT place, node_id FROM temp.earlier_items WHERE foreach = :foreach AND content = :content
@@ -88,7 +78,7 @@ class _Adoption:
         self._these: dict[str, Any] = {
             "run": to_text(fence.run_id),
             "parent": to_text(parent),
-            "sitting": fence.epoch,
+            "epoch": fence.epoch,
             "foreach": f"{to_text(fence.run_id)}\n{fence.epoch}\n{to_text(parent)}",
         }
 
@@ -173,14 +163,14 @@ class _Adoption:
         return {
             "run": self._these["run"],
             "node": row.node_id,
-            "sitting": row.epoch,
+            "epoch": row.epoch,
             "new_place": row.place,
             "new_hash": row.row_hash,
             "new_change": self.totals.next_change(row.run_id),
         }
 
     def _taken(self, row: NodeRow, place: int) -> NodeRow:
-        """The row in this sitting, with its hash; a damaged one gets one that matches nothing, so that it is found."""
+        """The row in this epoch, with its hash; a damaged one gets one that matches nothing, so that it is found."""
         now = row._replace(place=place, epoch=self._fence.epoch)
         return now._replace(row_hash=node_hash(now) if is_whole(row) else "damaged")
 
@@ -198,7 +188,7 @@ def _runs_of_places(items: Sequence[ItemKey]) -> Iterator[list[ItemKey]]:
 
 
 class Slots:
-    """Numbers for the new items of foreaches, each in one sitting.
+    """Numbers for the new items of foreaches, each in one epoch.
 
     An item is named by its place. If that is the name of another, it gets a number from above all others, and from
     then on places up there are no names any more. So no number is given twice, though the rows are not written
@@ -231,7 +221,7 @@ class Slots:
         return following
 
     def forget(self, fence: RunLease) -> None:
-        """The sitting has ended."""
+        """The epoch has ended."""
         self._ranges = {key: value for key, value in self._ranges.items() if key[0] != fence.run_id}
 
 

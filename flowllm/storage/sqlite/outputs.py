@@ -9,31 +9,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, overload
 
-from sqlalchemy import bindparam, select
-
 from flowllm.core.errors import DatabaseCorrupt, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
-from flowllm.storage.sqlite.current_items import standing
 from flowllm.storage.sqlite.faults import RESTORE, explain
+from flowllm.storage.sqlite.reader import ITEMS_OF
 from flowllm.storage.sqlite.records import is_whole
-from flowllm.storage.sqlite.rows import NodeRow
-from flowllm.storage.sqlite.tables import named, nodes
-from flowllm.storage.sqlite.text import content_hash, from_json, to_text
+from flowllm.storage.sqlite.rows import NodeRow, content_hash, from_json, to_text
 
 PAGE: Final = 500
 """Outputs that are read, and held, at a time."""
 
-_STANDING: Final = standing(bindparam("run"), bindparam("parent"))
-_OURS: Final = (nodes.c.run_id == bindparam("run"), nodes.c.parent == bindparam("parent"))
-_ROW: Final = tuple(nodes.c[name] for name in NodeRow._fields)
-_PLACES: Final = named(select(nodes.c.place).where(*_OURS, _STANDING).order_by(nodes.c.place))
-_AT_PLACES: Final = named(
-    select(*_ROW)
-    .where(*_OURS, _STANDING, nodes.c.place.between(bindparam("first"), bindparam("last")))
-    .order_by(nodes.c.place)
+_ROW: Final = ", ".join(f"nodes.{name}" for name in NodeRow._fields)
+_PLACES: Final = f"SELECT nodes.place FROM nodes WHERE {ITEMS_OF} ORDER BY nodes.place"
+_AT_PLACES: Final = (
+    f"SELECT {_ROW} FROM nodes WHERE {ITEMS_OF} AND nodes.place BETWEEN :first AND :last ORDER BY nodes.place"
 )
-_NAMED: Final = named(select(*_ROW).where(nodes.c.run_id == bindparam("run"), nodes.c.node_id == bindparam("node")))
+_NAMED: Final = f"SELECT {_ROW} FROM nodes WHERE run_id = :run AND node_id = :node"
 
 
 class Pages(Sequence[Json]):

@@ -1,28 +1,25 @@
-"""Reading: a second engine that cannot write, so that readers never wait for the writer."""
+"""Reading: a few threads with connections that cannot write, so that readers never wait for the writer."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-from sqlalchemy import URL, AsyncAdaptedQueuePool, and_, bindparam, event, func, literal_column, or_, select, tuple_
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
+from typing import Any, Final
 
 from flowllm.core.errors import StoreError
 from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
-from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId
+from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
 from flowllm.storage.live import Gauge, WaitRecord
-from flowllm.storage.sqlite.connection import address, decode, options, reading_mode
-from flowllm.storage.sqlite.current_items import standing
-from flowllm.storage.sqlite.faults import explain
+from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
+from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
 from flowllm.storage.sqlite.records import (
     attempt_of,
     damaged,
@@ -34,16 +31,17 @@ from flowllm.storage.sqlite.records import (
     totals_of,
     wait_of,
 )
-from flowllm.storage.sqlite.refusals import ambiguous, run_not_found
-from flowllm.storage.sqlite.rows import AttemptRow, MemoRow, NodeRow, RunRow
-from flowllm.storage.sqlite.tables import DEAD, attempts, gauges, memo, nodes, rates, runs, totals, waits
-from flowllm.storage.sqlite.text import from_text, to_text
-from flowllm.storage.sqlite.totals import CHARGED, summed
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select, Table
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+from flowllm.storage.sqlite.rows import (
+    GAUGE_FIELDS,
+    WAIT_FIELDS,
+    AttemptRow,
+    MemoRow,
+    NodeRow,
+    RunRow,
+    from_text,
+    to_text,
+)
+from flowllm.storage.sqlite.totals import CHARGED, FIGURES, STATUSES, summed
 
 KEYS: Final = 500
 """Keys in one look into the memo at most."""
@@ -54,33 +52,51 @@ NEWEST: Final = 500
 """Attempts among which one on its way is looked for."""
 AMBIGUOUS: Final = 3
 """How many of several runs an error names."""
+Rows = list[tuple[Any, ...]]
+
+CURRENT: Final = """nodes.place IS NOT NULL AND ((SELECT epoch FROM runs WHERE run_id = {run}) = 1 OR NOT (
+    nodes.epoch < coalesce((
+        SELECT foreach.epoch FROM nodes AS foreach WHERE foreach.run_id = {run} AND foreach.node_id = {parent}
+        AND foreach.status IN ('succeeded', 'failed', 'skipped', 'blocked')
+    ), 0) OR EXISTS (
+        SELECT 1 FROM nodes AS other WHERE other.run_id = nodes.run_id AND other.parent = nodes.parent
+        AND other.place = nodes.place AND other.epoch > nodes.epoch
+    )))"""
+"""Whether a row is a current item of its foreach.
+
+A resume takes the items of earlier attempts at the run over one by one. Until the foreach has ended (a cancelled one has
+not), the rows of every attempt are to be seen, but of two at one place only the newer one; once it has ended, what
+the last attempt neither wrote nor took over has left the data. A run in its first attempt (most are) has nothing of the
+kind, and is spared the looking."""
+ITEMS_OF: Final = f"nodes.run_id = :run AND nodes.parent = :parent AND {CURRENT.format(run=':run', parent=':parent')}"
 
 
-_TOTALS: Final = tuple(column for column in totals.c if column.name != "run_id")
-_CHARGED: Final = tuple(attempts.c[name] for name in CHARGED)
+def _columns(table: str, *names: str) -> str:
+    return ", ".join(f"{table}.{name}" for name in names)
+
+
+_TOTALS: Final = ("changes", "last_seq", *STATUSES, *FIGURES)
+_LISTED: Final = tuple(name for name in RunRow._fields if name != "snapshot")
+_SNAPSHOT: Final = RunRow._fields.index("snapshot")
+_RUN: Final = (
+    f"SELECT {_columns('runs', *RunRow._fields, 'seq')}, {_columns('totals', *_TOTALS)} "
+    "FROM runs JOIN totals ON totals.run_id = runs.run_id"
+)
+_RUNS: Final = (
+    f"SELECT {_columns('runs', *_LISTED, 'seq')}, {_columns('totals', *_TOTALS)} "
+    "FROM runs JOIN totals ON totals.run_id = runs.run_id WHERE "
+)
 _CHANGE: Final = len(NodeRow._fields)
-"""Where the number of the change stands in a whole row of `nodes`."""
-_WANTED: Final = func.json_each(bindparam("keys")).table_valued("value")
-_ANSWERS: Final = select(*(memo.c[name] for name in MemoRow._fields)).where(memo.c.key.in_(select(_WANTED.c.value)))
-"""Of any number of keys, as one text of JSON: a list of parameters would be spelled out anew for each look."""
-
-
-def _sent() -> Select[Any]:
-    names = ("key", "run_id", "status", "started_at")
-    newest = select(*(attempts.c[name] for name in names)).order_by(attempts.c.seq.desc()).limit(NEWEST).subquery().c
-    return (
-        select(newest.key)
-        .where(
-            newest.key == bindparam("key"),
-            newest.status == AttemptStatus.SENT.value,
-            newest.run_id.in_(bindparam("runs", expanding=True)),
-            newest.started_at >= bindparam("since"),
-        )
-        .limit(1)
-    )
-
-
-_SENT: Final = _sent()
+"""Where the number of the change stands in a row of `nodes`."""
+_NODES: Final = f"SELECT {_columns('nodes', *NodeRow._fields, 'change_no')} FROM nodes"
+_COUNTED: Final = ", ".join(f"coalesce(sum(nodes.status = '{status}'), 0)" for status in STATUSES)
+_ANSWERS: Final = (
+    f"SELECT {_columns('memo', *MemoRow._fields)} FROM memo WHERE key IN (SELECT value FROM json_each(:keys))"
+)
+_SENT: Final = (
+    f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) "
+    "WHERE key = :key AND status = 'sent' AND run_id IN (SELECT value FROM json_each(:runs)) AND started_at >= :since LIMIT 1"
+)
 
 
 class Reader:
@@ -89,50 +105,38 @@ class Reader:
     def __init__(self, path: Path, *, busy_timeout: float, lost: Callable[[], StoreError | None]) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         self._path = path
+        self._home = path.absolute()
+        self._mode = reading_mode(path)
+        self._busy_timeout = busy_timeout
         self._lost = lost
-        query = {"uri": "true", **options(reading_mode(path))}
-        self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=address(path), query=query),
-            connect_args={"timeout": busy_timeout},
-            isolation_level="AUTOCOMMIT",
-            poolclass=AsyncAdaptedQueuePool,
-            pool_size=CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=None,  # many may wait for a connection, and each gets one
-            skip_autocommit_rollback=True,
-        )
-        event.listen(self._engine.sync_engine, "connect", _prepare)
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="flowllm-reader")
+        self._of_thread = threading.local()
+        self._connections: list[sqlite3.Connection] = []
         self._memo: dict[str, asyncio.Future[MemoRow | None]] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._reading: set[asyncio.Task[Sequence[Any]]] = set()
 
     async def close(self) -> None:
-        """Give back the connections."""
+        """Give back the connections, once all that is being read was read."""
         if self._looking is not None:
             await self._looking
-        if self._reading:
-            await asyncio.wait(self._reading)
-        await self._engine.dispose()
+        await asyncio.to_thread(self._threads.shutdown)
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
 
     # runs
 
     async def run(self, run_id: str) -> RunRecord:
         """The run of that id, or of an id that begins so. Raises RunNotFound."""
         begin = to_text(run_id)
-        query = (
-            select(runs, *_TOTALS)
-            .join(totals, totals.c.run_id == runs.c.run_id)
-            .where(runs.c.run_id >= begin, runs.c.run_id < begin + LAST)
-            .order_by(runs.c.run_id)
-            .limit(AMBIGUOUS)
-        )
-        found = await self._all(query) if begin else []
+        query = f"{_RUN} WHERE runs.run_id >= :begin AND runs.run_id < :end ORDER BY runs.run_id LIMIT {AMBIGUOUS}"
+        found = await self._all(query, {"begin": begin, "end": begin + LAST}) if begin else []
         if not found:
             raise run_not_found(run_id)
-        if len(found) > 1 and found[0].run_id != begin:
-            raise ambiguous(run_id, [from_text(row.run_id) for row in found])
-        row = found[0]
-        return replace(run_of(row, seq=row.seq, snapshot=row.snapshot), totals=totals_of(row._asdict()))
+        row, seq, totals = _split(found[0])
+        if len(found) > 1 and row.run_id != begin:
+            raise ambiguous(run_id, [from_text(other[0]) for other in found])
+        return replace(run_of(row, seq=seq, snapshot=row.snapshot), totals=totals_of(totals))
 
     async def runs(
         self,
@@ -144,105 +148,82 @@ class Reader:
         ended_before: float | None = None,
     ) -> list[RunRecord]:
         """Newest first, without snapshots; see `Store`."""
-        query = (
-            select(*_columns(runs, [name for name in RunRow._fields if name != "snapshot"], "seq"), *_TOTALS)
-            .join(totals, totals.c.run_id == runs.c.run_id)
-            .order_by(runs.c.seq.desc())
-            .limit(limit)
-        )
-        if workflow is not None:
-            query = query.where(runs.c.workflow == to_text(workflow))
-        if unfinished:
-            query = query.where(runs.c.status != "succeeded")
-        if running:
-            query = query.where(literal_column("runs.status = 'running'"))
-        if ended_before is not None:
-            ended = func.coalesce(runs.c.finished_at, runs.c.started_at)
-            query = query.where(runs.c.status != "running", ended < ended_before)
-        found = await self._all(query)
-        return [replace(listed_run(row, seq=row.seq), totals=totals_of(row._asdict())) for row in found]
+        where = {
+            "runs.workflow = :workflow": workflow is not None,
+            "runs.status <> 'succeeded'": unfinished,
+            "runs.status = 'running'": running,
+            "runs.status <> 'running' AND coalesce(runs.finished_at, runs.started_at) < :before": ended_before
+            is not None,
+        }
+        values = {"workflow": to_text(workflow or ""), "before": ended_before, "limit": limit}
+        query = f"{_RUNS}{_all_of(where)} ORDER BY runs.seq DESC LIMIT :limit"
+        rows = [_split((*row[:_SNAPSHOT], "", *row[_SNAPSHOT:])) for row in await self._all(query, values)]
+        return [replace(listed_run(row, seq=seq), totals=totals_of(totals)) for row, seq, totals in rows]
 
     async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of the runs that stand as running."""
         texts = {to_text(run_id): run_id for run_id in run_ids}
-        keys = list(texts)
-        found: list[RunId] = []
-        for start in range(0, len(keys), KEYS):
-            query = select(runs.c.run_id).where(
-                runs.c.run_id.in_(keys[start : start + KEYS]), runs.c.status == "running"
-            )
-            found += [texts[row.run_id] for row in await self._all(query)]
-        return found
+        query = "SELECT run_id FROM runs WHERE status = 'running' AND run_id IN (SELECT value FROM json_each(:runs))"
+        return [texts[run_id] for (run_id,) in await self._all(query, {"runs": json.dumps(list(texts))})]
 
     # nodes and attempts
 
     async def nodes(self, run_id: RunId, parent: str) -> list[NodeRecord]:
         """Within a node, in order of completion."""
-        query = select(nodes).where(
-            nodes.c.run_id == to_text(run_id), nodes.c.parent == to_text(parent), nodes.c.place.is_(None)
-        )
-        return [_node(row) for row in await self._all(query.order_by(nodes.c.seq, nodes.c.node_id))]
+        query = f"{_NODES} WHERE run_id = :run AND parent = :parent AND place IS NULL ORDER BY seq, node_id"
+        return [_node(row) for row in await self._all(query, {"run": to_text(run_id), "parent": to_text(parent)})]
 
     async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
         """That node."""
-        query = select(nodes).where(nodes.c.run_id == to_text(run_id), nodes.c.node_id == to_text(node_id))
-        found = await self._all(query)
+        query = f"{_NODES} WHERE run_id = :run AND node_id = :node"
+        found = await self._all(query, {"run": to_text(run_id), "node": to_text(node_id)})
         return _node(found[0]) if found else None
 
     async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> dict[NodeId, list[NodeRecord]]:
         """Within each of many nodes, in order of completion."""
         texts = {to_text(parent): parent for parent in parents}
-        keys = list(texts)
+        query = (
+            f"{_NODES} WHERE run_id = :run AND parent IN (SELECT value FROM json_each(:parents)) AND place IS NULL "
+            "ORDER BY seq, node_id"
+        )
         found: dict[NodeId, list[NodeRecord]] = {}
-        for start in range(0, len(keys), KEYS):
-            query = select(nodes).where(
-                nodes.c.run_id == to_text(run_id),
-                nodes.c.parent.in_(keys[start : start + KEYS]),
-                nodes.c.place.is_(None),
-            )
-            for row in await self._all(query.order_by(nodes.c.seq, nodes.c.node_id)):
-                found.setdefault(texts[row.parent], []).append(_node(row))
+        for row in await self._all(query, {"run": to_text(run_id), "parents": json.dumps(list(texts))}):
+            found.setdefault(texts[row[_PARENT]], []).append(_node(row))
         return found
-
-    # items
 
     async def items(
         self, run_id: RunId, parent: NodeId, *, after: int, limit: int, status: NodeStatus | None
     ) -> list[NodeRecord]:
         """In the order of their places, from behind one of them."""
-        query = select(nodes).where(*_items(run_id, parent), nodes.c.place > after)
-        if status is not None:
-            query = query.where(nodes.c.status == literal_column(f"'{status.value}'"))
-        return [_node(row) for row in await self._all(query.order_by(nodes.c.place).limit(limit))]
+        only = (
+            "" if status is None else f"AND nodes.status = '{status.value}'"
+        )  # spelled out for the index of failed ones
+        query = f"{_NODES} WHERE {ITEMS_OF} AND nodes.place > :after {only} ORDER BY nodes.place LIMIT :limit"
+        values = {"run": to_text(run_id), "parent": to_text(parent), "after": after, "limit": limit}
+        return [_node(row) for row in await self._all(query, values)]
 
     async def count_items(self, run_id: RunId, parent: NodeId) -> dict[NodeStatus, int]:
         """By status."""
-        return await self._counted(*_items(run_id, parent))
+        return await self._counted(ITEMS_OF, run_id, parent)
 
     async def count_steps(self, run_id: RunId) -> dict[NodeStatus, int]:
         """By status."""
-        return await self._counted(nodes.c.run_id == to_text(run_id), nodes.c.parent == "", nodes.c.place.is_(None))
+        return await self._counted("nodes.run_id = :run AND nodes.parent = :parent AND nodes.place IS NULL", run_id, "")
 
-    async def _counted(self, *where: ColumnElement[bool]) -> dict[NodeStatus, int]:
-        query = select(nodes.c.status, func.count().label("items")).where(*where)
-        found = await self._all(query.group_by(nodes.c.status))
-        return {NodeStatus(row.status): row.items for row in found}
+    async def _counted(self, where: str, run_id: RunId, parent: str) -> dict[NodeStatus, int]:
+        query = f"SELECT {_COUNTED} FROM nodes WHERE {where}"
+        (counts,) = await self._all(query, {"run": to_text(run_id), "parent": to_text(parent)})
+        return {NodeStatus(status): count for status, count in zip(STATUSES, counts, strict=True) if count}
 
     async def failed_items(self, run_id: RunId, *, after: tuple[str, int], limit: int) -> list[NodeRecord]:
         """By the node of their foreach and their place, from behind one of them."""
-        position = tuple_(nodes.c.parent, nodes.c.place)
         query = (
-            select(nodes)
-            .where(
-                nodes.c.run_id == to_text(run_id),
-                DEAD,
-                position > tuple_(to_text(after[0]), after[1]),
-                standing(to_text(run_id), nodes.c.parent),
-            )
-            .order_by(nodes.c.parent, nodes.c.place)
-            .limit(limit)
+            f"{_NODES} WHERE nodes.run_id = :run AND status = 'failed' AND place IS NOT NULL "
+            f"AND (nodes.parent, nodes.place) > (:parent, :place) AND {CURRENT.format(run=':run', parent='nodes.parent')} "
+            "ORDER BY nodes.parent, nodes.place LIMIT :limit"
         )
-        rows = [NodeRow._make(tuple(row)[:_CHANGE]) for row in await self._all(query)]
+        values = {"run": to_text(run_id), "parent": to_text(after[0]), "place": after[1], "limit": limit}
+        rows = [NodeRow._make(row[:_CHANGE]) for row in await self._all(query, values)]
         for row in rows:
             if not is_whole(row):  # what is printed of it would be fed back
                 raise damaged(f"item {row.place} of {row.parent}")
@@ -250,85 +231,75 @@ class Reader:
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
         """The node in the newest run in which it succeeded."""
+        earlier = "" if before_seq is None else "AND runs.seq < :before"
         query = (
-            select(*_columns(nodes, NodeRow._fields, "change_no"))
-            .join(runs, runs.c.run_id == nodes.c.run_id)
-            .where(
-                runs.c.workflow == to_text(workflow),
-                nodes.c.node_id == to_text(node_id),
-                nodes.c.status == NodeStatus.SUCCEEDED.value,
-            )
-            .order_by(runs.c.seq.desc())
-            .limit(1)
+            f"{_NODES} JOIN runs ON runs.run_id = nodes.run_id WHERE runs.workflow = :workflow "
+            f"AND nodes.node_id = :node AND nodes.status = 'succeeded' {earlier} ORDER BY runs.seq DESC LIMIT 1"
         )
-        if before_seq is not None:
-            query = query.where(runs.c.seq < before_seq)
-        found = await self._all(query)
+        values = {"workflow": to_text(workflow), "node": to_text(node_id), "before": before_seq}
+        found = await self._all(query, values)
         return _node(found[0]) if found else None
 
     async def changes(self, run_id: RunId, *, since: int, limit: int) -> list[NodeRecord]:
         """In the order of their last change."""
-        query = (
-            select(*_columns(nodes, NodeRow._fields, "change_no"))
-            .where(nodes.c.run_id == to_text(run_id), nodes.c.change_no > since)
-            .order_by(nodes.c.change_no)
-            .limit(limit)
-        )
-        return [_node(row) for row in await self._all(query)]
+        query = f"{_NODES} WHERE run_id = :run AND change_no > :since ORDER BY change_no LIMIT :limit"
+        values = {"run": to_text(run_id), "since": since, "limit": limit}
+        return [_node(row) for row in await self._all(query, values)]
 
     async def waits(
         self, *, run_id: RunId | None, due_before: float | None, ready_at: float | None, limit: int
     ) -> list[WaitRecord]:
         """The earliest due first, those without a time last."""
-        asleep = waits.c.value.is_(None)
-        query = select(waits).where(asleep if ready_at is None else or_(~asleep, waits.c.due_at <= ready_at))
-        if run_id is not None:
-            query = query.where(waits.c.run_id == to_text(run_id))
-        if due_before is not None:
-            query = query.where(waits.c.due_at < due_before)
-        due = waits.c.due_at
-        found = await self._all(query.order_by(due.is_(None), due, waits.c.token).limit(limit))
-        return [wait_of(row) for row in found]
+        where = {
+            "value IS NULL": ready_at is None,
+            "(value IS NOT NULL OR due_at <= :ready)": ready_at is not None,
+            "run_id = :run": run_id is not None,
+            "due_at < :before": due_before is not None,
+        }
+        values = {"ready": ready_at, "run": to_text(run_id or ""), "before": due_before, "limit": limit}
+        query = f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE {_all_of(where)}"
+        rows = await self._all(f"{query} ORDER BY due_at IS NULL, due_at, token LIMIT :limit", values)
+        return [wait_of(row) for row in rows]
 
     async def gauges(self, *, since: float) -> list[Gauge]:
         """Oldest first."""
-        found = await self._all(select(gauges).where(gauges.c.at > since).order_by(gauges.c.at, gauges.c.account))
-        texts = (
-            {**row._asdict(), "process": from_text(row.process), "account": from_text(row.account)} for row in found
-        )
-        return [Gauge(**values) for values in texts]
+        query = f"SELECT {', '.join(GAUGE_FIELDS)} FROM gauges WHERE at > :since ORDER BY at, account"
+        found = [dict(zip(GAUGE_FIELDS, row, strict=True)) for row in await self._all(query, {"since": since})]
+        texts = ("process", "account")
+        return [Gauge(**{**values, **{name: from_text(values[name]) for name in texts}}) for values in found]
 
     async def attempts(self, run_id: RunId, node_id: NodeId | None) -> list[AttemptRecord]:
         """In the order in which they were recorded."""
-        columns = _columns(attempts, AttemptRow._fields)
-        query = select(*columns).where(attempts.c.run_id == to_text(run_id)).order_by(attempts.c.seq)
-        if node_id is not None:
-            query = query.where(attempts.c.node_id == to_text(node_id))
-        return [attempt_of(AttemptRow._make(row)) for row in await self._all(query)]
+        of_node = "" if node_id is None else "AND node_id = :node"
+        query = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE run_id = :run {of_node} ORDER BY seq"
+        rows = await self._all(query, {"run": to_text(run_id), "node": to_text(node_id or "")})
+        return [attempt_of(AttemptRow._make(row)) for row in rows]
 
     async def sent(self, key: str, run_ids: Sequence[RunId], *, since: float) -> bool:
         """Whether one of the runs has a request of that key on its way, as far as the newest attempts tell."""
-        runs = [to_text(run_id) for run_id in run_ids]
+        runs = json.dumps([to_text(run_id) for run_id in run_ids])
         return bool(await self._all(_SENT, {"key": to_text(key), "runs": runs, "since": since}))
 
     async def spend(self, run_id: RunId, within: NodeId | None) -> Spend:
-        """What all attempts of a run took, or of one node and all within it, added up in the database."""
+        """What all attempts of a run took, or of one node and all within it."""
+        run = to_text(run_id)
         if within is None:
-            found = await self._all(select(totals).where(totals.c.run_id == to_text(run_id)))
-            return spend_of(found[0]._asdict()) if found else Spend()
-        node, name = attempts.c.node_id, to_text(within)
-        inner = [and_(node >= f"{name}{mark}", node < f"{name}{chr(ord(mark) + 1)}") for mark in ".["]
-        query: Select[Any] = select(*_CHARGED)
-        query = query.where(attempts.c.run_id == to_text(run_id), attempts.c.model != "", or_(node == name, *inner))
-        return spend_of(summed(await self._all(query)))
+            query = f"SELECT {', '.join(_TOTALS)} FROM totals WHERE run_id = :run"
+            found = await self._all(query, {"run": run})
+            return spend_of(dict(zip(_TOTALS, found[0], strict=True))) if found else Spend()
+        name = to_text(within)
+        query = (
+            f"SELECT {', '.join(CHARGED)} FROM attempts WHERE run_id = :run AND model <> '' AND (node_id = :node "
+            "OR node_id >= :node || '.' AND node_id < :node || '/' OR node_id >= :node || '[' AND node_id < :node || '\\')"
+        )
+        return spend_of(await self._in_thread(lambda: summed(self._fetch(query, {"run": run, "node": name}))))
 
     # rates
 
     async def rates(self, *, since: float) -> dict[str, float]:
         """Requests a second by account, of what was learned at or after a time."""
-        query = select(rates.c.account, rates.c.requests_per_second).where(rates.c.learned_at >= since)
-        found = await self._all(query.order_by(rates.c.account))
-        return {from_text(row.account): row.requests_per_second for row in found}
+        query = "SELECT account, requests_per_second FROM rates WHERE learned_at >= :since ORDER BY account"
+        return {from_text(account): rate for account, rate in await self._all(query, {"since": since})}
 
     # memo
 
@@ -344,20 +315,16 @@ class Reader:
 
     async def memo_stats(self) -> MemoStats:
         """Totals."""
-        query = select(
-            memo.c.model,
-            func.count().label("entries"),
-            func.sum(memo.c.size).label("bytes"),
-            func.min(memo.c.created_at).label("oldest"),
-            func.max(memo.c.created_at).label("newest"),
-        ).group_by(memo.c.model)
-        rows = await self._all(query.order_by(func.count().desc(), memo.c.model))
+        rows = await self._all(
+            "SELECT model, count(*), sum(size), min(created_at), max(created_at) FROM memo GROUP BY model "
+            "ORDER BY count(*) DESC, model"
+        )
         return MemoStats(
-            entries=sum(row.entries for row in rows),
-            bytes=sum(row.bytes for row in rows),
-            oldest=min((row.oldest for row in rows), default=None),
-            newest=max((row.newest for row in rows), default=None),
-            models={from_text(row.model): row.entries for row in rows},
+            entries=sum(entries for _, entries, *_ in rows),
+            bytes=sum(size for _, _, size, *_ in rows),
+            oldest=min((oldest for *_, oldest, _ in rows), default=None),
+            newest=max((newest for *_, newest in rows), default=None),
+            models={from_text(model): entries for model, entries, *_ in rows},
         )
 
     async def _look(self) -> None:
@@ -374,7 +341,7 @@ class Reader:
     async def _answer(self, waiting: dict[str, asyncio.Future[MemoRow | None]]) -> None:
         try:
             rows = await self._all(_ANSWERS, {"keys": json.dumps(list(waiting))})
-            found: dict[str, Any] = {row.key: row for row in rows}
+            found = {row[0]: MemoRow._make(row) for row in rows}
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             for future in waiting.values():
                 future.set_exception(error)
@@ -383,52 +350,42 @@ class Reader:
         for key, future in waiting.items():
             future.set_result(found.get(key))
 
-    # the engine
+    # the threads
 
-    async def _all(self, query: Select[Any], values: dict[str, Any] | None = None) -> Sequence[Any]:
-        """The rows; a caller that is cancelled leaves the query to its end, as its connection is others' next."""
-        reading = start_task(self._read(query, values))
-        self._reading.add(reading)
-        reading.add_done_callback(self._has_read)
-        return await asyncio.shield(reading)
-
-    async def _read(self, query: Select[Any], values: dict[str, Any] | None) -> Sequence[Any]:
-        async with self._connection() as connection:
-            rows: Sequence[Any] = (await connection.execute(query, values)).all()
+    async def _all(self, query: str, values: Mapping[str, Any] | None = None) -> Rows:
+        rows: Rows = await self._in_thread(lambda: self._fetch(query, values or {}))
         return rows
 
-    def _has_read(self, reading: asyncio.Task[Sequence[Any]]) -> None:
-        self._reading.discard(reading)
-        if not reading.cancelled():
-            reading.exception()  # seen, also if its caller has gone
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _in_thread(self, read: Callable[[], Any]) -> Any:
+        """What it gives; a caller that is cancelled leaves it to its end. Raises what `explain` gives."""
         try:
-            async with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            lost = await asyncio.to_thread(self._lost)
-            raise lost or explain(getattr(error, "orig", None) or error, self._path) from error
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+        except (sqlite3.Error, OverflowError) as error:
+            raise await asyncio.to_thread(self._lost) or explain(error, self._path) from error
+
+    def _fetch(self, query: str, values: Mapping[str, Any]) -> Rows:
+        connection = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            connection = self._of_thread.connection = connect(
+                self._home, mode=self._mode, busy_timeout=self._busy_timeout
+            )
+            connection.execute("PRAGMA query_only=ON")
+            self._connections.append(connection)
+        return fetch(connection, query, values)
 
 
-def _items(run_id: RunId, parent: NodeId) -> tuple[ColumnElement[bool], ...]:
-    run, node = to_text(run_id), to_text(parent)
-    return nodes.c.run_id == run, nodes.c.parent == node, standing(run, node)
+_PARENT: Final = NodeRow._fields.index("parent")
 
 
-def _node(row: Any) -> NodeRecord:
-    values = tuple(row)
-    return node_of(NodeRow._make(values[:_CHANGE]), values[_CHANGE])  # whose fields are found many times faster
+def _node(row: tuple[Any, ...]) -> NodeRecord:
+    return node_of(NodeRow._make(row[:_CHANGE]), row[_CHANGE])
 
 
-def _columns(table: Table, names: Sequence[str], *more: str) -> list[Any]:
-    return [table.c[name] for name in (*names, *more)]
+def _split(row: tuple[Any, ...]) -> tuple[RunRow, int, dict[str, Any]]:
+    """A run, its number and its totals."""
+    fields = len(RunRow._fields)
+    return RunRow._make(row[:fields]), row[fields], dict(zip(_TOTALS, row[fields + 1 :], strict=True))
 
 
-def _prepare(connection: Any, _record: Any) -> None:
-    """Settings of a new connection, given SQLAlchemy's wrapper around aiosqlite's."""
-    connection.driver_connection.text_factory = decode
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA query_only=ON")
-    cursor.close()
+def _all_of(conditions: Mapping[str, bool]) -> str:
+    return " AND ".join(condition for condition, holds in conditions.items() if holds) or "true"

@@ -30,12 +30,14 @@ from flowllm.storage.sqlite.rows import (
     NodeRow,
     RunRow,
     attempt_hash,
+    content_hash,
+    from_json,
+    from_text,
     memo_hash,
     node_hash,
     outputs_hash,
     run_hash,
 )
-from flowllm.storage.sqlite.text import content_hash, from_json, from_text
 from flowllm.storage.sqlite.totals import STATUSES
 
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)

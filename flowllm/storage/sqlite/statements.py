@@ -23,7 +23,7 @@ from flowllm.storage.sqlite.totals import CHARGED, NONE, Totals, figures
 
 
 def _insert(table: str, fields: tuple[str, ...], then: str = "") -> str:
-    return f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))}) {then}".strip()  # noqa: S608
+    return f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))}) {then}".strip()
 
 
 def _upsert(table: str, fields: tuple[str, ...], key: str, *fixed: str) -> str:
@@ -40,7 +40,7 @@ END_ATTEMPT: Final = _upsert("attempts", AttemptRow._fields, "attempt_id", "run_
 WRITE_MEMO: Final = _upsert("memo", MemoRow._fields, "key")
 WRITE_NODE: Final = _upsert("nodes", (*NodeRow._fields, "change_no"), "run_id, node_id", "parent")
 NOTE_RUNNING: Final = (
-    f"INSERT INTO nodes ({', '.join(RunningRow._fields)}, change_no, seq, status, key, model, provider, cached, attempts, "  # noqa: S608
+    f"INSERT INTO nodes ({', '.join(RunningRow._fields)}, change_no, seq, status, key, model, provider, cached, attempts, "
     "truncated, usage, queue_s, call_s, parts, output) "
     f"VALUES ({', '.join('?' * len(RunningRow._fields))}, ?, 0, 'running', '', '', '', 0, 0, 0, '{{}}', 0, 0, '{{}}', 'null') "
     "ON CONFLICT (run_id, node_id) DO UPDATE SET "
@@ -49,7 +49,7 @@ NOTE_RUNNING: Final = (
     "change_no = excluded.change_no"
 )
 WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
-WRITE_GAUGE: Final = f"INSERT OR REPLACE INTO gauges VALUES ({', '.join('?' * len(GAUGE_FIELDS))})"  # noqa: S608
+WRITE_GAUGE: Final = f"INSERT OR REPLACE INTO gauges VALUES ({', '.join('?' * len(GAUGE_FIELDS))})"
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
 WRITE_RATE: Final = _upsert("rates", RateRow._fields, "account")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"

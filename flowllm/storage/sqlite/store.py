@@ -28,11 +28,11 @@ from flowllm.storage.base import (
 from flowllm.storage.live import Gauge, WaitRecord
 from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
+from flowllm.storage.sqlite.faults import run_not_found
 from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs
 from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import memo_of, node_of
-from flowllm.storage.sqlite.refusals import fences_of, run_not_found
 from flowllm.storage.sqlite.rows import (
     attempt_row,
     gauge_row,
@@ -392,3 +392,25 @@ class SqlStore:
         if run.status is RunStatus.RUNNING and not self._locks.held(run.run_id):
             return replace(run, status=RunStatus.INTERRUPTED)
         return run
+
+
+def fences_of(
+    attempt: AttemptRecord | None, attempt_fence: RunLease | None, nodes: Sequence[NodeWrite]
+) -> tuple[RunLease, ...]:
+    """The fences of a settlement. Raises ValueError if a row has none, or that of another run."""
+    found: list[RunLease] = []
+    if attempt is not None:
+        if attempt_fence is None:
+            raise ValueError("An attempt cannot be settled without its fence.")
+        _guards(attempt_fence, attempt.run_id)
+        found.append(attempt_fence)
+    for write in nodes:
+        _guards(write.fence, write.node.run_id)
+        if not found or write.fence is not found[-1]:  # they nearly always are one
+            found.append(write.fence)
+    return tuple(found) if len(found) == 1 else tuple(dict.fromkeys(found))
+
+
+def _guards(fence: RunLease, run_id: RunId) -> None:
+    if fence.run_id != run_id:
+        raise ValueError("A fence of one run cannot guard a row of another.")

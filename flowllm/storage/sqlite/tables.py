@@ -1,28 +1,14 @@
 """The schema. Plain types only, so that it is the same in SQLite and in PostgreSQL.
 
-JSON is kept as text (see text.py). The widest columns stand last: SQLite reads a row from its beginning. A
+JSON is kept as text (see rows.py). The widest columns stand last: SQLite reads a row from its beginning. A
 change here needs a migration; a test compares both ways to a schema.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, false, text
-from sqlalchemy.dialects import sqlite
 
 from flowllm.storage.sqlite.totals import FIGURES, STATUSES
-
-if TYPE_CHECKING:
-    from sqlalchemy import ClauseElement
-
-_NAMED: Final = sqlite.dialect(paramstyle="named")
-
-
-def named(statement: ClauseElement) -> str:
-    """The SQL text of a statement whose parameters are given by name."""
-    return str(statement.compile(dialect=_NAMED))
-
 
 metadata = MetaData()
 BIG = BigInteger().with_variant(Integer(), "sqlite")

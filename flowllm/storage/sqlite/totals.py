@@ -36,10 +36,10 @@ CHARGED: Final = ("model", "status", "usage", "cost_usd", "reserved_tokens", "re
 """What of an attempt says what it adds to those."""
 
 _ADDED: Final = ", ".join(f"{name} = {name} + ?" for name in (*STATUSES, *FIGURES))
-_UPDATE: Final = f"UPDATE totals SET changes = ?, last_seq = max(last_seq, ?), {_ADDED} WHERE run_id = ?"  # noqa: S608
+_UPDATE: Final = f"UPDATE totals SET changes = ?, last_seq = max(last_seq, ?), {_ADDED} WHERE run_id = ?"
 _NODES: Final = "SELECT node_id, status, epoch, counts IS NULL FROM nodes WHERE run_id = ? AND node_id IN (SELECT value FROM json_each(?))"
 _ATTEMPTS: Final = (
-    f"SELECT attempt_id, {', '.join(CHARGED)} FROM attempts WHERE attempt_id IN (SELECT value FROM json_each(?))"  # noqa: S608
+    f"SELECT attempt_id, {', '.join(CHARGED)} FROM attempts WHERE attempt_id IN (SELECT value FROM json_each(?))"
 )
 
 

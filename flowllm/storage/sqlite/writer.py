@@ -24,11 +24,18 @@ from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, St
 from flowllm.storage.base import RunLease
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
-from flowllm.storage.sqlite.faults import Lost, concerns_data, explain, kept_in, no_room, worth_one_by_one
-from flowllm.storage.sqlite.refusals import ownership_lost
+from flowllm.storage.sqlite.faults import (
+    Lost,
+    concerns_data,
+    explain,
+    kept_in,
+    no_room,
+    ownership_lost,
+    worth_one_by_one,
+)
 from flowllm.storage.sqlite.rescue import rescue
+from flowllm.storage.sqlite.rows import to_text
 from flowllm.storage.sqlite.spill import SENT, Spill
-from flowllm.storage.sqlite.text import to_text
 from flowllm.storage.sqlite.unit import Unit, packed, unpacked, without_fences
 from flowllm.storage.sqlite.watch import Watch
 

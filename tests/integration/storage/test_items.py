@@ -241,7 +241,7 @@ async def test_what_looks_for_items_uses_an_index(disk: SqlStore, path: Path, qu
         "node",
         "first",
         "last",
-        "sitting",
+        "epoch",
         "new_place",
         "new_hash",
         "new_change",
