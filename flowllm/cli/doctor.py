@@ -16,9 +16,8 @@ import click
 
 from flowllm.app.settings import Settings, load_settings
 from flowllm.app.wiring import AUTO, resolve_auto
-from flowllm.cli.failures import say
 from flowllm.cli.options import Location, json_option, location_options
-from flowllm.cli.output import print_json, results
+from flowllm.cli.output import print_json, results, say
 from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import Json
 from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of

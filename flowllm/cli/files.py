@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 
 from flowllm.app.settings import load_settings
-from flowllm.cli.failures import say
 from flowllm.cli.options import Location, config_option, debug_option, json_option, location_options
-from flowllm.cli.output import print_json, results, unicode_output
+from flowllm.cli.output import print_json, results, say, unicode_output
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError, sorted_problems
 from flowllm.core.types import Json
 from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text

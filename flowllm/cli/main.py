@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 import click
 
 from flowllm import __version__
-from flowllm.cli.failures import guarded
 from flowllm.cli.options import Globals, debug_option
-from flowllm.cli.output import open_streams
+from flowllm.cli.output import guarded, open_streams
 from flowllm.cli.start import settle
 from flowllm.core.errors import UsageError
 

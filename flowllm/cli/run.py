@@ -17,7 +17,6 @@ import click
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult
 from flowllm.cli.database import LAST, command, find_run, open_app
-from flowllm.cli.failures import show_error
 from flowllm.cli.inputs import (
     GivenInputs,
     budget_option,
@@ -35,6 +34,7 @@ from flowllm.cli.output import (
     print_json,
     print_outputs,
     results_apart,
+    show_error,
     silence_output,
 )
 from flowllm.cli.signals import StopOnSignals

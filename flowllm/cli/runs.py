@@ -15,9 +15,8 @@ import click
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import COUNTED, figures_of
 from flowllm.cli.database import find_run, reading, step_kinds, writing
-from flowllm.cli.failures import say
 from flowllm.cli.options import DURATION, Location, json_option, location_options
-from flowllm.cli.output import print_json, print_table, results, unicode_output
+from flowllm.cli.output import print_json, print_table, results, say, unicode_output
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt, UsageError
 from flowllm.core.money import price
