@@ -24,7 +24,7 @@ from flowllm.datasets.output import OutputFile
 from flowllm.datasets.output_lock import OutputLock
 from flowllm.datasets.spool import NAME as STDIN_NAME
 from flowllm.datasets.spool import forget_spool, open_spool, standard_input
-from flowllm.language.columns import fit_of
+from flowllm.language.inputs import fit_of
 from flowllm.language.problems import Location
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.execute import DatasetRun

@@ -12,9 +12,8 @@ from flowllm.app.dataset_run import RowFiles
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeId, RunId
-from flowllm.language.columns import LETTER, NODE
 from flowllm.language.files import DiskFiles, Unreadable
-from flowllm.language.inputs import UNREAD, resolve_inputs
+from flowllm.language.inputs import LETTER, NODE, UNREAD, resolve_inputs
 from flowllm.language.literals import missing, restored
 from flowllm.language.workflow import Input, Workflow
 from flowllm.runtime.options import RunOptions

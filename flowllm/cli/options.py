@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flowllm.language.scalars import parse_duration
+from flowllm.language.nodes import parse_duration
 
 R = TypeVar("R")
 

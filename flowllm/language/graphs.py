@@ -11,7 +11,6 @@ from pathlib import PurePath
 
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.types import StepId
-from flowllm.language.accounts import entries_of, parse_providers
 from flowllm.language.advice import Known, check_lookups, check_output, check_saves
 from flowllm.language.compiling import Compiler
 from flowllm.language.file_keys import WorkflowKeys
@@ -21,7 +20,7 @@ from flowllm.language.kinds import SIMULATED, Inherited, StepScope, check_provid
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Location, Problems, SourceError, listing
-from flowllm.language.project import Sections, check_top, merged, parse_defaults, read_root
+from flowllm.language.project import Sections, check_top, entries_of, merged, parse_defaults, parse_providers, read_root
 from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
 from flowllm.language.values import any_text, plain_text, text

@@ -7,11 +7,11 @@ from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field
 
 from flowllm.core.errors import UsageError
+from flowllm.language.file_keys import DefaultsKeys
 from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant
 from flowllm.language.problems import Location, Problems, SourceError, nearest
 from flowllm.language.source import parse_yaml
-from flowllm.language.step_keys import DefaultsKeys
 
 _DEFAULTS = "defaults"
 

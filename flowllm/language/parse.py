@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowllm.core.errors import InvalidWorkflow, Problem
-from flowllm.language.accounts import budget_of, limits_of, parse_budget
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources
 from flowllm.language.graphs import GraphReader, WorkflowScope
@@ -14,7 +13,7 @@ from flowllm.language.kinds import BUILT_IN, Inherited
 from flowllm.language.literals import checked, spellings_of, warn_of_literals
 from flowllm.language.overrides import Overrides
 from flowllm.language.problems import Problems
-from flowllm.language.project import Project, find_project, load_project, read_root
+from flowllm.language.project import Project, budget_of, find_project, limits_of, load_project, parse_budget, read_root
 from flowllm.language.workflow import ProviderSettings, Workflow
 
 __all__ = [

@@ -9,7 +9,7 @@ from flowllm.core.types import Json
 from flowllm.language.file_keys import ProjectKeys, WorkflowKeys
 from flowllm.language.keys import Key, Keys
 from flowllm.language.kinds import kinds
-from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
+from flowllm.language.nodes import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.language.template import RESERVED_IDS
 
 _GROUPED: Final = r"^[-+]?[1-9][0-9]*(_[0-9]+)+(\.[0-9_]*)?([eE][-+]?[0-9]+)?$"

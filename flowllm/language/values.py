@@ -12,9 +12,18 @@ from typing import Any, Final, TypeVar
 
 from flowllm.core.types import Json, OnError, Priority
 from flowllm.language.keys import Value, value
-from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
+from flowllm.language.nodes import (
+    DURATION_PATTERN,
+    SHARE_PATTERN,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    kind_of,
+    parse_duration,
+    parse_share,
+)
 from flowllm.language.problems import SourceError, listing, nearest
-from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN, parse_duration, parse_share
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -10,7 +10,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, item_index
 from flowllm.datasets.output import FULL, ReorderBuffer
-from flowllm.language.columns import LETTER
+from flowllm.language.inputs import LETTER
 from flowllm.storage.base import NodeRecord, RunLease, Store
 
 EVERY = 0.5

@@ -19,14 +19,15 @@ from typing import Any
 import click
 
 import flowllm
+import flowllm.steps  # registers the kinds
 from flowllm.cli.main import COMMANDS, cli
-from flowllm.language import file_keys, step_keys, step_values, values
+from flowllm.language import file_keys, step_values, values
 from flowllm.language.keys import Key, Keys
 from flowllm.language.kinds import kinds
+from flowllm.language.nodes import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.language.sandbox import SANDBOX
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_methods import methods_of
-from flowllm.language.scalars import DURATION_PATTERN, SHARE_PATTERN
 from flowllm.language.schema import default_as_written
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.template_paths import RECORD_FIELDS, RUN_FIELDS
@@ -53,14 +54,14 @@ def _table(title: str) -> type[Keys]:
 
 
 _KINDS: dict[str, type[Keys]] = {key: spec.keys for key, spec in kinds().items()}
-_STEP, _LLM = step_keys.StepKeys, step_keys.LlmKeys
+_STEP, _LLM = file_keys.StepKeys, file_keys.LlmKeys
 TABLES: dict[str, tuple[type[Keys], tuple[type[Keys], ...]]] = {
     "workflow": (file_keys.WorkflowKeys, ()),
     "project": (file_keys.ProjectKeys, ()),
     "input": (file_keys.InputKeys, ()),
-    "every step": (_STEP, (step_keys.ForeachKeys,)),
-    "LLM steps": (_LLM, (step_keys.CommonKeys,)),
-    "defaults": (step_keys.DefaultsKeys, (_LLM,)),
+    "every step": (_STEP, (file_keys.ForeachKeys,)),
+    "LLM steps": (_LLM, (file_keys.CommonKeys,)),
+    "defaults": (file_keys.DefaultsKeys, (_LLM,)),
     "prompt": (_KINDS["prompt"], (_STEP, _LLM)),
     "messages": (_KINDS["messages"], (_STEP, _LLM)),
     "embed": (_KINDS["embed"], (_STEP,)),
@@ -71,11 +72,11 @@ TABLES: dict[str, tuple[type[Keys], tuple[type[Keys], ...]]] = {
     "request": (_table("HTTP request"), ()),
     "workflow step": (_KINDS["workflow"], (_STEP,)),
     "value": (_KINDS["value"], (_STEP,)),
-    "foreach": (step_keys.ForeachKeys, ()),
-    "data set": (step_keys.DataFileKeys, ()),
-    "files": (step_keys.DataFilesKeys, ()),
-    "accept": (step_keys.AcceptKeys, ()),
-    "retry": (step_keys.RetryKeys, ()),
+    "foreach": (file_keys.ForeachKeys, ()),
+    "data set": (file_keys.DataFileKeys, ()),
+    "files": (file_keys.DataFilesKeys, ()),
+    "accept": (file_keys.AcceptKeys, ()),
+    "retry": (file_keys.RetryKeys, ()),
     "enforce": (file_keys.EnforceKeys, ()),
     "models": (file_keys.ModelLimitsKeys, (file_keys.EnforceKeys,)),
     "window": (file_keys.WindowKeys, ()),

@@ -12,9 +12,9 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language import kinds as language
 from flowllm.language import values as v
+from flowllm.language.file_keys import StepKeys
 from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.kinds import StepContext, StepKindSpec
-from flowllm.language.step_keys import StepKeys
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import Body, Step
 from flowllm.steps import registry

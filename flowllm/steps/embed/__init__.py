@@ -8,10 +8,10 @@ from flowllm.core.types import StepKind
 from flowllm.language import step_values as sv
 from flowllm.language import values as v
 from flowllm.language.compiling import Compiler
+from flowllm.language.file_keys import StepKeys
 from flowllm.language.keys import REQUIRED, Key, Keys, nested
 from flowllm.language.kinds import StepContext, StepKindSpec
 from flowllm.language.nodes import Scalar, Sequence
-from flowllm.language.step_keys import StepKeys
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import EmbedBody
 from flowllm.steps.registry import StepKindPackage

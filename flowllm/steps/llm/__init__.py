@@ -9,13 +9,13 @@ from flowllm.core.request import OutputFormat
 from flowllm.core.types import Json, OnTruncated, StepKind
 from flowllm.language import step_values as sv
 from flowllm.language.compiling import Compiler
+from flowllm.language.file_keys import LlmKeys, StepKeys
 from flowllm.language.files import absolute
 from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.kinds import StepContext, StepKindSpec
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.output import output_format
 from flowllm.language.problems import SourceError
-from flowllm.language.step_keys import LlmKeys, StepKeys
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import LlmBody, Target
 from flowllm.steps.registry import StepKindPackage

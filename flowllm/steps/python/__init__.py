@@ -10,13 +10,13 @@ from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind
 from flowllm.language import step_values as sv
 from flowllm.language import values as v
 from flowllm.language.compiling import Compiler
+from flowllm.language.file_keys import StepKeys, retry_policy
 from flowllm.language.functions import python_body
 from flowllm.language.keys import REQUIRED, Key, read_keys
 from flowllm.language.kinds import StepContext, StepKindSpec
 from flowllm.language.nodes import Entry, Mapping, Scalar, constant
 from flowllm.language.problems import SourceError
 from flowllm.language.project import merged
-from flowllm.language.step_keys import StepKeys, retry_policy
 from flowllm.language.template import ValueTemplate
 from flowllm.language.values import is_template
 from flowllm.language.workflow import Asks, PythonBody, Step

@@ -8,9 +8,9 @@ from flowllm.core.types import StepKind
 from flowllm.language import step_values as sv
 from flowllm.language import values as v
 from flowllm.language.compiling import texts_by_name
+from flowllm.language.file_keys import StepKeys
 from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.kinds import StepContext, StepKindSpec
-from flowllm.language.step_keys import StepKeys
 from flowllm.language.workflow import ShellBody
 from flowllm.steps.registry import StepKindPackage
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from flowllm.core.types import StepKind
 from flowllm.language import values as v
+from flowllm.language.file_keys import StepKeys
 from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.kinds import StepContext, StepKindSpec
-from flowllm.language.step_keys import StepKeys
 from flowllm.language.workflow import ValueBody
 from flowllm.steps.registry import StepKindPackage
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from flowllm.core.types import StepKind
 from flowllm.language import step_values as sv
 from flowllm.language import values as v
+from flowllm.language.file_keys import FlowKeys
 from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.kinds import StepContext, StepKindSpec
 from flowllm.language.nodes import Mapping, Scalar
 from flowllm.language.problems import SourceError, listing, nearest
-from flowllm.language.step_keys import FlowKeys
 from flowllm.language.workflow import Subgraph, WorkflowBody
 from flowllm.steps.registry import StepKindPackage
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowllm.core.types import Json
-from flowllm.language.columns import fit_of
-from flowllm.language.inputs import row_inputs
+from flowllm.language.inputs import fit_of, row_inputs
 from flowllm.language.workflow import Input
 
 INPUTS = {

@@ -6,7 +6,7 @@ import pytest
 
 from flowllm.core.types import Part, Tolerance
 from flowllm.datasets.formats import BY_ENDING
-from flowllm.language.foreach import ENDINGS
+from flowllm.language.steps import ENDINGS
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, PythonBody, Step
 from tests.support.workflows import problems, workflow

@@ -7,8 +7,8 @@ import pytest
 
 from flowllm.core.errors import InvalidWorkflow
 from flowllm.core.types import Budget, Limits
-from flowllm.language.accounts import budget_of
 from flowllm.language.parse import Project, SnapshotFiles, find_project, load_project, load_workflow
+from flowllm.language.project import budget_of
 from flowllm.language.workflow import LlmBody
 from tests.support.workflows import workflow
 

@@ -12,8 +12,8 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import StepKind
 from flowllm.language import kinds
 from flowllm.language import values as v
+from flowllm.language.file_keys import StepKeys
 from flowllm.language.keys import REQUIRED, Key
-from flowllm.language.step_keys import StepKeys
 from flowllm.language.template import Template
 from flowllm.language.workflow import Body
 from flowllm.steps import registry

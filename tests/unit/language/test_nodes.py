@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.language.scalars import parse_duration, parse_share, resolve
+from flowllm.language.nodes import parse_duration, parse_share, resolve
 
 NUMBERS = [
     ("0", 0),
