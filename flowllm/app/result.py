@@ -36,24 +36,18 @@ class StepResult:
     @classmethod
     def of(cls, node: NodeRecord) -> StepResult:
         """A step as its node's record tells it."""
-        return cls(
-            kind=node.kind.value,
-            status=node.status.value,
-            cached=node.cached,
-            attempts=node.attempts,
-            output=node.output,
-            error=node.error,
-            model=node.model or None,
-            provider=node.provider or None,
-            started_at=timestamp(node.started_at),
-            finished_at=timestamp(node.finished_at),
-            queue_s=round(node.queue_s, 3),
-            call_s=round(node.call_s, 3),
-            cost_usd=node.cost_usd,
-            truncated=node.truncated,
-            usage=node.usage,
-            counts=None if node.counts is None else node.counts.as_dict(),
-        )
+        shown: dict[str, Json] = {
+            "kind": node.kind.value,
+            "status": node.status.value,
+            "model": node.model or None,
+            "provider": node.provider or None,
+            "started_at": timestamp(node.started_at),
+            "finished_at": timestamp(node.finished_at),
+            "queue_s": round(node.queue_s, 3),
+            "call_s": round(node.call_s, 3),
+            "counts": None if node.counts is None else node.counts.as_dict(),
+        }
+        return cls(**{one.name: getattr(node, one.name) for one in fields(cls)} | shown)
 
     def as_dict(self) -> dict[str, Json]:
         """As it stands in JSON output."""

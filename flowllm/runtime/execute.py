@@ -21,12 +21,13 @@ from flowllm.datasets.base import Rows
 from flowllm.language.inputs import row_inputs, with_inputs
 from flowllm.language.sandbox_limits import rendered
 from flowllm.language.workflow import Step, WorkflowBody
-from flowllm.runtime.foreach_runner import Sink, execute_foreach
+from flowllm.runtime.foreach_runner import execute_foreach
 from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner, Values, keeps, run_values
 from flowllm.runtime.graph_state import CompiledGraph
 from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope, UsageTotals
 from flowllm.runtime.node_runner import Work, execute_step, finish, known_path, record_of, reuse, skip
 from flowllm.runtime.resume_policy import holds
+from flowllm.runtime.row_sink import RowSink
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
@@ -50,7 +51,7 @@ class DatasetRun:
     step: Step
     """The step that stands for the whole graph; its items are the rows."""
     rows: Rows
-    sink: Sink
+    sink: RowSink
 
 
 async def execute_node(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:

@@ -7,10 +7,8 @@ looks at the whole list.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StepError, StoreError
@@ -27,6 +25,7 @@ from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope, UsageTota
 from flowllm.runtime.item_reader import Item, ItemReader, open_rows
 from flowllm.runtime.node_runner import Work, compute, record_of
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
+from flowllm.runtime.row_sink import RowSink
 from flowllm.runtime.run_context import ASKING, RunContext
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
@@ -41,7 +40,7 @@ MIN_BATCHES = 8
 
 
 async def execute_foreach(
-    context: RunContext, invocation: NodeInvocation, rows: Rows | None = None, sink: Sink | None = None
+    context: RunContext, invocation: NodeInvocation, rows: Rows | None = None, sink: RowSink | None = None
 ) -> NodeRecord | None:
     """Go through the items of a step's foreach, or through given rows. Does not raise.
 
@@ -50,26 +49,10 @@ async def execute_foreach(
     return await record_of(context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).run(rows))
 
 
-class Sink(Protocol):
-    """Takes what items give."""
-
-    def begin(self, broke: Callable[[BaseException], None]) -> None:
-        """Items will come; `broke` is called with an error between two of them."""
-        ...
-
-    async def ended(self, number: int, record: NodeRecord) -> None:
-        """An item ended, durably. Raises StoreError."""
-        ...
-
-    async def finish(self, *, complete: bool) -> None:
-        """No more will come in this attempt; `complete`: nor in any other. Raises StoreError."""
-        ...
-
-
 class ForeachRunner:
     """One foreach while it is executed."""
 
-    def __init__(self, context: RunContext, invocation: NodeInvocation, work: Work, sink: Sink | None) -> None:
+    def __init__(self, context: RunContext, invocation: NodeInvocation, work: Work, sink: RowSink | None) -> None:
         self._context = context
         self._invocation = invocation
         self._work = work
@@ -229,7 +212,7 @@ class ForeachRunner:
         self._context.open_items.opened()
         invocation = self._invocation_of(item)
         if item.row.error is not None:
-            self._start_unreadable(item, self._unreadable(invocation, item.row.error))
+            self._fail_unreadable(item, invocation, item.row.error)
         elif self._inline and item.before is None and (record := compute(self._context, invocation)) is not None:
             self._results.ride(self._context, record)
             self._ended(item, record)
@@ -254,16 +237,13 @@ class ForeachRunner:
             waits=waits,
         )
 
-    def _unreadable(self, invocation: NodeInvocation, error: StepError) -> NodeRecord:
+    def _fail_unreadable(self, item: Item, invocation: NodeInvocation, error: StepError) -> None:
         """A row of the data that could not be read."""
         record = self._context.record(invocation, NodeStatus.FAILED, error=error.as_dict())
         self._results.ride(self._context, record)
         self._context.ended(record, invocation)
         if invocation.step.on_error is not OnError.CONTINUE:
             self._context.failed(self._scope)
-        return record
-
-    def _start_unreadable(self, item: Item, record: NodeRecord) -> None:
         if self._sink is None:
             self._ended(item, record)
         else:

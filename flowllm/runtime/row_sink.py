@@ -69,7 +69,7 @@ class RowSink:
         self._broke: Callable[[BaseException], None] = lambda _: None
 
     def begin(self, broke: Callable[[BaseException], None]) -> None:
-        """See `Sink`."""
+        """Rows will come; `broke` is called with an error between two of them."""
         self._broke = broke
 
     async def ended(self, number: int, record: NodeRecord) -> None:
