@@ -115,6 +115,12 @@ class AccountLimiter:
                 found[lane.hold.reason] += len(lane)
         return {reason: count for reason, count in found.items() if count}
 
+    def at_rest(self, now: float, *, idle_s: float) -> bool:
+        """Nothing goes on that a new one would not know, after so many seconds of no use by any run."""
+        busy = self.scope.in_flight or self.waiting or any(model.paused(now) for model in self.models.values())
+        scopes = (self.scope, *(model.scope for model in self.models.values()))
+        return not busy and all(window.per <= idle_s for scope in scopes for window in scope.limits.windows)
+
     # admission
 
     async def acquire(self, admission: Admission) -> float:

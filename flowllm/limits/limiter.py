@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Mapping
 
 from flowllm.core.clock import Clock
@@ -13,6 +14,9 @@ from flowllm.limits.gauge import Gauge, read_gauge
 from flowllm.limits.give_up import FailureReport, judge_failure
 from flowllm.limits.lane import Admission, WaitListener
 from flowllm.limits.learned import Departure
+
+IDLE = 900.0
+"""Seconds after the last run that used an account in which it is kept; what was learned of it is in the store."""
 
 
 class Permit:
@@ -91,18 +95,37 @@ class Limiter:
         self._weights = dict(weights or {})
         self._accounts: dict[Hashable, AccountLimiter] = {}
         self._claims: dict[Hashable, dict[object, Limits]] = {}
+        self._idle: dict[Hashable, float] = {}
+        """Accounts that no run claims, and since when (monotonic seconds), the longest first."""
 
     def configure(self, account: Hashable, limits: Limits, *, holder: object) -> None:
         """Say what `holder` (a run) allows on that account, until `withdraw`. Of several the tightest holds."""
+        self._idle.pop(account, None)
         claims = self._claims.setdefault(account, {})
         claims[holder] = tightest(claims[holder], limits) if holder in claims else limits
         self._apply(account)
 
     def withdraw(self, holder: object) -> None:
         """That run is over: its limits no longer count."""
-        for account, claims in self._claims.items():
-            if claims.pop(holder, None) is not None and claims:
+        for account, claims in list(self._claims.items()):
+            if claims.pop(holder, None) is None:
+                continue
+            if claims:
                 self._apply(account)
+            else:
+                del self._claims[account]
+                self._idle[account] = self._clock.monotonic()
+        self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        """Drop accounts that nobody has used for long: a process may serve thousands of keys, one after the other."""
+        now = self._clock.monotonic()
+        for account, since in list(itertools.takewhile(lambda one: one[1] <= now - IDLE, self._idle.items())):
+            del self._idle[account]
+            if self._accounts[account].at_rest(now, idle_s=now - since):
+                self._accounts.pop(account).stop_timer()
+            else:
+                self._idle[account] = since  # once more with the next run
 
     def _apply(self, account: Hashable) -> None:
         claims = iter(self._claims[account].values())

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import RateLimited, RequestRejected
-from flowllm.core.types import Limits, Priority
-from flowllm.limits.limiter import Limiter, tightest
+from flowllm.core.types import Limits, Priority, WindowLimit
+from flowllm.limits.limiter import IDLE, Limiter, tightest
 from tests.support.virtual import LoopClock, run_virtual
 
 
@@ -196,3 +196,70 @@ def test_a_limit_that_only_an_earlier_run_had_is_gone_with_it() -> None:
         return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == 0
+
+
+async def use(made: Limiter, account: str, **limits: object) -> None:
+    """A run that sends one request to that account, and ends."""
+    made.configure(account, Limits(**limits), holder=account)
+    permit = await made.acquire(account, model="m")
+    await permit.depart()
+    permit.release()
+    made.withdraw(account)
+
+
+def test_accounts_that_nobody_uses_are_forgotten_after_a_while() -> None:
+    async def main() -> None:
+        made = Limiter(LoopClock())
+        for number in range(1000):
+            await use(made, f"key-{number}")
+        assert len(made.gauges()) == 1000
+        await asyncio.sleep(IDLE + 1)
+        await use(made, "key-7")
+        assert set(made.gauges()) == {"key-7"}
+        await asyncio.sleep(IDLE / 2)
+        await use(made, "key-7")
+        await asyncio.sleep(IDLE * 0.75)
+        await use(made, "other")
+        assert set(made.gauges()) == {"key-7", "other"}
+
+    run_virtual(main())
+
+
+def test_an_account_is_kept_while_something_goes_on_or_counts() -> None:
+    async def main() -> None:
+        made = Limiter(LoopClock())
+        await use(made, "window", windows=(WindowLimit(requests=1, per=2 * IDLE),))
+        made.configure("claimed", Limits(), holder="a run that waits for people")
+        made.configure("busy", Limits(max_concurrent=1), holder="over")
+        permit = await made.acquire("busy")
+        waiter = asyncio.create_task(made.acquire("busy"))
+        made.withdraw("over")
+        await asyncio.sleep(IDLE + 1)
+        await use(made, "next")
+        assert set(made.gauges()) == {"window", "claimed", "busy", "next"}
+        permit.release()
+        (await waiter).release()
+        await asyncio.sleep(IDLE + 1)
+        await use(made, "last")
+        assert set(made.gauges()) == {"claimed", "last"}
+
+    run_virtual(main())
+
+
+def test_a_pause_that_a_server_asked_for_outlives_its_run() -> None:
+    async def main() -> None:
+        made = Limiter(LoopClock())
+        made.configure("account", Limits(), holder="run")
+        permit = await made.acquire("account", model="m")
+        await permit.depart()
+        permit.failed(RateLimited("slow", retry_after=IDLE * 2))
+        permit.release()
+        made.withdraw("run")
+        await asyncio.sleep(IDLE * 1.5)
+        await use(made, "next")
+        assert made.gauges()["account"].paused_s == pytest.approx(IDLE / 2)
+        await asyncio.sleep(IDLE)
+        await use(made, "last")
+        assert set(made.gauges()) == {"last"}
+
+    run_virtual(main())
