@@ -35,7 +35,7 @@ class Location:
 
 
 class SourceError(ValueError):
-    """A fault at a place in a file. Never reaches the user as an exception."""
+    """A problem at a place in a file. Never reaches the user as an exception."""
 
     def __init__(self, where: Location, message: str, hint: str = "") -> None:
         super().__init__(message)

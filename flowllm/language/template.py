@@ -26,9 +26,9 @@ from flowllm.language.sandbox_limits import MAX_TEXT, WHOLE, LimitReached
 from flowllm.language.sandbox_text import kind_of, to_json, to_text
 from flowllm.language.template_errors import (
     Failure,
-    Fault,
+    TemplateProblem,
     TemplateSyntaxProblem,
-    compile_fault,
+    compile_problem,
     expression_start,
     normal,
     parse,
@@ -103,7 +103,9 @@ def compile_template(
     try:
         return _compiled(source, text, names, allow_secrets=allow_secrets, condition=condition)
     except TemplateSyntaxProblem as error:
-        problems = (SourceError(text.place(fault.offset), fault.message, fault.hint) for fault in error.faults)
+        problems = (
+            SourceError(text.place(problem.offset), problem.message, problem.hint) for problem in error.problems
+        )
         raise TemplateProblems(tuple(problems)) from None
 
 
@@ -112,7 +114,9 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     single = None if tree is None else _single(tree)
     if condition and single is None:
         raise TemplateSyntaxProblem(
-            Fault(offset=1, message="a condition is exactly one `{{ expression }}`", hint="such as `{{ score > 7 }}`")
+            TemplateProblem(
+                offset=1, message="a condition is exactly one `{{ expression }}`", hint="such as `{{ score > 7 }}`"
+            )
         )
     if tree is None:
         return Template(source, text, names.steps)
@@ -121,7 +125,7 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
         uses = uses_of(tree, text.text, names, single=expression, allow_secrets=allow_secrets, locate=text.place)
         return Template(source, text, names.steps, uses, _Program(tree, single))
     except RecursionError as error:
-        raise TemplateSyntaxProblem(compile_fault(error)) from None
+        raise TemplateSyntaxProblem(compile_problem(error)) from None
 
 
 class _Single(NamedTuple):
@@ -166,7 +170,7 @@ class _Program:
             if not simple:
                 self.code()
         except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
-            raise TemplateSyntaxProblem(compile_fault(error)) from None
+            raise TemplateSyntaxProblem(compile_problem(error)) from None
 
     def code(self) -> jinja2.Template:
         """The code. Several threads may ask for it at once."""
@@ -301,9 +305,9 @@ class Template:
     def _fail(self, error: Exception, values: Mapping[str, Json], program: _Program) -> NoReturn:
         """Raise what went wrong as TemplateFailed, with its place."""
         failure = Failure(self._text.text, program.code(), single=program.single is not None)
-        fault = failure.explain(error, self._steps, values.get("steps", {}))
+        problem = failure.explain(error, self._steps, values.get("steps", {}))
         raise TemplateFailed(
-            f"{self._text.place(fault.offset)}: {fault.message:.{_MAX_MESSAGE}}", hint=fault.hint
+            f"{self._text.place(problem.offset)}: {problem.message:.{_MAX_MESSAGE}}", hint=problem.hint
         ) from None
 
 

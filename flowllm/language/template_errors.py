@@ -1,4 +1,4 @@
-"""A template's text to Jinja's syntax tree; what is wrong with it, and why its rendering failed, in an author's words."""
+"""A template's text to Jinja's syntax tree; its problems, and why its rendering failed, in an author's words."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _KNOWN: Final[tuple[tuple[type[Exception], str, str], ...]] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class TemplateProblem:
     """One problem of a template; `offset` counts from 1 in its text."""
 
     offset: int
@@ -95,11 +95,11 @@ class Fault:
 
 
 class TemplateSyntaxProblem(Exception):
-    """A template has faults: a message on its way to the list of problems."""
+    """A template has problems: a message on its way to the list of problems."""
 
-    def __init__(self, *faults: Fault) -> None:
-        super().__init__(*faults)
-        self.faults = faults
+    def __init__(self, *problems: TemplateProblem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
 
 
 def normal(source: str) -> str:
@@ -113,35 +113,37 @@ def parse(source: str) -> nodes.Template:
     """The syntax tree of a text in normal form. Raises TemplateSyntaxProblem."""
     if len(source) > MAX_SOURCE:
         raise TemplateSyntaxProblem(
-            Fault(offset=1, message=f"a template of over {MAX_SOURCE:,} characters is too long")
+            TemplateProblem(offset=1, message=f"a template of over {MAX_SOURCE:,} characters is too long")
         )
     try:
         return Parser(SANDBOX, source).parse()
     except TemplateSyntaxError as error:
-        raise TemplateSyntaxProblem(_fault(source, error)) from None
+        raise TemplateSyntaxProblem(_problem(source, error)) from None
     except Exception as error:  # noqa: BLE001 - Jinja lets Python's own errors through, RecursionError among them
-        raise TemplateSyntaxProblem(_python_fault(error)) from None
+        raise TemplateSyntaxProblem(_python_problem(error)) from None
 
 
-def compile_fault(error: Exception) -> Fault:
-    """What is wrong where the tree was fine but no code could be made of it."""
+def compile_problem(error: Exception) -> TemplateProblem:
+    """The problem where the tree was fine but no code could be made of it."""
     if isinstance(error, TemplateSyntaxError):
-        return Fault(offset=error.lineno, message=_plain(error.message or ""))
-    return _python_fault(error)
+        return TemplateProblem(offset=error.lineno, message=_plain(error.message or ""))
+    return _python_problem(error)
 
 
-def _python_fault(error: Exception) -> Fault:
+def _python_problem(error: Exception) -> TemplateProblem:
     offset = SANDBOX.progress.begins[-1] if SANDBOX.progress.begins else 1
     if isinstance(error, SyntaxError) and "repeated" in error.msg:
-        return Fault(offset=offset, message=error.msg)
+        return TemplateProblem(offset=offset, message=error.msg)
     if isinstance(error, (RecursionError, MemoryError, SyntaxError)):
-        return Fault(offset=1, message="the template is nested too deeply", hint="compute parts of it in `value` steps")
+        return TemplateProblem(
+            offset=1, message="the template is nested too deeply", hint="compute parts of it in `value` steps"
+        )
     if "digits" in str(error):
-        return Fault(offset=offset, message="a number has too many digits")
-    return Fault(offset=offset, message=f"this is not a template: {error}")
+        return TemplateProblem(offset=offset, message="a number has too many digits")
+    return TemplateProblem(offset=offset, message=f"this is not a template: {error}")
 
 
-def _fault(source: str, error: TemplateSyntaxError) -> Fault:
+def _problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     message = error.message or ""
     begins = SANDBOX.progress.begins
     offset = error.lineno
@@ -152,7 +154,7 @@ def _fault(source: str, error: TemplateSyntaxError) -> Fault:
     hint = ""
     if message.startswith("Encountered unknown tag"):
         hint = "for text that only looks like a tag: `{% raw %}…{% endraw %}`"
-    return Fault(offset=min(offset, max(1, len(source))), message=_plain(message), hint=hint)
+    return TemplateProblem(offset=min(offset, max(1, len(source))), message=_plain(message), hint=hint)
 
 
 def _reached(source: str, error: TemplateSyntaxError) -> int:
@@ -214,7 +216,7 @@ class Failure:
         self._program = program
         self._single = single
 
-    def explain(self, error: Exception, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
+    def explain(self, error: Exception, steps: Collection[str], records: Mapping[str, Json]) -> TemplateProblem:
         """What happened, what to do about it, and where."""
         if isinstance(error, LookupFailed) and error.name is not None:
             return self._explain_name(error.name, self._running(error), steps, records)
@@ -225,16 +227,18 @@ class Failure:
             offset, message, hint = error.offset, (error.message or "a value is not there").rstrip("."), ""
         else:
             message, hint = plain_words(error)
-        return Fault(offset=self._key_at(offset) or self._running(error), message=message, hint=hint)
+        return TemplateProblem(offset=self._key_at(offset) or self._running(error), message=message, hint=hint)
 
-    def _explain_name(self, name: str, start: int, steps: Collection[str], records: Mapping[str, Json]) -> Fault:
+    def _explain_name(
+        self, name: str, start: int, steps: Collection[str], records: Mapping[str, Json]
+    ) -> TemplateProblem:
         uses = [node.lineno for node in parse(self._text).find_all(nodes.Name) if node.name == name]
         offset = min((use for use in uses if use >= start), default=start)
         if name not in steps:
             hint = "it is set only under a condition, or in another block"
-            return Fault(offset=offset, message=f"`{name}` has no value here", hint=hint)
+            return TemplateProblem(offset=offset, message=f"`{name}` has no value here", hint=hint)
         status = (records.get(name) or {}).get("status") or "skipped"
-        return Fault(
+        return TemplateProblem(
             offset=offset,
             message=f"step `{name}` has no output: its status is {status}",
             hint=f"`{name} is defined` tests for it, `{name} | default('')` stands in for it",

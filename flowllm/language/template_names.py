@@ -22,7 +22,7 @@ from flowllm.language.problems import Location, listing, nearest
 from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX
 from flowllm.language.sandbox_filters import FUNCTIONS, WITHOUT
 from flowllm.language.sandbox_methods import MAPPING_METHODS
-from flowllm.language.template_errors import Fault, TemplateSyntaxProblem
+from flowllm.language.template_errors import TemplateProblem, TemplateSyntaxProblem
 from flowllm.language.template_paths import (
     OUTPUT_WORDS,
     RECORD_FIELDS,
@@ -92,8 +92,8 @@ def uses_of(
     """
     walk = _Walk(text, names, allow_secrets=allow_secrets)
     walk.template(tree)
-    if walk.faults:
-        raise TemplateSyntaxProblem(*sorted(walk.faults, key=lambda fault: fault.offset))
+    if walk.problems:
+        raise TemplateSyntaxProblem(*sorted(walk.problems, key=lambda problem: problem.offset))
     return Uses(
         references=tuple(walk.references(locate)),
         names=frozenset(walk.used),
@@ -136,7 +136,7 @@ class _Walk(NodeVisitor):
         self._mentions: list[_Mention] = []
         self._forgiven: set[str] = set()
         self._later: list[tuple[Sequence[nodes.Node], _Scope]] = []
-        self.faults: list[Fault] = []
+        self.problems: list[TemplateProblem] = []
         self.used: set[str] = set()
         self.lookups: list[Lookup] = []
         self.lenient: set[Subject] = set()
@@ -164,8 +164,8 @@ class _Walk(NodeVisitor):
             )
         return found.values()
 
-    def _fault(self, offset: int, message: str, hint: str = "") -> None:
-        self.faults.append(Fault(offset=offset, message=message, hint=hint))
+    def _problem(self, offset: int, message: str, hint: str = "") -> None:
+        self.problems.append(TemplateProblem(offset=offset, message=message, hint=hint))
 
     # --- statements -----------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class _Walk(NodeVisitor):
 
     def _refuse(self, node: nodes.Node, _scope: _Scope) -> None:
         tag = type(node).__name__.lower()
-        self._fault(node.lineno, f"`{_TAGS.get(tag, tag)}` cannot be used in a template")
+        self._problem(node.lineno, f"`{_TAGS.get(tag, tag)}` cannot be used in a template")
 
     visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_Block = _refuse
     visit_ScopedEvalContextModifier = _refuse
@@ -236,9 +236,9 @@ class _Walk(NodeVisitor):
 
     def _bind(self, name: str, offset: int, scope: _Scope) -> None:
         if name in self._names.steps:
-            self._fault(offset, f"`{name}` is the id of a step and cannot be used for anything else")
+            self._problem(offset, f"`{name}` is the id of a step and cannot be used for anything else")
         elif name in _ROOTS or name in {"loop", "self"} or name in self._names.local:
-            self._fault(offset, f"`{name}` has a meaning of its own and cannot be used for anything else")
+            self._problem(offset, f"`{name}` has a meaning of its own and cannot be used for anything else")
         scope.bound[name] = None
 
     # --- expressions ----------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class _Walk(NodeVisitor):
 
     def visit_Const(self, node: nodes.Const, _scope: _Scope) -> None:
         if node.value in {math.inf, -math.inf}:
-            self._fault(node.lineno, "the number is too large")
+            self._problem(node.lineno, "the number is too large")
 
     def visit_Filter(self, node: nodes.Filter, scope: _Scope) -> None:
         self._check_filter(node.name, node.lineno)
@@ -293,11 +293,11 @@ class _Walk(NodeVisitor):
         if name not in SANDBOX.filters:
             without = name in WITHOUT
             message = f"the filter `{name}` cannot be used in a template" if without else f"unknown filter `{name}`"
-            self._fault(offset, message, WITHOUT[name] if without else nearest(name, SANDBOX.filters))
+            self._problem(offset, message, WITHOUT[name] if without else nearest(name, SANDBOX.filters))
 
     def _check_test(self, name: str, offset: int) -> None:
         if name not in SANDBOX.tests:
-            self._fault(offset, f"unknown test `{name}`", nearest(name, SANDBOX.tests))
+            self._problem(offset, f"unknown test `{name}`", nearest(name, SANDBOX.tests))
 
     def _check_named(self, args: Sequence[nodes.Node], at: int, check: Callable[[str, int], None]) -> None:
         named = args[at] if at < len(args) else None
@@ -344,7 +344,7 @@ class _Walk(NodeVisitor):
         hint = nearest(key, known) or ("" if known else f"there is no {what} at all")
         if owner.startswith(" of `steps.") and key in OUTPUT_WORDS and owner.count(".") == 1:
             hint = f"the output of a step goes by its id: {{{{ {owner[11:-1]} }}}}"
-        self._fault(keys[at].offset, f"unknown {what} `{key}`{owner}", hint)
+        self._problem(keys[at].offset, f"unknown {what} `{key}`{owner}", hint)
 
     def _inputs(self, keys: Sequence[Key], _offset: int, *, called: bool) -> None:
         self._check_key(keys, 0, self._names.inputs, "input", "", called=called)
@@ -356,25 +356,25 @@ class _Walk(NodeVisitor):
         """`secrets.NAME`: allowed here, named, and listed by the workflow."""
         name = keys[0].name if keys else None
         if not self._allow_secrets:
-            self._fault(
+            self._problem(
                 offset,
                 "secrets cannot be used here",
                 "only `with` of a python step, `url`, `query` and `headers` of `http`, and `env` may use `{{ secrets.NAME }}`",
             )
         elif name is None:
-            self._fault(offset, "a secret must be named", "write `secrets.NAME`")
+            self._problem(offset, "a secret must be named", "write `secrets.NAME`")
         elif name not in self._names.secrets:
             hint = nearest(name, self._names.secrets) or "list it under `secrets` of the workflow"
-            self._fault(keys[0].offset, f"unknown secret `{name}`", hint)
+            self._problem(keys[0].offset, f"unknown secret `{name}`", hint)
 
     def _steps(self, keys: Sequence[Key], offset: int, *, called: bool) -> None:
         """`steps.x.…`: a step that exists, a field that its record has; mentions the step."""
         step = keys[0].name if keys else None
         if step is None:
-            self._fault(offset, "`steps` cannot be used as a whole", "name the step: `steps.x.status`")
+            self._problem(offset, "`steps` cannot be used as a whole", "name the step: `steps.x.status`")
             return
         if step not in self._names.steps:
-            self._fault(keys[0].offset, f"unknown step `{step}`", nearest(step, self._names.steps))
+            self._problem(keys[0].offset, f"unknown step `{step}`", nearest(step, self._names.steps))
             return
         name = keys[1].name if len(keys) > 1 else None
         self._check_key(keys, 1, RECORD_FIELDS, "field", f" of `steps.{step}`", called=called)
@@ -394,7 +394,7 @@ class _Walk(NodeVisitor):
         elif name in self._names.steps:
             self._mentions.append(_Mention(name, offset))
         else:
-            self._fault(offset, f"unknown name `{name}`", self._hint(name, scope))
+            self._problem(offset, f"unknown name `{name}`", self._hint(name, scope))
 
     def _hint(self, name: str, scope: _Scope) -> str:
         known = self._names
