@@ -24,6 +24,7 @@ from flowllm.language.parse import Overrides, load_project, load_workflow
 from flowllm.language.source import parse_yaml
 from tests.support.documentation import PAGES, ROOT
 from tests.support.server import running_server
+from tests.support.warm import command
 
 _FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[a-z]+)(?:: (?P<value>[^\n]*?))? -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -90,11 +91,17 @@ def server_url() -> Iterator[str]:
         yield server.url
 
 
-def environment(url: str | None) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `flowllm` that need not import all anew each time."""
+    return command(tmp_path_factory.mktemp("bin")).parent
+
+
+def environment(url: str | None, commands: Path | None = None) -> dict[str, str]:
     """No key, and no way out: what is not marked has no server to talk to."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEYS)}
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    path = os.pathsep.join(map(str, filter(None, (commands, Path(sys.executable).parent, kept.get("PATH")))))
     return {**kept, **nowhere, "PATH": path, **({} if url is None else {"OPENAI_BASE_URL": url})}
 
 
@@ -106,12 +113,11 @@ def commands_of(example: Example) -> list[str]:
     return [joined] if "pip install" not in joined else []
 
 
-def execute(command: str, folder: Path, url: str | None) -> subprocess.CompletedProcess[str]:
-    script = command if url is None else command.replace(LOCAL_SERVER, url)
+def execute(script: str, folder: Path, url: str | None, commands: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
+        ["bash", "-euo", "pipefail", "-c", script if url is None else script.replace(LOCAL_SERVER, url)],
         cwd=folder,
-        env=environment(url),
+        env=environment(url, commands),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -131,7 +137,9 @@ def settled(lines: Sequence[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_work_one_after_the_other(page: Path, folder: Path, server_url: str) -> None:
+def test_the_commands_of_a_page_work_one_after_the_other(
+    page: Path, folder: Path, server_url: str, commands: Path
+) -> None:
     for example in examples(page):
         if example.file is not None and example.language in {"yaml", "python", "json", "markdown"}:
             place = folder / example.file
@@ -142,9 +150,9 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, folder: Pat
         wanted = int(example.marks.get("exit", 0))
         url = server_url if "server" in example.marks else None
         said: list[str] = []
-        for command in commands_of(example):
-            done = execute(command, folder, url)
-            assert done.returncode == wanted, f"{example}: {command}\n{done.stdout}"
+        for script in commands_of(example):
+            done = execute(script, folder, url, commands)
+            assert done.returncode == wanted, f"{example}: {script}\n{done.stdout}"
             said += done.stdout.splitlines()
         if example.language == "console":
             shown = [line for line in example.text.splitlines() if not line.startswith("$ ")]

@@ -6,6 +6,8 @@ that has a process of its own, its own folder, environment, streams, signals and
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import runpy
@@ -14,9 +16,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,16 +38,13 @@ class Forked:
     """Such a process, with what the tests use of `subprocess.Popen[str]`."""
 
     def __init__(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
-        out, err, self._status = os.pipe(), os.pipe(), os.pipe()
+        out, err = os.pipe(), os.pipe()
         request = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
         assert len(request) < LARGEST
-        with _lock:
-            try:
-                self.pid = _fork(request, [out[1], err[1], self._status[1]])
-            except (OSError, ValueError):  # the server was killed, by a signal of a test to a process that had ended
-                _server.cache_clear()
-                self.pid = _fork(request, [out[1], err[1], self._status[1]])
-        for _, theirs in (out, err, self._status):
+        self._server = _connect()
+        socket.send_fds(self._server, [request], [out[1], err[1]])
+        self.pid = int(self._server.recv(32))
+        for _, theirs in (out, err):
             os.close(theirs)
         self.args = words
         self.stdout, self.stderr = (os.fdopen(ours, encoding="utf-8") for ours, _ in (out, err))
@@ -52,10 +53,10 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, minus the number of the signal that killed it; TimeoutExpired after so many seconds."""
         if self.returncode is None:
-            if not select.select([self._status[0]], [], [], timeout)[0]:
+            if not select.select([self._server], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            self.returncode = os.waitstatus_to_exitcode(int(os.read(self._status[0], 32)))
-            os.close(self._status[0])
+            self.returncode = os.waitstatus_to_exitcode(int(self._server.recv(32)))
+            self._server.close()
         return self.returncode
 
     def poll(self) -> int | None:
@@ -99,73 +100,126 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
-_lock = threading.Lock()
+COMMAND = """#!{python} -IS
+import json, os, signal, socket, sys
+server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server.connect({address!r})
+request = dict(words=sys.argv[1:], cwd=os.getcwd(), env=dict(os.environ))
+socket.send_fds(server, [json.dumps(request).encode()], [1, 2, 0])
+pid = int(server.recv(32))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+code = os.waitstatus_to_exitcode(int(server.recv(32)))
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+def command(folder: Path) -> Path:
+    """An executable `flowllm` in that folder that is such a process, for scripts that have the folder in their PATH."""
+    path = folder / "flowllm"
+    with _connect() as server:
+        address = server.getpeername()
+    path.write_text(COMMAND.format(python=sys.executable, address=address), encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def _connect() -> socket.socket:
+    """A connection of this process's server, for one process."""
+    try:
+        return _dial()
+    except OSError:  # the server was killed, by a signal of a test to a process that had ended
+        _server.cache_clear()
+        return _dial()
+
+
+def _dial() -> socket.socket:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        found.connect(_server().address)
+    except OSError:
+        found.close()
+        raise
+    return found
+
+
+@dataclass(frozen=True)
+class _Server:
+    address: str
+    life: socket.socket
+    """It ends when this is closed, at the latest with this process."""
 
 
 @cache
-def _server() -> socket.socket:
-    """One for this process; it ends with it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
-            cwd=ROOT,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-    return ours
+def _server() -> _Server:
+    life, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    address = str(Path(tempfile.mkdtemp(prefix="flowllm-"), "warm"))
+    with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ear:
+        ear.bind(address)
+        ear.listen(64)
+        words = [sys.executable, "-m", __name__, str(theirs.fileno()), str(ear.fileno())]
+        subprocess.Popen(words, cwd=ROOT, pass_fds=[theirs.fileno(), ear.fileno()], stdin=subprocess.DEVNULL)
+    return _Server(address, life)
 
 
-def _fork(request: bytes, streams: list[int]) -> int:
-    """The new process's id."""
-    socket.send_fds(_server(), [request], streams)
-    return int(_server().recv(32))
-
-
-def _serve(ear: socket.socket) -> dict[str, Any] | None:
+def _serve(life: socket.socket, ear: socket.socket) -> dict[str, Any] | None:
     """Fork for each request. In the parent None at the end of the tests, in each child what it is to run."""
     alarm, bell = os.pipe()
     os.set_blocking(bell, False)
     signal.set_wakeup_fd(bell)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    living: dict[int, int] = {}
+    living: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([ear, alarm], [], [])
+        ready, _, _ = select.select([life.fileno(), ear.fileno(), alarm], [], [])
         if alarm in ready:
             os.read(alarm, 4096)
-            while living and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                told = living.pop(ended[0])
-                os.write(told, str(ended[1]).encode())
-                os.close(told)
-        if ear not in ready:
-            continue
-        request, streams, _, _ = socket.recv_fds(ear, LARGEST, 3)
-        if not request:
+            _tell_of_ended(living)
+        if life.fileno() in ready:
             return None
+        if ear.fileno() not in ready:
+            continue
+        client, _ = ear.accept()
+        request, streams, _, _ = socket.recv_fds(client, LARGEST, 3)
+        if not request:  # of `command`, which has only asked for the address
+            client.close()
+            continue
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
-            for descriptor in (alarm, bell, streams[2], *living.values()):
+            for descriptor in (alarm, bell):
                 os.close(descriptor)
-            return {**json.loads(request), "streams": streams[:2]}
-        living[pid] = streams[2]
-        for descriptor in streams[:2]:
+            for connection in (client, *living.values()):
+                connection.close()
+            return {**json.loads(request), "streams": streams}
+        living[pid] = client
+        for descriptor in streams:
             os.close(descriptor)
-        ear.send(str(pid).encode())
+        client.send(str(pid).encode())
 
 
-def main(ear: int) -> NoReturn:
+def _tell_of_ended(living: dict[int, socket.socket]) -> None:
+    while living and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+        with living.pop(ended[0]) as client, contextlib.suppress(OSError):
+            client.send(str(ended[1]).encode())
+
+
+def main(life: int, ear: int) -> NoReturn:
     """Import, serve; in each child: be the command."""
     for module in ("run", "show", "runs"):
         __import__(f"flowllm.cli.{module}")
     for module in ("flowllm.storage.sqlite.store", "openai", "aiohttp", "jsonschema"):
         __import__(module)
-    with socket.socket(fileno=ear) as listening:
-        found = _serve(listening)
+    gc.collect()
+    gc.freeze()  # children share what is here: a collection of theirs must not copy it
+    with socket.socket(fileno=life) as end, socket.socket(fileno=ear) as listening:
+        found = _serve(end, listening)
     if found is None:
         sys.exit()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number, stream in enumerate(found["streams"], start=1):
+    for number, stream in zip((1, 2, 0), found["streams"], strict=False):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(found["cwd"])
@@ -179,4 +233,4 @@ def main(ear: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))
