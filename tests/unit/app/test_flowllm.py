@@ -9,6 +9,7 @@ import pytest
 from flowllm import FlowLLM, load_workflow
 from flowllm.app.prepare import new_run_id
 from flowllm.app.result import RunResult
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RunOwned, UsageError
 from flowllm.core.events import RunEnded
 from flowllm.core.types import RunStatus
@@ -87,7 +88,7 @@ LEAK = """
 
 
 async def test_a_resumed_run_masks_secrets_as_the_first_sitting_does(folder: Folder) -> None:
-    """Only the first sitting knew them: what a resumed step returned was stored as it was."""
+    """Only the first attempt knew them: what a resumed step returned was stored as it was."""
     folder.write(LEAK, "tools.py")
     async with folder.app(TOKEN="canary-1234") as app:
         first = await app.run(folder.write(SECRET))
@@ -105,6 +106,11 @@ async def test_a_secret_that_is_not_set_is_told_before_anything_starts(folder: F
         with pytest.raises(UsageError, match="secrets that are not set: TOKEN"):
             await app.run(folder.write(SECRET))
         assert await app.store.runs() == []
+
+
+HOUR = (
+    "providers: {slow: {type: simulated, latency: 1h}}\ndefaults: {provider: slow, model: m}\nsteps: {a: {prompt: x}}\n"
+)
 
 
 def _slow(folder: Folder, steps: int, limits: str = "") -> str:
@@ -162,10 +168,9 @@ class Told:
 
 async def test_whoever_cancels_a_run_stops_it_and_finds_it_interrupted(folder: Folder) -> None:
     """Its calls went on without it, and its record said `running` until the end of the process."""
-    text = "providers: {slow: {type: simulated, latency: 1h}}\ndefaults: {provider: slow, model: m}\nsteps: {a: {prompt: x}}\n"
     told = Told()
     async with folder.app() as app:
-        going = asyncio.create_task(app.run(folder.write(text), observers=[told]))
+        going = asyncio.create_task(app.run(folder.write(HOUR), observers=[told]))
         await told.sent.wait()
         going.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -178,16 +183,16 @@ async def test_whoever_cancels_a_run_stops_it_and_finds_it_interrupted(folder: F
         await app._calls.drain()
 
 
-async def test_two_sittings_of_one_run_exclude_each_other_and_leave_no_limits_behind(folder: Folder) -> None:
-    told = Told()
+async def test_two_attempts_at_one_run_exclude_each_other_and_leave_no_limits_behind(folder: Folder) -> None:
+    told, stop = Told(), StopSignal()
     async with folder.app() as app:
-        file = _slow(folder, 1)
-        going = asyncio.create_task(app.run(file, observers=[told]))
+        going = asyncio.create_task(app.run(folder.write(HOUR), observers=[told], stop=stop))
         await told.sent.wait()
         (run,) = await app.store.runs()
         with pytest.raises(RunOwned):
             await app.resume(run.run_id)
-        assert (await going).status is RunStatus.SUCCEEDED
+        stop.cancel()
+        assert (await going).status is RunStatus.INTERRUPTED
         assert not any(app._limiter._claims.values())
 
 

@@ -95,12 +95,12 @@ def test_a_fault_in_a_provider_fails_one_node_and_leaves_no_attempt_open() -> No
 
     async def main() -> None:
         stage = Stage()
-        stage.others["faulty"] = TemplateSyntaxProblem()
+        stage.others["broken"] = TemplateSyntaxProblem()
         ending = await stage.run(
             """
-            providers: {faulty: {type: simulated}}
+            providers: {broken: {type: simulated}}
             steps:
-              a: {prompt: a, provider: faulty}
+              a: {prompt: a, provider: broken}
               b: {prompt: b}
             """
         )

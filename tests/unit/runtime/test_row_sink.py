@@ -62,7 +62,7 @@ class FakeLines:
         self.closed = True
 
 
-class Desk:
+class Harness:
     """A sink, its file and its record."""
 
     def __init__(self, lines: FakeLines, *, ordered: bool = False, again: bool = True) -> None:
@@ -94,7 +94,7 @@ def row(place: int, **changes: Any) -> NodeRecord:
 
 def test_the_first_line_is_written_at_once_and_the_next_together() -> None:
     async def main() -> None:
-        context = Desk(FakeLines())
+        context = Harness(FakeLines())
         await context.open()
         for place in range(4):
             await context.end(place)
@@ -114,7 +114,7 @@ def test_the_first_line_is_written_at_once_and_the_next_together() -> None:
 
 def test_the_end_writes_what_is_left_and_closes() -> None:
     async def main() -> None:
-        context = Desk(FakeLines(takes=0.1))
+        context = Harness(FakeLines(takes=0.1))
         await context.open()
         for place in range(5):
             await context.end(place)
@@ -128,21 +128,21 @@ def test_the_end_writes_what_is_left_and_closes() -> None:
 
 def test_only_rows_that_succeeded() -> None:
     async def main() -> None:
-        context = Desk(FakeLines(), again=False)
+        context = Harness(FakeLines(), again=False)
         await context.open()
         await context.end(0, status=NodeStatus.FAILED)
         await context.end(1, status=NodeStatus.SKIPPED)
         await context.end(2)
         await context.end(3, reused=True)
         await context.sink.finish(complete=True)
-        assert context.lines.places == [2], "what an earlier sitting printed is not printed again"
+        assert context.lines.places == [2], "what an earlier attempt printed is not printed again"
 
     run_virtual(main())
 
 
 def test_in_order_a_row_waits_for_all_before_it() -> None:
     async def main() -> None:
-        context = Desk(FakeLines(), ordered=True)
+        context = Harness(FakeLines(), ordered=True)
         await context.open()
         for place, status in ((2, "succeeded"), (1, "failed"), (4, "succeeded")):
             await context.end(place, status=NodeStatus(status))
@@ -160,7 +160,7 @@ def test_rows_behind_a_slow_one_are_read_back_and_written_in_blocks() -> None:
     count, size = 6 * HELD, FULL // HELD
 
     async def main() -> None:
-        context = Desk(FakeLines(size=size), ordered=True)
+        context = Harness(FakeLines(size=size), ordered=True)
         await context.open()
         for place in range(count, 0, -1):
             await context.end(place)
@@ -176,7 +176,7 @@ def test_rows_behind_a_slow_one_are_read_back_and_written_in_blocks() -> None:
 @pytest.mark.parametrize("ordered", [False, True])
 def test_a_row_that_is_cancelled_leaves_no_hole(ordered: bool) -> None:
     async def main() -> None:
-        context = Desk(FakeLines(size=FULL, takes=1.0), ordered=ordered)
+        context = Harness(FakeLines(size=FULL, takes=1.0), ordered=ordered)
         await context.open()
         first = asyncio.ensure_future(context.end(0))
         await asyncio.sleep(0.5)
@@ -194,7 +194,7 @@ def test_a_row_that_is_cancelled_leaves_no_hole(ordered: bool) -> None:
 
 def test_a_full_disk_is_heard_of_though_no_row_ends() -> None:
     async def main() -> None:
-        context = Desk(FakeLines())
+        context = Harness(FakeLines())
         context.lines.full = True
         await context.open()
         await context.end(0)
@@ -211,7 +211,7 @@ def test_a_full_disk_is_heard_of_though_no_row_ends() -> None:
 
 def test_a_row_that_finds_a_block_full_waits_until_it_is_written() -> None:
     async def main() -> None:
-        context = Desk(FakeLines(size=FULL, takes=1.0))
+        context = Harness(FakeLines(size=FULL, takes=1.0))
         await context.open()
         await asyncio.gather(*(context.end(place) for place in range(6)))
         assert context.lines.waiting <= FULL
