@@ -4,7 +4,7 @@ None of them needs a running event loop, nor Python at all. A thread receives th
 process once its loop does not answer any more; so it does when the grace period after the first is over. `start.py` has
 the system end the process where that thread cannot run, as beside a regular expression that never returns. A guard, a
 process of its own, ends it where a signal stays in the thread's socket: a first one during a function of the user's that
-holds the interpreter, for the grace, and a second one for longer than the thread would take over it.
+holds the interpreter, for the grace, and a second one for as long as the loop may be silent.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class StopOnSignals:
         self._thread = threading.Thread(target=self._listen, args=(receiver,), name="flowllm-signals", daemon=True)
         self._thread.start()
 
-        self._stop.on_own_code = lambda grace: self._start_guard(receiver, grace)
+        self._stop.on_own_code = lambda grace: self._start_guard(receiver, grace + LONGEST * BEAT)
         return self
 
-    def _start_guard(self, receiver: socket.socket, grace: float = 0.0) -> bool:
-        guard = _guarded(receiver, grace + (LONGEST + 1) * BEAT, *self._before)
+    def _start_guard(self, receiver: socket.socket, patience: float) -> bool:
+        guard = _guarded(receiver, patience, *self._before)
         self._guards += [] if guard is None else [guard]
         return guard is not None
 
@@ -94,7 +94,11 @@ class StopOnSignals:
         self._sender.close()
         self._thread.join()
         self._stop.on_own_code = None
-        for guard in self._guards:  # it ends by itself too; so that nobody need reap it
+        self._end_guards()
+
+    def _end_guards(self) -> None:
+        while self._guards:  # they end by themselves too; so that nobody need reap them
+            guard = self._guards.pop()
             os.kill(guard, signal.SIGKILL)
             os.waitpid(guard, 0)
 
@@ -118,7 +122,7 @@ class StopOnSignals:
                     return
                 number = came[0]
                 if number in self._before and self.received is not None:
-                    self._second()  # and the guard sees it
+                    self._second(receiver)
                     return
                 receiver.recv(1)
                 if number in self._before:
@@ -128,12 +132,15 @@ class StopOnSignals:
     def _first(self, number: signal.Signals, receiver: socket.socket) -> None:
         self.received = number
         handle_once(number, self._handlers[number])  # at once: a second one may follow directly
-        if not self._start_guard(receiver):
+        if not self._start_guard(receiver, MISSED * BEAT):
             leave_to_system(number)
         self._on_loop(lambda: self._stop.request(_REASONS[number]))
 
-    def _second(self) -> None:
-        """Cancel; end the process as it is when the loop is stuck, or does not finish."""
+    def _second(self, receiver: socket.socket) -> None:
+        """Cancel; end the process as it is when the loop is stuck, or does not finish. The signal stays in the socket, for
+        a guard that waits longer than this does."""
+        self._end_guards()
+        self._start_guard(receiver, (LONGEST + 1) * BEAT)
         for number in self._before:
             leave_to_system(number)
         self._on_loop(self._cancel)
