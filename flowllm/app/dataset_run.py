@@ -15,13 +15,12 @@ from flowllm.core.errors import DataFailed, StorageFailed, UsageError
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, StepKind
 from flowllm.datasets.base import Rows
-from flowllm.datasets.files import STDIN, open_file
-from flowllm.datasets.formats import BY_ENDING, GUESSED_TABLE, ending_of
+from flowllm.datasets.file_writes import OutputLock
+from flowllm.datasets.files import BY_ENDING, GUESSED_TABLE, STDIN, ending_of, open_file
 from flowllm.datasets.layouts import layout_of, line_of, refused_ending
 from flowllm.datasets.lines import refuse_foreign_ending
-from flowllm.datasets.lists import LimitedRows, PeekedRows
 from flowllm.datasets.output import OutputFile
-from flowllm.datasets.output_lock import OutputLock
+from flowllm.datasets.rows import LimitedRows, PeekedRows
 from flowllm.datasets.spool import NAME as STDIN_NAME
 from flowllm.datasets.spool import forget_spool, open_spool, standard_input
 from flowllm.language.inputs import fit_of

@@ -26,7 +26,7 @@ from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
-from flowllm.datasets.file_registry import FileRegistry
+from flowllm.datasets.file_writes import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
 from flowllm.explain.estimate import Forecast
 from flowllm.explain.planner import Planner, forecast
@@ -40,7 +40,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
-from flowllm.steps.python.nested_runs import refuse_within_step
+from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.location import database_path, is_memory
 from flowllm.storage.open import open_store, this_process

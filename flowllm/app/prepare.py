@@ -14,7 +14,7 @@ from typing import Any
 from flowllm.app.wiring import Providers, read_secrets
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId
-from flowllm.datasets.file_registry import FileConflict, FileRegistry, no_step
+from flowllm.datasets.file_writes import FileConflict, FileRegistry, no_step
 from flowllm.datasets.files import STDIN
 from flowllm.language.problems import nearest
 from flowllm.language.workflow import DataFile, LlmBody, Step, Workflow, WorkflowBody

@@ -43,7 +43,7 @@ from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
 from flowllm.core.types import RunStatus
-from flowllm.datasets.file_registry import FileConflict, FileRegistry
+from flowllm.datasets.file_writes import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN
 from flowllm.reporting.base import EventsFile, Observer
 from flowllm.reporting.progress import Notices, Progress

@@ -11,8 +11,8 @@ from typing import Final
 
 from flowllm.core.errors import BadRow, DataFailed
 from flowllm.datasets.base import MAX_ROW, TOO_LARGE, Row
-from flowllm.datasets.encodings import text_of
 from flowllm.datasets.files import MOST_BYTES
+from flowllm.datasets.lines import text_of
 
 ANY_DEPTH: Final = "**"
 

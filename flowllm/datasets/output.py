@@ -14,9 +14,8 @@ from typing import BinaryIO, Final
 
 from flowllm.core.errors import StorageFailed, UsageError
 from flowllm.core.types import Json
-from flowllm.datasets.atomic_write import open_temporary, remove_leftovers, replace_file
+from flowllm.datasets.file_writes import OutputLock, open_temporary, remove_leftovers, replace_file
 from flowllm.datasets.layouts import JsonLines, Layout
-from flowllm.datasets.output_lock import OutputLock
 
 _PUT_BACK: Final = "put it back as it was; or start a new run with --overwrite: what was answered comes from the cache"
 _JSON_LINES: Final = JsonLines()

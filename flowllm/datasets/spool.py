@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets.base import ParsedRow, Row, Rows
-from flowllm.datasets.encodings import as_utf8
-from flowllm.datasets.files import FileRows, Read, keeping_columns, reader_of
-from flowllm.datasets.formats import GUESSED
-from flowllm.datasets.lists import WrappedRows
+from flowllm.datasets.files import GUESSED, FileRows, Read, keeping_columns, reader_of
+from flowllm.datasets.lines import as_utf8
+from flowllm.datasets.rows import WrappedRows
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

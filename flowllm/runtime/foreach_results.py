@@ -10,7 +10,7 @@ from flowllm.core.types import Json, NodeStatus, Part
 from flowllm.runtime.foreach_state import ForeachState
 from flowllm.runtime.invocation import NodeInvocation, Result
 from flowllm.runtime.run_context import RunContext
-from flowllm.steps.lazy import Lazy
+from flowllm.steps.base import Lazy
 from flowllm.storage.base import NodeRecord
 
 TOGETHER = 64

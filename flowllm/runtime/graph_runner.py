@@ -33,8 +33,7 @@ from flowllm.runtime.graph_state import (
 )
 from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope
 from flowllm.runtime.run_context import RunContext
-from flowllm.steps.base import ItemPosition
-from flowllm.steps.lazy import LAZY, Lazy
+from flowllm.steps.base import LAZY, ItemPosition, Lazy
 from flowllm.storage.base import NodeRecord, RunRecord
 
 

@@ -11,8 +11,7 @@ from flowllm.core.events import Event, NodeWaiting, RequestEnded, RequestSent
 from flowllm.core.types import Json, NodeId, Usage, WaitReason
 from flowllm.language.workflow import Step
 from flowllm.runtime.graph_state import CompiledGraph
-from flowllm.steps.base import ItemPosition
-from flowllm.steps.lazy import Lazy
+from flowllm.steps.base import ItemPosition, Lazy
 from flowllm.storage.base import NodeRecord
 
 

@@ -12,17 +12,16 @@ from flowllm.core.errors import DataFailed, StepError, TemplateFailed
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, item_index
 from flowllm.datasets.base import Row, Rows, content_of
-from flowllm.datasets.file_registry import FileConflict, FileRegistry
+from flowllm.datasets.file_writes import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN, open_file
 from flowllm.datasets.globs import GlobRows
-from flowllm.datasets.lists import LimitedRows, ListRows
-from flowllm.datasets.matrix import Axis, MatrixRows
+from flowllm.datasets.rows import Axis, LimitedRows, ListRows, MatrixRows
 from flowllm.datasets.spool import open_spool, standard_input
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach
 from flowllm.runtime.invocation import Earlier, NodeInvocation
 from flowllm.runtime.run_context import RunContext
-from flowllm.steps.lazy import LAZY
+from flowllm.steps.base import LAZY
 from flowllm.storage.base import ItemKey, MatchedItem, NodeRecord
 
 BATCH = 256

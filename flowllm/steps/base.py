@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, cast, runtime_checkable
 
 from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
+from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
 from flowllm.storage.live import WaitRecord
@@ -181,3 +182,38 @@ async def close_runners(kinds: Mapping[StepKind, StepRunner]) -> None:
     for kind in kinds.values():
         if isinstance(kind, Closable):
             await kind.close()
+
+
+LAZY: Final = "_lazy"
+"""Where such outputs are among the values of a graph; no template can name it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A sequence that reads its items when they are looked at, and a digest of all of them for keys."""
+
+    sequence: Sequence[Json]
+    digest: str
+
+
+def lazy_arguments(
+    arguments: ValueTemplate | None, values: Mapping[str, Json]
+) -> tuple[dict[str, Json], dict[str, Sequence[Json]]]:
+    """Arguments with templates rendered; those that are exactly one whole output of a foreach stand there with their
+    digest, and apart as the sequence. Raises TemplateFailed."""
+    if arguments is None:
+        return {}, {}
+    known = values.get(LAZY) or {}
+    if not known or not isinstance(arguments.tree, dict):
+        return cast("dict[str, Json]", arguments.render(values)), {}
+    shown: dict[str, Json] = {}
+    sequences: dict[str, Sequence[Json]] = {}
+    for name, tree in arguments.tree.items():
+        bare = tree.bare if isinstance(tree, Template) else None
+        lazy = None if bare is None else known.get(bare)
+        if lazy is None:
+            shown[name] = ValueTemplate(tree=tree, references=()).render(values)
+        else:
+            shown[name] = {"foreach": bare, "digest": lazy.digest}
+            sequences[name] = lazy.sequence
+    return shown, sequences

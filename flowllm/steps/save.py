@@ -13,8 +13,7 @@ from typing import Final
 
 from flowllm.core.errors import SaveFailed
 from flowllm.core.types import ROW, Json, step_path
-from flowllm.datasets.atomic_write import open_temporary, remove_leftovers
-from flowllm.datasets.file_registry import FileConflict, FileRegistry
+from flowllm.datasets.file_writes import FileConflict, FileRegistry, open_temporary, remove_leftovers
 from flowllm.datasets.layouts import content_of_file, refused_ending
 from flowllm.language.workflow import Step
 

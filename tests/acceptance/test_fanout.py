@@ -10,7 +10,7 @@ from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected
 from flowllm.core.events import FanOutStarted, NodeEnded
 from flowllm.datasets.base import Row
-from flowllm.datasets.lists import ListRows
+from flowllm.datasets.rows import ListRows
 from flowllm.runtime.options import RunOptions
 from tests.support.answering import Answers, Told, sit, stage
 from tests.support.sittings import Stage

@@ -9,7 +9,7 @@ import pytest
 from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import DataFailed, RequestRejected, ServerFailed
 from flowllm.datasets.base import Row
-from flowllm.datasets.lists import ListRows
+from flowllm.datasets.rows import ListRows
 from tests.support.answering import Answers, Told, sit, stage
 from tests.support.virtual import run_virtual
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flowllm.datasets.base import Row, Rows
-from flowllm.datasets.encodings import as_utf8
 from flowllm.datasets.files import reader_of
+from flowllm.datasets.lines import as_utf8
 
 
 class Trickle(io.RawIOBase):

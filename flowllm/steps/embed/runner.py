@@ -15,7 +15,7 @@ from flowllm.core.types import Json, NodeStatus, Usage, estimate_tokens
 from flowllm.language.workflow import EmbedBody, Step
 from flowllm.providers.base import Provider
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.model_calls import (
+from flowllm.steps.pipeline import (
     AnswerCollector,
     ModelTarget,
     gather_answers,

@@ -22,9 +22,8 @@ from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.language.workflow import HttpBody, Step
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.http.addresses import described
-from flowllm.steps.http.transport import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error
-from flowllm.steps.local import LocalWork, run_local, too_late
+from flowllm.steps.http.transport import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error, described
+from flowllm.steps.pipeline import LocalWork, run_local, too_late
 from flowllm.storage.base import NodeRecord
 
 SHOWN_URL = 200

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from flowllm.calls.base import Call
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
-from flowllm.core.images import TOKENS
+from flowllm.core.images import TOKENS, examine, stamp
 from flowllm.core.request import Answer, ChatRequest, ImageFile
 from flowllm.core.types import Json, OnTruncated, Usage, estimate_tokens
 from flowllm.language.sandbox_text import kind_of
@@ -19,10 +21,7 @@ from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import LlmBody, Step
 from flowllm.providers.base import Provider
 from flowllm.steps.base import Bound, NodeContext, Work
-from flowllm.steps.llm.answer_lengths import UNKNOWN_LENGTH, Lengths
-from flowllm.steps.llm.images import Pictures, by_content, illustrated, prompt_tokens
-from flowllm.steps.llm.per_body import PerBody
-from flowllm.steps.model_calls import (
+from flowllm.steps.pipeline import (
     AnswerCollector,
     ModelTarget,
     gather_answers,
@@ -33,6 +32,122 @@ from flowllm.steps.model_calls import (
     with_fallbacks,
 )
 from flowllm.storage.base import NodeRecord, NodeWrite
+
+_SCHEMES = ("http:", "https:", "data:")
+_REMEMBERED_IMAGES = 1000
+_AROUND = 8
+"""Tokens that a message has besides its text: its role, and what sets it apart from the next."""
+
+
+class Pictures:
+    """Finds out what images a step sends. A file that has not changed is read only once to be known."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, tuple[int, ...]], ImageFile] = {}
+
+    def of(self, body: LlmBody, values: Mapping[str, Json], step: Step) -> Sequence[str | ImageFile]:
+        """URLs and files, in the author's order. Raises TemplateFailed, ImageFailed."""
+        if body.images is None:
+            return ()
+        named = body.images.render(values)
+        listed = named if isinstance(named, list) else [named]
+        for one in listed:
+            if not isinstance(one, str) or not one.strip():
+                raise TemplateFailed(
+                    f"{step.where}: `images` must give a URL or a path, or a list of them, not {one!r}"
+                )
+        return [one if one.lower().startswith(_SCHEMES) else self._file(one, body.folder) for one in listed]
+
+    def _file(self, path: str, folder: str) -> ImageFile:
+        key = (path, folder, stamp(path, folder))
+        if key not in self._known:
+            image = examine(path, folder)
+            if len(self._known) >= _REMEMBERED_IMAGES:
+                del self._known[next(iter(self._known))]
+            self._known[key] = image
+        return self._known[key]
+
+
+def illustrated(text: str, images: Sequence[str | ImageFile]) -> Json:
+    """The content of a message: the text alone, or with the images in the API's own shape."""
+    if not images:
+        return text
+    shown = [{"url": image} if isinstance(image, str) else image.placeholder for image in images]
+    return [{"type": "text", "text": text}, *({"type": "image_url", "image_url": one} for one in shown)]
+
+
+def by_content(body: Json, images: Sequence[ImageFile]) -> Json:
+    """The body as it is in the key: of a file its content counts, not its name."""
+    if not images:
+        return body
+    if isinstance(body, list):
+        return [by_content(item, images) for item in body]
+    if not isinstance(body, dict):
+        return body
+    if any(body == image.placeholder for image in images):
+        return {"sha256": body["sha256"]}
+    return {key: by_content(value, images) for key, value in body.items()}
+
+
+def prompt_tokens(messages: Sequence[Mapping[str, Json]]) -> int:
+    """About how many tokens messages have, images included."""
+    return sum(_tokens(message.get("content", "")) + _AROUND for message in messages)
+
+
+def _tokens(content: Json) -> int:
+    if not isinstance(content, list):
+        return estimate_tokens(str(content))
+    return sum(TOKENS if _is_image(part) else estimate_tokens(str(part)) for part in content)
+
+
+def _is_image(part: Json) -> bool:
+    return isinstance(part, dict) and "image_url" in part
+
+
+UNKNOWN_LENGTH = 1024
+"""Tokens to reserve for an answer while nothing is known."""
+_REMEMBERED_LENGTHS = 200
+_ENOUGH = 5
+
+
+class Lengths:
+    """The latest answers' tokens, in order of arrival and of size."""
+
+    def __init__(self) -> None:
+        self._latest: deque[int] = deque()
+        self._sorted: list[int] = []
+
+    def add(self, tokens: int) -> None:
+        """One more answer."""
+        self._latest.append(tokens)
+        insort(self._sorted, tokens)
+        if len(self._latest) > _REMEMBERED_LENGTHS:
+            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
+
+    def p95(self) -> int:
+        """Tokens that 95 of 100 answers stayed within; UNKNOWN_LENGTH until there are a few."""
+        if len(self._sorted) < _ENOUGH:
+            return UNKNOWN_LENGTH
+        return max(1, self._sorted[min(len(self._sorted) - 1, int(len(self._sorted) * 0.95))])
+
+
+T = TypeVar("T")
+
+
+class PerBody(Generic[T]):
+    """One value for the body of each step. Not for each id: steps of two graphs of one run may have the same."""
+
+    def __init__(self, make: Callable[[LlmBody], T]) -> None:
+        self._make = make
+        self._made: dict[int, tuple[LlmBody, T]] = {}
+
+    def of(self, body: LlmBody) -> T:
+        """The value that belongs to this very body; made when it is first asked for."""
+        found = self._made.get(id(body))
+        if found is None:  # held together with its body, so that no other can come to have that id
+            found = self._made[id(body)] = (body, self._make(body))
+        return found[1]
+
 
 _CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_call"})
 """Of a message, what there must be one of."""

@@ -26,15 +26,13 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
 from flowllm.core.types import Json
 from flowllm.language.workflow import Asks, PythonBody, Step
-from flowllm.steps.base import Bound, NodeContext, StepRunner, Work
-from flowllm.steps.lazy import lazy_arguments
-from flowllm.steps.local import LocalWork, run_local, too_late
+from flowllm.steps.base import Bound, NodeContext, StepRunner, Work, lazy_arguments
+from flowllm.steps.pipeline import LocalWork, run_local, too_late
 from flowllm.steps.python.ask import Ask, AskCalls, Variants
 from flowllm.steps.python.errors import ErrorText, error_text, has_own_text
+from flowllm.steps.python.guards import Watchdog, within_step
 from flowllm.steps.python.json_values import NotJson, TooLargeForLoop, to_json
 from flowllm.steps.python.modules import StepModules
-from flowllm.steps.python.nested_runs import within_step
-from flowllm.steps.python.watchdog import Watchdog
 from flowllm.storage.base import NodeRecord
 
 LONGEST_DESCRIPTION = 5.0

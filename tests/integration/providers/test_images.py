@@ -11,7 +11,7 @@ import pytest
 from flowllm.core.errors import ImageFailed
 from flowllm.core.images import LARGEST, data_url, examine
 from flowllm.core.request import ChatRequest
-from flowllm.steps.llm.images import by_content, illustrated
+from flowllm.steps.llm.runner import by_content, illustrated
 from tests.integration.providers.conftest import MakeOpenAI
 from tests.support.server import Server
 

@@ -19,7 +19,7 @@ from flowllm.cli.main import cli
 from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import RunId, RunStatus
-from flowllm.datasets.file_registry import FileRegistry
+from flowllm.datasets.file_writes import FileRegistry
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from tests.support.events import ERROR, node_ended, notice, run_ended, run_started, stop_requested

@@ -69,7 +69,7 @@ def test_bad_elements_are_told_with_their_lines() -> None:
     ],
 )
 def test_what_ends_a_file_is_told_behind_the_rows_before_it(data: bytes, told: str, rows: int) -> None:
-    from flowllm.datasets.formats import json_rows
+    from flowllm.datasets.files import json_rows
 
     found = json_rows(Trickle(data), "data")  # type: ignore[arg-type]
     assert [next(found)[3] for _ in range(rows)] == [None] * rows

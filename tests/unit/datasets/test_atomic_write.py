@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flowllm.datasets.atomic_write import open_temporary, remove_leftovers, replace_file
+from flowllm.datasets.file_writes import open_temporary, remove_leftovers, replace_file
 
 
 def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ import pytest
 
 from flowllm.core.errors import DataFailed
 from flowllm.datasets.base import ParsedRow
-from flowllm.datasets.files import MOST_BYTES, FileRows, open_file
-from flowllm.datasets.formats import BY_ENDING, jsonl_rows
+from flowllm.datasets.files import BY_ENDING, MOST_BYTES, FileRows, jsonl_rows, open_file
 from tests.support.data import Repeated, drain, drained, write
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowllm.datasets.lists import LimitedRows, ListRows
+from flowllm.datasets.rows import LimitedRows, ListRows
 from tests.support.data import drain, drained
 
 pytestmark = pytest.mark.anyio

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import BadRow, DataFailed
-from flowllm.datasets import matrix
+from flowllm.datasets import rows as rows_module
 from flowllm.datasets.base import Row
 from flowllm.datasets.files import open_file
-from flowllm.datasets.lists import ListRows
-from flowllm.datasets.matrix import Axis, MatrixRows
+from flowllm.datasets.rows import Axis, ListRows, MatrixRows
 from tests.support.data import drain, drained, write
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +113,7 @@ async def test_a_short_file_is_read_once() -> None:
 
 @pytest.mark.parametrize(("limit", "value"), [("KEPT", 4), ("KEPT_SIZE", 4)])
 async def test_a_long_one_is_read_again(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrix, limit, value)
+    monkeypatch.setattr(rows_module, limit, value)
     first, second = Opened(list(range(7))), Opened(list(range(5)))
     rows = MatrixRows({"a": first.axis, "b": second.axis})
     assert await drained(rows) == [{"a": a, "b": b} for a in range(7) for b in range(5)]

@@ -11,7 +11,7 @@ import pytest
 
 from flowllm.core.errors import UsageError
 from flowllm.core.types import RunId
-from flowllm.datasets.output_lock import OutputLock
+from flowllm.datasets.file_writes import OutputLock
 
 ONE, OTHER = RunId("one"), RunId("other")
 

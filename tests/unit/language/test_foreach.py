@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowllm.core.types import Part, Tolerance
-from flowllm.datasets.formats import BY_ENDING
+from flowllm.datasets.files import BY_ENDING
 from flowllm.language.steps import ENDINGS
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, PythonBody, Step

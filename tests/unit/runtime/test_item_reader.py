@@ -9,7 +9,7 @@ import pytest
 from flowllm.core.errors import DataFailed, StorageFailed
 from flowllm.core.types import NodeStatus, StepKind
 from flowllm.datasets.base import Row, Rows, content_of
-from flowllm.datasets.lists import ListRows
+from flowllm.datasets.rows import ListRows
 from flowllm.runtime.item_reader import BATCH, Item, ItemReader
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import MatchedItem, NodeRecord, RunLease

@@ -8,7 +8,7 @@ from flowllm.core.errors import DataFailed, TemplateFailed
 from flowllm.core.types import Json
 from flowllm.datasets.base import Rows
 from flowllm.runtime.item_reader import open_rows
-from flowllm.steps.lazy import LAZY, Lazy
+from flowllm.steps.base import LAZY, Lazy
 from tests.support.workflows import workflow
 
 pytestmark = pytest.mark.anyio

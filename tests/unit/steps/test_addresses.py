@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.steps.http.addresses import is_public
+from flowllm.steps.http.transport import is_public
 
 
 @pytest.mark.parametrize(

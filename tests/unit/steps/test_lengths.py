@@ -9,7 +9,7 @@ import pytest
 
 from flowllm.core.request import Completion
 from flowllm.core.types import Usage
-from flowllm.steps.llm.answer_lengths import UNKNOWN_LENGTH, Lengths
+from flowllm.steps.llm.runner import UNKNOWN_LENGTH, Lengths
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

@@ -9,7 +9,7 @@ from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.types import RunStatus
 from flowllm.runtime.options import RunOptions
-from flowllm.steps.local import too_late
+from flowllm.steps.pipeline import too_late
 from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 

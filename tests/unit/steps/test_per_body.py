@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flowllm.steps.llm.per_body import PerBody
+from flowllm.steps.llm.runner import PerBody
 from tests.support.workflows import workflow
 
 TWICE = """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flowllm.steps.shell.process import KEPT_ERRORS, Ended, TooMuchOutput, run_command
+from flowllm.steps.shell.runner import KEPT_ERRORS, Ended, TooMuchOutput, run_command
 from tests.support.project import until
 
 
@@ -92,7 +92,7 @@ def test_what_it_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_what_leaves_the_group_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowllm.steps.shell.process.PATIENCE", 0.2)
+    monkeypatch.setattr("flowllm.steps.shell.runner.PATIENCE", 0.2)
     told = tmp_path / "pid"
     result = run(f"setsid sh -c 'echo $$ >{told}; exec sleep 60' & while [ ! -s {told} ]; do :; done; echo done")
     pid = number_in(told)
@@ -103,7 +103,7 @@ def test_what_leaves_the_group_is_not_waited_for_for_ever(tmp_path: Path, monkey
 
 ALONE = """
 import asyncio, pathlib, sys, time
-from flowllm.steps.shell import process
+from flowllm.steps.shell import runner as process
 
 async def main(command, ready, patience, twice):
     process.PATIENCE = patience
@@ -144,7 +144,7 @@ def test_one_that_is_cancelled_while_it_is_still_being_started_may_tidy_up_too(
     told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ErrorText twice, it is not waited for."""
-    monkeypatch.setattr("flowllm.steps.shell.process.PATIENCE", 60)
+    monkeypatch.setattr("flowllm.steps.shell.runner.PATIENCE", 60)
     ready, tidied = tmp_path / "ready", tmp_path / "tidied"
     trap = f"trap 'echo yes >{tidied}; exit' TERM" if told == 1 else "trap '' TERM"
 

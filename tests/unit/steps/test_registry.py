@@ -18,7 +18,7 @@ from flowllm.language.template import Template
 from flowllm.language.workflow import Body
 from flowllm.steps import registry
 from flowllm.steps.base import Bound, Work
-from flowllm.steps.local import LocalWork, run_local
+from flowllm.steps.pipeline import LocalWork, run_local
 
 ECHO = StepKind("echo")
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import types
 
-from flowllm.steps.python.watchdog import Watchdog
+from flowllm.steps.python.guards import Watchdog
 
 HERE = __file__.rpartition("/")[0]
 
