@@ -13,18 +13,19 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
 from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.tasks import start_task
-from flowllm.core.types import DEFAULT_CONCURRENT, Limits, WaitReason
-from flowllm.limits.adaptive import LEAST_GUESS
+from flowllm.core.types import DEFAULT_CONCURRENT, Limits, Priority, WaitReason
+from flowllm.limits.adaptive import LEAST_GUESS, Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
-from flowllm.limits.lane import Admission, Lane, Waiter
-from flowllm.limits.learned import Departure, ModelLimits, per_second
+from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
 REVIEW = 0.5
@@ -32,6 +33,64 @@ REVIEW = 0.5
 
 ALIKE = 0.1
 """Share by which a limit that headers tell may differ from the one that is written, to be the same."""
+
+
+class WaitListener(Protocol):
+    """Hears why a request waits, and how long it did."""
+
+    def waiting(self, reason: WaitReason, until: float | None) -> None:
+        """It waits for that reason from now on, until about then (wall clock), if that is known."""
+        ...
+
+    def waited(self, reason: WaitReason, seconds: float) -> None:
+        """It has waited so many seconds for that reason."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What a request asks for."""
+
+    priority: Priority = Priority.NORMAL
+    tokens: float = 0.0
+    """To reserve: the prompt's estimate, and what the answer may take."""
+    model: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    """Of the tenant."""
+    listener: WaitListener | None = None
+
+
+class Waiter:
+    """A request in a queue."""
+
+    __slots__ = ("_before", "admission", "future", "queue", "told")
+
+    def __init__(self, admission: Admission, queue: AdmissionQueue[Waiter], now: float) -> None:
+        self.admission = admission
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.told: WaitReason | None = None
+        self.enter(queue, now)
+
+    def enter(self, queue: AdmissionQueue[Waiter], now: float) -> None:
+        """Wait in that queue from now on."""
+        self.queue = queue
+        self._before = dict(queue.held(now))
+
+    def tell(self, hold: Hold, wall: float) -> None:
+        """What it waits for, where that has changed."""
+        listener = self.admission.listener
+        if listener is not None and hold.reason is not self.told:
+            self.told = hold.reason
+            listener.waiting(hold.reason, wall + hold.seconds if hold.seconds < math.inf else None)
+
+    def count(self, now: float) -> None:
+        """Tell the seconds that it waited in its queue."""
+        if self.admission.listener is not None:
+            for reason, total in self.queue.held(now).items():
+                seconds = total - self._before.get(reason, 0.0)
+                if seconds > 0:
+                    self.admission.listener.waited(reason, seconds)
 
 
 class AccountLimiter:
@@ -50,7 +109,7 @@ class AccountLimiter:
         """Since when nothing succeeded although something was tried."""
         self.began: float | None = None
         self._arrivals = itertools.count(1)
-        self._lanes: dict[str, Lane] = {"": Lane(self._arrivals)}
+        self._queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
         self._departing: Counter[WaitReason] = Counter()
         """Admitted requests that wait for the moment at which they may go out."""
         self._timer: asyncio.Task[None] | None = None
@@ -65,7 +124,7 @@ class AccountLimiter:
         for name in dict.fromkeys([*self.models, *limits.models]):
             model = self.model(name)
             model.tune(limits.models.get(name, Limits()), limits, now)
-            self._give_own_lane(model)
+            self._give_own_queue(model)
         self.admit()
 
     def model(self, name: str) -> ModelLimits:
@@ -75,14 +134,14 @@ class AccountLimiter:
             found = self.models[name] = ModelLimits(name)
         return found
 
-    def _give_own_lane(self, model: ModelLimits) -> None:
+    def _give_own_queue(self, model: ModelLimits) -> None:
         """Give it a queue of its own once it may have to wait by itself, so that nobody waits behind it."""
         name = model.departed.model
-        if name in self._lanes or not model.particular:
+        if name in self._queues or not model.particular:
             return
         now = self._clock.monotonic()
-        shared, own = self._lanes[""], Lane(self._arrivals)
-        self._lanes[name] = own
+        shared, own = self._queues[""], AdmissionQueue[Waiter](self._arrivals)
+        self._queues[name] = own
         own.hold_back(shared.hold, now)
         for ticket, waiter in shared:
             asked = waiter.admission
@@ -105,14 +164,14 @@ class AccountLimiter:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(len(lane) for lane in self._lanes.values())
+        return sum(len(queue) for queue in self._queues.values())
 
     def waits(self) -> dict[WaitReason, int]:
         """How many wait for which reason, those too that were admitted and may not go out yet."""
         found = Counter(self._departing)
-        for lane in self._lanes.values():
-            if lane.hold is not None:
-                found[lane.hold.reason] += len(lane)
+        for queue in self._queues.values():
+            if queue.hold is not None:
+                found[queue.hold.reason] += len(queue)
         return {reason: count for reason, count in found.items() if count}
 
     def at_rest(self, now: float, *, idle_s: float) -> bool:
@@ -133,19 +192,19 @@ class AccountLimiter:
         if not self.waiting and self._hold(admission, now) is None:
             self._take(admission, now)
             return 0.0
-        lane = self._lanes.get(admission.model, self._lanes[""])
-        waiter = Waiter(admission, lane, now)
-        ticket = lane.push(waiter, admission.priority, tenant=admission.tenant, weight=admission.weight)
+        queue = self._queues.get(admission.model, self._queues[""])
+        waiter = Waiter(admission, queue, now)
+        ticket = queue.push(waiter, admission.priority, tenant=admission.tenant, weight=admission.weight)
         self.admit()
-        if lane.hold is not None and not waiter.future.done():
-            waiter.tell(lane.hold, self._clock.now())
+        if queue.hold is not None and not waiter.future.done():
+            waiter.tell(queue.hold, self._clock.now())
         try:
             await waiter.future
         except asyncio.CancelledError:
             if waiter.future.done() and not waiter.future.cancelled() and not waiter.future.exception():
                 self.give_back(admission, used=0.0, sent=False)
             else:
-                waiter.lane.leave(ticket)
+                waiter.queue.leave(ticket)
                 self.admit()
             raise
         finally:
@@ -174,17 +233,17 @@ class AccountLimiter:
             self._take(head.admission, now)
             head.future.set_result(None)
 
-    def _next(self, now: float) -> Lane | None:
-        """The lane whose head may go now. None: each lane knows what holds it back, and the timer is set."""
+    def _next(self, now: float) -> AdmissionQueue[Waiter] | None:
+        """The queue whose head may go now. None: each queue knows what holds it back, and the timer is set."""
         soonest, by_account = math.inf, None
-        for _, lane in sorted(self._heads(), key=lambda found: found[0]):
-            head = lane.peek()
+        for _, queue in sorted(self._heads(), key=lambda found: found[0]):
+            head = queue.peek()
             if head is None:
                 continue
             hold = by_account or self._hold(head.admission, now)
             if hold is None:
-                return lane
-            lane.hold_back(hold, now)
+                return queue
+            queue.hold_back(hold, now)
             if hold.reason is not head.told:
                 head.tell(hold, self._clock.now())
             soonest = min(soonest, hold.seconds)
@@ -194,17 +253,17 @@ class AccountLimiter:
             self._wake_in(soonest)
         return None
 
-    def _heads(self) -> list[tuple[tuple[int, int], Lane]]:
+    def _heads(self) -> list[tuple[tuple[int, int], AdmissionQueue[Waiter]]]:
         found = []
-        for lane in self._lanes.values():
-            head = lane.head()
+        for queue in self._queues.values():
+            head = queue.head()
             while head is not None and self._is_out(head[1]):
-                lane.pop()
-                head = lane.head()
+                queue.pop()
+                head = queue.head()
             if head is not None:
-                found.append((head[0], lane))
-            elif lane.hold is not None:
-                lane.hold_back(None, self._clock.monotonic())
+                found.append((head[0], queue))
+            elif queue.hold is not None:
+                queue.hold_back(None, self._clock.monotonic())
         return found
 
     def _is_out(self, waiter: Waiter) -> bool:
@@ -301,7 +360,7 @@ class AccountLimiter:
         if not model.adaptive.learned:
             model.adaptive.start_at(max(rate, LEAST_GUESS), now)
             model.retune(self.scope.limits, now)
-            self._give_own_lane(model)
+            self._give_own_queue(model)
 
     def answered(self, headers: Mapping[str, str], departure: Departure) -> None:
         """The server is alive and did its work, or said why it would not."""
@@ -324,7 +383,7 @@ class AccountLimiter:
         limits = self.scope.limits
         if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
             model.retune(limits, now)
-        self._give_own_lane(model)
+        self._give_own_queue(model)
 
     def failed(self) -> None:
         """The provider is in trouble."""
@@ -351,9 +410,9 @@ class AccountLimiter:
         self.breaker = Breaker()
         for model in self.models.values():
             model.paused_until = -math.inf
-        for _, lane in self._heads():
-            while (head := lane.peek()) is not None:
-                lane.pop()
+        for _, queue in self._heads():
+            while (head := queue.peek()) is not None:
+                queue.pop()
                 if not head.future.done():
                     head.future.set_exception(error)
 
@@ -361,7 +420,7 @@ class AccountLimiter:
         """Correct rate and levels by what the server says; it spoke of the time when the request arrived."""
         model, wall = self.model(departure.model), self._clock.now()
         model.told(read_quotas(headers, "requests", now=wall), departure, self.scope.limits, now)
-        self._give_own_lane(model)
+        self._give_own_queue(model)
         for scope in (self.scope, model.scope):
             self._read_tokens(scope, model, headers, departure, now)
 

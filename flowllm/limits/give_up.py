@@ -20,8 +20,8 @@ from flowllm.core.errors import (
 )
 from flowllm.core.types import DEFAULT_PATIENCE
 from flowllm.limits.account_limiter import AccountLimiter
+from flowllm.limits.adaptive import Departure
 from flowllm.limits.breaker import FIRST_COOLDOWN, BreakerState
-from flowllm.limits.learned import Departure
 
 NOBODY_THERE = frozenset({"refused", "unknown_host", "unreachable", "tls", "proxy"})
 SHORT_PATIENCE = FIRST_COOLDOWN

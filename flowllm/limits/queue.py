@@ -6,6 +6,9 @@ tag; serving it moves the tenant's tag on by 1 / weight, and virtual time to tha
 back after a pause starts at the virtual time of that moment: it is owed nothing for having been away, and a long
 queue of another tenant cannot hold it back. Tags are given when a request becomes its tenant's next, so that
 requests that left the queue cost their tenant nothing.
+
+All in a queue wait for what its head waits for. So the queue keeps the seconds of each reason, and a request that waits
+only notes where they stood when it came: a change of reason costs the same with one and with ten thousand waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from flowllm.core.types import Priority
+from flowllm.core.types import Priority, WaitReason
+from flowllm.limits.scope import Hold
 
 _RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 T = TypeVar("T")
@@ -53,13 +57,17 @@ class AdmissionQueue(Generic[T]):
         self._classes: list[_Class[T]] = [_Class() for _ in _RANK]
         self._arrivals = itertools.count(1) if arrivals is None else arrivals
         self._waiting: set[int] = set()
+        self.hold: Hold | None = None
+        """What all wait for, as the head does; None: nobody waits, or nobody has looked."""
+        self._since = 0.0
+        self._held: dict[WaitReason, float] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[tuple[int, T]]:
         """Those who wait with their tickets, in the order in which they came."""
-        queues = (owner.queue for lane in self._classes for owner in lane.tenants.values())
+        queues = (owner.queue for one in self._classes for owner in one.tenants.values())
         return iter(
             sorted((one for queue in queues for one in queue if one[0] in self._waiting), key=lambda one: one[0])
         )
@@ -116,6 +124,19 @@ class AdmissionQueue(Generic[T]):
     def leave(self, ticket: int) -> None:
         """Give up waiting; nothing happens if it went already."""
         self._waiting.discard(ticket)
+
+    def held(self, now: float) -> dict[WaitReason, float]:
+        """Seconds up to now, by reason."""
+        if self.hold is not None:
+            self._held[self.hold.reason] = self._held.get(self.hold.reason, 0.0) + now - self._since
+        self._since = now
+        return self._held
+
+    def hold_back(self, hold: Hold | None, now: float) -> None:
+        """Its head waits for that from now on; None: nobody waits."""
+        if hold is None or self.hold is None or hold.reason is not self.hold.reason:
+            self.held(now)
+        self.hold = hold
 
     def _drop(self, lane: _Class[T], name: str) -> None:
         """The tenant's next request has left: what is behind it takes its place and its tag."""

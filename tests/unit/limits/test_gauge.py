@@ -7,8 +7,7 @@ import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.types import Limits
-from flowllm.limits.gauge import Gauge
-from flowllm.limits.limiter import Limiter
+from flowllm.limits.limiter import Gauge, Limiter
 from tests.support.virtual import LoopClock, run_virtual
 
 

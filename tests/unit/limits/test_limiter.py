@@ -249,7 +249,7 @@ def test_an_account_is_kept_while_something_goes_on_or_counts() -> None:
 def test_a_pause_that_a_server_asked_for_outlives_its_run() -> None:
     async def main() -> None:
         made = Limiter(LoopClock())
-        made.configure("account", Limits(), holder="run")
+        made.configure("account", Limits(give_up_after=3 * IDLE), holder="run")
         permit = await made.acquire("account", model="m")
         await permit.depart()
         permit.failed(RateLimited("slow", retry_after=IDLE * 2))
