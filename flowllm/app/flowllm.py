@@ -42,8 +42,7 @@ from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
-from flowllm.storage.location import database_path, is_memory
-from flowllm.storage.open import open_store, this_process
+from flowllm.storage.open import database_path, is_memory, open_store, this_process
 
 
 class FlowLLM:

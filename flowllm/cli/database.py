@@ -20,7 +20,7 @@ from flowllm.language.nodes import Mapping as YamlMapping
 from flowllm.language.problems import SourceError, nearest
 from flowllm.language.source import parse_yaml
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
-from flowllm.storage.location import database_path, is_memory
+from flowllm.storage.open import database_path, is_memory
 
 T = TypeVar("T")
 LAST = "last"

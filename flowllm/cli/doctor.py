@@ -22,9 +22,8 @@ from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import Json
 from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of
 from flowllm.reporting.text import one_line, visible
-from flowllm.storage.location import is_memory
-from flowllm.storage.sqlite import migrate
-from flowllm.storage.sqlite.schema import SchemaState, SchemaStatus
+from flowllm.storage import open as databases
+from flowllm.storage.open import SchemaState, SchemaStatus, is_memory
 
 OLDEST_PYTHON = (3, 11)
 CONNECT_TIMEOUT = 3.0
@@ -123,7 +122,7 @@ def _database(url: str) -> Finding:
     if is_memory(url):
         return _bad("database", url, "runs are forgotten when flowllm ends")
     try:
-        found = migrate.status(url)
+        found = databases.schema_of(url)
     except FlowLLMError as error:
         return _bad("database", error.message, error.hint)
     path = found.path.absolute()
@@ -185,7 +184,7 @@ def status(*, as_json: bool, location: Location) -> int:
     if is_memory(url):
         results().line("memory: up to date")
         return 0
-    found = migrate.status(url)
+    found = databases.schema_of(url)
     if as_json:
         print_json(
             {"path": str(found.path), "state": found.state.value, "revision": found.current, "newest": found.head}
@@ -203,7 +202,7 @@ def upgrade(*, location: Location) -> None:
     if is_memory(url):
         say("memory: up to date")
         return
-    done = migrate.upgrade(url)
+    done = databases.upgrade(url)
     say(f"{visible(str(done.after.path))}: {_described(done.after)}")
     if done.backup is not None:
         say(f"the database as it was: {visible(str(done.backup))}")

@@ -49,7 +49,7 @@ from flowllm.reporting.base import EventsFile, Observer
 from flowllm.reporting.progress import Notices, Progress
 from flowllm.reporting.summary import Summary
 from flowllm.runtime.options import RunOptions
-from flowllm.storage.location import is_memory
+from flowllm.storage.open import is_memory
 
 _YOUNG = 10_000
 """New objects after which the garbage collector looks for cycles during a run; Python's own 700 costs a quarter of the

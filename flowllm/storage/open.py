@@ -13,11 +13,23 @@ from pathlib import Path
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
 from flowllm.storage.base import Owner, Store
-from flowllm.storage.location import database_path, is_memory
-from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, reading_mode
+from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, database_path, is_memory, reading_mode
 from flowllm.storage.sqlite.faults import explain, lost_results
-from flowllm.storage.sqlite.migrate import Upgrade, upgrade_file
+from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
+from flowllm.storage.sqlite.migrate import status as schema_of
 from flowllm.storage.sqlite.spill import SENT, Spill
+
+__all__ = (
+    "SchemaState",
+    "SchemaStatus",
+    "Upgrade",
+    "database_path",
+    "is_memory",
+    "open_store",
+    "schema_of",
+    "this_process",
+    "upgrade",
+)
 
 
 async def open_store(

@@ -22,9 +22,8 @@ from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite import migrate, schema, tables
-from flowllm.storage.sqlite.migrate import Upgrade, migrations_folder, status, upgrade
-from flowllm.storage.sqlite.schema import SchemaState
+from flowllm.storage.sqlite import migrate, tables
+from flowllm.storage.sqlite.migrate import SchemaState, Upgrade, migrations_folder, status, upgrade
 from tests.support.process import ROOT, worker
 from tests.support.records import ME, answer, attempt_of_node, fence_of, run
 
@@ -104,12 +103,12 @@ def count(path: Path) -> dict[str, int]:
 
 def test_the_revisions_are_those_that_the_program_knows() -> None:
     found = [script.revision for script in scripts().walk_revisions()]
-    assert tuple(reversed(found)) == schema.REVISIONS
-    assert scripts().get_current_head() == schema.HEAD
+    assert tuple(reversed(found)) == migrate.REVISIONS
+    assert scripts().get_current_head() == migrate.HEAD
 
 
 def test_there_is_a_filled_database_of_every_former_revision() -> None:
-    assert set(OLD) == set(schema.REVISIONS) - {schema.HEAD}
+    assert set(OLD) == set(migrate.REVISIONS) - {migrate.HEAD}
 
 
 def test_a_new_database_and_an_upgraded_one_have_the_same_schema(old: Path, tmp_path: Path) -> None:
@@ -203,7 +202,7 @@ def test_the_backup_is_the_database_as_it_was(old: Path, revision: str) -> None:
     with closing(sqlite3.connect(old)) as connection:
         before = list(connection.iterdump())
     done = upgrade(str(old))
-    assert (done.before.current, done.after.current) == (revision, schema.HEAD)
+    assert (done.before.current, done.after.current) == (revision, migrate.HEAD)
     assert done.backup == backup(old, revision)
     with closing(sqlite3.connect(done.backup)) as connection:
         assert list(connection.iterdump()) == before

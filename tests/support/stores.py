@@ -15,9 +15,8 @@ from typing import Any
 from flowllm.storage.base import NodeRecord, Owner
 from flowllm.storage.sqlite.connection import connect
 from flowllm.storage.sqlite.migrate import create
-from flowllm.storage.sqlite.reader import Reader
+from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.unit import Unit
 from flowllm.storage.sqlite.writer import Writer, _Job
 
 FAST = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
@@ -43,7 +42,10 @@ class InlineStore(SqlStore):
         path.write_bytes(new_database())
         super().__init__(path, owner=US)
         self._writer = _Writer(path)
-        self._reader = _Reader(path, busy_timeout=1.0, lost=self._writer.loss)
+        self._lost = self._writer.loss
+
+    async def _in_thread(self, read: Callable[[], Any]) -> Any:
+        return read()
 
     async def close(self) -> None:
         """It stays open for the next process."""
@@ -93,8 +95,3 @@ class _Writer(Writer):
         if job.error is not None:
             raise job.error
         return job.result
-
-
-class _Reader(Reader):
-    async def _in_thread(self, read: Callable[[], Any]) -> Any:
-        return read()

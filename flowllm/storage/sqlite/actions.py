@@ -26,8 +26,8 @@ from flowllm.storage.sqlite.rows import (
     to_json,
     to_text,
 )
+from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.totals import Totals
-from flowllm.storage.sqlite.unit import Unit
 
 
 def _set(*names: str, then: str = "") -> str:

@@ -11,8 +11,8 @@ from flowllm.storage.base import ItemKey, RunLease
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow, from_text, node_hash, to_text
+from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.totals import Totals
-from flowllm.storage.sqlite.unit import Unit
 
 Found = tuple[int, NodeRow | None]
 """An item's slot, and its row as it now stands, if it has one."""

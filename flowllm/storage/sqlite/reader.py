@@ -89,7 +89,11 @@ _RUNS: Final = (
 _CHANGE: Final = len(NodeRow._fields)
 """Where the number of the change stands in a row of `nodes`."""
 _NODES: Final = f"SELECT {_columns('nodes', *NodeRow._fields, 'change_no')} FROM nodes"
-_COUNTED: Final = ", ".join(f"coalesce(sum(nodes.status = '{status}'), 0)" for status in STATUSES)
+_COUNT: Final = (
+    "SELECT 'succeeded', count(*) FROM nodes WHERE {where} AND status = 'succeeded' "
+    "UNION ALL SELECT status, count(*) FROM nodes WHERE {where} AND status <> 'succeeded' GROUP BY status"
+)
+"""Most have succeeded, and rows that are grouped are sorted before."""
 _ANSWERS: Final = (
     f"SELECT {_columns('memo', *MemoRow._fields)} FROM memo WHERE key IN (SELECT value FROM json_each(:keys))"
 )
@@ -100,12 +104,14 @@ _SENT: Final = (
 
 
 class Reader:
-    """Queries of one database. Every read sees what was committed before it began."""
+    """The verbs of `Store` that read one database, and what the others need to read. Every read sees what was committed
+    before it began."""
 
     def __init__(self, path: Path, *, busy_timeout: float, lost: Callable[[], StoreError | None]) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         self._path = path
         self._home = path.absolute()
+        """A step may change the working directory."""
         self._mode = reading_mode(path)
         self._busy_timeout = busy_timeout
         self._lost = lost
@@ -115,7 +121,7 @@ class Reader:
         self._memo: dict[str, asyncio.Future[MemoRow | None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def close(self) -> None:
+    async def close_reader(self) -> None:
         """Give back the connections, once all that is being read was read."""
         if self._looking is not None:
             await self._looking
@@ -126,7 +132,7 @@ class Reader:
 
     # runs
 
-    async def run(self, run_id: str) -> RunRecord:
+    async def find_run(self, run_id: str) -> RunRecord:
         """The run of that id, or of an id that begins so. Raises RunNotFound."""
         begin = to_text(run_id)
         query = f"{_RUN} WHERE runs.run_id >= :begin AND runs.run_id < :end ORDER BY runs.run_id LIMIT {AMBIGUOUS}"
@@ -138,7 +144,7 @@ class Reader:
             raise ambiguous(run_id, [from_text(other[0]) for other in found])
         return replace(run_of(row, seq=seq, snapshot=row.snapshot), totals=totals_of(totals))
 
-    async def runs(
+    async def find_runs(
         self,
         *,
         limit: int,
@@ -168,19 +174,16 @@ class Reader:
 
     # nodes and attempts
 
-    async def nodes(self, run_id: RunId, parent: str) -> list[NodeRecord]:
-        """Within a node, in order of completion."""
+    async def nodes(self, run_id: RunId, parent: str = "") -> list[NodeRecord]:
         query = f"{_NODES} WHERE run_id = :run AND parent = :parent AND place IS NULL ORDER BY seq, node_id"
         return [_node(row) for row in await self._all(query, {"run": to_text(run_id), "parent": to_text(parent)})]
 
     async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
-        """That node."""
         query = f"{_NODES} WHERE run_id = :run AND node_id = :node"
         found = await self._all(query, {"run": to_text(run_id), "node": to_text(node_id)})
         return _node(found[0]) if found else None
 
     async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> dict[NodeId, list[NodeRecord]]:
-        """Within each of many nodes, in order of completion."""
         texts = {to_text(parent): parent for parent in parents}
         query = (
             f"{_NODES} WHERE run_id = :run AND parent IN (SELECT value FROM json_each(:parents)) AND place IS NULL "
@@ -192,9 +195,8 @@ class Reader:
         return found
 
     async def items(
-        self, run_id: RunId, parent: NodeId, *, after: int, limit: int, status: NodeStatus | None
+        self, run_id: RunId, parent: NodeId, *, after: int = -1, limit: int = 500, status: NodeStatus | None = None
     ) -> list[NodeRecord]:
-        """In the order of their places, from behind one of them."""
         only = (
             "" if status is None else f"AND nodes.status = '{status.value}'"
         )  # spelled out for the index of failed ones
@@ -203,20 +205,18 @@ class Reader:
         return [_node(row) for row in await self._all(query, values)]
 
     async def count_items(self, run_id: RunId, parent: NodeId) -> dict[NodeStatus, int]:
-        """By status."""
         return await self._counted(ITEMS_OF, run_id, parent)
 
     async def count_steps(self, run_id: RunId) -> dict[NodeStatus, int]:
-        """By status."""
         return await self._counted("nodes.run_id = :run AND nodes.parent = :parent AND nodes.place IS NULL", run_id, "")
 
     async def _counted(self, where: str, run_id: RunId, parent: str) -> dict[NodeStatus, int]:
-        query = f"SELECT {_COUNTED} FROM nodes WHERE {where}"
-        (counts,) = await self._all(query, {"run": to_text(run_id), "parent": to_text(parent)})
-        return {NodeStatus(status): count for status, count in zip(STATUSES, counts, strict=True) if count}
+        rows = await self._all(_COUNT.format(where=where), {"run": to_text(run_id), "parent": to_text(parent)})
+        return {NodeStatus(status): count for status, count in rows if count}
 
-    async def failed_items(self, run_id: RunId, *, after: tuple[str, int], limit: int) -> list[NodeRecord]:
-        """By the node of their foreach and their place, from behind one of them."""
+    async def failed_items(
+        self, run_id: RunId, *, after: tuple[str, int] = ("", -1), limit: int = 500
+    ) -> list[NodeRecord]:
         query = (
             f"{_NODES} WHERE nodes.run_id = :run AND status = 'failed' AND place IS NOT NULL "
             f"AND (nodes.parent, nodes.place) > (:parent, :place) AND {CURRENT.format(run=':run', parent='nodes.parent')} "
@@ -230,7 +230,6 @@ class Reader:
         return [node_of(row) for row in rows]
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
-        """The node in the newest run in which it succeeded."""
         earlier = "" if before_seq is None else "AND runs.seq < :before"
         query = (
             f"{_NODES} JOIN runs ON runs.run_id = nodes.run_id WHERE runs.workflow = :workflow "
@@ -240,16 +239,19 @@ class Reader:
         found = await self._all(query, values)
         return _node(found[0]) if found else None
 
-    async def changes(self, run_id: RunId, *, since: int, limit: int) -> list[NodeRecord]:
-        """In the order of their last change."""
+    async def changes(self, run_id: RunId, *, since: int = 0, limit: int = 500) -> list[NodeRecord]:
         query = f"{_NODES} WHERE run_id = :run AND change_no > :since ORDER BY change_no LIMIT :limit"
         values = {"run": to_text(run_id), "since": since, "limit": limit}
         return [_node(row) for row in await self._all(query, values)]
 
     async def waits(
-        self, *, run_id: RunId | None, due_before: float | None, ready_at: float | None, limit: int
+        self,
+        *,
+        run_id: RunId | None = None,
+        due_before: float | None = None,
+        ready_at: float | None = None,
+        limit: int = 500,
     ) -> list[WaitRecord]:
-        """The earliest due first, those without a time last."""
         where = {
             "value IS NULL": ready_at is None,
             "(value IS NOT NULL OR due_at <= :ready)": ready_at is not None,
@@ -262,14 +264,12 @@ class Reader:
         return [wait_of(row) for row in rows]
 
     async def gauges(self, *, since: float) -> list[Gauge]:
-        """Oldest first."""
         query = f"SELECT {', '.join(GAUGE_FIELDS)} FROM gauges WHERE at > :since ORDER BY at, account"
         found = [dict(zip(GAUGE_FIELDS, row, strict=True)) for row in await self._all(query, {"since": since})]
         texts = ("process", "account")
         return [Gauge(**{**values, **{name: from_text(values[name]) for name in texts}}) for values in found]
 
-    async def attempts(self, run_id: RunId, node_id: NodeId | None) -> list[AttemptRecord]:
-        """In the order in which they were recorded."""
+    async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
         of_node = "" if node_id is None else "AND node_id = :node"
         query = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE run_id = :run {of_node} ORDER BY seq"
         rows = await self._all(query, {"run": to_text(run_id), "node": to_text(node_id or "")})
@@ -280,8 +280,7 @@ class Reader:
         runs = json.dumps([to_text(run_id) for run_id in run_ids])
         return bool(await self._all(_SENT, {"key": to_text(key), "runs": runs, "since": since}))
 
-    async def spend(self, run_id: RunId, within: NodeId | None) -> Spend:
-        """What all attempts of a run took, or of one node and all within it."""
+    async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         run = to_text(run_id)
         if within is None:
             query = f"SELECT {', '.join(_TOTALS)} FROM totals WHERE run_id = :run"
@@ -297,13 +296,12 @@ class Reader:
     # rates
 
     async def rates(self, *, since: float) -> dict[str, float]:
-        """Requests a second by account, of what was learned at or after a time."""
         query = "SELECT account, requests_per_second FROM rates WHERE learned_at >= :since ORDER BY account"
         return {from_text(account): rate for account, rate in await self._all(query, {"since": since})}
 
     # memo
 
-    async def memo(self, key: str) -> MemoRow | None:
+    async def memo_row(self, key: str) -> MemoRow | None:
         """The row of that key. Keys that are asked for while a look is under way share the next one."""
         name = to_text(key)
         future = self._memo.get(name)
@@ -314,7 +312,6 @@ class Reader:
         return await asyncio.shield(future)  # others may wait for the same
 
     async def memo_stats(self) -> MemoStats:
-        """Totals."""
         rows = await self._all(
             "SELECT model, count(*), sum(size), min(created_at), max(created_at) FROM memo GROUP BY model "
             "ORDER BY count(*) DESC, model"

@@ -33,11 +33,10 @@ from flowllm.storage.sqlite.faults import (
     ownership_lost,
     worth_one_by_one,
 )
-from flowllm.storage.sqlite.rescue import rescue
 from flowllm.storage.sqlite.rows import to_text
 from flowllm.storage.sqlite.spill import SENT, Spill
-from flowllm.storage.sqlite.unit import Unit, packed, unpacked, without_fences
-from flowllm.storage.sqlite.watch import Watch
+from flowllm.storage.sqlite.statements import Unit, packed, unpacked, without_fences
+from flowllm.storage.sqlite.watch import Watch, rescue
 
 GROUP: Final = 1000
 """From so many units on a transaction takes no more: bounds its memory and the wait of its first unit."""

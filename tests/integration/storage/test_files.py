@@ -17,7 +17,7 @@ from flowllm.core.errors import DatabaseCorrupt, StorageFailed, StoreError, Usag
 from flowllm.core.types import NodeStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite.schema import SchemaState, inspect
+from flowllm.storage.sqlite.migrate import SchemaState, inspect
 from flowllm.storage.sqlite.store import SqlStore
 from tests.support.records import ME, answer, fence_of, node, run
 
@@ -326,7 +326,7 @@ async def test_opening_waits_for_a_lock_as_long_as_writing_does(path: Path, monk
             other.execute("ROLLBACK")
             other.close()
 
-    monkeypatch.setattr("flowllm.storage.sqlite.schema.time.sleep", wait)
+    monkeypatch.setattr("flowllm.storage.sqlite.migrate.time.sleep", wait)
     store = await open_store(str(path), clock=SystemClock())
     assert len(waits) == 3
     assert (await store.run(R1)).run_id == R1

@@ -27,13 +27,13 @@ def queries(store: SqlStore) -> list[str]:
     """The statements that the reader sends from now on."""
     seen: list[str] = []
 
-    fetch = store._reader._fetch
+    fetch = store._fetch
 
     def seeing(query: str, values: Mapping[str, object]) -> list[tuple[object, ...]]:
         seen.append(query)
         return fetch(query, values)
 
-    store._reader._fetch = seeing  # type: ignore[method-assign]
+    store._fetch = seeing  # type: ignore[method-assign]
     return seen
 
 
@@ -57,7 +57,7 @@ async def test_every_read_sees_what_was_committed_before(disk: SqlStore) -> None
 
 async def test_a_reader_cannot_write(disk: SqlStore) -> None:
     with pytest.raises(StorageFailed, match="readonly"):
-        await disk._reader._all("DELETE FROM runs")
+        await disk._all("DELETE FROM runs")
 
 
 async def test_cancelled_reads_leave_the_reader_well(disk: SqlStore) -> None:
@@ -93,7 +93,7 @@ async def test_a_waiter_that_leaves_does_not_take_the_answer_from_another(disk: 
         (lambda store: store.changes(RunId("r1"), since=5), "ix_nodes_change"),
         (lambda store: store.waits(due_before=5.0), "ix_waits_due_at"),
         (lambda store: store.gauges(since=5.0), "ix_gauges_at"),
-        (lambda store: store._reader.runs(limit=9, running=True), "ix_runs_running"),
+        (lambda store: store.find_runs(limit=9, running=True), "ix_runs_running"),
         (lambda store: store.nodes(RunId("r1")), "ix_nodes_parent_place"),
         (lambda store: store.node(RunId("r1"), NodeId("a")), "sqlite_autoindex_nodes"),
         (lambda store: store.nodes_within(RunId("r1"), [NodeId("a")]), "ix_nodes_parent_place"),

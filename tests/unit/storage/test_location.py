@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flowllm.core.errors import UsageError
-from flowllm.storage.location import database_path, is_memory
+from flowllm.storage.sqlite.connection import database_path, is_memory
 
 
 @pytest.mark.parametrize(
