@@ -283,7 +283,7 @@ class Attempt:
             ended = replace(ended, usage=unknown, cost_usd=0.0 if free else None)
             self._report_outcome(ended)
         with contextlib.suppress(StoreError):
-            await self._state.store.settle(attempt=ended, attempt_fence=self._caller.lease)
+            await self._state.store.settle(attempt=ended, attempt_lease=self._caller.lease)
 
     async def _settle(
         self,
@@ -301,7 +301,7 @@ class Attempt:
         now = self._state.clock.now()
         ended = replace(self._record, status=status, finished_at=now, error=error, usage=usage, cost_usd=cost_usd)
         try:
-            await store.settle(attempt=ended, attempt_fence=self._caller.lease, memo=memo, nodes=nodes)
+            await store.settle(attempt=ended, attempt_lease=self._caller.lease, memo=memo, nodes=nodes)
         except OwnershipLost:
             # The run that paid may have left this call and have been resumed since; the others keep the answer.
             if nodes:

@@ -67,11 +67,11 @@ class WriteQueue:
         """Write a row and wait until it is durable, and all that were enqueued before it. Raises StoreError."""
         if self._pending:
             await asyncio.sleep(0)  # those tasks have not begun: their rows would be written behind this one
-        await self._store.settle(nodes=(NodeWrite(fence=self._lease, node=record),))
+        await self._store.settle(nodes=(NodeWrite(lease=self._lease, node=record),))
 
     def enqueue(self, *records: NodeRecord) -> None:
         """Write rows with the next commit, without waiting for it; `on_error` gets the error if that fails."""
-        writes = tuple(NodeWrite(fence=self._lease, node=record) for record in records)
+        writes = tuple(NodeWrite(lease=self._lease, node=record) for record in records)
         task = start_task(self._store.settle(nodes=writes))
         self._pending.add(task)
         task.add_done_callback(self._done)

@@ -145,7 +145,7 @@ class NodeContext:
 
     def write(self, node: NodeRecord) -> NodeWrite:
         """The row with the right to write it."""
-        return NodeWrite(fence=self.caller.lease, node=node)
+        return NodeWrite(lease=self.caller.lease, node=node)
 
 
 @runtime_checkable

@@ -1,1 +1,1 @@
-"""What is kept on disk, told in the verbs of the domain."""
+"""What is kept on disk, in the verbs of the domain."""

@@ -1,4 +1,4 @@
-"""What is kept, and the verbs in which the rest of flowllm speaks of it. No SQL outside this wing."""
+"""What is kept, and the verbs in which the rest of flowllm speaks of it. No SQL outside of storage/."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class NodeRecord:
     provider: str = ""
     cached: bool = False
     reused: bool = False
-    """Taken over from an earlier sitting of the same run."""
+    """Taken over from an earlier attempt at the run."""
     attempts: int = 0
     truncated: bool = False
     usage: Usage = field(default_factory=Usage)
@@ -102,7 +102,7 @@ class NodeRecord:
     counts: Counts | None = None
     """Of a foreach: what became of its items."""
     epoch: int = 1
-    """The sitting that wrote the row, or took it over."""
+    """The attempt at the run that wrote the row, or took it over."""
     change_no: int = field(default=0, compare=False)
     """The number of the last change of this row among all of its run, given by the store."""
     waits: Mapping[str, float] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class MatchedItem:
     slot: int
     """The number in the item's name: an item keeps its name in a run, also when its place changes."""
     node: NodeRecord | None = None
-    """The item as an earlier sitting left it, at its new place and in this sitting."""
+    """The item as an earlier attempt at the run left it, at its new place and in this attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class AttemptRecord:
     node_id: NodeId
     key: str
     number: int
-    """1 for the first request of the node in this sitting."""
+    """1 for the first request of the node in this attempt at the run."""
     provider: str
     """For a step that does its work itself: its kind."""
     model: str
@@ -175,7 +175,7 @@ class MemoRecord:
 class NodeWrite:
     """A node's row and the right to write it."""
 
-    fence: RunLease
+    lease: RunLease
     node: NodeRecord
 
 
@@ -196,7 +196,7 @@ class Store(Protocol):
     the database cannot hold.
 
     A verb's rows are written wholly or not at all, and writing them twice changes nothing. Verbs that take a
-    Fence, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
+    lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
     """
 
     # runs
@@ -216,7 +216,7 @@ class Store(Protocol):
 
     async def finish_run(
         self,
-        fence: RunLease,
+        lease: RunLease,
         *,
         status: RunStatus,
         finished_at: float,
@@ -224,7 +224,7 @@ class Store(Protocol):
         error: Mapping[str, Json] | None = None,
         stats: Mapping[str, Json] | None = None,
     ) -> None:
-        """End this sitting of the run: owner cleared, lock given back."""
+        """End this attempt at the run: owner cleared, lock given back."""
         ...
 
     async def run(self, run_id: RunId) -> RunRecord:
@@ -247,7 +247,7 @@ class Store(Protocol):
 
     async def update_run(
         self,
-        fence: RunLease,
+        lease: RunLease,
         *,
         snapshot: Mapping[str, str],
         path: str,
@@ -282,8 +282,8 @@ class Store(Protocol):
     ) -> list[NodeRecord]:
         """Items of a foreach in the order of their places, from the first place behind `after`.
 
-        Once the foreach has ended, these are the items that its last sitting wrote or took over: rows that left
-        the data are not given. Before, rows of all sittings are, but of two at one place only the newer one. A
+        Once the foreach has ended, these are the items that its last attempt at the run wrote or took over: rows that left
+        the data are not given. Before, rows of all attempts are, but of two at one place only the newer one. A
         foreach that is reused as a whole must keep its `epoch`, or its items count as left behind."""
         ...
 
@@ -302,12 +302,12 @@ class Store(Protocol):
         `items` would give."""
         ...
 
-    async def adopt(self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
-        """Find a resumed foreach's items among those of earlier sittings, by content and occurrence, and take them
-        over: each row at most once a sitting, the one at the same place first, then the first of equal content.
+    async def adopt(self, lease: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
+        """Find a resumed foreach's items among those of earlier attempts at the run, by content and occurrence, and take them
+        over: each row at most once an attempt, the one at the same place first, then the first of equal content.
         Calls come in the order of the data, each for items in the order of their places.
 
-        A row that is taken over gets the fence's epoch and the new place, and is given so. An item that is not
+        A row that is taken over gets the lease's epoch and the new place, and is given so. An item that is not
         found gets a slot that no row has and no other item was given: its place if that is free, else a number
         above all others."""
         ...
@@ -334,18 +334,18 @@ class Store(Protocol):
         ...
 
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
-        """What all requests of a run took, or of one node and all within it, those of earlier sittings too. Attempts of
+        """What all requests of a run took, or of one node and all within it, those of earlier attempts at the run too. Attempts of
         steps that do their work themselves, which name no model, are none.
 
         One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
         that failed and reports neither tokens nor a cost took nothing."""
         ...
 
-    async def mark_output(self, fence: RunLease, offset: int) -> None:
+    async def mark_output(self, lease: RunLease, offset: int) -> None:
         """The first `offset` bytes of the `--output` file are on disk."""
         ...
 
-    async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None:
+    async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord) -> None:
         """Record a request before it is sent."""
         ...
 
@@ -353,7 +353,7 @@ class Store(Protocol):
         self,
         *,
         attempt: AttemptRecord | None = None,
-        attempt_fence: RunLease | None = None,
+        attempt_lease: RunLease | None = None,
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:
@@ -361,7 +361,7 @@ class Store(Protocol):
         finished."""
         ...
 
-    def note_running(self, fence: RunLease, node: NodeRecord) -> None:
+    def note_running(self, lease: RunLease, node: NodeRecord) -> None:
         """A node has begun: its row, in status running, is written with whatever is committed next. Returns at once and
         raises nothing. A row that an earlier attempt ended stays as it is until the node ends; a crash may lose the note."""
         ...
@@ -373,7 +373,7 @@ class Store(Protocol):
 
     # waiting for the world
 
-    async def suspend(self, fence: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
+    async def suspend(self, lease: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
         """Write a node in status waiting together with what it waits for, in place of an earlier wait of that node.
         Raises ValueError if another node waits for that token.
 

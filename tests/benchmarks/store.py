@@ -26,7 +26,7 @@ from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import begin, connect_writer
 from flowllm.storage.sqlite.rows import attempt_row, memo_row, node_row
 from tests.support.items import POSTS, R1, item
-from tests.support.records import answer, attempt_of_node, fence_of, node, run
+from tests.support.records import answer, attempt_of_node, lease_of, node, run
 
 SECONDS = 2.0
 ITEMS = 12_800
@@ -41,7 +41,7 @@ async def ours(folder: Path, writers: int) -> tuple[float, float]:
     clock = SystemClock()
     store = await open_store(str(folder / f"ours-{writers}.db"), clock=clock)
     record = await store.create_run(replace(run("bench"), owner=this_process(clock)))
-    fence = fence_of(record)
+    lease = lease_of(record)
     done = 0
     began, cpu = time.perf_counter(), time.process_time()
     until = began + SECONDS
@@ -54,9 +54,9 @@ async def ours(folder: Path, writers: int) -> tuple[float, float]:
             name = f"n{writer}_{number}"
             await store.settle(
                 attempt=attempt_of_node(name, record.run_id),
-                attempt_fence=fence,
+                attempt_lease=lease,
                 memo=answer(name),
-                nodes=(NodeWrite(fence=fence, node=node(name, record.run_id)),),
+                nodes=(NodeWrite(lease=lease, node=node(name, record.run_id)),),
             )
             done += 1
 
@@ -92,7 +92,7 @@ async def items(folder: Path) -> dict[str, float]:
     """Microseconds of CPU an item of each verb."""
     clock = SystemClock()
     store = await open_store(str(folder / "items.db"), clock=clock)
-    fence = fence_of(await store.create_run(replace(run(R1), owner=this_process(clock))))
+    lease = lease_of(await store.create_run(replace(run(R1), owner=this_process(clock))))
     records = [item(place, f"{place:064}") for place in range(ITEMS)]
     keys = [ItemKey(place=place, content=record.content) for place, record in enumerate(records)]
     sent = [attempt_of_node(record.node_id, R1, status=AttemptStatus.SENT) for record in records]
@@ -106,16 +106,16 @@ async def items(folder: Path) -> dict[str, float]:
         took[name] = took.get(name, 0.0) + (time.process_time() - began) / ITEMS * 1e6
 
     for start in range(0, ITEMS, TOGETHER):
-        writes = [NodeWrite(fence=fence, node=record) for record in records[start : start + TOGETHER]]
+        writes = [NodeWrite(lease=lease, node=record) for record in records[start : start + TOGETHER]]
         await timed(f"settle, {TOGETHER} items a unit", store.settle(nodes=writes))
     for start in range(0, ITEMS, TOGETHER):
-        begun = (store.begin_attempt(fence, one) for one in sent[start : start + TOGETHER])
+        begun = (store.begin_attempt(lease, one) for one in sent[start : start + TOGETHER])
         await timed(f"begin_attempt, {TOGETHER} at once", *begun)
     for name, order in (("nothing moved", keys), ("shuffled", _shuffled(keys))):
-        await store.finish_run(fence, status=RunStatus.PAUSED, finished_at=0.0)
-        fence = fence_of(await store.claim_run(R1, this_process(clock)))
+        await store.finish_run(lease, status=RunStatus.PAUSED, finished_at=0.0)
+        lease = lease_of(await store.claim_run(R1, this_process(clock)))
         for start in range(0, ITEMS, BATCH):
-            await timed(f"adopt, {name}", store.adopt(fence, POSTS, order[start : start + BATCH]))
+            await timed(f"adopt, {name}", store.adopt(lease, POSTS, order[start : start + BATCH]))
     for after in range(-1, ITEMS - 1, BATCH):
         await timed("items", store.items(R1, POSTS, after=after, limit=BATCH))
     await timed("outputs", asyncio.to_thread(list, store.outputs(R1, POSTS)))

@@ -25,7 +25,7 @@ from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import migrate, tables
 from flowllm.storage.sqlite.migrate import SchemaState, Upgrade, migrations_folder, status, upgrade
 from tests.support.process import ROOT, worker
-from tests.support.records import ME, answer, attempt_of_node, fence_of, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, run
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"
@@ -191,7 +191,7 @@ async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old:
     assert kept == ({(100.0, 0.0005)} if revision >= "0003" else {(0.0, None)})
     claimed = await store.claim_run(RunId("run2"), ME)
     again = attempt_of_node("intro", "run2", number=2)
-    await store.begin_attempt(fence_of(claimed), again)
+    await store.begin_attempt(lease_of(claimed), again)
     assert (await store.attempts(RunId("run2")))[-1] == again
     await store.learn_rate("a", 2.5, at=1.0)
     assert dict(await store.rates(since=0.0)) == {"a": 2.5}
@@ -330,6 +330,6 @@ async def test_a_current_database_is_used_as_it_is(old: Path) -> None:
     upgrade(str(old))
     store = await open_store(str(old), clock=SystemClock())
     made = await store.create_run(run("r9", owner=ME))
-    await store.update_run(fence_of(made), snapshot={}, path="/x", options={}, inputs={})
+    await store.update_run(lease_of(made), snapshot={}, path="/x", options={}, inputs={})
     assert (await store.run(RunId("r9"))).path == "/x"
     await store.close()

@@ -106,7 +106,7 @@ def node_row(who: Caller, answer: Answer) -> NodeWrite:
         cached=answer.cached,
         waits=dict(who.waits),
     )
-    return NodeWrite(fence=who.lease, node=record)
+    return NodeWrite(lease=who.lease, node=record)
 
 
 def make_call(provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object) -> Call:

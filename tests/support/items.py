@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepKind, item_id
 from flowllm.storage.base import ItemKey, MatchedItem, NodeRecord, NodeWrite, RunLease, RunRecord, Store
-from tests.support.records import ME, fence_of, node, run
+from tests.support.records import ME, lease_of, node, run
 
 POSTS = NodeId("posts")
 R1 = RunId("r1")
@@ -34,31 +34,31 @@ def foreach(*, epoch: int = 1, status: NodeStatus = NodeStatus.SUCCEEDED) -> Nod
     return replace(whole, kind=StepKind.WORKFLOW, counts=Counts(total=3, succeeded=3), epoch=epoch)
 
 
-async def write(store: Store, fence: RunLease, *records: NodeRecord) -> None:
-    await store.settle(nodes=[NodeWrite(fence=fence, node=record) for record in records])
+async def write(store: Store, lease: RunLease, *records: NodeRecord) -> None:
+    await store.settle(nodes=[NodeWrite(lease=lease, node=record) for record in records])
 
 
 async def written(store: Store, contents: Sequence[str], *, status: NodeStatus = NodeStatus.SUCCEEDED) -> RunRecord:
     """A run in its first sitting with a foreach over these; `status` is the foreach's."""
     begun = await store.create_run(run(R1, owner=ME))
     records = [item(place, content) for place, content in enumerate(contents)]
-    await write(store, fence_of(begun), *records, foreach(status=status))
+    await write(store, lease_of(begun), *records, foreach(status=status))
     return begun
 
 
-async def again(store: Store, fence: RunLease) -> RunLease:
+async def again(store: Store, lease: RunLease) -> RunLease:
     """Another sitting, in which the foreach has begun."""
-    await store.finish_run(fence, status=RunStatus.INTERRUPTED, finished_at=1.0)
-    claimed = fence_of(await store.claim_run(R1, ME))
+    await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
+    claimed = lease_of(await store.claim_run(R1, ME))
     await write(store, claimed, foreach(epoch=claimed.epoch, status=NodeStatus.RUNNING))
     return claimed
 
 
-async def adopt(store: Store, fence: RunLease, contents: Sequence[str], *, batch: int = 100) -> list[MatchedItem]:
+async def adopt(store: Store, lease: RunLease, contents: Sequence[str], *, batch: int = 100) -> list[MatchedItem]:
     keys = [ItemKey(place=place, content=content) for place, content in enumerate(contents)]
     found: list[MatchedItem] = []
     for start in range(0, len(keys), batch):
-        found += await store.adopt(fence, POSTS, keys[start : start + batch])
+        found += await store.adopt(lease, POSTS, keys[start : start + batch])
     return found
 
 

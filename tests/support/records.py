@@ -25,7 +25,7 @@ def run(run_id: str, *, workflow: str = "blog", owner: Owner | None = None) -> R
     )
 
 
-def fence_of(record: RunRecord) -> RunLease:
+def lease_of(record: RunRecord) -> RunLease:
     return RunLease(run_id=record.run_id, epoch=record.epoch)
 
 

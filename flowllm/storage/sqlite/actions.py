@@ -97,7 +97,7 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
 
 
 def finish_run(
-    fence: RunLease,
+    lease: RunLease,
     *,
     status: RunStatus,
     finished_at: float,
@@ -105,10 +105,10 @@ def finish_run(
     error: Mapping[str, Json] | None,
     stats: Mapping[str, Json] | None,
 ) -> Unit:
-    """End a sitting. Raises ValueError for values that JSON cannot hold."""
+    """End an attempt at a run. Raises ValueError for values that JSON cannot hold."""
     text = None if outputs is None else to_json(dict(outputs))
     values = {
-        "this": to_text(fence.run_id),
+        "this": to_text(lease.run_id),
         "new_status": status.value,
         "new_finished_at": finished_at,
         "new_outputs": text,
@@ -116,28 +116,28 @@ def finish_run(
         "new_error": None if error is None else to_json(dict(error)),
         "new_stats": to_json(dict(stats or {})),
     }
-    return Unit(fences=(fence,), action=_changes(_FINISH, values), always=True)
+    return Unit(leases=(lease,), action=_changes(_FINISH, values), always=True)
 
 
 def update_run(
-    fence: RunLease, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json], inputs: Mapping[str, Json]
+    lease: RunLease, *, snapshot: Mapping[str, str], path: str, options: Mapping[str, Json], inputs: Mapping[str, Json]
 ) -> Unit:
     """Another snapshot. Raises ValueError for values that JSON cannot hold."""
     text = to_json(dict(snapshot))
     values = {
-        "this": to_text(fence.run_id),
+        "this": to_text(lease.run_id),
         "new_snapshot": text,
         "new_snapshot_hash": content_hash(text),
         "new_path": to_text(path),
         "new_options": to_json(dict(options)),
         "new_inputs": to_json(dict(inputs)),
     }
-    return Unit(fences=(fence,), action=_changes(_UPDATE, values))
+    return Unit(leases=(lease,), action=_changes(_UPDATE, values))
 
 
-def mark_output(fence: RunLease, offset: int) -> Unit:
+def mark_output(lease: RunLease, offset: int) -> Unit:
     """How much of the output file is on disk."""
-    return Unit(fences=(fence,), action=_executes(_MARK, {"this": to_text(fence.run_id), "new_output_offset": offset}))
+    return Unit(leases=(lease,), action=_executes(_MARK, {"this": to_text(lease.run_id), "new_output_offset": offset}))
 
 
 def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:

@@ -145,13 +145,13 @@ def explain(error: BaseException, path: Path | str) -> Exception:
     return StorageFailed(f"The database {path} cannot be used: {error!r}", hint="Run `flowllm doctor`.")
 
 
-def ownership_lost(fence: RunLease, epoch: int | None) -> OwnershipLost:
-    """A write under a fence that no longer holds; `epoch` is the run's, None if it is gone."""
+def ownership_lost(lease: RunLease, epoch: int | None) -> OwnershipLost:
+    """A write under a lease that no longer holds; `epoch` is the run's, None if it is gone."""
     if epoch is None:
-        return OwnershipLost(f"Run {fence.run_id} was deleted while this process worked on it.")
+        return OwnershipLost(f"Run {lease.run_id} was deleted while this process worked on it.")
     return OwnershipLost(
-        f"Run {fence.run_id} was taken over by another process; nothing more of it is written here.",
-        hint=f"See how it goes on with: flowllm show {fence.run_id}",
+        f"Run {lease.run_id} was taken over by another process; nothing more of it is written here.",
+        hint=f"See how it goes on with: flowllm show {lease.run_id}",
     )
 
 

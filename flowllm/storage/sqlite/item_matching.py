@@ -54,32 +54,32 @@ DELETE FROM temp.earlier_items
 WHERE foreach = :foreach AND content = :content AND place = :place AND node_id = :node"""
 
 
-def adopt(fence: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> Unit:
+def adopt(lease: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> Unit:
     """See `Store.adopt`; the result is a list of `Found`, one an item. `slots` is kept from call to call."""
 
     def action(connection: sqlite3.Connection) -> list[Found]:
-        adoption = _Adoption(connection, fence, parent, slots)
+        adoption = _Adoption(connection, lease, parent, slots)
         found = adoption.all(items)
         adoption.totals.write()
         return found
 
-    return Unit(fences=(fence,), action=action)
+    return Unit(leases=(lease,), action=action)
 
 
 class _Adoption:
     """One call of `adopt` while it is carried out."""
 
-    def __init__(self, connection: sqlite3.Connection, fence: RunLease, parent: NodeId, slots: Slots) -> None:
+    def __init__(self, connection: sqlite3.Connection, lease: RunLease, parent: NodeId, slots: Slots) -> None:
         self._connection = connection
-        self._fence = fence
+        self._lease = lease
         self._parent = parent
         self._slots = slots
         self.totals = Totals(connection)
         self._these: dict[str, Any] = {
-            "run": to_text(fence.run_id),
+            "run": to_text(lease.run_id),
             "parent": to_text(parent),
-            "epoch": fence.epoch,
-            "foreach": f"{to_text(fence.run_id)}\n{fence.epoch}\n{to_text(parent)}",
+            "epoch": lease.epoch,
+            "foreach": f"{to_text(lease.run_id)}\n{lease.epoch}\n{to_text(parent)}",
         }
 
     def all(self, items: Sequence[ItemKey]) -> list[Found]:
@@ -125,26 +125,26 @@ class _Adoption:
             these |= {"place": entry[0], "node": entry[1]}
             self._connection.execute(_USED, these)
             row = NodeRow._make(fetch(self._connection, _ROW, these)[0])
-            if row.epoch < self._fence.epoch:  # else it was found at its place since
+            if row.epoch < self._lease.epoch:  # else it was found at its place since
                 return row
         return None
 
     def _as_new(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
         """Number the items that no row holds: those that can have their place first."""
-        fence, parent, slots = self._fence, self._parent, self._slots
+        lease, parent, slots = self._lease, self._parent, self._slots
         homeless: list[int] = []
         named: list[int] = []
         for place in (item.place for item in items if item.place not in found):
-            if slots.taken(fence, parent, place) or not self._is_free(place):
+            if slots.taken(lease, parent, place) or not self._is_free(place):
                 homeless.append(place)
             else:
                 found[place] = (place, None)
                 named.append(place)
-        if homeless and not slots.begun(fence, parent):
+        if homeless and not slots.begun(lease, parent):
             highest = self._connection.execute(_HIGHEST, self._these).fetchone()[0]
-            slots.begin(fence, parent, [*named, -1 if highest is None else highest])
+            slots.begin(lease, parent, [*named, -1 if highest is None else highest])
         for place in homeless:
-            found[place] = (slots.take(fence, parent), None)
+            found[place] = (slots.take(lease, parent), None)
 
     def _is_free(self, place: int) -> bool:
         """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
@@ -154,7 +154,7 @@ class _Adoption:
         if not held:
             return True
         row = NodeRow._make(held[0])
-        if row.status != NodeStatus.FAILED.value or row.epoch >= self._fence.epoch:
+        if row.status != NodeStatus.FAILED.value or row.epoch >= self._lease.epoch:
             return False
         self._connection.execute(_TAKE, self._taking(self._taken(row, place)))
         return True
@@ -171,7 +171,7 @@ class _Adoption:
 
     def _taken(self, row: NodeRow, place: int) -> NodeRow:
         """The row in this epoch, with its hash; a damaged one gets one that matches nothing, so that it is found."""
-        now = row._replace(place=place, epoch=self._fence.epoch)
+        now = row._replace(place=place, epoch=self._lease.epoch)
         return now._replace(row_hash=node_hash(now) if is_whole(row) else "damaged")
 
 
@@ -199,31 +199,31 @@ class Slots:
         self._ranges: dict[tuple[str, int, str], tuple[int, int]] = {}
         """First number that was given apart from places, and the next one."""
 
-    def taken(self, fence: RunLease, parent: NodeId, place: int) -> bool:
+    def taken(self, lease: RunLease, parent: NodeId, place: int) -> bool:
         """Whether that place may have been given as a number to another item."""
-        first, _ = self._ranges.get(_key(fence, parent), (place + 1, 0))
+        first, _ = self._ranges.get(_key(lease, parent), (place + 1, 0))
         return place >= first
 
-    def begun(self, fence: RunLease, parent: NodeId) -> bool:
+    def begun(self, lease: RunLease, parent: NodeId) -> bool:
         """Whether numbers were given apart from places."""
-        return _key(fence, parent) in self._ranges
+        return _key(lease, parent) in self._ranges
 
-    def begin(self, fence: RunLease, parent: NodeId, above: Iterable[int]) -> None:
+    def begin(self, lease: RunLease, parent: NodeId, above: Iterable[int]) -> None:
         """Give numbers from above these on: those of all rows, one of which is in the way, and the places of this
         call that became numbers. Places of earlier calls lie below the row that is in the way."""
         first = 1 + max(above)
-        self._ranges[_key(fence, parent)] = (first, first)
+        self._ranges[_key(lease, parent)] = (first, first)
 
-    def take(self, fence: RunLease, parent: NodeId) -> int:
+    def take(self, lease: RunLease, parent: NodeId) -> int:
         """A number that nothing else has."""
-        first, following = self._ranges[_key(fence, parent)]
-        self._ranges[_key(fence, parent)] = (first, following + 1)
+        first, following = self._ranges[_key(lease, parent)]
+        self._ranges[_key(lease, parent)] = (first, following + 1)
         return following
 
-    def forget(self, fence: RunLease) -> None:
+    def forget(self, lease: RunLease) -> None:
         """The epoch has ended."""
-        self._ranges = {key: value for key, value in self._ranges.items() if key[0] != fence.run_id}
+        self._ranges = {key: value for key, value in self._ranges.items() if key[0] != lease.run_id}
 
 
-def _key(fence: RunLease, parent: NodeId) -> tuple[str, int, str]:
-    return (fence.run_id, fence.epoch, parent)
+def _key(lease: RunLease, parent: NodeId) -> tuple[str, int, str]:
+    return (lease.run_id, lease.epoch, parent)

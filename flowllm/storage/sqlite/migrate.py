@@ -138,10 +138,10 @@ def _peek(path: Path, mode: str) -> str | None:
 
 def _look_through(connection: sqlite3.Connection, path: Path) -> None:
     """Hashes find what a row says wrongly; a damaged index hides the row. Raises DatabaseCorrupt, sqlite3.Error."""
-    told = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if told != "ok":
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
         raise DatabaseCorrupt(
-            f"The database {path} is damaged: {told}.",
+            f"The database {path} is damaged: {found}.",
             hint=f'{RESTORE}\nWhere an index alone is damaged, this mends it: sqlite3 {path} "REINDEX"',
         )
 

@@ -382,10 +382,10 @@ def memo_hash(row: MemoRow) -> str:
 
 def _row_hash(values: tuple[Any, ...]) -> str:
     """A number counts as a database gives it back: an integer may come as a float, a NaN as NULL."""
-    return content_hash(*[value if value.__class__ is str else _told(value) for value in values])
+    return content_hash(*[value if value.__class__ is str else _number(value) for value in values])
 
 
-def _told(value: object) -> str:
+def _number(value: object) -> str:
     if value is None or value != value:  # noqa: PLR0124 - a NaN
         return "\0"
     return repr(float(value)) if isinstance(value, int | float) else repr(value)

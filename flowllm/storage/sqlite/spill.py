@@ -197,7 +197,7 @@ class Spill:
         """The files that hold something."""
         return [segment.path for segment in (*self._left, *self._own) if segment.holds]
 
-    def adopt(self) -> None:
+    def take_over(self) -> None:
         """Take over what processes have left that have ended; what of that is empty goes."""
         for segment in self._found():
             if not segment.take():

@@ -148,13 +148,13 @@ _NAMES: Final = {statement: (name, fields) for name, (statement, fields) in _SAV
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """What is written wholly or not at all: rows by statement, under fences; or an action of its own.
+    """What is written wholly or not at all: rows by statement, under leases; or an action of its own.
 
     An action runs inside the transaction. It checks before it writes: a FlowLLMError that it raises is its
     caller's alone and must leave nothing written.
     """
 
-    fences: tuple[RunLease, ...] = ()
+    leases: tuple[RunLease, ...] = ()
     rows: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     action: Callable[[sqlite3.Connection], Any] | None = None
     opens: str = ""
@@ -187,12 +187,12 @@ class Unit:
 
 
 def packed(unit: Unit) -> bytes:
-    """The fences and rows of a unit. Raises ValueError for a value that no database holds."""
+    """The leases and rows of a unit. Raises ValueError for a value that no database holds."""
     rows = []
     for statement, row in unit.rows:
         name, fields = _NAMES[statement]
         rows.append([name, dict(zip(fields, row, strict=True))])
-    content = {"fences": [[fence.run_id, fence.epoch] for fence in unit.fences], "rows": rows}
+    content = {"fences": [[lease.run_id, lease.epoch] for lease in unit.leases], "rows": rows}
     try:
         return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 1)
     except TypeError as error:
@@ -202,11 +202,11 @@ def packed(unit: Unit) -> bytes:
 def unpacked(payload: bytes) -> Unit:
     """The reverse of `packed`: also for columns of an older version, which had fewer."""
     content = json.loads(zlib.decompress(payload))
-    fences = tuple(RunLease(run_id=RunId(run_id), epoch=epoch) for run_id, epoch in content["fences"])
-    return Unit(fences=fences, rows=tuple(_rows(content["rows"])))
+    leases = tuple(RunLease(run_id=RunId(run_id), epoch=epoch) for run_id, epoch in content["fences"])
+    return Unit(leases=leases, rows=tuple(_rows(content["rows"])))
 
 
-def without_fences(unit: Unit) -> Unit:
+def without_leases(unit: Unit) -> Unit:
     """What of a result outlives its run: the answers for equal requests."""
     return Unit(rows=tuple(row for row in unit.rows if row[0] == WRITE_MEMO))
 

@@ -96,7 +96,7 @@ class SqlStore(Reader):
 
     async def finish_run(
         self,
-        fence: RunLease,
+        lease: RunLease,
         *,
         status: RunStatus,
         finished_at: float,
@@ -106,15 +106,15 @@ class SqlStore(Reader):
     ) -> None:
         """When storing fails the lock stays, so that it can be tried again."""
         unit = actions.finish_run(
-            fence, status=status, finished_at=finished_at, outputs=outputs, error=error, stats=stats
+            lease, status=status, finished_at=finished_at, outputs=outputs, error=error, stats=stats
         )
         try:
             await self._writer.write(unit)
         except OwnershipLost:
-            self._locks.forget_lost(fence.run_id)
+            self._locks.forget_lost(lease.run_id)
             raise
-        self._locks.release(fence.run_id)
-        self._slots.forget(fence)
+        self._locks.release(lease.run_id)
+        self._slots.forget(lease)
 
     async def run(self, run_id: RunId) -> RunRecord:
         return self._as_it_stands(await self.find_run(run_id))
@@ -132,7 +132,7 @@ class SqlStore(Reader):
 
     async def update_run(
         self,
-        fence: RunLease,
+        lease: RunLease,
         *,
         snapshot: Mapping[str, str],
         path: str,
@@ -140,7 +140,7 @@ class SqlStore(Reader):
         inputs: Mapping[str, Json],
     ) -> None:
         await self._writer.write(
-            actions.update_run(fence, snapshot=snapshot, path=path, options=options, inputs=inputs)
+            actions.update_run(lease, snapshot=snapshot, path=path, options=options, inputs=inputs)
         )
 
     async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
@@ -159,9 +159,9 @@ class SqlStore(Reader):
 
     # nodes and attempts
 
-    async def adopt(self, fence: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
+    async def adopt(self, lease: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
         found: list[item_matching.Found] = await self._writer.write(
-            item_matching.adopt(fence, parent, items, self._slots)
+            item_matching.adopt(lease, parent, items, self._slots)
         )
         return [MatchedItem(slot=slot, node=None if row is None else node_of(row)) for slot, row in found]
 
@@ -189,23 +189,23 @@ class SqlStore(Reader):
             ]
         return self._others_now
 
-    async def mark_output(self, fence: RunLease, offset: int) -> None:
-        await self._writer.write(actions.mark_output(fence, offset))
+    async def mark_output(self, lease: RunLease, offset: int) -> None:
+        await self._writer.write(actions.mark_output(lease, offset))
 
-    async def begin_attempt(self, fence: RunLease, attempt: AttemptRecord) -> None:
+    async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord) -> None:
         row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
-        await self._writer.write(Unit(fences=fences_of(attempt, fence, ()), rows=(row,), opens=attempt.attempt_id))
+        await self._writer.write(Unit(leases=leases_of(attempt, lease, ()), rows=(row,), opens=attempt.attempt_id))
 
     async def settle(
         self,
         *,
         attempt: AttemptRecord | None = None,
-        attempt_fence: RunLease | None = None,
+        attempt_lease: RunLease | None = None,
         memo: MemoRecord | None = None,
         nodes: Sequence[NodeWrite] = (),
     ) -> None:
         rows: list[tuple[str, tuple[Any, ...]]] = []
-        fences = fences_of(attempt, attempt_fence, nodes)
+        leases = leases_of(attempt, attempt_lease, nodes)
         if attempt is not None:
             rows.append((statements.END_ATTEMPT, attempt_row(attempt)))
         if memo is not None:
@@ -213,19 +213,19 @@ class SqlStore(Reader):
         rows += [(statements.WRITE_NODE, node_row(write.node)) for write in nodes]
         if rows:
             closes = "" if attempt is None else attempt.attempt_id
-            await self._writer.write(Unit(fences=fences, rows=tuple(rows), closes=closes))
+            await self._writer.write(Unit(leases=leases, rows=tuple(rows), closes=closes))
 
-    def note_running(self, fence: RunLease, node: NodeRecord) -> None:
+    def note_running(self, lease: RunLease, node: NodeRecord) -> None:
         row = (statements.NOTE_RUNNING, running_row(node))
-        self._writer.ride(Unit(fences=(fence,), rows=(row,), rides=True))
+        self._writer.ride(Unit(leases=(lease,), rows=(row,), rides=True))
 
     # waiting for the world
 
-    async def suspend(self, fence: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
+    async def suspend(self, lease: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
         if (node.run_id, node.node_id, node.status) != (wait.run_id, wait.node_id, NodeStatus.WAITING):
             raise ValueError("A wait is that of its node, in status waiting.")
         rows = ((statements.WRITE_NODE, node_row(node)), (statements.WRITE_WAIT, wait_row(wait)))
-        await self._writer.write(Unit(fences=fences_of(None, None, [NodeWrite(fence=fence, node=node)]), rows=rows))
+        await self._writer.write(Unit(leases=leases_of(None, None, [NodeWrite(lease=lease, node=node)]), rows=rows))
 
     async def wake(self, token: str, value: Json) -> WaitRecord | None:
         woken: WaitRecord | None = await self._writer.write(actions.wake(token, value))
@@ -298,23 +298,23 @@ class SqlStore(Reader):
         return run
 
 
-def fences_of(
-    attempt: AttemptRecord | None, attempt_fence: RunLease | None, nodes: Sequence[NodeWrite]
+def leases_of(
+    attempt: AttemptRecord | None, attempt_lease: RunLease | None, nodes: Sequence[NodeWrite]
 ) -> tuple[RunLease, ...]:
-    """The fences of a settlement. Raises ValueError if a row has none, or that of another run."""
+    """The leases of a settlement. Raises ValueError if a row has none, or that of another run."""
     found: list[RunLease] = []
     if attempt is not None:
-        if attempt_fence is None:
-            raise ValueError("An attempt cannot be settled without its fence.")
-        _guards(attempt_fence, attempt.run_id)
-        found.append(attempt_fence)
+        if attempt_lease is None:
+            raise ValueError("An attempt cannot be settled without its lease.")
+        _guards(attempt_lease, attempt.run_id)
+        found.append(attempt_lease)
     for write in nodes:
-        _guards(write.fence, write.node.run_id)
-        if not found or write.fence is not found[-1]:  # they nearly always are one
-            found.append(write.fence)
+        _guards(write.lease, write.node.run_id)
+        if not found or write.lease is not found[-1]:  # they nearly always are one
+            found.append(write.lease)
     return tuple(found) if len(found) == 1 else tuple(dict.fromkeys(found))
 
 
-def _guards(fence: RunLease, run_id: RunId) -> None:
-    if fence.run_id != run_id:
-        raise ValueError("A fence of one run cannot guard a row of another.")
+def _guards(lease: RunLease, run_id: RunId) -> None:
+    if lease.run_id != run_id:
+        raise ValueError("A lease of one run cannot guard a row of another.")

@@ -51,8 +51,8 @@ def figures(attempt: tuple[Any, ...]) -> tuple[float, ...]:
     if not model:  # work of a step's own is no request
         return NONE
     try:
-        told = json.loads(usage)
-        counts = [told.get(name) for name in USAGE_FIELDS]
+        reported = json.loads(usage)
+        counts = [reported.get(name) for name in USAGE_FIELDS]
         counted = None if counts[0] is None or counts[1] is None else counts[0] + counts[1]
         unseen = counted == 0 and status not in {"succeeded", "failed"}
         in_doubt = counted is None or unseen

@@ -35,7 +35,7 @@ from flowllm.storage.sqlite.faults import (
 )
 from flowllm.storage.sqlite.rows import to_text
 from flowllm.storage.sqlite.spill import SENT, Spill
-from flowllm.storage.sqlite.statements import Unit, packed, unpacked, without_fences
+from flowllm.storage.sqlite.statements import Unit, packed, unpacked, without_leases
 from flowllm.storage.sqlite.watch import Watch, rescue
 
 GROUP: Final = 1000
@@ -287,7 +287,7 @@ class Writer:
     def _without_gaps(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
         whole = []
         for job in jobs:
-            gap = next((self._gaps[fence] for fence in job.unit.fences if fence in self._gaps), None)
+            gap = next((self._gaps[lease] for lease in job.unit.leases if lease in self._gaps), None)
             if gap is not None and job.unit.sums_up:
                 self._fail([job], gap, keep=False)
             else:
@@ -307,7 +307,7 @@ class Writer:
                 try:
                     self._spill.append(packed(job.unit))
                 except (OSError, ValueError) as fault:
-                    self._gaps |= dict.fromkeys(job.unit.fences, error)
+                    self._gaps |= dict.fromkeys(job.unit.leases, error)
                     failure.hint += f"\nOne result is lost: it could not be kept beside it either ({fault})."
             if self._spill.holds:
                 failure.hint = f"{failure.hint}\n{kept_in(self._spill.paths)}".strip()
@@ -338,7 +338,7 @@ class Writer:
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect_writer(self._home, busy_timeout=self._busy_timeout)
-            self._spill.adopt()
+            self._spill.take_over()
         return self._connection
 
     def _undo(self, error: Exception) -> None:
@@ -391,7 +391,7 @@ def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
             continue
         _apply_rows(connection, batch)
         batch = []
-        job.error = _stale(connection, job.unit.fences, {})
+        job.error = _stale(connection, job.unit.leases, {})
         if job.error is None:
             try:
                 job.result = action(connection)
@@ -404,7 +404,7 @@ def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
     epochs: dict[str, int | None] = {}
     rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
-        job.error = _stale(connection, job.unit.fences, epochs)
+        job.error = _stale(connection, job.unit.leases, epochs)
         if job.error is None:
             rows += job.unit.rows
     if rows:
@@ -416,20 +416,20 @@ def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None
     epochs: dict[str, int | None] = {}
     for payload in results:
         unit = unpacked(payload)
-        if _stale(connection, unit.fences, epochs) is not None:
-            unit = without_fences(unit)
+        if _stale(connection, unit.leases, epochs) is not None:
+            unit = without_leases(unit)
         statements.write_rows(connection, unit.rows)
 
 
 def _stale(
-    connection: sqlite3.Connection, fences: Iterable[RunLease], epochs: dict[str, int | None]
+    connection: sqlite3.Connection, leases: Iterable[RunLease], epochs: dict[str, int | None]
 ) -> OwnershipLost | None:
-    """The error for a unit of which one fence is behind its run's epoch; epochs once read are kept."""
-    for fence in fences:
-        run_id = fence.run_id
+    """The error for a unit of which one lease is behind its run's epoch; epochs once read are kept."""
+    for lease in leases:
+        run_id = lease.run_id
         if run_id not in epochs:
             found = connection.execute(statements.EPOCH, (to_text(run_id),)).fetchone()
             epochs[run_id] = found[0] if found else None
-        if epochs[run_id] != fence.epoch:
-            return ownership_lost(fence, epochs[run_id])
+        if epochs[run_id] != lease.epoch:
+            return ownership_lost(lease, epochs[run_id])
     return None

@@ -9,7 +9,7 @@ import pytest
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import ItemKey, NodeWrite, Store
 from flowllm.storage.live import Gauge, RunTotals, WaitRecord
-from tests.support.records import ME, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 R1 = RunId("r1")
@@ -21,27 +21,27 @@ async def changed(store: Store, since: int = 0, limit: int = 500) -> list[tuple[
 
 
 async def test_every_change_of_a_node_has_a_number_of_its_own_across_attempts_at_the_run(store: Store) -> None:
-    lease = fence_of(await store.create_run(run("r1", owner=ME)))
-    other = fence_of(await store.create_run(run("r2", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    other = lease_of(await store.create_run(run("r2", owner=ME)))
     for name in ("a", "b", "a"):
-        await store.settle(nodes=[NodeWrite(fence=lease, node=node(name, "r1", seq=1))])
-        await store.settle(nodes=[NodeWrite(fence=other, node=node(name, "r2"))])
+        await store.settle(nodes=[NodeWrite(lease=lease, node=node(name, "r1", seq=1))])
+        await store.settle(nodes=[NodeWrite(lease=other, node=node(name, "r2"))])
     assert await changed(store) == [(2, "b", "succeeded"), (3, "a", "succeeded")]
     item = replace(node("f[0]", "r1", seq=7), parent=NodeId("f"), place=0, content="c")
-    await store.settle(nodes=[NodeWrite(fence=lease, node=item), NodeWrite(fence=lease, node=node("c", "r1", seq=9))])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=item), NodeWrite(lease=lease, node=node("c", "r1", seq=9))])
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     claimed = await store.claim_run(R1, ME)
     assert (claimed.totals.last_seq, claimed.totals.changes) == (9, 5)
-    lease = fence_of(claimed)
+    lease = lease_of(claimed)
     await store.adopt(lease, NodeId("f"), [ItemKey(place=0, content="c")])
-    await store.settle(nodes=[NodeWrite(fence=lease, node=replace(node("b", "r1"), status=NodeStatus.FAILED, epoch=2))])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=replace(node("b", "r1"), status=NodeStatus.FAILED, epoch=2))])
     assert await changed(store, since=3) == [(5, "c", "succeeded"), (6, "f[0]", "succeeded"), (7, "b", "failed")]
     assert await changed(store, since=3, limit=1) == [(5, "c", "succeeded")]
     assert await changed(store, since=7) == []
 
 
 async def test_totals_are_those_of_the_rows_however_often_they_are_written(store: Store) -> None:
-    lease = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     assert (await store.run(R1)).totals == RunTotals()
     for number in range(3):
         sent = attempt_of_node("a", "r1", number=number, status=AttemptStatus.SENT)
@@ -49,17 +49,17 @@ async def test_totals_are_those_of_the_rows_however_often_they_are_written(store
         for _ in range(number):
             ended = attempt_of_node("a", "r1", number=number)
             await store.settle(
-                attempt=ended, attempt_fence=lease, nodes=[NodeWrite(fence=lease, node=node(f"n{number}", "r1"))]
+                attempt=ended, attempt_lease=lease, nodes=[NodeWrite(lease=lease, node=node(f"n{number}", "r1"))]
             )
     local = replace(attempt_of_node("s", "r1", number=9), model="")
-    await store.settle(attempt=local, attempt_fence=lease)
+    await store.settle(attempt=local, attempt_lease=lease)
     (listed,) = await store.runs()
     spend = await store.spend(R1, NodeId("a"))
     assert (spend.requests, spend.unknown, spend.tokens, spend.reserved_usd) == (3, 1, 260.0, 0.0005)
     assert listed.totals.spend == await store.spend(R1) == spend
     assert listed.totals.nodes == {NodeStatus.SUCCEEDED: 2}
-    await store.settle(attempt=attempt_of_node("a", "r1", number=0), attempt_fence=lease)
-    await store.settle(nodes=[NodeWrite(fence=lease, node=node("n1", "r1", status=NodeStatus.FAILED))])
+    await store.settle(attempt=attempt_of_node("a", "r1", number=0), attempt_lease=lease)
+    await store.settle(nodes=[NodeWrite(lease=lease, node=node("n1", "r1", status=NodeStatus.FAILED))])
     totals = (await store.run(R1)).totals
     assert totals.nodes == {NodeStatus.SUCCEEDED: 1, NodeStatus.FAILED: 1}
     assert (totals.spend.unknown, totals.spend.reserved_usd) == (0, 0.0)
@@ -70,20 +70,20 @@ async def test_totals_are_those_of_the_rows_however_often_they_are_written(store
 
 
 async def test_a_node_that_runs_has_a_row_that_rides_and_never_writes_over_what_ended(store: Store) -> None:
-    lease = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     begun = replace(node("a", "r1", status=NodeStatus.RUNNING), content="c", place=None)
     store.note_running(lease, begun)
     assert await store.nodes(R1) == []
     await store.begin_attempt(lease, attempt_of_node("a", "r1", status=AttemptStatus.SENT))
     (found,) = await store.nodes(R1)
     assert (found.status, found.key, found.content, found.damaged) == (NodeStatus.RUNNING, "", "c", False)
-    await store.settle(nodes=[NodeWrite(fence=lease, node=node("a", "r1"))])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=node("a", "r1"))])
     store.note_running(lease, begun)  # late
     store.note_running(replace(lease, epoch=9), replace(begun, node_id=NodeId("not-ours")))
-    await store.settle(nodes=[NodeWrite(fence=lease, node=node("b", "r1", status=NodeStatus.CANCELLED))])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=node("b", "r1", status=NodeStatus.CANCELLED))])
     assert [one.status for one in await store.nodes(R1)] == [NodeStatus.SUCCEEDED, NodeStatus.CANCELLED]
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
-    lease = fence_of(await store.claim_run(R1, ME))
+    lease = lease_of(await store.claim_run(R1, ME))
     for name in "ab":
         store.note_running(lease, replace(begun, node_id=NodeId(name), epoch=2))
     await store.mark_output(lease, 1)
@@ -91,7 +91,7 @@ async def test_a_node_that_runs_has_a_row_that_rides_and_never_writes_over_what_
 
 
 async def test_a_suspended_node_waits_as_a_row_until_it_ends(store: Store) -> None:
-    lease = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     waiting = [node(name, "r1", status=NodeStatus.WAITING, output=None) for name in "ab"]
     waits = [
         WaitRecord(run_id=R1, node_id=NodeId("a"), kind="approval", token="t\0a", payload={"who": "me"}),
@@ -111,7 +111,7 @@ async def test_a_suspended_node_waits_as_a_row_until_it_ends(store: Store) -> No
     assert await store.waits() == [waits[1]]
     totals = (await store.run(R1)).totals
     assert totals.nodes == {NodeStatus.WAITING: 2}
-    await store.settle(nodes=[NodeWrite(fence=lease, node=replace(waiting[0], status=NodeStatus.SUCCEEDED))])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=replace(waiting[0], status=NodeStatus.SUCCEEDED))])
     assert await store.wake("t\0a", 1) is None
     with pytest.raises(ValueError, match="status waiting"):
         await store.suspend(lease, node("b", "r1"), waits[1])

@@ -11,13 +11,13 @@ import pytest
 from flowllm.core.errors import OwnershipLost, RunNotFound, RunOwned, UsageError
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite, RunLease, RunRecord, Store
-from tests.support.records import ME, OTHER, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, OTHER, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
 
 async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.SUCCEEDED) -> None:
-    await store.finish_run(fence_of(record), status=status, finished_at=1_700_000_009.0)
+    await store.finish_run(lease_of(record), status=status, finished_at=1_700_000_009.0)
 
 
 # runs
@@ -40,7 +40,7 @@ async def test_an_id_is_taken_once(store: Store) -> None:
 async def test_the_end_of_a_run(store: Store) -> None:
     made = await store.create_run(run("r1", owner=ME))
     await store.finish_run(
-        fence_of(made),
+        lease_of(made),
         status=RunStatus.FAILED,
         finished_at=5.0,
         outputs={"b": 1, "a": "\ud800"},
@@ -88,8 +88,8 @@ async def test_runs_are_listed_by_how_they_ended_and_when(store: Store) -> None:
     for number in range(5):
         await store.create_run(run(f"r{number}", owner=ME))
     for number, status in ((1, RunStatus.SUCCEEDED), (2, RunStatus.FAILED), (3, RunStatus.SUCCEEDED)):
-        fence = RunLease(run_id=RunId(f"r{number}"), epoch=1)
-        await store.finish_run(fence, status=status, finished_at=100.0 * number)
+        lease = RunLease(run_id=RunId(f"r{number}"), epoch=1)
+        await store.finish_run(lease, status=status, finished_at=100.0 * number)
     unfinished = await store.runs(unfinished=True)
     assert [record.run_id for record in unfinished] == ["r4", "r2", "r0"]
     assert [record.run_id for record in await store.runs(limit=1, unfinished=True)] == ["r4"]
@@ -106,7 +106,7 @@ async def test_the_number_of_a_deleted_run_is_not_given_again(store: Store) -> N
 async def test_update_run(store: Store) -> None:
     made = await store.create_run(run("r1", owner=ME))
     await store.update_run(
-        fence_of(made), snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3}, inputs={"b": 1}
+        lease_of(made), snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3}, inputs={"b": 1}
     )
     assert await store.run(RunId("r1")) == replace(
         made, snapshot={"/b.yaml": "x"}, path="/b.yaml", options={"limit": 3}, inputs={"b": 1}
@@ -153,8 +153,8 @@ async def test_a_claim_makes_attempts_under_way_unknown(store: Store) -> None:
     for record in (made, other):
         for name in ("a", "b"):
             sent = attempt_of_node(name, record.run_id, status=AttemptStatus.SENT)
-            await store.begin_attempt(fence_of(record), sent)
-    await store.settle(attempt=attempt_of_node("a", "r1"), attempt_fence=fence_of(made))
+            await store.begin_attempt(lease_of(record), sent)
+    await store.settle(attempt=attempt_of_node("a", "r1"), attempt_lease=lease_of(made))
     await finish(store, made, RunStatus.INTERRUPTED)
     await store.claim_run(RunId("r1"), ME)
     after = [attempt.status for attempt in await store.attempts(RunId("r1"))]
@@ -178,13 +178,13 @@ async def test_a_stale_fence_writes_nothing(store: Store, gone: bool) -> None:
         await store.delete_runs([RunId("r1")])
     else:
         await store.claim_run(RunId("r1"), OTHER)
-    stale = fence_of(made)
+    stale = lease_of(made)
     before = [await store.runs(), await store.nodes(RunId("r1")), await store.attempts(RunId("r1"))]
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
-    write = NodeWrite(fence=stale, node=node("a", "r1"))
+    write = NodeWrite(lease=stale, node=node("a", "r1"))
     for verb in (
         store.begin_attempt(stale, sent),
-        store.settle(attempt=attempt_of_node("a", "r1"), attempt_fence=stale, memo=answer("a")),
+        store.settle(attempt=attempt_of_node("a", "r1"), attempt_lease=stale, memo=answer("a")),
         store.settle(memo=answer("a"), nodes=[write]),
         store.update_run(stale, snapshot={}, path="", options={}, inputs={}),
         store.finish_run(stale, status=RunStatus.FAILED, finished_at=9.0),
@@ -200,27 +200,27 @@ async def test_a_stale_fence_writes_nothing(store: Store, gone: bool) -> None:
 
 
 async def test_nodes_come_in_order_of_completion(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     records = [node("b", "r1", seq=2), node("c", "r1", seq=1), node("a", "r1", seq=3)]
-    await store.settle(nodes=[NodeWrite(fence=fence, node=record) for record in records])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=record) for record in records])
     assert await store.nodes(RunId("r1")) == [records[1], records[0], records[2]]
 
 
 async def test_a_node_is_written_over_by_a_later_one(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     for record in (node("a", "r1", status=NodeStatus.FAILED, output=None), node("a", "r1", output="ok")):
-        await store.settle(nodes=[NodeWrite(fence=fence, node=record)])
+        await store.settle(nodes=[NodeWrite(lease=lease, node=record)])
     assert [found.output for found in await store.nodes(RunId("r1"))] == ["ok"]
 
 
 async def test_a_unit_written_twice_changes_nothing(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
     ended = attempt_of_node("a", "r1")
-    write = NodeWrite(fence=fence, node=node("a", "r1"))
+    write = NodeWrite(lease=lease, node=node("a", "r1"))
     for _ in range(2):
-        await store.begin_attempt(fence, sent)
-        await store.settle(attempt=ended, attempt_fence=fence, memo=answer("a"), nodes=[write])
+        await store.begin_attempt(lease, sent)
+        await store.settle(attempt=ended, attempt_lease=lease, memo=answer("a"), nodes=[write])
     assert await store.attempts(RunId("r1")) == [ended]
     assert await store.nodes(RunId("r1")) == [write.node]
     assert await store.memo(answer("a").key) == answer("a")
@@ -228,22 +228,22 @@ async def test_a_unit_written_twice_changes_nothing(store: Store) -> None:
 
 
 async def test_attempts_come_in_order_of_recording_and_by_node(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     names = ["z", "a", "m", "a"]
     records = [attempt_of_node(name, "r1", number=number) for number, name in enumerate(names)]
     for record in records:
-        await store.begin_attempt(fence, replace(record, status=AttemptStatus.SENT))
+        await store.begin_attempt(lease, replace(record, status=AttemptStatus.SENT))
     for record in reversed(records):
-        await store.settle(attempt=record, attempt_fence=fence)
+        await store.settle(attempt=record, attempt_lease=lease)
     assert await store.attempts(RunId("r1")) == records
     assert await store.attempts(RunId("r1"), NodeId("a")) == [records[1], records[3]]
 
 
 async def test_an_attempt_begins_and_ends_in_order_also_at_once(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
     ended = attempt_of_node("a", "r1")
-    await asyncio.gather(store.begin_attempt(fence, sent), store.settle(attempt=ended, attempt_fence=fence))
+    await asyncio.gather(store.begin_attempt(lease, sent), store.settle(attempt=ended, attempt_lease=lease))
     assert await store.attempts(RunId("r1")) == [ended]
 
 
@@ -252,7 +252,7 @@ async def test_what_was_set_aside_for_an_attempt_is_kept(store: Store) -> None:
     sent = replace(attempt_of_node("a", "r1", status=AttemptStatus.SENT), reserved_tokens=1234.5, reserved_usd=None)
     plain = attempt_of_node("b", "r1", status=AttemptStatus.SENT)
     for attempt in (sent, plain):
-        await store.begin_attempt(fence_of(made), attempt)
+        await store.begin_attempt(lease_of(made), attempt)
     assert await store.attempts(RunId("r1")) == [sent, plain]
     await finish(store, made, RunStatus.INTERRUPTED)
     await store.claim_run(RunId("r1"), ME)
@@ -270,8 +270,8 @@ async def test_the_last_node_of_a_workflow(store: Store) -> None:
         ],
         start=1,
     ):
-        fence = fence_of(await store.create_run(run(f"r{number}", workflow=workflow, owner=ME)))
-        await store.settle(nodes=[NodeWrite(fence=fence, node=node("a", f"r{number}", status=status))])
+        lease = lease_of(await store.create_run(run(f"r{number}", workflow=workflow, owner=ME)))
+        await store.settle(nodes=[NodeWrite(lease=lease, node=node("a", f"r{number}", status=status))])
     assert await store.last_node("blog", NodeId("a"), before_seq=None) == node("a", "r2")
     assert await store.last_node("blog", NodeId("a"), before_seq=2) == node("a", "r1")
     assert await store.last_node("blog", NodeId("a"), before_seq=1) is None
@@ -286,13 +286,13 @@ async def test_hostile_values_come_back_byte_for_byte(store: Store) -> None:
         run("r\udcff\0'", owner=ME), workflow="w\ud800", path="/a\\b\udc80", tenant="\0", inputs={"h": hostile}
     )
     made = await store.create_run(record)
-    fence = fence_of(made)
+    lease = lease_of(made)
     written = node("\0n\ud800", record.run_id, output=hostile)
     await store.settle(
         attempt=attempt_of_node("\ud800", record.run_id),
-        attempt_fence=fence,
+        attempt_lease=lease,
         memo=answer("k\ud800", value=hostile),
-        nodes=[NodeWrite(fence=fence, node=written)],
+        nodes=[NodeWrite(lease=lease, node=written)],
     )
     assert await store.run(record.run_id) == made
     assert (await store.runs(workflow="w\ud800"))[0].inputs == {"h": hostile}
@@ -303,18 +303,18 @@ async def test_hostile_values_come_back_byte_for_byte(store: Store) -> None:
 
 
 async def test_a_large_answer_comes_back(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     written = node("a", "r1", output="日\0x" * 1_000_000)
-    await store.settle(nodes=[NodeWrite(fence=fence, node=written)])
+    await store.settle(nodes=[NodeWrite(lease=lease, node=written)])
     assert await store.nodes(RunId("r1")) == [written]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {1}, b"x"])
 async def test_what_json_cannot_hold_is_refused_and_the_store_goes_on(store: Store, value: object) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     for unit in (
-        {"nodes": [NodeWrite(fence=fence, node=node("a", "r1", output=value))], "memo": answer("x")},
-        {"nodes": [NodeWrite(fence=fence, node=node("a", "r1"))], "memo": answer("x", value=value)},
+        {"nodes": [NodeWrite(lease=lease, node=node("a", "r1", output=value))], "memo": answer("x")},
+        {"nodes": [NodeWrite(lease=lease, node=node("a", "r1"))], "memo": answer("x", value=value)},
     ):
         with pytest.raises(ValueError):
             await store.settle(**unit)
@@ -322,28 +322,28 @@ async def test_what_json_cannot_hold_is_refused_and_the_store_goes_on(store: Sto
     assert await store.memo(answer("x").key) is None
 
 
-async def test_a_row_needs_the_fence_of_its_own_run(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+async def test_a_row_needs_the_lease_of_its_own_run(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     await store.create_run(run("r2", owner=ME))
-    with pytest.raises(ValueError, match="fence"):
+    with pytest.raises(ValueError, match="lease"):
         await store.settle(attempt=attempt_of_node("a", "r1"))
-    with pytest.raises(ValueError, match="fence"):
-        await store.settle(nodes=[NodeWrite(fence=fence, node=node("a", "r2"))])
-    with pytest.raises(ValueError, match="fence"):
-        await store.begin_attempt(fence, attempt_of_node("a", "r2"))
+    with pytest.raises(ValueError, match="lease"):
+        await store.settle(nodes=[NodeWrite(lease=lease, node=node("a", "r2"))])
+    with pytest.raises(ValueError, match="lease"):
+        await store.begin_attempt(lease, attempt_of_node("a", "r2"))
     assert await store.nodes(RunId("r2")) == []
 
 
 async def test_one_settlement_may_end_nodes_of_several_runs_or_of_none_if_one_is_stale(store: Store) -> None:
-    fences = [fence_of(await store.create_run(run(name, owner=ME))) for name in ("r1", "r2")]
-    writes = [NodeWrite(fence=fence, node=node("a", fence.run_id)) for fence in fences]
+    leases = [lease_of(await store.create_run(run(name, owner=ME))) for name in ("r1", "r2")]
+    writes = [NodeWrite(lease=lease, node=node("a", lease.run_id)) for lease in leases]
     await store.settle(nodes=writes)
-    assert [len(await store.nodes(fence.run_id)) for fence in fences] == [1, 1]
+    assert [len(await store.nodes(lease.run_id)) for lease in leases] == [1, 1]
     late = RunLease(run_id=RunId("r2"), epoch=9)
-    writes = [NodeWrite(fence=fences[0], node=node("b", "r1")), NodeWrite(fence=late, node=node("b", "r2"))]
+    writes = [NodeWrite(lease=leases[0], node=node("b", "r1")), NodeWrite(lease=late, node=node("b", "r2"))]
     with pytest.raises(OwnershipLost):
         await store.settle(nodes=writes)
-    assert [len(await store.nodes(fence.run_id)) for fence in fences] == [1, 1]
+    assert [len(await store.nodes(lease.run_id)) for lease in leases] == [1, 1]
 
 
 async def test_settling_nothing_is_allowed(store: Store) -> None:

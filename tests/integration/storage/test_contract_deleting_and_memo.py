@@ -10,13 +10,13 @@ import pytest
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.base import NodeWrite, RunRecord, Store
-from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
 
 async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.SUCCEEDED) -> None:
-    await store.finish_run(fence_of(record), status=status, finished_at=1_700_000_009.0)
+    await store.finish_run(lease_of(record), status=status, finished_at=1_700_000_009.0)
 
 
 # deleting
@@ -27,9 +27,9 @@ async def test_deleting_runs_takes_their_rows_and_leaves_the_memo(store: Store) 
         made = await store.create_run(run(name, owner=ME))
         await store.settle(
             attempt=attempt_of_node("a", name),
-            attempt_fence=fence_of(made),
+            attempt_lease=lease_of(made),
             memo=answer(name),
-            nodes=[NodeWrite(fence=fence_of(made), node=node("a", name))],
+            nodes=[NodeWrite(lease=lease_of(made), node=node("a", name))],
         )
         await finish(store, made)
     gone = [RunId("r1"), RunId("r2"), RunId("r1"), RunId("unknown")]

@@ -19,7 +19,7 @@ from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.migrate import SchemaState, inspect
 from flowllm.storage.sqlite.store import SqlStore
-from tests.support.records import ME, answer, fence_of, node, run
+from tests.support.records import ME, answer, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 R1 = RunId("r1")
@@ -33,11 +33,11 @@ def files(path: Path) -> dict[str, bytes]:
 async def filled(path: Path) -> None:
     store = await open_store(str(path), clock=SystemClock())
     made = await store.create_run(run("r1", owner=ME))
-    writes = [NodeWrite(fence=fence_of(made), node=node("a", "r1", output=TEXT))]
-    writes.append(NodeWrite(fence=fence_of(made), node=node("b", "r1", seq=2)))
+    writes = [NodeWrite(lease=lease_of(made), node=node("a", "r1", output=TEXT))]
+    writes.append(NodeWrite(lease=lease_of(made), node=node("b", "r1", seq=2)))
     await store.settle(nodes=writes, memo=answer("a", value=TEXT))
     await store.settle(memo=answer("b"))
-    await store.finish_run(fence_of(made), status=RunStatus.SUCCEEDED, finished_at=1.0)
+    await store.finish_run(lease_of(made), status=RunStatus.SUCCEEDED, finished_at=1.0)
     await store.close()
 
 

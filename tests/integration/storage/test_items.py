@@ -19,7 +19,7 @@ from flowllm.storage.sqlite import item_matching, outputs
 from flowllm.storage.sqlite.store import SqlStore
 from tests.support.items import POSTS, R1, again, foreach, item, write, written
 from tests.support.items import adopt as adopt_all
-from tests.support.records import ME, fence_of, node, run
+from tests.support.records import ME, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def test_items_are_apart_from_the_nodes_at_the_top(store: Store) -> None:
 async def test_items_come_in_pages_and_by_status(store: Store) -> None:
     begun = await written(store, "abcde")
     bad = item(3, "d", status=NodeStatus.FAILED)
-    await store.settle(nodes=[NodeWrite(fence=fence_of(begun), node=bad)])
+    await store.settle(nodes=[NodeWrite(lease=lease_of(begun), node=bad)])
     page = await store.items(R1, POSTS, after=1, limit=2)
     assert [found.place for found in page] == [2, 3]
     assert [found.place for found in await store.items(R1, POSTS, status=NodeStatus.FAILED)] == [3]
@@ -48,7 +48,7 @@ async def test_items_come_in_pages_and_by_status(store: Store) -> None:
 async def test_nodes_within_items(store: Store) -> None:
     begun = await written(store, "ab")
     inner = [replace(node(f"posts[{at}].{name}", "r1"), parent=f"posts[{at}]") for at in (0, 1) for name in "xy"]
-    await store.settle(nodes=[NodeWrite(fence=fence_of(begun), node=record) for record in inner])
+    await store.settle(nodes=[NodeWrite(lease=lease_of(begun), node=record) for record in inner])
     assert await store.nodes(R1, "posts[1]") == inner[2:]
     found = await store.nodes_within(R1, [NodeId("posts[0]"), NodeId("posts[1]"), NodeId("posts[2]")])
     assert {name: list(records) for name, records in found.items()} == {"posts[0]": inner[:2], "posts[1]": inner[2:]}
@@ -57,7 +57,7 @@ async def test_nodes_within_items(store: Store) -> None:
 async def test_outputs_are_a_lazy_sequence(store: Store) -> None:
     begun = await written(store, "abc" * 400)
     failed = item(1, "b", status=NodeStatus.FAILED)
-    await store.settle(nodes=[NodeWrite(fence=fence_of(begun), node=failed)])
+    await store.settle(nodes=[NodeWrite(lease=lease_of(begun), node=failed)])
     outputs = store.outputs(R1, POSTS)
     assert len(outputs) == 1200
     assert (outputs[0], outputs[1], outputs[-1], list(outputs[2:4])) == ("out a", None, "out c", ["out c", "out a"])
@@ -83,11 +83,11 @@ async def test_items_are_read_page_by_page_in_order(store: Store) -> None:
 
 
 async def test_failed_items_of_all_foreaches_come_in_pages(store: Store) -> None:
-    fence = fence_of(await written(store, "abc"))
+    lease = lease_of(await written(store, "abc"))
     lists = [NodeId(name) for name in ("a[0].lines", "posts", "z")]
     bad = [item(at, "x", status=NodeStatus.FAILED, parent=name) for name in lists for at in (10, 9, 2)]
     outer = replace(node("step", "r1"), status=NodeStatus.FAILED)  # a step that failed is no dead letter
-    await write(store, fence, *bad, outer)
+    await write(store, lease, *bad, outer)
     expected = [(name, place) for name in lists for place in (2, 9, 10)]
     seen: list[tuple[str, int]] = []
     while page := await store.failed_items(R1, after=seen[-1] if seen else ("", -1), limit=2):
@@ -97,11 +97,11 @@ async def test_failed_items_of_all_foreaches_come_in_pages(store: Store) -> None
 
 
 async def test_a_failed_item_that_left_the_data_is_no_dead_letter(store: Store) -> None:
-    fence = fence_of(await written(store, "abc"))
-    await write(store, fence, *(item(at, name, status=NodeStatus.FAILED) for at, name in enumerate("abc")))
-    fence = await again(store, fence)
-    await adopt_all(store, fence, "ac")
-    await write(store, fence, foreach(epoch=fence.epoch))
+    lease = lease_of(await written(store, "abc"))
+    await write(store, lease, *(item(at, name, status=NodeStatus.FAILED) for at, name in enumerate("abc")))
+    lease = await again(store, lease)
+    await adopt_all(store, lease, "ac")
+    await write(store, lease, foreach(epoch=lease.epoch))
     assert [found.content for found in await store.failed_items(R1)] == ["a", "c"]
 
 
@@ -118,28 +118,28 @@ async def test_a_failed_item_that_left_the_data_is_no_dead_letter(store: Store) 
 async def test_items_that_were_not_taken_over_stand_until_the_foreach_has_ended(
     store: Store, status: NodeStatus, left: str
 ) -> None:
-    fence = await again(store, fence_of(await written(store, "abc")))
-    await adopt_all(store, fence, "a")
-    await write(store, fence, foreach(epoch=fence.epoch, status=status))
+    lease = await again(store, lease_of(await written(store, "abc")))
+    await adopt_all(store, lease, "a")
+    await write(store, lease, foreach(epoch=lease.epoch, status=status))
     assert [found.content for found in await store.items(R1, POSTS)] == list(left)
     assert list(store.outputs(R1, POSTS)) == [f"out {content}" for content in left]
     assert await store.count_items(R1, POSTS) == {NodeStatus.SUCCEEDED: len(left)}
 
 
 async def test_hostile_names_and_items_come_back(store: Store) -> None:
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     parent = NodeId("p\ud800\\0")
     hostile = replace(item(2, "\udfff\\", parent=parent), item=["\0", 2**70, {"\ud800": None}])
-    await write(store, fence, hostile)
+    await write(store, lease, hostile)
     assert await store.items(R1, parent) == [hostile]
     assert await store.node(R1, hostile.node_id) == hostile
-    fence = await again(store, fence)
-    taken = (await adopt_at(store, fence, parent, hostile.content))[0]
+    lease = await again(store, lease)
+    taken = (await adopt_at(store, lease, parent, hostile.content))[0]
     assert (taken.slot, taken.node) == (2, replace(hostile, epoch=2))
 
 
-async def adopt_at(store: Store, fence: RunLease, parent: NodeId, content: str) -> list[MatchedItem]:
-    return await store.adopt(fence, parent, [ItemKey(place=2, content=content)])
+async def adopt_at(store: Store, lease: RunLease, parent: NodeId, content: str) -> list[MatchedItem]:
+    return await store.adopt(lease, parent, [ItemKey(place=2, content=content)])
 
 
 # outputs
@@ -260,14 +260,14 @@ async def test_what_looks_for_items_uses_an_index(disk: SqlStore, path: Path, qu
 async def test_how_far_the_output_file_is_on_disk(store: Store) -> None:
     begun = await store.create_run(run("r1", owner=ME))
     assert begun.output_offset is None
-    await store.mark_output(fence_of(begun), 4096)
+    await store.mark_output(lease_of(begun), 4096)
     assert (await store.run(R1)).output_offset == 4096
     assert (await store.runs())[0].output_offset == 4096
-    fence = await again(store, fence_of(begun))
+    lease = await again(store, lease_of(begun))
     assert (await store.run(R1)).output_offset == 4096
     with pytest.raises(OwnershipLost):
-        await store.mark_output(fence_of(begun), 5000)
-    await store.mark_output(fence, 0)
+        await store.mark_output(lease_of(begun), 5000)
+    await store.mark_output(lease, 0)
     assert (await store.run(R1)).output_offset == 0
 
 

@@ -17,7 +17,7 @@ from flowllm.core.errors import StorageFailed
 from flowllm.core.types import NodeId, RunId, RunStatus
 from flowllm.storage.base import NodeWrite, RunLease, Store
 from flowllm.storage.open import open_store
-from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
@@ -60,12 +60,12 @@ HAPPENINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 }
 
 
-async def _settle(store: Store, fence: RunLease, name: str) -> None:
+async def _settle(store: Store, lease: RunLease, name: str) -> None:
     await store.settle(
         attempt=attempt_of_node(name, "r1"),
-        attempt_fence=fence,
+        attempt_lease=lease,
         memo=answer(name),
-        nodes=[NodeWrite(fence=fence, node=node(name, "r1"))],
+        nodes=[NodeWrite(lease=lease, node=node(name, "r1"))],
     )
 
 
@@ -77,29 +77,29 @@ async def _names(store: Store) -> set[str]:
 async def test_nothing_is_begun_and_what_is_in_hand_is_kept(happening: str, path: Path, tmp_path: Path) -> None:
     happen, what, place = HAPPENINGS[happening]
     store = await open_store(str(path), clock=SystemClock())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     for name in ("kept", "out", "late"):
-        await store.begin_attempt(fence, attempt_of_node(name, "r1"))
-    await _settle(store, fence, "kept")
+        await store.begin_attempt(lease, attempt_of_node(name, "r1"))
+    await _settle(store, lease, "kept")
 
     happen(path)
 
     with pytest.raises(StorageFailed, match="nothing more is sent") as told:
-        await store.begin_attempt(fence, attempt_of_node("new", "r1"))
+        await store.begin_attempt(lease, attempt_of_node("new", "r1"))
     assert what in told.value.message
     for name in ("out", "late"):
         with pytest.raises(StorageFailed, match=what):
-            await _settle(store, fence, name)
+            await _settle(store, lease, name)
     await store.close()
 
     there = tmp_path / place
     assert told.value.database == ("" if there == path else str(there))
     again = await open_store(str(there), clock=SystemClock())
-    fence = fence_of(await again.claim_run(RunId("r1"), ME))
+    lease = lease_of(await again.claim_run(RunId("r1"), ME))
     assert await _names(again) == {"kept", "out", "late"}
     assert {str(found.node_id) for found in await again.attempts(RunId("r1"))} == {"kept", "out", "late"}
     assert (await again.memo_stats()).entries == 3
-    await again.begin_attempt(fence, attempt_of_node("new", "r1"))
+    await again.begin_attempt(lease, attempt_of_node("new", "r1"))
     await again.close()
 
 
@@ -108,19 +108,19 @@ async def test_what_a_cut_database_cannot_take_is_there_once_it_is_restored(
     left: int, path: Path, tmp_path: Path
 ) -> None:
     store = await open_store(str(path), clock=SystemClock())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     for name in ("kept", "out"):
-        await store.begin_attempt(fence, attempt_of_node(name, "r1"))
-    await _settle(store, fence, "kept")
+        await store.begin_attempt(lease, attempt_of_node(name, "r1"))
+    await _settle(store, lease, "kept")
     for file in (path, _wal(path)):
         shutil.copy(file, tmp_path / file.name)
 
     os.truncate(path, left)
 
     with pytest.raises(StorageFailed, match="could not be saved"):
-        await store.begin_attempt(fence, attempt_of_node("new", "r1"))
+        await store.begin_attempt(lease, attempt_of_node("new", "r1"))
     with pytest.raises(StorageFailed) as told:
-        await _settle(store, fence, "out")
+        await _settle(store, lease, "out")
     assert f"kept in {path}.spill-" in told.value.hint
     await store.close()
 
@@ -136,12 +136,12 @@ async def test_what_a_cut_database_cannot_take_is_there_once_it_is_restored(
 
 async def test_a_log_that_others_have_put_into_the_database_is_no_loss(path: Path) -> None:
     store = await open_store(str(path), clock=SystemClock())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
-    await _settle(store, fence, "kept")
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    await _settle(store, lease, "kept")
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    await store.begin_attempt(fence, attempt_of_node("new", "r1"))
-    await _settle(store, fence, "new")
+    await store.begin_attempt(lease, attempt_of_node("new", "r1"))
+    await _settle(store, lease, "new")
     assert await _names(store) == {"kept", "new"}
     await store.close()
 
@@ -156,11 +156,11 @@ async def test_where_the_whole_project_is_removed_it_is_saved_in_the_temporary_f
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.chdir(project)
     store = await open_store("runs/x.db", clock=SystemClock())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
-    await _settle(store, fence, "kept")
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    await _settle(store, lease, "kept")
     shutil.rmtree(project)
     with pytest.raises(StorageFailed, match="was removed") as told:
-        await _settle(store, fence, "out")
+        await _settle(store, lease, "out")
     await store.close()
     assert told.value.database == str(temporary / "x.db.rescued-1")
     again = await open_store(told.value.database, clock=SystemClock())
@@ -174,16 +174,16 @@ async def test_a_step_that_changes_the_working_directory_moves_no_database(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     store = await open_store("runs/x.db", clock=SystemClock())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
-    await _settle(store, fence, "kept")
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    await _settle(store, lease, "kept")
     outputs = store.outputs(RunId("r1"), NodeId("rows"))
     os.chdir("elsewhere")
-    await store.begin_attempt(fence, attempt_of_node("new", "r1"))
-    await _settle(store, fence, "new")
+    await store.begin_attempt(lease, attempt_of_node("new", "r1"))
+    await _settle(store, lease, "new")
     assert await _names(store) == {"kept", "new"}
     assert (len(outputs), len(store.outputs(RunId("r1"), NodeId("rows")))) == (0, 0)
     assert (await store.run(RunId("r1"))).status is RunStatus.RUNNING
-    await store.finish_run(fence, status=RunStatus.SUCCEEDED, finished_at=1.0)
+    await store.finish_run(lease, status=RunStatus.SUCCEEDED, finished_at=1.0)
     await store.close()
     assert list((tmp_path / "runs" / "x.db.locks").iterdir()) == []
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -193,7 +193,7 @@ async def test_a_step_that_changes_the_working_directory_moves_no_database(
 async def test_who_only_reads_is_told_too(happening: str, path: Path) -> None:
     """What stands at the old path, or does not, is no reason to speak of damage."""
     store = await open_store(str(path), clock=SystemClock())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     outputs = store.outputs(RunId("r1"), NodeId("f"), slots=[0])
     happen, said, _ = HAPPENINGS[happening]
     happen(path)  # before it is in the database: a copy has no such item
@@ -201,5 +201,5 @@ async def test_who_only_reads_is_told_too(happening: str, path: Path) -> None:
         list(outputs)
     assert told.value.database
     with pytest.raises(StorageFailed, match=said):
-        await store.settle(nodes=[NodeWrite(fence=fence, node=node("f[0]", "r1"))])
+        await store.settle(nodes=[NodeWrite(lease=lease, node=node("f[0]", "r1"))])
     await store.close()

@@ -17,7 +17,7 @@ from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sqlite import store as sql
 from flowllm.storage.sqlite.store import SqlStore
 from tests.support.process import worker
-from tests.support.records import ME, OTHER, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, OTHER, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"
@@ -27,7 +27,7 @@ R1 = RunId("r1")
 @pytest.fixture
 async def paused(disk: SqlStore) -> SqlStore:
     made = await disk.create_run(run("r1", owner=ME))
-    await disk.finish_run(fence_of(made), status=RunStatus.PAUSED, finished_at=1.0)
+    await disk.finish_run(lease_of(made), status=RunStatus.PAUSED, finished_at=1.0)
     return disk
 
 
@@ -82,7 +82,7 @@ async def test_an_owner_that_was_stopped_and_wakes_late_writes_nothing(paused: S
         path.with_name("x.db.locks").joinpath("r1").unlink()  # taken over by force
         heir = await paused.claim_run(R1, ME)
         assert heir.epoch == 3
-        await paused.settle(nodes=[NodeWrite(fence=fence_of(heir), node=node("mine", "r1", seq=9))])
+        await paused.settle(nodes=[NodeWrite(lease=lease_of(heir), node=node("mine", "r1", seq=9))])
         os.kill(child.pid, signal.SIGCONT)
         child.tell(2)
         assert child.hear() == "OwnershipLost"
@@ -99,9 +99,9 @@ async def test_the_former_owner_lets_go_of_a_lock_that_was_taken_over(path: Path
     heir = await open_store(str(path), clock=SystemClock())
     claimed = await heir.claim_run(R1, this_process(SystemClock()))
     with pytest.raises(OwnershipLost):
-        await disk.finish_run(fence_of(made), status=RunStatus.FAILED, finished_at=1.0)
+        await disk.finish_run(lease_of(made), status=RunStatus.FAILED, finished_at=1.0)
     assert (await disk.run(R1)).status is RunStatus.RUNNING
-    await heir.finish_run(fence_of(claimed), status=RunStatus.PAUSED, finished_at=2.0)
+    await heir.finish_run(lease_of(claimed), status=RunStatus.PAUSED, finished_at=2.0)
     assert (await disk.claim_run(R1, ME)).epoch == 3
     await heir.close()
 
@@ -122,7 +122,7 @@ async def test_a_request_on_its_way_is_seen_of_other_processes_that_are_alive(
     other = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
     made = await other.create_run(run("r1", owner=OTHER))
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
-    await other.begin_attempt(fence_of(made), sent)
+    await other.begin_attempt(lease_of(made), sent)
     began = sent.started_at
     assert await first.sent_elsewhere(sent.key, since=began)
     assert not await first.sent_elsewhere("another", since=began)

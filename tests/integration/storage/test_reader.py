@@ -18,7 +18,7 @@ from flowllm.core.types import NodeId, RunId
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.store import SqlStore
-from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ async def test_lookups_of_one_tick_share_a_query(disk: SqlStore) -> None:
 async def test_every_read_sees_what_was_committed_before(disk: SqlStore) -> None:
     made = await disk.create_run(run("r1", owner=ME))
     for number in range(50):
-        await disk.settle(nodes=[NodeWrite(fence=fence_of(made), node=node(f"n{number}", "r1"))], memo=answer("k"))
+        await disk.settle(nodes=[NodeWrite(lease=lease_of(made), node=node(f"n{number}", "r1"))], memo=answer("k"))
         found, kept = await asyncio.gather(disk.nodes(RunId("r1")), disk.memo(answer("k").key))
         assert len(found) == number + 1
         assert kept is not None
@@ -124,9 +124,9 @@ async def test_a_list_of_runs_does_not_load_snapshots(disk: SqlStore) -> None:
 
 
 async def test_the_spend_of_a_run_and_of_its_only_node_are_equal_and_take_one_query_each(disk: SqlStore) -> None:
-    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
+    lease = lease_of(await disk.create_run(run("r1", owner=ME)))
     for number in range(20):
-        await disk.settle(attempt=attempt_of_node("a", "r1", number=number), attempt_fence=fence)
+        await disk.settle(attempt=attempt_of_node("a", "r1", number=number), attempt_lease=lease)
     seen = queries(disk)
     spends = [await disk.spend(RunId("r1")), await disk.spend(RunId("r1"), NodeId("a"))]
     assert spends[0] == spends[1]
@@ -135,8 +135,8 @@ async def test_the_spend_of_a_run_and_of_its_only_node_are_equal_and_take_one_qu
 
 
 async def test_damaged_usage_is_told_instead_of_a_wrong_sum(disk: SqlStore, path: Path) -> None:
-    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
-    await disk.settle(attempt=attempt_of_node("a", "r1"), attempt_fence=fence)
+    lease = lease_of(await disk.create_run(run("r1", owner=ME)))
+    await disk.settle(attempt=attempt_of_node("a", "r1"), attempt_lease=lease)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE attempts SET usage = '{\"input_tok'")
         connection.commit()

@@ -10,13 +10,13 @@ import pytest
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, RunId, RunStatus, Usage
 from flowllm.storage.base import RunRecord, Store
-from tests.support.records import ME, USAGE, attempt_of_node, fence_of, run
+from tests.support.records import ME, USAGE, attempt_of_node, lease_of, run
 
 pytestmark = pytest.mark.anyio
 
 
 async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.SUCCEEDED) -> None:
-    await store.finish_run(fence_of(record), status=status, finished_at=1_700_000_009.0)
+    await store.finish_run(lease_of(record), status=status, finished_at=1_700_000_009.0)
 
 
 # what a run has spent
@@ -25,11 +25,11 @@ async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.
 async def spend(store: Store, *changes: dict[str, object]) -> Spend:
     """The spend of a run with these attempts: each took 80 tokens for $0.5, of 100 and $2 set aside, but for
     what is changed of it."""
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     for number, change in enumerate(changes):
         usual = {"cost_usd": 0.5, "reserved_tokens": 100.0, "reserved_usd": 2.0}
         attempt = replace(attempt_of_node("a", "r1", number=number), **(usual | change))
-        await store.settle(attempt=attempt, attempt_fence=fence)
+        await store.settle(attempt=attempt, attempt_lease=lease)
     return await store.spend(RunId("r1"))
 
 
@@ -101,14 +101,14 @@ async def test_tokens_beyond_what_a_database_counts_in_whole_numbers(store: Stor
 
 async def test_a_spend_is_that_of_one_run_over_all_its_sittings(store: Store) -> None:
     made = [await store.create_run(run(name, owner=ME)) for name in ("r1", "r2")]
-    await store.settle(attempt=attempt_of_node("a", "r2"), attempt_fence=fence_of(made[1]))
+    await store.settle(attempt=attempt_of_node("a", "r2"), attempt_lease=lease_of(made[1]))
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
-    await store.begin_attempt(fence_of(made[0]), sent)
+    await store.begin_attempt(lease_of(made[0]), sent)
     assert taken(await store.spend(RunId("r1"))) == (100.0, 0.0005)
     await finish(store, made[0], RunStatus.INTERRUPTED)
     claimed = await store.claim_run(RunId("r1"), ME)
     again = attempt_of_node("a", "r1", number=2)
-    await store.settle(attempt=again, attempt_fence=fence_of(claimed))
+    await store.settle(attempt=again, attempt_lease=lease_of(claimed))
     found = await store.spend(RunId("r1"))
     assert found.tokens == 100.0 + USAGE.input_tokens + USAGE.output_tokens
     assert found.usd == pytest.approx(0.0006)

@@ -22,7 +22,7 @@ from flowllm.storage.sqlite.spill import Spill
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.support.process import worker
-from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"
@@ -46,8 +46,8 @@ async def _opened(path: Path, disk: Faulty) -> SqlStore:
     return SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=disk))
 
 
-def _write(fence: RunLease, name: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeWrite:
-    return NodeWrite(fence=fence, node=replace(node(name, fence.run_id), status=status))
+def _write(lease: RunLease, name: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeWrite:
+    return NodeWrite(lease=lease, node=replace(node(name, lease.run_id), status=status))
 
 
 def _full(*_: object) -> None:
@@ -62,16 +62,16 @@ async def test_later_results_come_after_those_that_wait(path: Path) -> None:
     """A small one would fit where a large one did not: its state must not be undone by the one before it."""
     disk = Faulty()
     store = await _opened(path, disk)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     disk.full = True
     for status in (NodeStatus.RUNNING, NodeStatus.SUCCEEDED):
         with pytest.raises(StorageFailed, match="full") as told:
-            await store.settle(nodes=[_write(fence, "a", status)])
+            await store.settle(nodes=[_write(lease, "a", status)])
         assert "are kept in" in told.value.hint
     with pytest.raises(StorageFailed):
-        await store.begin_attempt(fence, attempt_of_node("b", "r1"))
+        await store.begin_attempt(lease, attempt_of_node("b", "r1"))
     disk.full = False
-    await store.settle(nodes=[_write(fence, "c")])
+    await store.settle(nodes=[_write(lease, "c")])
     found = {str(node.node_id): node.status for node in await store.nodes(RunId("r1"))}
     assert found == {"a": NodeStatus.SUCCEEDED, "c": NodeStatus.SUCCEEDED}
     await store.close()
@@ -82,17 +82,17 @@ async def test_a_run_is_not_claimed_past_results_that_wait(path: Path) -> None:
     """Under a new epoch they would be refused."""
     disk = Faulty()
     store = await _opened(path, disk)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     disk.full = True
     with pytest.raises(StorageFailed):
-        await store.settle(nodes=[_write(fence, "a")], memo=answer("a"))
+        await store.settle(nodes=[_write(lease, "a")], memo=answer("a"))
     await store.close()
 
     store = SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=disk))
     with pytest.raises(StorageFailed):
         await store.claim_run(RunId("r1"), ME)
     disk.full = False
-    assert (await store.claim_run(RunId("r1"), ME)).epoch == fence.epoch + 1
+    assert (await store.claim_run(RunId("r1"), ME)).epoch == lease.epoch + 1
     assert [found.node_id for found in await store.nodes(RunId("r1"))] == ["a"]
     await store.close()
 
@@ -100,11 +100,11 @@ async def test_a_run_is_not_claimed_past_results_that_wait(path: Path) -> None:
 async def test_of_a_run_that_was_deleted_the_answers_are_kept(path: Path) -> None:
     disk = Faulty()
     store = await _opened(path, disk)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
-    await store.finish_run(fence, status=RunStatus.INTERRUPTED, finished_at=1.0)
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     disk.full = True
     with pytest.raises(StorageFailed):
-        await store.settle(nodes=[_write(fence, "a")], memo=answer("a"))
+        await store.settle(nodes=[_write(lease, "a")], memo=answer("a"))
     await store.close()
     with sqlite3.connect(path) as other:
         other.execute("DELETE FROM runs")
@@ -119,14 +119,14 @@ async def test_of_a_run_that_was_deleted_the_answers_are_kept(path: Path) -> Non
 
 async def test_nothing_is_begun_without_room_for_its_result(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await _opened(path, Faulty())
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_allocate", _full)
         with pytest.raises(StorageFailed, match="no room for results"):
-            await store.begin_attempt(fence, attempt_of_node("a", "r1"))
+            await store.begin_attempt(lease, attempt_of_node("a", "r1"))
     assert await store.attempts(RunId("r1")) == []
-    await store.begin_attempt(fence, attempt_of_node("a", "r1"))
+    await store.begin_attempt(lease, attempt_of_node("a", "r1"))
     assert len(_left(path.parent)) == 1
     await store.close()
     assert _left(path.parent) == []
@@ -136,18 +136,18 @@ async def test_nothing_sums_up_what_is_lost(path: Path, monkeypatch: pytest.Monk
     """A step of a graph within is on record nowhere: that graph has not succeeded, another's may."""
     disk = Faulty()
     store = await _opened(path, disk)
-    fence, other = [fence_of(await store.create_run(run(name, owner=ME))) for name in ("r1", "r2")]
+    lease, other = [lease_of(await store.create_run(run(name, owner=ME))) for name in ("r1", "r2")]
     disk.full = True
     with monkeypatch.context() as patch:
         patch.setattr(Spill, "append", _full)
         with pytest.raises(StorageFailed, match="lost"):
-            await store.settle(nodes=[_write(fence, "g.a", NodeStatus.SKIPPED)])
+            await store.settle(nodes=[_write(lease, "g.a", NodeStatus.SKIPPED)])
     disk.full = False
-    await store.settle(nodes=[_write(fence, "g.b")])
+    await store.settle(nodes=[_write(lease, "g.b")])
     graph = replace(node("g", "r1"), kind=StepKind.WORKFLOW)
     with pytest.raises(StorageFailed, match="full"):
-        await store.settle(nodes=[NodeWrite(fence=fence, node=graph)])
-    await store.settle(nodes=[NodeWrite(fence=other, node=replace(graph, run_id=other.run_id))])
+        await store.settle(nodes=[NodeWrite(lease=lease, node=graph)])
+    await store.settle(nodes=[NodeWrite(lease=other, node=replace(graph, run_id=other.run_id))])
     assert [node.node_id for node in await store.nodes(RunId("r1"))] == ["g.b"]
     assert [node.node_id for node in await store.nodes(RunId("r2"))] == ["g"]
     await store.close()
@@ -178,11 +178,11 @@ def test_without_a_place_beside_the_database_it_is_in_the_temporary_folder(
     for payload in payloads:
         kept.append(payload)
     other = Spill(database)
-    other.adopt()
+    other.take_over()
     assert not other.holds, "that of a living process is its own"
     kept.close()
     assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o600"}
-    other.adopt()
+    other.take_over()
     assert other.results() == payloads
     other.clear()
     other.close()
@@ -203,7 +203,7 @@ def test_a_file_that_was_removed_or_damaged_takes_nothing_from_others(tmp_path: 
         end.write(b"FLSP a frame that was not written wholly")
     (tmp_path / "x.db.spill-1-ab-0").symlink_to(file)
     other = Spill(tmp_path / "x.db")
-    other.adopt()
+    other.take_over()
     assert other.results() == [b"third"]
     other.close()
 
@@ -216,7 +216,7 @@ def test_a_file_that_another_process_tidied_away_while_it_was_made_keeps_nothing
 
     def late(descriptor: int, how: int) -> None:
         monkeypatch.setattr(fcntl, "flock", lock)
-        Spill(tmp_path / "x.db").adopt()
+        Spill(tmp_path / "x.db").take_over()
         lock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -224,7 +224,7 @@ def test_a_file_that_another_process_tidied_away_while_it_was_made_keeps_nothing
     kept.append(b"first")
     kept.close()
     other = Spill(tmp_path / "x.db")
-    other.adopt()
+    other.take_over()
     assert other.results() == [b"first"]
     other.close()
 
@@ -254,11 +254,11 @@ async def test_where_no_temporary_folder_can_be_written_to_the_one_of_the_databa
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     told: list[str] = []
     store = await open_store(str(path), clock=SystemClock(), told=told.append)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
-    await store.begin_attempt(fence, attempt_of_node("a", "r1"))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    await store.begin_attempt(lease, attempt_of_node("a", "r1"))
     path.unlink()
     with pytest.raises(StorageFailed, match="All that it held is in it again"):
-        await store.begin_attempt(fence, attempt_of_node("b", "r1"))
+        await store.begin_attempt(lease, attempt_of_node("b", "r1"))
     await store.close()
     assert told == []
 

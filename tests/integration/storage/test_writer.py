@@ -23,7 +23,7 @@ from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints, Writer
 from tests.support.process import worker
-from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"
@@ -50,19 +50,19 @@ async def opened(path: Path, **failpoints: object) -> SqlStore:
     return SqlStore(path, owner=ME, failpoints=Failpoints(**failpoints), busy_timeout=0.2)
 
 
-def node_write(fence: RunLease, name: str, **changes: object) -> NodeWrite:
-    return NodeWrite(fence=fence, node=replace(node(name, fence.run_id), **changes))
+def node_write(lease: RunLease, name: str, **changes: object) -> NodeWrite:
+    return NodeWrite(lease=lease, node=replace(node(name, lease.run_id), **changes))
 
 
 async def test_units_that_wait_together_share_a_commit(path: Path) -> None:
     gate = Gate()
     store = await opened(path, before_commit=gate)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     gate.open.clear()
-    first = asyncio.ensure_future(store.settle(nodes=[node_write(fence, "first")]))
+    first = asyncio.ensure_future(store.settle(nodes=[node_write(lease, "first")]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    others = [asyncio.ensure_future(store.settle(nodes=[node_write(fence, f"n{n}")])) for n in range(100)]
+    others = [asyncio.ensure_future(store.settle(nodes=[node_write(lease, f"n{n}")])) for n in range(100)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not first.done()
@@ -83,9 +83,9 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD)
 async def test_one_bad_unit_of_a_group_fails_alone(disk: SqlStore, bad: str) -> None:
     changes, kind = BAD[bad]
-    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
-    units = [[node_write(fence, f"n{n}")] for n in range(20)]
-    units[7] = [node_write(fence, "with_it"), node_write(fence, "bad", **changes)]
+    lease = lease_of(await disk.create_run(run("r1", owner=ME)))
+    units = [[node_write(lease, f"n{n}")] for n in range(20)]
+    units[7] = [node_write(lease, "with_it"), node_write(lease, "bad", **changes)]
     results = await asyncio.gather(*(disk.settle(nodes=unit) for unit in units), return_exceptions=True)
     assert [number for number, result in enumerate(results) if result is not None] == [7]
     assert isinstance(results[7], kind)
@@ -95,11 +95,11 @@ async def test_one_bad_unit_of_a_group_fails_alone(disk: SqlStore, bad: str) -> 
 async def test_a_stale_unit_of_a_group_fails_alone_and_in_one_commit(path: Path) -> None:
     gate = Gate()
     store = await opened(path, before_commit=gate)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     stale = RunLease(run_id=RunId("r1"), epoch=7)
     before = gate.commits
     results = await asyncio.gather(
-        *(store.settle(nodes=[node_write(stale if n == 3 else fence, f"n{n}")]) for n in range(10)),
+        *(store.settle(nodes=[node_write(stale if n == 3 else lease, f"n{n}")]) for n in range(10)),
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [type(None)] * 3 + [OwnershipLost] + [type(None)] * 6
@@ -111,10 +111,10 @@ async def test_a_stale_unit_of_a_group_fails_alone_and_in_one_commit(path: Path)
 async def test_a_fault_at_the_commit_is_tried_unit_by_unit_and_loses_nothing(path: Path) -> None:
     gate = Gate()
     store = await opened(path, before_commit=gate)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     gate.failures = [ValueError("group"), ValueError("first unit")]
     results = await asyncio.gather(
-        *(store.settle(nodes=[node_write(fence, f"n{n}")]) for n in range(5)), return_exceptions=True
+        *(store.settle(nodes=[node_write(lease, f"n{n}")]) for n in range(5)), return_exceptions=True
     )
     assert [str(result) for result in results if result is not None] == ["first unit"]
     assert [found.node_id for found in await store.nodes(RunId("r1"))] == ["n1", "n2", "n3", "n4"]
@@ -144,13 +144,13 @@ async def test_each_waiter_of_a_failed_group_gets_an_error_of_its_own(path: Path
 
 
 async def test_500_cancellations_at_random_finished_but_absent_0(disk: SqlStore) -> None:
-    fence = fence_of(await disk.create_run(run("r1", owner=ME)))
+    lease = lease_of(await disk.create_run(run("r1", owner=ME)))
     rng = random.Random(17)
     finished: set[str] = set()
     refused: set[str] = set()
 
     async def one(name: str) -> None:
-        task = asyncio.ensure_future(disk.settle(nodes=[node_write(fence, name)], memo=answer(name)))
+        task = asyncio.ensure_future(disk.settle(nodes=[node_write(lease, name)], memo=answer(name)))
         for _ in range(rng.randrange(12)):
             await asyncio.sleep(0)
         for _ in range(rng.randrange(4)):
@@ -175,9 +175,9 @@ async def test_500_cancellations_at_random_finished_but_absent_0(disk: SqlStore)
 async def test_a_cancelled_caller_waits_for_its_unit(path: Path) -> None:
     gate = Gate()
     store = await opened(path, before_commit=gate)
-    fence = fence_of(await store.create_run(run("r1", owner=ME)))
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
     gate.open.clear()
-    task = asyncio.ensure_future(store.settle(nodes=[node_write(fence, "a")]))
+    task = asyncio.ensure_future(store.settle(nodes=[node_write(lease, "a")]))
     await asyncio.sleep(0)
     for _ in range(3):
         task.cancel()
@@ -238,10 +238,10 @@ async def test_a_kill_in_a_commit_loses_nothing_that_was_acknowledged(path: Path
     assert (await store.memo_stats()).entries == len(expected)
 
     claimed = await store.claim_run(RunId("r1"), ME)
-    again = node_write(fence_of(claimed), "n7", seq=7)
+    again = node_write(lease_of(claimed), "n7", seq=7)
     for _ in range(2):
         await store.settle(
-            attempt=attempt_of_node("n7", "r1"), attempt_fence=again.fence, memo=answer("n7"), nodes=[again]
+            attempt=attempt_of_node("n7", "r1"), attempt_lease=again.lease, memo=answer("n7"), nodes=[again]
         )
     assert len(await store.nodes(RunId("r1"))) == 8
     assert len(await store.attempts(RunId("r1"))) == 8

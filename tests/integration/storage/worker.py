@@ -22,7 +22,7 @@ from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sqlite.migrate import upgrade
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
-from tests.support.records import ME, answer, attempt_of_node, fence_of, node, run
+from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 
 def say(word: object) -> None:
@@ -53,12 +53,12 @@ async def killed(path: str, where: str, at: int) -> None:
 
 async def settle(store: object, made: object, number: int) -> None:
     name = f"n{number}"
-    fence = fence_of(made)
+    lease = lease_of(made)
     await store.settle(
         attempt=attempt_of_node(name, "r1"),
-        attempt_fence=fence,
+        attempt_lease=lease,
         memo=answer(name),
-        nodes=[NodeWrite(fence=fence, node=node(name, "r1", seq=number))],
+        nodes=[NodeWrite(lease=lease, node=node(name, "r1", seq=number))],
     )
 
 
@@ -80,7 +80,7 @@ async def claim(path: str, run_id: str) -> None:
             say("settled")
         except FlowLLMError as error:
             say(type(error).__name__)
-    await store.finish_run(fence_of(claimed), status=RunStatus.PAUSED, finished_at=1.0)
+    await store.finish_run(lease_of(claimed), status=RunStatus.PAUSED, finished_at=1.0)
     await store.close()
     say("ended")
 

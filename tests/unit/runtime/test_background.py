@@ -23,7 +23,7 @@ class SlowStore:
 
     async def settle(self, *, nodes: tuple[NodeWrite, ...]) -> None:
         names = [write.node.node_id for write in nodes]
-        assert all(write.fence == LEASE for write in nodes)
+        assert all(write.lease == LEASE for write in nodes)
         self.written.append(names)
         await asyncio.sleep(1)
         if "bad" in names:

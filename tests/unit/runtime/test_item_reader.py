@@ -25,7 +25,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.looked_up: list[str] = []
 
-    async def adopt(self, fence: object, parent: str, keys: list) -> list[MatchedItem]:
+    async def adopt(self, lease: object, parent: str, keys: list) -> list[MatchedItem]:
         return [MatchedItem(slot=key.place + 100, node=record(key.place)) for key in keys]
 
     async def nodes_within(self, run_id: str, parents: list[str]) -> dict[str, list[str]]:

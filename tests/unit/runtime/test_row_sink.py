@@ -14,7 +14,7 @@ from flowllm.datasets.output import FULL
 from flowllm.runtime.row_sink import EVERY, HELD, RowSink
 from flowllm.storage.base import NodeRecord, RunLease
 from tests.support.items import foreach, item, write
-from tests.support.records import ME, fence_of, run
+from tests.support.records import ME, lease_of, run
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 
@@ -72,20 +72,20 @@ class Harness:
         self._how = {"ordered": ordered, "again": again}
 
     async def open(self) -> RowSink:
-        self.fence: RunLease = fence_of(await self.store.create_run(run("r1", owner=ME)))
-        await write(self.store, self.fence, foreach(status=NodeStatus.RUNNING))
-        self.sink = RowSink(self.lines, store=self.store, lease=self.fence, clock=LoopClock(), **self._how)
+        self.lease: RunLease = lease_of(await self.store.create_run(run("r1", owner=ME)))
+        await write(self.store, self.lease, foreach(status=NodeStatus.RUNNING))
+        self.sink = RowSink(self.lines, store=self.store, lease=self.lease, clock=LoopClock(), **self._how)
         self.sink.begin(self.broke.append)
         return self.sink
 
     async def end(self, place: int, **changes: Any) -> None:
         """A row ends, durably."""
         record = row(place, **changes)
-        await write(self.store, self.fence, record)
+        await write(self.store, self.lease, record)
         await self.sink.ended(place, record)
 
     async def offset(self) -> int | None:
-        return (await self.store.run(self.fence.run_id)).output_offset
+        return (await self.store.run(self.lease.run_id)).output_offset
 
 
 def row(place: int, **changes: Any) -> NodeRecord:
