@@ -283,7 +283,7 @@ def over_of(
     step = Step(
         id=ROW,
         kind=StepKind.WORKFLOW,
-        body=WorkflowBody(graph=replace(workflow.graph, inputs=inputs)),
+        body=WorkflowBody(graph=replace(workflow, inputs=inputs)),
         where=Location(file=workflow.path, line=1, column=1),
     )
     sink = RowSink(

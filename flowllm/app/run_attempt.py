@@ -174,7 +174,7 @@ class RunAttempt:
 
     async def _execute_run(self, context: RunContext, token: CancelToken) -> None:
         began = self._clock.monotonic()
-        graph = CompiledGraph(self._workflow.graph, {StepId(name): step for name, step in self._prepared.steps.items()})
+        graph = CompiledGraph(self._workflow, {StepId(name): step for name, step in self._prepared.steps.items()})
         earlier = {node.node_id: node for node in self._before}
         watching = start_task(self._watch(context))
         try:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowllm.core.answer_text import json_in
 from flowllm.core.errors import InvalidAnswer
 from flowllm.core.request import OutputFormat
+from flowllm.core.strict_json import json_in
 from flowllm.core.types import Json
 from flowllm.schemas.patterns import LONGEST, TooLongToCheck
 

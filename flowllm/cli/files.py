@@ -96,7 +96,7 @@ def _neighbours(file: str) -> Iterator[str]:
 
 
 def _has_step(workflow: Workflow, file: str) -> bool:
-    return absolute(file) in set(_paths(workflow.graph)) - {workflow.path}
+    return absolute(file) in set(_paths(workflow)) - {workflow.path}
 
 
 def _paths(graph: Subgraph) -> Iterator[str]:

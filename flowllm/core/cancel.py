@@ -107,7 +107,7 @@ class StopSignal(CancelToken):
 
 
 def being_cancelled() -> bool:
-    """Whether the current task was told to stop. Without that, a CancelledError came out of code that it called."""
+    """Whether the current task was cancelled. Without that, a CancelledError came out of code that it called."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

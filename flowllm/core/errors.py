@@ -278,7 +278,10 @@ class InternalError(StepError):
 
 
 class ProviderError(StepError):
-    """One attempt failed. `status` is the HTTP status, where there was one."""
+    """One attempt failed. `status` is the HTTP status, where there was one; `retry_after` is the wait in seconds that the
+    server asked for, None if it did not say."""
+
+    status: int | None = None
 
     def __init__(
         self,
@@ -288,19 +291,18 @@ class ProviderError(StepError):
         answer: str | None = None,
         usage: Usage | None = None,
         status: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint, answer=answer, usage=usage)
-        self.status = status
+        self.status = self.status if status is None else status
+        self.retry_after = retry_after
 
 
 class RateLimited(ProviderError):
-    """429. `retry_after` is the wait in seconds that the server asked for, None if it did not say."""
+    """429."""
 
     retryable = True
-
-    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None, status: int = 429) -> None:
-        super().__init__(message, hint=hint, status=status)
-        self.retry_after = retry_after
+    status = 429
 
 
 class QuotaExhausted(ProviderError):
@@ -308,16 +310,9 @@ class QuotaExhausted(ProviderError):
 
 
 class ServerFailed(ProviderError):
-    """The server is in trouble, or could not do it just then: 5xx, 408, 409, 423, 425 and the like. `retry_after` as in
-    RateLimited."""
+    """The server is in trouble, or could not do it just then: 5xx, 408, 409, 423, 425 and the like."""
 
     retryable = True
-
-    def __init__(
-        self, message: str, *, hint: str = "", status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, hint=hint, status=status)
-        self.retry_after = retry_after
 
 
 class ConnectionFailed(ProviderError, ConnectionError):

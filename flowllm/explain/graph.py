@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from itertools import chain, pairwise
 
 from flowllm.core.types import StepId, StepKind, Tolerance
-from flowllm.language.workflow import Subgraph, Workflow, WorkflowBody
+from flowllm.language.workflow import Subgraph, WorkflowBody
 
 MOST_EDGES = 20_000_000
 """Edges that are gone along for the width, some seconds; what is found by then is an upper bound."""
@@ -49,7 +49,7 @@ class Graph:
     """Steps with all those within."""
 
     @classmethod
-    def of(cls, workflow: Workflow | Subgraph) -> Graph:
+    def of(cls, workflow: Subgraph) -> Graph:
         """The graph of a checked workflow."""
         return _built(workflow, {})
 
@@ -105,7 +105,7 @@ class Graph:
         return tuple(reversed(path))
 
 
-def _built(workflow: Workflow | Subgraph, known: dict[int, Graph]) -> Graph:
+def _built(workflow: Subgraph, known: dict[int, Graph]) -> Graph:
     """The graph; one that several steps share is built once."""
     steps = workflow.steps.values()
     inner, size = {}, len(steps)

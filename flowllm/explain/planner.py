@@ -389,7 +389,7 @@ async def forecast(planner: Planner, workflow: Workflow, steps: Mapping[NodeId, 
     chosen = {step.id: step for step in steps.values()}
     graph = Graph.of(replace(workflow, steps=chosen))
     generation = {step: number for number, some in enumerate(graph.generations(), start=1) for step in some}
-    plan = await planner.graph(CompiledGraph(workflow.graph, chosen), planner.run.inputs)
+    plan = await planner.graph(CompiledGraph(workflow, chosen), planner.run.inputs)
     nodes = [
         ForecastNode(step=node, estimate=estimate, generation=generation[StepId(node)])
         for node, estimate in plan.nodes.items()

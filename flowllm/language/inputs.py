@@ -289,7 +289,7 @@ def fit_of(inputs: AbstractMapping[str, Input], given: Collection[str], rows: Ab
     """How the first rows of the data set of that name fit; `given` are the inputs that hold for all rows."""
     tables = [row for row in rows if isinstance(row, dict) and not row.keys() >= UNREAD]
     if len(tables) < len(rows):
-        return Fit()  # rows that are no mapping are one input, and tell so one by one where they cannot be
+        return Fit()  # rows that are no mapping are one input, and each is reported where it cannot be
     columns = list(dict.fromkeys(column for row in tables for column in column_names(row)))
     found = [column for column in columns if column not in LETTER]
     if not found:

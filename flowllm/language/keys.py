@@ -160,7 +160,7 @@ def listed(table: type[K], name: str) -> Value[tuple[K, ...]]:
         if not isinstance(node, Sequence):
             raise SourceError(node.where, f"expected a list, found {kind_of(node)}", "write [{key: value}]")
         errors: list[Exception] = []
-        items = ((str(place), item, lambda n: table.read(n, f"`{name}`")) for place, item in enumerate(node.items))
+        items = ((str(index), item, lambda n: table.read(n, f"`{name}`")) for index, item in enumerate(node.items))
         given = _collect(items, errors)
         if errors:
             raise ExceptionGroup(name, errors)

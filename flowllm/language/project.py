@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,9 +61,9 @@ class Project:
 def find_project(start: Path) -> Path | None:
     """The flowllm.yaml of a folder or of the nearest one above it."""
     folder = start.resolve()
-    for place in (folder, *folder.parents):
-        if (place / PROJECT_FILE).is_file():
-            return place / PROJECT_FILE
+    for above in (folder, *folder.parents):
+        if (above / PROJECT_FILE).is_file():
+            return above / PROJECT_FILE
     return None
 
 
@@ -150,7 +150,7 @@ def parse_defaults(node: Node, problems: Problems) -> Mapping | None:
         templates = [scalar for scalar in scalars(entry.value) if is_template(scalar.text)]
         for scalar in templates:
             problems.add(scalar.where, "a template cannot stand under `defaults`", "write it at the step")
-        if templates and entry.key == "model":  # there is one, so that no step is told that it has none
+        if templates and entry.key == "model":  # there is one, so that no step is reported to have none
             kept.append(Entry(key=entry.key, where=entry.where, value=constant("refused", entry.where)))
         elif not templates:
             kept.append(entry)
@@ -163,23 +163,13 @@ def merged(under: Mapping | None, over: Mapping) -> Mapping:
         return over
     entries = {entry.key: entry for entry in under.entries}
     for entry in over.entries:
-        below = entries.get(entry.key)
-        if below is not None and entry.key in _MERGED and _both_mappings(below.value, entry.value):
-            entry = _joined(below, entry)  # noqa: PLW2901 - the entry with what it inherits
+        low, high = entries[entry.key].value if entry.key in _MERGED and entry.key in entries else None, entry.value
+        if isinstance(low, Mapping) and isinstance(high, Mapping):
+            keys = {inner.key: inner for inner in (*low.entries, *high.entries)}
+            both = Mapping(where=high.where, entries=tuple(keys.values()))
+            entry = replace(entry, value=both)  # noqa: PLW2901 - the entry with what it inherits
         entries[entry.key] = entry
     return Mapping(where=over.where, entries=tuple(entries.values()))
-
-
-def _both_mappings(one: Node, other: Node) -> bool:
-    return isinstance(one, Mapping) and isinstance(other, Mapping)
-
-
-def _joined(below: Entry, entry: Entry) -> Entry:
-    keys: dict[str, Entry] = {}
-    for node in (below.value, entry.value):
-        if isinstance(node, Mapping):
-            keys |= {inner.key: inner for inner in node.entries}
-    return Entry(key=entry.key, where=entry.where, value=Mapping(where=entry.value.where, entries=tuple(keys.values())))
 
 
 def parse_providers(node: Node, problems: Problems) -> dict[str, ProviderSettings]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
-from flowllm.core.types import CachePolicy, Json, OnTruncated
+from flowllm.core.types import CachePolicy, OnTruncated
 from flowllm.language.keys import Value, value
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.problems import SourceError, nearest
@@ -33,10 +34,6 @@ from flowllm.language.values import (
     word_of,
     written,
 )
-
-_TEXTS: Final[dict[str, Json]] = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
-
-_SOME_TEXTS: Final[dict[str, Json]] = {"anyOf": [TEXT, {"type": "array", "items": TEXT, "minItems": 1}]}
 
 item_name: Final = Value(text.read, NAME_SCHEMA)
 
@@ -98,40 +95,29 @@ def cache(node: Node) -> CachePolicy:
     return CachePolicy(enabled=given)
 
 
-@value(_SOME_TEXTS)
-def stop(node: Node) -> Scalar | Sequence:
-    """A text, or a list of up to four; each may be a template."""
-    if not isinstance(node, Sequence):
-        return text(node)
-    if not node.items:
-        raise SourceError(node.where, "this list is empty")
-    for item in node.items:
-        if scalar(item, "a text").text == "":
-            raise SourceError(item.where, "expected a text, found nothing")
-    return node
+def _texts(first: Value[Scalar], item: Callable[[Node], object], *empty: str) -> Value[Scalar | Sequence]:
+    """A text, or a list of texts; each may be a template. `empty` is what is said of an empty list, if it may not be."""
+
+    def read(node: Node) -> Scalar | Sequence:
+        if not isinstance(node, Sequence):
+            return first(node)
+        if empty and not node.items:
+            raise SourceError(node.where, *empty)
+        for each in node.items:
+            item(each)
+        return node
+
+    return Value(read, {"anyOf": [TEXT, {"type": "array", "items": TEXT, **({"minItems": 1} if empty else {})}]})
 
 
-@value(_SOME_TEXTS)
-def images(node: Node) -> Scalar | Sequence:
-    """A text, or a list of texts."""
-    if not isinstance(node, Sequence):
-        return text(node)
-    if not node.items:
-        raise SourceError(node.where, "the list of images is empty", "leave `images` out")
-    for item in node.items:
-        text(item)
-    return node
+def _not_empty(node: Node) -> None:
+    if scalar(node, "a text").text == "":
+        raise SourceError(node.where, "expected a text, found nothing")
 
 
-@value(_TEXTS)
-def texts(node: Node) -> Scalar | Sequence:
-    """A text, or a list of texts; each may be a template."""
-    if not isinstance(node, Sequence):
-        return written(node)
-    for item in node.items:
-        written(item)
-    return node
-
+stop: Final = _texts(text, _not_empty, "this list is empty")
+images: Final = _texts(text, text, "the list of images is empty", "leave `images` out")
+texts: Final = _texts(written, written)
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -251,7 +237,7 @@ def texts_by_name(pattern: re.Pattern[str], what: str) -> Value[Mapping]:
     return Value(read, {"type": "object", "additionalProperties": TEXT})
 
 
-@value({"type": "object", "additionalProperties": _TEXTS})
+@value({"type": "object", "additionalProperties": texts.schema})
 def query(node: Node) -> Mapping:
     """Parameters of an address: texts and numbers, or lists of them, by name."""
     found = mapping(node)

@@ -356,16 +356,10 @@ class Subgraph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workflow:
+class Workflow(Subgraph):
     """A checked workflow: nothing in it can fail for a reason that the file alone shows."""
 
-    name: str
-    path: str
-    """Absolute path of its file."""
-    steps: Mapping[StepId, Step]
-    """In the order of the file; acyclic."""
     description: str = ""
-    inputs: Mapping[str, Input] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     """Names of environment variables."""
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
@@ -375,12 +369,8 @@ class Workflow:
     """Of the account that default_provider names."""
     budget: Budget | None = None
     """Of a run with all its resumes."""
-    outputs: Mapping[str, Output] = field(default_factory=dict)
-    keep: Keep | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Absolute path to text, for the workflow and every file it reads: enough to load it again."""
-    digest: str = ""
-    """As in Subgraph."""
     literals: tuple[str, ...] = field(default=(), repr=False)
     """Secrets that are written out in its files, in each way in which they are written."""
     warnings: tuple[Problem, ...] = ()
@@ -390,16 +380,3 @@ class Workflow:
     def snapshot(self) -> Mapping[str, str]:
         """Its files as a run keeps them, without the secrets that are written out in them."""
         return kept(self.files)
-
-    @property
-    def graph(self) -> Subgraph:
-        """Its steps, inputs and outputs alone."""
-        return Subgraph(
-            name=self.name,
-            path=self.path,
-            steps=self.steps,
-            inputs=self.inputs,
-            outputs=self.outputs,
-            keep=self.keep,
-            digest=self.digest,
-        )

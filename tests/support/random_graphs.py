@@ -175,7 +175,7 @@ class Expected:
 
 def expected(workflow: object) -> Expected:
     found = Expected()
-    _, found.outputs = _graph(workflow.graph, {}, "", found)
+    _, found.outputs = _graph(workflow, {}, "", found)
     return found
 
 

@@ -148,7 +148,7 @@ class Process:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._steps = steps_of(world.workflow.graph)
+        self._steps = steps_of(world.workflow)
         self.clock = LoopClock()
         self.app = FlowLLM(database="memory:", clock=self.clock, environ={})
         self.app._providers = lambda workflow, *_: OfWorld.of(world, workflow, self.app)

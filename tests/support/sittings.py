@@ -149,7 +149,7 @@ class PreparedAttempt:
 
     async def attempt(self) -> AttemptOutcome:
         """The attempt from its beginning to its end."""
-        graph, earlier = CompiledGraph(self.checked.graph), {node.node_id: node for node in self.before}
+        graph, earlier = CompiledGraph(self.checked), {node.node_id: node for node in self.before}
         return await execute_run(self.context, graph, self.stop, before=earlier)
 
     @property

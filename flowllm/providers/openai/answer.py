@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flowllm.core.answer_text import without_reasoning
 from flowllm.core.errors import (
     BadAnswer,
     ContentFiltered,
@@ -18,6 +17,7 @@ from flowllm.core.errors import (
     TruncatedAnswer,
 )
 from flowllm.core.request import Completion
+from flowllm.core.strict_json import without_reasoning
 from flowllm.core.types import Json, Usage
 from flowllm.providers.openai.errors import LONGEST_RAW, RequestInfo, error_at_200, has_message, is_error
 from flowllm.providers.openai.tables import FINISH_REASONS, End, normalized

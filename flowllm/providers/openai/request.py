@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from flowllm.core.images import data_url
-from flowllm.core.request import ChatRequest, EmbedRequest, ImageFile, OutputFormat, Request
+from flowllm.core.request import ChatRequest, EmbedRequest, ImageFile, OutputFormat, Request, data_url
 from flowllm.core.types import Json
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"

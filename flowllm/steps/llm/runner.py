@@ -13,8 +13,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
-from flowllm.core.images import TOKENS, examine, stamp
-from flowllm.core.request import Answer, ChatRequest, ImageFile
+from flowllm.core.request import IMAGE_TOKENS, Answer, ChatRequest, ImageFile, examine, stamp
 from flowllm.core.types import Json, OnTruncated, Usage, estimate_tokens
 from flowllm.language.sandbox_text import kind_of
 from flowllm.language.template import Template, ValueTemplate
@@ -97,7 +96,7 @@ def prompt_tokens(messages: Sequence[Mapping[str, Json]]) -> int:
 def _tokens(content: Json) -> int:
     if not isinstance(content, list):
         return estimate_tokens(str(content))
-    return sum(TOKENS if _is_image(part) else estimate_tokens(str(part)) for part in content)
+    return sum(IMAGE_TOKENS if _is_image(part) else estimate_tokens(str(part)) for part in content)
 
 
 def _is_image(part: Json) -> bool:
@@ -209,7 +208,7 @@ class LlmRunner:
         """The requests of the step's own model, were every one of them sent once."""
         target = cast("tuple[_Target, ...]", bound.work)[0]
         count, request = len(target.keys), target.request
-        prompt = estimate_tokens(canonical(target.parts["body"])) + TOKENS * len(request.images)
+        prompt = estimate_tokens(canonical(target.parts["body"])) + IMAGE_TOKENS * len(request.images)
         tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
         usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out)
         return Work(

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowllm.core.errors import ImageFailed
-from flowllm.core.images import LARGEST, data_url, examine
-from flowllm.core.request import ChatRequest
+from flowllm.core.request import LARGEST_IMAGE, ChatRequest, data_url, examine
 from flowllm.steps.llm.runner import by_content, illustrated
 from tests.integration.providers.conftest import MakeOpenAI
 from tests.support.server import Server
@@ -95,7 +94,7 @@ def test_what_cannot_be_sent_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "big.png").write_bytes(PNG)
-    os.truncate(tmp_path / "big.png", LARGEST + 1)
+    os.truncate(tmp_path / "big.png", LARGEST_IMAGE + 1)
     os.mkfifo(tmp_path / "pipe.png")
     told = {
         "note.png": "not an image",

@@ -34,7 +34,7 @@ def test_what_fits(row: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "wrong", "hint"),
+    ("rows", "error", "hint"),
     [
         ([{"Topic": 1, "x": 2}], "no column of d.csv is an input: it has `Topic` and `x`", "did you mean `Topic`"),
         ([{"subject": 1}], "the workflow has `topic`, `tone` and `target_group`", "rename its columns"),
@@ -49,9 +49,9 @@ def test_what_fits(row: Json) -> None:
         ([{"n": 1, "_node": "a[1]", "_error": {}}], "failed items of a foreach", "--mended d.csv"),
     ],
 )
-def test_what_does_not(rows: list[Json], wrong: str, hint: str) -> None:
+def test_what_does_not(rows: list[Json], error: str, hint: str) -> None:
     fit = fit_of(INPUTS, (), rows, "d.csv")
-    assert wrong in fit.error
+    assert error in fit.error
     assert hint in fit.hint
 
 
@@ -66,7 +66,7 @@ def test_a_row_that_lacks_what_others_have_is_its_own_affair() -> None:
     assert fit_of(INPUTS, (), [{"tone": 1}, {"topic": 1}], "d.csv").error == ""
 
 
-def test_a_name_that_is_nearly_that_of_an_input_is_told() -> None:
+def test_a_name_that_is_nearly_that_of_an_input_is_reported() -> None:
     assert fit_of(INPUTS, (), [{"topic": 1, "tones": 2, "note": 3}], "d.csv").notices == (
         "the column `tones` of d.csv is no input, and is left alone (did you mean `tone`?)",
     )

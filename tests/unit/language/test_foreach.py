@@ -147,7 +147,7 @@ def test_where_the_names_of_an_item_are_known(body: str) -> None:
         ("{foreach: [1], on_error: continue, max_failed: -1, value: 1}", "too small"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told(body: str, message: str) -> None:
+def test_what_is_invalid_is_reported(body: str, message: str) -> None:
     assert any(part in problem(body) for part in message.split("|"))
 
 

@@ -6,7 +6,7 @@ from flowllm.core.errors import InvalidWorkflow, UsageError
 from flowllm.core.types import StepId
 from flowllm.language import graphs
 from flowllm.language.parse import Overrides, SnapshotFiles, load_workflow
-from flowllm.language.workflow import LlmBody, Subgraph, Workflow, WorkflowBody
+from flowllm.language.workflow import LlmBody, Subgraph, WorkflowBody
 from tests.support.workflows import PATH, problems, workflow
 
 CHILD = """
@@ -20,8 +20,8 @@ OUTER = "defaults: {model: m}\nsteps:\n  post: {workflow: ./child.yaml, with: {t
 VALUES = {"inputs": {"topic": "t"}, "steps": {}, "run": {}, "secrets": {}}
 
 
-def within(found: Workflow | Subgraph, *path: str) -> Subgraph:
-    graph: Workflow | Subgraph = found
+def within(found: Subgraph, *path: str) -> Subgraph:
+    graph: Subgraph = found
     for step in path:
         body = graph.steps[StepId(step)].body
         assert isinstance(body, WorkflowBody)
@@ -382,11 +382,11 @@ def test_what_keep_cannot_be(keep: str, reported: str) -> None:
 def test_keep_sees_outputs_and_is_part_of_what_a_graph_does() -> None:
     text = "steps: {a: {value: 1}}\noutputs: {x: '{{ a }}'}\n"
     with_it = workflow(f'{text}keep: "{{{{ outputs.x > 1 and a is defined }}}}"\n')
-    assert with_it.graph.keep is not None
-    assert list(with_it.graph.keep.edges) == ["a"]
+    assert with_it.keep is not None
+    assert list(with_it.keep.edges) == ["a"]
     assert with_it.digest != workflow(text).digest
     assert "`outputs` is only known in `keep`" in problems("steps: {a: {value: '{{ outputs.x }}'}}\n")[0].hint
-    assert workflow("steps: {outputs: {value: 1}}\nkeep: '{{ outputs > 1 }}'\n").graph.keep is not None
+    assert workflow("steps: {outputs: {value: 1}}\nkeep: '{{ outputs > 1 }}'\n").keep is not None
     assert (
         "`keep` cannot stand in"
         in messages("steps: {a: {workflow: {keep: '{{ true }}', steps: {b: {value: 1}}}}}\n")[0]

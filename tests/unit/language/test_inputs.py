@@ -160,7 +160,7 @@ def test_null_is_accepted_where_it_is_the_default() -> None:
     assert resolve_inputs(nullable, {}, {"x": "null"}) == {"x": None}
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(InvalidInputs) as caught:
         resolve_inputs(INPUTS, {}, {"count": "x", "sise": "m"})
     message = str(caught.value)
@@ -199,7 +199,7 @@ def test_a_row_that_is_no_mapping_is_the_one_input_that_is_needed() -> None:
         row_inputs({}, "tea")
 
 
-def test_what_a_row_lacks_is_told_with_the_nearest_column() -> None:
+def test_what_a_row_lacks_is_reported_with_the_nearest_column() -> None:
     with pytest.raises(InvalidInputs) as caught:
         row_inputs(declared("topic: {description: What about}\ntone: "), {"topics": "x"})
     assert "input `topic` is missing (What about); input `tone` is missing" in str(caught.value)

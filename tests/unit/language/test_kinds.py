@@ -150,7 +150,7 @@ def test_a_command_is_as_written() -> None:
         ("{messages: [{role: user, content: x}], images: [a.png]}", "`images` does not apply to a `messages` step"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told(body: str, message: str) -> None:
+def test_what_is_invalid_is_reported(body: str, message: str) -> None:
     assert message in problem(body)
 
 

@@ -107,7 +107,7 @@ def test_a_budget_has_an_amount(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["5", "", "[]", "$5", "{usd: -1}", "{usd: $5}", "{tokens: 0}", "{tokens: 1.5}", "{usd: 1, on_exceed: stop}"]
 )
-def test_a_broken_budget_is_told(text: str) -> None:
+def test_a_broken_budget_is_reported(text: str) -> None:
     (problem,) = problems(f"budget: {text}" + STEPS)
     assert problem.line == 1
     assert "amount" not in problem.message

@@ -118,7 +118,7 @@ steps:
 """
 
 
-def test_they_are_told_as_warnings_without_their_values(tmp_path: Path) -> None:
+def test_they_are_reported_as_warnings_without_their_values(tmp_path: Path) -> None:
     (tmp_path / "flow.yaml").write_text(FLOW)
     (tmp_path / "flowllm.yaml").write_text(
         PROJECT.replace("three:", "three:\n    type: openai").replace("two:", "two:\n    type: openai")

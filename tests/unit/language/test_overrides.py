@@ -90,7 +90,7 @@ def test_options_that_do_not_exist(option: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_wrong_value_is_told_with_the_option() -> None:
+def test_an_invalid_value_is_reported_with_the_option() -> None:
     with pytest.raises(InvalidWorkflow, match=r"--set a\.temperature: expected a number, found `hot`"):
         changed(settings={"a.temperature": "hot"})
     with pytest.raises(UsageError, match=r"--set a\.stop"):

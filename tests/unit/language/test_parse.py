@@ -314,7 +314,7 @@ def test_the_name_is_that_of_the_file_unless_it_is_given() -> None:
     assert workflow("name: 2026\nsteps: {a: {value: 1}}").name == "2026"
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_their_lines() -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_their_lines() -> None:
     text = """
         inputs: {X: 1}
         defaults: {modle: m}

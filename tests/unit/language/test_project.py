@@ -95,7 +95,7 @@ def test_paths_in_a_project_are_relative_to_its_file(tmp_path: Path) -> None:
     assert again.files == found.files
 
 
-def test_a_projects_problem_is_told_at_its_place_once() -> None:
+def test_a_projects_problem_is_reported_at_its_place_once() -> None:
     given = project("\ndefaults: {provider: gone, model: m}\n")
     with pytest.raises(InvalidWorkflow) as caught:
         workflow("steps: {a: {prompt: hi}, b: {prompt: hi}}\n", project=given)
@@ -103,7 +103,7 @@ def test_a_projects_problem_is_told_at_its_place_once() -> None:
     assert caught.value.problems[0].source_line == "defaults: {provider: gone, model: m}"
 
 
-def test_all_problems_of_a_project_are_told_at_once() -> None:
+def test_all_problems_of_a_project_are_reported_at_once() -> None:
     with pytest.raises(InvalidWorkflow) as caught:
         project(
             "budget: {on_exceed: fail}\nsteps: {}\ndefaults: {temperature: x}\nprices: {m: {inptu: 1}}\n"
@@ -112,7 +112,7 @@ def test_all_problems_of_a_project_are_told_at_once() -> None:
     assert [p.line for p in caught.value.problems] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
 
 
-def test_an_empty_or_missing_project_is_told() -> None:
+def test_an_empty_or_missing_project_is_reported() -> None:
     with pytest.raises(InvalidWorkflow, match="the file is empty"):
         project("# nothing\n")
     with pytest.raises(InvalidWorkflow, match="cannot be read"):

@@ -199,7 +199,7 @@ def test_json_reads_as_itself(data: object) -> None:
     assert read(json.dumps({"k": data}, ensure_ascii=False)) == {"k": data}
 
 
-def test_a_scalar_without_quotes_is_told_apart() -> None:
+def test_a_scalar_without_quotes_is_distinguished() -> None:
     plain, quoted = scalars(parse_yaml("[1, '1']", "f.yaml"))
     assert isinstance(plain, Scalar)
     assert (plain.plain, plain.is_text, plain.value) == (True, False, 1)

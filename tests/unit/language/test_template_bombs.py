@@ -185,7 +185,7 @@ def test_time_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled("{% for i in range(99999) %}{{ i }}{% endfor %}").text(VALUES)
 
 
-def test_what_is_missing_is_looked_for_only_where_it_is_told() -> None:
+def test_what_is_missing_is_looked_for_only_where_it_is_reported() -> None:
     other = {f"key{n}": n for n in range(20_000)}
     source = "{% for i in range(2000) %}{% if other.nope is defined %}x{% endif %}{% endfor %}"
     assert text(source, other=other) == ""

@@ -20,7 +20,7 @@ FILES = {"t.py": "def f(all, text): return 1"}
 
 
 def test_only_what_a_template_looks_at_is_held() -> None:
-    compiled = CompiledGraph(workflow(FLOW, files=FILES).graph)
+    compiled = CompiledGraph(workflow(FLOW, files=FILES))
     assert compiled.looks_at("seen", Part.OUTPUT)
     assert not compiled.looks_at("counted", Part.OUTPUT)
     assert compiled.looks_at("counted", Part.ROWS)
@@ -32,7 +32,7 @@ def test_only_what_a_template_looks_at_is_held() -> None:
 
 
 def test_a_foreach_is_not_forgiven_as_a_whole() -> None:
-    assert CompiledGraph(workflow(FLOW, files=FILES).graph).topology.forgiven == {"forgiven"}
+    assert CompiledGraph(workflow(FLOW, files=FILES)).topology.forgiven == {"forgiven"}
 
 
 def test_whole_outputs_that_are_arguments() -> None:
@@ -42,9 +42,9 @@ def test_whole_outputs_that_are_arguments() -> None:
 
 
 def test_a_graph_of_values_costs_nothing() -> None:
-    free = workflow("steps: {a: {value: 1}, b: {value: '{{ a }}'}}").graph
+    free = workflow("steps: {a: {value: 1}, b: {value: '{{ a }}'}}")
     assert not CompiledGraph(free).costly
-    assert CompiledGraph(workflow("steps: {a: {foreach: [1], value: 1}}").graph).costly
+    assert CompiledGraph(workflow("steps: {a: {foreach: [1], value: 1}}")).costly
 
 
 def test_texts_to_embed_are_found_in_graphs_within() -> None:

@@ -40,7 +40,7 @@ def results(user: str) -> ForeachResults:
         """,
         files={"t.py": "def f(x): return 1"},
     )
-    scope = Scope(token=CancelToken(), graph=CompiledGraph(flow.graph))
+    scope = Scope(token=CancelToken(), graph=CompiledGraph(flow))
     invocation = NodeInvocation(
         node_id="a", step=flow.steps["a"], values={}, position=ItemPosition(), scope=scope, totals=UsageTotals()
     )

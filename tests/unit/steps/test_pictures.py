@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowllm.core.errors import ImageFailed, TemplateFailed
-from flowllm.core.images import TOKENS
+from flowllm.core.request import IMAGE_TOKENS
 from flowllm.core.types import Json, StepId
 from flowllm.language.template import ValueTemplate
 from flowllm.steps.base import Bound
@@ -65,9 +65,9 @@ def test_an_image_is_reckoned_with_before_and_when_it_is_sent(tmp_path: Path) ->
     looker = Looker(tmp_path)
     without, bound = looker.bind([]), looker.bind(["a.png", "a.png"])
     more = looker.kind.work(bound).input_tokens - looker.kind.work(without).input_tokens
-    assert 2 * TOKENS <= more < 2 * TOKENS + 200
+    assert 2 * IMAGE_TOKENS <= more < 2 * IMAGE_TOKENS + 200
     request = bound.work[0].request
-    assert 2 * TOKENS < looker.kind._expected(request, looker.step).input_tokens < 2 * TOKENS + 50
+    assert 2 * IMAGE_TOKENS < looker.kind._expected(request, looker.step).input_tokens < 2 * IMAGE_TOKENS + 50
 
 
 @pytest.mark.parametrize("images", [7, None, [1], "", [" "], {"url": "x"}])

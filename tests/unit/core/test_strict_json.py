@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.core.answer_text import json_in, without_reasoning
+from flowllm.core.strict_json import json_in, without_reasoning
 
 GOOD = '{"a": 1}'
 
