@@ -3,8 +3,6 @@ cancel, 429s, slow and failing calls; and real databases that vanish and disks t
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.support.simulation import check, live
@@ -20,14 +18,12 @@ def play(seed: int) -> None:
 
 @pytest.mark.parametrize("block", range(4))
 def test_the_promises_hold_for_every_seed(block: int) -> None:
-    for seed in range(block * 20, block * 20 + 20):
+    for seed in range(block * 10, block * 10 + 10):
         play(seed)
 
 
 @pytest.mark.soak
-def test_the_promises_hold_for_thousands_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
-    started = time.monotonic()
-    for seed in range(1000, 11_000):
+@pytest.mark.parametrize("block", range(100))
+def test_the_promises_hold_for_thousands_of_seeds(block: int) -> None:
+    for seed in range(1000 + block * 100, 1100 + block * 100):
         play(seed)
-    with capsys.disabled():
-        print(f"\n10,000 seeds in {time.monotonic() - started:.0f} s")

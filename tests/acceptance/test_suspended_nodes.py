@@ -293,7 +293,7 @@ def variants(step: object, draw: random.Random) -> tuple[object, object]:
     return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 1_000_000))
 def test_a_run_with_waits_comes_to_what_it_would_have_come_to_without(seed: int) -> None:
     async def main() -> None:

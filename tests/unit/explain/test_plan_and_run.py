@@ -19,7 +19,7 @@ from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1_000_000), st.booleans(), st.sampled_from([None, 2]))
 def test_a_run_does_what_its_plan_says(seed: int, rejects: bool, limit: int | None) -> None:
     text = Author(random.Random(seed)).workflow()
