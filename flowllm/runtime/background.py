@@ -135,7 +135,7 @@ class SuspendedNodes:
         woken: dict[NodeId, Callable[[], None]] = {}
         for wait in waits:
             node = next((one for one in (wait.node_id, *nodes_around(wait.node_id)) if one in asleep), None)
-            if node is not None:
+            if node is not None and wait.node_id not in self._ready:  # one that was not taken is not needed any more
                 self._ready[wait.node_id] = wait
                 woken[node] = asleep[node]
         for node, restart in woken.items():

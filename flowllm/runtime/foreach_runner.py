@@ -93,7 +93,7 @@ class ForeachRunner:
         begun = context.record(
             invocation,
             NodeStatus.RUNNING,
-            parts={"kind": "foreach", **self._until()},
+            parts={"kind": "foreach", **self._pulled(self._pulled_before), **self._until()},
             started_at=self._work.started,
             counts=Counts(),
         )
@@ -115,6 +115,16 @@ class ForeachRunner:
             if self._accepting:  # however it ends, nothing more is sent for its items
                 self._scope.token.stop(RunStatus.INTERRUPTED)
                 invocation.scope.token.forget(self._scope.token)
+
+    @property
+    def _pulled_before(self) -> int:
+        """Items that were pulled before the foreach was suspended."""
+        earlier = self._invocation.earlier
+        count = 0 if earlier is None else earlier.parts.get("pulled", 0)
+        return count if isinstance(count, int) else 0
+
+    def _pulled(self, count: int) -> dict[str, Json]:
+        return {"pulled": count} if count and self._accepting else {}
 
     def _until(self) -> dict[str, Json]:
         """Rows that are gone through with only some of their steps are so on record."""
@@ -153,7 +163,8 @@ class ForeachRunner:
                 run_id=self._context.run.run_id, at=self._context.clock.now(), node_id=self._node, total=rows.total
             )
         )
-        return foreach_state(step, self._invocation.values, window=window, total=rows.total)
+        before = self._pulled_before
+        return foreach_state(step, self._invocation.values, window=window, total=rows.total, pulled_before=before)
 
     # pulling
 
@@ -356,6 +367,8 @@ class ForeachRunner:
         chosen = self._state.chosen()
         if chosen is not None:
             parts["chosen"] = chosen
+        if status is NodeStatus.WAITING:
+            parts.update(self._pulled(self._state.pulled_until))
         figures = self._scope.totals.figures()
         return self._context.record(
             self._invocation,

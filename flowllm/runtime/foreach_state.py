@@ -72,12 +72,15 @@ class ForeachState:
         policy: AcceptPolicy | None = None,
         tolerated: FailureTolerance | None = None,
         total: int | None = None,
+        pulled_before: int = 0,
     ) -> None:
-        """`window` is the most items in flight; `total` how many there are, None while that is not known."""
+        """`window` is the most items in flight; `total` how many there are, None while that is not known. As many as
+        `pulled_before` were pulled before the foreach was suspended: one of them may have been woken since."""
         self._window = window
         self._policy = policy
         self._tolerated = tolerated or FailureTolerance()
         self._total = total
+        self._pulled_before = pulled_before
         self._open: set[int] = set()
         self._lost: set[int] = set()
         """Pulled, and ended without an outcome: what they would have come to is not known."""
@@ -113,6 +116,8 @@ class ForeachState:
             return max(0, self._window - len(self._open))
         if self._undetermined:
             return 0
+        if self._next < self._pulled_before:
+            return int(len(self._open) < self._window)
         needed = self._policy.count - len(self._accepted)
         most = math.ceil(self._policy.overshoot * needed) - len(self._suspended)
         return 1 if len(self._open) + len(self._waiting) < min(self._window, most) else 0
@@ -155,6 +160,11 @@ class ForeachState:
         if tolerated.most is not None:
             return self._failed > tolerated.most
         return tolerated.share is not None and self._total is not None and self._failed > tolerated.share * self._total
+
+    @property
+    def pulled_until(self) -> int:
+        """All items before this index were pulled, by this state or before the foreach was suspended."""
+        return max(self._next, self._pulled_before)
 
     # what happens
 
@@ -345,9 +355,11 @@ _JUDGING = 1_000_000
 """Operations of `accept.when`, which is rendered while the event loop waits."""
 
 
-def foreach_state(step: Step, values: Mapping[str, Json], *, window: int, total: int | None) -> ForeachState:
+def foreach_state(
+    step: Step, values: Mapping[str, Json], *, window: int, total: int | None, pulled_before: int = 0
+) -> ForeachState:
     """The state of a step's foreach before its first item; of a step without one, whose items are the rows of a data set,
-    too. `window` is the most items in flight, `total` how many there are, None while that is not known.
+    too. `window`, `total` and `pulled_before` are those of ForeachState.
 
     Raises StepError for an `accept.count` that is not a whole number from 1.
     """
@@ -361,6 +373,7 @@ def foreach_state(step: Step, values: Mapping[str, Json], *, window: int, total:
             share=None if foreach is None else foreach.max_failed_share,
         ),
         total=total,
+        pulled_before=pulled_before,
     )
 
 

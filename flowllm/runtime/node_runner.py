@@ -109,6 +109,7 @@ async def _suspend(context: RunContext, record: NodeRecord, suspend: Suspend) ->
     waits_for: dict[str, Json] = {"kind": suspend.kind, "token": suspend.token, "due_at": suspend.due_at}
     record = replace(record, parts={**record.parts, SUSPENDED: context.redactor.value(waits_for)})
     wait = WaitRecord(run_id=record.run_id, node_id=record.node_id, payload=suspend.payload, **waits_for)
+    context.suspended.take(record.node_id)  # what came for an earlier wait of the node
     await context.store.suspend(context.lease, record, wait)
     return _still_suspended(context, record)
 
