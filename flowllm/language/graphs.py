@@ -371,7 +371,7 @@ def _shortest(graph: AbstractMapping[str, AbstractSequence[str]]) -> list[list[s
             start = min(component, key=rank.__getitem__)
             towards = whole.subgraph(component).reverse()
             steps = nx.single_source_shortest_path_length(towards, start)
-            following = dict(nx.bfs_predecessors(towards, start))
+            following = {after: before for before, after in nx.bfs_edges(towards, start)}
             cycle = [start, min((node for node in graph[start] if node in component), key=steps.__getitem__)]
             while (node := following[cycle[-1]]) != start:
                 cycle.append(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ async def read(name):
 def may_open(more: int) -> Iterator[int]:
     """Lower what this process may have open to that many more; gives the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # what other tests have left open is not to be closed meanwhile
     most = sum(1 for _ in Path("/dev/fd").iterdir()) + more
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:

@@ -138,7 +138,7 @@ def test_only_what_changes_nothing_is_sent_again_by_itself(
         web.asked.clear()
         web.script = lambda _, broken=broken: broken
         options = {} if retry is None else {"retry": retry}
-        with patch("flowllm.calls.retry.backoff", lambda *_: 0.001):
+        with patch("flowllm.calls.conversation.backoff", lambda *_: 0.001):
             error = author.error(flow({"url": web.url, "method": method}, **options))
         assert error["type"] == "HttpFailed"
         assert len(web.asked) == sent

@@ -39,6 +39,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         done.add_done_callback(lambda _: self._back())
         return done
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        with self.outside():
+            await super().shutdown_default_executor()
+
     def _back(self) -> None:
         self._outside -= 1
 
