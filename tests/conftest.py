@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for number, page in enumerate(pages):
         others.insert(number * len(items) // len(pages), page)
     items[:] = others
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay for as long as the process does: no collection of garbage need go through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

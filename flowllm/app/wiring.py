@@ -1,4 +1,4 @@
-"""Puts a run's parts together: the one place, with app.py, that names concrete providers and kinds of steps."""
+"""Puts a run's parts together: the one place, with flowllm.py, that names concrete providers and kinds of steps."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "graph": ("files", "Draw the graph of a workflow."),
     "runs": ("runs", "List, prune or delete runs."),
     "show": ("show", "Show one run, or one step of it."),
-    "why": ("explain", "Say why a step ran again."),
+    "why": ("explain", "Say why a step ran again, and what it waited for."),
     "failed": ("runs", "Print the failed items of a run, to be run again."),
     "cache": ("runs", "Look at the stored answers, or remove them."),
     "db": ("doctor", "Look at the database, or upgrade it."),

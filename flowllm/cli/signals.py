@@ -35,13 +35,14 @@ _LEFT: Final = b"stopped as it is: a step does not let go; go on with `flowllm r
 _GUARD: Final = """
 import os, socket, sys, time
 parent, patience, watched = int(sys.argv[1]), float(sys.argv[2]), set(map(int, sys.argv[3:]))
-receiver, since = socket.socket(fileno=0), None
+receiver, since, length = socket.socket(fileno=0), 0.0, -1
 while os.getppid() == parent:
     came = receiver.recv(64, socket.MSG_PEEK)
     if not came:
         sys.exit()
     found = [number for number in came if number in watched]
-    since = (since or time.monotonic()) if found else None
+    if not found or len(came) != length:
+        since, length = time.monotonic(), len(came)
     if found and time.monotonic() - since > patience:
         for number in (found[0], 9):
             if os.getppid() == parent:
@@ -49,7 +50,7 @@ while os.getppid() == parent:
                 time.sleep(0.1)
     time.sleep(0.1)
 """
-"""Ends the process when a signal has waited in the socket for longer than that."""
+"""Ends the process when a signal has waited in the socket for longer than that, and nothing has come behind it."""
 
 
 class StopOnSignals:
@@ -138,9 +139,9 @@ class StopOnSignals:
 
     def _second(self, receiver: socket.socket) -> None:
         """Cancel; end the process as it is when the loop is stuck, or does not finish. The signal stays in the socket, for
-        a guard that waits longer than this does."""
+        a guard, and a byte behind it says that the loop answers."""
         self._end_guards()
-        self._start_guard(receiver, (LONGEST + 1) * BEAT)
+        self._start_guard(receiver, (MISSED + 1) * BEAT)
         for number in self._before:
             leave_to_system(number)
         self._on_loop(self._cancel)
@@ -150,6 +151,9 @@ class StopOnSignals:
             if self._over.wait(BEAT):
                 return
             missed = 0 if answered.is_set() else missed + 1
+            if answered.is_set():
+                with contextlib.suppress(OSError):  # the run is over
+                    self._sender.send(b"\0")
             answered.clear()
             if missed == MISSED:
                 break

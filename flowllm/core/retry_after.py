@@ -1,7 +1,8 @@
 """How long a server asks to wait, in its headers, `Retry-After` first, or in its text. Pure.
 
-Providers and http steps put it on the error of a refusal (`retry_after`). `limits/account_limiter.py` holds the model
-back for that long, and `calls/conversation.py` sends the refused request again after it.
+Providers and http steps put it on the error of a refusal (`retry_after`), and `calls/conversation.py` sends the refused
+request again after it. A refused model is held back for that long, with all other requests to it, by
+`limits/account_limiter.py`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ A kind is registered when its package is imported, in the order in which the doc
         text = context.compiler.text(keys.echo)
         return None if text is None else EchoBody(text=text)
 
-    register(StepKindSpec(key="echo", kind=StepKind.ECHO, keys=EchoKeys, build=build, templates=("echo",)))
+    KIND = StepKindPackage(specs=(StepKindSpec(key="echo", kind=…, keys=EchoKeys, build=build, templates=("echo",)),), runner=…)
 
 A builder adds problems to `context.problems` and then may return None, or raises SourceError for one problem.
 """

@@ -2,7 +2,7 @@
 
 The head of the queue goes when everything it needs is there; nobody behind it overtakes it for want of tokens or
 rate, so a large request is not starved by small ones. Only a model whose own limits are used up is passed over, and
-what is learned is a model's own (`learned.py`). What changes wakes the queue, and one timer stands for the next moment at which something can go; only a rate that
+what is learned is a model's own (`adaptive.py`). What changes wakes the queue, and one timer stands for the next moment at which something can go; only a rate that
 was learned, which grows by itself, is looked at again every REVIEW seconds.
 """
 

@@ -61,7 +61,9 @@ class Screen:
             columns = os.get_terminal_size(self.stream.fileno()).columns
         except (OSError, ValueError, AttributeError):
             columns = 0
-        return columns or _WIDTH
+        from shutil import get_terminal_size  # noqa: PLC0415 - its import costs more than most of what is shown
+
+        return columns or get_terminal_size(fallback=(_WIDTH, 24)).columns
 
     def clear(self) -> None:
         """Take such a text away."""
