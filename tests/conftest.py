@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 
+import hypothesis
 import pytest
 
 import flowllm.steps  # noqa: F401 - registers the kinds of steps
@@ -14,6 +15,10 @@ import flowllm.steps  # noqa: F401 - registers the kinds of steps
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+hypothesis.settings.register_profile("suite", max_examples=50)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure() -> None:

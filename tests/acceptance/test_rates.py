@@ -65,8 +65,10 @@ def test_an_unknown_limit_is_found(tell: bool, retry_after: float | None, seed: 
     assert share <= 0.03, share
 
 
-@pytest.mark.parametrize("tell", [True, False])
-@pytest.mark.parametrize("retry_after", [None, 1.0])
+@pytest.mark.parametrize(
+    ("tell", "retry_after"),
+    [(True, None), (False, 1.0), *(pytest.param(*way, marks=pytest.mark.soak) for way in ((True, 1.0), (False, None)))],
+)
 @pytest.mark.parametrize(("factor", "within"), [(0.5, 15), (2.0, 60)])
 def test_a_limit_that_changes_is_followed(tell: bool, retry_after: float | None, factor: float, within: float) -> None:
     async def main() -> Server:

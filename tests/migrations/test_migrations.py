@@ -258,6 +258,7 @@ async def test_a_database_without_its_revision_is_damaged(old: Path) -> None:
     assert files(old) == before
 
 
+@pytest.mark.parametrize("revision", [min(OLD), max(OLD)])
 def test_of_two_upgrades_at_once_one_does_it(old: Path) -> None:
     with ExitStack() as stack:
         children = [stack.enter_context(worker(WORKER, "upgrade", old)) for _ in range(2)]
