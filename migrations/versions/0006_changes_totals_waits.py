@@ -33,13 +33,9 @@ def upgrade() -> None:
     _waits()
     _gauges()
     _totals()
-    op.drop_index("ix_nodes_parent_place", "nodes")
-    op.create_index("ix_nodes_parent_place", "nodes", ["run_id", "parent", "place", "epoch", "status"])
 
 
 def downgrade() -> None:
-    op.drop_index("ix_nodes_parent_place", "nodes")
-    op.create_index("ix_nodes_parent_place", "nodes", ["run_id", "parent", "place"])
     for table in ("totals", "gauges", "waits"):
         op.drop_table(table)
     op.drop_index("ix_runs_running", "runs")
