@@ -35,7 +35,7 @@ from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.base import StepRunner, close_runners
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
-from flowllm.storage.live import Gauge
+from flowllm.storage.monitoring import Gauge
 
 WATCHED_EVERY = 1.0
 """Seconds from one look at the limiter, and at suspended nodes, to the next."""

@@ -19,7 +19,7 @@ from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.request import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.steps.base import StepRunner
-from flowllm.steps.registry import RunServices, step_runners
+from flowllm.steps.registry import RunnerServices, step_runners
 
 AUTO = "auto"
 SIMULATED = "simulated"
@@ -283,7 +283,7 @@ def step_kinds(
 ) -> dict[StepKind, StepRunner]:
     """What runs the steps of all kinds, in this process."""
     return step_runners(
-        RunServices(
+        RunnerServices(
             calls=calls,
             provider=providers.for_step,
             files=workflow.files,

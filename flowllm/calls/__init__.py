@@ -1,1 +1,1 @@
-"""What happens around a call: memo, single flight, limiter, attempt record, wire."""
+"""What happens around a call: response cache, single flight, limiter, attempt record, wire."""

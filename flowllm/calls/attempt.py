@@ -12,7 +12,7 @@ from typing import cast
 from flowllm.calls.base import AnyRequest, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation
 from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
-from flowllm.calls.response_cache import record_of, waited
+from flowllm.calls.response_cache import memo_record, waited
 from flowllm.core.clock import Clock
 from flowllm.core.errors import (
     AttemptTimedOut,
@@ -114,7 +114,7 @@ class Attempt:
             return await self._answered(outcome)
         finally:
             if self._caller.budget is not None:
-                self._caller.budget.settle(self._reservation, self._spend)
+                self._caller.budget.reconcile(self._reservation, self._spend)
 
     async def _exchange(self, request: AnyRequest) -> Reply | StepError:
         state, pending = self._state, self._state.pending
@@ -165,7 +165,7 @@ class Attempt:
             error.usage = usage
         cost = self._charge(error.cost_usd, usage, self._record.model)
         status = AttemptStatus.UNKNOWN if may_be_paid(error) else AttemptStatus.FAILED
-        await self._committed(self._settle(status, usage, cost, error=error.as_dict()))
+        await self._committed(self._commit(status, usage, cost, error=error.as_dict()))
         self._notice(report.notice)
         if report.down is not None:
             raise report.down
@@ -184,7 +184,7 @@ class Attempt:
         cost = self._charge(reply.cost_usd, usage, reply.model)
         if not isinstance(following, Accept):
             error = None if following.error is None else self._shown(following.error, reply).as_dict()
-            await self._committed(self._settle(AttemptStatus.SUCCEEDED, usage, cost, error=error))
+            await self._committed(self._commit(AttemptStatus.SUCCEEDED, usage, cost, error=error))
             return following
         if following.unknown_end:
             self._report_end(following.unknown_end)
@@ -234,16 +234,16 @@ class Attempt:
         memo = None
         may = pending.call.write_memo and not answer.unknown_end
         if may and not pending.holds_secret([answer.value, answer.model]):
-            memo = record_of(pending.call.key, answer, now=self._state.clock.now())
-        return memo, pending.settle(answer)
+            memo = memo_record(pending.call.key, answer, now=self._state.clock.now())
+        return memo, pending.rows_for(answer)
 
     async def _keep(
         self, parts: Sequence[tuple[MemoRecord | None, Sequence[NodeWrite]]], usage: Usage, cost: float | None
     ) -> None:
         """The attempt with the first part, and all others in the same tick: the store commits them together."""
         memo, rows = parts[0]
-        first = self._settle(AttemptStatus.SUCCEEDED, usage, cost, memo=memo, nodes=rows)
-        others = (self._state.store.settle(memo=memo, nodes=rows) for memo, rows in parts[1:] if memo or rows)
+        first = self._commit(AttemptStatus.SUCCEEDED, usage, cost, memo=memo, nodes=rows)
+        others = (self._state.store.commit(memo=memo, nodes=rows) for memo, rows in parts[1:] if memo or rows)
         if len(parts) == 1:
             await first
             return
@@ -283,9 +283,9 @@ class Attempt:
             ended = replace(ended, usage=unknown, cost_usd=0.0 if free else None)
             self._report_outcome(ended)
         with contextlib.suppress(StoreError):
-            await self._state.store.settle(attempt=ended, attempt_lease=self._caller.lease)
+            await self._state.store.commit(attempt=ended, attempt_lease=self._caller.lease)
 
-    async def _settle(
+    async def _commit(
         self,
         status: AttemptStatus,
         usage: Usage,
@@ -301,11 +301,11 @@ class Attempt:
         now = self._state.clock.now()
         ended = replace(self._record, status=status, finished_at=now, error=error, usage=usage, cost_usd=cost_usd)
         try:
-            await store.settle(attempt=ended, attempt_lease=self._caller.lease, memo=memo, nodes=nodes)
+            await store.commit(attempt=ended, attempt_lease=self._caller.lease, memo=memo, nodes=nodes)
         except OwnershipLost:
             # The run that paid may have left this call and have been resumed since; the others keep the answer.
             if nodes:
-                await store.settle(memo=memo, nodes=nodes)
+                await store.commit(memo=memo, nodes=nodes)
         self._report_outcome(ended)
 
     def _report_sent(self) -> None:

@@ -110,7 +110,7 @@ class Call:
     provider: Performer
     key: str
     """The fingerprint of the request; answers are stored and shared under it."""
-    settle: Callable[[Answer], Sequence[NodeWrite]]
+    rows_for: Callable[[Answer], Sequence[NodeWrite]]
     """The rows that this answer completes; they are committed together with it, before `answer` returns."""
     validator: Validator | None = None
     keep_truncated: bool = True
@@ -179,7 +179,7 @@ class PendingCall(Protocol):
         """The calls that this answer to the request ends, each with its part; the call itself, if it is one alone."""
         ...
 
-    def settle(self, answer: Answer) -> Sequence[NodeWrite]:
+    def rows_for(self, answer: Answer) -> Sequence[NodeWrite]:
         """The rows of everyone who waits for this answer; nobody can join after it was called."""
         ...
 

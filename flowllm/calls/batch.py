@@ -124,7 +124,7 @@ class _Batch:
         self._parts = [replace(part, batch=self._name) for part in divide(answer, calls)]
         return [(member.pending, part) for member, part in zip(self.sent, self._parts, strict=True)]
 
-    def settle(self, answer: Answer) -> Sequence[NodeWrite]:  # noqa: ARG002 - the protocol's shape
+    def rows_for(self, answer: Answer) -> Sequence[NodeWrite]:  # noqa: ARG002 - the protocol's shape
         """None: the rows are its calls'."""
         return ()
 

@@ -23,7 +23,7 @@ class BudgetReservation:
 
 
 class RunBudget:
-    """Keeps the books of one run. What was spent before this sitting counts too."""
+    """Keeps the books of one run. What was spent before this run attempt counts too."""
 
     def __init__(self, budget: Budget, spend: Spend | None = None) -> None:
         """`spend` is what was spent before."""
@@ -58,7 +58,7 @@ class RunBudget:
         self._set_aside.append(reservation)
         return waited
 
-    def settle(self, reservation: BudgetReservation, spend: Spend) -> None:
+    def reconcile(self, reservation: BudgetReservation, spend: Spend) -> None:
         """The request is over and took that much; of an unknown outcome all that was set aside stays so."""
         self._set_aside.remove(reservation)
         self._spend += spend

@@ -203,7 +203,7 @@ class CallExecution(CallState):
 
 def _unused(budget: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:
     if budget is not None:
-        budget.settle(reservation, Spend())
+        budget.reconcile(reservation, Spend())
     if permit is not None:
         permit.release()
 

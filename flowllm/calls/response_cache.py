@@ -50,8 +50,8 @@ async def recalled(
     answer = replace(answer_of(record), attempts=attempts, cost_usd=cost_usd)
     if answer.truncated and not call.keep_truncated:
         return None
-    if rows := pending.settle(answer):
-        await store.settle(nodes=rows)
+    if rows := pending.rows_for(answer):
+        await store.commit(nodes=rows)
     return answer
 
 
@@ -74,7 +74,7 @@ def answer_of(record: MemoRecord) -> Answer:
     )
 
 
-def record_of(key: str, answer: Answer, *, now: float) -> MemoRecord:
+def memo_record(key: str, answer: Answer, *, now: float) -> MemoRecord:
     """What the response cache keeps of an answer."""
     return MemoRecord(
         key=key,

@@ -103,12 +103,12 @@ class InFlightCall:
         """The whole answer is this call's."""
         return ((self, answer),)
 
-    def settle(self, answer: Answer) -> Sequence[NodeWrite]:
+    def rows_for(self, answer: Answer) -> Sequence[NodeWrite]:
         """The rows of all waiters."""
         self.sealed = True
         for waiter in self._waiters:
             self._count_wait(waiter)
-        return [row for waiter in self._waiters for row in waiter.call.settle(self._share(answer, waiter))]
+        return [row for waiter in self._waiters for row in waiter.call.rows_for(self._share(answer, waiter))]
 
     def _land(self, task: asyncio.Task[Answer], landed: Callable[[InFlightCall], None]) -> None:
         landed(self)

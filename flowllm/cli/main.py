@@ -11,7 +11,7 @@ import click
 from flowllm import __version__
 from flowllm.cli.options import Globals, debug_option
 from flowllm.cli.output import guarded, open_streams
-from flowllm.cli.start import settle
+from flowllm.cli.start import finish_process
 from flowllm.core.errors import UsageError
 
 COMMANDS = {
@@ -41,7 +41,7 @@ class Root(click.Group):
         state = Globals()
         kwargs |= {"standalone_mode": False, "obj": state}
         code = guarded(lambda: super(Root, self).main(*args, **kwargs), state)
-        settle(code)
+        finish_process(code)
         sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

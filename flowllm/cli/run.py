@@ -38,7 +38,7 @@ from flowllm.cli.output import (
     silence_output,
 )
 from flowllm.cli.signals import StopOnSignals
-from flowllm.cli.start import settle
+from flowllm.cli.start import finish_process
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
@@ -214,7 +214,7 @@ async def _execute(
                 raise
             show_error(error)
             silence_output()
-        settle(code)
+        finish_process(code)
     return code
 
 

@@ -34,7 +34,7 @@ from flowllm.reporting.text import (
     waits_text,
 )
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
-from flowllm.storage.live import SUSPENDED
+from flowllm.storage.monitoring import SUSPENDED
 
 WAIT_SHOWN = 1.0
 """Seconds from which the table of steps names the waits of one."""

@@ -20,7 +20,7 @@ class _Process:
     exit_code: int | None = None
 
 
-def settle(exit_code: int) -> None:
+def finish_process(exit_code: int) -> None:
     """From now on a signal ends the process with this exit code: everything is done and shown."""
     _Process.exit_code = exit_code
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, NewType, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, NewType, TypeAlias, TypeVar
 
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)
@@ -107,6 +107,9 @@ class StepKind(str):
 
 for _name in ("prompt", "embed", "python", "shell", "http", "workflow", "value"):
     setattr(StepKind, _name.upper(), StepKind(_name))
+
+REQUEST_KINDS: Final = frozenset({StepKind.PROMPT, StepKind.EMBED})
+"""Kinds of steps that send requests to models, through the call pipeline."""
 
 
 class Priority(StrEnum):

@@ -38,7 +38,7 @@ from flowllm.runtime.graph_state import CompiledGraph, EndNode, EndRun, GraphSta
 from flowllm.runtime.item_reader import open_rows
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.resume_policy import refuses_truncated
-from flowllm.steps.base import Bound, StepRunner, Work
+from flowllm.steps.base import Bound, StepRunner, WorkEstimate
 from flowllm.storage.base import MemoRecord, RunRecord, Store
 
 MOST_WITHIN = 30_000
@@ -192,7 +192,7 @@ class Planner:
             cost_usd=work.cost_usd,
         )
 
-    async def _stored(self, name: NodeId, step: Step, work: Work) -> list[MemoRecord]:
+    async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> list[MemoRecord]:
         """Its answers, if all of them are in the cache and may be used."""
         if self._store is None or self._options.no_cache or self._refreshes(name):
             return []
@@ -207,7 +207,7 @@ class Planner:
         refused = bool(record.answer.get("truncated")) and refuses_truncated(step)
         return fresh(record, step.cache.ttl, now=self.run.started_at) and not refused
 
-    async def _why_sent(self, name: NodeId, bound: Bound, work: Work) -> str:
+    async def _why_sent(self, name: NodeId, bound: Bound, work: WorkEstimate) -> str:
         if self._refreshes(name):
             return "asked anew: --refresh"
         if self._options.no_cache:

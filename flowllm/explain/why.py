@@ -13,7 +13,7 @@ from flowllm.core.errors import UsageError
 from flowllm.core.fingerprint import differences
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, WaitReason, child_id, is_within, item_id
 from flowllm.storage.base import NodeRecord, RunRecord, Store
-from flowllm.storage.live import SUSPENDED
+from flowllm.storage.monitoring import SUSPENDED
 
 _NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
 """The last name in a node's id: what stands before it is the graph that the node is in."""

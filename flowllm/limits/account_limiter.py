@@ -24,8 +24,8 @@ from flowllm.core.tasks import start_task
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, Priority, WaitReason
 from flowllm.limits.adaptive import LEAST_GUESS, Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
-from flowllm.limits.headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.queue import AdmissionQueue
+from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
 REVIEW = 0.5

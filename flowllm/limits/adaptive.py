@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from flowllm.core.types import Limits, WaitReason
-from flowllm.limits.headers import Quota
+from flowllm.limits.quota_headers import Quota
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
 CUT = 0.92

@@ -7,9 +7,8 @@ from collections import defaultdict
 
 from flowllm.core.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.money import Spend
-from flowllm.core.types import Json, StepKind, step_path
+from flowllm.core.types import REQUEST_KINDS, Json, step_path
 
-_ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 ACCURACY = 0.005
 """A quantile is off by at most this share of itself."""
@@ -105,7 +104,7 @@ class Stats:
             case RequestEnded():
                 self._ended(event)
             case NodeEnded():  # of a foreach, its items have been counted
-                if event.cached and not event.reused and event.kind in _ASKING and event.counts is None:
+                if event.cached and not event.reused and event.kind in REQUEST_KINDS and event.counts is None:
                     self._requests["cached"] += 1
             case RequestJoined():
                 self._requests["joined"] += 1

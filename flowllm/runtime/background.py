@@ -9,7 +9,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, RunId
 from flowllm.storage.base import NodeRecord, NodeWrite, RunLease, Store
-from flowllm.storage.live import WaitRecord
+from flowllm.storage.monitoring import SuspensionRecord
 
 MOST_PENDING = 32
 """Writes that nobody waits for, at most, before `WriteQueue.wait` holds up who makes more of them."""
@@ -67,12 +67,12 @@ class WriteQueue:
         """Write a row and wait until it is durable, and all that were enqueued before it. Raises StoreError."""
         if self._pending:
             await asyncio.sleep(0)  # those tasks have not begun: their rows would be written behind this one
-        await self._store.settle(nodes=(NodeWrite(lease=self._lease, node=record),))
+        await self._store.commit(nodes=(NodeWrite(lease=self._lease, node=record),))
 
     def enqueue(self, *records: NodeRecord) -> None:
         """Write rows with the next commit, without waiting for it; `on_error` gets the error if that fails."""
         writes = tuple(NodeWrite(lease=self._lease, node=record) for record in records)
-        task = start_task(self._store.settle(nodes=writes))
+        task = start_task(self._store.commit(nodes=writes))
         self._pending.add(task)
         task.add_done_callback(self._done)
 
@@ -106,7 +106,7 @@ class SuspendedNodes:
         self._store = store
         self._run_id = run_id
         self._clock = clock
-        self._ready: dict[NodeId, WaitRecord] = {}
+        self._ready: dict[NodeId, SuspensionRecord] = {}
         self._restarts: dict[NodeId, Callable[[], None]] = {}
 
     def add(self, node: NodeId, restart: Callable[[], None]) -> None:
@@ -117,7 +117,7 @@ class SuspendedNodes:
         """What the node is within has ended."""
         self._restarts.pop(node, None)
 
-    def take(self, node: NodeId) -> WaitRecord | None:
+    def take(self, node: NodeId) -> SuspensionRecord | None:
         """What the node waited for, if it can go on; once."""
         return self._ready.pop(node, None)
 
@@ -143,5 +143,5 @@ class SuspendedNodes:
             restart()
         return bool(woken)
 
-    async def _find(self) -> list[WaitRecord]:
+    async def _find(self) -> list[SuspensionRecord]:
         return await self._store.waits(run_id=self._run_id, ready_at=self._clock.now(), limit=MOST_READY)

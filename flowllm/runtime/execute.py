@@ -24,8 +24,8 @@ from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.foreach_runner import execute_foreach
 from flowllm.runtime.graph_runner import GraphOutcome, GraphRunner, Values, keeps, run_values
 from flowllm.runtime.graph_state import CompiledGraph
-from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope, UsageTotals
-from flowllm.runtime.node_runner import Work, execute_step, finish, known_path, record_of, reuse, skip
+from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation, UsageTotals
+from flowllm.runtime.node_runner import NodeWork, execute_step, finish, known_path, record_outcome, reuse, skip
 from flowllm.runtime.resume_policy import holds
 from flowllm.runtime.row_sink import RowSink
 from flowllm.runtime.run_context import RunContext
@@ -95,7 +95,7 @@ async def execute_run(
 
     context.token.listen(execute_run, lambda: grace.append(start_task(cancel_later())))
     stop.listen(context, stop_requested, context.tasks.cancel)
-    scope = Scope(token=context.token, fail_fast=context.options.fail_fast)
+    scope = GraphScope(token=context.token, fail_fast=context.options.fail_fast)
     try:
         await _load_woken(context)
         if dataset is None:
@@ -119,7 +119,7 @@ async def _load_woken(context: RunContext) -> None:
 
 
 async def _execute_graph(
-    context: RunContext, graph: CompiledGraph, scope: Scope, before: Mapping[NodeId, NodeRecord]
+    context: RunContext, graph: CompiledGraph, scope: GraphScope, before: Mapping[NodeId, NodeRecord]
 ) -> AttemptOutcome:
     values = Values(context.run.inputs, run_values(context.run))
     runner = GraphRunner(context, graph, name="", values=values, scope=scope, before=before)
@@ -128,7 +128,7 @@ async def _execute_graph(
 
 
 async def _execute_dataset(
-    context: RunContext, graph: CompiledGraph, scope: Scope, earlier: NodeRecord | None, dataset: DatasetRun
+    context: RunContext, graph: CompiledGraph, scope: GraphScope, earlier: NodeRecord | None, dataset: DatasetRun
 ) -> AttemptOutcome:
     """Rows are the items of a foreach that has the whole graph as its step."""
     assert isinstance(dataset.step.body, WorkflowBody)  # noqa: S101 - see DatasetRun
@@ -170,10 +170,10 @@ def _checked(context: RunContext, outcome: AttemptOutcome) -> AttemptOutcome:
 
 async def execute_subgraph(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph) -> NodeRecord | None:
     """Run the graph of a node. Does not raise."""
-    return await record_of(context, invocation, lambda work: _outcome(context, invocation, graph, work))
+    return await record_outcome(context, invocation, lambda work: _outcome(context, invocation, graph, work))
 
 
-async def _outcome(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph, work: Work) -> NodeRecord:
+async def _outcome(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph, work: NodeWork) -> NodeRecord:
     step, earlier = invocation.step, invocation.earlier
     row = (invocation.position.item,) if invocation.is_row else ()
     inputs = await rendered(lambda: graph_inputs(step, invocation.values, *row))
@@ -194,7 +194,7 @@ async def _outcome(context: RunContext, invocation: NodeInvocation, graph: Compi
         context.writes.enqueue(
             context.record(invocation, NodeStatus.RUNNING, parts=parts, key=key, started_at=work.started)
         )
-    scope = Scope(
+    scope = GraphScope(
         token=invocation.scope.token,
         totals=UsageTotals(invocation.totals),
         fail_fast=invocation.scope.fail_fast and step.on_error is OnError.FAIL,

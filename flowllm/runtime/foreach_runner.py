@@ -14,19 +14,30 @@ from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StepError, StoreError
 from flowllm.core.events import FanOutStarted
 from flowllm.core.fingerprint import fingerprint
-from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, WaitReason, item_id
+from flowllm.core.types import (
+    REQUEST_KINDS,
+    Counts,
+    Json,
+    NodeId,
+    NodeStatus,
+    OnError,
+    RunStatus,
+    StepKind,
+    WaitReason,
+    item_id,
+)
 from flowllm.datasets.base import Rows
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.background import MOST_READY
 from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
 from flowllm.runtime.graph_state import texts_together
-from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope, UsageTotals
+from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation, UsageTotals
 from flowllm.runtime.item_reader import Item, ItemReader, open_rows
-from flowllm.runtime.node_runner import Work, compute, record_of
+from flowllm.runtime.node_runner import NodeWork, compute, record_outcome
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
 from flowllm.runtime.row_sink import RowSink
-from flowllm.runtime.run_context import ASKING, RunContext
+from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
@@ -46,13 +57,15 @@ async def execute_foreach(
 
     `sink` hears of each item in the order in which they end, durably.
     """
-    return await record_of(context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).run(rows))
+    return await record_outcome(
+        context, invocation, lambda work: ForeachRunner(context, invocation, work, sink).run(rows)
+    )
 
 
 class ForeachRunner:
     """One foreach while it is executed."""
 
-    def __init__(self, context: RunContext, invocation: NodeInvocation, work: Work, sink: RowSink | None) -> None:
+    def __init__(self, context: RunContext, invocation: NodeInvocation, work: NodeWork, sink: RowSink | None) -> None:
         self._context = context
         self._invocation = invocation
         self._work = work
@@ -65,7 +78,7 @@ class ForeachRunner:
         self._node = invocation.node_id
         accepting = self._foreach is not None and self._foreach.accept is not None
         token = invocation.scope.token
-        self._scope = Scope(
+        self._scope = GraphScope(
             token=token.child() if accepting else token,
             totals=UsageTotals(invocation.totals),
             fail_fast=invocation.scope.fail_fast and invocation.step.on_error is OnError.FAIL and not accepting,
@@ -150,7 +163,7 @@ class ForeachRunner:
 
     def _begin(self, rows: Rows) -> ForeachState:
         foreach, step = self._foreach, self._invocation.step
-        asks = step.kind in ASKING or step.kind is StepKind.WORKFLOW
+        asks = step.kind in REQUEST_KINDS or step.kind is StepKind.WORKFLOW
         own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
         window = max(
             self._context.open_items.window() if asks or own else LOCAL_WINDOW, MIN_BATCHES * texts_together(step)

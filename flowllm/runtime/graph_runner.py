@@ -31,7 +31,7 @@ from flowllm.runtime.graph_state import (
     StopAsked,
     StopSending,
 )
-from flowllm.runtime.invocation import Earlier, NodeInvocation, Scope
+from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import LAZY, ItemPosition, Lazy
 from flowllm.storage.base import NodeRecord, RunRecord
@@ -63,7 +63,7 @@ class GraphRunner:
         *,
         name: str,
         values: Values,
-        scope: Scope,
+        scope: GraphScope,
         before: Mapping[NodeId, NodeRecord],
     ) -> None:
         """`name` is the node that the graph is within, empty at the top; `before` is what earlier attempts left."""

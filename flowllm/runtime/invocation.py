@@ -147,7 +147,7 @@ class Result:
 
 
 @dataclass(slots=True, kw_only=True)
-class Scope:
+class GraphScope:
     """Where a graph or a foreach stands within its run."""
 
     token: CancelToken
@@ -181,7 +181,7 @@ class NodeInvocation:
     values: Mapping[str, Json]
     """What its templates see."""
     position: ItemPosition
-    scope: Scope
+    scope: GraphScope
     totals: UsageTotals
     """Where what it takes is added up."""
     before: Earlier | None = None

@@ -14,16 +14,16 @@ from flowllm.core.events import NodeSuspended
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.sandbox_limits import Unfinished, rendered, rendered_now
 from flowllm.language.workflow import PythonBody, Step
-from flowllm.runtime.invocation import Earlier, NodeInvocation, NodeUsage, Scope, UsageTotals
+from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation, NodeUsage, UsageTotals
 from flowllm.runtime.resume_policy import UNSAVED, has_output, holds
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import Bound, ItemPosition, Suspend
 from flowllm.storage.base import NodeRecord
-from flowllm.storage.live import SUSPENDED, WaitRecord
+from flowllm.storage.monitoring import SUSPENDED, SuspensionRecord
 
 
 @dataclass(slots=True)
-class Work:
+class NodeWork:
     """What is known of a node while it is executed."""
 
     started: float
@@ -33,15 +33,15 @@ class Work:
     bound: Bound | None = None
 
 
-async def record_of(
+async def record_outcome(
     context: RunContext,
     invocation: NodeInvocation,
-    outcome: Callable[[Work], Awaitable[NodeRecord]],
+    outcome: Callable[[NodeWork], Awaitable[NodeRecord]],
     above: NodeUsage | None = None,
 ) -> NodeRecord | None:
     """The record of `outcome`, with its event; that of its failure; None if the run stopped before it had one. `above` is
     what the node spends that this one is within, where that pays for it."""
-    work = Work(
+    work = NodeWork(
         started=context.started(invocation),
         usage=context.activate(invocation, above),
         asked=UsageTotals(on_missed=invocation.totals.note_missed),
@@ -60,7 +60,10 @@ async def record_of(
 
 
 async def _tried(
-    context: RunContext, invocation: NodeInvocation, work: Work, outcome: Callable[[Work], Awaitable[NodeRecord]]
+    context: RunContext,
+    invocation: NodeInvocation,
+    work: NodeWork,
+    outcome: Callable[[NodeWork], Awaitable[NodeRecord]],
 ) -> NodeRecord:
     try:
         return await outcome(work)
@@ -78,10 +81,10 @@ async def _tried(
 
 async def execute_step(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
     """A node that does something itself. Does not raise."""
-    return await record_of(context, invocation, lambda work: _outcome(context, invocation, work))
+    return await record_outcome(context, invocation, lambda work: _outcome(context, invocation, work))
 
 
-async def _outcome(context: RunContext, invocation: NodeInvocation, work: Work) -> NodeRecord:
+async def _outcome(context: RunContext, invocation: NodeInvocation, work: NodeWork) -> NodeRecord:
     step = invocation.step
     bound = work.bound = await rendered(lambda: _bound(context, invocation))
     if bound is None:
@@ -108,7 +111,7 @@ async def _suspend(context: RunContext, record: NodeRecord, suspend: Suspend) ->
     """The row of a node that waits for the world, durably with what it waits for."""
     waits_for: dict[str, Json] = {"kind": suspend.kind, "token": suspend.token, "due_at": suspend.due_at}
     record = replace(record, parts={**record.parts, SUSPENDED: context.redactor.value(waits_for)})
-    wait = WaitRecord(run_id=record.run_id, node_id=record.node_id, payload=suspend.payload, **waits_for)
+    wait = SuspensionRecord(run_id=record.run_id, node_id=record.node_id, payload=suspend.payload, **waits_for)
     context.suspended.take(record.node_id)  # what came for an earlier wait of the node
     await context.store.suspend(context.lease, record, wait)
     return _still_suspended(context, record)
@@ -129,7 +132,13 @@ def _bound(context: RunContext, invocation: NodeInvocation) -> Bound | None:
 
 
 async def _within(
-    context: RunContext, invocation: NodeInvocation, work: Work, *, name: str, step: Step, values: Mapping[str, Json]
+    context: RunContext,
+    invocation: NodeInvocation,
+    work: NodeWork,
+    *,
+    name: str,
+    step: Step,
+    values: Mapping[str, Json],
 ) -> NodeRecord | None:
     """A step that the work of a node consists of: see `Within`."""
     inner = NodeInvocation(
@@ -137,17 +146,17 @@ async def _within(
         step=step,
         values=values,
         position=ItemPosition(parent=invocation.node_id),
-        scope=Scope(token=invocation.scope.token, fail_fast=False),
+        scope=GraphScope(token=invocation.scope.token, fail_fast=False),
         totals=work.asked,  # what it takes is in the record of the node around it
     )
 
-    async def outcome(own: Work) -> NodeRecord:
+    async def outcome(own: NodeWork) -> NodeRecord:
         earlier = await context.store.node(context.run.run_id, inner.node_id) if context.resumed else None
         if earlier is None or earlier.status is not NodeStatus.SUCCEEDED:
             return await _outcome(context, inner, own)
         return await _outcome(context, replace(inner, before=Earlier(record=earlier)), own)
 
-    return await record_of(context, inner, outcome, above=work.usage)
+    return await record_outcome(context, inner, outcome, above=work.usage)
 
 
 def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
@@ -241,7 +250,7 @@ async def _saved(context: RunContext, invocation: NodeInvocation, record: NodeRe
     return record
 
 
-async def _fail(context: RunContext, invocation: NodeInvocation, work: Work, error: StepError) -> NodeRecord:
+async def _fail(context: RunContext, invocation: NodeInvocation, work: NodeWork, error: StepError) -> NodeRecord:
     details = context.redactor.value(error.as_dict())
     if work.bound is not None:
         node_context = context.node_context(invocation, work.started, work.usage)

@@ -14,21 +14,18 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import RunStopped, TooManyFailures
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted
 from flowllm.core.redact import Redactor
-from flowllm.core.types import Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, is_within
+from flowllm.core.types import REQUEST_KINDS, Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, is_within
 from flowllm.language.workflow import WorkflowBody
 from flowllm.runtime.background import SuspendedNodes, TaskSet, WriteQueue, nodes_around
 from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.graph_state import CompiledGraph
-from flowllm.runtime.invocation import NodeInvocation, NodeUsage, Scope
+from flowllm.runtime.invocation import GraphScope, NodeInvocation, NodeUsage
 from flowllm.runtime.options import RunOptions
 from flowllm.steps.base import NodeContext, StepRunner
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
-ASKING = frozenset({StepKind.PROMPT, StepKind.EMBED})
-"""Kinds of steps that send requests through the call pipeline, and so are active only while one of those is out."""
-
-UNNOTED = frozenset({StepKind.VALUE, StepKind.WORKFLOW})
+WITHOUT_RUNNING_ROW = frozenset({StepKind.VALUE, StepKind.WORKFLOW})
 """Kinds of which no row says that they run: they take no time, or write one of their own."""
 
 Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecord | None]]"
@@ -114,7 +111,7 @@ class RunContext:
                 place=invocation.position.index,
             )
         )
-        if invocation.step.kind not in UNNOTED and invocation.step.foreach is None:
+        if invocation.step.kind not in WITHOUT_RUNNING_ROW and invocation.step.foreach is None:
             self.store.note_running(self.lease, self._begun(invocation, now))
         return now
 
@@ -149,7 +146,7 @@ class RunContext:
 
     def in_flight(self) -> int:
         """Requests that are out, and steps of other kinds that are executing; not those that queue."""
-        return sum(usage.in_flight if kind in ASKING else 1 for kind, usage in self._active.values())
+        return sum(usage.in_flight if kind in REQUEST_KINDS else 1 for kind, usage in self._active.values())
 
     def node_context(self, invocation: NodeInvocation, started: float, usage: NodeUsage) -> NodeContext:
         """What the node may use while it is executed."""
@@ -229,7 +226,7 @@ class RunContext:
         self.stopped = self.stopped or error
         self.token.stop(error.status)
 
-    def failed(self, scope: Scope) -> None:
+    def failed(self, scope: GraphScope) -> None:
         """A node failed for good: under --fail-fast that ends the run."""
         if scope.fail_fast:
             self.token.stop(RunStatus.FAILED)

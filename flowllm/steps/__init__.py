@@ -3,10 +3,10 @@
 The lines stand in the order in which the documentation names the kinds.
 """
 
-from flowllm.steps import embed, http, llm, python, shell, value, workflow
+from flowllm.steps import embed, http, prompt, python, shell, value, workflow
 from flowllm.steps.registry import register
 
-register(llm.KIND)
+register(prompt.KIND)
 register(embed.KIND)
 register(python.KIND)
 register(shell.KIND)

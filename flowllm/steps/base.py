@@ -13,7 +13,7 @@ from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
-from flowllm.storage.live import WaitRecord
+from flowllm.storage.monitoring import SuspensionRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class WorkEstimate:
     """What carrying out a bound step would take, at most."""
 
     memo_keys: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class NodeContext:
     """To be called once it is known that something must really be done: no stored answer will do."""
     within: Within | None = None
     """Carries out a step that stands within the node, and nothing else holds."""
-    woken: WaitRecord | None = None
+    woken: SuspensionRecord | None = None
     """What the node waited for when it was suspended, now with its `value`; `woken` is false, and the value None, where
     only its time has come."""
     begun: Callable[[], None] = _nothing
@@ -167,7 +167,7 @@ class StepRunner(Protocol):
         """
         ...
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """What carrying it out would take. Sends nothing."""
         ...
 

@@ -1,6 +1,6 @@
 """How steps hand what they do to the pipeline of calls: requests to models with fallbacks, and work of their own.
 
-Work of their own is found in the cache, joined, admitted, put on record, timed out and tried again as requests are. What
+WorkEstimate of their own is found in the cache, joined, admitted, put on record, timed out and tried again as requests are. What
 differs: it costs nothing, no budget holds it back, and only equal work of the same run is done together.
 """
 
@@ -117,14 +117,14 @@ class AnswerCollector:
     def on_answer(self, place: int) -> Callable[[Answer], Sequence[NodeWrite]]:
         """What to do with the answer of that place."""
 
-        def settle(answer: Answer) -> Sequence[NodeWrite]:
+        def rows_for(answer: Answer) -> Sequence[NodeWrite]:
             self._answers[place] = answer
             if len(self._answers) < self._count:
                 return ()
             self._node = self._row()
             return (self._context.write(self._node),)
 
-        return settle
+        return rows_for
 
     def _row(self) -> NodeRecord:
         answers = [self._answers[place] for place in range(self._count)]
@@ -249,7 +249,7 @@ async def run_local(calls: InFlightCalls, work: LocalWork, bound: Bound, context
         # What holds a secret that the step was not given itself is for this run alone: to others it may be a word
         return context.redactor.value(value) if given_secrets else value
 
-    def settle(answer: Answer) -> Sequence[NodeWrite]:
+    def rows_for(answer: Answer) -> Sequence[NodeWrite]:
         done = not (answer.cached or answer.joined)
         figures = {"cost_usd": 0.0, **work.figures()}
         figures["queue_s"] = figures.get("queue_s", 0.0) + (answer.queue_s if done else 0.0)
@@ -264,7 +264,7 @@ async def run_local(calls: InFlightCalls, work: LocalWork, bound: Bound, context
             request=LocalRequest(perform=perform),
             provider=work,
             key=bound.key,
-            settle=settle,
+            rows_for=rows_for,
             retry=step.retry,
             timeout=step.timeout,
             priority=step.priority,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what checks a workflow needs nothing that runs it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunServices:
+class RunnerServices:
     """What runners of steps may use; one for each run."""
 
     calls: InFlightCalls
@@ -38,11 +38,11 @@ class StepKindPackage:
 
     specs: tuple[language.StepKindSpec[Any], ...]
     """Its keys and its builder; one for each key that names it."""
-    runner: Callable[[RunServices], StepRunner] | None = None
+    runner: Callable[[RunnerServices], StepRunner] | None = None
     """Makes what runs its steps within one run; None for a graph, which the runtime runs itself."""
 
 
-_RUNNERS: dict[StepKind, Callable[[RunServices], StepRunner]] = {}
+_RUNNERS: dict[StepKind, Callable[[RunnerServices], StepRunner]] = {}
 
 
 def register(package: StepKindPackage) -> None:
@@ -53,6 +53,6 @@ def register(package: StepKindPackage) -> None:
             _RUNNERS[spec.kind] = package.runner
 
 
-def step_runners(services: RunServices) -> dict[StepKind, StepRunner]:
+def step_runners(services: RunnerServices) -> dict[StepKind, StepRunner]:
     """Runners of all kinds for one run."""
     return {kind: make(services) for kind, make in _RUNNERS.items()}

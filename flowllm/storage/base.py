@@ -9,7 +9,7 @@ from typing import Protocol
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
-from flowllm.storage.live import Gauge, RunTotals, WaitRecord
+from flowllm.storage.monitoring import Gauge, RunTotals, SuspensionRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +349,7 @@ class Store(Protocol):
         """Record a request before it is sent."""
         ...
 
-    async def settle(
+    async def commit(
         self,
         *,
         attempt: AttemptRecord | None = None,
@@ -373,14 +373,14 @@ class Store(Protocol):
 
     # waiting for the world
 
-    async def suspend(self, lease: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
+    async def suspend(self, lease: RunLease, node: NodeRecord, wait: SuspensionRecord) -> None:
         """Write a node in status waiting together with what it waits for, in place of an earlier wait of that node.
         Raises ValueError if another node waits for that token.
 
         The wait stays until the node has ended: a process that dies after it was woken finds the value again."""
         ...
 
-    async def wake(self, token: str, value: Json) -> WaitRecord | None:
+    async def wake(self, token: str, value: Json) -> SuspensionRecord | None:
         """Give a suspended node its value; any process may, it needs no lease. The wait as it now stands: the first
         value stays, a second one changes nothing. None if nobody waits for that token."""
         ...
@@ -392,7 +392,7 @@ class Store(Protocol):
         due_before: float | None = None,
         ready_at: float | None = None,
         limit: int = 500,
-    ) -> list[WaitRecord]:
+    ) -> list[SuspensionRecord]:
         """Those that wait, of one run or of all, the earliest due first; only those due before a time, if given. With
         `ready_at`: those of nodes that can go on, since they were woken or are due at that time."""
         ...

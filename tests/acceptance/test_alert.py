@@ -56,7 +56,7 @@ def test_attempts_that_succeeded_in_the_end_are_no_failures(project: Project) ->
     assert _events(project, "FailuresHigh") == []
 
 
-def test_steps_that_an_earlier_sitting_carried_out_do_not_count_again(project: Project, server: Server) -> None:
+def test_steps_that_an_earlier_run_attempt_carried_out_do_not_count_again(project: Project, server: Server) -> None:
     """Of 40 steps 30 failed; they are mended, and the 10 that are kept do not hide or make an alert."""
     project.json("run", _flow(project, 40, failing=30), code=1)
     server.script = lambda body, n: Reply(text="fine")

@@ -13,7 +13,7 @@ from flowllm.datasets.base import Row
 from flowllm.datasets.rows import ListRows
 from flowllm.runtime.options import RunOptions
 from tests.support.answering import Answers, Told, sit, stage
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)

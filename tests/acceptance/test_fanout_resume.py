@@ -12,7 +12,7 @@ from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected, StorageFailed
 from flowllm.runtime.options import RunOptions
 from tests.support.answering import Told, all_nodes, sit, stage
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 REJECTED = RequestRejected("400: this prompt is not accepted", status=400)
@@ -341,7 +341,7 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_nothing_more_is_se
 
             return write
 
-        made.store.settle = filled(made.store.settle)
+        made.store.commit = filled(made.store.commit)
         made.store.begin_attempt = filled(made.store.begin_attempt)
 
         async def filling() -> None:

@@ -146,7 +146,9 @@ def test_50_000_rows_killed_on_the_way(project: Project) -> None:
     assert status["succeeded"] == 2 * count
     assert status.get("unknown", 0) <= IN_FLIGHT * kills
     assert sum(status.values()) - 2 * count == status.get("unknown", 0)
-    print(f"{status.get('unknown', 0)} requests repeated in {kills} kills; the last sitting took {taken.peak:.0f} MB")
+    print(
+        f"{status.get('unknown', 0)} requests repeated in {kills} kills; the last run attempt took {taken.peak:.0f} MB"
+    )
     assert taken.peak < MOST
 
 

@@ -113,7 +113,7 @@ def test_a_run_with_timeouts_joined_calls_graphs_items_and_questions(project: Pr
     assert of_items > 0
     assert _known(run) + of_items == pytest.approx(run["at_least"]["cost_usd"])
     _told_alike(project, run)
-    # what failed is asked once more, and the price of the first sitting stays in it
+    # what failed is asked once more, and the price of the first run attempt stays in it
     (project.folder / "events.jsonl").unlink()
     resumed = project.json("resume", run["run_id"], "--retry-failed", "--events", "events.jsonl")
     assert resumed["unknown"]["requests"] == 8

@@ -213,10 +213,10 @@ def test_another_workflow_replaces_every_line(project: Project) -> None:
     assert outputs_by_index(project) == {0: {"answer": "now a"}, 1: {"answer": "now b [status=400]"}}
 
 
-# other sittings
+# other run attempts
 
 
-def test_data_that_was_edited_between_sittings(project: Project, server: Server) -> None:
+def test_data_that_was_edited_between_run_attempts(project: Project, server: Server) -> None:
     """Rows that stay are not paid again wherever they stand now, and none comes out twice."""
     rows(project, {"text": "a"}, {"text": "b"}, {"text": "bad [status=400]"}, {"text": "c"})
     assert over(project, one_step(project)).code == 1

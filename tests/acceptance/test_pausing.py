@@ -18,8 +18,8 @@ from flowllm.providers.base import Account
 from tests.support.calls import FakeProvider
 from tests.support.project import QUICK, Project, prompts
 from tests.support.replies import FAULTS, ByPrompt, Reply, failed, prompt_of, rate_limited
+from tests.support.run_attempts import Stage
 from tests.support.server import Server
-from tests.support.sittings import Stage
 from tests.support.virtual import run_virtual
 
 

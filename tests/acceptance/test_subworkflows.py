@@ -182,7 +182,7 @@ def test_max_concurrent_of_one_at_every_level_does_not_deadlock() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_little_room_for_open_items_holds_up_nobody_for_good(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.sittings.MOST_OPEN_ITEMS", most)
+    monkeypatch.setattr("tests.support.run_attempts.MOST_OPEN_ITEMS", most)
     told = play(NEST)
     assert (told.status, len(told.asked)) == ("succeeded", 8)
     beside = play(

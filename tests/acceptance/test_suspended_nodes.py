@@ -19,7 +19,7 @@ from flowllm.runtime.options import RunOptions
 from tests.support.calls import FakeProvider
 from tests.support.project import Project, as_yaml
 from tests.support.random_graphs import Author, DrawnAnswers
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 from tests.support.waiting import approval_steps
 

@@ -52,7 +52,7 @@ async def ours(folder: Path, writers: int) -> tuple[float, float]:
         while time.perf_counter() < until:
             number += 1
             name = f"n{writer}_{number}"
-            await store.settle(
+            await store.commit(
                 attempt=attempt_of_node(name, record.run_id),
                 attempt_lease=lease,
                 memo=answer(name),
@@ -107,7 +107,7 @@ async def items(folder: Path) -> dict[str, float]:
 
     for start in range(0, ITEMS, TOGETHER):
         writes = [NodeWrite(lease=lease, node=record) for record in records[start : start + TOGETHER]]
-        await timed(f"settle, {TOGETHER} items a unit", store.settle(nodes=writes))
+        await timed(f"commit, {TOGETHER} items a unit", store.commit(nodes=writes))
     for start in range(0, ITEMS, TOGETHER):
         begun = (store.begin_attempt(lease, one) for one in sent[start : start + TOGETHER])
         await timed(f"begin_attempt, {TOGETHER} at once", *begun)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from flowllm.core.request import Completion
 from flowllm.core.types import Json, Limits, Usage
 from tests.support.calls import FakeProvider
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 
 Answers: TypeAlias = Callable[[str], str | Exception | tuple[float, str | Exception]]
 
@@ -48,7 +48,7 @@ class Answering(FakeProvider):
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What came of a sitting."""
+    """What came of a run attempt."""
 
     status: str
     outputs: dict[str, Json]
@@ -56,7 +56,7 @@ class Told:
     nodes: dict[str, Json]
     """Records by node id, all of them."""
     asked: list[str]
-    """What was sent in this sitting."""
+    """What was sent in this run attempt."""
     events: list
 
     def status_of(self, *nodes: str) -> list[str]:
@@ -72,7 +72,7 @@ def stage(answer: Answers = "re: {}".format, *, concurrent: int = 100) -> Stage:
 
 
 async def sit(stage: Stage, text: str, *, meanwhile: object = None, **how: object) -> Told:
-    """One sitting, to its end; `meanwhile` is awaited beside it."""
+    """One run attempt, to its end; `meanwhile` is awaited beside it."""
     ready = await stage.prepare(text, **how)
     before = len(stage.provider.sent)
     going = asyncio.ensure_future(ready.attempt())

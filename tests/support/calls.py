@@ -109,13 +109,15 @@ def node_row(who: Caller, answer: Answer) -> NodeWrite:
     return NodeWrite(lease=who.lease, node=record)
 
 
-def make_call(provider: FakeProvider, who: Caller | None = None, settle: Callable | None = None, **how: object) -> Call:
+def make_call(
+    provider: FakeProvider, who: Caller | None = None, rows_for: Callable | None = None, **how: object
+) -> Call:
     me = who or caller()
     return Call(
         caller=me,
         request=how.pop("request", REQUEST),
         provider=provider,
         key=how.pop("key", "k" * 64),
-        settle=settle or (lambda answer: [node_row(me, answer)]),
+        rows_for=rows_for or (lambda answer: [node_row(me, answer)]),
         **how,
     )

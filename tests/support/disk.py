@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Records = dict[str, tuple[NodeStatus, Json]]
     Verb = Callable[..., Awaitable[object]]
 
-WRITES = {"create_run", "claim_run", "update_run", "begin_attempt", "settle", "adopt", "finish_run"}
+WRITES = {"create_run", "claim_run", "update_run", "begin_attempt", "commit", "adopt", "finish_run"}
 
 
 class Memory:

@@ -11,7 +11,7 @@ from flowllm.core.request import Completion
 from flowllm.core.types import Limits, Usage
 from flowllm.storage.base import NodeRecord
 from tests.support.calls import FakeProvider
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 ITEMS = 100

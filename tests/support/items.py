@@ -35,11 +35,11 @@ def foreach(*, epoch: int = 1, status: NodeStatus = NodeStatus.SUCCEEDED) -> Nod
 
 
 async def write(store: Store, lease: RunLease, *records: NodeRecord) -> None:
-    await store.settle(nodes=[NodeWrite(lease=lease, node=record) for record in records])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=record) for record in records])
 
 
 async def written(store: Store, contents: Sequence[str], *, status: NodeStatus = NodeStatus.SUCCEEDED) -> RunRecord:
-    """A run in its first sitting with a foreach over these; `status` is the foreach's."""
+    """A run in its first run attempt with a foreach over these; `status` is the foreach's."""
     begun = await store.create_run(run(R1, owner=ME))
     records = [item(place, content) for place, content in enumerate(contents)]
     await write(store, lease_of(begun), *records, foreach(status=status))
@@ -47,7 +47,7 @@ async def written(store: Store, contents: Sequence[str], *, status: NodeStatus =
 
 
 async def again(store: Store, lease: RunLease) -> RunLease:
-    """Another sitting, in which the foreach has begun."""
+    """Another run attempt, in which the foreach has begun."""
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     claimed = lease_of(await store.claim_run(R1, ME))
     await write(store, claimed, foreach(epoch=claimed.epoch, status=NodeStatus.RUNNING))

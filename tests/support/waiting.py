@@ -18,7 +18,7 @@ from flowllm.language.kinds import StepContext, StepKindSpec
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import Body, Step
 from flowllm.steps import registry
-from flowllm.steps.base import Bound, NodeContext, Suspend, Work
+from flowllm.steps.base import Bound, NodeContext, Suspend, WorkEstimate
 from flowllm.storage.base import NodeRecord
 
 APPROVE = "approve"
@@ -48,8 +48,8 @@ class ApproveRunner:
         parts = {"kind": APPROVE, "value": step.body.value.render(values)}
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=None)
 
-    def work(self, bound: Bound) -> Work:
-        return Work()
+    def work(self, bound: Bound) -> WorkEstimate:
+        return WorkEstimate()
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord | Suspend:
         woken, due = context.woken, bound.step.body.due
@@ -61,7 +61,7 @@ class ApproveRunner:
             raise RequestRejected("it was not approved")
         output = [bound.parts["value"], woken.value]
         record = context.record(bound, NodeStatus.SUCCEEDED, output=output, cost_usd=0.0)
-        await context.store.settle(nodes=[context.write(record)])
+        await context.store.commit(nodes=[context.write(record)])
         return record
 
 

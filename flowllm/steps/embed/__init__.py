@@ -18,7 +18,7 @@ from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
     from flowllm.steps.embed.runner import EmbedRunner
-    from flowllm.steps.registry import RunServices
+    from flowllm.steps.registry import RunnerServices
 
 
 _DEFAULTS = ("provider", "retry", "timeout", "cache", "priority", "on_error")
@@ -70,7 +70,7 @@ def _texts(node: Scalar | Sequence, compiler: Compiler) -> ValueTemplate:
     return ValueTemplate.of([compiler.text(item) for item in node.items if isinstance(item, Scalar)])
 
 
-def make_runner(services: RunServices) -> EmbedRunner:
+def make_runner(services: RunnerServices) -> EmbedRunner:
     """What runs these steps within one run."""
     from flowllm.steps.embed.runner import EmbedRunner  # noqa: PLC0415 - checking a workflow needs none
 

@@ -14,7 +14,7 @@ from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Json, NodeStatus, Usage, estimate_tokens
 from flowllm.language.workflow import EmbedBody, Step
 from flowllm.providers.base import Provider
-from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.steps.pipeline import (
     AnswerCollector,
     ModelTarget,
@@ -34,7 +34,7 @@ class EmbedRunner:
     """Steps that embed texts. One of these serves a whole run."""
 
     def __init__(self, provider: Callable[[str], Provider], calls: InFlightCalls) -> None:
-        """As for LlmRunner."""
+        """As for PromptRunner."""
         self._provider = provider
         self._calls = calls
 
@@ -70,14 +70,14 @@ class EmbedRunner:
             parts={**about, "body": {**body, "input": given}},
         )
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """The requests that the texts would fill, were there nobody to share them with."""
         target = cast("tuple[_Target, ...]", bound.work)[0]
         texts = _distinct(target)
         tokens = sum(map(estimate_tokens, texts.values()))
         model = target.request.model
         empty = not texts
-        return Work(
+        return WorkEstimate(
             memo_keys=tuple(texts) if bound.step.cache.enabled else (),
             requests=-(-len(texts) // cast("EmbedBody", bound.step.body).batch_size),
             model=model,
@@ -93,7 +93,7 @@ class EmbedRunner:
         targets = cast("tuple[_Target, ...]", bound.work)
         if not targets[0].keys:
             node = context.record(bound, NodeStatus.SUCCEEDED, output=[], cost_usd=0.0)
-            await context.store.settle(nodes=(context.write(node),))
+            await context.store.commit(nodes=(context.write(node),))
             return node
         context = replace(context, missed=once(context.missed))
         return await with_fallbacks(targets, lambda one: self._ask_all(one, bound, context), context)
@@ -120,7 +120,7 @@ class EmbedRunner:
         keyed: tuple[str, str],
         bound: Bound,
         context: NodeContext,
-        settle: Callable[[Answer], Sequence[NodeWrite]],
+        rows_for: Callable[[Answer], Sequence[NodeWrite]],
     ) -> Call:
         key, text = keyed
         step, request, body = bound.step, target.request, cast("EmbedBody", bound.step.body)
@@ -130,7 +130,7 @@ class EmbedRunner:
             request=EmbedRequest(model=request.model, texts=(text,), params=request.params),
             provider=target.provider,
             key=key,
-            settle=settle,
+            rows_for=rows_for,
             retry=step.retry,
             timeout=step.timeout,
             priority=step.priority,

@@ -18,7 +18,7 @@ from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
     from flowllm.steps.http.runner import HttpRunner
-    from flowllm.steps.registry import RunServices
+    from flowllm.steps.registry import RunnerServices
 
 
 class HttpRequestKeys(Keys, title="HTTP request"):
@@ -66,7 +66,7 @@ def build(keys: HttpKeys, context: StepContext) -> HttpBody | None:
     )
 
 
-def make_runner(services: RunServices) -> HttpRunner:
+def make_runner(services: RunnerServices) -> HttpRunner:
     """What runs these steps within one run."""
     from flowllm.steps.http.runner import HttpRunner  # noqa: PLC0415 - checking a workflow needs none
 

@@ -21,7 +21,7 @@ from flowllm.core.fingerprint import fingerprint
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.language.workflow import HttpBody, Step
-from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.steps.http.transport import MOST_REQUESTS, Request, Wire, blocked, checked_url, describe_error, described
 from flowllm.steps.pipeline import LocalWork, run_local, too_late
 from flowllm.storage.base import NodeRecord
@@ -78,9 +78,9 @@ class HttpRunner:
             ),
         )
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """No tokens; what it gives is known before only if it is in the cache."""
-        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
+        return WorkEstimate(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Send it, again where the step's `retry` says so."""

@@ -20,14 +20,14 @@ from flowllm.language.project import merged
 from flowllm.language.template import ValueTemplate
 from flowllm.language.values import is_template
 from flowllm.language.workflow import Asks, PythonBody, Step
-from flowllm.steps.llm import PromptKeys
-from flowllm.steps.llm import build as build_llm
-from flowllm.steps.llm import make_runner as prompt_runner
+from flowllm.steps.prompt import PromptKeys
+from flowllm.steps.prompt import build as build_llm
+from flowllm.steps.prompt import make_runner as prompt_runner
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
     from flowllm.steps.python.runner import PythonRunner
-    from flowllm.steps.registry import RunServices
+    from flowllm.steps.registry import RunnerServices
 
 
 class PythonKeys(StepKeys, title="python step"):
@@ -87,7 +87,7 @@ def _asks(context: StepContext) -> Asks | None:
     )
 
 
-def make_runner(services: RunServices) -> PythonRunner:
+def make_runner(services: RunnerServices) -> PythonRunner:
     """What runs these steps within one run."""
     from flowllm.steps.python.runner import PythonRunner  # noqa: PLC0415 - checking a workflow needs none
 

@@ -26,7 +26,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
 from flowllm.core.types import Json
 from flowllm.language.workflow import Asks, PythonBody, Step
-from flowllm.steps.base import Bound, NodeContext, StepRunner, Work, lazy_arguments
+from flowllm.steps.base import Bound, NodeContext, StepRunner, WorkEstimate, lazy_arguments
 from flowllm.steps.pipeline import LocalWork, run_local, too_late
 from flowllm.steps.python.ask import Ask, AskCalls, Variants
 from flowllm.steps.python.errors import ErrorText, error_text, has_own_text
@@ -106,10 +106,10 @@ class PythonRunner:
         work = _Call(arguments={**real, **lazy}, system=system)
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=work)
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """No requests but those that its function asks for; what it gives is known before only if it is in the cache."""
         asks = cast("PythonBody", bound.step.body).asks is not None
-        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else (), requests=None if asks else 0)
+        return WorkEstimate(memo_keys=(bound.key,) if bound.step.cache.enabled else (), requests=None if asks else 0)
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Call the function, again where the step's `retry` says so, and keep what it gives."""

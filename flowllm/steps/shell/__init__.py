@@ -15,7 +15,7 @@ from flowllm.language.workflow import ShellBody
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.registry import RunServices
+    from flowllm.steps.registry import RunnerServices
     from flowllm.steps.shell.runner import ShellRunner
 
 
@@ -40,7 +40,7 @@ def build(keys: ShellKeys, context: StepContext) -> ShellBody:
     )
 
 
-def make_runner(services: RunServices) -> ShellRunner:
+def make_runner(services: RunnerServices) -> ShellRunner:
     """What runs these steps within one run."""
     from flowllm.steps.shell.runner import ShellRunner  # noqa: PLC0415 - checking a workflow needs none
 

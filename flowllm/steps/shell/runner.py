@@ -29,7 +29,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json
 from flowllm.language.workflow import ShellBody, Step
-from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.steps.pipeline import LocalWork, run_local, too_late
 from flowllm.storage.base import NodeRecord
 
@@ -264,9 +264,9 @@ class ShellRunner:
         work = _Command(command=body.command, stdin=_bytes(stdin), env=real)
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=work)
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """No requests; what it gives is known before only if it is in the cache."""
-        return Work(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
+        return WorkEstimate(memo_keys=(bound.key,) if bound.step.cache.enabled else ())
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Run it, again where the step's `retry` says so."""

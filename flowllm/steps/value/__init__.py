@@ -13,7 +13,7 @@ from flowllm.language.workflow import ValueBody
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.registry import RunServices
+    from flowllm.steps.registry import RunnerServices
     from flowllm.steps.value.runner import ValueRunner
 
 
@@ -28,7 +28,7 @@ def build(keys: ValueKeys, context: StepContext) -> ValueBody:
     return ValueBody(value=context.compiler.value(keys.value))
 
 
-def make_runner(_: RunServices) -> ValueRunner:
+def make_runner(_: RunnerServices) -> ValueRunner:
     """What runs these steps within one run."""
     from flowllm.steps.value.runner import ValueRunner  # noqa: PLC0415 - checking a workflow needs none
 

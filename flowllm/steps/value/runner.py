@@ -8,7 +8,7 @@ from typing import cast
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.types import Json, NodeStatus
 from flowllm.language.workflow import Step, ValueBody
-from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.storage.base import NodeRecord
 
 
@@ -20,9 +20,9 @@ class ValueRunner:
         parts = {"kind": "value", "value": cast("ValueBody", step.body).value.render(values)}
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=None)
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """None: the value is known already."""
-        return Work(output=bound.parts["value"], known=True)
+        return WorkEstimate(output=bound.parts["value"], known=True)
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Nothing is lost with it, so it rides with the next commit and nobody waits."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flowllm.core.errors import RunOwned
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
-from flowllm.storage.live import RunTotals, WaitRecord
+from flowllm.storage.monitoring import RunTotals, SuspensionRecord
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.faults import run_exists, run_not_found, run_owned
@@ -167,7 +167,7 @@ def wake(token: str, value: Json) -> Unit:
     none. Raises ValueError for a value that JSON cannot hold."""
     values = {"token": to_text(token), "value": to_json(value)}
 
-    def action(connection: sqlite3.Connection) -> WaitRecord | None:
+    def action(connection: sqlite3.Connection) -> SuspensionRecord | None:
         connection.execute("UPDATE waits SET value = coalesce(value, :value) WHERE token = :token", values)
         found = fetch(connection, f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE token = :token", values)
         return wait_of(found[0]) if found else None

@@ -17,7 +17,7 @@ from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
-from flowllm.storage.live import Gauge, WaitRecord
+from flowllm.storage.monitoring import Gauge, SuspensionRecord
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
 from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
 from flowllm.storage.sqlite.records import (
@@ -251,7 +251,7 @@ class Reader:
         due_before: float | None = None,
         ready_at: float | None = None,
         limit: int = 500,
-    ) -> list[WaitRecord]:
+    ) -> list[SuspensionRecord]:
         where = {
             "value IS NULL": ready_at is None,
             "(value IS NOT NULL OR due_at <= :ready)": ready_at is not None,

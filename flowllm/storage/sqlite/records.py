@@ -23,7 +23,7 @@ from flowllm.core.types import (
     Usage,
 )
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunRecord
-from flowllm.storage.live import RunTotals, WaitRecord
+from flowllm.storage.monitoring import RunTotals, SuspensionRecord
 from flowllm.storage.sqlite.rows import (
     AttemptRow,
     MemoRow,
@@ -168,11 +168,11 @@ def is_whole(row: NodeRow) -> bool:
     return row.row_hash is None or row.row_hash == node_hash(row)
 
 
-def wait_of(row: Any) -> WaitRecord:
+def wait_of(row: Any) -> SuspensionRecord:
     """The wait of a row of `waits`. Raises DatabaseCorrupt."""
     run_id, node_id, kind, token, due_at, payload, value = row
     with _reading(f"What step {node_id} of run {run_id} waits for"):
-        return WaitRecord(
+        return SuspensionRecord(
             run_id=RunId(from_text(run_id)),
             node_id=NodeId(from_text(node_id)),
             kind=from_text(kind),

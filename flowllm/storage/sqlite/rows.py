@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
-from flowllm.storage.live import Gauge, WaitRecord
+from flowllm.storage.monitoring import Gauge, SuspensionRecord
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 _DECODER = json.JSONDecoder()
@@ -288,7 +288,7 @@ WAIT_FIELDS: Final = ("run_id", "node_id", "kind", "token", "due_at", "payload",
 _OF_GAUGE: Final = attrgetter(*GAUGE_FIELDS[2:])
 
 
-def wait_row(wait: WaitRecord) -> tuple[Any, ...]:
+def wait_row(wait: SuspensionRecord) -> tuple[Any, ...]:
     """A wait as it is written. Raises ValueError for values that JSON cannot hold."""
     return (
         to_text(wait.run_id),

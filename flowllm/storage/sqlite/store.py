@@ -23,7 +23,7 @@ from flowllm.storage.base import (
     RunLease,
     RunRecord,
 )
-from flowllm.storage.live import Gauge, WaitRecord
+from flowllm.storage.monitoring import Gauge, SuspensionRecord
 from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.faults import run_not_found
@@ -196,7 +196,7 @@ class SqlStore(Reader):
         row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
         await self._writer.write(Unit(leases=leases_of(attempt, lease, ()), rows=(row,), opens=attempt.attempt_id))
 
-    async def settle(
+    async def commit(
         self,
         *,
         attempt: AttemptRecord | None = None,
@@ -221,14 +221,14 @@ class SqlStore(Reader):
 
     # waiting for the world
 
-    async def suspend(self, lease: RunLease, node: NodeRecord, wait: WaitRecord) -> None:
+    async def suspend(self, lease: RunLease, node: NodeRecord, wait: SuspensionRecord) -> None:
         if (node.run_id, node.node_id, node.status) != (wait.run_id, wait.node_id, NodeStatus.WAITING):
             raise ValueError("A wait is that of its node, in status waiting.")
         rows = ((statements.WRITE_NODE, node_row(node)), (statements.WRITE_WAIT, wait_row(wait)))
         await self._writer.write(Unit(leases=leases_of(None, None, [NodeWrite(lease=lease, node=node)]), rows=rows))
 
-    async def wake(self, token: str, value: Json) -> WaitRecord | None:
-        woken: WaitRecord | None = await self._writer.write(actions.wake(token, value))
+    async def wake(self, token: str, value: Json) -> SuspensionRecord | None:
+        woken: SuspensionRecord | None = await self._writer.write(actions.wake(token, value))
         return woken
 
     # the limiter's gauges

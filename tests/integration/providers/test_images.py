@@ -10,7 +10,7 @@ import pytest
 
 from flowllm.core.errors import ImageFailed
 from flowllm.core.request import LARGEST_IMAGE, ChatRequest, data_url, examine
-from flowllm.steps.llm.runner import by_content, illustrated
+from flowllm.steps.prompt.runner import by_content, illustrated
 from tests.integration.providers.conftest import MakeOpenAI
 from tests.support.server import Server
 

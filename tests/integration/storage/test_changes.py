@@ -8,7 +8,7 @@ import pytest
 
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import ItemKey, NodeWrite, Store
-from flowllm.storage.live import Gauge, RunTotals, WaitRecord
+from flowllm.storage.monitoring import Gauge, RunTotals, SuspensionRecord
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -24,17 +24,17 @@ async def test_every_change_of_a_node_has_a_number_of_its_own_across_attempts_at
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     other = lease_of(await store.create_run(run("r2", owner=ME)))
     for name in ("a", "b", "a"):
-        await store.settle(nodes=[NodeWrite(lease=lease, node=node(name, "r1", seq=1))])
-        await store.settle(nodes=[NodeWrite(lease=other, node=node(name, "r2"))])
+        await store.commit(nodes=[NodeWrite(lease=lease, node=node(name, "r1", seq=1))])
+        await store.commit(nodes=[NodeWrite(lease=other, node=node(name, "r2"))])
     assert await changed(store) == [(2, "b", "succeeded"), (3, "a", "succeeded")]
     item = replace(node("f[0]", "r1", seq=7), parent=NodeId("f"), place=0, content="c")
-    await store.settle(nodes=[NodeWrite(lease=lease, node=item), NodeWrite(lease=lease, node=node("c", "r1", seq=9))])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=item), NodeWrite(lease=lease, node=node("c", "r1", seq=9))])
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     claimed = await store.claim_run(R1, ME)
     assert (claimed.totals.last_seq, claimed.totals.changes) == (9, 5)
     lease = lease_of(claimed)
     await store.adopt(lease, NodeId("f"), [ItemKey(place=0, content="c")])
-    await store.settle(nodes=[NodeWrite(lease=lease, node=replace(node("b", "r1"), status=NodeStatus.FAILED, epoch=2))])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=replace(node("b", "r1"), status=NodeStatus.FAILED, epoch=2))])
     assert await changed(store, since=3) == [(5, "c", "succeeded"), (6, "f[0]", "succeeded"), (7, "b", "failed")]
     assert await changed(store, since=3, limit=1) == [(5, "c", "succeeded")]
     assert await changed(store, since=7) == []
@@ -48,18 +48,18 @@ async def test_totals_are_those_of_the_rows_however_often_they_are_written(store
         await store.begin_attempt(lease, sent)
         for _ in range(number):
             ended = attempt_of_node("a", "r1", number=number)
-            await store.settle(
+            await store.commit(
                 attempt=ended, attempt_lease=lease, nodes=[NodeWrite(lease=lease, node=node(f"n{number}", "r1"))]
             )
     local = replace(attempt_of_node("s", "r1", number=9), model="")
-    await store.settle(attempt=local, attempt_lease=lease)
+    await store.commit(attempt=local, attempt_lease=lease)
     (listed,) = await store.runs()
     spend = await store.spend(R1, NodeId("a"))
     assert (spend.requests, spend.unknown, spend.tokens, spend.reserved_usd) == (3, 1, 260.0, 0.0005)
     assert listed.totals.spend == await store.spend(R1) == spend
     assert listed.totals.nodes == {NodeStatus.SUCCEEDED: 2}
-    await store.settle(attempt=attempt_of_node("a", "r1", number=0), attempt_lease=lease)
-    await store.settle(nodes=[NodeWrite(lease=lease, node=node("n1", "r1", status=NodeStatus.FAILED))])
+    await store.commit(attempt=attempt_of_node("a", "r1", number=0), attempt_lease=lease)
+    await store.commit(nodes=[NodeWrite(lease=lease, node=node("n1", "r1", status=NodeStatus.FAILED))])
     totals = (await store.run(R1)).totals
     assert totals.nodes == {NodeStatus.SUCCEEDED: 1, NodeStatus.FAILED: 1}
     assert (totals.spend.unknown, totals.spend.reserved_usd) == (0, 0.0)
@@ -77,10 +77,10 @@ async def test_a_node_that_runs_has_a_row_that_rides_and_never_writes_over_what_
     await store.begin_attempt(lease, attempt_of_node("a", "r1", status=AttemptStatus.SENT))
     (found,) = await store.nodes(R1)
     assert (found.status, found.key, found.content, found.damaged) == (NodeStatus.RUNNING, "", "c", False)
-    await store.settle(nodes=[NodeWrite(lease=lease, node=node("a", "r1"))])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=node("a", "r1"))])
     store.note_running(lease, begun)  # late
     store.note_running(replace(lease, epoch=9), replace(begun, node_id=NodeId("not-ours")))
-    await store.settle(nodes=[NodeWrite(lease=lease, node=node("b", "r1", status=NodeStatus.CANCELLED))])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=node("b", "r1", status=NodeStatus.CANCELLED))])
     assert [one.status for one in await store.nodes(R1)] == [NodeStatus.SUCCEEDED, NodeStatus.CANCELLED]
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     lease = lease_of(await store.claim_run(R1, ME))
@@ -94,8 +94,8 @@ async def test_a_suspended_node_waits_as_a_row_until_it_ends(store: Store) -> No
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     waiting = [node(name, "r1", status=NodeStatus.WAITING, output=None) for name in "ab"]
     waits = [
-        WaitRecord(run_id=R1, node_id=NodeId("a"), kind="approval", token="t\0a", payload={"who": "me"}),
-        WaitRecord(run_id=R1, node_id=NodeId("b"), kind="batch", token="tb", due_at=50.0),
+        SuspensionRecord(run_id=R1, node_id=NodeId("a"), kind="approval", token="t\0a", payload={"who": "me"}),
+        SuspensionRecord(run_id=R1, node_id=NodeId("b"), kind="batch", token="tb", due_at=50.0),
     ]
     for row, wait in zip(waiting, waits, strict=True):
         await store.suspend(lease, row, wait)
@@ -111,7 +111,7 @@ async def test_a_suspended_node_waits_as_a_row_until_it_ends(store: Store) -> No
     assert await store.waits() == [waits[1]]
     totals = (await store.run(R1)).totals
     assert totals.nodes == {NodeStatus.WAITING: 2}
-    await store.settle(nodes=[NodeWrite(lease=lease, node=replace(waiting[0], status=NodeStatus.SUCCEEDED))])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=replace(waiting[0], status=NodeStatus.SUCCEEDED))])
     assert await store.wake("t\0a", 1) is None
     with pytest.raises(ValueError, match="status waiting"):
         await store.suspend(lease, node("b", "r1"), waits[1])

@@ -154,7 +154,7 @@ async def test_a_claim_makes_attempts_under_way_unknown(store: Store) -> None:
         for name in ("a", "b"):
             sent = attempt_of_node(name, record.run_id, status=AttemptStatus.SENT)
             await store.begin_attempt(lease_of(record), sent)
-    await store.settle(attempt=attempt_of_node("a", "r1"), attempt_lease=lease_of(made))
+    await store.commit(attempt=attempt_of_node("a", "r1"), attempt_lease=lease_of(made))
     await finish(store, made, RunStatus.INTERRUPTED)
     await store.claim_run(RunId("r1"), ME)
     after = [attempt.status for attempt in await store.attempts(RunId("r1"))]
@@ -184,8 +184,8 @@ async def test_a_stale_fence_writes_nothing(store: Store, gone: bool) -> None:
     write = NodeWrite(lease=stale, node=node("a", "r1"))
     for verb in (
         store.begin_attempt(stale, sent),
-        store.settle(attempt=attempt_of_node("a", "r1"), attempt_lease=stale, memo=answer("a")),
-        store.settle(memo=answer("a"), nodes=[write]),
+        store.commit(attempt=attempt_of_node("a", "r1"), attempt_lease=stale, memo=answer("a")),
+        store.commit(memo=answer("a"), nodes=[write]),
         store.update_run(stale, snapshot={}, path="", options={}, inputs={}),
         store.finish_run(stale, status=RunStatus.FAILED, finished_at=9.0),
     ):
@@ -202,14 +202,14 @@ async def test_a_stale_fence_writes_nothing(store: Store, gone: bool) -> None:
 async def test_nodes_come_in_order_of_completion(store: Store) -> None:
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     records = [node("b", "r1", seq=2), node("c", "r1", seq=1), node("a", "r1", seq=3)]
-    await store.settle(nodes=[NodeWrite(lease=lease, node=record) for record in records])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=record) for record in records])
     assert await store.nodes(RunId("r1")) == [records[1], records[0], records[2]]
 
 
 async def test_a_node_is_written_over_by_a_later_one(store: Store) -> None:
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     for record in (node("a", "r1", status=NodeStatus.FAILED, output=None), node("a", "r1", output="ok")):
-        await store.settle(nodes=[NodeWrite(lease=lease, node=record)])
+        await store.commit(nodes=[NodeWrite(lease=lease, node=record)])
     assert [found.output for found in await store.nodes(RunId("r1"))] == ["ok"]
 
 
@@ -220,7 +220,7 @@ async def test_a_unit_written_twice_changes_nothing(store: Store) -> None:
     write = NodeWrite(lease=lease, node=node("a", "r1"))
     for _ in range(2):
         await store.begin_attempt(lease, sent)
-        await store.settle(attempt=ended, attempt_lease=lease, memo=answer("a"), nodes=[write])
+        await store.commit(attempt=ended, attempt_lease=lease, memo=answer("a"), nodes=[write])
     assert await store.attempts(RunId("r1")) == [ended]
     assert await store.nodes(RunId("r1")) == [write.node]
     assert await store.memo(answer("a").key) == answer("a")
@@ -234,7 +234,7 @@ async def test_attempts_come_in_order_of_recording_and_by_node(store: Store) -> 
     for record in records:
         await store.begin_attempt(lease, replace(record, status=AttemptStatus.SENT))
     for record in reversed(records):
-        await store.settle(attempt=record, attempt_lease=lease)
+        await store.commit(attempt=record, attempt_lease=lease)
     assert await store.attempts(RunId("r1")) == records
     assert await store.attempts(RunId("r1"), NodeId("a")) == [records[1], records[3]]
 
@@ -243,7 +243,7 @@ async def test_an_attempt_begins_and_ends_in_order_also_at_once(store: Store) ->
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
     ended = attempt_of_node("a", "r1")
-    await asyncio.gather(store.begin_attempt(lease, sent), store.settle(attempt=ended, attempt_lease=lease))
+    await asyncio.gather(store.begin_attempt(lease, sent), store.commit(attempt=ended, attempt_lease=lease))
     assert await store.attempts(RunId("r1")) == [ended]
 
 
@@ -271,7 +271,7 @@ async def test_the_last_node_of_a_workflow(store: Store) -> None:
         start=1,
     ):
         lease = lease_of(await store.create_run(run(f"r{number}", workflow=workflow, owner=ME)))
-        await store.settle(nodes=[NodeWrite(lease=lease, node=node("a", f"r{number}", status=status))])
+        await store.commit(nodes=[NodeWrite(lease=lease, node=node("a", f"r{number}", status=status))])
     assert await store.last_node("blog", NodeId("a"), before_seq=None) == node("a", "r2")
     assert await store.last_node("blog", NodeId("a"), before_seq=2) == node("a", "r1")
     assert await store.last_node("blog", NodeId("a"), before_seq=1) is None
@@ -288,7 +288,7 @@ async def test_hostile_values_come_back_byte_for_byte(store: Store) -> None:
     made = await store.create_run(record)
     lease = lease_of(made)
     written = node("\0n\ud800", record.run_id, output=hostile)
-    await store.settle(
+    await store.commit(
         attempt=attempt_of_node("\ud800", record.run_id),
         attempt_lease=lease,
         memo=answer("k\ud800", value=hostile),
@@ -305,7 +305,7 @@ async def test_hostile_values_come_back_byte_for_byte(store: Store) -> None:
 async def test_a_large_answer_comes_back(store: Store) -> None:
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     written = node("a", "r1", output="日\0x" * 1_000_000)
-    await store.settle(nodes=[NodeWrite(lease=lease, node=written)])
+    await store.commit(nodes=[NodeWrite(lease=lease, node=written)])
     assert await store.nodes(RunId("r1")) == [written]
 
 
@@ -317,7 +317,7 @@ async def test_what_json_cannot_hold_is_refused_and_the_store_goes_on(store: Sto
         {"nodes": [NodeWrite(lease=lease, node=node("a", "r1"))], "memo": answer("x", value=value)},
     ):
         with pytest.raises(ValueError):
-            await store.settle(**unit)
+            await store.commit(**unit)
     assert await store.nodes(RunId("r1")) == []
     assert await store.memo(answer("x").key) is None
 
@@ -326,9 +326,9 @@ async def test_a_row_needs_the_lease_of_its_own_run(store: Store) -> None:
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     await store.create_run(run("r2", owner=ME))
     with pytest.raises(ValueError, match="lease"):
-        await store.settle(attempt=attempt_of_node("a", "r1"))
+        await store.commit(attempt=attempt_of_node("a", "r1"))
     with pytest.raises(ValueError, match="lease"):
-        await store.settle(nodes=[NodeWrite(lease=lease, node=node("a", "r2"))])
+        await store.commit(nodes=[NodeWrite(lease=lease, node=node("a", "r2"))])
     with pytest.raises(ValueError, match="lease"):
         await store.begin_attempt(lease, attempt_of_node("a", "r2"))
     assert await store.nodes(RunId("r2")) == []
@@ -337,14 +337,14 @@ async def test_a_row_needs_the_lease_of_its_own_run(store: Store) -> None:
 async def test_one_settlement_may_end_nodes_of_several_runs_or_of_none_if_one_is_stale(store: Store) -> None:
     leases = [lease_of(await store.create_run(run(name, owner=ME))) for name in ("r1", "r2")]
     writes = [NodeWrite(lease=lease, node=node("a", lease.run_id)) for lease in leases]
-    await store.settle(nodes=writes)
+    await store.commit(nodes=writes)
     assert [len(await store.nodes(lease.run_id)) for lease in leases] == [1, 1]
     late = RunLease(run_id=RunId("r2"), epoch=9)
     writes = [NodeWrite(lease=leases[0], node=node("b", "r1")), NodeWrite(lease=late, node=node("b", "r2"))]
     with pytest.raises(OwnershipLost):
-        await store.settle(nodes=writes)
+        await store.commit(nodes=writes)
     assert [len(await store.nodes(lease.run_id)) for lease in leases] == [1, 1]
 
 
 async def test_settling_nothing_is_allowed(store: Store) -> None:
-    await store.settle()
+    await store.commit()

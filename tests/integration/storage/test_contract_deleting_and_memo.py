@@ -25,7 +25,7 @@ async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.
 async def test_deleting_runs_takes_their_rows_and_leaves_the_memo(store: Store) -> None:
     for name in ("r1", "r2", "r3"):
         made = await store.create_run(run(name, owner=ME))
-        await store.settle(
+        await store.commit(
             attempt=attempt_of_node("a", name),
             attempt_lease=lease_of(made),
             memo=answer(name),
@@ -61,14 +61,14 @@ async def test_a_run_whose_owner_died_can_be_deleted(store: Store) -> None:
 
 async def test_the_memo_gives_what_it_was_given_and_the_newest(store: Store) -> None:
     assert await store.memo("nothing") is None
-    await store.settle(memo=answer("a", value={"old": 1}))
-    await store.settle(memo=answer("a", value={"new": [1]}, created_at=2_000_000_000.0))
+    await store.commit(memo=answer("a", value={"old": 1}))
+    await store.commit(memo=answer("a", value={"new": [1]}, created_at=2_000_000_000.0))
     found = await store.memo(answer("a").key)
     assert found == answer("a", value={"new": [1]}, created_at=2_000_000_000.0)
 
 
 async def test_many_lookups_at_once(store: Store) -> None:
-    await asyncio.gather(*(store.settle(memo=answer(f"k{n}", value=n)) for n in range(0, 1200, 2)))
+    await asyncio.gather(*(store.commit(memo=answer(f"k{n}", value=n)) for n in range(0, 1200, 2)))
     keys = [answer(f"k{n}").key for n in range(1200)]
     found = await asyncio.gather(*(store.memo(key) for key in [*keys, *keys]))
     values = [record and record.answer["value"] for record in found]
@@ -79,7 +79,7 @@ async def test_memo_stats_prune_and_clear(store: Store) -> None:
     assert (await store.memo_stats()).oldest is None
     for number in range(4):
         record = answer(f"k{number}", created_at=float(number))
-        await store.settle(memo=replace(record, model="m" if number else "n\ud800"))
+        await store.commit(memo=replace(record, model="m" if number else "n\ud800"))
     stats = await store.memo_stats()
     assert (stats.entries, stats.oldest, stats.newest) == (4, 0.0, 3.0)
     assert stats.models == {"m": 3, "n\ud800": 1}
@@ -95,7 +95,7 @@ async def test_memo_stats_prune_and_clear(store: Store) -> None:
 
 
 async def test_what_waits_is_written_before_it_closes(store: Store) -> None:
-    tasks = [asyncio.ensure_future(store.settle(memo=answer(f"k{n}"))) for n in range(50)]
+    tasks = [asyncio.ensure_future(store.commit(memo=answer(f"k{n}"))) for n in range(50)]
     await asyncio.sleep(0)
     await store.close()
     await asyncio.gather(*tasks)

@@ -35,8 +35,8 @@ async def filled(path: Path) -> None:
     made = await store.create_run(run("r1", owner=ME))
     writes = [NodeWrite(lease=lease_of(made), node=node("a", "r1", output=TEXT))]
     writes.append(NodeWrite(lease=lease_of(made), node=node("b", "r1", seq=2)))
-    await store.settle(nodes=writes, memo=answer("a", value=TEXT))
-    await store.settle(memo=answer("b"))
+    await store.commit(nodes=writes, memo=answer("a", value=TEXT))
+    await store.commit(memo=answer("b"))
     await store.finish_run(lease_of(made), status=RunStatus.SUCCEEDED, finished_at=1.0)
     await store.close()
 
@@ -48,7 +48,7 @@ async def test_a_new_database_is_private_and_hidden_from_git(tmp_path: Path) -> 
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     store = await open_store(f"sqlite:///{path}", clock=SystemClock())
-    await store.settle(memo=answer("c"))
+    await store.commit(memo=answer("c"))
     modes = {found.name: found.stat().st_mode & 0o777 for found in path.parent.glob("flowllm.db*")}
     assert modes == {"flowllm.db": 0o600, "flowllm.db-wal": 0o600, "flowllm.db-shm": 0o600, "flowllm.db.locks": 0o700}
     await store.close()
@@ -61,7 +61,7 @@ async def test_another_folder_gets_no_gitignore(path: Path) -> None:
 
 
 async def test_what_is_committed_has_reached_the_disk(disk: SqlStore) -> None:
-    await disk.settle(memo=answer("a"))
+    await disk.commit(memo=answer("a"))
     connection = disk._writer._connection
     assert connection is not None
     found = await asyncio.to_thread(
@@ -72,7 +72,7 @@ async def test_what_is_committed_has_reached_the_disk(disk: SqlStore) -> None:
 
 async def test_many_open_a_new_database_at_once(path: Path) -> None:
     stores = await asyncio.gather(*(open_store(str(path), clock=SystemClock()) for _ in range(8)))
-    await asyncio.gather(*(store.settle(memo=answer(f"k{n}")) for n, store in enumerate(stores)))
+    await asyncio.gather(*(store.commit(memo=answer(f"k{n}")) for n, store in enumerate(stores)))
     assert (await stores[0].memo_stats()).entries == 8
     await asyncio.gather(*(store.close() for store in stores))
 
@@ -88,7 +88,7 @@ async def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     store = await open_store("memory:", clock=SystemClock())
-    await store.settle(memo=answer("k"))
+    await store.commit(memo=answer("k"))
     assert (await store.memo_stats()).entries == 1
     await store.close()
     await store.close()
@@ -124,7 +124,7 @@ async def test_one_byte_of_an_answer_is_found_on_reading(path: Path) -> None:
     assert await store.memo(answer("a").key) is None
     assert await store.memo(answer("b").key) == answer("b")
     assert (await store.memo_stats()).entries == 1
-    await store.settle(memo=answer("a", value=TEXT))
+    await store.commit(memo=answer("a", value=TEXT))
     assert await store.memo(answer("a").key) == answer("a", value=TEXT)
     await store.close()
 
@@ -185,7 +185,7 @@ async def test_damaged_pages_give_an_error_never_a_wrong_answer(path: Path) -> N
             for found in await store.nodes(R1):
                 assert found.status is NodeStatus.FAILED or found.output in {TEXT, node("b", "r1").output}
             await store.runs()
-            await store.settle(memo=answer("c"))
+            await store.commit(memo=answer("c"))
         except StoreError:
             errors += 1
         finally:
@@ -196,7 +196,7 @@ async def test_damaged_pages_give_an_error_never_a_wrong_answer(path: Path) -> N
 async def test_a_torn_log_loses_what_was_not_whole_and_nothing_else(path: Path) -> None:
     store = await open_store(str(path), clock=SystemClock())
     for number in range(20):
-        await store.settle(memo=answer(f"k{number}"))
+        await store.commit(memo=answer(f"k{number}"))
     copy = path.with_name("copy.db")
     wal = path.with_name("x.db-wal").read_bytes()
     copy.write_bytes(path.read_bytes())
@@ -248,7 +248,7 @@ async def test_looking_at_the_schema_leaves_no_trace(path: Path) -> None:
 
 
 async def test_the_schema_is_seen_while_another_has_it_open(path: Path, disk: SqlStore) -> None:
-    await disk.settle(memo=answer("a"))
+    await disk.commit(memo=answer("a"))
     assert path.with_name("x.db-wal").exists()
     assert inspect(path).state is SchemaState.CURRENT
 
@@ -258,7 +258,7 @@ async def test_a_file_that_was_taken_away_is_not_made_anew(path: Path) -> None:
     store = await open_store(str(path), clock=SystemClock())
     path.unlink()
     with pytest.raises(StorageFailed):
-        await store.settle(memo=answer("c"))
+        await store.commit(memo=answer("c"))
     assert not path.exists()
     await store.close()
 
@@ -289,7 +289,7 @@ async def main():
     store = await open_store(sys.argv[1], clock=SystemClock())
     assert len(await store.runs()) == 1
     try:
-        await store.settle(memo=answer("c"))
+        await store.commit(memo=answer("c"))
     except StorageFailed as error:
         print(error)
     await store.close()

@@ -36,7 +36,7 @@ async def test_items_are_apart_from_the_nodes_at_the_top(store: Store) -> None:
 async def test_items_come_in_pages_and_by_status(store: Store) -> None:
     begun = await written(store, "abcde")
     bad = item(3, "d", status=NodeStatus.FAILED)
-    await store.settle(nodes=[NodeWrite(lease=lease_of(begun), node=bad)])
+    await store.commit(nodes=[NodeWrite(lease=lease_of(begun), node=bad)])
     page = await store.items(R1, POSTS, after=1, limit=2)
     assert [found.place for found in page] == [2, 3]
     assert [found.place for found in await store.items(R1, POSTS, status=NodeStatus.FAILED)] == [3]
@@ -48,7 +48,7 @@ async def test_items_come_in_pages_and_by_status(store: Store) -> None:
 async def test_nodes_within_items(store: Store) -> None:
     begun = await written(store, "ab")
     inner = [replace(node(f"posts[{at}].{name}", "r1"), parent=f"posts[{at}]") for at in (0, 1) for name in "xy"]
-    await store.settle(nodes=[NodeWrite(lease=lease_of(begun), node=record) for record in inner])
+    await store.commit(nodes=[NodeWrite(lease=lease_of(begun), node=record) for record in inner])
     assert await store.nodes(R1, "posts[1]") == inner[2:]
     found = await store.nodes_within(R1, [NodeId("posts[0]"), NodeId("posts[1]"), NodeId("posts[2]")])
     assert {name: list(records) for name, records in found.items()} == {"posts[0]": inner[:2], "posts[1]": inner[2:]}
@@ -57,7 +57,7 @@ async def test_nodes_within_items(store: Store) -> None:
 async def test_outputs_are_a_lazy_sequence(store: Store) -> None:
     begun = await written(store, "abc" * 400)
     failed = item(1, "b", status=NodeStatus.FAILED)
-    await store.settle(nodes=[NodeWrite(lease=lease_of(begun), node=failed)])
+    await store.commit(nodes=[NodeWrite(lease=lease_of(begun), node=failed)])
     outputs = store.outputs(R1, POSTS)
     assert len(outputs) == 1200
     assert (outputs[0], outputs[1], outputs[-1], list(outputs[2:4])) == ("out a", None, "out c", ["out c", "out a"])

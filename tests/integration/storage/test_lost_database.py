@@ -61,7 +61,7 @@ HAPPENINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 async def _settle(store: Store, lease: RunLease, name: str) -> None:
-    await store.settle(
+    await store.commit(
         attempt=attempt_of_node(name, "r1"),
         attempt_lease=lease,
         memo=answer(name),
@@ -201,5 +201,5 @@ async def test_who_only_reads_is_told_too(happening: str, path: Path) -> None:
         list(outputs)
     assert told.value.database
     with pytest.raises(StorageFailed, match=said):
-        await store.settle(nodes=[NodeWrite(lease=lease, node=node("f[0]", "r1"))])
+        await store.commit(nodes=[NodeWrite(lease=lease, node=node("f[0]", "r1"))])
     await store.close()

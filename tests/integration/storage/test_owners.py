@@ -82,7 +82,7 @@ async def test_an_owner_that_was_stopped_and_wakes_late_writes_nothing(paused: S
         path.with_name("x.db.locks").joinpath("r1").unlink()  # taken over by force
         heir = await paused.claim_run(R1, ME)
         assert heir.epoch == 3
-        await paused.settle(nodes=[NodeWrite(lease=lease_of(heir), node=node("mine", "r1", seq=9))])
+        await paused.commit(nodes=[NodeWrite(lease=lease_of(heir), node=node("mine", "r1", seq=9))])
         os.kill(child.pid, signal.SIGCONT)
         child.tell(2)
         assert child.hear() == "OwnershipLost"

@@ -49,7 +49,7 @@ async def test_lookups_of_one_tick_share_a_query(disk: SqlStore) -> None:
 async def test_every_read_sees_what_was_committed_before(disk: SqlStore) -> None:
     made = await disk.create_run(run("r1", owner=ME))
     for number in range(50):
-        await disk.settle(nodes=[NodeWrite(lease=lease_of(made), node=node(f"n{number}", "r1"))], memo=answer("k"))
+        await disk.commit(nodes=[NodeWrite(lease=lease_of(made), node=node(f"n{number}", "r1"))], memo=answer("k"))
         found, kept = await asyncio.gather(disk.nodes(RunId("r1")), disk.memo(answer("k").key))
         assert len(found) == number + 1
         assert kept is not None
@@ -61,7 +61,7 @@ async def test_a_reader_cannot_write(disk: SqlStore) -> None:
 
 
 async def test_cancelled_reads_leave_the_reader_well(disk: SqlStore) -> None:
-    await disk.settle(memo=answer("a"))
+    await disk.commit(memo=answer("a"))
     rng = random.Random(3)
     for _ in range(100):
         tasks = [asyncio.ensure_future(disk.memo(answer("a").key)), asyncio.ensure_future(disk.runs())]
@@ -75,7 +75,7 @@ async def test_cancelled_reads_leave_the_reader_well(disk: SqlStore) -> None:
 
 
 async def test_a_waiter_that_leaves_does_not_take_the_answer_from_another(disk: SqlStore) -> None:
-    await disk.settle(memo=answer("a"))
+    await disk.commit(memo=answer("a"))
     leaver, stayer = (asyncio.ensure_future(disk.memo(answer("a").key)) for _ in range(2))
     await asyncio.sleep(0)
     leaver.cancel()
@@ -126,7 +126,7 @@ async def test_a_list_of_runs_does_not_load_snapshots(disk: SqlStore) -> None:
 async def test_the_spend_of_a_run_and_of_its_only_node_are_equal_and_take_one_query_each(disk: SqlStore) -> None:
     lease = lease_of(await disk.create_run(run("r1", owner=ME)))
     for number in range(20):
-        await disk.settle(attempt=attempt_of_node("a", "r1", number=number), attempt_lease=lease)
+        await disk.commit(attempt=attempt_of_node("a", "r1", number=number), attempt_lease=lease)
     seen = queries(disk)
     spends = [await disk.spend(RunId("r1")), await disk.spend(RunId("r1"), NodeId("a"))]
     assert spends[0] == spends[1]
@@ -136,7 +136,7 @@ async def test_the_spend_of_a_run_and_of_its_only_node_are_equal_and_take_one_qu
 
 async def test_damaged_usage_is_told_instead_of_a_wrong_sum(disk: SqlStore, path: Path) -> None:
     lease = lease_of(await disk.create_run(run("r1", owner=ME)))
-    await disk.settle(attempt=attempt_of_node("a", "r1"), attempt_lease=lease)
+    await disk.commit(attempt=attempt_of_node("a", "r1"), attempt_lease=lease)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE attempts SET usage = '{\"input_tok'")
         connection.commit()

@@ -29,7 +29,7 @@ async def spend(store: Store, *changes: dict[str, object]) -> Spend:
     for number, change in enumerate(changes):
         usual = {"cost_usd": 0.5, "reserved_tokens": 100.0, "reserved_usd": 2.0}
         attempt = replace(attempt_of_node("a", "r1", number=number), **(usual | change))
-        await store.settle(attempt=attempt, attempt_lease=lease)
+        await store.commit(attempt=attempt, attempt_lease=lease)
     return await store.spend(RunId("r1"))
 
 
@@ -99,16 +99,16 @@ async def test_tokens_beyond_what_a_database_counts_in_whole_numbers(store: Stor
     assert taken(await spend(store, large, large, {"usage": Usage(input_tokens=2**70)})) == (float(2**64 + 2**70), 1.5)
 
 
-async def test_a_spend_is_that_of_one_run_over_all_its_sittings(store: Store) -> None:
+async def test_a_spend_is_that_of_one_run_over_all_its_run_attempts(store: Store) -> None:
     made = [await store.create_run(run(name, owner=ME)) for name in ("r1", "r2")]
-    await store.settle(attempt=attempt_of_node("a", "r2"), attempt_lease=lease_of(made[1]))
+    await store.commit(attempt=attempt_of_node("a", "r2"), attempt_lease=lease_of(made[1]))
     sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
     await store.begin_attempt(lease_of(made[0]), sent)
     assert taken(await store.spend(RunId("r1"))) == (100.0, 0.0005)
     await finish(store, made[0], RunStatus.INTERRUPTED)
     claimed = await store.claim_run(RunId("r1"), ME)
     again = attempt_of_node("a", "r1", number=2)
-    await store.settle(attempt=again, attempt_lease=lease_of(claimed))
+    await store.commit(attempt=again, attempt_lease=lease_of(claimed))
     found = await store.spend(RunId("r1"))
     assert found.tokens == 100.0 + USAGE.input_tokens + USAGE.output_tokens
     assert found.usd == pytest.approx(0.0006)

@@ -66,12 +66,12 @@ async def test_later_results_come_after_those_that_wait(path: Path) -> None:
     disk.full = True
     for status in (NodeStatus.RUNNING, NodeStatus.SUCCEEDED):
         with pytest.raises(StorageFailed, match="full") as told:
-            await store.settle(nodes=[_write(lease, "a", status)])
+            await store.commit(nodes=[_write(lease, "a", status)])
         assert "are kept in" in told.value.hint
     with pytest.raises(StorageFailed):
         await store.begin_attempt(lease, attempt_of_node("b", "r1"))
     disk.full = False
-    await store.settle(nodes=[_write(lease, "c")])
+    await store.commit(nodes=[_write(lease, "c")])
     found = {str(node.node_id): node.status for node in await store.nodes(RunId("r1"))}
     assert found == {"a": NodeStatus.SUCCEEDED, "c": NodeStatus.SUCCEEDED}
     await store.close()
@@ -85,7 +85,7 @@ async def test_a_run_is_not_claimed_past_results_that_wait(path: Path) -> None:
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     disk.full = True
     with pytest.raises(StorageFailed):
-        await store.settle(nodes=[_write(lease, "a")], memo=answer("a"))
+        await store.commit(nodes=[_write(lease, "a")], memo=answer("a"))
     await store.close()
 
     store = SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=disk))
@@ -104,7 +104,7 @@ async def test_of_a_run_that_was_deleted_the_answers_are_kept(path: Path) -> Non
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     disk.full = True
     with pytest.raises(StorageFailed):
-        await store.settle(nodes=[_write(lease, "a")], memo=answer("a"))
+        await store.commit(nodes=[_write(lease, "a")], memo=answer("a"))
     await store.close()
     with sqlite3.connect(path) as other:
         other.execute("DELETE FROM runs")
@@ -141,13 +141,13 @@ async def test_nothing_sums_up_what_is_lost(path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(Spill, "append", _full)
         with pytest.raises(StorageFailed, match="lost"):
-            await store.settle(nodes=[_write(lease, "g.a", NodeStatus.SKIPPED)])
+            await store.commit(nodes=[_write(lease, "g.a", NodeStatus.SKIPPED)])
     disk.full = False
-    await store.settle(nodes=[_write(lease, "g.b")])
+    await store.commit(nodes=[_write(lease, "g.b")])
     graph = replace(node("g", "r1"), kind=StepKind.WORKFLOW)
     with pytest.raises(StorageFailed, match="full"):
-        await store.settle(nodes=[NodeWrite(lease=lease, node=graph)])
-    await store.settle(nodes=[NodeWrite(lease=other, node=replace(graph, run_id=other.run_id))])
+        await store.commit(nodes=[NodeWrite(lease=lease, node=graph)])
+    await store.commit(nodes=[NodeWrite(lease=other, node=replace(graph, run_id=other.run_id))])
     assert [node.node_id for node in await store.nodes(RunId("r1"))] == ["g.b"]
     assert [node.node_id for node in await store.nodes(RunId("r2"))] == ["g"]
     await store.close()

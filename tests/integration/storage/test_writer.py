@@ -59,10 +59,10 @@ async def test_units_that_wait_together_share_a_commit(path: Path) -> None:
     store = await opened(path, before_commit=gate)
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     gate.open.clear()
-    first = asyncio.ensure_future(store.settle(nodes=[node_write(lease, "first")]))
+    first = asyncio.ensure_future(store.commit(nodes=[node_write(lease, "first")]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    others = [asyncio.ensure_future(store.settle(nodes=[node_write(lease, f"n{n}")])) for n in range(100)]
+    others = [asyncio.ensure_future(store.commit(nodes=[node_write(lease, f"n{n}")])) for n in range(100)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not first.done()
@@ -86,7 +86,7 @@ async def test_one_bad_unit_of_a_group_fails_alone(disk: SqlStore, bad: str) -> 
     lease = lease_of(await disk.create_run(run("r1", owner=ME)))
     units = [[node_write(lease, f"n{n}")] for n in range(20)]
     units[7] = [node_write(lease, "with_it"), node_write(lease, "bad", **changes)]
-    results = await asyncio.gather(*(disk.settle(nodes=unit) for unit in units), return_exceptions=True)
+    results = await asyncio.gather(*(disk.commit(nodes=unit) for unit in units), return_exceptions=True)
     assert [number for number, result in enumerate(results) if result is not None] == [7]
     assert isinstance(results[7], kind)
     assert {found.node_id for found in await disk.nodes(RunId("r1"))} == {f"n{n}" for n in range(20)} - {"n7"}
@@ -99,7 +99,7 @@ async def test_a_stale_unit_of_a_group_fails_alone_and_in_one_commit(path: Path)
     stale = RunLease(run_id=RunId("r1"), epoch=7)
     before = gate.commits
     results = await asyncio.gather(
-        *(store.settle(nodes=[node_write(stale if n == 3 else lease, f"n{n}")]) for n in range(10)),
+        *(store.commit(nodes=[node_write(stale if n == 3 else lease, f"n{n}")]) for n in range(10)),
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [type(None)] * 3 + [OwnershipLost] + [type(None)] * 6
@@ -114,7 +114,7 @@ async def test_a_fault_at_the_commit_is_tried_unit_by_unit_and_loses_nothing(pat
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     gate.failures = [ValueError("group"), ValueError("first unit")]
     results = await asyncio.gather(
-        *(store.settle(nodes=[node_write(lease, f"n{n}")]) for n in range(5)), return_exceptions=True
+        *(store.commit(nodes=[node_write(lease, f"n{n}")]) for n in range(5)), return_exceptions=True
     )
     assert [str(result) for result in results if result is not None] == ["first unit"]
     assert [found.node_id for found in await store.nodes(RunId("r1"))] == ["n1", "n2", "n3", "n4"]
@@ -135,10 +135,10 @@ async def test_each_waiter_of_a_failed_group_gets_an_error_of_its_own(path: Path
     store = await opened(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        results = await asyncio.gather(*(store.settle(memo=answer(f"k{n}")) for n in range(3)), return_exceptions=True)
+        results = await asyncio.gather(*(store.commit(memo=answer(f"k{n}")) for n in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [StorageFailed] * 3
     assert len({id(result) for result in results}) == 3
-    await store.settle(memo=answer("k"))
+    await store.commit(memo=answer("k"))
     assert (await store.memo_stats()).entries == 4  # they were kept meanwhile
     await store.close()
 
@@ -150,7 +150,7 @@ async def test_500_cancellations_at_random_finished_but_absent_0(disk: SqlStore)
     refused: set[str] = set()
 
     async def one(name: str) -> None:
-        task = asyncio.ensure_future(disk.settle(nodes=[node_write(lease, name)], memo=answer(name)))
+        task = asyncio.ensure_future(disk.commit(nodes=[node_write(lease, name)], memo=answer(name)))
         for _ in range(rng.randrange(12)):
             await asyncio.sleep(0)
         for _ in range(rng.randrange(4)):
@@ -177,7 +177,7 @@ async def test_a_cancelled_caller_waits_for_its_unit(path: Path) -> None:
     store = await opened(path, before_commit=gate)
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     gate.open.clear()
-    task = asyncio.ensure_future(store.settle(nodes=[node_write(lease, "a")]))
+    task = asyncio.ensure_future(store.commit(nodes=[node_write(lease, "a")]))
     await asyncio.sleep(0)
     for _ in range(3):
         task.cancel()
@@ -207,7 +207,7 @@ async def test_a_cancelled_claim_leaves_the_run_free(path: Path) -> None:
 async def test_writing_after_the_close_is_refused(disk: SqlStore) -> None:
     await disk.close()
     with pytest.raises(StorageFailed, match="closed"):
-        await disk.settle(memo=answer("a"))
+        await disk.commit(memo=answer("a"))
 
 
 async def test_an_action_that_refuses_leaves_its_neighbours_alone(path: Path) -> None:
@@ -240,7 +240,7 @@ async def test_a_kill_in_a_commit_loses_nothing_that_was_acknowledged(path: Path
     claimed = await store.claim_run(RunId("r1"), ME)
     again = node_write(lease_of(claimed), "n7", seq=7)
     for _ in range(2):
-        await store.settle(
+        await store.commit(
             attempt=attempt_of_node("n7", "r1"), attempt_lease=again.lease, memo=answer("n7"), nodes=[again]
         )
     assert len(await store.nodes(RunId("r1"))) == 8
@@ -253,7 +253,7 @@ async def test_a_lock_of_another_process_is_waited_for(path: Path) -> None:
     store = await open_store(str(path), clock=SystemClock())
     with worker(WORKER, "hold", path) as child:
         assert child.hear() == "held"
-        task = asyncio.ensure_future(store.settle(memo=answer("a")))
+        task = asyncio.ensure_future(store.commit(memo=answer("a")))
         assert await store.memo(answer("a").key) is None  # readers do not wait
         done, _ = await asyncio.wait([task], timeout=0.3)
         assert not done

@@ -47,14 +47,14 @@ async def killed(path: str, where: str, at: int) -> None:
     store = SqlStore(Path(path), owner=ME, failpoints=Failpoints(**{where: count}))
     made = await store.create_run(run("r1", owner=ME))  # its commit is the first
     for number in range(1000):
-        await settle(store, made, number)
+        await commit_one(store, made, number)
         say(number)
 
 
-async def settle(store: object, made: object, number: int) -> None:
+async def commit_one(store: object, made: object, number: int) -> None:
     name = f"n{number}"
     lease = lease_of(made)
-    await store.settle(
+    await store.commit(
         attempt=attempt_of_node(name, "r1"),
         attempt_lease=lease,
         memo=answer(name),
@@ -76,7 +76,7 @@ async def claim(path: str, run_id: str) -> None:
     say("claimed")
     while (line := await asyncio.to_thread(sys.stdin.readline)).strip():
         try:
-            await settle(store, claimed, int(line))
+            await commit_one(store, claimed, int(line))
             say("settled")
         except FlowLLMError as error:
             say(type(error).__name__)
@@ -94,12 +94,12 @@ async def full(path: str, room: int) -> None:
     number = 0
     try:
         while True:
-            await settle(store, made, number)
+            await commit_one(store, made, number)
             number += 1
     except FlowLLMError as error:
         say(f"{type(error).__name__}: {error}".replace("\n", " "))
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    await settle(store, made, number)
+    await commit_one(store, made, number)
     say(number + 1)
     say(len(await store.nodes(RunId("r1"))))
     await store.close()
@@ -114,9 +114,9 @@ async def left(path: str, room: int) -> None:
     number = 0
     with contextlib.suppress(FlowLLMError):
         while True:
-            await settle(store, made, number)
+            await commit_one(store, made, number)
             number += 1
-    under_way = (settle(store, made, number + n) for n in range(600))
+    under_way = (commit_one(store, made, number + n) for n in range(600))
     results = await asyncio.gather(*under_way, return_exceptions=True)
     say(number + 600)
     for result in results:

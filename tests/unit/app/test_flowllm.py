@@ -87,7 +87,7 @@ LEAK = """
     """
 
 
-async def test_a_resumed_run_masks_secrets_as_the_first_sitting_does(folder: Folder) -> None:
+async def test_a_resumed_run_masks_secrets_as_the_first_run_attempt_does(folder: Folder) -> None:
     """Only the first attempt knew them: what a resumed step returned was stored as it was."""
     folder.write(LEAK, "tools.py")
     async with folder.app(TOKEN="canary-1234") as app:

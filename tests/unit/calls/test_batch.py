@@ -327,7 +327,7 @@ def test_nobody_sees_an_answer_that_could_not_be_kept() -> None:
         async def full(**_: object) -> None:
             raise StorageFailed("the disk is full")
 
-        bench.store.settle = full
+        bench.store.commit = full
         outcomes = await asyncio.gather(*bench.start("a", "b"), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StorageFailed, StorageFailed]
 

@@ -43,9 +43,9 @@ def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> Non
         budget = RunBudget(Budget(tokens=100))
         first = _tokens(60)
         await _reserve(budget, first)
-        budget.settle(first, _took(60, 0))
+        budget.reconcile(first, _took(60, 0))
         await _reserve(budget, second := _tokens(40))
-        budget.settle(second, _took(40, 0))
+        budget.reconcile(second, _took(40, 0))
         with pytest.raises(BudgetExceeded, match="100 more, of 100 tokens are spent, and it may take 1"):
             await _reserve(budget, _tokens(1))
 
@@ -57,7 +57,7 @@ def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
         budget = RunBudget(Budget(usd=0.3))
         for _ in range(3):
             await _reserve(budget, tenth := _tokens(1, 0.1))
-            budget.settle(tenth, _took(1, 0.1))
+            budget.reconcile(tenth, _took(1, 0.1))
         with pytest.raises(BudgetExceeded, match=r"\$0\.3 of \$0\.3 are spent, and it may take \$0\.0001"):
             await _reserve(budget, _tokens(1, 0.0001))
 
@@ -114,7 +114,7 @@ def test_a_reservation_waits_while_a_request_in_flight_may_turn_out_cheaper() ->
         waiting = asyncio.create_task(budget.reserve(_tokens(50), model="m"))
         await asyncio.sleep(10)
         assert not waiting.done()
-        budget.settle(first, _took(50, 0))
+        budget.reconcile(first, _took(50, 0))
         await waiting
 
     run_virtual(main())
@@ -126,10 +126,10 @@ def test_it_is_refused_once_nothing_is_in_flight_that_could_help() -> None:
         await _reserve(budget, first := _tokens(40), second := _tokens(40))
         waiting = [asyncio.create_task(budget.reserve(_tokens(50), model="m")) for _ in range(5)]
         await asyncio.sleep(1)
-        budget.settle(first, _took(40, 0))
+        budget.reconcile(first, _took(40, 0))
         await asyncio.sleep(1)
         assert not any(task.done() for task in waiting)
-        budget.settle(second, _took(40, 0))
+        budget.reconcile(second, _took(40, 0))
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [BudgetExceeded] * 5
 
@@ -145,7 +145,7 @@ def test_one_that_leaves_while_it_waits_has_set_nothing_aside() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        budget.settle(first, _took(0, 0))
+        budget.reconcile(first, _took(0, 0))
         await _reserve(budget, _tokens(100))
 
     run_virtual(main())
@@ -167,7 +167,7 @@ def test_whatever_requests_take_it_is_never_passed_and_nobody_waits_for_ever(see
         await asyncio.sleep(draw.random())
         taken = draw.random() * reservation.tokens
         spent[0] += taken
-        budget.settle(reservation, _took(taken, 0))
+        budget.reconcile(reservation, _took(taken, 0))
         assert spent[0] <= most
         return True
 

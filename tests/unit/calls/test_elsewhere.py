@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from flowllm.calls.executor import DEFER_AT_MOST
-from flowllm.calls.response_cache import record_of
+from flowllm.calls.response_cache import memo_record
 from flowllm.calls.validation import Validator
 from flowllm.core.request import Answer, Completion, OutputFormat
 from flowllm.core.types import RetryPolicy, Usage
@@ -34,7 +34,7 @@ class Shared(InlineStore):
 async def _answered_elsewhere(bench: Bench, key: str) -> None:
     """As by another process: what it pays for comes to be in the memo."""
     answer = Answer(value="theirs", model="m-2", provider="fake", cost_usd=0.7)
-    await bench.store.settle(memo=record_of(key, answer, now=bench.clock.now()))
+    await bench.store.commit(memo=memo_record(key, answer, now=bench.clock.now()))
 
 
 def test_what_was_answered_elsewhere_while_a_call_waited_is_not_sent() -> None:
@@ -109,7 +109,7 @@ def test_what_of_a_batch_was_answered_elsewhere_while_it_waited_is_taken_out() -
         await asyncio.sleep(0.5)
         for key in ("e:a", "e:c", "other:d", "other:e"):
             theirs = Answer(value=[9.0], model="e-2", provider="fake", cost_usd=0.7)
-            await bench.store.settle(memo=record_of(key, theirs, now=bench.clock.now()))
+            await bench.store.commit(memo=memo_record(key, theirs, now=bench.clock.now()))
         answers = await asyncio.gather(*blocking, *some, *all_of_them)
         assert bench.sent == [("first",), ("b",)]
         assert [(answer.value, answer.cached) for answer in answers[1:]] == [

@@ -270,20 +270,20 @@ def test_a_stop_lets_what_is_on_the_wire_finish_and_a_cancel_records_it_as_unkno
 def test_a_slot_returns_only_after_the_commit_and_a_full_disk_goes_to_all() -> None:
     async def main() -> None:
         bench, provider = Bench(max_concurrent=1), FakeProvider()
-        settle = bench.store.settle
+        commit = bench.store.commit
 
         async def slow(**rows: object) -> None:
             await asyncio.sleep(3)
-            await settle(**rows)
+            await commit(**rows)
 
-        bench.store.settle = slow
+        bench.store.commit = slow
         await asyncio.gather(bench.ask(provider), bench.ask(provider, "b", key="b" * 64))
         assert [at for at, _ in provider.sent] == [0, 4]
 
         async def full(**rows: object) -> None:
             raise StorageFailed("disk full")
 
-        bench.store.settle = full
+        bench.store.commit = full
         outcomes = await asyncio.gather(
             *(bench.ask(provider, node, key="c" * 64) for node in "xyz"), return_exceptions=True
         )

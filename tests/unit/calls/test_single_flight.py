@@ -37,7 +37,7 @@ class Inner:
         if self.error is not None:
             raise self.error
         answer = Answer(value="yes", model="m", provider="fake", attempts=1)
-        self.rows += call.settle(answer)
+        self.rows += call.rows_for(answer)
         return answer
 
 

@@ -27,9 +27,9 @@ class Noted(InlineStore):
         super().__init__()
         self.waits: dict[str, dict[str, float]] = {}
 
-    async def settle(self, **how: object) -> None:
+    async def commit(self, **how: object) -> None:
         self.waits |= {write.node.node_id: dict(write.node.waits) for write in how.get("nodes", ())}
-        await super().settle(**how)
+        await super().commit(**how)
 
 
 class Slow(Noted):

@@ -9,7 +9,7 @@ from flowllm.explain import planner
 from flowllm.explain.estimate import Estimate, Forecast
 from flowllm.explain.planner import Planner, forecast
 from flowllm.runtime.options import RunOptions
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 TEXT = """

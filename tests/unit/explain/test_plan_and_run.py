@@ -15,7 +15,7 @@ from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import NodeRecord
 from tests.support.answering import all_nodes
 from tests.support.random_graphs import Author, DrawnAnswers
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 

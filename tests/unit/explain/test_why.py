@@ -5,7 +5,7 @@ import pytest
 from flowllm.core.errors import RequestRejected, UsageError
 from flowllm.explain.why import Why, explain, explain_parts
 from flowllm.runtime.options import RunOptions
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 TWO = """

@@ -21,7 +21,7 @@ class SlowStore:
     def __init__(self) -> None:
         self.written: list[list[str]] = []
 
-    async def settle(self, *, nodes: tuple[NodeWrite, ...]) -> None:
+    async def commit(self, *, nodes: tuple[NodeWrite, ...]) -> None:
         names = [write.node.node_id for write in nodes]
         assert all(write.lease == LEASE for write in nodes)
         self.written.append(names)

@@ -11,7 +11,7 @@ from flowllm.core.errors import RequestRejected
 from flowllm.core.events import FailuresHigh
 from flowllm.core.types import Limits, NodeStatus, RunStatus
 from flowllm.runtime.run_context import ALERT_SHARE, LEAST, FailureShare
-from tests.support.sittings import PreparedAttempt, Stage
+from tests.support.run_attempts import PreparedAttempt, Stage
 from tests.support.virtual import run_virtual
 
 

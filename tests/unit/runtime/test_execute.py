@@ -11,7 +11,7 @@ from flowllm.core.request import Completion
 from flowllm.core.types import AttemptStatus, Limits, NodeStatus, RunStatus
 from flowllm.runtime.options import RunOptions
 from tests.support.calls import FakeProvider
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 CHAIN = """
@@ -240,14 +240,14 @@ def test_an_output_that_cannot_be_rendered_fails_the_run_and_its_error_shows_no_
 def test_a_full_disk_stops_the_run_before_more_is_sent() -> None:
     async def main() -> None:
         stage = Stage()
-        settle = stage.store.settle
+        commit = stage.store.commit
 
         async def full(**rows: object) -> None:
             if rows.get("memo") is not None:
                 raise StorageFailed("the disk is full")
-            await settle(**rows)
+            await commit(**rows)
 
-        stage.store.settle = full
+        stage.store.commit = full
         ending = await stage.run(CHAIN)
         assert ending.status is RunStatus.INTERRUPTED
         assert isinstance(ending.failure, StorageFailed)
@@ -267,7 +267,7 @@ def test_a_run_whose_last_row_is_not_kept_has_not_succeeded() -> None:
             await asyncio.sleep(1)
             raise StorageFailed("the disk is full")
 
-        stage.store.settle = full
+        stage.store.commit = full
         ending = await stage.run("steps: {a: {value: 1}}\n")
         assert ending.status is RunStatus.INTERRUPTED
         assert isinstance(ending.failure, StorageFailed)
@@ -275,7 +275,7 @@ def test_a_run_whose_last_row_is_not_kept_has_not_succeeded() -> None:
     run_virtual(main())
 
 
-def test_a_second_sitting_reuses_what_holds_and_says_so() -> None:
+def test_a_second_run_attempt_reuses_what_holds_and_says_so() -> None:
     async def main() -> None:
         stage = Stage()
         await stage.run(CHAIN)

@@ -7,7 +7,7 @@ from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.runtime.foreach_results import TOGETHER, ForeachResults
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended, ForeachState
 from flowllm.runtime.graph_state import CompiledGraph
-from flowllm.runtime.invocation import NodeInvocation, Result, Scope, UsageTotals
+from flowllm.runtime.invocation import GraphScope, NodeInvocation, Result, UsageTotals
 from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 from tests.support.workflows import workflow
@@ -40,7 +40,7 @@ def results(user: str) -> ForeachResults:
         """,
         files={"t.py": "def f(x): return 1"},
     )
-    scope = Scope(token=CancelToken(), graph=CompiledGraph(flow))
+    scope = GraphScope(token=CancelToken(), graph=CompiledGraph(flow))
     invocation = NodeInvocation(
         node_id="a", step=flow.steps["a"], values={}, position=ItemPosition(), scope=scope, totals=UsageTotals()
     )

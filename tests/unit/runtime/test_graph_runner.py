@@ -7,7 +7,7 @@ from flowllm.runtime.invocation import NodeInvocation
 from flowllm.runtime.run_context import RunContext
 from flowllm.storage.base import NodeRecord
 from tests.support.answering import stage
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 

@@ -8,7 +8,7 @@ from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StorageFailed, TooManyFailures
 from flowllm.core.types import NodeStatus
 from tests.support.answering import Told, sit, stage
-from tests.support.sittings import PreparedAttempt
+from tests.support.run_attempts import PreparedAttempt
 from tests.support.virtual import run_virtual
 
 TWO = "steps: {a: {prompt: a}, b: {prompt: '{{ a }}'}}"

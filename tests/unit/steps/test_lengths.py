@@ -9,8 +9,8 @@ import pytest
 
 from flowllm.core.request import Completion
 from flowllm.core.types import Usage
-from flowllm.steps.llm.runner import UNKNOWN_LENGTH, Lengths
-from tests.support.sittings import Stage
+from flowllm.steps.prompt.runner import UNKNOWN_LENGTH, Lengths
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 

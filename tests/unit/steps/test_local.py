@@ -10,7 +10,7 @@ from flowllm.core.errors import NodeTimedOut
 from flowllm.core.types import RunStatus
 from flowllm.runtime.options import RunOptions
 from flowllm.steps.pipeline import too_late
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 COUNTING = """

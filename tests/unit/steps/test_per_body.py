@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flowllm.steps.llm.runner import PerBody
+from flowllm.steps.prompt.runner import PerBody
 from tests.support.workflows import workflow
 
 TWICE = """

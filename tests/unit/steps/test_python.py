@@ -12,7 +12,7 @@ from flowllm.core.events import NodeRetrying
 from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.language.workflow import PythonBody
 from flowllm.steps.python.runner import MOST_THREADS, source_hash
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 

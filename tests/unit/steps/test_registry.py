@@ -17,7 +17,7 @@ from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.template import Template
 from flowllm.language.workflow import Body
 from flowllm.steps import registry
-from flowllm.steps.base import Bound, Work
+from flowllm.steps.base import Bound, WorkEstimate
 from flowllm.steps.pipeline import LocalWork, run_local
 
 ECHO = StepKind("echo")
@@ -39,7 +39,7 @@ class EchoBody(Body):
 class EchoRunner:
     slots = types.MappingProxyType({"echo": 3})
 
-    def __init__(self, services: registry.RunServices) -> None:
+    def __init__(self, services: registry.RunnerServices) -> None:
         self.calls = services.calls
         self.attempts = 0
 
@@ -47,8 +47,8 @@ class EchoRunner:
         parts = {"kind": "echo", "text": step.body.text.text(values) * step.body.times}
         return Bound(step=step, key=fingerprint(parts), parts=parts, work=None)
 
-    def work(self, bound) -> Work:
-        return Work(memo_keys=(bound.key,))
+    def work(self, bound) -> WorkEstimate:
+        return WorkEstimate(memo_keys=(bound.key,))
 
     async def run(self, bound, context):
         async def perform(limit: float, left: float) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flowllm.core.types import NodeStatus
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.limits.headers import DAY, Quota, read_quotas
+from flowllm.limits.quota_headers import DAY, Quota, read_quotas
 
 NOW = 1_767_225_600.0
 """2026-01-01 00:00 UTC."""

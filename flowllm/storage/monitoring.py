@@ -27,7 +27,7 @@ class RunTotals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitRecord:
+class SuspensionRecord:
     """What a suspended node waits for: a value that somebody gives under its token."""
 
     run_id: RunId

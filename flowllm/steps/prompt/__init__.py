@@ -21,8 +21,8 @@ from flowllm.language.workflow import LlmBody, Target
 from flowllm.steps.registry import StepKindPackage
 
 if TYPE_CHECKING:
-    from flowllm.steps.llm.runner import LlmRunner
-    from flowllm.steps.registry import RunServices
+    from flowllm.steps.prompt.runner import PromptRunner
+    from flowllm.steps.registry import RunnerServices
 
 
 _SENT = ("max_tokens", "temperature", "top_p", "seed")
@@ -128,11 +128,11 @@ def _message(node: Node, compiler: Compiler) -> Json:
     }
 
 
-def make_runner(services: RunServices) -> LlmRunner:
+def make_runner(services: RunnerServices) -> PromptRunner:
     """What runs these steps within one run."""
-    from flowllm.steps.llm.runner import LlmRunner  # noqa: PLC0415 - checking a workflow needs none
+    from flowllm.steps.prompt.runner import PromptRunner  # noqa: PLC0415 - checking a workflow needs none
 
-    return LlmRunner(services.provider, services.calls)
+    return PromptRunner(services.provider, services.calls)
 
 
 KIND = StepKindPackage(

@@ -21,8 +21,7 @@ from flowllm.runtime.foreach_state import MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.graph_state import CompiledGraph
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.run_context import RunContext, RunServices
-from flowllm.steps.registry import RunServices as KindServices
-from flowllm.steps.registry import step_runners
+from flowllm.steps.registry import RunnerServices, step_runners
 from flowllm.storage.base import NodeRecord, Owner, RunRecord
 from tests.support.calls import FakeProvider
 from tests.support.stores import InlineStore
@@ -115,7 +114,7 @@ class PreparedAttempt:
         self.checked = checked
         self.run = run
         self.kinds = step_runners(
-            KindServices(
+            RunnerServices(
                 calls=stage.calls,
                 provider=lambda name: stage.others.get(name, stage.provider),
                 files=checked.files,

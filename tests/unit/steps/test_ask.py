@@ -9,7 +9,7 @@ from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import RequestRejected, ServerFailed
 from flowllm.core.events import RequestSent
 from flowllm.core.types import Limits, NodeStatus, RunStatus
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 FLOW = """

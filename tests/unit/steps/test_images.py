@@ -11,7 +11,7 @@ from flowllm.core.request import IMAGE_TOKENS
 from flowllm.core.types import Json, StepId
 from flowllm.language.template import ValueTemplate
 from flowllm.steps.base import Bound
-from flowllm.steps.llm.runner import LlmRunner
+from flowllm.steps.prompt.runner import PromptRunner
 from tests.support.calls import FakeProvider
 from tests.support.workflows import workflow
 
@@ -22,7 +22,7 @@ class Looker:
     """Binds a step that looks at images in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.kind = LlmRunner(lambda _: FakeProvider(), calls=None)
+        self.kind = PromptRunner(lambda _: FakeProvider(), calls=None)
         text = (
             "inputs: {x: {type: array}}\nsteps:\n  a:\n    prompt: Look\n    model: m\n    images: '{{ inputs.x }}'\n"
         )
@@ -84,7 +84,7 @@ def test_a_missing_file_fails_the_step(tmp_path: Path) -> None:
 def test_a_provider_goes_by_the_name_that_its_graph_gives_it(tmp_path: Path) -> None:
     asked: list[str] = []
     looker = Looker(tmp_path)
-    kind = LlmRunner(lambda name: asked.append(name) or FakeProvider(), calls=None)
+    kind = PromptRunner(lambda name: asked.append(name) or FakeProvider(), calls=None)
     body = replace(looker.step.body, images=None, aliases={"auto": "inner.auto", "openai": "inner.openai"})
     (target,) = workflow("steps: {a: {prompt: x, model: m, fallback: [n]}}").steps[StepId("a")].body.fallback
     own = replace(target, provider=ValueTemplate.of("auto"))

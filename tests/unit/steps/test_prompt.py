@@ -22,7 +22,7 @@ from flowllm.core.types import NodeStatus, RunStatus, Usage
 from flowllm.providers.base import Account
 from flowllm.runtime.options import RunOptions
 from tests.support.calls import FakeProvider
-from tests.support.sittings import Stage
+from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
 
 

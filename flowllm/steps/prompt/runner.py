@@ -19,7 +19,7 @@ from flowllm.language.sandbox_text import kind_of
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import LlmBody, Step
 from flowllm.providers.base import Provider
-from flowllm.steps.base import Bound, NodeContext, Work
+from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.steps.pipeline import (
     AnswerCollector,
     ModelTarget,
@@ -155,7 +155,7 @@ _CONTENTS = frozenset({"content", "tool_calls", "refusal", "audio", "function_ca
 _Target: TypeAlias = ModelTarget[ChatRequest]
 
 
-class LlmRunner:
+class PromptRunner:
     """Steps that ask a model. One of these serves a whole run."""
 
     def __init__(self, provider: Callable[[str], Provider], calls: InFlightCalls) -> None:
@@ -204,14 +204,14 @@ class LlmRunner:
         keys = tuple(fingerprint({**keyed, "sample": sample}) for sample in samples)
         return ModelTarget(provider=provider, request=request, keys=keys, parts={**parts, "sample": samples[0]})
 
-    def work(self, bound: Bound) -> Work:
+    def work(self, bound: Bound) -> WorkEstimate:
         """The requests of the step's own model, were every one of them sent once."""
         target = cast("tuple[_Target, ...]", bound.work)[0]
         count, request = len(target.keys), target.request
         prompt = estimate_tokens(canonical(target.parts["body"])) + IMAGE_TOKENS * len(request.images)
         tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
         usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out)
-        return Work(
+        return WorkEstimate(
             memo_keys=target.keys if bound.step.cache.enabled else (),
             requests=count,
             model=request.model,
@@ -254,7 +254,7 @@ class LlmRunner:
         key: str,
         bound: Bound,
         context: NodeContext,
-        settle: Callable[[Answer], Sequence[NodeWrite]],
+        rows_for: Callable[[Answer], Sequence[NodeWrite]],
     ) -> Call:
         step = bound.step
         body = cast("LlmBody", step.body)
@@ -264,7 +264,7 @@ class LlmRunner:
             request=target.request,
             provider=target.provider,
             key=key,
-            settle=settle,
+            rows_for=rows_for,
             validator=self._validators.of(body),
             keep_truncated=body.on_truncated is OnTruncated.WARN,
             retry=step.retry,

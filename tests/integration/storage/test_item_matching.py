@@ -1,4 +1,4 @@
-"""Items of a resumed foreach are found among those of earlier sittings."""
+"""Items of a resumed foreach are found among those of earlier run attempts."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ async def test_an_item_keeps_its_name_when_it_moves(store: Store) -> None:
     assert list(store.outputs(R1, POSTS, slots=[0, 2])) == ["out a", "out c"]
 
 
-async def test_a_third_sitting_finds_them_once_more(store: Store) -> None:
+async def test_a_third_run_attempt_finds_them_once_more(store: Store) -> None:
     lease = await again(store, lease_of(await written(store, "abc")))
     await adopt(store, lease, "cab")
     lease = await again(store, lease)
     assert told(await adopt(store, lease, "abc", batch=2)) == [(0, "a"), (1, "b"), (2, "c")]
 
 
-async def test_what_a_killed_sitting_did_not_come_to_is_still_found(store: Store) -> None:
+async def test_what_a_killed_run_attempt_did_not_come_to_is_still_found(store: Store) -> None:
     lease = await again(store, lease_of(await written(store, "abcd")))
     await adopt(store, lease, "ba")
     lease = await again(store, lease)
@@ -159,8 +159,8 @@ async def test_2000_shuffled_items_are_all_found(store: Store) -> None:
     assert sorted(slot for slot, _ in found) == list(range(2000))
 
 
-async def sitting(store: Store, lease: RunLease, contents: list[str], batch: int, reached: int) -> RunLease:
-    """A sitting that is killed after so many items."""
+async def run_attempt(store: Store, lease: RunLease, contents: list[str], batch: int, reached: int) -> RunLease:
+    """A run attempt that is killed after so many items."""
     lease = await again(store, lease)
     for start in range(0, reached, batch):
         places = range(start, min(start + batch, reached))
@@ -188,7 +188,7 @@ async def test_each_item_keeps_its_name_and_no_row_is_paid_for_twice(path: Path,
         rng.shuffle(data)
         data = data[rng.randrange(3) :]
         batch, reached = rng.randrange(1, 6), rng.randrange(len(data) + 1)
-        lease = await sitting(disk, lease, data, batch, reached)
+        lease = await run_attempt(disk, lease, data, batch, reached)
         seen = await disk.items(R1, POSTS)
         assert [one.content for one in seen[:reached]] == data[:reached]
         assert [one.place for one in seen] == sorted({one.place for one in seen})
