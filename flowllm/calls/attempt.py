@@ -25,7 +25,7 @@ from flowllm.core.errors import (
 )
 from flowllm.core.events import Notice, RequestEnded, RequestSent
 from flowllm.core.money import Spend
-from flowllm.core.request import Answer, ChatRequest, Completion, LocalReply, LocalRequest, Reply
+from flowllm.core.request import Answer, ChatRequest, Completion, LocalReply, LocalRequest, Reply, service_tier
 from flowllm.core.types import AttemptStatus, Json, Usage, WaitReason
 from flowllm.limits.limiter import Permit
 from flowllm.providers.base import Provider
@@ -90,6 +90,7 @@ class Attempt:
         self._spend = _taken(Usage.unknown(), None, reservation)
         self._sent_at = 0.0
         self._took = 0.0
+        self._tier = service_tier(call.request)
         self._list_price = ""
         """The model whose list price its cost is reckoned by."""
         self._record = AttemptRecord(
@@ -174,6 +175,7 @@ class Attempt:
     async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
         state, usage = self._state, reply.usage
         self._list_price = reply.list_price
+        self._tier = reply.service_tier or self._tier
         charged = _taken(usage, None, self._reservation).tokens
         self._notice(self._permit.answered(reply.headers, used=charged))
         validator = state.call.validator
@@ -227,8 +229,8 @@ class Attempt:
         if not usage.total:
             return 0.0
         asked, cost = self._record.model, self._state.call.provider.cost
-        named = cost(model or asked, usage)
-        return cost(asked, usage) if named is None else named
+        named = cost(model or asked, usage, tier=self._tier)
+        return cost(asked, usage, tier=self._tier) if named is None else named
 
     def _kept(self, pending: PendingCall, answer: Answer) -> tuple[MemoRecord | None, Sequence[NodeWrite]]:
         memo = None

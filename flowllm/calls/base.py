@@ -78,8 +78,9 @@ class Performer(Protocol):
         """Load whatever the first request needs. Raises StepError."""
         ...
 
-    def cost(self, model: str, usage: Usage) -> float | None:
-        """US dollars for that many tokens; None where the price is unknown, 0.0 where nothing is paid."""
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:
+        """US dollars for that many tokens in that service tier; None where the price is unknown, 0.0 where nothing is
+        paid."""
         ...
 
 

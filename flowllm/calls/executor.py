@@ -20,7 +20,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.events import NodeRetrying
 from flowllm.core.money import Spend
-from flowllm.core.request import Answer, ChatRequest
+from flowllm.core.request import Answer, ChatRequest, service_tier
 from flowllm.core.types import Usage, WaitReason, estimate_tokens
 from flowllm.limits.limiter import Limiter, Permit
 from flowllm.storage.base import Store
@@ -198,7 +198,8 @@ class CallExecution(CallState):
         reckon = self.call.reckon
         expected = (self.call.expected if reckon is None else reckon()) + more
         most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
-        return BudgetReservation(tokens=most.at_least, usd=self.call.provider.cost(self.call.request.model, most))
+        usd = self.call.provider.cost(request.model, most.dearest, tier=service_tier(request))
+        return BudgetReservation(tokens=most.at_least, usd=usd)
 
 
 def _unused(budget: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:

@@ -89,6 +89,12 @@ class LocalRequest:
     model: str = ""
 
 
+def service_tier(request: Request | LocalRequest) -> str:
+    """The service tier that it asks for; empty: none, or by what is no text."""
+    tier = "" if isinstance(request, LocalRequest) else request.params.get("service_tier")
+    return tier if isinstance(tier, str) else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer as a provider gave it."""
@@ -107,6 +113,8 @@ class Completion:
     """US dollars, where the server itself says so."""
     list_price: str = ""
     """The model whose list price stands for the server's own, which is not known: `openai/gpt-4o-mini`."""
+    service_tier: str = ""
+    """The one that it was served in, where the server says so: `default`, `flex`, `priority`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +129,7 @@ class Embeddings:
     request_id: str = ""
     cost_usd: float | None = None
     list_price: str = ""
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +142,7 @@ class LocalReply:
     headers: Mapping[str, str] = field(default_factory=dict)
     cost_usd: float | None = 0.0
     list_price: str = ""
+    service_tier: str = ""
 
 
 Reply: TypeAlias = Completion | Embeddings | LocalReply

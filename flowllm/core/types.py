@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Final, NewType, TypeAlias, TypeVar
 
@@ -169,6 +169,11 @@ class Usage:
         return cls(**dict.fromkeys(USAGE_FIELDS))
 
     @property
+    def dearest(self) -> Usage:
+        """The same with all its input put into the provider's cache, which may cost more than to be read."""
+        return self if (self.input_tokens or 0) < CACHED_FROM else replace(self, cache_write_tokens=self.input_tokens)
+
+    @property
     def total(self) -> int | None:
         """Input and output; None as soon as one of them is unknown."""
         return None if self.input_tokens is None or self.output_tokens is None else self.at_least
@@ -192,6 +197,8 @@ class Usage:
         return {name: getattr(self, name) for name in USAGE_FIELDS}
 
 
+CACHED_FROM = 1024
+"""Tokens of the shortest prompt that a provider puts into its cache."""
 USAGE_FIELDS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens")
 N = TypeVar("N", int, float)
 

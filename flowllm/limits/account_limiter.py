@@ -13,84 +13,28 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
 from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.tasks import start_task
-from flowllm.core.types import DEFAULT_CONCURRENT, Limits, Priority, WaitReason
+from flowllm.core.types import DEFAULT_CONCURRENT, Limits, WaitReason
 from flowllm.limits.adaptive import LEAST_GUESS, Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
+from flowllm.limits.waiter import Admission, Waiter
 
 REVIEW = 0.5
 """Seconds."""
 
+TOKENS_OF_ONE = 1000
+"""So many weigh as much as a request does where tokens are not limited."""
+
 ALIKE = 0.1
 """Share by which a limit that headers tell may differ from the one that is written, to be the same."""
-
-
-class WaitListener(Protocol):
-    """Hears why a request waits, and how long it did."""
-
-    def waiting(self, reason: WaitReason, until: float | None) -> None:
-        """It waits for that reason from now on, until about then (wall clock), if that is known."""
-        ...
-
-    def waited(self, reason: WaitReason, seconds: float) -> None:
-        """It has waited so many seconds for that reason."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
-    """What a request asks for."""
-
-    priority: Priority = Priority.NORMAL
-    tokens: float = 0.0
-    """To reserve: the prompt's estimate, and what the answer may take."""
-    model: str = ""
-    tenant: str = ""
-    weight: float = 1.0
-    """Of the tenant."""
-    listener: WaitListener | None = None
-
-
-class Waiter:
-    """A request in a queue."""
-
-    __slots__ = ("_before", "admission", "future", "queue", "told")
-
-    def __init__(self, admission: Admission, queue: AdmissionQueue[Waiter], now: float) -> None:
-        self.admission = admission
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.told: WaitReason | None = None
-        self.enter(queue, now)
-
-    def enter(self, queue: AdmissionQueue[Waiter], now: float) -> None:
-        """Wait in that queue from now on."""
-        self.queue = queue
-        self._before = dict(queue.held(now))
-
-    def tell(self, hold: Hold, wall: float) -> None:
-        """What it waits for, where that has changed."""
-        listener = self.admission.listener
-        if listener is not None and hold.reason is not self.told:
-            self.told = hold.reason
-            listener.waiting(hold.reason, wall + hold.seconds if hold.seconds < math.inf else None)
-
-    def count(self, now: float) -> None:
-        """Tell the seconds that it waited in its queue."""
-        if self.admission.listener is not None:
-            for reason, total in self.queue.held(now).items():
-                seconds = total - self._before.get(reason, 0.0)
-                if seconds > 0:
-                    self.admission.listener.waited(reason, seconds)
 
 
 class AccountLimiter:
@@ -149,7 +93,7 @@ class AccountLimiter:
                 shared.leave(ticket)
                 waiter.count(now)
                 waiter.enter(own, now)
-                own.push(waiter, asked.priority, tenant=asked.tenant, weight=asked.weight, ticket=ticket)
+                self._join(own, waiter, ticket)
 
     @property
     def learns(self) -> bool:
@@ -194,7 +138,7 @@ class AccountLimiter:
             return 0.0
         queue = self._queues.get(admission.model, self._queues[""])
         waiter = Waiter(admission, queue, now)
-        ticket = queue.push(waiter, admission.priority, tenant=admission.tenant, weight=admission.weight)
+        ticket = self._join(queue, waiter)
         self.admit()
         if queue.hold is not None and not waiter.future.done():
             waiter.tell(queue.hold, self._clock.now())
@@ -210,6 +154,13 @@ class AccountLimiter:
         finally:
             waiter.count(self._clock.monotonic())
         return self._clock.monotonic() - now
+
+    def _join(self, queue: AdmissionQueue[Waiter], waiter: Waiter, ticket: int | None = None) -> int:
+        """Tenants share tokens where these are limited, else requests."""
+        asked = waiter.admission
+        limited = any(scope.tokens is not None for scope in self._scopes(asked))
+        cost = asked.tokens / TOKENS_OF_ONE if limited else 1.0
+        return queue.push(waiter, asked.priority, tenant=asked.tenant, weight=asked.weight, cost=cost, ticket=ticket)
 
     def _too_large(self, admission: Admission) -> RequestRejected | None:
         for scope in self._scopes(admission):

@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, StepError
 from flowllm.core.types import Json, Limits, Priority
-from flowllm.limits.account_limiter import AccountLimiter, Admission, WaitListener
+from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import Departure, lower
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.give_up import FailureReport, judge_failure
 from flowllm.limits.scope import MINUTE
+from flowllm.limits.waiter import Admission, WaitListener
 
 IDLE = 900.0
 """Seconds after the last run that used an account in which it is kept; what was learned of it is in the store."""

@@ -2,7 +2,9 @@
 
 Fairness is start-time fair queueing: P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queueing: A Scheduling
 Algorithm for Integrated Services Packet Switching Networks", SIGCOMM 1996. A tenant's next request has a start
-tag; serving it moves the tenant's tag on by 1 / weight, and virtual time to that start tag. A tenant that comes
+tag; serving it moves the tenant's tag on by cost / weight, and virtual time to that start tag. Where tokens are limited a
+request costs its tokens, else one as any other does (Y. Sheng et al., "Fairness in Serving Large Language Models", OSDI
+2024): ten long prompts then weigh as much as a thousand short ones. A tenant that comes
 back after a pause starts at the virtual time of that moment: it is owed nothing for having been away, and a long
 queue of another tenant cannot hold it back. Tags are given when a request becomes its tenant's next, so that
 requests that left the queue cost their tenant nothing.
@@ -31,7 +33,7 @@ class _Tenant(Generic[T]):
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.queue: deque[tuple[int, T]] = deque()
+        self.queue: deque[tuple[int, T, float]] = deque()
         self.finish = 0.0
         """The virtual time at which the request that it was served last is paid for."""
 
@@ -68,15 +70,21 @@ class AdmissionQueue(Generic[T]):
     def __iter__(self) -> Iterator[tuple[int, T]]:
         """Those who wait with their tickets, in the order in which they came."""
         queues = (owner.queue for one in self._classes for owner in one.tenants.values())
-        return iter(
-            sorted((one for queue in queues for one in queue if one[0] in self._waiting), key=lambda one: one[0])
-        )
+        waiting = ((ticket, item) for queue in queues for ticket, item, _ in queue if ticket in self._waiting)
+        return iter(sorted(waiting, key=lambda one: one[0]))
 
     def push(
-        self, item: T, priority: Priority, *, tenant: str = "", weight: float = 1.0, ticket: int | None = None
+        self,
+        item: T,
+        priority: Priority,
+        *,
+        tenant: str = "",
+        weight: float = 1.0,
+        cost: float = 1.0,
+        ticket: int | None = None,
     ) -> int:
-        """Join the queue; gives a ticket with which to leave it. `weight` is the tenant's from now on. `ticket` is that
-        of another queue, for one who comes from there."""
+        """Join the queue; gives a ticket with which to leave it. `weight` is the tenant's from now on, `cost` what being
+        served counts against it. `ticket` is that of another queue, for one who comes from there."""
         ticket = next(self._arrivals) if ticket is None else ticket
         self._waiting.add(ticket)
         lane = self._classes[_RANK[priority]]
@@ -84,7 +92,7 @@ class AdmissionQueue(Generic[T]):
         if owner is None:
             owner = lane.tenants[tenant] = _Tenant(weight)
         owner.weight = weight
-        owner.queue.append((ticket, item))
+        owner.queue.append((ticket, item, cost))
         if len(owner.queue) == 1:
             heapq.heappush(lane.heap, (max(lane.now, owner.finish), ticket, tenant))
         return ticket
@@ -94,7 +102,7 @@ class AdmissionQueue(Generic[T]):
         for rank, lane in enumerate(self._classes):
             while lane.heap:
                 _, _, name = lane.heap[0]
-                ticket, item = lane.tenants[name].queue[0]
+                ticket, item, _ = lane.tenants[name].queue[0]
                 if ticket in self._waiting:
                     return (rank, ticket), item
                 self._drop(lane, name)
@@ -114,10 +122,10 @@ class AdmissionQueue(Generic[T]):
         lane = self._classes[rank]
         start, _, name = heapq.heappop(lane.heap)
         owner = lane.tenants[name]
-        owner.queue.popleft()
+        _, _, cost = owner.queue.popleft()
         self._waiting.discard(ticket)
         lane.now = start
-        owner.finish = start + 1.0 / owner.weight
+        owner.finish = start + cost / owner.weight
         self._next(lane, name, owner)
         return item
 

@@ -232,7 +232,7 @@ class LocalWork:
         if self.prepare is not None:
             self.account = await self.prepare()
 
-    def cost(self, model: str, usage: Usage) -> float:  # noqa: ARG002 - the protocol's signature
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float:  # noqa: ARG002 - the protocol's signature
         """Nothing is paid."""
         return 0.0
 

@@ -65,7 +65,7 @@ class FakeProvider:
             raise entry
         return entry(request)
 
-    def cost(self, model: str, usage: Usage) -> float | None:
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:
         return usage.output_tokens / 1000
 
 

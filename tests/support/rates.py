@@ -55,7 +55,7 @@ class Server:
     def encode(self, request: ChatRequest) -> dict:
         return {"model": request.model, "messages": list(request.messages), **request.params}
 
-    def cost(self, model: str, usage: Usage) -> float:
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float:
         return 0.0
 
     def set_rate(self, rate: float) -> None:

@@ -77,7 +77,7 @@ class Network:
         schema = None if request.output is None else request.output.schema
         return {"model": request.model, "messages": list(request.messages), "schema": schema, **request.params}
 
-    def cost(self, model: str, usage: Usage) -> float:
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float:
         return 0.001
 
     async def ready(self) -> None:

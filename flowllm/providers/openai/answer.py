@@ -214,7 +214,7 @@ def _completion(payload: Mapping[str, Json], info: RequestInfo, raw: str, *, par
         raise error
     if not text.strip():
         raise _empty_answer(info, parts, raw, usage)
-    model, request_id = payload.get("model"), payload.get("id")
+    model, request_id, tier = (payload.get(name) for name in ("model", "id", "service_tier"))
     cut = "length" if end is End.CUT else "stop"
     return Completion(
         text=text,
@@ -222,6 +222,7 @@ def _completion(payload: Mapping[str, Json], info: RequestInfo, raw: str, *, par
         finish_reason=parts.finish_reason[:_LONGEST_REASON] if end is End.UNKNOWN else cut,
         usage=usage,
         request_id=request_id if isinstance(request_id, str) else "",
+        service_tier=tier if isinstance(tier, str) else "",
     )
 
 

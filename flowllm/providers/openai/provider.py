@@ -187,9 +187,9 @@ class OpenAIProvider:
         """The body that is sent for this request."""
         return encode(request, self._config)
 
-    def cost(self, model: str, usage: Usage) -> float | None:
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:
         """US dollars, None where the price is unknown."""
-        return price_usd(model, usage, base_url=self._address.url, prices=self._config.prices)
+        return price_usd(model, usage, base_url=self._address.url, prices=self._config.prices, tier=tier)
 
     async def ready(self) -> None:
         """Import the client and open the pool of connections, once."""

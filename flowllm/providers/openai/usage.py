@@ -110,13 +110,14 @@ _MILLION = Decimal(1_000_000)
 
 
 def price_usd(
-    model: str, usage: Usage, *, base_url: str, prices: Mapping[str, Mapping[str, float]] | None = None
+    model: str, usage: Usage, *, base_url: str, prices: Mapping[str, Mapping[str, float]] | None = None, tier: str = ""
 ) -> float | None:
     """US dollars for that many tokens of a model; None where no price is known or a count is not, never a guess.
 
     `prices` maps a model to {input, output, cached_input, cache_write} in US dollars per million tokens and wins over
     the bundled data, which is looked up by the server's base URL: the same model costs differently elsewhere. For a
-    server that is not in it the list price of the model's maker stands in, see `list_price`.
+    server that is not in it the list price of the model's maker stands in, see `list_price`. `tier` is the service tier,
+    of which the bundled data knows what some cost; of one that it does not know, and in `prices`, the usual price counts.
     """
     written = (prices or {}).get(model)
     if written is not None:
@@ -137,11 +138,11 @@ def price_usd(
         output_tokens=usage.output_tokens,
     )
     try:
-        price = _calculated(tokens, where)
+        price = _calculated(tokens, where, tier)
         total = price.total_price
         own = getattr(price.model_price, "cache_write_mtok", None) is not None
         if kept and not own and _writes_cost_more(model, base_url):
-            total += _calculated(Tokens(input_tokens=kept), where).total_price * (_WRITE_FACTOR - 1)
+            total += _calculated(Tokens(input_tokens=kept), where, tier).total_price * (_WRITE_FACTOR - 1)
     except (LookupError, ValueError):
         return None
     return float(total)
@@ -173,11 +174,11 @@ def _found(model: str, base_url: str) -> tuple[dict[str, str], str] | None:
     return None
 
 
-def _calculated(tokens: object, where: Mapping[str, str]) -> Any:
+def _calculated(tokens: object, where: Mapping[str, str], tier: str = "") -> Any:
     from genai_prices import calc_price  # noqa: PLC0415
 
     price: Callable[..., Any] = calc_price
-    return price(tokens, **where)
+    return price(tokens, **where, price_context={"service_tier": tier} if tier else None)
 
 
 def _by_hand(usage: Usage, written: Mapping[str, float], *, dear: bool) -> float | None:

@@ -73,7 +73,7 @@ class SimulatedProvider:
         """The body, as OpenAI's Chat Completions or Embeddings would get it."""
         return encode(request, self._wire)
 
-    def cost(self, model: str, usage: Usage) -> float | None:  # noqa: ARG002 - the protocol's shape
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:  # noqa: ARG002 - the protocol's shape
         """Nothing is paid."""
         return 0.0
 

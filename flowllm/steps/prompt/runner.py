@@ -13,7 +13,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
-from flowllm.core.request import IMAGE_TOKENS, Answer, ChatRequest, ImageFile, examine, stamp
+from flowllm.core.request import IMAGE_TOKENS, Answer, ChatRequest, ImageFile, examine, service_tier, stamp
 from flowllm.core.types import Json, OnTruncated, Usage, estimate_tokens
 from flowllm.language.sandbox_text import kind_of
 from flowllm.language.template import Template, ValueTemplate
@@ -218,7 +218,7 @@ class PromptRunner:
             provider=target.provider.name,
             input_tokens=tokens_in,
             output_tokens=tokens_out,
-            cost_usd=target.provider.cost(request.model, usage),
+            cost_usd=target.provider.cost(request.model, usage.dearest, tier=service_tier(request)),
         )
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:

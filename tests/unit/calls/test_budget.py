@@ -290,7 +290,7 @@ def test_what_was_added_to_ask_again_is_set_aside_too() -> None:
 class Dated(FakeProvider):
     """Prices are known of the model that is asked, and its answers name a dated version."""
 
-    def cost(self, model: str, usage: Usage) -> float | None:
+    def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:
         return (usage.input_tokens + usage.output_tokens) / 1000 if model == "m" else None
 
 

@@ -21,9 +21,11 @@ from flowllm.core.errors import (
     UnknownModel,
 )
 from flowllm.core.types import Limits
-from flowllm.limits.account_limiter import AccountLimiter, Admission, Departure
+from flowllm.limits.account_limiter import AccountLimiter
+from flowllm.limits.adaptive import Departure
 from flowllm.limits.breaker import LEAST
 from flowllm.limits.give_up import MOST_REFUSED, SHORT_PATIENCE, FailureReport, judge_failure
+from flowllm.limits.waiter import Admission
 from tests.support.virtual import LoopClock, run_virtual
 
 SENT = Departure()

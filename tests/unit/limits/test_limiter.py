@@ -263,3 +263,19 @@ def test_a_pause_that_a_server_asked_for_outlives_its_run() -> None:
         assert set(made.gauges()) == {"last"}
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize(("limits", "share"), [({"tokens_per_minute": 1e6}, 10), ({}, 1)])
+def test_tenants_share_tokens_where_these_are_limited(limits: dict[str, float], share: int) -> None:
+    async def main() -> list:
+        made, log = limiter(max_concurrent=1, **limits), []
+        asked = [
+            hold(made, log, tenant, 0.001, tenant=tenant, tokens=tokens)
+            for _ in range(110)
+            for tenant, tokens in (("long", 1000), ("short", 100))
+        ]
+        await asyncio.gather(*asked)
+        return [name for name, _ in log[:110]]
+
+    first = run_virtual(main())
+    assert first.count("short") / first.count("long") == pytest.approx(share, rel=0.15)

@@ -179,3 +179,19 @@ def test_nobody_is_lost_doubled_or_overtaken_by_their_own(seed: int) -> None:
             waiting = {ticket: other for ticket, other in waiting.items() if other != item}
         assert len(queue) == len(waiting)
     assert sorted(drained(queue, len(waiting))) == sorted(waiting.values())
+
+
+@given(costs=st.lists(st.floats(0.05, 4.0), min_size=2, max_size=4), weights=st.lists(st.floats(0.5, 4.0), min_size=4))
+def test_what_is_served_counts_by_its_cost(costs: list[float], weights: list[float]) -> None:
+    """Nobody who always waits is behind another by more than one request of each, by what they were served for."""
+    queue: AdmissionQueue[int] = AdmissionQueue()
+    for owner, cost in enumerate(costs):
+        for _ in range(400):
+            queue.push(owner, NORMAL, tenant=str(owner), weight=weights[owner], cost=cost)
+    served, left = [0.0] * len(costs), [400] * len(costs)
+    while min(left) > 0:
+        owner = queue.pop()
+        left[owner] -= 1
+        served[owner] += costs[owner] / weights[owner]
+    most = max(cost / weight for cost, weight in zip(costs, weights, strict=False))
+    assert max(served) - min(served) <= 2 * most + 1e-6

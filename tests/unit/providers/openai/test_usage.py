@@ -144,6 +144,24 @@ def test_what_is_put_into_the_cache_costs_more_where_that_is_so() -> None:
     assert price_usd("m", kept, base_url="http://127.0.0.1/v1", prices=own) == pytest.approx(0.6 + 1.2)
 
 
+def test_a_service_tier_has_its_own_price_where_one_is_known() -> None:
+    def price(tier: str, model: str = "gpt-5") -> float | None:
+        return price_usd(model, MILLION, base_url=OPENAI, prices={"m": {"input": 1.0, "output": 1.0}}, tier=tier)
+
+    usual = price("")
+    assert usual is not None
+    assert price("flex") == pytest.approx(usual / 2)
+    assert price("priority") == pytest.approx(usual * 2)
+    assert price("default") == price("auto") == price("unheard of") == usual
+    assert price("flex", "m") == price("", "m")
+
+
+def test_the_dearest_that_a_prompt_can_cost_is_to_be_put_into_the_cache() -> None:
+    assert Usage(input_tokens=1023).dearest == Usage(input_tokens=1023)
+    assert Usage(input_tokens=1024, output_tokens=5).dearest.cache_write_tokens == 1024
+    assert Usage.unknown().dearest == Usage.unknown()
+
+
 def test_unknown_tokens_have_no_price_but_where_nothing_is_paid() -> None:
     free = {"m": {"input": 0.0, "output": 0.0}}
     for usage in (Usage.unknown(), Usage(input_tokens=1, output_tokens=None)):
