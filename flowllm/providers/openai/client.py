@@ -31,6 +31,7 @@ MAX_HEADERS = 512
 _PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings"}
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_STREAM = AsyncStream[Any]
 _CONNECTIONS = 100_000  # the limiter decides, not the pool
 _KEEPALIVE = 4.0  # uvicorn closes an idle connection after 5 s; reusing it just then would be a reset
 
@@ -125,6 +126,40 @@ def http_client(*, through_proxy: bool) -> httpx2.AsyncClient:
     return client
 
 
+class Client(AsyncOpenAI):
+    """Has one request to a path built in full; all others differ from it in their bodies alone. What is built for each by the
+    client takes half of the time of a quick call. The hook is private, as those above; openai's Azure client uses it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # The client wants to see a missing Authorization confirmed with every request.
+        without = isinstance(self.default_headers.get("Authorization"), Omit)
+        self.options_of_post: Any = {
+            "headers": {**_JSON, "Authorization": Omit()} if without else _JSON,
+            "security": {"bearer_auth": True},
+            "idempotency_key": "-",  # sent to nobody; without one the client draws a random one for each request
+        }
+        self._built: dict[str, tuple[httpx2.Request, list[tuple[bytes, bytes]]]] = {}
+
+    def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
+        built = self._built.get(options.url)
+        if built is None:
+            first = super()._build_request(options, retries_taken=retries_taken)
+            headers = [(name, value) for name, value in first.headers.raw if name.lower() != b"content-length"]
+            built = self._built[options.url] = (first, headers)
+        first, headers = built
+        content: bytes = options.content
+        request = httpx2.Request(
+            first.method,
+            first.url,
+            headers=httpx2.Headers([*headers, (b"Content-Length", b"%d" % len(content))], encoding="ascii"),
+            stream=httpx2.ByteStream(content),
+            extensions=first.extensions,
+        )
+        request.read()
+        return request
+
+
 def openai_client(
     http: httpx2.AsyncClient,
     *,
@@ -133,7 +168,7 @@ def openai_client(
     headers: Mapping[str, str],
     query: Mapping[str, str],
     own_host: bool,
-) -> AsyncOpenAI:
+) -> Client:
     """The client for one server. It never retries, and takes nothing from the environment that is another's:
     OPENAI_ORG_ID and OPENAI_PROJECT_ID go to OpenAI's `own_host` only, OPENAI_CUSTOM_HEADERS nowhere."""
     custom = os.environ.get("OPENAI_CUSTOM_HEADERS", "")
@@ -148,7 +183,7 @@ def openai_client(
     }
     written = {name.lower() for name in given}
     removed = {name: Omit() for name in unwanted if name.lower() not in written}
-    return AsyncOpenAI(
+    return Client(
         base_url=base_url,
         api_key=api_key or "none",  # the client wants one; the header is what counts
         admin_api_key="none",
@@ -166,7 +201,7 @@ def _unique(headers: Mapping[str, str | Omit]) -> dict[str, str | Omit]:
 
 
 @contextlib.asynccontextmanager
-async def post(client: AsyncOpenAI, body: Mapping[str, Json], *, api: str) -> AsyncIterator[httpx2.Response]:
+async def post(client: Client, body: Mapping[str, Json], *, api: str) -> AsyncIterator[httpx2.Response]:
     """Send the body, exactly as it is, and give the response with its body still unread.
 
     Raises openai.APIStatusError for a status that is not 2xx, openai.APIConnectionError for none at all.
@@ -174,15 +209,13 @@ async def post(client: AsyncOpenAI, body: Mapping[str, Json], *, api: str) -> As
     # Encoded here, and post to the path as it stands: what is in the key is what is sent, and the client need not
     # go through a body that is right already (its named methods take a fifth of the time of a quick call for that).
     content = _ENCODER.encode(dict(body)).encode()
-    # The client wants to see a missing Authorization confirmed with every request.
-    without = isinstance(client.default_headers.get("Authorization"), Omit)
-    options: Any = {
-        "headers": {**_JSON, "Authorization": Omit()} if without else _JSON,
-        "security": {"bearer_auth": True},
-        "idempotency_key": "-",  # sent to nobody; without one the client draws a random one for each request
-    }
     response = await client.post(
-        _PATHS[api], cast_to=httpx2.Response, content=content, options=options, stream=True, stream_cls=AsyncStream[Any]
+        _PATHS[api],
+        cast_to=httpx2.Response,
+        content=content,
+        options=client.options_of_post,
+        stream=True,
+        stream_cls=_STREAM,
     )
     try:
         yield response  # type: ignore[misc] # with this cast_to the client gives the response itself

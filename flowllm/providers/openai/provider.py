@@ -28,7 +28,8 @@ from flowllm.providers.openai.vectors import decode_embeddings
 
 if TYPE_CHECKING:
     import httpx2
-    import openai
+
+    from flowllm.providers.openai.client import Client
 
 
 R = TypeVar("R", "Completion", "Embeddings")
@@ -145,7 +146,7 @@ class OpenAIProvider:
         self._headers = _checked_headers(config, self._key)
         if self._address.basic and not self._key and "authorization" not in map(str.lower, self._headers):
             self._headers["Authorization"] = f"Basic {self._address.basic}"
-        self._client: openai.AsyncOpenAI | None = None
+        self._client: Client | None = None
         self._in_answers = Redactor(self._secrets(everything=False))
         """What is secret by its name; a word that some other header has may well be the answer."""
         redactor.add(self._secrets(everything=False))
@@ -260,7 +261,7 @@ class OpenAIProvider:
         # Raised out here so that the client's own error, which holds the request and its headers, is no context.
         raise self._redacted(failure)
 
-    async def _connected(self) -> tuple[openai.AsyncOpenAI, ModuleType]:
+    async def _connected(self) -> tuple[Client, ModuleType]:
         module = await self._pool.module()
         try:
             http = await self._pool.http(secure=self._address.secure)

@@ -56,6 +56,26 @@ async def test_what_is_encoded_is_what_is_sent(server: Server, openai: MakeOpenA
     assert seen.headers["authorization"] == f"Bearer {CANARY}"
 
 
+@pytest.mark.parametrize("key", [CANARY, ""])
+async def test_each_request_has_the_head_that_the_client_itself_builds(
+    server: Server, openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    provider = openai(api_key=key, base_url=f"{server.url}/?version=1", headers={"X-Team": "growth"})
+    asked = [ask("one"), ask("two and zwölf")]
+    for request in asked:
+        await provider.complete(request, timeout=20)
+    from openai import AsyncOpenAI
+
+    from flowllm.providers.openai.client import Client
+
+    monkeypatch.setattr(Client, "_build_request", AsyncOpenAI._build_request)
+    for request in asked:
+        await provider.complete(request, timeout=20)
+    sent = [(seen.path, seen.query, seen.headers, seen.body) for seen in server.requests]
+    assert sent[:2] == sent[2:]
+    assert sent[0] != sent[1]
+
+
 async def test_without_a_key_no_authorization_goes_out(
     server: Server, openai: MakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

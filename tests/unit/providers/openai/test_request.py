@@ -198,7 +198,7 @@ def test_half_characters_are_replaced_and_whole_ones_kept() -> None:
 
 
 def test_what_is_overridden_in_private_has_an_upper_bound() -> None:
-    from openai import DefaultAioHttpClient
+    from openai import AsyncOpenAI, DefaultAioHttpClient
 
     pyproject = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())
     bounds = {name: spec for name, _, spec in (one.partition(">=") for one in pyproject["project"]["dependencies"])}
@@ -206,6 +206,7 @@ def test_what_is_overridden_in_private_has_an_upper_bound() -> None:
     assert ",<3" in bounds["httpx2"]
     for hook in ("_init_transport", "_init_proxy_transport"):
         assert callable(getattr(DefaultAioHttpClient, hook))
+    assert callable(AsyncOpenAI._build_request)
 
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
