@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
+from flowllm.app.learned import learn, remember
 from flowllm.app.prepare import PreparedRun, every_step
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.wiring import SIMULATED, allow_local, step_kinds
@@ -39,8 +40,6 @@ from flowllm.storage.monitoring import Gauge
 
 WATCHED_EVERY = 1.0
 """Seconds from one look at the limiter, and at suspended nodes, to the next."""
-RATES_KEPT = 7 * 86_400.0
-"""Seconds for which a learned rate is believed."""
 
 
 class ObserverHub:
@@ -137,7 +136,7 @@ class RunAttempt:
         async def execute() -> None:
             self._claim()
             allow_local(self._limiter, kinds, holder=self._run.run_id)
-            await self._remember_rates()
+            await remember(self._limiter, self._providers.accounts(), self._store, self._clock)
             context = await self._context(kinds)
             await self._execute_run(context, token)
 
@@ -182,7 +181,7 @@ class RunAttempt:
         finally:
             watching.cancel()
         with contextlib.suppress(StoreError):  # the run's own end comes first
-            await self._learn_rates()
+            await learn(self._limiter, self._providers.accounts(), self._store, self._clock)
         await self._end(ending, self._clock.monotonic() - began)
 
     async def _watch(self, context: RunContext) -> None:
@@ -254,20 +253,6 @@ class RunAttempt:
             return None
         spend = await self._store.spend(self._run.run_id)
         return RunBudget(budget, spend)
-
-    async def _remember_rates(self) -> None:
-        """Begin with what earlier runs learned of the accounts' models."""
-        known = await self._store.rates(since=self._clock.now() - RATES_KEPT)
-        for account in self._providers.accounts():
-            prefix = f"{account} model="
-            for name, rate in known.items():
-                if name.startswith(prefix):
-                    self._limiter.remember(account, name.removeprefix(prefix), rate)
-
-    async def _learn_rates(self) -> None:
-        for account in self._providers.accounts():
-            for model, rate in self._limiter.learned(account).items():
-                await self._store.learn_rate(f"{account} model={model}", rate, at=self._clock.now())
 
     def _limits(self) -> dict[str, Json]:
         """How the accounts that this run used stand at its end."""

@@ -284,6 +284,14 @@ DEFAULT_CONCURRENT = 10
 DEFAULT_PATIENCE = 900.0
 
 
+class Trait(StrEnum):
+    """What is learned of one model of an account, and remembered from run to run: each is a number."""
+
+    REQUESTS_PER_SECOND = "requests_per_second"  # that it allows
+    MAX_CONCURRENT = "max_concurrent"  # requests in flight at which it does most
+    CACHES_PREFIXES = "caches_prefixes"  # 1: usage has shown that it does; 0: it does not
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What a run with all its resumes may spend. None: any amount."""

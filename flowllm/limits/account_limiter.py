@@ -20,7 +20,7 @@ from flowllm.core.errors import RequestRejected
 from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.tasks import start_task
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, WaitReason
-from flowllm.limits.adaptive import LEAST_GUESS, Departure, ModelLimits, per_second
+from flowllm.limits.adaptive import Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
@@ -304,14 +304,11 @@ class AccountLimiter:
 
     # what was learned
 
-    def remember(self, name: str, rate: float) -> None:
-        """What an earlier run learned of a model. Nothing is held back by a rate that is very low, as no 429 said so in
-        this one."""
-        model, now = self.model(name), self._clock.monotonic()
-        if not model.adaptive.learned:
-            model.adaptive.start_at(max(rate, LEAST_GUESS), now)
-            model.retune(self.scope.limits, now)
-            self._give_own_queue(model)
+    def remember(self, name: str, traits: Mapping[str, float]) -> None:
+        """What earlier runs learned of a model."""
+        model = self.model(name)
+        model.remember(traits, self.scope.limits, self._clock.monotonic())
+        self._give_own_queue(model)
 
     def answered(self, headers: Mapping[str, str], departure: Departure) -> None:
         """The server is alive and did its work, or said why it would not."""

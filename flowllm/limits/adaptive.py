@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flowllm.core.types import Limits, WaitReason
+from flowllm.core.types import Limits, Trait, WaitReason
 from flowllm.limits.quota_headers import Quota
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
@@ -175,6 +176,18 @@ class ModelLimits:
     def retune(self, account: Limits, now: float) -> None:
         """What was learned has changed, or grown."""
         self.tune(self.scope.limits, account, now)
+
+    def learned(self, now: float) -> dict[Trait, float]:
+        """What was found out, for later runs to begin with."""
+        rate = self.adaptive.rate(now)
+        return {} if rate is None or not self.adaptive.learned else {Trait.REQUESTS_PER_SECOND: rate}
+
+    def remember(self, traits: Mapping[str, float], account: Limits, now: float) -> None:
+        """What earlier runs found out. Nothing is held back by a rate that is very low, as no 429 said so in this one."""
+        rate = traits.get(Trait.REQUESTS_PER_SECOND)
+        if rate is not None and not self.adaptive.learned:
+            self.adaptive.start_at(max(rate, LEAST_GUESS), now)
+            self.retune(account, now)
 
     def depart(self, tokens: float, now: float) -> Departure:
         """One goes out."""

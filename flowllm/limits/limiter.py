@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, StepError
-from flowllm.core.types import Json, Limits, Priority
+from flowllm.core.types import Json, Limits, Priority, Trait
 from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import Departure, lower
 from flowllm.limits.breaker import BreakerState
@@ -232,17 +232,14 @@ class Limiter:
         found = self._account(account)
         return Permit(found, admission, await found.acquire(admission))
 
-    def learned(self, account: Hashable) -> dict[str, float]:
-        """Requests a second that the server was found to allow, by model; those of which nothing was learned are left
-        out."""
+    def learned(self, account: Hashable) -> dict[str, dict[Trait, float]]:
+        """What was found out of each model of the account."""
         now = self._clock.monotonic()
-        rates = {name: model.adaptive.rate(now) for name, model in self._account(account).models.items()}
-        models = self._account(account).models
-        return {name: rate for name, rate in rates.items() if rate is not None and models[name].adaptive.learned}
+        return {name: model.learned(now) for name, model in self._account(account).models.items()}
 
-    def remember(self, account: Hashable, model: str, rate: float) -> None:
-        """What an earlier run learned of a model, in requests a second, to begin with."""
-        self._account(account).remember(model, rate)
+    def remember(self, account: Hashable, model: str, traits: Mapping[str, float]) -> None:
+        """What earlier runs learned of a model, by the names of `Trait`, to begin with; unknown names are passed over."""
+        self._account(account).remember(model, traits)
 
     def gauges(self) -> dict[Hashable, Gauge]:
         """How each account stands."""

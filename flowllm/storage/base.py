@@ -9,7 +9,7 @@ from typing import Protocol
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
-from flowllm.storage.monitoring import Gauge, RunTotals, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, RunTotals, SuspensionRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -431,17 +431,15 @@ class Store(Protocol):
         use, or there is no room to rewrite it."""
         ...
 
-    # rates
+    # what was learned
 
-    async def rates(self, *, since: float) -> Mapping[str, float]:
-        """The rates learned at or after that wall clock time: requests a second by account."""
+    async def learned(self, *, since: float) -> list[Learned]:
+        """What was learned of accounts at or after that wall clock time, by account and name."""
         ...
 
-    async def learn_rate(self, account: str, rate: float, *, at: float) -> None:
-        """Keep the rate that an account was found to bear, in requests a second, in place of an earlier one; `at`
-        is wall clock time. Raises ValueError for a rate that is not a positive number.
-
-        `account` is kept as it is given: it must not hold a secret."""
+    async def learn(self, found: Sequence[Learned]) -> None:
+        """Keep what was learned, in place of what had the same account and name before. Raises ValueError for a value
+        or a time that is not a number from 0."""
         ...
 
     async def close(self) -> None:

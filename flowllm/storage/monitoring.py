@@ -1,4 +1,4 @@
-"""What readers of a run watch while it goes on: its totals, what waits, and how the limiters stand."""
+"""What readers of a run watch while it goes on: its totals, what waits, and how the limiters stand; what was learned."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Gauge:
     process: str
     """Which process: `HOST:PID`."""
     account: str
-    """As `learn_rate` has it: it must not hold a secret."""
+    """Kept as it is given: it must not hold a secret."""
     at: float
     """Wall clock seconds."""
     in_flight: int
@@ -62,3 +62,17 @@ class Gauge:
     """Tokens a minute that are left now; None: not limited."""
     pause_s: float = 0.0
     """Seconds until the server's pause is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """Something that was learned of one model of an account, for later runs to begin with."""
+
+    account: str
+    """The account with the model; kept as it is given: it must not hold a secret."""
+    name: str
+    """What it is: see `Trait`."""
+    value: float
+    """A number from 0."""
+    at: float
+    """When, wall clock seconds."""

@@ -251,7 +251,7 @@ def test_a_rate_that_was_learned_is_where_the_next_run_begins(project: Project, 
     server.script = lambda body, n: rate_limited("0.05") if n == 1 else Reply(text="fine")
     first = project.json("run", project.flow(steps=prompts(a="a")))
     assert _learned(first) is not None
-    ((account, rate),) = project.rows("SELECT account, requests_per_second FROM rates")
+    ((account, rate),) = project.rows("SELECT account, value FROM learned WHERE name = 'requests_per_second'")
     assert str(server.port) in account
     assert rate > 0
     second = project.json("run", project.flow(steps=prompts(b="b")))
@@ -264,10 +264,10 @@ def test_a_rate_that_is_a_week_old_is_no_longer_believed(project: Project, serve
     server.script = lambda body, n: rate_limited("0.05") if n == 1 else Reply(text="fine")
     project.json("run", project.flow(steps=prompts(a="a")))
     with contextlib.closing(sqlite3.connect(project.database)) as connection, connection:
-        connection.execute("UPDATE rates SET learned_at = ?", (time.time() - 8 * 86_400,))
+        connection.execute("UPDATE learned SET learned_at = ?", (time.time() - 8 * 86_400,))
     assert _learned(project.json("run", project.flow(steps=prompts(b="b")))) is None
 
 
 def test_where_nothing_was_refused_nothing_is_remembered(project: Project) -> None:
     assert _learned(project.json("run", project.flow(steps=prompts(a="a")))) is None
-    assert project.rows("SELECT * FROM rates") == []
+    assert project.rows("SELECT * FROM learned") == []

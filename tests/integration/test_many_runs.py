@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowllm import FlowLLM
 from flowllm.core.types import RunStatus
+from flowllm.storage.monitoring import Learned
 
 MANY = 60
 WORKFLOW = """
@@ -56,13 +57,13 @@ def test_one_that_is_cancelled_before_its_first_step_is_given_back(tmp_path: Pat
 
     async def main() -> None:
         async with FlowLLM(database=tmp_path / "runs.db") as app:
-            learned = app.store.rates
+            learned = app.store.learned
 
-            async def rates(*, since: float) -> dict[str, float]:
+            async def slow(*, since: float) -> list[Learned]:
                 run.cancel()
                 return await learned(since=since)
 
-            app.store.rates = rates
+            app.store.learned = slow
             run = asyncio.create_task(app.run(file, inputs={"n": "1"}))
             (outcome,) = await asyncio.gather(run, return_exceptions=True)
             assert isinstance(outcome, asyncio.CancelledError)

@@ -20,7 +20,8 @@ from sqlalchemy import create_engine
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
-from flowllm.core.types import NodeId, NodeStatus, RunId
+from flowllm.core.types import NodeId, NodeStatus, RunId, Trait
+from flowllm.storage.monitoring import Learned
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite import migrate, tables
 from flowllm.storage.sqlite.migrate import SchemaState, Upgrade, migrations_folder, status, upgrade
@@ -185,6 +186,7 @@ async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old:
         "0004": (180.0, 0.0001, 0.0005),
         "0005": (180.0, 0.0001, 0.0005),
         "0006": (180.0, 0.0001, 0.0005),
+        "0007": (180.0, 0.0001, 0.0005),
     }
     spend = await store.spend(RunId("run2"))
     assert (spend.tokens, spend.known_usd, spend.reserved_usd) == expected[revision]
@@ -194,8 +196,8 @@ async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old:
     again = attempt_of_node("intro", "run2", number=2)
     await store.begin_attempt(lease_of(claimed), again)
     assert (await store.attempts(RunId("run2")))[-1] == again
-    await store.learn_rate("a", 2.5, at=1.0)
-    assert dict(await store.rates(since=0.0)) == {"a": 2.5}
+    kept = [Learned(account="a", name=Trait.REQUESTS_PER_SECOND, value=1.5, at=1_700_000_003.0)]
+    assert await store.learned(since=0.0) == (kept if revision >= "0003" else [])
     await store.close()
 
 
@@ -231,7 +233,7 @@ def test_an_upgrade_with_nothing_to_do(old: Path) -> None:
     assert files(old) == before
 
 
-@pytest.mark.parametrize("newer", ["0008", "9999", "ae1027a6acf"])
+@pytest.mark.parametrize("newer", ["0009", "9999", "ae1027a6acf"])
 async def test_a_newer_database_is_refused_untouched(old: Path, newer: str) -> None:
     with closing(sqlite3.connect(old)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")

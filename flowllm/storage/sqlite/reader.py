@@ -17,7 +17,7 @@ from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
-from flowllm.storage.monitoring import Gauge, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
 from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
 from flowllm.storage.sqlite.records import (
@@ -293,11 +293,14 @@ class Reader:
         )
         return spend_of(await self._in_thread(lambda: summed(self._fetch(query, {"run": run, "node": name}))))
 
-    # rates
+    # what was learned
 
-    async def rates(self, *, since: float) -> dict[str, float]:
-        query = "SELECT account, requests_per_second FROM rates WHERE learned_at >= :since ORDER BY account"
-        return {from_text(account): rate for account, rate in await self._all(query, {"since": since})}
+    async def learned(self, *, since: float) -> list[Learned]:
+        query = "SELECT account, name, value, learned_at FROM learned WHERE learned_at >= :since ORDER BY account, name"
+        return [
+            Learned(account=from_text(account), name=from_text(name), value=value, at=at)
+            for account, name, value, at in await self._all(query, {"since": since})
+        ]
 
     # memo
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
-from flowllm.storage.monitoring import Gauge, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 _DECODER = json.JSONDecoder()
@@ -166,11 +166,12 @@ class MemoRow(NamedTuple):
     answer: str
 
 
-class RateRow(NamedTuple):
-    """A row of `rates`."""
+class LearnedRow(NamedTuple):
+    """A row of `learned`."""
 
     account: str
-    requests_per_second: float
+    name: str
+    value: float
     learned_at: float
 
 
@@ -339,11 +340,11 @@ def memo_row(memo: MemoRecord) -> MemoRow:
     return row._replace(content_hash=memo_hash(row))
 
 
-def rate_row(account: str, rate: float, at: float) -> RateRow:
-    """A learned rate as it is written. Raises ValueError for one that is not a positive number."""
-    if not (math.isfinite(rate) and rate > 0 and math.isfinite(at)):
-        raise ValueError(f"A rate must be a positive number of requests a second at some time: {rate}, {at}")
-    return RateRow(account=to_text(account), requests_per_second=float(rate), learned_at=float(at))
+def learned_row(one: Learned) -> LearnedRow:
+    """What was learned as it is written. Raises ValueError for a value or a time that is not a number from 0."""
+    if not (math.isfinite(one.value) and one.value >= 0 and math.isfinite(one.at)):
+        raise ValueError(f"What is learned must be a number from 0 at some time: {one}")
+    return LearnedRow(to_text(one.account), to_text(one.name), float(one.value), float(one.at))
 
 
 # hashes of rows, which find what was damaged on disk; texts that are hashed by themselves are in them by their hashes

@@ -18,9 +18,9 @@ from flowllm.storage.sqlite.rows import (
     GAUGE_FIELDS,
     WAIT_FIELDS,
     AttemptRow,
+    LearnedRow,
     MemoRow,
     NodeRow,
-    RateRow,
     RunningRow,
     RunRow,
 )
@@ -56,11 +56,11 @@ NOTE_RUNNING: Final = (
 WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
 WRITE_GAUGE: Final = f"INSERT OR REPLACE INTO gauges VALUES ({', '.join('?' * len(GAUGE_FIELDS))})"
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
-WRITE_RATE: Final = _upsert("rates", RateRow._fields, "account")
+WRITE_LEARNED: Final = _upsert("learned", LearnedRow._fields, "account, name")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"
 HAS_ENDED: Final = "SELECT status <> 'sent' FROM attempts WHERE attempt_id = ?"
 
-_AS_THEY_ARE: Final = (WRITE_MEMO, WRITE_WAIT, WRITE_RATE, WRITE_GAUGE, FORGET_GAUGES)
+_AS_THEY_ARE: Final = (WRITE_MEMO, WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES)
 _FORGET_WAIT: Final = "DELETE FROM waits WHERE run_id = ? AND node_id = ?"
 _ENDED: Final = frozenset({"succeeded", "failed", "skipped", "blocked"})
 _OF_ATTEMPT: Final = itemgetter(*(AttemptRow._fields.index(name) for name in CHARGED))
@@ -138,9 +138,9 @@ _NOTED_EPOCH: Final = RunningRow._fields.index("epoch")
 _SAVED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "begin_attempt": (BEGIN_ATTEMPT, AttemptRow._fields),
     "end_attempt": (END_ATTEMPT, AttemptRow._fields),
+    "learned": (WRITE_LEARNED, LearnedRow._fields),
     "memo": (WRITE_MEMO, MemoRow._fields),
     "node": (WRITE_NODE, NodeRow._fields),
-    "rate": (WRITE_RATE, RateRow._fields),
     "wait": (WRITE_WAIT, WAIT_FIELDS),
 }
 _NAMES: Final = {statement: (name, fields) for name, (statement, fields) in _SAVED.items()}
@@ -213,5 +213,7 @@ def without_leases(unit: Unit) -> Unit:
 
 def _rows(saved: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for name, values in saved:
+        if name == "rate":  # of a version that kept rates alone: it is learned again
+            continue
         statement, fields = _SAVED[name]
         yield statement, tuple(values.get(field) for field in fields)

@@ -23,7 +23,7 @@ from flowllm.storage.base import (
     RunLease,
     RunRecord,
 )
-from flowllm.storage.monitoring import Gauge, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.faults import run_not_found
@@ -34,9 +34,9 @@ from flowllm.storage.sqlite.records import memo_of, node_of
 from flowllm.storage.sqlite.rows import (
     attempt_row,
     gauge_row,
+    learned_row,
     memo_row,
     node_row,
-    rate_row,
     run_row,
     running_row,
     wait_row,
@@ -268,11 +268,11 @@ class SqlStore(Reader):
             return None
         return await asyncio.to_thread(compact, self._home)
 
-    # rates
+    # what was learned
 
-    async def learn_rate(self, account: str, rate: float, *, at: float) -> None:
-        row = (statements.WRITE_RATE, rate_row(account, rate, at))
-        await self._writer.write(Unit(rows=(row,)))
+    async def learn(self, found: Sequence[Learned]) -> None:
+        if rows := tuple((statements.WRITE_LEARNED, learned_row(one)) for one in found):
+            await self._writer.write(Unit(rows=rows))
 
     async def close(self) -> None:
         """Runs that are still owned show as interrupted from then on."""

@@ -124,11 +124,12 @@ memo = Table(
     Index("ix_memo_created_at", "created_at"),
 )
 
-rates = Table(
-    "rates",
+learned = Table(
+    "learned",
     metadata,
     Column("account", Text, primary_key=True, nullable=False),
-    Column("requests_per_second", Float(53), nullable=False),
+    Column("name", Text, primary_key=True, nullable=False),
+    Column("value", Float(53), nullable=False),
     Column("learned_at", Float(53), nullable=False),
 )
 

@@ -8,7 +8,7 @@ import pytest
 
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import ItemKey, NodeWrite, Store
-from flowllm.storage.monitoring import Gauge, RunTotals, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, RunTotals, SuspensionRecord
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -124,8 +124,8 @@ async def test_gauges_ride_and_are_kept_for_ten_minutes(store: Store) -> None:
     store.note_gauges([gauge])
     store.note_gauges([])
     assert await store.gauges(since=0) == []
-    await store.learn_rate("acc", 1.0, at=1.0)
+    await store.learn([Learned(account="acc", name="x", value=1.0, at=1.0)])
     assert await store.gauges(since=0) == [gauge]
     store.note_gauges([replace(gauge, at=1600.5), replace(gauge, at=1600.5, account="b")])
-    await store.learn_rate("acc", 2.0, at=1.0)
+    await store.learn([Learned(account="acc", name="x", value=2.0, at=1.0)])
     assert [(one.at, one.account) for one in await store.gauges(since=0)] == [(1600.5, "acc"), (1600.5, "b")]

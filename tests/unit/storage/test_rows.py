@@ -19,7 +19,7 @@ from tests.support.records import ME, answer, attempt_of_node, node, run
         (tables.nodes, rows.NodeRow),
         (tables.attempts, rows.AttemptRow),
         (tables.memo, rows.MemoRow),
-        (tables.rates, rows.RateRow),
+        (tables.learned, rows.LearnedRow),
     ],
 )
 def test_rows_name_the_columns_of_their_table_in_order(table: object, row: object) -> None:

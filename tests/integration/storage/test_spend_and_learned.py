@@ -1,4 +1,4 @@
-"""What every store promises of what runs have spent and of the rates that were learned."""
+"""What every store promises of what runs have spent and of what they have learned."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, RunId, RunStatus, Usage
 from flowllm.storage.base import RunRecord, Store
+from flowllm.storage.monitoring import Learned
 from tests.support.records import ME, USAGE, attempt_of_node, lease_of, run
 
 pytestmark = pytest.mark.anyio
@@ -115,45 +116,48 @@ async def test_a_spend_is_that_of_one_run_over_all_its_run_attempts(store: Store
     assert taken(await store.spend(RunId("r2"))) == (80.0, 0.0001)
 
 
-# rates
+# what was learned
 
 
-async def test_a_learned_rate_is_kept_and_a_later_one_replaces_it(store: Store) -> None:
-    assert dict(await store.rates(since=0.0)) == {}
-    await store.learn_rate("openai https://api.example.com/v1 12ab", 7.5, at=100.0)
-    await store.learn_rate("b\ud800\0'", 0.25, at=101.0)
-    await store.learn_rate("openai https://api.example.com/v1 12ab", 3, at=102.0)
-    assert dict(await store.rates(since=0.0)) == {"openai https://api.example.com/v1 12ab": 3.0, "b\ud800\0'": 0.25}
+def _learned(account: str, value: float, at: float, name: str = "requests_per_second") -> Learned:
+    return Learned(account=account, name=name, value=value, at=at)
 
 
-async def test_the_last_rate_holds_also_when_the_clock_was_set_back(store: Store) -> None:
-    for rate, at in ((9.0, 500.0), (2.0, 400.0), (2.0, 400.0)):
-        await store.learn_rate("a", rate, at=at)
-    assert dict(await store.rates(since=400.0)) == {"a": 2.0}
-    assert dict(await store.rates(since=401.0)) == {}
+async def test_what_was_learned_is_kept_by_name_and_what_is_later_replaces_it(store: Store) -> None:
+    assert await store.learned(since=0.0) == []
+    await store.learn([])
+    await store.learn([_learned("openai 12ab", 7.5, 100.0), _learned("b\ud800\0'", 0, 101.0, "\0")])
+    later = [_learned("openai 12ab", 3, 102.0), _learned("openai 12ab", 9.0, 102.0, "max_concurrent")]
+    await store.learn(later)
+    assert await store.learned(since=0.0) == [_learned("b\ud800\0'", 0, 101.0, "\0"), *reversed(later)]
 
 
-async def test_rates_learned_before_a_time_are_left_out(store: Store) -> None:
-    for at in (10.0, 20.0, 30.0):
-        await store.learn_rate(f"a{at:g}", at, at=at)
-    assert dict(await store.rates(since=20.0)) == {"a20": 20.0, "a30": 30.0}
-    assert dict(await store.rates(since=math.inf)) == {}
-    assert len(await store.rates(since=-math.inf)) == 3
+async def test_the_last_one_holds_also_when_the_clock_was_set_back(store: Store) -> None:
+    for value, at in ((9.0, 500.0), (2.0, 400.0), (2.0, 400.0)):
+        await store.learn([_learned("a", value, at)])
+    assert await store.learned(since=400.0) == [_learned("a", 2.0, 400.0)]
+    assert await store.learned(since=401.0) == []
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
-async def test_what_is_no_rate_is_refused(store: Store, rate: float) -> None:
-    await store.learn_rate("a", 1.0, at=1.0)
-    with pytest.raises(ValueError, match="positive"):
-        await store.learn_rate("a", rate, at=2.0)
-    with pytest.raises(ValueError, match="some time"):
-        await store.learn_rate("a", 2.0, at=math.nan)
-    assert dict(await store.rates(since=0.0)) == {"a": 1.0}
+async def test_what_was_learned_before_a_time_is_left_out(store: Store) -> None:
+    found = [_learned(f"a{at:g}", at, at) for at in (10.0, 20.0, 30.0)]
+    await store.learn(found)
+    assert await store.learned(since=20.0) == found[1:]
+    assert await store.learned(since=math.inf) == []
+    assert await store.learned(since=-math.inf) == found
 
 
-async def test_rates_outlive_the_runs_and_the_memo(store: Store) -> None:
-    await store.learn_rate("a", 1.0, at=1.0)
+@pytest.mark.parametrize(("value", "at"), [(-1.0, 2.0), (math.nan, 2.0), (math.inf, 2.0), (2.0, math.nan)])
+async def test_what_is_no_number_is_refused(store: Store, value: float, at: float) -> None:
+    await store.learn([_learned("a", 1.0, 1.0)])
+    with pytest.raises(ValueError, match="number from 0"):
+        await store.learn([_learned("b", 1.0, 1.0), _learned("a", value, at)])
+    assert await store.learned(since=0.0) == [_learned("a", 1.0, 1.0)]
+
+
+async def test_what_was_learned_outlives_the_runs_and_the_memo(store: Store) -> None:
+    await store.learn([_learned("a", 1.0, 1.0)])
     await finish(store, await store.create_run(run("r1", owner=ME)))
     await store.delete_runs([RunId("r1")])
     await store.clear_memo()
-    assert dict(await store.rates(since=0.0)) == {"a": 1.0}
+    assert await store.learned(since=0.0) == [_learned("a", 1.0, 1.0)]
