@@ -258,6 +258,11 @@ class Template:
         """The text, if there is nothing to fill in."""
         return self._text.text if self._program is None else None
 
+    @property
+    def raw(self) -> str:
+        """The text as it is written, with its expressions."""
+        return self._text.text
+
     def place(self, offset: int) -> Location:
         """Where an offset of its text, from 1, is in its file."""
         return self._text.place(offset)
@@ -331,9 +336,14 @@ class ValueTemplate:
     """One a step: the strictest of all its templates."""
 
     @property
+    def templates(self) -> Iterator[Template]:
+        """Its templates, in the order in which they are written."""
+        return _templates(self.tree)
+
+    @property
     def names(self) -> frozenset[str]:
         """What else its templates name, as in Template."""
-        return frozenset().union(*(template.names for template in _templates(self.tree)))
+        return frozenset().union(*(template.names for template in self.templates))
 
     @classmethod
     def of(cls, tree: Json | Template) -> ValueTemplate:

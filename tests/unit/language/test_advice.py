@@ -156,3 +156,40 @@ def test_two_steps_that_save_to_one_path_are_reported_before_the_run() -> None:
 )
 def test_steps_of_which_one_may_not_run_may_save_to_one_path(steps: str) -> None:
     assert workflow(f"steps: {{{steps}}}").steps.keys() >= {"a", "b"}
+
+
+RULES = "This is how we write. " * 200
+"""1,100 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("steps", "varying", "place"),
+    [
+        (f'a: {{foreach: [x, y], prompt: "{{{{ item }}}}: {RULES}"}}', "{{ item }}", "3:33"),
+        (
+            f'a: {{foreach: [x, y], as: word, system: "Number {{{{ word }}}}.", prompt: "{RULES}"}}',
+            "{{ word }}",
+            "3:50",
+        ),
+        (
+            f'a: {{foreach: [x, y], messages: [{{role: user, content: "{{{{ index }}}}"}}, {{role: user, content: "{RULES}"}}]}}',
+            "{{ index }}",
+            "",
+        ),
+        (
+            """a: {foreach: [x, y], with: {t: "{{ item }}"}, workflow: {inputs: {t: {type: string}}, steps: {
+            late: {prompt: "{{ early }} RULES"}, early: {prompt: "on {{ inputs.t }}"}}}}""".replace("RULES", RULES),
+            "{{ early }}",
+            "",
+        ),
+        (f'a: {{foreach: [x, y], prompt: "{RULES} {{{{ item }}}}: short"}}', "", ""),
+        (f'a: {{foreach: [x, y], system: "{RULES}", prompt: "{{{{ item }}}}"}}', "", ""),
+        (f'b: {{prompt: hi}}\n  a: {{foreach: [x, y], prompt: "{{{{ b }}}} {RULES} {{{{ item }}}}"}}', "", ""),
+        (f'a: {{prompt: "{{{{ 1 + 1 }}}} {RULES}"}}', "", ""),
+    ],
+)
+def test_what_differs_by_item_before_a_long_text_that_does_not(steps: str, varying: str, place: str) -> None:
+    found = [one for one in workflow(f"{TOP}steps:\n  {steps}").warnings if "differs from item to item" in one.message]
+    assert [one.message.partition(" differs")[0] for one in found] == [varying] * bool(varying)
+    assert not place or f"{found[0].line}:{found[0].column}" == place
+    assert not found or "1,1" in found[0].message
