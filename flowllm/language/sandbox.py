@@ -193,13 +193,18 @@ def _absent(message: str | Callable[[], str], offset: int) -> Absent:
     return Absent(cast("str", message), exc=partial(LookupFailed, offset, None))
 
 
-@pass_context
-def _finalize(_context: Context, value: object) -> str:
-    """A value in a text. It takes the context so that Jinja computes nothing while it compiles."""
+def finalized(value: object) -> str:
+    """A value in a text, paid for."""
     spend(2)
     text = to_text(value)
     spend_text(len(text))
     return text
+
+
+@pass_context
+def _finalize(_context: Context, value: object) -> str:
+    """The same for Jinja; it takes the context so that nothing is computed while it compiles."""
+    return finalized(value)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -332,7 +337,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             refuse_absent(args, kwargs)
         return paid_result(super().call(__context, __obj, *args, **kwargs))
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Context | None, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
         """Arithmetic, refused before it grows out of bounds."""
         spend(1)
         refuse_absent((left, right), {})
@@ -340,7 +345,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return percent_format(left, right)
         check_operation(operator, left, right)
         try:
-            return super().call_binop(context, operator, left, right)
+            return self.binop_table[operator](left, right)
         except TypeError:
             raise RenderFailed(
                 f"`{operator}` cannot work on {kind_of(left)} and {kind_of(right)}",

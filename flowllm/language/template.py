@@ -7,10 +7,11 @@ one final line end is dropped, whether there is anything to fill in or not.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -35,6 +36,7 @@ from flowllm.language.template_errors import (
 )
 from flowllm.language.template_names import NO_USES, Uses, uses_of
 from flowllm.language.template_paths import Names, Reference, united
+from flowllm.language.template_tree import PieceFailed, evaluation, pieces_of
 
 RESERVED_IDS: Final = frozenset(
     {
@@ -148,10 +150,10 @@ def _single(tree: nodes.Template) -> _Single | None:
 
 
 class _Program:
-    """How a template that has something to fill in is rendered: by code that Jinja makes of its tree. That is most of the
-    work of loading, and is put off to the first rendering where it cannot fail."""
+    """How a template that has something to fill in is rendered: by its tree, or by code that Jinja makes of the tree. To make
+    code is most of the work of loading, and is put off to the first rendering where it cannot fail."""
 
-    __slots__ = ("_code", "_tree", "allowance", "single")
+    __slots__ = ("_code", "_evaluate", "_pieces", "_tree", "allowance", "single")
 
     def __init__(self, tree: nodes.Template, single: _Single | None) -> None:
         """Raises TemplateSyntaxProblem."""
@@ -159,20 +161,33 @@ class _Program:
         # what only names data may take it whole, whatever its size, where no text is made of it
         self.allowance = WHOLE if single is not None and _is_path(single.expression) else None
         self._code: jinja2.Template | None = None
-        self._tree: nodes.Template | None = tree
+        self._tree: nodes.Template | None = None
+        self._pieces = pieces_of(tree) if single is None else None
+        self._evaluate = None if single is None else evaluation(single.expression)
+        if self._pieces is None and self._evaluate is None:
+            self._prepare(tree)
+
+    def _prepare(self, tree: nodes.Template) -> None:
+        """Code is needed."""
         simple = _is_simple(tree)
-        if single is not None:
-            result = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), single.expression, lineno=1)
+        self._tree = tree
+        if self.single is not None:
+            result = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), self.single.expression, lineno=1)
             self._tree = nodes.Template([result], lineno=1)
         elif not simple:
             _count_loops(tree)
         try:
             if not simple:
-                self.code()
+                self._made()
         except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
             raise TemplateSyntaxProblem(compile_problem(error)) from None
 
-    def code(self) -> jinja2.Template:
+    @property
+    def code(self) -> jinja2.Template | None:
+        """The code that has been rendered."""
+        return self._code
+
+    def _made(self) -> jinja2.Template:
         """The code. Several threads may ask for it at once."""
         tree = self._tree
         if tree is not None:
@@ -182,13 +197,19 @@ class _Program:
 
     def pieces(self, values: Mapping[str, Json]) -> Iterator[object]:
         """The text in pieces. Raises whatever goes wrong in an author's expressions."""
-        code = self.code()
+        if self._pieces is not None:
+            sandbox_limits.start()
+            return self._pieces.render(values)
+        code = self._made()
         sandbox_limits.start()
         return code.root_render_func(_context(code, values))
 
     def value(self, values: Mapping[str, Json], allowance: int | None = None) -> object:
         """The value of the one expression, within so many operations. Raises the same."""
-        code = self.code()
+        if self._evaluate is not None:
+            sandbox_limits.start(allowance)
+            return self._evaluate(values)
+        code = self._made()
         sandbox_limits.start(allowance)
         context = _context(code, values)
         for _ in code.root_render_func(context):
@@ -197,8 +218,8 @@ class _Program:
 
 
 def _context(code: jinja2.Template, values: Mapping[str, Json]) -> Context:
-    # `shared`: Jinja takes the mapping as it is, in place of two more copies
-    return code.new_context({**FUNCTIONS, **values}, shared=True)
+    # `shared`: Jinja takes the mapping as it is, in place of a copy of all that there is
+    return code.new_context(cast("Any", ChainMap(cast("Any", values), FUNCTIONS)), shared=True)
 
 
 def _is_path(node: nodes.Expr) -> bool:
@@ -309,7 +330,10 @@ class Template:
 
     def _fail(self, error: Exception, values: Mapping[str, Json], program: _Program) -> NoReturn:
         """Raise what went wrong as TemplateFailed, with its place."""
-        failure = Failure(self._text.text, program.code(), single=program.single is not None)
+        piece = 1
+        if isinstance(error, PieceFailed) and isinstance(error.__cause__, Exception):
+            piece, error = error.offset, error.__cause__
+        failure = Failure(self._text.text, program.code, single=program.single is not None, piece=piece)
         problem = failure.explain(error, self._steps, values.get("steps", {}))
         raise TemplateFailed(
             f"{self._text.place(problem.offset)}: {problem.message:.{_MAX_MESSAGE}}", hint=problem.hint

@@ -210,11 +210,13 @@ def _token(name: str, text: str) -> str:
 class Failure:
     """A template that failed. It is parsed again, since nothing is kept for the case that it fails."""
 
-    def __init__(self, text: str, program: jinja2.Template | None, *, single: bool) -> None:
-        """`single`: the template is exactly one expression."""
+    def __init__(self, text: str, program: jinja2.Template | None, *, single: bool, piece: int = 1) -> None:
+        """`single`: the template is exactly one expression; `piece`: the offset of the piece that failed, where no code
+        tells it."""
         self._text = text
         self._program = program
         self._single = single
+        self._piece = piece
 
     def explain(self, error: Exception, steps: Collection[str], records: Mapping[str, Json]) -> TemplateProblem:
         """What happened, what to do about it, and where."""
@@ -253,7 +255,7 @@ class Failure:
         """The offset of the tag or expression that was being rendered."""
         if self._single:
             return expression_start(self._text)
-        offset, trace, program = 1, error.__traceback__, self._program
+        offset, trace, program = self._piece, error.__traceback__, self._program
         while trace is not None:
             running = trace.tb_frame.f_globals.get("__jinja_template__")
             if running is program and program is not None:

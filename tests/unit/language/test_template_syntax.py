@@ -111,12 +111,12 @@ def test_what_is_overridden_in_jinja_is_there_and_has_an_upper_bound() -> None:
     assert callable(Lexer.tokeniter)
 
 
-def test_loading_makes_no_code_of_what_is_certain_to_become_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_made_where_the_tree_is_not_enough_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     compile_code = SANDBOX.compile
     monkeypatch.setattr(SANDBOX, "compile", lambda tree, *args: made.append(tree) or compile_code(tree, *args))
-    simple = compiled("{{ outline.parts[0].n | default(1) }} of {{ 'x' if other else inputs.topic }}")
-    assert made == []
-    assert [simple.text(VALUES), simple.text(VALUES)] == ["1 of x"] * 2
-    assert len(made) == 1
+    plain = compiled("{{ outline.parts[0].n | default(1) }} of {{ 'x' if other else inputs.topic }}")
+    sliced = compiled("{{ outline.parts[:1][0].n }} of {{ 'x' if other }}")
+    assert [plain.text(VALUES), len(made)] == ["1 of x", 0]
+    assert [sliced.text(VALUES), sliced.text(VALUES), len(made)] == ["1 of x", "1 of x", 1]
     assert problems("a {{ dict(a=1, a=2) }}") == [(1, 3, "keyword argument repeated: a", "")]

@@ -1,0 +1,260 @@
+"""Expressions of templates, evaluated from their syntax tree: what Jinja's code for them would do, without making any.
+
+To make code takes Jinja and Python most of a millisecond. Each node of a tree becomes a function here, which asks the
+sandbox what the code would ask it, in the same order; `tests/unit/language/test_template_tree.py` compares the two. What is
+not in `_READERS` (statements, calls, slices, an `if` without `else`) is left to the code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from jinja2 import nodes
+from jinja2.utils import missing
+
+from flowllm.core.types import Json
+from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX, Absent, finalized
+from flowllm.language.sandbox_filters import FUNCTIONS
+
+Values: TypeAlias = Mapping[str, Json]
+Evaluate: TypeAlias = Callable[[Values], Any]
+"""An expression's value; raises whatever goes wrong in it."""
+
+_DEEPEST: Final = 30
+"""Nodes within each other; Python has a limit for code, which is told as a problem of the template."""
+
+
+class _NeedsCode(Exception):
+    """The expression cannot be evaluated here."""
+
+
+class PieceFailed(Exception):
+    """A piece of a text could not be rendered, because of `__cause__`; `offset` is the piece's, from 1."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+class Pieces(NamedTuple):
+    """A text of which some pieces are expressions."""
+
+    parts: tuple[str | tuple[int, Evaluate], ...]
+    """Text as it is, or an expression and its offset."""
+
+    def render(self, values: Values) -> Iterator[str]:
+        """One by one. Raises PieceFailed."""
+        for part in self.parts:
+            if isinstance(part, str):
+                yield part
+                continue
+            offset, evaluate = part
+            try:
+                text = finalized(evaluate(values))
+            except Exception as error:
+                raise PieceFailed(offset) from error
+            yield text
+
+
+def pieces_of(tree: nodes.Template) -> Pieces | None:
+    """The pieces of a text; None where code is needed."""
+    if any(type(statement) is not nodes.Output for statement in tree.body):
+        return None
+    found: list[str | tuple[int, Evaluate]] = []
+    for output in tree.body:
+        for node in output.iter_child_nodes():
+            evaluate = None if isinstance(node, nodes.TemplateData) else evaluation(node)
+            if evaluate is not None:
+                found.append((node.lineno, evaluate))
+            elif isinstance(node, nodes.TemplateData):
+                found.append(node.data)
+            else:
+                return None
+    return Pieces(tuple(found))
+
+
+def evaluation(expression: nodes.Node) -> Evaluate | None:
+    """How to evaluate an expression; None where code is needed."""
+    try:
+        return _Reader(0, lenient=False).read(expression)
+    except _NeedsCode:
+        return None
+
+
+class _Reader(NamedTuple):
+    """Makes functions of nodes."""
+
+    depth: int
+    lenient: bool
+    """Nothing on the way of a path needs to be there."""
+
+    def read(self, node: nodes.Node) -> Evaluate:
+        """Raises _NeedsCode."""
+        reader = _READERS.get(type(node))
+        if reader is None or self.depth > _DEEPEST:
+            raise _NeedsCode
+        return reader(self, node)
+
+    def within(self, node: nodes.Node, *, lenient: bool = False) -> Evaluate:
+        """The same of a node within another."""
+        return _Reader(self.depth + 1, lenient).read(node)
+
+    def all_within(self, found: list[nodes.Expr], *, lenient: bool = False) -> tuple[Evaluate, ...]:
+        """The same of several."""
+        return tuple(self.within(node, lenient=lenient) for node in found)
+
+
+def _name(_reader: _Reader, node: Any) -> Evaluate:
+    name = node.name
+
+    def value(values: Values) -> Any:
+        found = values[name] if name in values else FUNCTIONS.get(name, missing)
+        return Absent(name=name) if found is missing else found
+
+    return value
+
+
+def _const(_reader: _Reader, node: Any) -> Evaluate:
+    constant = node.value
+    if isinstance(constant, float) and not math.isfinite(constant):
+        raise _NeedsCode
+    return lambda _values: constant
+
+
+def _getattr(reader: _Reader, node: Any) -> Evaluate:
+    of, name, offset = reader.within(node.node, lenient=reader.lenient), node.attr, node.lineno
+    access = SANDBOX.maybe_key if reader.lenient else SANDBOX.key
+    return lambda values: access(of(values), name, offset)
+
+
+def _getitem(reader: _Reader, node: Any) -> Evaluate:
+    of, index, offset = reader.within(node.node, lenient=reader.lenient), reader.within(node.arg), node.lineno
+    access = SANDBOX.maybe_item if reader.lenient else SANDBOX.item
+    return lambda values: access(of(values), index(values), offset)
+
+
+def _list(reader: _Reader, node: Any) -> Evaluate:
+    items = reader.all_within(node.items)
+    return lambda values: [item(values) for item in items]
+
+
+def _tuple(reader: _Reader, node: Any) -> Evaluate:
+    items = reader.all_within(node.items)
+    return lambda values: tuple([item(values) for item in items])
+
+
+def _dict(reader: _Reader, node: Any) -> Evaluate:
+    pairs = tuple((reader.within(pair.key), reader.within(pair.value)) for pair in node.items)
+    return lambda values: {SANDBOX.hashed(key(values)): value(values) for key, value in pairs}
+
+
+def _concat(reader: _Reader, node: Any) -> Evaluate:
+    parts = reader.all_within(node.nodes)
+    return lambda values: SANDBOX.tilde([part(values) for part in parts])
+
+
+def _compare(reader: _Reader, node: Any) -> Evaluate:
+    left = reader.within(node.expr)
+    (operator, right), *more = [(operand.op, reader.within(operand.expr)) for operand in node.ops]
+
+    def holds(values: Values) -> bool:
+        later = (part for name, operand in more for part in (name, partial(operand, values)))
+        return SANDBOX.compare(left(values), operator, right(values), *later)
+
+    return holds
+
+
+def _binary(operator: str) -> Callable[[_Reader, Any], Evaluate]:
+    def read(reader: _Reader, node: Any) -> Evaluate:
+        left, right = reader.within(node.left), reader.within(node.right)
+        return lambda values: SANDBOX.call_binop(None, operator, left(values), right(values))
+
+    return read
+
+
+def _and(reader: _Reader, node: Any) -> Evaluate:
+    left, right = reader.within(node.left), reader.within(node.right)
+    return lambda values: left(values) and right(values)
+
+
+def _or(reader: _Reader, node: Any) -> Evaluate:
+    left, right = reader.within(node.left), reader.within(node.right)
+    return lambda values: left(values) or right(values)
+
+
+def _not(reader: _Reader, node: Any) -> Evaluate:
+    operand = reader.within(node.node)
+    return lambda values: not operand(values)
+
+
+def _neg(reader: _Reader, node: Any) -> Evaluate:
+    operand = reader.within(node.node)
+    return lambda values: -operand(values)
+
+
+def _choice(reader: _Reader, node: Any) -> Evaluate:
+    if node.expr2 is None:
+        raise _NeedsCode
+    test, then, otherwise = reader.within(node.test), reader.within(node.expr1), reader.within(node.expr2)
+    return lambda values: then(values) if test(values) else otherwise(values)
+
+
+def _applied(reader: _Reader, node: Any, known: Mapping[str, Any], *, lenient: bool, arguments: bool) -> Evaluate:
+    """A filter or a test; `lenient`: of something that need not be there, and `arguments` neither."""
+    function = known.get(node.name)
+    names = [keyword.key for keyword in node.kwargs]
+    if function is None or node.node is None or node.dyn_args or node.dyn_kwargs or len(set(names)) < len(names):
+        raise _NeedsCode
+    # Jinja's own mark of those that take something first; of the three it knows, the environment alone is at hand
+    takes = getattr(function, "jinja_pass_arg", None)
+    if takes is not None:
+        if takes.name != "environment":
+            raise _NeedsCode
+        function = partial(function, SANDBOX)
+    subject = reader.within(node.node, lenient=lenient)
+    by_place = reader.all_within(node.args, lenient=arguments)
+    by_name = tuple(zip(names, reader.all_within([one.value for one in node.kwargs], lenient=arguments), strict=True))
+    if not by_place and not by_name:
+        return lambda values: function(subject(values))
+    return lambda values: function(
+        subject(values), *[one(values) for one in by_place], **{name: one(values) for name, one in by_name}
+    )
+
+
+def _filter(reader: _Reader, node: Any) -> Evaluate:
+    lenient = node.name in DEFAULT_FILTERS
+    return _applied(reader, node, SANDBOX.filters, lenient=lenient, arguments=lenient)
+
+
+def _test(reader: _Reader, node: Any) -> Evaluate:
+    return _applied(reader, node, SANDBOX.tests, lenient=node.name in DEFINED_TESTS, arguments=False)
+
+
+_READERS: Final[dict[type[nodes.Node], Callable[[_Reader, Any], Evaluate]]] = {
+    nodes.Name: _name,
+    nodes.Const: _const,
+    nodes.Getattr: _getattr,
+    nodes.Getitem: _getitem,
+    nodes.List: _list,
+    nodes.Tuple: _tuple,
+    nodes.Dict: _dict,
+    nodes.Concat: _concat,
+    nodes.Compare: _compare,
+    nodes.Add: _binary("+"),
+    nodes.Sub: _binary("-"),
+    nodes.Mul: _binary("*"),
+    nodes.Div: _binary("/"),
+    nodes.FloorDiv: _binary("//"),
+    nodes.Mod: _binary("%"),
+    nodes.Pow: _binary("**"),
+    nodes.And: _and,
+    nodes.Or: _or,
+    nodes.Not: _not,
+    nodes.Neg: _neg,
+    nodes.CondExpr: _choice,
+    nodes.Filter: _filter,
+    nodes.Test: _test,
+}
