@@ -157,13 +157,31 @@ def locator(scalar: Scalar) -> Callable[[int], Location]:
         source, where = scalar.source, scalar.where
         if not source:
             return where
-        if not offsets:
-            offsets.extend(_align(scalar))
-        at = offsets[min(offset, len(offsets) - 1)]
+        at = _written_at(scalar, min(offset, len(scalar.text)))
+        if at < 0:
+            if not offsets:
+                offsets.extend(_align(scalar))
+            at = offsets[min(offset, len(offsets) - 1)]
         line = where.line + source.count("\n", scalar.start, at)
         return Location(file=where.file, line=line, column=at - source.rfind("\n", 0, at))
 
     return locate
+
+
+def _written_at(scalar: Scalar, offset: int) -> int:
+    """Where in the file a character stands in a text that is written there as it is, in one line or, as `|` has them, in
+    lines with indentation before them; -1 for any other text."""
+    source, text = scalar.source, scalar.text
+    at = _content_start(scalar)
+    if scalar.style != "|":
+        changed = "\n" in text or (scalar.style in {"'", '"'} and (scalar.style in text or "\\" in text))
+        return -1 if changed or not source.startswith(text, at) else at + offset
+    for _ in range(text.count("\n", 0, offset)):
+        at = source.find("\n", at) + 1
+    begin = text.rfind("\n", 0, offset) + 1
+    end = source.find("\n", at)
+    line, found = text[begin:].split("\n", 1)[0], source[at : len(source) if end < 0 else end]
+    return at + len(found) - len(line) + offset - begin if found.endswith(line) else -1
 
 
 def _align(scalar: Scalar) -> list[int]:

@@ -36,6 +36,7 @@ from flowllm.language.template_errors import (
 )
 from flowllm.language.template_names import NO_USES, Uses, uses_of
 from flowllm.language.template_paths import Names, Reference, united
+from flowllm.language.template_quick import quick_tree
 from flowllm.language.template_tree import PieceFailed, evaluation, pieces_of
 
 RESERVED_IDS: Final = frozenset(
@@ -112,7 +113,7 @@ def compile_template(
 
 
 def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, condition: bool) -> Template:
-    tree = parse(text.text) if _BEGINS.search(text.text) else None
+    tree = (quick_tree(text.text) or parse(text.text)) if _BEGINS.search(text.text) else None
     single = None if tree is None else _single(tree)
     if condition and single is None:
         raise TemplateSyntaxProblem(
