@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowllm.core.errors import BudgetExceeded, RequestRejected
+from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend, dollars, price
 from flowllm.core.types import Budget, RunStatus
 
 _ROUNDING = 1e-9
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReservation:
     """What is set aside for one request, at most."""

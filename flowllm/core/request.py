@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flowllm.core.errors import ImageFailed
+from flowllm.core.fast_init import fast_init
 from flowllm.core.types import Json, Usage
 
 _OTHER_ROOTS = frozenset({"anyOf", "oneOf", "allOf", "enum", "const", "$ref"})
@@ -53,6 +54,7 @@ class ImageFile:
         return {"path": self.path, "sha256": self.sha256}
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One chat completion to ask for, before any provider's dialect."""
@@ -95,6 +97,7 @@ def service_tier(request: Request | LocalRequest) -> str:
     return tier if isinstance(tier, str) else ""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer as a provider gave it."""
@@ -149,6 +152,7 @@ Reply: TypeAlias = Completion | Embeddings | LocalReply
 """What a provider gave for a request."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A valid answer to a request: what steps build on and what the response cache keeps."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Final, NewType, TypeAlias, TypeVar
 
+from flowllm.core.fast_init import fast_init
+
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)
 NodeId = NewType("NodeId", str)
@@ -150,6 +152,7 @@ class OnTruncated(StrEnum):
     FAIL = "fail"  # the step fails
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one answer, as the provider counted them. None: it did not say, so the count is unknown."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from flowllm.core.errors import BadRow
+from flowllm.core.fast_init import fast_init
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.strict_json import reason
 from flowllm.core.types import Json
@@ -16,6 +17,7 @@ MAX_ROW = 16 * 1024 * 1024
 CONTENT_DIGITS = 32
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One row of a data set, or what could be made of a bad one."""

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flowllm.core.fast_init import fast_init
 from flowllm.core.types import Limits, Trait, WaitReason
 from flowllm.limits.quota_headers import Quota
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
@@ -122,6 +123,7 @@ def lower(a: float | None, b: float | None) -> float | None:
     return min((x for x in (a, b) if x is not None), default=None)
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departure:
     """A request on its way: when it went, and how many requests and tokens of its model had gone by then, its own

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from flowllm.core.fast_init import fast_init
 from flowllm.core.types import Priority, WaitReason
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.scope import Hold
@@ -24,6 +25,7 @@ class WaitListener(Protocol):
         ...
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """What a request asks for."""

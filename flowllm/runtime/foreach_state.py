@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flowllm.core.errors import ItemsFailed, StepError, TemplateFailed
+from flowllm.core.fast_init import fast_init
 from flowllm.core.types import ROW, Counts, Json, NodeStatus, OnError
 from flowllm.language.sandbox_limits import at_most
 from flowllm.language.workflow import Foreach, Step
@@ -27,6 +28,7 @@ MOST_OPEN_ITEMS = 1024
 """Items of all foreaches of a run that are open at once, but for one of each."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """An item that reached a terminal status."""

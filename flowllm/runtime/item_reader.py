@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowllm.core.errors import DataFailed, StepError, TemplateFailed
+from flowllm.core.fast_init import fast_init
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, item_index
 from flowllm.datasets.base import Row, Rows, content_of
@@ -28,6 +29,7 @@ BATCH = 256
 """Items that are read, and looked up by a resume, at a time."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One item that was read and is still to be started."""

@@ -8,6 +8,7 @@ from typing import Final, Protocol, cast, runtime_checkable
 
 from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
+from flowllm.core.fast_init import fast_init
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language.template import Template, ValueTemplate
@@ -16,6 +17,7 @@ from flowllm.storage.base import NodeRecord, NodeWrite, Store
 from flowllm.storage.monitoring import SuspensionRecord
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
     """A step with its templates rendered: exactly what would be sent or computed."""
@@ -63,6 +65,7 @@ class Suspend:
     payload: Json = None
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemPosition:
     """Where a node stands in its run: within which other node, and as which item."""
@@ -89,6 +92,7 @@ class Within(Protocol):
         ...
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
     """What a bound step may use while it is carried out."""
