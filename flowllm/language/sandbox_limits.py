@@ -226,18 +226,27 @@ T = TypeVar("T")
 def rendered_now(work: Callable[[], T]) -> T:
     """What `work` gives, which renders templates and changes nothing else. Raises Unfinished where all that is rendered in
     this turn of the event loop would hold it for more than BRIEF operations, and what `work` raises."""
-    meter, loop = _METER, asyncio.get_running_loop()
-    if meter.loop is not loop:
-        meter.loop, meter.turn = loop, BRIEF
-        loop.call_soon(_end_turn)
-    if meter.turn <= 0:
+    meter = _METER
+    if not take_turn(1):
         raise Unfinished
     meter.brief, meter.started = BRIEF, False
     try:
         return work()
     finally:
-        meter.turn -= 1 + (BRIEF - meter.left if meter.started else 0)
+        meter.turn -= BRIEF - meter.left if meter.started else 0
         meter.brief, meter.left = None, 0
+
+
+def take_turn(operations: int) -> bool:
+    """Whether work on the event loop may go on in this turn of it, and takes as many operations."""
+    meter, loop = _METER, asyncio.get_running_loop()
+    if meter.loop is not loop:
+        meter.loop, meter.turn = loop, BRIEF
+        loop.call_soon(_end_turn)
+    if meter.turn <= 0:
+        return False
+    meter.turn -= operations
+    return True
 
 
 def _end_turn() -> None:

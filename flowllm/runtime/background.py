@@ -11,8 +11,8 @@ from flowllm.core.types import NodeId, RunId
 from flowllm.storage.base import NodeRecord, NodeWrite, RunLease, Store
 from flowllm.storage.monitoring import SuspensionRecord
 
-MOST_PENDING = 32
-"""Writes that nobody waits for, at most, before `WriteQueue.wait` holds up who makes more of them."""
+MOST_PENDING = 2000
+"""Rows that nobody waits for, at most, before `WriteQueue.wait` holds up who makes more of them."""
 
 
 class TaskSet:
@@ -58,7 +58,10 @@ class WriteQueue:
         self._store = store
         self._lease = lease
         self._on_error = on_error
-        self._pending: set[asyncio.Task[None]] = set()
+        self._rows: list[NodeWrite] = []
+        """Those of this turn of the event loop, for a task that has not begun."""
+        self._pending: dict[asyncio.Task[None], int] = {}
+        """Tasks that write, and how many rows each, once it has begun."""
 
     def __bool__(self) -> bool:
         return bool(self._pending)
@@ -66,23 +69,31 @@ class WriteQueue:
     async def commit(self, record: NodeRecord) -> None:
         """Write a row and wait until it is durable, and all that were enqueued before it. Raises StoreError."""
         if self._pending:
-            await asyncio.sleep(0)  # those tasks have not begun: their rows would be written behind this one
+            await asyncio.sleep(0)  # the last task has not begun: its rows would be written behind this one
         await self._store.commit(nodes=(NodeWrite(lease=self._lease, node=record),))
 
     def enqueue(self, *records: NodeRecord) -> None:
         """Write rows with the next commit, without waiting for it; `on_error` gets the error if that fails."""
-        writes = tuple(NodeWrite(lease=self._lease, node=record) for record in records)
-        task = start_task(self._store.commit(nodes=writes))
-        self._pending.add(task)
-        task.add_done_callback(self._done)
+        if not self._rows:
+            task = start_task(self._write())
+            self._pending[task] = 0
+            task.add_done_callback(self._done)
+        self._rows += [NodeWrite(lease=self._lease, node=record) for record in records]
+
+    async def _write(self) -> None:
+        rows, self._rows = self._rows, []
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it is only called as one
+        self._pending[task] = len(rows)
+        await self._store.commit(nodes=rows)
 
     async def wait(self, most: int = MOST_PENDING) -> None:
-        """Wait until at most `most` of the enqueued writes are pending."""
-        while len(self._pending) > most:
+        """Wait until at most `most` of the enqueued rows are pending."""
+        while sum(self._pending.values(), len(self._rows)) > most:
             await asyncio.wait(self._pending, return_when=asyncio.FIRST_COMPLETED)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._pending.discard(task)
+        del self._pending[task]
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._on_error(error)

@@ -13,8 +13,6 @@ from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import Lazy
 from flowllm.storage.base import NodeRecord
 
-TOGETHER = 64
-"""Rows that are written in one unit where nobody waits for them."""
 _DIGEST_BITS = 256
 
 
@@ -30,7 +28,7 @@ def item_row(record: NodeRecord) -> dict[str, Json]:
 
 
 class ForeachResults:
-    """Outputs, rows and a digest of one foreach, as far as something looks at them; and rows still to be written."""
+    """Outputs, rows and a digest of one foreach, as far as something looks at them."""
 
     def __init__(self, invocation: NodeInvocation) -> None:
         graph, step = invocation.scope.graph, invocation.step.id
@@ -43,7 +41,6 @@ class ForeachResults:
         self._outputs: dict[int, Json] = {}
         self._rows: dict[int, Json] = {}
         self._digest = 0
-        self._pending: list[NodeRecord] = []
 
     def add(self, record: NodeRecord) -> None:
         """An item ended."""
@@ -66,18 +63,6 @@ class ForeachResults:
         index = record.place or 0
         if self._holds_rows:
             self._rows[index] |= {"status": record.status.value, "output": None, "error": record.error}
-
-    def ride(self, context: RunContext, record: NodeRecord) -> None:
-        """Write a row some time, together with others."""
-        self._pending.append(record)
-        if len(self._pending) >= TOGETHER:
-            self.write(context)
-
-    def write(self, context: RunContext) -> None:
-        """Hand over the rows that wait."""
-        if self._pending:
-            records, self._pending = self._pending, []
-            context.writes.enqueue(*records)
 
     def result(self, context: RunContext, state: ForeachState) -> Result:
         """What templates look at, once the foreach is over."""

@@ -221,7 +221,6 @@ class ForeachRunner:
                 self._state.drained()
                 break
             self._start(reader.next())
-        self._results.write(self._context)
 
     def _may_open(self) -> bool:
         self._waits_for_open_item = False
@@ -238,7 +237,6 @@ class ForeachRunner:
         if item.row.error is not None:
             self._fail_unreadable(item, invocation, item.row.error)
         elif self._inline and item.before is None and (record := compute(self._context, invocation)) is not None:
-            self._results.ride(self._context, record)
             self._ended(item, record)
         else:
             self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
@@ -264,7 +262,7 @@ class ForeachRunner:
     def _fail_unreadable(self, item: Item, invocation: NodeInvocation, error: StepError) -> None:
         """A row of the data that could not be read."""
         record = self._context.record(invocation, NodeStatus.FAILED, error=error.as_dict())
-        self._results.ride(self._context, record)
+        self._context.writes.enqueue(record)
         self._context.ended(record, invocation)
         if invocation.step.on_error is not OnError.CONTINUE:
             self._context.failed(self._scope)
@@ -336,13 +334,12 @@ class ForeachRunner:
         details = {**self._context.redactor.value(error.as_dict()), UNJUDGED: True}
         record = replace(self._records[rejected.index], status=NodeStatus.FAILED, error=details)
         self._results.replaced(record)
-        self._results.ride(self._context, record)
+        self._context.writes.enqueue(record)
 
     # the end
 
     async def _finish(self, reader: ItemReader) -> NodeRecord:
         state, context, invocation = self._state, self._context, self._invocation
-        self._results.write(context)
         if not state.over and not state.paused:
             raise CallStopped
         if self._accepting:

@@ -1,20 +1,23 @@
 """Runs one graph from its first node to its last: does what its state machine commands.
 
-A chain of nodes goes on in one task; where several nodes become ready at once the others get tasks of their own.
+A chain of nodes goes on in one task; where several nodes become ready at once the others get tasks of their own. What only
+computes a value needs none: it is over before the next command.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import StepError, StoreError
-from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, Tolerance, WaitReason, child_id
-from flowllm.language.sandbox_limits import rendered
+from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, StepKind, Tolerance, WaitReason, child_id
+from flowllm.language.sandbox_limits import rendered, take_turn
 from flowllm.language.workflow import Keep, Output
 from flowllm.runtime.graph_state import (
     AllSuspended,
@@ -32,9 +35,13 @@ from flowllm.runtime.graph_state import (
     StopSending,
 )
 from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation
+from flowllm.runtime.node_runner import compute
 from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import LAZY, ItemPosition, Lazy
 from flowllm.storage.base import NodeRecord, RunRecord
+
+_COMPUTING: Final = 1000
+"""What computing a node takes besides its templates, as operations of templates: some 200 nodes in a turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,10 @@ class GraphRunner:
         self._over = asyncio.Event()
         self._began = context.clock.monotonic()
         self._suspended: dict[NodeId, NodeRecord] = {}
+        self._later: deque[NodeId] = deque()
+        """Nodes that compute a value in one of the next turns of the loop,"""
+        self._computing_later = False
+        """and whether there is a task for them."""
         scope.total = len(graph.steps)
         scope.graph = graph
 
@@ -129,8 +140,11 @@ class GraphRunner:
     def _follow(self, commands: list[Command], *, inline: bool = True) -> NodeId | None:
         """Executes commands; `inline`: the first node to start is left to the caller."""
         first: NodeId | None = None
-        for command in commands:
-            match command:
+        left = deque(commands)
+        while left:
+            match left.popleft():
+                case StartNode(node=node) if self._only_computes(node):
+                    left += self._compute(node)
                 case StartNode(node=node):
                     if first is None and inline:
                         first = node
@@ -161,6 +175,45 @@ class GraphRunner:
 
     def _restart(self, node: NodeId) -> None:
         self._follow(self._state.handle(NodeWoken(node=node)), inline=False)
+
+    def _only_computes(self, node: NodeId) -> bool:
+        step = self._graph.steps[StepId(node)]
+        plain = step.kind is StepKind.VALUE and step.foreach is None and step.save is None
+        return plain and node not in self._before
+
+    def _compute(self, node: NodeId) -> list[Command]:
+        """Computes a node's value, now or in a later turn; what is to be done then."""
+        if self._later or not take_turn(_COMPUTING):
+            self._later.append(node)
+            if not self._computing_later:
+                self._computing_later = True
+                self._context.tasks.spawn(self._compute_later(), self._drop_later)
+            return []
+        return self._computed(node)
+
+    def _computed(self, node: NodeId) -> list[Command]:
+        try:
+            record = compute(self._context, self._invocation(node))
+            if record is None:
+                self._spawn(node)
+                return []
+            self._note(node, record)
+        except Exception as error:  # noqa: BLE001 - a bug of flowllm must not leave the graph waiting for this node
+            self._context.broke(error)
+            return self._state.handle(NodeFinished(node=node, status=NodeStatus.CANCELLED))
+        return self._state.handle(NodeFinished(node=node, status=record.status))
+
+    async def _compute_later(self) -> None:
+        while self._later:
+            await asyncio.sleep(0)
+            await self._context.writes.wait()
+            while self._later and take_turn(_COMPUTING):
+                self._follow(self._computed(self._later.popleft()), inline=False)
+        self._computing_later = False
+
+    def _drop_later(self) -> None:
+        while self._later:
+            self._dropped(self._later.popleft())
 
     def _spawn(self, node: NodeId) -> None:
         self._context.tasks.spawn(self._chain(node), lambda: self._dropped(node))

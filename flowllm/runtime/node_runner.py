@@ -160,17 +160,21 @@ async def _within(
 
 
 def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
-    """A node whose value is known as soon as it is bound. Its record is still to be written. None, and no event,
-    where its templates take too long for that. Does not raise StepError."""
+    """A node whose value is known as soon as it is bound; its record is enqueued. None, and no event, where its templates
+    take too long for that. Does not raise."""
+    bound, error = None, None
     try:
-        bound, error = rendered_now(lambda: _bound(context, invocation)), None
+        bound = rendered_now(lambda: _bound(context, invocation))
     except Unfinished:
         return None
     except StepError as failure:
-        bound, error = None, failure
+        error = failure
+    except Exception as failure:  # noqa: BLE001 - a bug of flowllm must not take the others down
+        error = _internal(failure)
     started, reason = context.started(invocation), ""
     if error is not None:
-        record = context.record(invocation, NodeStatus.FAILED, error=error.as_dict(), started_at=started)
+        details = error.as_dict()
+        record = context.record(invocation, NodeStatus.FAILED, error=details, started_at=started, cost_usd=0.0)
     elif bound is None:
         record = context.record(invocation, NodeStatus.SKIPPED, parts={"when": False})
         reason = "its `when` is false"
@@ -183,7 +187,9 @@ def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | Non
             output=context.kinds[bound.step.kind].work(bound).output,
             cost_usd=0.0,
             started_at=started,
+            waits=dict(invocation.waits or {}),
         )
+    context.writes.enqueue(record)
     context.ended(record, invocation, reason=reason)
     if record.status is NodeStatus.FAILED:
         _note_failure(context, invocation)

@@ -30,14 +30,15 @@ class SlowStore:
             raise StorageFailed("the disk is full")
 
 
-def test_a_committed_row_is_written_behind_those_that_were_enqueued_before_it() -> None:
+def test_a_committed_row_is_written_behind_those_that_were_enqueued_before_it_which_go_together() -> None:
     async def main() -> None:
         store = SlowStore()
         queue = WriteQueue(store, LEASE, on_error=lambda _: None)
         queue.enqueue(record("a"), record("b"))
+        queue.enqueue(record("c"))
         assert store.written == []
-        await queue.commit(record("c"))
-        assert store.written == [["a", "b"], ["c"]]
+        await queue.commit(record("d"))
+        assert store.written == [["a", "b", "c"], ["d"]]
 
     run_virtual(main())
 

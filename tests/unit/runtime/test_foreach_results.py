@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from flowllm.core.cancel import CancelToken
 from flowllm.core.types import Json, NodeStatus, StepKind
-from flowllm.runtime.foreach_results import TOGETHER, ForeachResults
+from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended, ForeachState
 from flowllm.runtime.graph_state import CompiledGraph
 from flowllm.runtime.invocation import GraphScope, NodeInvocation, Result, UsageTotals
@@ -19,16 +19,9 @@ class FakeStore:
 
 
 class FakeContext:
-    """Takes rows that ride."""
-
     def __init__(self) -> None:
         self.store = FakeStore()
         self.run = NodeRecord(run_id="r1", node_id="", kind=StepKind.VALUE, status=NodeStatus.SUCCEEDED)
-        self.rode: list[int] = []
-        self.writes = self
-
-    def enqueue(self, *records: NodeRecord) -> None:
-        self.rode.append(len(records))
 
 
 def results(user: str) -> ForeachResults:
@@ -114,13 +107,3 @@ def test_under_accept_only_the_chosen_ones_are_the_output() -> None:
         state.ended(Ended(index=place, number=place, status=NodeStatus.SUCCEEDED, output=output))
         these.add(record(place, output))
     assert result(these, state).output == ["good"]
-
-
-def test_rows_that_nobody_waits_for_are_written_together() -> None:
-    these, context = results("{value: 1}"), FakeContext()
-    for place in range(TOGETHER + 3):
-        these.ride(context, record(place, "x"))
-    assert context.rode == [TOGETHER]
-    these.write(context)
-    these.write(context)
-    assert context.rode == [TOGETHER, 3]

@@ -49,6 +49,63 @@ def test_where_several_nodes_become_ready_the_others_get_tasks_of_their_own() ->
     assert len({seen["b"], seen["c"], seen["d"]}) == 3
 
 
+VALUES = """
+        steps:
+          a: {prompt: a}
+          b: {value: "{{ a }}!"}
+          c: {value: "{{ b }} {{ 1 }}", when: "{{ b != 'x' }}"}
+          d: {prompt: "{{ c }}"}
+          e: {value: "{{ c + 1 }}", on_error: continue}
+        """
+
+
+def test_what_only_computes_takes_no_task_and_cuts_no_chain() -> None:
+    seen = tasks_of(VALUES)
+    assert list(seen) == ["a", "d"]
+    assert len(set(seen.values())) == 1
+
+
+def many(count: int) -> str:
+    steps = "".join(f"\n          s{n}: {{value: '{{{{ root }}}} {n}'}}" for n in range(count))
+    return f"\n        steps:\n          root: {{value: 1}}{steps}\n        outputs: {{last: '{{{{ s{count - 1} }}}}'}}"
+
+
+def test_many_that_only_compute_let_others_have_their_turn() -> None:
+    async def main() -> tuple[object, int, int]:
+        made, turns = stage(), 0
+        ready = await made.prepare(many(1000))
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(other())
+        outcome = await ready.attempt()
+        ticking.cancel()
+        return outcome.outputs, len(await made.nodes()), turns
+
+    outputs, nodes, turns = run_virtual(main())
+    assert (outputs, nodes) == ({"last": "1 999"}, 1001)
+    assert turns >= 5  # some 200 in a turn
+
+
+def test_those_that_have_not_had_their_turn_when_the_run_is_cancelled_have_no_outcome() -> None:
+    async def main() -> tuple[str, int]:
+        made = stage()
+        ready = await made.prepare(many(1000))
+        going = asyncio.create_task(ready.attempt())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        ready.context.tasks.cancel()
+        return (await going).status.value, len(await made.nodes())
+
+    status, nodes = run_virtual(main())
+    assert status == "interrupted"
+    assert 0 < nodes < 1001
+
+
 def test_a_chain_of_a_thousand_steps_does_not_run_out_of_stack() -> None:
     steps = "\n".join(
         ["          s0: {value: 0}", *(f'          s{n}: {{value: "{{{{ s{n - 1} + 1 }}}}"}}' for n in range(1, 1000))]
