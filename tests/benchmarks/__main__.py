@@ -1,5 +1,92 @@
-"""python -m tests.benchmarks: the speed of fan-out."""
+"""Every bar of docs/performance.md: python -m tests.benchmarks [--runs 5] [--quick] [--json FILE] [NAME…]
 
-from tests.benchmarks.fanout import main
+What is compared is measured alternately, and the medians of the runs count. Each workload is measured in a process of
+its own. A full run takes half an hour and 5 GB of disk; `--quick` measures a little of everything and ends with exit
+code 1 only where a ratio is over twice its bar. `--write` puts the figures on a page, those of `--from` without measuring.
+"""
 
-main()
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from tests.benchmarks import answers, calls, commits, disk, graphs, items, prefixes, processes, slots
+from tests.benchmarks.harness import Figure, NotThere, Scale
+from tests.benchmarks.table import as_json, lines, of_json, write
+
+WORKLOADS: dict[str, tuple[str, Callable[[Scale], list[Figure]]]] = {
+    "start": ("Commands as whole processes", processes.start),
+    "blog": ("The blog graph, 500 ms a call", processes.blog),
+    "slow-calls": ("1,000 calls of 200 ms, 100 in flight", calls.slow_calls),
+    "quick-calls": ("10,000 calls of 0 ms, 100 in flight", calls.quick_calls),
+    "matrix": ("30 documents of 4,000 tokens × 10 questions, 20 in flight", prefixes.matrix),
+    "system": ("200 items with one system prompt of 4,000 tokens", prefixes.system),
+    "slots": ("A server with 64 slots of 1 s and no 429s, 320 items", slots.slots),
+    "hangs": ("1,000 calls, 0.5 % of which hang for 300 s", slots.hangs),
+    "graphs": ("`value` steps, loading included", graphs.graphs),
+    "items": ("Long fan-outs", items.items),
+    "answers": ("Calls of 0 ms, 20 in flight, by the size of the answer", answers.answers),
+    "commits": ("What the store commits", commits.commits),
+    "disk": ("50,000 rows through 2 steps, answers of 1 kB", disk.disk),
+}
+
+
+def measured(name: str, scale: Scale) -> list[Figure]:
+    """The figures of one workload, in a process and a folder of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=scale.folder) as folder:
+        inner = Scale(runs=scale.runs, quick=scale.quick, folder=Path(folder))
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            try:
+                return pool.submit(WORKLOADS[name][1], inner).result()
+            except NotThere as reason:
+                return [Figure(what="not there", value=None, bar=0, note=str(reason))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(WORKLOADS)}")
+    parser.add_argument("--runs", type=int, help="rounds, whose median counts (5; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="a little of everything")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--from", type=Path, dest="given", metavar="FILE", help="take the figures of that --json")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="put the table on that page, such as docs/performance.md"
+    )
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(WORKLOADS):
+        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
+    if options.given is not None:
+        told = json.loads(options.given.read_text())
+    else:
+        runs = options.runs or (1 if options.quick else 5)
+        scale = Scale(runs=runs, quick=options.quick, folder=options.folder)
+        found = {}
+        for name in options.names or WORKLOADS:
+            began = time.monotonic()
+            found[name] = measured(name, scale)
+            print(
+                *lines(f"{WORKLOADS[name][0]} [{name}, {time.monotonic() - began:.0f} s]", found[name]),
+                sep="\n",
+                flush=True,
+            )
+        told = as_json(found, runs=runs, quick=options.quick)
+    if options.json is not None:
+        options.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    if options.write is not None:
+        write(options.write, {name: title for name, (title, _) in WORKLOADS.items()}, told)
+    figures = [figure for found in of_json(told).values() for figure in found]
+    slack = 2.0 if told["quick"] else 1.0
+    return 0 if all(figure.met(slack) or (told["quick"] and not figure.is_ratio) for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
