@@ -42,6 +42,11 @@ WATCHED_EVERY = 1.0
 """Seconds from one look at the limiter, and at suspended nodes, to the next."""
 
 
+GROUPED = 16
+"""Items for each slot of an account whose server keeps the beginnings of prompts: enough of several groups to fill the
+slots while the first of each is on its way."""
+
+
 class ObserverHub:
     """Hands each event to every observer; one that fails is heard of once, and then left out."""
 
@@ -229,9 +234,15 @@ class RunAttempt:
         gauges = self._limiter.gauges()
         return [gauges[account].max_concurrent for account in self._providers.accounts() if account in gauges]
 
-    def _window(self) -> int:
-        """Enough items to keep all slots of the accounts that the run uses filled."""
-        return max(DEFAULT_WINDOW, 2 * sum(self._slots()))
+    def _window(self, any_order: bool) -> int:
+        """Enough items to keep all slots of the accounts that the run uses filled; more where those go together whose
+        prompts begin the same, if they may."""
+        gauges = self._limiter.gauges()
+        found = [
+            (account, gauges[account].max_concurrent) for account in self._providers.accounts() if account in gauges
+        ]
+        wide = {account for account, _ in found if any_order and self._limiter.follows(account)}
+        return max(DEFAULT_WINDOW, sum(slots * (GROUPED if account in wide else 2) for account, slots in found))
 
     def _over(self) -> DatasetRun | None:
         if self._rows is None:

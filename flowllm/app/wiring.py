@@ -153,6 +153,8 @@ class Providers:
                     latency_sigma=settings.latency_sigma,
                     error_rate=settings.error_rate,
                     rate_limit_rate=settings.rate_limit_rate,
+                    prompt_cache=settings.prompt_cache,
+                    prefill=settings.prefill,
                     enforce=settings.enforce,
                 ),
                 clock=self._clock,

@@ -177,7 +177,7 @@ class Attempt:
         self._list_price = reply.list_price
         self._tier = reply.service_tier or self._tier
         charged = _taken(usage, None, self._reservation).tokens
-        self._notice(self._permit.answered(reply.headers, used=charged))
+        self._notice(self._permit.answered(reply.headers, used=charged, cached=usage.cached_input_tokens))
         validator = state.call.validator
         verdict = None
         if validator is not None and isinstance(reply, Completion):

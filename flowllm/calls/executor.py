@@ -22,7 +22,10 @@ from flowllm.core.events import NodeRetrying
 from flowllm.core.money import Spend
 from flowllm.core.request import Answer, ChatRequest, service_tier
 from flowllm.core.types import Usage, WaitReason, estimate_tokens
+from flowllm.limits.follower import Follower
 from flowllm.limits.limiter import Limiter, Permit
+from flowllm.limits.prefix import PromptPrefix
+from flowllm.limits.prefix_cache import Lineup
 from flowllm.storage.base import Store
 
 LOOK_AGAIN = 0.05
@@ -74,6 +77,8 @@ class CallExecution(CallState):
         self._looked = self.clock.monotonic()
         """When the cache was read last."""
         self._deferred = 0.0
+        request = pending.call.request
+        self.lineup = Lineup(PromptPrefix(request)) if isinstance(request, ChatRequest) else None
 
     async def answer(self) -> Answer:
         """Send until there is a valid answer, or no sense in sending again."""
@@ -174,14 +179,18 @@ class CallExecution(CallState):
                     model=call.request.model,
                     tenant=caller.tenant,
                     listener=self,
+                    lineup=self.lineup,
                 )
                 payer = self.pending.payer()
-                if payer.budget is budget:
+                if payer.budget is budget and isinstance(permit, Permit):
                     return payer, permit
             except BaseException:
                 _unused(budget, reservation, permit)
                 raise
             _unused(budget, reservation, permit)
+            if isinstance(permit, Follower):
+                await permit.released(self.clock)
+                self.queue_s += permit.queue_s
 
     async def _reserve(self, budget: RunBudget, reservation: BudgetReservation) -> None:
         began = self.clock.monotonic()
@@ -202,10 +211,10 @@ class CallExecution(CallState):
         return BudgetReservation(tokens=most.at_least, usd=usd)
 
 
-def _unused(budget: RunBudget | None, reservation: BudgetReservation, permit: Permit | None) -> None:
+def _unused(budget: RunBudget | None, reservation: BudgetReservation, permit: Permit | Follower | None) -> None:
     if budget is not None:
         budget.reconcile(reservation, Spend())
-    if permit is not None:
+    if isinstance(permit, Permit):
         permit.release()
 
 

@@ -41,6 +41,7 @@ class WaitReason(StrEnum):
     CACHE_LOOKUP = "cache_lookup"  # the response cache is being read
     BATCH = "batch"  # other texts to embed may come to share its request
     BUDGET = "budget"  # what is set aside for others leaves too little of the budget
+    PREFIX = "prefix"  # a request whose prompt begins the same is about to make it cheaper
     SLOT = "slot"  # as many requests are in flight as may be
     RATE = "rate"  # requests a minute
     TOKENS = "tokens"  # tokens a minute
@@ -275,6 +276,9 @@ class Limits:
     """Learn from headers and 429s, never above what is written; None: yes."""
     tokens_charged: str | None = None
     """request: as reserved; usage: as used; None: as the server's headers show, else as reserved."""
+    prefix_cache: str | None = None
+    """on, off: whether requests wait for one whose prompt begins the same; auto or None: where the server is seen to keep
+    beginnings."""
     models: Mapping[str, Limits] = field(default_factory=dict)
     """Further limits of single models."""
     give_up_after: float | None = None

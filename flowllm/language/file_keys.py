@@ -191,6 +191,11 @@ class LimitsKeys(ModelLimitsKeys, title="limits"):
     """What an account allows."""
 
     adaptive = Key(v.boolean, "Learns from headers and 429s, never above what is written (true).")
+    prefix_cache = Key(
+        v.choice("auto", "on", "off"),
+        "Whether requests wait until one whose prompt begins the same is answered, so that the provider reads it from its "
+        "cache. auto: where its answers show that it has one (auto).",
+    )
     models = Key(
         by_name(lambda name: nested(ModelLimitsKeys, f"models.{name}"), "models", _check_model),
         "Further limits of single models, by name.",
@@ -247,6 +252,8 @@ class SimulatedKeys(Keys, title="provider (simulated)"):
     latency_sigma = Key(v.number(least=0, most=10), "Sigma of the log-normal distribution of that time.", 0.0)
     error_rate = Key(v.share, "Share of requests that fail with a 500.", 0.0)
     rate_limit_rate = Key(v.share, "Share of requests that get a 429.", 0.0)
+    prompt_cache = Key(v.boolean, "Keeps the beginnings of prompts, from 1,024 tokens on, as providers do.", False)
+    prefill = Key(v.duration_or_zero, "Time to read 1,000 tokens of a prompt that it does not keep.", 0.0)
     enforce = Key(nested(EnforceKeys, "enforce"), "The server's own limits: requests above them get a 429.")
     limits = Key(nested(LimitsKeys, "limits"), "Limits of this account.")
 

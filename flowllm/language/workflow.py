@@ -81,6 +81,10 @@ class ProviderSettings:
     """Share of simulated requests that fail with a 500."""
     rate_limit_rate: float = 0.0
     """Share of simulated requests that get a 429."""
+    prompt_cache: bool = False
+    """The simulated server keeps the beginnings of prompts."""
+    prefill: float = 0.0
+    """Time in which it reads 1,000 tokens of a prompt that it does not keep."""
     enforce: Limits | None = None
     """A simulated server's own limits: requests above them get a 429."""
 

@@ -56,6 +56,8 @@ class AccountLimiter:
         self._queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
         self._departing: Counter[WaitReason] = Counter()
         """Admitted requests that wait for the moment at which they may go out."""
+        self.followers: set[asyncio.Future[None]] = set()
+        """Requests that wait for those that lead (`follower.py`)."""
         self._timer: asyncio.Task[None] | None = None
         self._due = 0.0
 
@@ -76,6 +78,7 @@ class AccountLimiter:
         found = self.models.get(name)
         if found is None:
             found = self.models[name] = ModelLimits(name)
+            found.prefixes.mode = self.scope.limits.prefix_cache
         return found
 
     def _give_own_queue(self, model: ModelLimits) -> None:
@@ -108,11 +111,12 @@ class AccountLimiter:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(len(queue) for queue in self._queues.values()) + len(self.followers)
 
     def waits(self) -> dict[WaitReason, int]:
         """How many wait for which reason, those too that were admitted and may not go out yet."""
         found = Counter(self._departing)
+        found[WaitReason.PREFIX] += len(self.followers)
         for queue in self._queues.values():
             if queue.hold is not None:
                 found[queue.hold.reason] += len(queue)
@@ -127,13 +131,14 @@ class AccountLimiter:
     # admission
 
     async def acquire(self, admission: Admission) -> float:
-        """Wait for admission; gives the seconds waited. Raises RequestRejected for what could never go."""
+        """Wait for admission, or until it is to follow another request (`Lineup.follows`); gives the seconds waited. Raises
+        RequestRejected for what could never go."""
         if (error := self._too_large(admission)) is not None:
             raise error
         now = self._clock.monotonic()
         self.began = now if self.began is None else self.began
         self.model(admission.model)
-        if not self.waiting and self._hold(admission, now) is None:
+        if not self.waiting and self._hold(admission, now) is None and not self._follows(admission, now):
             self._take(admission, now)
             return 0.0
         queue = self._queues.get(admission.model, self._queues[""])
@@ -145,7 +150,7 @@ class AccountLimiter:
         try:
             await waiter.future
         except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled() and not waiter.future.exception():
+            if waiter.admitted:
                 self.give_back(admission, used=0.0, sent=False)
             else:
                 waiter.queue.leave(ticket)
@@ -160,7 +165,10 @@ class AccountLimiter:
         asked = waiter.admission
         limited = any(scope.tokens is not None for scope in self._scopes(asked))
         cost = asked.tokens / TOKENS_OF_ONE if limited else 1.0
-        return queue.push(waiter, asked.priority, tenant=asked.tenant, weight=asked.weight, cost=cost, ticket=ticket)
+        first = asked.lineup is not None and asked.lineup.deadline is not None
+        return queue.push(
+            waiter, asked.priority, tenant=asked.tenant, weight=asked.weight, cost=cost, ticket=ticket, first=first
+        )
 
     def _too_large(self, admission: Admission) -> RequestRejected | None:
         for scope in self._scopes(admission):
@@ -179,13 +187,18 @@ class AccountLimiter:
         """Let everyone go who can go now, and set the timer for the next."""
         now = self._clock.monotonic()
         self._retune(now)
-        while (goes := self._next(now)) is not None:
-            head = goes.pop()
-            self._take(head.admission, now)
-            head.future.set_result(None)
+        while (found := self._next(now)) is not None:
+            queue, head = found
+            follows = self._follows(head.admission, now)
+            if follows:
+                queue.pass_over()
+            else:
+                queue.pop()
+                self._take(head.admission, now)
+            head.future.set_result(not follows)
 
-    def _next(self, now: float) -> AdmissionQueue[Waiter] | None:
-        """The queue whose head may go now. None: each queue knows what holds it back, and the timer is set."""
+    def _next(self, now: float) -> tuple[AdmissionQueue[Waiter], Waiter] | None:
+        """The queue whose head may go now, and that head. None: each queue knows what holds it back, and the timer is set."""
         soonest, by_account = math.inf, None
         for _, queue in sorted(self._heads(), key=lambda found: found[0]):
             head = queue.peek()
@@ -193,7 +206,7 @@ class AccountLimiter:
                 continue
             hold = by_account or self._hold(head.admission, now)
             if hold is None:
-                return queue
+                return queue, head
             queue.hold_back(hold, now)
             if hold.reason is not head.told:
                 head.tell(hold, self._clock.now())
@@ -234,13 +247,22 @@ class AccountLimiter:
     def _take(self, admission: Admission, now: float) -> None:
         for scope in self._scopes(admission):
             scope.take(admission.tokens, now)
+        if admission.lineup is not None:
+            self.model(admission.model).prefixes.begin(admission.lineup, now)
 
     def give_back(self, admission: Admission, *, used: float, sent: bool) -> None:
         """A slot returns, and the tokens that were not used."""
         now = self._clock.monotonic()
         for scope in self._scopes(admission):
             scope.give_back(admission.tokens, used, now, sent=sent)
+        if admission.lineup is not None:
+            self.model(admission.model).prefixes.over(admission.lineup)
         self.admit()
+
+    def _follows(self, admission: Admission, now: float) -> bool:
+        """Whether it rather waits for one whose prompt begins the same (`follower.py`) than to go now."""
+        prefixes, crowded = self.model(admission.model).prefixes, 2 * self.waiting >= self.most
+        return admission.lineup is not None and prefixes.follow(admission.lineup, now, crowded=crowded)
 
     @property
     def _adapts(self) -> bool:
@@ -321,6 +343,12 @@ class AccountLimiter:
         if headers and self.learns:
             self._read(headers, departure, now)
 
+    def cached(self, admission: Admission, departure: Departure, tokens: int | None) -> None:
+        """So many tokens of an answer's prompt were read from the server's cache; None: it does not say."""
+        if admission.lineup is not None:
+            now = self._clock.monotonic()
+            self.model(admission.model).prefixes.answered(admission.lineup, tokens, now - departure.at, now)
+
     def limited(self, retry_after: float | None, departure: Departure) -> None:
         """A 429: the model waits as long as it says, and its rate is cut."""
         now = self._clock.monotonic()
@@ -358,6 +386,9 @@ class AccountLimiter:
         self.breaker = Breaker()
         for model in self.models.values():
             model.paused_until = -math.inf
+        for follower in self.followers:
+            if not follower.done():
+                follower.set_exception(error)
         for _, queue in self._heads():
             while (head := queue.peek()) is not None:
                 queue.pop()

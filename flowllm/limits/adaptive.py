@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from flowllm.core.fast_init import fast_init
 from flowllm.core.types import Limits, Trait, WaitReason
+from flowllm.limits.prefix_cache import PrefixCache
 from flowllm.limits.quota_headers import Quota
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
@@ -141,6 +142,7 @@ class ModelLimits:
     def __init__(self, name: str) -> None:
         self.scope = LimitScope()
         self.adaptive = AdaptiveRate()
+        self.prefixes = PrefixCache()
         self.paused_until = -math.inf
         self.departed = Departure(model=name)
         self._told: float | None = None
@@ -167,6 +169,7 @@ class ModelLimits:
 
     def tune(self, limits: Limits, account: Limits, now: float) -> None:
         """Take these limits of its own, under those of its account."""
+        self.prefixes.mode = account.prefix_cache
         told = learned = None
         own = per_second(limits)
         if account.adaptive is not False:
@@ -181,8 +184,9 @@ class ModelLimits:
 
     def learned(self, now: float) -> dict[Trait, float]:
         """What was found out, for later runs to begin with."""
+        found = {} if self.prefixes.shown is None else {Trait.CACHES_PREFIXES: float(self.prefixes.shown)}
         rate = self.adaptive.rate(now)
-        return {} if rate is None or not self.adaptive.learned else {Trait.REQUESTS_PER_SECOND: rate}
+        return found if rate is None or not self.adaptive.learned else {**found, Trait.REQUESTS_PER_SECOND: rate}
 
     def remember(self, traits: Mapping[str, float], account: Limits, now: float) -> None:
         """What earlier runs found out. Nothing is held back by a rate that is very low, as no 429 said so in this one."""
@@ -190,6 +194,9 @@ class ModelLimits:
         if rate is not None and not self.adaptive.learned:
             self.adaptive.start_at(max(rate, LEAST_GUESS), now)
             self.retune(account, now)
+        caches = traits.get(Trait.CACHES_PREFIXES)
+        if caches is not None and self.prefixes.shown is None:
+            self.prefixes.shown = caches > 0
 
     def depart(self, tokens: float, now: float) -> Departure:
         """One goes out."""

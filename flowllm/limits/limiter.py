@@ -12,7 +12,9 @@ from flowllm.core.types import Json, Limits, Priority, Trait
 from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import Departure, lower
 from flowllm.limits.breaker import BreakerState
+from flowllm.limits.follower import Follower
 from flowllm.limits.give_up import FailureReport, judge_failure
+from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.scope import MINUTE
 from flowllm.limits.waiter import Admission, WaitListener
 
@@ -108,10 +110,13 @@ class Permit:
         """Wait for the moment at which the request may really go out: not during a pause, not above a rate."""
         self._departure = await self._account.depart(self._admission)
 
-    def answered(self, headers: Mapping[str, str], *, used: float) -> str | None:
-        """The answer is here: what its headers say, and the tokens that it took. Gives what people should hear."""
+    def answered(self, headers: Mapping[str, str], *, used: float, cached: int | None = None) -> str | None:
+        """The answer is here: what its headers say, the tokens that it took, and how many of them were read from the
+        server's cache. Gives what people should hear."""
         was_open = self._account.breaker.state is BreakerState.PROBING
-        self._account.answered(headers, self._departure or Departure(model=self._admission.model))
+        departure = self._departure or Departure(model=self._admission.model)
+        self._account.answered(headers, departure)
+        self._account.cached(self._admission, departure, cached)
         if self._account.scope.limits.tokens_charged == "usage":
             self._used = used
         return "answers again: requests go out, slowly at first" if was_open else None
@@ -150,12 +155,18 @@ def tightest(one: Limits, other: Limits) -> Limits:
         tokens_per_minute=smaller(one.tokens_per_minute, other.tokens_per_minute),
         burst=None if burst is None else int(burst),
         windows=tuple(dict.fromkeys([*one.windows, *other.windows])),
+        prefix_cache=_either(one.prefix_cache, other.prefix_cache),
         adaptive=one.adaptive if other.adaptive is None else other.adaptive and one.adaptive is not False,
         tokens_charged="request" if "request" in charged else one.tokens_charged or other.tokens_charged,
         models=models,
         give_up_after=smaller(one.give_up_after, other.give_up_after),
         stop_at_error_rate=smaller(one.stop_at_error_rate, other.stop_at_error_rate),
     )
+
+
+def _either(one: str | None, other: str | None) -> str | None:
+    """Off holds before on."""
+    return min((mode for mode in (one, other) if mode in ("off", "on")), default=None)
 
 
 class Limiter:
@@ -215,8 +226,10 @@ class Limiter:
         model: str = "",
         tenant: str = "",
         listener: WaitListener | None = None,
-    ) -> Permit:
-        """Wait until a request that reserves that many tokens may be sent; the permit must be released.
+        lineup: Lineup | None = None,
+    ) -> Permit | Follower:
+        """Wait until a request that reserves that many tokens may be sent; the permit must be released. A request that has
+        a `lineup` may be told to wait for another first.
 
         Raises RequestRejected for one that is larger than a whole minute's limit: it could never go. Raises
         ProviderDown when the provider is given up while this waits.
@@ -228,9 +241,13 @@ class Limiter:
             tenant=tenant,
             weight=self._weights.get(tenant, 1.0),
             listener=listener,
+            lineup=lineup,
         )
         found = self._account(account)
-        return Permit(found, admission, await found.acquire(admission))
+        waited = await found.acquire(admission)
+        if lineup is not None and lineup.follows is not None:
+            return Follower(found, admission, lineup, queue_s=waited)
+        return Permit(found, admission, waited)
 
     def learned(self, account: Hashable) -> dict[str, dict[Trait, float]]:
         """What was found out of each model of the account."""
@@ -240,6 +257,11 @@ class Limiter:
     def remember(self, account: Hashable, model: str, traits: Mapping[str, float]) -> None:
         """What earlier runs learned of a model, by the names of `Trait`, to begin with; unknown names are passed over."""
         self._account(account).remember(model, traits)
+
+    def follows(self, account: Hashable) -> bool:
+        """Whether requests of that account wait for those that lead (`prefix_cache.py`)."""
+        found = self._account(account)
+        return found.scope.limits.prefix_cache == "on" or any(model.prefixes.pays for model in found.models.values())
 
     def gauges(self) -> dict[Hashable, Gauge]:
         """How each account stands."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -33,7 +32,8 @@ class _Tenant(Generic[T]):
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.queue: deque[tuple[int, T, float]] = deque()
+        self.queue: list[tuple[bool, int, T, float]] = []
+        """A heap: (whether it came in its turn, arrival, request, cost); those that go first come before."""
         self.finish = 0.0
         """The virtual time at which the request that it was served last is paid for."""
 
@@ -70,7 +70,7 @@ class AdmissionQueue(Generic[T]):
     def __iter__(self) -> Iterator[tuple[int, T]]:
         """Those who wait with their tickets, in the order in which they came."""
         queues = (owner.queue for one in self._classes for owner in one.tenants.values())
-        waiting = ((ticket, item) for queue in queues for ticket, item, _ in queue if ticket in self._waiting)
+        waiting = ((ticket, item) for queue in queues for _, ticket, item, _ in queue if ticket in self._waiting)
         return iter(sorted(waiting, key=lambda one: one[0]))
 
     def push(
@@ -82,9 +82,11 @@ class AdmissionQueue(Generic[T]):
         weight: float = 1.0,
         cost: float = 1.0,
         ticket: int | None = None,
+        first: bool = False,
     ) -> int:
         """Join the queue; gives a ticket with which to leave it. `weight` is the tenant's from now on, `cost` what being
-        served counts against it. `ticket` is that of another queue, for one who comes from there."""
+        served counts against it. `ticket` is that of another queue, for one who comes from there. `first`: before all of
+        its tenant's at that priority that did not come so."""
         ticket = next(self._arrivals) if ticket is None else ticket
         self._waiting.add(ticket)
         lane = self._classes[_RANK[priority]]
@@ -92,7 +94,7 @@ class AdmissionQueue(Generic[T]):
         if owner is None:
             owner = lane.tenants[tenant] = _Tenant(weight)
         owner.weight = weight
-        owner.queue.append((ticket, item, cost))
+        heapq.heappush(owner.queue, (not first, ticket, item, cost))
         if len(owner.queue) == 1:
             heapq.heappush(lane.heap, (max(lane.now, owner.finish), ticket, tenant))
         return ticket
@@ -102,7 +104,7 @@ class AdmissionQueue(Generic[T]):
         for rank, lane in enumerate(self._classes):
             while lane.heap:
                 _, _, name = lane.heap[0]
-                ticket, item, _ = lane.tenants[name].queue[0]
+                _, ticket, item, _ = lane.tenants[name].queue[0]
                 if ticket in self._waiting:
                     return (rank, ticket), item
                 self._drop(lane, name)
@@ -122,12 +124,18 @@ class AdmissionQueue(Generic[T]):
         lane = self._classes[rank]
         start, _, name = heapq.heappop(lane.heap)
         owner = lane.tenants[name]
-        _, _, cost = owner.queue.popleft()
+        _, _, _, cost = heapq.heappop(owner.queue)
         self._waiting.discard(ticket)
         lane.now = start
         owner.finish = start + cost / owner.weight
         self._next(lane, name, owner)
         return item
+
+    def pass_over(self) -> None:
+        """Take out the one that would go next, at no cost to its tenant: it does not. Nothing happens on an empty queue."""
+        found = self.head()
+        if found is not None:
+            self._waiting.discard(found[0][1])
 
     def leave(self, ticket: int) -> None:
         """Give up waiting; nothing happens if it went already."""
@@ -150,18 +158,18 @@ class AdmissionQueue(Generic[T]):
         """The tenant's next request has left: what is behind it takes its place and its tag."""
         start, _, _ = heapq.heappop(lane.heap)
         owner = lane.tenants[name]
-        while owner.queue and owner.queue[0][0] not in self._waiting:
-            owner.queue.popleft()
+        while owner.queue and owner.queue[0][1] not in self._waiting:
+            heapq.heappop(owner.queue)
         if owner.queue:
-            heapq.heappush(lane.heap, (start, owner.queue[0][0], name))
+            heapq.heappush(lane.heap, (start, owner.queue[0][1], name))
         else:
             self._forget(lane, name, owner)
 
     def _next(self, lane: _Class[T], name: str, owner: _Tenant[T]) -> None:
-        while owner.queue and owner.queue[0][0] not in self._waiting:
-            owner.queue.popleft()
+        while owner.queue and owner.queue[0][1] not in self._waiting:
+            heapq.heappop(owner.queue)
         if owner.queue:
-            heapq.heappush(lane.heap, (max(lane.now, owner.finish), owner.queue[0][0], name))
+            heapq.heappush(lane.heap, (max(lane.now, owner.finish), owner.queue[0][1], name))
         else:
             self._forget(lane, name, owner)
 

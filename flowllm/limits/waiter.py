@@ -9,6 +9,7 @@ from typing import Protocol
 
 from flowllm.core.fast_init import fast_init
 from flowllm.core.types import Priority, WaitReason
+from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.scope import Hold
 
@@ -38,6 +39,8 @@ class Admission:
     weight: float = 1.0
     """Of the tenant."""
     listener: WaitListener | None = None
+    lineup: Lineup | None = None
+    """None: its prompt has no beginning that a server would keep."""
 
 
 class Waiter:
@@ -47,7 +50,7 @@ class Waiter:
 
     def __init__(self, admission: Admission, queue: AdmissionQueue[Waiter], now: float) -> None:
         self.admission = admission
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.told: WaitReason | None = None
         self.enter(queue, now)
 
@@ -55,6 +58,12 @@ class Waiter:
         """Wait in that queue from now on."""
         self.queue = queue
         self._before = dict(queue.held(now))
+
+    @property
+    def admitted(self) -> bool:
+        """It has a slot."""
+        future = self.future
+        return future.done() and not future.cancelled() and not future.exception() and future.result()
 
     def tell(self, hold: Hold, wall: float) -> None:
         """What it waits for, where that has changed."""

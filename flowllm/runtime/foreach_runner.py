@@ -46,6 +46,8 @@ LOCAL_WINDOW = 64
 MOST_SUSPENDED = 1024
 """Suspended items of a foreach that are held to be started again while others are executed; more are when it is
 executed again as a whole."""
+LOOK_EVERY = 1.0
+"""Seconds after which it is seen anew how many items may be in flight."""
 MIN_BATCHES = 8
 """Requests' worth of texts to embed that a foreach has in flight at least."""
 
@@ -94,6 +96,8 @@ class ForeachRunner:
         self._withdrawn = 0
         self._reused = 0
         self._waits_for_open_item = False
+        self._looked = 0.0
+        """When it last saw how many items may be in flight (monotonic seconds)."""
         self._full_s = 0.0
         """Seconds in which no more items could be opened."""
         self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
@@ -162,14 +166,7 @@ class ForeachRunner:
                 await self._sink.finish(complete=complete)
 
     def _begin(self, rows: Rows) -> ForeachState:
-        foreach, step = self._foreach, self._invocation.step
-        asks = step.kind in REQUEST_KINDS or step.kind is StepKind.WORKFLOW
-        own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
-        window = max(
-            self._context.open_items.window() if asks or own else LOCAL_WINDOW, MIN_BATCHES * texts_together(step)
-        )
-        if foreach is not None and foreach.max_concurrent is not None:
-            window = foreach.max_concurrent
+        step = self._invocation.step
         self._scope.total = rows.total or 0
         self._context.emit(
             FanOutStarted(
@@ -177,7 +174,20 @@ class ForeachRunner:
             )
         )
         before = self._pulled_before
-        return foreach_state(step, self._invocation.values, window=window, total=rows.total, pulled_before=before)
+        self._looked = self._context.clock.monotonic()
+        return foreach_state(
+            step, self._invocation.values, window=self._window(), total=rows.total, pulled_before=before
+        )
+
+    def _window(self) -> int:
+        """Items in flight, as the limits stand now."""
+        foreach, step = self._foreach, self._invocation.step
+        if foreach is not None and foreach.max_concurrent is not None:
+            return foreach.max_concurrent
+        asks = step.kind in REQUEST_KINDS or step.kind is StepKind.WORKFLOW
+        own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
+        window = self._context.open_items.window(not self._accepting) if asks or own else LOCAL_WINDOW
+        return max(window, MIN_BATCHES * texts_together(step))
 
     # pulling
 
@@ -208,6 +218,8 @@ class ForeachRunner:
                 self._context.suspended.forget(node)
 
     def _pull(self, reader: ItemReader) -> None:
+        if not self._accepting and (now := self._context.clock.monotonic()) >= self._looked + LOOK_EVERY:
+            self._looked, self._state.window = now, self._window()
         while self._scope.token.status is None and self._state.may_pull() > 0:
             if not self._context.open_items.may_open(self._state.in_flight):
                 if not self._waits_for_open_item:

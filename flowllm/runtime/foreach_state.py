@@ -78,7 +78,8 @@ class ForeachState:
     ) -> None:
         """`window` is the most items in flight; `total` how many there are, None while that is not known. As many as
         `pulled_before` were pulled before the foreach was suspended: one of them may have been woken since."""
-        self._window = window
+        self.window = window
+        """May change while it goes on, but under `accept`."""
         self._policy = policy
         self._tolerated = tolerated or FailureTolerance()
         self._total = total
@@ -115,14 +116,14 @@ class ForeachState:
         if self._drained or self.enough or self._too_many:
             return 0
         if self._policy is None:
-            return max(0, self._window - len(self._open))
+            return max(0, self.window - len(self._open))
         if self._undetermined:
             return 0
         if self._next < self._pulled_before:
-            return int(len(self._open) < self._window)
+            return int(len(self._open) < self.window)
         needed = self._policy.count - len(self._accepted)
         most = math.ceil(self._policy.overshoot * needed) - len(self._suspended)
-        return 1 if len(self._open) + len(self._waiting) < min(self._window, most) else 0
+        return 1 if len(self._open) + len(self._waiting) < min(self.window, most) else 0
 
     @property
     def over(self) -> bool:
@@ -327,8 +328,9 @@ class OpenItemLimit:
     A foreach without any may always open one, so that nesting cannot deadlock.
     """
 
-    def __init__(self, limit: int, window: Callable[[], int] = lambda: DEFAULT_WINDOW) -> None:
-        """`window` is how many items one foreach has in flight where it does not say."""
+    def __init__(self, limit: int, window: Callable[[bool], int] = lambda _: DEFAULT_WINDOW) -> None:
+        """`window` is how many items one foreach has in flight where it does not say; told whether its items may be sent in
+        another order than their own."""
         self.window = window
         self._limit = limit
         self._open = 0

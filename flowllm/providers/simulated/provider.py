@@ -18,6 +18,7 @@ from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedReque
 from flowllm.core.types import Json, Limits, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.openai.request import OpenAIConfig, encode
+from flowllm.providers.simulated.prompt_cache import PromptCache
 from flowllm.providers.simulated.text import Topic, phrase, wanted_items, write
 
 _BYTES_A_TOKEN = 4
@@ -46,6 +47,10 @@ class SimulatedConfig:
     """Share of requests that fail with a 500."""
     rate_limit_rate: float = 0.0
     """Share of requests that get a 429."""
+    prompt_cache: bool = False
+    """It keeps the beginnings of prompts."""
+    prefill: float = 0.0
+    """Time to read 1,000 tokens of a prompt that it does not keep."""
     enforce: Limits | None = None
     """Requests above these limits get a 429."""
 
@@ -66,6 +71,7 @@ class SimulatedProvider:
         self.account = Account(type="simulated", base_url=f"simulated:seed={config.seed}")
         self._attempts: OrderedDict[str, int] = OrderedDict()
         self._answers: OrderedDict[str, int] = OrderedDict()
+        self._prompts = PromptCache() if config.prompt_cache else None
         self._in_flight = 0
         self._limits_of_server = _ServerLimits(config.enforce, clock) if config.enforce is not None else None
 
@@ -85,11 +91,16 @@ class SimulatedProvider:
         body = self.encode(request)
         key = digest(f"{self._config.seed}:{canonical(body)}")
         max_tokens = body.get("max_tokens")
-        tokens = 0
-        if self._limits_of_server is not None:
-            tokens = _tokens(canonical(body["messages"])) + (max_tokens if isinstance(max_tokens, int) else 0)
-        async with self._served(key, tokens, timeout):
-            return self._completion(body, key, _counted(self._answers, key))
+        prompt = _tokens(canonical(body["messages"]))
+        most = prompt + (max_tokens if isinstance(max_tokens, int) else 0)
+        blocks, cached = ([], 0) if self._prompts is None else self._prompts.begin(body)
+        cached = min(cached, prompt)
+        prefill = self._config.prefill * (prompt - cached) / 1000
+        async with self._served(key, most, timeout, prefill):
+            if self._prompts is not None:
+                self._prompts.end(blocks)
+            usage = Usage(input_tokens=prompt, cached_input_tokens=cached)
+            return self._completion(body, key, _counted(self._answers, key), usage)
 
     async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
         """Vectors of length 1 that depend on seed, model, dimensions and text alone; see Provider.embed."""
@@ -120,7 +131,7 @@ class SimulatedProvider:
         )
 
     @contextlib.asynccontextmanager
-    async def _served(self, key: str, tokens: int, timeout: float) -> AsyncIterator[None]:
+    async def _served(self, key: str, tokens: int, timeout: float, prefill: float = 0.0) -> AsyncIterator[None]:
         """A request's time at the server, with its latency and faults; then the block decides on the answer."""
         attempt = _counted(self._attempts, key)
         self._in_flight += 1
@@ -128,13 +139,13 @@ class SimulatedProvider:
             if self._limits_of_server is not None:
                 self._limits_of_server.admit(tokens, in_flight=self._in_flight, name=self.name)
             random = Random(f"{key}:attempt:{attempt}")  # noqa: S311 - not for secrets
-            await self._wait_or_fail(random, timeout)
+            await self._wait_or_fail(random, timeout, prefill)
             yield
         finally:
             self._in_flight -= 1
 
-    async def _wait_or_fail(self, random: Random, timeout: float) -> None:
-        latency = self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
+    async def _wait_or_fail(self, random: Random, timeout: float, prefill: float) -> None:
+        latency = prefill + self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
         await self._clock.sleep(min(latency, timeout))
         if latency > timeout:
             raise AttemptTimedOut(
@@ -146,11 +157,11 @@ class SimulatedProvider:
         if random.random() < self._config.rate_limit_rate:
             raise RateLimited(f"{self.name} (simulated) says to slow down (429)", retry_after=_BUSY_RETRY_AFTER)
 
-    def _completion(self, body: Mapping[str, Json], key: str, occurrence: int) -> Completion:
+    def _completion(self, body: Mapping[str, Json], key: str, occurrence: int, usage: Usage) -> Completion:
         again = f":{occurrence}" if occurrence > 1 else ""
         random = Random(f"{key}:answer{again}")  # noqa: S311 - not for secrets
         text, cut = _truncated(_text(body, random), body.get("max_tokens"))
-        usage = Usage(input_tokens=_tokens(canonical(body["messages"])), output_tokens=_tokens(text))
+        usage += Usage(output_tokens=_tokens(text))
         if cut and not text:
             raise TruncatedAnswer(
                 f"{body['model']} used up max_tokens before it said a word", hint="raise max_tokens", usage=usage

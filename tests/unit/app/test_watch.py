@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from flowllm.app.flowllm import FlowLLM
-from flowllm.calls.batch import Batches
-from flowllm.calls.executor import CallExecutor
-from flowllm.calls.response_cache import ResponseCache
-from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.types import RunStatus
-from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
+from tests.support.virtual_app import opened
 from tests.support.waiting import approval_steps
 from tests.support.workflows import workflow
 
@@ -20,14 +15,6 @@ SIMULATED = """
       posts: {foreach: [1, 2, 3, 4], prompt: "{{ item }}"}
       after: {value: "{{ posts | length }}"}
     """
-
-
-def opened(clock: LoopClock) -> FlowLLM:
-    app = FlowLLM(database="memory:", clock=clock, environ={})
-    store = app._store = InlineStore()
-    calls = ResponseCache(Batches(CallExecutor(app._limiter, store, clock), clock), store, clock)
-    app._calls = InFlightCalls(calls, clock)
-    return app
 
 
 def test_the_gauges_of_the_limiter_are_noted_once_a_second() -> None:
