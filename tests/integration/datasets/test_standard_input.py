@@ -135,6 +135,7 @@ def test_memory_stays_flat(count: int, project: Project) -> None:
             _feed(process, b"".join(b'{"n": "%d"}\n' % n for n in range(start, start + 1000)))
         assert process.stdin is not None
         process.stdin.close()
+        process.stdin = None  # `communicate` flushes it
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         reader.join()
