@@ -12,7 +12,8 @@ from typing import cast
 from flowllm.calls.base import AnyRequest, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation
 from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
-from flowllm.calls.response_cache import memo_record, waited
+from flowllm.calls.response_cache import waited
+from flowllm.calls.stored_answer import memo_record
 from flowllm.core.clock import Clock
 from flowllm.core.errors import (
     AttemptTimedOut,

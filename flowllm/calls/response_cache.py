@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flowllm.calls.base import Layer, PendingCall
+from flowllm.calls.stored_answer import answer_of, usable
 from flowllm.core.clock import Clock
 from flowllm.core.request import Answer
-from flowllm.core.types import Usage, WaitReason
-from flowllm.storage.base import MemoRecord, Store
+from flowllm.core.types import WaitReason
+from flowllm.storage.base import Store
 
 
 class ResponseCache:
@@ -45,48 +46,9 @@ async def recalled(
     began = clock.monotonic()
     record = await store.memo(call.key)
     waited(pending, WaitReason.CACHE_LOOKUP, clock.monotonic() - began)
-    if record is None or not fresh(record, call.ttl, now=clock.now()):
+    if record is None or not usable(record, call.ttl, now=clock.now(), keep_truncated=call.keep_truncated):
         return None
     answer = replace(answer_of(record), attempts=attempts, cost_usd=cost_usd)
-    if answer.truncated and not call.keep_truncated:
-        return None
     if rows := pending.rows_for(answer):
         await store.commit(nodes=rows)
     return answer
-
-
-def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
-    """It is not older than `ttl` seconds; None: it never is."""
-    return ttl is None or now - record.created_at <= ttl
-
-
-def answer_of(record: MemoRecord) -> Answer:
-    """An answer as the response cache keeps it."""
-    kept = record.answer
-    return Answer(
-        value=kept["value"],
-        model=kept["model"],
-        provider=kept["provider"],
-        usage=Usage(**kept["usage"]),
-        cost_usd=0.0,  # it was paid for when it was asked
-        truncated=kept["truncated"],
-        cached=True,
-    )
-
-
-def memo_record(key: str, answer: Answer, *, now: float) -> MemoRecord:
-    """What the response cache keeps of an answer."""
-    return MemoRecord(
-        key=key,
-        provider=answer.provider,
-        model=answer.model,
-        created_at=now,
-        answer={
-            "value": answer.value,
-            "model": answer.model,
-            "provider": answer.provider,
-            "usage": answer.usage.as_dict(),
-            "cost_usd": answer.cost_usd,
-            "truncated": answer.truncated,
-        },
-    )

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from flowllm.calls.response_cache import fresh
+from flowllm.calls.stored_answer import fresh
 from flowllm.core.errors import StepError
 from flowllm.core.types import (
     Json,

@@ -29,6 +29,7 @@ from flowllm.core.types import (
 from flowllm.datasets.base import Rows
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.background import MOST_READY
+from flowllm.runtime.cached_items import CachedItems
 from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
 from flowllm.runtime.graph_state import texts_together
@@ -103,6 +104,7 @@ class ForeachRunner:
         self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
         self._accepting = accepting
         self._state = ForeachState(window=1)
+        self._cached = CachedItems(context, (self._node, self._item_step), self._spawn, self._ended)
 
     async def run(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
@@ -225,7 +227,7 @@ class ForeachRunner:
                 if not self._waits_for_open_item:
                     self._waits_for_open_item = True
                     self._context.open_items.wait(self._may_open)
-                return
+                break
             more = reader.more(self._wake.set)
             if more is None:
                 break
@@ -233,6 +235,7 @@ class ForeachRunner:
                 self._state.drained()
                 break
             self._start(reader.next())
+        self._cached.look()
 
     def _may_open(self) -> bool:
         self._waits_for_open_item = False
@@ -250,8 +253,11 @@ class ForeachRunner:
             self._fail_unreadable(item, invocation, item.row.error)
         elif self._inline and item.before is None and (record := compute(self._context, invocation)) is not None:
             self._ended(item, record)
-        else:
-            self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
+        elif self._sink is not None or not self._cached.take(item, invocation):
+            self._spawn(item, invocation)
+
+    def _spawn(self, item: Item, invocation: NodeInvocation) -> None:
+        self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
 
     def _invocation_of(self, item: Item) -> NodeInvocation:
         row = item.row
@@ -315,6 +321,7 @@ class ForeachRunner:
                 )
         else:
             self._results.add(record)
+            self._cached.note(record)
             self._reused += record.reused
             if self._accepting:
                 self._records[index] = record
@@ -339,7 +346,7 @@ class ForeachRunner:
         self._suspended.discard(invocation.node_id)
         self._state.woken(item.row.index)
         self._context.open_items.opened()
-        self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
+        self._spawn(item, invocation)
 
     def _reject(self, rejected: Ended, error: StepError) -> None:
         """Whether to accept the item could not be evaluated: it counts as failed."""

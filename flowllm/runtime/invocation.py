@@ -12,7 +12,7 @@ from flowllm.core.fast_init import fast_init
 from flowllm.core.types import Json, NodeId, Usage, WaitReason
 from flowllm.language.workflow import Step
 from flowllm.runtime.graph_state import CompiledGraph
-from flowllm.steps.base import ItemPosition, Lazy
+from flowllm.steps.base import Bound, ItemPosition, Lazy
 from flowllm.storage.base import NodeRecord
 
 
@@ -189,6 +189,8 @@ class NodeInvocation:
     before: Earlier | None = None
     waits: Mapping[str, float] | None = None
     """Seconds that it waited before it could begin."""
+    bound: Bound | None = None
+    """The step bound to the values, where that has been done."""
 
     @property
     def earlier(self) -> NodeRecord | None:

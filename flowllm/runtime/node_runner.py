@@ -86,7 +86,7 @@ async def execute_step(context: RunContext, invocation: NodeInvocation) -> NodeR
 
 async def _outcome(context: RunContext, invocation: NodeInvocation, work: NodeWork) -> NodeRecord:
     step = invocation.step
-    bound = work.bound = await rendered(lambda: _bound(context, invocation))
+    bound = work.bound = invocation.bound or await rendered(lambda: bind_step(context, invocation))
     if bound is None:
         return skip(context, invocation)
     path = await known_path(context, invocation)
@@ -124,7 +124,7 @@ def _still_suspended(context: RunContext, record: NodeRecord) -> NodeRecord:
     return record
 
 
-def _bound(context: RunContext, invocation: NodeInvocation) -> Bound | None:
+def bind_step(context: RunContext, invocation: NodeInvocation) -> Bound | None:
     """The step with its templates rendered; None where its `when` is false. Raises StepError."""
     if invocation.step.when is not None and not invocation.step.when.condition(invocation.values):
         return None
@@ -164,7 +164,7 @@ def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | Non
     take too long for that. Does not raise."""
     bound, error = None, None
     try:
-        bound = rendered_now(lambda: _bound(context, invocation))
+        bound = rendered_now(lambda: bind_step(context, invocation))
     except Unfinished:
         return None
     except StepError as failure:

@@ -99,21 +99,25 @@ class RunContext:
     # nodes
 
     def started(self, invocation: NodeInvocation) -> float:
-        """Emits that a node starts; gives the time, in Unix seconds."""
+        """Emits that a node starts, of which a row says that it runs; gives the time, in Unix seconds."""
         now = self.clock.now()
+        self.tell_started(invocation, now)
+        if invocation.step.kind not in WITHOUT_RUNNING_ROW and invocation.step.foreach is None:
+            self.store.note_running(self.lease, self._begun(invocation, now))
+        return now
+
+    def tell_started(self, invocation: NodeInvocation, at: float) -> None:
+        """Emits that a node started."""
         self.emit(
             NodeStarted(
                 run_id=self.run.run_id,
-                at=now,
+                at=at,
                 node_id=invocation.node_id,
                 kind=invocation.step.kind,
                 parent=invocation.position.parent,
                 place=invocation.position.index,
             )
         )
-        if invocation.step.kind not in WITHOUT_RUNNING_ROW and invocation.step.foreach is None:
-            self.store.note_running(self.lease, self._begun(invocation, now))
-        return now
 
     def _begun(self, invocation: NodeInvocation, now: float) -> NodeRecord:
         position = invocation.position

@@ -13,7 +13,7 @@ from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import Step
-from flowllm.storage.base import NodeRecord, NodeWrite, Store
+from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite, Store
 from flowllm.storage.monitoring import SuspensionRecord
 
 
@@ -158,6 +158,19 @@ class Closable(Protocol):
 
     async def close(self) -> None:
         """The run is over."""
+        ...
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A kind whose steps mostly want one answer, which may be in the response cache: nothing else is waited for then."""
+
+    def answer_key(self, bound: Bound) -> str:
+        """The key of the answer that completes the step; empty where there is no such one."""
+        ...
+
+    def recalled(self, bound: Bound, stored: MemoRecord, context: NodeContext) -> NodeRecord | None:
+        """The step's row, still to be written, with that answer; None where it will not do."""
         ...
 
 

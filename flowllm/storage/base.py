@@ -10,7 +10,7 @@ from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
-from flowllm.storage.monitoring import Gauge, Learned, RunTotals, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,18 +180,6 @@ class NodeWrite:
 
     lease: RunLease
     node: NodeRecord
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoStats:
-    """The memo as a whole. Sizes in bytes, times in wall clock seconds."""
-
-    entries: int
-    bytes: int
-    oldest: float | None
-    newest: float | None
-    models: Mapping[str, int]
-    """Entries of each model."""
 
 
 class Store(Protocol):
@@ -415,6 +403,10 @@ class Store(Protocol):
 
     async def memo(self, key: str) -> MemoRecord | None:
         """The answer under that key; one whose content does not match its hash is removed and not given."""
+        ...
+
+    async def memos(self, keys: Sequence[str]) -> Mapping[str, MemoRecord]:
+        """The answers under those keys that there are, and are whole, in one read."""
         ...
 
     async def memo_stats(self) -> MemoStats:

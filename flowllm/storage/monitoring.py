@@ -76,3 +76,15 @@ class Learned:
     """A number from 0."""
     at: float
     """When, wall clock seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoStats:
+    """The memo as a whole. Sizes in bytes, times in wall clock seconds."""
+
+    entries: int
+    bytes: int
+    oldest: float | None
+    newest: float | None
+    models: Mapping[str, int]
+    """Entries of each model."""

@@ -10,6 +10,7 @@ from typing import Generic, TypeAlias, TypeVar, cast
 
 from flowllm.calls.base import Call
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.calls.stored_answer import answer_of, usable
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
@@ -30,7 +31,7 @@ from flowllm.steps.pipeline import (
     once,
     with_fallbacks,
 )
-from flowllm.storage.base import NodeRecord, NodeWrite
+from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite
 
 _SCHEMES = ("http:", "https:", "data:")
 _REMEMBERED_IMAGES = 1000
@@ -228,7 +229,21 @@ class PromptRunner:
             context = replace(context, missed=once(context.missed))
         return await with_fallbacks(targets, lambda one: self._ask_all(one, bound, context), context)
 
-    async def _ask_all(self, target: _Target, bound: Bound, context: NodeContext) -> NodeRecord:
+    def answer_key(self, bound: Bound) -> str:
+        """See Recalling."""
+        keys = cast("tuple[_Target, ...]", bound.work)[0].keys
+        return keys[0] if len(keys) == 1 else ""
+
+    def recalled(self, bound: Bound, stored: MemoRecord, context: NodeContext) -> NodeRecord | None:
+        """See Recalling."""
+        keep = cast("LlmBody", bound.step.body).on_truncated is OnTruncated.WARN
+        if not usable(stored, bound.step.cache.ttl, now=context.clock.now(), keep_truncated=keep):
+            return None
+        collector = self._collector(1, bound, context)
+        collector.on_answer(0)(answer_of(stored))
+        return collector.node
+
+    def _collector(self, count: int, bound: Bound, context: NodeContext) -> AnswerCollector:
         several = cast("LlmBody", bound.step.body).samples is not None
         lengths = self._lengths.of(cast("LlmBody", bound.step.body))
 
@@ -238,7 +253,10 @@ class PromptRunner:
                     lengths.add(answer.usage.output_tokens)
             return [answer.value for answer in answers] if several else answers[0].value
 
-        collector = AnswerCollector(len(target.keys), bound, context, output)
+        return AnswerCollector(count, bound, context, output)
+
+    async def _ask_all(self, target: _Target, bound: Bound, context: NodeContext) -> NodeRecord:
+        collector = self._collector(len(target.keys), bound, context)
         asks = [
             self._ask(target, key, bound, context, collector.on_answer(place)) for place, key in enumerate(target.keys)
         ]

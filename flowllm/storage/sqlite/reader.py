@@ -16,8 +16,8 @@ from flowllm.core.errors import StoreError
 from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId
-from flowllm.storage.base import AttemptRecord, MemoStats, NodeRecord, RunRecord
-from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
+from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
+from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
 from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
 from flowllm.storage.sqlite.records import (
@@ -314,6 +314,13 @@ class Reader:
             self._looking = start_task(self._look())
         return await asyncio.shield(future)  # others may wait for the same
 
+    async def memo_rows(self, keys: Sequence[str]) -> list[MemoRow]:
+        """The rows of those keys that there are."""
+        return await self._memo_rows([*map(to_text, keys)])
+
+    async def _memo_rows(self, names: list[str]) -> list[MemoRow]:
+        return [MemoRow._make(row) for row in await self._all(_ANSWERS, {"keys": json.dumps(names)})]
+
     async def memo_stats(self) -> MemoStats:
         rows = await self._all(
             "SELECT model, count(*), sum(size), min(created_at), max(created_at) FROM memo GROUP BY model "
@@ -340,8 +347,7 @@ class Reader:
 
     async def _answer(self, waiting: dict[str, asyncio.Future[MemoRow | None]]) -> None:
         try:
-            rows = await self._all(_ANSWERS, {"keys": json.dumps(list(waiting))})
-            found = {row[0]: MemoRow._make(row) for row in rows}
+            found = {row.key: row for row in await self._memo_rows(list(waiting))}
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             for future in waiting.values():
                 future.set_exception(error)

@@ -253,6 +253,10 @@ class SqlStore(Reader):
                 return None
         return record
 
+    async def memos(self, keys: Sequence[str]) -> Mapping[str, MemoRecord]:
+        found = [memo_of(row) for row in await self.memo_rows(keys)]
+        return {record.key: record for record in found if record is not None}
+
     async def prune_memo(self, *, older_than: float) -> int:
         count: int = await self._writer.write(actions.prune_memo(older_than))
         return count

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from flowllm.calls.executor import DEFER_AT_MOST
-from flowllm.calls.response_cache import memo_record
+from flowllm.calls.stored_answer import memo_record
 from flowllm.calls.validation import Validator
 from flowllm.core.request import Answer, Completion, OutputFormat
 from flowllm.core.types import RetryPolicy, Usage
