@@ -6,12 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import DataFailed, StorageFailed, UsageError
+from flowllm.core.records import dataclass, replace
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, StepKind
 from flowllm.datasets.base import Rows

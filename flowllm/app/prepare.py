@@ -6,13 +6,13 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flowllm.app.wiring import Providers, read_secrets
 from flowllm.core.errors import FlowLLMError, UsageError
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId
 from flowllm.datasets.file_writes import FileConflict, FileRegistry, no_step
 from flowllm.datasets.files import STDIN

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 
 from flowllm.core.clock import timestamp
 from flowllm.core.money import Spend
+from flowllm.core.records import dataclass, fields, replace
 from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunStatus, StepKind, Usage
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
@@ -21,6 +20,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError, text_of
 from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
+from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Json, StepId, StepKind
 from flowllm.datasets.spool import spool_path

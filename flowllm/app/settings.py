@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 
 from flowllm.core.errors import UsageError
+from flowllm.core.records import dataclass, replace
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.parse import Overrides
 from flowllm.language.project import Project, find_project, load_project

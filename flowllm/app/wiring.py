@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, Unauthorized, UsageError
+from flowllm.core.records import dataclass, replace
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder, looks_secret, passwords_of
 from flowllm.core.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
 from flowllm.language.workflow import EmbedBody, LlmBody, ProviderSettings, PythonBody, Step, Workflow

@@ -7,7 +7,6 @@ the response cache just before an equal call's answer is stored there, and then 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from flowllm.calls.budget import RunBudget
@@ -15,6 +14,7 @@ from flowllm.calls.validation import Validator
 from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event, NodeWaiting
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, LocalRequest, Request
 from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage, WaitReason

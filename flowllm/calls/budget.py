@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from flowllm.core.errors import BudgetExceeded, RequestRejected
 from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend, dollars, price
+from flowllm.core.records import dataclass
 from flowllm.core.types import Budget, RunStatus
 
 _ROUNDING = 1e-9

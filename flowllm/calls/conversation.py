@@ -8,7 +8,6 @@ of a provider that is in trouble as a whole, use up no attempts: they are bounde
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 from flowllm.calls.base import AnyRequest
 from flowllm.calls.validation import Validator, Verdict
@@ -23,6 +22,7 @@ from flowllm.core.errors import (
     WrongVectors,
 )
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, replace
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Reply
 from flowllm.core.types import Json, RetryPolicy, Usage
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowllm.core.errors import InvalidAnswer
+from flowllm.core.records import dataclass
 from flowllm.core.request import OutputFormat
 from flowllm.core.strict_json import json_in
 from flowllm.core.types import Json

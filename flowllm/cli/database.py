@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from flowllm.app.flowllm import FlowLLM
@@ -14,6 +13,7 @@ from flowllm.cli.options import Location
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.money import Spend
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, RunStatus, StepKind, Usage, step_path
 from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Mapping as YamlMapping

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ from flowllm.app.settings import load_settings
 from flowllm.cli.options import Location, config_option, debug_option, json_option, location_options
 from flowllm.cli.output import print_json, results, say, unicode_output
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError, sorted_problems
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json
 from flowllm.explain.draw import draw_data, draw_dot, draw_mermaid, draw_text
 from flowllm.explain.graph import Graph

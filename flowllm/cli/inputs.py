@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ import click
 from flowllm.cli.options import DURATION, collected
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json
 from flowllm.language.nodes import plain_data
 from flowllm.language.problems import SourceError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import click
 
+from flowllm.core.records import dataclass, field
 from flowllm.language.nodes import parse_duration
 
 R = TypeVar("R")

@@ -9,7 +9,6 @@ import resource
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -42,6 +41,7 @@ from flowllm.cli.start import finish_process
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import RunStatus
 from flowllm.datasets.file_writes import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import click
 
@@ -20,6 +19,7 @@ from flowllm.cli.output import print_json, print_table, results, say, unicode_ou
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt, UsageError
 from flowllm.core.money import price
+from flowllm.core.records import dataclass
 from flowllm.core.types import ROW, Json, NodeStatus, RunId, step_path
 from flowllm.language.problems import nearest
 from flowllm.reporting.text import byte_size, clock_time, duration, json_text, plural, visible

@@ -8,9 +8,9 @@ among them is one failed attempt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json, RunStatus, Usage
 
 

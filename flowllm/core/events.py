@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field, fields
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
 
 

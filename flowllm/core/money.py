@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import Json, Usage, add
 
 _FIGURES = 4

@@ -7,12 +7,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from flowllm.core.errors import ImageFailed
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import Json, Usage
 
 _OTHER_ROOTS = frozenset({"anyOf", "oneOf", "allOf", "enum", "const", "$ref"})

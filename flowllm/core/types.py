@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Final, NewType, TypeAlias, TypeVar
 
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field, replace
 
 RunId = NewType("RunId", str)
 StepId = NewType("StepId", str)

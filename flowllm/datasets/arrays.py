@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from flowllm.core.errors import DataFailed
+from flowllm.core.records import dataclass
 from flowllm.core.strict_json import json_of
 from flowllm.datasets.base import MAX_ROW, SHOWN, TOO_LARGE, ParsedRow, bad_row, parsed_row
 from flowllm.datasets.lines import text_start

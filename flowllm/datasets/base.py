@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from flowllm.core.errors import BadRow
 from flowllm.core.fast_init import fast_init
 from flowllm.core.fingerprint import canonical, digest
+from flowllm.core.records import dataclass
 from flowllm.core.strict_json import reason
 from flowllm.core.types import Json
 

@@ -13,11 +13,11 @@ import stat
 import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from flowllm.core.errors import UsageError
+from flowllm.core.records import dataclass
 from flowllm.core.types import RunId
 
 _NAME: Final = re.compile(r"\.flowllm-[0-9a-f]{12}\.tmp")

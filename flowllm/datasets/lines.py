@@ -7,11 +7,11 @@ import codecs
 import gzip
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from flowllm.core.errors import DataFailed
+from flowllm.core.records import dataclass
 from flowllm.datasets.base import MAX_ROW
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from flowllm.core.errors import DataFailed
 from flowllm.core.fingerprint import canonical
+from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json
 from flowllm.datasets.base import Row, Rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.storage.base import MemoRecord, NodeRecord

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from itertools import chain, pairwise
 
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import StepId, StepKind, Tolerance
 from flowllm.language.workflow import Subgraph, WorkflowBody
 

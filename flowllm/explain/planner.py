@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from flowllm.calls.stored_answer import fresh
 from flowllm.core.errors import StepError
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import (
     Json,
     NodeId,

@@ -7,9 +7,9 @@ one a generation, and each generation is sorted by the average place of its neig
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 
+from flowllm.core.records import dataclass
 from flowllm.core.types import NodeStatus, StepId
 from flowllm.explain.draw import COLOURS, PLAIN_COLOURS, kind_of
 from flowllm.explain.graph import Edge, Graph

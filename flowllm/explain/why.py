@@ -6,11 +6,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
 from flowllm.core.fingerprint import differences
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, WaitReason, child_id, is_within, item_id
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.monitoring import SUSPENDED

@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass, fields
 from typing import Final, TypeAlias
 
+from flowllm.core.records import dataclass, fields
 from flowllm.core.types import Json, StepId
 from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence

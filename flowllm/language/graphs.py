@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
-from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import PurePath
 
 from flowllm.core.fingerprint import canonical, digest
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import StepId
 from flowllm.language.advice import Known, check_lookups, check_output, check_saves
 from flowllm.language.compiling import Compiler

@@ -8,11 +8,11 @@ import re
 from collections.abc import Collection
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
-from dataclasses import dataclass
 from typing import Final
 
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidInputs
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json
 from flowllm.language.file_keys import InputKeys
 from flowllm.language.keys import read_keys

@@ -15,9 +15,9 @@ tables of the language's documentation are made from the same keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar, overload
 
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json
 from flowllm.language.foreign import meant
 from flowllm.language.nodes import Entry, Mapping, Node, Sequence, kind_of

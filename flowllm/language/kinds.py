@@ -19,9 +19,9 @@ A builder adds problems to `context.problems` and then may return None, or raise
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import StepKind
 from flowllm.language import nodes
 from flowllm.language.compiling import Compiler

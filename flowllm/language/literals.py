@@ -12,12 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, unquote_plus
 
 from flowllm.core.errors import Problem
+from flowllm.core.records import dataclass
 from flowllm.core.redact import SECRET_NAME, SHORTEST, Redactor, is_placeholder, looks_secret
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Location, Problems, SourceError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json
 from flowllm.language.problems import Location
 

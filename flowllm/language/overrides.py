@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass, field
 
 from flowllm.core.errors import UsageError
+from flowllm.core.records import dataclass, field
 from flowllm.language.file_keys import DefaultsKeys
 from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant

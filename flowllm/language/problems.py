@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from itertools import islice
 
 from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
+from flowllm.core.records import dataclass, replace
 
 _MANY_NAMES = 1000
 """Names among which the nearest is looked for."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as AbstractMapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Budget, Limits, WindowLimit
 from flowllm.language.file_keys import (
     BudgetKeys,

@@ -10,7 +10,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, Final, NoReturn
 
@@ -18,6 +17,7 @@ from jinja2 import Environment, filters
 from jinja2.runtime import Undefined
 from jinja2.utils import Cycler, Joiner, Namespace, pass_environment
 
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json
 from flowllm.language.sandbox_limits import (
     MAX_BITS,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
@@ -18,6 +17,7 @@ from jinja2 import nodes
 from jinja2.runtime import Context
 
 from flowllm.core.errors import ConditionFailed, StepError, TemplateFailed
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json, StepId
 from flowllm.language import sandbox_limits
 from flowllm.language.problems import Location, SourceError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import jinja2
@@ -12,6 +11,7 @@ from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.parser import Parser
 
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json
 from flowllm.language.sandbox import SANDBOX, LookupFailed
 from flowllm.language.sandbox_limits import RenderFailed

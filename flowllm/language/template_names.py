@@ -11,12 +11,12 @@ import math
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from jinja2 import nodes
 from jinja2.visitor import NodeVisitor
 
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Part, StepId, Tolerance
 from flowllm.language.problems import Location, listing, nearest
 from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX

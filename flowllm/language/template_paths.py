@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from jinja2 import nodes
 
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Part, StepId, Tolerance
 from flowllm.language.problems import Location
 

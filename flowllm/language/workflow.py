@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from flowllm.core.errors import Problem
+from flowllm.core.records import dataclass, field
 from flowllm.core.request import OutputFormat
 from flowllm.core.types import (
     Budget,

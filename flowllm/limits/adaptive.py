@@ -17,9 +17,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass
 from flowllm.core.types import Limits, Trait, WaitReason
 from flowllm.limits.prefix_cache import PrefixCache
 from flowllm.limits.quota_headers import Quota

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from flowllm.core.errors import (
     AttemptTimedOut,
     BadAnswer,
@@ -18,6 +16,7 @@ from flowllm.core.errors import (
     Unauthorized,
     WrongVectors,
 )
+from flowllm.core.records import dataclass
 from flowllm.core.types import DEFAULT_PATIENCE
 from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import Departure

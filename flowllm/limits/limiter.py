@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, fields
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, StepError
+from flowllm.core.records import dataclass, fields
 from flowllm.core.types import Json, Limits, Priority, Trait
 from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import Departure, lower

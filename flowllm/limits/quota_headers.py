@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from flowllm.core.records import dataclass
 from flowllm.core.retry_after import wait_of
 from flowllm.limits.scope import MINUTE
 

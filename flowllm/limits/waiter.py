@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass
 from flowllm.core.types import Priority, WaitReason
 from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.queue import AdmissionQueue

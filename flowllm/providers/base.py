@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from flowllm.core.records import dataclass, field
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.types import Json, Usage
 

@@ -4,11 +4,11 @@ in one commit, and have no tasks of their own."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
 from flowllm.core.errors import StoreError
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import NodeId, WaitReason, is_within
 from flowllm.language.sandbox_limits import rendered
 from flowllm.language.workflow import Step

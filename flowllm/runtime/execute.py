@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import cast
 
 from flowllm.core.cancel import CallStopped, CancelToken
 from flowllm.core.errors import GraphFailed, InvalidInputs, StepError, StoreError
 from flowllm.core.events import StopRequested
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.records import dataclass, replace
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, OnError, RunStatus
 from flowllm.datasets.base import Rows

@@ -13,10 +13,10 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from flowllm.core.errors import ItemsFailed, StepError, TemplateFailed
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass
 from flowllm.core.types import ROW, Counts, Json, NodeStatus, OnError
 from flowllm.language.sandbox_limits import at_most
 from flowllm.language.workflow import Foreach, Step

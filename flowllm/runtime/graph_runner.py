@@ -10,12 +10,12 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import StepError, StoreError
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, StepKind, Tolerance, WaitReason, child_id
 from flowllm.language.sandbox_limits import rendered, take_turn
 from flowllm.language.workflow import Keep, Output

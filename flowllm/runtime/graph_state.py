@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
+from flowllm.core.records import dataclass
 from flowllm.core.types import (
     NODE_TRANSITIONS,
     NodeId,

@@ -4,11 +4,11 @@ takes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event, NodeWaiting, RequestEnded, RequestSent
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Json, NodeId, Usage, WaitReason
 from flowllm.language.workflow import Step
 from flowllm.runtime.graph_state import CompiledGraph

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowllm.core.errors import DataFailed, StepError, TemplateFailed
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, replace
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, item_index
 from flowllm.datasets.base import Row, Rows, content_of

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, describe_error
 from flowllm.core.events import NodeSuspended
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json, NodeId, NodeStatus, OnError, StepKind
 from flowllm.language.sandbox_limits import Unfinished, rendered, rendered_now
 from flowllm.language.workflow import PythonBody, Step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +12,7 @@ from flowllm.core.cancel import CancelToken
 from flowllm.core.clock import Clock
 from flowllm.core.errors import RunStopped, TooManyFailures
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted
+from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.types import REQUEST_KINDS, Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, is_within
 from flowllm.language.workflow import WorkflowBody

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol, cast, runtime_checkable
 
 from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language.template import Template, ValueTemplate

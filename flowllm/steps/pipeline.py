@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from flowllm.calls.base import Call
@@ -28,6 +27,7 @@ from flowllm.core.errors import (
 )
 from flowllm.core.events import FallbackTaken
 from flowllm.core.fingerprint import canonical
+from flowllm.core.records import dataclass, replace
 from flowllm.core.request import Answer, LocalRequest, Request
 from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.language.workflow import Step

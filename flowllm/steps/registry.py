@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.types import StepKind
 from flowllm.language import kinds as language

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
 

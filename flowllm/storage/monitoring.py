@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from flowllm.core.money import Spend
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId
 
 SUSPENDED = "suspended"

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from flowllm.core.errors import RequestRejected
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.records import dataclass
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.language import kinds as language
 from flowllm.language import values as v

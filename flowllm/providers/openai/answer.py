@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from flowllm.core.errors import (
     BadAnswer,
@@ -16,6 +15,7 @@ from flowllm.core.errors import (
     StepError,
     TruncatedAnswer,
 )
+from flowllm.core.records import dataclass, replace
 from flowllm.core.request import Completion
 from flowllm.core.strict_json import without_reasoning
 from flowllm.core.types import Json, Usage

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,6 +22,7 @@ from flowllm.core.errors import (
     Unauthorized,
 )
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass
 from flowllm.core.redact import Redactor
 from flowllm.core.retry_after import requested_wait
 from flowllm.core.types import Json

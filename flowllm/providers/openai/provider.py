@@ -7,7 +7,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -15,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, BadAnswer, RateLimited, ServerFailed, StepError, UsageError
 from flowllm.core.fingerprint import digest
+from flowllm.core.records import dataclass, replace
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.retry_after import requested_wait

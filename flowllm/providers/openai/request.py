@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from flowllm.core.records import dataclass, field
 from flowllm.core.request import ChatRequest, EmbedRequest, ImageFile, OutputFormat, Request, data_url
 from flowllm.core.types import Json
 

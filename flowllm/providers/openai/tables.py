@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from flowllm.core.errors import (
@@ -25,6 +24,7 @@ from flowllm.core.errors import (
     Unauthorized,
     UnknownModel,
 )
+from flowllm.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

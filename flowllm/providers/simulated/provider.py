@@ -7,13 +7,13 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed, TruncatedAnswer
 from flowllm.core.fingerprint import canonical, digest
+from flowllm.core.records import dataclass
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.types import Json, Limits, Usage
 from flowllm.providers.base import Account

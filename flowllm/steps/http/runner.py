@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, cast
 
 from flowllm.calls.single_flight import InFlightCalls
@@ -18,6 +17,7 @@ from flowllm.core import descriptors
 from flowllm.core.cancel import being_cancelled
 from flowllm.core.errors import HttpFailed, StepError, TemplateFailed
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.records import dataclass
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json
 from flowllm.language.workflow import HttpBody, Step

@@ -6,13 +6,13 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from flowllm import __version__
 from flowllm.core.errors import HttpFailed, TemplateFailed
+from flowllm.core.records import dataclass
 from flowllm.core.redact import without_passwords
 from flowllm.core.types import Json
 from flowllm.steps.http.answer import read_answer

@@ -8,12 +8,12 @@ import sysconfig
 import traceback
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 import flowllm
 from flowllm.core.errors import FlowLLMError, describe_error, type_name
+from flowllm.core.records import dataclass
 
 LONGEST_LINE = 400
 """Characters of what an exception says, on one line."""

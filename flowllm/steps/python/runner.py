@@ -14,7 +14,6 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
@@ -22,6 +21,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, describe_error, type_name
 from flowllm.core.fingerprint import canonical, digest, fingerprint
+from flowllm.core.records import dataclass
 from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
 from flowllm.core.types import Json

@@ -19,12 +19,12 @@ import sys
 import tempfile
 from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.errors import ShellFailed, TemplateFailed
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.records import dataclass
 from flowllm.core.redact import Redactor
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json

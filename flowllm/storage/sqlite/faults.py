@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from flowllm.core.errors import (
     StorageFailed,
     UsageError,
 )
+from flowllm.core.records import dataclass
 from flowllm.storage.base import Owner, RunLease
 
 PRIMARY: Final = 0xFF

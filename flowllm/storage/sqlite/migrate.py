@@ -11,13 +11,13 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import flowllm
 from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
+from flowllm.core.records import dataclass
 from flowllm.storage.sqlite.connection import (
     APPLICATION_ID,
     BUSY_TIMEOUT,

@@ -7,12 +7,12 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
 from flowllm.core.fast_init import fast_init
+from flowllm.core.records import dataclass
 from flowllm.core.types import RunId, StepKind
 from flowllm.storage.base import RunLease
 from flowllm.storage.sqlite.rows import (

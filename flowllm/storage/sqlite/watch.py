@@ -6,11 +6,11 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt
+from flowllm.core.records import dataclass
 from flowllm.storage.sqlite.connection import APPLICATION_ID, PRIVATE, connect, make_folder, sidecars, temporary_folders
 
 BESIDE: Final = ("-wal", "-shm")

@@ -16,11 +16,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, StorageFailed, StoreError
+from flowllm.core.records import dataclass
 from flowllm.storage.base import RunLease
 from flowllm.storage.sqlite import statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback

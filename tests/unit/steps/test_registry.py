@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 import flowllm
 from flowllm.core.errors import InvalidWorkflow, PythonFailed
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.records import dataclass
 from flowllm.core.types import StepKind
 from flowllm.language import kinds
 from flowllm.language import values as v
