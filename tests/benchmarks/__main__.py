@@ -34,7 +34,7 @@ WORKLOADS: dict[str, tuple[str, Callable[[Scale], list[Figure]]]] = {
     "items": ("Long fan-outs", items.items),
     "answers": ("Calls of 0 ms, 20 in flight, by the size of the answer", answers.answers),
     "commits": ("What the store commits", commits.commits),
-    "disk": ("50,000 rows through 2 steps, answers of 1 kB", disk.disk),
+    "disk": ("50,000 rows of 1 kB through 2 steps, answers of 1 kB", disk.disk),
 }
 
 

@@ -12,19 +12,19 @@ from tests.benchmarks.harness import Figure, Scale, provider_of, serving
 from tests.benchmarks.server import Behaviour
 
 ANSWER = 1_000
-ROW = 500
+ROW = 1_000
 _STEPS = """
 inputs: {text: {type: string}}
 limits: {max_concurrent: 100}
 steps:
   summary: {prompt: "Summarise this. {{ inputs.text }}"}
-  verdict: {prompt: "Is this a good summary? {{ summary }}"}
+  verdict: {prompt: "Is this well written? {{ inputs.text }}"}
 outputs: {summary: "{{ summary }}", verdict: "{{ verdict }}"}
 """
 
 
 def disk(scale: Scale) -> list[Figure]:
-    """Rows through two steps, with answers of 1 kB; the database once it is closed."""
+    """Rows of 1 kB through two steps, with answers of 1 kB; the database once it is closed."""
     rows = scale.of(50_000, 1_000)
     data, database = scale.folder / "rows.jsonl", scale.folder / "disk.db"
     draw = random.Random(1)

@@ -26,6 +26,10 @@ from tests.support.prompt_cache import BYTES
 TOKENS = 4_000
 QUESTIONS = 10
 IN_FLIGHT = 20
+ANSWERED = 0.65
+"""Seconds that an answer takes once the prompt was read."""
+READ = 6_700.0
+"""Tokens that the server reads in a second."""
 CACHED = 0.1
 """What a token costs that is read from the cache."""
 _MATRIX = """
@@ -80,6 +84,11 @@ def document(seed: str) -> str:
     return " ".join(words).ljust(TOKENS * BYTES, ".")
 
 
+def _server(scale: Scale, *, cache: int) -> Behaviour:
+    quicker = scale.of(1, 4)
+    return Behaviour(latency=ANSWERED / quicker, reads=READ * quicker, cache=cache)
+
+
 def _sent(server: RemoteServer, behaviour: Behaviour, database: Path, text: str) -> Sent:
     server.begin_anew(behaviour)
     took = timed_run(database, provider_of(server) + text)
@@ -95,10 +104,9 @@ def _sent(server: RemoteServer, behaviour: Behaviour, database: Path, text: str)
 
 def matrix(scale: Scale) -> list[Figure]:
     """Each of ten questions to each of thirty documents, in the order in which a `matrix` gives them."""
-    documents, shorter = scale.of(30, 12), scale.of(1, 3)
+    documents = scale.of(30, 12)
     library = Library(scale.folder, documents)
-    cached = Behaviour(latency=0.32 / shorter, reads=13_000 * shorter, cache=10_000)
-    uncached = Behaviour(latency=0.32 / shorter, reads=13_000 * shorter)
+    cached, uncached = _server(scale, cache=10_000), _server(scale, cache=0)
 
     def text(mode: str, width: int = IN_FLIGHT, questions: int = QUESTIONS) -> str:
         return _MATRIX.format(width=width, mode=mode, documents=library.file().name, questions=questions)
@@ -115,11 +123,8 @@ def matrix(scale: Scale) -> list[Figure]:
             lambda _: side("'on'", cached, "on.db"),
             lambda _: side("auto", cached, "auto.db"),
         )
-        without, auto_without, on_without = alternately(
-            scale.runs,
-            lambda _: side("'off'", uncached, "off.db"),
-            lambda _: side("auto", uncached, "plain.db"),
-            lambda _: side("'on'", uncached, "on.db"),
+        without, auto_without = alternately(
+            scale.runs, lambda _: side("'off'", uncached, "off.db"), lambda _: side("auto", uncached, "plain.db")
         )
     calls = documents * QUESTIONS
     figures = []
@@ -132,17 +137,13 @@ def matrix(scale: Scale) -> list[Figure]:
             Figure(what=f"{name}: cost of the input", value=cost, bar=0.21),
             _walls(f"{name}: time, of unordered", sides, off, 0.65),
         ]
-    return [
-        *figures,
-        _walls("auto on a server without a cache", auto_without, without, 1.02),
-        _walls("on, on a server without a cache", on_without, without, None),
-    ]
+    return [*figures, _walls("auto on a server without a cache", auto_without, without, 1.02)]
 
 
 def system(scale: Scale) -> list[Figure]:
     """One long system prompt before every item."""
-    shorter, items = scale.of(1, 3), 200
-    behaviour = Behaviour(latency=0.32 / shorter, reads=13_000 * shorter, cache=10_000)
+    items = 200
+    behaviour = _server(scale, cache=10_000)
     with serving(behaviour) as server:
 
         def side(mode: str, number: int) -> Sent:
