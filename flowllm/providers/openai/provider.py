@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -43,6 +43,7 @@ _KEY_HASH_DIGITS = 8
 _STREAM_TAIL = 32
 """Bytes in which the end of a stream stands, with blanks behind it."""
 _HASH_DIGITS = 16
+_OK = 200
 _TOOLS = ("tools", "functions")
 
 
@@ -246,8 +247,12 @@ class OpenAIProvider:
         """Send a body and give the whole answer and its headers, in lower case; every fault is one of our errors."""
         client, module = await self._connected()
         try:
-            async with asyncio.timeout(timeout) as deadline, module.post(client, body, api=api) as response:
-                raw = await _read_body(response, info, largest, self._redactor)
+            async with asyncio.timeout(timeout) as deadline:
+                response = await client.send(body, api=api)
+                try:
+                    raw = await _read_body(module.content_of(response), info, largest, self._redactor)
+                finally:
+                    await response.aclose()
                 return raw, _headers_of(response)
         except StepError as error:
             failure = error
@@ -319,17 +324,17 @@ def _headers_of(response: httpx2.Response) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-async def _read_body(response: httpx2.Response, info: RequestInfo, largest: int, redactor: Redactor) -> bytes:
+async def _read_body(content: AsyncIterator[bytes], info: RequestInfo, largest: int, redactor: Redactor) -> bytes:
     """The body, given up as soon as it is larger than that many bytes."""
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in content:
         body += chunk
         if len(body) > largest:
             raise BadAnswer(
                 f"{info.who} sent more than {largest // 2**20} MiB; one answer is never that large",
                 hint="lower max_tokens, or ask for less in one answer",
                 answer=redactor.partial(bytes(body[:LONGEST_RAW]).decode(errors="replace"), lost="end"),
-                status=response.status_code,
+                status=_OK,
             )
         if body[-_STREAM_TAIL:].rstrip().endswith(b"data: [DONE]"):
             break  # the connection of a stream may stay open
