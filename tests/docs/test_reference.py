@@ -10,7 +10,19 @@ import pytest
 import flowllm
 from flowllm.core import errors
 from flowllm.language.keys import Keys
-from tests.support.documentation import BLOCKS, PAGES, ROOT, TABLES, commands, made_in, options_of, renewed, tables
+from tests.support.documentation import (
+    BLOCKS,
+    PAGES,
+    ROOT,
+    SCHEMA,
+    TABLES,
+    commands,
+    made_in,
+    options_of,
+    renewed,
+    schema_text,
+    tables,
+)
 
 LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -21,6 +33,10 @@ LIBRARY = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 def test_what_is_made_from_the_program_is_up_to_date(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == renewed(text), "run: python -m tests.support.documentation"
+
+
+def test_the_text_that_makes_a_new_database_is_up_to_date() -> None:
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "run: python -m tests.support.documentation"
 
 
 def test_every_block_stands_on_some_page() -> None:

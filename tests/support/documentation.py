@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from sqlalchemy.dialects.sqlite import dialect
+from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 import flowllm
 import flowllm.steps  # registers the kinds
@@ -31,6 +33,7 @@ from flowllm.language.sandbox_methods import methods_of
 from flowllm.language.schema import default_as_written
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.template_paths import RECORD_FIELDS, RUN_FIELDS
+from flowllm.storage.sqlite.tables import metadata, versions
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -287,8 +290,27 @@ def made_in(text: str) -> list[str]:
     return [found["name"] for found in _BLOCK.finditer(text)]
 
 
+SCHEMA = ROOT / "flowllm" / "storage" / "sqlite" / "schema.sql"
+"""What makes a new database."""
+
+
+def schema_text() -> str:
+    """The statements that make all tables, as SQLAlchemy writes them."""
+    every: list[DDLElement] = []
+    for table in (*metadata.sorted_tables, versions):
+        every += [
+            CreateTable(table),
+            *(CreateIndex(index) for index in sorted(table.indexes, key=lambda one: one.name)),
+        ]
+    written = (str(one.compile(dialect=dialect())).replace("\t", "  ") for one in every)
+    return ";\n".join("\n".join(line.rstrip() for line in text.strip().splitlines()) for text in written) + ";\n"
+
+
 def main() -> None:
-    """Write all pages anew."""
+    """Write all pages anew, and the text of the schema."""
+    if SCHEMA.read_text(encoding="utf-8") != schema_text():
+        SCHEMA.write_text(schema_text(), encoding="utf-8")
+        print(f"wrote {SCHEMA}")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         if renewed(text) != text:
