@@ -91,6 +91,8 @@ class Attempt:
         self._spend = _taken(Usage.unknown(), None, reservation)
         self._sent_at = 0.0
         self._took = 0.0
+        self._saved: float | None = 0.0
+        """US dollars, by the provider's cache."""
         self._tier = service_tier(call.request)
         self._list_price = ""
         """The model whose list price its cost is reckoned by."""
@@ -155,6 +157,8 @@ class Attempt:
                 return LocalReply(value=await request.perform(timeout, left))
             provider = cast("Provider", call.provider)
             if isinstance(request, ChatRequest):
+                key = self._permit.cache_key
+                request = replace(request, cache_key=key) if key else request
                 return await provider.complete(request, timeout=timeout)
             return await provider.embed(request, timeout=timeout)
         except StepError as error:
@@ -218,6 +222,10 @@ class Attempt:
         cost = self._priced(told, usage, model)
         self._state.pay(cost)
         self._spend = _taken(usage, cost, self._reservation)
+        if usage.cached_input_tokens:
+            whole = self._priced(None, replace(usage, cached_input_tokens=0, cache_write_tokens=0), model)
+            read = self._priced(None, usage, model)
+            self._saved = None if whole is None or read is None else whole - read
         return cost
 
     def _priced(self, told: float | None, usage: Usage, model: str) -> float | None:
@@ -345,6 +353,7 @@ class Attempt:
                 cost_usd=ended.cost_usd,
                 reserved_tokens=ended.reserved_tokens,
                 reserved_usd=ended.reserved_usd,
+                saved_usd=self._saved,
                 list_price=self._list_price,
             )
         )

@@ -232,7 +232,8 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
 def _in_and_out(usage: Usage) -> str:
     if usage.input_tokens is None and usage.output_tokens is None:
         return "tokens unknown"
-    counts = (("in", usage.input_tokens), ("out", usage.output_tokens))
+    cached = f" ({usage.cached_input_tokens:,} from the provider's cache)" if usage.cached_input_tokens else ""
+    counts = ((f"in{cached}", usage.input_tokens), ("out", usage.output_tokens))
     return ", ".join(f"{'unknown' if count is None else f'{count:,}'} {word}" for word, count in counts)
 
 

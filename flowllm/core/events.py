@@ -162,6 +162,8 @@ class RequestEnded(NodeEvent):
     reserved_tokens: float = 0.0
     reserved_usd: float | None = 0.0
     """What was set aside for it; counts against budgets where tokens or cost are unknown."""
+    saved_usd: float | None = 0.0
+    """What the tokens that the provider read from its cache would have cost more, had it not kept them."""
     list_price: str = ""
     """The model whose list price the cost is reckoned by, where the server's own is not known: `openai/gpt-4o-mini`."""
 

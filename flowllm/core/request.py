@@ -65,6 +65,8 @@ class ChatRequest:
     params: Mapping[str, Json] = field(default_factory=dict)
     """What else is sent: max_tokens, temperature, top_p, seed, stop, and the author's `params`."""
     output: OutputFormat | None = None
+    cache_key: str = ""
+    """Names the beginning that the prompt shares with others, for a provider that sends them to one machine by it."""
     images: tuple[ImageFile, ...] = ()
     """The files that parts of the messages stand for: {"type": "image_url", "image_url": ImageFile.placeholder}."""
 

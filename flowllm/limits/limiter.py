@@ -106,6 +106,12 @@ class Permit:
         self._used: float | None = None
         self.queue_s = queue_s
 
+    @property
+    def cache_key(self) -> str:
+        """Names the beginning that its prompt shares with others; empty where that does not count."""
+        lineup = self._admission.lineup
+        return "" if lineup is None or not lineup.key else f"{lineup.key:016x}"
+
     async def depart(self) -> None:
         """Wait for the moment at which the request may really go out: not during a pause, not above a rate."""
         self._departure = await self._account.depart(self._admission)

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from flowllm.core.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.money import Spend
-from flowllm.core.types import REQUEST_KINDS, Json, step_path
+from flowllm.core.types import REQUEST_KINDS, Json, add, step_path
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 ACCURACY = 0.005
@@ -90,6 +90,8 @@ class Stats:
     def __init__(self) -> None:
         self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0}
         self._whole = _Part()
+        self._cached = {"input_tokens": 0, "cached_input_tokens": 0}
+        self._saved: float | None = 0.0
         self._queue = QuantileSketch()
         self._models: defaultdict[str, _Part] = defaultdict(_Part)
         self._steps: defaultdict[str, _Part] = defaultdict(_Part)
@@ -120,6 +122,10 @@ class Stats:
         self._models[event.model].add(event, spend)
         self._steps[step_path(event.node_id)].add(event, spend)
         self._whole.add(event, spend)
+        if event.usage.input_tokens is not None and event.usage.cached_input_tokens is not None:
+            self._cached["input_tokens"] += event.usage.input_tokens
+            self._cached["cached_input_tokens"] += event.usage.cached_input_tokens
+        self._saved = add(self._saved, event.saved_usd)
         if event.error is not None and event.error.get("type") == "RateLimited":
             self._requests["rate_limited"] += 1
 
@@ -129,11 +135,14 @@ class Stats:
         Tokens and `cost_usd` are null as soon as those of one request are unknown; `at_least` is what is known, and
         `unknown` how many requests that is not, with what was set aside for them (see `Spend.as_dict`). `latency_s` is of
         the requests that were answered, without time in the queue, within 0.5 %; its figures are null when there were none.
+        `prompt_cache` says how many of the tokens in were read from the provider's cache, as far as that is known, and what
+        they would have cost more; null where a price is not known.
         """
         whole = self._whole
         return {
             "requests": dict(self._requests),
             **whole.spend.as_dict(),
+            "prompt_cache": {**self._cached, "saved_usd": None if self._saved is None else round(self._saved, 10)},
             "list_prices": sorted(whole.list_prices),
             "latency_s": _quantiles(whole.latency),
             "queue_s": _quantiles(self._queue),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted, NodeSuspended, RunEnded, RunStarted
-from flowllm.core.money import price
+from flowllm.core.money import dollars, price
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
 from flowllm.reporting.progress import MOST_ITEM_ERRORS, ROWS, SIMULATED_NOTICE, what_ended
 from flowllm.reporting.screen import Part
@@ -268,12 +268,23 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
     found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; {taken}",)]
     if attempt is not None:
         found.append((f"the whole run: {took(stats, unpriced)}",))
+    if cached := from_prompt_cache(stats.get("prompt_cache", {})):
+        found.append((cached,))
     latency = stats.get("latency_s", {})
     if latency.get("p50") is not None:
         shown = ", ".join(f"{name} {duration(latency.get(name))}" for name in ("p50", "p90", "p99"))
         found.append((f"latency: {shown}",))
     found += [(line,) for line in limits(stats.get("limits", {}))]
     return found
+
+
+def from_prompt_cache(figures: Mapping[str, Json]) -> str:
+    """`prompt cache: 86 % of the tokens in were read from the provider's cache, which saved $0.42`; empty where none were."""
+    if not figures.get("cached_input_tokens"):
+        return ""
+    share = figures["cached_input_tokens"] / figures["input_tokens"]
+    saved = f", which saved {dollars(figures['saved_usd'])}" if figures.get("saved_usd") else ""
+    return f"prompt cache: {share:.0%} of the tokens in were read from the provider's cache{saved}"
 
 
 def took(stats: Mapping[str, Json], unpriced: Collection[str] = (), list_prices: Collection[str] = ()) -> str:

@@ -46,7 +46,10 @@ def encode(request: Request, config: OpenAIConfig) -> dict[str, Json]:
     """The body for the API that the configuration names, or for embeddings."""
     if isinstance(request, EmbedRequest):
         return encode_texts(request)
-    return (encode_responses if config.api == "responses" else encode_chat)(request, config)
+    body = (encode_responses if config.api == "responses" else encode_chat)(request, config)
+    if request.cache_key and _host(config.base_url) == OPENAI_HOST:
+        body.setdefault("prompt_cache_key", request.cache_key)
+    return body
 
 
 def encode_chat(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
@@ -153,11 +156,14 @@ def _mapping(value: Json) -> dict[str, Json]:
 
 def _token_field(base_url: str) -> str:
     """OpenAI's newer models refuse `max_tokens`; most other servers know nothing else."""
+    return "max_completion_tokens" if _host(base_url) == OPENAI_HOST else "max_tokens"
+
+
+def _host(base_url: str) -> str | None:
     try:
-        host = urlsplit(base_url).hostname
+        return urlsplit(base_url).hostname
     except ValueError:
-        host = None
-    return "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"
+        return None
 
 
 def _form(output: OutputFormat | None, config: OpenAIConfig) -> dict[str, Json] | None:

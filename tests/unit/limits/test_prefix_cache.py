@@ -48,6 +48,8 @@ class Server:
     in_flight: int = 0
     peak: int = 0
     waited: list[float] = field(default_factory=list)
+    keys: dict[int, set[str]] = field(default_factory=dict)
+    """Under which the requests for each document were sent."""
 
 
 class Listener:
@@ -84,6 +86,7 @@ async def send(
     try:
         await permit.depart()
         server.order.append((document, question))
+        server.keys.setdefault(document, set()).add(permit.cache_key)
         cached = 1920 if caches and document in server.kept else 0
         if not cached:
             server.cold.append(document)
@@ -115,6 +118,8 @@ def test_the_first_leads_others_go_meanwhile_and_followers_go_before_new_leaders
     assert server.order[:2] == [(0, "0"), (1, "0")]
     assert server.order[2:6] == [(0, "1"), (0, "2"), (1, "1"), (1, "2")]
     assert server.peak == 2
+    keys = [key for sent in server.keys.values() for key in sent]
+    assert (len(keys), len(set(keys)), "" in keys) == (4, 4, False)
 
 
 def test_one_that_comes_later_follows_too_and_what_is_short_or_another_model_never() -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from flowllm.app.result import EMPTY_STATS
-from flowllm.core.types import StepKind
+from flowllm.core.types import StepKind, Usage
 from flowllm.reporting.stats import Stats
+from flowllm.reporting.summary import figures
 from tests.support.events import ERROR, node_ended, node_retrying, request_ended, request_joined, request_sent
 
 
@@ -43,6 +44,18 @@ def test_tokens_and_cost_are_summed_over_all_requests() -> None:
     assert found["usage"]["output_tokens"] == 120
     assert found["cost_usd"] == 0.0002
     assert found["duration_s"] == 1.235
+
+
+def test_what_the_providers_cache_saved_is_told_as_far_as_it_is_known() -> None:
+    stats = Stats()
+    stats.handle(request_ended("a", usage=Usage(input_tokens=100, cached_input_tokens=75), saved_usd=0.25))
+    stats.handle(request_ended("b", usage=Usage.unknown()))
+    found = stats.as_dict(duration_s=1.0)
+    assert found["prompt_cache"] == {"input_tokens": 100, "cached_input_tokens": 75, "saved_usd": 0.25}
+    text = "prompt cache: 75% of the tokens in were read from the provider's cache"
+    assert (f"{text}, which saved $0.25",) in figures(found, set())
+    stats.handle(request_ended("c", usage=Usage(input_tokens=100, cached_input_tokens=75), saved_usd=None))
+    assert (text,) in figures(stats.as_dict(duration_s=1.0), set())
 
 
 def test_one_unknown_price_makes_the_cost_unknown() -> None:

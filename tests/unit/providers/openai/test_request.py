@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jsonschema import Draft202012Validator
 from flowllm.core.fingerprint import canonical
 from flowllm.core.request import ChatRequest, OutputFormat
 from flowllm.providers.openai.request import (
+    OPENAI_BASE_URL,
     OpenAIConfig,
     encode,
     encode_chat,
@@ -73,6 +75,17 @@ def test_parameters_go_out_as_they_are_and_none_means_not_set() -> None:
     assert body["logit_bias"] == {"1": -100}
     assert body["stop"] == ["x"]
     assert "top_p" not in body
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_openai_is_told_which_prompts_begin_the_same_unless_the_author_tells_it(api: str) -> None:
+    request = ChatRequest(model="m", messages=({"role": "user", "content": "Hi"},), cache_key="abc")
+    at_openai, elsewhere = (
+        OpenAIConfig(name="p", base_url=url, api=api) for url in (OPENAI_BASE_URL, "https://llm.example.com/v1")
+    )
+    assert encode(request, at_openai)["prompt_cache_key"] == "abc"
+    assert "prompt_cache_key" not in encode(request, elsewhere)
+    assert encode(replace(request, params={"prompt_cache_key": "own"}), at_openai)["prompt_cache_key"] == "own"
 
 
 def test_parameters_cannot_replace_model_and_messages() -> None:
