@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from flowllm.core.clock import timestamp
+from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, fields, replace
 from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunStatus, StepKind, Usage
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """One step of a run."""
@@ -36,18 +38,24 @@ class StepResult:
     @classmethod
     def of(cls, node: NodeRecord) -> StepResult:
         """A step as its node's record tells it."""
-        shown: dict[str, Json] = {
-            "kind": node.kind.value,
-            "status": node.status.value,
-            "model": node.model or None,
-            "provider": node.provider or None,
-            "started_at": timestamp(node.started_at),
-            "finished_at": timestamp(node.finished_at),
-            "queue_s": round(node.queue_s, 3),
-            "call_s": round(node.call_s, 3),
-            "counts": None if node.counts is None else node.counts.as_dict(),
-        }
-        return cls(**{one.name: getattr(node, one.name) for one in fields(cls)} | shown)
+        return cls(
+            kind=node.kind.value,
+            status=node.status.value,
+            cached=node.cached,
+            attempts=node.attempts,
+            output=node.output,
+            error=node.error,
+            model=node.model or None,
+            provider=node.provider or None,
+            started_at=timestamp(node.started_at),
+            finished_at=timestamp(node.finished_at),
+            queue_s=round(node.queue_s, 3),
+            call_s=round(node.call_s, 3),
+            cost_usd=node.cost_usd,
+            truncated=node.truncated,
+            counts=None if node.counts is None else node.counts.as_dict(),
+            usage=node.usage,
+        )
 
     def as_dict(self) -> dict[str, Json]:
         """As it stands in JSON output."""

@@ -382,8 +382,12 @@ def memo_hash(row: MemoRow) -> str:
 
 
 def _row_hash(values: tuple[Any, ...]) -> str:
-    """A number counts as a database gives it back: an integer may come as a float, a NaN as NULL."""
-    return content_hash(*[value if value.__class__ is str else _number(value) for value in values])
+    """A number counts as a database gives it back: an integer may come as a float, a NaN as NULL, and no zero is negative."""
+    return content_hash(*[value if value.__class__ is str else _USUAL.get(value) or _number(value) for value in values])
+
+
+_USUAL: Final = {None: "\0", 0: "0.0", 1: "1.0"}
+"""What most numbers of a row are, as `_number` gives them."""
 
 
 def _number(value: object) -> str:
