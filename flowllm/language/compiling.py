@@ -103,6 +103,8 @@ class Compiler:
 
     def within(self, *local: str) -> Compiler:
         """One for templates of the same step that know these names too."""
+        if not local:
+            return self
         return replace(self, names=replace(self.names, local=self.names.local | set(local)), _bare=None)
 
     def _compile(

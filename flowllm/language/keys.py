@@ -98,14 +98,18 @@ class Keys:
     """Where to look for keys of other systems, see foreign.py."""
     table: ClassVar[dict[str, Key[Any]]] = {}
     """The keys as they are written; those of base classes first."""
+    _defaults: ClassVar[dict[str, Any]] = {}
+    _required: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, title: str = "") -> None:
         cls.title = title
         found = (key for base in reversed(cls.__mro__) for key in vars(base).values() if isinstance(key, Key))
         cls.table = {key.name: key for key in found}
+        cls._defaults = {name: key.default for name, key in cls.table.items()}
+        cls._required = tuple(name for name, key in cls.table.items() if key.required)
 
     def __init__(self, given: dict[str, Any] | None = None) -> None:
-        self.values = {name: key.default for name, key in self.table.items()} | (given or {})
+        self.values = self._defaults | (given or {})
 
     @classmethod
     def read(cls, node: Node, what: str) -> Self:
@@ -117,9 +121,8 @@ class Keys:
         known = [(entry, cls.table[entry.key].value) for entry in node.entries if entry.key in cls.table]
         reads = ((e.key, _at_key(e) if value.at_key else e.value, value.read) for e, value in known)
         given = _collect(reads, errors)
-        for name, key in cls.table.items():
-            if key.required and node.entry(name) is None:
-                errors.append(SourceError(node.where, f"`{name}` is missing in {what}"))
+        missing = (name for name in cls._required if node.entry(name) is None)
+        errors += [SourceError(node.where, f"`{name}` is missing in {what}") for name in missing]
         if errors:
             raise ExceptionGroup(what, errors)
         return cls(given)

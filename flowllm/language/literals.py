@@ -52,6 +52,8 @@ _SAID: Final = re.compile(
     r"|(?<!\S)(?:-u|--user|--proxy-user)[ =]?[\"']?[^\s:\"']+:([^\s\"']+)"
 )
 """A credential in a program, a command or a comment."""
+_SAID_BY: Final = ("bearer", "basic", "authorization", "passw", "passphrase", "key", "secret", "token", "-u")
+"""One of these is in each of them; to look for them takes a tenth of the time."""
 _STRONG: Final = re.compile(
     r"(?i)authorization|passw|passphrase|(?:^|[-_])pwd$|secret|api[-_]?key|cookie|credential"
     r"|(?:access|private|signing|encryption|auth)[-_]?key$|(?:^|[-_]|access|auth|bearer)token$"
@@ -285,7 +287,7 @@ def _is_secret(name: str, above: str, value: str) -> bool:
 def _by_form(text: str) -> Iterator[tuple[int, str, str]]:
     for found in _FORMS.finditer(text):
         yield found.start(), "key", found[0]
-    for found in _IN_URL.finditer(text):
+    for found in _IN_URL.finditer(text) if "://" in text else ():
         user, password = found[1], found[2]
         if password:
             yield found.start(2), "password of a URL", password
@@ -294,7 +296,8 @@ def _by_form(text: str) -> Iterator[tuple[int, str, str]]:
     for found in _IN_QUERY.finditer(text):
         if _STRONG.search(found[1]) and looks_secret(found[2]):
             yield found.start(2), f"{found[1]} of a URL", found[2]
-    for found in _SAID.finditer(text):
+    folded = text.casefold()
+    for found in _SAID.finditer(text) if any(word in folded for word in _SAID_BY) else ():
         if found[2] is not None:
             yield found.start(2), "password", found[2]
         elif looks_secret(found[1]):

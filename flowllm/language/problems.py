@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
+from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 
 _MANY_NAMES = 1000
@@ -17,6 +18,7 @@ LONGEST_LINE = 200
 """Characters of a source line that are shown."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """A place in a file; line and column count from 1."""
@@ -50,6 +52,7 @@ class Problems:
     def __init__(self) -> None:
         self._found: dict[tuple[Location, str], Problem] = {}
         self._lines: dict[str, list[str]] = {}
+        self._certain = 0
 
     def learn(self, file: str, text: str) -> None:
         """Keep a file's text, so that its lines can be shown."""
@@ -61,18 +64,18 @@ class Problems:
 
     def add(self, where: Location, message: str, hint: str = "", *, step: str = "", warning: bool = False) -> None:
         """Add one problem; the same one at the same place counts once."""
-        self._found.setdefault(
-            (where, message),
-            Problem(
-                file=where.file,
-                line=where.line,
-                column=where.column,
-                message=message,
-                hint=hint,
-                source_line=self._line(where),
-                step=step,
-                warning=warning,
-            ),
+        if (where, message) in self._found:
+            return
+        self._certain += not warning
+        self._found[where, message] = Problem(
+            file=where.file,
+            line=where.line,
+            column=where.column,
+            message=message,
+            hint=hint,
+            source_line=self._line(where),
+            step=step,
+            warning=warning,
         )
 
     def add_error(self, error: SourceError, *, step: str = "") -> None:
@@ -92,7 +95,7 @@ class Problems:
 
     def __len__(self) -> int:
         """Without the warnings."""
-        return sum(not problem.warning for problem in self._found.values())
+        return self._certain
 
     def check(self, masking: Callable[[Mapping[str, str]], Callable[[str], str]] | None = None) -> tuple[Problem, ...]:
         """The warnings. Raises InvalidWorkflow if there is any other problem. `masking` gives, for the texts by their

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from jinja2 import nodes
 from jinja2.visitor import NodeVisitor
 
+from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Part, StepId, Tolerance
 from flowllm.language.problems import Location, listing, nearest
@@ -56,8 +57,10 @@ _TEST_NAMED_AT: Final = {"select": 0, "reject": 0, "selectattr": 1, "rejectattr"
 _IS = re.compile(r"is\s+(?:not\s+)?")
 _MACRO = re.compile(r"macro\s+")
 _MANY_STEPS = 12
+_ALONE: Final = {part: frozenset({part}) for part in Part}
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uses:
     """What a template refers to."""
@@ -126,6 +129,9 @@ class _Scope:
         return _Scope(self.bound.new_child(dict.fromkeys(bound)), self.asked, self.certain and certain)
 
 
+_OUTERMOST: Final = _Scope(ChainMap())
+
+
 class _Walk(NodeVisitor):
     """One walk through one template."""
 
@@ -144,6 +150,12 @@ class _Walk(NodeVisitor):
 
     def template(self, tree: nodes.Template) -> None:
         """The whole template, the bodies of its macros last."""
+        if all(type(statement) is nodes.Output for statement in tree.body):  # most are: nothing is bound in them
+            for output in tree.body:
+                for node in output.nodes:  # type: ignore[attr-defined]
+                    if type(node) is not nodes.TemplateData:
+                        self.visit(node, _OUTERMOST)
+            return
         self._later.append((tree.body, _Scope(ChainMap())))
         while self._later:
             self._all(*self._later.pop())
@@ -156,7 +168,7 @@ class _Walk(NodeVisitor):
             if tolerance is not Tolerance.ANY:
                 tolerance = Tolerance.OPTIONAL if mention.step in self._forgiven else Tolerance.REQUIRED
             first = found.get(mention.step)
-            parts = frozenset({mention.part})
+            parts = _ALONE[mention.part]
             found[mention.step] = (
                 Reference(step=StepId(mention.step), tolerance=tolerance, where=locate(mention.offset), parts=parts)
                 if first is None
