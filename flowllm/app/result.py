@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from flowllm.core.clock import timestamp
-from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, fields, replace
 from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunStatus, StepKind, Usage
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """One step of a run."""

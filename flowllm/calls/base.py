@@ -13,7 +13,6 @@ from flowllm.calls.budget import RunBudget
 from flowllm.calls.validation import Validator
 from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event, NodeWaiting
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, LocalRequest, Request
@@ -21,7 +20,6 @@ from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage, WaitR
 from flowllm.storage.base import NodeWrite, RunLease
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """The node on whose behalf something is sent."""
@@ -104,7 +102,6 @@ def _nothing() -> None:
     pass
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One answer that a node wants."""

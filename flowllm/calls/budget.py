@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 from flowllm.core.errors import BudgetExceeded, RequestRejected
-from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend, dollars, price
 from flowllm.core.records import dataclass
 from flowllm.core.types import Budget, RunStatus
@@ -14,7 +13,6 @@ from flowllm.core.types import Budget, RunStatus
 _ROUNDING = 1e-9
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReservation:
     """What is set aside for one request, at most."""

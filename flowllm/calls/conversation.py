@@ -21,7 +21,6 @@ from flowllm.core.errors import (
     TruncatedAnswer,
     WrongVectors,
 )
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Reply
 from flowllm.core.types import Json, RetryPolicy, Usage
@@ -30,7 +29,6 @@ MOST_REPAIRS = 2
 """How often an invalid answer is asked for again."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
     """Send this request after `delay` seconds; `error` is why the one before it did not do."""
@@ -42,7 +40,6 @@ class Send:
     error: StepError | None = None
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accept:
     """The answer is there."""

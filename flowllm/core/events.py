@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field, fields
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
 
@@ -57,7 +56,6 @@ class NodeEvent(Event):
     node_id: NodeId
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStarted(NodeEvent):
     """Its inputs are there."""
@@ -77,7 +75,6 @@ class FanOutStarted(NodeEvent):
     """How many there are; None: its data is a stream, it is not known yet."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeEnded(NodeEvent):
     """It reached a terminal status; `done` of `total` nodes beside it have: steps of its graph, or items of its foreach."""
@@ -111,7 +108,6 @@ class NodeEnded(NodeEvent):
     """Seconds waited, by WaitReason, summed over its requests."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeWaiting(NodeEvent):
     """The node waits, and why; emitted once until the reason changes, and not for reads of the cache and commits."""
@@ -136,7 +132,6 @@ class NodeSuspended(NodeEvent):
     """When it goes on without a value, wall clock; None: never by itself."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSent(NodeEvent):
     """A request of that node was admitted and recorded, and goes out now."""
@@ -147,7 +142,6 @@ class RequestSent(NodeEvent):
     queue_s: float
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestEnded(NodeEvent):
     """It came to an end; `error` is null if an answer came."""

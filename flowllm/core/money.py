@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import Json, Usage, add
 
@@ -24,7 +23,6 @@ def dollars(usd: float) -> str:
     return f"${whole}.{rest if abs(usd) < 1 else rest.ljust(_CENTS, '0')}"
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
     """What requests took: what is known of it, and apart from that what was reserved for those whose usage is unknown."""

@@ -58,7 +58,7 @@ def _methods(cls: type, *, frozen: bool) -> dict[str, Callable[..., Any] | None]
 
 def _compiled(cls: type, *, frozen: bool) -> Callable[..., None]:
     """`__init__` as the standard one writes it: fields that may stand at a place first, then those by name alone."""
-    known: dict[str, Any] = {"_default": object()}
+    known: dict[str, Any] = {"_default": object(), "_cls": cls, "_thawed": _thawed(cls) if frozen else cls}
     parameters: dict[bool, list[str]] = {False: ["self"], True: []}
     lines: list[str] = []
     for item in fields(cls):
@@ -72,8 +72,10 @@ def _compiled(cls: type, *, frozen: bool) -> Callable[..., None]:
         if item.init:
             parameters[bool(item.kw_only)].append(f"{name}{default}")
         if item.init or default:
-            known[f"_set_{name}"] = getattr(cls, name).__set__  # of the slot: faster than object.__setattr__
-            lines.append(f"_set_{name}(self, {value})" if frozen else f"self.{name} = {value}")
+            lines.append(f"self.{name} = {value}")
+    if frozen:
+        known["_set"] = object.__setattr__
+        lines = ["_set(self, '__class__', _thawed)", *lines, "self.__class__ = _cls"]
     lines.append("self.__post_init__()" if hasattr(cls, "__post_init__") else "return")
     head = ", ".join([*parameters[False], *(["*"] if parameters[True] else []), *parameters[True]])
     exec("\n ".join([f"def __init__({head}):", *lines]), known)  # noqa: S102 - so does the standard one
@@ -81,6 +83,15 @@ def _compiled(cls: type, *, frozen: bool) -> Callable[..., None]:
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = {item.name: item.type for item in fields(cls) if item.init}
     return init
+
+
+def _thawed(cls: Any) -> type:
+    """A class of the same layout that is not frozen, of which an object is until its fields are there: to set each of them
+    against the lock, as the standard one does, takes twice as long as all else of its making."""
+    settable = {"__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
+    generic = {name: cls.__dict__[name] for name in ("__orig_bases__",) if name in cls.__dict__}
+    thawed: type = type(cls)(cls.__name__, cls.__bases__, {"__slots__": cls.__slots__, **settable, **generic})
+    return thawed
 
 
 def _refuse(self: object, name: str, _value: object = None) -> NoReturn:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flowllm.core.errors import ImageFailed
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import Json, Usage
 
@@ -54,7 +53,6 @@ class ImageFile:
         return {"path": self.path, "sha256": self.sha256}
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One chat completion to ask for, before any provider's dialect."""
@@ -99,7 +97,6 @@ def service_tier(request: Request | LocalRequest) -> str:
     return tier if isinstance(tier, str) else ""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer as a provider gave it."""
@@ -154,7 +151,6 @@ Reply: TypeAlias = Completion | Embeddings | LocalReply
 """What a provider gave for a request."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A valid answer to a request: what steps build on and what the response cache keeps."""

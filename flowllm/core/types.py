@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Final, NewType, TypeAlias, TypeVar
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field, replace
 
 RunId = NewType("RunId", str)
@@ -153,7 +152,6 @@ class OnTruncated(StrEnum):
     FAIL = "fail"  # the step fails
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one answer, as the provider counted them. None: it did not say, so the count is unknown."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Final, Protocol
 
 from flowllm.core.errors import BadRow
-from flowllm.core.fast_init import fast_init
 from flowllm.core.fingerprint import canonical, digest
 from flowllm.core.records import dataclass
 from flowllm.core.strict_json import reason
@@ -17,7 +16,6 @@ MAX_ROW = 16 * 1024 * 1024
 CONTENT_DIGITS = 32
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One row of a data set, or what could be made of a bad one."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import StepKind
 from flowllm.language import nodes
@@ -99,7 +98,6 @@ class StepScope:
         return self.sources.problems
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
     """What a builder is given besides the values of the keys."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass
 from flowllm.core.types import Json
 from flowllm.language.problems import Location
@@ -67,7 +66,6 @@ def parse_share(text: str) -> float:
     return share
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scalar:
     """A text as it stands in the file."""
@@ -99,7 +97,6 @@ class Scalar:
         return isinstance(self.value, str)
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequence:
     """A list."""
@@ -108,7 +105,6 @@ class Sequence:
     items: tuple[Node, ...]
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One key of a mapping with its value."""
@@ -118,7 +114,6 @@ class Entry:
     value: Node
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
     """A mapping; its keys are text as written, each once."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from flowllm.core.errors import InvalidWorkflow, Problem, sorted_problems
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 
 _MANY_NAMES = 1000
@@ -18,7 +17,6 @@ LONGEST_LINE = 200
 """Characters of a source line that are shown."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """A place in a file; line and column count from 1."""

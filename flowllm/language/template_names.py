@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 from jinja2 import nodes
 from jinja2.visitor import NodeVisitor
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Part, StepId, Tolerance
 from flowllm.language.problems import Location, listing, nearest
@@ -60,7 +59,6 @@ _MANY_STEPS = 12
 _ALONE: Final = {part: frozenset({part}) for part in Part}
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uses:
     """What a template refers to."""

@@ -7,7 +7,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from jinja2 import nodes
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Part, StepId, Tolerance
 from flowllm.language.problems import Location
@@ -63,7 +62,6 @@ class Names:
     """Keys of `outputs`, where that is known."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
     """A path such as `mood.score`, from a step's output, an input or a local name."""
@@ -79,7 +77,6 @@ class Lookup:
     """It is evaluated whenever the template is rendered."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """That a template names a step, and how."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from flowllm.core.errors import Problem
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field
 from flowllm.core.request import OutputFormat
 from flowllm.core.types import (
@@ -294,7 +293,6 @@ class Foreach:
     accept: Accept | None = None
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step, its options resolved against the defaults."""

@@ -18,7 +18,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass
 from flowllm.core.types import Limits, Trait, WaitReason
 from flowllm.limits.prefix_cache import PrefixCache
@@ -124,7 +123,6 @@ def lower(a: float | None, b: float | None) -> float | None:
     return min((x for x in (a, b) if x is not None), default=None)
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departure:
     """A request on its way: when it went, and how many requests and tokens of its model had gone by then, its own

@@ -6,7 +6,6 @@ import asyncio
 import math
 from typing import Protocol
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass
 from flowllm.core.types import Priority, WaitReason
 from flowllm.limits.prefix_cache import Lineup
@@ -26,7 +25,6 @@ class WaitListener(Protocol):
         ...
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """What a request asks for."""

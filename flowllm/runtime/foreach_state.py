@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from flowllm.core.errors import ItemsFailed, StepError, TemplateFailed
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass
 from flowllm.core.types import ROW, Counts, Json, NodeStatus, OnError
 from flowllm.language.sandbox_limits import at_most
@@ -28,7 +27,6 @@ MOST_OPEN_ITEMS = 1024
 """Items of all foreaches of a run that are open at once, but for one of each."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """An item that reached a terminal status."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event, NodeWaiting, RequestEnded, RequestSent
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Json, NodeId, Usage, WaitReason
 from flowllm.language.workflow import Step
@@ -173,7 +172,6 @@ class Earlier:
     """The nodes within it; None: to be looked up if need be."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInvocation:
     """One node to execute, with all that it needs to begin."""

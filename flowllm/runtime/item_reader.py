@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flowllm.core.errors import DataFailed, StepError, TemplateFailed
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, replace
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, item_index
@@ -29,7 +28,6 @@ BATCH = 256
 """Items that are read, and looked up by a resume, at a time."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One item that was read and is still to be started."""

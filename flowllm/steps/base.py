@@ -7,7 +7,6 @@ from typing import Final, Protocol, cast, runtime_checkable
 
 from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
@@ -17,7 +16,6 @@ from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite, Store
 from flowllm.storage.monitoring import SuspensionRecord
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
     """A step with its templates rendered: exactly what would be sent or computed."""
@@ -65,7 +63,6 @@ class Suspend:
     payload: Json = None
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemPosition:
     """Where a node stands in its run: within which other node, and as which item."""
@@ -92,7 +89,6 @@ class Within(Protocol):
         ...
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
     """What a bound step may use while it is carried out."""

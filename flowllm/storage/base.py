@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.fast_init import fast_init
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
@@ -63,7 +62,6 @@ class RunRecord:
     """Kept by the store, whatever is written here."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:
     """One node of a run, as it ended or stands. Written over by a later attempt at the same node."""
@@ -134,7 +132,6 @@ class MatchedItem:
     """The item as an earlier attempt at the run left it, at its new place and in this attempt."""
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     """One request on the wire, or one attempt at the work of a step that does it itself."""

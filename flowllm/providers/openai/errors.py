@@ -21,7 +21,6 @@ from flowllm.core.errors import (
     StepError,
     Unauthorized,
 )
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass
 from flowllm.core.redact import Redactor
 from flowllm.core.retry_after import requested_wait
@@ -35,7 +34,6 @@ LONGEST_RAW = 64 * 1024
 _FORMAT: Final = re.compile(r"response_?format|json_?schema|text\.format|structured[ _]output", re.IGNORECASE)
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInfo:
     """To whom a request was sent, for messages."""

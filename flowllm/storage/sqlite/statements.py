@@ -11,7 +11,6 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-from flowllm.core.fast_init import fast_init
 from flowllm.core.records import dataclass
 from flowllm.core.types import RunId, StepKind
 from flowllm.storage.base import RunLease
@@ -147,7 +146,6 @@ _SAVED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 _NAMES: Final = {statement: (name, fields) for name, (statement, fields) in _SAVED.items()}
 
 
-@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
     """What is written wholly or not at all: rows by statement, under leases; or an action of its own.

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 
@@ -96,6 +96,22 @@ def test_equality_hashes_changes_and_copies_are_those_of_the_standard_ones() -> 
 @records.dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored:
     value: list[int]
+
+
+T = TypeVar("T")
+
+
+@records.dataclass(frozen=True, slots=True, kw_only=True)
+class _Boxed(Generic[T]):
+    value: T
+
+
+def test_a_generic_one_is_locked_once_it_is_made() -> None:
+    boxed = _Boxed[int](value=1)
+    assert type(boxed) is _Boxed
+    assert boxed == _Boxed(value=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        boxed.value = 2  # type: ignore[misc]
 
 
 def test_a_record_can_be_pickled() -> None:
