@@ -112,12 +112,12 @@ def test_an_answer_changed_on_disk_is_asked_again(project: Project, server: Serv
 
 
 BIG = 200_000
-"""Bytes of one answer: a few of them fill the disk."""
+"""Bytes that one answer takes on the disk: a few of them fill it."""
 
 
 def test_a_full_disk_stops_the_run_and_resume_completes_it(project: Project, server: Server) -> None:
     """One request at a time: after the first answer that cannot be kept no other is sent."""
-    server.script = lambda body, n: Reply(text=f"{prompt_of(body).split()[0]} " + "x" * BIG)
+    server.script = lambda body, n: Reply(text=f"{prompt_of(body).split()[0]} " + random.Random(n).randbytes(BIG).hex())
     steps = {f"s{n}": {"prompt": f"s{n} {{{{ s{n - 1} | length }}}}" if n else "s0"} for n in range(12)}
     file = project.flow(steps=steps, outputs={"last": "{{ s11 | length }}"})
     outcome = project.run("run", file, largest_file=8 * BIG)

@@ -11,7 +11,7 @@ from flowllm.core.errors import RunOwned
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
 from flowllm.storage.monitoring import RunTotals, SuspensionRecord
-from flowllm.storage.sqlite import statements
+from flowllm.storage.sqlite import statements, texts
 from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.faults import run_exists, run_not_found, run_owned
 from flowllm.storage.sqlite.records import run_of, totals_of, wait_of
@@ -51,8 +51,9 @@ _FINISH: Final = _set(
 _UPDATE: Final = _set("snapshot", "snapshot_hash", "path", "options", "inputs")
 _MARK: Final = _set("output_offset")
 _STATUS: Final = "SELECT status, owner_pid, owner_host, owner_since FROM runs WHERE run_id = :this"
-_DELETE: Final = tuple(
-    f"DELETE FROM {table} WHERE run_id = :this" for table in ("attempts", "nodes", "waits", "totals", "runs")
+_DELETE: Final = (
+    *texts.RELEASE,
+    *(f"DELETE FROM {table} WHERE run_id = :this" for table in ("attempts", "nodes", "waits", "totals", "runs")),
 )
 _DROP: Final = "DELETE FROM memo WHERE key = :this AND content_hash = :hash"
 _PRUNE: Final = "DELETE FROM memo WHERE created_at < :before"
@@ -177,7 +178,13 @@ def wake(token: str, value: Json) -> Unit:
 
 def prune_memo(older_than: float) -> Unit:
     """Remove answers created before a time; the result is how many."""
-    return Unit(action=_executes(_PRUNE, {"before": older_than}), always=True)
+
+    def action(connection: sqlite3.Connection) -> int:
+        count = connection.execute(_PRUNE, {"before": older_than}).rowcount
+        connection.execute(texts.SWEEP)
+        return count
+
+    return Unit(action=action, always=True)
 
 
 def clear_memo() -> Unit:
@@ -186,6 +193,7 @@ def clear_memo() -> Unit:
     def action(connection: sqlite3.Connection) -> int:
         count = int(connection.execute("SELECT count(*) FROM memo").fetchone()[0])
         connection.execute("DELETE FROM memo")
+        connection.execute(texts.SWEEP)
         return count
 
     return Unit(action=action, always=True)

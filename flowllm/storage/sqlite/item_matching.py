@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from flowllm.core.types import NodeId, NodeStatus, item_id, item_index
 from flowllm.storage.base import ItemKey, RunLease
-from flowllm.storage.sqlite.connection import fetch
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow, from_text, node_hash, to_text
 from flowllm.storage.sqlite.statements import Unit
+from flowllm.storage.sqlite.texts import NODE_TEXTS, read
 from flowllm.storage.sqlite.totals import Totals
 
 Found = tuple[int, NodeRow | None]
@@ -96,7 +96,7 @@ class _Adoption:
         """Take over the rows that hold the same content at the same place; `items` stand side by side."""
         between = {**self._these, "first": items[0].place, "last": items[-1].place}
         contents = {item.place: to_text(item.content) for item in items}
-        rows = [NodeRow._make(row) for row in fetch(self._connection, _AT_PLACES, between)]
+        rows = [NodeRow._make(row) for row in read(self._connection, _AT_PLACES, between, NODE_TEXTS)]
         taken: list[dict[str, Any]] = []
         for row in rows:
             place = row.place
@@ -124,7 +124,7 @@ class _Adoption:
         while content and (entry := self._connection.execute(_NEXT, these).fetchone()) is not None:
             these |= {"place": entry[0], "node": entry[1]}
             self._connection.execute(_USED, these)
-            row = NodeRow._make(fetch(self._connection, _ROW, these)[0])
+            row = NodeRow._make(read(self._connection, _ROW, these, NODE_TEXTS)[0])
             if row.epoch < self._lease.epoch:  # else it was found at its place since
                 return row
         return None
@@ -150,7 +150,7 @@ class _Adoption:
         """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
         mended: the new item gets its name, and what may be within it is told from its own by the keys."""
         node = to_text(item_id(self._parent, place))
-        held = fetch(self._connection, _ROW, {"run": self._these["run"], "node": node})
+        held = read(self._connection, _ROW, {"run": self._these["run"], "node": node}, NODE_TEXTS)
         if not held:
             return True
         row = NodeRow._make(held[0])

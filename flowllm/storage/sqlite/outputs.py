@@ -11,11 +11,12 @@ from typing import Any, Final, overload
 
 from flowllm.core.errors import DatabaseCorrupt, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
-from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
+from flowllm.storage.sqlite.connection import connect, reading_mode
 from flowllm.storage.sqlite.faults import RESTORE, explain
 from flowllm.storage.sqlite.reader import ITEMS_OF
 from flowllm.storage.sqlite.records import is_whole
 from flowllm.storage.sqlite.rows import NodeRow, content_hash, from_json, to_text
+from flowllm.storage.sqlite.texts import NODE_TEXTS, read
 
 PAGE: Final = 500
 """Outputs that are read, and held, at a time."""
@@ -158,7 +159,7 @@ class StoredOutputs(_OnDisk):
         first, last = self._survey()[number]
         try:
             with self._connect() as connection:
-                rows = fetch(connection, _AT_PLACES, {**self._these, "first": first, "last": last})
+                rows = read(connection, _AT_PLACES, {**self._these, "first": first, "last": last}, NODE_TEXTS)
         except sqlite3.Error as error:
             raise self._failed(error) from error
         if len(rows) != min(PAGE, self._length - number * PAGE):
@@ -186,7 +187,7 @@ class ChosenOutputs(_OnDisk):
 
     def _one(self, connection: sqlite3.Connection, slot: int) -> Json:
         name = item_id(self._parent, slot)
-        rows = fetch(connection, _NAMED, {**self._these, "node": to_text(name)})
+        rows = read(connection, _NAMED, {**self._these, "node": to_text(name)}, NODE_TEXTS)
         if not rows:
             raise self._damaged(f"{name} is missing")
         return self._output(NodeRow._make(rows[0]))

@@ -41,6 +41,7 @@ from flowllm.storage.sqlite.rows import (
     from_text,
     to_text,
 )
+from flowllm.storage.sqlite.texts import MEMO_TEXTS, NODE_TEXTS, read
 from flowllm.storage.sqlite.totals import CHARGED, FIGURES, STATUSES, summed
 
 KEYS: Final = 500
@@ -176,11 +177,11 @@ class Reader:
 
     async def nodes(self, run_id: RunId, parent: str = "") -> list[NodeRecord]:
         query = f"{_NODES} WHERE run_id = :run AND parent = :parent AND place IS NULL ORDER BY seq, node_id"
-        return [_node(row) for row in await self._all(query, {"run": to_text(run_id), "parent": to_text(parent)})]
+        return [_node(row) for row in await self._nodes(query, {"run": to_text(run_id), "parent": to_text(parent)})]
 
     async def node(self, run_id: RunId, node_id: NodeId) -> NodeRecord | None:
         query = f"{_NODES} WHERE run_id = :run AND node_id = :node"
-        found = await self._all(query, {"run": to_text(run_id), "node": to_text(node_id)})
+        found = await self._nodes(query, {"run": to_text(run_id), "node": to_text(node_id)})
         return _node(found[0]) if found else None
 
     async def nodes_within(self, run_id: RunId, parents: Sequence[NodeId]) -> dict[NodeId, list[NodeRecord]]:
@@ -190,7 +191,7 @@ class Reader:
             "ORDER BY seq, node_id"
         )
         found: dict[NodeId, list[NodeRecord]] = {}
-        for row in await self._all(query, {"run": to_text(run_id), "parents": json.dumps(list(texts))}):
+        for row in await self._nodes(query, {"run": to_text(run_id), "parents": json.dumps(list(texts))}):
             found.setdefault(texts[row[_PARENT]], []).append(_node(row))
         return found
 
@@ -202,7 +203,7 @@ class Reader:
         )  # spelled out for the index of failed ones
         query = f"{_NODES} WHERE {ITEMS_OF} AND nodes.place > :after {only} ORDER BY nodes.place LIMIT :limit"
         values = {"run": to_text(run_id), "parent": to_text(parent), "after": after, "limit": limit}
-        return [_node(row) for row in await self._all(query, values)]
+        return [_node(row) for row in await self._nodes(query, values)]
 
     async def count_items(self, run_id: RunId, parent: NodeId) -> dict[NodeStatus, int]:
         return await self._counted(ITEMS_OF, run_id, parent)
@@ -223,7 +224,7 @@ class Reader:
             "ORDER BY nodes.parent, nodes.place LIMIT :limit"
         )
         values = {"run": to_text(run_id), "parent": to_text(after[0]), "place": after[1], "limit": limit}
-        rows = [NodeRow._make(row[:_CHANGE]) for row in await self._all(query, values)]
+        rows = [NodeRow._make(row[:_CHANGE]) for row in await self._nodes(query, values)]
         for row in rows:
             if not is_whole(row):  # what is printed of it would be fed back
                 raise damaged(f"item {row.place} of {row.parent}")
@@ -236,13 +237,13 @@ class Reader:
             f"AND nodes.node_id = :node AND nodes.status = 'succeeded' {earlier} ORDER BY runs.seq DESC LIMIT 1"
         )
         values = {"workflow": to_text(workflow), "node": to_text(node_id), "before": before_seq}
-        found = await self._all(query, values)
+        found = await self._nodes(query, values)
         return _node(found[0]) if found else None
 
     async def changes(self, run_id: RunId, *, since: int = 0, limit: int = 500) -> list[NodeRecord]:
         query = f"{_NODES} WHERE run_id = :run AND change_no > :since ORDER BY change_no LIMIT :limit"
         values = {"run": to_text(run_id), "since": since, "limit": limit}
-        return [_node(row) for row in await self._all(query, values)]
+        return [_node(row) for row in await self._nodes(query, values)]
 
     async def waits(
         self,
@@ -319,7 +320,7 @@ class Reader:
         return await self._memo_rows([*map(to_text, keys)])
 
     async def _memo_rows(self, names: list[str]) -> list[MemoRow]:
-        return [MemoRow._make(row) for row in await self._all(_ANSWERS, {"keys": json.dumps(names)})]
+        return [MemoRow._make(row) for row in await self._all(_ANSWERS, {"keys": json.dumps(names)}, MEMO_TEXTS)]
 
     async def memo_stats(self) -> MemoStats:
         rows = await self._all(
@@ -358,8 +359,14 @@ class Reader:
 
     # the threads
 
-    async def _all(self, query: str, values: Mapping[str, Any] | None = None) -> Rows:
-        rows: Rows = await self._in_thread(lambda: self._fetch(query, values or {}))
+    async def _nodes(self, query: str, values: Mapping[str, Any]) -> Rows:
+        return await self._all(query, values, NODE_TEXTS)
+
+    async def _all(
+        self, query: str, values: Mapping[str, Any] | None = None, columns: tuple[int, ...] | None = None
+    ) -> Rows:
+        """All rows; with `columns`, those have their long texts in full there."""
+        rows: Rows = await self._in_thread(lambda: self._fetch(query, values or {}, columns))
         return rows
 
     async def _in_thread(self, read: Callable[[], Any]) -> Any:
@@ -369,7 +376,7 @@ class Reader:
         except (sqlite3.Error, OverflowError) as error:
             raise await asyncio.to_thread(self._lost) or explain(error, self._path) from error
 
-    def _fetch(self, query: str, values: Mapping[str, Any]) -> Rows:
+    def _fetch(self, query: str, values: Mapping[str, Any], columns: tuple[int, ...] | None = None) -> Rows:
         connection = getattr(self._of_thread, "connection", None)
         if connection is None:
             connection = self._of_thread.connection = connect(
@@ -377,7 +384,7 @@ class Reader:
             )
             connection.execute("PRAGMA query_only=ON")
             self._connections.append(connection)
-        return fetch(connection, query, values)
+        return fetch(connection, query, values) if columns is None else read(connection, query, values, columns)
 
 
 _PARENT: Final = NodeRow._fields.index("parent")

@@ -47,9 +47,11 @@ CREATE TABLE memo (
   size INTEGER NOT NULL,
   content_hash TEXT NOT NULL,
   answer TEXT NOT NULL,
+  text_id INTEGER,
   PRIMARY KEY ("key")
 );
 CREATE INDEX ix_memo_created_at ON memo (created_at);
+CREATE INDEX ix_memo_text_id ON memo (text_id) WHERE text_id IS NOT NULL;
 CREATE TABLE nodes (
   run_id TEXT NOT NULL,
   node_id TEXT NOT NULL,
@@ -115,6 +117,13 @@ CREATE TABLE runs (
 );
 CREATE INDEX ix_runs_running ON runs (seq) WHERE status = 'running';
 CREATE INDEX ix_runs_workflow_seq ON runs (workflow, seq);
+CREATE TABLE texts (
+  text_id INTEGER NOT NULL,
+  run_seq INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY (text_id)
+);
+CREATE INDEX ix_texts_run_seq ON texts (run_seq);
 CREATE TABLE totals (
   run_id TEXT NOT NULL,
   changes INTEGER DEFAULT 0 NOT NULL,

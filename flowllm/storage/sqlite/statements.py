@@ -24,6 +24,7 @@ from flowllm.storage.sqlite.rows import (
     RunningRow,
     RunRow,
 )
+from flowllm.storage.sqlite.texts import Texts
 from flowllm.storage.sqlite.totals import CHARGED, NONE, Totals, figures
 
 
@@ -42,7 +43,7 @@ def _upsert(table: str, fields: tuple[str, ...], key: str, *fixed: str) -> str:
 INSERT_RUN: Final = _insert("runs", RunRow._fields)
 BEGIN_ATTEMPT: Final = _insert("attempts", AttemptRow._fields, "ON CONFLICT (attempt_id) DO NOTHING")
 END_ATTEMPT: Final = _upsert("attempts", AttemptRow._fields, "attempt_id", "run_id", "node_id")
-WRITE_MEMO: Final = _upsert("memo", MemoRow._fields, "key")
+WRITE_MEMO: Final = _upsert("memo", (*MemoRow._fields, "text_id"), "key")
 WRITE_NODE: Final = _upsert("nodes", (*NodeRow._fields, "change_no"), "run_id, node_id", "parent")
 NOTE_RUNNING: Final = (
     f"INSERT INTO nodes ({', '.join(RunningRow._fields)}, change_no, seq, status, key, model, provider, cached, attempts, "
@@ -60,13 +61,13 @@ WRITE_LEARNED: Final = _upsert("learned", LearnedRow._fields, "account, name")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"
 HAS_ENDED: Final = "SELECT status <> 'sent' FROM attempts WHERE attempt_id = ?"
 
-_AS_THEY_ARE: Final = (WRITE_MEMO, WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES)
+_AS_THEY_ARE: Final = (WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES)
 _FORGET_WAIT: Final = "DELETE FROM waits WHERE run_id = ? AND node_id = ?"
 _ENDED: Final = frozenset({"succeeded", "failed", "skipped", "blocked"})
 _OF_ATTEMPT: Final = itemgetter(*(AttemptRow._fields.index(name) for name in CHARGED))
 
 
-def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[str, tuple[Any, ...]]], texts: Texts) -> None:
     """Write rows, each given behind its statement, in the transaction that is open: those of one statement after the
     other, as an attempt begins before it ends. Raises sqlite3.Error, DatabaseCorrupt."""
     by_statement: dict[str, list[tuple[Any, ...]]] = {}
@@ -74,7 +75,9 @@ def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[str, tuple[A
         by_statement.setdefault(statement, []).append(row)
     totals = Totals(connection)
     _write_attempts(connection, totals, by_statement.get(BEGIN_ATTEMPT, ()), by_statement.get(END_ATTEMPT, ()))
-    _write_nodes(connection, totals, by_statement.get(NOTE_RUNNING, []), by_statement.get(WRITE_NODE, []))
+    nodes, answers = texts.write(connection, by_statement.get(WRITE_NODE, ()), by_statement.get(WRITE_MEMO, ()))
+    _write_nodes(connection, totals, by_statement.get(NOTE_RUNNING, []), nodes)
+    connection.executemany(WRITE_MEMO, answers)
     for statement in _AS_THEY_ARE:
         if statement in by_statement:
             connection.executemany(statement, by_statement[statement])

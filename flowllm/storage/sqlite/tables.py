@@ -1,12 +1,26 @@
 """The schema. Plain types only, so that it is the same in SQLite and in PostgreSQL.
 
-JSON is kept as text (see rows.py). The widest columns stand last: SQLite reads a row from its beginning. A
+JSON is kept as text (see rows.py), where it is long in another form (see texts.py). The widest columns stand last: SQLite reads a row from its beginning. A
 change here needs a migration; a test compares both ways to a schema.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, false, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 from flowllm.storage.sqlite.totals import FIGURES, STATUSES
 
@@ -121,7 +135,18 @@ memo = Table(
     Column("size", BIG, nullable=False),
     Column("content_hash", Text, nullable=False),
     Column("answer", Text, nullable=False),
+    Column("text_id", BIG),
     Index("ix_memo_created_at", "created_at"),
+    Index("ix_memo_text_id", "text_id", sqlite_where=text("text_id IS NOT NULL")),
+)
+
+texts = Table(
+    "texts",
+    metadata,
+    Column("text_id", BIG, primary_key=True, nullable=False),
+    Column("run_seq", BIG, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_texts_run_seq", "run_seq"),
 )
 
 learned = Table(

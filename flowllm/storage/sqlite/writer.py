@@ -36,6 +36,7 @@ from flowllm.storage.sqlite.faults import (
 from flowllm.storage.sqlite.rows import to_text
 from flowllm.storage.sqlite.spill import SENT, Spill
 from flowllm.storage.sqlite.statements import Unit, packed, unpacked, without_leases
+from flowllm.storage.sqlite.texts import Texts
 from flowllm.storage.sqlite.watch import Watch, rescue
 
 GROUP: Final = 1000
@@ -95,6 +96,7 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._watch = Watch(self._home)
+        self._texts = Texts()
         self._spill = Spill(path)
         self._lost: Lost | None = None
         self._asked: list[threading.Event] = []
@@ -249,6 +251,7 @@ class Writer:
             self._spill.note(noted)
         if any(job.unit.removes for job in jobs):
             self._spill.forget()
+            self._texts.forget()
 
     def _drain(self) -> tuple[list[_Job], bool]:
         """What was handed over, at least one unit; and whether there may be more."""
@@ -320,8 +323,8 @@ class Writer:
             begin(connection)
             self._watch.opened()
             if after_results and self._spill.holds:
-                _take_back(connection, self._spill.results())
-            _apply(connection, jobs)
+                _take_back(connection, self._spill.results(), self._texts)
+            _apply(connection, jobs, self._texts)
             if self._failpoints.before_commit is not None:
                 self._failpoints.before_commit()
             connection.execute("COMMIT")
@@ -343,6 +346,7 @@ class Writer:
 
     def _undo(self, error: Exception) -> None:
         """Roll back; after a fault of the storage the next group starts on a fresh connection."""
+        self._texts.forget()
         try:
             if self._connection is not None:
                 rollback(self._connection)
@@ -381,7 +385,7 @@ def _deliver(jobs: Iterable[_Job]) -> None:
             job.future.set_result(None)
 
 
-def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
+def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job], texts: Texts) -> None:
     """Carry out the jobs in order; like rows of neighbours go in one statement."""
     batch: list[_Job] = []
     for job in jobs:
@@ -389,7 +393,7 @@ def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
         if action is None:
             batch.append(job)
             continue
-        _apply_rows(connection, batch)
+        _apply_rows(connection, batch, texts)
         batch = []
         job.error = _stale(connection, job.unit.leases, {})
         if job.error is None:
@@ -397,10 +401,10 @@ def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
                 job.result = action(connection)
             except FlowLLMError as error:
                 job.error = error
-    _apply_rows(connection, batch)
+    _apply_rows(connection, batch, texts)
 
 
-def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
+def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job], texts: Texts) -> None:
     epochs: dict[str, int | None] = {}
     rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
@@ -408,17 +412,17 @@ def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
         if job.error is None:
             rows += job.unit.rows
     if rows:
-        statements.write_rows(connection, rows)
+        statements.write_rows(connection, rows, texts)
 
 
-def _take_back(connection: sqlite3.Connection, results: Iterable[bytes]) -> None:
+def _take_back(connection: sqlite3.Connection, results: Iterable[bytes], texts: Texts) -> None:
     """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers."""
     epochs: dict[str, int | None] = {}
     for payload in results:
         unit = unpacked(payload)
         if _stale(connection, unit.leases, epochs) is not None:
             unit = without_leases(unit)
-        statements.write_rows(connection, unit.rows)
+        statements.write_rows(connection, unit.rows, texts)
 
 
 def _stale(

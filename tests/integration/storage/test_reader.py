@@ -29,9 +29,9 @@ def queries(store: SqlStore) -> list[str]:
 
     fetch = store._fetch
 
-    def seeing(query: str, values: Mapping[str, object]) -> list[tuple[object, ...]]:
+    def seeing(query: str, values: Mapping[str, object], *texts: tuple[int, ...] | None) -> list[tuple[object, ...]]:
         seen.append(query)
-        return fetch(query, values)
+        return fetch(query, values, *texts)
 
     store._fetch = seeing  # type: ignore[method-assign]
     return seen
