@@ -128,30 +128,43 @@ def provider_of(server: RemoteServer) -> str:
     )
 
 
-async def run(
-    database: Path, text: str, *, environ: Mapping[str, str] | None = None, no_cache: bool = False, **inputs: Any
-) -> float:
-    """Seconds that a run takes, from the call of the library, loading included, to its result.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """Seconds of a run, from the call of the library, loading included, to its result."""
 
-    Raises NotThere if this flowllm does not know the workflow's keys.
-    """
+    seconds: float
+    cpu: float
+    """Of all threads."""
+
+
+async def _run(
+    database: Path, text: str, *, environ: Mapping[str, str] | None = None, no_cache: bool = False, **inputs: Any
+) -> Took:
     file = database.with_suffix(".yaml")
     file.write_text(text, encoding="utf-8")
     with tuned_process():
         async with FlowLLM(database=database, environ=environ or {}) as app, asyncio.timeout(LIMIT):
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             try:
                 result = await app.run(file, inputs=inputs, options=RunOptions(no_cache=no_cache))
             except InvalidWorkflow as error:
                 raise NotThere(str(error).splitlines()[0]) from None
-            took = time.perf_counter() - began
+            took = Took(seconds=time.perf_counter() - began, cpu=time.process_time() - cpu)
     assert result.status == "succeeded", result.error or [one.error for one in result.steps.values() if one.error][:1]
     return took
 
 
+def run(database: Path, text: str, **how: Any) -> Took:
+    """Run a workflow in this process, with keyword arguments for its inputs.
+
+    Raises NotThere if this flowllm does not know the workflow's keys.
+    """
+    return asyncio.run(_run(database, text, **how))
+
+
 def timed_run(database: Path, text: str, **how: Any) -> float:
-    """`run` in a loop of its own."""
-    return asyncio.run(run(database, text, **how))
+    """Seconds that `run` takes."""
+    return run(database, text, **how).seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

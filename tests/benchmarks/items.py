@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import sqlite3
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.harness import Figure, Scale, alternately, ratio, timed_run
+from tests.benchmarks.harness import Figure, Scale, Took, alternately, ratio, run
 
 FLOW = """
 inputs: {{n: 1}}
@@ -56,40 +57,45 @@ def _copy(connection: sqlite3.Connection, table: str, items: int) -> None:
 def items(scale: Scale) -> list[Figure]:
     """The cost of an item is what a run takes beyond one of a single item."""
     few, many, held = 1_000, scale.of(100_000, 4_000), scale.of(2_000_000, 50_000)
-    empty, full = scale.folder / "empty.db", scale.folder / "full.db"
-    for database in (empty, full):
-        timed_run(database, FLOW.format(salt="first"), n=1)
-    fill(full, held)
-
-    def each(database: Path, count: int, name: str) -> Callable[[int], float]:
-        def side(number: int) -> float:
-            def run(count: int, salt: str) -> float:
-                gc.collect()
-                return timed_run(database, FLOW.format(salt=salt), n=count)
-
-            base = statistics.median(run(1, f"{name} {number} base {one}") for one in range(3))
-            repeats = max(1, scale.of(5_000, 2_000) // count)
-            spent = [run(count, f"{name} {number} {one}") - base for one in range(repeats)]
-            return statistics.median(spent) / count * 1e6
-
-        return side
-
-    rounds = scale.of(min(3, scale.runs), scale.runs)
     of_few, of_many, on_full = alternately(
-        rounds, each(empty, few, "few"), each(empty, many, "many"), each(full, many, "full")
+        scale.of(min(3, scale.runs), scale.runs),
+        _item(scale, "few", few, times=scale.of(5, 2)),
+        _item(scale, "many", many),
+        _item(scale, "full", many, held=held),
     )
-    costs = [f"{statistics.median(one):.0f} µs" for one in (of_few, of_many, on_full)]
     return [
-        Figure(
-            what=f"an item of {many:,}, of one of {few:,}",
-            value=ratio(of_many, of_few),
-            bar=1.1,
-            note=f"{costs[1]} / {costs[0]}",
-        ),
-        Figure(
-            what=f"the same where {held:,} are on record",
-            value=ratio(on_full, of_few),
-            bar=1.1,
-            note=f"{costs[2]} / {costs[0]}",
-        ),
+        _compared(f"an item of {many:,}, of one of {few:,}", of_many, of_few),
+        _compared(f"the same where {held:,} are on record", on_full, of_few),
     ]
+
+
+def _item(scale: Scale, name: str, count: int, *, times: int = 1, held: int = 0) -> Callable[[int], Took]:
+    """What an item takes in a run of so many, the median of some runs."""
+    database = scale.folder / f"{name}.db"
+    serial = itertools.count()
+
+    def took(count: int) -> Took:
+        gc.collect()
+        return run(database, FLOW.format(salt=next(serial)), n=count)
+
+    took(1)
+    if held:
+        fill(database, held)
+
+    def side(_: int) -> Took:
+        base = _median([took(1) for _ in range(3)])
+        whole = _median([took(count) for _ in range(times)])
+        return Took(seconds=(whole.seconds - base.seconds) / count, cpu=(whole.cpu - base.cpu) / count)
+
+    return side
+
+
+def _median(took: list[Took]) -> Took:
+    return Took(seconds=statistics.median(one.seconds for one in took), cpu=statistics.median(one.cpu for one in took))
+
+
+def _compared(what: str, of: list[Took], to: list[Took]) -> Figure:
+    value = ratio([one.seconds for one in of], [one.seconds for one in to])
+    cpu = ratio([one.cpu for one in of], [one.cpu for one in to])
+    micros = " / ".join(f"{_median(one).seconds * 1e6:,.0f} µs" for one in (of, to))
+    return Figure(what=what, value=value, bar=1.1, note=f"{micros}; {cpu:.2f} × of the CPU")

@@ -150,6 +150,7 @@ def system(scale: Scale) -> list[Figure]:
             text = _SYSTEM.format(width=IN_FLIGHT, mode=mode, items=items, system=document(f"{mode} {number}"))
             return _sent(server, behaviour, scale.folder / f"{mode}.db", text)
 
+        side("'off'", -1)
         off, on = alternately(scale.runs, lambda number: side("'off'", number), lambda number: side("'on'", number))
     cached = statistics.median(one.cached for one in on) * 100
     was = f"unordered {statistics.median(one.cached for one in off):.1%}"

@@ -25,7 +25,7 @@ SLOTS = 64
 ITEMS = SLOTS * 5
 CALLS = 1_000
 HANGS = 5
-IN_FLIGHT = 50
+IN_FLIGHT = 25
 _ITEMS = """
 {limits}
 steps:
@@ -100,6 +100,7 @@ def hangs(scale: Scale) -> list[Figure]:
                 retry=", retry: {hedge: auto}",
             )
 
+        side("first", 0)(0)
         without, with_some = alternately(scale.runs, side("without", 0), side("with", HANGS * calls // CALLS))
     took, usual = [one[0] for one in with_some], [one[0] for one in without]
     more = statistics.median(one[1]["requests"] for one in with_some) / calls * 100 - 100
