@@ -88,7 +88,8 @@ class Attempt:
         self._caller = caller
         self._permit = permit
         self._reservation = reservation
-        self._spend = _taken(Usage.unknown(), None, reservation)
+        self._spend: Spend | None = None
+        """What it took; None: nobody knows."""
         self._sent_at = 0.0
         self._took = 0.0
         self._saved: float | None = 0.0
@@ -118,7 +119,8 @@ class Attempt:
             return await self._answered(outcome)
         finally:
             if self._caller.budget is not None:
-                self._caller.budget.reconcile(self._reservation, self._spend)
+                unknown = _taken(Usage.unknown(), None, self._reservation)
+                self._caller.budget.reconcile(self._reservation, unknown if self._spend is None else self._spend)
 
     async def _exchange(self, request: AnyRequest) -> Reply | StepError:
         state, pending = self._state, self._state.pending
@@ -181,7 +183,8 @@ class Attempt:
         state, usage = self._state, reply.usage
         self._list_price = reply.list_price
         self._tier = reply.service_tier or self._tier
-        charged = _taken(usage, None, self._reservation).tokens
+        known = usage.at_least
+        charged = known if usage.total is not None else max(known, self._reservation.tokens)
         self._notice(self._permit.answered(reply.headers, used=charged, cached=usage.cached_input_tokens))
         validator = state.call.validator
         verdict = None
@@ -221,7 +224,8 @@ class Attempt:
         """Add what the request took to the call and to the budget; gives its price."""
         cost = self._priced(told, usage, model)
         self._state.pay(cost)
-        self._spend = _taken(usage, cost, self._reservation)
+        if self._caller.budget is not None:
+            self._spend = _taken(usage, cost, self._reservation)
         if usage.cached_input_tokens:
             whole = self._priced(None, replace(usage, cached_input_tokens=0, cache_write_tokens=0), model)
             read = self._priced(None, usage, model)

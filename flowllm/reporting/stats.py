@@ -40,6 +40,14 @@ class QuantileSketch:
         self._least = min(self._least, value)
         self._most = max(self._most, value)
 
+    def merge(self, other: QuantileSketch) -> None:
+        """Count the values of another one too."""
+        for bucket, count in other._counts.items():
+            self._counts[bucket] = self._counts.get(bucket, 0) + count
+        self._total += other._total
+        self._least = min(self._least, other._least)
+        self._most = max(self._most, other._most)
+
     def quantile(self, share: float) -> float | None:
         """The value that the given share (0 to 1) of all values does not exceed; None without values."""
         if not self._total:
@@ -55,7 +63,7 @@ class QuantileSketch:
 
 
 class _Part:
-    """The figures of one step, or of one model."""
+    """The figures of one model in one step, or of several of these."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -70,6 +78,12 @@ class _Part:
             self.list_prices.add(event.list_price)
         if event.error is None:
             self.latency.add(event.call_s)
+
+    def merge(self, other: _Part) -> None:
+        self.requests += other.requests
+        self.spend += other.spend
+        self.list_prices |= other.list_prices
+        self.latency.merge(other.latency)
 
     def as_dict(self) -> dict[str, Json]:
         spend = self.spend.as_dict()
@@ -89,13 +103,11 @@ class Stats:
 
     def __init__(self) -> None:
         self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0}
-        self._whole = _Part()
         self._cached = {"input_tokens": 0, "cached_input_tokens": 0}
         self._saved: float | None = 0.0
         self._queue = QuantileSketch()
-        self._models: defaultdict[str, _Part] = defaultdict(_Part)
-        self._steps: defaultdict[str, _Part] = defaultdict(_Part)
-        """All items of a foreach are one, under its name."""
+        self._parts: defaultdict[tuple[str, str], _Part] = defaultdict(_Part)
+        """By model and step; all items of a foreach are one, under its name."""
 
     def handle(self, event: Event) -> None:
         """Count one event."""
@@ -119,9 +131,7 @@ class Stats:
         spend = Spend.of(
             event.usage, event.cost_usd, reserved_tokens=event.reserved_tokens, reserved_usd=event.reserved_usd
         )
-        self._models[event.model].add(event, spend)
-        self._steps[step_path(event.node_id)].add(event, spend)
-        self._whole.add(event, spend)
+        self._parts[event.model, step_path(event.node_id)].add(event, spend)
         if event.usage.input_tokens is not None and event.usage.cached_input_tokens is not None:
             self._cached["input_tokens"] += event.usage.input_tokens
             self._cached["cached_input_tokens"] += event.usage.cached_input_tokens
@@ -138,7 +148,12 @@ class Stats:
         `prompt_cache` says how many of the tokens in were read from the provider's cache, as far as that is known, and what
         they would have cost more; null where a price is not known.
         """
-        whole = self._whole
+        whole = _Part()
+        models: defaultdict[str, _Part] = defaultdict(_Part)
+        steps: defaultdict[str, _Part] = defaultdict(_Part)
+        for (model, step), part in self._parts.items():
+            for total in (whole, models[model], steps[step]):
+                total.merge(part)
         return {
             "requests": dict(self._requests),
             **whole.spend.as_dict(),
@@ -147,8 +162,8 @@ class Stats:
             "latency_s": _quantiles(whole.latency),
             "queue_s": _quantiles(self._queue),
             "duration_s": round(duration_s, 3),
-            "model_figures": {name: part.as_dict() for name, part in self._models.items()},
-            "step_figures": {name: part.as_dict() for name, part in self._steps.items()},
+            "model_figures": {name: part.as_dict() for name, part in models.items()},
+            "step_figures": {name: part.as_dict() for name, part in steps.items()},
         }
 
 

@@ -39,7 +39,7 @@ def decode(raw: bytes, *, api: str, info: RequestInfo) -> Completion:
 def parse(raw: bytes, info: RequestInfo) -> dict[str, Json]:
     """The JSON object in a body. Raises BadAnswer, with the raw text in `answer`, if there is none."""
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode().removeprefix("\ufeff")
         payload = assembled(text) if _is_stream(text) else json.loads(text)
     except UnicodeDecodeError:
         raise bad_answer(info, "text that is not UTF-8", raw) from None
@@ -206,7 +206,8 @@ class _Parts:
 
 def _completion(payload: Mapping[str, Json], info: RequestInfo, raw: str, *, parts: _Parts, usage: Usage) -> Completion:
     text = without_reasoning(parts.text)
-    parts = replace(parts, text=text, has_reasoning=parts.has_reasoning or text is not parts.text)
+    if text is not parts.text:
+        parts = replace(parts, text=text, has_reasoning=True)
     end = end_of(parts.finish_reason)
     if parts.calls and end in (End.DONE, End.TOOLS) and (info.tools or not text.strip()):
         text, end = _calls_as_text(parts, info, usage), End.DONE

@@ -186,9 +186,11 @@ class ErrorBody:
 
 def masked_body(raw: bytes, redactor: Redactor) -> bytes:
     """The body with every secret masked, in whatever field it stands; the very same bytes where there is none."""
+    if redactor.is_empty:
+        return raw
     text = raw.decode(errors="surrogateescape")
     masked = redactor.text(text)
-    if masked == text and not (_ESCAPED.search(text) and not redactor.is_empty):
+    if masked == text and not _ESCAPED.search(text):
         return raw
     try:
         payload = json.loads(text)

@@ -57,14 +57,15 @@ class ClientPool:
     def __init__(self) -> None:
         self._clients: dict[bool, httpx2.AsyncClient] = {}
         self._loading = asyncio.Lock()
-        self._module: ModuleType | None = None
+        self.loaded: ModuleType | None = None
+        """What `module` gives, once it is there."""
 
     async def module(self) -> ModuleType:
         """flowllm.providers.openai.client, imported in a thread, with the price tables that the first answer will need."""
         async with self._loading:
-            if self._module is None:
-                self._module = await asyncio.to_thread(_import_client)
-        return self._module
+            if self.loaded is None:
+                self.loaded = await asyncio.to_thread(_import_client)
+        return self.loaded
 
     async def http(self, *, secure: bool) -> httpx2.AsyncClient:
         """The connections to https servers, or to http ones."""
@@ -267,6 +268,8 @@ class OpenAIProvider:
         raise self._redacted(failure)
 
     async def _connected(self) -> tuple[Client, ModuleType]:
+        if self._client is not None and self._pool.loaded is not None:
+            return self._client, self._pool.loaded
         module = await self._pool.module()
         try:
             http = await self._pool.http(secure=self._address.secure)

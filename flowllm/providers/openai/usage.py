@@ -90,8 +90,11 @@ def _within(part: int, whole: int | None) -> int:
 
 
 def _first(parts: Sequence[Mapping[str, Json]], names: tuple[str, ...]) -> int | None:
-    counts = (_count(part.get(name)) for part in parts for name in names)
-    return next((count for count in counts if count is not None), None)
+    for part in parts:
+        for name in names:
+            if (value := part.get(name)) is not None and (count := _count(value)) is not None:
+                return count
+    return None
 
 
 def _count(value: Json) -> int | None:
