@@ -24,6 +24,7 @@ from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Json, StepId, StepKind
 from flowllm.datasets.spool import spool_path
+from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
 from flowllm.reporting.base import Closable, Observer
@@ -217,32 +218,29 @@ class RunAttempt:
 
     def _claim(self) -> None:
         """Tell the limiter what the run allows: no more connections than files may be opened yet."""
-        holder, cap = self._run.run_id, self._options.max_concurrent
+        holder, cap, accounts = self._run.run_id, self._options.max_concurrent, self._providers.accounts()
         self._providers.claim(self._limiter, holder=holder, cap=cap)
-        slots = self._slots()
-        if sum(slots) > self._files:
-            most = max(1, self._files // len(slots))
-            self._providers.claim(self._limiter, holder=holder, cap=most if cap is None else min(most, cap))
-        if max(sum(slots), LOCAL_WINDOW) > self._files:
+        found = [self._limiter.written(account) for account in accounts]
+        written, share = sum(most or 0 for most in found), max(1, self._files // max(1, len(found)))
+        over = written > self._files
+        ceiling = share if over else max(1, (self._files - written) // max(1, found.count(None)))
+        self._providers.claim(self._limiter, holder=holder, cap=cap, most=share if over else None, ceiling=ceiling)
+        if max(written, LOCAL_WINDOW) > self._files:
             message = (
                 f"at most {self._files} requests or items at once, as this process may have only "
                 f"{descriptors.limit()} files open: `ulimit -n` raises that"
             )
             self._emit(Notice(run_id=holder, at=self._clock.now(), message=message))
 
-    def _slots(self) -> list[int]:
-        gauges = self._limiter.gauges()
-        return [gauges[account].max_concurrent for account in self._providers.accounts() if account in gauges]
-
     def _window(self, any_order: bool) -> int:
-        """Enough items to keep all slots of the accounts that the run uses filled; more where those go together whose
-        prompts begin the same, if they may."""
-        gauges = self._limiter.gauges()
-        found = [
-            (account, gauges[account].max_concurrent) for account in self._providers.accounts() if account in gauges
-        ]
-        wide = {account for account, _ in found if any_order and self._limiter.follows(account)}
-        return max(DEFAULT_WINDOW, sum(slots * (GROUPED if account in wide else 2) for account, slots in found))
+        """Enough items to keep all slots of the accounts that the run uses filled, as they are now; more where those go
+        together whose prompts begin the same. In a given order always as many, so that a repeat pulls no others."""
+        accounts, limiter = self._providers.accounts(), self._limiter
+        if not any_order:
+            return max(DEFAULT_WINDOW, 2 * sum(limiter.written(account) or UNHEARD for account in accounts))
+        wide = {account for account in accounts if limiter.follows(account)}
+        found = sum(limiter.slots(account) * (GROUPED if account in wide else 2) for account in accounts)
+        return max(DEFAULT_WINDOW, found)
 
     def _over(self) -> DatasetRun | None:
         if self._rows is None:

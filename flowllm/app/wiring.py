@@ -11,7 +11,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, Unauthorized, UsageError
 from flowllm.core.records import dataclass, replace
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder, looks_secret, passwords_of
-from flowllm.core.types import DEFAULT_CONCURRENT, Limits, StepKind, Usage
+from flowllm.core.types import Limits, StepKind, Usage
 from flowllm.language.workflow import EmbedBody, LlmBody, ProviderSettings, PythonBody, Step, Workflow
 from flowllm.limits.limiter import Limiter, tightest
 from flowllm.providers.base import Account, Provider
@@ -99,14 +99,20 @@ class Providers:
             for name in _names(body):
                 self.get(name)
 
-    def claim(self, limiter: Limiter, *, holder: object, cap: int | None) -> None:
+    def claim(
+        self, limiter: Limiter, *, holder: object, cap: int | None, most: int | None = None, ceiling: int | None = None
+    ) -> None:
         """Tell the limiter what this run allows on each provider, also on those that templates will name.
 
-        It holds until `holder` withdraws; `cap` lowers concurrency.
+        It holds until `holder` withdraws. `cap` stands in place of the default provider's number, and lowers others;
+        `most` lowers what is written, `ceiling` bounds what is found.
         """
 
         def claim(name: str, provider: Provider) -> None:
-            limiter.configure(provider.account, self._limits(name, cap), holder=holder)
+            limits = self._limits(name, cap, ceiling)
+            if limits.max_concurrent is not None and most is not None:
+                limits = replace(limits, max_concurrent=min(limits.max_concurrent, most))
+            limiter.configure(provider.account, limits, holder=holder)
 
         self._claim = claim
         for name, provider in self._made.items():
@@ -130,15 +136,16 @@ class Providers:
                         hint=f"put it under `prices` in flowllm.yaml: {model}: {{input: 0.15, output: 0.60}}",
                     )
 
-    def _limits(self, name: str, cap: int | None) -> Limits:
+    def _limits(self, name: str, cap: int | None, ceiling: int | None) -> Limits:
         own = self._workflow.providers[name].limits
         is_default = name == self.default
         shared = self._workflow.limits if is_default else None
         limits = tightest(own, shared) if own is not None and shared is not None else own or shared or Limits()
         if cap is None:
-            return limits
-        most = cap if is_default else min(cap, limits.max_concurrent or DEFAULT_CONCURRENT)
-        return replace(limits, max_concurrent=most)
+            return replace(limits, ceiling=ceiling)
+        if is_default or limits.max_concurrent is not None:
+            return replace(limits, max_concurrent=cap if is_default else min(cap, limits.max_concurrent or cap))
+        return replace(limits, ceiling=min(cap, ceiling or cap))
 
     def _resolve(self, name: str) -> str:
         return SIMULATED if self._all_simulated else resolve_auto(name, self.environ)
@@ -151,6 +158,7 @@ class Providers:
                     seed=settings.seed,
                     latency=settings.latency,
                     latency_sigma=settings.latency_sigma,
+                    slots=settings.slots,
                     error_rate=settings.error_rate,
                     rate_limit_rate=settings.rate_limit_rate,
                     prompt_cache=settings.prompt_cache,

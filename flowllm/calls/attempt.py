@@ -183,9 +183,10 @@ class Attempt:
         state, usage = self._state, reply.usage
         self._list_price = reply.list_price
         self._tier = reply.service_tier or self._tier
-        known = usage.at_least
+        known, cached = usage.at_least, usage.cached_input_tokens
         charged = known if usage.total is not None else max(known, self._reservation.tokens)
-        self._notice(self._permit.answered(reply.headers, used=charged, cached=usage.cached_input_tokens))
+        written = usage.output_tokens
+        self._notice(self._permit.answered(reply.headers, used=charged, cached=cached, output_tokens=written))
         validator = state.call.validator
         verdict = None
         if validator is not None and isinstance(reply, Completion):

@@ -264,7 +264,9 @@ class Limits:
     """What an account, or one model of it, allows. None: not limited."""
 
     max_concurrent: int | None = None
-    """An account for which nothing is said allows DEFAULT_CONCURRENT."""
+    """None: it is found."""
+    ceiling: int | None = None
+    """Of what is found, as files and connections allow."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     burst: int | None = None
@@ -285,7 +287,6 @@ class Limits:
     """Share of failed nodes at which a run ends, 0 to 1."""
 
 
-DEFAULT_CONCURRENT = 10
 DEFAULT_PATIENCE = 900.0
 
 

@@ -154,7 +154,7 @@ class EnforceKeys(Keys, title="limits of a simulated server"):
     """What a simulated server allows."""
 
     foreign = "limits"
-    max_concurrent = Key(v.count, "Requests in flight at the same time (an account: 10).")
+    max_concurrent: Key[Any] = Key(v.count, "Requests in flight at the same time.")
     requests_per_minute = Key(v.rate, "Requests a minute.")
     tokens_per_minute = Key(v.rate, "Tokens a minute, input and output together.")
     burst = Key(v.count, "Requests that may go at once after a pause (a sixtieth of requests_per_minute, at least 1).")
@@ -177,6 +177,9 @@ class WindowKeys(Keys, title="window"):
 class ModelLimitsKeys(EnforceKeys, title="limits of a model"):
     """What one model of an account allows."""
 
+    max_concurrent = Key(
+        v.count_or_auto, "Requests in flight at the same time; auto finds as many as bring more (auto)."
+    )
     windows = Key(listed(WindowKeys, "windows"), "Strict windows, such as {requests: 10, per: 1s}; all of them hold.")
 
 
@@ -250,6 +253,7 @@ class SimulatedKeys(Keys, title="provider (simulated)"):
     seed = Key(v.integer, "Another seed gives other answers.", 0)
     latency = Key(v.duration_or_zero, "Median time of an answer.", 0.0)
     latency_sigma = Key(v.number(least=0, most=10), "Sigma of the log-normal distribution of that time.", 0.0)
+    slots = Key(v.count, "Requests that are served at the same time, while others wait (any number).")
     error_rate = Key(v.share, "Share of requests that fail with a 500.", 0.0)
     rate_limit_rate = Key(v.share, "Share of requests that get a 429.", 0.0)
     prompt_cache = Key(v.boolean, "Keeps the beginnings of prompts, from 1,024 tokens on, as providers do.", False)

@@ -225,6 +225,8 @@ def limits_of(*tables: EnforceKeys | None) -> Limits | None:
     if not found:
         return None
     given = _merged(*found)
+    if given.get("max_concurrent") == AUTO:
+        del given["max_concurrent"]
     if "windows" in given:
         given["windows"] = tuple(WindowLimit(**window.values) for window in given["windows"])
     if "models" in given:

@@ -149,15 +149,23 @@ def environment_name(node: Node) -> str:
 
 
 def number(
-    *, least: float | None = None, most: float | None = None, whole: bool = False, template: bool = False
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+    template: bool = False,
+    word: str = "",
 ) -> Value[Any]:
-    """Numbers within bounds; with `template` a text that is a template passes too, and the node is given on."""
-    what = "a whole number" if whole else "a number"
+    """Numbers within bounds; with `template` a text that is a template passes too, and the node is given on; `word` may
+    stand in place of a number."""
+    what = ("a whole number" if whole else "a number") + (f" or {word}" if word else "")
     kinds = (int,) if whole else (int, float)
 
     def read(node: Node) -> Any:
         found = scalar(node, what)
         given = found.value
+        if word and given == word:
+            return word
         if template and isinstance(given, str) and is_template(given):
             return found
         if isinstance(given, bool) or not isinstance(given, kinds):
@@ -174,14 +182,17 @@ def number(
         return found if template else given
 
     bounds = {"minimum": least, "maximum": most}
-    schema = {
+    schema: dict[str, Json] = {
         "type": "integer" if whole else "number",
         **{k: bound for k, bound in bounds.items() if bound is not None},
     }
+    if word:
+        schema = {"anyOf": [{"const": word}, schema]}
     return Value(read, or_template(schema) if template else schema)
 
 
 count: Final[Value[int]] = number(least=1, whole=True)
+count_or_auto: Final[Value[int | str]] = number(least=1, whole=True, word="auto")
 integer: Final[Value[int]] = number(whole=True)
 rate: Final[Value[float]] = Value(number(least=SMALLEST_RATE).read, {"type": "number", "exclusiveMinimum": 0})
 

@@ -77,6 +77,8 @@ class ProviderSettings:
     """Median time of a simulated answer."""
     latency_sigma: float = 0.0
     """Sigma of the log-normal distribution of that time."""
+    slots: int | None = None
+    """Requests that are served at the same time; None: any number."""
     error_rate: float = 0.0
     """Share of simulated requests that fail with a 500."""
     rate_limit_rate: float = 0.0

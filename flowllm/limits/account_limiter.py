@@ -19,9 +19,10 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
 from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.tasks import start_task
-from flowllm.core.types import DEFAULT_CONCURRENT, Limits, WaitReason
+from flowllm.core.types import Limits, WaitReason
 from flowllm.limits.adaptive import Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
+from flowllm.limits.concurrency import FIRST, UNHEARD
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
@@ -77,14 +78,18 @@ class AccountLimiter:
         """What is known of that model."""
         found = self.models.get(name)
         if found is None:
+            now = self._clock.monotonic()
             found = self.models[name] = ModelLimits(name)
-            found.prefixes.mode = self.scope.limits.prefix_cache
+            found.tune(Limits(), self.scope.limits, now)
+            for model in self.models.values():
+                self._give_own_queue(model)
         return found
 
     def _give_own_queue(self, model: ModelLimits) -> None:
         """Give it a queue of its own once it may have to wait by itself, so that nobody waits behind it."""
         name = model.departed.model
-        if name in self._queues or not model.particular:
+        apart = model.particular or (len(self.models) > 1 and self.scope.limits.max_concurrent is None)
+        if name in self._queues or not apart:
             return
         now = self._clock.monotonic()
         shared, own = self._queues[""], AdmissionQueue[Waiter](self._arrivals)
@@ -105,8 +110,18 @@ class AccountLimiter:
 
     @property
     def most(self) -> int:
-        """Slots, when all is well."""
-        return self.scope.limits.max_concurrent or DEFAULT_CONCURRENT
+        """Slots, when all is well: as they are written, or of all models together."""
+        limits, now = self.scope.limits, self._clock.monotonic()
+        if limits.max_concurrent is not None:
+            return limits.max_concurrent
+        slots = sum(model.slots(now) or 0 for model in self.models.values()) or FIRST
+        return min(slots, limits.ceiling or slots)
+
+    @property
+    def soon(self) -> int:
+        """Slots that there may be before anything more is answered."""
+        heard = self.models and all(model.heard for model in self.models.values())
+        return self.most if heard or self.scope.limits.max_concurrent is not None else max(self.most, UNHEARD)
 
     @property
     def waiting(self) -> int:
@@ -238,10 +253,12 @@ class AccountLimiter:
 
     def _hold(self, admission: Admission, now: float) -> Hold | None:
         """What keeps this one from being admitted now."""
-        width = self.breaker.width(self.most, now)
-        if self.scope.full(width):
-            reason = WaitReason.SLOT if width == self.most else WaitReason.BREAKER
-            return Hold(reason, self.breaker.wait(now) or math.inf)
+        limits, most = self.scope.limits, self.most
+        width = self.breaker.width(most, now)
+        if width < most and self.scope.full(width):
+            return Hold(WaitReason.BREAKER, self.breaker.wait(now) or math.inf)
+        if self.scope.full(limits.max_concurrent or limits.ceiling):
+            return Hold(WaitReason.SLOT, math.inf)
         return longer(self.scope.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
 
     def _take(self, admission: Admission, now: float) -> None:
@@ -332,14 +349,14 @@ class AccountLimiter:
         model.remember(traits, self.scope.limits, self._clock.monotonic())
         self._give_own_queue(model)
 
-    def answered(self, headers: Mapping[str, str], departure: Departure) -> None:
-        """The server is alive and did its work, or said why it would not."""
+    def answered(self, headers: Mapping[str, str], departure: Departure, *, tokens: int | None = None) -> None:
+        """The server is alive and did its work, with so many output tokens, or said why it would not."""
         now = self._clock.monotonic()
         self.answered_once = True
         self.refused_in_a_row = 0
         self.troubled_since = None
         self.breaker.succeeded(now)
-        self.model(departure.model).adaptive.accepted(now)
+        self.model(departure.model).answered(departure, now, tokens)
         if headers and self.learns:
             self._read(headers, departure, now)
 
@@ -350,7 +367,7 @@ class AccountLimiter:
             self.model(admission.model).prefixes.answered(admission.lineup, tokens, now - departure.at, now)
 
     def limited(self, retry_after: float | None, departure: Departure) -> None:
-        """A 429: the model waits as long as it says, and its rate is cut."""
+        """A 429: the model waits as long as it says, its rate is cut, and half of its slots go."""
         now = self._clock.monotonic()
         model = self.model(departure.model)
         self._in_trouble(now)
@@ -359,11 +376,16 @@ class AccountLimiter:
         limits = self.scope.limits
         if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
             model.retune(limits, now)
+        if self.learns:
+            model.dropped(departure, now)
         self._give_own_queue(model)
 
-    def failed(self) -> None:
-        """The provider is in trouble."""
-        now = self._clock.monotonic()
+    def failed(self, departure: Departure, *, timed_out: bool = False) -> None:
+        """The provider is in trouble; one that does not answer in time may have too much to do."""
+        now, model = self._clock.monotonic(), self.model(departure.model)
+        if timed_out:
+            model.dropped(departure, now)
+        model.concurrency.hear(now)
         self._in_trouble(now)
         self.breaker.failed(now)
 

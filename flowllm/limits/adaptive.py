@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 from flowllm.core.records import dataclass
 from flowllm.core.types import Limits, Trait, WaitReason
+from flowllm.limits.concurrency import CEILING, Concurrency
 from flowllm.limits.prefix_cache import PrefixCache
 from flowllm.limits.quota_headers import Quota
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
@@ -132,6 +133,8 @@ class Departure:
     at: float = 0.0
     number: int = 0
     tokens: float = 0.0
+    in_flight: int = 0
+    """Of the model when it went, itself included."""
 
 
 class ModelLimits:
@@ -141,12 +144,29 @@ class ModelLimits:
         self.scope = LimitScope()
         self.adaptive = AdaptiveRate()
         self.prefixes = PrefixCache()
+        self.concurrency = Concurrency()
+        self._finds = False
+        """Nobody wrote how many may be in flight."""
         self.paused_until = -math.inf
         self.departed = Departure(model=name)
         self._told: float | None = None
         """Requests a second, as headers say."""
         self._most_left = 0.0
         """Requests that were left when most were: so many may go at once."""
+
+    def slots(self, now: float) -> int | None:
+        """Requests that may be in flight; None: any number."""
+        return self.concurrency.slots(now) if self._finds else self.scope.limits.max_concurrent
+
+    @property
+    def heard(self) -> bool:
+        """How many may be in flight is not about to grow by the clock alone."""
+        return self.concurrency.heard or not self._finds
+
+    @property
+    def found(self) -> int | None:
+        """Requests in flight that were found to suit it; None: they are written, or it was not found yet."""
+        return self.concurrency.found if self._finds else None
 
     @property
     def particular(self) -> bool:
@@ -168,6 +188,8 @@ class ModelLimits:
     def tune(self, limits: Limits, account: Limits, now: float) -> None:
         """Take these limits of its own, under those of its account."""
         self.prefixes.mode = account.prefix_cache
+        self._finds = limits.max_concurrent is None and account.max_concurrent is None
+        self.concurrency.ceiling = min(CEILING, account.ceiling or CEILING)
         told = learned = None
         own = per_second(limits)
         if account.adaptive is not False:
@@ -182,13 +204,19 @@ class ModelLimits:
 
     def learned(self, now: float) -> dict[Trait, float]:
         """What was found out, for later runs to begin with."""
-        found = {} if self.prefixes.shown is None else {Trait.CACHES_PREFIXES: float(self.prefixes.shown)}
-        rate = self.adaptive.rate(now)
-        return found if rate is None or not self.adaptive.learned else {**found, Trait.REQUESTS_PER_SECOND: rate}
+        rate = self.adaptive.rate(now) if self.adaptive.learned else None
+        found = {
+            Trait.REQUESTS_PER_SECOND: rate,
+            Trait.MAX_CONCURRENT: self.found,
+            Trait.CACHES_PREFIXES: self.prefixes.shown,
+        }
+        return {trait: float(value) for trait, value in found.items() if value is not None}
 
     def remember(self, traits: Mapping[str, float], account: Limits, now: float) -> None:
         """What earlier runs found out. Nothing is held back by a rate that is very low, as no 429 said so in this one."""
-        rate = traits.get(Trait.REQUESTS_PER_SECOND)
+        found, rate = traits.get(Trait.MAX_CONCURRENT), traits.get(Trait.REQUESTS_PER_SECOND)
+        if found is not None:
+            self.concurrency.remember(found)
         if rate is not None and not self.adaptive.learned:
             self.adaptive.start_at(max(rate, LEAST_GUESS), now)
             self.retune(account, now)
@@ -199,11 +227,31 @@ class ModelLimits:
     def depart(self, tokens: float, now: float) -> Departure:
         """One goes out."""
         before = self.departed
-        self.departed = Departure(model=before.model, at=now, number=before.number + 1, tokens=before.tokens + tokens)
+        self.departed = Departure(
+            model=before.model,
+            at=now,
+            number=before.number + 1,
+            tokens=before.tokens + tokens,
+            in_flight=self.scope.in_flight,
+        )
         return self.departed
+
+    def answered(self, departure: Departure, now: float, tokens: int | None) -> None:
+        """The server did its work: with so many output tokens, or None where it said why it would not."""
+        self.adaptive.accepted(now)
+        if self._finds and tokens is not None and departure.number:
+            load, in_flight = departure.in_flight, self.scope.in_flight
+            self.concurrency.answered(now, sent_at=departure.at, load=load, in_flight=in_flight, tokens=tokens)
+
+    def dropped(self, departure: Departure, now: float) -> None:
+        """A request was one too many, or timed out."""
+        if self._finds and departure.number:
+            self.concurrency.dropped(now, sent_at=departure.at, load=departure.in_flight)
 
     def hold(self, tokens: float, now: float) -> Hold | None:
         """What keeps a request from being admitted, as far as this model goes."""
+        if self._finds and self.concurrency.full(self.scope.in_flight, now):
+            return Hold(WaitReason.SLOT, self.concurrency.more_in(now))
         if self.scope.full(self.scope.limits.max_concurrent):
             return Hold(WaitReason.SLOT, math.inf)
         return longer(self.paused(now), self.scope.hold(tokens, now))

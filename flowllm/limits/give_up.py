@@ -53,7 +53,7 @@ def judge_failure(account: AccountLimiter, error: StepError, departure: Departur
     elif isinstance(error, ServerFailed | ConnectionFailed | AttemptTimedOut | BadAnswer) and not isinstance(
         error, EmptyAnswer | WrongVectors
     ):
-        account.failed()
+        account.failed(departure, timed_out=isinstance(error, AttemptTimedOut))
     elif isinstance(error, Unauthorized):
         account.refused_in_a_row += 1
     elif not isinstance(error, QuotaExhausted | PathNotFound):

@@ -33,7 +33,9 @@ class Gauge:
     waits: Mapping[str, int]
     """How many wait for which reason, those too that were admitted and may not go out yet."""
     max_concurrent: int
-    """Slots when all is well."""
+    """Slots when all is well: as they are written, or as they are found now of all models that were asked."""
+    learned_concurrent: int | None
+    """Requests in flight that were found to suit the models that were asked, all together."""
     slots: int
     """Slots as the breaker leaves them now."""
     requests_per_minute: float | None
@@ -75,6 +77,7 @@ def read_gauge(account: AccountLimiter, now: float) -> Gauge:
         waiting=account.waiting,
         waits={reason.value: count for reason, count in account.waits().items()},
         max_concurrent=account.most,
+        learned_concurrent=sum(model.found or 0 for model in asked) or None,
         slots=account.breaker.width(account.most, now),
         requests_per_minute=None if rate is None else rate * MINUTE,
         learned_per_minute=None if learned is None else learned * MINUTE,
@@ -116,12 +119,14 @@ class Permit:
         """Wait for the moment at which the request may really go out: not during a pause, not above a rate."""
         self._departure = await self._account.depart(self._admission)
 
-    def answered(self, headers: Mapping[str, str], *, used: float, cached: int | None = None) -> str | None:
-        """The answer is here: what its headers say, the tokens that it took, and how many of them were read from the
-        server's cache. Gives what people should hear."""
+    def answered(
+        self, headers: Mapping[str, str], *, used: float, cached: int | None = None, output_tokens: int | None = None
+    ) -> str | None:
+        """The answer is here: what its headers say, the tokens that it took, how many of them were read from the
+        server's cache, and how many were written. Gives what people should hear."""
         was_open = self._account.breaker.state is BreakerState.PROBING
         departure = self._departure or Departure(model=self._admission.model)
-        self._account.answered(headers, departure)
+        self._account.answered(headers, departure, tokens=output_tokens or 0)
         self._account.cached(self._admission, departure, cached)
         if self._account.scope.limits.tokens_charged == "usage":
             self._used = used
@@ -151,12 +156,14 @@ def tightest(one: Limits, other: Limits) -> Limits:
     charged = {one.tokens_charged, other.tokens_charged}
     burst = smaller(one.burst, other.burst)
     concurrent = smaller(one.max_concurrent, other.max_concurrent)
+    ceiling = smaller(one.ceiling, other.ceiling)
     models = {
         name: tightest(one.models.get(name, Limits()), other.models.get(name, Limits()))
         for name in dict.fromkeys([*one.models, *other.models])
     }
     return Limits(
         max_concurrent=None if concurrent is None else int(concurrent),
+        ceiling=None if ceiling is None else int(ceiling),
         requests_per_minute=smaller(one.requests_per_minute, other.requests_per_minute),
         tokens_per_minute=smaller(one.tokens_per_minute, other.tokens_per_minute),
         burst=None if burst is None else int(burst),
@@ -268,6 +275,14 @@ class Limiter:
         """Whether requests of that account wait for those that lead (`prefix_cache.py`)."""
         found = self._account(account)
         return found.scope.limits.prefix_cache == "on" or any(model.prefixes.pays for model in found.models.values())
+
+    def slots(self, account: Hashable) -> int:
+        """Requests to the account that may be in flight soon, when all is well."""
+        return self._account(account).soon
+
+    def written(self, account: Hashable) -> int | None:
+        """Requests in flight as they are written down for the account."""
+        return self._account(account).scope.limits.max_concurrent
 
     def gauges(self) -> dict[Hashable, Gauge]:
         """How each account stands."""

@@ -302,8 +302,13 @@ def took(stats: Mapping[str, Json], unpriced: Collection[str] = (), list_prices:
 
 
 def limits(gauges: Mapping[str, Mapping[str, Json]]) -> list[str]:
-    """How busy each account was kept, where it has a rate."""
-    return [
+    """How busy each account was kept, where it has a rate; how many requests in flight were found to suit it."""
+    found = [
+        f"limit of {one_line(name)}: {gauge['learned_concurrent']:,} requests in flight, found"
+        for name, gauge in gauges.items()
+        if gauge.get("learned_concurrent") is not None
+    ]
+    return found + [
         f"limit of {one_line(name)}: {gauge['requests_per_minute']:.0f} requests a minute, "
         f"{gauge['utilisation']:.0%} used" + (", learned" if gauge["learned_per_minute"] is not None else "")
         for name, gauge in gauges.items()

@@ -47,7 +47,7 @@ LOCAL_WINDOW = 64
 MOST_SUSPENDED = 1024
 """Suspended items of a foreach that are held to be started again while others are executed; more are when it is
 executed again as a whole."""
-LOOK_EVERY = 1.0
+LOOK_EVERY = 0.25
 """Seconds after which it is seen anew how many items may be in flight."""
 MIN_BATCHES = 8
 """Requests' worth of texts to embed that a foreach has in flight at least."""
@@ -101,7 +101,11 @@ class ForeachRunner:
         """When it last saw how many items may be in flight (monotonic seconds)."""
         self._full_s = 0.0
         """Seconds in which no more items could be opened."""
-        self._inline = invocation.step.kind is StepKind.VALUE and invocation.step.save is None
+        step = invocation.step
+        self._inline = step.kind is StepKind.VALUE and step.save is None
+        self._asks = step.kind in REQUEST_KINDS or step.kind is StepKind.WORKFLOW
+        self._asks |= getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
+        self._least = MIN_BATCHES * texts_together(step)
         self._accepting = accepting
         self._state = ForeachState(window=1)
         self._cached = CachedItems(context, (self._node, self._item_step), self._spawn, self._ended)
@@ -168,28 +172,24 @@ class ForeachRunner:
                 await self._sink.finish(complete=complete)
 
     def _begin(self, rows: Rows) -> ForeachState:
-        step = self._invocation.step
         self._scope.total = rows.total or 0
         self._context.emit(
             FanOutStarted(
                 run_id=self._context.run.run_id, at=self._context.clock.now(), node_id=self._node, total=rows.total
             )
         )
-        before = self._pulled_before
         self._looked = self._context.clock.monotonic()
+        values, before = self._invocation.values, self._pulled_before
         return foreach_state(
-            step, self._invocation.values, window=self._window(), total=rows.total, pulled_before=before
+            self._invocation.step, values, window=self._window(), total=rows.total, pulled_before=before
         )
 
     def _window(self) -> int:
-        """Items in flight, as the limits stand now."""
-        foreach, step = self._foreach, self._invocation.step
-        if foreach is not None and foreach.max_concurrent is not None:
-            return foreach.max_concurrent
-        asks = step.kind in REQUEST_KINDS or step.kind is StepKind.WORKFLOW
-        own = getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
-        window = self._context.open_items.window(not self._accepting) if asks or own else LOCAL_WINDOW
-        return max(window, MIN_BATCHES * texts_together(step))
+        """Items in flight at most: as it is written, or as the limits stand now."""
+        if self._foreach is not None and self._foreach.max_concurrent is not None:
+            return self._foreach.max_concurrent
+        window = self._context.open_items.window(not self._accepting) if self._asks else LOCAL_WINDOW
+        return max(window, self._least)
 
     # pulling
 

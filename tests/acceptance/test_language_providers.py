@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flowllm.core.errors import UsageError
+from flowllm.limits.concurrency import FIRST
 from flowllm.runtime.options import RunOptions
 from tests.support.author import Author
 from tests.support.project import as_yaml
@@ -156,12 +157,13 @@ def test_limits_are_those_of_the_default_provider(author: Author) -> None:
         assert (author.server.peak, other.peak) == (1, 2)
 
 
-def test_without_limits_ten_go_at_once(author: Author) -> None:
-    author.server.hold = 10
-    steps = {f"a{n}": {"prompt": f"{n}"} for n in range(14)}
-    flow = {"defaults": {"model": "m", "timeout": "10s"}, "steps": steps}
-    author.sent(as_yaml(flow))
-    assert author.server.peak == 10
+@pytest.mark.parametrize("limits", [{}, {"limits": {"max_concurrent": "auto"}}])
+def test_without_a_number_sixteen_go_at_once(author: Author, limits: dict) -> None:
+    author.server.hold = FIRST  # nobody is answered before so many are there together
+    author.write("flowllm.yaml", "limits: {max_concurrent: 3}\n" if limits else "tenants: {a: 1}\n")
+    steps = {f"a{n}": {"prompt": f"{n}"} for n in range(FIRST)}
+    author.sent(as_yaml({"defaults": {"model": "m", "timeout": "10s"}, "steps": steps, **limits}))
+    assert author.server.peak == FIRST
 
 
 FLOW = "steps: {it: {prompt: hi}}"

@@ -195,7 +195,8 @@ def test_without_one_success_the_run_is_paused_after_give_up_after() -> None:
     async def main() -> float:
         stage = Stage()
         stage.provider.script = [ServerFailed("dead", status=500) for _ in range(1000)]
-        stage.limiter.configure(stage.provider.account, Limits(give_up_after=120.0), holder="r1")
+        limits = Limits(max_concurrent=10, give_up_after=120.0)
+        stage.limiter.configure(stage.provider.account, limits, holder="r1")
         ending = await stage.run(_flow(100))
         assert ending.status is RunStatus.PAUSED
         assert ending.error is not None

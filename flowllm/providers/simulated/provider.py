@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import math
 from collections import OrderedDict
@@ -43,6 +44,8 @@ class SimulatedConfig:
     """Median time of an answer."""
     latency_sigma: float = 0.0
     """Sigma of the log-normal distribution of that time."""
+    slots: int | None = None
+    """Requests that are served at the same time, while others wait; None: any number."""
     error_rate: float = 0.0
     """Share of requests that fail with a 500."""
     rate_limit_rate: float = 0.0
@@ -73,6 +76,8 @@ class SimulatedProvider:
         self._answers: OrderedDict[str, int] = OrderedDict()
         self._prompts = PromptCache() if config.prompt_cache else None
         self._in_flight = 0
+        self._slots_end: list[float] = []
+        """When the slots that were taken are free again, as a heap (monotonic seconds)."""
         self._limits_of_server = _ServerLimits(config.enforce, clock) if config.enforce is not None else None
 
     def encode(self, request: Request) -> dict[str, Json]:
@@ -145,7 +150,8 @@ class SimulatedProvider:
             self._in_flight -= 1
 
     async def _wait_or_fail(self, random: Random, timeout: float, prefill: float) -> None:
-        latency = prefill + self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
+        drawn = self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
+        latency = self._queued(prefill + drawn)
         await self._clock.sleep(min(latency, timeout))
         if latency > timeout:
             raise AttemptTimedOut(
@@ -156,6 +162,16 @@ class SimulatedProvider:
             raise ServerFailed(f"{self.name} (simulated) failed (500): a simulated fault", status=500)
         if random.random() < self._config.rate_limit_rate:
             raise RateLimited(f"{self.name} (simulated) says to slow down (429)", retry_after=_BUSY_RETRY_AFTER)
+
+    def _queued(self, latency: float) -> float:
+        """The time until the answer, with the wait for a slot. Who does not wait for it keeps the slot all the same."""
+        if self._config.slots is None:
+            return latency
+        now = self._clock.monotonic()
+        full = len(self._slots_end) >= self._config.slots
+        ends = max(now, heapq.heappop(self._slots_end) if full else now) + latency
+        heapq.heappush(self._slots_end, ends)
+        return ends - now
 
     def _completion(self, body: Mapping[str, Json], key: str, occurrence: int, usage: Usage) -> Completion:
         again = f":{occurrence}" if occurrence > 1 else ""

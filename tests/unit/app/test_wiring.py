@@ -85,7 +85,7 @@ TWO = """
     """
 
 
-@pytest.mark.parametrize(("cap", "one", "two"), [(None, 5, None), (2, 2, 2), (99, 99, 10)])
+@pytest.mark.parametrize(("cap", "one", "two"), [(None, 5, None), (2, 2, None), (99, 99, None)])
 def test_limits_of_the_workflow_are_those_of_its_default_provider(cap: int | None, one: int, two: int | None) -> None:
     found, limiter = providers(TWO), Claims()
     found.check(workflow(TWO).steps.values())
@@ -93,6 +93,7 @@ def test_limits_of_the_workflow_are_those_of_its_default_provider(cap: int | Non
     assert limiter.told["http://127.0.0.1:1/v1"].max_concurrent == one
     assert limiter.told["http://127.0.0.1:1/v1"].requests_per_minute == 60
     assert limiter.told["http://127.0.0.1:2/v1"].max_concurrent == two
+    assert limiter.told["http://127.0.0.1:2/v1"].ceiling == cap
 
 
 def test_limits_of_a_provider_that_is_needed_later_are_told_then() -> None:

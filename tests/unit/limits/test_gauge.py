@@ -7,6 +7,7 @@ import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
 from flowllm.core.types import Limits
+from flowllm.limits.concurrency import FIRST
 from flowllm.limits.limiter import Gauge, Limiter
 from tests.support.virtual import LoopClock, run_virtual
 
@@ -18,11 +19,11 @@ def test_an_account_without_limits_knows_little() -> None:
         return limiter.gauges()["a"]
 
     gauge = run_virtual(main())
-    assert (gauge.in_flight, gauge.waiting, gauge.slots, gauge.granted) == (0, 0, 10, 0)
+    assert (gauge.in_flight, gauge.waiting, gauge.slots, gauge.granted) == (0, 0, FIRST, 0)
     assert gauge.requests_per_minute is None
     assert gauge.utilisation is None
     assert gauge.breaker == "closed"
-    assert json.loads(json.dumps(gauge.as_dict()))["max_concurrent"] == 10
+    assert json.loads(json.dumps(gauge.as_dict()))["max_concurrent"] == FIRST
 
 
 def test_it_tells_who_is_under_way_who_waits_and_what_is_left() -> None:
