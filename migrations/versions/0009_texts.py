@@ -1,12 +1,15 @@
-"""Long texts, each once a run, compressed
+"""Long texts, each once a run, compressed; shorter hashes and usages
 
 Revision: 0009, after 0008.
-Rows of before stay as they are: a cell holds a text or leans on others.
+Rows of before stay as they are: a cell holds a text or leans on others, and a hash says by its length what it is.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zlib
+from contextlib import suppress
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,6 +21,13 @@ depends_on = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 LEANS = sa.text("text_id IS NOT NULL")
+USUAL = (
+    b',"model":"gpt-4o-mini","provider":"openai","usage":{"input_tokens":1,"output_tokens":1,"cached_input_tokens":0,'
+    b'"reasoning_tokens":0,"cache_write_tokens":0},"cost_usd":0.0001,"cost_usd":null,"truncated":false}"}]}}'
+    b'{"kind":"chat","provider":{"type":"openai","base_url":"https://api.openai.com/v1"},'
+    b'"body":{"model":"gpt-4o-mini","messages":[{"role":"system","content":"{"role":"user","content":"'
+)
+"""The text of number 0."""
 CELLS = {"nodes": ("parts", "item", "output"), "memo": ("answer",)}
 
 
@@ -36,6 +46,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, columns in CELLS.items():
         _write_out(table, columns)
+    _lengthen()
     op.drop_index("ix_memo_text_id", "memo")
     op.drop_column("memo", "text_id")
     op.drop_table("texts")
@@ -49,15 +60,39 @@ def _write_out(table: str, columns: tuple[str, ...]) -> None:
     for (rowid,) in connection.exec_driver_sql(f"SELECT rowid FROM {table} WHERE {leaning}").fetchall():  # noqa: S608
         for name, cell in zip(columns, connection.exec_driver_sql(one, (rowid,)).one(), strict=True):
             if isinstance(cell, bytes):
-                values = (_text(connection, cell), rowid)
-                connection.exec_driver_sql(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", values)  # noqa: S608
+                with suppress(zlib.error, sa.exc.NoResultFound, UnicodeDecodeError):
+                    values = (_text(connection, cell), rowid)
+                    connection.exec_driver_sql(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", values)  # noqa: S608
+
+
+def _lengthen() -> None:
+    """Usages with their names, and hashes in full where they are needed: rows without are believed."""
+    names = "input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"
+    raw = op.get_bind().connection.driver_connection
+    raw.create_function("named", 1, lambda usage: json.dumps(dict(zip(names, json.loads(usage), strict=True))))
+    raw.create_function(
+        "hashed", -1, lambda *texts: hashlib.sha256("\n".join((*map(str, texts), "")).encode()).hexdigest()
+    )
+    for table in ("nodes", "attempts"):
+        op.execute(f"UPDATE {table} SET usage = named(usage) WHERE usage LIKE '[%'")  # noqa: S608
+    for table, name, value in (
+        ("nodes", "content_hash", "hashed(status, key, output)"),
+        ("memo", "content_hash", "hashed(answer)"),
+        ("runs", "outputs_hash", "hashed(outputs)"),
+        ("runs", "snapshot_hash", "hashed(snapshot)"),
+        *((table, "row_hash", "NULL") for table in ("runs", "nodes", "attempts")),
+    ):
+        op.execute(f"UPDATE {table} SET {name} = {value} WHERE length({name}) < 64")  # noqa: S608
 
 
 def _text(connection: sa.Connection, cell: bytes) -> str:
     head, _, rest = cell.partition(b":")
     find = "SELECT body FROM texts WHERE text_id = ?"
     numbers = [int(number) for number in head.split(b",") if number]
-    known = [zlib.decompress(connection.exec_driver_sql(find, (number,)).scalar_one(), -15) for number in numbers]
+    known = [
+        zlib.decompress(connection.exec_driver_sql(find, (number,)).scalar_one(), -15) if number else USUAL
+        for number in numbers
+    ]
     if not rest:
         return known[0].decode()
     dictionary = b"".join(known)[-32_000:]

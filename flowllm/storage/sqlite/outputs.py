@@ -14,8 +14,8 @@ from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.sqlite.connection import connect, reading_mode
 from flowllm.storage.sqlite.faults import RESTORE, explain
 from flowllm.storage.sqlite.reader import ITEMS_OF
-from flowllm.storage.sqlite.records import is_whole
-from flowllm.storage.sqlite.rows import NodeRow, content_hash, from_json, to_text
+from flowllm.storage.sqlite.records import has_its_output, is_whole
+from flowllm.storage.sqlite.rows import NodeRow, from_json, to_text
 from flowllm.storage.sqlite.texts import NODE_TEXTS, read
 
 PAGE: Final = 500
@@ -122,7 +122,7 @@ class _OnDisk(Pages):
         return self._lost() or DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
 
     def _output(self, row: NodeRow) -> Json:
-        if content_hash(row.status, row.key, row.output) != row.content_hash or not is_whole(row):
+        if not has_its_output(row) or not is_whole(row):
             raise self._damaged(f"the output of {row.node_id} does not match its hash")
         return from_json(row.output) if row.status == NodeStatus.SUCCEEDED.value else None
 

@@ -51,10 +51,10 @@ def run_of(row: RunRow, *, seq: int, snapshot: str | None = None) -> RunRecord:
     match their hash are not given, an error stands in their place. Raises DatabaseCorrupt."""
     with _reading(f"Run {row.run_id}"):
         if row.row_hash not in {None, run_hash(row)} or (
-            snapshot is not None and row.snapshot_hash not in {None, content_hash(snapshot)}
+            snapshot is not None and row.snapshot_hash not in {None, content_hash(snapshot, like=row.snapshot_hash)}
         ):
             raise ValueError(_MISMATCH)
-        whole = outputs_hash(row.outputs) == row.outputs_hash
+        whole = outputs_hash(row.outputs, row.outputs_hash) == row.outputs_hash
         owner = None
         if row.owner_pid is not None:
             owner = Owner(pid=row.owner_pid, host=from_text(row.owner_host or ""), since=row.owner_since or 0.0)
@@ -102,7 +102,7 @@ def node_of(row: NodeRow, change_no: int = 0) -> NodeRecord:
     """The node of a row. One whose output does not match its hash is given as failed, without key and output,
     so that nothing builds on it and a resume runs it again. Raises DatabaseCorrupt."""
     try:
-        if content_hash(row.status, row.key, row.output) != row.content_hash or not is_whole(row):
+        if not has_its_output(row) or not is_whole(row):
             return replace(_damaged(row), change_no=change_no)
         return NodeRecord(
             run_id=RunId(from_text(row.run_id)),
@@ -163,6 +163,11 @@ def attempt_of(row: AttemptRow) -> AttemptRecord:
         )
 
 
+def has_its_output(row: NodeRow) -> bool:
+    """The output is that of this key, as it was written."""
+    return content_hash(row.status, row.key, row.output, like=row.content_hash) == row.content_hash
+
+
 def is_whole(row: NodeRow) -> bool:
     """The row is as it was written, as far as that is known; its output is not looked at."""
     return row.row_hash is None or row.row_hash == node_hash(row)
@@ -213,7 +218,10 @@ def totals_of(sums: Mapping[str, Any]) -> RunTotals:
 def memo_of(row: MemoRow) -> MemoRecord | None:
     """The answer of a row, None if its content does not match its hash or cannot be read."""
     try:
-        if row.content_hash not in {memo_hash(row), content_hash(row.answer)}:  # as it was hashed before 0005
+        if row.content_hash not in {
+            memo_hash(row),
+            content_hash(row.answer, like=row.content_hash),
+        }:  # as it was hashed before 0005
             return None
         return MemoRecord(
             key=from_text(row.key),
@@ -274,7 +282,8 @@ def _corrupt(what: str, error: Exception) -> DatabaseCorrupt:
 
 @lru_cache(maxsize=1024)
 def _usage_of(text: str) -> Usage:
-    return Usage(**from_json(text))
+    counts = from_json(text)
+    return Usage(**(dict(zip(USAGE_FIELDS, counts, strict=True)) if isinstance(counts, list) else counts))
 
 
 def _given(text: str | None) -> Json:

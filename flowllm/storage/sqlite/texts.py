@@ -33,6 +33,13 @@ NEAR: Final = 16
 """Kept texts of one place that it holds at most."""
 PROBE: Final = 16
 """Bytes of a kept text that are looked for in another, at three places."""
+USUAL: Final = (
+    b',"model":"gpt-4o-mini","provider":"openai","usage":{"input_tokens":1,"output_tokens":1,"cached_input_tokens":0,'
+    b'"reasoning_tokens":0,"cache_write_tokens":0},"cost_usd":0.0001,"cost_usd":null,"truncated":false}"}]}}'
+    b'{"kind":"chat","provider":{"type":"openai","base_url":"https://api.openai.com/v1"},'
+    b'"body":{"model":"gpt-4o-mini","messages":[{"role":"system","content":"{"role":"user","content":"'
+)
+"""What requests and stored answers have in common, as the text of number 0. Part of the format: never to be changed."""
 LOST: Final = "\0"
 """Stands for a text that cannot be read any more: no hash matches it, so its row is found to be damaged."""
 
@@ -62,6 +69,7 @@ _LARGE: Final = {"level": 1, "wbits": _RAW}
 
 _Kept = tuple[int, bytes]
 """The number of a kept text, and the text."""
+_COMMON: Final[_Kept] = (0, USUAL)
 _Place = tuple[str, str]
 """A run, and what in it repeats itself: an item with all within it, or what has one name in all items."""
 
@@ -127,7 +135,7 @@ class Texts:
     ) -> str | bytes:
         """A text on which others lean only if they have its name: the first of these is kept."""
         first = self._near(named)
-        cell = _deflated(content, [*first, *(kept for kept in self._near(here) if _repeats(content, kept[1]))])
+        cell = _deflated(content, [_COMMON, *first, *(kept for kept in self._near(here) if _repeats(content, kept[1]))])
         if first or len(cell) * SHARE <= len(content):
             return cell
         return self._keep(connection, run, named, content)
@@ -180,7 +188,8 @@ def _in_full(
 ) -> list[tuple[Any, ...]]:
     leans = {cell: _numbers(cell) for cell in cells}
     numbers = sorted({number for found in leans.values() for number in found})
-    kept = {number: _inflated(body) for number, body in fetch(connection, _BODIES, {"numbers": json.dumps(numbers)})}
+    found = fetch(connection, _BODIES, {"numbers": json.dumps(numbers)})
+    kept = {0: USUAL, **{number: _inflated(body) for number, body in found}}
     texts = {cell: _text(cell, [kept.get(number) for number in found]) for cell, found in leans.items()}
     return [
         tuple(texts[cell] if at in columns and isinstance(cell, bytes) else cell for at, cell in enumerate(row))
@@ -213,7 +222,7 @@ def _answer(row: tuple[Any, ...], output: _Kept | None) -> tuple[Any, ...]:
     answer = row[MEMO_TEXTS[0]]
     if output is None and len(answer) < 2 * LONG:  # most of it says what else is known of the answer
         return (*row, None)
-    cell = _deflated(answer.encode(), [] if output is None else [output])
+    cell = _deflated(answer.encode(), [_COMMON] if output is None else [_COMMON, output])
     return (*row[: MEMO_TEXTS[0]], cell, *row[MEMO_TEXTS[0] + 1 :], output and output[0])
 
 

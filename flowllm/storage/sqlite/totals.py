@@ -52,6 +52,8 @@ def figures(attempt: tuple[Any, ...]) -> tuple[float, ...]:
         return NONE
     try:
         reported = json.loads(usage)
+        if isinstance(reported, list):  # else it is a row of before revision 0009
+            reported = dict(zip(USAGE_FIELDS, reported, strict=True))
         counts = [reported.get(name) for name in USAGE_FIELDS]
         counted = None if counts[0] is None or counts[1] is None else counts[0] + counts[1]
         unseen = counted == 0 and status not in {"succeeded", "failed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 from contextlib import closing
@@ -21,7 +22,7 @@ from flowllm.storage.sqlite.texts import HELD, LONG, Texts
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.migrations.test_migrations import step
 from tests.support.items import POSTS, R1, foreach, item
-from tests.support.records import ME, answer, lease_of, node, run
+from tests.support.records import ME, USAGE, answer, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +205,12 @@ async def test_a_downgrade_writes_all_texts_out(path: Path) -> None:
         kinds = "SELECT DISTINCT typeof(parts), typeof(output), typeof(coalesce(item, '')) FROM nodes"
         assert connection.execute(kinds).fetchall() == [("text", "text", "text")]
         assert connection.execute("SELECT DISTINCT typeof(answer) FROM memo").fetchall() == [("text",)]
+        usages = connection.execute("SELECT DISTINCT usage FROM nodes").fetchall()
+        assert [json.loads(usage) for (usage,) in usages] == [USAGE.as_dict()]
+        hashes = (
+            "SELECT content_hash FROM nodes UNION SELECT content_hash FROM memo UNION SELECT snapshot_hash FROM runs"
+        )
+        assert {len(found) for (found,) in connection.execute(hashes)} == {64}
     store = await open_store(str(path), clock=SystemClock())
     assert [await store.node(R1, record.node_id) for record, _ in rows] == [record for record, _ in rows]
     assert [await store.memo(memo.key) for _, memo in rows if memo] == [memo for _, memo in rows if memo]
