@@ -74,11 +74,12 @@ class FlowLLM:
         self._store: Store | None = None
         self._told: list[str] = []
         """What the database has lost, for the next run to tell."""
+        self._line: CallExecutor | None = None
         self._calls: InFlightCalls | None = None
 
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
-        line = CallExecutor(self._limiter, self._store, self._clock)
+        line = self._line = CallExecutor(self._limiter, self._store, self._clock)
         batches = Batches(line, self._clock)
         self._calls = InFlightCalls(ResponseCache(batches, self._store, self._clock), self._clock)
         return self
@@ -92,6 +93,8 @@ class FlowLLM:
         try:
             if calls is not None:
                 await calls.drain()
+            if self._line is not None:
+                self._line.hedges.close()
             self._limiter.close()
             await self._pool.close()
         finally:

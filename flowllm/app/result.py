@@ -136,7 +136,7 @@ def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, S
 
 _NO_QUANTILES: dict[str, Json] = {"p50": None, "p90": None, "p99": None}
 EMPTY_STATS: dict[str, Json] = {
-    "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0},
+    "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0},
     **Spend().as_dict(),
     "prompt_cache": {"input_tokens": 0, "cached_input_tokens": 0, "saved_usd": 0.0},
     "list_prices": [],

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import TypeAlias, cast
 
 from flowllm.calls.base import AnyRequest, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation
-from flowllm.calls.conversation import Accept, Conversation, GiveUp, Send
-from flowllm.calls.response_cache import waited
+from flowllm.calls.call_state import CallState
+from flowllm.calls.conversation import Accept, GiveUp, Send
 from flowllm.calls.stored_answer import memo_record
-from flowllm.core.clock import Clock
+from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import (
     AttemptTimedOut,
     ConnectionFailed,
@@ -27,71 +27,51 @@ from flowllm.core.errors import (
 from flowllm.core.events import Notice, RequestEnded, RequestSent
 from flowllm.core.money import Spend
 from flowllm.core.request import Answer, ChatRequest, Completion, LocalReply, LocalRequest, Reply, service_tier
-from flowllm.core.types import AttemptStatus, Json, Usage, WaitReason
+from flowllm.core.types import ABANDONED, AttemptStatus, Json, Usage, WaitReason
+from flowllm.limits.give_up import FailureReport
 from flowllm.limits.limiter import Permit
 from flowllm.providers.base import Provider
-from flowllm.storage.base import AttemptRecord, MemoRecord, NodeWrite, Store
+from flowllm.storage.base import AttemptRecord, MemoRecord, NodeWrite
+
+Outcome: TypeAlias = Reply | StepError
 
 _OK = 200
 _STOPPED = {"type": "Stopped", "message": "the run was stopped before its answer came", "hint": ""}
 _NOT_SENT = {"type": "NotSent", "message": "the run was stopped before it was sent", "hint": ""}
-
-
-class CallState:
-    """What all attempts of one call share: what it has taken so far, in seconds, dollars and requests."""
-
-    def __init__(
-        self,
-        pending: PendingCall,
-        conversation: Conversation,
-        store: Store,
-        clock: Clock,
-        reported_ends: set[tuple[str, str, str]],
-    ) -> None:
-        self.pending = pending
-        self.call = pending.call
-        self.conversation = conversation
-        self.store = store
-        self.clock = clock
-        self.reported_ends = reported_ends
-        self.attempts = 0
-        self.queue_s = 0.0
-        self.call_s = 0.0
-        self.backoff_s = 0.0
-        self.cost_usd: float | None = 0.0
-
-    @property
-    def active_s(self) -> float:
-        """What counts against the step's timeout."""
-        return self.call_s + self.backoff_s - self.call.idle()
-
-    def pay(self, cost: float | None) -> None:
-        """One unknown price makes the sum unknown."""
-        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
-
-    def waiting(self, reason: WaitReason, until: float | None) -> None:
-        """Tell that the call waits for that, until about then (wall clock)."""
-        for caller in self.pending.callers():
-            caller.tell_waiting(reason, at=self.clock.now(), until=until)
-
-    def waited(self, reason: WaitReason, seconds: float) -> None:
-        """Add seconds that the call has waited."""
-        waited(self.pending, reason, seconds)
+_ABANDONED = {"type": ABANDONED, "message": "another attempt at the same was answered first", "hint": ""}
 
 
 class Attempt:
     """One request of a call: its record, its two events, and what follows from its outcome."""
 
-    def __init__(self, state: CallState, caller: Caller, permit: Permit, reservation: BudgetReservation) -> None:
+    def __init__(
+        self,
+        state: CallState,
+        caller: Caller,
+        permit: Permit,
+        reservation: BudgetReservation,
+        *,
+        first_sent_at: float | None = None,
+    ) -> None:
+        """`first_sent_at`: since when an equal one is on the wire, of which this is the second attempt (monotonic seconds)."""
         call = state.call
+        state.attempts += 1
         self._state = state
         self._caller = caller
         self._permit = permit
         self._reservation = reservation
         self._spend: Spend | None = None
         """What it took; None: nobody knows."""
-        self._sent_at = 0.0
-        self._took = 0.0
+        self._first_sent_at = first_sent_at
+        self.on_wire = False
+        """It went out."""
+        self._open = True
+        self.abandoned = False
+        """Its answer is no longer wanted."""
+        self.sent_at = 0.0
+        """Monotonic seconds."""
+        self.took = 0.0
+        """Seconds on the wire."""
         self._saved: float | None = 0.0
         """US dollars, by the provider's cache."""
         self._tier = service_tier(call.request)
@@ -110,49 +90,58 @@ class Attempt:
             reserved_usd=reservation.usd,
         )
 
-    async def execute(self, request: AnyRequest) -> Send | Answer | GiveUp:
-        """Send it; its outcome is durable when this returns. Raises StoreError, ProviderDown, CallStopped."""
-        try:
-            outcome = await self._exchange(request)
-            if isinstance(outcome, StepError):
-                return await self._failed(outcome)
-            return await self._answered(outcome)
-        finally:
-            if self._caller.budget is not None:
-                unknown = _taken(Usage.unknown(), None, self._reservation)
-                self._caller.budget.reconcile(self._reservation, unknown if self._spend is None else self._spend)
-
-    async def _exchange(self, request: AnyRequest) -> Reply | StepError:
-        state, pending = self._state, self._state.pending
+    async def exchange(
+        self, request: AnyRequest, send: Callable[[AnyRequest], Awaitable[Outcome | None]]
+    ) -> Outcome | None:
+        """Put it on record, durably, and send it by `send`, which gives None where it was abandoned; then that is on record.
+        Raises StoreError, CallStopped."""
+        state = self._state
         try:
             await self._committed(state.store.begin_attempt(self._caller.lease, self._record))
             await self._permit.depart()
-            pending.payer()
-            pending.on_wire = True
-            self._report_sent()
-            outcome = await self._send(pending.departing(request))
+            outcome = await send(self._departing(request))
+            self._landed()
+            if outcome is None:
+                await self._abandon()
         except StoreError:
             raise
         except BaseException:
-            if not pending.on_wire:
-                self._spend = Spend()
-            await self._abandon(on_wire=pending.on_wire)
+            if self.on_wire:
+                self._landed()
+            await self._abandon()
             raise
-        self._took = state.clock.monotonic() - self._sent_at
-        state.call_s += self._took
         return outcome
+
+    def _departing(self, request: AnyRequest) -> AnyRequest:
+        """It goes out now. Raises CallStopped if its run is stopping: then the first attempt, if this is the second, goes on."""
+        pending = self._state.pending
+        if self._first_sent_at is None:
+            pending.payer()
+            pending.on_wire = True
+            request = pending.departing(request)
+        elif self._caller.token.stopped:
+            raise CallStopped
+        self._report_sent()
+        return request
+
+    def _landed(self) -> None:
+        now = self._state.clock.monotonic()
+        self.took = now - self.sent_at
+        if not self._state.uncounted(self._first_sent_at):  # else the first, which is out still, counts for both
+            self._state.called(self.sent_at, now)
 
     async def _committed(self, write: Coroutine[object, object, None]) -> None:
         """Wait for a commit that the node's own row is not part of."""
         clock = self._state.clock
         began = clock.monotonic()
         await write
-        self._state.waited(WaitReason.COMMIT, clock.monotonic() - began)
+        if self._first_sent_at is None:
+            self._state.waited(WaitReason.COMMIT, clock.monotonic() - began)
 
-    async def _send(self, request: AnyRequest) -> Reply | StepError:
+    async def send(self, request: AnyRequest) -> Outcome:
         """Over the wire, once; what a step does by itself may take what is left for all its attempts."""
         call = self._state.call
-        left = max(0.001, call.timeout - self._state.active_s)
+        left = max(0.001, call.timeout - self._state.active_s - self._state.uncounted(self._first_sent_at))
         timeout = min(call.retry.attempt_timeout, left)
         try:
             if isinstance(request, LocalRequest):
@@ -166,7 +155,33 @@ class Attempt:
         except StepError as error:
             return error
 
-    async def _failed(self, error: StepError) -> Send | GiveUp:
+    async def settle(self, outcome: Outcome) -> Send | Answer | GiveUp:
+        """What follows from it for the call; it is durable when this returns. Raises StoreError, ProviderDown."""
+        if isinstance(outcome, StepError):
+            return self.follows(outcome, await self.fail(outcome))
+        return await self._answered(outcome)
+
+    def follows(self, error: StepError, report: FailureReport) -> Send | GiveUp:
+        """What follows for the call from a failure that is on record. Raises ProviderDown."""
+        if report.down is not None:
+            raise report.down
+        return self._state.conversation.failed(error, free=report.free, doubted=report.doubted)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it went out."""
+        return self._state.clock.monotonic() - self.sent_at
+
+    def close(self) -> None:
+        """Give back what it held, once: its slot, and what was set aside for it and not taken."""
+        if self._open and self._caller.budget is not None:
+            unknown = _taken(Usage.unknown(), None, self._reservation)
+            self._caller.budget.reconcile(self._reservation, unknown if self._spend is None else self._spend)
+        self._open = False
+        self._permit.release()
+
+    async def fail(self, error: StepError) -> FailureReport:
+        """Put on record that no answer came, and tell its account; gives what that means there."""
         report = self._permit.failed(error)
         usage = usage_of(error)
         if usage.total != 0:
@@ -175,9 +190,15 @@ class Attempt:
         status = AttemptStatus.UNKNOWN if may_be_paid(error) else AttemptStatus.FAILED
         await self._committed(self._commit(status, usage, cost, error=error.as_dict()))
         self._notice(report.notice)
-        if report.down is not None:
-            raise report.down
-        return self._state.conversation.failed(error, free=report.free, doubted=report.doubted)
+        return report
+
+    async def discard(self, reply: Reply) -> None:
+        """Put on record that it was answered, though another attempt was before."""
+        self._tier = reply.service_tier or self._tier
+        self._notice(self._permit.answered(reply.headers, used=_taken(reply.usage, None, self._reservation).tokens))
+        cost = self._charge(reply.cost_usd, reply.usage, reply.model)
+        self._state.conversation.spent(reply.usage)
+        await self._commit(AttemptStatus.SUCCEEDED, reply.usage, cost, error=_ABANDONED)
 
     async def _answered(self, reply: Reply) -> Send | Answer | GiveUp:
         state, usage = self._state, reply.usage
@@ -283,23 +304,25 @@ class Attempt:
             told = self._caller.redactor.text(f"provider {self._record.provider} {message}")
             self._caller.emit(Notice(run_id=self._record.run_id, at=self._state.clock.now(), message=told))
 
-    async def _abandon(self, *, on_wire: bool) -> None:
+    async def _abandon(self) -> None:
         """It broke off, mostly because its run stops: a request that is out may have been paid for."""
-        clock = self._state.clock
+        state, free = self._state, self._record.reserved_usd == 0
         ended = replace(
             self._record,
-            status=AttemptStatus.UNKNOWN if on_wire else AttemptStatus.FAILED,
-            finished_at=clock.now(),
-            error=_STOPPED if on_wire else _NOT_SENT,
+            status=AttemptStatus.UNKNOWN if self.on_wire else AttemptStatus.FAILED,
+            finished_at=state.clock.now(),
+            error=_ABANDONED if self.abandoned else _STOPPED if self.on_wire else _NOT_SENT,
         )
-        if on_wire:
-            self._took = clock.monotonic() - self._sent_at
-            free = self._record.reserved_usd == 0
-            unknown = Usage() if self._state.call.local else Usage.unknown()
+        if self.on_wire:
+            unknown = Usage() if state.call.local else Usage.unknown()
             ended = replace(ended, usage=unknown, cost_usd=0.0 if free else None)
+            state.pay(ended.cost_usd)
+            state.conversation.spent(unknown)
             self._report_outcome(ended)
+        else:
+            self._spend = Spend()
         with contextlib.suppress(StoreError):
-            await self._state.store.commit(attempt=ended, attempt_lease=self._caller.lease)
+            await state.store.commit(attempt=ended, attempt_lease=self._caller.lease)
 
     async def _commit(
         self,
@@ -325,7 +348,8 @@ class Attempt:
         self._report_outcome(ended)
 
     def _report_sent(self) -> None:
-        self._sent_at = self._state.clock.monotonic()
+        self.on_wire = True
+        self.sent_at = self._state.clock.monotonic()
         if self._state.call.local:
             return
         record = self._record
@@ -338,6 +362,7 @@ class Attempt:
                 model=record.model,
                 provider=record.provider,
                 queue_s=self._permit.queue_s,
+                hedge=self._first_sent_at is not None,
             )
         )
 
@@ -352,7 +377,7 @@ class Attempt:
                 attempt=ended.number,
                 model=ended.model,
                 provider=ended.provider,
-                call_s=self._took,
+                call_s=self.took,
                 error=ended.error,
                 usage=ended.usage,
                 cost_usd=ended.cost_usd,

@@ -58,6 +58,13 @@ class RunBudget:
         self._set_aside.append(reservation)
         return waited
 
+    def reserve_at_once(self, reservation: BudgetReservation) -> bool:
+        """Set that much aside if it is there now; whether it was."""
+        fits = self._fits(reservation)
+        if fits:
+            self._set_aside.append(reservation)
+        return fits
+
     def reconcile(self, reservation: BudgetReservation, spend: Spend) -> None:
         """The request is over and took that much; of an unknown outcome all that was set aside stays so."""
         self._set_aside.remove(reservation)

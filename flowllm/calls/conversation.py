@@ -91,8 +91,7 @@ class Conversation:
     def failed(self, error: StepError, *, free: bool = False, doubted: bool = False) -> Send | GiveUp:
         """The request that was sent last brought no answer; `free` if that uses up no attempt, `doubted` if the error
         is to be seen twice before it is believed."""
-        if error.usage is not None:
-            self.usage += error.usage
+        self.spent(error.usage or Usage())
         if isinstance(error, InvalidAnswer):  # the server itself has looked at it
             return self._repair(error.answer or "", error)
         if isinstance(error, EmptyAnswer) and self._validator is not None:
@@ -106,6 +105,10 @@ class Conversation:
         # The timeout of an http step holds over what its server asks for too
         asked = 0.0 if isinstance(error, HttpFailed) else _asked_wait(error) or 0.0
         return Send(request=self._request, delay=delay, asked=asked, error=error)
+
+    def spent(self, usage: Usage) -> None:
+        """A request took that, whose outcome decides nothing."""
+        self.usage += usage
 
     def _delay_after(self, error: StepError, *, free: bool) -> float | None:
         """Seconds until the next attempt, None if there is none."""

@@ -11,10 +11,12 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from flowllm.calls.attempt import Attempt, CallState
+from flowllm.calls.attempt import Attempt
 from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
+from flowllm.calls.call_state import CallState
 from flowllm.calls.conversation import Conversation, GiveUp, Send
+from flowllm.calls.hedge import HedgedRequest, Hedges
 from flowllm.calls.response_cache import recalled
 from flowllm.core.clock import Clock
 from flowllm.core.errors import NodeTimedOut
@@ -51,6 +53,7 @@ class CallExecutor:
         self.limiter = limiter
         self.store = store
         self.clock = clock
+        self.hedges = Hedges(limiter, clock)
         self._draw = draw
         self.reported_ends: set[tuple[str, str, str]] = set()
         """Run, provider and unknown end of an answer."""
@@ -74,6 +77,7 @@ class CallExecution(CallState):
     def __init__(self, executor: CallExecutor, pending: PendingCall, conversation: Conversation) -> None:
         super().__init__(pending, conversation, executor.store, executor.clock, executor.reported_ends)
         self.limiter = executor.limiter
+        self.hedges = executor.hedges
         self._looked = self.clock.monotonic()
         """When the cache was read last."""
         self._deferred = 0.0
@@ -138,12 +142,11 @@ class CallExecution(CallState):
             self.queue_s += ELSEWHERE
             self._deferred += ELSEWHERE
         try:
-            self.attempts += 1
             self.queue_s += permit.queue_s
-            return await Attempt(self, caller, permit, reservation).execute(request)
+            first = Attempt(self, caller, permit, reservation)
+            return await HedgedRequest(self.hedges, self, first, reservation).execute(request)
         finally:
             self.pending.on_wire = False
-            permit.release()
 
     async def _done_elsewhere(self) -> Answer | Deferred | None:
         """What another process has answered while this call waited, in the queue or between attempts; or that one is asking
@@ -206,6 +209,7 @@ class CallExecution(CallState):
         more = Usage(input_tokens=_added_tokens(request, since=self.call.request))
         reckon = self.call.reckon
         expected = (self.call.expected if reckon is None else reckon()) + more
+        self.length = expected.output_tokens or expected.input_tokens or 0
         most = replace(expected, input_tokens=math.ceil((expected.input_tokens or 0) * SAFETY))
         usd = self.call.provider.cost(request.model, most.dearest, tier=service_tier(request))
         return BudgetReservation(tokens=most.at_least, usd=usd)

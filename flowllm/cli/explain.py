@@ -139,3 +139,6 @@ def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
     equal_to = leader[1] if leader[0] in {"", found.run_id} else f"{leader[1]} of run {leader[0]}"
     if waited := waits_text(found.waits, equal_to=equal_to):
         screen.line(f"waited {visible(waited)}")
+    if found.hedged:
+        what = f"{plural(found.hedged, 'request')} took long, and {'was' if found.hedged == 1 else 'were'}"
+        screen.line(f"{what} sent twice: `flowllm show {found.run_id} {visible(found.step)}` has both attempts")

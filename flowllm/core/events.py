@@ -140,6 +140,8 @@ class RequestSent(NodeEvent):
     model: str
     provider: str
     queue_s: float
+    hedge: bool = False
+    """A second attempt, beside the first one, which takes unusually long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

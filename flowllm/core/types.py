@@ -82,6 +82,10 @@ class AttemptStatus(StrEnum):
     UNKNOWN = "unknown"  # no answer was seen; it may have been paid for
 
 
+ABANDONED: Final = "Abandoned"
+"""The type of the error of an attempt beside which another one was answered first."""
+
+
 class StepKind(str):
     """What a step does, by the name of its kind. Kinds are registered, so there may be others than those named here;
     of each name there is one instance."""
@@ -240,6 +244,8 @@ class RetryPolicy:
     jitter: bool = True
     """Full jitter: each wait is drawn evenly from 0 to the computed delay."""
     attempt_timeout: float = 300.0
+    hedge: float | None = None
+    """After so long an attempt is sent once more, beside it; None: once it takes much longer than its like; infinite: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

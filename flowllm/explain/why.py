@@ -11,7 +11,18 @@ from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
 from flowllm.core.fingerprint import differences
 from flowllm.core.records import dataclass, field, replace
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId, WaitReason, child_id, is_within, item_id
+from flowllm.core.types import (
+    ABANDONED,
+    Json,
+    NodeId,
+    NodeStatus,
+    RunId,
+    StepId,
+    WaitReason,
+    child_id,
+    is_within,
+    item_id,
+)
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.monitoring import SUSPENDED
 
@@ -50,6 +61,8 @@ class Why:
     """Seconds that it waited, by reason."""
     equal_call: tuple[str, str] | None = None
     """Run and node whose equal request it waited for, where that is on record."""
+    hedged: int = 0
+    """So many of its requests were sent twice, and one of both was abandoned."""
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -67,6 +80,7 @@ class Why:
             "equal_call": None
             if self.equal_call is None
             else dict(zip(("run_id", "step"), self.equal_call, strict=True)),
+            "hedged": self.hedged,
         }
 
 
@@ -86,7 +100,11 @@ async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str])
         raise UsageError(f"run {run.run_id} has no record of a step {step!r}", hint=f"it has: {known}")
     found = await _compared(store, run, node, step, edges)
     equal = await _equal_call(store, run, node) if WaitReason.EQUAL_CALL in node.waits else None
-    return replace(found, waits=node.waits, equal_call=equal)
+    hedged = 0
+    if node.attempts > 1 and node.counts is None:
+        attempts = await store.attempts(run.run_id, node.node_id)
+        hedged = sum((attempt.error or {}).get("type") == ABANDONED for attempt in attempts)
+    return replace(found, waits=node.waits, equal_call=equal, hedged=hedged)
 
 
 async def _equal_call(store: Store, run: RunRecord, node: NodeRecord) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from flowllm.core.types import RetryPolicy
@@ -22,13 +23,20 @@ class RetryKeys(Keys, title="retry"):
     multiplier = Key(v.number(least=1, most=1000), "How much longer each wait is than the one before.", 2.0)
     jitter = Key(v.choice("full", "none"), "full: each wait is drawn evenly from 0 to the computed one.", "full")
     attempt_timeout = Key(v.duration, "The longest that one attempt may take.", 300.0)
+    hedge = Key(
+        sv.hedge,
+        "When an attempt is sent once more, beside it: auto (once it takes much longer than its like), off, or after so long.",
+        "auto",
+    )
 
 
 def retry_policy(keys: RetryKeys | None, *, harmless: bool) -> RetryPolicy:
-    """How a step's failed attempts are made again; without `retry` only what is harmless is."""
+    """How a step's attempts are made again; what is not harmless is never sent twice, and without `retry` not again."""
     if keys is None:
-        return RetryPolicy() if harmless else RetryPolicy(max_attempts=1)
-    return RetryPolicy(**{**keys.values, "jitter": keys.jitter == "full"})
+        return RetryPolicy() if harmless else RetryPolicy(max_attempts=1, hedge=math.inf)
+    hedge = keys.hedge if harmless else "off"
+    seconds = {"auto": None, "off": math.inf}.get(hedge) if isinstance(hedge, str) else hedge
+    return RetryPolicy(**{**keys.values, "jitter": keys.jitter == "full", "hedge": seconds})
 
 
 class CommonKeys(Keys):

@@ -84,6 +84,18 @@ def count_or_share(node: Node) -> int | float:
 on_truncated: Final = word_of(OnTruncated)
 
 
+@value({"anyOf": [{"enum": ["auto", "off"]}, DURATION]})
+def hedge(node: Node) -> str | float:
+    """auto, off, or seconds."""
+    found = scalar(node, "auto, off or a duration")
+    if found.text in {"auto", "off"}:
+        return found.text
+    try:
+        return duration(found)
+    except SourceError as error:
+        raise SourceError(found.where, f"expected auto, off or a duration: {error.message}", error.hint) from None
+
+
 @value({"anyOf": [{"type": "boolean"}, closed({"ttl": DURATION}, "ttl")]})
 def cache(node: Node) -> CachePolicy:
     """What is kept: true, false or {ttl: 7d}."""

@@ -109,6 +109,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     scope.waits[entry.key] = (entry.where, [str(step) for step in edges])
     if body is None or (keys.foreach is not None and foreach is None) or len(problems) > before:
         return None
+    _check_hedge(entry, body, scope.problems)
     given = keys.values
     step = Step(
         id=StepId(entry.key),
@@ -129,6 +130,16 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     check_prompt_order(step, scope.sources.problems)
     advise(step, scope.sources, outermost=scope.inherited.depth == 0)
     return step
+
+
+def _check_hedge(entry: Entry, body: Body, problems: Problems) -> None:
+    """What has effects may not be done twice; where the defaults say so, that is for other steps."""
+    retry = entry.value.entry("retry") if isinstance(entry.value, Mapping) else None
+    hedge = retry.value.entry("hedge") if retry is not None and isinstance(retry.value, Mapping) else None
+    if hedge is None or body.harmless or (isinstance(hedge.value, Scalar) and hedge.value.text in {"auto", "off"}):
+        return
+    message = f"the step `{entry.key}` may have effects, and would have them twice: it is never sent once more"
+    problems.add(hedge.where, message, "take `hedge` away; models and GET requests have it", step=entry.key)
 
 
 def _compile_all(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope) -> None:

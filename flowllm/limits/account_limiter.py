@@ -180,7 +180,7 @@ class AccountLimiter:
         asked = waiter.admission
         limited = any(scope.tokens is not None for scope in self._scopes(asked))
         cost = asked.tokens / TOKENS_OF_ONE if limited else 1.0
-        first = asked.lineup is not None and asked.lineup.deadline is not None
+        first = asked.ahead or (asked.lineup is not None and asked.lineup.deadline is not None)
         return queue.push(
             waiter, asked.priority, tenant=asked.tenant, weight=asked.weight, cost=cost, ticket=ticket, first=first
         )

@@ -240,9 +240,10 @@ class Limiter:
         tenant: str = "",
         listener: WaitListener | None = None,
         lineup: Lineup | None = None,
+        ahead: bool = False,
     ) -> Permit | Follower:
         """Wait until a request that reserves that many tokens may be sent; the permit must be released. A request that has
-        a `lineup` may be told to wait for another first.
+        a `lineup` may be told to wait for another first; one that goes `ahead` goes before all others of its tenant.
 
         Raises RequestRejected for one that is larger than a whole minute's limit: it could never go. Raises
         ProviderDown when the provider is given up while this waits.
@@ -255,6 +256,7 @@ class Limiter:
             weight=self._weights.get(tenant, 1.0),
             listener=listener,
             lineup=lineup,
+            ahead=ahead,
         )
         found = self._account(account)
         waited = await found.acquire(admission)

@@ -39,6 +39,8 @@ class Admission:
     listener: WaitListener | None = None
     lineup: Lineup | None = None
     """None: its prompt has no beginning that a server would keep."""
+    ahead: bool = False
+    """It goes before all others of its tenant."""
 
 
 class Waiter:

@@ -61,7 +61,7 @@ _STYLES = {
     "RUN": "blue",
     "OK": "green",
     **dict.fromkeys(("CACHED", "REUSED", "JOINED"), "cyan"),
-    **dict.fromkeys(("SKIPPED", "RETRY", "FALLBACK", "CANCELLED", "WAITING"), "yellow"),
+    **dict.fromkeys(("SKIPPED", "RETRY", "HEDGE", "FALLBACK", "CANCELLED", "WAITING"), "yellow"),
     "BLOCKED": "red",
     "ERROR": "bold red",
 }
@@ -72,12 +72,24 @@ _AT_ONCE = frozenset({StepKind.PYTHON, StepKind.SHELL, StepKind.HTTP})
 class ForeachProgress:
     """How far the items of one foreach have come, in a few numbers. Times are wall clock seconds."""
 
-    __slots__ = ("_due", "_marks", "_since", "ended", "failed", "node", "retried", "reused", "skipped", "total")
+    __slots__ = (
+        "_due",
+        "_marks",
+        "_since",
+        "ended",
+        "failed",
+        "hedged",
+        "node",
+        "retried",
+        "reused",
+        "skipped",
+        "total",
+    )
 
     def __init__(self, event: FanOutStarted) -> None:
         self.node = event.node_id
         self.total = event.total
-        self.ended = self.failed = self.skipped = self.retried = self.reused = 0
+        self.ended = self.failed = self.skipped = self.retried = self.hedged = self.reused = 0
         self._since = event.at
         self._due = event.at + _OFTEN
         self._marks: deque[tuple[float, int]] = deque([(event.at, 0)], maxlen=_MARKS)
@@ -109,7 +121,12 @@ class ForeachProgress:
         """`posts: 1,234 of 50,000, 3 failed, 12.3/s, 12 wait: rate`."""
         name = "rows" if self.node == ROWS else self.node
         found = [f"{self.ended:,}" if self.total is None else f"{self.ended:,} of {self.total:,}"]
-        numbers = ((self.failed, "failed"), (self.skipped, "skipped"), (self.retried, "retried"))
+        numbers = (
+            (self.failed, "failed"),
+            (self.skipped, "skipped"),
+            (self.retried, "retried"),
+            (self.hedged, "sent twice"),
+        )
         found += [f"{number:,} {word}" for number, word in numbers if number]
         first, last = self._marks[0], self._marks[-1]
         if last[0] > first[0] and last[1] > first[1]:
@@ -203,6 +220,11 @@ class Progress:
         while name:
             self._requests[name] += 1
             name = name.rpartition(".")[0]
+        if event.hedge:
+            found = self._foreach_of(event.node_id)
+            if found is not None:
+                found.hedged += 1
+            self._say_unless_many("HEDGE", event.node_id, "takes long: sent once more, the first answer counts")
         self._running(event)
 
     def _running(self, event: NodeEvent) -> None:

@@ -102,7 +102,7 @@ class Stats:
     """Counts requests, tokens, dollars and latencies; memory does not grow with the run."""
 
     def __init__(self) -> None:
-        self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0}
+        self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0}
         self._cached = {"input_tokens": 0, "cached_input_tokens": 0}
         self._saved: float | None = 0.0
         self._queue = QuantileSketch()
@@ -114,6 +114,7 @@ class Stats:
         match event:
             case RequestSent():
                 self._requests["sent"] += 1
+                self._requests["hedged"] += event.hedge
                 self._queue.add(event.queue_s)
             case RequestEnded():
                 self._ended(event)

@@ -32,6 +32,13 @@ MOST_ERRORS = 20
 LONGEST = 4000
 """Characters of an error that are kept."""
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
+_REQUESTS = {
+    "cached": "cached",
+    "joined": "joined",
+    "retried": "retried",
+    "rate_limited": "rate limited",
+    "hedged": "sent twice",
+}
 _ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "cancelled")
 
 
@@ -258,11 +265,7 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
     """Requests, tokens, cost and latency, on two lines; of a run that was resumed, what it took in all on one more."""
     requests = stats.get("requests", {})
     counts = [f"{requests.get('sent', 0)} sent"]
-    counts += [
-        f"{requests[name]} {name.replace('_', ' ')}"
-        for name in ("cached", "joined", "retried", "rate_limited")
-        if requests.get(name)
-    ]
+    counts += [f"{requests[name]} {word}" for name, word in _REQUESTS.items() if requests.get(name)]
     attempt = stats.get("since_resumed")
     taken = took(attempt or stats, unpriced, stats.get("list_prices", ()))
     found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; {taken}",)]

@@ -56,7 +56,7 @@ def test_the_same_run_again_sends_nothing_and_costs_nothing(project: Project, se
     assert set(_states(project).values()) == {"cached"}
     result, sent = _run(project, server)
     assert sent == []
-    assert result["requests"] == {"sent": 0, "cached": 4, "joined": 0, "retried": 0, "rate_limited": 0}
+    assert result["requests"] == {"sent": 0, "cached": 4, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0}
     assert result["usage"] == {**result["usage"], "input_tokens": 0, "output_tokens": 0}
     assert all(step["cached"] for step in result["steps"].values())
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from flowllm.calls.base import Batching, Caller
 from flowllm.calls.batch import Batches
+from flowllm.calls.budget import RunBudget
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
@@ -30,6 +32,7 @@ class Bench:
         self.log: list = []
         self.token = CancelToken()
         self.secrets = secrets
+        self.budget: RunBudget | None = None
         self.line = CallExecutor(self.limiter, self.store, self.clock, draw=lambda: 0.0)
         self.memo = ResponseCache(self.line, self.store, self.clock)
         self.calls = InFlightCalls(self.memo, self.clock)
@@ -45,6 +48,7 @@ class Bench:
             await self.open("r1")
         self.limiter.configure(provider.account, self.limits, holder="r1")
         who = caller(token=self.token, node=node, log=self.log, secrets=self.secrets)
+        who = replace(who, budget=self.budget)
         return await self.calls.answer(make_call(provider, who, **how))
 
 

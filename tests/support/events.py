@@ -106,7 +106,7 @@ def run_ended(**values: Any) -> RunEnded:
         "status": RunStatus.SUCCEEDED,
         "duration_s": 3.4,
         "stats": {
-            "requests": {"sent": 4, "cached": 1, "joined": 0, "retried": 2, "rate_limited": 1},
+            "requests": {"sent": 4, "cached": 1, "joined": 0, "retried": 2, "rate_limited": 1, "hedged": 3},
             "usage": {"input_tokens": 1080, "output_tokens": 240},
             "cost_usd": 0.0004,
             "latency_s": {"p50": 1.1, "p90": 1.3, "p99": 1.4},

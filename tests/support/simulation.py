@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from flowllm.app.result import RunResult
 from flowllm.app.wiring import Providers
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
+from flowllm.calls.hedge_policy import HedgePolicy
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
@@ -55,6 +58,8 @@ class World:
         self.requests = 0
         self.quiet_until = 0.0
         self.lost_in_crashes = 0
+        self.hedged = seed % 2
+        """So many second attempts may be out beside a first one."""
         self.broken: list[str] = []
         self.max_concurrent = self.draw.randint(1, 6)
         self.options = RunOptions(max_concurrent=self.max_concurrent, grace=self.draw.choice([0.1, 60.0]), config=None)
@@ -71,7 +76,7 @@ class Network:
         self.name = "fake"
         self.account = ACCOUNT
         self._world = world
-        self._aloft: set[str] = set()
+        self._aloft: Counter[str] = Counter()
 
     def encode(self, request: object) -> dict:
         schema = None if request.output is None else request.output.schema
@@ -89,11 +94,11 @@ class Network:
         key, again = key_of(prompt, schema), len(request.messages) > 1
         self._check(request, key)
         world.requests += 1
-        self._aloft.add(key)
+        self._aloft[key] += 1
         try:
             await asyncio.sleep(world.draw.expovariate(1.0))
         finally:
-            self._aloft.discard(key)
+            self._aloft[key] -= 1
         fate = world.draw.random()
         if rejected(key):
             raise RequestRejected("400: this prompt is never accepted", status=400)
@@ -115,9 +120,9 @@ class Network:
         return Completion(text=text, model=request.model, usage=Usage(output_tokens=1))
 
     def _check(self, request: object, key: str) -> None:
-        if key in self._aloft:
+        if self._aloft[key] > self._world.hedged:
             broken(self._world, f"P3: an equal request is in flight already: {request}")
-        if len(self._aloft) >= self._world.max_concurrent:
+        if self._aloft.total() >= self._world.max_concurrent:
             broken(self._world, "P9: more requests than max_concurrent")
         if asyncio.get_running_loop().time() < self._world.quiet_until - 1e-6:
             broken(self._world, "P9: sent while the account was told to wait")
@@ -129,6 +134,20 @@ class Network:
         for found in OUTPUT.finditer(request.messages[0]["content"]):
             if found[0] not in kept:
                 broken(self._world, f"P1: {found[0]} was built on before it was on disk")
+
+
+class Impatient(HedgePolicy):
+    """Sends requests to models once more after so many seconds, within its budget."""
+
+    def __init__(self, after: float) -> None:
+        super().__init__()
+        self._after = after
+
+    def departed(self, flight: object, kind: tuple, fixed: float | None, now: float) -> float:
+        return super().departed(flight, kind, fixed or self._after, now)
+
+    def landed(self, flight: object, kind: tuple, fixed: float | None, now: float, took: float | None) -> bool:
+        return super().landed(flight, kind, fixed or self._after, now, took)
 
 
 class OfWorld(Providers):
@@ -155,6 +174,7 @@ class Process:
         self.app._stored = lambda *_: world.workflow  # to read it again would take half of all the time
         self.disk = self.app._store = Disk(world.store.open(self.clock), world.draw, world.store.records)
         line = CallExecutor(self.app._limiter, self.disk, self.clock, draw=world.draw.random)
+        line.hedges._policy = Impatient(math.inf if not world.hedged else 0.7)
         self.app._calls = InFlightCalls(ResponseCache(Batches(line, self.clock), self.disk, self.clock), self.clock)
         self.stop = StopSignal()
         self.events: list = []

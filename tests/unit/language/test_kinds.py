@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -117,7 +118,17 @@ def test_only_requests_that_change_nothing_are_sent_again_by_themselves(options:
     found = step(f"{{http: {{url: 'https://h', {options}}}}}")
     assert (found.retry.max_attempts, found.cache.enabled, found.on_error) == (attempts, False, OnError.FAIL)
     retried = step(f"{{http: {{url: 'https://h', {options}}}, retry: {{max_attempts: 3}}}}")
-    assert retried.retry == RetryPolicy(max_attempts=3)
+    assert retried.retry == RetryPolicy(max_attempts=3, hedge=found.retry.hedge)
+    assert found.retry.hedge == (None if attempts > 1 else math.inf)
+
+
+@pytest.mark.parametrize("does", ["{shell: ls", "{python: 'json:dumps'", "{http: {url: 'https://h', method: POST}"])
+def test_what_may_have_effects_is_never_sent_twice_at_once(does: str) -> None:
+    assert step(f"{does}}}").retry.hedge == math.inf
+    assert step(f"{does}, retry: {{hedge: auto}}}}").retry.hedge == math.inf
+    told = problem(f"{does}, retry: {{hedge: 30s}}}}")
+    assert "the step `a` may have effects, and would have them twice" in told
+    assert "expected auto, off or a duration" in problem("{prompt: hi, retry: {hedge: often}}")
 
 
 def test_a_command_is_as_written() -> None:

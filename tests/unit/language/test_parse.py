@@ -68,13 +68,13 @@ def test_what_a_step_is_without_options() -> None:
 def test_options_are_read() -> None:
     found = step(
         "{prompt: hi, when: '{{ inputs.x == 1 }}', timeout: 90s, cache: {ttl: 7d}, priority: low, on_error: continue, "
-        "retry: {max_attempts: 2, initial_delay: 500ms, max_delay: 1m, multiplier: 3, jitter: none, attempt_timeout: 1h}}"
+        "retry: {max_attempts: 2, initial_delay: 500ms, max_delay: 1m, multiplier: 3, jitter: none, attempt_timeout: 1h, hedge: 30s}}"
     )
     assert found.timeout == 90
     assert found.cache == CachePolicy(enabled=True, ttl=7 * 86400)
     assert (found.priority, found.on_error) == (Priority.LOW, OnError.CONTINUE)
     assert found.retry == RetryPolicy(
-        max_attempts=2, initial_delay=0.5, max_delay=60, multiplier=3, jitter=False, attempt_timeout=3600
+        max_attempts=2, initial_delay=0.5, max_delay=60, multiplier=3, jitter=False, attempt_timeout=3600, hedge=30
     )
     assert found.when is not None
     assert found.when.condition({**VALUES, "inputs": {"x": 1}}) is True

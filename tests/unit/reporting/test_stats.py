@@ -16,6 +16,7 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
     for event in (
         request_sent("a"),
         request_sent("b"),
+        request_sent("b", hedge=True),
         request_ended("a"),
         request_ended("b", error=ERROR, cost_usd=0.0),
         node_retrying("b"),
@@ -27,11 +28,12 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
     ):
         stats.handle(event)
     assert stats.as_dict(duration_s=1.0)["requests"] == {
-        "sent": 2,
+        "sent": 3,
         "cached": 1,
         "joined": 1,
         "retried": 1,
         "rate_limited": 1,
+        "hedged": 1,
     }
 
 

@@ -28,7 +28,7 @@ def test_a_success() -> None:
         resume="flowllm resume x",
     ) == [
         "succeeded in 3.4s: 3 steps, 1 succeeded, 1 cached, 1 reused",
-        "requests: 4 sent, 1 cached, 2 retried, 1 rate limited; tokens: 1,080 in, 240 out; cost: $0.0004",
+        "requests: 4 sent, 1 cached, 2 retried, 1 rate limited, 3 sent twice; tokens: 1,080 in, 240 out; cost: $0.0004",
         "latency: p50 1.1s, p90 1.3s, p99 1.4s",
     ]
 

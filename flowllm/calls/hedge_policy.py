@@ -1,0 +1,176 @@
+"""Which requests in flight take so much longer than their like that they are sent once more. Pure.
+
+A request that is late is sent again after J. Dean, L. A. Barroso, "The Tail at Scale", Communications of the ACM 56 (2),
+2013: once it has taken longer than nearly all of its like did, so that few are. Its like are the latest requests to the same
+model of the same account whose answers were expected to be about as long. How many are sent again is bounded by a bucket
+that each request fills a little, as gRPC throttles retries and hedges ("A6: gRPC Retry Design", 2017): where a whole server is
+slow, everything is late, and to ask for it twice would make it slower still.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+LEAST_KNOWN = 20
+"""Latencies below which nothing is known of what is usual."""
+USUAL = 0.95
+"""The share of its like that is faster than what is usual at most."""
+LATE = 2.0
+"""So many times that long is late."""
+SOONEST = 0.2
+"""Seconds; what is faster is late for reasons of our own."""
+KEPT = 200
+"""The latest latencies of a kind that count."""
+OLDEST = 900.0
+"""Seconds after which one no longer counts."""
+ONE_IN = 50
+"""Of so many requests one is sent again: 2 %."""
+MOST_SAVED = 10
+"""Second attempts that may follow at once after a time without any."""
+MOST_KINDS = 500
+"""Kinds of requests that are remembered, besides those in flight."""
+_REVIEW = 10
+"""Latencies after which what is late is reckoned anew."""
+_AGAIN = 1.0
+"""Seconds after which one that is late is looked at again, where the budget is used up."""
+_TICK = 0.01
+"""Seconds; nothing is looked at sooner than that."""
+F = TypeVar("F", bound=Hashable)
+Kind = tuple[Hashable, ...]
+"""The account, and whatever else requests that are alike have in common."""
+
+
+class Latencies:
+    """The latest latencies of requests that are alike, in seconds."""
+
+    __slots__ = ("_known", "_unseen", "late")
+
+    def __init__(self) -> None:
+        self._known: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self._unseen = 0
+        self.late = math.inf
+        """Seconds after which a request is late; infinite until enough is known."""
+
+    def add(self, seconds: float, now: float) -> None:
+        """One more, of now."""
+        self._known.append((now, seconds))
+        self._unseen += 1
+        if self._unseen >= _REVIEW:
+            self._review(now)
+
+    def _review(self, now: float) -> None:
+        self._unseen = 0
+        while self._known[0][0] < now - OLDEST:
+            self._known.popleft()
+        if len(self._known) < LEAST_KNOWN:
+            self.late = math.inf
+            return
+        known = sorted(seconds for _, seconds in self._known)
+        self.late = max(SOONEST, LATE * known[math.ceil(USUAL * len(known)) - 1])
+
+
+class HedgeBudget:
+    """How many second attempts an account may have: a share of its requests, the first of them lent."""
+
+    __slots__ = ("_debt", "_level")
+
+    def __init__(self) -> None:
+        self._level = ONE_IN
+        self._debt = ONE_IN
+
+    def earn(self) -> None:
+        """A request is sent."""
+        if self._debt:
+            self._debt -= 1
+        elif self._level < MOST_SAVED * ONE_IN:
+            self._level += 1
+
+    def take(self) -> bool:
+        """Whether one may be sent again, which is taken off then."""
+        if self._level < ONE_IN:
+            return False
+        self._level -= ONE_IN
+        return True
+
+    def give_back(self) -> None:
+        """It was not sent after all."""
+        self._level += ONE_IN
+
+
+class _Line(Generic[F]):
+    """Requests in flight that are alike, the one that was sent first in front."""
+
+    __slots__ = ("budget", "fixed", "flights", "latencies")
+
+    def __init__(self, budget: HedgeBudget, fixed: float | None) -> None:
+        self.budget = budget
+        self.fixed = fixed
+        self.flights: dict[F, float] = {}
+        self.latencies = Latencies()
+
+    @property
+    def late(self) -> float:
+        return self.latencies.late if self.fixed is None else self.fixed
+
+
+class HedgePolicy(Generic[F]):
+    """Knows the requests in flight. Every method is told the time, in seconds of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._budgets: dict[Hashable, HedgeBudget] = {}
+        self._lines: dict[tuple[Kind, float | None], _Line[F]] = {}
+
+    def departed(self, flight: F, kind: Kind, fixed: float | None, now: float) -> float:
+        """One goes out; gives the seconds after which it is late: `fixed`, else as its like were, infinite where too
+        little is known."""
+        line = self._lines.get((kind, fixed)) or self._line(kind, fixed)
+        line.budget.earn()
+        line.flights[flight] = now
+        return line.late
+
+    def landed(self, flight: F, kind: Kind, fixed: float | None, now: float, took: float | None) -> bool:
+        """One is over. It took so many seconds, or would have taken more, where the server worked for it that long. Whether
+        it is known for the first time how long is late."""
+        line = self._lines.get((kind, fixed))
+        if line is None:
+            return False
+        line.flights.pop(flight, None)
+        if took is None or fixed is not None:
+            return False
+        unknown = line.late == math.inf
+        line.latencies.add(took, now)
+        return unknown and line.late < math.inf
+
+    def late(self, now: float) -> tuple[list[F], float]:
+        """Those that are to be sent again now, and the seconds until there may be more."""
+        found: list[F] = []
+        soonest = math.inf
+        for line in self._lines.values():
+            before = len(found)
+            for flight, since in line.flights.items():
+                left = since + line.late - now
+                if left <= 0 and line.budget.take():
+                    found.append(flight)
+                    continue
+                soonest = min(soonest, max(left, _TICK) if left > 0 else _AGAIN)
+                break
+            for flight in found[before:]:
+                del line.flights[flight]
+        return found, soonest
+
+    def not_sent(self, kind: Kind) -> None:
+        """One that was to be sent again was not."""
+        if kind[0] in self._budgets:
+            self._budgets[kind[0]].give_back()
+
+    def _line(self, kind: Kind, fixed: float | None) -> _Line[F]:
+        if len(self._lines) >= MOST_KINDS:
+            self._lines = {key: line for key, line in self._lines.items() if line.flights}
+            used = {key[0][0] for key in self._lines}
+            self._budgets = {account: budget for account, budget in self._budgets.items() if account in used}
+        budget = self._budgets.setdefault(kind[0], HedgeBudget())
+        line = self._lines[kind, fixed] = _Line(budget, fixed)
+        return line

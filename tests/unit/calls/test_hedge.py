@@ -1,0 +1,216 @@
+"""Second attempts of calls that take too long: the first answer counts, and all is on record."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from flowllm.calls.budget import RunBudget
+from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed
+from flowllm.core.events import RequestEnded, RequestSent
+from flowllm.core.request import ChatRequest, Completion
+from flowllm.core.types import AttemptStatus, Budget, RetryPolicy, Usage
+from tests.support.bench import Bench
+from tests.support.calls import FakeProvider
+from tests.support.virtual import run_virtual
+
+HANG = 300.0
+SUCCEEDED, UNKNOWN, FAILED = AttemptStatus.SUCCEEDED, AttemptStatus.UNKNOWN, AttemptStatus.FAILED
+
+
+def policy(hedge: float | None = 5.0, **how: object) -> RetryPolicy:
+    return RetryPolicy(**{"hedge": hedge, "max_attempts": 1, "jitter": False, **how})
+
+
+TEN = Usage(output_tokens=10)
+
+
+class Slow(FakeProvider):
+    """Each request takes as long as the script says, and then answers or fails as it says."""
+
+    def __init__(self, *script: tuple[float, object]) -> None:
+        super().__init__()
+        self.times = list(script)
+        self.cancelled: list[float] = []
+
+    async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+        self.sent.append((asyncio.get_running_loop().time(), request))
+        seconds, entry = self.times.pop(0) if self.times else (1.0, "answer")
+        try:
+            await asyncio.sleep(min(seconds, timeout))
+        except asyncio.CancelledError:
+            self.cancelled.append(asyncio.get_running_loop().time())
+            raise
+        if seconds > timeout:
+            raise AttemptTimedOut("late")
+        if isinstance(entry, Exception):
+            raise entry
+        return Completion(text=str(entry), model="m-2", usage=Usage(input_tokens=3, output_tokens=5))
+
+    @property
+    def times_sent(self) -> list[float]:
+        return [at for at, _ in self.sent]
+
+
+async def rows(bench: Bench) -> list[tuple]:
+    return [
+        (row.number, row.status, (row.error or {}).get("type"), row.cost_usd)
+        for row in await bench.store.attempts("r1")
+    ]
+
+
+def test_the_second_answers_first_and_the_first_is_cut_off_and_on_record() -> None:
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=2), Slow((HANG, "never"), (1, "second"))
+        answer = await bench.ask(provider, retry=policy(), expected=TEN)
+        assert (answer.value, answer.attempts, answer.call_s, answer.cost_usd) == ("second", 2, 6.0, None)
+        assert (provider.times_sent, provider.cancelled) == ([0, 5], [6])
+        assert await rows(bench) == [(1, UNKNOWN, "Abandoned", None), (2, SUCCEEDED, None, 0.005)]
+        sent = [(event.attempt, event.hedge) for event in bench.log if isinstance(event, RequestSent)]
+        ended = [(event.attempt, event.call_s) for event in bench.log if isinstance(event, RequestEnded)]
+        assert (sent, ended) == ([(1, False), (2, True)], [(1, 6.0), (2, 1.0)])
+        assert bench.limiter.gauges()[provider.account].in_flight == 0
+        again = await bench.ask(provider, "b", retry=policy())
+        assert (again.cached, again.value) == (True, "second")
+
+    run_virtual(main())
+
+
+def test_the_first_answers_after_all_and_the_second_is_abandoned() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((7, "first"), (HANG, "never"))
+        answer = await bench.ask(provider, retry=policy(), expected=TEN)
+        assert (answer.value, answer.call_s, bench.clock.monotonic()) == ("first", 7.0, 7.0)
+        assert await rows(bench) == [(1, SUCCEEDED, None, 0.005), (2, UNKNOWN, "Abandoned", None)]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("script", "value", "found"),
+    [
+        ([(6, ServerFailed("500")), (9, "second")], "second", [FAILED, SUCCEEDED]),
+        ([(20, "first"), (1, ServerFailed("500"))], "first", [SUCCEEDED, FAILED]),
+        ([(20, "first"), (1, RateLimited("429", retry_after=2))], "first", [SUCCEEDED, FAILED]),
+        ([(6, RequestRejected("400", status=400)), (9, "second")], "second", [FAILED, SUCCEEDED]),
+        ([(6, ServerFailed("500")), (9, ServerFailed("500")), (1, "third")], "third", [FAILED, FAILED, SUCCEEDED]),
+    ],
+)
+def test_where_one_fails_the_other_is_waited_for(script: list, value: str, found: list) -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow(*script)
+        answer = await bench.ask(provider, retry=policy(max_attempts=2))
+        assert answer.value == value
+        assert [status for _, status, _, _ in await rows(bench)] == found
+        assert (answer.attempts, answer.cost_usd is None) == (len(found), False)
+
+    run_virtual(main())
+
+
+def test_both_in_the_same_instant_are_both_paid_and_one_is_taken() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((6, "first"), (1, "second"))
+        answer = await bench.ask(provider, retry=policy(), expected=TEN)
+        assert answer.value in {"first", "second"}
+        statuses = {status for _, status, _, _ in await rows(bench)}
+        assert statuses in ({SUCCEEDED}, {SUCCEEDED, UNKNOWN})
+        assert len(await bench.store.attempts("r1")) == 2
+
+    run_virtual(main())
+
+
+def test_a_hang_that_nothing_helps_ends_at_the_steps_timeout() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((HANG, ""), (HANG, ""))
+        with pytest.raises(AttemptTimedOut):
+            await bench.ask(provider, retry=policy(), timeout=50.0)
+        assert bench.clock.monotonic() == 50.0
+        assert [status for _, status, _, _ in await rows(bench)] == [UNKNOWN, UNKNOWN]
+
+    run_virtual(main())
+
+
+def test_what_is_late_is_learned_of_its_like_and_off_is_never() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow(*[(1, "x")] * 20, (HANG, "never"))
+        for number in range(20):
+            await bench.ask(provider, key=f"{number:064d}")
+        assert (await bench.ask(provider, key="b" * 64)).call_s == 3.0, "late after 2 s"
+        provider.times = [(HANG, "slow")]
+        assert (await bench.ask(provider, key="c" * 64, retry=policy(math.inf))).call_s == HANG
+
+    run_virtual(main())
+
+
+def test_a_second_attempt_goes_before_its_own_tenants_queue_and_takes_no_others_turn() -> None:
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=2), Slow((HANG, "never"))
+        first = asyncio.create_task(bench.ask(provider, retry=policy()))
+        await asyncio.sleep(0.5)
+        others = [asyncio.create_task(bench.ask(provider, key=f"{n:064d}")) for n in range(10)]
+        await first
+        assert (bench.clock.monotonic(), provider.peak) == (6.5, 0), "5.5: the next slot that was free"
+        await asyncio.gather(*others)
+        assert len(provider.sent) == 12
+
+    run_virtual(main())
+
+
+def test_a_stop_and_a_full_budget_send_nothing_more_and_keep_what_comes() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((20, "kept"), (20, "kept too"))
+        task = asyncio.create_task(bench.ask(provider, retry=policy()))
+        await asyncio.sleep(1)
+        bench.token.stop()
+        assert (await task).value == "kept"
+        assert provider.times_sent == [0]
+        bench.token = type(bench.token)()
+        bench.budget = RunBudget(Budget(tokens=15))
+        asked = bench.ask(provider, "b", key="b" * 64, retry=policy(), expected=TEN)
+        assert (await asked).value == "kept too"
+        assert len(provider.sent) == 2
+
+    run_virtual(main())
+
+
+def test_an_abandoned_attempt_counts_with_what_was_set_aside() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((HANG, "never"), (1, "second"))
+        bench.budget = RunBudget(Budget(tokens=28))
+        await bench.ask(provider, retry=policy(), expected=TEN)
+        left = await asyncio.gather(
+            bench.ask(provider, key="b" * 64, expected=TEN),
+            bench.ask(provider, key="c" * 64, expected=Usage(output_tokens=11)),
+            return_exceptions=True,
+        )
+        assert [isinstance(outcome, Exception) for outcome in left] == [False, True], "10 aside and 8 spent of 28"
+
+    run_virtual(main())
+
+
+def test_a_cancelled_call_takes_both_with_it() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((HANG, "never"), (HANG, "never"))
+        task = asyncio.create_task(bench.ask(provider, retry=policy(), expected=TEN))
+        await asyncio.sleep(10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bench.calls.drain()
+        assert provider.cancelled == [10, 10]
+        assert await rows(bench) == [(1, UNKNOWN, "Stopped", None), (2, UNKNOWN, "Abandoned", None)]
+        assert bench.limiter.gauges()[provider.account].in_flight == 0
+
+    run_virtual(main())
+
+
+def test_a_second_attempt_in_the_queue_is_forgotten_once_the_first_answers() -> None:
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=1), Slow((7, "first"))
+        assert (await bench.ask(provider, retry=policy())).value == "first"
+        assert await rows(bench) == [(1, SUCCEEDED, None, 0.005)]
+        gauge = bench.limiter.gauges()[provider.account]
+        assert (gauge.in_flight, gauge.waiting) == (0, 0)
+
+    run_virtual(main())

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+import random
+
+from flowllm.calls.hedge_policy import KEPT, MOST_KINDS, OLDEST, HedgePolicy, Latencies
+
+ACCOUNT = "account"
+KIND = (ACCOUNT, "m", 7)
+
+
+def known(policy: HedgePolicy, *, count: int = 100, took: float = 1.0, kind: tuple = KIND) -> None:
+    """So many have been answered."""
+    for number in range(count):
+        policy.departed(("known", number), kind, None, 0.0)
+        policy.landed(("known", number), kind, None, took, took)
+
+
+def test_late_is_twice_what_nearly_all_took_and_never_known_of_fewer_than_twenty() -> None:
+    draw, latencies = random.Random(1), Latencies()
+    took = [draw.lognormvariate(0, 0.5) for _ in range(100)]
+    for number, seconds in enumerate(took, start=1):
+        latencies.add(seconds, number)
+        assert (latencies.late == math.inf) is (number < 20)
+    assert latencies.late == 2 * sorted(took)[94]
+    for number in range(KEPT):
+        latencies.add(0.001, 100 + number)
+    assert latencies.late == 0.2, "what is faster than that is late for reasons of our own"
+    for number in range(10):
+        latencies.add(9.0, 300 + OLDEST + number)
+    assert latencies.late == math.inf, "all others are too old"
+
+
+def test_what_is_late_is_found_by_its_like_and_once() -> None:
+    policy: HedgePolicy[str] = HedgePolicy()
+    other = (ACCOUNT, "m", 12)
+    known(policy)
+    assert policy.departed("a", KIND, None, 100.0) == 2.0
+    assert policy.departed("long", other, None, 100.0) == math.inf
+    assert policy.departed("b", KIND, None, 101.0) == 2.0
+    assert policy.departed("said", KIND, 30.0, 100.0) == 30.0
+    assert policy.late(101.5) == ([], 0.5)
+    assert policy.late(102.0) == (["a"], 1.0)
+    policy.landed("b", KIND, None, 102.5, 1.5)
+    assert policy.late(120.0) == ([], 10.0)
+    assert policy.late(130.0) == (["said"], math.inf)
+    policy.landed("a", KIND, None, 131.0, 31.0)
+
+
+def test_one_of_fifty_is_sent_again_and_the_first_is_lent() -> None:
+    policy: HedgePolicy[int] = HedgePolicy()
+    known(policy, count=20)
+    for number in range(100):
+        policy.departed(number, KIND, None, 1.0)
+    late, again = policy.late(10.0)
+    assert (late, again) == ([0, 1], 1.0), "the lent one, and one for the second fifty"
+    policy.not_sent(KIND)
+    assert policy.late(11.0)[0] == [2], "what was not sent is given back"
+    known(policy, count=5000)
+    assert len(policy.late(20.0)[0]) == 10, "after a long time without any not all are sent twice"
+    assert policy.late(21.0)[0] == []
+
+
+def test_accounts_have_each_their_own_budget_and_the_idle_ones_are_forgotten() -> None:
+    policy: HedgePolicy[str] = HedgePolicy()
+    known(policy, count=30, kind=("one", "m", 1))
+    known(policy, count=30, kind=("two", "m", 1))
+    for name in ("one", "two"):
+        policy.departed(name, (name, "m", 1), None, 0.0)
+    assert sorted(policy.late(9.0)[0]) == ["one", "two"]
+    policy.departed("stays", ("kept", "m", 1), 5.0, 0.0)
+    for number in range(MOST_KINDS):
+        policy.departed("x", (number, "m", 1), None, 0.0)
+        policy.landed("x", (number, "m", 1), None, 1.0, None)
+    assert not policy.landed("one", ("one", "m", 1), None, 9.0, 9.0), "forgotten"
+    policy.not_sent(("one", "m", 1))
+    assert policy.late(10.0)[0] == ["stays"]
