@@ -63,7 +63,7 @@ def start(scale: Scale) -> list[Figure]:
             took("-c", _SCRIPT),
         )
         alternately(1, *reversed(sides))  # so that all is compiled, and the cached run is one
-        client, *found = alternately(scale.runs * 2, *sides)
+        client, *found = alternately(scale.runs * 2 + 1, *sides)
     bars = (("--help", 0.25), ("validate", 0.5), ("cached run", 1.0), ("one step over HTTP", 1.4), ("a script", None))
     return [
         Figure(what=f"{name}, of `import openai`", value=ratio(one, client), bar=bar, note=seconds(one, client))

@@ -28,7 +28,7 @@ def _cells(figure: Figure) -> tuple[str, str, str]:
     if figure.bar is None:
         return value, "", ""
     bar = f"{'≥' if figure.least else '≤'} {figure.bar:g} {figure.unit}"
-    return value, bar, "not there" if figure.value is None else "met" if figure.met() else "MISSED"
+    return value, bar, "met" if figure.met() else "MISSED"
 
 
 def lines(name: str, figures: Iterable[Figure]) -> Iterator[str]:
@@ -36,7 +36,7 @@ def lines(name: str, figures: Iterable[Figure]) -> Iterator[str]:
     yield name
     for figure in figures:
         value, bar, met = _cells(figure)
-        yield f"  {figure.what:<54} {value:>11}   {bar:<10} {met:<9} {figure.note}".rstrip()
+        yield f"  {figure.what:<54} {value:>11}   {bar:<10} {met:<6} {figure.note}".rstrip()
 
 
 def as_json(found: Mapping[str, list[Figure]], *, runs: int, quick: bool) -> dict[str, Any]:
