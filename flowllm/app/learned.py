@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from flowllm.app.wiring import Providers
 from flowllm.core.clock import Clock
+from flowllm.core.types import Trait
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
 from flowllm.storage.base import Store
@@ -38,3 +40,15 @@ async def learn(limiter: Limiter, accounts: Iterable[Account], store: Store, clo
             for trait, value in traits.items()
         ]
     )
+
+
+async def keeps_prefixes(providers: Providers, store: Store, clock: Clock) -> Callable[[str, str], bool]:
+    """Whether requests would wait for those whose prompts begin the same, by provider and model. Raises StoreError."""
+    found = await store.learned(since=clock.now() - BELIEVED)
+    shown = {one.account for one in found if one.name == Trait.CACHES_PREFIXES and one.value > 0}
+
+    def keeps(provider: str, model: str) -> bool:
+        mode = providers.prefix_cache(provider)
+        return mode == "on" or (mode != "off" and f"{providers.get(provider).account} model={model}" in shown)
+
+    return keeps

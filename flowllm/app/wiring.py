@@ -136,6 +136,10 @@ class Providers:
                         hint=f"put it under `prices` in flowllm.yaml: {model}: {{input: 0.15, output: 0.60}}",
                     )
 
+    def prefix_cache(self, name: str) -> str | None:
+        """The mode of a provider, by its name as it was made: on, off, or auto (None)."""
+        return self._limits(name, None, None).prefix_cache
+
     def _limits(self, name: str, cap: int | None, ceiling: int | None) -> Limits:
         own = self._workflow.providers[name].limits
         is_default = name == self.default

@@ -22,11 +22,11 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import NodeTimedOut
 from flowllm.core.events import NodeRetrying
 from flowllm.core.money import Spend
+from flowllm.core.prefix import PromptPrefix
 from flowllm.core.request import Answer, ChatRequest, service_tier
 from flowllm.core.types import Usage, WaitReason, estimate_tokens
 from flowllm.limits.follower import Follower
 from flowllm.limits.limiter import Limiter, Permit
-from flowllm.limits.prefix import PromptPrefix
 from flowllm.limits.prefix_cache import Lineup
 from flowllm.storage.base import Store
 

@@ -10,7 +10,7 @@ from flowllm.cli.inputs import GivenInputs, input_options, plan_options
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.core.types import Json
-from flowllm.explain.estimate import Forecast, ForecastNode
+from flowllm.explain.estimate import Estimate, Forecast, ForecastNode
 from flowllm.explain.why import Why
 from flowllm.reporting.text import at_least, dollars, one_line, plural, visible, waits_text
 from flowllm.runtime.options import RunOptions
@@ -47,6 +47,7 @@ def forecast_data(forecast: Forecast) -> dict[str, Json]:
         "output_tokens": forecast.total.output_tokens,
         "cost_usd": forecast.total.cost_usd,
         "at_least": forecast.at_least,
+        "prompt_cache": forecast.total.prompt_cache.as_dict(),
         "critical_path": list(forecast.critical_path),
         "max_parallel": forecast.max_parallel,
     }
@@ -82,12 +83,27 @@ def print_forecast(forecast: Forecast) -> None:
         f"{_requests(forecast)} to {visible(forecast.provider)}; "
         f"tokens: {known['input_tokens']:,} in, {known['output_tokens']:,} out at most; cost: {cost}"
     )
+    if line := _from_prompt_cache(forecast.total):
+        screen.line(line)
     if forecast.unknown:
         count = plural(forecast.unknown, "step")
         screen.line(f"and what {count} will take, which depends on answers: the sums above leave that out")
     if forecast.critical_path:
         path = " → ".join(forecast.critical_path)
         screen.line(f"critical path: {path}; at most {plural(forecast.max_parallel, 'step')} at a time")
+
+
+def _from_prompt_cache(total: Estimate) -> str:
+    """What requests that wait for those whose prompts begin the same are expected to save; empty where none do."""
+    cache = total.prompt_cache
+    if not cache.cached_tokens:
+        return ""
+    share = f" ({cache.cached_tokens / total.input_tokens:.0%})" if total.input_tokens else ""
+    saved = f", which saves about {dollars(cache.saved_usd)}" if cache.saved_usd else ""
+    return (
+        f"prompt cache: about {cache.cached_tokens:,} tokens in{share} from the provider's{saved}; "
+        f"{cache.leaders:,} of {plural(cache.requests, 'request')} with long prompts find nothing there"
+    )
 
 
 def _cells(node: ForecastNode) -> list[str]:

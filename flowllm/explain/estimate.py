@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
+from flowllm.explain.prompt_cache import CacheForecast, summed
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.storage.base import MemoRecord, NodeRecord
 
@@ -40,6 +41,7 @@ class Estimate:
     output_tokens: int | None = 0
     """At most."""
     cost_usd: float | None = 0.0
+    prompt_cache: CacheForecast = CacheForecast()
     items: int | None = None
     """Of a foreach, where it is known."""
 
@@ -57,6 +59,7 @@ class Estimate:
             input_tokens=_times(self.input_tokens, factor),
             output_tokens=_times(self.output_tokens, factor),
             cost_usd=None if self.cost_usd is None else self.cost_usd * factor,
+            prompt_cache=self.prompt_cache.times(factor),
         )
 
     def record(self, run_id: RunId, node_id: NodeId, *, place: int | None = None, item: Json = None) -> NodeRecord:
@@ -103,6 +106,7 @@ def combined(kind: StepKind, parts: Sequence[Estimate]) -> Estimate:
         input_tokens=_total(part.input_tokens for part in sending),
         output_tokens=_total(part.output_tokens for part in sending),
         cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+        prompt_cache=summed(part.prompt_cache for part in sending),
     )
 
 

@@ -27,6 +27,7 @@ from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
 from flowllm.explain.estimate import Estimate, Forecast, ForecastNode, combined, failing, skipped, unknown
 from flowllm.explain.graph import Graph
+from flowllm.explain.prompt_cache import ExpectedCache
 from flowllm.explain.why import explain_parts
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import DataFile, Foreach, Step, Workflow, WorkflowBody
@@ -74,9 +75,17 @@ class Planner:
     """What the nodes of one run would do."""
 
     def __init__(
-        self, run: RunRecord, options: RunOptions, *, kinds: Mapping[StepKind, StepRunner], store: Store | None
+        self,
+        run: RunRecord,
+        options: RunOptions,
+        *,
+        kinds: Mapping[StepKind, StepRunner],
+        store: Store | None,
+        keeps: Callable[[str, str], bool] = lambda _provider, _model: False,
     ) -> None:
-        """`store` is None where there is no database yet: then nothing is cached."""
+        """`store` is None where there is no database yet: then nothing is cached. `keeps` says of which models requests
+        wait for those whose prompts begin the same, by provider and model."""
+        self._prompts = ExpectedCache(keeps)
         self.run = run
         self._options = options
         self._kinds = kinds
@@ -190,6 +199,7 @@ class Planner:
             input_tokens=work.input_tokens,
             output_tokens=work.output_tokens,
             cost_usd=work.cost_usd,
+            prompt_cache=self._prompts.add(work),
         )
 
     async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> list[MemoRecord]:

@@ -278,8 +278,10 @@ class AccountLimiter:
 
     def _follows(self, admission: Admission, now: float) -> bool:
         """Whether it rather waits for one whose prompt begins the same (`follower.py`) than to go now."""
-        prefixes, crowded = self.model(admission.model).prefixes, 2 * self.waiting >= self.most
-        return admission.lineup is not None and prefixes.follow(admission.lineup, now, crowded=crowded)
+        if admission.lineup is None:
+            return False
+        crowded = 2 * self.waiting >= self.most
+        return self.model(admission.model).prefixes.follow(admission.lineup, now, crowded=crowded)
 
     @property
     def _adapts(self) -> bool:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from flowllm.limits.prefix import BLOCK, SIZES, PromptPrefix
+from flowllm.core.prefix import BLOCK, SIZES, PromptPrefix
 
 WARM: Final = 240.0
 """Seconds without use for which a beginning is believed to be kept: providers promise five minutes."""

@@ -7,6 +7,7 @@ from typing import Final, Protocol, cast, runtime_checkable
 
 from flowllm.calls.base import Caller
 from flowllm.core.clock import Clock
+from flowllm.core.prefix import PromptPrefix
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.types import Json, NodeStatus, StepKind
@@ -29,6 +30,10 @@ class Bound:
     """What the kind itself needs to carry it out."""
 
 
+def _nothing_saved(cached_tokens: int) -> float:  # noqa: ARG001 - what others take
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkEstimate:
     """What carrying out a bound step would take, at most."""
@@ -43,6 +48,10 @@ class WorkEstimate:
     output_tokens: int = 0
     cost_usd: float | None = 0.0
     """None: the price is unknown."""
+    prefix: PromptPrefix | None = None
+    """The beginning of its prompt, which all its requests share."""
+    saved_usd: Callable[[int], float | None] = _nothing_saved
+    """US dollars that so many tokens cost less when the provider reads them from its cache; None: the price is unknown."""
     output: Json = None
     """What it computes, where that is known without doing anything."""
     known: bool = False

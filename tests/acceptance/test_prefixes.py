@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from flowllm.core.events import NodeEnded, RequestEnded
+from flowllm.core.events import RequestEnded
 from flowllm.core.types import RunStatus
+from flowllm.explain.prompt_cache import CacheForecast
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
@@ -39,8 +40,8 @@ class Seen:
     """Of all tokens of prompts."""
     cost: float
     """Of what they would cost without a cache."""
-    waited: float
-    """For those that led, at most."""
+    expected: CacheForecast
+    """As it was planned."""
 
 
 def ask(
@@ -56,19 +57,20 @@ def ask(
         clock, events = LoopClock(), []
         inputs = {"texts": [text_of(n) for n in range(texts)], "questions": questions, "common": common}
         flow = workflow(FLOW.replace("MODE", mode).replace("MORE", more))
-        result = await opened(clock, store).run(flow, inputs=inputs, observers=[Log(events)])
+        app = opened(clock, store)
+        plan = await app.forecast(flow, inputs=inputs)
+        result = await app.run(flow, inputs=inputs, observers=[Log(events)])
         assert result.status is RunStatus.SUCCEEDED
         usages = [event.usage for event in events if isinstance(event, RequestEnded) and event.error is None]
         total = sum(usage.input_tokens for usage in usages)
         cached = sum(usage.cached_input_tokens for usage in usages)
-        waits = [event.waits.get("prefix", 0.0) for event in events if isinstance(event, NodeEnded)]
         return Seen(
             seconds=clock.monotonic(),
             requests=len([event for event in events if isinstance(event, RequestEnded)]),
             cold=sum(usage.cached_input_tokens == 0 for usage in usages),
             cached=cached / total,
             cost=(total - 0.9 * cached) / total,
-            waited=max(waits),
+            expected=plan.total.prompt_cache,
         )
 
     return run_virtual(main())
@@ -85,6 +87,9 @@ def test_each_document_is_read_once_and_the_slots_stay_filled() -> None:
     assert (found.cold, found.requests) == (10, 50)
     assert found.cost <= 0.2 + 0.9 * 0.2
     assert found.seconds <= 0.65 * before.seconds
+    assert before.expected == CacheForecast()
+    assert (found.expected.leaders, found.expected.requests) == (10, 50)
+    assert found.expected.cached_tokens == pytest.approx(found.cached * 50 * 2700, rel=0.1)
 
 
 def test_without_a_cache_nobody_is_held_up() -> None:
@@ -99,8 +104,9 @@ def test_one_text_for_all_is_read_once() -> None:
 def test_what_was_found_out_holds_for_later_runs() -> None:
     store = InlineStore()
     first = ask("auto", store=store)
-    assert 10 < first.cold < 40
-    assert ask("auto", store=store, common="Briefly.").cold == 10
+    assert (10 < first.cold < 40, first.expected) == (True, CacheForecast())
+    again = ask("auto", store=store, common="Briefly.")
+    assert (again.cold, again.expected.leaders) == (10, 10)
 
 
 def test_documents_after_a_common_beginning_are_levels_of_their_own() -> None:

@@ -14,6 +14,7 @@ from flowllm.calls.stored_answer import answer_of, usable
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
+from flowllm.core.prefix import PromptPrefix
 from flowllm.core.request import IMAGE_TOKENS, Answer, ChatRequest, ImageFile, examine, service_tier, stamp
 from flowllm.core.types import Json, OnTruncated, Usage, estimate_tokens
 from flowllm.language.sandbox_text import kind_of
@@ -212,6 +213,14 @@ class PromptRunner:
         prompt = estimate_tokens(canonical(target.parts["body"])) + IMAGE_TOKENS * len(request.images)
         tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
         usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out)
+
+        def cost(usage: Usage) -> float | None:
+            return target.provider.cost(request.model, usage, tier=service_tier(request))
+
+        def saved(cached: int) -> float | None:
+            read, whole = cost(replace(usage, cached_input_tokens=cached)), cost(usage)
+            return None if read is None or whole is None else whole - read
+
         return WorkEstimate(
             memo_keys=target.keys if bound.step.cache.enabled else (),
             requests=count,
@@ -219,7 +228,9 @@ class PromptRunner:
             provider=target.provider.name,
             input_tokens=tokens_in,
             output_tokens=tokens_out,
-            cost_usd=target.provider.cost(request.model, usage.dearest, tier=service_tier(request)),
+            cost_usd=cost(usage.dearest),
+            prefix=PromptPrefix(request),
+            saved_usd=saved,
         )
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:

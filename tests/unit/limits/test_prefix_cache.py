@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import ProviderDown, ServerFailed
+from flowllm.core.prefix import PromptPrefix
 from flowllm.core.request import ChatRequest
 from flowllm.core.types import Limits, Priority, Trait, WaitReason
 from flowllm.limits.follower import Follower
 from flowllm.limits.limiter import Limiter
-from flowllm.limits.prefix import PromptPrefix
 from flowllm.limits.prefix_cache import PATIENCE, Lineup
 from tests.support.virtual import LoopClock, run_virtual
 

@@ -38,18 +38,25 @@ SIZES: Final = tuple(_sizes())
 class PromptPrefix:
     """The beginning of one call's prompt. Its hashes are made when they are first asked for."""
 
-    __slots__ = ("_marks", "_request")
+    __slots__ = ("_marks", "_request", "_size")
 
     def __init__(self, request: ChatRequest) -> None:
         self._request = request
         self._marks: tuple[int, ...] | None = None
+        self._size = 0
 
     @property
     def marks(self) -> tuple[int, ...]:
         """The hash of the prompt up to each of SIZES, as far as it goes; none for a prompt that is not cached."""
         if self._marks is None:
-            self._marks = _marks("\n".join(_as_read(self._request)).encode(errors="surrogatepass"))
+            text = "\n".join(_as_read(self._request)).encode(errors="surrogatepass")
+            self._marks, self._size = _marks(text), len(text)
         return self._marks
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt, at 4 bytes each."""
+        return self._size // _BYTES_A_TOKEN if self.marks else 0
 
 
 def _as_read(request: ChatRequest) -> Iterator[str]:

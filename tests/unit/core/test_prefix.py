@@ -5,8 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowllm.core.prefix import SIZES, PromptPrefix
 from flowllm.core.request import ChatRequest, OutputFormat
-from flowllm.limits.prefix import SIZES, PromptPrefix
 
 BYTES = 4
 
