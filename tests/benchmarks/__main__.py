@@ -13,7 +13,6 @@ import multiprocessing
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import answers, calls, disk, graphs, items, prefixes, processes, slots
-from tests.benchmarks.harness import Figure, Scale
+from tests.benchmarks.harness import Figure, Scale, played
 from tests.benchmarks.table import as_json, lines, of_json, write
 
 WORKLOADS: dict[str, tuple[str, Callable[[Scale], list[Figure]]]] = {
@@ -44,16 +43,7 @@ def measured(name: str, scale: Scale) -> list[Figure]:
     """The figures of one workload, in a process and a folder of its own."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=scale.folder) as folder, ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(played, name, replace(scale, folder=Path(folder))).result()
-
-
-def played(name: str, scale: Scale) -> list[Figure]:
-    """The figures of one workload; or what it broke on, for which no bar is met: others are measured all the same."""
-    try:
-        return WORKLOADS[name][1](scale)
-    except Exception as error:  # noqa: BLE001 - of any kind, and not every kind can be sent to another process
-        traceback.print_exc()
-        return [Figure(what="broke", value=None, bar=0, note=str(error).partition("\n")[0])]
+        return pool.submit(played, WORKLOADS[name][1], replace(scale, folder=Path(folder))).result()
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

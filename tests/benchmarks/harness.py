@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,15 @@ class Figure:
     def is_ratio(self) -> bool:
         """It means the same on every machine."""
         return self.unit in ("×", "%")
+
+
+def played(workload: Callable[[Scale], list[Figure]], scale: Scale) -> list[Figure]:
+    """The figures of one workload; or what it broke on, for which no bar is met: others are measured all the same."""
+    try:
+        return workload(scale)
+    except Exception as error:  # noqa: BLE001 - of any kind, and not every kind can be sent to another process
+        traceback.print_exc()
+        return [Figure(what="broke", value=None, bar=0, note=str(error).partition("\n")[0])]
 
 
 def alternately(runs: int, *sides: Callable[[int], T]) -> list[list[T]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.__main__ import WORKLOADS, main
 from tests.benchmarks.harness import Figure, alternately, ratio, timed_run
 from tests.benchmarks.items import FLOW, fill
 from tests.benchmarks.server import Behaviour, Connection, Service
@@ -120,3 +121,20 @@ def test_a_database_is_filled_with_rows_that_look_like_those_of_a_run(tmp_path: 
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] >= 1_001
         assert connection.execute("SELECT count(DISTINCT key) FROM attempts").fetchone() == (1_001,)
     timed_run(database, FLOW.format(salt="second"), n=2)
+
+
+def test_a_workload_that_breaks_is_told_beside_figures_that_were_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, earlier = tmp_path / "figures.json", tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(as_json({"blog": FIGURES}, runs=5, quick=False)))
+    monkeypatch.setitem(WORKLOADS, "start", ("Broken", len))
+    words = ["start", "--from", str(earlier), "--json", str(figures), "--folder", str(tmp_path), "--quick"]
+    monkeypatch.setattr("sys.argv", ["benchmarks", *words])
+    assert main() == 1
+    found = of_json(json.loads(figures.read_text()))
+    assert [(name, figures[0].what) for name, figures in found.items()] == [
+        ("start", "broke"),
+        ("blog", FIGURES[0].what),
+    ]
+    assert "broke" in capsys.readouterr().out
