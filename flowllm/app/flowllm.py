@@ -12,7 +12,16 @@ from typing import Self
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.learned import keeps_prefixes
-from flowllm.app.prepare import PreparedRun, chosen_steps, every_step, new_run, plan_run, prepare_run, with_budget
+from flowllm.app.prepare import (
+    PreparedRun,
+    chosen_steps,
+    every_step,
+    kinds_of,
+    new_run,
+    plan_run,
+    prepare_run,
+    with_budget,
+)
 from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figures_of, whole_nodes
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
@@ -240,7 +249,7 @@ class FlowLLM:
         given = resolve_inputs(loaded, inputs or {}, input_text)
         prepared = plan_run(loaded, options, given, self._providers(loaded, options, self._settings.project))
         run = new_run(prepared, tenant="", owner=this_process(self._clock), now=self._clock.now())
-        kinds = step_kinds(loaded, prepared.providers, self._shared.calls, prepared.secrets)
+        kinds = step_kinds(loaded, prepared.providers, self._shared.calls, prepared.secrets, kinds_of(loaded))
         keeps = await keeps_prefixes(prepared.providers, self.store, self._clock)
         planner = Planner(replace(run, inputs=given), options, kinds=kinds, store=self.store, keeps=keeps)
         return await forecast(planner, loaded, prepared.steps, prepared.providers.default)

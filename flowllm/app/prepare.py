@@ -13,11 +13,11 @@ from typing import Any
 from flowllm.app.wiring import Providers, read_secrets
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.records import dataclass, replace
-from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId
+from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId, StepKind
 from flowllm.datasets.file_writes import FileConflict, FileRegistry, no_step
 from flowllm.datasets.files import STDIN
 from flowllm.language.problems import nearest
-from flowllm.language.workflow import DataFile, LlmBody, Step, Workflow, WorkflowBody
+from flowllm.language.workflow import DataFile, LlmBody, PythonBody, Step, Workflow, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import Owner, RunRecord
 
@@ -129,6 +129,13 @@ def every_step(steps: Mapping[StepId, Step], within: str = "") -> Iterator[tuple
         yield f"{within}{name}", step
         if isinstance(step.body, WorkflowBody):
             yield from every_step(step.body.graph.steps, f"{within}{name}.")
+
+
+def kinds_of(workflow: Workflow) -> frozenset[StepKind]:
+    """The kinds of all its steps, and of what its functions may ask."""
+    steps = [step for _, step in every_step(workflow.steps)]
+    asked = [step.body.asks.step for step in steps if isinstance(step.body, PythonBody) and step.body.asks is not None]
+    return frozenset(step.kind for step in (*steps, *asked))
 
 
 def _urgent(step: Step, urgency: Priority) -> Step:

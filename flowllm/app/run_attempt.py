@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.learned import learn, remember
-from flowllm.app.prepare import PreparedRun, every_step
+from flowllm.app.prepare import PreparedRun, kinds_of
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.wiring import SIMULATED, allow_local, step_kinds
 from flowllm.calls.budget import RunBudget
@@ -133,10 +133,10 @@ class RunAttempt:
 
         Raises StoreError if the record could not be kept.
         """
-        own_code = any(step.kind is StepKind.PYTHON for _, step in every_step(self._workflow.steps))
-        stop.begun(self._options.grace, own_code=own_code)
+        wanted = kinds_of(self._workflow)
+        stop.begun(self._options.grace, own_code=StepKind.PYTHON in wanted)
         self._begin(notices)
-        kinds = step_kinds(self._workflow, self._providers, self._shared.calls, self._prepared.secrets)
+        kinds = step_kinds(self._workflow, self._providers, self._shared.calls, self._prepared.secrets, wanted)
         token = stop.child()
 
         async def execute() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.clock import Clock
@@ -293,9 +293,13 @@ def allow_local(limiter: Limiter, kinds: Mapping[StepKind, StepRunner], *, holde
 
 
 def step_kinds(
-    workflow: Workflow, providers: Providers, calls: InFlightCalls, secrets: Mapping[str, str]
+    workflow: Workflow,
+    providers: Providers,
+    calls: InFlightCalls,
+    secrets: Mapping[str, str],
+    wanted: Collection[StepKind],
 ) -> dict[StepKind, StepRunner]:
-    """What runs the steps of all kinds, in this process."""
+    """What runs the steps of the kinds that are wanted, in this process."""
     return step_runners(
         RunnerServices(
             calls=calls,
@@ -304,5 +308,6 @@ def step_kinds(
             secrets=secrets,
             redactor=providers.redactor,
             private=providers.private,
-        )
+        ),
+        wanted,
     )

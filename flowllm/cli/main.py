@@ -11,7 +11,7 @@ import click
 from flowllm import __version__
 from flowllm.cli.options import Globals, debug_option
 from flowllm.cli.output import guarded, open_streams
-from flowllm.cli.start import finish_process
+from flowllm.cli.start import end_imports, finish_process
 from flowllm.core.errors import UsageError
 
 COMMANDS = {
@@ -53,6 +53,7 @@ class Root(click.Group):
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         command: click.Command = getattr(import_module(f"flowllm.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        end_imports()
         return command
 
     def resolve_command(

@@ -53,6 +53,6 @@ def register(package: StepKindPackage) -> None:
             _RUNNERS[spec.kind] = package.runner
 
 
-def step_runners(services: RunnerServices) -> dict[StepKind, StepRunner]:
-    """Runners of all kinds for one run."""
-    return {kind: make(services) for kind, make in _RUNNERS.items()}
+def step_runners(services: RunnerServices, wanted: Collection[StepKind] | None = None) -> dict[StepKind, StepRunner]:
+    """Runners for one run, of the kinds that it has (by default of all): to import one takes a while."""
+    return {kind: make(services) for kind, make in _RUNNERS.items() if wanted is None or kind in wanted}

@@ -38,6 +38,14 @@ def test_a_value_is_the_same_fresh_and_from_the_memo(project: Project) -> None:
     assert fresh["outputs"]["shown"].endswith(f" happyhappy {2**80 + 1}")
 
 
+def test_what_a_function_leaves_to_the_end_of_the_process_is_done(project: Project) -> None:
+    text = "import json\njson.log = open('log.txt', 'w')\ndef f(): return json.log.write('kept in a buffer')\n"
+    project.write("tools.py", text)
+    outcome = project.run("run", project.flow(steps={"a": {"python": "./tools.py:f"}}))
+    assert outcome.code == 0, outcome.said
+    assert (project.folder / "log.txt").read_text() == "kept in a buffer"
+
+
 def test_two_graphs_with_helpers_of_one_name_and_an_edit_that_changes_the_key(project: Project) -> None:
     for folder in ("p1", "p2"):
         project.write(f"{folder}/tools.py", "import conf\ndef f(): return conf.f()\n")

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from flowllm.core.clock import Clock
 from flowllm.core.errors import AttemptTimedOut, BadAnswer, RateLimited, ServerFailed, StepError, UsageError
 from flowllm.core.fingerprint import digest
+from flowllm.core.garbage import importing
 from flowllm.core.records import dataclass, replace
 from flowllm.core.redact import SECRET_NAME, Redactor, is_placeholder
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
@@ -83,9 +84,10 @@ class ClientPool:
 
 def _import_client() -> ModuleType:
     # openai takes 1.1 s to import, genai_prices 350 ms: most commands of flowllm need neither.
-    import genai_prices  # noqa: F401, PLC0415
+    with importing():
+        import genai_prices  # noqa: F401, PLC0415
 
-    from flowllm.providers.openai import client  # noqa: PLC0415
+        from flowllm.providers.openai import client  # noqa: PLC0415
 
     return client
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -29,6 +30,22 @@ def test_help_imports_nothing_heavy() -> None:
     )
     assert out.splitlines()[-1] == "[]"
     assert "Usage: flowllm" in out
+
+
+def test_a_run_that_the_cache_answers_imports_no_client_and_a_new_database_no_toolkit(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text("steps: {a: {prompt: 'Hi {{ 1 }}', provider: simulated}, b: {value: '{{ a }}'}}")
+    unused = ("openai", "httpx2", "aiohttp", "genai_prices", "pydantic", "sqlalchemy", "alembic", "networkx", "rich")
+    unused += ("jsonschema", "jsonschema_rs", "flowllm.steps.http.runner", "flowllm.steps.python.runner")
+    out = python(
+        "import os, sys\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "from flowllm.cli.main import cli\n"
+        "for _ in range(2):\n"
+        "    try: cli.main(['run', 'w.yaml', '--quiet'], prog_name='flowllm')\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        f"print([name for name in {unused!r} if name in sys.modules])"
+    )
+    assert out.splitlines()[-1] == "[]"
 
 
 def test_help_lists_every_command_that_is_there_and_no_other() -> None:
