@@ -24,13 +24,13 @@ providers: {sim: {type: simulated}}
 defaults: {provider: sim, model: m}
 steps:
   a: {prompt: "Name {{ inputs.who }}"}
-  each: {foreach: [red, green], prompt: "Tell of {{ item }}"}
+  each: {foreach: [red, green], prompt: "Tell of {{ item * 99 }}"}
   bad: {foreach: [1, 0], value: "{{ 7 // item }}", on_error: continue}
   inner: {workflow: {inputs: {x: }, steps: {v: {value: "v {{ inputs.x }}"}}, outputs: {v: "{{ v }}"}}, with: {x: "{{ a }}"}}
   fails: {value: "{{ 1 // 0 }}"}
 outputs: {a: "{{ a }}", each: "{{ each }}", inner: "{{ inner }}"}
 """
-ROWS = {"runs": "1", "nodes": "node_id IN ('a', 'each', 'each[1]', 'bad[1]')", "attempts": "node_id = 'a'"}
+ROWS = {"runs": "1", "nodes": "node_id IN ('a', 'each', 'each[1]', 'bad[1]')", "attempts": "node_id = 'a'", "texts": "1"}
 
 FOUND_BY = {"run_id", "status", "node_id", "parent", "place", "attempt_id", "change_no"}
 """Columns of indexes: SQL would change both, and a byte that is another on the disk changes one."""
@@ -101,6 +101,9 @@ def another(value: object) -> object:
     if isinstance(value, str):
         middle = len(value) // 2
         return f"{value[:middle]}{chr(ord(value[middle]) ^ 1)}{value[middle + 1 :]}" if value else "x"
+    if isinstance(value, bytes):
+        middle = len(value) // 2
+        return value[:middle] + bytes([value[middle] ^ 1]) + value[middle + 1 :]
     return 1 if value is None else value + 1
 
 
