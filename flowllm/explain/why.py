@@ -112,8 +112,8 @@ async def _equal_call(store: Store, run: RunRecord, node: NodeRecord) -> tuple[s
     others = [one for one in await store.runs(limit=RUNS_LOOKED_AT) if one.run_id != run.run_id]
     beside = [one for one in others if (one.finished_at or math.inf) >= (node.started_at or 0.0)]
     for one in (run, *beside):
-        for attempt in await store.attempts(one.run_id):
-            if attempt.key == node.key and (one is not run or attempt.node_id != node.node_id):
+        for attempt in await store.attempts(one.run_id, key=node.key):
+            if one is not run or attempt.node_id != node.node_id:
                 return one.run_id, attempt.node_id
     return None
 

@@ -92,6 +92,8 @@ class ForeachState:
         """Ended, and not judged yet: something before them has not ended."""
         self._accepted: list[tuple[int, int, Json]] = []
         """Index, number and output of the accepted items, in input order."""
+        self._seen: list[Json] = []
+        """Their outputs, if `accept.when` looks at these; it is shown this list, and cannot change it."""
         self._succeeded = self._failed = self._skipped = 0
         self._next = 0
         self._drained = total == 0
@@ -238,13 +240,15 @@ class ForeachState:
         if ended.status is not NodeStatus.SUCCEEDED:
             return []
         try:
-            accepted = policy.judge(ended, [output for _, _, output in self._accepted] if policy.ordered else ())
+            accepted = policy.judge(ended, self._seen)
         except StepError as error:
             self._succeeded -= 1
             self._fail(ended, error.message)
             return [(ended, error)]
         if accepted:
             insort(self._accepted, (ended.index, ended.number, ended.output), key=lambda entry: entry[0])
+            if policy.ordered:
+                self._seen.append(ended.output)
         return []
 
     def _judge_in_order(self, policy: AcceptPolicy) -> list[tuple[Ended, StepError]]:
@@ -390,7 +394,7 @@ def _policy(foreach: Foreach, values: Mapping[str, Json]) -> AcceptPolicy | None
         raise TemplateFailed(f"`accept.count` must be a whole number from 1, not {count!r}")
 
     def judge(ended: Ended, accepted: Sequence[Json]) -> bool:
-        shown = {name: ended.item, "index": ended.index, "output": ended.output, "accepted": list(accepted)}
+        shown = {name: ended.item, "index": ended.index, "output": ended.output, "accepted": accepted}
         with at_most(_JUDGING):
             return accept.when.condition({**values, **shown})
 

@@ -312,8 +312,10 @@ class Store(Protocol):
         than `before_seq` (None: of all)."""
         ...
 
-    async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
-        """Attempts in the order in which they were recorded."""
+    async def attempts(
+        self, run_id: RunId, node_id: NodeId | None = None, *, key: str | None = None
+    ) -> list[AttemptRecord]:
+        """Attempts, of one node or under one key, in the order in which they were recorded."""
         ...
 
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:

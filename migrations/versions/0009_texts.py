@@ -20,6 +20,7 @@ branch_labels = None
 depends_on = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+UNFINISHED = sa.text("status <> 'succeeded'")
 LEANS = sa.text("text_id IS NOT NULL")
 USUAL = (
     b',"model":"gpt-4o-mini","provider":"openai","usage":{"input_tokens":1,"output_tokens":1,"cached_input_tokens":0,'
@@ -39,6 +40,7 @@ def upgrade() -> None:
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
     op.create_index("ix_texts_run_seq", "texts", ["run_seq"])
+    op.create_index("ix_runs_unfinished", "runs", ["seq"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED)
     op.add_column("memo", sa.Column("text_id", BIG))
     op.create_index("ix_memo_text_id", "memo", ["text_id"], sqlite_where=LEANS, postgresql_where=LEANS)
 
@@ -47,6 +49,7 @@ def downgrade() -> None:
     for table, columns in CELLS.items():
         _write_out(table, columns)
     _lengthen()
+    op.drop_index("ix_runs_unfinished", "runs")
     op.drop_index("ix_memo_text_id", "memo")
     op.drop_column("memo", "text_id")
     op.drop_table("texts")

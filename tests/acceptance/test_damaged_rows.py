@@ -30,7 +30,12 @@ steps:
   fails: {value: "{{ 1 // 0 }}"}
 outputs: {a: "{{ a }}", each: "{{ each }}", inner: "{{ inner }}"}
 """
-ROWS = {"runs": "1", "nodes": "node_id IN ('a', 'each', 'each[1]', 'bad[1]')", "attempts": "node_id = 'a'", "texts": "1"}
+ROWS = {
+    "runs": "1",
+    "nodes": "node_id IN ('a', 'each', 'each[1]', 'bad[1]')",
+    "attempts": "node_id = 'a'",
+    "texts": "1",
+}
 
 FOUND_BY = {"run_id", "status", "node_id", "parent", "place", "attempt_id", "change_no"}
 """Columns of indexes: SQL would change both, and a byte that is another on the disk changes one."""

@@ -102,6 +102,15 @@ _SENT: Final = (
     f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) "
     "WHERE key = :key AND status = 'sent' AND run_id IN (SELECT value FROM json_each(:runs)) AND started_at >= :since LIMIT 1"
 )
+_WITHIN: Final = (
+    "node_id = :node",
+    "node_id >= :node || '.' AND node_id < :node || '/'",
+    "node_id >= :node || '[' AND node_id < :node || '\\'",
+)
+"""A node, the steps within it, its items and the steps within those: each a range of the index."""
+_CHARGED: Final = " UNION ALL ".join(
+    f"SELECT {', '.join(CHARGED)} FROM attempts WHERE run_id = :run AND {which} AND model <> ''" for which in _WITHIN
+)
 
 
 class Reader:
@@ -270,10 +279,13 @@ class Reader:
         texts = ("process", "account")
         return [Gauge(**{**values, **{name: from_text(values[name]) for name in texts}}) for values in found]
 
-    async def attempts(self, run_id: RunId, node_id: NodeId | None = None) -> list[AttemptRecord]:
-        of_node = "" if node_id is None else "AND node_id = :node"
-        query = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE run_id = :run {of_node} ORDER BY seq"
-        rows = await self._all(query, {"run": to_text(run_id), "node": to_text(node_id or "")})
+    async def attempts(
+        self, run_id: RunId, node_id: NodeId | None = None, *, key: str | None = None
+    ) -> list[AttemptRecord]:
+        where = _all_of({"run_id = :run": True, "node_id = :node": node_id is not None, "key = :key": key is not None})
+        query = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE {where} ORDER BY seq"
+        values = {"run": to_text(run_id), "node": to_text(node_id or ""), "key": to_text(key or "")}
+        rows = await self._all(query, values)
         return [attempt_of(AttemptRow._make(row)) for row in rows]
 
     async def sent(self, key: str, run_ids: Sequence[RunId], *, since: float) -> bool:
@@ -288,11 +300,7 @@ class Reader:
             found = await self._all(query, {"run": run})
             return spend_of(dict(zip(_TOTALS, found[0], strict=True))) if found else Spend()
         name = to_text(within)
-        query = (
-            f"SELECT {', '.join(CHARGED)} FROM attempts WHERE run_id = :run AND model <> '' AND (node_id = :node "
-            "OR node_id >= :node || '.' AND node_id < :node || '/' OR node_id >= :node || '[' AND node_id < :node || '\\')"
-        )
-        return spend_of(await self._in_thread(lambda: summed(self._fetch(query, {"run": run, "node": name}))))
+        return spend_of(await self._in_thread(lambda: summed(self._fetch(_CHARGED, {"run": run, "node": name}))))
 
     # what was learned
 

@@ -116,6 +116,7 @@ CREATE TABLE runs (
   UNIQUE (run_id)
 );
 CREATE INDEX ix_runs_running ON runs (seq) WHERE status = 'running';
+CREATE INDEX ix_runs_unfinished ON runs (seq) WHERE status <> 'succeeded';
 CREATE INDEX ix_runs_workflow_seq ON runs (workflow, seq);
 CREATE TABLE texts (
   text_id INTEGER NOT NULL,

@@ -59,6 +59,7 @@ runs = Table(
     Column("snapshot_hash", Text),
     Column("row_hash", Text),
     Index("ix_runs_workflow_seq", "workflow", "seq"),
+    Index("ix_runs_unfinished", "seq", sqlite_where=text("status <> 'succeeded'")),
     Index("ix_runs_running", "seq", sqlite_where=text("status = 'running'")),
     sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
 )
