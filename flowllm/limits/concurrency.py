@@ -34,9 +34,9 @@ FLOOR = 4
 """Never fewer: a graph's steps need not wait for each other, and a server with one slot loses nothing by a queue of three."""
 CEILING = 512
 """Never more."""
-STEP = 0.1
-"""Share by which the first trial differs."""
-GROWTH = 2.0
+STEP = 0.05
+"""Share by which the first trial differs: what is too much by so little is hardly felt."""
+GROWTH = 2.5
 """Of steps, while they are kept."""
 LONGEST_STEP = 0.5
 WORTH = 0.4

@@ -27,7 +27,7 @@ def test_sixty_four_slots_are_filled_in_time_and_hardly_overfilled() -> None:
 @pytest.mark.parametrize("kind", [QUIET, NOISY])
 def test_it_settles_near_the_slots_of_a_server_that_queues(slots: int, kind: dict) -> None:
     for seed in range(2):
-        items = min(5000, 100 * slots + 300)
+        items = min(8000, 100 * slots + 300)
         found = play(Slots(slots), items, seed=seed, **kind)
         assert max(FLOOR, 0.75 * slots) <= found.late <= max(2 * FLOOR, 1.25 * slots)
         assert found.took <= 1.4 * play(Slots(slots), items, seed=seed, written=slots, **kind).took
