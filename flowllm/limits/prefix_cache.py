@@ -46,6 +46,12 @@ class Leader:
         self.wakes: dict[Callable[[], None], None] = {}
         """Called in their order when it is over."""
 
+    def wake(self) -> None:
+        """Let those that follow ask again."""
+        wakes, self.wakes = self.wakes, {}
+        for wake in wakes:
+            wake()
+
 
 class Lineup:
     """Where one call stands among those that share its beginning."""
@@ -67,7 +73,7 @@ class Lineup:
         self.looked = False
         """Whether to follow, and to lead, was asked at all."""
         self.owned: tuple[int, ...] = ()
-        """Marks that its answer makes warm."""
+        """Marks in which nobody was before it."""
         self.expected = 0
         """Tokens that it should find."""
         self.key = 0
@@ -167,14 +173,17 @@ class PrefixCache:
             return
         if SIZES[len(lineup.prefix.marks) - 1] - lineup.expected >= LEAST_GAIN:
             self._usual = seconds if self._usual is None else self._usual + _WEIGHT * (seconds - self._usual)
-        owned = frozenset(lineup.owned)
+        overtaken = set[Leader]()
         for mark in lineup.prefix.marks:
             known = self._warm.pop(mark, None)
-            if known is not None or mark in owned:
-                self._warm[mark] = (now, led.key if known is None or mark in owned else known[1])
+            self._warm[mark] = (now, led.key if known is None else known[1])
+            if (leader := self._heating.get(mark)) is not None and leader is not led:
+                overtaken.add(leader)
         while len(self._warm) > MOST_MARKS:
             self._warm.popitem(last=False)
         self.over(lineup)
+        for leader in overtaken:
+            leader.wake()
 
     def over(self, lineup: Lineup) -> None:
         """It was answered, or never will be: the next one may lead. Once is enough."""
@@ -187,9 +196,7 @@ class PrefixCache:
         for mark in lineup.owned:
             if self._heating.get(mark) is leader:
                 del self._heating[mark]
-        wakes, leader.wakes = leader.wakes, {}
-        for wake in wakes:
-            wake()
+        leader.wake()
 
     def _learn(self, lineup: Lineup, cached: int | None) -> None:
         if cached:

@@ -160,9 +160,33 @@ def test_when_the_leader_is_lost_the_next_one_leads(how: str) -> None:
 
     server = run_virtual(main())
     assert server.order[2] == (1, "0")
-    if how != "hangs":
-        assert server.cold == [9, 1, 1]
+    assert server.cold == ([9, 1, 1] if how != "hangs" else [9, 1, 1, 1, 1])  # whose patience ends, goes
     assert max(server.waited) <= PATIENCE * SECONDS
+
+
+def test_an_answer_to_one_that_waited_no_longer_releases_those_that_do() -> None:
+    async def main() -> tuple[Server, float]:
+        limiter, server = made(), Server()
+        await send(limiter, server, 9)
+        began = now()
+        calls = [
+            send(limiter, server, 1, "fails", seconds=3.0, fails=True),
+            send(limiter, server, 1, "slow", seconds=50.0),
+        ]
+        calls.append(send(limiter, server, 1, "impatient"))
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(
+            3.5
+        )  # the first has failed, the second leads, the third waits until it has waited 4 s in all
+        await send(limiter, server, 1, "late")
+        ended = now() - began
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return server, ended
+
+    server, ended = run_virtual(main())
+    assert (server.cold, server.order[-1]) == ([9, 1, 1, 1], (1, "late"))
+    assert ended == pytest.approx(PATIENCE * SECONDS + SECONDS + SECONDS / 4, abs=0.1)
 
 
 def test_a_follower_that_is_cancelled_leaves_and_one_whose_provider_is_given_up_hears_of_it() -> None:
