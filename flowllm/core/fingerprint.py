@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 
+from flowllm.core.encoding import encoder
 from flowllm.core.types import Json
 
 KEY_SCHEME = 2
 """Raised when the meaning of a key changes, so that old keys are never mistaken for new ones."""
 
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_CANONICAL = encoder(sort_keys=True)
 
 
 def canonical(value: Json) -> str:

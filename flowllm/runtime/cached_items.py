@@ -28,7 +28,6 @@ class _Lookup:
 
     item: Item
     invocation: NodeInvocation
-    """With its step bound."""
     bound: Bound
     key: str
     started_at: float
@@ -91,11 +90,12 @@ class CachedItems:
         except StoreError as error:
             self._context.broke(error)
             return self._drop(left)
-        for lookup in lookups:
-            left[lookup.item.row.index] = (lookup.item, lookup.invocation)
         for lookup, record in answered:
             del left[lookup.item.row.index]
             self._tell(lookup, record)
+        for lookup in lookups:
+            if lookup.item.row.index in left:
+                left[lookup.item.row.index] = (lookup.item, replace(lookup.invocation, bound=lookup.bound))
         while left:
             self._execute(*left.pop(next(iter(left))))
         return None
@@ -122,9 +122,7 @@ class CachedItems:
         key = "" if bound is None else kind.answer_key(bound)
         if bound is None or not key:
             return None
-        return _Lookup(
-            item=item, invocation=replace(invocation, bound=bound), bound=bound, key=key, started_at=started_at
-        )
+        return _Lookup(item=item, invocation=invocation, bound=bound, key=key, started_at=started_at)
 
     def _recalled(self, kind: Recalling, lookup: _Lookup, stored: MemoRecord, took: float) -> NodeRecord | None:
         node_context = self._context.node_context(

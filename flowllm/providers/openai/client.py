@@ -5,7 +5,6 @@ Importing this module imports openai, which takes a second: whoever needs it doe
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import ssl
@@ -18,6 +17,7 @@ import httpx2
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
 
 from flowllm import __version__
+from flowllm.core.encoding import encoder
 from flowllm.core.errors import BadAnswer, ConnectionFailed, ProviderDown, ProviderError, RequestRejected
 from flowllm.core.types import Json
 from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, RequestInfo
@@ -29,7 +29,7 @@ LARGEST_HEADER = 128 * 1024
 MAX_HEADERS = 512
 _PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": "/embeddings"}
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_ENCODE = encoder(ascii_only=False)
 _STREAM = AsyncStream[Any]
 _CONNECTIONS = 100_000  # the limiter decides, not the pool
 _KEEPALIVE = 4.0  # uvicorn closes an idle connection after 5 s; reusing it just then would be a reset
@@ -143,7 +143,7 @@ class Client(AsyncOpenAI):
         """
         # Encoded here, and posted to the path as it stands: what is in the key is what is sent, and the client need not
         # go through a body that is right already.
-        content, path = _ENCODER.encode(dict(body)).encode(), _PATHS[api]
+        content, path = _ENCODE(dict(body)).encode(), _PATHS[api]
         how: Any = {"cast_to": httpx2.Response, "stream": True, "stream_cls": _STREAM}
         first = self._first.get(path)
         if first is None:

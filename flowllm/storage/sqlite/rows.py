@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from flowllm.core.encoding import encoder
 from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 
-_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_ENCODE = encoder()
 _DECODER = json.JSONDecoder()
 _IN_FULL: Final = 64
 """Hexadecimal digits of SHA-256."""
@@ -29,7 +30,7 @@ def to_json(value: Json) -> str:
     if value is None:
         return "null"
     try:
-        return _ENCODER.encode(value)
+        return _ENCODE(value)
     except (TypeError, RecursionError) as error:
         raise ValueError(f"This value cannot be stored as JSON: {error}") from error
 
