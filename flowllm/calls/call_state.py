@@ -7,6 +7,7 @@ from flowllm.calls.conversation import Conversation
 from flowllm.calls.response_cache import waited
 from flowllm.core.clock import Clock
 from flowllm.core.types import WaitReason
+from flowllm.limits.prefix_cache import Lineup
 from flowllm.storage.base import Store
 
 
@@ -27,6 +28,8 @@ class CallState:
         self.store = store
         self.clock = clock
         self.reported_ends = reported_ends
+        self.lineup: Lineup | None = None
+        """Where a prompt stands among those that begin the same."""
         self.attempts = 0
         self.queue_s = 0.0
         self.call_s = 0.0

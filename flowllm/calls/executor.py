@@ -82,7 +82,8 @@ class CallExecution(CallState):
         """When the cache was read last."""
         self._deferred = 0.0
         request = pending.call.request
-        self.lineup = Lineup(PromptPrefix(request)) if isinstance(request, ChatRequest) else None
+        if isinstance(request, ChatRequest):
+            self.lineup = Lineup(PromptPrefix(request))
 
     async def answer(self) -> Answer:
         """Send until there is a valid answer, or no sense in sending again."""

@@ -95,8 +95,10 @@ class HedgedRequest:
             call.provider.account,
             step_path(call.caller.node_id) if call.local else call.request.model,
             state.length.bit_length(),
+            state.lineup is not None and state.lineup.cold,
         )
-        """Its like are those of the same model with answers of about the same length, or of the same step."""
+        """Its like are those of the same model with answers of about the same length, or of the same step; a prompt that the
+        provider reads from its cache is not like one that it has to read."""
         self.fixed = call.retry.hedge
         """Seconds after which it is late; None: as its like show."""
         self._hedges = hedges
@@ -197,6 +199,7 @@ class HedgedRequest:
                 return
             raise
         assert isinstance(permit, Permit)  # noqa: S101 - it waits for no leader
+        permit.lineup = self._state.lineup
         second = Attempt(self._state, caller, permit, self._reservation, first_sent_at=self._first.sent_at)
         self._second = second
         try:

@@ -23,6 +23,7 @@ from flowllm.core.types import Limits, WaitReason
 from flowllm.limits.adaptive import Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.concurrency import FIRST, UNHEARD
+from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
@@ -362,11 +363,10 @@ class AccountLimiter:
         if headers and self.learns:
             self._read(headers, departure, now)
 
-    def cached(self, admission: Admission, departure: Departure, tokens: int | None) -> None:
+    def cached(self, lineup: Lineup, departure: Departure, tokens: int | None) -> None:
         """So many tokens of an answer's prompt were read from the server's cache; None: it does not say."""
-        if admission.lineup is not None:
-            now = self._clock.monotonic()
-            self.model(admission.model).prefixes.answered(admission.lineup, tokens, now - departure.at, now)
+        now = self._clock.monotonic()
+        self.model(departure.model).prefixes.answered(lineup, tokens, now - departure.at, now)
 
     def limited(self, retry_after: float | None, departure: Departure) -> None:
         """A 429: the model waits as long as it says, its rate is cut, and half of its slots go."""

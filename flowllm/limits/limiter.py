@@ -99,7 +99,7 @@ def _summed(rates: list[float | None]) -> float | None:
 class Permit:
     """One admitted request. It holds a slot until `release`."""
 
-    __slots__ = ("_account", "_admission", "_departure", "_held", "_used", "queue_s")
+    __slots__ = ("_account", "_admission", "_departure", "_held", "_used", "lineup", "queue_s")
 
     def __init__(self, account: AccountLimiter, admission: Admission, queue_s: float) -> None:
         self._account = account
@@ -107,12 +107,14 @@ class Permit:
         self._departure: Departure | None = None
         self._held = True
         self._used: float | None = None
+        self.lineup = admission.lineup
+        """Of a second attempt that of the first, whose followers its answer releases too."""
         self.queue_s = queue_s
 
     @property
     def cache_key(self) -> str:
         """Names the beginning that its prompt shares with others; empty where that does not count."""
-        lineup = self._admission.lineup
+        lineup = self.lineup
         return "" if lineup is None or not lineup.key else f"{lineup.key:016x}"
 
     async def depart(self) -> None:
@@ -127,7 +129,8 @@ class Permit:
         was_open = self._account.breaker.state is BreakerState.PROBING
         departure = self._departure or Departure(model=self._admission.model)
         self._account.answered(headers, departure, tokens=output_tokens or 0)
-        self._account.cached(self._admission, departure, cached)
+        if self.lineup is not None:
+            self._account.cached(self.lineup, departure, cached)
         if self._account.scope.limits.tokens_charged == "usage":
             self._used = used
         return "answers again: requests go out, slowly at first" if was_open else None

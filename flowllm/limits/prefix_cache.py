@@ -79,6 +79,12 @@ class Lineup:
         self.key = 0
         """Names the beginning that it shares with others; 0: none."""
 
+    @property
+    def cold(self) -> bool:
+        """So much of it was not there when it went that it takes longer than others."""
+        marks = self.prefix.marks if self.looked else ()
+        return bool(marks) and SIZES[len(marks) - 1] - self.expected >= LEAST_GAIN
+
 
 class PrefixCache:
     """The beginnings of one model's prompts: which are there, and which are on their way."""
@@ -171,7 +177,7 @@ class PrefixCache:
         led = lineup.leads
         if led is None:
             return
-        if SIZES[len(lineup.prefix.marks) - 1] - lineup.expected >= LEAST_GAIN:
+        if lineup.cold:
             self._usual = seconds if self._usual is None else self._usual + _WEIGHT * (seconds - self._usual)
         overtaken = set[Leader]()
         for mark in lineup.prefix.marks:

@@ -78,6 +78,21 @@ def test_the_second_answers_first_and_the_first_is_cut_off_and_on_record() -> No
     run_virtual(main())
 
 
+def test_the_answer_to_a_second_attempt_releases_those_that_follow_the_first() -> None:
+    async def main() -> None:
+        bench, provider = Bench(max_concurrent=4, prefix_cache="on"), Slow((HANG, "never"), (1, "second"))
+        requests = [
+            ChatRequest(model="m", messages=({"role": "user", "content": "x" * 8000 + name},)) for name in "abc"
+        ]
+        async with asyncio.TaskGroup() as group:
+            for name, request in zip("abc", requests, strict=True):
+                group.create_task(bench.ask(provider, name, retry=policy(), request=request, key=name * 64))
+                await asyncio.sleep(0)
+        assert provider.times_sent == [0, 5, 6, 6]
+
+    run_virtual(main())
+
+
 def test_the_first_answers_after_all_and_the_second_is_abandoned() -> None:
     async def main() -> None:
         bench, provider = Bench(), Slow((7, "first"), (HANG, "never"))
