@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, cast
@@ -31,6 +32,7 @@ _PATHS = {"chat": "/chat/completions", "responses": "/responses", "embeddings": 
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _ENCODE = encoder(ascii_only=False)
 _STREAM = AsyncStream[Any]
+_PLATFORMS: dict[str, Any] = {"linux": "Linux", "darwin": "MacOS", "win32": "Windows"}
 _CONNECTIONS = 100_000  # the limiter decides, not the pool
 _KEEPALIVE = 4.0  # uvicorn closes an idle connection after 5 s; reusing it just then would be a reset
 
@@ -99,11 +101,12 @@ def _with_own_session(transport: Any) -> httpx2.AsyncBaseTransport:
 
 
 def http_client(*, through_proxy: bool) -> httpx2.AsyncClient:
-    """A pool of connections. `through_proxy`: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR are heeded.
+    """A pool of connections. `through_proxy`, for https: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR are heeded.
 
     Raises OSError if those certificates cannot be read.
     """
     client = _AioHttpClient(
+        verify=through_proxy or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # the latter trusts nobody, at once
         trust_env=through_proxy,
         follow_redirects=False,
         timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
@@ -132,6 +135,7 @@ class Client(AsyncOpenAI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._platform = _PLATFORMS.get(sys.platform, "Unknown")  # which the client would start a process to find out
         self._first: dict[str, Any] = {}
         """The options of the first request to each path."""
         self._built: dict[str, tuple[httpx2.Request, list[tuple[bytes, bytes]]]] = {}
