@@ -86,7 +86,8 @@ class Compiler:
         """What is looked at of each of them, streams left out."""
         uses: dict[StepId, frozenset[Part]] = {}
         for reference in self.references:
-            uses[reference.step] = uses.get(reference.step, frozenset()) | reference.parts
+            known = uses.get(reference.step)
+            uses[reference.step] = reference.parts if known is None else known | reference.parts
         return uses
 
     @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import jinja2
@@ -60,8 +59,6 @@ _PARTS_AN_OPERATION: Final = 4
 """As a shift: names, operators and tags that cost as much as one operation."""
 _MAX_MESSAGE: Final = 1000
 """Characters of a failure's message."""
-_SIMPLE: Final = 50
-"""Nodes of the tree of a template that is certain to become code: they cannot be nested too deeply."""
 _RESULT: Final = "_RESULT"
 """The variable that gets the value of one expression; no step can be called so."""
 _BEGINS: Final = re.compile(r"\{[{%#]")
@@ -151,71 +148,51 @@ def _single(tree: nodes.Template) -> _Single | None:
 
 
 class _Program:
-    """How a template that has something to fill in is rendered: by its tree, or by code that Jinja makes of the tree. To make
-    code is most of the work of loading, and is put off to the first rendering where it cannot fail."""
+    """How a template that has something to fill in is rendered: by its tree, or by code that Jinja makes of that, which is
+    most of the work of loading where it is needed."""
 
-    __slots__ = ("_code", "_evaluate", "_pieces", "_tree", "allowance", "single")
+    __slots__ = ("_evaluate", "_pieces", "allowance", "code", "single")
 
     def __init__(self, tree: nodes.Template, single: _Single | None) -> None:
         """Raises TemplateSyntaxProblem."""
         self.single = single
         # what only names data may take it whole, whatever its size, where no text is made of it
         self.allowance = WHOLE if single is not None and _is_path(single.expression) else None
-        self._code: jinja2.Template | None = None
-        self._tree: nodes.Template | None = None
         self._pieces = pieces_of(tree) if single is None else None
         self._evaluate = None if single is None else evaluation(single.expression)
-        if self._pieces is None and self._evaluate is None:
-            self._prepare(tree)
-
-    def _prepare(self, tree: nodes.Template) -> None:
-        """Code is needed."""
-        simple = _is_simple(tree)
-        self._tree = tree
-        if self.single is not None:
-            result = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), self.single.expression, lineno=1)
-            self._tree = nodes.Template([result], lineno=1)
-        elif not simple:
-            _count_loops(tree)
-        try:
-            if not simple:
-                self._made()
-        except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
-            raise TemplateSyntaxProblem(compile_problem(error)) from None
-
-    @property
-    def code(self) -> jinja2.Template | None:
-        """The code that has been rendered."""
-        return self._code
-
-    def _made(self) -> jinja2.Template:
-        """The code. Several threads may ask for it at once."""
-        tree = self._tree
-        if tree is not None:
-            self._code, self._tree = SANDBOX.from_string(tree), None
-        assert self._code is not None  # noqa: S101 - it is set before the tree is taken away
-        return self._code
+        self.code = None if self._pieces or self._evaluate else _code_of(tree, single)
 
     def pieces(self, values: Mapping[str, Json]) -> Iterator[object]:
         """The text in pieces. Raises whatever goes wrong in an author's expressions."""
-        if self._pieces is not None:
-            sandbox_limits.start()
-            return self._pieces.render(values)
-        code = self._made()
         sandbox_limits.start()
-        return code.root_render_func(_context(code, values))
+        if self.code is None:
+            assert self._pieces is not None  # noqa: S101 - it has either
+            return self._pieces.render(values)
+        return self.code.root_render_func(_context(self.code, values))
 
     def value(self, values: Mapping[str, Json], allowance: int | None = None) -> object:
         """The value of the one expression, within so many operations. Raises the same."""
-        if self._evaluate is not None:
-            sandbox_limits.start(allowance)
-            return self._evaluate(values)
-        code = self._made()
         sandbox_limits.start(allowance)
-        context = _context(code, values)
-        for _ in code.root_render_func(context):
+        if self._evaluate is not None:
+            return self._evaluate(values)
+        assert self.code is not None  # noqa: S101 - it has either
+        context = _context(self.code, values)
+        for _ in self.code.root_render_func(context):
             pass
         return context.vars[_RESULT]
+
+
+def _code_of(tree: nodes.Template, single: _Single | None) -> jinja2.Template:
+    """The code of a template; of a single expression it sets a variable. Raises TemplateSyntaxProblem."""
+    if single is not None:
+        result = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), single.expression, lineno=1)
+        tree = nodes.Template([result], lineno=1)
+    else:
+        _count_loops(tree)
+    try:
+        return SANDBOX.from_string(tree)
+    except Exception as error:  # noqa: BLE001 - Jinja's code generator lets Python's own errors through
+        raise TemplateSyntaxProblem(compile_problem(error)) from None
 
 
 def _context(code: jinja2.Template, values: Mapping[str, Json]) -> Context:
@@ -230,15 +207,6 @@ def _is_path(node: nodes.Expr) -> bool:
             return False
         node = node.node
     return isinstance(node, nodes.Name)
-
-
-def _is_simple(tree: nodes.Template) -> bool:
-    """Code can be made of it for certain: it is short and has no tags, nor arguments by name, which may be there twice."""
-    found = list(islice(tree.find_all(nodes.Node), _SIMPLE + 1))
-    return len(found) <= _SIMPLE and not any(
-        isinstance(node, nodes.Keyword) or (isinstance(node, nodes.Stmt) and type(node) is not nodes.Output)
-        for node in found
-    )
 
 
 def _count_loops(tree: nodes.Template) -> None:

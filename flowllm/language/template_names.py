@@ -95,10 +95,13 @@ def uses_of(
     walk.template(tree)
     if walk.problems:
         raise TemplateSyntaxProblem(*sorted(walk.problems, key=lambda problem: problem.offset))
+    lookups = walk.lookups
+    if walk.lenient:
+        lookups = [lookup for lookup in lookups if lookup.subject not in walk.lenient]
     return Uses(
         references=tuple(walk.references(locate)),
-        names=frozenset(walk.used),
-        lookups=tuple(lookup for lookup in walk.lookups if lookup.subject not in walk.lenient),
+        names=frozenset(walk.used) if walk.used else NO_USES.names,
+        lookups=tuple(lookups),
         bare=StepId(single.name) if isinstance(single, nodes.Name) and single.name in names.steps else None,
         gives=None if single is None else kind_given(single, names),
     )

@@ -2,7 +2,7 @@
 
 To make code takes Jinja and Python most of a millisecond. Each node of a tree becomes a function here, which asks the
 sandbox what the code would ask it, in the same order; `tests/unit/language/test_template_tree.py` compares the two. What is
-not in `_READERS` (statements, calls, slices, an `if` without `else`) is left to the code.
+not in `_READERS`, such as statements, is left to the code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from jinja2 import nodes
+from jinja2.runtime import Context, Undefined
 from jinja2.utils import missing
 
 from flowllm.core.types import Json
@@ -25,6 +26,11 @@ Evaluate: TypeAlias = Callable[[Values], Any]
 
 _DEEPEST: Final = 30
 """Nodes within each other; Python has a limit for code, which is told as a problem of the template."""
+
+
+_NO_CONTEXT: Final = Context(SANDBOX, {}, None, {})
+"""What code would hand on to functions and filters, none of which looks for a template's values in it."""
+_TAKEN: Final[dict[str, Any]] = {"environment": SANDBOX, "context": _NO_CONTEXT, "eval_context": _NO_CONTEXT.eval_ctx}
 
 
 class _NeedsCode(Exception):
@@ -136,6 +142,11 @@ def _getitem(reader: _Reader, node: Any) -> Evaluate:
     return lambda values: access(of(values), index(values), offset)
 
 
+def _slice(reader: _Reader, node: Any) -> Evaluate:
+    parts = [None if one is None else reader.within(one) for one in (node.start, node.stop, node.step)]
+    return lambda values: slice(*[None if one is None else one(values) for one in parts])
+
+
 def _list(reader: _Reader, node: Any) -> Evaluate:
     items = reader.all_within(node.items)
     return lambda values: [item(values) for item in items]
@@ -195,42 +206,75 @@ def _neg(reader: _Reader, node: Any) -> Evaluate:
     return lambda values: -operand(values)
 
 
+def _pos(reader: _Reader, node: Any) -> Evaluate:
+    operand = reader.within(node.node)
+    return lambda values: +operand(values)
+
+
 def _choice(reader: _Reader, node: Any) -> Evaluate:
+    test, then = reader.within(node.test), reader.within(node.expr1)
     if node.expr2 is None:
-        raise _NeedsCode
-    test, then, otherwise = reader.within(node.test), reader.within(node.expr1), reader.within(node.expr2)
+        words = f"the inline if-expression on line {node.lineno} evaluated to false and no else section was defined."
+        return lambda values: then(values) if test(values) else Undefined(words)
+    otherwise = reader.within(node.expr2)
     return lambda values: then(values) if test(values) else otherwise(values)
 
 
-def _applied(reader: _Reader, node: Any, known: Mapping[str, Any], *, lenient: bool, arguments: bool) -> Evaluate:
-    """A filter or a test; `lenient`: of something that need not be there, and `arguments` neither."""
-    function = known.get(node.name)
+def _arguments(
+    reader: _Reader, node: Any, *, lenient: bool = False
+) -> Callable[[Values], tuple[list[Any], dict[str, Any]]]:
+    """The arguments of a call, by place and by name."""
     names = [keyword.key for keyword in node.kwargs]
-    if function is None or node.node is None or node.dyn_args or node.dyn_kwargs or len(set(names)) < len(names):
+    if node.dyn_args or node.dyn_kwargs or len(set(names)) < len(names):
         raise _NeedsCode
-    # Jinja's own mark of those that take something first; of the three it knows, the environment alone is at hand
-    takes = getattr(function, "jinja_pass_arg", None)
+    by_place = reader.all_within(node.args, lenient=lenient)
+    by_name = tuple(zip(names, reader.all_within([one.value for one in node.kwargs], lenient=lenient), strict=True))
+    return lambda values: ([one(values) for one in by_place], {name: one(values) for name, one in by_name})
+
+
+def _call(reader: _Reader, node: Any) -> Evaluate:
+    function = _method(reader, node.node) if isinstance(node.node, nodes.Getattr) else reader.within(node.node)
+    arguments = _arguments(reader, node)
+
+    def result(values: Values) -> Any:
+        target = function(values)
+        by_place, by_name = arguments(values)
+        return SANDBOX.call(_NO_CONTEXT, target, *by_place, **by_name)
+
+    return result
+
+
+def _method(reader: _Reader, node: nodes.Getattr) -> Evaluate:
+    of, name, offset = reader.within(node.node), node.attr, node.lineno
+    return lambda values: SANDBOX.method(of(values), name, offset)
+
+
+def _applied(reader: _Reader, node: Any, known: Mapping[str, Any], *, lenient: bool, forgiving: bool) -> Evaluate:
+    """A filter or a test; `lenient`: of something that need not be there, `forgiving`: nor need its arguments."""
+    function = known.get(node.name)
+    if function is None or node.node is None:
+        raise _NeedsCode
+    takes = getattr(function, "jinja_pass_arg", None)  # Jinja's own mark of those that take something first
     if takes is not None:
-        if takes.name != "environment":
-            raise _NeedsCode
-        function = partial(function, SANDBOX)
+        function = partial(function, _TAKEN[takes.name])
     subject = reader.within(node.node, lenient=lenient)
-    by_place = reader.all_within(node.args, lenient=arguments)
-    by_name = tuple(zip(names, reader.all_within([one.value for one in node.kwargs], lenient=arguments), strict=True))
-    if not by_place and not by_name:
-        return lambda values: function(subject(values))
-    return lambda values: function(
-        subject(values), *[one(values) for one in by_place], **{name: one(values) for name, one in by_name}
-    )
+    arguments = _arguments(reader, node, lenient=forgiving)
+
+    def result(values: Values) -> Any:
+        value = subject(values)
+        by_place, by_name = arguments(values)
+        return function(value, *by_place, **by_name)
+
+    return result
 
 
 def _filter(reader: _Reader, node: Any) -> Evaluate:
     lenient = node.name in DEFAULT_FILTERS
-    return _applied(reader, node, SANDBOX.filters, lenient=lenient, arguments=lenient)
+    return _applied(reader, node, SANDBOX.filters, lenient=lenient, forgiving=lenient)
 
 
 def _test(reader: _Reader, node: Any) -> Evaluate:
-    return _applied(reader, node, SANDBOX.tests, lenient=node.name in DEFINED_TESTS, arguments=False)
+    return _applied(reader, node, SANDBOX.tests, lenient=node.name in DEFINED_TESTS, forgiving=False)
 
 
 _READERS: Final[dict[type[nodes.Node], Callable[[_Reader, Any], Evaluate]]] = {
@@ -238,6 +282,8 @@ _READERS: Final[dict[type[nodes.Node], Callable[[_Reader, Any], Evaluate]]] = {
     nodes.Const: _const,
     nodes.Getattr: _getattr,
     nodes.Getitem: _getitem,
+    nodes.Slice: _slice,
+    nodes.Call: _call,
     nodes.List: _list,
     nodes.Tuple: _tuple,
     nodes.Dict: _dict,
@@ -254,6 +300,7 @@ _READERS: Final[dict[type[nodes.Node], Callable[[_Reader, Any], Evaluate]]] = {
     nodes.Or: _or,
     nodes.Not: _not,
     nodes.Neg: _neg,
+    nodes.Pos: _pos,
     nodes.CondExpr: _choice,
     nodes.Filter: _filter,
     nodes.Test: _test,

@@ -185,6 +185,8 @@ class RunContext:
     ) -> NodeRecord:
         """The row of a node that was not bound, as of now, secrets masked."""
         position, mask = invocation.position, self.redactor.value
+        if not self.redactor.is_empty:
+            values = {name: mask(value) for name, value in values.items()}
         return NodeRecord(
             run_id=self.run.run_id,
             node_id=invocation.node_id,
@@ -198,7 +200,7 @@ class RunContext:
             item=mask(position.item),
             content=position.content,
             epoch=self.lease.epoch,
-            **{name: mask(value) for name, value in values.items()},
+            **values,
         )
 
     def ended(self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "") -> None:

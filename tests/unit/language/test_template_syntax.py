@@ -115,8 +115,9 @@ def test_code_is_made_where_the_tree_is_not_enough_and_only_then(monkeypatch: py
     made: list[object] = []
     compile_code = SANDBOX.compile
     monkeypatch.setattr(SANDBOX, "compile", lambda tree, *args: made.append(tree) or compile_code(tree, *args))
-    plain = compiled("{{ outline.parts[0].n | default(1) }} of {{ 'x' if other else inputs.topic }}")
-    sliced = compiled("{{ outline.parts[:1][0].n }} of {{ 'x' if other }}")
-    assert [plain.text(VALUES), len(made)] == ["1 of x", 0]
-    assert [sliced.text(VALUES), sliced.text(VALUES), len(made)] == ["1 of x", "1 of x", 1]
+    plain = compiled(
+        "{{ outline.parts[:1][0].n | default(1) }} of {{ range(3) | list if other else inputs.topic.upper() }}"
+    )
+    assert [plain.text(VALUES), len(made)] == ["1 of [0, 1, 2]", 0]
+    assert [compiled("{% if other %}{{ other }}{% endif %}").text(VALUES), len(made)] == ["O", 1]
     assert problems("a {{ dict(a=1, a=2) }}") == [(1, 3, "keyword argument repeated: a", "")]

@@ -28,6 +28,7 @@ KEYS = [".n", ".parts", ".title", ".items", "['a']", "[0]", "[-1]", "[9]", "['é
 CONSTANTS = ["0", "1", "-3", "2.5", "1e400", "true", "none", "''", "'a b'", '"<é>"', "'%s'", "[]", "{}", "()"]
 OPERATORS = ["+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", ">=", "in", "not in", "and", "or"]
 FILTERS = sorted(name for name in SANDBOX.filters if name.isidentifier())
+METHODS = ["upper", "items", "get", "split", "title", "n", "format", "count", "join", "gone"]
 TESTS = sorted(name for name in SANDBOX.tests if name.isidentifier() and name not in {"in", "filter", "test"})
 
 _paths = st.builds(
@@ -59,6 +60,12 @@ def _larger(within: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.builds("({},)".format, within),
         st.builds("{{{}: {}}}".format, within, within),
         st.builds("({})[{}]".format, within, within),
+        st.builds("({})[{}:{}]".format, within, within, st.just("") | within),
+        st.builds("({} if {})".format, within, within),
+        st.builds(
+            "{}.{}{}".format, within, st.sampled_from(METHODS), _arguments(within).map(lambda found: found or "()")
+        ),
+        st.builds("{}({}, {})".format, st.sampled_from(["range", "dict", "zip", "product", "other"]), within, within),
         st.builds("({}).{}".format, within, st.sampled_from(["n", "title", "upper", "k"])),
     )
 
