@@ -19,6 +19,9 @@ from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import Bound, Recalling
 from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite
 
+TOGETHER = 64
+"""Items that are looked up at a time: while some are written, the next are bound."""
+
 Taken: TypeAlias = tuple[Item, NodeInvocation]
 
 
@@ -61,6 +64,8 @@ class CachedItems:
         if self._kind is None or not self._likely or item.before is not None:
             return False
         self._taken[item.row.index] = (item, invocation)
+        if len(self._taken) >= TOGETHER:
+            self.look()
         return True
 
     def note(self, record: NodeRecord) -> None:

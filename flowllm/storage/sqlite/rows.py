@@ -252,7 +252,7 @@ def node_row(node: NodeRecord) -> NodeRow:
         None,
         to_json({why: round(seconds, 6) for why, seconds in node.waits.items()}) if node.waits else None,
     )
-    return row._replace(row_hash=node_hash(row))
+    return NodeRow._make((*row[:-2], node_hash(row), row.waits))  # `_replace` takes four times as long
 
 
 class RunningRow(NamedTuple):
@@ -330,7 +330,7 @@ def attempt_row(attempt: AttemptRecord) -> AttemptRow:
         attempt.reserved_usd,
         None,
     )
-    return row._replace(row_hash=attempt_hash(row))
+    return AttemptRow._make((*row[:-1], attempt_hash(row)))
 
 
 def memo_row(memo: MemoRecord) -> MemoRow:

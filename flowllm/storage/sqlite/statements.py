@@ -185,8 +185,10 @@ class Unit:
 
     @property
     def size(self) -> int:
-        """Characters of its texts."""
-        return sum(len(value) for _, row in self.rows for value in row if isinstance(value, str))
+        """Characters of its texts, if it is what a request gave; else 0."""
+        if not self.rows or self.rows[0][0] not in {END_ATTEMPT, WRITE_MEMO}:
+            return 0
+        return sum([len(value) for _, row in self.rows for value in row if value.__class__ is str])
 
 
 def packed(unit: Unit) -> bytes:
