@@ -251,7 +251,7 @@ class ForeachRunner:
         invocation = self._invocation_of(item)
         if item.row.error is not None:
             self._fail_unreadable(item, invocation, item.row.error)
-        elif self._inline and item.before is None and (record := compute(self._context, invocation)) is not None:
+        elif self._inline and (record := compute(self._context, invocation)) is not None:
             self._ended(item, record)
         elif self._sink is not None or not self._cached.take(item, invocation):
             self._spawn(item, invocation)

@@ -178,8 +178,7 @@ class GraphRunner:
 
     def _only_computes(self, node: NodeId) -> bool:
         step = self._graph.steps[StepId(node)]
-        plain = step.kind is StepKind.VALUE and step.foreach is None and step.save is None
-        return plain and node not in self._before
+        return step.kind is StepKind.VALUE and step.foreach is None and step.save is None
 
     def _compute(self, node: NodeId) -> list[Command]:
         """Computes a node's value, now or in a later turn; what is to be done then."""

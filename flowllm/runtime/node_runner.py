@@ -160,9 +160,11 @@ async def _within(
 
 
 def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
-    """A node whose value is known as soon as it is bound; its record is enqueued. None, and no event, where its templates
-    take too long for that. Does not raise."""
-    bound, error = None, None
+    """A node whose value is known as soon as it is bound; its record is enqueued, or is that of an earlier attempt which
+    still holds. None, and no event, where its templates take too long for that. Does not raise."""
+    bound, error, earlier = None, None, invocation.earlier
+    if earlier is not None and has_output(earlier):
+        return None
     try:
         bound = rendered_now(lambda: bind_step(context, invocation))
     except Unfinished:
@@ -178,6 +180,8 @@ def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | Non
     elif bound is None:
         record = context.record(invocation, NodeStatus.SKIPPED, parts={"when": False})
         reason = "its `when` is false"
+    elif earlier is not None and holds(earlier, key=bound.key, step=bound.step, retry_failed=context.retry_failed):
+        record = replace(earlier, reused=True)
     else:
         record = context.record(
             invocation,
@@ -189,7 +193,8 @@ def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | Non
             started_at=started,
             waits=dict(invocation.waits or {}),
         )
-    context.writes.enqueue(record)
+    if not record.reused:
+        context.writes.enqueue(record)
     context.ended(record, invocation, reason=reason)
     if record.status is NodeStatus.FAILED:
         _note_failure(context, invocation)

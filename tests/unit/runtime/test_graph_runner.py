@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from flowllm.core.events import NodeEnded
 from flowllm.runtime.invocation import NodeInvocation
 from flowllm.runtime.run_context import RunContext
 from flowllm.storage.base import NodeRecord
@@ -63,6 +64,33 @@ def test_what_only_computes_takes_no_task_and_cuts_no_chain() -> None:
     seen = tasks_of(VALUES)
     assert list(seen) == ["a", "d"]
     assert len(set(seen.values())) == 1
+
+
+def test_what_was_computed_before_is_reused_where_it_holds_without_a_task_too() -> None:
+    async def main() -> list[tuple[str, str, bool]]:
+        made = Stage()
+        text = """
+            steps:
+              a: {value: 1}
+              b: {value: "{{ a + 1 }}"}
+              c: {foreach: [1, 2], value: "{{ b + item }}"}
+              d: {value: "{{ c.x }}"}
+            """
+        await made.run(text)
+        ready = await made.prepare(text)
+        execute = ready.context.execute
+
+        async def executing(context: RunContext, invocation: NodeInvocation) -> NodeRecord | None:
+            assert invocation.node_id == "c"
+            return await execute(context, invocation)
+
+        ready.context.execute = executing
+        await ready.attempt()
+        ended = [event for event in ready.events if isinstance(event, NodeEnded)]
+        return [(event.node_id, event.status.value, event.reused) for event in ended]
+
+    again = [(name, "succeeded", True) for name in ("a", "b", "c[0]", "c[1]", "c")]
+    assert run_virtual(main()) == [*again, ("d", "failed", False)]
 
 
 def many(count: int) -> str:
