@@ -281,8 +281,9 @@ class AccountLimiter:
         """Whether it rather waits for one whose prompt begins the same (`follower.py`) than to go now."""
         if admission.lineup is None:
             return False
-        crowded = 2 * self.waiting >= self.most
-        return self.model(admission.model).prefixes.follow(admission.lineup, now, crowded=crowded)
+        prefixes = self.model(admission.model).prefixes
+        crowded = prefixes.undecided and 2 * self.waiting >= self.most
+        return prefixes.follow(admission.lineup, now, crowded=crowded)
 
     @property
     def _adapts(self) -> bool:

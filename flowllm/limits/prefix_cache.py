@@ -112,18 +112,19 @@ class PrefixCache:
     @property
     def pays(self) -> bool:
         """Requests wait for those that lead."""
-        return self.mode == "on" or (self._auto and self.shown is True)
+        return self.mode == "on" or (self.shown is True and self.mode != "off")
 
     @property
-    def _auto(self) -> bool:
-        return self.mode not in ("on", "off")
+    def undecided(self) -> bool:
+        """Whether that pays is still to be found out."""
+        return self.shown is None and self._trials < _TRIALS and self.mode not in ("on", "off")
 
     def follow(self, lineup: Lineup, now: float, *, crowded: bool) -> bool:
         """Whether a request that could go rather waits for a leader, `lineup.follows` from then on, and until
         `lineup.until` at the latest. While it is not known whether that pays, one at a time does, where many wait anyway
         (`crowded`): to try it costs nobody time."""
         lineup.follows = None
-        trying = self._auto and self.shown is None and (lineup is self._tried or (crowded and self._trials < _TRIALS))
+        trying = self.undecided and (crowded or lineup is self._tried)
         lineup.looked = trying or self.pays
         if not lineup.looked:
             return False
