@@ -254,10 +254,12 @@ class AccountLimiter:
 
     def _hold(self, admission: Admission, now: float) -> Hold | None:
         """What keeps this one from being admitted now."""
-        limits, most = self.scope.limits, self.most
-        width = self.breaker.width(most, now)
-        if width < most and self.scope.full(width):
-            return Hold(WaitReason.BREAKER, self.breaker.wait(now) or math.inf)
+        limits = self.scope.limits
+        if self.breaker.narrows:
+            most = self.most
+            width = self.breaker.width(most, now)
+            if width < most and self.scope.full(width):
+                return Hold(WaitReason.BREAKER, self.breaker.wait(now) or math.inf)
         if self.scope.full(limits.max_concurrent or limits.ceiling):
             return Hold(WaitReason.SLOT, math.inf)
         return longer(self.scope.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))

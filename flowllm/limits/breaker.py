@@ -45,6 +45,11 @@ class Breaker:
         self._opened_at = 0.0
         self._width = 0
 
+    @property
+    def narrows(self) -> bool:
+        """Not as many as could may be in flight."""
+        return self.state is not BreakerState.CLOSED or self._in_a_row >= NARROWING
+
     def width(self, most: int, now: float) -> int:
         """How many requests may be in flight now, of `most`."""
         if self.state is BreakerState.OPEN and now >= self._opened_at + self._cooldown:
@@ -55,7 +60,7 @@ class Breaker:
             return 1
         if self.state is BreakerState.RAMPING:
             return min(most, self._width)
-        return most if self._in_a_row < NARROWING else max(1, most >> min(self._in_a_row - NARROWING + 1, 30))
+        return most if not self.narrows else max(1, most >> min(self._in_a_row - NARROWING + 1, 30))
 
     def wait(self, now: float) -> float:
         """Seconds until the next probe; 0 if the breaker is not open."""

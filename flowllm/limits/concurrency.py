@@ -62,6 +62,8 @@ FADING = 0.99
 OVERHEAD = 50.0
 """Tokens that could be written in the time that every answer takes besides."""
 _TRIED = 4
+_LOOK_EVERY = 8
+"""Answers from one look at slow start to the next."""
 _ROUNDING = 1e-9
 
 
@@ -218,19 +220,18 @@ class Concurrency:
     def _start(self, answers: list[Sample], now: float, *, bound: bool) -> None:
         most = min(CAREFUL, self.ceiling)
         self._slots = max(self._slots, min(most, self._slots + bound))
-        knee = self._knee(answers)
+        seen = len(answers) % _LOOK_EVERY == 0 and answers[-1][0] >= LEAST
+        knee = self._knee(answers) if seen else None
         if knee is not None:
             self._turn(up=False)
         if knee is not None or (self._slots >= most and answers[-1][0] >= BOUND * most):
             self._started = None
             self._move(min(self._slots, knee or most), now)
-        elif len(answers) > MOST * CAREFUL:
+        elif len(answers) >= 2 * CAREFUL:
             del answers[:CAREFUL]
 
     def _knee(self, answers: list[Sample]) -> float | None:
         """How many are served at a time, if the later half of those in flight had to wait for the earlier one."""
-        if len(answers) < LEAST:
-            return None
         middle, low, high = max(load for load, _, _ in answers) / 2, Round(), Round()
         for answer in answers:
             (low if answer[0] <= middle else high).add(*answer)
