@@ -19,8 +19,10 @@ from flowllm.runtime.run_context import RunContext
 from flowllm.steps.base import Bound, Recalling
 from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite
 
-TOGETHER = 64
-"""Items that are looked up at a time: while some are written, the next are bound."""
+TOGETHER = 128
+"""Items that are looked up at a time, at most: while some are written, the next are bound."""
+AHEAD = 512
+"""Items that may be under way while the cache answers: they hold no slots."""
 
 Taken: TypeAlias = tuple[Item, NodeInvocation]
 
@@ -56,12 +58,18 @@ class CachedItems:
         self._execute = execute
         self._ended = ended
         self._taken: dict[int, Taken] = {}
-        self._likely = True
+        self._likely: bool | None = None
+        """The last item that ended was answered; None: none has ended."""
+
+    @property
+    def window(self) -> int:
+        """Items that may be under way, however few the limits allow."""
+        return AHEAD if self._likely else 0
 
     def take(self, item: Item, invocation: NodeInvocation) -> bool:
         """Take an item that the cache may answer, to be looked up with others; false: it is to be executed. A look for what
         is not there costs a little: after an item that had to be executed no more are taken, until one was answered."""
-        if self._kind is None or not self._likely or item.before is not None:
+        if self._kind is None or self._likely is False or item.before is not None:
             return False
         self._taken[item.row.index] = (item, invocation)
         if len(self._taken) >= TOGETHER:

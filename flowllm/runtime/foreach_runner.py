@@ -7,6 +7,7 @@ looks at the whole list.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -97,8 +98,9 @@ class ForeachRunner:
         self._withdrawn = 0
         self._reused = 0
         self._waits_for_open_item = False
-        self._looked = 0.0
+        self._looked = -math.inf
         """When it last saw how many items may be in flight (monotonic seconds)."""
+        self._most = 1
         self._full_s = 0.0
         """Seconds in which no more items could be opened."""
         step = invocation.step
@@ -107,6 +109,7 @@ class ForeachRunner:
         self._asks |= getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
         self._least = MIN_BATCHES * texts_together(step)
         self._accepting = accepting
+        self._own_window = None if self._foreach is None else self._foreach.max_concurrent
         self._state = ForeachState(window=1)
         self._cached = CachedItems(context, (self._node, self._item_step), self._spawn, self._ended)
 
@@ -178,7 +181,6 @@ class ForeachRunner:
                 run_id=self._context.run.run_id, at=self._context.clock.now(), node_id=self._node, total=rows.total
             )
         )
-        self._looked = self._context.clock.monotonic()
         values, before = self._invocation.values, self._pulled_before
         return foreach_state(
             self._invocation.step, values, window=self._window(), total=rows.total, pulled_before=before
@@ -186,8 +188,8 @@ class ForeachRunner:
 
     def _window(self) -> int:
         """Items in flight at most: as it is written, or as the limits stand now."""
-        if self._foreach is not None and self._foreach.max_concurrent is not None:
-            return self._foreach.max_concurrent
+        if self._own_window is not None:
+            return self._own_window
         window = self._context.open_items.window(not self._accepting) if self._asks else LOCAL_WINDOW
         return max(window, self._least)
 
@@ -220,8 +222,10 @@ class ForeachRunner:
                 self._context.suspended.forget(node)
 
     def _pull(self, reader: ItemReader) -> None:
-        if not self._accepting and (now := self._context.clock.monotonic()) >= self._looked + LOOK_EVERY:
-            self._looked, self._state.window = now, self._window()
+        if not self._accepting:
+            if (now := self._context.clock.monotonic()) >= self._looked + LOOK_EVERY:
+                self._looked, self._most = now, self._window()
+            self._state.window = self._most if self._own_window is not None else max(self._most, self._cached.window)
         while self._scope.token.status is None and self._state.may_pull() > 0:
             if not self._context.open_items.may_open(self._state.in_flight):
                 if not self._waits_for_open_item:
