@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import jinja2
@@ -61,6 +62,8 @@ _MAX_MESSAGE: Final = 1000
 """Characters of a failure's message."""
 _RESULT: Final = "_RESULT"
 """The variable that gets the value of one expression; no step can be called so."""
+_CODES: Final = 128
+"""Templates whose code is kept for when they are loaded again."""
 _BEGINS: Final = re.compile(r"\{[{%#]")
 
 
@@ -123,7 +126,7 @@ def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, 
     try:
         expression = None if single is None else single.expression
         uses = uses_of(tree, text.text, names, single=expression, allow_secrets=allow_secrets, locate=text.place)
-        return Template(source, text, names.steps, uses, _Program(tree, single))
+        return Template(source, text, names.steps, uses, _Program(text.text, tree, single))
     except RecursionError as error:
         raise TemplateSyntaxProblem(compile_problem(error)) from None
 
@@ -153,14 +156,14 @@ class _Program:
 
     __slots__ = ("_evaluate", "_pieces", "allowance", "code", "single")
 
-    def __init__(self, tree: nodes.Template, single: _Single | None) -> None:
+    def __init__(self, text: str, tree: nodes.Template, single: _Single | None) -> None:
         """Raises TemplateSyntaxProblem."""
         self.single = single
         # what only names data may take it whole, whatever its size, where no text is made of it
         self.allowance = WHOLE if single is not None and _is_path(single.expression) else None
         self._pieces = pieces_of(tree) if single is None else None
         self._evaluate = None if single is None else evaluation(single.expression)
-        self.code = None if self._pieces or self._evaluate else _code_of(tree, single)
+        self.code = None if self._pieces or self._evaluate else _code_of(text)
 
     def pieces(self, values: Mapping[str, Json]) -> Iterator[object]:
         """The text in pieces. Raises whatever goes wrong in an author's expressions."""
@@ -182,8 +185,11 @@ class _Program:
         return context.vars[_RESULT]
 
 
-def _code_of(tree: nodes.Template, single: _Single | None) -> jinja2.Template:
+@lru_cache(maxsize=_CODES)
+def _code_of(text: str) -> jinja2.Template:
     """The code of a template; of a single expression it sets a variable. Raises TemplateSyntaxProblem."""
+    tree = parse(text)
+    single = _single(tree)
     if single is not None:
         result = nodes.Assign(nodes.Name(_RESULT, "store", lineno=1), single.expression, lineno=1)
         tree = nodes.Template([result], lineno=1)
