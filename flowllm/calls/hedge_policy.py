@@ -2,7 +2,8 @@
 
 A request that is late is sent again after J. Dean, L. A. Barroso, "The Tail at Scale", Communications of the ACM 56 (2),
 2013: once it has taken longer than nearly all of its like did, so that few are. Its like are the latest requests to the same
-model of the same account whose answers were expected to be about as long. How many are sent again is bounded by a bucket
+model of the same account whose answers were expected to be about as long, or all of its latest ones while there are too few
+of these. How many are sent again is bounded by a bucket
 that each request fills a little, as gRPC throttles retries and hedges ("A6: gRPC Retry Design", 2017): where a whole server is
 slow, everything is late, and to ask for it twice would make it slower still.
 """
@@ -39,8 +40,8 @@ _AGAIN = 1.0
 _TICK = 0.01
 """Seconds; nothing is looked at sooner than that."""
 F = TypeVar("F", bound=Hashable)
-Kind = tuple[Hashable, ...]
-"""The account, and whatever else requests that are alike have in common."""
+Kind = tuple[Hashable, str, int]
+"""What requests that are alike have in common: the account, the model and about how long their answers are."""
 
 
 class Latencies:
@@ -103,17 +104,21 @@ class HedgeBudget:
 class _Line(Generic[F]):
     """Requests in flight that are alike, the one that was sent first in front."""
 
-    __slots__ = ("budget", "fixed", "flights", "latencies")
+    __slots__ = ("budget", "fixed", "flights", "latencies", "of_model")
 
-    def __init__(self, budget: HedgeBudget, fixed: float | None) -> None:
+    def __init__(self, budget: HedgeBudget, of_model: Latencies, fixed: float | None) -> None:
         self.budget = budget
+        self.of_model = of_model
+        """Of all its requests, whatever their length."""
         self.fixed = fixed
         self.flights: dict[F, float] = {}
         self.latencies = Latencies()
 
     @property
     def late(self) -> float:
-        return self.latencies.late if self.fixed is None else self.fixed
+        if self.fixed is not None:
+            return self.fixed
+        return self.latencies.late if self.latencies.late < math.inf else self.of_model.late
 
 
 class HedgePolicy(Generic[F]):
@@ -121,6 +126,7 @@ class HedgePolicy(Generic[F]):
 
     def __init__(self) -> None:
         self._budgets: dict[Hashable, HedgeBudget] = {}
+        self._models: dict[tuple[Hashable, str], Latencies] = {}
         self._lines: dict[tuple[Kind, float | None], _Line[F]] = {}
 
     def departed(self, flight: F, kind: Kind, fixed: float | None, now: float) -> float:
@@ -133,14 +139,15 @@ class HedgePolicy(Generic[F]):
 
     def landed(self, flight: F, kind: Kind, fixed: float | None, now: float, took: float | None) -> bool:
         """One is over. It took so many seconds, or would have taken more, where the server worked for it that long. Whether
-        it is known for the first time how long is late."""
+        it is known for the first time of some how long is late."""
         line = self._lines.get((kind, fixed))
         if line is None:
             return False
         line.flights.pop(flight, None)
         if took is None or fixed is not None:
             return False
-        unknown = line.late == math.inf
+        unknown = math.inf in {line.latencies.late, line.of_model.late}
+        line.of_model.add(took, now)
         line.latencies.add(took, now)
         return unknown and line.late < math.inf
 
@@ -169,8 +176,11 @@ class HedgePolicy(Generic[F]):
     def _line(self, kind: Kind, fixed: float | None) -> _Line[F]:
         if len(self._lines) >= MOST_KINDS:
             self._lines = {key: line for key, line in self._lines.items() if line.flights}
-            used = {key[0][0] for key in self._lines}
-            self._budgets = {account: budget for account, budget in self._budgets.items() if account in used}
+            used = {kind[:2] for kind, _ in self._lines}
+            self._models = {model: known for model, known in self._models.items() if model in used}
+            accounts = {account for account, _ in used}
+            self._budgets = {account: budget for account, budget in self._budgets.items() if account in accounts}
         budget = self._budgets.setdefault(kind[0], HedgeBudget())
-        line = self._lines[kind, fixed] = _Line(budget, fixed)
+        of_model = self._models.setdefault(kind[:2], Latencies())
+        line = self._lines[kind, fixed] = _Line(budget, of_model, fixed)
         return line

@@ -33,7 +33,7 @@ def test_late_is_twice_what_nearly_all_took_and_never_known_of_fewer_than_twenty
 
 def test_what_is_late_is_found_by_its_like_and_once() -> None:
     policy: HedgePolicy[str] = HedgePolicy()
-    other = (ACCOUNT, "m", 12)
+    other = (ACCOUNT, "m2", 7)
     known(policy)
     assert policy.departed("a", KIND, None, 100.0) == 2.0
     assert policy.departed("long", other, None, 100.0) == math.inf
@@ -45,6 +45,17 @@ def test_what_is_late_is_found_by_its_like_and_once() -> None:
     assert policy.late(120.0) == ([], 10.0)
     assert policy.late(130.0) == (["said"], math.inf)
     policy.landed("a", KIND, None, 131.0, 31.0)
+
+
+def test_what_has_too_few_of_its_length_is_held_against_all_of_its_model() -> None:
+    policy: HedgePolicy[str] = HedgePolicy()
+    long = (ACCOUNT, "m", 12)
+    assert policy.departed("hang", long, None, 0.0) == math.inf
+    known(policy, count=20)
+    assert policy.late(2.0)[0] == ["hang"]
+    known(policy, count=20, took=30.0, kind=long)
+    assert policy.departed("long", long, None, 100.0) == 60.0
+    assert policy.departed("short", KIND, None, 100.0) == 2.0
 
 
 def test_one_of_fifty_is_sent_again_and_the_first_is_lent() -> None:
