@@ -165,6 +165,7 @@ class Providers:
                     slots=settings.slots,
                     error_rate=settings.error_rate,
                     rate_limit_rate=settings.rate_limit_rate,
+                    hang_rate=settings.hang_rate,
                     prompt_cache=settings.prompt_cache,
                     prefill=settings.prefill,
                     enforce=settings.enforce,

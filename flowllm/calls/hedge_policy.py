@@ -21,7 +21,7 @@ USUAL = 0.95
 """The share of its like that is faster than what is usual at most."""
 LATE = 2.0
 """So many times that long is late."""
-SOONEST = 0.2
+SOONEST = 0.5
 """Seconds; what is faster is late for reasons of our own."""
 KEPT = 200
 """The latest latencies of a kind that count."""

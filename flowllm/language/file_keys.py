@@ -264,6 +264,7 @@ class SimulatedKeys(Keys, title="provider (simulated)"):
     slots = Key(v.count, "Requests that are served at the same time, while others wait (any number).")
     error_rate = Key(v.share, "Share of requests that fail with a 500.", 0.0)
     rate_limit_rate = Key(v.share, "Share of requests that get a 429.", 0.0)
+    hang_rate = Key(v.share, "Share of requests that are never answered.", 0.0)
     prompt_cache = Key(v.boolean, "Keeps the beginnings of prompts, from 1,024 tokens on, as providers do.", False)
     prefill = Key(v.duration_or_zero, "Time to read 1,000 tokens of a prompt that it does not keep.", 0.0)
     enforce = Key(nested(EnforceKeys, "enforce"), "The server's own limits: requests above them get a 429.")

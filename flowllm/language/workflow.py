@@ -83,6 +83,8 @@ class ProviderSettings:
     """Share of simulated requests that fail with a 500."""
     rate_limit_rate: float = 0.0
     """Share of simulated requests that get a 429."""
+    hang_rate: float = 0.0
+    """Share of simulated requests that are never answered."""
     prompt_cache: bool = False
     """The simulated server keeps the beginnings of prompts."""
     prefill: float = 0.0

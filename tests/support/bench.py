@@ -15,7 +15,7 @@ from flowllm.core.cancel import CancelToken
 from flowllm.core.request import Answer, EmbedRequest
 from flowllm.core.types import Limits, RunStatus, Usage, estimate_tokens
 from flowllm.limits.limiter import Limiter
-from flowllm.storage.base import RunRecord
+from flowllm.storage.base import RunRecord, Store
 from tests.support.calls import FakeProvider, caller, make_call
 from tests.support.stores import US, InlineStore
 from tests.support.virtual import LoopClock
@@ -24,9 +24,9 @@ from tests.support.virtual import LoopClock
 class Bench:
     """The wing of calls over a memory store, with one run in it."""
 
-    def __init__(self, *, secrets: tuple[str, ...] = (), **limits: object) -> None:
+    def __init__(self, *, secrets: tuple[str, ...] = (), store: Store | None = None, **limits: object) -> None:
         self.clock = LoopClock()
-        self.store = InlineStore()
+        self.store = store or InlineStore()
         self.limiter = Limiter(self.clock)
         self.limits = Limits(**limits)
         self.log: list = []

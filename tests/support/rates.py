@@ -106,8 +106,10 @@ class Server:
         return sum(begin <= at < end for at in self.accepted) / (end - begin)
 
 
-class _Recorder:
+class Recorder:
     """As much of a store as calls need; what limiters do does not hang on what is on record."""
+
+    runs_on_record = frozenset({"r1"})
 
     async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord) -> None: ...
 
@@ -126,7 +128,7 @@ class Load:
     def __init__(self, server: Server, limits: Limits, *, seed: int = 1, weights: dict | None = None) -> None:
         self.server = server
         self.clock = LoopClock()
-        self.store = _Recorder()
+        self.store = Recorder()
         self.limiter = Limiter(self.clock, weights=weights)
         self.limiter.configure(ACCOUNT, limits, holder="run")
         draw = random.Random(seed)

@@ -55,6 +55,12 @@ class Seen:
     """By the rules: accepted, refused or failed."""
     answer_tokens: int | None = None
     """As the rules drew them; None: by the answer's length."""
+    transport: asyncio.BaseTransport | None = None
+
+    @property
+    def cut_off(self) -> bool:
+        """Its connection was closed, by whichever end."""
+        return self.transport is None or self.transport.is_closing()
 
     @property
     def prompt(self) -> str:
@@ -163,6 +169,7 @@ class Server:
             raw=raw,
             body=body,
             arrived=time.monotonic(),
+            transport=request.transport,
         )
         self.requests.append(seen)
         self.in_flight += 1

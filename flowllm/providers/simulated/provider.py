@@ -50,6 +50,8 @@ class SimulatedConfig:
     """Share of requests that fail with a 500."""
     rate_limit_rate: float = 0.0
     """Share of requests that get a 429."""
+    hang_rate: float = 0.0
+    """Share of requests that are never answered."""
     prompt_cache: bool = False
     """It keeps the beginnings of prompts."""
     prefill: float = 0.0
@@ -151,7 +153,8 @@ class SimulatedProvider:
 
     async def _wait_or_fail(self, random: Random, timeout: float, prefill: float) -> None:
         drawn = self._config.latency * math.exp(random.gauss(0, 1) * self._config.latency_sigma)
-        latency = self._queued(prefill + drawn)
+        hangs = self._config.hang_rate and random.random() < self._config.hang_rate
+        latency = math.inf if hangs else self._queued(prefill + drawn)
         await self._clock.sleep(min(latency, timeout))
         if latency > timeout:
             raise AttemptTimedOut(

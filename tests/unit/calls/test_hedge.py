@@ -12,8 +12,10 @@ from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, S
 from flowllm.core.events import RequestEnded, RequestSent
 from flowllm.core.request import ChatRequest, Completion
 from flowllm.core.types import AttemptStatus, Budget, RetryPolicy, Usage
+from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from tests.support.bench import Bench
 from tests.support.calls import FakeProvider
+from tests.support.rates import Recorder
 from tests.support.virtual import run_virtual
 
 HANG = 300.0
@@ -145,6 +147,53 @@ def test_a_hang_that_nothing_helps_ends_at_the_steps_timeout() -> None:
         assert [status for _, status, _, _ in await rows(bench)] == [UNKNOWN, UNKNOWN]
 
     run_virtual(main())
+
+
+async def run_of(calls: int, hang_rate: float) -> tuple[float, int, int]:
+    """A fan-out at the simulated provider: its seconds, its requests, and how many of them were second attempts."""
+    bench = Bench(store=Recorder(), max_concurrent=25)
+    config = SimulatedConfig(latency=1.0, latency_sigma=0.3, hang_rate=hang_rate)
+    provider = SimulatedProvider(config, clock=bench.clock)
+
+    def ask(number: int) -> object:
+        prompt = ChatRequest(model="m", messages=({"role": "user", "content": f"What is {number}?"},))
+        return bench.ask(provider, f"a[{number}]", key=f"{number:064d}", request=prompt)
+
+    await asyncio.gather(*map(ask, range(calls)))
+    bench.line.hedges.close()
+    sent = [event for event in bench.log if isinstance(event, RequestSent)]
+    return bench.clock.monotonic(), len(sent), sum(event.hedge for event in sent)
+
+
+def test_a_fan_out_with_hangs_takes_hardly_longer_than_without() -> None:
+    usual, _, needless = run_virtual(run_of(1000, 0.0))
+    took, sent, hedged = run_virtual(run_of(1000, 0.005))
+    assert (needless <= 2, sent, hedged >= 3) == (True, 1000 + hedged, True)
+    assert hedged <= 20, "2 % of the requests"
+    assert took <= 1.2 * usual
+
+
+def test_where_all_are_slow_they_are_not_asked_twice() -> None:
+    """A server that stalls for a minute gets no storm of second attempts."""
+
+    class Stalls(Slow):
+        async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+            if (now := asyncio.get_running_loop().time()) < 100:
+                return await super().complete(request, timeout=timeout)
+            self.times = [(max(1.0, 160 - now), "x")]
+            return await super().complete(request, timeout=timeout)
+
+    async def main() -> int:
+        bench, provider = Bench(store=Recorder(), max_concurrent=50), Stalls()
+
+        async def worker(name: int) -> None:
+            for number in range(110):
+                await bench.ask(provider, key=f"{name}-{number}")
+
+        await asyncio.gather(*map(worker, range(20)))
+        return len(provider.sent) - 20 * 110
+
+    assert 1 <= run_virtual(main()) <= 20
 
 
 def test_what_is_late_is_learned_of_its_like_and_off_is_never() -> None:
