@@ -21,7 +21,7 @@ from flowllm.core.errors import StorageFailed
 from flowllm.core.types import Json, NodeStatus
 from flowllm.storage.base import Store
 from flowllm.storage.open import this_process
-from flowllm.storage.sqlite import spill
+from flowllm.storage.sqlite import spill, texts
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.support.stores import FAST, InlineStore, new_database
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     Verb = Callable[..., Awaitable[object]]
 
 WRITES = {"create_run", "claim_run", "update_run", "begin_attempt", "commit", "adopt", "finish_run"}
+
+
+def _records(path: Path) -> Records:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = texts.read(connection, "SELECT node_id, status, output FROM nodes", {}, (2,))
+    return {name: (NodeStatus(status), json.loads(output)) for name, status, output in rows}
 
 
 class Memory:
@@ -47,8 +53,7 @@ class Memory:
 
     def records(self) -> Records:
         """Of all nodes: what became of them."""
-        rows = self._store.rows("SELECT node_id, status, output FROM nodes")
-        return {name: (NodeStatus(status), json.loads(output)) for name, status, output in rows}
+        return _records(self._store.path)
 
     def restore(self) -> None:
         pass
@@ -75,9 +80,7 @@ class File:
 
     def records(self) -> Records:
         """Of all nodes: what became of them."""
-        with closing(sqlite3.connect(self.path)) as connection:
-            rows = connection.execute("SELECT node_id, status, output FROM nodes").fetchall()
-        return {name: (NodeStatus(status), json.loads(output)) for name, status, output in rows}
+        return _records(self.path)
 
     # its troubles
 
