@@ -94,8 +94,8 @@ class HedgedRequest:
         self.kind: Kind = (
             call.provider.account,
             step_path(call.caller.node_id) if call.local else call.request.model,
-            state.length.bit_length(),
             state.lineup is not None and state.lineup.cold,
+            state.length.bit_length(),
         )
         """Its like are those of the same model with answers of about the same length, or of the same step; a prompt that the
         provider reads from its cache is not like one that it has to read."""

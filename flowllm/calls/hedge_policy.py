@@ -40,8 +40,9 @@ _AGAIN = 1.0
 _TICK = 0.01
 """Seconds; nothing is looked at sooner than that."""
 F = TypeVar("F", bound=Hashable)
-Kind = tuple[Hashable, str, int]
-"""What requests that are alike have in common: the account, the model and about how long their answers are."""
+Kind = tuple[Hashable, str, bool, int]
+"""What requests that are alike have in common: the account, the model, whether it must read the prompt, and about how long
+the answers are."""
 
 
 class Latencies:
@@ -126,7 +127,7 @@ class HedgePolicy(Generic[F]):
 
     def __init__(self) -> None:
         self._budgets: dict[Hashable, HedgeBudget] = {}
-        self._models: dict[tuple[Hashable, str], Latencies] = {}
+        self._models: dict[tuple[Hashable, str, bool], Latencies] = {}
         self._lines: dict[tuple[Kind, float | None], _Line[F]] = {}
 
     def departed(self, flight: F, kind: Kind, fixed: float | None, now: float) -> float:
@@ -176,11 +177,11 @@ class HedgePolicy(Generic[F]):
     def _line(self, kind: Kind, fixed: float | None) -> _Line[F]:
         if len(self._lines) >= MOST_KINDS:
             self._lines = {key: line for key, line in self._lines.items() if line.flights}
-            used = {kind[:2] for kind, _ in self._lines}
+            used = {kind[:3] for kind, _ in self._lines}
             self._models = {model: known for model, known in self._models.items() if model in used}
-            accounts = {account for account, _ in used}
+            accounts = {account for account, _, _ in used}
             self._budgets = {account: budget for account, budget in self._budgets.items() if account in accounts}
         budget = self._budgets.setdefault(kind[0], HedgeBudget())
-        of_model = self._models.setdefault(kind[:2], Latencies())
+        of_model = self._models.setdefault(kind[:3], Latencies())
         line = self._lines[kind, fixed] = _Line(budget, of_model, fixed)
         return line

@@ -6,7 +6,7 @@ import random
 from flowllm.calls.hedge_policy import KEPT, MOST_KINDS, OLDEST, HedgePolicy, Latencies
 
 ACCOUNT = "account"
-KIND = (ACCOUNT, "m", 7)
+KIND = (ACCOUNT, "m", False, 7)
 
 
 def known(policy: HedgePolicy, *, count: int = 100, took: float = 1.0, kind: tuple = KIND) -> None:
@@ -33,7 +33,7 @@ def test_late_is_twice_what_nearly_all_took_and_never_known_of_fewer_than_twenty
 
 def test_what_is_late_is_found_by_its_like_and_once() -> None:
     policy: HedgePolicy[str] = HedgePolicy()
-    other = (ACCOUNT, "m2", 7)
+    other = (ACCOUNT, "m2", False, 7)
     known(policy)
     assert policy.departed("a", KIND, None, 100.0) == 2.0
     assert policy.departed("long", other, None, 100.0) == math.inf
@@ -49,7 +49,7 @@ def test_what_is_late_is_found_by_its_like_and_once() -> None:
 
 def test_what_has_too_few_of_its_length_is_held_against_all_of_its_model() -> None:
     policy: HedgePolicy[str] = HedgePolicy()
-    long = (ACCOUNT, "m", 12)
+    long = (ACCOUNT, "m", False, 12)
     assert policy.departed("hang", long, None, 0.0) == math.inf
     known(policy, count=20)
     assert policy.late(2.0)[0] == ["hang"]
@@ -74,15 +74,15 @@ def test_one_of_fifty_is_sent_again_and_the_first_is_lent() -> None:
 
 def test_accounts_have_each_their_own_budget_and_the_idle_ones_are_forgotten() -> None:
     policy: HedgePolicy[str] = HedgePolicy()
-    known(policy, count=30, kind=("one", "m", 1))
-    known(policy, count=30, kind=("two", "m", 1))
+    known(policy, count=30, kind=("one", "m", False, 1))
+    known(policy, count=30, kind=("two", "m", False, 1))
     for name in ("one", "two"):
-        policy.departed(name, (name, "m", 1), None, 0.0)
+        policy.departed(name, (name, "m", False, 1), None, 0.0)
     assert sorted(policy.late(9.0)[0]) == ["one", "two"]
-    policy.departed("stays", ("kept", "m", 1), 5.0, 0.0)
+    policy.departed("stays", ("kept", "m", False, 1), 5.0, 0.0)
     for number in range(MOST_KINDS):
-        policy.departed("x", (number, "m", 1), None, 0.0)
-        policy.landed("x", (number, "m", 1), None, 1.0, None)
-    assert not policy.landed("one", ("one", "m", 1), None, 9.0, 9.0), "forgotten"
-    policy.not_sent(("one", "m", 1))
+        policy.departed("x", (number, "m", False, 1), None, 0.0)
+        policy.landed("x", (number, "m", False, 1), None, 1.0, None)
+    assert not policy.landed("one", ("one", "m", False, 1), None, 9.0, 9.0), "forgotten"
+    policy.not_sent(("one", "m", False, 1))
     assert policy.late(10.0)[0] == ["stays"]
