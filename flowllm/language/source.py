@@ -213,8 +213,11 @@ class _Builder:
         )
 
     def _comment(self, event: Any) -> Location | None:
-        found = _COMMENT.match(self._text, event.end_mark.index)
-        return Location.at(self._file, self._text, found.start(1)) if found else None
+        end = event.end_mark
+        found = _COMMENT.match(self._text, end.index)
+        if found is None:
+            return None
+        return Location(file=self._file, line=end.line + 1, column=end.column + 1 + found.start(1) - end.index)
 
 
 def _opens_template(event: Any, text: str) -> bool:

@@ -211,6 +211,7 @@ class GraphRunner:
         self._computing_later = False
 
     def _drop_later(self) -> None:
+        self._computing_later = False
         while self._later:
             self._dropped(self._later.popleft())
 
