@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
-from flowllm.app.learned import keeps_prefixes
+from flowllm.app.learned import found_concurrent, keeps_prefixes
 from flowllm.app.prepare import (
     PreparedRun,
     chosen_steps,
@@ -252,7 +252,10 @@ class FlowLLM:
         kinds = step_kinds(loaded, prepared.providers, self._shared.calls, prepared.secrets, kinds_of(loaded))
         keeps = await keeps_prefixes(prepared.providers, self.store, self._clock)
         planner = Planner(replace(run, inputs=given), options, kinds=kinds, store=self.store, keeps=keeps)
-        return await forecast(planner, loaded, prepared.steps, prepared.providers.default)
+        found = await forecast(planner, loaded, prepared.steps, prepared.providers.default)
+        concurrent = await found_concurrent(prepared.providers, self.store, self._clock, options.max_concurrent)
+        models = {node.estimate.model for node in found.nodes}
+        return replace(found, max_concurrent={name: most for name, most in concurrent.items() if name in models})
 
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""

@@ -42,6 +42,20 @@ async def learn(limiter: Limiter, accounts: Iterable[Account], store: Store, clo
     )
 
 
+async def found_concurrent(providers: Providers, store: Store, clock: Clock, cap: int | None) -> dict[str, int]:
+    """How many requests to the default provider would be in flight at first, by model, where earlier runs found that and
+    no number is written or given (`cap`). Raises StoreError."""
+    name = providers.default
+    if providers.max_concurrent(name, cap) is not None:
+        return {}
+    prefix = f"{providers.get(name).account} model="
+    return {
+        one.account.removeprefix(prefix): round(one.value)
+        for one in await store.learned(since=clock.now() - BELIEVED)
+        if one.name == Trait.MAX_CONCURRENT and one.account.startswith(prefix)
+    }
+
+
 async def keeps_prefixes(providers: Providers, store: Store, clock: Clock) -> Callable[[str, str], bool]:
     """Whether requests would wait for those whose prompts begin the same, by provider and model. Raises StoreError."""
     found = await store.learned(since=clock.now() - BELIEVED)

@@ -140,6 +140,10 @@ class Providers:
         """The mode of a provider, by its name as it was made: on, off, or auto (None)."""
         return self._limits(name, None, None).prefix_cache
 
+    def max_concurrent(self, name: str, cap: int | None) -> int | None:
+        """The number that is written for a provider, or given as `cap`; None: it is found."""
+        return self._limits(name, cap, None).max_concurrent
+
     def _limits(self, name: str, cap: int | None, ceiling: int | None) -> Limits:
         own = self._workflow.providers[name].limits
         is_default = name == self.default

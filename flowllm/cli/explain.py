@@ -50,6 +50,7 @@ def forecast_data(forecast: Forecast) -> dict[str, Json]:
         "prompt_cache": forecast.total.prompt_cache.as_dict(),
         "critical_path": list(forecast.critical_path),
         "max_parallel": forecast.max_parallel,
+        "max_concurrent": dict(forecast.max_concurrent),
     }
 
 
@@ -85,6 +86,8 @@ def print_forecast(forecast: Forecast) -> None:
     )
     if line := _from_prompt_cache(forecast.total):
         screen.line(line)
+    for model, most in forecast.max_concurrent.items():
+        screen.line(f"{plural(most, 'request')} to {visible(model)} in flight, as an earlier run found")
     if forecast.unknown:
         count = plural(forecast.unknown, "step")
         screen.line(f"and what {count} will take, which depends on answers: the sums above leave that out")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from flowllm.core.records import dataclass, replace
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.explain.prompt_cache import CacheForecast, summed
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
@@ -174,6 +174,8 @@ class Forecast:
     """The sums of all nodes, None where a part of them is not known yet."""
     critical_path: tuple[str, ...]
     max_parallel: int
+    max_concurrent: Mapping[str, int] = field(default_factory=dict)
+    """Requests in flight with which the default provider's models would begin, where earlier runs found that."""
 
     @property
     def at_least(self) -> dict[str, Json]:

@@ -16,6 +16,7 @@ from flowllm.app.result import RunResult
 from flowllm.core.cancel import StopSignal
 from flowllm.core.types import Limits, RunStatus, WindowLimit
 from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST
+from flowllm.limits.concurrency import CEILING, UNHEARD
 from tests.support.replies import FAULTS
 from tests.support.server import Server, running_server
 from tests.support.serving import independent_calls
@@ -109,3 +110,13 @@ async def test_no_quota_pauses_the_run_after_one_round_trip(app: FlowLLM, tmp_pa
     result = await run(app, tmp_path, server, 100, Limits(max_concurrent=5))
     assert result.status is RunStatus.PAUSED
     assert len(server.requests) <= 5
+
+
+async def test_without_a_number_more_go_while_none_is_answered_and_more_with_each_answer(
+    app: FlowLLM, tmp_path: Path, server: Server
+) -> None:
+    server.hold = UNHEARD  # nobody is answered before so many are there together
+    result = await run(app, tmp_path, server, 3 * UNHEARD, Limits())
+    assert result.status is RunStatus.SUCCEEDED
+    assert UNHEARD <= server.peak <= CEILING
+    assert result.stats["requests"]["sent"] == 3 * UNHEARD

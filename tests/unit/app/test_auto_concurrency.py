@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from flowllm.app.result import RunResult
 from flowllm.core.types import RunStatus
 from flowllm.reporting.summary import limits
+from flowllm.runtime.options import RunOptions
 from tests.support.stores import InlineStore
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
@@ -44,8 +47,27 @@ def test_as_many_go_as_the_server_has_slots_and_later_runs_begin_with_them() -> 
         assert limits(written.stats["limits"]) == []
         ((name, value),) = store.rows("SELECT name, value FROM learned")
         assert (name, value) == ("max_concurrent", gauge["learned_concurrent"])
+        app, flow = opened(LoopClock(), store), FLOW.format(slots=64, items=320, limits="", more="")
+        assert (await app.forecast(workflow(flow))).max_concurrent == {"m": value}
+        assert (await app.forecast(workflow(flow), options=RunOptions(max_concurrent=9))).max_concurrent == {}
         second = await _run(store)
         assert second.stats["duration_s"] <= 1.05 * written.stats["duration_s"]
+
+    run_virtual(main())
+
+
+def test_runs_of_one_process_share_what_is_found() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        app, text = opened(clock), FLOW.format(slots=64, items=160, limits="", more="")
+        began = clock.monotonic()
+        results = await asyncio.gather(
+            *(app.run(workflow(text.replace("item }}", "item }} of " + who))) for who in "ab")
+        )
+        assert {result.status for result in results} == {RunStatus.SUCCEEDED}
+        assert clock.monotonic() - began <= 6.3
+        (found,) = {result.stats["limits"]["sim"]["max_concurrent"] for result in results}
+        assert 60 <= found <= 76
 
     run_virtual(main())
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from flowllm.core.errors import RateLimited
+from flowllm.core.errors import AttemptTimedOut, RateLimited, ServerFailed, StepError
 from flowllm.core.types import Limits
+from flowllm.limits.concurrency import FIRST, OPENING_PACE
 from flowllm.limits.limiter import Limiter, Permit
 from tests.support.virtual import LoopClock, run_virtual
 
@@ -128,3 +129,46 @@ def test_tokens_that_are_left_correct_the_written_limit_if_they_are_of_it(limit:
         return asyncio.get_running_loop().time()
 
     assert (run_virtual(main()) >= 4) is stalls
+
+
+@pytest.mark.parametrize(
+    ("error", "adaptive", "slots"),
+    [
+        (AttemptTimedOut("no answer"), None, FIRST // 2),
+        (RateLimited("429"), None, FIRST // 2),
+        (RateLimited("429"), False, FIRST),
+        (ServerFailed("500", status=500), None, FIRST),
+    ],
+)
+def test_slots_that_were_found_are_halved_by_429s_and_timeouts(
+    error: StepError, adaptive: bool | None, slots: int
+) -> None:
+    async def main() -> int:
+        limiter = with_limits(adaptive=adaptive)
+        permits = [await limiter.acquire("a", model="m") for _ in range(FIRST)]
+        for permit in permits:
+            await permit.depart()
+        for permit in permits[-2:]:
+            permit.failed(error)
+        found: int = limiter.gauges()["a"].max_concurrent
+        return found
+
+    assert run_virtual(main()) == slots
+
+
+def test_models_of_an_account_have_slots_of_their_own() -> None:
+    async def main() -> None:
+        limiter = with_limits()
+        permits = [await limiter.acquire("a", model="one") for _ in range(FIRST)]
+        more = asyncio.ensure_future(limiter.acquire("a", model="one"))
+        await asyncio.sleep(0)
+        permits.append(await limiter.acquire("a", model="other"))
+        assert not more.done(), "it waits for a slot of its model, and nobody behind it for it"
+        gauge = limiter.gauges()["a"]
+        assert (gauge.in_flight, gauge.max_concurrent) == (FIRST + 1, 2 * FIRST)
+        await more
+        assert asyncio.get_running_loop().time() == pytest.approx(1 / OPENING_PACE), (
+            "more go by the clock until something comes back"
+        )
+
+    run_virtual(main())
