@@ -31,6 +31,10 @@ HELD: Final = 8 << 20
 """Bytes of kept texts that the writer holds to compare with."""
 NEAR: Final = 16
 """Kept texts of one place that it holds at most."""
+NAMES: Final = 10_000
+"""Runs and steps of which it knows something at most."""
+USES: Final = 1000
+"""So many requests of one name lean on the first of them at most: as many are lost with it where it is damaged."""
 PROBE: Final = 16
 """Bytes of a kept text that are looked for in another, at three places."""
 USUAL: Final = (
@@ -81,18 +85,23 @@ class Texts:
         self._held: OrderedDict[_Place, list[_Kept]] = OrderedDict()
         self._size = 0
         self._runs: dict[str, int] = {}
+        self._uses: dict[_Place, int] = {}
 
     def forget(self) -> None:
         """A transaction was undone, or something was removed: what was held may not be there."""
         self._held.clear()
         self._size = 0
         self._runs.clear()
+        self._uses.clear()
 
     def write(
         self, connection: sqlite3.Connection, nodes: Iterable[tuple[Any, ...]], answers: Iterable[tuple[Any, ...]]
     ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Rows of nodes, and of answers with the number of the text that each leans on, as they are to be written; what
         they lean on is written here."""
+        if len(self._runs) + len(self._uses) > NAMES:
+            self._runs.clear()
+            self._uses.clear()
         outputs: dict[str, _Kept] = {}
         written = [self._node(connection, row, outputs) for row in nodes]
         return written, [_answer(row, outputs.get(row[0])) for row in answers]
@@ -133,12 +142,13 @@ class Texts:
     def _leaning(
         self, connection: sqlite3.Connection, run: int, here: _Place, named: _Place, content: bytes
     ) -> str | bytes:
-        """A text on which others lean only if they have its name: the first of these is kept."""
-        first = self._near(named)
-        cell = _deflated(content, [_COMMON, *first, *(kept for kept in self._near(here) if _repeats(content, kept[1]))])
-        if first or len(cell) * SHARE <= len(content):
-            return cell
-        return self._keep(connection, run, named, content)
+        """A text on which others lean only if they have its name in another item: one of so many of these is kept."""
+        if "[]" in named[1]:
+            uses = self._uses[named] = self._uses.get(named, -1) + 1
+            if uses % USES == 0:
+                return self._keep(connection, run, named, content)
+        near = (kept for kept in self._near(here) if _repeats(content, kept[1]))
+        return _deflated(content, [_COMMON, *self._near(named)[-1:], *near])
 
     def _keep(self, connection: sqlite3.Connection, run: int, here: _Place, content: bytes) -> bytes:
         number = connection.execute(_INSERT, (run, _compressed(content))).lastrowid or 0

@@ -84,7 +84,7 @@ async def test_what_repeats_is_kept_once_and_all_that_reads_gives_it_in_full(dis
     found = await disk.last_node("blog", NodeId("posts[4].b"), before_seq=None)
     assert found == next(record for record, _ in rows if record.node_id == "posts[4].b")
     # an item, two answers; and of each step one request, on which the others lean
-    assert counted(path, "count(*) FROM texts") == 20 * 3 + 2
+    assert counted(path, "count(*) FROM texts") == 20 * 3 + 3
     assert counted(path, "max(length(parts) + length(output)) FROM nodes") < LONG
     assert counted(path, "max(length(answer)) FROM memo") < LONG
 
@@ -100,15 +100,15 @@ async def test_texts_go_with_their_run_or_with_the_answers_that_lean_on_them(dis
         lease = lease_of(await disk.create_run(run(run_id, owner=ME)))
         rows = await written(disk, lease, 5)
         await disk.finish_run(lease, status=RunStatus.SUCCEEDED, finished_at=1.0)
-    assert counted(path, "count(*) FROM texts") == 2 * (5 * 3 + 2)
+    assert counted(path, "count(*) FROM texts") == 2 * (5 * 3 + 3)
     await disk.delete_runs([RunId("r2")])  # which wrote the answers last
-    assert counted(path, "count(*) FROM texts") == (5 * 3 + 2) + 5 * 2
+    assert counted(path, "count(*) FROM texts") == (5 * 3 + 3) + 5 * 2
     for _, memo in rows:
         assert memo is None or await disk.memo(memo.key) == memo
     answers = [replace(memo, created_at=9e9) for _, memo in rows[:4] if memo is not None]
     await disk.commit(memo=answers[0])  # now by itself
     assert await disk.prune_memo(older_than=8e9) == 5 * 2 - 1
-    assert counted(path, "count(*) FROM texts") == 5 * 3 + 2
+    assert counted(path, "count(*) FROM texts") == 5 * 3 + 3
     assert await disk.memo(answers[0].key) == answers[0]
     assert await disk.clear_memo() == 1
     await disk.delete_runs([RunId("r1")])
@@ -122,7 +122,7 @@ async def test_a_damaged_text_is_found_in_all_that_leans_on_it(disk: SqlStore, p
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute("SELECT text_id, body FROM texts").fetchall()
         changed = [(body[:50] + bytes([body[50] ^ 1]) + body[51:], text_id) for text_id, body in found]
-        connection.executemany("UPDATE texts SET body = ? WHERE text_id = ?", changed[:4])
+        connection.executemany("UPDATE texts SET body = ? WHERE text_id = ?", changed[:5])
         connection.execute("DELETE FROM texts WHERE text_id = ?", (changed[-1][1],))
         connection.commit()
     store = await open_store(str(path), clock=SystemClock())
