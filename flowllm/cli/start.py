@@ -21,6 +21,8 @@ SIGNALS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 class _Process:
     exit_code: int | None = None
     starting = False
+    others = True
+    """Something waits for the end of the process that was there before flowllm."""
 
 
 def finish_process(exit_code: int) -> None:
@@ -43,6 +45,7 @@ def main() -> NoReturn:
     for number in SIGNALS:
         if _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler):
             _signal.signal(number, _end)
+    _Process.others = getattr(atexit, "_ncallbacks", lambda: True)() > 0  # CPython's; elsewhere it may be so
     atexit.register(_leave)
     for number in SIGNALS:
         if _signal.getsignal(number) is _end:
@@ -53,14 +56,14 @@ def main() -> NoReturn:
 
 
 def _leave() -> None:
-    """Runs after all other exit functions, as it is registered first; Python calls no signal handler after it.
+    """Runs after all exit functions that were registered later; Python calls no signal handler after it.
 
-    Ends the process here, unless functions of the user's were loaded: to take all modules apart, as Python does next, is
-    a fifth of a short run, and only code that is not ours may have left something to that.
+    Ends the process here, unless there are earlier ones or functions of the user's were loaded: to take all modules
+    apart, as Python does next, is a fifth of a short run, and only code that is not ours may have left something to that.
     """
     for number in SIGNALS:
         _signal.signal(number, _signal.SIG_IGN)
-    if _Process.exit_code is None or "flowllm.steps.python.runner" in sys.modules:
+    if _Process.exit_code is None or _Process.others or "flowllm.steps.python.runner" in sys.modules:
         return
     try:
         sys.stdout.flush()

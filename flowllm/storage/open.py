@@ -18,6 +18,8 @@ from flowllm.storage.sqlite.faults import explain, lost_results
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
 from flowllm.storage.sqlite.migrate import status as schema_of
 from flowllm.storage.sqlite.spill import SENT, Spill
+from flowllm.storage.sqlite.statements import HAS_ENDED
+from flowllm.storage.sqlite.store import SqlStore
 
 __all__ = (
     "SchemaState",
@@ -48,16 +50,11 @@ async def open_store(
     """
     folder = tempfile.TemporaryDirectory(prefix="flowllm-") if is_memory(url) else None
     path = database_path(url) if folder is None else Path(folder.name, "flowllm.db")
-    done: Upgrade | None = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
+    done, missing = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
     if done is not None and upgraded is not None:
         upgraded(done)
-    if told is not None and (noted := await in_thread(Spill(path).noted)):
-        missing = await in_thread(lambda: _missing(path, noted))
-        if missing:
-            told(lost_results(missing, path))
-    # Late: SQLAlchemy takes a third of a second to import, and not every command opens a database.
-    from flowllm.storage.sqlite.store import SqlStore  # noqa: PLC0415
-
+    if missing and told is not None:
+        told(lost_results(missing, path))
     return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout, folder=folder)
 
 
@@ -66,16 +63,15 @@ def this_process(clock: Clock) -> Owner:
     return Owner(pid=os.getpid(), host=socket.gethostname(), since=clock.now())
 
 
-def _prepare(path: Path, busy_timeout: float) -> Upgrade | None:
-    """Make or upgrade the database where that is needed; what was upgraded."""
+def _prepare(path: Path, busy_timeout: float) -> tuple[Upgrade | None, int]:
+    """Make or upgrade the database where that is needed; what was upgraded, and how many results it has lost."""
     done = upgrade_file(path, busy_timeout=busy_timeout)
-    return done if done.backup is not None else None
+    noted = Spill(path).noted()
+    return done if done.backup is not None else None, _missing(path, noted) if noted else 0
 
 
 def _missing(path: Path, noted: Iterable[str]) -> int:
     """How many of these attempts the database does not have as they were noted."""
-    from flowllm.storage.sqlite.statements import HAS_ENDED  # noqa: PLC0415 - as above
-
     lost: set[str] = set()
     try:
         with closing(connect(path, mode=reading_mode(path))) as connection:

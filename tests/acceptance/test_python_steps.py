@@ -41,7 +41,7 @@ def test_a_value_is_the_same_fresh_and_from_the_memo(project: Project) -> None:
 def test_what_a_function_leaves_to_the_end_of_the_process_is_done(project: Project) -> None:
     text = "import json\njson.log = open('log.txt', 'w')\ndef f(): return json.log.write('kept in a buffer')\n"
     project.write("tools.py", text)
-    outcome = project.run("run", project.flow(steps={"a": {"python": "./tools.py:f"}}))
+    outcome = project.run("run", project.flow(steps={"a": {"python": "./tools.py:f"}}), anew=True)
     assert outcome.code == 0, outcome.said
     assert (project.folder / "log.txt").read_text() == "kept in a buffer"
 

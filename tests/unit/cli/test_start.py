@@ -43,6 +43,10 @@ def test_one_that_comes_early_ends_it_in_a_word(module: str, number: int, code: 
     assert flowllm(AT_AN_IMPORT.format(module=module, number=number)) == (code, "", "stopped\n")
 
 
+def test_what_was_to_be_done_at_the_end_before_it_began_is_done() -> None:
+    assert flowllm("import atexit\natexit.register(lambda: print('done'))")[1].endswith("\ndone\n")
+
+
 @pytest.mark.parametrize("number", [number for number, _ in NUMBERS])
 @pytest.mark.parametrize("moment", [AT_EXIT, WHEN_OBJECTS_GO])
 def test_one_that_comes_late_changes_nothing(moment: str, number: int) -> None:
