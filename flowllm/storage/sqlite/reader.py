@@ -128,7 +128,7 @@ class Reader:
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="flowllm-reader")
         self._of_thread = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._memo: dict[str, asyncio.Future[MemoRow | None]] = {}
+        self._memo: dict[str, list[asyncio.Future[MemoRow | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     async def close_reader(self) -> None:
@@ -315,13 +315,11 @@ class Reader:
 
     async def memo_row(self, key: str) -> MemoRow | None:
         """The row of that key. Keys that are asked for while a look is under way share the next one."""
-        name = to_text(key)
-        future = self._memo.get(name)
-        if future is None:
-            future = self._memo[name] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[MemoRow | None] = asyncio.get_running_loop().create_future()
+        self._memo.setdefault(to_text(key), []).append(future)
         if self._looking is None:
             self._looking = start_task(self._look())
-        return await asyncio.shield(future)  # others may wait for the same
+        return await future
 
     async def memo_rows(self, keys: Sequence[str]) -> list[MemoRow]:
         """The rows of those keys that there are."""
@@ -354,16 +352,20 @@ class Reader:
         finally:
             self._looking = None
 
-    async def _answer(self, waiting: dict[str, asyncio.Future[MemoRow | None]]) -> None:
+    async def _answer(self, waiting: dict[str, list[asyncio.Future[MemoRow | None]]]) -> None:
+        found, failure = dict[str, MemoRow](), None
         try:
             found = {row.key: row for row in await self._memo_rows(list(waiting))}
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
-            for future in waiting.values():
-                future.set_exception(error)
-                future.exception()  # seen, also if its last waiter has gone
-            return
-        for key, future in waiting.items():
-            future.set_result(found.get(key))
+            failure = error
+        for key, futures in waiting.items():
+            for future in futures:
+                if future.done():  # it was cancelled
+                    continue
+                if failure is None:
+                    future.set_result(found.get(key))
+                else:
+                    future.set_exception(failure)
 
     # the threads
 
