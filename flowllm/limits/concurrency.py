@@ -132,6 +132,8 @@ class Concurrency:
         """Something came back."""
         self._started: list[Sample] | None = []
         """The answers of slow start; None: that is over."""
+        self._threshold = float(CAREFUL)
+        """Slots at which slow start ends."""
         self._goal = 0.0
         self._rise = 0.0
         """Slots for each answer, up to the goal."""
@@ -174,10 +176,11 @@ class Concurrency:
         return max(0.0, self._opened + (slots + 1 - FIRST) / OPENING_PACE - now)
 
     def remember(self, found: float) -> None:
-        """What an earlier run found, to begin with; nothing happens once something was sent."""
+        """What an earlier run found, to begin with; nothing happens once something was sent. A run of few requests ends
+        before anything else is tried."""
         if self._opened is None:
-            self.heard, self._started = True, None
-            self._slots = self._goal = float(max(FLOOR, round(found)))
+            self.heard, self._rest = True, 1
+            self._slots = self._threshold = float(max(FLOOR, round(found)))
 
     # what happened
 
@@ -218,7 +221,7 @@ class Concurrency:
     # slow start
 
     def _start(self, answers: list[Sample], now: float, *, bound: bool) -> None:
-        most = min(CAREFUL, self.ceiling)
+        most = min(self._threshold, self.ceiling)
         self._slots = max(self._slots, min(most, self._slots + bound))
         seen = len(answers) % _LOOK_EVERY == 0 and answers[-1][0] >= LEAST
         knee = self._knee(answers) if seen else None

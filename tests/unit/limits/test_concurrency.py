@@ -113,6 +113,12 @@ def test_what_is_remembered_is_where_it_begins_and_what_is_in_use_is_not_changed
     assert play(Slots(130), 1300, concurrency=found, **QUIET).took <= 1.1 * best.took
     assert found.found is not None
     assert 110 <= found.found <= 160
+    for wrong in (15, 400):
+        found = Concurrency()
+        found.remember(wrong)
+        assert 50 <= play(Slots(64), 6000, concurrency=found, **QUIET).late <= 80, (
+            "what was found elsewhere is corrected"
+        )
 
 
 def test_it_halves_once_for_all_that_left_together_and_only_if_its_slots_were_taken() -> None:

@@ -180,6 +180,23 @@ def test_enforced_seats() -> None:
     texts(answers(of, ask("number 9")))
 
 
+def test_slots_are_taken_in_turn() -> None:
+    of, ends = provider(latency=2.0, slots=2), []
+
+    async def one(number: int) -> None:
+        try:
+            await of.complete(ask(f"number {number}"), timeout=5)
+        finally:
+            ends.append(asyncio.get_running_loop().time())
+
+    async def main() -> list[object]:
+        return await asyncio.gather(*(one(number) for number in range(6)), return_exceptions=True)
+
+    found = run_virtual(main())
+    assert ends == pytest.approx([2, 2, 4, 4, 5, 5])
+    assert [type(one) for one in found] == [*[type(None)] * 4, *[AttemptTimedOut] * 2]
+
+
 def test_enforced_tokens() -> None:
     of = provider(enforce=Limits(tokens_per_minute=1000, max_concurrent=1000))
     found = answers(of, *(ask(f"number {number}", max_tokens=300) for number in range(5)))
