@@ -400,7 +400,7 @@ class _Walk(NodeVisitor):
         self._mentions += [_Mention(step, offset, tolerance, part) for part in parts]
 
     def _name(self, name: str, offset: int, scope: _Scope) -> None:
-        if name in scope.bound or name in FUNCTIONS:
+        if (scope is not _OUTERMOST and name in scope.bound) or name in FUNCTIONS:
             return
         if name in self._names.local:
             self.used.add(name)

@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import urllib.request
@@ -180,7 +181,7 @@ def process(*words: object, cwd: Path, environ: Mapping[str, str] | None = None)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     settings = {**kept, **(environ or {})}
     command = [sys.executable, *map(str, words)]
-    with (cwd / "stderr.txt").open("w+") as told:
+    with tempfile.TemporaryFile("w+") as told:
         began = time.perf_counter()
         child = subprocess.Popen(
             command, cwd=cwd, env=settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told
