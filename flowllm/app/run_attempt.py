@@ -238,9 +238,9 @@ class RunAttempt:
         accounts, limiter = self._providers.accounts(), self._limiter
         if not any_order:
             return max(DEFAULT_WINDOW, 2 * sum(limiter.written(account) or UNHEARD for account in accounts))
-        wide = {account for account in accounts if limiter.follows(account)}
-        found = sum(limiter.slots(account) * (GROUPED if account in wide else 2) for account in accounts)
-        return max(DEFAULT_WINDOW, found)
+        slots = {account: limiter.slots(account) for account in accounts}
+        found = (max(2 * most, min(GROUPED * most, limiter.ahead(account))) for account, most in slots.items())
+        return max(DEFAULT_WINDOW, sum(found))
 
     def _over(self) -> DatasetRun | None:
         if self._rows is None:

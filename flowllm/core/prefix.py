@@ -54,9 +54,14 @@ class PromptPrefix:
         return self._marks
 
     @property
+    def size(self) -> int:
+        """Bytes of the prompt; 0 where it has no marks."""
+        return self._size if self.marks else 0
+
+    @property
     def tokens(self) -> int:
         """Of the prompt, at 4 bytes each."""
-        return self._size // _BYTES_A_TOKEN if self.marks else 0
+        return self.size // _BYTES_A_TOKEN
 
 
 def _as_read(request: ChatRequest) -> Iterator[str]:

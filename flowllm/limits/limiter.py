@@ -14,7 +14,7 @@ from flowllm.limits.adaptive import Departure, lower
 from flowllm.limits.breaker import BreakerState
 from flowllm.limits.follower import Follower
 from flowllm.limits.give_up import FailureReport, judge_failure
-from flowllm.limits.prefix_cache import Lineup
+from flowllm.limits.prefix_cache import UNSIZED, Lineup
 from flowllm.limits.scope import MINUTE
 from flowllm.limits.waiter import Admission, WaitListener
 
@@ -276,10 +276,12 @@ class Limiter:
         """What earlier runs learned of a model, by the names of `Trait`, to begin with; unknown names are passed over."""
         self._account(account).remember(model, traits)
 
-    def follows(self, account: Hashable) -> bool:
-        """Whether requests of that account wait for those that lead (`prefix_cache.py`)."""
+    def ahead(self, account: Hashable) -> int:
+        """How many requests of that account may be ready, for those to be found whose prompts begin the same; 0 where none
+        waits for another (`prefix_cache.py`)."""
         found = self._account(account)
-        return found.scope.limits.prefix_cache == "on" or any(model.prefixes.pays for model in found.models.values())
+        models = [model.prefixes.ahead for model in found.models.values() if model.prefixes.pays]
+        return min(models, default=UNSIZED if found.scope.limits.prefix_cache == "on" else 0)
 
     def slots(self, account: Hashable) -> int:
         """Requests to the account that may be in flight soon, when all is well."""

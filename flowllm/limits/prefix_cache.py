@@ -24,6 +24,12 @@ UNKNOWN_LATENCY: Final = 30.0
 """Seconds, until a leader was answered."""
 MOST_MARKS: Final = 65_536
 """Marks that are remembered; those used last stay."""
+MOST_READY: Final = 64 * 2**20
+"""Bytes of prompts that are ready, so that those are found that begin the same: memory stays bounded."""
+UNSIZED: Final = 320
+"""Prompts that are ready while it is not known how long they are."""
+_SHRINKING: Final = 0.99
+"""What is left of the size of the longest prompt with each that is shorter."""
 _WEIGHT: Final = 0.2
 """Of the latest latency in the usual one."""
 _CERTAIN: Final = 12 * BLOCK
@@ -98,6 +104,8 @@ class PrefixCache:
         """When each was used last, and the key under which that was."""
         self._heating: dict[int, Leader] = {}
         self._usual: float | None = None
+        self._size = 0.0
+        """Bytes of the longest prompt lately."""
         self._misses = 0
         self._trials = 0
         self._tried: Lineup | None = None
@@ -118,6 +126,11 @@ class PrefixCache:
     def undecided(self) -> bool:
         """Whether that pays is still to be found out."""
         return self.shown is None and self._trials < _TRIALS and self.mode not in ("on", "off")
+
+    @property
+    def ahead(self) -> int:
+        """How many requests may be ready, for those to be found that begin the same."""
+        return int(MOST_READY / self._size) if self._size else UNSIZED
 
     def follow(self, lineup: Lineup, now: float, *, crowded: bool) -> bool:
         """Whether a request that could go rather waits for a leader, `lineup.follows` from then on, and until
@@ -158,6 +171,7 @@ class PrefixCache:
         if not lineup.looked or not lineup.prefix.marks:
             return
         self._trials += self.shown is None
+        self._size = max(self._size * _SHRINKING, lineup.prefix.size)
         marks = lineup.prefix.marks
         warm = self._warm_tokens(marks, now)
         cold = marks[bisect_right(SIZES, warm) :]

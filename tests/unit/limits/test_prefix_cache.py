@@ -17,7 +17,7 @@ from flowllm.core.request import ChatRequest
 from flowllm.core.types import Limits, Priority, Trait, WaitReason
 from flowllm.limits.follower import Follower
 from flowllm.limits.limiter import Limiter
-from flowllm.limits.prefix_cache import PATIENCE, Lineup
+from flowllm.limits.prefix_cache import MOST_READY, PATIENCE, UNSIZED, Lineup
 from tests.support.virtual import LoopClock, run_virtual
 
 SECONDS = 2.0
@@ -219,6 +219,21 @@ def test_off_holds_nobody_and_auto_tries_where_many_wait_and_then_knows() -> Non
     assert (held > 5, learned) == (True, {Trait.CACHES_PREFIXES: 1.0})
     held, learned = run_virtual(main("auto", caches=False))
     assert (held <= 3, learned) == (True, {Trait.CACHES_PREFIXES: 0.0})
+
+
+def test_the_longer_the_prompts_are_the_fewer_are_made_ready() -> None:
+    async def main() -> list[int]:
+        limiter, found = made(), []
+        found.append(limiter.ahead("a"))
+        for tokens in (1200, 100_000):
+            (await limiter.acquire("a", model="m", lineup=lineup(1, tokens=tokens))).release()
+            found.append(limiter.ahead("a"))
+        return [*found, made("off").ahead("a"), made("auto").ahead("a")]
+
+    unknown, short, long, off, auto = run_virtual(main())
+    assert (unknown, off, auto) == (UNSIZED, 0, 0)
+    assert short > 10_000
+    assert long == pytest.approx(MOST_READY / 400_000, rel=0.01)
 
 
 def test_what_an_earlier_run_found_out_holds_until_answers_say_otherwise() -> None:
