@@ -118,8 +118,9 @@ class Texts:
         if item is not None:
             item = self._cell(connection, run, here, item)
         output = self._cell(connection, run, here, output)
-        if isinstance(output, bytes) and output.endswith(b":"):
-            outputs[row[_KEY]] = next(kept for kept in self._near(here) if kept[0] == int(output[:-1]))
+        for kept in self._near(here) if isinstance(output, bytes) else ():
+            if output == b"%d:" % kept[0]:
+                outputs[row[_KEY]] = kept
         if len(parts) >= LONG:
             parts = self._leaning(connection, run, here, (run_id, "." + _INDEX.sub("[]", node_id)), parts.encode())
         values = list(row)
@@ -189,7 +190,7 @@ def read(
         cells = {cell for row in rows for at in columns if isinstance(cell := row[at], bytes)}
         return _in_full(connection, rows, cells, frozenset(columns)) if cells else rows
     finally:
-        if alone:
+        if alone and connection.in_transaction:  # some errors have ended it
             connection.execute("COMMIT")
 
 

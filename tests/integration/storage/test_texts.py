@@ -17,8 +17,9 @@ from flowllm.core.errors import StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, item_id
 from flowllm.storage.base import ItemKey, MemoRecord, NodeRecord, NodeWrite, RunLease
 from flowllm.storage.open import open_store
+from flowllm.storage.sqlite.rows import to_json
 from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.texts import HELD, LONG, Texts
+from flowllm.storage.sqlite.texts import LONG, Texts, _deflated
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.migrations.test_migrations import step
 from tests.support.items import POSTS, R1, foreach, item
@@ -178,20 +179,36 @@ async def test_texts_of_any_length_are_given_as_they_were(disk: SqlStore) -> Non
         for n in range(60)
     ]
     await disk.commit(nodes=[NodeWrite(lease=lease, node=record) for record in records])
-    assert [await disk.node(R1, record.node_id) for record in records] == records
+    found = await disk.changes(R1, limit=len(records))
+    assert found == records
 
 
-async def test_the_writer_holds_a_bounded_part_of_what_it_wrote(disk: SqlStore) -> None:
+async def test_a_text_that_leans_may_end_as_one_that_is_kept(disk: SqlStore) -> None:
+    lease = lease_of(await disk.create_run(run(R1, owner=ME)))
+    rng = random.Random(5)
+    texts: list[Json] = [{"x": ROLE, "n": rng.random()} for _ in range(9_000)]
+    first = (1, to_json(texts[0]).encode())
+    chosen = [texts[0], *(text for text in texts if _deflated(to_json(text).encode(), [first]).endswith(b":"))]
+    assert len(chosen) > 1
+    records = [asked(f"p.m{n}", R1, "", text, parent="p") for n, text in enumerate(chosen)]
+    await disk.commit(nodes=[NodeWrite(lease=lease, node=record) for record in records])
+    assert await disk.changes(R1) == records
+
+
+async def test_the_writer_holds_a_bounded_part_of_what_it_wrote(
+    disk: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowllm.storage.sqlite.texts.HELD", 100_000)
     lease = lease_of(await disk.create_run(run(R1, owner=ME)))
     texts: Texts = disk._writer._texts
     for start in range(0, 24, 8):
         wide = [
-            asked(f"{name}{n}", R1, "", prose(f"{name}{n}", 300_000), parent="" if name == "n" else f"p[{n}]")
+            asked(f"{name}{n}", R1, "", prose(f"{name}{n}", 9_000), parent="" if name == "n" else f"p[{n}]")
             for n in range(start, start + 8)
             for name in ("n", "m")
         ]
         await disk.commit(nodes=[NodeWrite(lease=lease, node=record) for record in wide])
-        assert 0 < sum(len(kept[1]) for held in texts._held.values() for kept in held) == texts._size <= HELD
+        assert 0 < sum(len(kept[1]) for held in texts._held.values() for kept in held) == texts._size <= 100_000
 
 
 async def test_a_downgrade_writes_all_texts_out(path: Path) -> None:
