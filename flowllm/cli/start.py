@@ -51,6 +51,9 @@ def main() -> NoReturn:
         if _signal.getsignal(number) is _end:
             handle_once(number, resume_calls=False)
     from flowllm.cli.main import main as command  # noqa: PLC0415 - signals are handled meanwhile
+    from flowllm.core.garbage import own_process  # noqa: PLC0415 - the same
+
+    own_process()
 
     command()
 

@@ -1,4 +1,7 @@
-"""Imports without the collector of garbage, which takes a tenth of their time and finds nothing."""
+"""Imports without the collector of garbage, which takes a tenth of their time and finds nothing.
+
+Only in a process of flowllm's own, which says so: the collector of a host program is not ours.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,23 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+_owned: list[bool] = []
+
+
+def own_process() -> None:
+    """The command line says that the process is its own."""
+    _owned.append(True)
+
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """No collection meanwhile, if there are any; afterwards all that there is counts as old, as after many of them.
-
-    A process that has frozen what it had (`gc.freeze`) has the rest frozen too.
-    """
-    if not gc.isenabled():
+    """In a process of our own: no collection meanwhile, if there are any; afterwards none looks through what there is."""
+    if not _owned or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        frozen = gc.get_freeze_count()
         gc.freeze()
-        if not frozen:
-            gc.unfreeze()  # into the oldest generation
         gc.enable()

@@ -80,7 +80,8 @@ class Stage:
             missed=lambda: self.missed.append(node),
         )
         record = await self.kind.run(self.bind(given, options), context)
-        assert await self.store.node("r1", node) == record, "what is given is durable"
+        waits = {reason: round(seconds, 6) for reason, seconds in record.waits.items()}
+        assert await self.store.node("r1", node) == replace(record, waits=waits), "what is given is durable"
         return record
 
     @property
