@@ -10,10 +10,10 @@ import pytest
 from flowllm.calls.budget import RunBudget
 from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, ServerFailed
 from flowllm.core.events import RequestEnded, RequestSent
-from flowllm.core.request import ChatRequest, Completion
+from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.core.types import AttemptStatus, Budget, RetryPolicy, Usage
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
-from tests.support.bench import Bench
+from tests.support.bench import Bench, TextsBench
 from tests.support.calls import FakeProvider
 from tests.support.rates import Recorder
 from tests.support.virtual import run_virtual
@@ -54,6 +54,18 @@ class Slow(FakeProvider):
     @property
     def times_sent(self) -> list[float]:
         return [at for at, _ in self.sent]
+
+
+class SlowTexts(FakeProvider):
+    """Requests for vectors that take so long, one after the other."""
+
+    def __init__(self, *times: float) -> None:
+        super().__init__()
+        self.times = list(times)
+
+    async def embed(self, request: EmbedRequest, *, timeout: float) -> Embeddings:
+        self.latency = self.times.pop(0)
+        return await super().embed(request, timeout=timeout)
 
 
 async def rows(bench: Bench) -> list[tuple]:
@@ -276,5 +288,38 @@ def test_a_second_attempt_in_the_queue_is_forgotten_once_the_first_answers() -> 
         assert await rows(bench) == [(1, SUCCEEDED, None, 0.005)]
         gauge = bench.limiter.gauges()[provider.account]
         assert (gauge.in_flight, gauge.waiting) == (0, 0)
+
+    run_virtual(main())
+
+
+def test_who_joined_gets_the_second_answer_after_the_payer_has_left() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((HANG, "never"), (1, "second"))
+        payer = asyncio.create_task(bench.ask(provider, retry=policy(), expected=TEN))
+        await asyncio.sleep(1)
+        other = asyncio.create_task(bench.ask(provider, "b", retry=policy(), expected=TEN))
+        await asyncio.sleep(1)
+        payer.cancel()
+        assert (await other).value == "second"
+        attempts = await bench.store.attempts("r1")
+        assert [(row.node_id, row.status) for row in attempts] == [("a", UNKNOWN), ("b", SUCCEEDED)]
+        assert len(provider.sent) == 2
+
+    run_virtual(main())
+
+
+def test_a_batch_is_sent_once_more_as_it_went_out_and_divided_among_those_who_wait() -> None:
+    async def main() -> None:
+        bench = await TextsBench(max_concurrent=9).open()
+        bench.provider = provider = SlowTexts(HANG, 1.0)
+        tasks = bench.start("a", "bb", "ccc", retry=policy())
+        await asyncio.sleep(2)
+        tasks[0].cancel()
+        answers = await asyncio.gather(*tasks[1:])
+        assert [answer.value for answer in answers] == [[2.0, 3.0], [3.0, 3.0]]
+        assert bench.sent == [("a", "bb", "ccc")] * 2
+        statuses = [row.status for row in await bench.store.attempts("r1")]
+        assert (statuses, provider.in_flight) == ([UNKNOWN, SUCCEEDED], 0)
+        assert (await bench.ask("a")).cached, "what is paid for is kept"
 
     run_virtual(main())
