@@ -16,7 +16,7 @@ from flowllm.calls.base import AnyRequest, Caller
 from flowllm.calls.budget import BudgetReservation
 from flowllm.calls.call_state import CallState
 from flowllm.calls.conversation import GiveUp, Send
-from flowllm.calls.hedge_policy import HedgePolicy, Kind
+from flowllm.calls.hedge_policy import HedgePolicy, Kind, Line
 from flowllm.core.cancel import CallStopped
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, StoreError
@@ -44,19 +44,16 @@ class Hedges:
     def departed(self, request: HedgedRequest) -> None:
         """Its first attempt is on the wire."""
         now = self._clock.monotonic()
-        late = self._policy.departed(request, request.kind, request.fixed, now)
-        if now + late < self._due:
-            self._wake_at(now + late)
+        request.line = self._policy.departed(request, request.kind, request.fixed, now)
+        due = now + request.line.late
+        if due < self._due:
+            self._wake_at(due)
 
     def landed(self, request: HedgedRequest, took: float | None) -> None:
         """One of its attempts was answered after so many seconds, or abandoned; None: it failed."""
         now = self._clock.monotonic()
-        if self._policy.landed(request, request.kind, request.fixed, now, took):
+        if request.line is not None and request.line.landed(request, now, took):
             self._look(now)
-
-    def not_sent(self, request: HedgedRequest) -> None:
-        """It was late, but was not sent again after all."""
-        self._policy.not_sent(request.kind)
 
     def _look(self, now: float) -> None:
         late, wait = self._policy.late(now)
@@ -101,6 +98,8 @@ class HedgedRequest:
         provider reads from its cache is not like one that it has to read."""
         self.fixed = call.retry.hedge
         """Seconds after which it is late; None: as its like show."""
+        self.line: Line[HedgedRequest] | None = None
+        """Where it is watched, once it goes out."""
         self._hedges = hedges
         self._state = state
         self._first = first
@@ -176,7 +175,7 @@ class HedgedRequest:
         caller = next(iter(self._state.pending.callers()), None)
         free = self._wire is not None and caller is not None and not caller.token.stopped
         if caller is None or not free or (caller.budget and not caller.budget.reserve_at_once(self._reservation)):
-            self._hedges.not_sent(self)
+            self._not_sent()
             return
         self._task = start_task(self._send_second(caller))
 
@@ -194,7 +193,7 @@ class HedgedRequest:
         except BaseException as error:
             if caller.budget is not None:
                 caller.budget.reconcile(self._reservation, Spend())
-            self._hedges.not_sent(self)
+            self._not_sent()
             if isinstance(error, StepError):  # what it means for the call, its first attempt will hear
                 return
             raise
@@ -208,7 +207,7 @@ class HedgedRequest:
                 await second.fail(self._outcome)
         finally:
             if not second.on_wire:
-                self._hedges.not_sent(self)
+                self._not_sent()
             if not isinstance(self._outcome, Reply):
                 second.close()
                 self._second = None
@@ -217,6 +216,11 @@ class HedgedRequest:
             if self._wire is not None:
                 self._cut = True
                 self._wire.cancel()
+
+    def _not_sent(self) -> None:
+        """There is no second attempt after all."""
+        if self.line is not None:
+            self.line.budget.give_back()
 
     async def _end_second(self) -> None:
         """The second attempt is not needed any more, whatever has come of it."""

@@ -48,30 +48,31 @@ the answers are."""
 class Latencies:
     """The latest latencies of requests that are alike, in seconds."""
 
-    __slots__ = ("_known", "_unseen", "late")
+    __slots__ = ("_at", "_seconds", "_unseen", "late")
 
     def __init__(self) -> None:
-        self._known: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self._at: deque[float] = deque(maxlen=KEPT)
+        self._seconds: deque[float] = deque(maxlen=KEPT)
         self._unseen = 0
         self.late = math.inf
         """Seconds after which a request is late; infinite until enough is known."""
 
     def add(self, seconds: float, now: float) -> None:
         """One more, of now."""
-        self._known.append((now, seconds))
+        self._at.append(now)
+        self._seconds.append(seconds)
         self._unseen += 1
         if self._unseen >= _REVIEW:
             self._review(now)
 
     def _review(self, now: float) -> None:
         self._unseen = 0
-        while self._known[0][0] < now - OLDEST:
-            self._known.popleft()
-        if len(self._known) < LEAST_KNOWN:
-            self.late = math.inf
-            return
-        known = sorted(seconds for _, seconds in self._known)
-        self.late = max(SOONEST, LATE * known[math.ceil(USUAL * len(known)) - 1])
+        while self._at[0] < now - OLDEST:
+            self._at.popleft()
+            self._seconds.popleft()
+        known = sorted(self._seconds)
+        enough = len(known) >= LEAST_KNOWN
+        self.late = max(SOONEST, LATE * known[math.ceil(USUAL * len(known)) - 1]) if enough else math.inf
 
 
 class HedgeBudget:
@@ -102,7 +103,7 @@ class HedgeBudget:
         self._level += ONE_IN
 
 
-class _Line(Generic[F]):
+class Line(Generic[F]):
     """Requests in flight that are alike, the one that was sent first in front."""
 
     __slots__ = ("budget", "fixed", "flights", "latencies", "of_model")
@@ -115,8 +116,20 @@ class _Line(Generic[F]):
         self.flights: dict[F, float] = {}
         self.latencies = Latencies()
 
+    def landed(self, flight: F, now: float, took: float | None) -> bool:
+        """One is over. It took so many seconds, or would have taken more, where the server worked for it that long; None:
+        nobody knows. Whether it is known for the first time of some how long is late."""
+        self.flights.pop(flight, None)
+        if took is None or self.fixed is not None:
+            return False
+        unknown = math.inf in {self.latencies.late, self.of_model.late}
+        self.of_model.add(took, now)
+        self.latencies.add(took, now)
+        return unknown and self.late < math.inf
+
     @property
     def late(self) -> float:
+        """Seconds after which one is late; infinite where too little is known."""
         if self.fixed is not None:
             return self.fixed
         return self.latencies.late if self.latencies.late < math.inf else self.of_model.late
@@ -128,29 +141,14 @@ class HedgePolicy(Generic[F]):
     def __init__(self) -> None:
         self._budgets: dict[Hashable, HedgeBudget] = {}
         self._models: dict[tuple[Hashable, str, bool], Latencies] = {}
-        self._lines: dict[tuple[Kind, float | None], _Line[F]] = {}
+        self._lines: dict[tuple[Kind, float | None], Line[F]] = {}
 
-    def departed(self, flight: F, kind: Kind, fixed: float | None, now: float) -> float:
-        """One goes out; gives the seconds after which it is late: `fixed`, else as its like were, infinite where too
-        little is known."""
+    def departed(self, flight: F, kind: Kind, fixed: float | None, now: float) -> Line[F]:
+        """One goes out, and is late after `fixed` seconds, else as its like were. Gives its line, for `landed`."""
         line = self._lines.get((kind, fixed)) or self._line(kind, fixed)
         line.budget.earn()
         line.flights[flight] = now
-        return line.late
-
-    def landed(self, flight: F, kind: Kind, fixed: float | None, now: float, took: float | None) -> bool:
-        """One is over. It took so many seconds, or would have taken more, where the server worked for it that long. Whether
-        it is known for the first time of some how long is late."""
-        line = self._lines.get((kind, fixed))
-        if line is None:
-            return False
-        line.flights.pop(flight, None)
-        if took is None or fixed is not None:
-            return False
-        unknown = math.inf in {line.latencies.late, line.of_model.late}
-        line.of_model.add(took, now)
-        line.latencies.add(took, now)
-        return unknown and line.late < math.inf
+        return line
 
     def late(self, now: float) -> tuple[list[F], float]:
         """Those that are to be sent again now, and the seconds until there may be more."""
@@ -169,12 +167,7 @@ class HedgePolicy(Generic[F]):
                 del line.flights[flight]
         return found, soonest
 
-    def not_sent(self, kind: Kind) -> None:
-        """One that was to be sent again was not."""
-        if kind[0] in self._budgets:
-            self._budgets[kind[0]].give_back()
-
-    def _line(self, kind: Kind, fixed: float | None) -> _Line[F]:
+    def _line(self, kind: Kind, fixed: float | None) -> Line[F]:
         if len(self._lines) >= MOST_KINDS:
             self._lines = {key: line for key, line in self._lines.items() if line.flights}
             used = {kind[:3] for kind, _ in self._lines}
@@ -183,5 +176,5 @@ class HedgePolicy(Generic[F]):
             self._budgets = {account: budget for account, budget in self._budgets.items() if account in accounts}
         budget = self._budgets.setdefault(kind[0], HedgeBudget())
         of_model = self._models.setdefault(kind[:3], Latencies())
-        line = self._lines[kind, fixed] = _Line(budget, of_model, fixed)
+        line = self._lines[kind, fixed] = Line(budget, of_model, fixed)
         return line

@@ -16,7 +16,7 @@ from flowllm.app.result import RunResult
 from flowllm.app.wiring import Providers
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
-from flowllm.calls.hedge_policy import HedgePolicy
+from flowllm.calls.hedge_policy import HedgePolicy, Line
 from flowllm.calls.response_cache import ResponseCache
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
@@ -143,11 +143,8 @@ class Impatient(HedgePolicy):
         super().__init__()
         self._after = after
 
-    def departed(self, flight: object, kind: tuple, fixed: float | None, now: float) -> float:
+    def departed(self, flight: object, kind: tuple, fixed: float | None, now: float) -> Line:
         return super().departed(flight, kind, fixed or self._after, now)
-
-    def landed(self, flight: object, kind: tuple, fixed: float | None, now: float, took: float | None) -> bool:
-        return super().landed(flight, kind, fixed or self._after, now, took)
 
 
 class OfWorld(Providers):

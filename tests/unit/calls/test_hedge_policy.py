@@ -12,8 +12,7 @@ KIND = (ACCOUNT, "m", False, 7)
 def known(policy: HedgePolicy, *, count: int = 100, took: float = 1.0, kind: tuple = KIND) -> None:
     """So many have been answered."""
     for number in range(count):
-        policy.departed(("known", number), kind, None, 0.0)
-        policy.landed(("known", number), kind, None, took, took)
+        policy.departed(("known", number), kind, None, 0.0).landed(("known", number), took, took)
 
 
 def test_late_is_twice_what_nearly_all_took_and_never_known_of_fewer_than_twenty() -> None:
@@ -35,37 +34,38 @@ def test_what_is_late_is_found_by_its_like_and_once() -> None:
     policy: HedgePolicy[str] = HedgePolicy()
     other = (ACCOUNT, "m2", False, 7)
     known(policy)
-    assert policy.departed("a", KIND, None, 100.0) == 2.0
-    assert policy.departed("long", other, None, 100.0) == math.inf
-    assert policy.departed("b", KIND, None, 101.0) == 2.0
-    assert policy.departed("said", KIND, 30.0, 100.0) == 30.0
+    line = policy.departed("a", KIND, None, 100.0)
+    assert line.late == 2.0
+    assert policy.departed("long", other, None, 100.0).late == math.inf
+    assert policy.departed("b", KIND, None, 101.0).late == 2.0
+    assert policy.departed("said", KIND, 30.0, 100.0).late == 30.0
     assert policy.late(101.5) == ([], 0.5)
     assert policy.late(102.0) == (["a"], 1.0)
-    policy.landed("b", KIND, None, 102.5, 1.5)
+    line.landed("b", 102.5, 1.5)
     assert policy.late(120.0) == ([], 10.0)
     assert policy.late(130.0) == (["said"], math.inf)
-    policy.landed("a", KIND, None, 131.0, 31.0)
+    assert not line.landed("a", 131.0, 31.0)
 
 
 def test_what_has_too_few_of_its_length_is_held_against_all_of_its_model() -> None:
     policy: HedgePolicy[str] = HedgePolicy()
     long = (ACCOUNT, "m", False, 12)
-    assert policy.departed("hang", long, None, 0.0) == math.inf
+    assert policy.departed("hang", long, None, 0.0).late == math.inf
     known(policy, count=20)
     assert policy.late(2.0)[0] == ["hang"]
     known(policy, count=20, took=30.0, kind=long)
-    assert policy.departed("long", long, None, 100.0) == 60.0
-    assert policy.departed("short", KIND, None, 100.0) == 2.0
+    assert policy.departed("long", long, None, 100.0).late == 60.0
+    assert policy.departed("short", KIND, None, 100.0).late == 2.0
 
 
 def test_one_of_fifty_is_sent_again_and_the_first_is_lent() -> None:
     policy: HedgePolicy[int] = HedgePolicy()
     known(policy, count=20)
     for number in range(100):
-        policy.departed(number, KIND, None, 1.0)
+        line = policy.departed(number, KIND, None, 1.0)
     late, again = policy.late(10.0)
     assert (late, again) == ([0, 1], 1.0), "the lent one, and one for the second fifty"
-    policy.not_sent(KIND)
+    line.budget.give_back()
     assert policy.late(11.0)[0] == [2], "what was not sent is given back"
     known(policy, count=5000)
     assert len(policy.late(20.0)[0]) == 10, "after a long time without any not all are sent twice"
@@ -81,8 +81,6 @@ def test_accounts_have_each_their_own_budget_and_the_idle_ones_are_forgotten() -
     assert sorted(policy.late(9.0)[0]) == ["one", "two"]
     policy.departed("stays", ("kept", "m", False, 1), 5.0, 0.0)
     for number in range(MOST_KINDS):
-        policy.departed("x", (number, "m", False, 1), None, 0.0)
-        policy.landed("x", (number, "m", False, 1), None, 1.0, None)
-    assert not policy.landed("one", ("one", "m", False, 1), None, 9.0, 9.0), "forgotten"
-    policy.not_sent(("one", "m", False, 1))
-    assert policy.late(10.0)[0] == ["stays"]
+        assert not policy.departed("x", (number, "m", False, 1), None, 0.0).landed("x", 1.0, None)
+    assert policy.departed("one", ("one", "m", False, 1), None, 9.0).late == math.inf, "it is forgotten"
+    assert policy.late(10.0)[0] == ["stays"], "it was on its way"
