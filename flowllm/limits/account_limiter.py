@@ -372,17 +372,17 @@ class AccountLimiter:
         self.model(departure.model).prefixes.answered(lineup, tokens, now - departure.at, now)
 
     def limited(self, retry_after: float | None, departure: Departure) -> None:
-        """A 429: the model waits as long as it says, its rate is cut, and half of its slots go."""
+        """A 429: the model waits as long as it says, and its rate is cut; half of its slots go where it had no rate."""
         now = self._clock.monotonic()
         model = self.model(departure.model)
         self._in_trouble(now)
         if retry_after and retry_after > 0:
             model.paused_until = max(model.paused_until, now + min(retry_after, LONGEST_PAUSE))
         limits = self.scope.limits
+        if self.learns and model.scope.rate is None and self.scope.rate is None:
+            model.dropped(departure, now)  # else it is the rate that was too high
         if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
             model.retune(limits, now)
-        if self.learns:
-            model.dropped(departure, now)
         self._give_own_queue(model)
 
     def failed(self, departure: Departure, *, timed_out: bool = False) -> None:

@@ -152,6 +152,8 @@ class Concurrency:
         self._rest = 0
         self._next_rest = 1
         self._cut_at = -math.inf
+        self._waits = False
+        """Nothing was answered since."""
 
     # what may be done
 
@@ -193,6 +195,7 @@ class Concurrency:
         """An answer with so many output tokens came. `load` were in flight when its request left, itself included, and
         `in_flight` are now."""
         self.hear(now)
+        self._waits = False
         seconds, work = max(now - sent_at, _ROUNDING), tokens + OVERHEAD
         if self._started is not None:
             self._started.append((load, work, seconds))
@@ -206,13 +209,13 @@ class Concurrency:
             self._judge(now)
 
     def dropped(self, now: float, *, sent_at: float, load: int) -> None:
-        """A request was one too many, or timed out: half of the slots go, once for all that left before. It says nothing
-        where others were not taken."""
+        """A request was one too many, or timed out: half of the slots go, once for all that left before, and until
+        something is answered. It says nothing where others were not taken."""
         self.hear(now)
         slots = self.slots(now)
-        if sent_at <= self._cut_at or load < BOUND * slots:
+        if sent_at <= self._cut_at or self._waits or load < BOUND * slots:
             return
-        self._started, self._base, self._trial, self._cut_at = None, None, False, now
+        self._started, self._base, self._trial, self._cut_at, self._waits = None, None, False, now, True
         self._turn(up=True)
         self._pause()
         self._slots = float(max(FLOOR, slots // 2))

@@ -65,6 +65,17 @@ def test_an_unknown_limit_is_found(tell: bool, retry_after: float | None, seed: 
     assert share <= 0.03, share
 
 
+def test_slots_that_are_found_leave_a_limit_of_the_rate_to_the_rate() -> None:
+    async def main() -> Server:
+        server = Server(latency=2.0)  # twenty must be in flight
+        await Load(server, Limits()).steady(90)
+        return server
+
+    server = run_virtual(main())
+    assert server.throughput(30, 90) >= 0.85 * 10
+    assert len(server.refused) <= 0.08 * len(server.arrived)
+
+
 @pytest.mark.parametrize(
     ("tell", "retry_after"),
     [(True, None), (False, 1.0), *(pytest.param(*way, marks=pytest.mark.soak) for way in ((True, 1.0), (False, None)))],
