@@ -19,6 +19,7 @@ from flowllm.language.files import SnapshotFiles, Sources, beside
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, constant, kind_of, plain_data, scalars
 from flowllm.language.problems import Location, Problems, SourceError, nearest
 from flowllm.language.schema_keywords import BY_NAME, TYPES, check_keywords
+from flowllm.language.schema_plain import is_plain
 from flowllm.language.source import parse_yaml
 from flowllm.language.values import is_template
 from flowllm.schemas.patterns import check_pattern
@@ -292,10 +293,12 @@ def _check(document: Node) -> None:
     for _, schema in _schemas(document):
         _check_types(schema)
         _check_patterns(schema)
-    # jsonschema takes 50 ms to import, and most workflows have no schema
+    data = plain_data(document)
+    if is_plain(data):
+        return
+    # jsonschema takes 100 ms to import, and most workflows have no such schema
     from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
 
-    data = plain_data(document)
     validator = validator_for(data, default=Draft202012Validator)
     errors = validator(validator.META_SCHEMA).iter_errors(data)
     first = min(errors, key=lambda error: -len(error.absolute_path), default=None)
