@@ -184,7 +184,7 @@ def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_them_ag
     project: Project, server: Server
 ) -> None:
     """Ten large answers at a time; the limit is there for the first resume too."""
-    server.script = lambda body, n: Reply(text=f"{prompt_of(body)} {random.Random(n).randbytes(BIG // 4).hex()}")
+    server.script = lambda body, n: Reply(text=f"{prompt_of(body)} {random.Random(n).randbytes(BIG // 2).hex()}")
     steps = {"each": {"prompt": "item {{ item }}", "foreach": list(range(60))}}
     file = project.flow(steps=steps, limits={"max_concurrent": 10}, outputs={"n": "{{ each | length }}"})
     outcome = project.run("run", file, "--quiet", largest_file=8 * BIG)
