@@ -46,10 +46,16 @@ class Validator:
 
     def __init__(self, output: OutputFormat) -> None:
         self._output = output
-        self._check = None if output.schema is None else _check(output.schema)
+        self._check: SchemaCheck | None = None
+        """Made for the first answer: what it takes to import is needed while others are waited for, not before."""
+
+    def _prepare(self) -> None:
+        if self._check is None and self._output.schema is not None:
+            self._check = _check(self._output.schema)
 
     def verdict(self, text: str) -> Verdict:
         """The JSON value in an answer, or an error in words that the model can act on."""
+        self._prepare()
         try:
             return self._verdict(text, LONGEST)
         except TooLongToCheck:
@@ -62,6 +68,8 @@ class Validator:
 
     async def verdict_aside(self, text: str) -> Verdict:
         """The same; what takes long is looked at off the event loop: signals and others go on."""
+        if self._check is None and self._output.schema is not None:
+            await asyncio.to_thread(self._prepare)
         if len(text) <= _SHORT:
             with contextlib.suppress(TooLongToCheck):
                 return self._verdict(text, _AT_ONCE)
