@@ -6,10 +6,10 @@ Rows of before stay as they are: a cell holds a text or leans on others, and a h
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
 import zlib
-from contextlib import suppress
 
 import sqlalchemy as sa
 from alembic import op
@@ -29,6 +29,7 @@ USUAL = (
     b'"body":{"model":"gpt-4o-mini","messages":[{"role":"system","content":"{"role":"user","content":"'
 )
 """The text of number 0."""
+LOST = "\0"
 CELLS = {"nodes": ("parts", "item", "output"), "memo": ("answer",)}
 
 
@@ -56,36 +57,46 @@ def downgrade() -> None:
 
 
 def _write_out(table: str, columns: tuple[str, ...]) -> None:
-    """Every cell as its text again; one that cannot be read stays, and is found to be damaged."""
+    """Every cell as its text again; one that cannot be read as a text that no hash matches, so that it is found."""
     connection = op.get_bind()
     leaning = " OR ".join(f"typeof({name}) = 'blob'" for name in columns)
     one = f"SELECT {', '.join(columns)} FROM {table} WHERE rowid = ?"  # noqa: S608
     for (rowid,) in connection.exec_driver_sql(f"SELECT rowid FROM {table} WHERE {leaning}").fetchall():  # noqa: S608
         for name, cell in zip(columns, connection.exec_driver_sql(one, (rowid,)).one(), strict=True):
             if isinstance(cell, bytes):
-                with suppress(zlib.error, sa.exc.NoResultFound, UnicodeDecodeError):
-                    values = (_text(connection, cell), rowid)
-                    connection.exec_driver_sql(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", values)  # noqa: S608
+                try:
+                    text = _text(connection, cell)
+                except (zlib.error, sa.exc.NoResultFound, ValueError, LookupError, TypeError):
+                    text = LOST
+                connection.exec_driver_sql(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", (text, rowid))  # noqa: S608
 
 
 def _lengthen() -> None:
-    """Usages with their names, and hashes in full where they are needed: rows without are believed."""
+    """Usages with their names, and hashes in full where they are needed: rows without are believed. A hash that its content
+    does not match stays, and matches nothing."""
     names = "input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"
     raw = op.get_bind().connection.driver_connection
     raw.create_function("named", 1, lambda usage: json.dumps(dict(zip(names, json.loads(usage), strict=True))))
-    raw.create_function(
-        "hashed", -1, lambda *texts: hashlib.sha256("\n".join((*map(str, texts), "")).encode()).hexdigest()
-    )
+    raw.create_function("short", -1, lambda *values: binascii.b2a_base64(_digest(values)[:16])[:22].decode())
+    raw.create_function("hashed", -1, lambda *values: _digest(values).hex())
     for table in ("nodes", "attempts"):
         op.execute(f"UPDATE {table} SET usage = named(usage) WHERE usage LIKE '[%'")  # noqa: S608
-    for table, name, value in (
-        ("nodes", "content_hash", "hashed(status, key, output)"),
-        ("memo", "content_hash", "hashed(answer)"),
-        ("runs", "outputs_hash", "hashed(outputs)"),
-        ("runs", "snapshot_hash", "hashed(snapshot)"),
-        *((table, "row_hash", "NULL") for table in ("runs", "nodes", "attempts")),
+    answer = "key, provider, model, created_at * 1.0, size * 1.0, answer"
+    for table, name, hashed, now in (
+        ("nodes", "content_hash", "status, key, output", "status, key, output"),
+        ("memo", "content_hash", answer, "answer"),
+        ("runs", "outputs_hash", "outputs", "outputs"),
+        ("runs", "snapshot_hash", "snapshot", "snapshot"),
     ):
-        op.execute(f"UPDATE {table} SET {name} = {value} WHERE length({name}) < 64")  # noqa: S608
+        op.execute(f"UPDATE {table} SET {name} = hashed({now}) WHERE {name} = short({hashed})")  # noqa: S608
+    whole = "char(0) NOT IN (parts, coalesce(item, ''))"
+    for table, which in (("runs", "1"), ("nodes", whole), ("attempts", "1")):
+        op.execute(f"UPDATE {table} SET row_hash = NULL WHERE length(row_hash) = 22 AND {which}")  # noqa: S608
+
+
+def _digest(values: tuple[str | float, ...]) -> bytes:
+    """SHA-256 of texts, and of numbers as Python writes them, each ended by a newline."""
+    return hashlib.sha256("\n".join((*map(str, values), "")).encode()).digest()
 
 
 def _text(connection: sa.Connection, cell: bytes) -> str:
@@ -100,4 +111,7 @@ def _text(connection: sa.Connection, cell: bytes) -> str:
         return known[0].decode()
     dictionary = b"".join(known)[-32_000:]
     made = zlib.decompressobj(-15, zdict=dictionary) if dictionary else zlib.decompressobj(-15)
-    return made.decompress(rest).decode()
+    content = made.decompress(rest)
+    if not made.eof:
+        raise zlib.error
+    return content.decode()

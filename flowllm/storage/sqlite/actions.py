@@ -153,6 +153,7 @@ def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
         count = 0
         for statement in _DELETE:
             count = connection.executemany(statement, keys).rowcount
+        connection.execute(texts.SWEEP)
         return count  # of the last one, the runs themselves
 
     return Unit(action=action, always=True, removes=True)

@@ -114,6 +114,11 @@ async def test_texts_go_with_their_run_or_with_the_answers_that_lean_on_them(dis
     assert await disk.clear_memo() == 1
     await disk.delete_runs([RunId("r1")])
     assert counted(path, "count(*) FROM texts") == 0
+    for run_id in ("r3", "r4"):  # the answers of the first come to lean on the second
+        await written(disk, lease_of(await disk.create_run(run(run_id, owner=ME))), 5)
+        await disk.finish_run(lease_of(await disk.run(RunId(run_id))), status=RunStatus.SUCCEEDED, finished_at=1.0)
+        await disk.delete_runs([RunId(run_id)])
+        assert counted(path, "count(*) FROM texts") == 5 * 2
 
 
 async def test_a_damaged_text_is_found_in_all_that_leans_on_it(disk: SqlStore, path: Path) -> None:
@@ -231,4 +236,30 @@ async def test_a_downgrade_writes_all_texts_out(path: Path) -> None:
     store = await open_store(str(path), clock=SystemClock())
     assert [await store.node(R1, record.node_id) for record, _ in rows] == [record for record, _ in rows]
     assert [await store.memo(memo.key) for _, memo in rows if memo] == [memo for _, memo in rows if memo]
+    await store.close()
+
+
+async def test_a_downgrade_leaves_what_is_damaged_as_damaged(path: Path) -> None:
+    store = await open_store(str(path), clock=SystemClock())
+    lease = lease_of(await store.create_run(run(R1, owner=ME)))
+    assert isinstance(store, SqlStore)
+    rows = await written(store, lease, 3)
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        cut = connection.execute("SELECT parts FROM nodes WHERE node_id = 'posts[1].b'").fetchone()[0][:-9]
+        damage = {"posts[0]": ("output", "9"), "posts[1]": ("output", b"x"), "posts[2]": ("item", b"99:")}
+        damage |= {"posts[0].a": ("output", b":"), "posts[1].b": ("parts", cut)}
+        for node_id, (column, cell) in damage.items():
+            connection.execute(f"UPDATE nodes SET {column} = ? WHERE node_id = ?", (cell, node_id))
+        connection.execute("UPDATE memo SET answer = '5' WHERE key LIKE 'posts[2].a%'")
+        connection.commit()
+    step(path, command.downgrade, "0008")
+    store = await open_store(str(path), clock=SystemClock())
+    for record, memo in rows:
+        found = await store.node(R1, record.node_id)
+        assert found is not None
+        assert found.damaged == (record.node_id in damage)
+        assert found.damaged or replace(found, change_no=0) == replace(record, change_no=0)
+        if memo is not None:
+            assert await store.memo(memo.key) == (None if record.node_id == "posts[2].a" else memo)
     await store.close()
