@@ -93,7 +93,7 @@ class Attempt:
     async def exchange(
         self, request: AnyRequest, send: Callable[[AnyRequest], Awaitable[Outcome | None]]
     ) -> Outcome | None:
-        """Put it on record, durably, and send it by `send`, which gives None where it was abandoned; then that is on record.
+        """Put it on record, durably, and send it by `send`, which gives None where it was abandoned: call `abandon` then.
         Raises StoreError, CallStopped."""
         state = self._state
         try:
@@ -101,14 +101,12 @@ class Attempt:
             await self._permit.depart()
             outcome = await send(self._departing(request))
             self._landed()
-            if outcome is None:
-                await self._abandon()
         except StoreError:
             raise
         except BaseException:
             if self.on_wire:
                 self._landed()
-            await self._abandon()
+            await self.abandon()
             raise
         return outcome
 
@@ -195,7 +193,8 @@ class Attempt:
     async def discard(self, reply: Reply) -> None:
         """Put on record that it was answered, though another attempt was before."""
         self._tier = reply.service_tier or self._tier
-        self._notice(self._permit.answered(reply.headers, used=_taken(reply.usage, None, self._reservation).tokens))
+        used, written = _taken(reply.usage, None, self._reservation).tokens, reply.usage.output_tokens
+        self._notice(self._permit.answered(reply.headers, used=used, output_tokens=written))
         cost = self._charge(reply.cost_usd, reply.usage, reply.model)
         self._state.conversation.spent(reply.usage)
         await self._commit(AttemptStatus.SUCCEEDED, reply.usage, cost, error=_ABANDONED)
@@ -304,7 +303,7 @@ class Attempt:
             told = self._caller.redactor.text(f"provider {self._record.provider} {message}")
             self._caller.emit(Notice(run_id=self._record.run_id, at=self._state.clock.now(), message=told))
 
-    async def _abandon(self) -> None:
+    async def abandon(self) -> None:
         """It broke off, mostly because its run stops: a request that is out may have been paid for."""
         state, free = self._state, self._record.reserved_usd == 0
         ended = replace(

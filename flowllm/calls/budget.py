@@ -59,8 +59,9 @@ class RunBudget:
         return waited
 
     def reserve_at_once(self, reservation: BudgetReservation) -> bool:
-        """Set that much aside if it is there now; whether it was."""
-        fits = self._fits(reservation)
+        """Set that much aside if it is there now; whether it was. It never is for a price that is unknown under a budget in
+        dollars."""
+        fits = self._fits(reservation) and (self._budget.usd is None or reservation.usd is not None)
         if fits:
             self._set_aside.append(reservation)
         return fits

@@ -22,8 +22,9 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, StoreError
 from flowllm.core.money import Spend
 from flowllm.core.request import Answer, Reply
-from flowllm.core.tasks import start_task
+from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Usage, step_path
+from flowllm.limits.give_up import FailureReport
 from flowllm.limits.limiter import Limiter, Permit
 
 LAG = 0.1
@@ -112,6 +113,8 @@ class HedgedRequest:
         """The first attempt is broken off, as the second was answered."""
         self._task: asyncio.Task[None] | None = None
         """Of the second attempt."""
+        self._aside: Caller | None = None
+        """Whose budget has set something aside for a second attempt that is not there yet."""
         self._second: Attempt | None = None
         self._outcome: Outcome | None = None
         """Of the second attempt."""
@@ -154,15 +157,28 @@ class HedgedRequest:
         report = None
         if isinstance(outcome, StepError):
             report = await self._first.fail(outcome)
-            if self._second is not None and self._task is not None:
+            if self._second is not None and self._second.on_wire and self._task is not None:
                 self._first.close()
                 await asyncio.wait([self._task])
+        if self._task is None:
+            return await self._of_first(outcome, report)
+        self._call_off(self._task)
+        # What was answered is kept, though the call is cancelled while the other attempt is being broken off.
+        return await to_the_end(self._of_both(outcome, report))
+
+    async def _of_both(self, outcome: Outcome | None, report: FailureReport | None) -> Send | Answer | GiveUp:
+        """What follows where a second attempt was begun."""
+        if outcome is None:
+            await self._first.abandon()
         if (report or outcome is None) and self._second is not None and isinstance(self._outcome, Reply):
             if isinstance(outcome, StepError):
                 self._state.conversation.spent(outcome.usage or Usage())
             reply, self._outcome = self._outcome, None
             return await self._second.settle(reply)
         await self._end_second()
+        return await self._of_first(outcome, report)
+
+    async def _of_first(self, outcome: Outcome | None, report: FailureReport | None) -> Send | Answer | GiveUp:
         if isinstance(outcome, StepError) and report is not None:
             return self._first.follows(outcome, report)
         assert outcome is not None  # noqa: S101 - it is abandoned for a reply alone
@@ -177,7 +193,8 @@ class HedgedRequest:
         if caller is None or not free or (caller.budget and not caller.budget.reserve_at_once(self._reservation)):
             self._not_sent()
             return
-        self._task = start_task(self._send_second(caller))
+        self._aside, self._task = caller, start_task(self._send_second(caller))
+        self._task.add_done_callback(lambda _: self._put_back())
 
     async def _send_second(self, caller: Caller) -> None:
         call = self._state.call
@@ -190,17 +207,12 @@ class HedgedRequest:
                 tenant=caller.tenant,
                 ahead=True,
             )
-        except BaseException as error:
-            if caller.budget is not None:
-                caller.budget.reconcile(self._reservation, Spend())
-            self._not_sent()
-            if isinstance(error, StepError):  # what it means for the call, its first attempt will hear
-                return
-            raise
+        except StepError:  # what it means for the call, its first attempt will hear
+            return
         assert isinstance(permit, Permit)  # noqa: S101 - it waits for no leader
         permit.lineup = self._state.lineup
         second = Attempt(self._state, caller, permit, self._reservation, first_sent_at=self._first.sent_at)
-        self._second = second
+        self._second, self._aside = second, None
         try:
             self._outcome = await second.exchange(self._request, second.send)
             if isinstance(self._outcome, StepError):
@@ -217,20 +229,33 @@ class HedgedRequest:
                 self._cut = True
                 self._wire.cancel()
 
+    def _put_back(self) -> None:
+        """Its task is over. It may have been cancelled in the queue, or before it began."""
+        caller, self._aside = self._aside, None
+        if caller is None:
+            return
+        if caller.budget is not None:
+            caller.budget.reconcile(self._reservation, Spend())
+        self._not_sent()
+
     def _not_sent(self) -> None:
         """There is no second attempt after all."""
         if self.line is not None:
             self.line.budget.give_back()
+
+    def _call_off(self, task: asyncio.Task[None]) -> None:
+        """Have the second attempt broken off, once, unless it was answered."""
+        if self._outcome is None and not task.cancelling():
+            if self._second is not None:
+                self._second.abandoned = True
+            task.cancel()
 
     async def _end_second(self) -> None:
         """The second attempt is not needed any more, whatever has come of it."""
         task, self._task = self._task, None
         if task is None:
             return
-        if self._outcome is None:
-            if self._second is not None:
-                self._second.abandoned = True
-            task.cancel()
+        self._call_off(task)
         await asyncio.wait([task])
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, StoreError | CallStopped):

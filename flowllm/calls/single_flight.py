@@ -87,8 +87,9 @@ class InFlightCall:
         return () if leader is None else (leader.call.caller,)
 
     def holds_secret(self, value: Json) -> bool:
-        """Of any waiter's run."""
-        redactors = {id(waiter.call.caller.redactor): waiter.call.caller.redactor for waiter in self._waiters}
+        """Of the run that pays, though it may have left, or of any waiter's."""
+        waiters = self._waiters if self._paying is None else [self._paying, *self._waiters]
+        redactors = {id(waiter.call.caller.redactor): waiter.call.caller.redactor for waiter in waiters}
         return any(redactor.value(value) != value for redactor in redactors.values())
 
     async def recalled(self, recall: Callable[[PendingCall], Awaitable[Answer | None]]) -> Answer | None:

@@ -52,6 +52,14 @@ def test_what_fits_to_the_last_token_is_let_through_and_one_more_is_not() -> Non
     run_virtual(main())
 
 
+def test_what_is_set_aside_at_once_has_a_known_price_under_a_budget_in_dollars() -> None:
+    unknown = _tokens(1, None)
+    assert (
+        RunBudget(Budget(tokens=9)).reserve_at_once(unknown),
+        RunBudget(Budget(usd=9.0)).reserve_at_once(unknown),
+    ) == (True, False)
+
+
 def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
     async def main() -> None:
         budget = RunBudget(Budget(usd=0.3))

@@ -12,7 +12,9 @@ from flowllm.core.errors import AttemptTimedOut, RateLimited, RequestRejected, S
 from flowllm.core.events import RequestEnded, RequestSent
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest
 from flowllm.core.types import AttemptStatus, Budget, RetryPolicy, Usage
+from flowllm.limits.adaptive import Departure
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
+from flowllm.storage.base import AttemptRecord, RunLease
 from tests.support.bench import Bench, TextsBench
 from tests.support.calls import FakeProvider
 from tests.support.rates import Recorder
@@ -247,6 +249,77 @@ def test_a_stop_and_a_full_budget_send_nothing_more_and_keep_what_comes() -> Non
         asked = bench.ask(provider, "b", key="b" * 64, retry=policy(), expected=TEN)
         assert (await asked).value == "kept too"
         assert len(provider.sent) == 2
+
+    run_virtual(main())
+
+
+def test_a_second_attempt_that_is_over_before_it_begins_leaves_nothing_set_aside() -> None:
+    class JustInTime(FakeProvider):
+        async def complete(self, request: ChatRequest, *, timeout: float) -> Completion:
+            return await answer
+
+    async def main() -> None:
+        nonlocal answer
+        answer = asyncio.get_running_loop().create_future()
+        bench, provider = Bench(), JustInTime()
+        bench.budget, look = RunBudget(Budget(tokens=30)), bench.line.hedges._look
+
+        def look_as_it_is_answered(now: float) -> None:
+            answer.set_result(Completion(text="first", model="m-2", usage=Usage(input_tokens=3, output_tokens=5)))
+            look(now)
+
+        bench.line.hedges._look = look_as_it_is_answered
+        await bench.ask(provider, retry=policy(), expected=TEN)
+        await bench.ask(FakeProvider(), key="b" * 64, expected=Usage(output_tokens=22))
+        assert len(await rows(bench)) == 2, "8 of 30 tokens were spent"
+
+    answer: asyncio.Future[Completion] | None = None
+    run_virtual(main())
+
+
+def test_a_second_attempt_that_may_not_go_out_yet_is_not_waited_for_once_the_first_has_failed() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), Slow((6, ServerFailed("500")))
+        begin = bench.store.begin_attempt
+
+        async def paused_meanwhile(lease: RunLease, record: AttemptRecord) -> None:
+            await begin(lease, record)
+            if record.number == 2:
+                pause = Departure(model="m", at=bench.clock.monotonic())
+                bench.limiter._account(provider.account).limited(60.0, pause)
+
+        bench.store.begin_attempt = paused_meanwhile
+        with pytest.raises(ServerFailed):
+            await bench.ask(provider, retry=policy(), expected=TEN)
+        assert bench.clock.monotonic() == 6.0
+        assert [row[1] for row in await rows(bench)] == [FAILED, FAILED]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("script", [[(7, "kept"), (HANG, "")], [(HANG, ""), (2, "kept")]])
+def test_what_one_has_answered_is_kept_though_the_call_is_cancelled_while_the_other_is_given_up(script: list) -> None:
+    async def main() -> None:
+        bench, provider = Bench(secrets=("sesame",)), Slow(*script)
+        commit = bench.store.commit
+
+        async def cancelled_meanwhile(*, attempt: AttemptRecord | None = None, **what: object) -> None:
+            await commit(attempt=attempt, **what)
+            if attempt is not None and attempt.error is not None:
+                task.cancel()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+
+        bench.store.commit = cancelled_meanwhile
+        task = asyncio.create_task(bench.ask(provider, retry=policy(), expected=TEN))
+        await asyncio.gather(task, return_exceptions=True)
+        await bench.calls.drain()
+        assert task.cancelled()
+        assert {status for _, status, _, _ in await rows(bench)} == {SUCCEEDED, UNKNOWN}
+        ended = [event.attempt for event in bench.log if isinstance(event, RequestEnded)]
+        assert sorted(ended) == [1, 2], "each once"
+        again = await bench.ask(provider, "b", retry=policy())
+        assert (again.cached, again.value, len(provider.sent)) == (True, "kept", 2)
 
     run_virtual(main())
 
