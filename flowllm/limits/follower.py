@@ -40,7 +40,7 @@ class Follower:
             wake()
 
         seconds = lineup.until - began
-        if leader.over or seconds <= 0:
+        if leader.woken > lineup.woken or seconds <= 0:  # since it was passed over
             wake()
         elif listener is not None:
             listener.waiting(WaitReason.PREFIX, clock.now() + seconds)

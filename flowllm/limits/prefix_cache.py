@@ -43,17 +43,19 @@ _TRIALS: Final = 256
 class Leader:
     """A request on its way, which others follow."""
 
-    __slots__ = ("at", "key", "over", "wakes")
+    __slots__ = ("at", "key", "wakes", "woken")
 
     def __init__(self, at: float, key: int) -> None:
         self.at = at
         self.key = key
-        self.over = False
         self.wakes: dict[Callable[[], None], None] = {}
-        """Called in their order when it is over."""
+        """Called in their order when it is over, or others have warmed what it leads in."""
+        self.woken = 0
+        """How often those that follow were let go."""
 
     def wake(self) -> None:
         """Let those that follow ask again."""
+        self.woken += 1
         wakes, self.wakes = self.wakes, {}
         for wake in wakes:
             wake()
@@ -62,12 +64,26 @@ class Leader:
 class Lineup:
     """Where one call stands among those that share its beginning."""
 
-    __slots__ = ("deadline", "expected", "follows", "key", "leads", "looked", "owned", "prefix", "until", "warm")
+    __slots__ = (
+        "deadline",
+        "expected",
+        "follows",
+        "key",
+        "leads",
+        "looked",
+        "owned",
+        "prefix",
+        "until",
+        "warm",
+        "woken",
+    )
 
     def __init__(self, prefix: PromptPrefix) -> None:
         self.prefix = prefix
         self.follows: Leader | None = None
         """It was passed over, to wait for that one."""
+        self.woken = 0
+        """How often those that follow that one had been let go by then."""
         self.until = 0.0
         """When it asks again, at the latest."""
         self.deadline: float | None = None
@@ -149,7 +165,8 @@ class PrefixCache:
             return False
         if lineup.deadline is None or warm > lineup.warm:
             lineup.deadline, lineup.warm = now + self.patience, warm
-        lineup.follows, lineup.until = leader, min(lineup.deadline, leader.at + self.patience)
+        lineup.follows, lineup.woken = leader, leader.woken
+        lineup.until = min(lineup.deadline, leader.at + self.patience)
         if trying:
             self._tried, self._tried_until = lineup, now + 2 * self.patience
         return True
@@ -213,7 +230,6 @@ class PrefixCache:
             self._tried = None
         if leader is None:
             return
-        leader.over = True
         for mark in lineup.owned:
             if self._heating.get(mark) is leader:
                 del self._heating[mark]

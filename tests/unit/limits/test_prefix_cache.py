@@ -189,6 +189,23 @@ def test_an_answer_to_one_that_waited_no_longer_releases_those_that_do() -> None
     assert ended == pytest.approx(PATIENCE * SECONDS + SECONDS + SECONDS / 4, abs=0.1)
 
 
+def test_an_answer_before_a_follower_has_begun_to_wait_is_heard() -> None:
+    async def main() -> None:
+        limiter = made()
+        slow, leader, follower = [lineup(1, question) for question in ("slow", "leads", "follows")]
+        late = await limiter.acquire("a", model="m", lineup=slow)
+        await late.depart()
+        await asyncio.sleep(70)  # longer than anybody waits for it
+        await limiter.acquire("a", model="m", lineup=leader)
+        passed_over = await limiter.acquire("a", model="m", lineup=follower)
+        late.answered({}, used=0.0, cached=0)
+        assert isinstance(passed_over, Follower)
+        await passed_over.released(LoopClock())
+        assert now() == 70
+
+    run_virtual(main())
+
+
 def test_a_follower_that_is_cancelled_leaves_and_one_whose_provider_is_given_up_hears_of_it() -> None:
     async def main() -> None:
         limiter, server = made(), Server()
