@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 import hypothesis
 import pytest
@@ -44,6 +45,14 @@ def pytest_collection_finish() -> None:
     """Thousands of tests stay for as long as the process does: no collection of garbage need go through them."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_teardown() -> None:
+    """Stores under a virtual clock stay open over the restarts that a test plays through."""
+    stores = sys.modules.get("tests.support.stores")
+    for store in () if stores is None else list(stores.InlineStore.made):
+        stores.InlineStore.made.discard(store)
+        store.discard()
 
 
 @pytest.fixture

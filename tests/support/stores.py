@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 from flowllm.storage.base import NodeRecord, Owner
 from flowllm.storage.sqlite.connection import connect
@@ -36,7 +37,10 @@ def new_database() -> bytes:
 class InlineStore(SqlStore):
     """Its verbs are done when they return to the loop for the first time, in no virtual time."""
 
+    made: ClassVar[WeakSet[InlineStore]] = WeakSet()
+
     def __init__(self) -> None:
+        self.made.add(self)
         self._home_folder = tempfile.TemporaryDirectory(prefix="flowllm-test-", dir=FAST, ignore_cleanup_errors=True)
         path = Path(self._home_folder.name, "flowllm.db")
         path.write_bytes(new_database())
@@ -50,6 +54,15 @@ class InlineStore(SqlStore):
     async def close(self) -> None:
         """It stays open for the next process."""
         self.abandon()
+
+    def discard(self) -> None:
+        """Close its files: the test is over, and garbage may not be collected for a thousand others."""
+        for connection in self._connections:
+            connection.close()
+        self._writer._disconnect()
+        self._writer._spill.close()
+        self.abandon()
+        self._home_folder.cleanup()
 
     def abandon(self) -> None:
         """Give back all runs, as when their process is killed."""

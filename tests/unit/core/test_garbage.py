@@ -11,8 +11,8 @@ from flowllm.core import garbage
 @pytest.fixture(autouse=True)
 def collector() -> Iterator[None]:
     yield
-    gc.unfreeze()
     gc.enable()
+    gc.freeze()  # as before, see conftest.py
 
 
 @pytest.mark.parametrize("enabled", [True, False])
