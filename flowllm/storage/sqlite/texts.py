@@ -28,7 +28,7 @@ SHARE: Final = 4
 WINDOW: Final = 32_000
 """Bytes of a dictionary that deflate can look back on."""
 HELD: Final = 8 << 20
-"""Bytes of kept texts that the writer holds to compare with."""
+"""Bytes of kept texts that the writer holds to compare with; one text may be longer."""
 NEAR: Final = 16
 """Kept texts of one place that it holds at most."""
 NAMES: Final = 10_000
@@ -158,9 +158,11 @@ class Texts:
         self._size += len(content)
         if len(near) > NEAR:
             self._size -= len(near.pop(0)[1])
-        while self._size > HELD and len(self._held) > 1:
-            _, gone = self._held.popitem(last=False)
-            self._size -= sum(len(known) for _, known in gone)
+        while self._size > HELD and (len(self._held) > 1 or len(near) > 1):
+            oldest = next(iter(self._held))
+            self._size -= len(self._held[oldest].pop(0)[1])
+            if not self._held[oldest]:
+                del self._held[oldest]
         return b"%d:" % number
 
     def _near(self, here: _Place) -> Sequence[_Kept]:
