@@ -43,12 +43,12 @@ async def learn(limiter: Limiter, accounts: Iterable[Account], store: Store, clo
 
 
 async def found_concurrent(providers: Providers, store: Store, clock: Clock, cap: int | None) -> dict[str, int]:
-    """How many requests to the default provider would be in flight at first, by model, where earlier runs found that and
-    no number is written or given (`cap`). Raises StoreError."""
-    name = providers.default
-    if providers.max_concurrent(name, cap) is not None:
+    """How many requests to the default provider would be in flight at first, by model, where it is needed, earlier runs
+    found that and no number is written or given (`cap`). Raises StoreError."""
+    account = providers.named_accounts().get(providers.default)
+    if account is None or providers.max_concurrent(providers.default, cap) is not None:
         return {}
-    prefix = f"{providers.get(name).account} model="
+    prefix = f"{account} model="
     return {
         one.account.removeprefix(prefix): round(one.value)
         for one in await store.learned(since=clock.now() - BELIEVED)
