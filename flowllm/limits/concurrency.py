@@ -61,6 +61,11 @@ FADING = 0.99
 """What is left of the highest speed with each round."""
 OVERHEAD = 50.0
 """Tokens that could be written in the time that every answer takes besides."""
+FEW = 0.3
+MANY = 0.7
+"""Shares of the most in flight: what more of them bring is seen between those above the one and above the other."""
+UNHURRIED = 0.7
+"""Share of the highest speed at which requests hardly queue."""
 _TRIED = 4
 _LOOK_EVERY = 8
 """Answers from one look at slow start to the next."""
@@ -124,7 +129,8 @@ class Concurrency:
         self.ceiling = CEILING
         """Slots at most; what files and connections allow may be less."""
         self.found: int | None = None
-        """The level that was kept last; None: none was tried as a whole."""
+        """The level that was kept last; None: none was compared to another, and where there is one it only queues."""
+        self._compared = False
         self._slots = float(FIRST)
         self._opened: float | None = None
         """When the first request went; None: none did, or the first is answered already."""
@@ -181,7 +187,7 @@ class Concurrency:
         """What an earlier run found, to begin with; nothing happens once something was sent. A run of few requests ends
         before anything else is tried."""
         if self._opened is None:
-            self.heard, self._rest = True, 1
+            self.heard, self._compared, self._rest = True, True, 1
             self._slots = self._threshold = float(max(FLOOR, round(found)))
 
     # what happened
@@ -229,6 +235,7 @@ class Concurrency:
         seen = len(answers) % _LOOK_EVERY == 0 and answers[-1][0] >= LEAST
         knee = self._knee(answers) if seen else None
         if knee is not None:
+            self._compared = True
             self._turn(up=False)
         if knee is not None or (self._slots >= most and answers[-1][0] >= BOUND * most):
             self._started = None
@@ -237,15 +244,19 @@ class Concurrency:
             del answers[:CAREFUL]
 
     def _knee(self, answers: list[Sample]) -> float | None:
-        """How many are served at a time, if the later half of those in flight had to wait for the earlier one."""
-        middle, low, high = max(load for load, _, _ in answers) / 2, Round(), Round()
-        for answer in answers:
-            (low if answer[0] <= middle else high).add(*answer)
+        """How many are served at a time, if those that left when most were in flight had to wait for the others."""
+        most = max(load for load, _, _ in answers)
+        first, low, high = Round(), Round(), Round()
+        for place, answer in enumerate(answers):
+            if place < _LOOK_EVERY:  # those that waited least
+                first.add(*answer)
+            if answer[0] > FEW * most:
+                (low if answer[0] <= MANY * most else high).add(*answer)
         if min(low.count, high.count) < _TRIED:
             return None
-        self._best = max(low.speed, high.speed)
+        self._best = max(first.speed, low.speed, high.speed)
         doubt = (low.error + high.error) / math.log(high.level / low.level)
-        return None if elasticity(low, high) + doubt >= WORTH else high.level * high.speed / low.speed
+        return None if elasticity(low, high) + doubt >= WORTH else high.level * high.speed / self._best
 
     # trials
 
@@ -264,7 +275,9 @@ class Concurrency:
             self._based(done, now)
 
     def _based(self, done: Round, now: float) -> None:
-        self._base, self.found = done, round(done.level)
+        self._base = done
+        if self._compared or done.speed >= UNHURRIED * self._best:
+            self.found = round(done.level)
         if self._rest > 0:
             self._rest -= 1
             self._again(now)
@@ -289,13 +302,14 @@ class Concurrency:
     def _tried(self, base: Round, done: Round, now: float) -> None:
         low, high = sorted((base, done), key=lambda one: one.level)
         worth = high.level > low.level and elasticity(low, high) >= WORTH
-        self._trial = False
+        self._trial, self._compared = False, True
         if worth is self._up:
             self._refusals, self._next_rest = 0, 1
             self._step = min(LONGEST_STEP, self._step * GROWTH)
             self._base, self.found = done, round(done.level)
             self._try(done, now)
             return
+        self.found = round(base.level)
         served = min(done.level, done.level * done.speed / base.speed)
         level = max(low.level, served) if self._up else base.level
         self._turn(up=not self._up)
