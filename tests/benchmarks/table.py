@@ -65,7 +65,8 @@ def write(page: Path, titles: Mapping[str, str], told: Mapping[str, Any]) -> Non
     """Put the table between the marks of the page."""
     machine = told["machine"]
     where = f"{machine['cores']} cores, Python {machine['python']}, SQLite {machine['sqlite']}, {machine['system']}"
-    rows = [f"Medians of {told['runs']} on {where}.", "", "| workload | figure | bar | | |", "|---|---|---|---|---|"]
+    rounds = "One round" if told["runs"] == 1 else f"Medians of {told['runs']}"
+    rows = [f"{rounds} on {where}.", "", "| workload | figure | bar | | |", "|---|---|---|---|---|"]
     for name, figures in of_json(told).items():
         rows.append(f"| **{titles[name]}** | | | | |")
         for figure in figures:
