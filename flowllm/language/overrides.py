@@ -57,7 +57,7 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
         raise UsageError(f"--set {option}={value}: {error.message}", hint=error.hint) from None
     if owner == _DEFAULTS:
         _check_option(option, key, DefaultsKeys.table)
-        return _put(root, (_DEFAULTS, key), node)
+        return _put(root, (_DEFAULTS, *key.split(".")), node)
     steps = root.get("steps")
     step = steps.get(owner) if isinstance(steps, Mapping) else None
     if step is None:
@@ -67,12 +67,14 @@ def _set(root: Mapping, option: str, path: str, value: str, problems: Problems) 
     if kind is None or (kind == "workflow" and "." in key):
         return root  # invalid in itself, which is reported when it is read; or an option of a step of the graph within
     _check_option(option, key, kinds()[kind].keys.table)
-    return _put(root, ("steps", owner, key), node)
+    return _put(root, ("steps", owner, *key.split(".")), node)
 
 
 def _check_option(option: str, key: str, known: Iterable[str]) -> None:
-    if key not in known:
-        raise UsageError(f"--set {option}: there is no option `{key}` here", hint=nearest(key, known))
+    """Keys within an option, such as `retry.hedge`, are checked when they are read."""
+    head = key.partition(".")[0]
+    if head not in known:
+        raise UsageError(f"--set {option}: there is no option `{head}` here", hint=nearest(head, known))
 
 
 def _value_node(value: str, where: Location) -> Node:

@@ -87,8 +87,9 @@ class CachedItems:
             self._context.tasks.spawn(self._answer(self._kind, taken), partial(self._drop, taken))
 
     def _drop(self, left: dict[int, Taken]) -> None:
-        for item, _ in left.values():
-            self._ended(item, None)
+        """End what is left, once: a task that is cancelled as its commit fails comes here twice."""
+        while left:
+            self._ended(left.pop(next(iter(left)))[0], None)
 
     async def _answer(self, kind: Recalling, left: dict[int, Taken]) -> None:
         """End those that the cache answers, have the others executed; what is in `left` has had neither yet."""

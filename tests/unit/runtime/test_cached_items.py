@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
+import pytest
+
 from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import StorageFailed
 from flowllm.core.events import NodeEnded, NodeStarted
 from flowllm.core.types import NodeStatus
+from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.options import RunOptions
 from tests.support.answering import Told, sit, stage
 from tests.support.run_attempts import Stage
@@ -212,3 +215,23 @@ def test_accept_takes_stored_answers_in_order() -> None:
     assert again.outputs == {"a": ["re: 0", "re: 2", "re: 3"]}
     assert again.nodes["a"].parts["chosen"] == [0, 2, 3]
     assert first.status == "succeeded"
+
+
+def test_a_look_that_is_cancelled_as_its_commit_fails_ends_its_items_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        made = stage()
+        await sit(made, flow("x", "y"), run_id="r1")
+        counted, closed, close = Counted(made), [], OpenItemLimit.closed
+
+        def fail() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            raise StorageFailed("the disk is full")
+
+        counted.on_commit = fail
+        monkeypatch.setattr(OpenItemLimit, "closed", lambda self: closed.append(close(self)))
+        assert (await sit(made, flow("x", "y"), run_id="r2")).status == "interrupted"
+        assert len(closed) == 2
+
+    run_virtual(main())
