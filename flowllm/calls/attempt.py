@@ -344,6 +344,9 @@ class Attempt:
             # The run that paid may have left this call and have been resumed since; the others keep the answer.
             if nodes:
                 await store.commit(memo=memo, nodes=nodes)
+        except asyncio.CancelledError:  # the store goes on with it
+            self._report_outcome(ended)
+            raise
         self._report_outcome(ended)
 
     def _report_sent(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowllm.core.request import Answer
-from flowllm.core.types import Usage
+from flowllm.core.types import USAGE_FIELDS, Usage
 from flowllm.storage.base import MemoRecord
 
 
@@ -12,21 +12,34 @@ def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
     return ttl is None or now - record.created_at <= ttl
 
 
-def usable(record: MemoRecord, ttl: float | None, *, now: float, keep_truncated: bool) -> bool:
-    """It is fresh, and whole or wanted all the same."""
-    return fresh(record, ttl, now=now) and (keep_truncated or not record.answer["truncated"])
+def usable_answer(record: MemoRecord, ttl: float | None, *, now: float, keep_truncated: bool) -> Answer | None:
+    """The answer, if it is fresh, and whole or wanted all the same."""
+    answer = answer_of(record) if fresh(record, ttl, now=now) else None
+    return None if answer is None or (answer.truncated and not keep_truncated) else answer
 
 
-def answer_of(record: MemoRecord) -> Answer:
-    """An answer as the response cache keeps it."""
-    kept = record.answer
+def answer_of(record: MemoRecord) -> Answer | None:
+    """An answer as the response cache keeps it; None where it is not one, as what was written by hand or by another version."""
+    match record.answer:
+        case {
+            "value": value,
+            "model": str(model),
+            "provider": str(provider),
+            "truncated": bool(cut),
+            "usage": dict(used),
+        }:
+            counts = {name: used[name] for name in USAGE_FIELDS if name in used}
+        case _:
+            return None
+    if not all(count is None or isinstance(count, int) for count in counts.values()):
+        return None
     return Answer(
-        value=kept["value"],
-        model=kept["model"],
-        provider=kept["provider"],
-        usage=Usage(**kept["usage"]),
+        value=value,
+        model=model,
+        provider=provider,
+        usage=Usage(**counts),
         cost_usd=0.0,  # it was paid for when it was asked
-        truncated=kept["truncated"],
+        truncated=cut,
         cached=True,
     )
 

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from flowllm.calls.stored_answer import fresh
+from flowllm.calls.stored_answer import usable_answer
 from flowllm.core.errors import StepError
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import (
@@ -214,8 +214,8 @@ class Planner:
         return is_within(name, self._options.refresh)
 
     def _usable(self, record: MemoRecord, step: Step) -> bool:
-        refused = bool(record.answer.get("truncated")) and refuses_truncated(step)
-        return fresh(record, step.cache.ttl, now=self.run.started_at) and not refused
+        keep = not refuses_truncated(step)
+        return usable_answer(record, step.cache.ttl, now=self.run.started_at, keep_truncated=keep) is not None
 
     async def _why_sent(self, name: NodeId, bound: Bound, work: WorkEstimate) -> str:
         if self._refreshes(name):

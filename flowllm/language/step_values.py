@@ -87,13 +87,14 @@ on_truncated: Final = word_of(OnTruncated)
 @value({"anyOf": [{"enum": ["auto", "off"]}, DURATION]})
 def hedge(node: Node) -> str | float:
     """auto, off, or seconds."""
-    found = scalar(node, "auto, off or a duration")
+    expected = "auto, off or a duration such as 30s"
+    found = scalar(node, expected)
     if found.text in {"auto", "off"}:
         return found.text
     try:
         return duration(found)
-    except SourceError as error:
-        raise SourceError(found.where, f"expected auto, off or a duration: {error.message}", error.hint) from None
+    except SourceError:
+        raise SourceError(found.where, f"expected {expected}, found {shown(found)}") from None
 
 
 @value({"anyOf": [{"type": "boolean"}, closed({"ttl": DURATION}, "ttl")]})

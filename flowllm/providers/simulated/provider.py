@@ -28,6 +28,7 @@ _MAX_COUNTED = 10_000
 _JITTER = 0.5
 """Seconds by which requests that were admitted evenly may bunch up on their way to an enforced limit."""
 _BUSY_RETRY_AFTER = 1.0
+_HANGS = "it is one of its `hang_rate`: `retry: {hedge: 30s}` sends what takes so long once more, beside the first"
 _MAX_NUMBERS = 1_000_000
 """In the vectors of one request."""
 DIMENSIONS = 16
@@ -159,7 +160,7 @@ class SimulatedProvider:
         if latency > timeout:
             raise AttemptTimedOut(
                 f"{self.name} (simulated) gave no answer within {timeout:g} s",
-                hint="raise `retry.attempt_timeout`, or lower the provider's `latency`",
+                hint=_HANGS if hangs else "raise `retry.attempt_timeout`, or lower `latency` of that provider",
             )
         if random.random() < self._config.error_rate:
             raise ServerFailed(f"{self.name} (simulated) failed (500): a simulated fault", status=500)

@@ -10,7 +10,7 @@ from typing import Generic, TypeAlias, TypeVar, cast
 
 from flowllm.calls.base import Call
 from flowllm.calls.single_flight import InFlightCalls
-from flowllm.calls.stored_answer import answer_of, usable
+from flowllm.calls.stored_answer import usable_answer
 from flowllm.calls.validation import Validator
 from flowllm.core.errors import TemplateFailed
 from flowllm.core.fingerprint import canonical, fingerprint
@@ -248,10 +248,11 @@ class PromptRunner:
     def recalled(self, bound: Bound, stored: MemoRecord, context: NodeContext) -> NodeRecord | None:
         """See Recalling."""
         keep = cast("LlmBody", bound.step.body).on_truncated is OnTruncated.WARN
-        if not usable(stored, bound.step.cache.ttl, now=context.clock.now(), keep_truncated=keep):
+        answer = usable_answer(stored, bound.step.cache.ttl, now=context.clock.now(), keep_truncated=keep)
+        if answer is None:
             return None
         collector = self._collector(1, bound, context)
-        collector.on_answer(0)(answer_of(stored))
+        collector.on_answer(0)(answer)
         return collector.node
 
     def _collector(self, count: int, bound: Bound, context: NodeContext) -> AnswerCollector:

@@ -267,6 +267,28 @@ def test_a_stop_lets_what_is_on_the_wire_finish_and_a_cancel_records_it_as_unkno
     assert run_virtual(main(cancel=True)) is AttemptStatus.UNKNOWN
 
 
+@pytest.mark.parametrize("entry", [ServerFailed("500", status=500), "answer"])
+def test_a_request_whose_outcome_is_being_written_when_it_is_cancelled_is_told_as_ended(entry: object) -> None:
+    async def main() -> None:
+        bench = Bench()
+        commit = bench.store.commit
+
+        async def slow(**how: object) -> None:
+            await commit(**how)
+            await asyncio.sleep(5)
+
+        bench.store.commit = slow
+        task = asyncio.create_task(bench.ask(FakeProvider(entry)))
+        await asyncio.sleep(3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bench.calls.drain()
+        (event,) = (one for one in bench.log if isinstance(one, RequestEnded))
+        assert (event.call_s, event.error is None) == (1.0, entry == "answer")
+
+    run_virtual(main())
+
+
 def test_a_slot_returns_only_after_the_commit_and_a_full_disk_goes_to_all() -> None:
     async def main() -> None:
         bench, provider = Bench(max_concurrent=1), FakeProvider()

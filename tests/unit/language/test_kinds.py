@@ -128,7 +128,9 @@ def test_what_may_have_effects_is_never_sent_twice_at_once(does: str) -> None:
     assert step(f"{does}, retry: {{hedge: auto}}}}").retry.hedge == math.inf
     told = problem(f"{does}, retry: {{hedge: 30s}}}}")
     assert "the step `a` may have effects, and would have them twice" in told
-    assert "expected auto, off or a duration" in problem("{prompt: hi, retry: {hedge: often}}")
+    assert "expected auto, off or a duration such as 30s, found `often`" in problem(
+        "{prompt: hi, retry: {hedge: often}}"
+    )
 
 
 def test_a_command_is_as_written() -> None:

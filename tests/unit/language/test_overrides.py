@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 
 from flowllm.core.errors import InvalidWorkflow, UsageError
@@ -64,6 +67,18 @@ def test_options_of_steps_and_of_defaults() -> None:
     assert body(found, "a").model.render(VALUES) == "4"
     assert body(found, "a").params.render(VALUES) == {"temperature": 0.5, "max_tokens": 7, "stop": ["x", "y"]}  # type: ignore[union-attr]
     assert body(found, "b").params.render(VALUES) == {"max_tokens": 7}  # type: ignore[union-attr]
+
+
+def test_options_within_an_option() -> None:
+    found = changed(settings={"a.retry.hedge": "30s", "a.retry.max_attempts": "2", "defaults.retry.hedge": "off"})
+    of = {step: found.steps[step].retry for step in "ab"}
+    assert (of["a"].hedge, of["a"].max_attempts, of["b"].hedge, of["b"].max_attempts) == (30.0, 2, math.inf, 5)
+    for option, value, message in (
+        ("a.retry.hedge", "soon", "--set a.retry.hedge: expected auto, off or a duration such as 30s, found `soon`"),
+        ("a.retry.hedg", "off", "--set a.retry.hedg: unknown key `hedg` in `retry` (did you mean `hedge`?)"),
+    ):
+        with pytest.raises(InvalidWorkflow, match=re.escape(message)):
+            changed(settings={option: value})
 
 
 def test_a_text_is_taken_whole() -> None:

@@ -7,12 +7,15 @@ import sqlite3
 
 import pytest
 
+from flowllm.calls.stored_answer import answer_of, memo_record
 from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import StorageFailed
-from flowllm.core.events import NodeEnded, NodeStarted
+from flowllm.core.events import NodeEnded, NodeStarted, Notice
+from flowllm.core.request import Answer
 from flowllm.core.types import NodeStatus
 from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.options import RunOptions
+from flowllm.storage.sqlite.rows import MemoRow, memo_hash
 from tests.support.answering import Told, sit, stage
 from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
@@ -235,3 +238,40 @@ def test_a_look_that_is_cancelled_as_its_commit_fails_ends_its_items_once(monkey
         assert len(closed) == 2
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "json_remove(answer, '$.truncated')",
+        "json_set(answer, '$.usage', 3)",
+        "json_set(answer, '$.usage.input_tokens', 'few')",
+        "json_set(answer, '$.model', null)",
+        "'[1]'",
+        "'null'",
+    ],
+)
+def test_a_stored_answer_that_is_none_is_asked_again_and_that_is_said_once(change: str) -> None:
+    async def main() -> None:
+        made = stage()
+        await sit(made, flow("x", "y", "z"), run_id="r1")
+        with sqlite3.connect(made.store.path) as connection:
+            connection.execute(f"UPDATE memo SET answer = {change} WHERE answer NOT LIKE '%re: y%'")
+            for row in connection.execute(f"SELECT {', '.join(MemoRow._fields)} FROM memo").fetchall():
+                mended = MemoRow(*row)
+                hashed = (memo_hash(mended), mended.key)
+                connection.execute("UPDATE memo SET content_hash = ? WHERE key = ?", hashed)
+        again = await sit(made, flow("x", "y", "z"), run_id="r2")
+        assert (again.asked, again.outputs) == (["x", "z"], {"a": ["re: x", "re: y", "re: z"]})
+        (notice,) = (one.message for one in again.events if isinstance(one, Notice))
+        assert notice.startswith("the stored answer of a[0] is not as this version of flowllm writes them")
+
+    run_virtual(main())
+
+
+def test_an_answer_of_a_version_that_counts_more_will_do() -> None:
+    stored = memo_record("k", Answer(value="v", model="m", provider="p"), now=0)
+    stored.answer["usage"] = {"input_tokens": 7, "new_tokens": 1}
+    answer = answer_of(stored)
+    assert answer is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (7, 0)
