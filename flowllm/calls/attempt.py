@@ -77,7 +77,7 @@ class Attempt:
         self._tier = service_tier(call.request)
         self._list_price = ""
         """The model whose list price its cost is reckoned by."""
-        self._record = AttemptRecord(
+        self.record = AttemptRecord(
             attempt_id=_attempt_id(state.clock.now()),
             run_id=caller.lease.run_id,
             node_id=caller.node_id,
@@ -97,7 +97,7 @@ class Attempt:
         Raises StoreError, CallStopped."""
         state = self._state
         try:
-            await self._committed(state.store.begin_attempt(self._caller.lease, self._record))
+            await self._committed(state.store.begin_attempt(self._caller.lease, self.record))
             await self._permit.depart()
             outcome = await send(self._departing(request))
             self._landed()
@@ -184,7 +184,7 @@ class Attempt:
         usage = usage_of(error)
         if usage.total != 0:
             error.usage = usage
-        cost = self._charge(error.cost_usd, usage, self._record.model)
+        cost = self._charge(error.cost_usd, usage, self.record.model)
         status = AttemptStatus.UNKNOWN if may_be_paid(error) else AttemptStatus.FAILED
         await self._committed(self._commit(status, usage, cost, error=error.as_dict()))
         self._notice(report.notice)
@@ -221,8 +221,8 @@ class Attempt:
             self._report_end(following.unknown_end)
         answer = Answer(
             value=following.value,
-            model=reply.model or self._record.model,
-            provider=self._record.provider,
+            model=reply.model or self.record.model,
+            provider=self.record.provider,
             usage=state.conversation.usage,
             cost_usd=state.cost_usd,
             truncated=following.truncated,
@@ -262,7 +262,7 @@ class Attempt:
             return 0.0 if self._reservation.usd == 0 else None
         if not usage.total:
             return 0.0
-        asked, cost = self._record.model, self._state.call.provider.cost
+        asked, cost = self.record.model, self._state.call.provider.cost
         named = cost(model or asked, usage, tier=self._tier)
         return cost(asked, usage, tier=self._tier) if named is None else named
 
@@ -290,7 +290,7 @@ class Attempt:
 
     def _report_end(self, reason: str) -> None:
         """Once a run for each."""
-        reported, this = self._state.reported_ends, (self._record.run_id, self._record.provider, reason)
+        reported, this = self._state.reported_ends, (self.record.run_id, self.record.provider, reason)
         if this not in reported:
             reported.add(this)
             self._notice(
@@ -300,14 +300,14 @@ class Attempt:
 
     def _notice(self, message: str | None) -> None:
         if message is not None:
-            told = self._caller.redactor.text(f"provider {self._record.provider} {message}")
-            self._caller.emit(Notice(run_id=self._record.run_id, at=self._state.clock.now(), message=told))
+            told = self._caller.redactor.text(f"provider {self.record.provider} {message}")
+            self._caller.emit(Notice(run_id=self.record.run_id, at=self._state.clock.now(), message=told))
 
     async def abandon(self) -> None:
         """It broke off, mostly because its run stops: a request that is out may have been paid for."""
-        state, free = self._state, self._record.reserved_usd == 0
+        state, free = self._state, self.record.reserved_usd == 0
         ended = replace(
-            self._record,
+            self.record,
             status=AttemptStatus.UNKNOWN if self.on_wire else AttemptStatus.FAILED,
             finished_at=state.clock.now(),
             error=_ABANDONED if self.abandoned else _STOPPED if self.on_wire else _NOT_SENT,
@@ -337,7 +337,7 @@ class Attempt:
         store = self._state.store
         error = None if error is None else self._caller.redactor.value(dict(error))
         now = self._state.clock.now()
-        ended = replace(self._record, status=status, finished_at=now, error=error, usage=usage, cost_usd=cost_usd)
+        ended = replace(self.record, status=status, finished_at=now, error=error, usage=usage, cost_usd=cost_usd)
         try:
             await store.commit(attempt=ended, attempt_lease=self._caller.lease, memo=memo, nodes=nodes)
         except OwnershipLost:
@@ -354,7 +354,7 @@ class Attempt:
         self.sent_at = self._state.clock.monotonic()
         if self._state.call.local:
             return
-        record = self._record
+        record = self.record
         self._caller.emit(
             RequestSent(
                 run_id=record.run_id,

@@ -53,7 +53,7 @@ class CallExecutor:
         self.limiter = limiter
         self.store = store
         self.clock = clock
-        self.hedges = Hedges(limiter, clock)
+        self.hedges = Hedges(limiter, store, clock)
         self._draw = draw
         self.reported_ends: set[tuple[str, str, str]] = set()
         """Run, provider and unknown end of an answer."""

@@ -26,6 +26,7 @@ from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Usage, step_path
 from flowllm.limits.give_up import FailureReport
 from flowllm.limits.limiter import Limiter, Permit
+from flowllm.storage.base import Store
 
 LAG = 0.1
 """Seconds by which the timer may be late. Where something held the event loop for longer, requests look late that are not:
@@ -35,18 +36,20 @@ their answers have not been read yet."""
 class Hedges:
     """Watches the requests of the process that may be sent once more."""
 
-    def __init__(self, limiter: Limiter, clock: Clock) -> None:
+    def __init__(self, limiter: Limiter, store: Store, clock: Clock) -> None:
         self.limiter = limiter
+        self._store = store
         self._clock = clock
         self._policy: HedgePolicy[HedgedRequest] = HedgePolicy()
         self._timer: asyncio.Task[None] | None = None
         self._due = math.inf
+        self._recalling: set[asyncio.Task[None]] = set()
 
     def departed(self, request: HedgedRequest) -> None:
         """Its first attempt is on the wire."""
         now = self._clock.monotonic()
         request.line = self._policy.departed(request, request.kind, request.fixed, now)
-        due = now + request.line.late
+        due = now + request.line.due
         if due < self._due:
             self._wake_at(due)
 
@@ -57,14 +60,29 @@ class Hedges:
             self._look(now)
 
     def _look(self, now: float) -> None:
+        for request in self._policy.unknown(now):
+            task = start_task(self._recall(request))
+            self._recalling.add(task)
+            task.add_done_callback(self._recalling.discard)
         late, wait = self._policy.late(now)
         for request in late:
             request.send_again()
         if now + wait < self._due:
             self._wake_at(now + wait)
 
+    async def _recall(self, request: HedgedRequest) -> None:
+        """Learn from what is on record how long its like take."""
+        try:
+            seconds = await self._store.latencies(request.like)
+        except StoreError:  # it is told where something is to be kept
+            return
+        now = self._clock.monotonic()
+        if request.line is not None:
+            request.line.of_model.remember(seconds, now)
+            self._look(now)
+
     def _wake_at(self, due: float) -> None:
-        self.close()
+        self._stop_timer()
         self._due = due
         self._timer = start_task(self._wake(due - self._clock.monotonic()))
 
@@ -78,7 +96,12 @@ class Hedges:
             self._look(now)
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Send nothing more a second time."""
+        self._stop_timer()
+        for task in self._recalling:
+            task.cancel()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._due = None, math.inf
@@ -97,6 +120,8 @@ class HedgedRequest:
         )
         """Its like are those of the same model with answers of about the same length, or of the same step; a prompt that the
         provider reads from its cache is not like one that it has to read."""
+        self.like = first.record
+        """On record, as its like are."""
         self.fixed = call.retry.hedge
         """Seconds after which it is late; None: as its like show."""
         self.line: Line[HedgedRequest] | None = None

@@ -3,7 +3,7 @@
 A request that is late is sent again after J. Dean, L. A. Barroso, "The Tail at Scale", Communications of the ACM 56 (2),
 2013: once it has taken longer than nearly all of its like did, so that few are. Its like are the latest requests to the same
 model of the same account whose answers were expected to be about as long, or all of its latest ones while there are too few
-of these. How many are sent again is bounded by a bucket
+of these; where a process has seen none yet, those on record. How many are sent again is bounded by a bucket
 that each request fills a little, as gRPC throttles retries and hedges ("A6: gRPC Retry Design", 2017): where a whole server is
 slow, everything is late, and to ask for it twice would make it slower still.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
 LEAST_KNOWN = 20
@@ -33,6 +33,8 @@ MOST_SAVED = 10
 """Second attempts that may follow at once after a time without any."""
 MOST_KINDS = 500
 """Kinds of requests that are remembered, besides those in flight."""
+RECALLED_AFTER = 2.0
+"""Seconds that a request takes before it is asked what is on record of its like, where nothing else is known of them."""
 _REVIEW = 10
 """Latencies after which what is late is reckoned anew."""
 _AGAIN = 1.0
@@ -48,7 +50,7 @@ the answers are."""
 class Latencies:
     """The latest latencies of requests that are alike, in seconds."""
 
-    __slots__ = ("_at", "_seconds", "_unseen", "late")
+    __slots__ = ("_at", "_seconds", "_unseen", "late", "recalled")
 
     def __init__(self) -> None:
         self._at: deque[float] = deque(maxlen=KEPT)
@@ -56,6 +58,17 @@ class Latencies:
         self._unseen = 0
         self.late = math.inf
         """Seconds after which a request is late; infinite until enough is known."""
+        self.recalled = False
+        """It was asked what is on record of them."""
+
+    def remember(self, seconds: Sequence[float], now: float) -> None:
+        """What is on record of earlier ones, the oldest first, counts as of now: a model stays about as quick as it was."""
+        known = [(self._at[0] if self._at else now, each) for each in seconds]
+        known += zip(self._at, self._seconds, strict=True)
+        self._at = deque((at for at, _ in known), maxlen=KEPT)
+        self._seconds = deque((each for _, each in known), maxlen=KEPT)
+        if known:
+            self._review(now)
 
     def add(self, seconds: float, now: float) -> None:
         """One more, of now."""
@@ -134,6 +147,12 @@ class Line(Generic[F]):
             return self.fixed
         return self.latencies.late if self.latencies.late < math.inf else self.of_model.late
 
+    @property
+    def due(self) -> float:
+        """Seconds after which one is to be looked at: it is late, or what is on record has to tell."""
+        unknown = self.fixed is None and self.late == math.inf and not self.of_model.recalled
+        return RECALLED_AFTER if unknown else self.late
+
 
 class HedgePolicy(Generic[F]):
     """Knows the requests in flight. Every method is told the time, in seconds of a monotonic clock."""
@@ -150,6 +169,17 @@ class HedgePolicy(Generic[F]):
         line.flights[flight] = now
         return line
 
+    def unknown(self, now: float) -> list[F]:
+        """Those that take long while nothing is known of their like, one of each model, and each once: what is on record is
+        to be asked for, and given to its `line.of_model`."""
+        found: list[F] = []
+        for line in self._lines.values():
+            flight, since = next(iter(line.flights.items()), (None, now))
+            if flight is not None and line.due < line.late and since + line.due <= now:
+                line.of_model.recalled = True
+                found.append(flight)
+        return found
+
     def late(self, now: float) -> tuple[list[F], float]:
         """Those that are to be sent again now, and the seconds until there may be more."""
         found: list[F] = []
@@ -157,8 +187,8 @@ class HedgePolicy(Generic[F]):
         for line in self._lines.values():
             before = len(found)
             for flight, since in line.flights.items():
-                left = since + line.late - now
-                if left <= 0 and line.budget.take():
+                left = since + line.due - now
+                if left <= 0 and line.late < math.inf and line.budget.take():
                     found.append(flight)
                     continue
                 soonest = min(soonest, max(left, _TICK) if left > 0 else _AGAIN)

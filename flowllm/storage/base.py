@@ -323,6 +323,11 @@ class Store(Protocol):
         among the newest attempts. A process that has just begun may not be seen yet."""
         ...
 
+    async def latencies(self, like: AttemptRecord) -> list[float]:
+        """Seconds that answered requests to its provider and model took, as far as they are among the newest attempts, the
+        oldest first; of steps that do their work themselves, those of the same step in runs of the same workflow."""
+        ...
+
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         """What all requests of a run took, or of one node and all within it, those of earlier attempts at the run too. Attempts of
         steps that do their work themselves, which name no model, are none.

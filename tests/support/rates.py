@@ -118,6 +118,9 @@ class Recorder:
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:
         return False
 
+    async def latencies(self, like: AttemptRecord) -> list[float]:
+        return []
+
     async def memo(self, key: str) -> MemoRecord | None:
         return None
 

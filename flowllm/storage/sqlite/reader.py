@@ -15,7 +15,7 @@ from typing import Any, Final
 from flowllm.core.errors import StoreError
 from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
-from flowllm.core.types import NodeId, NodeStatus, RunId
+from flowllm.core.types import NodeId, NodeStatus, RunId, step_path
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
@@ -51,6 +51,8 @@ LAST: Final = "\U0010ffff"
 """Sorts after every text."""
 NEWEST: Final = 500
 """Attempts among which one on its way is looked for."""
+TIMED: Final = 1000
+"""Attempts among which those are looked for that say how long a request takes."""
 AMBIGUOUS: Final = 3
 """How many of several runs an error names."""
 Rows = list[tuple[Any, ...]]
@@ -101,6 +103,13 @@ _ANSWERS: Final = (
 _SENT: Final = (
     f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) "
     "WHERE key = :key AND status = 'sent' AND run_id IN (SELECT value FROM json_each(:runs)) AND started_at >= :since LIMIT 1"
+)
+_LATENCIES: Final = (
+    "SELECT node_id, finished_at - started_at FROM "
+    "(SELECT run_id, node_id, provider, model, status, started_at, finished_at FROM attempts "
+    f"ORDER BY seq DESC LIMIT {TIMED}) AS newest WHERE provider = :provider AND model = :model AND status = 'succeeded' "
+    "AND finished_at >= started_at AND (:model <> '' OR (SELECT workflow FROM runs WHERE runs.run_id = newest.run_id) = "
+    "(SELECT workflow FROM runs WHERE run_id = :run))"
 )
 _WITHIN: Final = (
     "node_id = :node",
@@ -292,6 +301,12 @@ class Reader:
         """Whether one of the runs has a request of that key on its way, as far as the newest attempts tell."""
         runs = json.dumps([to_text(run_id) for run_id in run_ids])
         return bool(await self._all(_SENT, {"key": to_text(key), "runs": runs, "since": since}))
+
+    async def latencies(self, like: AttemptRecord) -> list[float]:
+        names = {"provider": to_text(like.provider), "model": to_text(like.model), "run": to_text(like.run_id)}
+        step = None if like.model else step_path(like.node_id)
+        rows = await self._all(_LATENCIES, names)
+        return [seconds for node, seconds in reversed(rows) if step in {None, step_path(from_text(node))}]
 
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         run = to_text(run_id)

@@ -20,6 +20,31 @@ async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.
     await store.finish_run(lease_of(record), status=status, finished_at=1_700_000_009.0)
 
 
+# how long requests took
+
+
+async def test_how_long_a_model_took_is_known_of_all_runs_and_a_step_of_those_of_its_workflow(store: Store) -> None:
+    for number, workflow in enumerate(("w", "w", "other")):
+        record = replace(run(f"r{number}", owner=ME), workflow=workflow)
+        lease = lease_of(await store.create_run(record))
+        for place, (model, node, status) in enumerate(
+            [
+                ("m", "a", AttemptStatus.SUCCEEDED),
+                ("m", "a", AttemptStatus.UNKNOWN),
+                ("", "get[1]", AttemptStatus.SUCCEEDED),
+                ("", "put[1]", AttemptStatus.SUCCEEDED),
+            ]
+        ):
+            attempt = attempt_of_node(node, f"r{number}", number=place + 1, status=status)
+            took = 10.0 * number + place
+            attempt = replace(attempt, model=model, started_at=100.0, finished_at=100.0 + took)
+            await store.commit(attempt=attempt, attempt_lease=lease)
+    assert await store.latencies(replace(attempt, model="m")) == [0.0, 10.0, 20.0]
+    assert await store.latencies(replace(attempt, model="n")) == []
+    assert await store.latencies(replace(attempt, node_id="get[7]", run_id="r0")) == [2.0, 12.0]
+    assert await store.latencies(replace(attempt, node_id="get[7]", run_id="r2")) == [22.0]
+
+
 # what a run has spent
 
 

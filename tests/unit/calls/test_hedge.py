@@ -28,6 +28,7 @@ def policy(hedge: float | None = 5.0, **how: object) -> RetryPolicy:
     return RetryPolicy(**{"hedge": hedge, "max_attempts": 1, "jitter": False, **how})
 
 
+REQUEST_OF_ANOTHER = ChatRequest(model="m2", messages=({"role": "user", "content": "Hi"},))
 TEN = Usage(output_tokens=10)
 
 
@@ -90,6 +91,35 @@ def test_the_second_answers_first_and_the_first_is_cut_off_and_on_record() -> No
         assert bench.limiter.gauges()[provider.account].in_flight == 0
         again = await bench.ask(provider, "b", retry=policy())
         assert (again.cached, again.value) == (True, "second")
+
+    run_virtual(main())
+
+
+def test_another_process_knows_from_the_record_how_long_a_model_takes() -> None:
+    async def main() -> None:
+        bench, read = Bench(), []
+        latencies = bench.store.latencies
+
+        async def counted(like: AttemptRecord) -> list[float]:
+            read.append(like.node_id)
+            return await latencies(like)
+
+        bench.store.latencies = counted
+        for number in range(25):
+            await bench.ask(Slow((4, "quick")), f"n{number}", key=str(number) * 64, retry=policy(None))
+        assert read == ["n0"], "each takes long, and one look tells that nothing is known"
+        later = Bench(store=bench.store)
+        provider, began = (
+            Slow((HANG, "never"), (1, "second"), (HANG, "never"), (HANG, "never")),
+            later.clock.monotonic(),
+        )
+        answer = await later.ask(provider, "a", key="a" * 64, retry=policy(None))
+        assert (answer.value, [at - began for at in provider.times_sent], read) == ("second", [0, 8], ["n0", "a"])
+        off, other = policy(math.inf), REQUEST_OF_ANOTHER
+        await asyncio.gather(
+            later.ask(provider, "b", key="b" * 64, retry=off), later.ask(provider, "c", key="c" * 64, request=other)
+        )
+        assert (len(provider.times_sent), read) == (4, ["n0", "a", "c"]), "of another model nothing is on record"
 
     run_virtual(main())
 

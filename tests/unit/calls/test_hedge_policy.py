@@ -41,10 +41,31 @@ def test_what_is_late_is_found_by_its_like_and_once() -> None:
     assert policy.departed("said", KIND, 30.0, 100.0).late == 30.0
     assert policy.late(101.5) == ([], 0.5)
     assert policy.late(102.0) == (["a"], 1.0)
+    assert policy.unknown(102.0) == ["long"]
     line.landed("b", 102.5, 1.5)
     assert policy.late(120.0) == ([], 10.0)
     assert policy.late(130.0) == (["said"], math.inf)
     assert not line.landed("a", 131.0, 31.0)
+
+
+def test_where_nothing_is_known_what_is_on_record_is_asked_for_once_and_counts_as_of_now() -> None:
+    policy: HedgePolicy[str] = HedgePolicy()
+    line = policy.departed("a", KIND, None, 100.0)
+    longer = policy.departed("longer", (ACCOUNT, "m", False, 12), None, 100.0)
+    off = policy.departed("off", KIND, math.inf, 100.0)
+    assert (line.due, line.late, off.due) == (2.0, math.inf, math.inf)
+    assert (policy.unknown(101.9), policy.late(101.9)[1] < 0.11) == ([], True)
+    assert (policy.unknown(102.0), policy.unknown(102.0)) == (["a"], []), "of each model one is enough"
+    assert policy.late(102.0) == ([], math.inf)
+    line.of_model.remember([], 102.0)
+    assert line.late == math.inf
+    line.of_model.add(1.0, 102.5)
+    line.of_model.remember([0.1] * KEPT + [2.0] * 30, 103.0)
+    assert (line.late, longer.late) == (4.0, 4.0), "the newest count, and those of this process are newer"
+    assert sorted(policy.late(104.0)[0]) == ["a"], "the budget lends one"
+    for number in range(30):
+        line.of_model.add(1.0, 104.0 + OLDEST + number)
+    assert line.late == 2.0, "they grow old as others do"
 
 
 def test_what_has_too_few_of_its_length_is_held_against_all_of_its_model() -> None:
