@@ -338,6 +338,9 @@ class Attempt:
         error = None if error is None else self._caller.redactor.value(dict(error))
         now = self._state.clock.now()
         ended = replace(self.record, status=status, finished_at=now, error=error, usage=usage, cost_usd=cost_usd)
+        # What goes out in its place does so once it is on record, and the store takes it behind this outcome: so there are
+        # never more requests whose outcome is not durable than slots.
+        self.close()
         try:
             await store.commit(attempt=ended, attempt_lease=self._caller.lease, memo=memo, nodes=nodes)
         except OwnershipLost:

@@ -1,7 +1,7 @@
 """Carries calls out: backoff, budget, admission, and attempts until there is an answer.
 
-A request's attempt is durable before it is sent. Its slot is given back only when its outcome is durable too, so
-that a crash repeats at most what was admitted at that moment.
+A request's attempt is durable before it is sent. Its slot is given back as its outcome is handed to the store, which is
+durable before the next attempt is: so a crash repeats at most as many as there are slots.
 """
 
 from __future__ import annotations

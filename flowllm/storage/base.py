@@ -183,8 +183,9 @@ class Store(Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or
     the database cannot hold.
 
-    A verb's rows are written wholly or not at all, and writing them twice changes nothing. Verbs that take a
-    lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
+    A verb's rows are written wholly or not at all, and writing them twice changes nothing; what was called first is
+    durable first, or together with the next. Verbs that take a lease, and rows that carry one, raise OwnershipLost when
+    the run has a newer epoch, and write nothing.
     """
 
     # runs

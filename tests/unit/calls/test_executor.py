@@ -289,18 +289,25 @@ def test_a_request_whose_outcome_is_being_written_when_it_is_cancelled_is_told_a
     run_virtual(main())
 
 
-def test_a_slot_returns_only_after_the_commit_and_a_full_disk_goes_to_all() -> None:
+def test_a_slots_next_request_goes_only_after_the_commit_and_a_full_disk_goes_to_all() -> None:
     async def main() -> None:
         bench, provider = Bench(max_concurrent=1), FakeProvider()
-        commit = bench.store.commit
+        commit, begin, durable, turn = bench.store.commit, bench.store.begin_attempt, list[float](), asyncio.Lock()
 
         async def slow(**rows: object) -> None:
-            await asyncio.sleep(3)
-            await commit(**rows)
+            async with turn:
+                await asyncio.sleep(3)
+                await commit(**rows)
+                durable.append(bench.clock.monotonic())
 
-        bench.store.commit = slow
-        await asyncio.gather(bench.ask(provider), bench.ask(provider, "b", key="b" * 64))
-        assert [at for at, _ in provider.sent] == [0, 4]
+        async def in_turn(*row: object) -> None:
+            async with turn:
+                await begin(*row)
+
+        bench.store.commit, bench.store.begin_attempt = slow, in_turn
+        await asyncio.gather(*(bench.ask(provider, node, key=node * 64) for node in "abc"))
+        assert [at for at, _ in provider.sent] == [0, 4, 8]
+        assert durable == [4, 8, 12]
 
         async def full(**rows: object) -> None:
             raise StorageFailed("disk full")
