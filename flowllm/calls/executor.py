@@ -31,7 +31,9 @@ from flowllm.limits.prefix_cache import Lineup
 from flowllm.storage.base import Store
 
 LOOK_AGAIN = 0.05
-"""Seconds after which the cache is asked once more before a request goes out."""
+"""Seconds after which the cache is asked once more before a request goes out, if others write to it."""
+LATE = 1.0
+"""Seconds by which a look may be older than it seems: its task had to wait for its turn."""
 ELSEWHERE = 0.2
 DEFER_AT_MOST = 60.0
 """Seconds between looks at a request that another process has sent, and after which it is sent here too."""
@@ -155,11 +157,12 @@ class CallExecution(CallState):
         now = self.clock.monotonic()
         if not self.call.read_memo or now - self._looked < LOOK_AGAIN:
             return None
-        self._looked = now
-        attempts, cost = self.attempts, self.cost_usd
-        found = await self.pending.recalled(
-            lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
-        )
+        since, self._looked = self._looked, now
+        attempts, cost, found = self.attempts, self.cost_usd, None
+        if self.call.scope or self.store.others_wrote(now - since + LATE):
+            found = await self.pending.recalled(
+                lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
+            )
         if found is not None or not self.call.join or self._deferred >= DEFER_AT_MOST:
             return found
         since = self.clock.now() - DEFER_AT_MOST

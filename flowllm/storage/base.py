@@ -183,9 +183,8 @@ class Store(Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or
     the database cannot hold.
 
-    A verb's rows are written wholly or not at all, and writing them twice changes nothing; what was called first is
-    durable first, or together with the next. Verbs that take a lease, and rows that carry one, raise OwnershipLost when
-    the run has a newer epoch, and write nothing.
+    A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs that take a
+    lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
     """
 
     # runs
@@ -317,6 +316,10 @@ class Store(Protocol):
         self, run_id: RunId, node_id: NodeId | None = None, *, key: str | None = None
     ) -> list[AttemptRecord]:
         """Attempts, of one node or under one key, in the order in which they were recorded."""
+        ...
+
+    def others_wrote(self, within: float) -> bool:
+        """Whether another process may have written in so many last seconds; the last quarter of one may be missing."""
         ...
 
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:

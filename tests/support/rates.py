@@ -115,6 +115,9 @@ class Recorder:
 
     async def commit(self, **rows: AttemptRecord | RunLease | MemoRecord | Sequence[NodeWrite] | None) -> None: ...
 
+    def others_wrote(self, within: float) -> bool:
+        return False
+
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:
         return False
 

@@ -42,14 +42,13 @@ from flowllm.storage.sqlite.rows import (
     wait_row,
 )
 from flowllm.storage.sqlite.statements import Unit
+from flowllm.storage.sqlite.watch import OTHERS_KNOWN
 from flowllm.storage.sqlite.writer import Failpoints, Writer
 
 GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""
 
 
-_OTHERS_KNOWN = 0.25
-"""Seconds for which it is believed who else is at work."""
 _MOST_OTHERS = 100
 GAUGES_KEPT = 600.0
 """Seconds for which gauges are kept."""
@@ -171,6 +170,9 @@ class SqlStore(Reader):
             return StoredOutputs(self._home, run_id, parent, **how)
         return ChosenOutputs(self._home, run_id, parent, slots, **how)
 
+    def others_wrote(self, within: float) -> bool:
+        return self._writer.others_wrote(within)
+
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:
         others = await self._others()
         return bool(others) and await self.sent(key, others, since=since)
@@ -179,7 +181,7 @@ class SqlStore(Reader):
         """The runs that other processes carry out now, looked up once in a while."""
         now = time.monotonic()
         if now >= self._others_until:
-            self._others_until = now + _OTHERS_KNOWN
+            self._others_until = now + OTHERS_KNOWN
             found = await self.find_runs(limit=_MOST_OTHERS, running=True)
             mine = (self._owner.pid, self._owner.host)
             self._others_now = [

@@ -1,9 +1,12 @@
-"""Whether a database still is the files that were opened: SQLite itself goes on writing into one that was removed."""
+"""Whether a database still is the files that were opened: SQLite itself goes on writing into one that was removed. And
+whether others write to it."""
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +18,8 @@ from flowllm.storage.sqlite.connection import APPLICATION_ID, PRIVATE, connect, 
 
 BESIDE: Final = ("-wal", "-shm")
 DESCRIPTORS: Final = Path("/proc/self/fd")
+OTHERS_KNOWN: Final = 0.25
+"""Seconds for which it is believed who else is at work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +44,31 @@ class Watch:
         self._file: tuple[int, int] | None = None
         self._sizes: dict[Path, int] = {}
         self._beside: dict[Path, tuple[int, int] | None] | None = None
+        self._version: int | None = None
+        """SQLite's count of what other connections have written, as the connection sees it."""
+        self._looked = self._others_wrote = -math.inf
+        """When that was read, and last found changed (monotonic seconds)."""
 
-    def opened(self) -> None:
-        """A connection has read from it: these are its files now. The database itself stays the one that was first."""
+    def opened(self, connection: sqlite3.Connection) -> None:
+        """A connection is writing to it: these are its files now. The database itself stays the one that was first."""
         if self._beside is None:
             self._file = self._file or identity(self._path)
             self._beside = {path: identity(path) for path in beside(self._path)}
+        version = connection.execute("PRAGMA data_version").fetchone()[0]
+        self._looked = time.monotonic()
+        if self._version not in (None, version):
+            self._others_wrote = self._looked
+        self._version = version
 
     def closed(self) -> None:
         """The connection is given back: the next one may find other files beside it."""
-        self._beside = None
+        self._beside = self._version = None
+        self._others_wrote = time.monotonic()  # for all that is known
+
+    def others_wrote(self, within: float) -> bool:
+        """Whether others may have written to it in so many last seconds. From any thread."""
+        now = time.monotonic()
+        return now > self._looked + OTHERS_KNOWN or now <= self._others_wrote + within
 
     def loss(self, connection: sqlite3.Connection) -> Loss | None:
         """What is no longer as it was opened, if anything; `connection` is the one that has it open."""

@@ -133,6 +133,10 @@ class Writer:
         if not self._closed:
             self._riders.append(unit)
 
+    def others_wrote(self, within: float) -> bool:
+        """Whether another process may have written to the database in so many last seconds."""
+        return self._watch.others_wrote(within)
+
     def loss(self) -> StorageFailed | None:
         """What became of the database if it is no longer the one that was opened: what is read of it now is another's.
         Waits for the writer's look at it, for any thread but the writer's own."""
@@ -321,7 +325,7 @@ class Writer:
         try:
             connection = self._connect()
             begin(connection)
-            self._watch.opened()
+            self._watch.opened(connection)
             if after_results and self._spill.holds:
                 _take_back(connection, self._spill.results(), self._texts)
             _apply(connection, jobs, self._texts)

@@ -15,6 +15,7 @@ from flowllm.core.types import AttemptStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sqlite import store as sql
+from flowllm.storage.sqlite import watch
 from flowllm.storage.sqlite.store import SqlStore
 from tests.support.process import worker
 from tests.support.records import ME, OTHER, attempt_of_node, lease_of, node, run
@@ -117,7 +118,7 @@ async def test_a_store_that_closes_gives_its_runs_back(path: Path, disk: SqlStor
 async def test_a_request_on_its_way_is_seen_of_other_processes_that_are_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "_OTHERS_KNOWN", 0.0)
+    monkeypatch.setattr(sql, "OTHERS_KNOWN", 0.0)
     first = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
     other = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
     made = await other.create_run(run("r1", owner=OTHER))
@@ -134,3 +135,20 @@ async def test_a_request_on_its_way_is_seen_of_other_processes_that_are_alive(
     monkeypatch.setattr(first, "_others_until", 0.0)
     assert not await first.sent_elsewhere(sent.key, since=began)
     await first.close()
+
+
+async def test_what_others_write_is_known_by_the_next_commit_and_not_believed_for_long(
+    path: Path, disk: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "OTHERS_KNOWN", 1000.0)
+    made = await disk.create_run(run("r1", owner=ME))
+    await disk.commit(nodes=[NodeWrite(lease=lease_of(made), node=node("n1", "r1"))])
+    assert not disk.others_wrote(1000.0)
+    other = await open_store(str(path), clock=SystemClock())
+    await other.create_run(run("r2", owner=OTHER))
+    await other.close()
+    await disk.commit(nodes=[NodeWrite(lease=lease_of(made), node=node("n2", "r1"))])
+    assert disk.others_wrote(1000.0)
+    assert not disk.others_wrote(-1.0)
+    monkeypatch.setattr(watch, "OTHERS_KNOWN", -1.0)  # nothing was written here for so long
+    assert disk.others_wrote(-1.0)

@@ -69,6 +69,23 @@ def test_between_attempts_too_and_what_was_paid_stays_the_price() -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize(("others", "scope", "looks"), [(False, "", 1), (True, "", 2), (False, "r1", 2)])
+def test_where_no_other_process_writes_the_cache_is_asked_once(others: bool, scope: str, looks: int) -> None:
+    async def main() -> None:
+        bench, provider, asked = Bench(max_concurrent=1), FakeProvider(), []
+        memo = bench.store.memo
+
+        async def noted(key: str) -> object:
+            asked.append(key)
+            return await memo(key)
+
+        bench.store.memo, bench.store.others_wrote = noted, lambda within: others
+        await asyncio.gather(*(bench.ask(provider, node=name, key=name, scope=scope) for name in ("first", "second")))
+        assert asked == ["first"] + ["second"] * looks
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_request_that_another_process_has_sent_is_waited_for_without_a_slot(answered: bool) -> None:
     async def main() -> None:
