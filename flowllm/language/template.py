@@ -34,10 +34,10 @@ from flowllm.language.template_errors import (
     normal,
     parse,
 )
-from flowllm.language.template_names import NO_USES, Uses, uses_of
-from flowllm.language.template_paths import Names, Reference, united
-from flowllm.language.template_quick import quick_tree
-from flowllm.language.template_tree import PieceFailed, evaluation, pieces_of
+from flowllm.language.template_names import NO_USES, Uses, uses_of, uses_of_paths
+from flowllm.language.template_paths import Names, Path, Reference, united
+from flowllm.language.template_quick import quick_parts
+from flowllm.language.template_tree import Evaluate, PieceFailed, Pieces, evaluation, followed, pieces_of
 
 RESERVED_IDS: Final = frozenset(
     {
@@ -113,22 +113,45 @@ def compile_template(
 
 
 def _compiled(source: str, text: _Source, names: Names, *, allow_secrets: bool, condition: bool) -> Template:
-    tree = (quick_tree(text.text) or parse(text.text)) if _BEGINS.search(text.text) else None
-    single = None if tree is None else _single(tree)
-    if condition and single is None:
-        raise TemplateSyntaxProblem(
-            TemplateProblem(
-                offset=1, message="a condition is exactly one `{{ expression }}`", hint="such as `{{ score > 7 }}`"
-            )
-        )
-    if tree is None:
+    if not _BEGINS.search(text.text):
+        if condition:
+            raise _no_condition()
         return Template(source, text, names.steps)
+    parts = quick_parts(text.text)
+    if parts is not None:
+        return _of_paths(source, text, names, parts, allow_secrets=allow_secrets, condition=condition)
+    tree = parse(text.text)
+    single = _single(tree)
+    if condition and single is None:
+        raise _no_condition()
     try:
         expression = None if single is None else single.expression
         uses = uses_of(tree, text.text, names, single=expression, allow_secrets=allow_secrets, locate=text.place)
-        return Template(source, text, names.steps, uses, _Program(text.text, tree, single))
+        return Template(source, text, names.steps, uses, _program(text.text, tree, single))
     except RecursionError as error:
         raise TemplateSyntaxProblem(compile_problem(error)) from None
+
+
+def _of_paths(
+    source: str, text: _Source, names: Names, parts: list[str | Path], *, allow_secrets: bool, condition: bool
+) -> Template:
+    """The template of a text that only names things."""
+    paths = [part for part in parts if type(part) is Path]
+    single = len(paths) == 1 and not any(type(part) is str and part.strip() for part in parts)
+    if condition and not single:
+        raise _no_condition()
+    uses = uses_of_paths(paths, names, single=single, allow_secrets=allow_secrets, locate=text.place)
+    if single:
+        at = parts.index(paths[0])
+        around = ("".join(map(str, parts[:at])), "".join(map(str, parts[at + 1 :])))
+        return Template(source, text, names.steps, uses, _Program(around, evaluate=followed(paths[0]), allowance=WHOLE))
+    pieces = Pieces(tuple([(part.end, followed(part)) if isinstance(part, Path) else part for part in parts]))
+    return Template(source, text, names.steps, uses, _Program(pieces=pieces))
+
+
+def _no_condition() -> TemplateSyntaxProblem:
+    message = "a condition is exactly one `{{ expression }}`"
+    return TemplateSyntaxProblem(TemplateProblem(offset=1, message=message, hint="such as `{{ score > 7 }}`"))
 
 
 class _Single(NamedTuple):
@@ -150,20 +173,43 @@ def _single(tree: nodes.Template) -> _Single | None:
     return _Single("".join(map(str, data[:at])), parts[at], "".join(map(str, data[at + 1 :])))
 
 
+def _program(text: str, tree: nodes.Template, single: _Single | None) -> _Program:
+    """Raises TemplateSyntaxProblem."""
+    if single is None:
+        pieces = pieces_of(tree)
+        return _Program(pieces=pieces, code=None if pieces else _code_of(text))
+    evaluate = evaluation(single.expression)
+    return _Program(
+        (single.before, single.behind),
+        evaluate=evaluate,
+        code=None if evaluate else _code_of(text),
+        allowance=WHOLE if _is_path(single.expression) else None,
+    )
+
+
 class _Program:
-    """How a template that has something to fill in is rendered: by its tree, or by code that Jinja makes of that, which is
-    most of the work of loading where it is needed."""
+    """How a template that has something to fill in is rendered: by its paths or its tree, or by code that Jinja makes of
+    that, which is most of the work of loading where it is needed."""
 
-    __slots__ = ("_evaluate", "_pieces", "allowance", "code", "single")
+    __slots__ = ("_evaluate", "_pieces", "allowance", "around", "code")
 
-    def __init__(self, text: str, tree: nodes.Template, single: _Single | None) -> None:
-        """Raises TemplateSyntaxProblem."""
-        self.single = single
-        # what only names data may take it whole, whatever its size, where no text is made of it
-        self.allowance = WHOLE if single is not None and _is_path(single.expression) else None
-        self._pieces = pieces_of(tree) if single is None else None
-        self._evaluate = None if single is None else evaluation(single.expression)
-        self.code = None if self._pieces or self._evaluate else _code_of(text)
+    def __init__(
+        self,
+        around: tuple[str, str] | None = None,
+        *,
+        pieces: Pieces | None = None,
+        evaluate: Evaluate | None = None,
+        code: jinja2.Template | None = None,
+        allowance: int | None = None,
+    ) -> None:
+        """`around` is the white space before and behind the one expression that is all of a template; `code` is there
+        where neither `pieces` nor `evaluate` is; what only names data may take it whole, by an `allowance`, whatever its
+        size, where no text is made of it."""
+        self.around = around
+        self.allowance = allowance
+        self._pieces = pieces
+        self._evaluate = evaluate
+        self.code = code
 
     def pieces(self, values: Mapping[str, Json]) -> Iterator[object]:
         """The text in pieces. Raises whatever goes wrong in an author's expressions."""
@@ -247,7 +293,7 @@ class Template:
     @property
     def is_expression(self) -> bool:
         """It is exactly one `{{ expression }}`, and keeps the type of its value."""
-        return self._program is not None and self._program.single is not None
+        return self._program is not None and self._program.around is not None
 
     @property
     def constant(self) -> str | None:
@@ -272,16 +318,17 @@ class Template:
         if program is None:
             return self._text.text
         try:
-            if program.single is None:
+            if program.around is None:
                 return _joined(program.pieces(values))
-            return program.single.before + to_text(program.value(values)) + program.single.behind
+            before, behind = program.around
+            return before + to_text(program.value(values)) + behind
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in an author's expression
             self._fail(error, values, program)
 
     def value(self, values: Mapping[str, Json]) -> Json:
         """The value of a template that is exactly one `{{ expression }}`, else its text. Raises TemplateFailed."""
         program = self._program
-        if program is None or program.single is None:
+        if program is None or program.around is None:
             return self.text(values)
         try:
             return to_json(program.value(values, program.allowance))
@@ -308,7 +355,7 @@ class Template:
         piece = 1
         if isinstance(error, PieceFailed) and isinstance(error.__cause__, Exception):
             piece, error = error.offset, error.__cause__
-        failure = Failure(self._text.text, program.code, single=program.single is not None, piece=piece)
+        failure = Failure(self._text.text, program.code, single=program.around is not None, piece=piece)
         problem = failure.explain(error, self._steps, values.get("steps", {}))
         raise TemplateFailed(
             f"{self._text.place(problem.offset)}: {problem.message:.{_MAX_MESSAGE}}", hint=problem.hint

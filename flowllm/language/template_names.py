@@ -30,6 +30,7 @@ from flowllm.language.template_paths import (
     Key,
     Lookup,
     Names,
+    Path,
     Reference,
     Subject,
     after,
@@ -93,6 +94,27 @@ def uses_of(
     """
     walk = _Walk(text, names, allow_secrets=allow_secrets)
     walk.template(tree)
+    bare = StepId(single.name) if isinstance(single, nodes.Name) and single.name in names.steps else None
+    return _found(walk, locate, bare, None if single is None else kind_given(single, names))
+
+
+def uses_of_paths(
+    paths: Sequence[Path], names: Names, *, single: bool, allow_secrets: bool, locate: Callable[[int], Location]
+) -> Uses:
+    """The same of a text that only names things. `single`: the one path is all of it."""
+    walk = _Walk("", names, allow_secrets=allow_secrets)
+    for path in paths:
+        walk.path(path, _OUTERMOST)
+    if not single:
+        return _found(walk, locate)
+    (path,) = paths
+    bare = StepId(path.name) if not path.keys and path.name in names.steps else None
+    return _found(walk, locate, bare, walk.lookups[0] if walk.lookups else None)
+
+
+def _found(
+    walk: _Walk, locate: Callable[[int], Location], bare: StepId | None = None, gives: str | Lookup | None = None
+) -> Uses:
     if walk.problems:
         raise TemplateSyntaxProblem(*sorted(walk.problems, key=lambda problem: problem.offset))
     lookups = walk.lookups
@@ -102,8 +124,8 @@ def uses_of(
         references=tuple(walk.references(locate)),
         names=frozenset(walk.used) if walk.used else NO_USES.names,
         lookups=tuple(lookups),
-        bare=StepId(single.name) if isinstance(single, nodes.Name) and single.name in names.steps else None,
-        gives=None if single is None else kind_given(single, names),
+        bare=bare,
+        gives=gives,
     )
 
 
@@ -328,19 +350,24 @@ class _Walk(NodeVisitor):
         if not isinstance(root, nodes.Name):
             self.visit(node, scope)
             return
-        lookup = lookup_of(root, keys, self._names, called=called, certain=scope.certain)
-        if lookup is not None and lookup.subject not in scope.asked:
-            self.lookups.append(lookup)
-        if root.name in _ROOTS:
-            self.used.add(root.name)
-            getattr(self, f"_{root.name}")(keys, root.lineno, called=called)
-        elif root.name == _OUTPUTS and self._names.outputs is not None and _OUTPUTS not in self._names.steps:
-            self.used.add(root.name)
-            self._check_key(keys, 0, self._names.outputs, "output", "", called=called)
-        else:
-            self._name(root.name, root.lineno, scope)
+        self.path(Path(root.name, root.lineno, tuple(keys)), scope, called=called)
 
     visit_Name = visit_Getattr = visit_Getitem = _path
+
+    def path(self, path: Path, scope: _Scope, *, called: bool = False) -> None:
+        """A path that begins with a name; its keys that are computed are looked at by themselves."""
+        name, offset, keys = path
+        lookup = lookup_of(name, keys, self._names, called=called, certain=scope.certain)
+        if lookup is not None and lookup.subject not in scope.asked:
+            self.lookups.append(lookup)
+        if name in _ROOTS:
+            self.used.add(name)
+            getattr(self, f"_{name}")(keys, offset, called=called)
+        elif name == _OUTPUTS and self._names.outputs is not None and _OUTPUTS not in self._names.steps:
+            self.used.add(name)
+            self._check_key(keys, 0, self._names.outputs, "output", "", called=called)
+        else:
+            self._name(name, offset, scope)
 
     def _subjects(self, node: nodes.Node) -> set[Subject]:
         """What is looked at within a node."""

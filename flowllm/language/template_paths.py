@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from jinja2 import nodes
@@ -102,11 +103,26 @@ class Key(NamedTuple):
     """The offset of its dot or bracket, and"""
     offset: int
     """its own."""
+    dotted: bool = False
+    """It is written behind a dot."""
 
     @property
     def name(self) -> str | None:
         """The key that is written out."""
         return self.value if isinstance(self.value, str) else None
+
+
+class Path(NamedTuple):
+    """A name with what is taken of it."""
+
+    name: str
+    offset: int
+    keys: tuple[Key, ...]
+
+    @property
+    def end(self) -> int:
+        """The offset of its last part, which Jinja gives the whole."""
+        return self.keys[-1].before if self.keys else self.offset
 
 
 def after(offset: int, gap: re.Pattern[str], text: str) -> int:
@@ -120,7 +136,7 @@ def taken_apart(node: nodes.Node | None, text: str = "") -> tuple[nodes.Node | N
     keys: list[Key] = []
     while isinstance(node, (nodes.Getattr, nodes.Getitem)):
         if isinstance(node, nodes.Getattr):
-            keys.append(Key(node.attr, node.lineno, after(node.lineno, _GAP, text)))
+            keys.append(Key(node.attr, node.lineno, after(node.lineno, _GAP, text), dotted=True))
         else:
             value = node.arg.value if isinstance(node.arg, nodes.Const) else None
             known = type(value) in {str, int}
@@ -134,19 +150,19 @@ def taken_apart(node: nodes.Node | None, text: str = "") -> tuple[nodes.Node | N
 def lookup_at(node: nodes.Node, names: Names) -> Lookup | None:
     """The path that a node is, if it begins with a step, an input or a local name."""
     root, keys = taken_apart(node)
-    return lookup_of(root, keys, names) if isinstance(root, nodes.Name) else None
+    return lookup_of(root.name, keys, names) if isinstance(root, nodes.Name) else None
 
 
 def lookup_of(
-    root: nodes.Name, keys: list[Key], names: Names, *, called: bool = False, certain: bool = True
+    name: str, keys: Sequence[Key], names: Names, *, called: bool = False, certain: bool = True
 ) -> Lookup | None:
-    """The same of a path that was taken apart."""
+    """The same of a path that was taken apart, and begins with that name."""
     # steps, inputs and items cannot be bound to anything else in a template, so scopes do not matter
-    if root.name in names.steps:
-        subject = ("step", root.name)
-    elif root.name in names.local:
-        subject = ("local", root.name)
-    elif root.name == "inputs" and keys and keys[0].name is not None:
+    if name in names.steps:
+        subject = ("step", name)
+    elif name in names.local:
+        subject = ("local", name)
+    elif name == "inputs" and keys and keys[0].name is not None:
         subject, keys = ("input", keys[0].name), keys[1:]
     else:
         return None

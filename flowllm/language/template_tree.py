@@ -19,6 +19,7 @@ from jinja2.utils import missing
 from flowllm.core.types import Json
 from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX, Absent, finalized
 from flowllm.language.sandbox_filters import FUNCTIONS
+from flowllm.language.template_paths import Key, Path
 
 Values: TypeAlias = Mapping[str, Json]
 Evaluate: TypeAlias = Callable[[Values], Any]
@@ -82,6 +83,20 @@ def pieces_of(tree: nodes.Template) -> Pieces | None:
     return Pieces(tuple(found))
 
 
+def followed(path: Path) -> Evaluate:
+    """How to find what a path leads to, as `evaluation` does of its tree."""
+    found = _named(path.name)
+    for key in path.keys:
+        found = _taken(found, key)
+    return found
+
+
+def _taken(of: Evaluate, key: Key) -> Evaluate:
+    access: Callable[..., Any] = SANDBOX.key if key.dotted else SANDBOX.item
+    value, offset = key.value, key.before
+    return lambda values: access(of(values), value, offset)
+
+
 def evaluation(expression: nodes.Node) -> Evaluate | None:
     """How to evaluate an expression; None where code is needed."""
     try:
@@ -114,8 +129,10 @@ class _Reader(NamedTuple):
 
 
 def _name(_reader: _Reader, node: Any) -> Evaluate:
-    name = node.name
+    return _named(node.name)
 
+
+def _named(name: str) -> Evaluate:
     def value(values: Values) -> Any:
         found = values[name] if name in values else FUNCTIONS.get(name, missing)
         return Absent(name=name) if found is missing else found

@@ -81,7 +81,8 @@ TEXTS = st.lists(
 
 
 def _by_code(source: str) -> Template | tuple[object, ...]:
-    with patch.object(template, "evaluation", lambda _: None), patch.object(template, "pieces_of", lambda _: None):
+    ways = ("quick_parts", "evaluation", "pieces_of")
+    with patch.multiple(template, **dict.fromkeys(ways, lambda _: None)):
         return _loaded(source)
 
 
