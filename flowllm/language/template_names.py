@@ -120,13 +120,8 @@ def _found(
     lookups = walk.lookups
     if walk.lenient:
         lookups = [lookup for lookup in lookups if lookup.subject not in walk.lenient]
-    return Uses(
-        references=tuple(walk.references(locate)),
-        names=frozenset(walk.used) if walk.used else NO_USES.names,
-        lookups=tuple(lookups),
-        bare=bare,
-        gives=gives,
-    )
+    references, used = tuple(walk.references(locate)), frozenset(walk.used) if walk.used else NO_USES.names
+    return Uses(references=references, names=used, lookups=tuple(lookups), bare=bare, gives=gives)
 
 
 class _Mention(NamedTuple):
