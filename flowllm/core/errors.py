@@ -8,10 +8,13 @@ among them is one failed attempt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from flowllm.core.records import dataclass
 from flowllm.core.types import Json, RunStatus, Usage
+
+
+E = TypeVar("E", bound=Exception)
 
 
 class FlowLLMError(Exception):
@@ -26,6 +29,18 @@ class FlowLLMError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle and copy, which would call the class with the message alone: many take more, or something else."""
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(kind: type[E], args: tuple[object, ...], state: dict[str, object]) -> E:
+    """The error of that class and state, without its `__init__`."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def type_name(error: BaseException) -> str:

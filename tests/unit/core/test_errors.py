@@ -1,0 +1,63 @@
+"""Errors keep all they have on their way between processes."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import pickle
+import pkgutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+import flowllm
+from flowllm.core.errors import FlowLLMError, InvalidWorkflow, Problem
+from flowllm.core.types import RunStatus, Usage
+from flowllm.steps.loading import load_workflow
+
+GIVEN = {
+    "message": "it broke",
+    "hint": "mend it",
+    "answer": "no",
+    "usage": Usage(input_tokens=3),
+    "kind": "Refused",
+    "status": RunStatus.PAUSED,
+    "problems": [Problem(file="a.yaml", line=2, column=3, message="no")],
+    "warnings": [Problem(file="a.yaml", line=1, column=1, message="hm", warning=True)],
+    "reason": "refused",
+    "retryable": True,
+    "retry_after": 1.5,
+    "traceback": "line 1",
+    "database": "other.db",
+}
+
+
+def _all(kind: type[FlowLLMError]) -> list[type[FlowLLMError]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in _all(below))]
+
+
+def _classes() -> list[type[FlowLLMError]]:
+    for module in pkgutil.walk_packages(flowllm.__path__, "flowllm."):
+        if not module.name.rpartition(".")[2].startswith("__"):
+            importlib.import_module(module.name)
+    return sorted((one for one in set(_all(FlowLLMError)) if one.__module__.startswith("flowllm.")), key=str)
+
+
+def test_every_error_is_pickled_and_copied_with_all_it_has() -> None:
+    classes = _classes()
+    assert len(classes) > 40
+    for kind in classes:
+        error = kind(**{name: GIVEN[name] for name in inspect.signature(kind).parameters})
+        error.add_note("seen at noon")
+        for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(again) is kind
+            assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error)), kind
+
+
+def test_the_problems_of_a_file_come_back_from_another_process() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool, pytest.raises(InvalidWorkflow) as caught:
+        pool.submit(load_workflow, "there/is/none.yaml").result(timeout=60)
+    assert "none.yaml" in str(caught.value)
+    assert caught.value.problems[0].file == "there/is/none.yaml"
