@@ -7,9 +7,12 @@ Rows of before stay as they are: a cell holds a text or leans on others, and a h
 from __future__ import annotations
 
 import binascii
+import contextlib
 import hashlib
 import json
+import sqlite3
 import zlib
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,6 +33,24 @@ USUAL = (
 )
 """The text of number 0."""
 LOST = "\0"
+USAGE = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens")
+ROWS = {
+    "runs": "run_id workflow path started_at finished_at provider tenant epoch owner_pid owner_host owner_since inputs "
+    "options stats error outputs_hash snapshot_hash",
+    "nodes": "run_id node_id seq kind status key model provider cached attempts truncated usage cost_usd queue_s call_s "
+    "started_at finished_at parent place epoch content counts error content_hash parts item reused",
+    "attempts": "attempt_id run_id node_id key number provider model status started_at finished_at usage cost_usd error "
+    "reserved_tokens reserved_usd",
+    "memo": "",
+}
+"""What the hash of a row is made of; that of a node also of its waits, if it has any."""
+HASHES = {
+    "runs": (("outputs_hash", ["outputs"], ["outputs"]), ("snapshot_hash", ["snapshot"], ["snapshot"])),
+    "nodes": (("content_hash", ["status", "key", "output"], ["status", "key", "output"]),),
+    "attempts": (),
+    "memo": (("content_hash", ["key", "provider", "model", "created_at", "size", "answer"], ["answer"]),),
+}
+"""Hashes of contents, what the short one is made of, and the long one."""
 CELLS = {"nodes": ("parts", "item", "output"), "memo": ("answer",)}
 
 
@@ -47,9 +68,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    raw = _raw()
+    raw.text_factory = lambda text: text.decode(errors="surrogateescape")  # no hash matches what is damaged
     for table, columns in CELLS.items():
         _write_out(table, columns)
     _lengthen()
+    raw.text_factory = str
     op.drop_index("ix_runs_unfinished", "runs")
     op.drop_index("ix_memo_text_id", "memo")
     op.drop_column("memo", "text_id")
@@ -58,45 +82,64 @@ def downgrade() -> None:
 
 def _write_out(table: str, columns: tuple[str, ...]) -> None:
     """Every cell as its text again; one that cannot be read as a text that no hash matches, so that it is found."""
-    connection = op.get_bind()
     leaning = " OR ".join(f"typeof({name}) = 'blob'" for name in columns)
-    one = f"SELECT {', '.join(columns)} FROM {table} WHERE rowid = ?"  # noqa: S608
-    for (rowid,) in connection.exec_driver_sql(f"SELECT rowid FROM {table} WHERE {leaning}").fetchall():  # noqa: S608
-        for name, cell in zip(columns, connection.exec_driver_sql(one, (rowid,)).one(), strict=True):
+    for row in _rows(table, ", ".join(columns), leaning):
+        for name in columns:
+            cell = row[name]
             if isinstance(cell, bytes):
                 try:
-                    text = _text(connection, cell)
+                    text = _text(op.get_bind(), cell)
                 except (zlib.error, sa.exc.NoResultFound, ValueError, LookupError, TypeError):
                     text = LOST
-                connection.exec_driver_sql(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", (text, rowid))  # noqa: S608
+                _raw().execute(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", (text, row["rowid"]))  # noqa: S608
 
 
 def _lengthen() -> None:
     """Usages with their names, and hashes in full where they are needed: rows without are believed. A hash that its content
     does not match stays, and matches nothing."""
-    names = "input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens"
-    raw = op.get_bind().connection.driver_connection
-    raw.create_function("named", 1, lambda usage: json.dumps(dict(zip(names, json.loads(usage), strict=True))))
-    raw.create_function("short", -1, lambda *values: binascii.b2a_base64(_digest(values)[:16])[:22].decode())
-    raw.create_function("hashed", -1, lambda *values: _digest(values).hex())
-    for table in ("nodes", "attempts"):
-        op.execute(f"UPDATE {table} SET usage = named(usage) WHERE usage LIKE '[%'")  # noqa: S608
-    answer = "key, provider, model, created_at * 1.0, size * 1.0, answer"
-    for table, name, hashed, now in (
-        ("nodes", "content_hash", "status, key, output", "status, key, output"),
-        ("memo", "content_hash", answer, "answer"),
-        ("runs", "outputs_hash", "outputs", "outputs"),
-        ("runs", "snapshot_hash", "snapshot", "snapshot"),
-    ):
-        op.execute(f"UPDATE {table} SET {name} = hashed({now}) WHERE {name} = short({hashed})")  # noqa: S608
-    whole = "char(0) NOT IN (parts, coalesce(item, ''))"
-    for table, which in (("runs", "1"), ("nodes", whole), ("attempts", "1")):
-        op.execute(f"UPDATE {table} SET row_hash = NULL WHERE length(row_hash) = 22 AND {which}")  # noqa: S608
+    for table in ROWS:
+        for row in _rows(table, "*"):
+            changes = _changes(table, row)
+            if changes:
+                sets = ", ".join(f"{name} = :{name}" for name in changes)
+                _raw().execute(f"UPDATE {table} SET {sets} WHERE rowid = :rowid", {**row, **changes})  # noqa: S608
 
 
-def _digest(values: tuple[str | float, ...]) -> bytes:
-    """SHA-256 of texts, and of numbers as Python writes them, each ended by a newline."""
-    return hashlib.sha256("\n".join((*map(str, values), "")).encode()).digest()
+def _changes(table: str, row: dict[str, object]) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    for name, before, now in HASHES[table]:
+        if row[name] == _short([row[one] for one in before]):
+            changes[name] = _digest([row[one] for one in now]).hex()
+    if "row_hash" in row:
+        names = [*ROWS[table].split(), *(("waits",) if row.get("waits") is not None else ())]
+        if row["row_hash"] == _short([row[one] for one in names]):
+            changes["row_hash"] = None
+    if str(row.get("usage")).startswith("["):
+        with contextlib.suppress(ValueError):  # it is damaged, as its row's hash tells
+            changes["usage"] = json.dumps(dict(zip(USAGE, json.loads(str(row["usage"])), strict=True)))
+    return changes
+
+
+def _rows(table: str, columns: str, which: str = "1") -> Iterator[dict[str, object]]:
+    """One by one, so that they may be written meanwhile."""
+    one = f"SELECT rowid, {columns} FROM {table} WHERE rowid = ?"  # noqa: S608
+    for (rowid,) in _raw().execute(f"SELECT rowid FROM {table} WHERE {which}").fetchall():  # noqa: S608
+        found = _raw().execute(one, (rowid,))
+        yield dict(zip([column[0] for column in found.description], found.fetchone(), strict=True), rowid=rowid)
+
+
+def _raw() -> sqlite3.Connection:
+    return op.get_bind().connection.driver_connection
+
+
+def _short(values: list[object]) -> str:
+    return binascii.b2a_base64(_digest(values)[:16])[:22].decode()
+
+
+def _digest(values: list[object]) -> bytes:
+    """SHA-256 of texts, of numbers as Python writes them, and of a NUL for none, each ended by a newline."""
+    texts = ("\0" if one is None else repr(float(one)) if isinstance(one, int | float) else str(one) for one in values)
+    return hashlib.sha256("\n".join((*texts, "")).encode(errors="surrogatepass")).digest()
 
 
 def _text(connection: sa.Connection, cell: bytes) -> str:

@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 
 from flowllm.core.clock import SystemClock
-from flowllm.core.errors import StoreError
+from flowllm.core.errors import DatabaseCorrupt, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, item_id
 from flowllm.storage.base import ItemKey, MemoRecord, NodeRecord, NodeWrite, RunLease
 from flowllm.storage.open import open_store
@@ -23,7 +23,7 @@ from flowllm.storage.sqlite.texts import LONG, Texts, _deflated
 from flowllm.storage.sqlite.writer import Failpoints
 from tests.migrations.test_migrations import step
 from tests.support.items import POSTS, R1, foreach, item
-from tests.support.records import ME, USAGE, answer, lease_of, node, run
+from tests.support.records import ME, USAGE, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
@@ -264,4 +264,50 @@ async def test_a_downgrade_leaves_what_is_damaged_as_damaged(path: Path) -> None
         assert found.damaged or replace(found, change_no=0) == replace(record, change_no=0)
         if memo is not None:
             assert await store.memo(memo.key) == (None if record.node_id == "posts[2].a" else memo)
+    await store.close()
+
+
+DAMAGE = (
+    "UPDATE nodes SET model = 'another' WHERE node_id = 'posts[0]'",
+    "UPDATE nodes SET usage = '[1,' WHERE node_id = 'posts[1]'",
+    "UPDATE nodes SET error = CAST(x'7b22ff7d' AS TEXT) WHERE node_id = 'posts[2]'",
+    "UPDATE attempts SET cost_usd = 0 WHERE attempt_id = 'r1/a/1'",
+    "UPDATE memo SET provider = 'another' WHERE key LIKE 'posts[2].a%'",
+    "UPDATE runs SET inputs = '{}' WHERE run_id = 'r2'",
+)
+
+
+async def test_a_downgrade_believes_no_row_that_its_hash_does_not_match(path: Path) -> None:
+    store = await open_store(str(path), clock=SystemClock())
+    assert isinstance(store, SqlStore)
+    lease = lease_of(await store.create_run(run(R1, owner=ME)))
+    await store.create_run(run("r2", owner=ME))
+    rows = await written(store, lease, 3)
+    for name in "ab":
+        await store.begin_attempt(lease, attempt_of_node(name, R1))
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in DAMAGE:
+            assert connection.execute(statement).rowcount == 1
+        connection.commit()
+    step(path, command.downgrade, "0008")
+    with closing(sqlite3.connect(path)) as connection:
+        for table, of, damaged in (
+            ("runs", "run_id", ["r2"]),
+            ("nodes", "node_id", ["posts[0]", "posts[1]", "posts[2]"]),
+            ("attempts", "attempt_id", ["r1/a/1"]),
+        ):
+            found = connection.execute(f"SELECT {of} FROM {table} WHERE row_hash IS NOT NULL ORDER BY 1").fetchall()
+            assert [name for (name,) in found] == damaged
+    store = await open_store(str(path), clock=SystemClock())
+    found = [await store.node(R1, NodeId(f"posts[{n}]{name}")) for n in range(3) for name in ("", ".a")]
+    assert [node is not None and node.damaged for node in found] == [True, False] * 3
+    for record, memo in rows:
+        if memo is not None:
+            assert await store.memo(memo.key) == (None if record.node_id == "posts[2].a" else memo)
+    assert (await store.run(R1)).inputs == run(R1, owner=ME).inputs
+    with pytest.raises(DatabaseCorrupt, match="r2"):
+        await store.run(RunId("r2"))
+    with pytest.raises(DatabaseCorrupt, match="An attempt at step a"):
+        await store.attempts(R1, NodeId("a"))
     await store.close()
