@@ -18,7 +18,7 @@ from flowllm.app.settings import Settings, load_settings
 from flowllm.app.wiring import AUTO, resolve_auto
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, results, say
-from flowllm.core.errors import FlowLLMError
+from flowllm.core.errors import DatabaseTooNew, FlowLLMError
 from flowllm.core.types import Json
 from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of
 from flowllm.reporting.text import one_line, visible
@@ -33,8 +33,8 @@ _PORTS = {"http": 80, "https": 443}
 _MEANINGS = {
     SchemaState.MISSING: "not there yet; it is made when first used",
     SchemaState.CURRENT: "up to date",
-    SchemaState.OLDER: "older than this flowllm; it is upgraded, with a backup beside it, when next used",
-    SchemaState.NEWER: "newer than this flowllm, which does not touch it: install a newer flowllm",
+    SchemaState.OLDER: "made by an older flowllm; it is upgraded, with a backup beside it, when next used",
+    SchemaState.NEWER: "made by a newer flowllm, and this one does not touch it: upgrade flowllm",
 }
 
 
@@ -179,7 +179,7 @@ def db() -> None:
 @json_option
 @location_options
 def status(*, as_json: bool, location: Location) -> int:
-    """Say where the database is and which schema it has. Exits 1 for one that this flowllm cannot use."""
+    """Say where the database is and which schema it has. Exits 2 for one that a newer flowllm made."""
     url = _database_url(location)
     if is_memory(url):
         results().line("memory: up to date")
@@ -191,7 +191,7 @@ def status(*, as_json: bool, location: Location) -> int:
         )
     else:
         results().line(f"{visible(str(found.path))}: {_described(found)}")
-    return 1 if found.state is SchemaState.NEWER else 0
+    return DatabaseTooNew.exit_code if found.state is SchemaState.NEWER else 0
 
 
 @db.command()
@@ -210,7 +210,7 @@ def upgrade(*, location: Location) -> None:
 
 def _described(found: SchemaStatus) -> str:
     """The state of a database in words."""
-    revision = "" if found.current is None else f" (revision {found.current} of {found.head})"
+    revision = f" (revision {found.current}, the newest is {found.head})" if found.state is SchemaState.OLDER else ""
     return f"{_MEANINGS[found.state]}{revision}"
 
 

@@ -13,7 +13,6 @@ from typing import ClassVar, TypeVar
 from flowllm.core.records import dataclass
 from flowllm.core.types import Json, RunStatus, Usage
 
-
 E = TypeVar("E", bound=Exception)
 
 

@@ -36,11 +36,15 @@ def test_a_newer_database_is_refused_untouched(project: Project, server: Server)
         connection.commit()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = project.database.read_bytes()
-    for words in (("run", "flow.yaml"), ("resume",), ("runs",), ("show", "last")):
+    for words in (("run", "flow.yaml"), ("resume",), ("runs",), ("show", "last"), ("db", "upgrade")):
         outcome = project.cli(*words)
         assert outcome.code == 2, outcome.said
-        assert "newer" in outcome.err
+        assert "made by a newer flowllm" in outcome.err
+        assert "Upgrade flowllm" in outcome.err
         assert "Traceback" not in outcome.err
+    status = project.cli("db", "status")
+    assert status.code == 2
+    assert status.out.endswith("made by a newer flowllm, and this one does not touch it: upgrade flowllm\n")
     assert project.database.read_bytes() == before
     assert len(server.requests) == 1
 

@@ -112,8 +112,7 @@ def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
 def too_new(status: SchemaStatus) -> DatabaseTooNew:
     """The error for a database that this program must not touch."""
     return DatabaseTooNew(
-        f"The database {status.path} was written by a newer flowllm (schema {status.current}; this one knows "
-        f"up to {status.head}). It was not touched.",
+        f"The database {status.path} was made by a newer flowllm, and was not touched.",
         hint="Upgrade flowllm (pip install --upgrade flowllm), or name another database with --db.",
     )
 
