@@ -261,7 +261,8 @@ class FlowLLM:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
         run = await self.store.run(RunId(run_id))
         found = dict(every_step(self.workflow_of(run).steps)).get(step_path(step).removeprefix(f"{ROW}."))
-        return await explain(self.store, run, step, () if found is None else tuple(found.edges))
+        edges = () if found is None else tuple(found.edges)
+        return await explain(self.store, run, step, edges, known=found is not None)
 
     def workflow_of(self, run: RunRecord) -> Workflow:
         """The workflow as the run has it on record. Raises InvalidWorkflow if this version takes it no more."""

@@ -155,7 +155,7 @@ LAST_ATTEMPT = "since_resumed"
 """The entry that has what the last attempt took, of a run that was resumed."""
 MOST_COUNTED = 500
 """Nodes of one graph for which that is looked up; of more it stays unknown."""
-_UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.WAITING, NodeStatus.CANCELLED})
+NODE_UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.WAITING, NodeStatus.CANCELLED})
 MOST_ITEMS = 1000
 """Items of a foreach's output that are shown, unless all are wanted."""
 
@@ -172,7 +172,7 @@ async def counted(store: Store, nodes: Sequence[NodeRecord]) -> list[NodeRecord]
     """Nodes, with what was usage by now on those that never ended: these have no sums of their own."""
     found, left = [], MOST_COUNTED
     for node in nodes:
-        if node.status not in _UNENDED or left <= 0:
+        if node.status not in NODE_UNENDED or left <= 0:
             found.append(node)
             continue
         left -= 1

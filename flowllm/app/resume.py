@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from shlex import quote
 
 from flowllm.app.dataset_run import RowFiles
 from flowllm.core.errors import FlowLLMError, UsageError
@@ -105,7 +106,7 @@ def unmasked(run: RunRecord) -> RunRecord:
             f"run {run.run_id} began with a secret that was written out in {', '.join(lines)}; no record has it, and "
             "that line is no longer there",
             hint="put the line back, or go on with the files as they are now: "
-            f"flowllm resume {run.run_id} --file {run.path}",
+            f"flowllm resume {run.run_id} --file {quote(run.path)}",
         )
     return replace(run, snapshot=whole)
 
@@ -123,7 +124,7 @@ def edited(run: RunRecord) -> list[str]:
     if not edited:
         return []
     changed = f"{', '.join(edited)} changed since this run began; it goes on with what it began with."
-    return [f"{changed} To take what is on disk: flowllm resume {run.run_id} --file {run.path}"]
+    return [f"{changed} To take what is on disk: flowllm resume {run.run_id} --file {quote(run.path)}"]
 
 
 async def mended_items(

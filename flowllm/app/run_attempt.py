@@ -227,8 +227,8 @@ class RunAttempt:
         self._providers.claim(self._limiter, holder=holder, cap=cap, most=share if over else None, ceiling=ceiling)
         if max(written, LOCAL_WINDOW) > self._files:
             message = (
-                f"at most {self._files} requests or items at once, as this process may have only "
-                f"{descriptors.limit()} files open: `ulimit -n` raises that"
+                f"at most {self._files:,} requests or items at once, as this process may have only "
+                f"{descriptors.limit():,} files open: `ulimit -n` raises that"
             )
             self._emit(Notice(run_id=holder, at=self._clock.now(), message=message))
 

@@ -178,7 +178,7 @@ async def read_node(store: Store, run: RunRecord, step: str, outputs: int | None
         if node.kind is StepKind.PYTHON:  # what it asked, in the order of the calls: ask[2] before ask[10]
             inner.sort(key=lambda one: (len(one.node_id), one.node_id))
         within = all_nodes(run, [await with_items(store, one, outputs) for one in inner], {})
-    node = await with_items(store, node, outputs)
+    node = all_nodes(run, [await with_items(store, node, outputs)], {})[0]
     return await _record(store, run, within, node, items, attempts_of=[*within, node] if as_json else [node])
 
 
@@ -207,17 +207,17 @@ async def _record(
 
 
 async def _find_node(store: Store, run: RunRecord, step: str) -> NodeRecord:
-    """That node, even if it never ended. Raises UsageError."""
+    """That node as it is on record, even if it never ended. Raises UsageError."""
     found = await store.node(run.run_id, NodeId(step))
     if found is not None:
-        return all_nodes(run, [found], {})[0]
+        return found
     steps = {node.node_id: node for node in all_nodes(run, await store.nodes(run.run_id), step_kinds(run))}
     if step in steps:
         return steps[NodeId(step)]
     top = step_path(step).partition(".")[0]
     hint = nearest(step, steps)
     if top in steps:
-        hint = f"`flowllm show {run.run_id} {top}` shows what is within {top}"
+        hint = f"`flowllm show {run.run_id} {shlex.quote(top)}` shows what is within {top}"
     raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=hint)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from flowllm.app.flowllm import FlowLLM
@@ -160,4 +162,4 @@ def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
         screen.line(f"waited {visible(waited)}")
     if found.hedged:
         what = f"{plural(found.hedged, 'request')} took long, and {'was' if found.hedged == 1 else 'were'}"
-        screen.line(f"{what} sent twice: `flowllm show {found.run_id} {visible(found.step)}` has both attempts")
+        screen.line(f"{what} sent twice: `flowllm show {found.run_id} {quote(visible(found.step))}` has both attempts")

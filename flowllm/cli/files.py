@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -201,7 +202,7 @@ def init(*, folder: str) -> None:
             _write(root / name, text)
     except OSError as error:
         raise UsageError(f"cannot write to {root}: {error.strerror or error}") from error
-    say("try: flowllm run " + visible(str(root / "workflows" / "blog.yaml")))
+    say("try: flowllm run " + quote(visible(str(root / "workflows" / "blog.yaml"))))
 
 
 def _write(path: Path, text: str) -> None:

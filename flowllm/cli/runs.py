@@ -68,7 +68,7 @@ class Row:
             self.run.status.value,
             started[5:16] if narrow else started,
             duration(self.run.stats.get("duration_s")),
-            f"{self.succeeded}/{self.steps}",
+            f"{self.succeeded:,}/{self.steps:,}",
             price(self.figures),
         ]
 

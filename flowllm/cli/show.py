@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import click
 
 from flowllm.app.flowllm import FlowLLM
-from flowllm.app.result import MOST_ITEMS, figures_of
+from flowllm.app.result import MOST_ITEMS, NODE_UNENDED, figures_of
 from flowllm.cli.database import Record, command, find_run, read_node, read_run, reading
 from flowllm.cli.inputs import full_option
 from flowllm.cli.options import Location, json_option, location_options
@@ -105,11 +106,32 @@ def _print_run_facts(screen: Screen, run: RunRecord) -> None:
     if run.owner is not None:
         _field(screen, "owner", f"process {run.owner.pid} on {run.owner.host}")
     _field(screen, "provider", run.provider)
-    options = {name: value for name, value in run.options.items() if name not in {"given", "mended"}}
-    if options:
-        _field(screen, "options", json_text(options, indent=None))
+    if run.options.get("config"):
+        _field(screen, "config", str(run.options["config"]))
+    if options := _options(run.options):
+        _field(screen, "options", options)
     for name, value in run.inputs.items():
         _field(screen, f"input {name}", one_line(value if isinstance(value, str) else json_text(value, indent=None)))
+
+
+def _options(given: Mapping[str, Json]) -> str:
+    """As they were written behind `flowllm run`."""
+    words: list[str] = []
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        match value:
+            case _ if name in {"config", "given", "mended"}:
+                pass
+            case True:
+                words.append(option)
+            case Mapping():
+                option = option.replace("settings", "set")
+                words += [word for key, one in value.items() for word in (option, f"{key}={one}")]
+            case list():
+                words += [word for one in value for word in (option, str(one))]
+            case _:
+                words += [option, f"{value:g}s" if name == "grace" else str(value)]
+    return shlex.join(words)
 
 
 def _print_steps(record: Record) -> None:
@@ -136,7 +158,7 @@ def _cost(record: Record, node: NodeRecord) -> str:
 
 def _note(node: NodeRecord) -> str:
     """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached; and a wait that can be felt."""
-    found = [] if node.counts is None else [_counted(node.counts)]
+    found = [] if node.counts is None else [f"foreach {_counted(node)}"]
     if suspended := node.parts.get(SUSPENDED):
         found.append(f"waits: {suspended_text(**suspended)}")
     elif node.error:
@@ -149,9 +171,14 @@ def _note(node: NodeRecord) -> str:
     return "; ".join(found)
 
 
-def _counted(counts: Counts) -> str:
-    shares = item_shares(counts.as_dict()).replace("succeeded", "ok")
-    return f"foreach {counts.total:,}{': ' if shares else ''}{shares}"
+def _counted(node: NodeRecord) -> str:
+    """`50,000: 49,997 ok, 3 failed`; of one that never ended `27: 11 ok, 16 cancelled`, those that had begun."""
+    counts = node.counts or Counts()
+    shares = [item_shares(counts.as_dict()).replace("succeeded", "ok")]
+    open_items = counts.total - counts.succeeded - counts.failed - counts.skipped
+    if node.status in NODE_UNENDED and open_items > 0:
+        shares.append(f"{open_items:,} {'cancelled' if node.status is NodeStatus.CANCELLED else 'open'}")
+    return f"{counts.total:,}: {', '.join(filter(None, shares))}".removesuffix(": ")
 
 
 def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
@@ -188,7 +215,7 @@ def _print_step(record: Record, node: NodeRecord) -> None:
         (node.status.value, "bold"),
     )
     _print_facts(screen, record, node)
-    if node.place is not None:
+    if node.item is not None:  # that of one that never ended is not on record
         _section(screen, "item", node.item)
     if node.counts is None:
         _print_request(screen, node.parts)
@@ -209,7 +236,7 @@ def _print_step(record: Record, node: NodeRecord) -> None:
 def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
     how = [word for word in ("cached", "reused", "truncated") if getattr(node, word)]
     if node.counts is not None:
-        _field(screen, "items", _counted(node.counts))
+        _field(screen, "items", _counted(node))
     if node.model:
         _field(screen, "model", f"{node.model} at {node.provider}")
     _field(screen, "started", clock_time(node.started_at))
@@ -218,7 +245,7 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
     if waited := waits_text(node.waits):
         _field(screen, "waited", waited)
     if node.attempts or node.usage.total != 0:
-        _field(screen, "tokens", f"{_in_and_out(node.usage)}; {_cost(record, node)}")
+        _field(screen, "tokens", f"{_in_and_out(node.usage).removeprefix('tokens ')}; {_cost(record, node)}")
     if how:
         _field(screen, "note", ", ".join(how))
     if suspended := node.parts.get(SUSPENDED):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from shlex import quote
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
@@ -13,10 +14,13 @@ from flowllm.core.fingerprint import differences
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import (
     ABANDONED,
+    REQUEST_KINDS,
+    RUN_RESUMABLE,
     Json,
     NodeId,
     NodeStatus,
     RunId,
+    RunStatus,
     StepId,
     WaitReason,
     child_id,
@@ -89,15 +93,22 @@ def explain_parts(before: Mapping[str, Json], after: Mapping[str, Json]) -> list
     return list(dict.fromkeys(_name(path, after) for path, _, _ in _differences(before, after)))
 
 
-async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str]) -> Why:
+async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str], *, known: bool = False) -> Why:
     """Hold a node against the same one in the newest earlier run in which it succeeded, and tell for what it waited.
 
-    `edges` are the steps that it waits for. Raises UsageError for a step that the run has no record of.
+    `edges` are the steps that it waits for; `known`: the run's workflow has the step. Raises UsageError for a step, or an
+    item, that the run has no record of, but for a step that it has not come to.
     """
-    node = await store.node(run.run_id, NodeId(step))
+    node, going = await store.node(run.run_id, NodeId(step)), run.status is RunStatus.RUNNING
+    if node is None and known and "[" not in step and run.status is not RunStatus.SUCCEEDED:
+        text = f"{step} has not begun yet." if going else f"{step} never began, {_as_it_ended(run)}."
+        status = NodeStatus.PENDING if going else NodeStatus.CANCELLED
+        return Why(run_id=run.run_id, step=step, status=status.value, text=text)
     if node is None:
-        known = ", ".join(one.node_id for one in await store.nodes(run.run_id)) or "none yet"
-        raise UsageError(f"run {run.run_id} has no record of a step {step!r}", hint=f"it has: {known}")
+        names = ", ".join(one.node_id for one in await store.nodes(run.run_id)) or "none yet"
+        raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=f"it has: {names}")
+    if node.status is NodeStatus.RUNNING and not going:
+        node = replace(node, status=NodeStatus.CANCELLED)
     found = await _compared(store, run, node, step, edges)
     equal = await _equal_call(store, run, node) if WaitReason.EQUAL_CALL in node.waits else None
     hedged = 0
@@ -119,14 +130,8 @@ async def _equal_call(store: Store, run: RunRecord, node: NodeRecord) -> tuple[s
 
 
 async def _compared(store: Store, run: RunRecord, node: NodeRecord, step: str, edges: Iterable[str]) -> Why:
-    if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.WAITING} and node.counts is None:
-        return _why(run, node, f"{step} was {_not_run(node)}.")
-    if node.counts is not None:
-        asked = f"`flowllm why {run.run_id} '{item_id(node.node_id, 0)}'` tells of its first one"
-        return _why(run, node, f"{step} only goes through its items: {asked}.")
-    if not node.key:
-        said = (node.error or {}).get("message", "no reason is on record")
-        return _why(run, node, f"{step} failed before its request was known: {said}.")
+    if text := await _without_answer(store, run, node):
+        return _why(run, node, f"{step} {text}.")
     before = await store.last_node(run.workflow, NodeId(step), before_seq=run.seq)
     if before is None:
         return _why(run, node, f"{step} {_did(node)}: no earlier run of {run.workflow} has an answer of it.")
@@ -142,13 +147,39 @@ async def _compared(store: Store, run: RunRecord, node: NodeRecord, step: str, e
     return _why(run, node, text, before, changes=changes, causes=causes)
 
 
+async def _without_answer(store: Store, run: RunRecord, node: NodeRecord) -> str:
+    """What became of a node that has no request to be compared, or no outcome; empty for all others."""
+    if node.counts is not None:
+        asked = f"`flowllm why {run.run_id} {quote(item_id(node.node_id, 0))}` tells of its first one"
+        return f"only goes through its items: {asked}"
+    if node.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.WAITING}:
+        return f"was {_not_run(node)}"
+    if node.status is NodeStatus.RUNNING:
+        return "is still running"
+    if node.status is NodeStatus.CANCELLED:
+        when = "before it was sent" if node.kind in REQUEST_KINDS else "before it ended"
+        if sent := len(await store.attempts(run.run_id, node.node_id)):
+            requests = "a request" if sent == 1 else f"{sent:,} requests"
+            when = f"after {requests} and before an answer was on record"
+        return f"was cancelled {when}, {_as_it_ended(run)}"
+    if not node.key:
+        return f"failed before its request was known: {(node.error or {}).get('message', 'no reason is on record')}"
+    return ""
+
+
+def _as_it_ended(run: RunRecord) -> str:
+    """`as the run was interrupted; …`."""
+    again = f"; `flowllm resume {run.run_id}` goes on with it" if run.status in RUN_RESUMABLE else ""
+    return f"as the run {'' if run.status in {RunStatus.FAILED, RunStatus.SUCCEEDED} else 'was '}{run.status}{again}"
+
+
 def _not_run(node: NodeRecord) -> str:
     """Why it was skipped, or blocked, or waits."""
     if node.status is not NodeStatus.WAITING:
         return f"{node.status}: {node.parts.get('reason') or 'its `when` was false'}"
     suspended = node.parts.get(SUSPENDED)
     if suspended is None:
-        return f"suspended, as a step within it waits: `flowllm show {node.run_id} {node.node_id}` lists them"
+        return f"suspended, as a step within it waits: `flowllm show {node.run_id} {quote(node.node_id)}` lists them"
     until = "" if suspended["due_at"] is None else f", or until {timestamp(suspended['due_at'])}"
     return (
         f"suspended: it waits for a value ({suspended['kind']}) under the token {suspended['token']}{until}; once that has "

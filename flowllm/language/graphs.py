@@ -80,8 +80,8 @@ class WorkflowScope:
         for hint, found in self.modelless.items():
             where, first = found[0]
             names = [step for _, step in found]
-            more = f"{', '.join(f'`{name}`' for name in names[:_NAMED])} and {len(names) - _NAMED} more"
-            several = f"{len(found)} steps have no model: {more if len(names) > _NAMED else listing(names)}"
+            more = f"{', '.join(f'`{name}`' for name in names[:_NAMED])} and {len(names) - _NAMED:,} more"
+            several = f"{len(found):,} steps have no model: {more if len(names) > _NAMED else listing(names)}"
             message = f"the step `{first}` has no model" if len(found) == 1 else several
             self.problems.add(where, message, hint, step=first)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
+from shlex import quote
 from typing import Final
 
 from flowllm.core import strict_json
@@ -318,7 +319,7 @@ def _nothing_fits(
     if letters and not any(node.startswith("row[") and node.count("[") == 1 for node in letters):
         return Fit(
             error=f"{name} has failed items of a foreach, and a row of --over is a run of the whole workflow",
-            hint=f"mend them, and go on with their run: flowllm resume RUN --mended {name}",
+            hint=f"mend them, and go on with their run: flowllm resume RUN --mended {quote(name)}",
         )
     error = f"no column of {name} is an input: it has {_some(found)}, and the workflow has "
     if not inputs:
@@ -358,7 +359,7 @@ def _plain(name: str) -> str:
 
 def _some(names: AbstractSequence[str]) -> str:
     more = len(names) - _SHOWN
-    return listing(names) if more <= 0 else f"{', '.join(f'`{one}`' for one in names[:_SHOWN])} and {more} more"
+    return listing(names) if more <= 0 else f"{', '.join(f'`{one}`' for one in names[:_SHOWN])} and {more:,} more"
 
 
 def _them(names: AbstractSequence[str]) -> str:

@@ -375,7 +375,7 @@ def _no_key_words(obj: object, name: str) -> str:
         return f"`{name}` is a method of {kind_of(obj)}: call it, `.{name}()`"
     if isinstance(obj, Mapping):
         keys = (key for key in obj if isinstance(key, str))
-        near = nearest(name, keys) or (f"there are {len(obj)} keys" if obj else "it is empty")
+        near = nearest(name, keys) or (f"there are {len(obj):,} keys" if obj else "it is empty")
         return f"the mapping has no key `{name}`; {near}"
     return f"{kind_of(obj)} has no key `{name}`"
 

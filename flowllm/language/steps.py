@@ -20,7 +20,7 @@ from flowllm.language.project import merged
 from flowllm.language.prompt_order import check_prompt_order
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
 from flowllm.language.values import NAME, is_template, shown
-from flowllm.language.workflow import Accept, Body, DataFile, Foreach, Step
+from flowllm.language.workflow import Accept, Body, DataFile, Foreach, Step, ValueBody, WorkflowBody
 
 _WITH_SECRETS = ("with", "env")
 
@@ -138,7 +138,10 @@ def _check_hedge(entry: Entry, body: Body, problems: Problems) -> None:
     hedge = retry.value.entry("hedge") if retry is not None and isinstance(retry.value, Mapping) else None
     if hedge is None or body.harmless or (isinstance(hedge.value, Scalar) and hedge.value.text in {"auto", "off"}):
         return
-    message = f"the step `{entry.key}` may have effects, and would have them twice: it is never sent once more"
+    what = "may have effects, and would have them twice: it is never sent once more"
+    if isinstance(body, ValueBody | WorkflowBody):
+        what = "sends nothing itself that could be sent once more"
+    message = f"the step `{entry.key}` {what}"
     problems.add(hedge.where, message, "take `hedge` away; models and GET requests have it", step=entry.key)
 
 

@@ -327,8 +327,8 @@ class Progress:
     def _count(self) -> list[Part]:
         if self._over or not self._total:
             return []
-        width = len(str(self._total))
-        return [(f"{self._done:>{width}} of {self._total}  ", "dim")]
+        total = f"{self._total:,}"
+        return [(f"{self._done:>{len(total)},} of {total}  ", "dim")]
 
     def _say(self, word: str, step: str, detail: str = "") -> None:
         parts: list[Part] = [*self._count(), (f"{word:<{_WIDEST}} ", _STYLES.get(word, ""))]
@@ -359,7 +359,7 @@ def figures(event: NodeEnded, sent: int) -> str:
     if many or event.kind in {StepKind.WORKFLOW, StepKind.EMBED}:
         found += [plural(sent, "request")] if sent > 1 else []
     elif event.attempts > 1:
-        found.append(f"{event.attempts} attempts")
+        found.append(plural(event.attempts, "attempt"))
     if event.truncated:
         found.append("truncated")
     return f"[{', '.join(found)}]" if found else ""
@@ -386,7 +386,7 @@ class Notices:
             case Notice():
                 self._screen.line(("notice: ", "yellow"), visible(event.message))
             case FailuresHigh():
-                text = f"{event.failed} of {event.ended} {what_ended(event)} failed so far ({event.share:.0%})"
+                text = f"{event.failed:,} of {event.ended:,} {what_ended(event)} failed so far ({event.share:.0%})"
                 self._screen.line(("alert: ", "bold red"), text)
             case StopRequested():
                 self._stopping(event)

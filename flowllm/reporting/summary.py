@@ -208,9 +208,9 @@ class Summary:
         total, nodes = sum(self._outcomes.values()), 0 if self._started is None else self._started.nodes
         if not total:
             return ""
-        shares = [f"{self._outcomes[name]} {name}" for name in _ORDER if self._outcomes[name]]
+        shares = [f"{self._outcomes[name]:,} {name}" for name in _ORDER if self._outcomes[name]]
         text = "" if self._outcomes["succeeded"] == total else f", {', '.join(shares)}"
-        count = plural(total, "step") if total >= nodes else f"{total} of {plural(nodes, 'step')}"
+        count = plural(total, "step") if total >= nodes else f"{total:,} of {plural(nodes, 'step')}"
         return f"{count}{text}"
 
     def _foreach(self, node: str, counts: Mapping[str, Json]) -> str:
@@ -264,8 +264,8 @@ def _by_number(node: str) -> list[str | int]:
 def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, ...]]:
     """Requests, tokens, cost and latency, on two lines; of a run that was resumed, what it took in all on one more."""
     requests = stats.get("requests", {})
-    counts = [f"{requests.get('sent', 0)} sent"]
-    counts += [f"{requests[name]} {word}" for name, word in _REQUESTS.items() if requests.get(name)]
+    counts = [f"{requests.get('sent', 0):,} sent"]
+    counts += [f"{requests[name]:,} {word}" for name, word in _REQUESTS.items() if requests.get(name)]
     attempt = stats.get("since_resumed")
     taken = took(attempt or stats, unpriced, stats.get("list_prices", ()))
     found: list[tuple[Part, ...]] = [(f"requests: {', '.join(counts)}; {taken}",)]
@@ -312,7 +312,7 @@ def limits(gauges: Mapping[str, Mapping[str, Json]]) -> list[str]:
         if gauge.get("learned_concurrent") is not None
     ]
     return found + [
-        f"limit of {one_line(name)}: {gauge['requests_per_minute']:.0f} requests a minute, "
+        f"limit of {one_line(name)}: {gauge['requests_per_minute']:,.0f} requests a minute, "
         f"{gauge['utilisation']:.0%} used" + (", learned" if gauge["learned_per_minute"] is not None else "")
         for name, gauge in gauges.items()
         if gauge["requests_per_minute"] is not None and (gauge["utilisation"] or 0) >= NOTABLE_SHARE

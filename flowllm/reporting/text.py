@@ -25,7 +25,6 @@ _OF_THE_FILE = frozenset({TemplateFailed.__name__, ConditionFailed.__name__})
 """Errors that come again as long as the file and what is on record are the same."""
 _MINUTE = 60.0
 _HOUR = 3600.0
-_THOUSAND = 1000
 _KIBI = 1024
 _SHORTEST_WAIT = 0.001
 
@@ -137,8 +136,7 @@ def at_least(value: N | None, known: N, shown: Callable[[N], str]) -> str:
 
 def plural(count: int, noun: str) -> str:
     """`1 step`, `4 steps`, `12,000 steps`."""
-    shown = f"{count:,}" if count >= _THOUSAND else str(count)
-    return f"{shown} {noun}" if count == 1 else f"{shown} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 _SHARES = ("accepted", "succeeded", "failed", "skipped", "not_sent")

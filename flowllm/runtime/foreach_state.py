@@ -13,6 +13,7 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from shlex import quote
 
 from flowllm.core.errors import ItemsFailed, StepError, TemplateFailed
 from flowllm.core.records import dataclass
@@ -299,7 +300,7 @@ class ForeachState:
         if not self._failed or self.enough:
             return None
         number, message = self.first_error or (0, "")
-        failures = f"{self._failed} of {self._next} items failed; {step}[{number}]: {message}"
+        failures = f"{self._failed:,} of {self._next:,} items failed; {step}[{number}]: {message}"
         tolerated = self._tolerated
         retry = " --retry-failed" if self._stand else ""
         if step == ROW:
@@ -309,7 +310,7 @@ class ForeachState:
         if not tolerated.forgiven:
             return ItemsFailed(
                 failures,
-                hint=f"`flowllm show last '{step}[{number}]'` shows it; `flowllm resume{retry}` runs the failed ones again; "
+                hint=f"`flowllm show last {quote(f'{step}[{number}]')}` shows it; `flowllm resume{retry}` runs the failed ones again; "
                 "`on_error: continue` lets them pass",
             )
         most = tolerated.most
@@ -317,7 +318,7 @@ class ForeachState:
             most = math.floor(tolerated.share * (self._total or self._next))
         if most is not None and self._failed > most:
             return ItemsFailed(
-                f"{failures}; `max_failed` allows {most}", hint="`flowllm resume --retry-failed` runs them again"
+                f"{failures}; `max_failed` allows {most:,}", hint="`flowllm resume --retry-failed` runs them again"
             )
         if most is None and self._failed == self._next:
             return ItemsFailed(failures, hint="every item failed; `flowllm resume --retry-failed` runs them again")

@@ -345,6 +345,6 @@ class EventEmitter:
         if not failures.stop():
             return None
         return TooManyFailures(
-            f"{failures.failed} of {failures.ended} nodes failed, more than `stop_at_error_rate` allows",
+            f"{failures.failed:,} of {failures.ended:,} nodes failed, more than `stop_at_error_rate` allows",
             hint="see the errors above; `flowllm resume` goes on with what is left",
         )

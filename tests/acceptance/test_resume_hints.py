@@ -125,3 +125,45 @@ def test_a_record_that_was_damaged_is_made_anew(project: Project) -> None:
     assert again.code == 0, again.said
     assert (project.folder / "calls").stat().st_size == 2
     assert "damaged" not in project.cli("show", "last", "a").out
+
+
+def test_a_command_that_is_named_may_be_pasted_whatever_is_in_its_paths(project: Project) -> None:
+    project.write("my flows/tools.py", TOOLS)
+    file = project.flow(name="my flows/it's.yaml", steps={"a": EACH})
+    outcome = project.cli("run", file)
+    (shows,) = re.findall(r"`flowllm (show [^`]*)`", outcome.err)
+    assert shlex.split(shows) == ["show", "last", "a[0]"]
+    assert project.cli(*shlex.split(shows)).code == 0
+    text = (project.folder / file).read_text()
+    (project.folder / file).write_text(text + "\n")
+    (command,) = re.findall(r"To take what is on disk: flowllm (.*)$", project.cli("resume").err, re.MULTILINE)
+    assert shlex.split(command)[-2:] == ["--file", str(project.folder / file)]
+    assert "changed since this run began" not in project.cli(*shlex.split(command)).err
+
+
+def test_options_are_shown_as_they_were_given(project: Project) -> None:
+    project.write("flowllm.yaml", "limits: {max_concurrent: 3}\n")
+    project.write("tools.py", TOOLS)
+    project.write("mended", "")
+    file = project.flow(steps={"a": {"python": "./tools.py:fails"}})
+    plain = project.cli("run", file)
+    assert plain.code == 0, plain.said
+    shown = project.cli("show", "last").out
+    assert f"config       {project.folder / 'flowllm.yaml'}\n" in shown
+    assert "\n  options " not in shown
+    words = [
+        "--set",
+        "a.timeout=5s",
+        "--no-cache",
+        "--refresh",
+        "a",
+        "--limit",
+        "7",
+        "--budget",
+        "usd=5",
+        "--grace",
+        "90s",
+    ]
+    assert project.cli("run", file, *words).code == 0
+    (given,) = re.findall(r"^  options +(.*)$", project.cli("show", "last").out, re.MULTILINE)
+    assert sorted(shlex.split(given)) == sorted(words)

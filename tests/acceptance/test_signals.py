@@ -93,6 +93,36 @@ def test_the_second_signal_cancels_and_keeps_what_is_finished(project: Project, 
     assert project.rows("SELECT status FROM attempts WHERE node_id = 'slow'") == [("unknown",)]
 
 
+def test_of_items_that_a_stop_cancelled_all_that_is_on_record_is_shown(project: Project, server: Server) -> None:
+    topics = ["[text=done]", *(f"{n} [sleep=30]" for n in range(4))]
+    steps = {"posts": {"prompt": "of {{ item }}", "foreach": topics}, "after": {"prompt": "{{ posts[0] }}"}}
+    file = project.flow(steps=steps, limits={"max_concurrent": 2})
+
+    def one_is_done() -> bool:
+        return server.in_flight == 2 and bool(project.rows("SELECT 1 FROM nodes WHERE node_id = 'posts[0]'"))
+
+    outcome = _signalled(project, "run", file, at=one_is_done, numbers=[signal.SIGINT, signal.SIGINT])
+    assert outcome.code == 130, outcome.said
+    counts = {"total": 5, "succeeded": 1, "failed": 0, "skipped": 0, "accepted": 0, "not_sent": 0}
+    assert project.json("show", "last")["steps"]["posts"]["counts"] == counts
+    posts = project.json("show", "last", "posts")
+    assert (posts["counts"], posts["status"], len(posts["items"])) == (counts, "cancelled", 5)
+    assert "foreach 5: 1 ok, 4 cancelled\n" in project.cli("show", "last").out
+    assert "items        5: 1 ok, 4 cancelled\n" in project.cli("show", "last", "posts").out
+    assert "null" not in project.cli("show", "last", "posts[4]").out
+    (run_id,) = project.run_ids()
+    ended = f"as the run was interrupted; `flowllm resume {run_id}` goes on with it."
+    for node, text in {
+        "posts[1]": "was cancelled after a request and before an answer was on record, ",
+        "posts[4]": "was cancelled before it was sent, ",
+        "after": "never began, ",
+    }.items():
+        why = project.json("why", "last", node)
+        assert (why["status"], why["text"]) == ("cancelled", f"{node} {text}{ended}")
+    unknown = project.cli("why", "last", "posts[7]")
+    assert (unknown.code, "no record of a step `posts[7]`" in unknown.err) == (2, True)
+
+
 def test_grace_bounds_the_wait_for_calls_in_flight(project: Project, server: Server) -> None:
     file = project.flow(steps=prompts(slow="slow [sleep=50]"))
     outcome = _signalled(

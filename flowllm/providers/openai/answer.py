@@ -273,7 +273,7 @@ def _empty_answer(info: RequestInfo, parts: _Parts, raw: str, usage: Usage) -> E
     message = f"{info.model or 'the model'} gave an empty answer"
     hint = "see whether the prompt leaves it anything to say, or name a `fallback` model"
     if parts.has_reasoning or usage.reasoning_tokens:
-        tokens = f" of {usage.reasoning_tokens} tokens" if usage.reasoning_tokens else ""
+        tokens = f" of {usage.reasoning_tokens:,} tokens" if usage.reasoning_tokens else ""
         message += f": it said nothing after its reasoning{tokens}"
         hint = "raise max_tokens, or lower the effort of its reasoning"
     return EmptyAnswer(message, hint=hint, answer=raw[:LONGEST_RAW], usage=usage, status=200)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 import flowllm
@@ -142,7 +143,7 @@ def _look_through(connection: sqlite3.Connection, path: Path) -> None:
     if found != "ok":
         raise DatabaseCorrupt(
             f"The database {path} is damaged: {found}.",
-            hint=f'{RESTORE}\nWhere an index alone is damaged, this mends it: sqlite3 {path} "REINDEX"',
+            hint=f'{RESTORE}\nWhere an index alone is damaged, this mends it: sqlite3 {quote(str(path))} "REINDEX"',
         )
 
 

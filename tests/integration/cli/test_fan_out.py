@@ -99,7 +99,7 @@ def test_a_run_is_shown_in_few_lines_and_with_counts() -> None:
 def test_items_and_the_steps_within_them_are_shown() -> None:
     flowllm("run", "fan.yaml", "-q")
     foreach = flowllm("show", "last", "ratios").stdout
-    assert "items        foreach 30: 28 ok, 2 failed" in foreach
+    assert "items        30: 28 ok, 2 failed" in foreach
     assert "ratios[0]   failed     TemplateFailed: fan.yaml:5:" in foreach
     assert "ratios[1]   succeeded  6.0" in foreach
     assert foreach.rstrip().endswith("and 10 more")

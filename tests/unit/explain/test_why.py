@@ -144,7 +144,7 @@ def test_a_step_that_is_not_there_is_told_with_those_that_are() -> None:
     async def main() -> None:
         history = History(Stage())
         await history.run()
-        with pytest.raises(UsageError, match="no record of a step 'c'") as caught:
+        with pytest.raises(UsageError, match="no record of a step `c`") as caught:
             await history.why("c")
         assert caught.value.hint == "it has: a, b"
 
@@ -186,7 +186,7 @@ def test_an_item_is_held_against_the_same_item_and_its_own_neighbours() -> None:
         assert (await history.why("posts")).text == (
             "posts only goes through its items: `flowllm why r2 'posts[0]'` tells of its first one."
         )
-        with pytest.raises(UsageError, match=r"no record of a step 'posts\[2\]'"):
+        with pytest.raises(UsageError, match=r"no record of a step `posts\[2\]`"):
             await history.why("posts[2]")
 
     run_virtual(main())

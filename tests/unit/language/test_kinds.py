@@ -133,6 +133,11 @@ def test_what_may_have_effects_is_never_sent_twice_at_once(does: str) -> None:
     )
 
 
+def test_a_step_that_sends_nothing_is_not_said_to_have_effects() -> None:
+    told = problem("{value: 1, retry: {hedge: 30s}}")
+    assert "the step `a` sends nothing itself that could be sent once more" in told
+
+
 def test_a_command_is_as_written() -> None:
     found = step(
         '{shell: "echo ${#A} ${A%.*} {%", stdin: "{{ inputs.x }}", env: {A: "{{ secrets.TOKEN }}", N: 8080, E: ""}}'

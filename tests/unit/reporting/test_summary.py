@@ -86,3 +86,9 @@ def test_many_errors_are_counted() -> None:
 def test_an_error_of_an_earlier_attempt_is_told_as_such() -> None:
     lines = summed(node_ended("a", status=NodeStatus.FAILED, error=ERROR, reused=True), run_ended())
     assert any("too many requests (reused: --retry-failed runs it again)" in line for line in lines)
+
+
+def test_all_numbers_have_their_thousands_apart() -> None:
+    many = {"sent": 1500, "cached": 0, "joined": 2000, "retried": 12_345}
+    lines = summed(run_started(), run_ended(stats={**run_ended().stats, "requests": many}))
+    assert any(line.startswith("requests: 1,500 sent, 2,000 joined, 12,345 retried; ") for line in lines)
