@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from flowllm.core.types import Json
 
@@ -19,3 +19,27 @@ def encoder(*, sort_keys: bool = False, ascii_only: bool = True) -> Callable[[Js
     text = json.encoder.encode_basestring_ascii if ascii_only else json.encoder.encode_basestring
     pieces = make(None, usual.default, text, None, ":", ",", sort_keys, False, False)
     return lambda value: text(value) if isinstance(value, str) else "".join(pieces(value, 0))
+
+
+class EncodedObject(Mapping[str, Json]):
+    """A JSON object whose text is there already, as `encoder()` writes it; it is read when somebody looks into it."""
+
+    __slots__ = ("_value", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._value: dict[str, Json] | None = None
+
+    def _read(self) -> dict[str, Json]:
+        if self._value is None:
+            self._value = json.loads(self.text)
+        return self._value
+
+    def __getitem__(self, name: str) -> Json:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())

@@ -31,7 +31,12 @@ def digest(text: str) -> str:
 
 def fingerprint(parts: Mapping[str, Json]) -> str:
     """The key of a request, given all its parts by name; 64 hexadecimal digits."""
-    return digest(canonical({"scheme": KEY_SCHEME, **parts}))
+    return digest(key_text(parts))
+
+
+def key_text(parts: Mapping[str, Json]) -> str:
+    """The text whose digest the key is."""
+    return canonical({"scheme": KEY_SCHEME, **parts})
 
 
 def differences(before: Json, after: Json, path: str = "") -> list[tuple[str, Json, Json]]:

@@ -229,7 +229,7 @@ class Planner:
         before = await self._store.last_node(self.run.workflow, name, before_seq=None)
         if before is None:
             return "never answered before"
-        changes = explain_parts(before.parts, bound.parts)
+        changes = explain_parts(before.parts, dict(bound.parts))
         return f"changed: {', '.join(changes)}" if changes else "its answer is no longer in the cache"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flowllm.core.records import dataclass, field
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
@@ -76,4 +76,14 @@ class Provider(Protocol):
     def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:
         """US dollars for that many tokens in that service tier; None where the price is unknown, 0.0 where nothing is
         paid."""
+        ...
+
+
+@runtime_checkable
+class CopiesTexts(Protocol):
+    """A provider that says in which bodies the texts of messages stand as they are: those are encoded once for many."""
+
+    def copies_texts(self, request: ChatRequest) -> bool:
+        """In the body of this request, and of any that has other whole texts in their places, they stand as they are, and
+        nothing else of it depends on them."""
         ...

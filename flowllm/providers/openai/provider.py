@@ -23,7 +23,7 @@ from flowllm.core.types import Json, Usage
 from flowllm.providers.base import Account
 from flowllm.providers.openai.answer import decode
 from flowllm.providers.openai.errors import LARGEST_ERROR_BODY, LONGEST_RAW, RequestInfo, error_of, masked_body
-from flowllm.providers.openai.request import OPENAI_HOST, OpenAIConfig, encode, with_images
+from flowllm.providers.openai.request import OPENAI_HOST, OpenAIConfig, copies_texts, encode, with_images
 from flowllm.providers.openai.usage import list_price, price_usd, reported_cost
 from flowllm.providers.openai.vectors import decode_embeddings
 
@@ -191,6 +191,10 @@ class OpenAIProvider:
     def encode(self, request: Request) -> dict[str, Json]:
         """The body that is sent for this request."""
         return encode(request, self._config)
+
+    def copies_texts(self, request: ChatRequest) -> bool:
+        """See CopiesTexts."""
+        return copies_texts(request)
 
     def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:
         """US dollars, None where the price is unknown."""

@@ -52,6 +52,11 @@ def encode(request: Request, config: OpenAIConfig) -> dict[str, Json]:
     return body
 
 
+def copies_texts(request: ChatRequest) -> bool:
+    """See CopiesTexts: whether an answer without a schema is asked for depends on the word "JSON"."""
+    return request.output is None or request.output.schema is not None
+
+
 def encode_chat(request: ChatRequest, config: OpenAIConfig) -> dict[str, Json]:
     """The body of a Chat Completions request. A parameter that is None is one that is not set."""
     form = _form(request.output, config)

@@ -18,7 +18,7 @@ from flowllm.core.records import dataclass
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Request
 from flowllm.core.types import Json, Limits, Usage
 from flowllm.providers.base import Account
-from flowllm.providers.openai.request import OpenAIConfig, encode
+from flowllm.providers.openai.request import OpenAIConfig, copies_texts, encode
 from flowllm.providers.simulated.prompt_cache import PromptCache
 from flowllm.providers.simulated.text import Topic, phrase, wanted_items, write
 
@@ -86,6 +86,10 @@ class SimulatedProvider:
     def encode(self, request: Request) -> dict[str, Json]:
         """The body, as OpenAI's Chat Completions or Embeddings would get it."""
         return encode(request, self._wire)
+
+    def copies_texts(self, request: ChatRequest) -> bool:
+        """See CopiesTexts."""
+        return copies_texts(request)
 
     def cost(self, model: str, usage: Usage, *, tier: str = "") -> float | None:  # noqa: ARG002 - the protocol's shape
         """Nothing is paid."""

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Generic, TypeAlias, TypeVar, cast
 
 from flowllm.calls.base import Call
@@ -20,7 +21,7 @@ from flowllm.core.types import Json, OnTruncated, Usage, estimate_tokens
 from flowllm.language.sandbox_text import kind_of
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import LlmBody, Step
-from flowllm.providers.base import Provider
+from flowllm.providers.base import CopiesTexts, Provider
 from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.steps.pipeline import (
     AnswerCollector,
@@ -32,6 +33,7 @@ from flowllm.steps.pipeline import (
     once,
     with_fallbacks,
 )
+from flowllm.steps.prompt.prepared import FilledRequest, PreparedRequests
 from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite
 
 _SCHEMES = ("http:", "https:", "data:")
@@ -167,21 +169,24 @@ class PromptRunner:
         self._validators = PerBody(_validator)
         self._lengths = PerBody(lambda _: Lengths())
         self._pictures = Pictures()
+        self._prepared = PerBody(PreparedRequests)
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
         """The requests that the step would send: its own model's first, then its fallbacks'."""
         body = cast("LlmBody", step.body)
+        model, own = (
+            named(body.model.render(values), "model", step),
+            named(body.provider.render(values), "provider", step),
+        )
+        name = body.aliases.get(own, own)
+        prepared = self._prepared.of(body).get(name, model, lambda: self._with_holes(step, name, model, values))
+        bound = None if prepared is None else prepared.bound(step, values)
+        if bound is not None:
+            return bound
         samples = _samples(body, values)
         images = self._pictures.of(body, values, step)
-        request = ChatRequest(
-            model=named(body.model.render(values), "model", step),
-            messages=_messages(body, values, step, images),
-            params=mapping({} if body.params is None else body.params.render(values), "params", step),
-            output=body.output,
-            images=tuple(image for image in images if isinstance(image, ImageFile)),
-        )
-        own = named(body.provider.render(values), "provider", step)
-        targets = [self._target(body.aliases.get(own, own), request, samples)]
+        request = _request(step, model, values, _messages(body, values, step, images), images)
+        targets = [self._target(name, request, samples)]
         for target in body.fallback:
             other = own if target.provider is None else named(target.provider.render(values), "provider", step)
             model = named(target.model.render(values), "model", step)
@@ -191,6 +196,14 @@ class PromptRunner:
         key = first.keys[0] if body.samples is None else fingerprint({"samples": list(first.keys)})
         parts = first.parts if body.samples is None else {**first.parts, "samples": body.samples}
         return Bound(step=step, key=key, parts=parts, work=tuple(targets))
+
+    def _with_holes(self, step: Step, name: str, model: str, values: Mapping[str, Json]) -> _Target | None:
+        """The request of the step's prompt with holes in it; None where the provider does not just copy what they get."""
+        body = cast("LlmBody", step.body)
+        request = _request(step, model, values, _messages(body, values, step, (), self._prepared.of(body).holes), ())
+        provider = self._provider(name)
+        copied = isinstance(provider, CopiesTexts) and provider.copies_texts(request)
+        return self._target(name, request, _samples(body, values)) if copied else None
 
     def _target(self, name: str, request: ChatRequest, samples: Sequence[int]) -> _Target:
         provider = self._provider(name)
@@ -208,7 +221,7 @@ class PromptRunner:
 
     def work(self, bound: Bound) -> WorkEstimate:
         """The requests of the step's own model, were every one of them sent once."""
-        target = cast("tuple[_Target, ...]", bound.work)[0]
+        target = _targets(bound)[0]
         count, request = len(target.keys), target.request
         prompt = estimate_tokens(canonical(target.parts["body"])) + IMAGE_TOKENS * len(request.images)
         tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
@@ -235,14 +248,16 @@ class PromptRunner:
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Ask the step's model, then its fallbacks while that can help. Raises the error of the last one asked."""
-        targets = cast("tuple[_Target, ...]", bound.work)
+        targets = _targets(bound)
         if len(targets) > 1 or len(targets[0].keys) > 1:
             context = replace(context, missed=once(context.missed))
         return await with_fallbacks(targets, lambda one: self._ask_all(one, bound, context), context)
 
     def answer_key(self, bound: Bound) -> str:
         """See Recalling."""
-        keys = cast("tuple[_Target, ...]", bound.work)[0].keys
+        if isinstance(bound.work, FilledRequest):
+            return bound.key
+        keys = _targets(bound)[0].keys
         return keys[0] if len(keys) == 1 else ""
 
     def recalled(self, bound: Bound, stored: MemoRecord, context: NodeContext) -> NodeRecord | None:
@@ -333,8 +348,34 @@ def _samples(body: LlmBody, values: Mapping[str, Json]) -> Sequence[int]:
     return range(first, first + (1 if body.samples is None else body.samples))
 
 
+def _targets(bound: Bound) -> tuple[_Target, ...]:
+    work = bound.work
+    return (work.target,) if isinstance(work, FilledRequest) else cast("tuple[_Target, ...]", work)
+
+
+def _request(
+    step: Step,
+    model: str,
+    values: Mapping[str, Json],
+    messages: tuple[Mapping[str, Json], ...],
+    images: Sequence[str | ImageFile],
+) -> ChatRequest:
+    body = cast("LlmBody", step.body)
+    return ChatRequest(
+        model=model,
+        messages=messages,
+        params=mapping({} if body.params is None else body.params.render(values), "params", step),
+        output=body.output,
+        images=tuple(image for image in images if isinstance(image, ImageFile)),
+    )
+
+
 def _messages(
-    body: LlmBody, values: Mapping[str, Json], step: Step, images: Sequence[str | ImageFile]
+    body: LlmBody,
+    values: Mapping[str, Json],
+    step: Step,
+    images: Sequence[str | ImageFile],
+    holes: Mapping[Template, str] = MappingProxyType({}),
 ) -> tuple[Mapping[str, Json], ...]:
     if body.messages is not None:
         messages = _spliced(body.messages, values)
@@ -345,9 +386,11 @@ def _messages(
                 hint="`| fromjson` makes a list of a text that is JSON" if "text" in wrong else "",
             )
         return tuple(messages)
-    system = () if body.system is None else ({"role": "system", "content": body.system.text(values)},)
-    prompt = "" if body.prompt is None else body.prompt.text(values)
-    return (*system, {"role": "user", "content": illustrated(prompt, images)})
+    system, prompt = (
+        "" if text is None else holes.get(text) or text.text(values) for text in (body.system, body.prompt)
+    )
+    asked: dict[str, Json] = {"role": "user", "content": illustrated(prompt, images)}
+    return (asked,) if body.system is None else ({"role": "system", "content": system}, asked)
 
 
 def _spliced(messages: ValueTemplate, values: Mapping[str, Json]) -> Json:

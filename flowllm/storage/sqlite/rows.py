@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from flowllm.core.encoding import encoder
+from flowllm.core.encoding import EncodedObject, encoder
 from flowllm.core.types import Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
@@ -423,6 +423,8 @@ def _n(count: int | None) -> str:
 
 
 def _mapping(value: Mapping[str, Json]) -> str:
+    if value.__class__ is EncodedObject:
+        return value.text
     return to_json(value if type(value) is dict else dict(value))
 
 
