@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
@@ -77,11 +78,29 @@ def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[str, tuple[A
     _write_attempts(connection, totals, by_statement.get(BEGIN_ATTEMPT, ()), by_statement.get(END_ATTEMPT, ()))
     nodes, answers = texts.write(connection, by_statement.get(WRITE_NODE, ()), by_statement.get(WRITE_MEMO, ()))
     _write_nodes(connection, totals, by_statement.get(NOTE_RUNNING, []), nodes)
-    connection.executemany(WRITE_MEMO, answers)
+    _execute(connection, WRITE_MEMO, answers)
     for statement in _AS_THEY_ARE:
         if statement in by_statement:
             connection.executemany(statement, by_statement[statement])
     totals.write()
+
+
+def _execute(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write rows, several with each execution: around every one another thread may take the interpreter's lock, and then
+    holds it for as long as several rows take."""
+    at = 0
+    for count in _TOGETHER:
+        while len(rows) - at >= count:
+            connection.execute(_repeated(statement, count), tuple(chain.from_iterable(rows[at : at + count])))
+            at += count
+
+
+@lru_cache
+def _repeated(statement: str, count: int) -> str:
+    """The statement for so many rows."""
+    head, mark, rest = statement.partition(" VALUES ")
+    values, end, then = rest.partition(")")
+    return f"{head}{mark}{', '.join([values + end] * count)}{then}"
 
 
 def charge(row: tuple[Any, ...]) -> tuple[float, ...]:
@@ -90,19 +109,21 @@ def charge(row: tuple[Any, ...]) -> tuple[float, ...]:
 
 
 def _write_attempts(
-    connection: sqlite3.Connection, totals: Totals, begun: Iterable[tuple[Any, ...]], ended: Iterable[tuple[Any, ...]]
+    connection: sqlite3.Connection, totals: Totals, begun: Sequence[tuple[Any, ...]], ended: Sequence[tuple[Any, ...]]
 ) -> None:
-    cursor = connection.cursor()
+    if not begun and not ended:
+        return
+    known = totals.attempts([row[0] for row in chain(begun, ended)])
     for row in begun:
-        if cursor.execute(BEGIN_ATTEMPT, row).rowcount > 0:
-            totals.attempt(row[1], NONE, charge(row))
-    if ended:
-        known = totals.attempts([row[0] for row in ended])
-        for row in ended:
-            after = charge(row)
-            totals.attempt(row[1], known.get(row[0], NONE), after)
-            known[row[0]] = after
-        cursor.executemany(END_ATTEMPT, ended)
+        if row[0] not in known:
+            known[row[0]] = charge(row)
+            totals.attempt(row[1], NONE, known[row[0]])
+    for row in ended:
+        after = charge(row)
+        totals.attempt(row[1], known.get(row[0], NONE), after)
+        known[row[0]] = after
+    _execute(connection, BEGIN_ATTEMPT, begun)
+    _execute(connection, END_ATTEMPT, ended)
 
 
 def _write_nodes(
@@ -129,11 +150,13 @@ def _write_nodes(
         known[this] = (status, 0, True)
         if status in _ENDED and totals.run(run_id).waits:
             over.append(this)
-    connection.executemany(NOTE_RUNNING, notes)
-    connection.executemany(WRITE_NODE, nodes)
+    _execute(connection, NOTE_RUNNING, notes)
+    _execute(connection, WRITE_NODE, nodes)
     connection.executemany(_FORGET_WAIT, over)
 
 
+_TOGETHER: Final = (32, 8, 1)
+"""Rows with one execution: few numbers, as each makes a statement of its own."""
 _STATUS: Final = NodeRow._fields.index("status")
 _NOTED_EPOCH: Final = RunningRow._fields.index("epoch")
 
