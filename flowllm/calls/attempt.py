@@ -24,7 +24,7 @@ from flowllm.core.errors import (
     StepError,
     StoreError,
 )
-from flowllm.core.events import Notice, RequestEnded, RequestSent
+from flowllm.core.events import NodeHedged, Notice, RequestEnded, RequestSent
 from flowllm.core.money import Spend
 from flowllm.core.request import Answer, ChatRequest, Completion, LocalReply, LocalRequest, Reply, service_tier
 from flowllm.core.types import ABANDONED, AttemptStatus, Json, Usage, WaitReason
@@ -355,14 +355,16 @@ class Attempt:
     def _report_sent(self) -> None:
         self.on_wire = True
         self.sent_at = self._state.clock.monotonic()
+        record, now = self.record, self._state.clock.now()
+        if self._first_sent_at is not None:
+            self._caller.emit(NodeHedged(run_id=record.run_id, node_id=record.node_id, at=now, attempt=record.number))
         if self._state.call.local:
             return
-        record = self.record
         self._caller.emit(
             RequestSent(
                 run_id=record.run_id,
                 node_id=record.node_id,
-                at=self._state.clock.now(),
+                at=now,
                 attempt=record.number,
                 model=record.model,
                 provider=record.provider,

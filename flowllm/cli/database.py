@@ -107,7 +107,7 @@ class Record:
     attempts: Mapping[NodeId, Sequence[AttemptRecord]]
     """The requests of nodes, by their ids."""
     spends: Mapping[NodeId, Spend]
-    """What those nodes have cost so far whose cost is unknown."""
+    """What those nodes have taken so far whose tokens or cost are unknown."""
     node: NodeRecord | None = None
     items: Sequence[NodeRecord] = field(default_factory=list)
     """The first ones of a foreach."""
@@ -131,8 +131,10 @@ class Record:
 
     def _step_dict(self, node: NodeRecord) -> dict[str, Json]:
         """One step, with what was sent for it."""
+        spend = self.spends[node.node_id].as_dict() if node.node_id in self.spends else {}
         return {
             **StepResult.of(node).as_dict(),
+            **{name: spend[name] for name in ("at_least", "unknown") if spend},
             "reused": node.reused,
             "key": node.key or None,
             "request": dict(node.parts),
@@ -201,7 +203,7 @@ async def _record(
     spends = {
         one.node_id: await store.spend(run.run_id, one.node_id)
         for one in (nodes if node is None else [*nodes, node])
-        if one.cost_usd is None and one.attempts > 0
+        if (one.cost_usd is None or one.usage.total is None) and one.attempts > 0
     }
     return Record(run=run, nodes=nodes, node=node, items=items, attempts=attempts, spends=spends)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -137,7 +138,9 @@ def _options(given: Mapping[str, Json]) -> str:
 def _print_steps(record: Record) -> None:
     rows = []
     for node in record.nodes:
-        tokens = at_least(node.usage.total, node.usage.at_least, "{:,}".format) if node.usage.total != 0 else ""
+        spend = record.spends.get(node.node_id)
+        known = node.usage.at_least if spend is None else spend.known_input + spend.known_output
+        tokens = at_least(node.usage.total, known, "{:,}".format) if node.usage.total != 0 else ""
         rows.append(
             [
                 *(node.node_id, node.kind.value, node.status.value, str(node.attempts)),
@@ -245,7 +248,7 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
     if waited := waits_text(node.waits):
         _field(screen, "waited", waited)
     if node.attempts or node.usage.total != 0:
-        _field(screen, "tokens", f"{_in_and_out(node.usage).removeprefix('tokens ')}; {_cost(record, node)}")
+        _field(screen, "tokens", f"{_tokens(record, node)}; {_cost(record, node)}")
     if how:
         _field(screen, "note", ", ".join(how))
     if suspended := node.parts.get(SUSPENDED):
@@ -256,12 +259,26 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
         _field(screen, "key", node.key)
 
 
+def _tokens(record: Record, node: NodeRecord) -> str:
+    """`40 in, 525 out, and up to 1,038 for 1 request of unknown use`."""
+    spend = record.spends.get(node.node_id)
+    if spend is None or not spend.unknown:
+        return _in_and_out(node.usage)
+    most = f"up to {math.ceil(spend.reserved_tokens):,} for " if spend.reserved_tokens else ""
+    known = replace(node.usage, input_tokens=spend.known_input, output_tokens=spend.known_output)
+    return f"{_in_and_out(known)}, and {most}{plural(spend.unknown, 'request')} of unknown use"
+
+
 def _in_and_out(usage: Usage) -> str:
     if usage.input_tokens is None and usage.output_tokens is None:
-        return "tokens unknown"
+        return "unknown"
     cached = f" ({usage.cached_input_tokens:,} from the provider's cache)" if usage.cached_input_tokens else ""
     counts = ((f"in{cached}", usage.input_tokens), ("out", usage.output_tokens))
     return ", ".join(f"{'unknown' if count is None else f'{count:,}'} {word}" for word, count in counts)
+
+
+def _of_attempt(usage: Usage) -> str:
+    return "tokens unknown" if usage.total is None and not usage.at_least else _in_and_out(usage)
 
 
 def _print_request(screen: Screen, parts: dict[str, Json] | object) -> None:
@@ -305,5 +322,5 @@ def _print_attempts(screen: Screen, attempts: Sequence[AttemptRecord]) -> None:
         note = one_line(str(attempt.error.get("message", ""))) if attempt.error else ""
         screen.line(
             f"{attempt.number}  {attempt.status.value:<9}  {clock_time(attempt.started_at)}  {duration(took):>7}  "
-            f"{f'{visible(attempt.model)}  {_in_and_out(attempt.usage)}  ' if attempt.model else ''}{note}".rstrip()
+            f"{f'{visible(attempt.model)}  {_of_attempt(attempt.usage)}  ' if attempt.model else ''}{note}".rstrip()
         )

@@ -170,6 +170,14 @@ class RequestJoined(NodeEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeHedged(NodeEvent):
+    """A request of the node, or its attempt at work of its own, takes unusually long: this is the number of a second one
+    beside it, of which the first answer counts."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRetrying(NodeEvent):
     """An attempt failed, or its answer was invalid; another follows after `delay_s` seconds."""
 

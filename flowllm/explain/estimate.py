@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from flowllm.calls.stored_answer import answer_of
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.explain.prompt_cache import CacheForecast, summed
@@ -64,7 +65,7 @@ class Estimate:
 
     def record(self, run_id: RunId, node_id: NodeId, *, place: int | None = None, item: Json = None) -> NodeRecord:
         """The row that it would leave, as far as templates see it."""
-        answer = {} if self.answer is None else self.answer.answer
+        answer = None if self.answer is None else answer_of(self.answer)
         return NodeRecord(
             run_id=run_id,
             node_id=node_id,
@@ -73,9 +74,9 @@ class Estimate:
             output=self.output,
             error={"message": self.why} if self.status is NodeStatus.FAILED else None,
             cached=self.answer is not None,
-            model=answer.get("model", ""),
-            usage=Usage(**answer.get("usage", {})),
-            cost_usd=0.0 if answer else None,
+            model="" if answer is None else answer.model,
+            usage=Usage() if answer is None else answer.usage,
+            cost_usd=None if answer is None else 0.0,
             counts=self.counts,
             place=place,
             item=item,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from flowllm.core.errors import ItemsFailed
@@ -14,11 +14,13 @@ from flowllm.core.events import (
     FanOutStarted,
     NodeEnded,
     NodeEvent,
+    NodeHedged,
     NodeRetrying,
     NodeStarted,
     NodeSuspended,
     NodeWaiting,
     Notice,
+    RequestEnded,
     RequestJoined,
     RequestSent,
     RunEnded,
@@ -27,8 +29,8 @@ from flowllm.core.events import (
 )
 from flowllm.core.types import ROW, NodeId, NodeStatus, StepKind, WaitReason
 from flowllm.reporting.screen import Part, Screen
+from flowllm.reporting.taken import Taken, figures
 from flowllm.reporting.text import (
-    dollars,
     duration,
     error_text,
     item_shares,
@@ -151,8 +153,8 @@ class Progress:
         self._over = False
         self._sent: set[NodeId] = set()
         """Nodes that are not in a foreach: no more than the workflow's file names."""
-        self._requests: Counter[str] = Counter()
-        """Sent by now for each of those nodes and what is within it."""
+        self._taken: defaultdict[str, Taken] = defaultdict(Taken)
+        """By now by each node that will have a line, and what is within it."""
         self._foreaches: dict[str, ForeachProgress] = {}
         self._waiting: dict[NodeId, WaitReason] = {}
         """Nodes that wait now."""
@@ -171,6 +173,10 @@ class Progress:
                 self._say("WAITING", event.node_id, suspended_text(event.kind, event.token, event.due_at))
             case RequestSent():
                 self._request_sent(event)
+            case RequestEnded():
+                self._request_ended(event)
+            case NodeHedged():
+                self._hedged(event)
             case NodeEnded():
                 self._node_ended(event)
             case RequestJoined() if "[" not in event.node_id:
@@ -216,16 +222,27 @@ class Progress:
 
     def _request_sent(self, event: RequestSent) -> None:
         self._waiting.pop(event.node_id, None)
-        name = event.node_id.partition("[")[0]
-        while name:
-            self._requests[name] += 1
-            name = name.rpartition(".")[0]
-        if event.hedge:
-            found = self._foreach_of(event.node_id)
-            if found is not None:
-                found.hedged += 1
-            self._say_unless_many("HEDGE", event.node_id, "takes long: sent once more, the first answer counts")
+        for name in self._nodes_of(event.node_id):
+            self._taken[name].sent += 1
         self._running(event)
+
+    def _request_ended(self, event: RequestEnded) -> None:
+        for name in self._nodes_of(event.node_id):
+            self._taken[name].ended(event)
+
+    def _nodes_of(self, node: NodeId) -> Iterator[str]:
+        """Those of it and of all that it is within which have lines: of a foreach of few items, each of these too."""
+        found = self._foreach_of(node)
+        name = node[: node.find("]") + 1] if found is not None and found.few else node.partition("[")[0]
+        while name:
+            yield name
+            name = name[: max(name.rfind("."), name.rfind("["), 0)]
+
+    def _hedged(self, event: NodeHedged) -> None:
+        found = self._foreach_of(event.node_id)
+        if found is not None:
+            found.hedged += 1
+        self._say_unless_many("HEDGE", event.node_id, "takes long: sent once more, the first answer counts")
 
     def _running(self, event: NodeEvent) -> None:
         """The first of its requests goes out; until then it may turn out to be cached, or wait in the queue."""
@@ -256,8 +273,8 @@ class Progress:
             case NodeStatus.SUCCEEDED if event.cached:
                 self._say("CACHED", event.node_id, items(event))
             case NodeStatus.SUCCEEDED:
-                sent = self._requests.pop(event.node_id, 0)
-                self._say("OK", event.node_id, f"{items(event)} {figures(event, sent)}".strip())
+                taken = self._taken.pop(event.node_id, None) or Taken()
+                self._say("OK", event.node_id, f"{items(event)} {figures(event, taken)}".strip())
             case NodeStatus.FAILED if event.reused:
                 text = f"failed before: {error_text(event.error)} (--retry-failed runs it again)"
                 self._say("REUSED", event.node_id, text)
@@ -342,27 +359,6 @@ def items(event: NodeEnded) -> str:
         return ""
     text = plural(counts["total"], "item")
     return text if counts["succeeded"] == counts["total"] else f"{text}: {item_shares(counts)}"
-
-
-def figures(event: NodeEnded, sent: int) -> str:
-    """What a step took: `[1.2s, 180 tokens, $0.0004, 2 attempts, truncated]`; `sent` requests, of those within it too."""
-    if event.kind is StepKind.VALUE:
-        return ""
-    many = event.counts is not None
-    found = [duration(event.call_s)] if event.call_s and not many else []
-    if event.usage.total is None:
-        found.append("tokens unknown")
-    elif tokens := event.usage.total:
-        found.append(plural(tokens, "token"))
-        if event.cost_usd:
-            found.append(dollars(event.cost_usd))
-    if many or event.kind in {StepKind.WORKFLOW, StepKind.EMBED}:
-        found += [plural(sent, "request")] if sent > 1 else []
-    elif event.attempts > 1:
-        found.append(plural(event.attempts, "attempt"))
-    if event.truncated:
-        found.append("truncated")
-    return f"[{', '.join(found)}]" if found else ""
 
 
 def what_ended(event: FailuresHigh) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from flowllm.core.events import Event, NodeEnded, NodeRetrying, RequestEnded, RequestJoined, RequestSent
+from flowllm.core.events import Event, NodeEnded, NodeHedged, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.money import Spend
 from flowllm.core.types import REQUEST_KINDS, Json, add, step_path
 
@@ -114,7 +114,6 @@ class Stats:
         match event:
             case RequestSent():
                 self._requests["sent"] += 1
-                self._requests["hedged"] += event.hedge
                 self._queue.add(event.queue_s)
             case RequestEnded():
                 self._ended(event)
@@ -123,6 +122,8 @@ class Stats:
                     self._requests["cached"] += 1
             case RequestJoined():
                 self._requests["joined"] += 1
+            case NodeHedged():
+                self._requests["hedged"] += 1
             case NodeRetrying():
                 self._requests["retried"] += 1
             case _:

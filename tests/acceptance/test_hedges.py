@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from flowllm.events import NodeHedged
 from tests.support.author import Author
 from tests.support.project import Project, as_yaml, killed_at_exit, prompts, until
 from tests.support.replies import Reply, echo, prompt_of
@@ -82,10 +84,30 @@ def test_killed_with_two_attempts_on_their_way_both_are_on_record_and_one_more_i
     assert [one["status"] for one in log] == ["unknown", "unknown", "succeeded"]
 
 
+def test_what_is_known_of_a_step_is_told_beside_what_is_not(project: Project, server: Server) -> None:
+    server.script = hangs("2")
+    step = {"foreach": [1, 2, 3], "prompt": "ask {{ item }}"}
+    file = project.flow(steps={"ask": step}, defaults={"model": "m", "retry": SOON, "max_tokens": 50})
+    said = project.cli("run", file).err
+    assert re.search(r"OK +ask\[1\] \[.*\d+ tokens and 1 request of unknown use, 2 attempts\]", said), said
+    assert re.search(r"OK +ask 3 items \[\d+ tokens and 1 request of unknown use, 4 requests\]", said), said
+    step = project.json("show", "last", "ask")
+    known, unknown = step["at_least"], step["unknown"]
+    assert (unknown["requests"], known["output_tokens"] > 0, step["usage"]["output_tokens"]) == (1, True, None)
+    told = f"{known['input_tokens']} in, {known['output_tokens']} out, and up to {unknown['reserved_tokens']} for 1 request"
+    assert f"tokens       {told} of unknown use" in project.cli("show", "last", "ask").out
+    assert f"at least {known['input_tokens'] + known['output_tokens']}" in project.cli("show", "last").out
+    assert project.json("show", "last")["steps"]["ask"]["at_least"] == known
+
+
 def test_requests_that_only_read_are_sent_twice_too(author: Author) -> None:
     half = b"HTTP/1.1 200 Said\r\nContent-Length: 9\r\n\r\n"
     with running_web(lambda asked: half if asked.n == 1 else answer({"n": asked.n})) as web:
         step = {"http": {"url": web.url, "allow_private": True}, "retry": SOON}
         flow = as_yaml({"steps": {"it": step}, "outputs": {"it": "{{ it.body }}"}})
-        assert author.outputs(flow)["it"] == {"n": 2}
+        done = author.run(flow)
+        assert done.outputs["it"] == {"n": 2}
         assert len(web.asked) == 2
+    (hedged,) = (event for event in author.events if isinstance(event, NodeHedged))
+    assert (hedged.node_id, hedged.attempt) == ("it", 2)
+    assert done.stats["requests"]["hedged"] == 1

@@ -8,6 +8,7 @@ from flowllm.core.events import (
     FallbackTaken,
     FanOutStarted,
     NodeEnded,
+    NodeHedged,
     NodeRetrying,
     NodeStarted,
     NodeWaiting,
@@ -76,6 +77,10 @@ def request_ended(node: str, **values: Any) -> RequestEnded:
 
 def request_joined(node: str) -> RequestJoined:
     return RequestJoined(run_id=RUN, at=0.0, node_id=NodeId(node))
+
+
+def node_hedged(node: str) -> NodeHedged:
+    return NodeHedged(run_id=RUN, at=0.0, node_id=NodeId(node), attempt=2)
 
 
 def node_retrying(node: str, **values: Any) -> NodeRetrying:

@@ -9,10 +9,13 @@ from flowllm.reporting.screen import Screen, wants_colour
 from tests.support.events import (
     ERROR,
     fallback_taken,
+    fan_out_started,
     node_ended,
+    node_hedged,
     node_retrying,
     node_started,
     notice,
+    request_ended,
     request_joined,
     request_sent,
     run_started,
@@ -87,6 +90,37 @@ def test_figures() -> None:
         " 1 of 12  OK        v",
         " 1 of 12  JOINED    x waits for an equal request in flight",
         " 2 of 12  OK        x [2.0s, 1 token, $0.02, 3 attempts, truncated]",
+    ]
+
+
+def test_what_is_known_of_tokens_and_cost_is_told_where_a_request_leaves_no_trace_of_its_own() -> None:
+    lost = {"usage": Usage.unknown(), "cost_usd": None, "reserved_tokens": 500.0}
+    unknown = {"usage": Usage.unknown(), "cost_usd": None}
+    counts = {"total": 2, "succeeded": 2}
+    assert printed(
+        run_started(nodes=3),
+        fan_out_started("a", total=2),
+        request_sent("a[0]"),
+        request_sent("a[1].x"),
+        node_hedged("a[0]"),
+        request_sent("a[0]", attempt=2, hedge=True),
+        request_ended("a[1].x", cost_usd=0.02),
+        request_ended("a[0]", attempt=2, cost_usd=0.01),
+        request_ended("a[0]", reserved_usd=0.5, **lost),
+        node_ended("a[0]", parent="a", place=0, attempts=2, **unknown),
+        node_ended("a", done=1, total=3, counts=counts, attempts=3, **unknown),
+        request_ended("b", reserved_usd=None, **lost),
+        request_ended("b", cost_usd=0.01),
+        node_ended("b", done=2, total=3, **unknown),
+        request_ended("c", reserved_usd=0.0, **lost | {"cost_usd": 0.0}),
+        node_ended("c", done=3, total=3, **unknown | {"cost_usd": 0.0}),
+    )[1:] == [
+        "0 of 3  RUN       a 2 items",
+        "0 of 3  HEDGE     a[0] takes long: sent once more, the first answer counts",
+        "0 of 3  OK        a[0] [80 tokens and 1 request of unknown use, $0.01 (at most $0.51), 2 attempts]",
+        "1 of 3  OK        a 2 items [160 tokens and 1 request of unknown use, $0.03 (at most $0.53), 3 requests]",
+        "2 of 3  OK        b [80 tokens and 1 request of unknown use, at least $0.01]",
+        "3 of 3  OK        c [tokens unknown]",
     ]
 
 

@@ -4,7 +4,15 @@ from flowllm.app.result import EMPTY_STATS
 from flowllm.core.types import StepKind, Usage
 from flowllm.reporting.stats import Stats
 from flowllm.reporting.summary import figures
-from tests.support.events import ERROR, node_ended, node_retrying, request_ended, request_joined, request_sent
+from tests.support.events import (
+    ERROR,
+    node_ended,
+    node_hedged,
+    node_retrying,
+    request_ended,
+    request_joined,
+    request_sent,
+)
 
 
 def test_nothing_happened() -> None:
@@ -16,7 +24,9 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
     for event in (
         request_sent("a"),
         request_sent("b"),
+        node_hedged("b"),
         request_sent("b", hedge=True),
+        node_hedged("http"),
         request_ended("a"),
         request_ended("b", error=ERROR, cost_usd=0.0),
         node_retrying("b"),
@@ -33,7 +43,7 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
         "joined": 1,
         "retried": 1,
         "rate_limited": 1,
-        "hedged": 1,
+        "hedged": 2,
     }
 
 
