@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from flowllm.calls.stored_answer import answer_of
 from flowllm.core.records import dataclass, field, replace
+from flowllm.core.request import Answer
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.explain.prompt_cache import CacheForecast, summed
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
-from flowllm.storage.base import MemoRecord, NodeRecord
+from flowllm.storage.base import NodeRecord
 
 _BY_WEIGHT = ("send", "maybe", "cached", "compute", "error", "skipped")
 """States, those that say most of a sum first."""
@@ -32,7 +32,7 @@ class Estimate:
     rows: Json = None
     counts: Counts | None = None
     """`rows` and `counts`: what templates see of a foreach, beside its output."""
-    answer: MemoRecord | None = None
+    answer: Answer | None = None
     model: str = ""
     requests: int | None = 0
     """At most; retries not counted."""
@@ -65,7 +65,7 @@ class Estimate:
 
     def record(self, run_id: RunId, node_id: NodeId, *, place: int | None = None, item: Json = None) -> NodeRecord:
         """The row that it would leave, as far as templates see it."""
-        answer = None if self.answer is None else answer_of(self.answer)
+        answer = self.answer
         return NodeRecord(
             run_id=run_id,
             node_id=node_id,

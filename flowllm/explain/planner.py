@@ -11,6 +11,7 @@ from typing import TypeAlias
 from flowllm.calls.stored_answer import usable_answer
 from flowllm.core.errors import StepError
 from flowllm.core.records import dataclass, field, replace
+from flowllm.core.request import Answer
 from flowllm.core.types import (
     Json,
     NodeId,
@@ -40,7 +41,7 @@ from flowllm.runtime.item_reader import open_rows
 from flowllm.runtime.options import RunOptions
 from flowllm.runtime.resume_policy import refuses_truncated
 from flowllm.steps.base import Bound, StepRunner, WorkEstimate
-from flowllm.storage.base import MemoRecord, RunRecord, Store
+from flowllm.storage.base import RunRecord, Store
 
 MOST_WITHIN = 30_000
 """Steps within steps, and items, that are looked into in all; the rest is estimated from them, or unknown."""
@@ -178,7 +179,7 @@ class Planner:
             return Estimate(kind=step.kind, state="compute", output=work.output)
         answers = await self._stored(name, step, work)
         if answers:
-            value = [answer.answer["value"] for answer in answers]
+            value = [answer.value for answer in answers]
             return Estimate(
                 kind=step.kind,
                 state="cached",
@@ -202,20 +203,22 @@ class Planner:
             prompt_cache=self._prompts.add(work),
         )
 
-    async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> list[MemoRecord]:
+    async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> list[Answer]:
         """Its answers, if all of them are in the cache and may be used."""
         if self._store is None or self._options.no_cache or self._refreshes(name):
             return []
-        found = [await self._store.memo(key) for key in work.memo_keys]
-        usable = [record for record in found if record is not None and self._usable(record, step)]
-        return usable if len(usable) == len(found) else []
+        keep, answers = not refuses_truncated(step), []
+        for key in work.memo_keys:
+            record = await self._store.memo(key)
+            ttl, now = step.cache.ttl, self.run.started_at
+            answer = None if record is None else usable_answer(record, ttl, now=now, keep_truncated=keep)
+            if answer is None:
+                return []
+            answers.append(answer)
+        return answers
 
     def _refreshes(self, name: NodeId) -> bool:
         return is_within(name, self._options.refresh)
-
-    def _usable(self, record: MemoRecord, step: Step) -> bool:
-        keep = not refuses_truncated(step)
-        return usable_answer(record, step.cache.ttl, now=self.run.started_at, keep_truncated=keep) is not None
 
     async def _why_sent(self, name: NodeId, bound: Bound, work: WorkEstimate) -> str:
         if self._refreshes(name):
