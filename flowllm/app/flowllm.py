@@ -51,7 +51,7 @@ from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.steps.python.guards import refuse_within_step
-from flowllm.storage.base import RunLease, RunRecord, Store
+from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory, open_store, this_process
 
 
@@ -161,8 +161,8 @@ class FlowLLM:
                 await to_the_end(rows.close())
             raise
         attempt = RunAttempt(prepared, run, self._shared, observers=observers, rows=rows)
-        await attempt.execute(stop, [*self._take_notices(), *(() if rows is None else rows.notices)])
-        return await self._result(run.run_id, loaded)
+        nodes = await attempt.execute(stop, [*self._take_notices(), *(() if rows is None else rows.notices)])
+        return await self._result(run.run_id, loaded, nodes=nodes)
 
     async def resume(
         self,
@@ -356,9 +356,13 @@ class FlowLLM:
             inputs=prepared.providers.redactor.value(dict(run.inputs)),
         )
 
-    async def _result(self, run_id: RunId, workflow: Workflow, *, full: bool = False) -> RunResult:
+    async def _result(
+        self, run_id: RunId, workflow: Workflow, *, full: bool = False, nodes: Sequence[NodeRecord] | None = None
+    ) -> RunResult:
+        """`nodes` are those at the top, where they are at hand."""
         run = await self.store.run(run_id)
-        nodes = await whole_nodes(self.store, run, None if full else MOST_ITEMS)
+        if nodes is None:
+            nodes = await whole_nodes(self.store, run, None if full else MOST_ITEMS)
         kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
         if run.options.get("over") is not None:
             kinds = {ROW: StepKind.WORKFLOW}

@@ -126,12 +126,14 @@ def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, S
         node.node_id: replace(node, status=status) if node.status is NodeStatus.RUNNING and not going else node
         for node in nodes
     }
-    missing = {
-        NodeId(step): NodeRecord(run_id=run.run_id, node_id=NodeId(step), kind=kind, status=status)
-        for step, kind in kinds.items()
-        if run.status is not RunStatus.SUCCEEDED or step in known
-    }
-    return list({**missing, **known}.values())
+    found = []
+    for step, kind in kinds.items():
+        node = known.pop(NodeId(step), None)
+        if node is None and run.status is not RunStatus.SUCCEEDED:
+            node = NodeRecord(run_id=run.run_id, node_id=NodeId(step), kind=kind, status=status)
+        if node is not None:
+            found.append(node)
+    return [*found, *known.values()]
 
 
 _NO_QUANTILES: dict[str, Json] = {"p50": None, "p90": None, "p99": None}

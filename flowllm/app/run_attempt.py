@@ -128,8 +128,9 @@ class RunAttempt:
         self._resumed = run.epoch > 1
         self._emit = ObserverHub([self._stats, *observers])
 
-    async def execute(self, stop: StopSignal, notices: Sequence[str] = ()) -> None:
-        """Run until the end; what happened is on record afterwards, also if the caller is cancelled meanwhile.
+    async def execute(self, stop: StopSignal, notices: Sequence[str] = ()) -> Sequence[NodeRecord] | None:
+        """Run until the end; what happened is on record afterwards, also if the caller is cancelled meanwhile. Gives the
+        nodes at the top as they are on record, None where they are to be read there.
 
         Raises StoreError if the record could not be kept.
         """
@@ -139,16 +140,16 @@ class RunAttempt:
         kinds = step_kinds(self._workflow, self._providers, self._shared.calls, self._prepared.secrets, wanted)
         token = stop.child()
 
-        async def execute() -> None:
+        async def execute() -> Sequence[NodeRecord] | None:
             self._claim()
             allow_local(self._limiter, kinds, holder=self._run.run_id)
             await remember(self._limiter, self._providers.accounts(), self._store, self._clock)
             context = await self._context(kinds)
-            await self._execute_run(context, token)
+            return await self._execute_run(context, token)
 
         try:
             # From here on the run is put on record, however early its caller goes
-            await to_the_end(execute(), abort=token.cancel)
+            return await to_the_end(execute(), abort=token.cancel)
         finally:
             await close_runners(kinds)
             self._limiter.withdraw(self._run.run_id)
@@ -177,7 +178,7 @@ class RunAttempt:
             retry_failed=self._retry_failed,
         )
 
-    async def _execute_run(self, context: RunContext, token: CancelToken) -> None:
+    async def _execute_run(self, context: RunContext, token: CancelToken) -> Sequence[NodeRecord] | None:
         began = self._clock.monotonic()
         graph = CompiledGraph(self._workflow, {StepId(name): step for name, step in self._prepared.steps.items()})
         earlier = {node.node_id: node for node in self._before}
@@ -189,6 +190,7 @@ class RunAttempt:
         with contextlib.suppress(StoreError):  # the run's own end comes first
             await learn(self._limiter, self._providers.accounts(), self._store, self._clock)
         await self._end(ending, self._clock.monotonic() - began)
+        return ending.nodes
 
     async def _watch(self, context: RunContext) -> None:
         """Once a second: keep how the run's accounts stand, and go on with suspended nodes that were woken."""

@@ -7,7 +7,7 @@ it starts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from flowllm.core.cancel import CallStopped, CancelToken
@@ -42,6 +42,8 @@ class AttemptOutcome:
     error: Mapping[str, Json] | None = None
     failure: BaseException | None = None
     """What broke the run itself, such as a full disk."""
+    nodes: Sequence[NodeRecord] | None = None
+    """All nodes at the top, as they are on record; None where only the store knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,12 @@ async def _execute_graph(
     values = Values(context.run.inputs, run_values(context.run))
     runner = GraphRunner(context, graph, name="", values=values, scope=scope, before=before)
     outcome = await runner.run(inline=False)
-    return AttemptOutcome(status=outcome.status, outputs=outcome.outputs, error=outcome.error)
+    return AttemptOutcome(
+        status=outcome.status,
+        outputs=outcome.outputs,
+        error=outcome.error,
+        nodes=None if context.resumed else outcome.nodes,  # the attempts before may have had other steps
+    )
 
 
 async def _execute_dataset(
@@ -164,8 +171,10 @@ def _checked(context: RunContext, outcome: AttemptOutcome) -> AttemptOutcome:
     broken = context.failure if isinstance(context.failure, StoreError) else context.stopped
     if broken is not None:
         error = {"type": type(broken).__name__, "message": broken.message, "hint": broken.hint}
-    mask = context.redactor.value
-    return replace(outcome, status=status, outputs=mask(outcome.outputs), error=mask(error), failure=context.failure)
+    mask, nodes = context.redactor.value, outcome.nodes if context.failure is None else None
+    return replace(
+        outcome, status=status, outputs=mask(outcome.outputs), error=mask(error), failure=context.failure, nodes=nodes
+    )
 
 
 async def execute_subgraph(context: RunContext, invocation: NodeInvocation, graph: CompiledGraph) -> NodeRecord | None:

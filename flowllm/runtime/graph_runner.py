@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -58,6 +58,8 @@ class GraphOutcome:
     """Of an output that could not be rendered."""
     failed: NodeRecord | None = None
     """The first node that failed and was not tolerated."""
+    nodes: Sequence[NodeRecord] | None = None
+    """Those of a graph at the top that are over, as they are on record, where these are all and each has its output."""
 
 
 class GraphRunner:
@@ -83,6 +85,7 @@ class GraphRunner:
         self._position = ItemPosition(parent=name)
         self._state = GraphState(graph.topology, fail_fast=scope.fail_fast)
         self._failed: NodeRecord | None = None
+        self._nodes: list[NodeRecord] = []
         self._ended: RunStatus | None = None
         self._over = asyncio.Event()
         self._began = context.clock.monotonic()
@@ -127,6 +130,7 @@ class GraphRunner:
             outputs=outputs,
             error=error,
             failed=self._failed,
+            nodes=self._nodes if self._state.complete and len(self._nodes) == len(self._graph.steps) else None,
         )
 
     async def _outputs(self) -> tuple[dict[str, Json], dict[str, Json] | None]:
@@ -261,6 +265,8 @@ class GraphRunner:
     def _note(self, node: NodeId, record: NodeRecord) -> None:
         """Templates may see it."""
         step = StepId(node)
+        if not self._name and record.counts is None:  # the output of a foreach is in its items
+            self._nodes.append(record)
         result = self._scope.results.pop(record.node_id, None)
         if result is None:
             self._values.add(step, record)
@@ -280,7 +286,7 @@ class GraphRunner:
         invocation = self._invocation(node)
         record = self._context.record(invocation, status, parts={"reason": reason})
         self._context.writes.enqueue(record)
-        self._values.add(StepId(node), record)
+        self._note(node, record)
         self._context.ended(record, invocation, reason=reason)
 
 

@@ -87,6 +87,44 @@ LEAK = """
     """
 
 
+OF_ALL_KINDS = (
+    SIMULATED
+    + """secrets: [TOKEN]
+steps:
+  twice: {prompt: "an answer, é", output: {type: object, properties: {n: {type: integer}}, required: [n]}}
+  same: {prompt: "an answer, é", output: {type: object, properties: {n: {type: integer}}, required: [n]}}
+  texts: {embed: [a, b]}
+  said: {shell: "printf '%s' $T", env: {T: "{{ secrets.TOKEN }}"}}
+  whole: {value: {n: "{{ twice.n }}", a: [1.0, -0.0, null, 123456789012345678901, "{{ said }}"]}}
+  left: {value: 1, when: "{{ false }}"}
+  after: {value: "{{ left }}"}
+  broken: {value: "{{ whole.a / 0 }}", on_error: continue}
+  inner: {workflow: {steps: {x: {value: "{{ 1 }}"}}, outputs: {y: "{{ x }}"}}}
+  last: {value: "{{ broken }}"}
+"""
+)
+
+
+FAILS = """  then: {value: "{{ missing[0] }}", needs: [missing]}
+  missing: {value: "{{ 1 / 0 }}"}
+"""
+ITEMS = """  each: {foreach: [1, 2], value: "{{ item }}"}
+"""
+
+
+@pytest.mark.parametrize("more", ["", FAILS, ITEMS])
+async def test_what_a_run_gives_is_what_is_on_record(folder: Folder, more: str) -> None:
+    """The nodes at hand are shown as they would be read."""
+    flow = folder.write(OF_ALL_KINDS + more)
+    async with folder.app(TOKEN="s3cr3t-w0rd") as app:
+        result = await app.run(flow)
+        again = await app.result(result.run_id)
+    assert result.status == (RunStatus.FAILED if more == FAILS else RunStatus.SUCCEEDED)
+    assert repr(result) == repr(again)
+    assert "s3cr3t" not in repr(result)
+    assert {"succeeded", "skipped", "failed"} <= set(statuses(result).values())
+
+
 async def test_a_resumed_run_masks_secrets_as_the_first_run_attempt_does(folder: Folder) -> None:
     """Only the first attempt knew them: what a resumed step returned was stored as it was."""
     folder.write(LEAK, "tools.py")
