@@ -99,6 +99,8 @@ class Writer:
         self._texts = Texts()
         self._spill = Spill(path)
         self._lost: Lost | None = None
+        self._lost_told = False
+        """Somebody who waited has heard of it."""
         self._asked: list[threading.Event] = []
         self._gaps: dict[RunLease, Exception] = {}
         """Owners of which a result is on record nowhere, and why: what sums up others is not written for them any more."""
@@ -238,8 +240,9 @@ class Writer:
     def _note(self, job: _Job) -> None:
         """What the next ones need to know of one that was carried out."""
         unit = job.unit
-        if self._lost is not None and not unit.always:
+        if self._lost is not None and not (unit.always and self._lost_told):
             job.error = job.error or self._lost.error()
+            self._lost_told = self._lost_told or not unit.rides
         self._open.discard(unit.closes)
         if job.error is not None:
             self._open.discard(unit.opens)

@@ -103,6 +103,27 @@ async def test_nothing_is_begun_and_what_is_in_hand_is_kept(happening: str, path
     await again.close()
 
 
+@pytest.mark.parametrize("happening", HAPPENINGS)
+async def test_the_last_write_of_a_run_is_kept_and_tells_of_a_loss_that_nobody_has_heard_of(
+    happening: str, path: Path, tmp_path: Path
+) -> None:
+    happen, what, place = HAPPENINGS[happening]
+    store = await open_store(str(path), clock=SystemClock())
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    end = {"status": RunStatus.SUCCEEDED, "finished_at": 2.0, "outputs": None, "error": None, "stats": None}
+
+    happen(path)
+
+    with pytest.raises(StorageFailed, match=what):
+        await store.finish_run(lease, **end)
+    await store.finish_run(lease, **end)  # it was told, and need not be told again
+    await store.close()
+    again = await open_store(str(tmp_path / place), clock=SystemClock())
+    found = await again.run(RunId("r1"))
+    assert found.status is RunStatus.SUCCEEDED
+    await again.close()
+
+
 @pytest.mark.parametrize("left", [0, 8192])
 async def test_what_a_cut_database_cannot_take_is_there_once_it_is_restored(
     left: int, path: Path, tmp_path: Path
