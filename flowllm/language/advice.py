@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
 from typing import Final, TypeAlias
 
+from flowllm.core.errors import StepError
 from flowllm.core.records import dataclass, fields
-from flowllm.core.types import Json, StepId
+from flowllm.core.types import Json, Limits, StepId
 from flowllm.language.files import Sources
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
 from flowllm.language.problems import Location, Problems, nearest
@@ -18,6 +19,7 @@ from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.template_paths import OUTPUT_WORDS, Lookup
 from flowllm.language.values import is_template
 from flowllm.language.workflow import (
+    Body,
     DataFile,
     EmbedBody,
     Foreach,
@@ -46,6 +48,26 @@ def advise(step: Step, sources: Sources, *, outermost: bool) -> None:
             report = problems.add if alone else problems.warn
             hint = f"looked for it at {name}" + ("" if alone else "; right if the run makes it first")
             report(where, f"the file {path} cannot be read: {reason}", hint, step=step.id)
+
+
+def check_hedges(
+    hedged: Iterable[tuple[Location, str, Body]],
+    limits: Iterable[AbstractMapping[str, Limits | None]],
+    problems: Problems,
+) -> None:
+    """Warn where `hedge` is written, and the provider, or its model, gets one request at a time; `limits` are those that
+    are written, by the provider's name."""
+    for where, step, body in hedged:
+        if not isinstance(body, LlmBody | EmbedBody):
+            continue
+        try:
+            name, model = str(body.provider.render({})), str(body.model.render({}))
+        except StepError:  # known during the run
+            continue
+        found = [each for by_name in limits if (each := by_name.get(body.aliases.get(name, name))) is not None]
+        if 1 in {one.max_concurrent for each in found for one in (each, each.models.get(model, each))}:
+            message = "nothing can be sent once more, as `max_concurrent: 1` leaves no slot for a second attempt"
+            problems.warn(where, message, "write `max_concurrent: 2` or more, or `hedge: off`", step=step)
 
 
 def check_output(node: Node, steps: Collection[str], problems: Problems) -> None:

@@ -25,6 +25,7 @@ from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
 from flowllm.language.values import any_text, plain_text, text
 from flowllm.language.workflow import (
+    Body,
     Input,
     Keep,
     LlmBody,
@@ -69,6 +70,8 @@ class WorkflowScope:
     """Graphs that were read so far."""
     modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
     """Steps that have no model, by what to do about it."""
+    hedged: list[tuple[Location, str, Body]] = field(default_factory=list)
+    """Steps for which `hedge` is written, and where."""
 
     @property
     def problems(self) -> Problems:
@@ -160,6 +163,7 @@ class GraphReader:
             simulate=self._scope.overrides.provider == SIMULATED,
             subgraph=self._child,
             modelless=self._scope.modelless,
+            hedged=self._scope.hedged,
         )
         parsed = {StepId(entry.key): parse_step(entry, scope) for entry in entries}
         steps = {key: step for key, step in parsed.items() if step is not None}

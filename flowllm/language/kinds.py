@@ -89,6 +89,8 @@ class StepScope:
     """Those of each step, filled in step by step."""
     modelless: dict[str, list[tuple[Location, str]]] = field(default_factory=dict)
     """Steps that have no model, by what to do about it: filled in step by step, reported once for all."""
+    hedged: list[tuple[Location, str, Body]] = field(default_factory=list)
+    """Steps for which `hedge` is written, and where: filled in step by step."""
     waits: dict[str, tuple[Location, list[str]]] = field(default_factory=dict)
     """Each step's place and what it waits for, as far as could be read: filled in step by step, for cycles."""
 

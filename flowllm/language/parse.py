@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowllm.core.errors import InvalidWorkflow, Problem
+from flowllm.language.advice import check_hedges
 from flowllm.language.file_keys import WorkflowKeys
 from flowllm.language.files import DiskFiles, Files, SnapshotFiles, Sources
 from flowllm.language.graphs import GraphReader, WorkflowScope
@@ -80,6 +81,8 @@ def load_workflow(
     limits = limits_of(reader.top.get("limits", WorkflowKeys.limits.value), project.limits)
     budget = reader.top.get("budget", lambda node: parse_budget(node, under=project.budget))
     scope.add_modelless()
+    own = {name: settings.limits for name, settings in scope.providers.items()}
+    check_hedges(scope.hedged, (own, {reader.default_provider: limits}), problems)
     files_read = dict(sources.texts)
     if project.path:
         files_read[project.path] = project.text

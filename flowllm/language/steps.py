@@ -109,7 +109,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     scope.waits[entry.key] = (entry.where, [str(step) for step in edges])
     if body is None or (keys.foreach is not None and foreach is None) or len(problems) > before:
         return None
-    _check_hedge(entry, body, scope.problems)
+    _check_hedge(entry, node, body, scope)
     given = keys.values
     step = Step(
         id=StepId(entry.key),
@@ -132,17 +132,25 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     return step
 
 
-def _check_hedge(entry: Entry, body: Body, problems: Problems) -> None:
-    """What has effects may not be done twice; where the defaults say so, that is for other steps."""
-    retry = entry.value.entry("retry") if isinstance(entry.value, Mapping) else None
-    hedge = retry.value.entry("hedge") if retry is not None and isinstance(retry.value, Mapping) else None
-    if hedge is None or body.harmless or (isinstance(hedge.value, Scalar) and hedge.value.text in {"auto", "off"}):
+def _check_hedge(entry: Entry, node: Mapping, body: Body, scope: StepScope) -> None:
+    """What has effects may not be done twice; where the defaults say so, that is for other steps. Whether there are slots for
+    a second attempt is checked once the limits are known."""
+    hedge = _hedge_of(node if body.harmless else entry.value)
+    if hedge is None or (isinstance(hedge.value, Scalar) and hedge.value.text == "off"):
         return
-    what = "may have effects, and would have them twice: it is never sent once more"
-    if isinstance(body, ValueBody | WorkflowBody):
-        what = "sends nothing itself that could be sent once more"
-    message = f"the step `{entry.key}` {what}"
-    problems.add(hedge.where, message, "take `hedge` away; models and GET requests have it", step=entry.key)
+    if body.harmless:
+        scope.hedged.append((hedge.where, entry.key, body))
+    elif not (isinstance(hedge.value, Scalar) and hedge.value.text == "auto"):
+        what = "may have effects, and would have them twice: it is never sent once more"
+        if isinstance(body, ValueBody | WorkflowBody):
+            what = "sends nothing itself that could be sent once more"
+        message = f"the step `{entry.key}` {what}"
+        scope.problems.add(hedge.where, message, "take `hedge` away; models and GET requests have it", step=entry.key)
+
+
+def _hedge_of(step: Node) -> Entry | None:
+    retry = step.entry("retry") if isinstance(step, Mapping) else None
+    return retry.value.entry("hedge") if retry is not None and isinstance(retry.value, Mapping) else None
 
 
 def _compile_all(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope) -> None:

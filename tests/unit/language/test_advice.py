@@ -193,3 +193,29 @@ def test_what_differs_by_item_before_a_long_text_that_does_not(steps: str, varyi
     assert [one.message.partition(" differs")[0] for one in found] == [varying] * bool(varying)
     assert not place or f"{found[0].line}:{found[0].column}" == place
     assert not found or "1,1" in found[0].message
+
+
+def test_a_hedge_is_said_to_have_no_slot_where_one_request_at_a_time_is_written() -> None:
+    text = """
+defaults: {model: m, retry: {hedge: auto}}
+providers: {one: {type: simulated, limits: {max_concurrent: 4, models: {slow: {max_concurrent: 1}}}}}
+limits: {max_concurrent: MOST}
+inputs: {p: one}
+steps:
+  default: {prompt: a}
+  merged: {prompt: a, retry: {max_attempts: 3}}
+  own: {embed: a, model: e, retry: {hedge: 30s}}
+  off: {prompt: a, retry: {hedge: off}}
+  enough: {prompt: a, provider: one}
+  model: {prompt: a, provider: one, model: slow, retry: {hedge: 20s}}
+  later: {prompt: a, provider: "{{ inputs.p }}", model: slow, retry: {hedge: 20s}}
+"""
+
+    def told(most: str) -> list[tuple[str, int, int]]:
+        found = workflow(text.replace("MOST", most)).warnings
+        assert all("`max_concurrent: 1` leaves no slot" in one.message for one in found)
+        return [(one.step, one.line, one.column) for one in found]
+
+    assert told("1") == [("default", 2, 30), ("own", 9, 37), ("model", 12, 58)]
+    assert told("2") == told("auto") == [("model", 12, 58)]
+    assert not workflow("limits: {max_concurrent: 1}\nsteps: {a: {prompt: hi, model: m}}").warnings
