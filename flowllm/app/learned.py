@@ -9,6 +9,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.types import Trait
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.base import Account
+from flowllm.runtime.options import MaxConcurrent
 from flowllm.storage.base import Store
 from flowllm.storage.monitoring import Learned
 
@@ -42,7 +43,9 @@ async def learn(limiter: Limiter, accounts: Iterable[Account], store: Store, clo
     )
 
 
-async def found_concurrent(providers: Providers, store: Store, clock: Clock, cap: int | None) -> dict[str, int]:
+async def found_concurrent(
+    providers: Providers, store: Store, clock: Clock, cap: MaxConcurrent | None
+) -> dict[str, int]:
     """How many requests to the default provider would be in flight at first, by model, where it is needed, earlier runs
     found that and no number is written or given (`cap`). Raises StoreError."""
     account = providers.named_accounts().get(providers.default)

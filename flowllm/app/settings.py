@@ -13,7 +13,7 @@ from flowllm.language.files import SnapshotFiles
 from flowllm.language.parse import Overrides
 from flowllm.language.project import Project, find_project, load_project
 from flowllm.language.workflow import Workflow
-from flowllm.runtime.options import RunOptions
+from flowllm.runtime.options import MaxConcurrent, RunOptions
 
 DEFAULT_DATABASE = ".flowllm/flowllm.db"
 
@@ -32,13 +32,14 @@ class Settings:
 
     def complete(self, options: RunOptions) -> RunOptions:
         """The options with what the environment says where they are silent, so that a resume repeats it."""
-        if options.max_concurrent is not None and options.max_concurrent < 1:
-            raise UsageError(f"max_concurrent must be at least 1, not {options.max_concurrent}")
+        given = options.max_concurrent
+        if given is not None and given != "auto" and (not isinstance(given, int) or given < 1):
+            raise UsageError(f"max_concurrent must be a whole number from 1, or auto, not {given!r}")
         return replace(
             options,
             provider=options.provider or self.environ.get("FLOWLLM_PROVIDER") or None,
             model=options.model or self.environ.get("FLOWLLM_MODEL") or None,
-            max_concurrent=options.max_concurrent or _whole(self.environ, "FLOWLLM_MAX_CONCURRENT"),
+            max_concurrent=given or _whole_or_auto(self.environ, "FLOWLLM_MAX_CONCURRENT"),
             config=self.project.path or None,
         )
 
@@ -94,10 +95,12 @@ def _beside(path: Path | None, project: Project) -> str | None:
     return str(path.parent / os.path.expanduser(project.database))  # noqa: PTH111 - never raises
 
 
-def _whole(environ: Mapping[str, str], name: str) -> int | None:
+def _whole_or_auto(environ: Mapping[str, str], name: str) -> MaxConcurrent | None:
     text = environ.get(name, "").strip()
     if not text:
         return None
+    if text == "auto":
+        return "auto"
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{name} must be a whole number from 1, not {text!r}")
+        raise UsageError(f"{name} must be a whole number from 1, or auto, not {text!r}")
     return int(text)

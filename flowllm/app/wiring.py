@@ -18,6 +18,7 @@ from flowllm.providers.base import Account, Provider
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.request import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
+from flowllm.runtime.options import MaxConcurrent
 from flowllm.steps.base import StepRunner
 from flowllm.steps.registry import RunnerServices, step_runners
 
@@ -100,11 +101,17 @@ class Providers:
                 self.get(name)
 
     def claim(
-        self, limiter: Limiter, *, holder: object, cap: int | None, most: int | None = None, ceiling: int | None = None
+        self,
+        limiter: Limiter,
+        *,
+        holder: object,
+        cap: MaxConcurrent | None,
+        most: int | None = None,
+        ceiling: int | None = None,
     ) -> None:
         """Tell the limiter what this run allows on each provider, also on those that templates will name.
 
-        It holds until `holder` withdraws. `cap` stands in place of the default provider's number, and lowers others;
+        It holds until `holder` withdraws. `cap` stands in place of the default provider's number, and lowers others unless it is auto;
         `most` lowers what is written, `ceiling` bounds what is found.
         """
 
@@ -140,17 +147,18 @@ class Providers:
         """The mode of a provider, by its name as it was made: on, off, or auto (None)."""
         return self._limits(name, None, None).prefix_cache
 
-    def max_concurrent(self, name: str, cap: int | None) -> int | None:
+    def max_concurrent(self, name: str, cap: MaxConcurrent | None) -> int | None:
         """The number that is written for a provider, or given as `cap`; None: it is found."""
         return self._limits(name, cap, None).max_concurrent
 
-    def _limits(self, name: str, cap: int | None, ceiling: int | None) -> Limits:
+    def _limits(self, name: str, cap: MaxConcurrent | None, ceiling: int | None) -> Limits:
         own = self._workflow.providers[name].limits
         is_default = name == self.default
         shared = self._workflow.limits if is_default else None
         limits = tightest(own, shared) if own is not None and shared is not None else own or shared or Limits()
-        if cap is None:
-            return replace(limits, ceiling=ceiling)
+        if cap is None or isinstance(cap, str):
+            written = limits.max_concurrent if cap is None or not is_default else None
+            return replace(limits, max_concurrent=written, ceiling=ceiling)
         if is_default or limits.max_concurrent is not None:
             return replace(limits, max_concurrent=cap if is_default else min(cap, limits.max_concurrent or cap))
         return replace(limits, ceiling=min(cap, ceiling or cap))

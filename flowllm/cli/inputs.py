@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from flowllm.cli.options import DURATION, collected
+from flowllm.cli.options import COUNT_OR_AUTO, DURATION, collected
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
 from flowllm.core.records import dataclass
@@ -169,7 +169,12 @@ _WHAT = (
     click.option(
         "--set", "settings", metavar="STEP.KEY=VALUE", multiple=True, callback=_settings, help="An option of one step."
     ),
-    click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="Most requests in flight."),
+    click.option(
+        "--max-concurrent",
+        type=COUNT_OR_AUTO,
+        metavar="N",
+        help="Most requests in flight; auto finds as many as suit, whatever is written.",
+    ),
     click.option("--no-cache", is_flag=True, help="Neither read nor write stored answers."),
     click.option("--refresh", metavar="STEP", multiple=True, help="Ask this step anew."),
     until_option,

@@ -45,7 +45,21 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class CountOrAuto(click.ParamType[int | str]):
+    """A whole number from 1, or auto."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number, or `auto`; fails for anything else."""
+        text = str(value).strip()
+        if text != "auto" and not (text.isdecimal() and int(text) >= 1):
+            self.fail(f"expected a whole number from 1, or auto, not {text!r}", param, ctx)
+        return text if text == "auto" else int(text)
+
+
 DURATION = Duration()
+COUNT_OR_AUTO = CountOrAuto()
 
 
 def collected(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Literal, TypeAlias
 
 from flowllm.core.types import Json
+
+MaxConcurrent: TypeAlias = int | Literal["auto"]
+"""Requests in flight from 1; "auto": as many as are found to suit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +22,9 @@ class RunOptions:
     """The default model."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Options of single steps, such as {"judge.model": "gpt-4o"}."""
-    max_concurrent: int | None = None
-    """Requests in flight: in place of `limits.max_concurrent` on the default provider, lowering it on others."""
+    max_concurrent: MaxConcurrent | None = None
+    """Requests in flight: in place of `limits.max_concurrent` on the default provider, lowering it on others. "auto": the
+    default provider's is found, as if none were written; others keep theirs."""
     no_cache: bool = False
     """The response cache is neither read nor written."""
     refresh: tuple[str, ...] = ()

@@ -44,6 +44,21 @@ def test_the_option_and_the_environment_cap_too(project: Project, server: Server
     assert server.peak == 1
 
 
+def test_auto_given_stands_in_place_of_a_number_that_is_written(project: Project, server: Server) -> None:
+    server.latency = 0.05
+    file = project.flow(steps=prompts(**{f"s{n}": f"step {n}" for n in range(6)}), limits={"max_concurrent": 1})
+    project.json("run", file, "--max-concurrent", "auto")
+    assert server.peak > 1
+    assert "options      --max-concurrent auto\n" in project.cli("show", "last").out
+    project.json("run", file, "--no-cache", FLOWLLM_MAX_CONCURRENT="auto")
+    assert len(server.requests) == 12
+    assert "--max-concurrent auto" in project.cli("show", "last").out
+    for words, environ in ((("--max-concurrent", "some"), {}), ((), {"FLOWLLM_MAX_CONCURRENT": "0"})):
+        refused = project.cli("run", file, *words, **environ)
+        assert refused.code == 2
+        assert "a whole number from 1, or auto, not " in refused.err
+
+
 def test_several_samples_pass_the_limiter_one_by_one(project: Project, server: Server) -> None:
     server.latency = 0.02
     file = project.flow(steps={"a": {"prompt": "a", "samples": 6}}, limits={"max_concurrent": 2})

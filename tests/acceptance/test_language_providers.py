@@ -246,6 +246,11 @@ def test_the_environment_caps_what_is_in_flight(author: Author) -> None:
     author.environ["FLOWLLM_MAX_CONCURRENT"] = "2"
     author.sent(as_yaml(flow))
     assert author.server.peak == 2
+    author.run(as_yaml(flow), options=RunOptions(max_concurrent="auto", no_cache=True))
+    assert author.server.peak == 5
+    for wrong in (0, "some", 2.5):
+        with pytest.raises(UsageError, match="max_concurrent must be a whole number from 1, or auto"):
+            author.run(as_yaml(flow), options=RunOptions(max_concurrent=wrong))
     author.environ["FLOWLLM_MAX_CONCURRENT"] = "many"
     with pytest.raises(UsageError, match="FLOWLLM_MAX_CONCURRENT must be a whole number"):
         author.run(as_yaml(flow))

@@ -85,6 +85,15 @@ TWO = """
     """
 
 
+def test_auto_stands_in_place_of_the_default_providers_number_alone() -> None:
+    found, limiter = providers(TWO.replace(':2/v1"', ':2/v1", limits: {max_concurrent: 3}')), Claims()
+    found.check(workflow(TWO).steps.values())
+    found.claim(limiter, holder="run", cap="auto", ceiling=100)
+    one, two = (limiter.told[f"http://127.0.0.1:{port}/v1"] for port in (1, 2))
+    assert (one.max_concurrent, one.ceiling, one.requests_per_minute) == (None, 100, 60)
+    assert two.max_concurrent == 3
+
+
 @pytest.mark.parametrize(("cap", "one", "two"), [(None, 5, None), (2, 2, None), (99, 99, None)])
 def test_limits_of_the_workflow_are_those_of_its_default_provider(cap: int | None, one: int, two: int | None) -> None:
     found, limiter = providers(TWO), Claims()

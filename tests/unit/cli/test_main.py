@@ -89,7 +89,7 @@ def test_python_m_flowllm_is_the_command() -> None:
         (["run"], "Missing argument 'FILE'"),
         (["run", "x.yaml", "--nonsense"], "No such option"),
         (["run", "x.yaml", "--grace", "60"], "has no unit"),
-        (["run", "x.yaml", "--max-concurrent", "0"], "x>=1"),
+        (["run", "x.yaml", "--max-concurrent", "0"], "expected a whole number from 1, or auto"),
         (["run", "x.yaml", "-i", "topic"], "-i topic: this is not NAME=VALUE"),
         (["run", "x.yaml", "-i", "a=1", "-i", "a=2"], "-i names `a` twice"),
         (["run", "x.yaml", "--set", "judge.model"], "--set judge.model: this is not STEP.KEY=VALUE"),
