@@ -21,6 +21,7 @@ from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_
 from flowllm.language.overrides import Overrides, overridden
 from flowllm.language.problems import Location, Problems, SourceError, listing
 from flowllm.language.project import Sections, check_top, entries_of, merged, parse_defaults, parse_providers, read_root
+from flowllm.language.prompt_order import check_prompt_order
 from flowllm.language.steps import parse_step
 from flowllm.language.template import Names
 from flowllm.language.values import any_text, plain_text, text
@@ -168,6 +169,8 @@ class GraphReader:
         parsed = {StepId(entry.key): parse_step(entry, scope) for entry in entries}
         steps = {key: step for key, step in parsed.items() if step is not None}
         known = Known(steps=steps, inputs=inputs, strict=self._scope.strict)
+        for one in steps.values():
+            check_prompt_order(one, inputs, problems)
         for step, templates in scope.templates.items():
             check_lookups(steps.get(StepId(step)), templates, known, problems, name=step)
         outputs = self._outputs(names, known)

@@ -7,32 +7,52 @@ charged in full, however often it was sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-from flowllm.core.types import CACHED_FROM
+from flowllm.core.types import CACHED_FROM, Json
 from flowllm.language.problems import Problems
 from flowllm.language.template import Template, ValueTemplate
-from flowllm.language.workflow import LlmBody, Step, WorkflowBody
+from flowllm.language.workflow import Input, LlmBody, Step, WorkflowBody
 
+_INPUT = re.compile(r"\{\{-?\s*inputs\.(\w+)\s*(?:\|\s*trim\s*)?-?\}\}")
 _SPAN = re.compile(r"(\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\})", re.DOTALL)
 _CHARACTERS_A_TOKEN = 4
 """Of English; fewer of other languages, of which then more tokens follow than is said."""
 
 
-def check_prompt_order(step: Step, problems: Problems) -> None:
-    """Warn of each prompt of a foreach, also within the graph that it executes, whose varying part comes first."""
+def check_prompt_order(step: Step, inputs: Mapping[str, Input], problems: Problems) -> None:
+    """Warn of each prompt of a foreach, also within the graph that it executes, whose varying part comes first. Of the
+    `inputs` of its graph it is known how long their defaults are."""
     if step.foreach is None:
         return
     items = {step.foreach.name, "index"}
     if isinstance(step.body, WorkflowBody):
-        _check_graph(step.body, items, problems)
+        _check_graph(step.body, items, _lengths(inputs), problems)
     else:
-        _check(step, _named(items), problems)
+        _check(step, _named(items), _lengths(inputs), problems)
 
 
-def _check_graph(body: WorkflowBody, items: Collection[str], problems: Problems) -> None:
+def _lengths(inputs: Mapping[str, Input]) -> dict[str, int]:
+    """Characters of the texts that inputs are by default."""
+    return {name: len(one.default) for name, one in inputs.items() if isinstance(one.default, str)}
+
+
+def _length(text: Json | Template, lengths: Mapping[str, int]) -> int:
+    """Characters that it is known to have."""
+    if isinstance(text, Template):
+        return sum(_length(piece, lengths) for piece in _SPAN.split(text.raw))
+    if not isinstance(text, str):
+        return 0
+    named = _INPUT.fullmatch(text)
+    return lengths.get(named[1], 0) if named else 0 if _SPAN.fullmatch(text) else len(text)
+
+
+def _check_graph(body: WorkflowBody, items: Collection[str], outer: Mapping[str, int], problems: Problems) -> None:
     """The inputs that vary with the item do so in the graph, and what is made of them."""
-    graph = body.graph
+    graph, lengths = body.graph, _lengths(body.graph.inputs)
+    given = None if body.arguments is None else body.arguments.tree
+    if isinstance(given, dict):
+        lengths |= {name: _length(value, outer) for name, value in given.items()}
     inputs = list(_varying_inputs(body, items))
     if not inputs:
         return
@@ -51,7 +71,7 @@ def _check_graph(body: WorkflowBody, items: Collection[str], problems: Problems)
     for step in graph.steps.values():
         own = set() if step.foreach is None else {step.foreach.name, "index"}
         named = found | own
-        _check(step, f"{varying}|{_named(named)}" if named else varying, problems)
+        _check(step, f"{varying}|{_named(named)}" if named else varying, lengths, problems)
 
 
 def _varying_inputs(body: WorkflowBody, items: Collection[str]) -> Iterator[str]:
@@ -80,7 +100,7 @@ def _named(names: Collection[str]) -> str:
     return rf"(?<![\w.'\"])(?:steps\.)?(?:{'|'.join(sorted(map(re.escape, names)))})\b"
 
 
-def _check(step: Step, varying: str, problems: Problems) -> None:
+def _check(step: Step, varying: str, lengths: Mapping[str, int], problems: Problems) -> None:
     if not isinstance(step.body, LlmBody):
         return
     first: tuple[Template, int, str] | None = None
@@ -88,10 +108,13 @@ def _check(step: Step, varying: str, problems: Problems) -> None:
     for template in _in_order(step.body):
         offset = 1
         for piece in _SPAN.split(template.raw):
-            if not _SPAN.fullmatch(piece):
-                before, behind = (before + len(piece), 0) if first is None else (before, behind + len(piece))
-            elif first is None and re.search(varying, piece):
-                first = template, offset, piece
+            varies = _SPAN.fullmatch(piece) and re.search(varying, piece)
+            if varies:
+                first = first or (template, offset, piece)
+            elif first is None:
+                before += _length(piece, lengths)
+            else:
+                behind += _length(piece, lengths)
             offset += len(piece)
     tokens = behind // _CHARACTERS_A_TOKEN
     if first is not None and tokens >= CACHED_FROM and behind > before:

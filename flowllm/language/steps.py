@@ -17,7 +17,6 @@ from flowllm.language.kinds import StepContext, StepKindSpec, StepScope, all_key
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
 from flowllm.language.problems import Location, Problems, SourceError, listing, nearest
 from flowllm.language.project import merged
-from flowllm.language.prompt_order import check_prompt_order
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
 from flowllm.language.values import NAME, is_template, shown
 from flowllm.language.workflow import Accept, Body, DataFile, Foreach, Step, ValueBody, WorkflowBody
@@ -127,7 +126,6 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
         foreach=foreach,
         save=save,
     )
-    check_prompt_order(step, scope.sources.problems)
     advise(step, scope.sources, outermost=scope.inherited.depth == 0)
     return step
 

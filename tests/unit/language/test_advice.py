@@ -186,10 +186,28 @@ RULES = "This is how we write. " * 200
         (f'a: {{foreach: [x, y], system: "{RULES}", prompt: "{{{{ item }}}}"}}', "", ""),
         (f'b: {{prompt: hi}}\n  a: {{foreach: [x, y], prompt: "{{{{ b }}}} {RULES} {{{{ item }}}}"}}', "", ""),
         (f'a: {{prompt: "{{{{ 1 + 1 }}}} {RULES}"}}', "", ""),
+        ('a: {foreach: [x, y], prompt: "{{ item }}: {{ inputs.rules }}"}', "{{ item }}", "4:33"),
+        ('a: {foreach: [x, y], prompt: "{{ inputs.rules }}: {{ item }} {{ inputs.rules }}"}', "", ""),
+        ('a: {foreach: [x, y], prompt: "{{ item }}: {{ inputs.rules | length }}"}', "", ""),
+        (
+            """a: {foreach: [x, y], with: {t: "{{ item }}", r: "{{ inputs.rules }}"}, workflow: {inputs: {t: {type: string},
+            r: {type: string}}, steps: {b: {prompt: "{{ inputs.t }} {{ inputs.r }}"}}}}""",
+            "{{ inputs.t }}",
+            "",
+        ),
+        (
+            f"""a: {{foreach: [x, y], with: {{t: "{{{{ item }}}}"}}, workflow: {{inputs: {{t: {{type: string}},
+            r: {{default: "{RULES}"}}}}, steps: {{b: {{prompt: "{{{{ inputs.t }}}} {{{{ inputs.r }}}}"}}}}}}}}""",
+            "{{ inputs.t }}",
+            "",
+        ),
     ],
 )
 def test_what_differs_by_item_before_a_long_text_that_does_not(steps: str, varying: str, place: str) -> None:
-    found = [one for one in workflow(f"{TOP}steps:\n  {steps}").warnings if "differs from item to item" in one.message]
+    rules = f'inputs: {{rules: {{default: "{RULES}"}}}}\n' if "inputs.rules" in steps else ""
+    found = [
+        one for one in workflow(f"{TOP}{rules}steps:\n  {steps}").warnings if "differs from item to item" in one.message
+    ]
     assert [one.message.partition(" differs")[0] for one in found] == [varying] * bool(varying)
     assert not place or f"{found[0].line}:{found[0].column}" == place
     assert not found or "1,1" in found[0].message

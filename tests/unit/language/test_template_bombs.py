@@ -189,7 +189,7 @@ def test_what_is_missing_is_looked_for_only_where_it_is_reported() -> None:
     other = {f"key{n}": n for n in range(20_000)}
     source = "{% for i in range(2000) %}{% if other.nope is defined %}x{% endif %}{% endfor %}"
     assert text(source, other=other) == ""
-    assert "there are 20000 keys" in failure("{{ other.nope }}", other=other).message
+    assert "there are 20,000 keys" in failure("{{ other.nope }}", other=other).message
 
 
 def test_the_budget_is_whole_again_for_the_next_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
