@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+from typing import Final
+
 from flowllm.core.request import Answer
 from flowllm.core.types import USAGE_FIELDS, Usage
 from flowllm.storage.base import MemoRecord
+
+_KEPT: Final = itemgetter("value", "model", "provider", "truncated", "usage")
+_COUNTED: Final = frozenset({int, type(None)})
 
 
 def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
@@ -20,18 +26,13 @@ def usable_answer(record: MemoRecord, ttl: float | None, *, now: float, keep_tru
 
 def answer_of(record: MemoRecord) -> Answer | None:
     """An answer as the response cache keeps it; None where it is not one, as what was written by hand or by another version."""
-    match record.answer:
-        case {
-            "value": value,
-            "model": str(model),
-            "provider": str(provider),
-            "truncated": bool(cut),
-            "usage": dict(used),
-        }:
-            counts = {name: used[name] for name in USAGE_FIELDS if name in used}
-        case _:
-            return None
-    if not all(count is None or isinstance(count, int) for count in counts.values()):
+    try:
+        value, model, provider, cut, used = _KEPT(record.answer)
+        counts = {name: used[name] for name in USAGE_FIELDS if name in used}
+    except (KeyError, TypeError):
+        return None
+    kinds = [type(one) for one in (model, provider, cut, used)]
+    if kinds != [str, str, bool, dict] or not _COUNTED.issuperset(map(type, counts.values())):
         return None
     return Answer(
         value=value,

@@ -38,6 +38,9 @@ def kind_of(value: object) -> str:
     return _KINDS.get(type(value), "no plain value")
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def raise_absent(absent: Undefined) -> NoReturn:
     """Raise the error that a value which is not there stands for."""
     str(absent)
@@ -65,7 +68,9 @@ def json_text(value: object, indent: int | None = None) -> str:
     plain = to_json(value)
     if indent:
         _check_indented(plain, indent)
-    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
+    else:
+        text = _ENCODE(plain)
     spend_text(len(text))
     return text
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from flowllm.core.errors import StoreError
 from flowllm.core.records import dataclass, replace
-from flowllm.core.types import NodeId, WaitReason, is_within
+from flowllm.core.types import NodeId, NodeStatus, WaitReason, is_within
 from flowllm.language.sandbox_limits import rendered
 from flowllm.language.workflow import Step
 from flowllm.runtime.invocation import NodeInvocation
@@ -139,12 +139,21 @@ class CachedItems:
         return _Lookup(item=item, invocation=invocation, bound=bound, key=key, started_at=started_at)
 
     def _recalled(self, kind: Recalling, lookup: _Lookup, stored: MemoRecord, took: float) -> NodeRecord | None:
-        node_context = self._context.node_context(
-            lookup.invocation, lookup.started_at, self._context.activate(lookup.invocation)
+        found = kind.recalled(lookup.bound, stored, now=self._context.clock.now())
+        if found is None:
+            return None
+        waits = dict(lookup.invocation.waits or {})
+        if took > 0:
+            waits[WaitReason.CACHE_LOOKUP] = took
+        return self._context.record(
+            lookup.invocation,
+            NodeStatus.SUCCEEDED,
+            parts=lookup.bound.parts,
+            key=lookup.key,
+            started_at=lookup.started_at,
+            waits=waits,
+            **found,
         )
-        self._context.deactivate(lookup.invocation.node_id)
-        node_context.caller.waited(WaitReason.CACHE_LOOKUP, took)
-        return kind.recalled(lookup.bound, stored, node_context)
 
     def _tell(self, lookup: _Lookup, record: NodeRecord) -> None:
         self._context.tell_started(lookup.invocation, lookup.started_at)

@@ -4,11 +4,13 @@ takes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Final
 
 from flowllm.core.cancel import CancelToken
 from flowllm.core.events import Event, NodeWaiting, RequestEnded, RequestSent
 from flowllm.core.records import dataclass, field, replace
-from flowllm.core.types import Json, NodeId, Usage, WaitReason
+from flowllm.core.types import USAGE_FIELDS, Json, NodeId, Usage, WaitReason, add
 from flowllm.language.workflow import Step
 from flowllm.runtime.graph_state import CompiledGraph
 from flowllm.steps.base import Bound, ItemPosition, Lazy
@@ -65,6 +67,9 @@ class NodeUsage:
         )
 
 
+_COUNTS: Final = attrgetter(*USAGE_FIELDS)
+
+
 class UsageTotals:
     """What the nodes within a node took, added up."""
 
@@ -77,10 +82,16 @@ class UsageTotals:
         self.attempts = 0
         self.answered = 0
         """Nodes with an answer from the response cache."""
-        self.usage = Usage()
+        self.counts: list[int | None] = [0] * len(USAGE_FIELDS)
+        """Tokens, in the order of USAGE_FIELDS."""
         self.cost_usd: float | None = 0.0
         self.queue_s = 0.0
         self.call_s = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        """The same by name."""
+        return Usage(**dict(zip(USAGE_FIELDS, self.counts, strict=True)))
 
     def with_those_around(self) -> Iterator[UsageTotals]:
         """These, and those of the nodes around."""
@@ -104,10 +115,11 @@ class UsageTotals:
         """A node that does the work itself has ended."""
         if not (record.attempts or record.cached or record.cost_usd is None):
             return
+        counts = _COUNTS(record.usage)
         for totals in self.with_those_around():
             totals.attempts += record.attempts
             totals.answered += record.cached
-            totals.usage += record.usage
+            totals.counts = [*map(add, totals.counts, counts)]
             unknown = totals.cost_usd is None or record.cost_usd is None
             totals.cost_usd = None if unknown else (totals.cost_usd or 0.0) + (record.cost_usd or 0.0)
             totals.queue_s += record.queue_s
@@ -115,11 +127,11 @@ class UsageTotals:
 
     def take_back(self) -> None:
         """What it is within counts nothing of it, as it will be executed again, and added up then."""
-        known = {name: -count for name, count in self.usage.as_dict().items() if count is not None}
+        known = [-(count or 0) for count in self.counts]
         for around in () if self.parent is None else self.parent.with_those_around():
             around.attempts -= self.attempts
             around.answered -= self.answered
-            around.usage += Usage(**known)
+            around.counts = [*map(add, around.counts, known)]
             if around.cost_usd is not None and self.cost_usd is not None:
                 around.cost_usd -= self.cost_usd
             around.queue_s -= self.queue_s

@@ -174,8 +174,8 @@ class Recalling(Protocol):
         """The key of the answer that completes the step; empty where there is no such one."""
         ...
 
-    def recalled(self, bound: Bound, stored: MemoRecord, context: NodeContext) -> NodeRecord | None:
-        """The step's row, still to be written, with that answer; None where it will not do."""
+    def recalled(self, bound: Bound, stored: MemoRecord, *, now: float) -> Mapping[str, Json] | None:
+        """What the step's row, still to be written, has of that answer; None where it will not do."""
         ...
 
 

@@ -128,8 +128,9 @@ class AnswerCollector:
 
     def _row(self) -> NodeRecord:
         answers = [self._answers[place] for place in range(self._count)]
-        if self._count == 1:
-            return self._row_of(answers[0])
+        if self._count == 1:  # as nearly always
+            output, figures = self._output(answers), figures_of(answers[0])
+            return self._context.record(self._bound, NodeStatus.SUCCEEDED, output=output, **figures)
         requests = {answer.batch or str(place): answer for place, answer in enumerate(answers)}.values()
         costs = [answer.cost_usd for answer in answers]
         return self._context.record(
@@ -147,23 +148,21 @@ class AnswerCollector:
             call_s=sum(answer.call_s for answer in requests if not answer.cached),
         )
 
-    def _row_of(self, answer: Answer) -> NodeRecord:
-        """The row of one answer alone, which nearly all are."""
-        cached = answer.cached
-        return self._context.record(
-            self._bound,
-            NodeStatus.SUCCEEDED,
-            output=self._output((answer,)),
-            model=answer.model,
-            provider=answer.provider,
-            cached=cached,
-            attempts=0 if answer.joined else answer.attempts,
-            truncated=answer.truncated,
-            usage=answer.usage,
-            cost_usd=answer.cost_usd,
-            queue_s=0.0 if cached else answer.queue_s,
-            call_s=0.0 if cached else answer.call_s,
-        )
+
+def figures_of(answer: Answer) -> dict[str, Json]:
+    """What a row of one answer alone has of it, besides its output."""
+    cached = answer.cached
+    return {
+        "model": answer.model,
+        "provider": answer.provider,
+        "cached": cached,
+        "attempts": 0 if answer.joined else answer.attempts,
+        "truncated": answer.truncated,
+        "usage": answer.usage,
+        "cost_usd": answer.cost_usd,
+        "queue_s": 0.0 if cached else answer.queue_s,
+        "call_s": 0.0 if cached else answer.call_s,
+    }
 
 
 async def gather_answers(asks: Sequence[Awaitable[Answer]]) -> None:

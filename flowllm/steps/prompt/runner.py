@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeAlias, TypeVar, cast
 
@@ -26,6 +27,7 @@ from flowllm.steps.base import Bound, NodeContext, WorkEstimate
 from flowllm.steps.pipeline import (
     AnswerCollector,
     ModelTarget,
+    figures_of,
     gather_answers,
     keyed_body,
     mapping,
@@ -260,30 +262,22 @@ class PromptRunner:
         keys = _targets(bound)[0].keys
         return keys[0] if len(keys) == 1 else ""
 
-    def recalled(self, bound: Bound, stored: MemoRecord, context: NodeContext) -> NodeRecord | None:
+    def recalled(self, bound: Bound, stored: MemoRecord, *, now: float) -> Mapping[str, Json] | None:
         """See Recalling."""
-        keep = cast("LlmBody", bound.step.body).on_truncated is OnTruncated.WARN
-        answer = usable_answer(stored, bound.step.cache.ttl, now=context.clock.now(), keep_truncated=keep)
-        if answer is None:
-            return None
-        collector = self._collector(1, bound, context)
-        collector.on_answer(0)(answer)
-        return collector.node
+        body = cast("LlmBody", bound.step.body)
+        keep = body.on_truncated is OnTruncated.WARN
+        answer = usable_answer(stored, bound.step.cache.ttl, now=now, keep_truncated=keep)
+        return None if answer is None else {"output": self._output(body, (answer,)), **figures_of(answer)}
 
-    def _collector(self, count: int, bound: Bound, context: NodeContext) -> AnswerCollector:
-        several = cast("LlmBody", bound.step.body).samples is not None
-        lengths = self._lengths.of(cast("LlmBody", bound.step.body))
-
-        def output(answers: Sequence[Answer]) -> Json:
-            for answer in answers:
-                if answer.usage.output_tokens is not None:
-                    lengths.add(answer.usage.output_tokens)
-            return [answer.value for answer in answers] if several else answers[0].value
-
-        return AnswerCollector(count, bound, context, output)
+    def _output(self, body: LlmBody, answers: Sequence[Answer]) -> Json:
+        for answer in answers:
+            if answer.usage.output_tokens is not None:
+                self._lengths.of(body).add(answer.usage.output_tokens)
+        return answers[0].value if body.samples is None else [answer.value for answer in answers]
 
     async def _ask_all(self, target: _Target, bound: Bound, context: NodeContext) -> NodeRecord:
-        collector = self._collector(len(target.keys), bound, context)
+        output = partial(self._output, cast("LlmBody", bound.step.body))
+        collector = AnswerCollector(len(target.keys), bound, context, output)
         asks = [
             self._ask(target, key, bound, context, collector.on_answer(place)) for place, key in enumerate(target.keys)
         ]

@@ -218,10 +218,9 @@ def totals_of(sums: Mapping[str, Any]) -> RunTotals:
 def memo_of(row: MemoRow) -> MemoRecord | None:
     """The answer of a row, None if its content does not match its hash or cannot be read."""
     try:
-        if row.content_hash not in {
-            memo_hash(row),
-            content_hash(row.answer, like=row.content_hash),
-        }:  # as it was hashed before 0005
+        if row.content_hash != memo_hash(row) and row.content_hash != content_hash(  # as it was hashed before 0005
+            row.answer, like=row.content_hash
+        ):
             return None
         return MemoRecord(
             key=from_text(row.key),

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from flowllm.core.encoding import EncodedObject, encoder
-from flowllm.core.types import Json, NodeStatus, Usage
+from flowllm.core.types import USAGE_FIELDS, Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 
@@ -64,8 +64,7 @@ def from_text(text: str) -> str:
 def content_hash(*texts: str, like: str | None = None) -> str:
     """SHA-256 of texts, each ended by a newline: 128 bits of it in base64, or, as in rows of before revision 0009, all of
     it in hexadecimal if `like` is such a one."""
-    joined = "\n".join((*texts, ""))
-    made = hashlib.sha256(joined.encode(errors="surrogatepass"))
+    made = hashlib.sha256(("\n".join(texts) + "\n").encode(errors="surrogatepass"))
     if like is not None and len(like) == _IN_FULL:
         return made.hexdigest()
     return binascii.b2a_base64(made.digest()[:16], newline=False)[:22].decode()
@@ -219,8 +218,9 @@ def run_row(run: RunRecord) -> RunRow:
 
 def node_row(node: NodeRecord) -> NodeRow:
     """A node as it is written. Raises ValueError for values that JSON cannot hold."""
-    output, key, status = to_json(node.output), to_text(node.key), node.status.value
-    row = NodeRow(
+    output, key, status = to_json(node.output), to_text(node.key), node.status._value_
+    waits = to_json({why: round(seconds, 6) for why, seconds in node.waits.items()}) if node.waits else None
+    row = (
         to_text(node.run_id),
         to_text(node.node_id),
         node.seq,
@@ -229,9 +229,9 @@ def node_row(node: NodeRecord) -> NodeRow:
         key,
         to_text(node.model),
         to_text(node.provider),
-        node.cached,
+        int(node.cached),  # the driver takes much longer to bind a bool
         node.attempts,
-        node.truncated,
+        int(node.truncated),
         _usage(node.usage),
         node.cost_usd,
         node.queue_s,
@@ -248,11 +248,9 @@ def node_row(node: NodeRecord) -> NodeRow:
         _mapping(node.parts),
         None if node.item is None else to_json(node.item),
         output,
-        node.reused,
-        None,
-        to_json({why: round(seconds, 6) for why, seconds in node.waits.items()}) if node.waits else None,
+        int(node.reused),
     )
-    return NodeRow._make((*row[:-2], node_hash(row), row.waits))  # `_replace` takes four times as long
+    return NodeRow._make((*row, _node_hash(row, waits), waits))  # by name it takes four times as long
 
 
 class RunningRow(NamedTuple):
@@ -364,9 +362,9 @@ def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any
 
 # A damaged status is no status; where the output file ends is checked against its lines.
 _OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset")
-_OF_NODE: Final = _hashed(NodeRow._fields, "output", "row_hash", "waits")
+_OUTPUT: Final = NodeRow._fields.index("output")
 _OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
-_OF_MEMO: Final = _hashed(MemoRow._fields, "content_hash")
+_CONTENT_HASH: Final = MemoRow._fields.index("content_hash")
 
 
 def run_hash(row: RunRow) -> str:
@@ -376,7 +374,13 @@ def run_hash(row: RunRow) -> str:
 
 def node_hash(row: NodeRow) -> str:
     """Of a node's row; what it waited for came later than the hash, and is in it only where there is any."""
-    return _row_hash(_OF_NODE(row) if row.waits is None else (*_OF_NODE(row), row.waits), row.row_hash)
+    return _node_hash(row, row.waits, row.row_hash)
+
+
+def _node_hash(row: tuple[Any, ...], waits: str | None, like: str | None = None) -> str:
+    """Of its columns up to `reused`, but for the output."""
+    values = (*row[:_OUTPUT], row[_OUTPUT + 1])
+    return _row_hash(values if waits is None else (*values, waits), like)
 
 
 def attempt_hash(row: AttemptRow) -> str:
@@ -386,7 +390,7 @@ def attempt_hash(row: AttemptRow) -> str:
 
 def memo_hash(row: MemoRow) -> str:
     """Of a stored answer, with the key that it answers and what else is known of it."""
-    return _row_hash(_OF_MEMO(row), row.content_hash)
+    return _row_hash((*row[:_CONTENT_HASH], *row[_CONTENT_HASH + 1 :]), row.content_hash)
 
 
 def _row_hash(values: tuple[Any, ...], like: str | None) -> str:
@@ -402,7 +406,7 @@ _USUAL: Final = {None: "\0", 0: "0.0", 1: "1.0"}
 def _number(value: object) -> str:
     if value is None or value != value:  # noqa: PLR0124 - a NaN
         return "\0"
-    return repr(float(value)) if isinstance(value, int | float) else repr(value)
+    return repr(float(value)) if isinstance(value, (int, float)) else repr(value)
 
 
 def outputs_hash(outputs: str | None, like: str | None = None) -> str | None:
@@ -410,12 +414,12 @@ def outputs_hash(outputs: str | None, like: str | None = None) -> str | None:
     return None if outputs is None else content_hash(outputs, like=like)
 
 
+_COUNTS: Final = attrgetter(*USAGE_FIELDS)
+
+
 def _usage(usage: Usage) -> str:
     """Its counts, in the order of USAGE_FIELDS. Raises ValueError for what is no integer."""
-    return (
-        f"[{_n(usage.input_tokens)},{_n(usage.output_tokens)},{_n(usage.cached_input_tokens)},"
-        f"{_n(usage.reasoning_tokens)},{_n(usage.cache_write_tokens)}]"
-    )
+    return f"[{','.join([repr(count) if count.__class__ is int else _n(count) for count in _COUNTS(usage)])}]"
 
 
 def _n(count: int | None) -> str:

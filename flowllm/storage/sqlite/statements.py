@@ -144,9 +144,10 @@ def _write_nodes(
             known[run_id, node_id] = ("running", epoch, True)
     nodes, over = [], []
     for row in ended:
-        this = run_id, node_id = row[0], row[1]
+        this = run_id, _ = row[:2]
         status = row[_STATUS]
-        nodes.append((*row, totals.node(run_id, known[this][0] if this in known else None, status, row[2])))
+        before = known.get(this)
+        nodes.append((*row, totals.node(run_id, before and before[0], status, row[2])))
         known[this] = (status, 0, True)
         if status in _ENDED and totals.run(run_id).waits:
             over.append(this)

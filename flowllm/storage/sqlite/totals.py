@@ -121,7 +121,7 @@ class Totals:
 
     def node(self, run_id: str, before: str | None, after: str, seq: int) -> int:
         """A node's status; the number of this change."""
-        run = self.run(run_id)
+        run = self._runs.get(run_id) or self.run(run_id)
         if before != after:
             if before in run.statuses:  # else there was none, or it was damaged
                 run.statuses[before] -= 1
