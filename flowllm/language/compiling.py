@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Json, Part, StepId, Tolerance
@@ -154,21 +154,19 @@ def locator(scalar: Scalar) -> Callable[[int], Location]:
     Exact for every character that is not white space; folded lines and escapes are followed. A scalar that
     stands in no file has one place.
     """
-    offsets: list[int] = []
+    return partial(_located, scalar)
 
-    def locate(offset: int) -> Location:
-        source, where = scalar.source, scalar.where
-        if not source:
-            return where
-        at = _written_at(scalar, min(offset, len(scalar.text)))
-        if at < 0:
-            if not offsets:
-                offsets.extend(_align(scalar))
-            at = offsets[min(offset, len(offsets) - 1)]
-        line = where.line + source.count("\n", scalar.start, at)
-        return Location(file=where.file, line=line, column=at - source.rfind("\n", 0, at))
 
-    return locate
+def _located(scalar: Scalar, offset: int) -> Location:
+    source, where = scalar.source, scalar.where
+    if not source:
+        return where
+    at = _written_at(scalar, min(offset, len(scalar.text)))
+    if at < 0:
+        offsets = _aligned(scalar)
+        at = offsets[min(offset, len(offsets) - 1)]
+    line = where.line + source.count("\n", scalar.start, at)
+    return Location(file=where.file, line=line, column=at - source.rfind("\n", 0, at))
 
 
 def _written_at(scalar: Scalar, offset: int) -> int:
@@ -187,7 +185,8 @@ def _written_at(scalar: Scalar, offset: int) -> int:
     return at + len(found) - len(line) + offset - begin if found.endswith(line) else -1
 
 
-def _align(scalar: Scalar) -> list[int]:
+@lru_cache(maxsize=1)  # the places in one text are asked for in a row
+def _aligned(scalar: Scalar) -> list[int]:
     """The offset in the file of each character of the scalar's text, and of its end."""
     source, at = scalar.source, _content_start(scalar)
     offsets: list[int] = []

@@ -33,10 +33,14 @@ class RetryKeys(Keys, title="retry"):
 def retry_policy(keys: RetryKeys | None, *, harmless: bool) -> RetryPolicy:
     """How a step's attempts are made again; what is not harmless is never sent twice, and without `retry` not again."""
     if keys is None:
-        return RetryPolicy() if harmless else RetryPolicy(max_attempts=1, hedge=math.inf)
+        return _USUAL if harmless else _ONCE
     hedge = keys.hedge if harmless else "off"
     seconds = {"auto": None, "off": math.inf}.get(hedge) if isinstance(hedge, str) else hedge
     return RetryPolicy(**{**keys.values, "jitter": keys.jitter == "full", "hedge": seconds})
+
+
+_USUAL: Final = RetryPolicy()
+_ONCE: Final = RetryPolicy(max_attempts=1, hedge=math.inf)
 
 
 class CommonKeys(Keys):

@@ -149,6 +149,11 @@ def absolute(name: str) -> str:
     return os.path.abspath(name)  # noqa: PTH100 - must also give an answer for paths that are not there
 
 
+def folder_of(name: str) -> str:
+    """The absolute path of the folder in which a file is."""
+    return os.path.dirname(absolute(name))  # noqa: PTH120 - in a third of the time of a Path
+
+
 def beside(file: str, path: str) -> str:
     """The shown name of a path that is written in a file, relative to that file's folder."""
     folder = "" if file.startswith("--") else os.path.dirname(file)  # noqa: PTH120 - text only, as written

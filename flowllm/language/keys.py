@@ -119,9 +119,8 @@ class Keys:
             raise ExceptionGroup(what, [error])
         errors: list[Exception] = [cls.unknown(e.key, e.where, what) for e in node.entries if e.key not in cls.table]
         known = [(entry, cls.table[entry.key].value) for entry in node.entries if entry.key in cls.table]
-        reads = ((e.key, _at_key(e) if value.at_key else e.value, value.read) for e, value in known)
-        given = _collect(reads, errors)
-        missing = (name for name in cls._required if node.entry(name) is None)
+        given = _collect([(e.key, _at_key(e) if value.at_key else e.value, value.read) for e, value in known], errors)
+        missing = [name for name in cls._required if name not in given and node.entry(name) is None]
         errors += [SourceError(node.where, f"`{name}` is missing in {what}") for name in missing]
         if errors:
             raise ExceptionGroup(what, errors)

@@ -18,7 +18,7 @@ A builder adds problems to `context.problems` and then may return None, or raise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from flowllm.core.records import dataclass, field
@@ -65,7 +65,7 @@ class Inherited:
         """Names of providers by which the run knows another one, each with the name that the run has for it."""
         return {name: settings.name for name, settings in self.providers.items() if settings.name != name}
 
-    def defaults_for(self, keys: Mapping[str, Any]) -> nodes.Mapping | None:
+    def defaults_for(self, keys: Container[str]) -> nodes.Mapping | None:
         """Those of the defaults that have one of these keys."""
         if self.defaults is None:
             return None
@@ -152,7 +152,7 @@ class StepKindSpec(Generic[K]):
     kind: StepKind
     keys: type[K]
     build: Callable[[K, StepContext], Body | None]
-    defaults: tuple[str, ...] = ()
+    defaults: frozenset[str] = frozenset()
     """Those of `defaults` that hold for it."""
     templates: tuple[str, ...] = ()
     """Its own keys in which templates may stand."""

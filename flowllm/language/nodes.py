@@ -128,7 +128,10 @@ class Mapping:
 
     def entry(self, key: str) -> Entry | None:
         """A key with its value and place."""
-        return next((entry for entry in self.entries if entry.key == key), None)
+        for entry in self.entries:
+            if entry.key == key:
+                return entry
+        return None
 
     def keys(self) -> dict[str, Location]:
         """All keys in order, with their places."""

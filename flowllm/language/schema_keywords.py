@@ -95,16 +95,16 @@ def _schemas(node: Node | None) -> Iterator[Mapping]:
     if not isinstance(node, Mapping):
         return
     yield node
-    for key in BY_NAME:
-        named = node.get(key)
-        for entry in named.entries if isinstance(named, Mapping) else ():
-            yield from _schemas(entry.value)
-    for key in _LISTS:
-        listed = node.get(key)
-        for item in listed.items if isinstance(listed, Sequence) else ():
-            yield from _schemas(item)
-    for key in _SINGLE:
-        yield from _schemas(node.get(key))
+    for entry in node.entries:
+        key, value = entry.key, entry.value
+        if key in _LISTS and isinstance(value, Sequence):
+            for item in value.items:
+                yield from _schemas(item)
+        elif isinstance(value, Mapping) and key in BY_NAME:
+            for inner in value.entries:
+                yield from _schemas(inner.value)
+        elif isinstance(value, Mapping) and key in _SINGLE:
+            yield from _schemas(value)
 
 
 def _check_satisfiable(schema: Mapping, problems: Problems, step: str) -> None:

@@ -7,7 +7,7 @@ refused before anything is built. Scalars stay as written: what they mean is dec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -40,7 +40,17 @@ def parse_yaml(text: str, file: str) -> Node:
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     _check_text(text, file)
-    return _Builder(text, file).document()
+    loader = None
+    try:
+        loader = _LOADER(text)
+        return _Builder(text, file, loader.get_event).document()
+    except yaml.MarkedYAMLError as error:
+        raise _explain(error, text, file) from None
+    except yaml.YAMLError as error:
+        raise SourceError(Location(file=file, line=1, column=1), f"this is not YAML: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 def _check_text(text: str, file: str) -> None:
@@ -64,10 +74,11 @@ def _check_text(text: str, file: str) -> None:
 class _Builder:
     """Builds nodes from events; nothing is kept of a document that passes a limit."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, next_event: Callable[[], Any]) -> None:
+        """`next_event` raises YAMLError."""
         self._text = text
         self._file = file
-        self._events = self._guarded()
+        self._next = next_event
         self._depth = 0
         self._nodes = 0
         self._expanded = 0
@@ -78,26 +89,18 @@ class _Builder:
 
     def document(self) -> Node:
         """The one document of the file."""
-        next(self._events)  # the stream's start
-        event = next(self._events)
+        self._next()  # the stream's start
+        event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
             raise SourceError(Location(file=self._file, line=1, column=1), "the file is empty")
-        root = self._node(next(self._events))
-        next(self._events)  # the document's end
-        event = next(self._events)
+        root = self._node(self._next())
+        self._next()  # the document's end
+        event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             raise SourceError(
                 self._at(event.start_mark), "a second document begins here", "one file holds one document"
             )
         return root
-
-    def _guarded(self) -> Iterator[Any]:
-        try:
-            yield from yaml.parse(self._text, Loader=_LOADER)
-        except yaml.MarkedYAMLError as error:
-            raise _explain(error, self._text, self._file) from None
-        except yaml.YAMLError as error:
-            raise SourceError(Location(file=self._file, line=1, column=1), f"this is not YAML: {error}") from None
 
     def _at(self, mark: Any) -> Location:
         return Location(file=self._file, line=mark.line + 1, column=mark.column + 1)
@@ -161,7 +164,7 @@ class _Builder:
 
     def _sequence(self, where: Location) -> Sequence:
         items = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             items.append(self._node(event))
         return Sequence(where=where, items=tuple(items))
 
@@ -169,7 +172,7 @@ class _Builder:
         if _opens_template(start, self._text):
             raise _unquoted_template(where)
         entries: dict[str, Entry] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
             entry = self._entry(event)
             if entry.key in entries:
                 first = entries[entry.key].where.line
@@ -181,9 +184,9 @@ class _Builder:
 
     def _entry(self, event: Any) -> Entry:
         where = self._at(event.start_mark)
-        if _opens_template(event, self._text):
-            raise _unquoted_template(where)
         if not isinstance(event, yaml.ScalarEvent):
+            if _opens_template(event, self._text):
+                raise _unquoted_template(where)
             raise SourceError(where, "a key must be text", "text that begins with [, {, * or & must be quoted")
         if event.tag is not None or event.anchor is not None:
             raise SourceError(where, "a key can have neither a tag nor an anchor", "remove it")
@@ -194,13 +197,13 @@ class _Builder:
                 "write the keys out, or put what all LLM steps share under `defaults`",
             )
         self._count(where)
-        return Entry(key=event.value, where=where, value=self._node(next(self._events)))
+        return Entry(key=event.value, where=where, value=self._node(self._next()))
 
     def _scalar(self, event: Any, where: Location) -> Scalar:
-        bad = _FORBIDDEN_IN_VALUE.search(event.value)
+        start, style = event.start_mark.index, event.style or ""
+        bad = _FORBIDDEN_IN_VALUE.search(event.value) if style == '"' else None  # only there it can be written
         if bad:
             raise SourceError(where, f"this text contains the character U+{ord(bad.group()):04X}, which is not allowed")
-        start, style = event.start_mark.index, event.style or ""
         if event.anchor is not None:
             start += len(event.anchor) + 1
         return Scalar(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind, Tolerance
 from flowllm.language.advice import advise
 from flowllm.language.compiling import Compiler
 from flowllm.language.file_keys import CommonKeys, DataFileKeys, DataFilesKeys, FlowKeys, retry_policy
-from flowllm.language.files import absolute
+from flowllm.language.files import folder_of
 from flowllm.language.foreign import kind_meant
 from flowllm.language.keys import read_keys, unknown_key
 from flowllm.language.kinds import StepContext, StepKindSpec, StepScope, all_keys, kinds
 from flowllm.language.nodes import Entry, Mapping, Node, Scalar, Sequence, kind_of
-from flowllm.language.problems import Location, Problems, SourceError, listing, nearest
+from flowllm.language.problems import Problems, SourceError, listing, nearest
 from flowllm.language.project import merged
 from flowllm.language.template import RESERVED_IDS, ValueTemplate
 from flowllm.language.values import NAME, is_template, shown
@@ -59,7 +59,7 @@ def parse_step(entry: Entry, scope: StepScope) -> Step | None:
     try:
         spec = kinds()[kind_key(entry)]
         node = _known_keys(entry, spec, scope.problems)
-        node = merged(scope.inherited.defaults_for(dict.fromkeys(spec.defaults)), node)
+        node = merged(scope.inherited.defaults_for(spec.defaults), node)
         return _step(entry, spec, node, scope)
     except SourceError as error:
         scope.problems.add_error(error, step=entry.key)
@@ -120,7 +120,7 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
         when=when,
         retry=retry_policy(given.get("retry"), harmless=body.harmless),
         timeout=given.get("timeout") or 1800.0,
-        cache=given.get("cache") or CachePolicy(enabled=spec.cached),
+        cache=given.get("cache") or _CACHE[spec.cached],
         priority=given.get("priority") or Priority.NORMAL,
         on_error=given.get("on_error") or OnError.FAIL,
         foreach=foreach,
@@ -128,6 +128,9 @@ def _step(entry: Entry, spec: StepKindSpec[Any], node: Mapping, scope: StepScope
     )
     advise(step, scope.sources, outermost=scope.inherited.depth == 0)
     return step
+
+
+_CACHE: Final = {cached: CachePolicy(enabled=cached) for cached in (True, False)}
 
 
 def _check_hedge(entry: Entry, node: Mapping, body: Body, scope: StepScope) -> None:
@@ -300,7 +303,11 @@ def _file(node: Mapping, compiler: Compiler) -> DataFile | None:
         return None
     _check_format(keys, node, compiler)
     return DataFile(
-        path=path, folder=folder_of(keys.file.where), format=keys.format, delimiter=keys.delimiter, limit=keys.limit
+        path=path,
+        folder=folder_of(keys.file.where.file),
+        format=keys.format,
+        delimiter=keys.delimiter,
+        limit=keys.limit,
     )
 
 
@@ -309,7 +316,7 @@ def _files(node: Mapping, compiler: Compiler) -> DataFile | None:
     path = None if keys is None else compiler.text(keys.files)
     if keys is None or path is None:
         return None
-    return DataFile(path=path, folder=folder_of(keys.files.where), limit=keys.limit, many=True)
+    return DataFile(path=path, folder=folder_of(keys.files.where.file), limit=keys.limit, many=True)
 
 
 def _check_format(keys: DataFileKeys, node: Mapping, compiler: Compiler) -> None:
@@ -358,8 +365,3 @@ def _accept(keys: FlowKeys, name: str, compiler: Compiler) -> Accept | None:
     if when is None:
         return None
     return Accept(when=when, count=count, overshoot=float(keys.accept.overshoot))
-
-
-def folder_of(where: Location) -> str:
-    """The folder of the file in which something stands."""
-    return str(PurePath(absolute(where.file)).parent)

@@ -19,7 +19,7 @@ from jinja2.utils import missing
 from flowllm.core.types import Json
 from flowllm.language.sandbox import DEFAULT_FILTERS, DEFINED_TESTS, SANDBOX, Absent, finalized
 from flowllm.language.sandbox_filters import FUNCTIONS
-from flowllm.language.template_paths import Key, Path
+from flowllm.language.template_paths import Path
 
 Values: TypeAlias = Mapping[str, Json]
 Evaluate: TypeAlias = Callable[[Values], Any]
@@ -83,18 +83,20 @@ def pieces_of(tree: nodes.Template) -> Pieces | None:
     return Pieces(tuple(found))
 
 
+_BY_DOT: Final = SANDBOX.key
+_BY_BRACKET: Final = SANDBOX.item
+
+
 def followed(path: Path) -> Evaluate:
     """How to find what a path leads to, as `evaluation` does of its tree."""
-    found = _named(path.name)
+    found: Evaluate = partial(_value_of, path.name)
     for key in path.keys:
-        found = _taken(found, key)
+        found = partial(_taken, found, _BY_DOT if key.dotted else _BY_BRACKET, key.value, key.before)
     return found
 
 
-def _taken(of: Evaluate, key: Key) -> Evaluate:
-    access: Callable[..., Any] = SANDBOX.key if key.dotted else SANDBOX.item
-    value, offset = key.value, key.before
-    return lambda values: access(of(values), value, offset)
+def _taken(of: Evaluate, access: Callable[..., Any], key: str | int | None, offset: int, values: Values) -> Any:
+    return access(of(values), key, offset)
 
 
 def evaluation(expression: nodes.Node) -> Evaluate | None:
@@ -129,15 +131,12 @@ class _Reader(NamedTuple):
 
 
 def _name(_reader: _Reader, node: Any) -> Evaluate:
-    return _named(node.name)
+    return partial(_value_of, node.name)
 
 
-def _named(name: str) -> Evaluate:
-    def value(values: Values) -> Any:
-        found = values[name] if name in values else FUNCTIONS.get(name, missing)
-        return Absent(name=name) if found is missing else found
-
-    return value
+def _value_of(name: str, values: Values) -> Any:
+    found = values[name] if name in values else FUNCTIONS.get(name, missing)
+    return Absent(name=name) if found is missing else found
 
 
 def _const(_reader: _Reader, node: Any) -> Evaluate:

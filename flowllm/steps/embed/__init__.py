@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowllm.steps.registry import RunnerServices
 
 
-_DEFAULTS = ("provider", "retry", "timeout", "cache", "priority", "on_error")
+_DEFAULTS = frozenset({"provider", "retry", "timeout", "cache", "priority", "on_error"})
 """Of `defaults`, what holds for embeddings too: the rest is for chats."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from flowllm.core.request import OutputFormat
@@ -10,7 +9,7 @@ from flowllm.core.types import Json, OnTruncated, StepKind
 from flowllm.language import step_values as sv
 from flowllm.language.compiling import Compiler
 from flowllm.language.file_keys import LlmKeys, StepKeys
-from flowllm.language.files import absolute
+from flowllm.language.files import folder_of
 from flowllm.language.keys import REQUIRED, Key
 from flowllm.language.kinds import StepContext, StepKindSpec
 from flowllm.language.nodes import Mapping, Node, Scalar, Sequence
@@ -78,7 +77,7 @@ def build(keys: PromptKeys | MessagesKeys, context: StepContext) -> LlmBody | No
         fallback=fallback,
         on_truncated=keys.on_truncated or OnTruncated.WARN,
         images=images,
-        folder=str(PurePath(absolute(context.where.file)).parent),
+        folder=folder_of(context.where.file),
         aliases=context.scope.inherited.aliases,
     )
 
@@ -142,7 +141,7 @@ KIND = StepKindPackage(
             kind=StepKind.PROMPT,
             keys=keys,
             build=build,
-            defaults=tuple(keys.table),
+            defaults=frozenset(keys.table),
             templates=(key, "system", "images"),
             cached=True,
         )
