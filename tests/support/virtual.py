@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import itertools
 from collections.abc import Coroutine, Iterator
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 STRAY = 0.5
 """Seconds for a thread that nobody waits for any more; then all have come to rest."""
+
+
+class Timer(asyncio.TimerHandle):
+    """Of those that are due at the same time, the one that was set first goes first."""
+
+    number = 0
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self._when, self.number) < (other._when, other.number)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -20,6 +31,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self._virtual_now = 0.0
         self._outside = 0
+        self._timers = itertools.count()
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+        timer = Timer(when, callback, args, self, context)
+        timer.number = next(self._timers)
+        timer._scheduled = True
+        heapq.heappush(self._scheduled, timer)
+        return timer
 
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:
