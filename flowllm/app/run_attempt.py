@@ -27,7 +27,7 @@ from flowllm.datasets.spool import spool_path
 from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
-from flowllm.reporting.base import Closable, Observer
+from flowllm.reporting.base import Closable, Observer, Watching
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
 from flowllm.runtime.foreach_runner import LOCAL_WINDOW
@@ -62,8 +62,22 @@ class ObserverHub:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - a reader of events must not harm the run
-                self._observers.remove(observer)
-                _complain(f"{type(observer).__name__} failed and is left out: {text_of(error)}")
+                self._leave_out(observer, error)
+
+    def look(self, now: float, addresses: Mapping[str, str]) -> None:
+        """A second has passed; see `reporting.base.Watching`."""
+        for observer in list(self._observers):
+            if isinstance(observer, Watching):
+                try:
+                    observer.look(now, addresses)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as above
+                    self._leave_out(observer, error)
+
+    def _leave_out(self, observer: Observer, error: BaseException) -> None:
+        self._observers.remove(observer)
+        _complain(f"{type(observer).__name__} failed and is left out: {text_of(error)}")
 
     def close(self) -> None:
         """The run is over."""
@@ -193,10 +207,12 @@ class RunAttempt:
         return ending.nodes
 
     async def _watch(self, context: RunContext) -> None:
-        """Once a second: keep how the run's accounts stand, and go on with suspended nodes that were woken."""
+        """Once a second: keep how the run's accounts stand, let observers say what is waited for, and go on with suspended
+        nodes that were woken."""
         while True:
             await self._clock.sleep(WATCHED_EVERY)
             self._store.note_gauges(self._gauges())
+            self._emit.look(self._clock.now(), self._providers.addresses())
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
                 await context.suspended.look()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.clock import Clock
@@ -132,6 +133,11 @@ class Providers:
     def named_accounts(self) -> Mapping[str, Account]:
         """The same, by the names that the workflow gives its providers."""
         return {name: provider.account for name, provider in self._made.items()}
+
+    def addresses(self) -> Mapping[str, str]:
+        """Host and port of those whose requests go somewhere, by name."""
+        found = ((name, urlsplit(provider.account.base_url).netloc) for name, provider in self._made.items())
+        return {name: place for name, place in found if place}
 
     def check_prices(self, steps: Iterable[Step]) -> None:
         """Raises UsageError if a model has no known price: a budget in dollars could not be kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TextIO, runtime_checkable
 
@@ -26,6 +26,16 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Called once, when the run is over."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """An observer that has something to say also when nothing happens."""
+
+    def look(self, now: float, addresses: Mapping[str, str]) -> None:
+        """Called once a second while a run goes on. `now` is the wall clock's time, as in events; `addresses` are those of
+        the run's providers, by their names, without credentials."""
         ...
 
 

@@ -28,6 +28,7 @@ from flowllm.core.events import (
     StopRequested,
 )
 from flowllm.core.types import ROW, NodeId, NodeStatus, StepKind, WaitReason
+from flowllm.reporting.open_work import OpenWork
 from flowllm.reporting.screen import Part, Screen
 from flowllm.reporting.taken import Taken, figures
 from flowllm.reporting.text import (
@@ -55,6 +56,8 @@ _FEW = 10
 _OFTEN = 1.0
 _SELDOM = 30.0
 """Seconds between two lines about a foreach: the longer it takes, the fewer."""
+_SOON = 2.0
+"""Seconds without a line after which a terminal is told what is waited for."""
 _STRETCH = 20
 _MARKS = 10
 _WIDEST = 9
@@ -151,13 +154,13 @@ class Progress:
         self._done = 0
         self._total = 0
         self._over = False
-        self._sent: set[NodeId] = set()
-        """Nodes that are not in a foreach: no more than the workflow's file names."""
+        self._open = OpenWork()
+        self._quiet_since = 0.0
+        self._written = 0
+        """Since when nothing was written, and what the screen had been written by then."""
         self._taken: defaultdict[str, Taken] = defaultdict(Taken)
         """By now by each node that will have a line, and what is within it."""
         self._foreaches: dict[str, ForeachProgress] = {}
-        self._waiting: dict[NodeId, WaitReason] = {}
-        """Nodes that wait now."""
 
     def handle(self, event: Event) -> None:  # noqa: C901, PLR0912 - a case for each event
         """Show one event, if it is one that people follow."""
@@ -168,8 +171,8 @@ class Progress:
             case NodeWaiting():
                 self._node_waits(event)
             case NodeSuspended() if "[" not in event.node_id:
-                self._waiting.pop(event.node_id, None)
-                self._sent.discard(event.node_id)
+                self._open.waits.pop(event.node_id, None)
+                self._open.nodes.pop(event.node_id, None)
                 self._say("WAITING", event.node_id, suspended_text(event.kind, event.token, event.due_at))
             case RequestSent():
                 self._request_sent(event)
@@ -200,6 +203,23 @@ class Progress:
             case _:
                 pass
 
+    def look(self, now: float, addresses: Mapping[str, str]) -> None:
+        """Say what is waited for where nothing was written for a while: every 30 s a line, on a terminal below the others
+        from two seconds on. See `reporting.base.Watching`."""
+        live = self._screen.colour
+        if self._screen.written != self._written or now < self._quiet_since:
+            self._written, self._quiet_since = self._screen.written, now
+        elif now - self._quiet_since >= (_SOON if live else _SELDOM):
+            found = [one.text(self._waits_of(one)) for one in self._foreaches.values()]
+            found += self._open.texts(now, addresses, without=self._foreaches)
+            if live and found:
+                self._screen.live("  ".join(found))
+            elif found:
+                self._quiet_since = now
+                for text in found:
+                    self._still(text)
+            self._written = self._screen.written
+
     def _started(self, event: RunStarted) -> None:
         self._total = event.nodes
         self._done = 0
@@ -212,21 +232,26 @@ class Progress:
             self._screen.line((SIMULATED_NOTICE, "yellow"))
 
     def _node_waits(self, event: NodeWaiting) -> None:
-        node, known = event.node_id, self._waiting.get(event.node_id)
-        self._waiting[node] = event.reason
+        node, known = event.node_id, self._open.waits.get(event.node_id)
+        self._open.waits[node] = event
         found = self._foreach_of(node)
         if found is not None:
             self._report(found, event.at)
-        elif event.until is not None and event.until - event.at >= _OFTEN and known is not event.reason:
+        elif (
+            event.until is not None
+            and event.until - event.at >= _OFTEN
+            and (known is None or known.reason is not event.reason)
+        ):
             self._say("WAITING", node, f"about {duration(event.until - event.at)}: {reason_word(event.reason)}")
 
     def _request_sent(self, event: RequestSent) -> None:
-        self._waiting.pop(event.node_id, None)
+        self._open.sent(event)
         for name in self._nodes_of(event.node_id):
             self._taken[name].sent += 1
         self._running(event)
 
     def _request_ended(self, event: RequestEnded) -> None:
+        self._open.answered(event)
         for name in self._nodes_of(event.node_id):
             self._taken[name].ended(event)
 
@@ -247,13 +272,13 @@ class Progress:
     def _running(self, event: NodeEvent) -> None:
         """The first of its requests goes out; until then it may turn out to be cached, or wait in the queue."""
         node = event.node_id
-        if "[" not in node and node not in self._sent:
-            self._sent.add(node)
+        if "[" not in node and node not in self._open.nodes:
+            self._open.nodes[node] = event.at
             self._say("RUN", node)
 
     def _node_ended(self, event: NodeEnded) -> None:
         node = event.node_id
-        self._waiting.pop(node, None)
+        self._open.waits.pop(node, None)
         if "[" in node:
             found = None if event.place is None else self._foreaches.get(event.parent)
             if found is not None:
@@ -261,7 +286,7 @@ class Progress:
             return
         if not event.parent:
             self._done, self._total = event.done, event.total or self._total
-        self._sent.discard(node)
+        self._open.nodes.pop(node, None)
         self._foreaches.pop(node, None)
         if node != ROWS:  # the summary, which follows at once, has its figures
             self._ended(event)
@@ -307,8 +332,8 @@ class Progress:
     def _foreach_started(self, event: FanOutStarted) -> None:
         node = event.node_id
         self._foreaches[node] = ForeachProgress(event)
-        if node != ROWS and node not in self._sent:
-            self._sent.add(node)
+        if node != ROWS and node not in self._open.nodes:
+            self._open.nodes[node] = event.at
             self._say("RUN", node, "" if event.total is None else plural(event.total, "item"))
 
     def _item_ended(self, found: ForeachProgress, event: NodeEnded) -> None:
@@ -326,12 +351,16 @@ class Progress:
                 self._line_of(found)
 
     def _line_of(self, found: ForeachProgress) -> None:
-        mark = "" if self._over else f"{'...':<{_WIDEST}} "
-        self._screen.line(*self._count(), mark, found.text(self._waits_of(found)))
+        self._still(found.text(self._waits_of(found)))
+
+    def _still(self, text: str) -> None:
+        """What goes on."""
+        self._screen.line(*self._count(), "" if self._over else f"{'...':<{_WIDEST}} ", text)
 
     def _waits_of(self, found: ForeachProgress) -> Mapping[WaitReason, int]:
         """Nodes within its items that wait, by reason."""
-        return Counter(reason for node, reason in self._waiting.items() if node.startswith(f"{found.node}["))
+        within = f"{found.node}["
+        return Counter(wait.reason for node, wait in self._open.waits.items() if node.startswith(within))
 
     def _report_all(self, event: Event) -> None:
         """How far each has come, before the run goes on without new items, or ends."""

@@ -41,11 +41,14 @@ class Screen:
     def __init__(self, stream: TextIO, *, colour: bool) -> None:
         self.stream = stream
         self.colour = colour
+        self.written = 0
+        """How often something was."""
         self._live = False
 
     def line(self, *parts: Part) -> None:
         """Write one line and flush it."""
         self.clear()
+        self.written += 1
         self.stream.write((coloured(parts) if self.colour else plain(parts)) + "\n")
         self.stream.flush()
 
@@ -53,6 +56,7 @@ class Screen:
         """Show a text at the bottom of a terminal until the next line is written, or the next such text."""
         self.stream.write(f"\r{text[: self.width() - 1]}{_TO_THE_END}")
         self.stream.flush()
+        self.written += 1
         self._live = True
 
     def width(self) -> int:

@@ -297,7 +297,10 @@ def took(stats: Mapping[str, Json], unpriced: Collection[str] = (), list_prices:
         f"{at_least(usage.get(name, 0), least.get(name, 0), '{:,}'.format)} {word}"
         for name, word in (("input_tokens", "in"), ("output_tokens", "out"))
     )
-    if reserved := unknown.get("reserved_tokens"):
+    reserved = unknown.get("reserved_tokens")
+    if tokens == "unknown in, unknown out":
+        tokens = f"unknown{f' (up to {reserved:,})' if reserved else ''}"
+    elif reserved:
         tokens += f" (up to {reserved:,} more)"
     cost = price(stats, [one_line(name) for name in unpriced])
     listed = f" (list price of {one_line(', '.join(list_prices))})" if list_prices else ""
