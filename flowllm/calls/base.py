@@ -16,7 +16,7 @@ from flowllm.core.events import Event, NodeWaiting
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
 from flowllm.core.request import Answer, LocalRequest, Request
-from flowllm.core.types import Json, NodeId, Priority, RetryPolicy, Usage, WaitReason
+from flowllm.core.types import NO_USAGE, Json, NodeId, Priority, RetryPolicy, Usage, WaitReason
 from flowllm.storage.base import NodeWrite, RunLease
 
 
@@ -119,7 +119,7 @@ class Call:
     timeout: float = 1800.0
     """Seconds from the first admission, waits for admission left out."""
     priority: Priority = Priority.NORMAL
-    expected: Usage = field(default_factory=Usage)
+    expected: Usage = NO_USAGE
     """Tokens that it will take, at most, by estimate."""
     reckon: Callable[[], Usage] | None = None
     """Gives it at the moment of sending, where that takes work: an answer from the response cache needs none."""

@@ -23,7 +23,7 @@ from flowllm.core.errors import (
 )
 from flowllm.core.records import dataclass, replace
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Reply
-from flowllm.core.types import Json, RetryPolicy, Usage
+from flowllm.core.types import NO_USAGE, Json, RetryPolicy, Usage
 
 MOST_REPAIRS = 2
 """How often an invalid answer is asked for again."""
@@ -81,7 +81,7 @@ class Conversation:
         self._free = 0
         self._repairs = 0
         self._doubted = False
-        self.usage = Usage()
+        self.usage = NO_USAGE
         """Spent so far, on answers that were not accepted too."""
 
     def start(self) -> Send:
@@ -91,7 +91,7 @@ class Conversation:
     def failed(self, error: StepError, *, free: bool = False, doubted: bool = False) -> Send | GiveUp:
         """The request that was sent last brought no answer; `free` if that uses up no attempt, `doubted` if the error
         is to be seen twice before it is believed."""
-        self.spent(error.usage or Usage())
+        self.spent(error.usage or NO_USAGE)
         if isinstance(error, InvalidAnswer):  # the server itself has looked at it
             return self._repair(error.answer or "", error)
         if isinstance(error, EmptyAnswer) and self._validator is not None:

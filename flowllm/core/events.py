@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flowllm.core.records import dataclass, field, fields
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
+from flowllm.core.types import NO_USAGE, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class NodeEnded(NodeEvent):
     error: Mapping[str, Json] | None = None
     tolerated: bool = False
     """It failed under `on_error: continue`."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     cost_usd: float | None = None
     queue_s: float = 0.0
     call_s: float = 0.0
@@ -153,7 +153,7 @@ class RequestEnded(NodeEvent):
     provider: str
     call_s: float
     error: Mapping[str, Json] | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     cost_usd: float | None = None
     reserved_tokens: float = 0.0
     reserved_usd: float | None = 0.0

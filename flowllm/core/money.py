@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from flowllm.core.records import dataclass, field
-from flowllm.core.types import Json, Usage, add
+from flowllm.core.records import dataclass
+from flowllm.core.types import NO_USAGE, Json, Usage, add
 
 _FIGURES = 4
 _CENTS = 2
@@ -28,7 +28,7 @@ class Spend:
     """What requests took: what is known of it, and apart from that what was reserved for those whose usage is unknown."""
 
     requests: int = 0
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     """A count is None as soon as that of one request is unknown."""
     known_input: int = 0
     known_output: int = 0

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from flowllm.core.errors import ImageFailed
 from flowllm.core.records import dataclass, field
-from flowllm.core.types import Json, Usage
+from flowllm.core.types import NO_USAGE, Json, Usage
 
 _OTHER_ROOTS = frozenset({"anyOf", "oneOf", "allOf", "enum", "const", "$ref"})
 
@@ -107,7 +107,7 @@ class Completion:
     finish_reason: str = "stop"
     """stop, or length: the answer was cut at its token limit; else the server's own word, whose meaning is
     unknown. Ends that are known to be no answer are errors."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     headers: Mapping[str, str] = field(default_factory=dict)
     """The rate-limit headers, lower-case names."""
     request_id: str = ""
@@ -126,7 +126,7 @@ class Embeddings:
     vectors: tuple[list[float], ...]
     model: str
     """As in Completion, like all that follows."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     headers: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
     cost_usd: float | None = None
@@ -140,7 +140,7 @@ class LocalReply:
 
     value: Json
     model: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     headers: Mapping[str, str] = field(default_factory=dict)
     cost_usd: float | None = 0.0
     list_price: str = ""
@@ -160,7 +160,7 @@ class Answer:
     model: str
     provider: str
     """Name of the provider that answered, as the workflow calls it."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     """All tokens spent on it, asking again included."""
     cost_usd: float | None = None
     """None: the price is unknown."""

@@ -190,6 +190,8 @@ class Usage:
         return (self.input_tokens or 0) + (self.output_tokens or 0)
 
     def __add__(self, other: Usage) -> Usage:
+        if other is NO_USAGE or self is NO_USAGE:
+            return self if other is NO_USAGE else other
         return Usage(
             input_tokens=add(self.input_tokens, other.input_tokens),
             output_tokens=add(self.output_tokens, other.output_tokens),
@@ -203,6 +205,8 @@ class Usage:
         return {name: getattr(self, name) for name in USAGE_FIELDS}
 
 
+NO_USAGE = Usage()
+"""Of what took nothing."""
 CACHED_FROM = 1024
 """Tokens of the shortest prompt that a provider puts into its cache."""
 USAGE_FIELDS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "cache_write_tokens")

@@ -122,6 +122,7 @@ def http_client(*, through_proxy: bool) -> httpx2.AsyncClient:
             response.stream = _LimitedBody(response, decodable, LARGEST_ERROR_BODY)
             response.headers.pop("content-encoding", None)
         else:
+            response.headers.encoding = "latin-1"  # else it is found out from all of them
             _check_encoding(response, decodable)
 
     client.event_hooks = {"response": [check_response]}
@@ -138,7 +139,7 @@ class Client(AsyncOpenAI):
         self._platform = _PLATFORMS.get(sys.platform, "Unknown")  # which the client would start a process to find out
         self._first: dict[str, Any] = {}
         """The options of the first request to each path."""
-        self._built: dict[str, tuple[httpx2.Request, list[tuple[bytes, bytes]]]] = {}
+        self._built: dict[str, tuple[httpx2.Request, httpx2.Headers]] = {}
 
     async def send(self, body: Mapping[str, Json], *, api: str) -> httpx2.Response:
         """Send the body, exactly as it is, and give the response with its body still unread; close it.
@@ -169,18 +170,17 @@ class Client(AsyncOpenAI):
         built = self._built.get(options.url)
         if built is None:
             request = super()._build_request(options, retries_taken=retries_taken)
-            headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"content-length"]
+            headers = request.headers.copy()
+            del headers["Content-Length"]
             built = self._built[options.url] = (request, headers)
             self._first[options.url] = options
         first, headers = built
         content: bytes = options.content
         request = httpx2.Request(
-            first.method,
-            first.url,
-            headers=httpx2.Headers([*headers, (b"Content-Length", b"%d" % len(content))], encoding="ascii"),
-            stream=httpx2.ByteStream(content),
-            extensions=first.extensions,
+            first.method, first.url, headers=headers, stream=httpx2.ByteStream(content), extensions=first.extensions
         )
+        request.headers.encoding = "ascii"  # else it is found out anew
+        request.headers["Content-Length"] = str(len(content))
         request.read()
         return request
 
