@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from flowllm.core.types import Json
 
@@ -21,13 +22,23 @@ def encoder(*, sort_keys: bool = False, ascii_only: bool = True) -> Callable[[Js
     return lambda value: text(value) if isinstance(value, str) else "".join(pieces(value, 0))
 
 
+class Filling(NamedTuple):
+    """What an object was made of that many have in common."""
+
+    form: dict[str, Json]
+    """The object with something else in place of each of the texts."""
+    texts: Sequence[str]
+    """Each is a whole text in the object."""
+
+
 class EncodedObject(Mapping[str, Json]):
     """A JSON object whose text is there already, as `encoder()` writes it; it is read when somebody looks into it."""
 
-    __slots__ = ("_value", "text")
+    __slots__ = ("_value", "filling", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, filling: Filling | None = None) -> None:
         self.text = text
+        self.filling = filling
         self._value: dict[str, Json] | None = None
 
     def _read(self) -> dict[str, Json]:

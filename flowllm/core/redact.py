@@ -7,11 +7,12 @@ import html.entities
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
+from flowllm.core.encoding import EncodedObject
 from flowllm.core.types import Json
 
 MASK = "***"
@@ -70,7 +71,11 @@ class Redactor:
         self._secrets: dict[str, tuple[_Variant, ...]] = {}
         self._variants: tuple[_Variant, ...] = ()
         self._derived = 0
+        self._shortest = 0
+        """Characters of the shortest needle, without which a text has no secret."""
         self._numbers: frozenset[str] = frozenset()
+        self._without: dict[int, Mapping[str, Json]] = {}
+        """What has no secrets, by its identity."""
         self.longest = 0
         """Characters that the longest variant of a secret may have."""
         self.add(secrets)
@@ -88,6 +93,8 @@ class Redactor:
         self._secrets |= {secret: tuple(_variants(secret)) for secret in fresh}
         inner = sorted(self._secrets, key=len, reverse=True)
         self._variants = tuple(dict.fromkeys(variant for secret in inner for variant in self._secrets[secret]))
+        self._shortest = min(len(variant.needle) for variant in self._variants)
+        self._without.clear()
         self._numbers = frozenset(one for one in inner if len(one) >= _NUMBER and one.isdecimal())
         self.longest = 12 * len(inner[0])
 
@@ -123,6 +130,8 @@ class Redactor:
         if len(text) < SHORTEST or not self._variants:
             return text
         lowered = text.lower()
+        if len(lowered) < self._shortest:
+            return text
         for needle, pattern in self._variants:
             if needle in lowered:
                 text = pattern.sub(mask, text)
@@ -135,6 +144,23 @@ class Redactor:
         """
         masked = self.text(text)
         return masked[self.longest :] if lost == "start" else masked[: max(0, len(masked) - self.longest)]
+
+    def parts(self, parts: Mapping[str, Json]) -> Mapping[str, Json]:
+        """An object with every secret masked, in keys too; what is the same in many of them is looked through once."""
+        if not self._secrets:
+            return parts
+        filling = parts.filling if isinstance(parts, EncodedObject) else None
+        if filling is not None and all(self.text(text) == text for text in filling.texts) and self._clean(filling.form):
+            return parts
+        masked: dict[str, Json] = self.value(dict(parts))
+        return masked
+
+    def _clean(self, form: Mapping[str, Json]) -> bool:
+        if self._without.get(id(form)) is not form:
+            if self.value(form) != form:
+                return False
+            self._without[id(form)] = form
+        return True
 
     def value(self, value: Json) -> Json:
         """A JSON value with every secret masked, in keys too, however deep."""

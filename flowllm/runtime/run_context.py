@@ -184,17 +184,17 @@ class RunContext:
         self, invocation: NodeInvocation, status: NodeStatus, *, parts: Mapping[str, Json] | None = None, **values: Json
     ) -> NodeRecord:
         """The row of a node that was not bound, as of now, secrets masked."""
-        position, parts, item = invocation.position, parts or {}, invocation.position.item
+        position, item = invocation.position, invocation.position.item
         if not self.redactor.is_empty:
             mask = self.redactor.value
-            parts, item = mask(dict(parts)), mask(item)
+            parts, item = None if parts is None else self.redactor.parts(parts), mask(item)
             values = {name: mask(value) for name, value in values.items()}
         return NodeRecord(
             run_id=self.run.run_id,
             node_id=invocation.node_id,
             kind=invocation.step.kind,
             status=status,
-            parts=parts,
+            parts={} if parts is None else parts,
             finished_at=self.clock.now(),
             seq=self.next_seq(),
             parent=position.parent,

@@ -131,7 +131,7 @@ class NodeContext:
         parts, item = bound.parts, self.position.item
         if not self.redactor.is_empty:
             mask = self.redactor.value
-            parts, item = mask(dict(parts)), mask(item)
+            parts, item = self.redactor.parts(parts), mask(item)
             values = {name: mask(value) for name, value in values.items()}
         return NodeRecord(
             run_id=self.caller.lease.run_id,

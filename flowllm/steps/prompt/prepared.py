@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final, TypeAlias
 
-from flowllm.core.encoding import EncodedObject, encoder
+from flowllm.core.encoding import EncodedObject, Filling, encoder
 from flowllm.core.fingerprint import key_text
 from flowllm.core.records import dataclass, replace
 from flowllm.core.request import ChatRequest
@@ -73,7 +73,7 @@ def _is_fixed(value: ValueTemplate) -> bool:
 class PreparedRequest:
     """A request with holes: its key and its parts are there but for the texts that go into them."""
 
-    __slots__ = ("_begun", "_hashed", "_holes", "_shown", "_target")
+    __slots__ = ("_begun", "_form", "_hashed", "_holes", "_shown", "_target")
 
     def __init__(
         self, target: _Target, holes: Mapping[Template, str], hashed: Sequence[str], shown: Sequence[str]
@@ -84,6 +84,8 @@ class PreparedRequest:
         self._begun = hashlib.sha256(hashed[0].encode())
         self._hashed = hashed[1:]
         self._shown = shown
+        whole = all(_ends_with_quote(before) and behind.startswith('"') for before, behind in pairwise(shown))
+        self._form = dict(target.parts) if whole else None
 
     @classmethod
     def of(cls, target: _Target, holes: Mapping[Template, str]) -> PreparedRequest | None:
@@ -100,7 +102,9 @@ class PreparedRequest:
         written = [_ENCODE(text)[1:-1] for text in texts]
         hashed = self._begun.copy()
         hashed.update("".join(chain.from_iterable(zip(written, self._hashed, strict=True))).encode())
-        parts = EncodedObject("".join(chain.from_iterable(zip(self._shown, (*written, ""), strict=True))))
+        filling = None if self._form is None else Filling(self._form, texts)
+        shown = "".join(chain.from_iterable(zip(self._shown, (*written, ""), strict=True)))
+        parts = EncodedObject(shown, filling)
         key = hashed.hexdigest()
         return Bound(step=step, key=key, parts=parts, work=FilledRequest(self, texts, key, parts))
 
@@ -138,6 +142,11 @@ def _around(marks: Sequence[str], text: str) -> list[str] | None:
             return None
         found.append(before)
     return [*found, text]
+
+
+def _ends_with_quote(text: str) -> bool:
+    """With one that begins a text of JSON, and does not stand in one."""
+    return text.endswith('"') and not text.endswith('\\"')
 
 
 def _is_whole(text: str) -> bool:

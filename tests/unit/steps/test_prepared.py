@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.encoding import EncodedObject
+from flowllm.core.redact import Redactor
 from flowllm.core.types import StepId
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.steps.base import Bound
@@ -81,3 +82,15 @@ def test_each_model_and_each_run_has_its_own() -> None:
     assert {other.bind(step, {"inputs": {"m": "m1", "x": "same"}}).key for _ in range(3)}.isdisjoint(
         one.key for one in ones
     )
+
+
+def test_secrets_are_masked_wherever_they_stand_and_what_has_none_is_not_read() -> None:
+    options = 'prompt: "Tell {{ inputs.x }}"\nsystem: "Kind"\nparams: {user: sk-constant-1234567890}'
+    ones = bound(runner(), options, "first", "plain", "key sk-abcdefgh-1234567890", "last")
+    redactor = Redactor(["sk-abcdefgh-1234567890"])
+    assert [redactor.parts(one.parts) is one.parts for one in ones] == [False, True, False, True]
+    assert [redactor.parts(one.parts) == redactor.value(dict(one.parts)) for one in ones] == [True] * 4
+    assert redactor.parts(ones[2].parts)["body"]["messages"][1]["content"] == "Tell key ***"
+    redactor.add(["sk-constant-1234567890"])  # learned later
+    assert {redactor.parts(one.parts)["body"]["user"] for one in ones} == {"***"}
+    assert Redactor().parts(ones[3].parts) is ones[3].parts
