@@ -119,7 +119,8 @@ class UsageTotals:
         for totals in self.with_those_around():
             totals.attempts += record.attempts
             totals.answered += record.cached
-            totals.counts = [*map(add, totals.counts, counts)]
+            pairs = zip(totals.counts, counts, strict=True)
+            totals.counts = [None if one is None or more is None else one + more for one, more in pairs]
             unknown = totals.cost_usd is None or record.cost_usd is None
             totals.cost_usd = None if unknown else (totals.cost_usd or 0.0) + (record.cost_usd or 0.0)
             totals.queue_s += record.queue_s

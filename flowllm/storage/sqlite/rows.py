@@ -404,6 +404,8 @@ _USUAL: Final = {None: "\0", 0: "0.0", 1: "1.0"}
 
 
 def _number(value: object) -> str:
+    if value.__class__ is int:
+        return repr(float(value))
     if value is None or value != value:  # noqa: PLR0124 - a NaN
         return "\0"
     return repr(float(value)) if isinstance(value, (int, float)) else repr(value)
