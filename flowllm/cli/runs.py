@@ -18,11 +18,10 @@ from flowllm.cli.options import DURATION, Location, json_option, location_option
 from flowllm.cli.output import print_json, print_table, results, say, unicode_output
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt, UsageError
-from flowllm.core.money import price
 from flowllm.core.records import dataclass
 from flowllm.core.types import ROW, Json, NodeStatus, RunId, step_path
 from flowllm.language.problems import nearest
-from flowllm.reporting.text import byte_size, clock_time, duration, json_text, plural, visible
+from flowllm.reporting.text import at_least, byte_size, clock_time, dollars, duration, json_text, plural, visible
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -69,7 +68,7 @@ class Row:
             started[5:16] if narrow else started,
             duration(self.run.stats.get("duration_s")),
             f"{self.succeeded:,}/{self.steps:,}",
-            price(self.figures),
+            at_least(self.figures["cost_usd"], self.figures["at_least"]["cost_usd"], dollars),
         ]
 
 

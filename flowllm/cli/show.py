@@ -38,6 +38,8 @@ from flowllm.reporting.text import (
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import SUSPENDED
 
+_LEAST_ROOM = 40
+"""Characters of an item's output that are shown at least."""
 WAIT_SHOWN = 1.0
 """Seconds from which the table of steps names the waits of one."""
 
@@ -191,18 +193,21 @@ def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
     if not items:
         screen.line("no items yet" if node.status is NodeStatus.RUNNING else "no items")
         return
-    print_table(["ITEM", "STATUS", "OUTPUT"], [[item.node_id, item.status.value, _output_line(item)] for item in items])
+    taken = max(len(item.node_id) for item in items) + max(len(item.status) for item in items) + 2 * len("  ")
+    room = max(_LEAST_ROOM, screen.width() - taken)
+    rows = [[item.node_id, item.status.value, _output_line(item, room)] for item in items]
+    print_table(["ITEM", "STATUS", "OUTPUT"], rows)
     total = 0 if node.counts is None else node.counts.total
     if total > len(items):
         screen.line(f"and {total - len(items):,} more")
 
 
-def _output_line(item: NodeRecord) -> str:
+def _output_line(item: NodeRecord, room: int) -> str:
     if item.error is not None:
-        return error_text(item.error, 80)
+        return error_text(item.error, room)
     if item.output is None:
         return str(item.parts.get("reason") or (_note(item) if SUSPENDED in item.parts else ""))
-    return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), 80)
+    return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), room)
 
 
 def _field(screen: Screen, name: str, value: str) -> None:
@@ -244,7 +249,8 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord) -> None:
         _field(screen, "model", f"{node.model} at {node.provider}")
     _field(screen, "started", clock_time(node.started_at))
     if node.call_s or node.queue_s:
-        _field(screen, "took", f"{duration(node.call_s)} in calls, {duration(node.queue_s)} in the queue")
+        together = "" if node.counts is None else ", of all items together"
+        _field(screen, "took", f"{duration(node.call_s)} in calls, {duration(node.queue_s)} in the queue{together}")
     if waited := waits_text(node.waits):
         _field(screen, "waited", waited)
     if node.attempts or node.usage.total != 0:

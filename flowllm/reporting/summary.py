@@ -229,7 +229,7 @@ class Summary:
             found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
         if self._failures is not None:
             found.append(
-                ((f"many {what_ended(self._failures)} failed", "bold red"), " (more than 5 % of those carried out)")
+                ((f"many {what_ended(self._failures)} failed", "bold red"), " (more than 5% of those carried out)")
             )
         if self._started is not None and self._started.simulated:
             found.append(((SIMULATED_NOTICE, "yellow"),))
@@ -282,7 +282,7 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
 
 
 def from_prompt_cache(figures: Mapping[str, Json]) -> str:
-    """`prompt cache: 86 % of the tokens in were read from the provider's cache, which saved $0.42`; empty where none were."""
+    """`prompt cache: 86% of the tokens in were read from the provider's cache, which saved $0.42`; empty where none were."""
     if not figures.get("cached_input_tokens"):
         return ""
     share = figures["cached_input_tokens"] / figures["input_tokens"]
