@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -27,7 +27,8 @@ from flowllm.core.events import (
     RunStarted,
     StopRequested,
 )
-from flowllm.core.types import ROW, NodeId, NodeStatus, StepKind, WaitReason
+from flowllm.core.types import NodeId, NodeStatus, StepKind, WaitReason
+from flowllm.reporting.foreach_progress import OFTEN, ROWS, SELDOM, ForeachProgress
 from flowllm.reporting.open_work import OpenWork
 from flowllm.reporting.screen import Part, Screen
 from flowllm.reporting.taken import Taken, figures
@@ -37,7 +38,6 @@ from flowllm.reporting.text import (
     item_shares,
     one_line,
     plural,
-    rate,
     reason_word,
     short_path,
     suspended_text,
@@ -47,19 +47,10 @@ from flowllm.reporting.text import (
 SIMULATED_NOTICE: Final = (
     "simulated answers: no API key was found, so nothing was sent to a model (set OPENAI_API_KEY for real answers)"
 )
-ROWS: Final = NodeId(ROW)
-"""The node whose items are the rows of `--over`."""
 MOST_ITEM_ERRORS: Final = 5
 """Errors of items that are printed one by one, for each foreach; the rest is counted."""
-_FEW = 10
-"""A foreach of so many items has a line for each item."""
-_OFTEN = 1.0
-_SELDOM = 30.0
-"""Seconds between two lines about a foreach: the longer it takes, the fewer."""
 _SOON = 2.0
 """Seconds without a line after which a terminal is told what is waited for."""
-_STRETCH = 20
-_MARKS = 10
 _WIDEST = 9
 """Characters of the longest word, CANCELLED."""
 _STYLES = {
@@ -72,75 +63,6 @@ _STYLES = {
 }
 _AT_ONCE = frozenset({StepKind.PYTHON, StepKind.SHELL, StepKind.HTTP})
 """Kinds whose work begins with the node; of others it begins with their first request."""
-
-
-class ForeachProgress:
-    """How far the items of one foreach have come, in a few numbers. Times are wall clock seconds."""
-
-    __slots__ = (
-        "_due",
-        "_marks",
-        "_since",
-        "ended",
-        "failed",
-        "hedged",
-        "node",
-        "retried",
-        "reused",
-        "skipped",
-        "total",
-    )
-
-    def __init__(self, event: FanOutStarted) -> None:
-        self.node = event.node_id
-        self.total = event.total
-        self.ended = self.failed = self.skipped = self.retried = self.hedged = self.reused = 0
-        self._since = event.at
-        self._due = event.at + _OFTEN
-        self._marks: deque[tuple[float, int]] = deque([(event.at, 0)], maxlen=_MARKS)
-
-    @property
-    def few(self) -> bool:
-        """So few items that each may have a line."""
-        return self.total is not None and self.total <= _FEW and self.node != ROWS
-
-    def count(self, event: NodeEnded) -> None:
-        """An item ended."""
-        self.ended += 1
-        self.reused += event.reused
-        self.failed += event.status is NodeStatus.FAILED
-        self.skipped += event.status is NodeStatus.SKIPPED
-
-    def due(self, now: float, *, live: bool) -> bool:
-        """Whether it is time for another line; if so, it counts as written. `live`: it replaces the line before."""
-        if self._marks[-1][0] <= now < self._due:
-            return False
-        if now < self._marks[-1][0]:  # the clock was set back
-            self._since = now
-            self._marks.clear()
-        self._marks.append((now, self.ended - self.reused))
-        self._due = now + (_OFTEN if live else min(max(_OFTEN, (now - self._since) / _STRETCH), _SELDOM))
-        return True
-
-    def text(self, waiting: Mapping[WaitReason, int]) -> str:
-        """`posts: 1,234 of 50,000, 3 failed, 12.3/s, 12 wait: rate`."""
-        name = "rows" if self.node == ROWS else self.node
-        found = [f"{self.ended:,}" if self.total is None else f"{self.ended:,} of {self.total:,}"]
-        numbers = (
-            (self.failed, "failed"),
-            (self.skipped, "skipped"),
-            (self.retried, "retried"),
-            (self.hedged, "sent twice"),
-        )
-        found += [f"{number:,} {word}" for number, word in numbers if number]
-        first, last = self._marks[0], self._marks[-1]
-        if last[0] > first[0] and last[1] > first[1]:
-            found.append(rate((last[1] - first[1]) / (last[0] - first[0])))
-        if waiting:
-            counts = sorted(waiting.items(), key=lambda one: -one[1])
-            words = [reason_word(reason) + (f" {count:,}" if len(counts) > 1 else "") for reason, count in counts]
-            found.append(f"{sum(waiting.values()):,} wait: {', '.join(words)}")
-        return f"{name}: {', '.join(found)}"
 
 
 class Progress:
@@ -209,7 +131,7 @@ class Progress:
         live = self._screen.colour
         if self._screen.written != self._written or now < self._quiet_since:
             self._written, self._quiet_since = self._screen.written, now
-        elif now - self._quiet_since >= (_SOON if live else _SELDOM):
+        elif now - self._quiet_since >= (_SOON if live else SELDOM):
             found = [one.text(self._waits_of(one)) for one in self._foreaches.values()]
             found += self._open.texts(now, addresses, without=self._foreaches)
             if live and found:
@@ -239,7 +161,7 @@ class Progress:
             self._report(found, event.at)
         elif (
             event.until is not None
-            and event.until - event.at >= _OFTEN
+            and event.until - event.at >= OFTEN
             and (known is None or known.reason is not event.reason)
         ):
             self._say("WAITING", node, f"about {duration(event.until - event.at)}: {reason_word(event.reason)}")

@@ -10,7 +10,8 @@ from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted, NodeSuspended, RunEnded, RunStarted
 from flowllm.core.money import dollars, price
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
-from flowllm.reporting.progress import MOST_ITEM_ERRORS, ROWS, SIMULATED_NOTICE, what_ended
+from flowllm.reporting.foreach_progress import ROWS
+from flowllm.reporting.progress import MOST_ITEM_ERRORS, SIMULATED_NOTICE, what_ended
 from flowllm.reporting.screen import Part
 from flowllm.reporting.text import (
     at_least,
