@@ -269,7 +269,7 @@ class GraphRunner:
             self._nodes.append(record)
         result = self._scope.results.pop(record.node_id, None)
         if result is None:
-            self._values.add(step, record)
+            self._values.add(step, record, seen=step in self._graph.recorded)
         else:
             self._values.add(step, replace(record, output=result.output), rows=result.rows, lazy=result.lazy)
         if record.status is NodeStatus.FAILED and node not in self._graph.topology.forgiven:
@@ -308,11 +308,16 @@ class Values:
         """As it is handed to templates; it must not be changed by them."""
         return self._all
 
-    def add(self, step: StepId, node: NodeRecord, *, rows: Json = None, lazy: Lazy | None = None) -> None:
-        """A node ended. Of a foreach `rows` are its items, where a template looks at them."""
-        record = self._steps[step] = _record(node)
-        record["rows"] = rows
-        if node.status is NodeStatus.SUCCEEDED:
+    def add(
+        self, step: StepId, node: NodeRecord, *, rows: Json = None, lazy: Lazy | None = None, seen: bool = True
+    ) -> None:
+        """A node ended. Of a foreach `rows` are its items, where a template looks at them; `seen`: a template looks at
+        its record, which is kept else only of one that has no output, to say why."""
+        succeeded = node.status is NodeStatus.SUCCEEDED
+        if seen or not succeeded:
+            record = self._steps[step] = _record(node)
+            record["rows"] = rows
+        if succeeded:
             self._all[step] = node.output
             if lazy is not None:
                 self._all.setdefault(LAZY, {})[step] = lazy

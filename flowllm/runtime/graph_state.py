@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 from flowllm.core.records import dataclass
 from flowllm.core.types import (
@@ -105,10 +106,10 @@ class GraphTopology:
         self.missing = {node: len(needs) for node, needs in edges.items()}
         self.pending = dict.fromkeys(edges, NodeStatus.PENDING)
         self.ready = [node for node, missing in self.missing.items() if missing == 0]
-        self.dependents: dict[NodeId, list[NodeId]] = {node: [] for node in edges}
+        self.dependents: dict[NodeId, list[NodeId]] = {}
         for node, needs in edges.items():
             for need in needs:
-                self.dependents[need].append(node)
+                self.dependents.setdefault(need, []).append(node)
 
 
 class GraphState:
@@ -198,7 +199,7 @@ class GraphState:
                     self._ask_stop(RunStatus.FAILED, commands)
             if status in {NodeStatus.CANCELLED, NodeStatus.WAITING}:
                 continue
-            for dependent in self._dependents[node]:
+            for dependent in self._dependents.get(node, ()):
                 self._missing[dependent] -= 1
                 if self._missing[dependent] == 0:
                     self._decide(dependent, ended, commands)
@@ -264,10 +265,7 @@ class CompiledGraph:
         self.steps = graph.steps if steps is None else steps
         self.outputs: Mapping[str, Output] = graph.outputs
         self.topology = GraphTopology(
-            {
-                NodeId(name): {NodeId(need): how for need, how in step.edges.items()}
-                for name, step in self.steps.items()
-            },
+            {NodeId(name): cast("Mapping[NodeId, Tolerance]", step.edges) for name, step in self.steps.items()},
             forgiven=[
                 NodeId(name)
                 for name, step in self.steps.items()
@@ -284,6 +282,8 @@ class CompiledGraph:
             for step, parts in used.items():
                 self._uses.setdefault(step, set()).update(parts)
         self._streamed = set(self._handed_on())
+        self.recorded = frozenset(step for step, parts in self._uses.items() if not parts <= {Part.OUTPUT})
+        """Steps of which some template looks at more than the output."""
 
     def looks_at(self, step: StepId, part: Part) -> bool:
         """Whether some template looks at that part of a step."""
