@@ -166,6 +166,18 @@ class Client(AsyncOpenAI):
             "idempotency_key": "-",  # sent to nobody; without one the client draws a random one for each request
         }
 
+    # The client looks here, anew for each request, for the other ways to prove who one is that it knows; it is given a key.
+
+    async def _prepare_options(self, options: Any) -> Any:
+        return options
+
+    async def _prepare_request(self, request: httpx2.Request) -> None: ...
+
+    async def _send_request(self, request: httpx2.Request, *, stream: bool, **how: Any) -> httpx2.Response:
+        return await self._client.send(request, stream=stream, **how)
+
+    custom_auth = None
+
     def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
         built = self._built.get(options.url)
         if built is None:
