@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.encoding import EncodedObject
 from flowllm.core.redact import Redactor
 from flowllm.core.types import StepId
+from flowllm.language.workflow import Step
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.steps.base import Bound
 from flowllm.steps.prompt.prepared import FilledRequest
@@ -25,9 +28,13 @@ def runner(provider: object = None) -> PromptRunner:
     return PromptRunner(lambda _: provider or SimulatedProvider(SimulatedConfig(), clock=SystemClock()), calls=None)
 
 
-def bound(kind: PromptRunner, options: str, *texts: object, **inputs: object) -> list[Bound]:
-    step = workflow(HEAD + "".join(f"    {line}\n" for line in options.splitlines())).steps[StepId("a")]
-    return [kind.bind(step, {"inputs": {"m": "m", "x": text, **inputs}}) for text in texts]
+@lru_cache
+def step(options: str) -> Step:
+    return workflow(HEAD + "".join(f"    {line}\n" for line in options.splitlines())).steps[StepId("a")]
+
+
+def bound(kind: PromptRunner, options: str, *texts: object) -> list[Bound]:
+    return [kind.bind(step(options), {"inputs": {"m": "m", "x": text}}) for text in texts]
 
 
 def seen(one: Bound) -> tuple[object, ...]:
@@ -47,6 +54,7 @@ def seen(one: Bound) -> tuple[object, ...]:
         'prompt: "{{ inputs.x }}"\nsystem: "Kind"\nsample: 3\noutput: {type: object, properties: {size: {type: integer}}, required: [size]}',
     ],
 )
+@settings(deadline=None)
 @given(texts=st.lists(st.text(alphabet=st.characters(codec=None), max_size=20), min_size=1, max_size=4))
 def test_a_prepared_request_is_the_one_that_is_made_anew(options: str, texts: list[str]) -> None:
     texts = ["first", *texts, "\0000\0", "last"]
@@ -70,16 +78,15 @@ def test_what_else_differs_or_depends_on_the_text_is_made_anew() -> None:
 
 
 def test_each_model_and_each_run_has_its_own() -> None:
-    step = workflow(HEAD.replace("model: m", 'model: "{{ inputs.m }}"') + '    prompt: "{{ inputs.x }}"\n').steps[
-        StepId("a")
-    ]
+    text = HEAD.replace("model: m", 'model: "{{ inputs.m }}"') + '    prompt: "{{ inputs.x }}"\n'
+    asked = workflow(text).steps[StepId("a")]
     elsewhere = SimulatedProvider(SimulatedConfig(seed=1), clock=SystemClock())
     kind, other = runner(), runner(elsewhere)
     models = [f"m{number % 30}" for number in range(90)]  # of more models than are remembered
-    ones = [kind.bind(step, {"inputs": {"m": model, "x": "same"}}) for model in models]
+    ones = [kind.bind(asked, {"inputs": {"m": model, "x": "same"}}) for model in models]
     assert [one.parts["body"]["model"] for one in ones] == models
     assert len({one.key for one in ones}) == 30
-    assert {other.bind(step, {"inputs": {"m": "m1", "x": "same"}}).key for _ in range(3)}.isdisjoint(
+    assert {other.bind(asked, {"inputs": {"m": "m1", "x": "same"}}).key for _ in range(3)}.isdisjoint(
         one.key for one in ones
     )
 
