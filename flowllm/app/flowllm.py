@@ -34,7 +34,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
-from flowllm.core.tasks import start_task, to_the_end
+from flowllm.core.tasks import run_loop, start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
 from flowllm.datasets.file_writes import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
@@ -394,4 +394,4 @@ def run(
         async with FlowLLM(database=database, config=config) as app:
             return await app.run(workflow, inputs=inputs, options=options, observers=observers)
 
-    return asyncio.run(go())
+    return run_loop(go())

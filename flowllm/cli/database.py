@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -14,6 +13,7 @@ from flowllm.core.clock import timestamp
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field, replace
+from flowllm.core.tasks import run_loop
 from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, RunStatus, StepKind, Usage, step_path
 from flowllm.language.kinds import kinds
 from flowllm.language.nodes import Mapping as YamlMapping
@@ -33,7 +33,7 @@ def open_app(location: Location) -> FlowLLM:
 
 def writing(location: Location, work: Callable[[FlowLLM], Awaitable[T]]) -> T:
     """Run `work` with the application to its end; creates a database that does not exist."""
-    return asyncio.run(_within(open_app(location), work))
+    return run_loop(_within(open_app(location), work))
 
 
 def reading(location: Location, work: Callable[[FlowLLM], Awaitable[T]]) -> T:
@@ -46,7 +46,7 @@ def reading(location: Location, work: Callable[[FlowLLM], Awaitable[T]]) -> T:
         if location.db:
             raise UsageError(f"there is no database {app.database}", hint="`flowllm run` makes one")
         app = FlowLLM(database="memory:", config=location.config)
-    return asyncio.run(_within(app, work))
+    return run_loop(_within(app, work))
 
 
 async def _within(app: FlowLLM, work: Callable[[FlowLLM], Awaitable[T]]) -> T:

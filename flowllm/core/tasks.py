@@ -20,6 +20,18 @@ def start_task(work: Coroutine[object, object, T]) -> asyncio.Task[T]:
     return asyncio.Task(work, loop=asyncio.get_running_loop())
 
 
+def run_loop(work: Coroutine[object, object, T]) -> T:
+    """What `asyncio.run` gives. At its end that writes its task out as text, for an error that nobody sees, and all of the
+    task's result with it; so the result stays out of the task."""
+    found: list[T] = []
+
+    async def main() -> None:
+        found.append(await work)
+
+    asyncio.run(main())
+    return found[0]
+
+
 async def to_the_end(work: Coroutine[object, object, T], *, abort: Callable[[], None] | None = None) -> T:
     """What the work gives. A caller that is cancelled waits until it is done all the same, however often it is cancelled;
     `abort` is called then, to make it short."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowllm.core.tasks import start_task
+from flowllm.core.tasks import run_loop, start_task
 from tests.support.factories import FACTORIES
 
 
@@ -32,3 +32,20 @@ def test_a_task_begins_after_its_starter_has_seen_it_and_in_order(factory: Calla
         return order
 
     assert asyncio.run(main()) == ["starter", "a", "b"]
+
+
+def test_a_result_is_not_written_out_when_its_loop_ends() -> None:
+    written: list[str] = []
+
+    class Large:
+        def __repr__(self) -> str:
+            written.append("whole")
+            return "large"
+
+    large = Large()
+
+    async def work() -> Large:
+        return large
+
+    assert run_loop(work()) is large
+    assert not written
