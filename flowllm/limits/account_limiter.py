@@ -190,8 +190,8 @@ class AccountLimiter:
         for scope in self._scopes(admission):
             if scope.too_large(admission.tokens):
                 return RequestRejected(
-                    f"one request needs about {admission.tokens:.0f} tokens, more than the limit of "
-                    f"{scope.limits.tokens_per_minute:.0f} tokens per minute",
+                    f"one request needs about {admission.tokens:,.0f} tokens, more than the limit of "
+                    f"{scope.limits.tokens_per_minute:,.0f} tokens per minute",
                     hint="shorten the prompt, lower max_tokens, or raise limits.tokens_per_minute",
                 )
         return None

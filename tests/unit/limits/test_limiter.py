@@ -91,9 +91,11 @@ def test_tokens_of_a_request_that_was_not_sent_come_back() -> None:
 
 def test_a_request_larger_than_the_limit_is_refused_at_once() -> None:
     async def main() -> None:
-        await limiter(tokens_per_minute=100).acquire("account", tokens=101)
+        await limiter(tokens_per_minute=10_000).acquire("account", tokens=10_001)
 
-    with pytest.raises(RequestRejected, match="more than the limit of 100 tokens per minute"):
+    with pytest.raises(
+        RequestRejected, match="needs about 10,001 tokens, more than the limit of 10,000 tokens per minute"
+    ):
         run_virtual(main())
 
 
