@@ -148,6 +148,9 @@ class Disk:
         self.owns = False
         """It has the run, and so the database open."""
         self.kept: Records = {}
+        self.open: set[str] = set()
+        """Attempts that are on record, and their outcome is not."""
+        self.most_open = 0
         self.at_write: Callable[[], None] | None = None
         """Called once, just when the `writes_left`th write is under way."""
         self.writes_left = 0
@@ -193,11 +196,18 @@ class Disk:
     async def _carry_out(self, name: str, verb: Verb, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if self.dead and name != "close":
             raise StorageFailed("the process is dead")
-        with asyncio.get_running_loop().outside():
-            found = await verb(*args, **kwargs)
+        try:
+            with asyncio.get_running_loop().outside():
+                found = await verb(*args, **kwargs)
+        finally:
+            if name == "commit" and kwargs.get("attempt") is not None:
+                self.open.discard(kwargs["attempt"].attempt_id)
         if name in {"create_run", "claim_run"}:
             self.owns = True
             self.kept |= self._records()
+        if name == "begin_attempt":
+            self.open.add(args[1].attempt_id)
+            self.most_open = max(self.most_open, len(self.open))
         for write in kwargs.get("nodes", ()):
             self.kept[write.node.node_id] = (write.node.status, write.node.output)
         return found

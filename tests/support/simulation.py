@@ -187,13 +187,15 @@ class Process:
         self._check_frontier()
 
     async def end(self) -> None:
+        if self.disk.most_open > self.world.max_concurrent:
+            self.world.broken.append("P2: more requests without a durable outcome than max_concurrent")
         await self.app._calls.drain()
         with asyncio.get_running_loop().outside():
             await self.app.__aexit__()
 
     @property
     def in_flight(self) -> int:
-        return self.app._limiter._account(ACCOUNT).scope.in_flight
+        return len(self.disk.open)
 
     def handle(self, event: object) -> None:
         self._told(event)
