@@ -378,11 +378,8 @@ class AccountLimiter:
         self._in_trouble(now)
         if retry_after and retry_after > 0:
             model.paused_until = max(model.paused_until, now + min(retry_after, LONGEST_PAUSE))
-        limits = self.scope.limits
-        if self.learns and model.scope.rate is None and self.scope.rate is None:
-            model.dropped(departure, now)  # else it is the rate that was too high
-        if self.learns and model.adaptive.refused(now, sent_at=departure.at, believed=model.believed(limits)):
-            model.retune(limits, now)
+        if self.learns:
+            model.refused(departure, self.scope.limits, now)
         self._give_own_queue(model)
 
     def failed(self, departure: Departure, *, timed_out: bool = False) -> None:

@@ -3,8 +3,8 @@
 Servers limit models, not accounts: what one model's answers say never holds back another. Where a server does limit
 the account as a whole, each model learns that by itself.
 
-Nothing is held back until the first "too many requests": a server without limits is never slowed down. The first cut
-is a guess, and the rate doubles from it every other second until there is a second one. From then on, and from the
+Nothing is held back until the first "too many requests": a server without limits is never slowed down, nor one that
+refuses a few whatever one does (`refusals.py` tells them apart). The first cut is a guess, and the rate doubles from it every other second until there is a second one. From then on, and from the
 first one on where a limit was written down or told, the rate is cut at most once a round trip, to no more than what
 the server has lately accepted. It grows back along the cubic of S. Ha, I. Rhee, L. Xu, "CUBIC: A New TCP-Friendly
 High-Speed TCP Variant", ACM SIGOPS Operating Systems Review 42 (5), 2008: fast up to where it was cut, flat around
@@ -23,6 +23,7 @@ from flowllm.core.types import Limits, Trait, WaitReason
 from flowllm.limits.concurrency import CEILING, Concurrency
 from flowllm.limits.prefix_cache import PrefixCache
 from flowllm.limits.quota_headers import Quota
+from flowllm.limits.refusals import Refusals
 from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
 
 CUT = 0.92
@@ -31,17 +32,14 @@ DEEPEST = 0.7
 """A cut goes down to what was lately accepted, but not below this share of the rate: a pause accepts nothing."""
 PLATEAU = 12.0
 """Seconds from a cut until the rate is back where it was."""
-FIRST_GUESS = 2.0
-"""Requests a second; the first cut does not go below: too little is known by then."""
 DOUBLING = 2.0
 """Seconds in which a rate that is a mere guess doubles."""
 LEAST_GUESS = 1.0
 """Requests a second. A server that answers slowly has accepted nothing yet when its first 429 comes."""
 SLOWEST = 1 / 60
 """Requests a second; no server is asked less often than once a minute."""
-_MEMORY = 2.0
-"""Seconds over which accepted requests are counted."""
-_SHORTEST_TRIP = 0.1
+_MEMORY = 2.0, 4.0
+"""Seconds over which accepted requests are counted, at least and at most: a pause that a server asked for is shorter."""
 PACE = 1.0
 """Requests a second. Headers that allow less are believed once there was a 429: until then nothing is held back by what
 may be a misunderstanding, and to ask in vain costs no more than a round trip."""
@@ -59,6 +57,8 @@ class AdaptiveRate:
         self._floor = 0.0
         self._guessed = False
         """The rate was cut once: it is known to be too low rather than too high."""
+        self._undone = False
+        """It is a guess as the last cut was for nothing."""
         self._accepted: deque[float] = deque()
         self._began: float | None = None
 
@@ -72,17 +72,54 @@ class AdaptiveRate:
         if self._top is None:
             return self._ceiling
         if self._guessed:
-            grown = self._floor * 2 ** min(60.0, (now - self._cut_at) / DOUBLING)
+            doubled = self._floor * 2 ** min(60.0, (now - self._cut_at) / DOUBLING)
+            grown = max(doubled, CUT * self.lately(now))
         else:
             elapsed = (now - self._cut_at - PLATEAU) / PLATEAU
             grown = max(self._floor, self._top * (1 + (1 - self._floor / self._top) * elapsed**3))
         return grown if self._ceiling is None else min(grown, self._ceiling)
 
+    @property
+    def settled(self) -> bool:
+        """It was cut, and stands near what the server allows."""
+        return self._top is not None and not self._guessed
+
+    @property
+    def suspects(self) -> bool:
+        """The first cut was a guess that grows until the next 429."""
+        return self._guessed and not self._undone
+
+    def undo(self, now: float) -> None:
+        """The cut was for nothing: the rate doubles every other second (RFC 4015 takes such a cut back as well)."""
+        self._floor, self._cut_at, self._guessed = self.rate(now) or 0.0, now, True
+        self._undone = True
+
+    def calm(self, sent_at: float) -> bool:
+        """A 429 for what was sent then could not come of the rate: it was clearly below where it was cut, or held back
+        nothing any more."""
+        if self._top is None:
+            return True
+        since = sent_at - self._cut_at
+        lasting = 5 * (DOUBLING if self._guessed else PLATEAU)
+        return since > lasting or (not self._guessed and 0 < since <= PLATEAU / 2)
+
+    def lately(self, now: float) -> float:
+        """Requests a second that were accepted in the last seconds."""
+        least, most = _MEMORY
+        while self._accepted and self._accepted[0] <= now - most:
+            self._accepted.popleft()
+        known = now - (now if self._began is None else self._began)
+        return len(self._accepted) / max(least, min(most, known))
+
+    def is_old(self, sent_at: float) -> bool:
+        """What was sent then says nothing about the rate since the last cut."""
+        return self._top is not None and sent_at <= self._cut_at
+
     def accepted(self, now: float) -> None:
         """A request was answered, or failed for a reason that is not its rate."""
-        self._begin(now)
+        self._began = now if self._began is None else self._began
         self._accepted.append(now)
-        self._forget(now)
+        self.lately(now)
 
     def refused(self, now: float, *, sent_at: float, believed: float | None = None) -> bool:
         """A request that was sent then was one too many; whether the rate was cut for it.
@@ -90,15 +127,12 @@ class AdaptiveRate:
         One that was sent before the last cut says nothing about the rate since. `believed` is the rate that the
         server was said to allow; None: nothing was said.
         """
-        self._begin(now)
-        self._forget(now)
-        if self._top is not None and sent_at <= self._cut_at:
+        if self.is_old(sent_at):
             return False
-        before = self.rate(now) if self._top is not None else lower(self._ceiling, believed)
-        span = max(_SHORTEST_TRIP * 5, min(_MEMORY, now - (now if self._began is None else self._began)))
-        lately = len(self._accepted) / span
+        lately = self.lately(now)
+        before = self.rate(now) if self.settled else lower(self._ceiling, believed)
         limit = max(LEAST_GUESS, lately) if before is None else min(before, max(lately, before * DEEPEST))
-        self._guessed = before is None
+        self._guessed, self._undone = self._top is None and before is None, False
         self._top = max(SLOWEST, limit)
         self._floor = self._top * CUT  # below the top always, or it would never grow again
         self._cut_at = now
@@ -109,14 +143,6 @@ class AdaptiveRate:
         self._top = max(SLOWEST, rate)
         self._floor = self._top * CUT
         self._cut_at = now - PLATEAU / 2
-
-    def _begin(self, now: float) -> None:
-        if self._began is None:
-            self._began = now
-
-    def _forget(self, now: float) -> None:
-        while self._accepted and self._accepted[0] <= now - _MEMORY:
-            self._accepted.popleft()
 
 
 def lower(a: float | None, b: float | None) -> float | None:
@@ -143,6 +169,7 @@ class ModelLimits:
     def __init__(self, name: str) -> None:
         self.scope = LimitScope()
         self.adaptive = AdaptiveRate()
+        self.refusals = Refusals()
         self.prefixes = PrefixCache()
         self.concurrency = Concurrency()
         self._finds = False
@@ -239,9 +266,32 @@ class ModelLimits:
     def answered(self, departure: Departure, now: float, tokens: int | None) -> None:
         """The server did its work: with so many output tokens, or None where it said why it would not."""
         self.adaptive.accepted(now)
+        if self.adaptive.calm(departure.at):
+            self.refusals.counted()
         if self._finds and tokens is not None and departure.number:
             load, in_flight = departure.in_flight, self.scope.in_flight
             self.concurrency.answered(now, sent_at=departure.at, load=load, in_flight=in_flight, tokens=tokens)
+
+    def refused(self, departure: Departure, account: Limits, now: float) -> None:
+        """A 429. If there are too many the rate is cut, and half of the slots go where it had no rate."""
+        adaptive = self.adaptive
+        if adaptive.is_old(departure.at):
+            return
+        rate = adaptive.rate(now) if adaptive.learned else lower(self.believed(account), self._told)
+        calm = adaptive.calm(departure.at)
+        too_many = self.refusals.refused(departure.number, calm=calm, rate=rate, lately=adaptive.lately(now))
+        vain = calm and adaptive.settled and self.refusals.vain
+        if vain:
+            adaptive.undo(now)
+            self.refusals.begin_anew(self.departed.number)
+            self.retune(account, now)
+        if vain or not (too_many or adaptive.suspects):
+            return
+        if self.scope.rate is None and account.requests_per_minute is None:
+            self.dropped(departure, now)  # else it is the rate that was too high
+        adaptive.refused(now, sent_at=departure.at, believed=self.believed(account))
+        self.refusals.begin_anew(self.departed.number)
+        self.retune(account, now)
 
     def dropped(self, departure: Departure, now: float) -> None:
         """A request was one too many, or timed out."""

@@ -65,6 +65,20 @@ def test_an_unknown_limit_is_found(tell: bool, retry_after: float | None, seed: 
     assert share <= 0.03, share
 
 
+@pytest.mark.parametrize(("stray", "retry_after"), [(0.02, None), (0.05, None), (0.02, 1.0)])
+def test_429s_that_have_nothing_to_do_with_the_rate_hardly_slow_a_run(stray: float, retry_after: float | None) -> None:
+    """Against `adaptive: false`, which waits as long as it is told and learns nothing."""
+
+    async def main(adaptive: bool | None) -> float:
+        server = Server(rate=1e9, burst=1e9, latency=1.0, stray=stray, retry_after=retry_after)
+        load = Load(server, Limits(max_concurrent=64, adaptive=adaptive))
+        took = await load.many(1500)
+        load.limiter.close()
+        return took
+
+    assert run_virtual(main(None)) <= 1.5 * run_virtual(main(False))
+
+
 def test_slots_that_are_found_leave_a_limit_of_the_rate_to_the_rate() -> None:
     async def main() -> Server:
         server = Server(latency=2.0)  # twenty must be in flight

@@ -35,6 +35,8 @@ class Server:
     """With x-ratelimit headers."""
     retry_after: float | None = None
     """What a 429 says; None: nothing."""
+    stray: float = 0.0
+    """Share of requests that get a 429 whatever their rate."""
     failing_until: float = -1.0
     seed: int = 1
     answer_tokens: tuple[int, int] = (50, 50)
@@ -77,7 +79,8 @@ class Server:
             await asyncio.sleep(self.latency)
             raise ServerFailed("500", status=500)
         tokens = self._draw.randint(*self.answer_tokens)
-        if self._level < 1 or (self.tokens_per_minute is not None and self._tokens < tokens):
+        empty = self._level < 1 or (self.tokens_per_minute is not None and self._tokens < tokens)
+        if empty or (self.stray and self._draw.random() < self.stray):
             self.refused.append(now)
             raise RateLimited("429", retry_after=self.retry_after)
         self._level -= 1
