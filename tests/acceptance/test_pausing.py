@@ -249,13 +249,13 @@ def _learned(result: Any) -> Any:
 
 
 def test_a_rate_that_was_learned_is_where_the_next_run_begins(project: Project, server: Server) -> None:
-    server.script = lambda body, n: rate_limited("0.05") if n == 1 else Reply(text="fine")
-    first = project.json("run", project.flow(steps=prompts(a="a")))
+    server.script = lambda body, n: rate_limited("0.05") if n <= 3 else Reply(text="fine")
+    first = project.json("run", project.flow(steps=prompts(a="a", b="b", c="c")))
     assert _learned(first) is not None
     ((account, rate),) = project.rows("SELECT account, value FROM learned WHERE name = 'requests_per_second'")
     assert str(server.port) in account
     assert rate > 0
-    second = project.json("run", project.flow(steps=prompts(b="b")))
+    second = project.json("run", project.flow(steps=prompts(d="d")))
     assert second["requests"]["rate_limited"] == 0
     assert _learned(second) is not None, "it began anew"
     assert _learned(second) < 60 * rate * 3
