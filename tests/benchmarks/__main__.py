@@ -43,7 +43,8 @@ def measured(name: str, scale: Scale) -> list[Figure]:
     """The figures of one workload, in a process and a folder of its own."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=scale.folder) as folder, ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(played, WORKLOADS[name][1], replace(scale, folder=Path(folder))).result()
+        found = pool.submit(played, WORKLOADS[name][1], replace(scale, folder=Path(folder))).result()
+    return [replace(figure, rounds=figure.rounds or scale.runs) for figure in found]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

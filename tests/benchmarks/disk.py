@@ -45,4 +45,4 @@ def disk(scale: Scale) -> list[Figure]:
     used = sum(path.stat().st_size for path in scale.folder.glob("disk.db*") if path.is_file())
     came_in = data.stat().st_size + rows * 2 * ANSWER
     note = f"{used / 1e6:,.0f} MB / {came_in / 1e6:,.0f} MB"
-    return [Figure(what="database, of inputs and answers", value=used / came_in, bar=1.8, note=note)]
+    return [Figure(what="database, of inputs and answers", value=used / came_in, bar=1.8, note=note, rounds=1)]

@@ -56,6 +56,8 @@ class Figure:
     """The bar is the least that the value may be, not the most."""
     note: str = ""
     """What the value was made of."""
+    rounds: int = 0
+    """Whose median the value is; 0: as many as were asked for."""
 
     def met(self, slack: float = 1.0) -> bool:
         """Whether the value is within the bar, or within so many times the bar."""

@@ -98,4 +98,4 @@ def _compared(what: str, of: list[Took], to: list[Took]) -> Figure:
     value = ratio([one.seconds for one in of], [one.seconds for one in to])
     cpu = ratio([one.cpu for one in of], [one.cpu for one in to])
     micros = " / ".join(f"{_median(one).seconds * 1e6:,.0f} µs" for one in (of, to))
-    return Figure(what=what, value=value, bar=1.1, note=f"{micros}; {cpu:.2f} × of the CPU")
+    return Figure(what=what, value=value, bar=1.1, note=f"{micros}; {cpu:.2f} × of the CPU", rounds=len(of))

@@ -65,10 +65,10 @@ def write(page: Path, titles: Mapping[str, str], told: Mapping[str, Any]) -> Non
     """Put the table between the marks of the page."""
     machine = told["machine"]
     where = f"{machine['cores']} cores, Python {machine['python']}, SQLite {machine['sqlite']}, {machine['system']}"
-    rounds = "One round" if told["runs"] == 1 else f"Medians of {told['runs']}"
-    rows = [f"{rounds} on {where}.", "", "| workload | figure | bar | | |", "|---|---|---|---|---|"]
+    rows = [f"Medians of so many rounds, on {where}.", "", "| workload | figure | bar | | |", "|---|---|---|---|---|"]
     for name, figures in of_json(told).items():
-        rows.append(f"| **{titles[name]}** | | | | |")
+        rounds = max(figure.rounds for figure in figures)
+        rows.append(f"| **{titles[name]}** | {rounds} round{'s' if rounds != 1 else ''} | | | |")
         for figure in figures:
             value, bar, met = _cells(figure)
             rows.append(f"| {figure.what} | {value} | {bar} | {met} | {figure.note} |")
