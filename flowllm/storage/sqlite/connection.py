@@ -25,6 +25,9 @@ APPLICATION_ID: Final = 0x464C4C4D
 """Stands in the header of every database of flowllm's ("FLLM")."""
 RETRY: Final = 0.05
 """Seconds between tries at what SQLite does not wait for by itself."""
+CACHE_KIB: Final = 16_384
+"""Of pages that the writer keeps in memory. What is found by a hash lies all over its tree: with SQLite's own 2 MiB most pages
+that a commit touches are read anew once there are some ten thousand items."""
 
 
 def address(path: Path) -> str:
@@ -92,6 +95,7 @@ def connect_writer(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3
     try:
         use_wal(connection, busy_timeout=busy_timeout)
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     except BaseException:
         connection.close()
         raise
