@@ -17,7 +17,7 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
 from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
-from flowllm.core.errors import StoreError, text_of
+from flowllm.core.errors import StoreError, fuller, text_of
 from flowllm.core.events import Event, Notice, RunEnded, RunStarted
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass
@@ -326,7 +326,7 @@ class RunAttempt:
                 stats=stats,
             )
         except StoreError as error:
-            raise (ending.failure if isinstance(ending.failure, StoreError) else error) from None
+            raise (fuller(ending.failure, error) if isinstance(ending.failure, StoreError) else error) from None
         self._emit(
             RunEnded(
                 run_id=run.run_id,

@@ -165,6 +165,13 @@ class StorageFailed(StoreError, OSError):
         self.database = database
 
 
+def fuller(known: BaseException | None, later: BaseException) -> BaseException:
+    """The one to tell of two: the first, unless both are of the storage and only the later one knows where results are kept."""
+    if isinstance(known, StorageFailed) and isinstance(later, StorageFailed) and len(later.hint) > len(known.hint):
+        return later
+    return later if known is None else known
+
+
 class DatabaseCorrupt(StoreError):
     """The database's content contradicts itself."""
 

@@ -10,7 +10,7 @@ from flowllm.calls.base import Caller
 from flowllm.calls.budget import RunBudget
 from flowllm.core.cancel import CancelToken
 from flowllm.core.clock import Clock
-from flowllm.core.errors import RunStopped, TooManyFailures
+from flowllm.core.errors import RunStopped, TooManyFailures, fuller
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
@@ -226,7 +226,7 @@ class RunContext:
 
     def broke(self, error: BaseException) -> None:
         """Nothing can be kept any more, so nothing more is sent."""
-        self.failure = self.failure or error
+        self.failure = fuller(self.failure, error)
         self.token.stop(RunStatus.INTERRUPTED)
 
     def end_early(self, error: RunStopped) -> None:

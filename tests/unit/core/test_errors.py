@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pytest
 
 import flowllm
-from flowllm.core.errors import FlowLLMError, InvalidWorkflow, Problem
+from flowllm.core.errors import FlowLLMError, InvalidWorkflow, Problem, StorageFailed, StoreError, fuller
 from flowllm.core.types import RunStatus, Usage
 from flowllm.steps.loading import load_workflow
 
@@ -61,3 +61,13 @@ def test_the_problems_of_a_file_come_back_from_another_process() -> None:
         pool.submit(load_workflow, "there/is/none.yaml").result(timeout=60)
     assert "none.yaml" in str(caught.value)
     assert caught.value.problems[0].file == "there/is/none.yaml"
+
+
+def test_of_two_errors_of_the_storage_the_one_that_knows_where_results_are_kept_is_told() -> None:
+    first = StorageFailed("the disk is full", hint="Free some space.")
+    later = StorageFailed("the disk is full", hint="Free some space.\nThe results are kept in x.")
+    assert fuller(None, first) is first
+    assert fuller(first, later) is later
+    assert fuller(later, first) is later
+    of_another_kind = StoreError("no")
+    assert fuller(of_another_kind, later) is of_another_kind
