@@ -84,7 +84,8 @@ class StopOnSignals:
 
     def _start_guard(self, receiver: socket.socket, patience: float) -> bool:
         guard = _guarded(receiver, patience, *self._before)
-        self._guards += [] if guard is None else [guard]
+        if guard is not None:
+            self._guards.append(guard)
         return guard is not None
 
     def __exit__(self, *exception: object) -> None:
@@ -97,9 +98,10 @@ class StopOnSignals:
         self._stop.on_own_code = None
         self._end_guards()
 
-    def _end_guards(self) -> None:
-        while self._guards:  # they end by themselves too; so that nobody need reap them
-            guard = self._guards.pop()
+    def _end_guards(self, count: int | None = None) -> None:
+        """The first so many, else all. They end by themselves too: so that nobody need reap them."""
+        for guard in self._guards[:count]:
+            self._guards.remove(guard)
             os.kill(guard, signal.SIGKILL)
             os.waitpid(guard, 0)
 
@@ -140,8 +142,9 @@ class StopOnSignals:
     def _second(self, receiver: socket.socket) -> None:
         """Cancel; end the process as it is when the loop is stuck, or does not finish. The signal stays in the socket, for
         a guard, and a byte behind it says that the loop answers."""
-        self._end_guards()
-        self._start_guard(receiver, (MISSED + 1) * BEAT)
+        before = len(self._guards)
+        self._start_guard(receiver, (MISSED + 1) * BEAT)  # before they end: no turn may follow for this thread
+        self._end_guards(before)
         for number in self._before:
             leave_to_system(number)
         self._on_loop(self._cancel)

@@ -209,6 +209,25 @@ def test_the_second_signal_ends_a_process_whose_loop_stands_still(
     assert outcome.code in expected, outcome.said
 
 
+AT_THE_END_OF_A_GUARD = """
+async def at_the_end_of_a_guard():
+    import os
+    os.waitpid = lambda *_: re.match("(a+)+$", "a" * 40 + "b")
+    await begun()
+    await asyncio.sleep(600)
+"""
+
+
+def test_the_second_signal_ends_a_process_that_takes_the_interpreter_from_its_answer(project: Project) -> None:
+    """A step that never gives it back gets it when the thread that answers waits for a guard's end."""
+    project.write("steps.py", BLOCKING + AT_THE_END_OF_A_GUARD)
+    (project.folder / "go").touch()
+    file = project.flow(steps={"a": {"python": "./steps.py:at_the_end_of_a_guard"}})
+    begun = project.folder / "begun"
+    outcome = _signalled(project, "run", file, at=begun.exists, numbers=[signal.SIGTERM, signal.SIGTERM])
+    assert outcome.code in {-signal.SIGTERM, 128 + signal.SIGTERM}, outcome.said
+
+
 def test_what_is_cancelled_may_take_its_time_while_the_loop_turns(project: Project) -> None:
     long = (signals.MISSED + 3) * signals.BEAT
     project.write("steps.py", BLOCKING.replace("LONG", str(long)))
