@@ -23,6 +23,7 @@ COMMANDS = {
     "runs": ("runs", "List, prune or delete runs."),
     "show": ("show", "Show one run, or one step of it."),
     "why": ("explain", "Say why a step ran again, and what it waited for."),
+    "export": ("export", "Write the results of a run as CSV, JSON Lines, JSON or Parquet."),
     "failed": ("runs", "Print the failed items of a run, to be run again."),
     "cache": ("runs", "Look at the stored answers, or remove them."),
     "db": ("doctor", "Look at the database, or upgrade it."),

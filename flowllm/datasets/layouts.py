@@ -71,6 +71,16 @@ def line_of(index: int, row: Json, outputs: Json) -> bytes:
     return _bytes_of_json(text)
 
 
+def json_text(value: Json) -> str:
+    """A value as JSON on one line."""
+    return _ENCODER.encode(value)
+
+
+def json_line(value: Json) -> bytes:
+    """A value as a line of JSON Lines."""
+    return _bytes_of_json(f"{json_text(value)}\n")
+
+
 def _bytes_of_json(text: str) -> bytes:
     try:
         return text.encode()
@@ -192,7 +202,7 @@ def cell(value: Json) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        return _ENCODER.encode(value)
+        return json_text(value)
     return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
@@ -207,7 +217,7 @@ def content_of_file(name: str, value: Json) -> bytes:
         return _text(ending, value)
     if ending in {".jsonl", ".ndjson"}:
         values = value if isinstance(value, list) else [value]
-        return b"".join(_bytes_of_json(f"{_ENCODER.encode(one)}\n") for one in values)
+        return b"".join(json_line(one) for one in values)
     if ending in DELIMITERS:
         return b"".join(record(cells, DELIMITERS[ending]) for cells in _table(value))
     return _bytes_of_json(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
@@ -220,7 +230,7 @@ def _text(ending: str, text: str) -> bytes:
     elif ending in {".jsonl", ".ndjson"}:
         parts = (line for line in text.split("\n") if line.strip())
     if not all(_is_json(part) for part in parts):
-        return _bytes_of_json(f"{_ENCODER.encode(text)}\n")
+        return json_line(text)
     return text.encode()
 
 

@@ -275,6 +275,13 @@ _SHOWN: Final = 20
 _PLAIN: Final = re.compile(r"[^a-z0-9]")
 
 
+def own_fields(row: Json) -> Json:
+    """A row without what `flowllm failed` adds to one."""
+    if isinstance(row, dict) and not LETTER.isdisjoint(row):
+        return {name: value for name, value in row.items() if name not in LETTER}
+    return row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """How a data set fits a workflow."""

@@ -68,7 +68,11 @@ def one_line(text: str, longest: int = 200) -> str:
 
 def json_text(value: Json, *, indent: int | None = 2, ascii_only: bool = False) -> str:
     """JSON that is valid and harmless on a terminal: unsafe characters are written as their escapes."""
-    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=_plain)
+    return harmless_json(json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=_plain))
+
+
+def harmless_json(text: str) -> str:
+    """JSON with its unsafe characters, which stand in texts alone, as their escapes."""
     return _UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f"), text)
 
 

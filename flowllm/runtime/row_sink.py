@@ -10,7 +10,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, item_index
 from flowllm.datasets.output import FULL, ReorderBuffer
-from flowllm.language.inputs import LETTER
+from flowllm.language.inputs import own_fields
 from flowllm.storage.base import NodeRecord, RunLease, Store
 
 EVERY = 0.5
@@ -83,7 +83,7 @@ class RowSink:
             if self._order.ready:
                 await _outlasting(self._in_order(self._order))
         elif wanted:
-            self._lines.add(number, _own(record.item), record.output)
+            self._lines.add(number, own_fields(record.item), record.output)
         if self._lines.waiting and (self._flusher is None or self._flusher.done()):
             self._flusher = start_task(self._keep_flushing())
         if self._lines.waiting > FULL:
@@ -117,7 +117,7 @@ class RowSink:
         async with self._turn:
             while order.ready:
                 for row in await self._rows(order.take(HELD)):
-                    self._lines.add(item_index(row.node_id), _own(row.item), row.output)
+                    self._lines.add(item_index(row.node_id), own_fields(row.item), row.output)
                 if self._lines.waiting > FULL:
                     await self._write()
 
@@ -143,10 +143,3 @@ class RowSink:
                 await self._write()
             finally:
                 self._lines.close()
-
-
-def _own(row: Json) -> Json:
-    """A row without what `flowllm failed` adds to one."""
-    if isinstance(row, dict) and not LETTER.isdisjoint(row):
-        return {name: value for name, value in row.items() if name not in LETTER}
-    return row

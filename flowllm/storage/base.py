@@ -10,6 +10,7 @@ from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
+from flowllm.storage.results import ResultReads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,7 @@ class NodeWrite:
     node: NodeRecord
 
 
-class Store(Protocol):
+class Store(ResultReads, Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or
     the database cannot hold.
 
@@ -308,8 +309,7 @@ class Store(Protocol):
         ...
 
     async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
-        """That node in the newest run of that workflow in which it succeeded, of those with a smaller `seq`
-        than `before_seq` (None: of all)."""
+        """That node in the newest run of that workflow in which it succeeded; `before_seq`: of runs with a smaller `seq`."""
         ...
 
     async def attempts(

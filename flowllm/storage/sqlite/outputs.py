@@ -1,20 +1,23 @@
-"""The outputs of a foreach as a sequence that is read when it is looked at."""
+"""The outputs of a foreach, and its items, as sequences that are read when they are looked at."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, overload
 
 from flowllm.core.errors import DatabaseCorrupt, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
+from flowllm.storage.base import NodeRecord
 from flowllm.storage.sqlite.connection import connect, reading_mode
 from flowllm.storage.sqlite.faults import RESTORE, explain
 from flowllm.storage.sqlite.reader import ITEMS_OF
-from flowllm.storage.sqlite.records import has_its_output, is_whole
+from flowllm.storage.sqlite.records import has_its_output, is_whole, node_of
 from flowllm.storage.sqlite.rows import NodeRow, from_json, to_text
 from flowllm.storage.sqlite.texts import NODE_TEXTS, read
 
@@ -27,6 +30,13 @@ _AT_PLACES: Final = (
     f"SELECT {_ROW} FROM nodes WHERE {ITEMS_OF} AND nodes.place BETWEEN :first AND :last ORDER BY nodes.place"
 )
 _NAMED: Final = f"SELECT {_ROW} FROM nodes WHERE run_id = :run AND node_id = :node"
+_WITHIN: Final = (
+    f"SELECT {_ROW} FROM nodes WHERE run_id = :run AND parent = :parent AND place IS NULL ORDER BY seq, node_id"
+)
+_ALL_NAMED: Final = f"SELECT {_ROW} FROM nodes WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:names))"
+_STEP_OF_ITEM: Final = (
+    "JOIN nodes AS part ON part.run_id = nodes.run_id AND part.node_id = nodes.node_id || '.' || :step "
+)
 
 
 class Pages(Sequence[Json]):
@@ -34,6 +44,8 @@ class Pages(Sequence[Json]):
 
     How many there are is found out at the first look.
     """
+
+    what = "outputs"
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -80,7 +92,7 @@ class Pages(Sequence[Json]):
         return [*other, *self]
 
     def __repr__(self) -> str:
-        return f"<{len(self)} outputs, read as they are looked at; list(…) holds them all>"
+        return f"<{len(self)} {self.what}, read as they are looked at; list(…) holds them all>"
 
     def _at(self, at: int) -> Json:
         return self._page(at // PAGE)[at % PAGE]
@@ -92,34 +104,47 @@ class Pages(Sequence[Json]):
             return self._held[1]
 
 
-class _OnDisk(Pages):
-    """Pages of a database, each read through a connection of its own, which cannot write."""
+class _Database:
+    """One run in a database, each read through a connection of its own, which cannot write."""
 
     def __init__(
-        self, path: Path, run_id: RunId, parent: NodeId, *, busy_timeout: float, lost: Callable[[], StoreError | None]
+        self, path: Path, run_id: RunId, *, busy_timeout: float, lost: Callable[[], StoreError | None]
     ) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         super().__init__()
         self._lost = lost
         self._path = path
         self._busy_timeout = busy_timeout
-        self._parent = parent
-        self._these: dict[str, Any] = {"run": to_text(run_id), "parent": to_text(parent)}
+        self._these: dict[str, Any] = {"run": to_text(run_id)}
 
     def _all(self, connection: sqlite3.Connection, query: str, **values: Any) -> sqlite3.Cursor:
         return connection.execute(query, {**self._these, **values})
 
-    def _connect(self) -> closing[sqlite3.Connection]:
-        mode = reading_mode(self._path)
-        connection = connect(self._path, mode=mode, busy_timeout=self._busy_timeout)
-        connection.execute("PRAGMA query_only=ON")
-        return closing(connection)
+    def _records(self, connection: sqlite3.Connection, query: str, **values: Any) -> list[NodeRecord]:
+        rows = read(connection, query, {**self._these, **values}, NODE_TEXTS)
+        return [node_of(NodeRow._make(row)) for row in rows]
 
-    def _failed(self, error: sqlite3.Error) -> Exception:
-        return self._lost() or explain(error, self._path)
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Raises StoreError in place of what SQLite raises."""
+        try:
+            with closing(connect(self._path, mode=reading_mode(self._path), busy_timeout=self._busy_timeout)) as opened:
+                opened.execute("PRAGMA query_only=ON")
+                yield opened
+        except sqlite3.Error as error:
+            raise self._lost() or explain(error, self._path) from error
 
     def _damaged(self, what: str) -> StoreError:
         return self._lost() or DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
+
+
+class _OnDisk(_Database, Pages):
+    """Pages of what is within one node."""
+
+    def __init__(self, path: Path, run_id: RunId, parent: NodeId, **how: Any) -> None:
+        super().__init__(path, run_id, **how)
+        self._parent = parent
+        self._these["parent"] = to_text(parent)
 
     def _output(self, row: NodeRow) -> Json:
         if not has_its_output(row) or not is_whole(row):
@@ -129,6 +154,8 @@ class _OnDisk(Pages):
 
 class StoredOutputs(_OnDisk):
     """The outputs of all items that stand, in the order of their places."""
+
+    places = _PLACES
 
     def __init__(self, path: Path, run_id: RunId, parent: NodeId, **how: Any) -> None:
         super().__init__(path, run_id, parent, **how)
@@ -143,28 +170,53 @@ class StoredOutputs(_OnDisk):
 
     def _survey(self) -> list[tuple[int, int]]:
         if self._edges is None:
-            try:
-                with self._connect() as connection:
-                    places = self._all(connection, _PLACES)
-                    edges, length = [], 0
-                    while rows := places.fetchmany(PAGE):
-                        edges.append((rows[0][0], rows[-1][0]))
-                        length += len(rows)
-            except sqlite3.Error as error:
-                raise self._failed(error) from error
+            with self._connected() as connection:
+                places = self._all(connection, self.places)
+                edges, length = [], 0
+                while rows := places.fetchmany(PAGE):
+                    edges.append((rows[0][0], rows[-1][0]))
+                    length += len(rows)
             self._edges, self._length = edges, length
         return self._edges
 
     def _read(self, number: int) -> list[Json]:
         first, last = self._survey()[number]
-        try:
-            with self._connect() as connection:
-                rows = read(connection, _AT_PLACES, {**self._these, "first": first, "last": last}, NODE_TEXTS)
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
+        with self._connected() as connection:
+            rows = read(connection, _AT_PLACES, {**self._these, "first": first, "last": last}, NODE_TEXTS)
         if len(rows) != min(PAGE, self._length - number * PAGE):
             raise self._damaged(f"of {self._parent}, items between {first} and {last} have changed")
         return [self._output(NodeRow._make(row)) for row in rows]
+
+
+class StoredItems(StoredOutputs):
+    """The records of the items that stand, or of one step within each, in the order of their places. Those that are written
+    after the first look are not seen; of the others, what there is when their page is read."""
+
+    what = "items"
+
+    def __init__(
+        self, path: Path, run_id: RunId, parent: NodeId, *, step: str, statuses: Collection[NodeStatus], **how: Any
+    ) -> None:
+        super().__init__(path, run_id, parent, **how)
+        join, table = (_STEP_OF_ITEM, "part") if step else ("", "nodes")
+        only = f"AND {table}.status IN (SELECT value FROM json_each(:statuses)) " if statuses else ""
+        of_items = f"FROM nodes {join}WHERE {ITEMS_OF} {only}"
+        self._step = step
+        self._these |= {"step": to_text(step), "statuses": json.dumps([status.value for status in statuses])}
+        self.places = f"SELECT nodes.place {of_items}ORDER BY nodes.place"
+        self._at_places = f"SELECT {_ROW} {of_items}AND nodes.place BETWEEN :first AND :last ORDER BY nodes.place"
+
+    def _read(self, number: int) -> list[Json]:
+        first, last = self._survey()[number]
+        with self._connected() as connection:
+            items = self._records(connection, self._at_places, first=first, last=last)
+            if not self._step:
+                return list(items)
+            names = [f"{item.node_id}.{self._step}" for item in items]
+            texts = json.dumps([to_text(name) for name in names])
+            found = {node.node_id: node for node in self._records(connection, _ALL_NAMED, names=texts)}
+        within = ((item, found.get(NodeId(name))) for item, name in zip(items, names, strict=True))
+        return [replace(node, place=item.place, item=item.item) for item, node in within if node is not None]
 
 
 class ChosenOutputs(_OnDisk):
@@ -179,11 +231,8 @@ class ChosenOutputs(_OnDisk):
 
     def _read(self, number: int) -> list[Json]:
         slots = self._slots[number * PAGE : (number + 1) * PAGE]
-        try:
-            with self._connect() as connection:
-                return [self._one(connection, slot) for slot in slots]
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
+        with self._connected() as connection:
+            return [self._one(connection, slot) for slot in slots]
 
     def _one(self, connection: sqlite3.Connection, slot: int) -> Json:
         name = item_id(self._parent, slot)
@@ -191,3 +240,25 @@ class ChosenOutputs(_OnDisk):
         if not rows:
             raise self._damaged(f"{name} is missing")
         return self._output(NodeRow._make(rows[0]))
+
+
+class StoredResults(_Database):
+    """`Results`, of a database."""
+
+    def __init__(self, path: Path, run_id: RunId, **how: Any) -> None:
+        super().__init__(path, run_id, **how)
+        self._how = {"path": path, "run_id": run_id, **how}
+
+    def node(self, node_id: NodeId) -> NodeRecord | None:
+        """See `Results`."""
+        with self._connected() as connection:
+            return next(iter(self._records(connection, _NAMED, node=to_text(node_id))), None)
+
+    def nodes(self, parent: str = "") -> list[NodeRecord]:
+        """See `Results`."""
+        with self._connected() as connection:
+            return self._records(connection, _WITHIN, parent=to_text(parent))
+
+    def items(self, parent: NodeId, *, step: str = "", statuses: Collection[NodeStatus] = ()) -> Sequence[NodeRecord]:
+        """See `Results`."""
+        return StoredItems(parent=parent, step=step, statuses=statuses, **self._how)

@@ -27,7 +27,7 @@ from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.faults import run_not_found
-from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs
+from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import memo_of, node_of
@@ -169,6 +169,9 @@ class SqlStore(Reader):
         if slots is None:
             return StoredOutputs(self._home, run_id, parent, **how)
         return ChosenOutputs(self._home, run_id, parent, slots, **how)
+
+    def results(self, run_id: RunId) -> StoredResults:
+        return StoredResults(self._home, run_id, busy_timeout=self._busy_timeout, lost=self._writer.loss)
 
     def others_wrote(self, within: float) -> bool:
         return self._writer.others_wrote(within)

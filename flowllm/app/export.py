@@ -1,0 +1,72 @@
+"""Rows of results to a file, in the form that is wanted, in memory that does not depend on how many there are."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from flowllm.core.types import Json
+from flowllm.datasets import parquet
+from flowllm.datasets.layouts import json_line
+from flowllm.datasets.row_files import TABLES, ByteSink, JsonArrayWriter, JsonLinesWriter, RowWriter, TableWriter
+from flowllm.views.rows import AFTER, BEFORE, Columns, cell_of
+
+_Row = Mapping[str, Json]
+_KINDS: Final = {
+    **dict.fromkeys((*BEFORE, *AFTER, "status"), parquet.TEXT),
+    **dict.fromkeys(("index", "input_tokens", "output_tokens", "cached_input_tokens", "attempts"), parquet.WHOLE),
+    **dict.fromkeys(("cost_usd", "took_s"), parquet.NUMBER),
+    **dict.fromkeys(("started_at", "finished_at"), parquet.TIME),
+    "cached": parquet.BOOLEAN,
+}
+"""Columns whose types do not depend on the data."""
+
+
+def export_rows(rows: Iterable[_Row], file: ByteSink, form: str, columns: Sequence[str] = ()) -> int:
+    """Write rows in one of `FORMATS`, with these columns alone if any are named; how many rows there were.
+
+    Where the columns must be known first, all rows are read once, into a temporary file, and written from there: what a run
+    that goes on changes meanwhile cannot come between. Raises UsageError for a column that there is not, and for Parquet
+    without pyarrow; StoreError, OSError.
+    """
+    if form == "parquet":
+        parquet.pyarrow()
+    if form not in TABLES and not columns:
+        return _written(rows, JsonLinesWriter(file) if form == "jsonl" else JsonArrayWriter(file))
+    found = Columns()
+    with tempfile.TemporaryFile() as spool:
+        for row in rows:
+            found.see(row)
+            spool.write(json_line(dict(row)))
+        names = found.chosen(columns) if columns else found.names
+
+        def again() -> Iterator[_Row]:
+            spool.seek(0)
+            for row in map(json.loads, spool):
+                yield {name: cell_of(row, name) for name in names}
+
+        return _written(again(), _writer(file, form, names, again))
+
+
+def _writer(file: ByteSink, form: str, names: Sequence[str], rows: Callable[[], Iterator[_Row]]) -> RowWriter:
+    if form == "jsonl":
+        return JsonLinesWriter(file)
+    if form == "json":
+        return JsonArrayWriter(file)
+    if form != "parquet":
+        return TableWriter(file, names, form)
+    kinds = parquet.ColumnKinds(_KINDS)
+    for row in rows():
+        kinds.see(row)
+    return parquet.ParquetWriter(file, kinds.of(names))
+
+
+def _written(rows: Iterable[_Row], writer: RowWriter) -> int:
+    count = 0
+    for row in rows:
+        writer.write(row)
+        count += 1
+    writer.end()
+    return count

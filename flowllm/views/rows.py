@@ -1,0 +1,218 @@
+"""Results as flat rows, one for each item of a foreach, or one for a step: what `export`, tables and the library give."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final, overload
+
+from flowllm.core.clock import timestamp
+from flowllm.core.errors import UsageError
+from flowllm.core.records import dataclass
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId
+from flowllm.language.inputs import own_fields
+from flowllm.language.problems import listing, nearest
+from flowllm.storage.base import NodeRecord
+from flowllm.storage.results import Results
+
+ITEM: Final = "item"
+OUTPUT: Final = "output"
+BEFORE: Final = ("index", "node")
+AFTER: Final = (
+    *("error_type", "error_message", "model", "input_tokens", "output_tokens", "cached_input_tokens", "cost_usd"),
+    *("attempts", "cached", "started_at", "finished_at", "took_s"),
+)
+MOST_FIELDS: Final = 500
+"""Fields of items, or of outputs, that have a column each; where there are more, all of them share one."""
+
+
+def row_of(node: NodeRecord, *, going: bool) -> dict[str, Json]:
+    """A node as one flat row; `going`: its run is under way, so that what runs is not known to be cut off.
+
+    The fields of a mapping, of an item or of an output, are columns of their own, `item.text` and `output.score`; what is
+    no mapping is `item` or `output`. `took_s` is in seconds, with what it waited; times are UTC.
+    """
+    error = node.error or {}
+    took = None if node.started_at is None or node.finished_at is None else node.finished_at - node.started_at
+    item = own_fields(node.item) if node.node_id.startswith(f"{ROW}[") else node.item
+    return {
+        "index": node.place,
+        "node": node.node_id,
+        **_fields(ITEM, item),
+        "status": status_of(node, going=going).value,
+        **_fields(OUTPUT, node.output),
+        "error_type": error.get("type"),
+        "error_message": error.get("message"),
+        "model": node.model or None,
+        "input_tokens": node.usage.input_tokens,
+        "output_tokens": node.usage.output_tokens,
+        "cached_input_tokens": node.usage.cached_input_tokens,
+        "cost_usd": node.cost_usd,
+        "attempts": node.attempts,
+        "cached": node.cached,
+        "started_at": timestamp(node.started_at),
+        "finished_at": timestamp(node.finished_at),
+        "took_s": None if took is None else round(took, 3),
+    }
+
+
+def _fields(name: str, value: Json) -> dict[str, Json]:
+    if isinstance(value, dict) and value:
+        return {f"{name}.{key}": one for key, one in value.items()}
+    return {} if value is None else {name: value}
+
+
+def status_of(node: NodeRecord, *, going: bool) -> NodeStatus:
+    """Where a node stands: what stood as running when its run ended was cut off."""
+    return NodeStatus.CANCELLED if node.status is NodeStatus.RUNNING and not going else node.status
+
+
+class Columns:
+    """The columns of rows, once all of them were seen: those of items and of outputs in the order in which they first come
+    up, around them those that every row has."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, dict[str, None]] = {ITEM: {}, OUTPUT: {}}
+
+    def see(self, row: Mapping[str, Json]) -> None:
+        """Take its columns in."""
+        for name in row:
+            found = self._fields.get(name.partition(".")[0])
+            if found is not None and len(found) <= MOST_FIELDS:
+                found[name] = None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, in their order."""
+        return [*BEFORE, *self._of(ITEM), "status", *self._of(OUTPUT), *AFTER]
+
+    def _of(self, group: str) -> list[str]:
+        found = self._fields[group]
+        return [group] if len(found) > MOST_FIELDS else list(found)
+
+    def chosen(self, wanted: Sequence[str]) -> list[str]:
+        """Those named, in that order; `item` and `output` are theirs as a whole. Raises UsageError for one that there is not."""
+        known = dict.fromkeys((*self.names, ITEM, OUTPUT))
+        for name in wanted:
+            if name not in known:
+                raise UsageError(
+                    f"there is no column `{name}`", hint=nearest(name, known) or f"it has {listing(known)}"
+                )
+        return list(dict.fromkeys(wanted))
+
+
+def cell_of(row: Mapping[str, Json], column: str) -> Json:
+    """What a row has in a column; null where it has no such column. `item` and `output` are put together again."""
+    if column in row or column not in {ITEM, OUTPUT}:
+        return row.get(column)
+    begin = f"{column}."
+    return {name.removeprefix(begin): value for name, value in row.items() if name.startswith(begin)} or None
+
+
+class Rows(Sequence[dict[str, Json]]):
+    """Rows that are read from the database, a page at a time, as they are looked at."""
+
+    def __init__(self, nodes: Sequence[NodeRecord], *, going: bool) -> None:
+        self._nodes = nodes
+        self._going = going
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Json]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Json]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Json] | list[dict[str, Json]]:
+        if isinstance(index, slice):
+            return [row_of(node, going=self._going) for node in self._nodes[index]]
+        return row_of(self._nodes[index], going=self._going)
+
+    def __iter__(self) -> Iterator[dict[str, Json]]:
+        return (row_of(node, going=self._going) for node in self._nodes)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows, read as they are looked at; list(…) holds them all>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRows:
+    """The rows of one run."""
+
+    run_id: RunId
+    going: bool
+    """It is under way."""
+    steps: Collection[str]
+    """All steps of its workflow, also those that are not on record yet."""
+    results: Results
+
+    def of(self, step: str | None = None, statuses: Collection[NodeStatus] = ()) -> Rows:
+        """The rows of a step: of its items, if it has a foreach; those of `posts.title`, a step within the items of `posts`, or
+        of one item, `posts[3]`. Without `step` those of `--over`, or of the one foreach that the run has.
+
+        `statuses`: only those. Raises UsageError if there is no such step, or several may be meant; StoreError.
+        """
+        node, within = self._found(step) if step else (self._only(), "")
+        if node.counts is None:
+            rows: Sequence[NodeRecord] = [node] if not statuses or self._status(node) in statuses else []
+        else:
+            rows = self.results.items(node.node_id, step=within, statuses=self._stored(statuses))
+            self._check_within(node, within)
+        return Rows(rows, going=self.going)
+
+    def _status(self, node: NodeRecord) -> NodeStatus:
+        return status_of(node, going=self.going)
+
+    def _stored(self, statuses: Collection[NodeStatus]) -> Collection[NodeStatus]:
+        """As they stand in the database, where what was cut off is still running; nothing stands there as pending."""
+        if self.going or not statuses:
+            return statuses
+        found = set(statuses) - {NodeStatus.RUNNING}
+        return found | ({NodeStatus.RUNNING} if NodeStatus.CANCELLED in found else {NodeStatus.PENDING})
+
+    def _only(self) -> NodeRecord:
+        nodes = [node for node in self.results.nodes() if node.counts is not None]
+        if len(nodes) == 1:
+            return nodes[0]
+        what = f"{len(nodes)} steps with a foreach" if nodes else "no step with a foreach on record"
+        found = {node.node_id for node in nodes}
+        names = [name for name in self.steps if name in found] or self.steps
+        raise UsageError(
+            f"run {self.run_id} has {what}", hint=f"say of which step the rows are wanted: {listing(names)}"
+        )
+
+    def _found(self, step: str) -> tuple[NodeRecord, str]:
+        """The node, or the foreach and the step within its items."""
+        for name in (step, f"{ROW}.{step}") if ROW in self.steps else (step,):
+            node = self.results.node(NodeId(name))
+            if node is not None:
+                return node, ""
+            around = name
+            while "." in around:
+                around = around.rpartition(".")[0]
+                node = self.results.node(NodeId(around))
+                if node is not None and node.counts is not None:
+                    return node, name.removeprefix(f"{around}.")
+        if step in self.steps:
+            raise UsageError(f"run {self.run_id} has not come to `{step}` yet")
+        raise UsageError(
+            f"run {self.run_id} has no record of a step `{step}`",
+            hint=nearest(step, self.steps) or f"it has {listing(self.steps)}",
+        )
+
+    def _check_within(self, foreach: NodeRecord, step: str) -> None:
+        """Raises UsageError if items have no such step, or it has items itself."""
+        if not step:
+            return
+        first = next(iter(self.results.items(foreach.node_id, step=step)), None)
+        if first is None:
+            items = self.results.items(foreach.node_id)
+            names = [node.node_id.rpartition(".")[2] for node in self.results.nodes(items[0].node_id)] if items else []
+            raise UsageError(
+                f"no item of `{foreach.node_id}` has a record of a step `{step}`", hint=nearest(step, names)
+            )
+        if first.counts is not None:
+            raise UsageError(
+                f"`{foreach.node_id}.{step}` has items within each item", hint=f"name the item, as in '{first.node_id}'"
+            )
