@@ -9,6 +9,7 @@ from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.storage.browsing import Browsing
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
 from flowllm.storage.results import ResultReads
 
@@ -180,12 +181,10 @@ class NodeWrite:
     node: NodeRecord
 
 
-class Store(ResultReads, Protocol):
-    """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or
-    the database cannot hold.
-
-    A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs that take a
-    lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
+class Store(Browsing, ResultReads, Protocol):
+    """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or the
+    database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
+    that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
     """
 
     # runs

@@ -25,11 +25,11 @@ from flowllm.storage.base import (
 )
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sqlite import actions, item_matching, statements
+from flowllm.storage.sqlite.browsing import BrowsingReader
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.faults import run_not_found
 from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sqlite.ownership import Locks
-from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import memo_of, node_of
 from flowllm.storage.sqlite.rows import (
     attempt_row,
@@ -54,7 +54,7 @@ GAUGES_KEPT = 600.0
 """Seconds for which gauges are kept."""
 
 
-class SqlStore(Reader):
+class SqlStore(BrowsingReader):
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(

@@ -1,0 +1,85 @@
+"""The items of a foreach: all of them as a letter each, and pages of them as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+
+from flowllm.core.types import RUN_RESUMABLE, Json, NodeId, NodeStatus, RunStatus
+from flowllm.reporting.text import error_text
+from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.browsing import ItemQuery
+from flowllm.storage.monitoring import SUSPENDED
+from flowllm.views.codes import CODES, NOT_BEGUN
+from flowllm.views.shown import preview
+
+MOST_ROWS: Final = 500
+"""Rows of one page."""
+
+
+def standing(run: RunRecord, status: NodeStatus) -> NodeStatus:
+    """Where a node stands: what stood as running when its run ended was cut off."""
+    cut = status is NodeStatus.RUNNING and run.status is not RunStatus.RUNNING
+    return NodeStatus.CANCELLED if cut else status
+
+
+async def dots(store: Store, run: RunRecord, parent: NodeId) -> dict[str, Json]:
+    """Every item of a foreach as the letter of its status, in the order of their indexes. `changes` is the number of the newest
+    change that is surely in it: what came later follows from there."""
+    foreach = await store.node(run.run_id, parent)
+    statuses = await store.item_statuses(run.run_id, parent)
+    known = foreach.counts.total if foreach is not None and foreach.counts is not None else 0
+    total = max(known, statuses[-1][0] + 1 if statuses else 0)
+    letters = [NOT_BEGUN] * total
+    codes = {status: CODES[standing(run, status)] for status in NodeStatus}
+    for place, status in statuses:
+        letters[place] = codes[status]
+    return {"total": total, "codes": "".join(letters), "changes": run.totals.changes}
+
+
+async def item_rows(store: Store, run: RunRecord, parent: NodeId, query: ItemQuery) -> dict[str, Json]:
+    """A page of items as short rows; `cursor` is the `after` of the next page, null after the last one."""
+    query = replace(query, statuses=_stored(run, query.statuses), limit=min(query.limit, MOST_ROWS))
+    page = await store.browse(run.run_id, parent, query)
+    counts = await store.count_items(run.run_id, parent)
+    total = sum(count for status, count in counts.items() if not query.statuses or status in query.statuses)
+    return {
+        "rows": [item_row(run, item) for item in page.items],
+        "total": None if query.search else total,
+        "seen": total if page.cursor is None else page.cursor,
+        "more": page.cursor is not None,
+        "cursor": page.cursor,
+    }
+
+
+def item_row(run: RunRecord, item: NodeRecord) -> dict[str, Json]:
+    """An item in a line: the beginnings of its texts, and its figures."""
+    took = None if item.started_at is None or item.finished_at is None else item.finished_at - item.started_at
+    output = preview(item.output)
+    if output is None and item.error is None:
+        output = item.parts.get("reason") or ("waits for a value" if SUSPENDED in item.parts else None)
+    return {
+        "id": item.node_id,
+        "index": item.place,
+        "status": standing(run, item.status).value,
+        "item": preview(item.item),
+        "output": output,
+        "error": None if item.error is None else error_text(item.error, 300),
+        "model": item.model or None,
+        "attempts": item.attempts,
+        "cached": item.cached,
+        "reused": item.reused,
+        "started_at": item.started_at,
+        "took_s": took,
+        "cost_usd": item.cost_usd,
+        "tokens": item.usage.total,
+    }
+
+
+def _stored(run: RunRecord, statuses: Collection[NodeStatus]) -> frozenset[NodeStatus]:
+    """As they stand in the database, where what was cut off is still running."""
+    found = frozenset(statuses)
+    if run.status in RUN_RESUMABLE and NodeStatus.CANCELLED in found:
+        return found | {NodeStatus.RUNNING}
+    return found
