@@ -11,14 +11,15 @@ from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.learned import learn, remember
 from flowllm.app.prepare import PreparedRun, kinds_of
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
-from flowllm.app.wiring import SIMULATED, allow_local, step_kinds
+from flowllm.app.started import run_started
+from flowllm.app.wiring import allow_local, step_kinds
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core import descriptors
 from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError, fuller, text_of
-from flowllm.core.events import Event, Notice, RunEnded, RunStarted
+from flowllm.core.events import Event, Notice, RunEnded
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task, to_the_end
@@ -292,19 +293,8 @@ class RunAttempt:
 
     def _begin(self, notices: Sequence[str]) -> None:
         run, now = self._run, self._clock.now()
-        self._emit(
-            RunStarted(
-                run_id=run.run_id,
-                at=now,
-                workflow=run.workflow,
-                provider=run.provider,
-                nodes=1 if self._rows else len(self._prepared.steps),
-                resumed=self._resumed,
-                simulated=self._workflow.default_provider == "auto" and run.provider == SIMULATED,
-                over=self._options.over,
-                output=self._options.output,
-            )
-        )
+        steps = {StepId(name): step for name, step in self._prepared.steps.items()}
+        self._emit(run_started(self._workflow, steps, run, at=now))
         warnings = () if self._resumed else self._workflow.warnings
         for message in (*notices, *(str(warning).partition("\n")[0] for warning in warnings)):
             self._emit(Notice(run_id=run.run_id, at=now, message=message))

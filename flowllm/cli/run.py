@@ -187,14 +187,14 @@ async def _execute(
 
     A signal that arrives once the run has ended does not keep its results from being shown.
     """
-    stop, summary, screen = StopSignal(), Summary(tracebacks=debugging(), items_shown=not shown.quiet), messages()
+    stop, summary, screen = StopSignal(), Summary(tracebacks=debugging(), errors_shown=not shown.quiet), messages()
     signals = StopOnSignals(stop, say=screen.line)
     with ExitStack() as process:
         process.enter_context(tuned_process())
         async with open_app(location) as app:
             process.enter_context(signals)
             observers: list[Observer] = [summary, Notices(screen, grace=grace)]
-            observers += [] if shown.quiet else [Progress(screen)]
+            observers += [] if shown.quiet else [Progress(screen, tracebacks=debugging())]
             if shown.events is not None:
                 observers.append(EventsFile(Path(shown.events), warn=screen.line))
             with results_apart():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flowllm.core.records import dataclass, field, fields
 from flowllm.core.types import NO_USAGE, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage, WaitReason
@@ -40,6 +40,14 @@ class RunStarted(Event):
     """The data set each of whose rows is one run of the graph; None: the graph is run once."""
     output: str | None = None
     """The file that takes what comes of the rows."""
+    steps: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Its steps in the order of the file, those of graphs within them too (`post.headline`), and which others each needs."""
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    """What the run may spend with all its resumes; None: any amount."""
+    spent_usd: float = 0.0
+    spent_tokens: int = 0
+    """What earlier attempts at it took, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,13 @@ class FanOutStarted(NodeEvent):
 
     total: int | None
     """How many there are; None: its data is a stream, it is not known yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOutCounted(NodeEvent):
+    """How many items a foreach over a file has was found out, while it goes through them."""
+
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from flowllm.core.errors import BadRow
 from flowllm.core.fingerprint import canonical, digest
@@ -51,6 +51,16 @@ class Rows(Protocol):
 
     async def close(self) -> None:
         """Release what is open."""
+        ...
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """A data set that can be counted beside its reader."""
+
+    async def count(self, wanted: Callable[[], bool]) -> int | None:
+        """How many rows there are in all, found without holding up anybody; None where only the end tells, where they
+        cannot be read to their end, and as soon as `wanted` (called in a thread) says that it is no longer."""
         ...
 
 

@@ -8,6 +8,7 @@ import gzip
 import os
 import stat
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -132,6 +133,7 @@ class FileRows:
     live = False
 
     def __init__(self, path: Path, read: Read, *, name: str, cut: bool = False) -> None:
+        self._reader = read
         self._path = path
         self._read = partial(read, name=name, cut=cut)
         self._name = name
@@ -194,11 +196,38 @@ class FileRows:
                 count += 1
             return count
 
+    async def count(self, wanted: Callable[[], bool]) -> int | None:
+        """See `Countable`."""
+        lines = self._reader is jsonl_rows  # what stands in them does not matter
+        return await asyncio.to_thread(_counted, self._path, plain_rows if lines else self._reader, self._name, wanted)
+
     def _close(self) -> None:
         with self._turn:
             self._closed = True
             if self._file is not None:
                 self._file.close()
+
+
+_AT_ONCE: Final = 256
+_REST: Final = 4
+"""Rows that are counted at a time, and how many times as long as that took nothing is done before the next: the run has the
+interpreter."""
+
+
+def _counted(path: Path, read: Read, name: str, wanted: Callable[[], bool]) -> int | None:
+    count, since = 0, time.perf_counter()
+    try:
+        with _opened(path, name) as file:
+            for _ in read(as_utf8(decompressed(file)), name):
+                count += 1
+                if count % _AT_ONCE == 0:
+                    if not wanted():
+                        return None
+                    time.sleep(_REST * (time.perf_counter() - since))
+                    since = time.perf_counter()
+    except (DataFailed, EOFError, zlib.error, OSError):  # whoever reads it tells of that
+        return None
+    return count
 
 
 def keeping_columns(found: RowIterator, columns: list[str]) -> Iterator[ParsedRow]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -38,6 +39,12 @@ class GlobRows:
     async def count_rest(self) -> int:
         """See `Rows`."""
         return len(self._paths or ()) - self._next
+
+    async def count(self, wanted: Callable[[], bool]) -> int | None:  # noqa: ARG002 - see `Countable`
+        """See `Countable`."""
+        with suppress(DataFailed):
+            return len(await asyncio.to_thread(_matching, self._folder, self._pattern))
+        return None
 
     async def close(self) -> None:
         """See `Rows`."""

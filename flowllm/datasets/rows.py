@@ -12,7 +12,7 @@ from flowllm.core.fingerprint import canonical
 from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task
 from flowllm.core.types import Json
-from flowllm.datasets.base import Row, Rows
+from flowllm.datasets.base import Countable, Row, Rows
 
 
 class ListRows:
@@ -43,6 +43,13 @@ class ListRows:
         """See `Rows`."""
 
 
+async def counted(rows: Rows, wanted: Callable[[], bool]) -> int | None:
+    """As `Countable.count`, of any rows."""
+    if rows.total is not None or not isinstance(rows, Countable):
+        return rows.total
+    return await rows.count(wanted)
+
+
 class WrappedRows:
     """Others' rows, as they are."""
 
@@ -62,6 +69,10 @@ class WrappedRows:
     async def close(self) -> None:
         """See `Rows`."""
         await self._rows.close()
+
+    async def count(self, wanted: Callable[[], bool]) -> int | None:
+        """See `Countable`."""
+        return await counted(self._rows, wanted)
 
 
 class PeekedRows(WrappedRows):
@@ -112,7 +123,7 @@ class LimitedRows(WrappedRows):
 
     def __init__(self, rows: Rows, limit: int) -> None:
         super().__init__(rows)
-        self._left = limit
+        self._limit = self._left = limit
         self.total = None if rows.total is None else min(rows.total, limit)
 
     async def take(self, most: int) -> list[Row]:
@@ -126,6 +137,11 @@ class LimitedRows(WrappedRows):
     async def count_rest(self) -> int:
         """See `Rows`."""
         return min(self._left, await super().count_rest()) if self._left > 0 else 0
+
+    async def count(self, wanted: Callable[[], bool]) -> int | None:
+        """See `Countable`."""
+        found = await super().count(wanted)
+        return None if found is None else min(found, self._limit)
 
 
 KEPT = 10_000
@@ -153,6 +169,7 @@ class MatrixRows:
         self.live = False
         self.total: int | None = prod(total for total in totals if total is not None) if None not in totals else None
         self._names = list(axes)
+        self._opened = [axis.opened for axis in axes.values()]
         self._axes = [_Cursor(axis, keeps=at > 0) for at, axis in enumerate(axes.values())]
         self._chosen: list[Row] = []
         self._index = 0
@@ -204,6 +221,14 @@ class MatrixRows:
         except DataFailed:
             pass
         return self._index - before
+
+    async def count(self, wanted: Callable[[], bool]) -> int | None:
+        """See `Countable`."""
+        try:
+            found = [await counted(opened(), wanted) for opened in self._opened]
+        except DataFailed:
+            return None
+        return None if None in found else prod(one for one in found if one is not None)
 
     async def close(self) -> None:
         """See `Rows`."""

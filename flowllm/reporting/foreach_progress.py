@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
-from flowllm.core.events import FanOutStarted, NodeEnded
+from flowllm.core.events import FanOutStarted, NodeEnded, RequestEnded
+from flowllm.core.money import dollars
 from flowllm.core.types import ROW, NodeId, NodeStatus, WaitReason
-from flowllm.reporting.text import rate, reason_word
+from flowllm.reporting.rates import SlidingRate
+from flowllm.reporting.text import rate, reason_word, time_left
 
 ROWS: Final = NodeId(ROW)
 """The node whose items are the rows of `--over`."""
-OFTEN: Final = 1.0
+OFTEN: Final = 5.0
 SELDOM: Final = 30.0
 """Seconds between two lines about a foreach: the longer it takes, the fewer."""
 _FEW = 10
 """A foreach of so many items has a line for each item."""
 _STRETCH = 20
-_MARKS = 10
 
 
 class ForeachProgress:
@@ -26,25 +26,29 @@ class ForeachProgress:
 
     __slots__ = (
         "_due",
-        "_marks",
+        "_looked",
         "_since",
         "ended",
         "failed",
         "hedged",
         "node",
+        "rate",
         "retried",
-        "reused",
         "skipped",
         "total",
+        "usd",
     )
 
     def __init__(self, event: FanOutStarted) -> None:
         self.node = event.node_id
         self.total = event.total
-        self.ended = self.failed = self.skipped = self.retried = self.hedged = self.reused = 0
-        self._since = event.at
+        self.ended = self.failed = self.skipped = self.retried = self.hedged = 0
+        self.usd = 0.0
+        """What its requests cost, as far as that is known."""
+        self.rate = SlidingRate(event.at)
+        """Of items that were carried out; those of the cache and of earlier attempts are none."""
+        self._since = self._looked = event.at
         self._due = event.at + OFTEN
-        self._marks: deque[tuple[float, int]] = deque([(event.at, 0)], maxlen=_MARKS)
 
     @property
     def few(self) -> bool:
@@ -54,25 +58,36 @@ class ForeachProgress:
     def count(self, event: NodeEnded) -> None:
         """An item ended."""
         self.ended += 1
-        self.reused += event.reused
         self.failed += event.status is NodeStatus.FAILED
         self.skipped += event.status is NodeStatus.SKIPPED
+        if not (event.reused or event.cached):
+            self.rate.add(event.at)
 
-    def due(self, now: float, *, live: bool) -> bool:
-        """Whether it is time for another line; if so, it counts as written. `live`: it replaces the line before."""
-        if self._marks[-1][0] <= now < self._due:
+    def paid(self, event: RequestEnded) -> None:
+        """A request of one of them ended."""
+        self.usd += event.cost_usd or 0.0
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for another line; if so, it counts as written."""
+        if self._looked <= now < self._due:
             return False
-        if now < self._marks[-1][0]:  # the clock was set back
+        if now < self._looked:  # the clock was set back
             self._since = now
-            self._marks.clear()
-        self._marks.append((now, self.ended - self.reused))
-        self._due = now + (OFTEN if live else min(max(OFTEN, (now - self._since) / _STRETCH), SELDOM))
+        self._looked = now
+        self._due = now + min(max(OFTEN, (now - self._since) / _STRETCH), SELDOM)
         return True
 
-    def text(self, waiting: Mapping[WaitReason, int]) -> str:
-        """`posts: 1,234 of 50,000, 3 failed, 12.3/s, 12 wait: rate`."""
+    def left_s(self, now: float) -> float | None:
+        """Seconds until it is over if it goes on as in the last half minute; None where that cannot be told."""
+        speed = self.rate.per_second(now)
+        return (self.total - self.ended) / speed if self.total is not None and speed else None
+
+    def text(self, now: float, waiting: Mapping[WaitReason, int]) -> str:
+        """`posts: 1,234 of 50,000 (2%), 3 failed, 12.3/s, ETA 1h 06m, $0.42, 12 wait: rate`."""
         name = "rows" if self.node == ROWS else self.node
-        found = [f"{self.ended:,}" if self.total is None else f"{self.ended:,} of {self.total:,}"]
+        found = [
+            f"{self.ended:,}{'' if self.total is None else f' of {self.total:,} ({percent(self.ended, self.total)})'}"
+        ]
         numbers = (
             (self.failed, "failed"),
             (self.skipped, "skipped"),
@@ -80,11 +95,24 @@ class ForeachProgress:
             (self.hedged, "sent twice"),
         )
         found += [f"{number:,} {word}" for number, word in numbers if number]
-        first, last = self._marks[0], self._marks[-1]
-        if last[0] > first[0] and last[1] > first[1]:
-            found.append(rate((last[1] - first[1]) / (last[0] - first[0])))
+        if speed := self.rate.per_second(now):
+            found.append(rate(speed))
+        if left := self.left_s(now):
+            found.append(f"ETA {time_left(left)}")
+        if self.usd:
+            found.append(dollars(self.usd))
         if waiting:
-            counts = sorted(waiting.items(), key=lambda one: -one[1])
-            words = [reason_word(reason) + (f" {count:,}" if len(counts) > 1 else "") for reason, count in counts]
-            found.append(f"{sum(waiting.values()):,} wait: {', '.join(words)}")
+            found.append(waiting_text(waiting))
         return f"{name}: {', '.join(found)}"
+
+
+def percent(part: int, whole: int) -> str:
+    """`2%`, never 100% before the end."""
+    return f"{100 * part // whole if whole else 100}%"
+
+
+def waiting_text(waiting: Mapping[WaitReason, int]) -> str:
+    """`12 wait: rate 10, slot 2`."""
+    counts = sorted(waiting.items(), key=lambda one: -one[1])
+    words = [reason_word(reason) + (f" {count:,}" if len(counts) > 1 else "") for reason, count in counts]
+    return f"{sum(waiting.values()):,} wait: {', '.join(words)}"

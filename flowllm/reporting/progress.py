@@ -11,6 +11,7 @@ from flowllm.core.events import (
     Event,
     FailuresHigh,
     FallbackTaken,
+    FanOutCounted,
     FanOutStarted,
     NodeEnded,
     NodeEvent,
@@ -27,8 +28,8 @@ from flowllm.core.events import (
     RunStarted,
     StopRequested,
 )
-from flowllm.core.types import NodeId, NodeStatus, StepKind, WaitReason
-from flowllm.reporting.foreach_progress import OFTEN, ROWS, SELDOM, ForeachProgress
+from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, WaitReason
+from flowllm.reporting.foreach_progress import ROWS, SELDOM, ForeachProgress
 from flowllm.reporting.open_work import OpenWork
 from flowllm.reporting.screen import Part, Screen
 from flowllm.reporting.taken import Taken, figures
@@ -49,8 +50,8 @@ SIMULATED_NOTICE: Final = (
 )
 MOST_ITEM_ERRORS: Final = 5
 """Errors of items that are printed one by one, for each foreach; the rest is counted."""
-_SOON = 2.0
-"""Seconds without a line after which a terminal is told what is waited for."""
+_LONG = 1.0
+"""Seconds of a wait of a step that has a line."""
 _WIDEST = 9
 """Characters of the longest word, CANCELLED."""
 _STYLES = {
@@ -71,8 +72,10 @@ class Progress:
     Items, and the nodes within them, are summed up in lines of their foreach: what is kept does not grow with them.
     """
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, *, tracebacks: bool = False) -> None:
+        """`tracebacks`: of errors in functions of the user's, too."""
         self._screen = screen
+        self._tracebacks = tracebacks
         self._done = 0
         self._total = 0
         self._over = False
@@ -114,29 +117,25 @@ class Progress:
                 )
             case FanOutStarted() if "[" not in event.node_id:
                 self._foreach_started(event)
+            case FanOutCounted() if event.node_id in self._foreaches:
+                self._foreaches[event.node_id].total = event.total
             case RunStarted():
                 self._started(event)
             case StopRequested():
                 self._report_all(event)
-            case RunEnded():
-                if not self._over:
-                    self._report_all(event)
-                self._screen.clear()
+            case RunEnded() if not self._over:
+                self._report_all(event)
             case _:
                 pass
 
     def look(self, now: float, addresses: Mapping[str, str]) -> None:
-        """Say what is waited for where nothing was written for a while: every 30 s a line, on a terminal below the others
-        from two seconds on. See `reporting.base.Watching`."""
-        live = self._screen.colour
+        """Say every 30 s what is waited for where nothing was written. See `reporting.base.Watching`."""
         if self._screen.written != self._written or now < self._quiet_since:
             self._written, self._quiet_since = self._screen.written, now
-        elif now - self._quiet_since >= (_SOON if live else SELDOM):
-            found = [one.text(self._waits_of(one)) for one in self._foreaches.values()]
+        elif now - self._quiet_since >= SELDOM:
+            found = [one.text(now, self._waits_of(one)) for one in self._foreaches.values()]
             found += self._open.texts(now, addresses, without=self._foreaches)
-            if live and found:
-                self._screen.live("  ".join(found))
-            elif found:
+            if found:
                 self._quiet_since = now
                 for text in found:
                     self._still(text)
@@ -161,7 +160,7 @@ class Progress:
             self._report(found, event.at)
         elif (
             event.until is not None
-            and event.until - event.at >= OFTEN
+            and event.until - event.at >= _LONG
             and (known is None or known.reason is not event.reason)
         ):
             self._say("WAITING", node, f"about {duration(event.until - event.at)}: {reason_word(event.reason)}")
@@ -174,6 +173,9 @@ class Progress:
 
     def _request_ended(self, event: RequestEnded) -> None:
         self._open.answered(event)
+        found = self._foreach_of(event.node_id)
+        if found is not None:
+            found.paid(event)
         for name in self._nodes_of(event.node_id):
             self._taken[name].ended(event)
 
@@ -225,14 +227,23 @@ class Progress:
             case NodeStatus.FAILED if event.reused:
                 text = f"failed before: {error_text(event.error)} (--retry-failed runs it again)"
                 self._say("REUSED", event.node_id, text)
-            case NodeStatus.FAILED if event.error and event.error.get("type") == ItemsFailed.__name__:
-                self._say("ERROR", event.node_id, items(event))  # the first ones have been shown
             case NodeStatus.FAILED:
-                goes_on = " (on_error: continue)" if event.tolerated else ""
-                self._say("ERROR", event.node_id, error_text(event.error) + goes_on)
+                self._failed(event, event.error or {})
             case status:
                 because = f"because {one_line(event.reason)}" if event.reason else ""
                 self._say(status.value.upper(), event.node_id, because)
+
+    def _failed(self, event: NodeEnded, error: Mapping[str, Json]) -> None:
+        """With what to do about it, where that is not the same for many items."""
+        if error.get("type") == ItemsFailed.__name__:  # the first ones have been shown
+            error = {**error, "message": str(error.get("message")).partition(f"; {event.node_id}[")[0]}
+        goes_on = " (on_error: continue)" if event.tolerated else ""
+        self._say("ERROR", event.node_id, error_text(error) + goes_on)
+        if event.place is None:
+            for line in str(error.get("hint") or "").splitlines():
+                self._screen.line(f"  {visible(line)}")
+        for line in str(error.get("traceback") or "").splitlines() if self._tracebacks else ():
+            self._screen.line(f"    {visible(line)}")
 
     def _retrying(self, event: NodeRetrying) -> None:
         found = self._foreach_of(event.node_id)
@@ -265,15 +276,11 @@ class Progress:
         self._report(found, event.at)
 
     def _report(self, found: ForeachProgress, now: float) -> None:
-        live = self._screen.colour
-        if found.due(now, live=live):
-            if live:
-                self._screen.live("  ".join(one.text(self._waits_of(one)) for one in self._foreaches.values()))
-            else:
-                self._line_of(found)
+        if found.due(now):
+            self._line_of(found, now)
 
-    def _line_of(self, found: ForeachProgress) -> None:
-        self._still(found.text(self._waits_of(found)))
+    def _line_of(self, found: ForeachProgress, now: float) -> None:
+        self._still(found.text(now, self._waits_of(found)))
 
     def _still(self, text: str) -> None:
         """What goes on."""
@@ -287,8 +294,7 @@ class Progress:
     def _report_all(self, event: Event) -> None:
         """How far each has come, before the run goes on without new items, or ends."""
         for found in self._foreaches.values():
-            found.due(event.at, live=True)
-            self._line_of(found)
+            self._line_of(found, event.at)
 
     # lines
 

@@ -46,10 +46,10 @@ _ORDER = ("succeeded", "cached", "reused", "failed", "skipped", "blocked", "canc
 class Summary:
     """Keeps what the end of a run needs, and puts it into lines. What it keeps does not grow with the items."""
 
-    def __init__(self, *, tracebacks: bool = False, items_shown: bool = False) -> None:
-        """`tracebacks`: of errors in functions of the user's, too. `items_shown`: that items failed was shown when it
-        happened, so that it is not said again."""
-        self._items_shown = items_shown
+    def __init__(self, *, tracebacks: bool = False, errors_shown: bool = False) -> None:
+        """`tracebacks`: of errors in functions of the user's, too. `errors_shown`: errors of steps and items were shown when
+        they happened (see `Progress`), so that they are not said again."""
+        self._errors_shown = errors_shown
         self._tracebacks = tracebacks
         self.ended: RunEnded | None = None
         self._started: RunStarted | None = None
@@ -129,7 +129,7 @@ class Summary:
         status = event.status.value
         found["total"] += 1
         found[status] = found.get(status, 0) + 1
-        if event.status is NodeStatus.FAILED and not self._items_shown:
+        if event.status is NodeStatus.FAILED and not self._errors_shown:
             if found[status] <= MOST_ITEM_ERRORS:
                 self._note_error(event)
             else:
@@ -141,8 +141,6 @@ class Summary:
             return
         if len(self._errors) < MOST_ERRORS:
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
-            if self._items_shown and short["type"] == ItemsFailed.__name__:
-                short["message"] = short["message"].partition(f"; {event.node_id}[")[0]
             if event.reused:
                 short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
             if self._tracebacks and error.get("traceback"):
@@ -163,10 +161,11 @@ class Summary:
         if self.ended.error is not None and not self._is_shown(self.ended.error):
             found += error_lines("", self.ended.error)
         for node, error in self._errors:
-            found += error_lines(node, error)
+            if not self._errors_shown or node == ROWS:
+                found += error_lines(node, error)
         for node, one in self._suspended.items():
             found.append((f"{node} waits: {suspended_text(one.kind, one.token, one.due_at)}",))
-        if self._more_errors:
+        if self._more_errors and not self._errors_shown:
             found.append((f"and {self._more_errors:,} more",))
         if failed_command and any(counts.get("failed") for counts in self._of_items().values()):
             found.append(("the failed items, to be mended for resume --mended: ", (failed_command, "bold")))

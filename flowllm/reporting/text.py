@@ -111,6 +111,12 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def time_left(seconds: float) -> str:
+    """The same of what is only guessed: whole seconds, 45s, 3m 05s."""
+    whole = max(1, round(seconds))
+    return f"{whole}s" if whole < _MINUTE else duration(whole)
+
+
 def clock_time(seconds: float | None) -> str:
     """A wall clock time, seconds since 1970: UTC, to the second; `-` for none."""
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))

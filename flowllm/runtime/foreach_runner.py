@@ -13,8 +13,9 @@ from functools import partial
 
 from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import StepError, StoreError
-from flowllm.core.events import FanOutStarted
+from flowllm.core.events import FanOutCounted, FanOutStarted
 from flowllm.core.fingerprint import fingerprint
+from flowllm.core.tasks import start_task
 from flowllm.core.types import (
     REQUEST_KINDS,
     Counts,
@@ -28,6 +29,7 @@ from flowllm.core.types import (
     item_id,
 )
 from flowllm.datasets.base import Rows
+from flowllm.datasets.rows import counted
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.background import MOST_READY
 from flowllm.runtime.cached_items import CachedItems
@@ -112,19 +114,13 @@ class ForeachRunner:
         self._own_window = None if self._foreach is None else self._foreach.max_concurrent
         self._state = ForeachState(window=1)
         self._cached = CachedItems(context, (self._node, self._item_step), self._spawn, self._ended)
+        self._pulls = False
 
     async def run(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
         context, invocation = self._context, self._invocation
-        begun = context.record(
-            invocation,
-            NodeStatus.RUNNING,
-            parts={"kind": "foreach", **self._pulled(self._pulled_before), **self._until()},
-            started_at=self._work.started,
-            counts=Counts(),
-        )
         try:
-            context.writes.enqueue(begun)
+            self._note_running(total=0)
             if rows is None:
                 assert self._foreach is not None  # noqa: S101 - who has no foreach is given rows
                 opened = partial(
@@ -141,6 +137,25 @@ class ForeachRunner:
             if self._accepting:  # however it ends, nothing more is sent for its items
                 self._scope.token.stop(RunStatus.INTERRUPTED)
                 invocation.scope.token.forget(self._scope.token)
+
+    def _note_running(self, *, total: int) -> None:
+        """A row says that it has begun, and of how many items, once that is known."""
+        parts = {"kind": "foreach", **self._pulled(self._pulled_before), **self._until()}
+        counts, started = Counts(total=total), self._work.started
+        begun = self._context.record(
+            self._invocation, NodeStatus.RUNNING, parts=parts, started_at=started, counts=counts
+        )
+        self._context.writes.enqueue(begun)
+
+    async def _count(self, rows: Rows) -> None:
+        """Find out beside the run how many items there are."""
+        total = await counted(rows, lambda: self._pulls)
+        if total is None or not self._pulls:
+            return
+        self._scope.total = total
+        now, run_id = self._context.clock.now(), self._context.run.run_id
+        self._context.emit(FanOutCounted(run_id=run_id, at=now, node_id=self._node, total=total))
+        self._note_running(total=total)
 
     @property
     def _pulled_before(self) -> int:
@@ -161,14 +176,24 @@ class ForeachRunner:
         reader = ItemReader(self._context, self._invocation, rows)
         if self._sink is not None:
             self._sink.begin(self._context.broke)
-        complete = False
+        complete, counting = False, None
         try:
             self._state = self._begin(rows)
+            self._pulls = True
+            told = "[" not in self._node  # of those within items nobody is told how far each has come
+            if told and rows.total is None:
+                counting = start_task(self._count(rows))
+            elif told and rows.total:
+                self._note_running(total=rows.total)
             await self._pump(reader)
+            self._pulls = False  # before the last row is written
             record = await self._finish(reader)
             complete = record.status is NodeStatus.SUCCEEDED
             return record
         finally:
+            self._pulls = False
+            if counting is not None:
+                counting.cancel()
             reader.stop()
             await rows.close()
             if self._sink is not None:

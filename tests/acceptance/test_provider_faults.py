@@ -66,7 +66,7 @@ def test_a_fault_that_stays_fails_after_the_policys_attempts(fault: str, project
     assert outcome.code == 1
     assert len(server.requests) == 3
     assert "Traceback" not in outcome.err
-    assert "error: a: " in outcome.err
+    assert outcome.err.count("1 of 1  ERROR     a ") == 1
     step = project.json("show", "last")["steps"]["a"]
     assert (step["status"], step["attempts"], len(step["attempt_log"])) == ("failed", 3, 3)
     if fault == "html":

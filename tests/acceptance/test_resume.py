@@ -42,8 +42,8 @@ def _two_branches(project: Project) -> str:
 def test_two_failed_branches_are_both_named_and_all_else_finishes(server: Server, project: Project) -> None:
     outcome = project.cli("run", _two_branches(project))
     assert outcome.code == 1
-    assert "error: left: " in outcome.err
-    assert "error: right: " in outcome.err
+    assert "ERROR     left " in outcome.err
+    assert "ERROR     right " in outcome.err
     assert "answer " in outcome.out, "the output that there is was not shown"
     (run_id,) = project.run_ids()
     assert f"flowllm resume {run_id}" in outcome.err

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowllm.core.events import (
     FallbackTaken,
+    FanOutCounted,
     FanOutStarted,
     NodeEnded,
     NodeHedged,
@@ -123,6 +124,10 @@ def run_ended(**values: Any) -> RunEnded:
 
 def fan_out_started(node: str, total: int | None, **values: Any) -> FanOutStarted:
     return FanOutStarted(**{"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "total": total} | values)
+
+
+def fan_out_counted(node: str, total: int, **values: Any) -> FanOutCounted:
+    return FanOutCounted(**{"run_id": RUN, "at": 0.0, "node_id": NodeId(node), "total": total} | values)
 
 
 def item_ended(foreach: str, place: int, **values: Any) -> NodeEnded:

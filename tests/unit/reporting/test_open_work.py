@@ -37,9 +37,9 @@ steps: {headline: {prompt: hi}}
 class Watched:
     """A progress that is looked at every second, as by a run."""
 
-    def __init__(self, *, colour: bool = False) -> None:
+    def __init__(self) -> None:
         self.stream = io.StringIO()
-        self.progress = Progress(Screen(self.stream, colour=colour))
+        self.progress = Progress(Screen(self.stream, colour=False))
 
     def said(self, until: int, *events: Event, after: int = 0) -> list[str]:
         """What is written of the events, and in the seconds behind them."""
@@ -82,25 +82,12 @@ def test_steps_items_and_waits_beside_each_other_are_told_the_oldest_first() -> 
         node_waiting("posts[6]", WaitReason.SLOT, at=4.0),
     )
     assert [line.partition("...       ")[2] for line in lines[-5:]] == [
-        "posts: 1 of 50, 15.0/min, 1 wait: slot",
+        "posts: 1 of 50 (2%), 1 wait: slot",
         "fetch: has run for 29s",
         "intro: waits for 28s: slot",
         "posts[1]: no answer for 26s from m at openai (api.openai.com)",
         "5 requests in flight",
     ]
-
-
-def test_on_a_terminal_it_stands_below_the_lines_and_goes_with_the_next() -> None:
-    watched = Watched(colour=True)
-    said = "".join(watched.said(5, run_started(), request_sent("headline", at=0.0)))
-    assert [f"headline: no answer for {n}s from m at openai" in said for n in range(1, 6)] == [
-        False,
-        True,
-        True,
-        True,
-        False,
-    ]
-    assert "\x1b[K" in "".join(watched.said(0, node_ended("headline", done=1)))
 
 
 def test_a_clock_that_is_set_back_does_not_silence_it() -> None:
