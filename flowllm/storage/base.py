@@ -12,6 +12,7 @@ from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, 
 from flowllm.storage.browsing import Browsing
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
 from flowllm.storage.results import ResultReads
+from flowllm.storage.timeline import TimelineReads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +182,7 @@ class NodeWrite:
     node: NodeRecord
 
 
-class Store(Browsing, ResultReads, Protocol):
+class Store(Browsing, ResultReads, TimelineReads, Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or the
     database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
     that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
@@ -324,11 +325,6 @@ class Store(Browsing, ResultReads, Protocol):
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:
         """Whether another process that is alive has a request under that key on its way, recorded at or after `since` and
         among the newest attempts. A process that has just begun may not be seen yet."""
-        ...
-
-    async def latencies(self, like: AttemptRecord) -> list[float]:
-        """Seconds that answered requests to its provider and model took, as far as they are among the newest attempts, the
-        oldest first; of steps that do their work themselves, those of the same step in runs of the same workflow."""
         ...
 
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:

@@ -42,6 +42,7 @@ from flowllm.storage.sqlite.rows import (
     to_text,
 )
 from flowllm.storage.sqlite.texts import MEMO_TEXTS, NODE_TEXTS, read
+from flowllm.storage.sqlite.timeline import TimelineReader
 from flowllm.storage.sqlite.totals import CHARGED, FIGURES, STATUSES, summed
 
 KEYS: Final = 500
@@ -122,7 +123,7 @@ _CHARGED: Final = " UNION ALL ".join(
 )
 
 
-class Reader:
+class Reader(TimelineReader):
     """The verbs of `Store` that read one database, and what the others need to read. Every read sees what was committed
     before it began."""
 

@@ -1,0 +1,65 @@
+"""The verbs of `TimelineReads`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
+from flowllm.storage.base import AttemptRecord
+from flowllm.storage.sqlite.records import attempt_of
+from flowllm.storage.sqlite.rows import AttemptRow, from_text, to_text
+from flowllm.storage.timeline import Activity
+
+_ATTEMPTS: Final = (
+    f"SELECT {', '.join(AttemptRow._fields)} FROM attempts "
+    "WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:nodes)) ORDER BY seq"
+)
+_SPAN: Final = (
+    "SELECT cast(({time} - :begin) / :width AS INTEGER) AS span, {what}, count(*) FROM nodes "
+    "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL AND {time} >= :begin AND {time} < :end GROUP BY span, 2"
+)
+_BEGAN: Final = _SPAN.format(time="started_at", what="'started'")
+_ENDED: Final = _SPAN.format(time="finished_at", what="status")
+_WITHIN: Final = (
+    "SELECT substr(node_id, length(parent) + 2), status, count(*) FROM nodes WHERE run_id = :run "
+    "AND parent >= :foreach || '[' AND parent < :foreach || '\\' AND place IS NULL "
+    "AND instr(substr(parent, length(:foreach) + 1), '.') = 0 GROUP BY 1, 2 ORDER BY min(seq), 1"
+)
+_COUNTED: Final = ("started", "succeeded", "failed", "others")
+
+
+class _Rows(Protocol):
+    async def _all(
+        self, query: str, values: Mapping[str, Any] | None = None, columns: tuple[int, ...] | None = None
+    ) -> list[tuple[Any, ...]]: ...
+
+
+class TimelineReader(_Rows):
+    """A part of `Reader`."""
+
+    async def attempts_of(self, run_id: RunId, nodes: Sequence[NodeId]) -> dict[NodeId, list[AttemptRecord]]:
+        """See `TimelineReads`."""
+        values = {"run": to_text(run_id), "nodes": json.dumps([*map(to_text, nodes)])}
+        found: dict[NodeId, list[AttemptRecord]] = {}
+        for row in await self._all(_ATTEMPTS, values) if nodes else ():
+            attempt = attempt_of(AttemptRow._make(row))
+            found.setdefault(attempt.node_id, []).append(attempt)
+        return found
+
+    async def activity(self, run_id: RunId, parent: NodeId, *, begin: float, end: float, spans: int) -> Activity:
+        """See `TimelineReads`."""
+        width = max(end - begin, 1e-6) / spans
+        values = {"run": to_text(run_id), "parent": to_text(parent), "begin": begin, "end": end, "width": width}
+        counts = {name: [0] * spans for name in _COUNTED}
+        for span, what, count in await self._all(f"{_BEGAN} UNION ALL {_ENDED}", values):
+            counts[what if what in counts else "others"][min(span, spans - 1)] += count
+        return Activity(begin=begin, width=width, **counts)
+
+    async def count_within(self, run_id: RunId, foreach: NodeId) -> dict[StepId, dict[NodeStatus, int]]:
+        """See `TimelineReads`."""
+        found: dict[StepId, dict[NodeStatus, int]] = {}
+        for step, status, count in await self._all(_WITHIN, {"run": to_text(run_id), "foreach": to_text(foreach)}):
+            found.setdefault(StepId(from_text(step)), {})[NodeStatus(status)] = count
+        return found
