@@ -170,6 +170,7 @@ def new_run(prepared: PreparedRun, *, tenant: str, owner: Owner, now: float) -> 
         options=prepared.options.as_dict(),
         snapshot=workflow.snapshot,
         tenant=tenant,
+        tags=tuple(sorted({prepared.providers.redactor.text(tag) for tag in prepared.options.tags})),
         owner=owner,
     )
 

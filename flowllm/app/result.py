@@ -77,6 +77,7 @@ class RunResult:
     error: Mapping[str, Json] | None = None
     path: str = ""
     """Of the workflow's file."""
+    tags: Sequence[str] = ()
 
     @classmethod
     def of(cls, run: RunRecord, nodes: Sequence[NodeRecord]) -> RunResult:
@@ -92,6 +93,7 @@ class RunResult:
             stats=run.stats,
             error=run.error,
             path=run.path,
+            tags=run.tags,
         )
 
     @property
@@ -106,6 +108,7 @@ class RunResult:
             "workflow": self.workflow,
             "status": self.status.value,
             "provider": self.provider,
+            "tags": list(self.tags),
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
             "steps": {name: step.as_dict() for name, step in self.steps.items()},

@@ -227,9 +227,15 @@ class RunAttempt:
                 at=now,
                 in_flight=gauge.in_flight,
                 waiting=gauge.waiting,
+                max_concurrent=gauge.slots,
                 rate=None if gauge.requests_per_minute is None else gauge.requests_per_minute / MINUTE,
+                requests_sent=gauge.requests_sent,
+                tokens_per_minute=gauge.tokens_per_minute,
                 tokens=gauge.tokens_left,
+                tokens_used=gauge.tokens_used,
+                refused=gauge.refused,
                 pause_s=gauge.paused_s,
+                waits=gauge.waits,
             )
             for account in self._providers.accounts()
             if (gauge := gauges.get(account)) is not None

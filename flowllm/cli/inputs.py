@@ -22,6 +22,8 @@ from flowllm.runtime.options import RunOptions
 LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read as one input."""
 
+LONGEST_TAG = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenInputs:
@@ -150,6 +152,14 @@ def _budget(_context: click.Context, _option: click.Parameter, given: Sequence[s
     return found or None
 
 
+def _tags(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    """Raises UsageError for one that is empty or of several lines."""
+    for tag in given:
+        if not tag.strip() or not tag.isprintable() or len(tag) > LONGEST_TAG:
+            raise UsageError(f"--tag {tag!r}: a tag is one line of 1 to {LONGEST_TAG} characters")
+    return tuple(tag.strip() for tag in given)
+
+
 def _delimiter(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
     return "\t" if given == "\\t" else given
 
@@ -213,5 +223,13 @@ _ROWS = (
     click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows."),
     click.option("--overwrite", is_flag=True, help="The output file may exist already."),
 )
+_TAG = click.option(
+    "--tag",
+    "tags",
+    metavar="TAG",
+    multiple=True,
+    callback=_tags,
+    help="Find the run by this in `flowllm runs --tag TAG`.",
+)
 plan_options = collected("options", RunOptions, *_WHAT)
-run_options = collected("options", RunOptions, *_WHAT, *_ROWS)
+run_options = collected("options", RunOptions, *_WHAT, *_ROWS, _TAG)

@@ -50,6 +50,10 @@ class WaitReason(StrEnum):
     COMMIT = "commit"  # the disk
 
 
+THROTTLED = frozenset({WaitReason.RATE, WaitReason.TOKENS, WaitReason.SERVER_PAUSE})
+"""Waits for what a provider allows in a minute."""
+
+
 class RunStatus(StrEnum):
     """Where a run stands."""
 

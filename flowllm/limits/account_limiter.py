@@ -26,15 +26,12 @@ from flowllm.limits.concurrency import FIRST, UNHEARD
 from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.queue import AdmissionQueue
 from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
-from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
+from flowllm.limits.scope import MINUTE, Hold, LastMinute, LimitScope, longer
 from flowllm.limits.waiter import Admission, Waiter
 
-REVIEW = 0.5
-"""Seconds."""
-
+REVIEW = 0.5  # seconds
 TOKENS_OF_ONE = 1000
 """So many weigh as much as a request does where tokens are not limited."""
-
 ALIKE = 0.1
 """Share by which a limit that headers tell may differ from the one that is written, to be the same."""
 
@@ -54,6 +51,8 @@ class AccountLimiter:
         self.troubled_since: float | None = None
         """Since when nothing succeeded although something was tried."""
         self.began: float | None = None
+        self.sent, self.used, self.refused = LastMinute(), LastMinute(), LastMinute()
+        """Requests that went out, tokens of answers, and 429s."""
         self._arrivals = itertools.count(1)
         self._queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
         self._departing: Counter[WaitReason] = Counter()
@@ -345,6 +344,7 @@ class AccountLimiter:
             self._retune(now)
         for scope in scopes:
             scope.wire.take(now)
+        self.sent.add(1, now)
         return model.depart(admission.tokens, now)
 
     # what was learned
@@ -355,9 +355,12 @@ class AccountLimiter:
         model.remember(traits, self.scope.limits, self._clock.monotonic())
         self._give_own_queue(model)
 
-    def answered(self, headers: Mapping[str, str], departure: Departure, *, tokens: int | None = None) -> None:
-        """The server is alive and did its work, with so many output tokens, or said why it would not."""
+    def answered(
+        self, headers: Mapping[str, str], departure: Departure, *, tokens: int | None = None, used: float = 0.0
+    ) -> None:
+        """The server is alive and did its work, with so many output tokens and so many in all, or said why it would not."""
         now = self._clock.monotonic()
+        self.used.add(int(used), now)
         self.answered_once = True
         self.refused_in_a_row = 0
         self.troubled_since = None
@@ -375,6 +378,7 @@ class AccountLimiter:
         """A 429: the model waits as long as it says, and its rate is cut; half of its slots go where it had no rate."""
         now = self._clock.monotonic()
         model = self.model(departure.model)
+        self.refused.add(1, now)
         self._in_trouble(now)
         if retry_after and retry_after > 0:
             model.paused_until = max(model.paused_until, now + min(retry_after, LONGEST_PAUSE))

@@ -52,6 +52,10 @@ class Gauge:
     """Seconds for which a model is not asked, as the server wants it; the longest."""
     breaker: str
     """closed, open, probing or ramping."""
+    requests_sent: int
+    tokens_used: int
+    refused: int
+    """In the last minute: requests that went out, tokens of those that were answered, and 429s."""
     granted: int
     """Requests admitted so far."""
     utilisation: float | None
@@ -86,6 +90,9 @@ def read_gauge(account: AccountLimiter, now: float) -> Gauge:
         tokens_left=None if scope.tokens is None else scope.tokens.level(now),
         paused_s=max((0.0, *(model.paused_until - now for model in asked))),
         breaker=account.breaker.state.value,
+        requests_sent=account.sent.sum(now),
+        tokens_used=account.used.sum(now),
+        refused=account.refused.sum(now),
         granted=scope.granted,
         utilisation=None if not possible else min(1.0, scope.granted / possible),
     )
@@ -128,7 +135,7 @@ class Permit:
         server's cache, and how many were written. Gives what people should hear."""
         was_open = self._account.breaker.state is BreakerState.PROBING
         departure = self._departure or Departure(model=self._admission.model)
-        self._account.answered(headers, departure, tokens=output_tokens or 0)
+        self._account.answered(headers, departure, tokens=output_tokens or 0, used=used)
         if self.lineup is not None:
             self._account.cached(self.lineup, departure, cached)
         if self._account.scope.limits.tokens_charged == "usage":

@@ -29,6 +29,28 @@ _TOLERANCE = 1e-9
 """Rounding of the refill must not turn into a wait of a femtosecond, again and again."""
 
 
+class LastMinute:
+    """A sum over the last minute, second by second. Pure; times are monotonic seconds."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds: deque[list[int]] = deque(maxlen=int(MINUTE))
+        """A second and what came in it."""
+
+    def add(self, amount: int, now: float) -> None:
+        """So much came now."""
+        second = int(now)
+        if self._seconds and self._seconds[-1][0] == second:
+            self._seconds[-1][1] += amount
+        else:
+            self._seconds.append([second, amount])
+
+    def sum(self, now: float) -> int:
+        """What came in the last minute."""
+        return sum(amount for second, amount in self._seconds if second > now - MINUTE)
+
+
 class Bucket:
     """A token bucket."""
 

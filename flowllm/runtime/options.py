@@ -14,7 +14,7 @@ MaxConcurrent: TypeAlias = int | Literal["auto"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run is executed. Kept with the run, so that a resume repeats them (all but `until`)."""
+    """How a run is executed. Kept with the run, so that a resume repeats them (all but `until`, and `tags`)."""
 
     provider: str | None = None
     """The default provider; `simulated` replaces all."""
@@ -57,12 +57,14 @@ class RunOptions:
     """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
     mended: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     """Items in place of those of the data: by foreach and index, [the content that they are for, the item]."""
+    tags: tuple[str, ...] = ()
+    """What the run is to be found by; they stand in its record."""
     given: tuple[str, ...] | None = None
     """Names of the inputs that were given, the others having their defaults; filled in by the run."""
 
     def as_dict(self) -> dict[str, Json]:
-        """What is stored with the run: what differs from the default, without `until`."""
-        stored = [one for one in fields(self) if one.name != "until"]
+        """What is stored with the run: what differs from the default, without `until` and `tags`."""
+        stored = [one for one in fields(self) if one.name not in {"until", "tags"}]
         default = RunOptions()
         values = [(one.name, getattr(self, one.name)) for one in stored]
         return {name: _plain(value) for name, value in values if value != getattr(default, name)}

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from flowllm.core.errors import DatabaseCorrupt
-from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.browsing import Browsing
+from flowllm.storage.history import History
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
 from flowllm.storage.results import ResultReads
 from flowllm.storage.timeline import TimelineReads
@@ -57,6 +57,8 @@ class RunRecord:
     error: Mapping[str, Json] | None = None
     stats: Mapping[str, Json] = field(default_factory=dict)
     tenant: str = ""
+    tags: tuple[str, ...] = ()
+    """Given with `run --tag`, sorted."""
     epoch: int = 1
     owner: Owner | None = None
     output_offset: int | None = None
@@ -182,7 +184,7 @@ class NodeWrite:
     node: NodeRecord
 
 
-class Store(Browsing, ResultReads, TimelineReads, Protocol):
+class Store(History, Browsing, ResultReads, TimelineReads, Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or the
     database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
     that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
@@ -214,24 +216,6 @@ class Store(Browsing, ResultReads, TimelineReads, Protocol):
         stats: Mapping[str, Json] | None = None,
     ) -> None:
         """End this attempt at the run: owner cleared, lock given back."""
-        ...
-
-    async def run(self, run_id: RunId) -> RunRecord:
-        """That run; an unambiguous beginning of its id will do. Raises RunNotFound.
-
-        Here and in `runs`, one that stands as running but whose lock nobody holds is given as interrupted."""
-        ...
-
-    async def runs(
-        self,
-        *,
-        limit: int = 50,
-        workflow: str | None = None,
-        unfinished: bool = False,
-        ended_before: float | None = None,
-    ) -> list[RunRecord]:
-        """Newest first, without snapshots. `unfinished`: those that have not succeeded; `ended_before`: those that are
-        not running and ended, or else started, before that wall clock time."""
         ...
 
     async def update_run(
@@ -308,10 +292,6 @@ class Store(Browsing, ResultReads, TimelineReads, Protocol):
         has ended: what is written after the first look is not seen, or told as damage."""
         ...
 
-    async def last_node(self, workflow: str, node_id: NodeId, *, before_seq: int | None) -> NodeRecord | None:
-        """That node in the newest run of that workflow in which it succeeded; `before_seq`: of runs with a smaller `seq`."""
-        ...
-
     async def attempts(
         self, run_id: RunId, node_id: NodeId | None = None, *, key: str | None = None
     ) -> list[AttemptRecord]:
@@ -325,14 +305,6 @@ class Store(Browsing, ResultReads, TimelineReads, Protocol):
     async def sent_elsewhere(self, key: str, *, since: float) -> bool:
         """Whether another process that is alive has a request under that key on its way, recorded at or after `since` and
         among the newest attempts. A process that has just begun may not be seen yet."""
-        ...
-
-    async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
-        """What all requests of a run took, or of one node and all within it, those of earlier attempts at the run too. Attempts of
-        steps that do their work themselves, which name no model, are none.
-
-        One that is still under way, or of which no answer was seen, counts with what was set aside for it; one
-        that failed and reports neither tokens nor a cost took nothing."""
         ...
 
     async def mark_output(self, lease: RunLease, offset: int) -> None:

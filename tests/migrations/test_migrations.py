@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,7 @@ async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old:
         "0006": (180.0, 0.0001, 0.0005),
         "0007": (180.0, 0.0001, 0.0005),
         "0008": (180.0, 0.0001, 0.0005),
+        "0009": (180.0, 0.0001, 0.0005),
     }
     spend = await store.spend(RunId("run2"))
     assert (spend.tokens, spend.known_usd, spend.reserved_usd) == expected[revision]
@@ -234,7 +236,7 @@ def test_an_upgrade_with_nothing_to_do(old: Path) -> None:
     assert files(old) == before
 
 
-@pytest.mark.parametrize("newer", ["0010", "9999", "ae1027a6acf"])
+@pytest.mark.parametrize("newer", ["0011", "9999", "ae1027a6acf"])
 async def test_a_newer_database_is_refused_untouched(old: Path, newer: str) -> None:
     with closing(sqlite3.connect(old)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -334,7 +336,7 @@ def test_the_address_of_a_store_costs_no_sqlalchemy() -> None:
 async def test_a_current_database_is_used_as_it_is(old: Path) -> None:
     upgrade(str(old))
     store = await open_store(str(old), clock=SystemClock())
-    made = await store.create_run(run("r9", owner=ME))
+    made = await store.create_run(replace(run("r9", owner=ME), tags=("new",)))
     await store.update_run(lease_of(made), snapshot={}, path="/x", options={}, inputs={})
-    assert (await store.run(RunId("r9"))).path == "/x"
+    assert ((await store.run(RunId("r9"))).path, await store.tags()) == ("/x", ["new"])
     await store.close()

@@ -21,6 +21,7 @@ from flowllm.storage.sqlite.rows import (
     RunRow,
     attempt_hash,
     content_hash,
+    from_text,
     outputs_hash,
     run_hash,
     to_json,
@@ -53,7 +54,10 @@ _MARK: Final = _set("output_offset")
 _STATUS: Final = "SELECT status, owner_pid, owner_host, owner_since FROM runs WHERE run_id = :this"
 _DELETE: Final = (
     *texts.RELEASE,
-    *(f"DELETE FROM {table} WHERE run_id = :this" for table in ("attempts", "nodes", "waits", "totals", "runs")),
+    *(
+        f"DELETE FROM {table} WHERE run_id = :this"
+        for table in ("attempts", "nodes", "waits", "tags", "totals", "runs")
+    ),
 )
 _DROP: Final = "DELETE FROM memo WHERE key = :this AND content_hash = :hash"
 _PRUNE: Final = "DELETE FROM memo WHERE created_at < :before"
@@ -66,6 +70,7 @@ def create_run(run: RunRecord, row: RunRow) -> Unit:
         if connection.execute(_SEQ, {"this": row.run_id}).fetchone():
             raise run_exists(run.run_id)
         connection.execute(statements.INSERT_RUN, row)
+        connection.executemany(statements.INSERT_TAG, [(row.run_id, to_text(tag)) for tag in run.tags])
         connection.execute("INSERT INTO totals (run_id) VALUES (:this)", {"this": row.run_id})
         return int(connection.execute(_SEQ, {"this": row.run_id}).fetchone()[0])
 
@@ -91,8 +96,8 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
         _change(connection, _CLAIM, values)
         _forget_sent(connection, this)
-        now = _totals(connection, this)
-        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None, totals=now)
+        run = replace(run, totals=_totals(connection, this), tags=_tags(connection, this))
+        return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
 
     return Unit(action=action)
 
@@ -224,6 +229,11 @@ def _totals(connection: sqlite3.Connection, this: str) -> RunTotals:
     cursor = connection.execute("SELECT * FROM totals WHERE run_id = :this", {"this": this})
     names = [column[0] for column in cursor.description]
     return totals_of(dict(zip(names, cursor.fetchone(), strict=True)))
+
+
+def _tags(connection: sqlite3.Connection, this: str) -> tuple[str, ...]:
+    found = connection.execute("SELECT tag FROM tags WHERE run_id = :this", {"this": this})
+    return tuple(sorted(from_text(tag) for (tag,) in found))
 
 
 def _forget_sent(connection: sqlite3.Connection, this: str) -> None:

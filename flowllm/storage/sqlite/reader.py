@@ -8,7 +8,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,47 +16,33 @@ from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId, step_path
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
-from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, MemoStats, ModelTotals, SuspensionRecord
+from flowllm.storage.sqlite import run_queries
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
 from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
-from flowllm.storage.sqlite.records import (
-    attempt_of,
-    damaged,
-    is_whole,
-    listed_run,
-    node_of,
-    run_of,
-    spend_of,
-    totals_of,
-    wait_of,
-)
+from flowllm.storage.sqlite.records import attempt_of, damaged, is_whole, node_of, spend_of, wait_of
 from flowllm.storage.sqlite.rows import (
     GAUGE_FIELDS,
     WAIT_FIELDS,
     AttemptRow,
     MemoRow,
     NodeRow,
-    RunRow,
+    from_json,
     from_text,
     to_text,
 )
+from flowllm.storage.sqlite.run_queries import LAST, TOTALS, Rows, all_of, columns
 from flowllm.storage.sqlite.texts import MEMO_TEXTS, NODE_TEXTS, read
 from flowllm.storage.sqlite.timeline import TimelineReader
-from flowllm.storage.sqlite.totals import CHARGED, FIGURES, STATUSES, summed
+from flowllm.storage.sqlite.totals import CHARGED, summed
 
 KEYS: Final = 500
 """Keys in one look into the memo at most."""
 CONNECTIONS: Final = 4
-LAST: Final = "\U0010ffff"
-"""Sorts after every text."""
 NEWEST: Final = 500
 """Attempts among which one on its way is looked for."""
 TIMED: Final = 1000
 """Attempts among which those are looked for that say how long a request takes."""
-AMBIGUOUS: Final = 3
-"""How many of several runs an error names."""
-Rows = list[tuple[Any, ...]]
-
 CURRENT: Final = """nodes.place IS NOT NULL AND ((SELECT epoch FROM runs WHERE run_id = {run}) = 1 OR NOT (
     nodes.epoch < coalesce((
         SELECT foreach.epoch FROM nodes AS foreach WHERE foreach.run_id = {run} AND foreach.node_id = {parent}
@@ -75,31 +60,16 @@ kind, and is spared the looking."""
 ITEMS_OF: Final = f"nodes.run_id = :run AND nodes.parent = :parent AND {CURRENT.format(run=':run', parent=':parent')}"
 
 
-def _columns(table: str, *names: str) -> str:
-    return ", ".join(f"{table}.{name}" for name in names)
-
-
-_TOTALS: Final = ("changes", "last_seq", *STATUSES, *FIGURES)
-_LISTED: Final = tuple(name for name in RunRow._fields if name != "snapshot")
-_SNAPSHOT: Final = RunRow._fields.index("snapshot")
-_RUN: Final = (
-    f"SELECT {_columns('runs', *RunRow._fields, 'seq')}, {_columns('totals', *_TOTALS)} "
-    "FROM runs JOIN totals ON totals.run_id = runs.run_id"
-)
-_RUNS: Final = (
-    f"SELECT {_columns('runs', *_LISTED, 'seq')}, {_columns('totals', *_TOTALS)} "
-    "FROM runs JOIN totals ON totals.run_id = runs.run_id WHERE "
-)
 _CHANGE: Final = len(NodeRow._fields)
 """Where the number of the change stands in a row of `nodes`."""
-_NODES: Final = f"SELECT {_columns('nodes', *NodeRow._fields, 'change_no')} FROM nodes"
+_NODES: Final = f"SELECT {columns('nodes', *NodeRow._fields, 'change_no')} FROM nodes"
 _COUNT: Final = (
     "SELECT 'succeeded', count(*) FROM nodes WHERE {where} AND status = 'succeeded' "
     "UNION ALL SELECT status, count(*) FROM nodes WHERE {where} AND status <> 'succeeded' GROUP BY status"
 )
 """Most have succeeded, and rows that are grouped are sorted before."""
 _ANSWERS: Final = (
-    f"SELECT {_columns('memo', *MemoRow._fields)} FROM memo WHERE key IN (SELECT value FROM json_each(:keys))"
+    f"SELECT {columns('memo', *MemoRow._fields)} FROM memo WHERE key IN (SELECT value FROM json_each(:keys))"
 )
 _SENT: Final = (
     f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) "
@@ -155,36 +125,29 @@ class Reader(TimelineReader):
     async def find_run(self, run_id: str) -> RunRecord:
         """The run of that id, or of an id that begins so. Raises RunNotFound."""
         begin = to_text(run_id)
-        query = f"{_RUN} WHERE runs.run_id >= :begin AND runs.run_id < :end ORDER BY runs.run_id LIMIT {AMBIGUOUS}"
-        found = await self._all(query, {"begin": begin, "end": begin + LAST}) if begin else []
+        found = await self._all(run_queries.FIND, {"begin": begin, "end": begin + LAST}) if begin else []
         if not found:
             raise run_not_found(run_id)
-        row, seq, totals = _split(found[0])
-        if len(found) > 1 and row.run_id != begin:
+        if len(found) > 1 and found[0][0] != begin:
             raise ambiguous(run_id, [from_text(other[0]) for other in found])
-        return replace(run_of(row, seq=seq, snapshot=row.snapshot), totals=totals_of(totals))
+        return run_queries.found_run(found[0])
 
-    async def find_runs(
-        self,
-        *,
-        limit: int,
-        workflow: str | None = None,
-        unfinished: bool = False,
-        running: bool = False,
-        ended_before: float | None = None,
-    ) -> list[RunRecord]:
-        """Newest first, without snapshots; see `Store`."""
-        where = {
-            "runs.workflow = :workflow": workflow is not None,
-            "runs.status <> 'succeeded'": unfinished,
-            "runs.status = 'running'": running,
-            "runs.status <> 'running' AND coalesce(runs.finished_at, runs.started_at) < :before": ended_before
-            is not None,
-        }
-        values = {"workflow": to_text(workflow or ""), "before": ended_before, "limit": limit}
-        query = f"{_RUNS}{_all_of(where)} ORDER BY runs.seq DESC LIMIT :limit"
-        rows = [_split((*row[:_SNAPSHOT], "", *row[_SNAPSHOT:])) for row in await self._all(query, values)]
-        return [replace(listed_run(row, seq=seq), totals=totals_of(totals)) for row, seq, totals in rows]
+    async def find_runs(self, **wanted: Any) -> list[RunRecord]:
+        """Newest first, without snapshots; `wanted` is what `run_queries.listing` takes."""
+        query, values = run_queries.listing(**wanted)
+        return [run_queries.listed(row) for row in await self._all(query, values)]
+
+    async def workflows(self) -> list[str]:
+        return [from_text(name) for (name,) in await self._all(run_queries.NAMES["workflow"])]
+
+    async def tags(self) -> list[str]:
+        return [from_text(name) for (name,) in await self._all(run_queries.NAMES["tag"])]
+
+    async def models(self, run_id: RunId) -> list[ModelTotals]:
+        run = {"run": to_text(run_id)}
+        return run_queries.models_of(
+            await self._all(run_queries.MODELS, run), await self._all(run_queries.ANSWERED, run)
+        )
 
     async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of the runs that stand as running."""
@@ -279,20 +242,19 @@ class Reader(TimelineReader):
             "due_at < :before": due_before is not None,
         }
         values = {"ready": ready_at, "run": to_text(run_id or ""), "before": due_before, "limit": limit}
-        query = f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE {_all_of(where)}"
+        query = f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE {all_of(where)}"
         rows = await self._all(f"{query} ORDER BY due_at IS NULL, due_at, token LIMIT :limit", values)
         return [wait_of(row) for row in rows]
 
     async def gauges(self, *, since: float) -> list[Gauge]:
         query = f"SELECT {', '.join(GAUGE_FIELDS)} FROM gauges WHERE at > :since ORDER BY at, account"
         found = [dict(zip(GAUGE_FIELDS, row, strict=True)) for row in await self._all(query, {"since": since})]
-        texts = ("process", "account")
-        return [Gauge(**{**values, **{name: from_text(values[name]) for name in texts}}) for values in found]
+        return [Gauge(**{**one, **{name: read(one[name]) for name, read in _TEXTS}}) for one in found]
 
     async def attempts(
         self, run_id: RunId, node_id: NodeId | None = None, *, key: str | None = None
     ) -> list[AttemptRecord]:
-        where = _all_of({"run_id = :run": True, "node_id = :node": node_id is not None, "key = :key": key is not None})
+        where = all_of({"run_id = :run": True, "node_id = :node": node_id is not None, "key = :key": key is not None})
         query = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE {where} ORDER BY seq"
         values = {"run": to_text(run_id), "node": to_text(node_id or ""), "key": to_text(key or "")}
         rows = await self._all(query, values)
@@ -312,9 +274,9 @@ class Reader(TimelineReader):
     async def spend(self, run_id: RunId, within: NodeId | None = None) -> Spend:
         run = to_text(run_id)
         if within is None:
-            query = f"SELECT {', '.join(_TOTALS)} FROM totals WHERE run_id = :run"
+            query = f"SELECT {', '.join(TOTALS)} FROM totals WHERE run_id = :run"
             found = await self._all(query, {"run": run})
-            return spend_of(dict(zip(_TOTALS, found[0], strict=True))) if found else Spend()
+            return spend_of(dict(zip(TOTALS, found[0], strict=True))) if found else Spend()
         name = to_text(within)
         return spend_of(await self._in_thread(lambda: summed(self._fetch(_CHARGED, {"run": run, "node": name}))))
 
@@ -413,18 +375,9 @@ class Reader(TimelineReader):
         return fetch(connection, query, values) if columns is None else read(connection, query, values, columns)
 
 
+_TEXTS: Final = (("process", from_text), ("account", from_text), ("waits", from_json))
 _PARENT: Final = NodeRow._fields.index("parent")
 
 
 def _node(row: tuple[Any, ...]) -> NodeRecord:
     return node_of(NodeRow._make(row[:_CHANGE]), row[_CHANGE])
-
-
-def _split(row: tuple[Any, ...]) -> tuple[RunRow, int, dict[str, Any]]:
-    """A run, its number and its totals."""
-    fields = len(RunRow._fields)
-    return RunRow._make(row[:fields]), row[fields], dict(zip(_TOTALS, row[fields + 1 :], strict=True))
-
-
-def _all_of(conditions: Mapping[str, bool]) -> str:
-    return " AND ".join(condition for condition, holds in conditions.items() if holds) or "true"

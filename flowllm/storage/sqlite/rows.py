@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from flowllm.core.encoding import EncodedObject, encoder
+from flowllm.core.records import fields
 from flowllm.core.types import USAGE_FIELDS, Json, NodeStatus, Usage
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
@@ -287,12 +288,12 @@ def running_row(node: NodeRecord) -> RunningRow:
 
 def gauge_row(gauge: Gauge) -> tuple[Any, ...]:
     """A gauge as it is written."""
-    return (to_text(gauge.process), to_text(gauge.account), *_OF_GAUGE(gauge))
+    return (to_text(gauge.process), to_text(gauge.account), *_OF_GAUGE(gauge), to_json(dict(gauge.waits)))
 
 
-GAUGE_FIELDS: Final = ("process", "account", "at", "in_flight", "waiting", "rate", "tokens", "pause_s")
+GAUGE_FIELDS: Final = tuple(one.name for one in fields(Gauge))
 WAIT_FIELDS: Final = ("run_id", "node_id", "kind", "token", "due_at", "payload", "value")
-_OF_GAUGE: Final = attrgetter(*GAUGE_FIELDS[2:])
+_OF_GAUGE: Final = attrgetter(*GAUGE_FIELDS[2:-1])
 
 
 def wait_row(wait: SuspensionRecord) -> tuple[Any, ...]:

@@ -26,9 +26,15 @@ CREATE TABLE gauges (
   at FLOAT NOT NULL,
   in_flight INTEGER NOT NULL,
   waiting INTEGER NOT NULL,
+  max_concurrent INTEGER NOT NULL,
   rate FLOAT,
+  requests_sent INTEGER NOT NULL,
+  tokens_per_minute FLOAT,
   tokens FLOAT,
+  tokens_used INTEGER NOT NULL,
+  refused INTEGER NOT NULL,
   pause_s FLOAT NOT NULL,
+  waits TEXT NOT NULL,
   PRIMARY KEY (process, account, at)
 );
 CREATE INDEX ix_gauges_at ON gauges (at);
@@ -116,8 +122,15 @@ CREATE TABLE runs (
   UNIQUE (run_id)
 );
 CREATE INDEX ix_runs_running ON runs (seq) WHERE status = 'running';
+CREATE INDEX ix_runs_started_at ON runs (started_at);
 CREATE INDEX ix_runs_unfinished ON runs (seq) WHERE status <> 'succeeded';
 CREATE INDEX ix_runs_workflow_seq ON runs (workflow, seq);
+CREATE TABLE tags (
+  run_id TEXT NOT NULL,
+  tag TEXT NOT NULL,
+  PRIMARY KEY (run_id, tag)
+);
+CREATE INDEX ix_tags_tag ON tags (tag);
 CREATE TABLE texts (
   text_id INTEGER NOT NULL,
   run_seq INTEGER NOT NULL,

@@ -42,6 +42,7 @@ def _upsert(table: str, fields: tuple[str, ...], key: str, *fixed: str) -> str:
 
 
 INSERT_RUN: Final = _insert("runs", RunRow._fields)
+INSERT_TAG: Final = _insert("tags", ("run_id", "tag"), "ON CONFLICT (run_id, tag) DO NOTHING")
 BEGIN_ATTEMPT: Final = _insert("attempts", AttemptRow._fields, "ON CONFLICT (attempt_id) DO NOTHING")
 END_ATTEMPT: Final = _upsert("attempts", AttemptRow._fields, "attempt_id", "run_id", "node_id")
 WRITE_MEMO: Final = _upsert("memo", (*MemoRow._fields, "text_id"), "key")
@@ -56,7 +57,7 @@ NOTE_RUNNING: Final = (
     "change_no = excluded.change_no"
 )
 WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
-WRITE_GAUGE: Final = f"INSERT OR REPLACE INTO gauges VALUES ({', '.join('?' * len(GAUGE_FIELDS))})"
+WRITE_GAUGE: Final = _upsert("gauges", GAUGE_FIELDS, "process, account, at")
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
 WRITE_LEARNED: Final = _upsert("learned", LearnedRow._fields, "account, name")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"

@@ -118,16 +118,16 @@ class SqlStore(BrowsingReader):
     async def run(self, run_id: RunId) -> RunRecord:
         return self._as_it_stands(await self.find_run(run_id))
 
-    async def runs(
-        self,
-        *,
-        limit: int = 50,
-        workflow: str | None = None,
-        unfinished: bool = False,
-        ended_before: float | None = None,
-    ) -> list[RunRecord]:
-        found = await self.find_runs(limit=limit, workflow=workflow, unfinished=unfinished, ended_before=ended_before)
-        return [self._as_it_stands(run) for run in found]
+    async def runs(self, *, limit: int = 50, status: RunStatus | None = None, **wanted: Any) -> list[RunRecord]:
+        """Whether a run is going on is not to be seen in the database: it is looked for page by page."""
+        found: list[RunRecord] = []
+        while len(found) < limit:
+            page = [self._as_it_stands(run) for run in await self.find_runs(limit=limit, status=status, **wanted)]
+            found += [run for run in page if status in {None, run.status}]
+            if len(page) < limit:
+                break
+            wanted["before_seq"] = page[-1].seq
+        return found[:limit]
 
     async def update_run(
         self,

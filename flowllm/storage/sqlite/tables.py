@@ -59,9 +59,18 @@ runs = Table(
     Column("snapshot_hash", Text),
     Column("row_hash", Text),
     Index("ix_runs_workflow_seq", "workflow", "seq"),
+    Index("ix_runs_started_at", "started_at"),
     Index("ix_runs_unfinished", "seq", sqlite_where=text("status <> 'succeeded'")),
     Index("ix_runs_running", "seq", sqlite_where=text("status = 'running'")),
     sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("run_id", Text, primary_key=True, nullable=False),
+    Column("tag", Text, primary_key=True, nullable=False),
+    Index("ix_tags_tag", "tag"),
 )
 
 nodes = Table(
@@ -188,9 +197,15 @@ gauges = Table(
     Column("at", Float(53), primary_key=True, nullable=False),
     Column("in_flight", BIG, nullable=False),
     Column("waiting", BIG, nullable=False),
+    Column("max_concurrent", BIG, nullable=False),
     Column("rate", Float(53)),
+    Column("requests_sent", BIG, nullable=False),
+    Column("tokens_per_minute", Float(53)),
     Column("tokens", Float(53)),
+    Column("tokens_used", BIG, nullable=False),
+    Column("refused", BIG, nullable=False),
     Column("pause_s", Float(53), nullable=False),
+    Column("waits", Text, nullable=False),
     Index("ix_gauges_at", "at"),
 )
 

@@ -119,7 +119,15 @@ async def test_a_suspended_node_waits_as_a_row_until_it_ends(store: Store) -> No
 
 async def test_gauges_ride_and_are_kept_for_ten_minutes(store: Store) -> None:
     gauge = Gauge(
-        process="here:1", account="acc", at=1000.0, in_flight=3, waiting=9, rate=2.5, tokens=None, pause_s=0.5
+        process="here:1",
+        account="acc",
+        at=1000.0,
+        in_flight=3,
+        waiting=9,
+        rate=2.5,
+        tokens=None,
+        pause_s=0.5,
+        waits={"slot": 9},
     )
     store.note_gauges([gauge])
     store.note_gauges([])

@@ -24,10 +24,37 @@ async def finish(store: Store, record: RunRecord, status: RunStatus = RunStatus.
 
 
 async def test_a_run_comes_back_as_it_was_made(store: Store) -> None:
-    made = await store.create_run(replace(run("r1", owner=ME), tenant="acme"))
+    given = replace(run("r1", owner=ME), tenant="acme", tags=("a", "b\0"))
+    made = await store.create_run(given)
     assert made.seq == 1
     assert await store.run(RunId("r1")) == made
-    assert made == replace(run("r1", owner=ME), tenant="acme", seq=1)
+    assert made == replace(given, seq=1)
+
+
+async def test_runs_are_found_by_status_age_tag_text_and_number(store: Store) -> None:
+    async def found(**wanted: object) -> list[str]:
+        return [one.run_id for one in await store.runs(**wanted)]
+
+    for number, (status, tags) in enumerate([("succeeded", "xy"), ("failed", "y"), ("failed", ""), (None, "z")]):
+        inputs = {"topic": f'Tea "{number}" \u00e9'}
+        record = replace(run(f"r{number}", owner=ME), started_at=100.0 + number, tags=tuple(tags), inputs=inputs)
+        made = await store.create_run(record)
+        if status is not None:
+            await finish(store, made, RunStatus(status))
+    assert await found(status=RunStatus.FAILED) == ["r2", "r1"]
+    assert await found(status=RunStatus.RUNNING) == ["r3"]
+    assert await found(status=RunStatus.INTERRUPTED) == []
+    assert await found(since=101.0, tag="y") == ["r1"]
+    assert await found(tag="y", status=RunStatus.SUCCEEDED, workflow="blog") == ["r0"]
+    assert await found(search='TEA "2" \u00e9') == ["r2"]
+    assert (await found(search="R1"), await found(search="z"), await found(search="%")) == (["r1"], ["r3"], [])
+    assert await found(limit=1, before_seq=3) == ["r1"]
+    assert (await store.tags(), await store.workflows()) == (["x", "y", "z"], ["blog"])
+    claimed = await store.claim_run(RunId("r1"), ME)
+    assert claimed.tags == ("y",)
+    await finish(store, claimed)
+    await store.delete_runs([RunId("r1"), RunId("r0")])
+    assert await store.tags() == ["z"]
 
 
 async def test_an_id_is_taken_once(store: Store) -> None:

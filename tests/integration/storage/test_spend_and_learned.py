@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from flowllm.core.money import Spend
-from flowllm.core.types import AttemptStatus, RunId, RunStatus, Usage
-from flowllm.storage.base import RunRecord, Store
+from flowllm.core.types import AttemptStatus, NodeStatus, RunId, RunStatus, Usage
+from flowllm.storage.base import NodeWrite, RunRecord, Store
 from flowllm.storage.monitoring import Learned
-from tests.support.records import ME, USAGE, attempt_of_node, lease_of, run
+from tests.support.records import ME, USAGE, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ async def test_how_long_a_model_took_is_known_of_all_runs_and_a_step_of_those_of
     for number, workflow in enumerate(("w", "w", "other")):
         record = replace(run(f"r{number}", owner=ME), workflow=workflow)
         lease = lease_of(await store.create_run(record))
-        for place, (model, node, status) in enumerate(
+        for place, (model, step, status) in enumerate(
             [
                 ("m", "a", AttemptStatus.SUCCEEDED),
                 ("m", "a", AttemptStatus.UNKNOWN),
@@ -35,7 +35,7 @@ async def test_how_long_a_model_took_is_known_of_all_runs_and_a_step_of_those_of
                 ("", "put[1]", AttemptStatus.SUCCEEDED),
             ]
         ):
-            attempt = attempt_of_node(node, f"r{number}", number=place + 1, status=status)
+            attempt = attempt_of_node(step, f"r{number}", number=place + 1, status=status)
             took = 10.0 * number + place
             attempt = replace(attempt, model=model, started_at=100.0, finished_at=100.0 + took)
             await store.commit(attempt=attempt, attempt_lease=lease)
@@ -48,6 +48,29 @@ async def test_how_long_a_model_took_is_known_of_all_runs_and_a_step_of_those_of
 # what a run has spent
 
 
+async def test_the_table_by_model_has_requests_failures_latencies_waits_and_what_the_cache_answered(
+    store: Store,
+) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    limited = {"status": AttemptStatus.FAILED, "error": {"type": "RateLimited"}, "usage": Usage(), "cost_usd": None}
+    cut = {"status": AttemptStatus.FAILED, "error": {"type": "Abandoned"}, "usage": Usage(), "cost_usd": None}
+    for number, change in enumerate([{}, {}, {}, limited, cut, {"model": "z"}, {"model": ""}], 1):
+        attempt = replace(attempt_of_node("a", "r1", number=number), **change)
+        await store.commit(attempt=replace(attempt, finished_at=attempt.started_at + number), attempt_lease=lease)
+    nodes = [
+        replace(node("a", "r1"), status=NodeStatus.FAILED, model="", waits={"rate": 2.5, "slot": 9.0, "tokens": 1.0}),
+        replace(node("b", "r1"), model="m-2024-07-18", cached=True),
+        replace(node("c", "r1"), model="elsewhere", cached=True),
+        replace(node("d", "r1"), model="", cached=True),
+    ]
+    await store.commit(nodes=[NodeWrite(lease=lease, node=one) for one in nodes])
+    elsewhere, m, z = await store.models(RunId("r1"))
+    assert (m.model, m.provider, m.spend.requests, m.failed, m.rate_limited) == ("m", "simulated", 5, 1, 1)
+    assert (m.p50_s, m.p99_s, m.throttled_s, m.cached, m.cached_usage) == (2.0, 3.0, 3.5, 1, USAGE)
+    assert (m.spend.usage.output_tokens, m.spend.cost_usd) == (180, pytest.approx(0.0003))
+    assert (z.spend.requests, z.p50_s, z.cached, elsewhere.cached, elsewhere.spend) == (1, 6.0, 0, 1, Spend())
+
+
 async def spend(store: Store, *changes: dict[str, object]) -> Spend:
     """The spend of a run with these attempts: each took 80 tokens for $0.5, of 100 and $2 set aside, but for
     what is changed of it."""
@@ -56,7 +79,10 @@ async def spend(store: Store, *changes: dict[str, object]) -> Spend:
         usual = {"cost_usd": 0.5, "reserved_tokens": 100.0, "reserved_usd": 2.0}
         attempt = replace(attempt_of_node("a", "r1", number=number), **(usual | change))
         await store.commit(attempt=attempt, attempt_lease=lease)
-    return await store.spend(RunId("r1"))
+    found = await store.spend(RunId("r1"))
+    by_model = await store.models(RunId("r1"))
+    assert sum((one.spend for one in by_model), Spend()) == found
+    return found
 
 
 def taken(found: Spend) -> tuple[float, float | None]:

@@ -64,3 +64,24 @@ def test_it_tells_of_a_pause_what_was_learned_and_of_trouble() -> None:
     assert gauge.requests_per_minute is not None
     assert 0 < gauge.requests_per_minute <= gauge.learned_per_minute < 600
     assert gauge.slots < gauge.max_concurrent
+
+
+def test_it_tells_what_went_out_was_used_and_was_refused_in_the_last_minute() -> None:
+    async def main() -> list[tuple[int, int, int]]:
+        limiter, found = Limiter(LoopClock()), []
+        limiter.configure("a", Limits(), holder=1)
+        for wait in (0, 30, 20, 15, 100):
+            await asyncio.sleep(wait)
+            permits = [await limiter.acquire("a") for _ in range(2)]
+            for permit in permits:
+                await permit.depart()
+            permits[0].answered({}, used=40.0)
+            permits[1].failed(RateLimited("429"))
+            for permit in permits:
+                permit.release()
+            gauge = limiter.gauges()["a"]
+            found.append((gauge.requests_sent, gauge.tokens_used, gauge.refused))
+        limiter.close()
+        return found
+
+    assert run_virtual(main()) == [(2, 40, 1), (4, 80, 2), (6, 120, 3), (6, 120, 3), (2, 40, 1)]
