@@ -12,7 +12,6 @@ from flowllm import __version__
 from flowllm.cli.options import Globals, debug_option
 from flowllm.cli.output import guarded, open_streams
 from flowllm.cli.start import end_imports, finish_process
-from flowllm.core.errors import UsageError
 
 COMMANDS = {
     "run": ("run", "Run a workflow."),
@@ -24,6 +23,7 @@ COMMANDS = {
     "show": ("show", "Show one run, or one step of it."),
     "export": ("export", "Write the results of a run as CSV, JSON Lines, JSON or Parquet."),
     "why": ("explain", "Say why a step ran again, and what it waited for."),
+    "ui": ("ui", "Show runs on a local web page."),
     "failed": ("runs", "Print the failed items of a run, to be run again."),
     "cache": ("runs", "Look at the stored answers, or remove them."),
     "db": ("doctor", "Look at the database, or upgrade it."),
@@ -91,12 +91,6 @@ def cli() -> None:
     Exit codes: 0 succeeded; 1 the run failed; 2 wrong usage or an invalid workflow;
     3 paused; 130, 143 and 129 interrupted.
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
-
-
-@cli.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def ui() -> None:
-    """The local web page."""
-    raise UsageError("`flowllm ui` is not yet supported", hint="the web page comes in a later version")
 
 
 def main() -> NoReturn:

@@ -17,11 +17,14 @@ from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, database_pa
 from flowllm.storage.sqlite.faults import explain, lost_results
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
 from flowllm.storage.sqlite.migrate import status as schema_of
+from flowllm.storage.sqlite.pulse import Beat, Pulse
 from flowllm.storage.sqlite.spill import SENT, Spill
 from flowllm.storage.sqlite.statements import HAS_ENDED
 from flowllm.storage.sqlite.store import SqlStore
 
 __all__ = (
+    "Beat",
+    "Pulse",
     "SchemaState",
     "SchemaStatus",
     "Upgrade",

@@ -49,7 +49,7 @@ _STATUSES: Final = {status.value: status for status in NodeStatus}
 def run_of(row: RunRow, *, seq: int, snapshot: str | None = None) -> RunRecord:
     """The run of a row; its snapshot is passed separately, since lists of runs do without. Outputs that do not
     match their hash are not given, an error stands in their place. Raises DatabaseCorrupt."""
-    with _reading(f"Run {row.run_id}"):
+    with reading(f"Run {row.run_id}"):
         if row.row_hash not in {None, run_hash(row)} or (
             snapshot is not None and row.snapshot_hash not in {None, content_hash(snapshot, like=row.snapshot_hash)}
         ):
@@ -86,7 +86,7 @@ def listed_run(row: RunRow, *, seq: int) -> RunRecord:
     try:
         return run_of(row, seq=seq)
     except DatabaseCorrupt:
-        with _reading("A run"):
+        with reading("A run"):
             return RunRecord(
                 run_id=RunId(from_text(row.run_id)),
                 workflow=from_text(row.workflow),
@@ -119,7 +119,7 @@ def node_of(row: NodeRow, change_no: int = 0) -> NodeRecord:
             reused=bool(row.reused),
             attempts=row.attempts,
             truncated=bool(row.truncated),
-            usage=_usage_of(row.usage),
+            usage=usage_of(row.usage),
             cost_usd=row.cost_usd,
             queue_s=row.queue_s,
             call_s=row.call_s,
@@ -141,7 +141,7 @@ def node_of(row: NodeRow, change_no: int = 0) -> NodeRecord:
 
 def attempt_of(row: AttemptRow) -> AttemptRecord:
     """The attempt of a row. Raises DatabaseCorrupt."""
-    with _reading(f"An attempt at step {row.node_id} of run {row.run_id}"):
+    with reading(f"An attempt at step {row.node_id} of run {row.run_id}"):
         if row.row_hash not in {None, attempt_hash(row)}:
             raise ValueError(_MISMATCH)
         return AttemptRecord(
@@ -155,7 +155,7 @@ def attempt_of(row: AttemptRow) -> AttemptRecord:
             status=AttemptStatus(row.status),
             started_at=row.started_at,
             finished_at=row.finished_at,
-            usage=_usage_of(row.usage),
+            usage=usage_of(row.usage),
             cost_usd=row.cost_usd,
             error=_given(row.error),
             reserved_tokens=row.reserved_tokens,
@@ -176,7 +176,7 @@ def is_whole(row: NodeRow) -> bool:
 def wait_of(row: Any) -> SuspensionRecord:
     """The wait of a row of `waits`. Raises DatabaseCorrupt."""
     run_id, node_id, kind, token, due_at, payload, value = row
-    with _reading(f"What step {node_id} of run {run_id} waits for"):
+    with reading(f"What step {node_id} of run {run_id} waits for"):
         return SuspensionRecord(
             run_id=RunId(from_text(run_id)),
             node_id=NodeId(from_text(node_id)),
@@ -265,7 +265,8 @@ def damaged(what: str) -> DatabaseCorrupt:
 
 
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
+    """Raises DatabaseCorrupt for what in a row cannot be read."""
     try:
         yield
     except _UNREADABLE as error:
@@ -280,7 +281,8 @@ def _corrupt(what: str, error: Exception) -> DatabaseCorrupt:
 
 
 @lru_cache(maxsize=1024)
-def _usage_of(text: str) -> Usage:
+def usage_of(text: str) -> Usage:
+    """The tokens of a row."""
     counts = from_json(text)
     return Usage(**(dict(zip(USAGE_FIELDS, counts, strict=True)) if isinstance(counts, list) else counts))
 

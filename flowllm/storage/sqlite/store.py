@@ -28,6 +28,7 @@ from flowllm.storage.sqlite import actions, item_matching, statements
 from flowllm.storage.sqlite.browsing import BrowsingReader
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
 from flowllm.storage.sqlite.faults import run_not_found
+from flowllm.storage.sqlite.following import FollowingReader
 from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.records import memo_of, node_of
@@ -54,7 +55,7 @@ GAUGES_KEPT = 600.0
 """Seconds for which gauges are kept."""
 
 
-class SqlStore(BrowsingReader):
+class SqlStore(BrowsingReader, FollowingReader):
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(

@@ -1,0 +1,66 @@
+"""Reading a run while it goes on: what changed since, without what was sent and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from flowllm.core.records import dataclass, field
+from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBrief:
+    """A node without its texts: what a list of many shows. Fields as in `NodeRecord`."""
+
+    node_id: NodeId
+    kind: str
+    status: NodeStatus
+    parent: str
+    place: int | None
+    started_at: float | None
+    finished_at: float | None
+    queue_s: float
+    call_s: float
+    cached: bool
+    reused: bool
+    attempts: int
+    model: str
+    cost_usd: float | None
+    usage: Usage
+    error: Mapping[str, Json] | None
+    counts: Counts | None
+    waits: Mapping[str, float] = field(default_factory=dict)
+    change_no: int
+
+
+class ItemChange(NamedTuple):
+    """An item of a foreach, as it stands now."""
+
+    parent: str
+    place: int
+    status: NodeStatus
+    change_no: int
+
+
+class Following(Protocol):
+    """The verbs of `Store` by which a run is followed."""
+
+    async def briefs(
+        self, run_id: RunId, *, parent: str | None = None, since: int = 0, limit: int = 2000
+    ) -> list[NodeBrief]:
+        """Nodes whose `change_no` is above `since`, in its order, never items: those within `parent` ("": at the top), or, with
+        None, all but those within items."""
+        ...
+
+    async def item_changes(self, run_id: RunId, *, since: int = 0, limit: int = 2000) -> list[ItemChange]:
+        """Items whose `change_no` is above `since`, in its order, but those within other items."""
+        ...
+
+    async def recent(self, workflow: str, *, limit: int = 20) -> list[tuple[RunId, float | None, float]]:
+        """The newest runs of a workflow that ended, the oldest first: id, seconds that each took, known cost in dollars."""
+        ...
+
+    async def workflows(self) -> list[str]:
+        """The names of all workflows that have runs, sorted."""
+        ...

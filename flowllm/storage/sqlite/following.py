@@ -1,0 +1,73 @@
+"""The verbs that follow a run: narrow reads by the index of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flowllm.core.types import Counts, NodeId, NodeStatus, RunId
+from flowllm.storage.following import ItemChange, NodeBrief
+from flowllm.storage.sqlite.reader import Reader
+from flowllm.storage.sqlite.records import reading, usage_of
+from flowllm.storage.sqlite.rows import from_json, from_text, to_text
+
+_COLUMNS: Final = (
+    *("node_id", "kind", "status", "parent", "place", "started_at", "finished_at", "queue_s", "call_s", "cached"),
+    *("reused", "attempts", "model", "cost_usd", "usage", "error", "counts", "waits", "change_no"),
+)
+_CHANGED: Final = "FROM nodes WHERE run_id = :run AND change_no > :since"
+_OUTSIDE: Final = "instr(parent, '[') = 0"
+"""No row of an item, and none within one: those of an item are as many as there are items."""
+_TAIL: Final = "ORDER BY change_no LIMIT :limit"
+_RECENT: Final = (
+    "SELECT runs.run_id, runs.finished_at - runs.started_at, totals.known_usd FROM runs "
+    "JOIN totals ON totals.run_id = runs.run_id WHERE workflow = :workflow AND finished_at IS NOT NULL "
+    "ORDER BY runs.seq DESC LIMIT :limit"
+)
+
+
+class FollowingReader(Reader):
+    """What `Following` says."""
+
+    async def briefs(
+        self, run_id: RunId, *, parent: str | None = None, since: int = 0, limit: int = 2000
+    ) -> list[NodeBrief]:
+        """See `Following`. Raises DatabaseCorrupt."""
+        which = _OUTSIDE if parent is None else "parent = :parent"
+        query = f"SELECT {', '.join(_COLUMNS)} {_CHANGED} AND place IS NULL AND {which} {_TAIL}"
+        values = {"run": to_text(run_id), "parent": to_text(parent or ""), "since": since, "limit": limit}
+        return [_brief(dict(zip(_COLUMNS, row, strict=True))) for row in await self._all(query, values)]
+
+    async def item_changes(self, run_id: RunId, *, since: int = 0, limit: int = 2000) -> list[ItemChange]:
+        """See `Following`."""
+        query = f"SELECT parent, place, status, change_no {_CHANGED} AND place IS NOT NULL AND {_OUTSIDE} {_TAIL}"
+        rows = await self._all(query, {"run": to_text(run_id), "since": since, "limit": limit})
+        return [ItemChange(from_text(parent), place, NodeStatus(status), no) for parent, place, status, no in rows]
+
+    async def recent(self, workflow: str, *, limit: int = 20) -> list[tuple[RunId, float | None, float]]:
+        """See `Following`."""
+        rows = await self._all(_RECENT, {"workflow": to_text(workflow), "limit": limit})
+        return [(RunId(from_text(run_id)), took, cost) for run_id, took, cost in reversed(rows)]
+
+    async def workflows(self) -> list[str]:
+        """See `Following`."""
+        return [from_text(name) for (name,) in await self._all("SELECT DISTINCT workflow FROM runs ORDER BY workflow")]
+
+
+def _brief(row: Mapping[str, Any]) -> NodeBrief:
+    with reading(f"Step {row['node_id']}"):
+        return NodeBrief(
+            **{
+                **row,
+                "node_id": NodeId(from_text(row["node_id"])),
+                "status": NodeStatus(row["status"]),
+                "parent": from_text(row["parent"]),
+                "cached": bool(row["cached"]),
+                "reused": bool(row["reused"]),
+                "model": from_text(row["model"]),
+                "usage": usage_of(row["usage"]),
+                "error": None if row["error"] is None else from_json(row["error"]),
+                "counts": None if row["counts"] is None else Counts(**from_json(row["counts"])),
+                "waits": {} if row["waits"] is None else from_json(row["waits"]),
+            }
+        )

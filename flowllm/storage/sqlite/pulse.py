@@ -1,0 +1,44 @@
+"""Whether somebody has written to a database since it was last looked at: cheap enough to be asked four times a second."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from flowllm.storage.sqlite.connection import connect, reading_mode
+from flowllm.storage.sqlite.watch import identity
+
+Beat = tuple[tuple[int, int], int]
+"""Which file it is, and SQLite's count of what others have written to it (PRAGMA data_version)."""
+
+
+class Pulse:
+    """One connection that looks at nothing else. For one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._file: tuple[int, int] | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    def beat(self) -> Beat | None:
+        """Another value than before once anything was written, or another file is there; None while there is none, or it cannot
+        be read."""
+        found = identity(self._path)
+        if found != self._file or found is None:
+            self.close()
+            self._file = found
+        if found is None:
+            return None
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path, mode=reading_mode(self._path), busy_timeout=0)
+            return found, self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._file = None

@@ -1,0 +1,140 @@
+"""The database that the page shows: opened when it is there, afresh when it is another one, and heard when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from flowllm.core.clock import Clock
+from flowllm.core.errors import DatabaseTooNew, FlowLLMError, UsageError
+from flowllm.core.tasks import start_task
+from flowllm.storage.base import Store
+from flowllm.storage.open import Beat, Pulse, SchemaState, database_path, is_memory, open_store, schema_of
+
+POLL: Final = 0.25
+"""Seconds between looks, while somebody listens."""
+_MEMORY: Final = "memory:"
+
+
+class Database:
+    """One database by its address. `missing`: it is not there yet, and an empty one stands in for it."""
+
+    def __init__(self, url: str, *, clock: Clock) -> None:
+        """Raises UsageError for an address that is none."""
+        if is_memory(url):
+            raise UsageError(
+                "a database in memory is of one process: there is nothing to show", hint="name a file with --db"
+            )
+        self.path = database_path(url).absolute()
+        self.missing = False
+        self._url = str(self.path)
+        self._clock = clock
+        self._pulse = Pulse(self.path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flowllm-pulse")
+        self._opening = asyncio.Lock()
+        self._store: Store | None = None
+        self._problem: FlowLLMError | None = None
+        self._seen: Beat | None = None
+        """As it was opened, or found not to be fit for that."""
+        self._tick = 0
+        self._ticked = asyncio.Event()
+        self._listeners = 0
+        self._listening: asyncio.Task[None] | None = None
+
+    async def store(self) -> Store:
+        """The store, as the file is now. Raises FlowLLMError where it cannot be shown: what is wrong, and what to do."""
+        async with self._opening:
+            beat = await self._beat()
+            if self._is_stale(beat):
+                await self._open_again()
+                self._seen = beat
+            if self._problem is not None:
+                raise self._problem
+            assert self._store is not None  # noqa: S101 - one of both is set
+            return self._store
+
+    def _is_stale(self, beat: Beat | None) -> bool:
+        if self._store is None or beat is None or self._seen is None:
+            return self._store is None or beat != self._seen or (beat is None and self.path.exists())
+        return beat[0] != self._seen[0]
+
+    async def _open_again(self) -> None:
+        before, self._store, self._problem = self._store, None, None
+        if before is not None:
+            await before.close()
+        try:
+            state = (await asyncio.to_thread(schema_of, self._url)).state
+            self.missing = state is SchemaState.MISSING
+            if problem := _PROBLEMS.get(state):
+                raise problem(self._url)
+            self._store = await open_store(_MEMORY if self.missing else self._url, clock=self._clock)
+        except FlowLLMError as error:
+            self._problem = error
+
+    async def _beat(self) -> Beat | None:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._pulse.beat)
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """While this is open, `changed` hears of what is written."""
+        self._listeners += 1
+        if self._listening is None:
+            self._listening = start_task(self._listen())
+        try:
+            yield
+        finally:
+            self._listeners -= 1
+
+    async def changed(self, seen: int, *, within: float) -> int:
+        """Wait until something was written since the number `seen` was given (begin with -1), or so many seconds; the number now."""
+        if seen == self._tick:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ticked.wait(), within)
+        return self._tick
+
+    def wake(self) -> None:
+        """Let all that wait go on, as if something was written."""
+        self._tick += 1
+        self._ticked.set()
+        self._ticked = asyncio.Event()
+
+    async def _listen(self) -> None:
+        last = await self._beat()
+        try:
+            while self._listeners:
+                await asyncio.sleep(POLL)
+                now = await self._beat()
+                if now != last:
+                    last = now
+                    self.wake()
+        finally:
+            self._listening = None
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._listening is not None:
+            self._listening.cancel()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._pulse.close)
+        self._thread.shutdown()
+        if self._store is not None:
+            await self._store.close()
+
+
+def _older(url: str) -> FlowLLMError:
+    return UsageError(
+        f"The database {url} was made by an older flowllm.",
+        hint="`flowllm db upgrade` brings it up to date, with a backup beside it; this page goes on by itself then.",
+    )
+
+
+def _newer(url: str) -> FlowLLMError:
+    return DatabaseTooNew(
+        f"The database {url} was made by a newer flowllm, which this one cannot read.",
+        hint="Upgrade flowllm (pip install --upgrade flowllm), and start `flowllm ui` again.",
+    )
+
+
+_PROBLEMS: Final = {SchemaState.OLDER: _older, SchemaState.NEWER: _newer}

@@ -1,0 +1,208 @@
+"""Routes of the list of runs, and of one run: what it is, its nodes, what changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flowllm.core.errors import FlowLLMError, UsageError
+from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus, RunId, RunStatus
+from flowllm.storage.base import RunRecord, Store
+from flowllm.ui.database import Database
+from flowllm.ui.sse import HEARTBEAT, comment, event, since, stopping, streamed
+from flowllm.views.briefs import brief_dict, item_entry
+from flowllm.views.runs import RunSummary
+
+LISTED = 50
+MOST = 2000
+"""Changes of nodes, and of items, in one event."""
+ALIVE = 2.0
+"""Seconds after which a run that goes on is looked at again: the end of its process changes nothing in the database."""
+
+
+class Actions(Protocol):
+    """What the page may do beside reading."""
+
+
+async def runs(request: Request) -> Response:
+    """The newest runs that the query asks for."""
+    query = request.query_params
+    limit = _whole(query.get("limit", ""), LISTED)
+    found = await _listed(request.app.state.store, query, limit + 1)
+    now = request.app.state.clock.now()
+    shown = [RunSummary.of(run, now=now).as_dict() for run in found[:limit]]
+    database: Database = request.app.state.database
+    return JSONResponse(
+        {
+            "runs": shown,
+            "more": len(found) > limit,
+            "workflows": await request.app.state.store.workflows(),
+            "tags": [],
+            "database": {"path": str(database.path), "missing": database.missing},
+        }
+    )
+
+
+async def _listed(store: Store, query: Any, limit: int) -> list[RunRecord]:
+    found = await store.runs(limit=500, workflow=query.get("workflow") or None)
+    status, search = query.get("status", ""), query.get("search", "").lower()
+    before = _whole(query.get("before", ""), 1 << 62)
+    return [
+        run
+        for run in found
+        if run.seq < before
+        and (not status or run.status.value == status)
+        and (not search or search in f"{run.run_id} {run.workflow}".lower())
+    ][:limit]
+
+
+def _whole(text: str, default: int) -> int:
+    """A count from 1 in a query. Raises UsageError."""
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 15 and int(text)):  # noqa: PLR2004 - below 2⁵³
+        raise UsageError(f"expected a whole number from 1, not {text[:40]!r}")
+    return int(text)
+
+
+async def run_changes(request: Request) -> Response:
+    """The list, as it changes."""
+    return streamed(_list_events(request))
+
+
+async def _list_events(request: Request) -> AsyncIterator[bytes]:
+    database, known, seen = request.app.state.database, dict[str, tuple[Any, ...]](), -1
+    first = True
+    async with database.listening():
+        while not stopping(request).is_set():
+            going = False
+            try:
+                found = await (await database.store()).runs(limit=LISTED)
+                now = request.app.state.clock.now()
+                stands = {run.run_id: (run.status, run.totals.changes, run.epoch) for run in found}
+                changed = [run for run in found if known.get(run.run_id) != stands[run.run_id]]
+                if first or changed or stands.keys() != known.keys():
+                    gone = sorted(known.keys() - stands.keys())
+                    shown = [] if first else [RunSummary.of(run, now=now).as_dict() for run in changed]
+                    yield event("runs", {"runs": shown, "gone": gone})
+                else:
+                    yield comment()
+                known, first = stands, False
+                going = any(run.status is RunStatus.RUNNING for run in found)
+            except FlowLLMError as error:
+                yield _problem(error)
+            seen = await database.changed(seen, within=ALIVE if going else HEARTBEAT)
+
+
+async def run(request: Request) -> Response:
+    """One run."""
+    found = await _run(request)
+    summary = RunSummary.of(found, now=request.app.state.clock.now())
+    return JSONResponse(
+        {
+            **summary.as_dict(),
+            "inputs": dict(found.inputs),
+            "options": dict(found.options),
+            "outputs": None if found.outputs is None else dict(found.outputs),
+            "failure": None if found.error is None else dict(found.error),
+            "models": [],
+            "budget": _budget(request, found),
+            "eta_s": None,
+            "actions": _actions(found) if request.app.state.actions is not None else [],
+        }
+    )
+
+
+async def _run(request: Request) -> RunRecord:
+    found: RunRecord = await request.app.state.store.run(RunId(request.path_params["run_id"]))
+    return found
+
+
+def _budget(request: Request, found: RunRecord) -> Json:
+    try:
+        budget = request.app.state.workflow_of(found).budget
+    except FlowLLMError:  # of another version, or with files that are gone
+        return None
+    return None if budget is None else {"usd": budget.usd, "tokens": budget.tokens}
+
+
+def _actions(found: RunRecord) -> list[Json]:
+    if found.status is RunStatus.RUNNING:
+        return ["stop"]
+    failed = found.totals.nodes.get(NodeStatus.FAILED, 0) > 0
+    return [*(["resume"] if found.status in RUN_RESUMABLE else []), *(["retry"] if failed else [])]
+
+
+async def nodes(request: Request) -> Response:
+    """Its nodes, those of items not among them; with `parent` those within that node."""
+    found = await _run(request)
+    parent = request.query_params.get("parent")
+    listed = await request.app.state.store.briefs(found.run_id, parent=parent, limit=MOST)
+    return JSONResponse({"nodes": [brief_dict(node) for node in listed], "changes": found.totals.changes})
+
+
+async def changes(request: Request) -> Response:
+    """A run, as it changes."""
+    return streamed(_run_events(request, await _run(request), since(request)))
+
+
+async def _run_events(request: Request, found: RunRecord, after: int) -> AsyncIterator[bytes]:
+    database, seen, stood, gauged = request.app.state.database, -1, None, request.app.state.clock.now()
+    async with database.listening():
+        while not stopping(request).is_set():
+            try:
+                store = await database.store()
+                found, now = await store.run(found.run_id), request.app.state.clock.now()
+                upto, data = await _changed(store, found, after, now=now)
+                gauges = await store.gauges(since=gauged) if found.status is RunStatus.RUNNING else []
+                if upto != after or stood != (found.status, found.epoch) or gauges:
+                    yield event("change", {**data, "gauges": [_gauge(gauge) for gauge in gauges]}, upto)
+                    gauged = max((gauge.at for gauge in gauges), default=gauged)
+                    stood = (found.status, found.epoch)
+                else:
+                    yield comment()
+                full, after = upto < found.totals.changes, upto
+            except FlowLLMError as error:
+                yield _problem(error)
+                full = False
+            if not full:
+                going = found.status is RunStatus.RUNNING
+                seen = await database.changed(seen, within=ALIVE if going else HEARTBEAT)
+
+
+async def _changed(store: Store, found: RunRecord, after: int, *, now: float) -> tuple[int, dict[str, Json]]:
+    """What changed behind that number, as far as one event takes it, and up to which number that is."""
+    after = after if after <= found.totals.changes else 0  # another database has come under its name
+    upto = found.totals.changes
+    listed = await store.briefs(found.run_id, since=after, limit=MOST) if upto > after else []
+    items = await store.item_changes(found.run_id, since=after, limit=MOST) if upto > after else []
+    for rows in (listed, items):
+        if len(rows) == MOST:
+            upto = min(upto, rows[-1].change_no)
+    return upto, {
+        "changes": upto,
+        "run": {**RunSummary.of(found, now=now).as_dict(), "eta_s": None},
+        "nodes": [brief_dict(node) for node in listed],
+        "items": [item_entry(item) for item in items],
+    }
+
+
+def _gauge(gauge: Any) -> dict[str, Json]:
+    return {name: getattr(gauge, name) for name in gauge.__slots__}
+
+
+def _problem(error: FlowLLMError) -> bytes:
+    return event("problem", {"error": error.message, "hint": error.hint})
+
+
+ROUTES = [
+    Route("/api/runs", runs),
+    Route("/api/runs/changes", run_changes),
+    Route("/api/runs/{run_id}", run),
+    Route("/api/runs/{run_id}/nodes", nodes),
+    Route("/api/runs/{run_id}/changes", changes),
+]

@@ -1,0 +1,109 @@
+// One run: its head, and what is shown of it.
+import { useCallback } from "preact/hooks";
+import { cost, count, dollars, duration, exactly, percent, statusChip, visible, when } from "../format.mjs";
+import { html } from "../html.mjs";
+import { Drawer } from "../panels/drawer.mjs";
+import { Graph } from "../panels/graph.mjs";
+import { Items } from "../panels/items.mjs";
+import { Matrix } from "../panels/matrix.mjs";
+import { Throttled } from "../panels/throttled.mjs";
+import { Timeline } from "../panels/timeline.mjs";
+import { Command, Elapsed, Trouble } from "../parts.mjs";
+import { navigate, withQuery } from "../route.mjs";
+import { useRun } from "../run_state.mjs";
+
+export function RunPage({ id, query }) {
+  const { run, nodes, items, error } = useRun(id);
+  const onOpen = useCallback((node) => navigate(withQuery({ node })), []);
+  const onClose = useCallback(() => navigate(withQuery({ node: null })), []);
+  if (error && !run) return html`<${Trouble} error=${error} />`;
+  if (!run) return html`<p class="muted" role="status">Reading the run …</p>`;
+  const node = query.get("node");
+  return html`
+    <${Head} run=${run} />
+    <${Views} query=${query} nodes=${nodes} />
+    <${Chosen} view=${query.get("view") ?? "graph"} parent=${query.get("parent")} ...${{ run, nodes, items, onOpen }} />
+    ${node && html`<${Drawer} run=${run} id=${node} onClose=${onClose} onOpen=${onOpen} />`}
+  `;
+}
+
+function Chosen({ view, parent, run, nodes, items, onOpen }) {
+  if (view === "throttled") return html`<${Throttled} run=${run} />`;
+  if (view === "items") return html`<${Items} run=${run} parent=${parent} items=${items} onOpen=${onOpen} />`;
+  if (view === "matrix") return html`<${Matrix} run=${run} parent=${parent} onOpen=${onOpen} />`;
+  return html`<div class="side-by-side">
+    <section class="card panel" aria-label="Graph"><${Graph} run=${run} nodes=${nodes} onOpen=${onOpen} /></section>
+    <section class="card panel" aria-label="Timeline"><${Timeline} run=${run} nodes=${nodes} onOpen=${onOpen} /></section>
+  </div>`;
+}
+
+function Views({ query, nodes }) {
+  const now = query.get("view") ?? "graph";
+  const tab = (view, text, parent = null) => {
+    const current = now === view && query.get("parent") === parent;
+    return html`<a href=${withQuery({ view: view === "graph" ? null : view, parent })} aria-current=${current ? "page" : null}>${text}</a>`;
+  };
+  const foreaches = [...nodes.values()].filter((node) => node.counts !== null);
+  return html`<nav class="views" aria-label="Views of this run">
+    ${tab("graph", "Graph and timeline")}
+    ${foreaches.map((node) => html`<${Foreach} key=${node.id} node=${node} tab=${tab} />`)}
+    ${tab("throttled", "Am I throttled?")}
+  </nav>`;
+}
+
+function Foreach({ node, tab }) {
+  return tab("items", html`Items of <code>${visible(node.id)}</code>`, node.id);
+}
+
+function Head({ run }) {
+  const total = Object.values(run.nodes).reduce((sum, number) => sum + number, 0);
+  return html`<header class="run-head">
+    <div class="title">
+      ${statusChip(run.status)}
+      <h1>${visible(run.workflow)}</h1>
+      ${run.tags.map((tag) => html`<span class="tag">${visible(tag)}</span>`)}
+      <span class="muted" title=${exactly(run.started_at)}>${when(run.started_at)}</span>
+    </div>
+    <dl class="figures">
+      <${Figure} name=${run.status === "running" ? "Elapsed" : "Took"}><${Elapsed} run=${run} /><//>
+      ${run.eta_s !== null && run.status === "running" && html`<${Figure} name="Left">${`about ${duration(run.eta_s)}`}<//>`}
+      <${Figure} name="Cost">${cost(run)}<${Budget} spent=${run.cost_at_least} most=${run.budget?.usd} shown=${dollars} /><//>
+      <${Figure} name="Tokens">${count(run.usage.input_tokens + run.usage.output_tokens)}<${Budget} spent=${run.usage.input_tokens + run.usage.output_tokens} most=${run.budget?.tokens} shown=${count} /><//>
+      <${Figure} name="Input cached">${percent(run.cached_share)}<//>
+      <${Figure} name="Requests">${count(run.requests)}<//>
+      <${Figure} name="Nodes">${count(run.nodes.succeeded ?? 0)}<span class="muted">${` / ${count(total)}`}</span>${run.nodes.failed ? html` <span class="failures">${count(run.nodes.failed)} failed</span>` : ""}<//>
+    </dl>
+    <${Failure} run=${run} />
+    <${More} run=${run} />
+  </header>`;
+}
+
+function Figure({ name, children }) {
+  return html`<div><dt>${name}</dt><dd class="number">${children}</dd></div>`;
+}
+
+function Budget({ spent, most, shown }) {
+  if (!most) return null;
+  const share = Math.min(1, spent / most);
+  return html`<span class="budget"><span class="muted"> of ${shown(most)}</span><meter min="0" max="1" high="0.9" value=${share} aria-label="Part of the budget that is spent"></meter></span>`;
+}
+
+function Failure({ run }) {
+  if (!run.failure) return null;
+  return html`<p class="failure tone-failed">${visible(run.failure.message ?? run.failure.type ?? "")}${run.failure.hint && html` <span class="hint">${visible(run.failure.hint)}</span>`}</p>`;
+}
+
+function More({ run }) {
+  const inputs = Object.entries(run.inputs);
+  return html`<details class="about">
+    <summary>Inputs, models, commands</summary>
+    <div class="about-parts">
+      ${inputs.length > 0 && html`<section><h2>Inputs</h2><dl class="pairs">${inputs.map(([name, value]) => html`<dt>${visible(name)}</dt><dd>${visible(typeof value === "string" ? value : JSON.stringify(value))}</dd>`)}</dl></section>`}
+      <section><h2>Commands</h2>
+        ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}`} />`}
+        <${Command} text=${`flowllm show ${run.run_id}`} />
+        ${run.nodes.failed > 0 && html`<${Command} text=${`flowllm failed ${run.run_id}`} />`}
+      </section>
+    </div>
+  </details>`;
+}

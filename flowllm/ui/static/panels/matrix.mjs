@@ -1,0 +1,5 @@
+import { html } from "../html.mjs";
+
+export function Matrix() {
+  return html`<p class="muted">The matrix comes here.</p>`;
+}
