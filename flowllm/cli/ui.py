@@ -31,15 +31,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--port", type=click.IntRange(0, 65535), help=f"The port  [default: {PORT}, or any that is free]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address of this machine: a loopback one.")
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
-@click.option("--allow-actions", is_flag=True, help="Let the page resume and stop runs.")
 @location_options
-def ui(*, port: int | None, host: str, no_open: bool, allow_actions: bool, location: Location) -> None:
+def ui(*, port: int | None, host: str, no_open: bool, location: Location) -> None:
     """Show runs on a local web page, while they go on and afterwards.
 
-    It reads the database and changes nothing, unless --allow-actions. The address that is printed holds a token: it is
+    It reads the database and changes nothing. The address that is printed holds a token: it is
     for you alone. Ctrl-C ends it.
     """
-    del allow_actions
     run_loop(_serve(_listener(host, port), FlowLLM(database=location.db, config=location.config), opens=not no_open))
 
 

@@ -95,6 +95,7 @@ async def _list_events(request: Request) -> AsyncIterator[bytes]:
                 going = any(run.status is RunStatus.RUNNING for run in found)
             except FlowLLMError as error:
                 yield _problem(error)
+                known = {}
             seen = await database.changed(seen, within=ALIVE if going else HEARTBEAT)
 
 
@@ -168,7 +169,7 @@ async def _run_events(request: Request, found: RunRecord, after: int) -> AsyncIt
                 full, after = upto < found.totals.changes, upto
             except FlowLLMError as error:
                 yield _problem(error)
-                full = False
+                full, stood = False, None
             if not full:
                 going = found.status is RunStatus.RUNNING
                 seen = await database.changed(seen, within=ALIVE if going else HEARTBEAT)

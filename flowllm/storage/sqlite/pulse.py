@@ -8,8 +8,10 @@ from pathlib import Path
 from flowllm.storage.sqlite.connection import connect, reading_mode
 from flowllm.storage.sqlite.watch import identity
 
-Beat = tuple[tuple[int, int], int]
-"""Which file it is, and SQLite's count of what others have written to it (PRAGMA data_version)."""
+Beat = tuple[tuple[int, int, int], int]
+"""Which file it is and with which schema, and SQLite's count of what others have written to it (PRAGMA data_version)."""
+
+_ASKED = ("schema_version", "data_version")
 
 
 class Pulse:
@@ -32,10 +34,11 @@ class Pulse:
         try:
             if self._connection is None:
                 self._connection = connect(self._path, mode=reading_mode(self._path), busy_timeout=0)
-            return found, self._connection.execute("PRAGMA data_version").fetchone()[0]
+            schema, version = (self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _ASKED)
         except sqlite3.Error:
             self.close()
             return None
+        return (*found, schema), version
 
     def close(self) -> None:
         """Give the connection back."""
