@@ -60,7 +60,3 @@ class Following(Protocol):
     async def recent(self, workflow: str, *, limit: int = 20) -> list[tuple[RunId, float | None, float]]:
         """The newest runs of a workflow that ended, the oldest first: id, seconds that each took, known cost in dollars."""
         ...
-
-    async def workflows(self) -> list[str]:
-        """The names of all workflows that have runs, sorted."""
-        ...

@@ -41,23 +41,24 @@ async def runs(request: Request) -> Response:
             "runs": shown,
             "more": len(found) > limit,
             "workflows": await request.app.state.store.workflows(),
-            "tags": [],
+            "tags": await request.app.state.store.tags(),
             "database": {"path": str(database.path), "missing": database.missing},
         }
     )
 
 
 async def _listed(store: Store, query: Any, limit: int) -> list[RunRecord]:
-    found = await store.runs(limit=500, workflow=query.get("workflow") or None)
-    status, search = query.get("status", ""), query.get("search", "").lower()
-    before = _whole(query.get("before", ""), 1 << 62)
-    return [
-        run
-        for run in found
-        if run.seq < before
-        and (not status or run.status.value == status)
-        and (not search or search in f"{run.run_id} {run.workflow}".lower())
-    ][:limit]
+    status = query.get("status", "")
+    if status and status not in set(RunStatus):
+        raise UsageError(f"there is no status {status[:40]!r}", hint=f"there are: {', '.join(RunStatus)}")
+    return await store.runs(
+        limit=limit,
+        workflow=query.get("workflow") or None,
+        status=RunStatus(status) if status else None,
+        tag=query.get("tag") or None,
+        search=query.get("search", ""),
+        before_seq=_whole(query.get("before", ""), 0) or None,
+    )
 
 
 def _whole(text: str, default: int) -> int:

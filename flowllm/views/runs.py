@@ -57,7 +57,7 @@ class RunSummary:
             cached_share=_share(spend.usage),
             nodes=run.totals.nodes,
             requests=spend.requests,
-            tags=tuple(getattr(run, "tags", ())),
+            tags=tuple(run.tags),
             provider=run.provider,
             tenant=run.tenant,
             error=_message(run.error),

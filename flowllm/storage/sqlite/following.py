@@ -49,10 +49,6 @@ class FollowingReader(Reader):
         rows = await self._all(_RECENT, {"workflow": to_text(workflow), "limit": limit})
         return [(RunId(from_text(run_id)), took, cost) for run_id, took, cost in reversed(rows)]
 
-    async def workflows(self) -> list[str]:
-        """See `Following`."""
-        return [from_text(name) for (name,) in await self._all("SELECT DISTINCT workflow FROM runs ORDER BY workflow")]
-
 
 def _brief(row: Mapping[str, Any]) -> NodeBrief:
     with reading(f"Step {row['node_id']}"):

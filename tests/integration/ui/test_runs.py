@@ -70,8 +70,7 @@ async def test_the_page_waits_for_a_database_and_tells_what_is_wrong_with_one(tm
         assert not (await page.get("/api/runs")).json["database"]["missing"]
         await store.close()
 
-        for name in ("x.db", "x.db-wal", "x.db-shm"):
-            (tmp_path / name).unlink(missing_ok=True)
+        _remove(path)
         await _until(events, lambda name, data: name == "runs" and data["gone"] == ["R1"])
         store, _ = await begin(path, "R2")
         await _until(events, lambda name, data: name == "runs" and data["runs"][0]["run_id"] == "R2")
@@ -84,6 +83,7 @@ async def test_the_page_waits_for_a_database_and_tells_what_is_wrong_with_one(tm
             assert (answer.status, word in answer.body.decode()) == (503, True)
             _changed(path, before)
             await _until(events, lambda name, _: name == "runs")
+        _remove(path)
         path.write_bytes(b"no database at all " * 100)
         assert (await page.get("/api/runs")).status == 503
         path.unlink()
@@ -94,6 +94,11 @@ async def _until(events: Any, true: Any) -> None:
     async for name, data, _ in events:
         if true(name, data):
             return
+
+
+def _remove(path: Path) -> None:
+    for name in ("", "-wal", "-shm"):
+        path.with_name(f"{path.name}{name}").unlink(missing_ok=True)
 
 
 def _changed(path: Path, version: str) -> str:
