@@ -26,6 +26,8 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """What a cell begins with that spreadsheet programs take for a formula."""
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_QUOTED: Final = {mark: re.compile(rf'["\n\r{mark}]|\A\s|\s\Z') for mark in DELIMITERS.values()}
+"""What a cell holds that is put into quotes."""
 _VALUE: Final = "value"
 """The column of a list whose items are no mappings."""
 
@@ -191,7 +193,7 @@ def record(cells: Sequence[str], delimiter: str) -> bytes:
 
 
 def _quoted(text: str, delimiter: str) -> str:
-    if any(mark in text for mark in ('"', "\n", "\r", delimiter)) or text != text.strip():
+    if _QUOTED[delimiter].search(text):
         return '"' + text.replace('"', '""') + '"'
     return text
 
@@ -202,7 +204,7 @@ def cell(value: Json) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        return json_text(value)
+        return str(value) if type(value) is int else json_text(value)
     return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
