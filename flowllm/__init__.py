@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from flowllm.app.flowllm import FlowLLM, run
     from flowllm.app.result import RunResult, StepResult
     from flowllm.core.cancel import StopSignal
-    from flowllm.core.errors import FlowLLMError, InvalidInputs, InvalidWorkflow, StepError, StoreError, UsageError
+    from flowllm.core.errors import (
+        AskFailed,
+        FlowLLMError,
+        InvalidInputs,
+        InvalidWorkflow,
+        PackageMissing,
+        RunFailed,
+        StepError,
+        StoreError,
+        UsageError,
+    )
     from flowllm.core.types import NodeStatus, RunStatus, Usage
     from flowllm.runtime.options import RunOptions
     from flowllm.steps.loading import load_workflow
@@ -29,6 +39,8 @@ _HOMES = {
     "InvalidInputs": "flowllm.core.errors",
     "InvalidWorkflow": "flowllm.core.errors",
     "NodeStatus": "flowllm.core.types",
+    "PackageMissing": "flowllm.core.errors",
+    "RunFailed": "flowllm.core.errors",
     "RunOptions": "flowllm.runtime.options",
     "RunResult": "flowllm.app.result",
     "RunStatus": "flowllm.core.types",
@@ -49,6 +61,8 @@ __all__ = [
     "InvalidInputs",
     "InvalidWorkflow",
     "NodeStatus",
+    "PackageMissing",
+    "RunFailed",
     "RunOptions",
     "RunResult",
     "RunStatus",

@@ -28,7 +28,7 @@ def export_rows(rows: Iterable[_Row], file: ByteSink, form: str, columns: Sequen
     """Write rows in one of `FORMATS`, with these columns alone if any are named; how many rows there were.
 
     Where the columns must be known first, all rows are read once, into a temporary file, and written from there: what a run
-    that goes on changes meanwhile cannot come between. Raises UsageError for a column that there is not, and for Parquet
+    that goes on changes meanwhile cannot come between. Raises UsageError for a column that there is not, PackageMissing for Parquet
     without pyarrow; StoreError, OSError.
     """
     if form == "parquet":

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.learned import found_concurrent, keeps_prefixes
@@ -43,16 +43,20 @@ from flowllm.explain.planner import Planner, forecast
 from flowllm.explain.why import Why, explain
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
-from flowllm.language.parse import Overrides, load_workflow
+from flowllm.language.overrides import Overrides
 from flowllm.language.project import Project
 from flowllm.language.workflow import Workflow
 from flowllm.limits.limiter import Limiter
 from flowllm.providers.openai.provider import ClientPool
 from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
+from flowllm.steps.loading import load_workflow
 from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory, open_store, this_process
+
+WorkflowSource: TypeAlias = str | Path | Mapping[str, Json] | Workflow
+"""The path of a workflow's file, its text (with a line break), a mapping, or one that was loaded."""
 
 
 class FlowLLM:
@@ -125,7 +129,7 @@ class FlowLLM:
 
     async def run(
         self,
-        workflow: str | Path | Workflow,
+        workflow: WorkflowSource,
         *,
         inputs: Mapping[str, Json] | None = None,
         input_text: Mapping[str, str] | None = None,
@@ -236,7 +240,7 @@ class FlowLLM:
 
     async def forecast(
         self,
-        workflow: str | Path | Workflow,
+        workflow: WorkflowSource,
         *,
         inputs: Mapping[str, Json] | None = None,
         input_text: Mapping[str, str] | None = None,
@@ -285,12 +289,23 @@ class FlowLLM:
         run = await self.store.run(RunId(run_id))
         return await self._result(run.run_id, self._stored(run, RunOptions.of(run.options)), full=full)
 
+    async def runs(self, *, limit: int = 50, workflow: str | None = None, unfinished: bool = False) -> list[RunResult]:
+        """The runs on record, the newest first, as `flowllm runs` lists them: as `result` gives each, but without outputs of
+        items (see `RunResult.rows`) and without steps that are not on record. `workflow`: those of that name; `unfinished`:
+        those that have not succeeded."""
+        found = await self.store.runs(limit=limit, workflow=workflow, unfinished=unfinished)
+        return [await self._listed(run) for run in found]
+
+    async def _listed(self, run: RunRecord) -> RunResult:
+        nodes = all_nodes(run, await whole_nodes(self.store, run, 0), {})
+        return RunResult.of(replace(run, stats=figures_of(run)), nodes, self.store.results(run.run_id))
+
     # parts
 
-    def _load(self, workflow: str | Path | Workflow, options: RunOptions) -> Workflow:
+    def _load(self, workflow: WorkflowSource, options: RunOptions) -> Workflow:
         wanted = overrides(options)
         if not isinstance(workflow, Workflow):
-            loaded = load_workflow(str(workflow), project=self._settings.project, overrides=wanted)
+            loaded = load_workflow(workflow, project=self._settings.project, overrides=wanted)
         elif wanted == Overrides():
             loaded = workflow
         else:
@@ -367,11 +382,13 @@ class FlowLLM:
         if run.options.get("over") is not None:
             kinds = {ROW: StepKind.WORKFLOW}
         run = replace(run, stats=figures_of(run))
-        return RunResult.of(run, await counted(self.store, all_nodes(run, nodes, kinds)))
+        return RunResult.of(
+            run, await counted(self.store, all_nodes(run, nodes, kinds)), self.store.results(run.run_id)
+        )
 
 
 def run(
-    workflow: str | Path | Workflow,
+    workflow: WorkflowSource,
     *,
     inputs: Mapping[str, Json] | None = None,
     options: RunOptions | None = None,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from flowllm.core.clock import timestamp
+from flowllm.core.errors import PackageMissing, RunFailed, UsageError
 from flowllm.core.money import Spend
-from flowllm.core.records import dataclass, fields, replace
-from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunStatus, StepKind, Usage
+from flowllm.core.records import dataclass, field, fields, replace
+from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.results import Results
+from flowllm.views.rows import Columns, Rows, RunRows, cell_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +82,11 @@ class RunResult:
     path: str = ""
     """Of the workflow's file."""
     tags: Sequence[str] = ()
+    results: Results | None = field(default=None, repr=False, compare=False)
+    """Where `rows` are read."""
 
     @classmethod
-    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord]) -> RunResult:
+    def of(cls, run: RunRecord, nodes: Sequence[NodeRecord], results: Results | None = None) -> RunResult:
         """A run as the store tells it; `nodes` are all of its graph (see `all_nodes`)."""
         return cls(
             run_id=run.run_id,
@@ -94,6 +100,53 @@ class RunResult:
             error=run.error,
             path=run.path,
             tags=run.tags,
+            results=results,
+        )
+
+    def rows(self, step: str | None = None, *, status: NodeStatus | str | None = None) -> Rows:
+        """The results as flat rows, which are read from the database as they are looked at, a page at a time: one for each item
+        of the step's foreach, or row of `--over`, and one for a step without items. As `flowllm export RUN STEP` has them.
+
+        `step` may be left out where only one has items, and may be one within items, `posts.title`, or one item, `posts[3]`.
+        Raises UsageError if there is no such step; StoreError, also for a database in memory that was closed.
+        """
+        if self.results is None:
+            raise UsageError(
+                "this result was not read from a database", hint="take that of FlowLLM.run, resume or result"
+            )
+        rows = RunRows(
+            run_id=RunId(self.run_id), going=self.status is RunStatus.RUNNING, steps=self.steps, results=self.results
+        )
+        return rows.of(step, [] if status is None else [NodeStatus(status)])
+
+    def to_dicts(self, step: str | None = None) -> list[dict[str, Json]]:
+        """All `rows` of a step at once."""
+        return list(self.rows(step))
+
+    def to_pandas(self, step: str | None = None) -> Any:
+        """All `rows` of a step as a pandas.DataFrame, with the columns of `flowllm export`. Raises PackageMissing without pandas."""
+        try:
+            from pandas import DataFrame  # noqa: PLC0415 - takes half a second, and is nobody's but the user's
+        except ImportError:
+            raise PackageMissing("to_pandas needs pandas", hint="pip install pandas") from None
+        found, columns = self.to_dicts(step), Columns()
+        for row in found:
+            columns.see(row)
+        names = columns.names
+        return DataFrame({name: [cell_of(row, name) for row in found] for name in names}, columns=names)
+
+    def raise_for_status(self) -> Self:
+        """The run itself, if it has succeeded. Raises RunFailed, which names the first error."""
+        if self.status is RunStatus.SUCCEEDED:
+            return self
+        failed = [(name, step.error) for name, step in self.steps.items() if step.error is not None]
+        where, error = failed[0] if failed else ("", self.error or {})
+        more = ": ".join(part for part in (where, str(error.get("message") or "")) if part)
+        raise RunFailed(
+            f"run {self.run_id} {_ENDED.get(self.status, self.status.value)}{f': {more}' if more else ''}",
+            hint=str(error.get("hint") or ""),
+            run_id=self.run_id,
+            status=self.status,
         )
 
     @property
@@ -116,6 +169,9 @@ class RunResult:
             **EMPTY_STATS,
             **self.stats,
         }
+
+
+_ENDED = {RunStatus.RUNNING: "has not ended", RunStatus.INTERRUPTED: "was interrupted", RunStatus.PAUSED: "is paused"}
 
 
 def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, StepKind]) -> list[NodeRecord]:

@@ -12,7 +12,7 @@ from shlex import quote
 from flowllm.app.dataset_run import RowFiles
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.redact import Redactor
-from flowllm.core.types import Json, NodeId, RunId
+from flowllm.core.types import IN_MEMORY, Json, NodeId, RunId
 from flowllm.language.files import DiskFiles, Unreadable
 from flowllm.language.inputs import LETTER, NODE, UNREAD, resolve_inputs
 from flowllm.language.literals import missing, restored
@@ -115,6 +115,8 @@ def edited(run: RunRecord) -> list[str]:
     """What to tell of files that are not what they were when the run began."""
     disk, edited = DiskFiles(), []
     for path, text in run.snapshot.items():
+        if path == run.path and path.endswith(IN_MEMORY):
+            continue
         try:
             same = disk.read(path) == text
         except Unreadable:

@@ -46,9 +46,9 @@ class Settings:
 
 def check_arguments(workflow: object, inputs: object, options: object) -> None:
     """Raises UsageError for what a program gives instead of a workflow, of inputs or of options."""
-    if not isinstance(workflow, (str, Path, Workflow)):
+    if not isinstance(workflow, (str, Path, Mapping, Workflow)):
         raise UsageError(
-            f"a workflow is given by the path of its file, or as a Workflow, not as {type(workflow).__name__}",
+            f"a workflow is the path of its file, its text, a mapping or a Workflow, not {type(workflow).__name__}",
             hint="write it into a file, such as blog.yaml",
         )
     if not isinstance(inputs, (Mapping, NoneType)):

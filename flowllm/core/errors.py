@@ -1,7 +1,7 @@
 """Every error that flowllm raises on purpose.
 
-UsageError: what was asked for is wrong, nothing was started. RunStopped: the run ends before its nodes do. StoreError:
-the database cannot be used. StepError: one node fails, and the run goes on with what does not need it; a ProviderError
+UsageError: what was asked for is wrong, nothing was started. RunStopped: the run ends before its nodes do. RunFailed: it has
+ended without success, told to those who ask for an exception. StoreError: the database cannot be used. StepError: one node fails, and the run goes on with what does not need it; a ProviderError
 among them is one failed attempt.
 """
 
@@ -110,6 +110,10 @@ class InvalidInputs(UsageError):
     """The inputs given do not fit those that the workflow names."""
 
 
+class PackageMissing(UsageError, ImportError):
+    """What was asked for needs a package that is not installed; `hint` says how to install it."""
+
+
 class RunNotFound(UsageError, LookupError):
     """There is no run of that id."""
 
@@ -148,6 +152,15 @@ class TooManyFailures(RunStopped):
     """More nodes failed than `stop_at_error_rate` allows."""
 
     status = RunStatus.FAILED
+
+
+class RunFailed(FlowLLMError):
+    """A run that has not succeeded, where that is wanted as an exception: see `RunResult.raise_for_status`."""
+
+    def __init__(self, message: str, *, hint: str = "", run_id: str = "", status: RunStatus = RunStatus.FAILED) -> None:
+        super().__init__(message, hint=hint)
+        self.run_id = run_id
+        self.status = status
 
 
 class StoreError(FlowLLMError):

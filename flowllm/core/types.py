@@ -363,3 +363,6 @@ def is_within(node: NodeId | str, steps: Collection[str]) -> bool:
 
 
 _ITEM_NUMBER = re.compile(r"\[\d+\]")
+
+IN_MEMORY: Final = "<workflow>"
+"""The name of a workflow's file that is none: a program has given its text."""

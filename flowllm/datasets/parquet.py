@@ -7,7 +7,7 @@ from datetime import datetime
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
-from flowllm.core.errors import UsageError
+from flowllm.core.errors import PackageMissing
 from flowllm.core.types import Json
 from flowllm.datasets.layouts import json_text
 from flowllm.datasets.row_files import ByteSink
@@ -76,7 +76,7 @@ class ParquetWriter:
     """A row group at a time. See `RowWriter`."""
 
     def __init__(self, file: ByteSink, kinds: Mapping[str, str]) -> None:
-        """Raises UsageError without pyarrow."""
+        """Raises PackageMissing without pyarrow."""
         self._arrow = pyarrow()
         from pyarrow.parquet import ParquetWriter as Writer  # noqa: PLC0415 - as below
 
@@ -117,11 +117,11 @@ class ParquetWriter:
 
 
 def pyarrow() -> ModuleType:
-    """Raises UsageError where it is not installed."""
+    """Raises PackageMissing where it is not installed."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - takes a fifth of a second, and is not installed everywhere
     except ImportError:
-        raise UsageError("Parquet needs pyarrow", hint="pip install 'flowllm[parquet]'") from None
+        raise PackageMissing("Parquet needs pyarrow", hint="pip install 'flowllm[parquet]'") from None
     module: ModuleType = pa
     return module
 

@@ -102,6 +102,22 @@ class SnapshotFiles:
         return ""
 
 
+class TextFiles:
+    """Texts that a program has given: absolute path to text; all other files are those of `others`."""
+
+    def __init__(self, texts: Mapping[str, str], others: Files) -> None:
+        self._texts = texts
+        self._others = others
+
+    def read(self, path: str) -> str:
+        """The text that was given for that path, else the file's."""
+        return self._texts[path] if path in self._texts else self._others.read(path)
+
+    def missing(self, path: str) -> str:
+        """As the others say."""
+        return self._others.missing(path)
+
+
 class Sources:
     """The files that one workflow reads: each read once, remembered for the snapshot and for problems.
 

@@ -118,7 +118,7 @@ class GraphReader:
         root = overridden(root, scope.overrides, problems, within=around.path)
         check_top(root, WorkflowKeys, what, problems)
         top = Sections(root, problems)
-        name = top.get("name", plain_text) or step or PurePath(around.chain[-1]).stem
+        name = top.get("name", plain_text) or step or PurePath(around.chain[-1]).stem.strip("<>")
         providers = dict(around.providers)
         own = top.get("providers", lambda node: parse_providers(node, problems)) or {}
         if around.depth == 0:

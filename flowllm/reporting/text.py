@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flowllm.core import money
 from flowllm.core.errors import ConditionFailed, TemplateFailed
-from flowllm.core.types import Json, N, RunStatus, WaitReason
+from flowllm.core.types import IN_MEMORY, Json, N, RunStatus, WaitReason
 
 _NUMBERS = re.compile(r"\[\n\s+((?:[-+.eE\d]+,\n\s+)*[-+.eE\d]+)\n\s*\]")
 """A list of numbers in indented JSON, where no text holds a line break."""
@@ -56,7 +56,13 @@ def resume_options(
     if "--retry-failed" in hints:
         options += " --retry-failed"
     elif status is RunStatus.FAILED and errors and all(error.get("type") in _OF_THE_FILE for error in errors):
-        options += " --retry-failed" if tolerated else f" --file {shlex.quote(file)}" if file else ""
+        options += (
+            " --retry-failed"
+            if tolerated
+            else f" --file {shlex.quote(file)}"
+            if file and not file.endswith(IN_MEMORY)
+            else ""
+        )
     return options
 
 

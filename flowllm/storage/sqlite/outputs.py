@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, overload
 
-from flowllm.core.errors import DatabaseCorrupt, StoreError
+from flowllm.core.errors import DatabaseCorrupt, StorageFailed, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.sqlite.connection import connect, reading_mode
@@ -132,7 +133,13 @@ class _Database:
                 opened.execute("PRAGMA query_only=ON")
                 yield opened
         except sqlite3.Error as error:
-            raise self._lost() or explain(error, self._path) from error
+            raise self._lost() or (explain(error, self._path) if self._path.exists() else self._gone()) from error
+
+    def _gone(self) -> StoreError:
+        return StorageFailed(
+            f"the database {self._path} is gone",
+            hint="one in memory lasts as long as its FlowLLM is open: name a file to read results afterwards",
+        )
 
     def _damaged(self, what: str) -> StoreError:
         return self._lost() or DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
@@ -242,12 +249,20 @@ class ChosenOutputs(_OnDisk):
         return self._output(NodeRow._make(rows[0]))
 
 
+def _nothing_lost() -> None:
+    """Whoever has not opened the database cannot tell."""
+
+
 class StoredResults(_Database):
     """`Results`, of a database."""
 
     def __init__(self, path: Path, run_id: RunId, **how: Any) -> None:
         super().__init__(path, run_id, **how)
         self._how = {"path": path, "run_id": run_id, **how}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Results go to other processes, the connection of this one stays."""
+        return partial(StoredResults, **{**self._how, "lost": _nothing_lost}), ()
 
     def node(self, node_id: NodeId) -> NodeRecord | None:
         """See `Results`."""

@@ -288,7 +288,7 @@ def test_ids_of_runs_sort_by_age_and_differ() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"workflow": {"steps": {}}}, "not as dict"),
+        ({"workflow": [{"steps": {}}]}, "or a Workflow, not list"),
         ({"inputs": [("topic", "tea")]}, "inputs are a mapping of names to values, not list"),
         ({"options": {"model": "m"}}, "options are RunOptions, not dict"),
     ],

@@ -31,6 +31,7 @@ GIVEN = {
     "retry_after": 1.5,
     "traceback": "line 1",
     "database": "other.db",
+    "run_id": "20261129-120000-abcde",
 }
 
 
