@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -289,11 +290,24 @@ class FlowLLM:
         run = await self.store.run(RunId(run_id))
         return await self._result(run.run_id, self._stored(run, RunOptions.of(run.options)), full=full)
 
-    async def runs(self, *, limit: int = 50, workflow: str | None = None, unfinished: bool = False) -> list[RunResult]:
-        """The runs on record, the newest first, as `flowllm runs` lists them: as `result` gives each, but without outputs of
-        items (see `RunResult.rows`) and without steps that are not on record. `workflow`: those of that name; `unfinished`:
-        those that have not succeeded."""
-        found = await self.store.runs(limit=limit, workflow=workflow, unfinished=unfinished)
+    async def runs(
+        self,
+        *,
+        limit: int = 50,
+        workflow: str | None = None,
+        status: RunStatus | str | None = None,
+        since: datetime | None = None,
+        tag: str | None = None,
+    ) -> list[RunResult]:
+        """The newest runs on record of which all that is given holds, the newest first: as `result` gives each, but without
+        outputs of items (see `RunResult.rows`) and without steps that are not on record. `since`: started then or later."""
+        found = await self.store.runs(
+            limit=limit,
+            workflow=workflow,
+            status=None if status is None else RunStatus(status),
+            since=None if since is None else since.timestamp(),
+            tag=tag,
+        )
         return [await self._listed(run) for run in found]
 
     async def _listed(self, run: RunRecord) -> RunResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +76,8 @@ def test_a_database_in_memory_gives_rows_while_it_is_open(database: Path) -> Non
             assert [row["item"] for row in run.rows()] == [1, 2]
             (listed,) = await app.runs(workflow="doubles")
             assert (listed.run_id, listed.to_dicts()) == (run.run_id, run.to_dicts())
-            assert await app.runs(unfinished=True) == []
+            assert await app.runs(status="failed") == []
+            assert len(await app.runs(since=datetime.now(UTC) - timedelta(hours=1))) == 1
             return run
 
     run = asyncio.run(work())
