@@ -11,13 +11,14 @@ from pathlib import Path
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import DataFailed, StorageFailed, UsageError
+from flowllm.core.file_endings import refused_ending
 from flowllm.core.records import dataclass, replace
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import ROW, Json, StepKind
 from flowllm.datasets.base import Rows
 from flowllm.datasets.file_writes import OutputLock
 from flowllm.datasets.files import BY_ENDING, GUESSED_TABLE, STDIN, ending_of, open_file
-from flowllm.datasets.layouts import layout_of, line_of, refused_ending
+from flowllm.datasets.layouts import layout_of, line_of
 from flowllm.datasets.lines import refuse_foreign_ending
 from flowllm.datasets.output import OutputFile
 from flowllm.datasets.rows import LimitedRows, PeekedRows
@@ -120,7 +121,10 @@ def absolute_paths(options: RunOptions) -> RunOptions:
     if over == output and over != STDIN:
         raise UsageError(f"--over and --output are the same file: {over}", hint="name another one with --output")
     if refused := refused_ending(output):
-        raise UsageError(f"--output {options.output}: {refused}", hint="name x.jsonl or x.csv")
+        raise UsageError(
+            f"--output {options.output}: {refused}",
+            hint="name x.jsonl or x.csv, and `flowllm export` the run afterwards",
+        )
     return replace(options, over=over, output=output)
 
 

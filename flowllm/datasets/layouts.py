@@ -11,14 +11,6 @@ from typing import BinaryIO, Final, Protocol
 
 from flowllm.core.types import Json
 
-WRITTEN: Final = (".jsonl", ".csv", ".tsv", ".json")
-"""Endings that say how a file is written; any other means JSON Lines."""
-_NOT_WRITTEN: Final = frozenset(
-    (
-        *(".parquet", ".arrow", ".feather", ".avro", ".orc", ".xlsx", ".xls", ".xlsm", ".ods", ".sqlite", ".db"),
-        *(".gz", ".zip", ".zst", ".bz2", ".xz", ".7z", ".docx", ".pdf"),
-    )
-)
 DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 _INDEX: Final = re.compile(rb'\{"index": (\d{1,9}), ')
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
@@ -47,16 +39,6 @@ class Layout(Protocol):
     def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
         """The rows that the first `size` bytes hold. Raises ValueError if this layout has not left them so."""
         ...
-
-
-def refused_ending(name: str) -> str:
-    """Why no file of that name is written; empty if it is."""
-    ending = PurePath(name).suffix.lower()
-    if ending not in _NOT_WRITTEN:
-        return ""
-    return (
-        f"{ending} is not written, but {', '.join(WRITTEN)} and other texts are: other programs make {ending} of those"
-    )
 
 
 def layout_of(name: str, outputs: Sequence[str]) -> Layout:

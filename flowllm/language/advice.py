@@ -9,6 +9,7 @@ from collections.abc import Mapping as AbstractMapping
 from typing import Final, TypeAlias
 
 from flowllm.core.errors import StepError
+from flowllm.core.file_endings import refused_ending
 from flowllm.core.records import dataclass, fields
 from flowllm.core.types import Json, Limits, StepId
 from flowllm.language.files import Sources
@@ -89,9 +90,12 @@ def check_output(node: Node, steps: Collection[str], problems: Problems) -> None
             )
 
 
+_BEHIND_TAGS: Final = re.compile(r"[%}]\}")
+
+
 def check_saves(steps: Collection[Step], problems: Problems) -> None:
-    """Add a problem for each step that saves to a path that another has already, where both are certain to be carried
-    out: no `when` is above them."""
+    """Add a problem for each step that saves to a file of a kind that is not written, or to a path that another has already,
+    where both are certain to be carried out: no `when` is above them."""
     dependents: dict[str, list[str]] = {}
     for step in steps:
         for need in step.edges:
@@ -105,8 +109,12 @@ def check_saves(steps: Collection[Step], problems: Problems) -> None:
             waiting += dependents.get(name, [])
     taken: dict[str, str] = {}
     for step in steps:
-        path = None if step.save is None else step.save.constant
-        if step.save is None or not path or step.foreach is not None or step.id in uncertain:
+        if step.save is None:
+            continue
+        path = step.save.constant
+        if refused := refused_ending(f"x{_BEHIND_TAGS.split(step.save.source)[-1]}"):
+            problems.add(step.save.where, refused, "end it with .jsonl or .csv", step=step.id)
+        if not path or step.foreach is not None or step.id in uncertain:
             continue
         other = taken.setdefault(os.path.normpath(path), step.id)
         if other != step.id:

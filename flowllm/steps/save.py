@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from flowllm.core.errors import SaveFailed
+from flowllm.core.file_endings import refused_ending
 from flowllm.core.types import ROW, Json, step_path
 from flowllm.datasets.file_writes import FileConflict, FileRegistry, open_temporary, remove_leftovers
-from flowllm.datasets.layouts import content_of_file, refused_ending
+from flowllm.datasets.layouts import content_of_file
 from flowllm.language.workflow import Step
 
 LONGEST_NAME = 255

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flowllm.core.errors import UsageError
-from flowllm.datasets.layouts import cell, content_of_file, layout_of, refused_ending
+from flowllm.core.file_endings import refused_ending
+from flowllm.datasets.layouts import cell, content_of_file, layout_of
 from flowllm.datasets.output import OutputFile
 
 pytestmark = pytest.mark.anyio
