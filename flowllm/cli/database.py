@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -14,16 +15,15 @@ from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.tasks import run_loop
-from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, RunStatus, StepKind, Usage, step_path
-from flowllm.language.kinds import kinds
-from flowllm.language.nodes import Mapping as YamlMapping
-from flowllm.language.problems import SourceError, nearest
-from flowllm.language.source import parse_yaml
+from flowllm.core.types import AttemptStatus, Json, NodeId, RunId, RunStatus, StepKind, Usage, step_path
+from flowllm.language.problems import nearest
+from flowllm.reporting.text import plural
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory
+from flowllm.views.steps import step_kinds
 
 T = TypeVar("T")
-LAST = "last"
+LAST = re.compile(r"last(?:~(\d{1,6}))?")
 
 
 def open_app(location: Location) -> FlowLLM:
@@ -55,33 +55,19 @@ async def _within(app: FlowLLM, work: Callable[[FlowLLM], Awaitable[T]]) -> T:
 
 
 async def find_run(store: Store, named: str) -> RunRecord:
-    """A run by its id, an unambiguous beginning of it, or `last`. Raises RunNotFound."""
-    if named != LAST:
+    """A run by its id, an unambiguous beginning of it, `last`, or `last~N` for the N-th before that. Raises RunNotFound."""
+    back = LAST.fullmatch(named)
+    if back is None:
         return await store.run(RunId(named))
-    newest = await store.runs(limit=1)
+    earlier = int(back[1] or 0)
+    newest = await store.runs(limit=earlier + 1)
     if not newest:
         raise RunNotFound("there is no run yet", hint="start one with `flowllm run FILE`")
-    return await store.run(newest[0].run_id)
-
-
-def step_kinds(run: RunRecord) -> dict[str, StepKind]:
-    """The steps of a run's workflow and their kinds, in the order of its file, without checking the workflow again: a run
-    of another version, or with settings that are gone, can be shown all the same. Empty if the file cannot be read.
-
-    A run over the rows of a data set has one step, which stands for the whole graph.
-    """
-    if run.options.get("over") is not None:
-        return {ROW: StepKind.WORKFLOW}
-    try:
-        root = parse_yaml(run.snapshot.get(run.path, ""), run.path)
-    except SourceError:
-        return {}
-    steps = root.get("steps") if isinstance(root, YamlMapping) else None
-    found = {}
-    for entry in steps.entries if isinstance(steps, YamlMapping) else ():
-        keys = entry.value.keys() if isinstance(entry.value, YamlMapping) else {}
-        found[entry.key] = next((spec.kind for key, spec in kinds().items() if key in keys), StepKind.PROMPT)
-    return found
+    if len(newest) <= earlier:
+        raise RunNotFound(
+            f"there are only {plural(len(newest), 'run')}, so there is no {named}", hint="see `flowllm runs`"
+        )
+    return await store.run(newest[-1].run_id)
 
 
 def command(verb: str, run_id: str, location: Location) -> str:

@@ -13,7 +13,7 @@ import click
 
 from flowllm.app.export import export_rows
 from flowllm.app.flowllm import FlowLLM
-from flowllm.cli.database import find_run, reading, step_kinds
+from flowllm.cli.database import find_run, reading
 from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import say
 from flowllm.core.errors import StorageFailed, UsageError
@@ -24,6 +24,7 @@ from flowllm.datasets.output import check_output
 from flowllm.datasets.row_files import FORMATS, format_of
 from flowllm.reporting.text import harmless_json, plural, visible
 from flowllm.views.rows import Rows, RunRows
+from flowllm.views.steps import step_kinds
 
 _STATUSES = [status.value for status in NodeStatus if status is not NodeStatus.PENDING]
 

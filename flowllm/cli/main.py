@@ -22,6 +22,7 @@ COMMANDS = {
     "runs": ("runs", "List, prune or delete runs."),
     "show": ("show", "Show one run, or one step of it."),
     "export": ("export", "Write the results of a run as CSV, JSON Lines, JSON or Parquet."),
+    "diff": ("diff", "Show what differs between two runs."),
     "why": ("explain", "Say why a step ran again, and what it waited for."),
     "ui": ("ui", "Show runs on a local web page."),
     "failed": ("runs", "Print the failed items of a run, to be run again."),

@@ -160,7 +160,7 @@ def resume(
 
     async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         return await app.resume(
-            (await find_run(app.store, run)).run_id if run == LAST else run,
+            (await find_run(app.store, run)).run_id if run and LAST.fullmatch(run) else run,
             file=file,
             inputs=inputs,
             input_text=texts,

@@ -13,7 +13,7 @@ import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import COUNTED, figures_of
-from flowllm.cli.database import find_run, reading, step_kinds, writing
+from flowllm.cli.database import find_run, reading, writing
 from flowllm.cli.options import DURATION, Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results, say, unicode_output
 from flowllm.core.clock import timestamp
@@ -23,6 +23,7 @@ from flowllm.core.types import ROW, Json, NodeStatus, RunId, step_path
 from flowllm.language.problems import nearest
 from flowllm.reporting.text import at_least, byte_size, clock_time, dollars, duration, json_text, plural, visible
 from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.views.steps import step_kinds
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 

@@ -9,6 +9,7 @@ from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.browsing import Browsing
+from flowllm.storage.comparing import Comparing
 from flowllm.storage.following import Following
 from flowllm.storage.history import History
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
@@ -185,7 +186,7 @@ class NodeWrite:
     node: NodeRecord
 
 
-class Store(History, Browsing, Following, ResultReads, TimelineReads, Protocol):
+class Store(History, Browsing, Comparing, Following, ResultReads, TimelineReads, Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or the
     database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
     that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.

@@ -1,0 +1,188 @@
+"""flowllm diff: what differs between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from flowllm.app.flowllm import FlowLLM
+from flowllm.cli.database import find_run, reading
+from flowllm.cli.diff_lines import Line, field_lines, number, signed, value_lines
+from flowllm.cli.options import Location, json_option, location_options
+from flowllm.cli.output import print_json, print_table, results
+from flowllm.core.money import dollars
+from flowllm.core.types import Json, N
+from flowllm.reporting.screen import Screen
+from flowllm.reporting.text import at_least, duration, error_text, json_text, one_line, plural, visible
+from flowllm.views.compare import SHOWN, Comparison, compare, elapsed
+from flowllm.views.differences import Figures, NodeChange, StepComparison
+
+_WHY = 24
+"""Characters that are left at least for why a step's request differs."""
+_MOST_GIVEN = 10
+"""Inputs and options that are told."""
+
+
+@click.command()
+@click.argument("base")
+@click.argument("run")
+@click.argument("step", required=False)
+@json_option
+@click.option("--limit", type=click.IntRange(min=0), default=SHOWN, show_default=True, help="Changes to show in full.")
+@click.option("--fail-on", type=click.Choice(["change"]), help="Exit with 1 where an output or a status differs.")
+@location_options
+def diff(
+    *, base: str, run: str, step: str | None, as_json: bool, limit: int, fail_on: str | None, location: Location
+) -> int:
+    """Show what differs in RUN from the earlier run BASE, or in one STEP of both.
+
+    Steps are joined by their names, items by their content: one that moved is the same. Outputs and statuses count as
+    changes; cost, time, models and prompts that differ are told, and are none. BASE and RUN are ids, their beginnings, `last`,
+    or `last~1` for the run before.
+
+    \b
+      flowllm diff last~1 last
+      flowllm diff last~1 last classify --fail-on change
+    """  # noqa: D301 - \b is click's mark for lines that are kept as they are
+
+    async def work(app: FlowLLM) -> Comparison:
+        store = app.store
+        return await compare(store, await find_run(store, base), await find_run(store, run), step, limit=limit)
+
+    found = reading(location, work)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print(found)
+    return int(fail_on is not None and found.changed)
+
+
+def _print(found: Comparison) -> None:
+    screen = results()
+    _print_runs(found)
+    for line in _given(found):
+        screen.line(*line)
+    screen.line()
+    _print_steps(found, screen)
+    for step in found.steps:
+        for mean in step.means:
+            where = visible(f"{step.step}.{mean.path}" if mean.path else step.step)
+            means = f"{number(mean.before)} → {number(mean.after)} ({signed(mean.after - mean.before)})"
+            screen.line(f"mean of {where}: {means} in {plural(mean.items, 'item')}")
+    for change in found.changes:
+        screen.line()
+        for line in _change(change, screen.width()):
+            screen.line(*line)
+    screen.line()
+    if left := found.total - len(found.changes):
+        screen.line(f"and {plural(left, 'more change')}: a STEP or --limit shows them")
+    if not found.changed:
+        screen.line("no output and no status differs")
+
+
+def _print_runs(found: Comparison) -> None:
+    rows = []
+    for name, run in (("base", found.base), ("run", found.run)):
+        spend = run.totals.spend
+        tokens = at_least(spend.usage.total, spend.known_input + spend.known_output, "{:,}".format)
+        cost = at_least(spend.cost_usd, spend.known_usd, dollars)
+        took = duration(elapsed(run))
+        rows.append([name, run.run_id, run.status.value, took, tokens, cost])
+    print_table(["", "RUN", "STATUS", "TOOK", "TOKENS", "COST"], rows, right=("TOOK", "TOKENS", "COST"))
+
+
+def _given(found: Comparison) -> Iterator[Line]:
+    """What was asked for in another way."""
+    for one in found.given[:_MOST_GIVEN]:
+        before, after = (_short(value) for value in (one.before, one.after))
+        yield (visible(one.path), ": ", (before, "red"), " → ", (after, "green"))
+    if len(found.given) > _MOST_GIVEN:
+        yield (f"and {plural(len(found.given) - _MOST_GIVEN, 'more input')}",)
+    if found.edited:
+        names = ", ".join(Path(path).name for path in found.edited)
+        yield ("edited: ", one_line(names, 70))
+
+
+def _short(value: Json) -> str:
+    return "none" if value is None else one_line(value if isinstance(value, str) else json_text(value, indent=None), 30)
+
+
+def _print_steps(found: Comparison, screen: Screen) -> None:
+    rows = []
+    for step in found.steps:
+        tokens = _delta(step, lambda one: one.tokens, number)
+        call = _delta(step, lambda one: one.call_s, duration)
+        rows.append([step.step, differs(step), tokens, call, _delta(step, lambda one: one.cost_usd, dollars)])
+    taken = sum(max([len(row[at]) + 2 for row in rows] + [8]) for at in range(5))
+    room = max(_WHY, screen.width() - taken)
+    headers = ["STEP", "DIFFERENCE", "TOKENS", "CALL", "COST", "WHY"]
+    print_table(
+        headers,
+        [[*row, one_line(why(step), room)] for row, step in zip(rows, found.steps, strict=True)],
+        right=("TOKENS", "CALL", "COST"),
+    )
+
+
+def differs(step: StepComparison) -> str:
+    """`same`, `failed → succeeded`, `37 of 2,000 items, 1 added`."""
+    found = []
+    before, after, items = step.before, step.after, step.items
+    if before is not None and after is not None and before.status is not after.status:
+        found.append(f"{before.status} → {after.status}")
+    if items is not None:
+        if items.changed:
+            found.append(f"{items.changed:,} of {plural(items.same + items.changed, 'item')}")
+        found += [f"{count:,} {word}" for count, word in ((items.added, "added"), (items.removed, "removed")) if count]
+    return ", ".join(found) or step.verdict.value
+
+
+def why(step: StepComparison) -> str:
+    """`prompt, model a → b`."""
+    before, after = step.before, step.after
+    models = "" if before is None or after is None or before.model == after.model else f"{before.model} → {after.model}"
+    words = [f"model {models}" if word == "model" and models else word for word in step.why]
+    return ", ".join(words)
+
+
+def _delta(step: StepComparison, figure: Callable[[Figures], N | None], shown: Callable[[N], str]) -> str:
+    """How much more it took, with its sign; empty for no difference."""
+    known = [0 if one is None else figure(one) for one in (step.before, step.after)]
+    if known[0] is None or known[1] is None:
+        return "unknown"
+    delta = known[1] - known[0]
+    text = shown(abs(delta))
+    return "-" if text == shown(0) else f"{'+' if delta > 0 else '-'}{text}"
+
+
+def _change(change: NodeChange, width: int) -> Iterator[Line]:
+    """A node's name, then what differs in it."""
+    item = "" if change.item is None else _item(change.item, max(20, width - len(change.node) - 24))
+    moved = "" if change.base_node in {None, change.node} else f" (was {change.base_node})"
+    yield ((visible(change.node + moved), "bold"), (f"  {item}" if item else "", "dim"))
+    name = "answer" if isinstance(change.fields[0].after if change.fields else None, str) else "output"
+    before, after = change.before, change.after
+    if before is None or after is None:
+        sign, colour = ("+", "green") if before is None else ("-", "red")
+        yield ("  ", (change.verdict.value, colour))
+        for field in change.fields:
+            yield from value_lines(field.after if before is None else field.before, sign, width)
+        return
+    if before.status is not after.status:
+        yield ("  ", (before.status.value, "red"), " → ", (after.status.value, "green"))
+        for sign, one in (("-", before), ("+", after)):
+            if one.error is not None:
+                yield from value_lines(error_text(one.error), sign, width)
+    for field in change.fields:
+        yield from field_lines(field, name, width)
+    if change.more_fields:
+        yield ((f"  and {plural(change.more_fields, 'more place')}", "dim"),)
+    if change.why:
+        yield ((f"  asked otherwise: {visible(', '.join(change.why))}", "dim"),)
+
+
+def _item(value: Json, longest: int) -> str:
+    if isinstance(value, dict) and len(value) == 1:
+        (value,) = value.values()
+    return one_line(value if isinstance(value, str) else json_text(value, indent=None), longest)

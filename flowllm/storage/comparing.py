@@ -1,0 +1,35 @@
+"""What the store tells of the same foreach in two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId
+
+ItemPair = tuple[int | None, int | None]
+"""The places of an item in the earlier run and in the later one; None: it is not there."""
+
+
+class ItemOutcome(NamedTuple):
+    """What became of the item at a place."""
+
+    place: int
+    status: NodeStatus
+    output: Json
+
+
+class Comparing(Protocol):
+    """Part of `Store`."""
+
+    async def unequal_items(self, base: RunId, run: RunId, parent: NodeId) -> Sequence[ItemPair]:
+        """The current items of a foreach (see `Store.items`) in both runs that do not have the same key, status and output.
+
+        They are joined in the database by content and occurrence, the second of equal rows with the second one, and come
+        in the order of the later run, what only the earlier one has at the end. Nothing is read of them but their hashes.
+        """
+        ...
+
+    async def item_outcomes(self, run_id: RunId, parent: NodeId, places: Sequence[int]) -> list[ItemOutcome]:
+        """Of the current items at these places, in the order of their places; one that was damaged on disk has failed."""
+        ...

@@ -1,0 +1,309 @@
+"""What differs between two runs: steps by name, items by content and occurrence.
+
+A step or an item has changed when its output or its status has. What it was asked, by which model, what it took and what
+an error says may differ besides, and is told; alone it is no change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import islice
+
+from flowllm.core.errors import UsageError
+from flowllm.core.records import dataclass
+from flowllm.core.types import Json, NodeId, RunStatus
+from flowllm.explain.why import explain_parts
+from flowllm.language.problems import nearest
+from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.storage.comparing import ItemPair
+from flowllm.views.differences import (
+    FieldChange,
+    Figures,
+    ItemCounts,
+    Means,
+    NodeChange,
+    StepComparison,
+    Verdict,
+    field_changes,
+)
+from flowllm.views.steps import step_kinds
+
+SHOWN = 20
+"""Changes that are told in full, unless more are wanted."""
+MOST_FIELDS = 20
+"""Places at which two outputs differ that are told; two vectors differ at thousands."""
+_PAGE = 500
+_SAMPLE = 5
+"""Items whose requests are compared, where those of all would have to be read."""
+_NOT_GIVEN = frozenset({"config", "given", "mended"})
+"""Options on record that nobody gave as such."""
+
+Nodes = tuple[NodeRecord | None, NodeRecord | None]
+"""In the earlier run, and in the later one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two runs."""
+
+    base: RunRecord
+    run: RunRecord
+    given: tuple[FieldChange, ...]
+    """Where the workflow's name, provider, inputs and options differ."""
+    edited: tuple[str, ...]
+    """Files of the later run that are not what they were."""
+    steps: tuple[StepComparison, ...]
+    changes: tuple[NodeChange, ...]
+    """As many as were asked for: other statuses first, then other outputs, then what was added or removed."""
+    total: int
+    """How many there are."""
+
+    @property
+    def changed(self) -> bool:
+        """An output or a status differs, that of a run too."""
+        return self.base.status is not self.run.status or any(step.verdict is not Verdict.SAME for step in self.steps)
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        return {
+            "base": _run_dict(self.base),
+            "run": _run_dict(self.run),
+            "changed": self.changed,
+            "given": [one.as_dict() for one in self.given],
+            "edited": list(self.edited),
+            "steps": [step.as_dict() for step in self.steps],
+            "changes": [change.as_dict() for change in self.changes],
+            "total_changes": self.total,
+        }
+
+
+def elapsed(run: RunRecord) -> float | None:
+    """Seconds that the last attempt at a run took; None while it goes on."""
+    took = run.stats.get("duration_s")
+    return took if run.finished_at is not None and isinstance(took, int | float) else None
+
+
+def _run_dict(run: RunRecord) -> dict[str, Json]:
+    spend = run.totals.spend.as_dict()
+    return {
+        "run_id": run.run_id,
+        "workflow": run.workflow,
+        "status": run.status.value,
+        "provider": run.provider,
+        "started_at": run.started_at,
+        "elapsed_s": elapsed(run),
+        **{name: spend[name] for name in ("cost_usd", "usage", "at_least")},
+    }
+
+
+async def compare(
+    store: Store, base: RunRecord, run: RunRecord, step: str | None = None, *, limit: int = SHOWN
+) -> Comparison:
+    """Hold a run against an earlier one, or one step of it with its items or with the steps within; `limit` changes are
+    told in full. Raises UsageError for a step that neither has."""
+    comparer = _Comparer(store, base, run, limit)
+    for nodes in await _paired(store, base, run, step):
+        await comparer.step(nodes)
+    return Comparison(
+        base=base,
+        run=run,
+        given=field_changes(_given(base), _given(run)),
+        edited=tuple(path for path, text in run.snapshot.items() if _kept(base, run, path) != text),
+        steps=tuple(comparer.steps),
+        changes=await comparer.changes(),
+        total=comparer.total,
+    )
+
+
+def _given(run: RunRecord) -> dict[str, Json]:
+    options = {name: value for name, value in run.options.items() if name not in _NOT_GIVEN}
+    names = {"workflow": run.workflow, "provider": run.provider}
+    return {**names, **{f"input {name}": value for name, value in run.inputs.items()}, **options}
+
+
+def _kept(base: RunRecord, run: RunRecord, path: str) -> str | None:
+    return base.snapshot.get(base.path if path == run.path else path)
+
+
+async def _paired(store: Store, base: RunRecord, run: RunRecord, step: str | None) -> list[Nodes]:
+    """What is compared, in the order of the later run's file."""
+    sides = [await _nodes(store, one, step) for one in (base, run)]
+    if step is not None and not any(sides):
+        known = {node.node_id: None for one in (base, run) for node in await store.nodes(one.run_id)}
+        raise UsageError(f"neither run has a record of a step `{step}`", hint=nearest(step, known))
+    order = {} if step else {**step_kinds(run), **step_kinds(base)}
+    names = dict.fromkeys(name for name in (*order, *sides[1], *sides[0]) if name in sides[0] or name in sides[1])
+    return [(sides[0].get(name), sides[1].get(name)) for name in names]
+
+
+async def _nodes(store: Store, run: RunRecord, step: str | None) -> dict[str, NodeRecord]:
+    if step is None:
+        return {node.node_id: node for node in await store.nodes(run.run_id)}
+    node = await store.node(run.run_id, NodeId(step))
+    if node is None:
+        return {}
+    within = [] if node.counts is not None else await store.nodes(run.run_id, node.node_id)
+    return {one.node_id: one for one in (node, *within)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A change that may be told; an item's rows are read only if it is."""
+
+    rank: int
+    step: str
+    nodes: Nodes = (None, None)
+    places: ItemPair = (None, None)
+
+
+_STATUS, _OUTPUT, _ALONE = range(3)
+
+
+class _Comparer:
+    """Two runs while they are gone through, step by step."""
+
+    def __init__(self, store: Store, base: RunRecord, run: RunRecord, limit: int) -> None:
+        self._store = store
+        self._runs = (base, run)
+        self._limit = limit
+        self._found: list[_Found] = []
+        self.steps: list[StepComparison] = []
+        self.total = 0
+
+    async def step(self, nodes: Nodes) -> None:
+        """Compare a step."""
+        before, after = nodes
+        node = after or before
+        assert node is not None  # noqa: S101 - a pair is of one that at least one run has
+        items, means, why = None, Means(), _why(nodes)
+        if before is not None and after is not None and before.counts is not None and after.counts is not None:
+            verdict, items, why = await self._items(after.node_id, means)
+            if before.status is not after.status:
+                verdict = Verdict.CHANGED
+        else:
+            verdict = _verdict(nodes)
+            if verdict is not Verdict.SAME:
+                self.total += 1
+                self._found.append(_Found(rank=_rank(nodes), step=node.node_id, nodes=nodes))
+        figures = self._figures(nodes)
+        self.steps.append(
+            StepComparison(
+                step=node.node_id,
+                kind=node.kind,
+                verdict=verdict,
+                before=figures[0],
+                after=figures[1],
+                items=items,
+                means=means.found(),
+                why=why,
+            )
+        )
+
+    async def _items(self, parent: NodeId, means: Means) -> tuple[Verdict, ItemCounts, tuple[str, ...]]:
+        base, run = self._runs
+        unequal = await self._store.unequal_items(base.run_id, run.run_id, parent)
+        changed: dict[int, list[_Found]] = {_STATUS: [], _OUTPUT: []}
+        counts = {_STATUS: 0, _OUTPUT: 0}
+        both = [pair for pair in unequal if None not in pair]
+        for first in range(0, len(both), _PAGE):
+            pairs = both[first : first + _PAGE]
+            for pair, rank in zip(pairs, await self._ranks(parent, pairs, means), strict=True):
+                if rank is not None:
+                    counts[rank] += 1
+                    if counts[rank] <= self._limit:
+                        changed[rank].append(_Found(rank=rank, step=parent, places=pair))
+            await asyncio.sleep(0)
+        alone = [pair for pair in unequal if None in pair]
+        left = [_Found(rank=_ALONE, step=parent, places=pair) for pair in islice(alone, self._limit)]
+        self._found += [*changed[_STATUS], *changed[_OUTPUT], *left]
+        self.total += sum(counts.values()) + len(alone)
+        added = sum(pair[0] is None for pair in alone)
+        in_run = sum((await self._store.count_items(run.run_id, parent)).values())
+        found = ItemCounts(
+            same=in_run - added - sum(counts.values()),
+            changed=sum(counts.values()),
+            added=added,
+            removed=len(alone) - added,
+        )
+        samples = [_why(await self._read(parent, pair)) for pair in both[:_SAMPLE]]
+        why = tuple(dict.fromkeys(word for words in samples for word in words))
+        return (Verdict.CHANGED if found.differ else Verdict.SAME), found, why
+
+    async def _ranks(self, parent: NodeId, pairs: Sequence[ItemPair], means: Means) -> list[int | None]:
+        """How each pair differs; None: in its key alone."""
+        sides = []
+        for run, places in zip(self._runs, zip(*pairs, strict=True), strict=True):
+            outcomes = await self._store.item_outcomes(run.run_id, parent, [place or 0 for place in places])
+            sides.append({one.place: one for one in outcomes})
+        ranks: list[int | None] = []
+        for pair in pairs:
+            before, after = (side.get(place or 0) for side, place in zip(sides, pair, strict=True))
+            if before is None or after is None:  # it has gone since, in a run that goes on
+                ranks.append(None)
+                continue
+            if before.output != after.output:
+                means.see(before.output, after.output)
+            differ = before.output != after.output and bool(field_changes(before.output, after.output))
+            ranks.append(_STATUS if before.status is not after.status else _OUTPUT if differ else None)
+        return ranks
+
+    async def changes(self) -> tuple[NodeChange, ...]:
+        """The first ones, in full."""
+        first = sorted(self._found, key=lambda one: one.rank)[: self._limit]
+        return tuple([await self._change(one) for one in first])
+
+    async def _change(self, found: _Found) -> NodeChange:
+        nodes = found.nodes if any(found.nodes) else await self._read(NodeId(found.step), found.places)
+        before, after = nodes
+        node = after or before
+        assert node is not None  # noqa: S101 - as above
+        fields = field_changes(*(None if one is None else one.output for one in nodes))
+        figures = self._figures(nodes)
+        return NodeChange(
+            node=node.node_id,
+            base_node=None if before is None else before.node_id,
+            step=found.step,
+            verdict=_verdict(nodes),
+            item=node.item,
+            before=figures[0],
+            after=figures[1],
+            fields=fields[:MOST_FIELDS],
+            more_fields=max(0, len(fields) - MOST_FIELDS),
+            why=_why(nodes),
+        )
+
+    async def _read(self, parent: NodeId, places: ItemPair) -> Nodes:
+        found: list[NodeRecord | None] = []
+        for run, place in zip(self._runs, places, strict=True):
+            rows = [] if place is None else await self._store.items(run.run_id, parent, after=place - 1, limit=1)
+            found.append(rows[0] if rows else None)
+        return found[0], found[1]
+
+    def _figures(self, nodes: Nodes) -> tuple[Figures | None, Figures | None]:
+        before, after = (
+            Figures.of(node, going=run.status is RunStatus.RUNNING) for node, run in zip(nodes, self._runs, strict=True)
+        )
+        return before, after
+
+
+def _rank(nodes: Nodes) -> int:
+    before, after = nodes
+    if before is None or after is None:
+        return _ALONE
+    return _OUTPUT if before.status is after.status else _STATUS
+
+
+def _verdict(nodes: Nodes) -> Verdict:
+    before, after = nodes
+    if before is None or after is None:
+        return Verdict.REMOVED if after is None else Verdict.ADDED
+    same = before.status is after.status and not field_changes(before.output, after.output)
+    return Verdict.SAME if same else Verdict.CHANGED
+
+
+def _why(nodes: Nodes) -> tuple[str, ...]:
+    before, after = nodes
+    if before is None or after is None or before.key == after.key:
+        return ()
+    return tuple(word for word in explain_parts(before.parts, after.parts) if word != "reason")
