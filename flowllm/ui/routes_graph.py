@@ -2,6 +2,89 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections import OrderedDict
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-ROUTES: list[Route] = []
+from flowllm.core.errors import FlowLLMError, UsageError
+from flowllm.core.types import RunId, StepId
+from flowllm.explain.graph import Graph
+from flowllm.storage.base import RunRecord
+from flowllm.views.gauges import series_of, throttled
+from flowllm.views.graph import read_graph
+from flowllm.views.timeline import MOST_BARS, read_timeline
+
+_KEPT: Final = 16
+"""Graphs of runs that are kept: to load a workflow takes longer than to read where its nodes stand."""
+
+
+async def graph(request: Request) -> Response:
+    """The graph of a run, or of a `workflow` step within it."""
+    run, whole = await _run(request)
+    now, within = request.app.state.clock.now(), request.query_params.get("within", "")
+    view = await read_graph(request.app.state.store, run, whole, within, now=now)
+    return JSONResponse(view.as_dict())
+
+
+async def timeline(request: Request) -> Response:
+    """What the nodes of a run did when; with `since` only what has changed behind the change of that number."""
+    run, whole = await _run(request)
+    line = await read_timeline(
+        request.app.state.store,
+        run,
+        whole,
+        request.query_params.get("parent", ""),
+        after=_number(request, "after", -1),
+        limit=min(_number(request, "limit", MOST_BARS), MOST_BARS),
+        now=request.app.state.clock.now(),
+    )
+    return JSONResponse(line.as_dict(_number(request, "since", 0)))
+
+
+async def gauges(request: Request) -> Response:
+    """How accounts stood behind the moment `since`, and whether anything waits for a limit now."""
+    now = request.app.state.clock.now()
+    found = await request.app.state.store.gauges(since=_number(request, "since", 0))
+    accounts = [account.as_dict() for account in series_of(found)]
+    return JSONResponse({"accounts": accounts, "answer": throttled(found, now=now).as_dict(), "now": now})
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    """A number in the query. Raises UsageError."""
+    text = request.query_params.get(name, "")
+    try:
+        return math.floor(float(text)) if text else default
+    except (ValueError, OverflowError):
+        raise UsageError(f"`{name}` is a number, not {text[:40]!r}") from None
+
+
+async def _run(request: Request) -> tuple[RunRecord, Graph]:
+    """The run with its workflow's graph: without edges, and of what is on record alone, where this version cannot load that."""
+    state = request.app.state
+    run: RunRecord = await state.store.run(RunId(request.path_params["run_id"]))
+    if not hasattr(state, "graphs"):
+        state.graphs = OrderedDict()
+    kept: OrderedDict[tuple[str, int], Graph] = state.graphs
+    key = run.run_id, run.epoch
+    if key not in kept:
+        try:
+            kept[key] = Graph.of(await asyncio.to_thread(state.workflow_of, run))
+        except FlowLLMError:
+            nodes = await state.store.nodes(run.run_id)
+            return run, Graph(name=run.workflow, kinds={StepId(node.node_id): node.kind for node in nodes}, edges=())
+    kept.move_to_end(key)
+    while len(kept) > _KEPT:
+        kept.popitem(last=False)
+    return run, kept[key]
+
+
+ROUTES = [
+    Route("/api/runs/{run_id}/graph", graph),
+    Route("/api/runs/{run_id}/timeline", timeline),
+    Route("/api/gauges", gauges),
+]

@@ -84,7 +84,9 @@ def durations(nodes: Iterable[NodeRecord], now: float) -> dict[str, float]:
 
 
 def critical_path(graph: Graph, parent: str, took: Mapping[str, float]) -> tuple[str, ...]:
-    """The chain of nodes within `parent` that has taken longest, of those that have begun."""
+    """The chain of nodes within `parent` that has taken longest, of those that have begun; none of a single step."""
+    if len(graph.kinds) == 1:
+        return ()
     steps = {step: child_id(parent, step) for step in graph.steps}
     path = graph.critical_path({step: took.get(node, 0.0) for step, node in steps.items()})
     return tuple(steps[step] for step in path if steps[step] in took)

@@ -93,6 +93,7 @@ class Bar:
     counts: Mapping[str, int] = field(default_factory=dict)
     activity: Activity | None = None
     place: int | None = None
+    change_no: int = 0
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -118,9 +119,11 @@ class Timeline:
     more: bool = False
     """There are further items behind the last one."""
 
-    def as_dict(self) -> dict[str, Json]:
-        """As JSON."""
-        return {"bars": [bar.as_dict() for bar in self.bars], "changes": self.changes, "more": self.more}
+    def as_dict(self, since: int = 0) -> dict[str, Json]:
+        """As JSON; of what has changed since the change of that number, and of what goes on."""
+        going = (NodeStatus.RUNNING, NodeStatus.WAITING)
+        bars = [bar.as_dict() for bar in self.bars if not since or bar.change_no > since or bar.status in going]
+        return {"bars": bars, "changes": self.changes, "more": self.more}
 
 
 def with_hedges(attempts: Iterable[AttemptRecord]) -> tuple[BarAttempt, ...]:
@@ -222,6 +225,7 @@ def bar_of(node: NodeRecord, attempts: Sequence[AttemptRecord], *, now: float) -
         reused=node.reused,
         error=error_text(node.error) if node.error else "",
         place=node.place,
+        change_no=node.change_no,
         inner=node.kind == StepKind.WORKFLOW,
     )
 

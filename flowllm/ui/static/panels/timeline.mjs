@@ -1,5 +1,211 @@
+// The timeline of a run: a bar for each node, waiting apart from calling, attempts at their true times.
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { count, duration, statusIcon, visible } from "../format.mjs";
 import { html } from "../html.mjs";
+import { Trouble } from "../parts.mjs";
+import { Bar, Legend, Patterns, summary, Told } from "./timeline_bar.mjs";
+import { useRows } from "./timeline_data.mjs";
+import { kept, panned, ticks, tickText, zoomed } from "./timeline_scale.mjs";
 
-export function Timeline() {
-  return html`<p class="muted">The timeline comes here.</p>`;
+const STEP = 1.5;
+const AHEAD = 1.03;
+
+export function Timeline({ run, onOpen }) {
+  const data = useRows(run);
+  const now = useNow(run, data.rows);
+  const [frozen, setFrozen] = useState(null);
+  const live = { rows: data.rows, now, changes: run.changes, status: run.status };
+  if (data.error && !data.ready) return html`<${Trouble} error=${data.error} />`;
+  if (!data.ready) return html`<p class="muted" role="status">Reading the timeline …</p>`;
+  const freeze = () => setFrozen((before) => (before ? null : live));
+  return html`<${Chart} ...${{ ...data, ...(frozen ?? live), held: frozen && run.changes - frozen.changes, freeze, run, onOpen }} />`;
+}
+
+/** Wall clock seconds, moving on while the run does: the server is on this machine. */
+function useNow(run, rows) {
+  const [now, set] = useState(() => Date.now() / 1000);
+  const going = run.status === "running";
+  useEffect(() => {
+    if (!going) return undefined;
+    const timer = setInterval(() => set(Date.now() / 1000), 250);
+    return () => clearInterval(timer);
+  }, [going]);
+  if (going) return now;
+  return Math.max(run.finished_at ?? run.started_at, ...rows.map(({ bar }) => bar?.finished_at ?? bar?.started_at ?? 0));
+}
+
+function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onOpen }) {
+  const begin = Math.min(run.started_at, ...rows.map(({ bar }) => bar?.started_at ?? Infinity));
+  const bounds = [begin, begin + Math.max(0.05, now - begin) * (status === "running" ? AHEAD : 1)];
+  const [chosen, setChosen] = useState(null);
+  const span = chosen ? kept(chosen, bounds) : bounds;
+  const [at, setAt] = useState(null);
+  const [hover, setHover] = useState(null);
+  const list = useRef(null);
+  const { width, label, height, seen } = useSizes(list, rows.length);
+  const x = (time) => ((time - span[0]) / (span[1] - span[0])) * width;
+  const zoom = (by, share = 0.5) => setChosen((before) => (by < 1 && near(zoomed(before ?? bounds, by, share, bounds), bounds) ? null : zoomed(before ?? bounds, by, share, bounds)));
+  const pan = (share) => setChosen((before) => before && panned(before, share, bounds));
+  useWheel(list, { label, zoom, pan });
+  const place = Math.max(0, rows.findIndex((row) => idOf(row) === at));
+  const current = rows[place];
+  const openRow = (row) => (row.more !== undefined ? more(row.more) : onOpen(row.bar.id));
+  const walk = (to) => {
+    const next = Math.min(rows.length - 1, Math.max(0, to));
+    setAt(idOf(rows[next]));
+    reveal(list.current, next, height);
+  };
+  const unfold = (open) => {
+    if (current?.bar && (current.bar.foreach || current.bar.inner) && opened.has(current.bar.id) !== open) toggle(current.bar.id);
+    else if (!open && current?.depth) walk(rows.slice(0, place).findLastIndex((row) => row.depth < current.depth));
+  };
+  const key = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const action = (event.shiftKey && event.key.startsWith("Arrow") ? { ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2) } : {
+      ArrowDown: () => walk(place + 1), ArrowUp: () => walk(place - 1), PageDown: () => walk(place + 10), PageUp: () => walk(place - 10),
+      Home: () => walk(0), End: () => walk(rows.length - 1), ArrowRight: () => unfold(true), ArrowLeft: () => unfold(false),
+      Enter: () => current && openRow(current), "+": () => zoom(STEP), "=": () => zoom(STEP), "-": () => zoom(1 / STEP), 0: () => setChosen(null), f: freeze, F: freeze,
+    })[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  };
+  const told = rows.find((row) => idOf(row) === (hover ?? at))?.bar;
+  const marks = ticks(span[0] - begin, span[1] - begin, width);
+  const shown = rows.slice(seen.first, seen.last);
+  return html`<div class=${`timeline ${rows.some(({ bar }) => bar?.foreach || bar?.inner) ? "" : "flat"}`}>
+    <${Patterns} />
+    <div class="line-tools">
+      <${Legend} rows=${rows} />
+      <div class="buttons">
+        ${(status === "running" || held !== null) && html`<button class=${held === null ? "quiet" : "frozen"} aria-pressed=${held !== null} title="The run goes on behind it (F)" onClick=${freeze}>${held === null ? "Freeze" : `Frozen: ${count(held)} ${held === 1 ? "change" : "changes"} held back`}</button>`}
+        <button class="quiet" aria-label="Zoom out" title="Zoom out (−)" onClick=${() => zoom(1 / STEP)}>−</button><button class="quiet" aria-label="Zoom in" title="Zoom in (+, or Ctrl and the wheel)" onClick=${() => zoom(STEP)}>+</button><button class="quiet" title="Show all of it (0)" disabled=${!chosen} onClick=${() => setChosen(null)}>Fit</button>
+      </div>
+    </div>
+    <${Overview} ...${{ rows, bounds, span, chosen, setChosen, now }} />
+    <div class="line-axis" aria-hidden="true">${marks.map((mark) => html`<span key=${mark} style=${{ left: `${x(begin + mark)}px` }}>${tickText(mark, marks[1] - marks[0])}</span>`)}</div>
+    <div class="line-rows" ref=${list} role="tree" tabindex="0" aria-label=${`Timeline of ${count(rows.length)} nodes`} aria-activedescendant=${current ? domId(current) : null} onKeyDown=${key} onMouseLeave=${() => setHover(null)}>
+      <div style=${{ height: `${rows.length * height}px` }} role="presentation"></div>
+      <svg class="line-grid" width="100%" height=${rows.length * height} aria-hidden="true"><path d=${marks.map((mark) => `M${x(begin + mark).toFixed(1)} 0V${rows.length * height}`).join("")} />${status === "running" && html`<path class="now" d=${`M${x(now).toFixed(1)} 0V${rows.length * height}`} />`}</svg>
+      ${shown.map((row, number) => html`<${Row} key=${idOf(row)} ...${{ row, top: (seen.first + number) * height, height, x, width, now, current: at !== null && row === current, opened, toggle, openRow, setAt, setHover, place: seen.first + number, of: rows.length }} />`)}
+    </div>
+    <${Told} bar=${told} now=${now} begin=${begin} />
+  </div>`;
+}
+
+function Row({ row, top, height, x, width, now, current, opened, toggle, openRow, setAt, setHover, place, of }) {
+  const style = { transform: `translateY(${top}px)`, top: 0, height: `${height}px` };
+  const common = { id: domId(row), role: "treeitem", "aria-level": row.depth + 1, "aria-selected": String(current), "aria-posinset": place + 1, "aria-setsize": of, style };
+  const click = () => {
+    setAt(idOf(row));
+    openRow(row);
+  };
+  if (row.more !== undefined) return html`<div class=${`line-row ${current ? "at" : ""}`} ...${common} onClick=${click}><span class="line-more">Show the next items of ${visible(row.more)}</span></div>`;
+  const { bar, depth, name } = row;
+  const within = bar.foreach || bar.inner;
+  const ended = Object.entries(bar.counts).reduce((sum, [status, number]) => (status === "running" || status === "waiting" ? sum : sum + number), 0);
+  const unfold = (event) => {
+    event.stopPropagation();
+    setAt(bar.id);
+    toggle(bar.id);
+  };
+  return html`<div class=${`line-row ${bar.critical ? "critical" : ""} ${bar.started_at === null ? "pending" : ""} ${current ? "at" : ""}`} ...${common} aria-expanded=${within ? String(opened.has(bar.id)) : null} aria-label=${visible(summary(bar, now))} onClick=${click} onMouseEnter=${() => setHover(bar.id)}>
+    <span class="line-label" style=${{ paddingLeft: `${4 + depth * 14}px` }}>
+      <span class=${`line-open ${within ? "" : "none"} ${opened.has(bar.id) ? "opened" : ""}`} onClick=${within ? unfold : null} aria-hidden="true"><svg width="12" height="12" viewBox="0 0 12 12"><path d="m4 2 4 4-4 4" fill="none" stroke="currentColor" stroke-width="1.6" /></svg></span>
+      ${statusIcon(bar.status)}<span class="name" title=${visible(bar.id)}>${visible(name)}</span>
+      ${bar.foreach && html`<span class="of">${count(ended)}</span>`}
+    </span>
+    <span class="line-bars"><${Bar} ...${{ bar, x, width, height, now }} />${bar.quiet && html`<span class="line-quiet" title=${bar.quiet}>quiet ${duration(now - (bar.attempts.at(-1)?.started_at ?? bar.started_at))}</span>`}</span>
+  </div>`;
+}
+
+function idOf(row) {
+  return row.more === undefined ? row.bar.id : `${row.more}…`;
+}
+
+function domId(row) {
+  return `line-${idOf(row).replace(/[^\w.-]/g, "_")}`;
+}
+
+function near(one, other) {
+  return Math.abs(one[0] - other[0]) + Math.abs(one[1] - other[1]) < 1e-3;
+}
+
+function reveal(list, place, height) {
+  const [top, bottom] = [place * height, (place + 1) * height];
+  if (top < list.scrollTop) list.scrollTop = top;
+  else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
+}
+
+/** The sizes of what is drawn, and which rows are seen. */
+function useSizes(list, rows) {
+  const [sizes, set] = useState({ width: 400, label: 176, height: 28, top: 0, room: 520 });
+  useLayoutEffect(() => {
+    const measure = () => {
+      const style = getComputedStyle(list.current);
+      const label = parseFloat(style.getPropertyValue("--label"));
+      const height = matchMedia("(max-width: 640px)").matches ? 36 : 28;
+      set({ width: Math.max(40, list.current.clientWidth - label - 8), label, height, top: list.current.scrollTop, room: list.current.clientHeight });
+    };
+    measure();
+    const seen = new ResizeObserver(measure);
+    seen.observe(list.current);
+    list.current.addEventListener("scroll", measure, { passive: true });
+    return () => seen.disconnect();
+  }, []);
+  const first = Math.max(0, Math.floor(sizes.top / sizes.height) - 6);
+  return { ...sizes, seen: { first, last: Math.min(rows, first + Math.ceil(sizes.room / sizes.height) + 12) } };
+}
+
+/** Ctrl and the wheel zoom about the pointer, a wheel to the side moves. */
+function useWheel(list, actions) {
+  const now = useRef(actions);
+  now.current = actions;
+  useEffect(() => {
+    const wheel = (event) => {
+      const { left, width } = list.current.getBoundingClientRect();
+      const { label, zoom, pan } = now.current;
+      if (event.ctrlKey || event.metaKey) zoom(Math.exp(-event.deltaY / 300), Math.min(1, Math.max(0, (event.clientX - left - label) / (width - label))));
+      else if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) pan(event.deltaX / 1000);
+      else return;
+      event.preventDefault();
+    };
+    list.current.addEventListener("wheel", wheel, { passive: false });
+  }, []);
+}
+
+const BINS = 160;
+
+/** All of the run in small, by how much went on; a part of it is chosen by dragging over it. */
+function Overview({ rows, bounds, span, chosen, setChosen, now }) {
+  const from = useRef(null);
+  const share = (event) => {
+    const { left, width } = event.currentTarget.getBoundingClientRect();
+    return Math.min(1, Math.max(0, (event.clientX - left) / width));
+  };
+  const time = (at) => bounds[0] + (bounds[1] - bounds[0]) * at;
+  const down = (event) => {
+    event.currentTarget.setPointerCapture(event.pointerId);
+    from.current = share(event);
+  };
+  const move = (event) => {
+    if (from.current === null) return;
+    const [one, other] = [from.current, share(event)].sort((a, b) => a - b);
+    if (other - one > 0.005) setChosen([time(one), time(other)]);
+  };
+  const mass = new Array(BINS).fill(0);
+  const bin = (at) => Math.min(BINS - 1, Math.max(0, Math.floor(((at - bounds[0]) / (bounds[1] - bounds[0])) * BINS)));
+  for (const { bar, depth } of rows) {
+    if (!bar || depth || bar.started_at === null) continue;
+    for (let at = bin(bar.started_at); at <= bin(bar.finished_at ?? now); at += 1) mass[at] += 1;
+  }
+  const most = Math.max(1, ...mass);
+  const path = mass.map((number, at) => `V${(30 - (number / most) * 26).toFixed(1)}H${at + 1}`).join("");
+  const [left, right] = span.map((at) => ((at - bounds[0]) / (bounds[1] - bounds[0])) * BINS);
+  return html`<div class="line-overview" title="Drag to choose a part; double click for all" onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => (from.current = null)} onDblClick=${() => setChosen(null)}>
+    <svg viewBox=${`0 0 ${BINS} 32`} preserveAspectRatio="none" aria-hidden="true">
+      <path class="mass" d=${`M0 30${path}V30z`} />
+      ${chosen && html`<rect class="outside" x="0" y="0" width=${left} height="32" /><rect class="outside" x=${right} y="0" width=${Math.max(0, BINS - right)} height="32" /><rect class="window" x=${left} y="0.5" width=${Math.max(1, right - left)} height="31" vector-effect="non-scaling-stroke" />`}
+    </svg>
+  </div>`;
 }

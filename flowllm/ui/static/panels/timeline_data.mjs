@@ -1,0 +1,66 @@
+// The bars of a run, read as it goes on: those at the top and those within what is opened.
+import { useRef, useState } from "preact/hooks";
+import { get } from "../api.mjs";
+import { useThrottled } from "./refresh.mjs";
+
+export const PAGE = 200;
+
+/** `{rows, error, toggle(id), more(id), opened}`: rows as they stand below each other, `{bar, depth, name}` or `{more: parent, depth}`. */
+export function useRows(run) {
+  const [, drawn] = useState(0);
+  const pages = useRef(new Map([["", blank()]])).current;
+  const [error, setError] = useState(null);
+  const base = `/api/runs/${encodeURIComponent(run.run_id)}/timeline`;
+
+  const read = async (parent, { further = false } = {}) => {
+    const page = pages.get(parent);
+    if (!page) return;
+    const query = new URLSearchParams({ parent, since: further ? 0 : page.changes });
+    if (parent) query.set("limit", further ? PAGE : Math.max(PAGE, page.bars.size));
+    if (further) query.set("after", Math.max(...[...page.bars.values()].map((bar) => bar.place)));
+    try {
+      const found = await get(`${base}?${query}`);
+      for (const bar of found.bars) page.bars.set(bar.id, bar);
+      if (!further) page.changes = found.changes;
+      page.more = found.more;
+      page.read = true;
+      setError(null);
+    } catch (problem) {
+      setError(problem);
+    }
+    drawn((number) => number + 1);
+  };
+  useThrottled(() => Promise.all([...pages.keys()].map((parent) => read(parent))), 1000, [run.run_id, run.changes, run.status]);
+
+  const toggle = (id) => {
+    if (pages.has(id)) {
+      for (const one of [...pages.keys()]) if (one === id || one.startsWith(`${id}.`) || one.startsWith(`${id}[`)) pages.delete(one);
+      drawn((number) => number + 1);
+    } else {
+      pages.set(id, blank());
+      read(id);
+    }
+  };
+  return { rows: rowsOf(pages), error, toggle, more: (id) => read(id, { further: true }), opened: new Set(pages.keys()), ready: pages.get("").read };
+}
+
+function blank() {
+  return { bars: new Map(), changes: 0, more: false, read: false };
+}
+
+function rowsOf(pages, parent = "", depth = 0) {
+  const page = pages.get(parent);
+  const found = [];
+  for (const bar of sorted([...page.bars.values()])) {
+    found.push({ bar, depth, name: parent ? bar.id.slice(parent.length).replace(/^\./, "") : bar.id });
+    if (pages.has(bar.id)) found.push(...rowsOf(pages, bar.id, depth + 1));
+  }
+  if (page.more) found.push({ more: parent, depth });
+  return found;
+}
+
+/** As they began; what has not begun keeps its order, at the end; items by their places. */
+function sorted(bars) {
+  if (bars.some((bar) => bar.place !== null)) return bars.sort((one, other) => one.place - other.place);
+  return bars.sort((one, other) => (one.started_at ?? Infinity) - (other.started_at ?? Infinity) || 0);
+}

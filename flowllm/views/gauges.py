@@ -1,0 +1,206 @@
+"""How accounts stand and stood: what is in flight, what waits and for what; and whether that means being throttled."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from flowllm.core.records import dataclass, field
+from flowllm.core.types import Json, WaitReason
+from flowllm.reporting.text import duration, one_line, plural, reason_word
+from flowllm.storage.monitoring import Gauge
+
+FRESH = 5.0
+"""Seconds after which a gauge no longer says how things stand: one is noted every second while a run goes on."""
+STEP = 1.0
+"""Seconds between the points of a series."""
+THROTTLED = (WaitReason.SERVER_PAUSE, WaitReason.BREAKER, WaitReason.RATE, WaitReason.TOKENS, WaitReason.SLOT)
+"""What a limit is the cause of, ours or the server's; of equals the first is named."""
+MINUTE = 60.0
+_KEY = re.compile(r" [0-9a-f]{4,64}$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """To "Am I throttled?"."""
+
+    throttled: bool
+    text: str
+    """A sentence or two."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        return {"throttled": self.throttled, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSeries:
+    """One account over time, of all processes together; a list each, with a value for each of `at`. None: not limited."""
+
+    account: str
+    name: str
+    """As people call it: the host that is asked."""
+    at: tuple[float, ...]
+    """Wall clock seconds, whole; a gap is longer than one."""
+    in_flight: tuple[int, ...]
+    waiting: tuple[int, ...]
+    max_concurrent: tuple[int, ...]
+    requests: tuple[int, ...]
+    """In the minute before,"""
+    requests_limit: tuple[float | None, ...]
+    """and how many may be."""
+    tokens: tuple[int, ...]
+    tokens_limit: tuple[float | None, ...]
+    refused: tuple[int, ...]
+    """429s in the minute before."""
+    pause_s: tuple[float, ...]
+    """Seconds that are left of what the server asked for."""
+    waits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """How many wait, by reason."""
+
+    def as_dict(self) -> dict[str, Json]:
+        """As JSON."""
+        series = {
+            name: list(getattr(self, name)) for name in self.__slots__ if name not in {"account", "name", "waits"}
+        }
+        waits = {reason: list(counts) for reason, counts in self.waits.items()}
+        return {"account": self.account, "name": self.name, "series": {**series, "waits": waits}}
+
+
+def account_name(account: str) -> str:
+    """The host of an account such as `openai https://api.openai.com/v1 1f2e`, or what is left of it without its key."""
+    for word in account.split():
+        if "://" in word and (host := urlsplit(word).netloc):
+            return host
+    return one_line(_KEY.sub("", account).partition(" simulated:")[0], 60)
+
+
+def merged(gauges: Iterable[Gauge]) -> dict[str, list[Gauge]]:
+    """By account, one gauge for each second in which there are any: the sum over the processes, each as it stood last.
+
+    Limits are those of the account, which each process keeps for itself, so that the largest one holds."""
+    newest: dict[str, dict[int, dict[str, Gauge]]] = {}
+    for gauge in gauges:
+        newest.setdefault(gauge.account, {}).setdefault(int(gauge.at / STEP), {})[gauge.process] = gauge
+    return {
+        account: [_sum([*processes.values()], at=second * STEP) for second, processes in sorted(seconds.items())]
+        for account, seconds in newest.items()
+    }
+
+
+def _sum(gauges: Sequence[Gauge], *, at: float) -> Gauge:
+    first = gauges[0]
+    rates = [gauge.rate for gauge in gauges]
+    limits = [gauge.tokens_per_minute for gauge in gauges]
+    waits: Counter[str] = Counter()
+    for gauge in gauges:
+        waits.update(gauge.waits)
+    return Gauge(
+        process=first.process,
+        account=first.account,
+        at=at,
+        in_flight=sum(gauge.in_flight for gauge in gauges),
+        waiting=sum(gauge.waiting for gauge in gauges),
+        max_concurrent=sum(gauge.max_concurrent for gauge in gauges),
+        rate=_largest(rates),
+        requests_sent=sum(gauge.requests_sent for gauge in gauges),
+        tokens_per_minute=_largest(limits),
+        tokens_used=sum(gauge.tokens_used for gauge in gauges),
+        refused=sum(gauge.refused for gauge in gauges),
+        pause_s=max(gauge.pause_s for gauge in gauges),
+        waits=dict(waits),
+    )
+
+
+def _largest(limits: Sequence[float | None]) -> float | None:
+    """Of all; one that has none makes it unlimited."""
+    return None if None in limits else max((limit for limit in limits if limit is not None), default=None)
+
+
+def series_of(gauges: Iterable[Gauge]) -> list[AccountSeries]:
+    """How each account stood over time, by its name."""
+    found = []
+    for account, points in merged(gauges).items():
+        reasons = dict.fromkeys(reason for point in points for reason in point.waits)
+        found.append(
+            AccountSeries(
+                account=account,
+                name=account_name(account),
+                at=tuple(point.at for point in points),
+                in_flight=tuple(point.in_flight for point in points),
+                waiting=tuple(point.waiting for point in points),
+                max_concurrent=tuple(point.max_concurrent for point in points),
+                requests=tuple(point.requests_sent for point in points),
+                requests_limit=tuple(None if point.rate is None else point.rate * MINUTE for point in points),
+                tokens=tuple(point.tokens_used for point in points),
+                tokens_limit=tuple(point.tokens_per_minute for point in points),
+                refused=tuple(point.refused for point in points),
+                pause_s=tuple(point.pause_s for point in points),
+                waits={reason: tuple(point.waits.get(reason, 0) for point in points) for reason in reasons},
+            )
+        )
+    return sorted(found, key=lambda one: (one.name, one.account))
+
+
+def throttled(gauges: Iterable[Gauge], *, now: float) -> Answer:
+    """Whether requests wait for a limit, ours or a server's, at `now` (wall clock seconds), and for which."""
+    fresh = [points[-1] for points in merged(gauge for gauge in gauges if now - gauge.at <= FRESH).values()]
+    if not fresh:
+        return Answer(throttled=False, text="No: no run goes on.")
+    held = {one.account: sum(one.waits.get(reason, 0) for reason in THROTTLED) for one in fresh}
+    worst = max(fresh, key=lambda one: (held[one.account], one.pause_s > 0))
+    if held[worst.account] or worst.pause_s > 0:
+        others = sum(1 for one in fresh if one is not worst and held[one.account])
+        more = f" Requests to {plural(others, 'other account')} wait too." if others else ""
+        return Answer(throttled=True, text=f"Yes: {_why(worst)}.{_refused(fresh)}{more}")
+    in_flight, waits = sum(one.in_flight for one in fresh), Counter[str]()
+    for one in fresh:
+        waits.update(one.waits)
+    known = ", ".join(
+        f"{count:,} for {_WORDS.get(reason, reason_word(reason))}" for reason, count in waits.most_common()
+    )
+    waiting = f"no limit holds anything back (waiting: {known})" if known else "nothing waits"
+    return Answer(throttled=False, text=f"No: {waiting}; {plural(in_flight, 'request')} in flight.{_refused(fresh)}")
+
+
+def _why(gauge: Gauge) -> str:
+    name = account_name(gauge.account)
+    reason = max(THROTTLED, key=lambda one: (gauge.waits.get(one, 0), -THROTTLED.index(one)))
+    if gauge.pause_s > 0 and not gauge.waits.get(reason):
+        return f"{name} asked for a pause, of which {duration(gauge.pause_s)} are left"
+    count = gauge.waits[reason]
+    total = max(count, gauge.in_flight + gauge.waiting)
+    return f"{count:,} of {total:,} wait {_cause(reason, gauge, name)}"
+
+
+def _cause(reason: WaitReason, gauge: Gauge, name: str) -> str:
+    match reason:
+        case WaitReason.RATE:
+            rate = "" if gauge.rate is None else f" of {gauge.rate * MINUTE:,.0f} requests/min"
+            return f"for the rate{rate} on {name}"
+        case WaitReason.TOKENS:
+            limit = "" if gauge.tokens_per_minute is None else f" of {gauge.tokens_per_minute:,.0f} tokens/min"
+            return f"for the rate{limit} on {name}"
+        case WaitReason.SLOT:
+            most = max(gauge.max_concurrent, gauge.in_flight)
+            return f"for a slot: {most:,} requests in flight are as many as may be on {name}"
+        case WaitReason.SERVER_PAUSE:
+            left = f", of which {duration(gauge.pause_s)} are left" if gauge.pause_s > 0 else ""
+            return f"as {name} asked for a pause{left}"
+        case _:
+            return f"as {name} failed too often in a row, until it is tried again"
+
+
+def _refused(gauges: Iterable[Gauge]) -> str:
+    count = sum(gauge.refused for gauge in gauges)
+    return f" In the last minute {plural(count, 'request')} got a 429." if count else ""
+
+
+_WORDS: Mapping[str, str] = {
+    WaitReason.PREFIX: "a prompt that begins the same",
+    WaitReason.EQUAL_CALL: "an equal call",
+    WaitReason.BUDGET: "the budget",
+    WaitReason.BATCH: "others of their batch",
+}

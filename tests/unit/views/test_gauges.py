@@ -1,0 +1,91 @@
+"""Whether requests wait for a limit, in a sentence; and how accounts stood over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowllm.storage.monitoring import Gauge
+from flowllm.views.gauges import account_name, series_of, throttled
+
+OPENAI = "openai https://api.openai.com/v1 0a1b2c3d"
+
+
+def gauge(at: float = 100.0, account: str = OPENAI, process: str = "here:1", **more: Any) -> Gauge:
+    return Gauge(**{"process": process, "account": account, "at": at, "in_flight": 22, "waiting": 38, **more})
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (
+            {"waits": {"rate": 38}, "rate": 500 / 60, "refused": 3},
+            "Yes: 38 of 60 wait for the rate of 500 requests/min on api.openai.com. In the last minute 3 requests got a 429.",
+        ),
+        (
+            {"waits": {"tokens": 30, "slot": 8}, "tokens_per_minute": 200_000.0},
+            "Yes: 30 of 60 wait for the rate of 200,000 tokens/min on api.openai.com.",
+        ),
+        (
+            {"waits": {"slot": 38}, "max_concurrent": 22},
+            "Yes: 38 of 60 wait for a slot: 22 requests in flight are as many as may be on api.openai.com.",
+        ),
+        (
+            {"waits": {"server_pause": 38}, "pause_s": 12.0},
+            "Yes: 38 of 60 wait as api.openai.com asked for a pause, of which 12.0s are left.",
+        ),
+        ({"waiting": 0, "pause_s": 2.5}, "Yes: api.openai.com asked for a pause, of which 2.5s are left."),
+        (
+            {"waits": {"breaker": 60}},
+            "Yes: 60 of 60 wait as api.openai.com failed too often in a row, until it is tried again.",
+        ),
+        (
+            {"waits": {"prefix": 38}},
+            "No: no limit holds anything back (waiting: 38 for a prompt that begins the same); 22 requests in flight.",
+        ),
+        ({"waiting": 0, "in_flight": 1}, "No: nothing waits; 1 request in flight."),
+    ],
+)
+def test_the_question_is_answered_in_a_sentence(more: dict[str, Any], text: str) -> None:
+    answer = throttled([gauge(at=99.0, waits={"rate": 9}), gauge(**more)], now=101.0)
+    assert (answer.text, answer.throttled) == (text, text.startswith("Yes"))
+
+
+def test_what_is_old_says_nothing_of_now_and_several_accounts_are_told_by_the_worst() -> None:
+    assert throttled([gauge(waits={"rate": 9})], now=106.0).text == "No: no run goes on."
+    local = "simulated simulated:seed=0"
+    both = [gauge(waits={"rate": 5}), gauge(account=local, waits={"slot": 9}, max_concurrent=22)]
+    assert throttled(both, now=100.0).text == (
+        "Yes: 9 of 60 wait for a slot: 22 requests in flight are as many as may be on simulated. "
+        "Requests to 1 other account wait too."
+    )
+
+
+def test_a_series_sums_processes_of_the_same_second_and_keeps_no_key() -> None:
+    other = {"process": "here:2", "rate": 5.0, "tokens_per_minute": None, "requests_sent": 7}
+    found = series_of(
+        [
+            gauge(at=100.2, in_flight=1),
+            gauge(at=100.9, rate=5.0, waits={"rate": 1}),
+            gauge(at=100.5, **other),
+            gauge(at=101.5, rate=5.0),
+        ]
+    )
+    assert [one.name for one in found] == ["api.openai.com"]
+    (one,) = found
+    assert (one.at, one.in_flight, one.requests, one.requests_limit) == (
+        (100.0, 101.0),
+        (44, 22),
+        (7, 0),
+        (300.0, 300.0),
+    )
+    assert one.tokens_limit == (None, None)
+    assert dict(one.waits) == {"rate": (1, 0)}
+    assert one.as_dict()["series"]["waits"] == {"rate": [1, 0]}
+
+
+def test_an_account_is_called_by_its_host() -> None:
+    assert account_name("openai http://127.0.0.1:8000/v1") == "127.0.0.1:8000"
+    assert account_name("openai custom abcdef0123456789") == "openai custom"
+    assert account_name("simulated simulated:seed=3") == "simulated"
