@@ -33,12 +33,14 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Pages of the documentation take longest: spread evenly, as each worker begins with an equal part of all tests, so
-    that none has several of them to do when the others have ended."""
+    that none has several of them to do when the others have ended. Tests in a browser stand first: a worker begins there, and
+    what others take over is of its end, so that one alone starts a browser."""
+    browsed = [item for item in items if "tests/browser/" in item.nodeid]
     pages = [item for item in items if "commands_of_a_page" in item.name]
-    others = [item for item in items if item not in set(pages)]
+    others = [item for item in items if item not in {*pages, *browsed}]
     for number, page in enumerate(pages):
         others.insert(number * len(items) // len(pages), page)
-    items[:] = others
+    items[:] = [*browsed, *others]
 
 
 def pytest_collection_finish() -> None:

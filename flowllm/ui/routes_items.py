@@ -1,7 +1,140 @@
-"""Routes of a node, of items and of what is downloaded."""
+"""Routes of a node, of the items of a foreach, and of what is downloaded."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-ROUTES: list[Route] = []
+from flowllm.app.prepare import every_step
+from flowllm.core.errors import FlowLLMError, UsageError
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, RunStatus, step_path
+from flowllm.explain.why import explain
+from flowllm.language.workflow import Step
+from flowllm.storage.base import NodeRecord, RunRecord
+from flowllm.storage.browsing import ItemOrder, ItemQuery
+from flowllm.views.items import dots, item_rows
+from flowllm.views.matrix import matrix
+from flowllm.views.node import node_detail, part_of
+from flowllm.views.shown import whole
+
+_LONGEST: Final = 300
+"""Characters that are searched for at most."""
+
+
+async def _run(request: Request) -> RunRecord:
+    found: RunRecord = await request.app.state.store.run(RunId(request.path_params["run_id"]))
+    return found
+
+
+def _asked(request: Request, name: str) -> NodeId:
+    """The node that the query names. Raises UsageError."""
+    found = request.query_params.get(name)
+    if not found:
+        raise UsageError(f"the query names no node: `{name}` is missing")
+    return NodeId(found)
+
+
+def _missing(run: RunRecord, node_id: str) -> Response:
+    going = run.status is RunStatus.RUNNING
+    hint = "It may not have begun yet." if going else "The run ended before it began, or it is of another run."
+    return JSONResponse({"error": f"this run has no record of {node_id}", "hint": hint}, 404)
+
+
+async def node(request: Request) -> Response:
+    """All of one node."""
+    run, name = await _run(request), _asked(request, "id")
+    step = _step_of(request, run, name)
+    found: NodeRecord | None = await request.app.state.store.node(run.run_id, name)
+    if found is None and step is not None and "[" not in name:
+        status = NodeStatus.PENDING if run.status is RunStatus.RUNNING else NodeStatus.CANCELLED
+        found = NodeRecord(run_id=run.run_id, node_id=name, kind=step.kind, status=status)
+    if found is None:
+        return _missing(run, name)
+    try:
+        edges = () if step is None else tuple(step.edges)
+        why = await explain(request.app.state.store, run, name, edges, known=step is not None)
+    except FlowLLMError:
+        why = None
+    detail = await node_detail(request.app.state.store, run, found, why)
+    return JSONResponse(await asyncio.to_thread(detail.as_dict))
+
+
+def _step_of(request: Request, run: RunRecord, name: str) -> Step | None:
+    """The step of the run's workflow that a node is of, where that can be read."""
+    try:
+        steps: dict[str, Step] = dict(every_step(request.app.state.workflow_of(run).steps))
+    except FlowLLMError:
+        return None
+    return steps.get(step_path(name).removeprefix(f"{ROW}."))
+
+
+async def part(request: Request) -> Response:
+    """One text of a node as it is, all of it."""
+    run, name = await _run(request), _asked(request, "id")
+    found = await request.app.state.store.node(run.run_id, name)
+    if found is None:
+        return _missing(run, name)
+    text = await asyncio.to_thread(whole, part_of(found, request.query_params.get("part", "")))
+    return Response(text.encode(errors="replace"), media_type="text/plain; charset=utf-8")
+
+
+async def all_dots(request: Request) -> Response:
+    """All items of a foreach, a letter each."""
+    return JSONResponse(await dots(request.app.state.store, await _run(request), _asked(request, "parent")))
+
+
+async def item(request: Request) -> Response:
+    """The name of the item at an index: it keeps the number in it also when its data has moved."""
+    run, parent = await _run(request), _asked(request, "parent")
+    index = _whole(request, "index", 0)
+    found = await request.app.state.store.items(run.run_id, parent, after=index - 1, limit=1)
+    if not found or found[0].place != index:
+        return _missing(run, f"{parent}[{index}]")
+    return JSONResponse({"id": found[0].node_id})
+
+
+async def items(request: Request) -> Response:
+    """A page of items."""
+    query = request.query_params
+    try:
+        statuses = {NodeStatus(name) for name in query.get("status", "").split(",") if name}
+        order = ItemOrder(query.get("sort") or ItemOrder.INDEX)
+    except ValueError as error:
+        raise UsageError(f"items are neither filtered nor sorted so: {error}") from error
+    wanted = ItemQuery(
+        statuses=statuses,
+        order=order,
+        search=query.get("search", "")[:_LONGEST],
+        after=_whole(request, "after", 0),
+        limit=_whole(request, "limit", 100),
+    )
+    run = await _run(request)
+    return JSONResponse(await item_rows(request.app.state.store, run, _asked(request, "parent"), wanted))
+
+
+async def variants(request: Request) -> Response:
+    """The items of a matrix by their axes; with `axes` these alone."""
+    found: dict[str, Json] = await matrix(request.app.state.store, await _run(request), _asked(request, "parent"))
+    return JSONResponse({"axes": found["axes"]} if "axes" in request.query_params else found)
+
+
+def _whole(request: Request, name: str, default: int) -> int:
+    """A number from 0 in the query. Raises UsageError."""
+    text: Any = request.query_params.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):  # noqa: PLR2004 - below 2⁵³
+        raise UsageError(f"`{name}` must be a whole number, not {text[:40]!r}")
+    return int(text)
+
+
+ROUTES: list[Route] = [
+    Route("/api/runs/{run_id}/node", node),
+    Route("/api/runs/{run_id}/node/part", part),
+    Route("/api/runs/{run_id}/dots", all_dots),
+    Route("/api/runs/{run_id}/item", item),
+    Route("/api/runs/{run_id}/items", items),
+    Route("/api/runs/{run_id}/matrix", variants),
+]

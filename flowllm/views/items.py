@@ -26,7 +26,7 @@ def standing(run: RunRecord, status: NodeStatus) -> NodeStatus:
 
 async def dots(store: Store, run: RunRecord, parent: NodeId) -> dict[str, Json]:
     """Every item of a foreach as the letter of its status, in the order of their indexes. `changes` is the number of the newest
-    change that is surely in it: what came later follows from there."""
+    change that is surely in it: what came later follows from there. `moved`: an item's number in its name may not be its index."""
     foreach = await store.node(run.run_id, parent)
     statuses = await store.item_statuses(run.run_id, parent)
     known = foreach.counts.total if foreach is not None and foreach.counts is not None else 0
@@ -35,7 +35,7 @@ async def dots(store: Store, run: RunRecord, parent: NodeId) -> dict[str, Json]:
     codes = {status: CODES[standing(run, status)] for status in NodeStatus}
     for place, status in statuses:
         letters[place] = codes[status]
-    return {"total": total, "codes": "".join(letters), "changes": run.totals.changes}
+    return {"total": total, "codes": "".join(letters), "changes": run.totals.changes, "moved": run.epoch > 1}
 
 
 async def item_rows(store: Store, run: RunRecord, parent: NodeId, query: ItemQuery) -> dict[str, Json]:

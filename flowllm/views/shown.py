@@ -18,6 +18,8 @@ VECTOR: Final = 16
 _FIRST: Final = 3
 _MOST_ENTRIES: Final = 500
 _DEEPEST: Final = 60
+_EXACT: Final = 2**53
+"""Larger whole numbers are others in a browser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +68,8 @@ def whole(value: Json) -> str:
 
 
 def _shorter(value: Json, depth: int) -> Json:
-    if isinstance(value, str):
-        more = len(value) - MOST_TEXT
-        return visible(value) if more <= 0 else f"{visible(value[:MOST_TEXT])}… {more:,} more characters"
     if not isinstance(value, (list, dict)):
-        return value
+        return _leaf(value)
     if depth == _DEEPEST:
         return "…"
     if isinstance(value, dict):
@@ -79,3 +78,12 @@ def _shorter(value: Json, depth: int) -> Json:
         return [*value[:_FIRST], f"… {len(value) - _FIRST:,} more numbers"]
     begin = [_shorter(one, depth + 1) for one in value[:_MOST_ENTRIES]]
     return begin if len(value) <= _MOST_ENTRIES else [*begin, f"… {len(value) - _MOST_ENTRIES:,} more entries"]
+
+
+def _leaf(value: Json) -> Json:
+    if isinstance(value, int) and abs(value) > _EXACT:
+        return str(value)
+    if not isinstance(value, str):
+        return value
+    more = len(value) - MOST_TEXT
+    return visible(value) if more <= 0 else f"{visible(value[:MOST_TEXT])}… {more:,} more characters"

@@ -17,12 +17,17 @@ export async function get(path, { signal } = {}) {
   return answered(fetch(path, { signal, headers: { accept: "application/json" } }));
 }
 
+/** The text under a path. Throws ApiError. */
+export async function text(path) {
+  return answered(fetch(path), (response) => response.text());
+}
+
 /** What came of a POST. Throws ApiError. */
 export async function post(path, body = {}) {
   return answered(fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) }));
 }
 
-async function answered(asking) {
+async function answered(asking, read = (response) => response.json()) {
   let response;
   try {
     response = await asking;
@@ -30,8 +35,8 @@ async function answered(asking) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(...LOST);
   }
+  if (response.ok) return read(response);
   const body = await response.json().catch(() => ({}));
-  if (response.ok) return body;
   throw new ApiError(body.error ?? `the server answered ${response.status}`, body.hint ?? "", response.status);
 }
 

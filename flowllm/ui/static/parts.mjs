@@ -17,19 +17,19 @@ export function Elapsed({ run }) {
   return html`<span class="number">${going && seconds >= 1 ? duration(Math.floor(seconds)).replace(".0 s", " s") : duration(seconds)}</span>`;
 }
 
-/** A button that copies a text, and says that it did. */
-export function Copy({ text, label = "Copy" }) {
+/** A button that copies a text, or what a function gives, and says that it did; `what` is told where the eye sees it by the place. */
+export function Copy({ text, label = "Copy", what = null }) {
   const [done, set] = useState("");
   const copy = async () => {
     try {
-      await navigator.clipboard.writeText(text);
+      await navigator.clipboard.writeText(typeof text === "function" ? await text() : text);
       set("Copied");
     } catch {
       set("Select it and press Ctrl+C");
     }
     setTimeout(() => set(""), 2000);
   };
-  return html`<button class="copy" onClick=${copy}>${done || label}<span class="unseen" role="status">${done}</span></button>`;
+  return html`<button class="copy" onClick=${copy} aria-label=${what && `${label} ${what}`}>${done || label}<span class="unseen" role="status">${done}</span></button>`;
 }
 
 /** A command line to be copied. */

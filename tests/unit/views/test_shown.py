@@ -30,6 +30,7 @@ def test_values_are_trees_with_short_vectors_and_lists() -> None:
     assert shown(None).value is None
     assert shown([True] * 20).value == [True] * 20
     assert not shown([1, "a"]).cut
+    assert shown({"id": 2**60}).value == {"id": "1152921504606846976"}  # a browser would show another number
 
 
 def test_previews_are_one_line() -> None:

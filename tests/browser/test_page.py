@@ -1,0 +1,173 @@
+"""The page as people use it: every view in both colours and at both sizes, by mouse and by keyboard alone, and while a run goes on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.browser.runs import HOSTILE, MANY, Runs
+from tests.support.browser import DESK, PHONE, Server, visit
+from tests.support.project import Project, killed_at_exit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+def _views(runs: Runs) -> dict[str, tuple[tuple[str, ...], dict[str, str], str]]:
+    """Every view by its name: the path, the query, and what is seen there once it is ready."""
+    one = ("runs", runs.reviews)
+    return {
+        "runs": ((), {}, "many"),
+        "run": (one, {}, "Graph and timeline"),
+        "throttled": (one, {"view": "throttled"}, "Am I throttled?"),
+        "items": (one, {"view": "items", "parent": "checked"}, "ValueError: 3 is no good"),
+        "drawer": (one, {"node": "headline"}, "Write one headline about tea."),
+        "failed": (
+            one,
+            {"view": "items", "parent": "checked", "node": "checked[2]"},
+            "Traceback (most recent call last)",
+        ),
+        "matrix": (one, {"view": "matrix", "parent": "variants"}, "coffee"),
+    }
+
+
+def test_every_view_is_sound_in_both_colours_at_both_sizes(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        for name, (path, query, seen) in _views(runs).items():
+            page.go(*path, **query)
+            for size, dark in ((DESK, False), (PHONE, True)):
+                page.look(size=size, dark=dark)
+                page.see(seen)
+                page.check(f"{name}, {size}")
+
+
+def test_a_run_of_another_process_is_seen_as_it_goes_on(browser: Browser, server: Server, project: Project) -> None:
+    waits = "while [ ! -e go$N ]; do sleep 0.02; done; echo said $N"
+    each = {"foreach": [0, 1, 2, 3], "max_concurrent": 2, "shell": waits, "env": {"N": "{{ item }}"}}
+    project.write("slow.yaml", {"name": "slow", "steps": {"each": each}})
+    with visit(browser, server) as page, killed_at_exit(process := project.start("run", "slow.yaml")):
+        page.page.get_by_role("link", name="slow", exact=True).click()
+        page.page.get_by_role("link", name="Items of each").click()
+        dots = page.page.get_by_role("slider")
+        running = page.page.get_by_role("link", name="running")
+        running.wait_for()
+        (project.folder / "go0").touch()
+        page.see("said 0")
+        dots.focus()
+        assert dots.get_attribute("aria-valuetext") == "item 0: succeeded"
+        for number in (1, 2, 3):
+            (project.folder / f"go{number}").touch()
+        page.page.locator(".run-head").get_by_text("succeeded").wait_for()
+        page.see("said 3")
+        assert running.count() == 0
+        assert project.finish(process).code == 0
+
+
+def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        page.go("runs", runs.reviews, view="items", parent="checked")
+        page.see("ValueError: 3 is no good")
+        keys = page.page.keyboard
+        dots = page.page.get_by_role("slider")
+        dots.focus()
+        for key, told in (
+            ("f", "item 2: failed"),
+            ("End", "item 7: succeeded"),
+            ("F", "item 5: failed"),
+            ("ArrowLeft", "item 4: succeeded"),
+        ):
+            keys.press(key)
+            assert dots.get_attribute("aria-valuetext") == told
+        keys.press("Enter")
+        drawer = page.page.get_by_role("dialog")
+        title = drawer.get_by_role("heading", level=2)
+        drawer.get_by_text("Output").wait_for()
+        assert page.page.evaluate("document.activeElement.getAttribute('role')") == "dialog"
+        for key, name in (("j", "checked[5]"), ("k", "checked[4]"), ("J", "checked[5]"), ("K", "checked[2]")):
+            keys.press(key)
+            title.get_by_text(name).wait_for()
+            drawer.get_by_text("In a terminal").wait_for()
+        keys.press("Escape")
+        drawer.wait_for(state="detached")
+        assert page.page.evaluate("document.activeElement.getAttribute('role')") == "slider"
+        assert "node=" not in page.page.url
+        page.page.go_back()
+        title.get_by_text("checked[2]").wait_for()
+
+
+def test_long_values_are_cut_copied_and_shown_whole(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.go("runs", runs.reviews, node="checked[7]")
+        drawer = page.page.get_by_role("dialog")
+        drawer.get_by_text("… 61 more numbers").wait_for()
+        drawer.get_by_role("button", name="Copy Output").click()
+        drawer.get_by_text("Copied").first.wait_for()
+        copied = json.loads(page.page.evaluate("navigator.clipboard.readText()"))
+        assert (len(copied["vector"]), len(copied["text"])) == (64, 45_000)
+        drawer.get_by_role("button", name="Show all").click()
+        page.page.wait_for_function("document.querySelector('.drawer .text')?.textContent.length > 45000")
+
+
+def test_fifty_thousand_items(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        page.go("runs", runs.many, view="items", parent="many")
+        page.see(f"1 to 100 of {MANY:,}")
+        page.page.get_by_role("link", name="failed 50").click()
+        page.see("Rejected: no good")
+        page.page.get_by_role("link", name=f"All {MANY:,}").click()
+        page.page.get_by_role("button", name="Next").click()
+        page.see(f"101 to 200 of {MANY:,}")
+        page.page.get_by_role("searchbox").fill("no good")
+        page.see("Rejected: no good")
+        dots = page.page.get_by_role("slider")
+        dots.focus()
+        page.page.keyboard.press("End")
+        page.page.keyboard.press("F")
+        assert dots.get_attribute("aria-valuetext") == f"item {MANY - 500}: failed"
+        page.page.keyboard.press("Enter")
+        page.page.get_by_role("dialog").get_by_text(f"many[{MANY - 500}]").first.wait_for()
+        page.check("fifty thousand items")
+
+
+def test_a_matrix_opens_in_place(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        page.go("runs", runs.reviews, view="items", parent="variants")
+        page.page.get_by_role("link", name="As a matrix").click()
+        page.page.get_by_role("combobox", name="Columns").select_option("tone")
+        page.page.get_by_role("columnheader", name="stern").wait_for()
+        page.page.get_by_role("button", name="coffee").click()
+        answers = page.page.get_by_role("region", name="Answer")
+        answers.nth(1).wait_for()
+        assert answers.count() == 2
+        page.check("an open row")
+
+
+def test_scripts_in_texts_never_run(browser: Browser, server: Server, runs: Runs) -> None:
+    """Prompts, answers, names, errors and models that are markup: each is seen as it is, on every view."""
+    one = ("runs", runs.evil)
+    with visit(browser, server, size=PHONE) as page:
+        page.asks_in_vain = True
+        for path, query in (
+            ((), {}),
+            ((), {"search": HOSTILE, "workflow": HOSTILE}),
+            (one, {}),
+            (one, {"view": "items", "parent": "each"}),
+            (one, {"view": "items", "parent": "each", "find": HOSTILE, "only": HOSTILE, "sort": HOSTILE}),
+            (one, {"view": "matrix", "parent": "each"}),
+            (one, {"view": "throttled"}),
+            (one, {"view": HOSTILE, "parent": HOSTILE, "node": HOSTILE}),
+            (("runs", HOSTILE), {}),
+            (("compare",), {"base": HOSTILE, "run": HOSTILE}),
+            (("compare",), {"base": runs.evil, "run": runs.evil}),
+        ):
+            page.go(*path, **query)
+            page.page.locator("main > *").first.wait_for()
+            page.check("hostile", axe=False)
+        for node in ("echo", "ask", "each", "each[0]"):
+            page.go(*one, node=node)
+            page.page.get_by_role("dialog").get_by_text("In a terminal").wait_for()
+            page.check(node, axe=False)
+        page.go(*one, node="ask")
+        page.see("<img src=x onerror=alert(1)>")
+        assert page.page.locator("main img, main script, [onerror], [onload]").count() == 0
