@@ -10,6 +10,7 @@ from collections import Counter
 from tests.support.project import Project, until
 
 ROWS = 2000
+EARLIER = 100
 WRONG = (7, 77, 777)
 FLOW = """
     inputs: {text: , stars: {type: integer}}
@@ -33,8 +34,11 @@ def test_two_thousand_rows_stopped_resumed_mended_and_exported(project: Project)
     project.write("reviews.csv", "text,stars\n" + "".join(lines))
     over = ("run", "classify.yaml", "--over", "reviews.csv", "--output")
 
+    outcome = project.cli(*over, "yesterday.csv", "--limit", EARLIER, "--set", "verdict.model=older", "--quiet")
+    assert outcome.code == 1, outcome.said
+
     running = project.start(*over, "today.csv")
-    until(lambda: ended(project) > 200, "some rows", of=running)
+    until(lambda: ended(project) > EARLIER + 200, "some rows", of=running)
     running.send_signal(signal.SIGINT)
     stopped = project.finish(running)
     assert stopped.code == 130, stopped.said
@@ -58,11 +62,15 @@ def test_two_thousand_rows_stopped_resumed_mended_and_exported(project: Project)
     assert {row["index"]: (row["topic"], row["sure"]) for row in appended} == {
         row["index"]: (row["output.topic"], row["output.sure"]) for row in found
     }
-    (run,) = project.json("runs")
-    assert (
-        sum(row["cached"] == "false" for row in found)
-        == project.rows("SELECT count(*) FROM attempts WHERE run_id = ? AND status = 'succeeded'", run["run_id"])[0][0]
-    ), "nothing was sent twice"
+    run, _ = project.json("runs")
+    sent = project.rows("SELECT count(*) FROM attempts WHERE run_id = ? AND status = 'succeeded'", run["run_id"])
+    assert sent == [(ROWS,)], "nothing was sent twice"
+
+    compared = project.cli("diff", "last~1", "last", "--fail-on", "change", "--json")
+    assert compared.code == 1, compared.said
+    items = compared.json["steps"][0]["items"]
+    assert (items["added"], items["removed"]) == (ROWS - EARLIER, 0), "a mended row is still that row"
+    assert items["changed"] > items["same"] >= 0
 
 
 def ended(project: Project) -> int:
