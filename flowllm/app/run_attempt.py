@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
@@ -28,7 +28,7 @@ from flowllm.datasets.spool import spool_path
 from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
-from flowllm.reporting.base import Closable, Observer, Watching
+from flowllm.reporting.base import AccountState, Closable, Observer, Watching
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
 from flowllm.runtime.foreach_runner import LOCAL_WINDOW
@@ -65,12 +65,12 @@ class ObserverHub:
             except BaseException as error:  # noqa: BLE001 - a reader of events must not harm the run
                 self._leave_out(observer, error)
 
-    def look(self, now: float, addresses: Mapping[str, str]) -> None:
+    def look(self, now: float, accounts: Mapping[str, AccountState]) -> None:
         """A second has passed; see `reporting.base.Watching`."""
         for observer in list(self._observers):
             if isinstance(observer, Watching):
                 try:
-                    observer.look(now, addresses)
+                    observer.look(now, accounts)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # noqa: BLE001 - as above
@@ -213,9 +213,24 @@ class RunAttempt:
         while True:
             await self._clock.sleep(WATCHED_EVERY)
             self._store.note_gauges(self._gauges())
-            self._emit.look(self._clock.now(), self._providers.addresses())
+            self._emit.look(self._clock.now(), self._accounts())
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
                 await context.suspended.look()
+
+    def _accounts(self) -> dict[str, AccountState]:
+        """One value for each account, under all names that the workflow gives it."""
+        gauges, addresses = self._limiter.gauges(), self._providers.addresses()
+        states: dict[Hashable, AccountState] = {}
+        named = self._providers.named_accounts()
+        for name, account in named.items():
+            if account not in states and (gauge := gauges.get(account)) is not None:
+                states[account] = AccountState(
+                    address=addresses.get(name, ""),
+                    requests_per_minute=gauge.requests_per_minute,
+                    tokens_per_minute=gauge.tokens_per_minute,
+                    pause_s=gauge.paused_s,
+                )
+        return {name: states[account] for name, account in named.items() if account in states}
 
     def _gauges(self) -> list[Gauge]:
         gauges, owner, now = self._limiter.gauges(), self._run.owner, self._clock.now()

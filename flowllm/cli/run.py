@@ -7,6 +7,7 @@ import contextlib
 import gc
 import resource
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,7 +47,9 @@ from flowllm.core.types import RunStatus
 from flowllm.datasets.file_writes import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN
 from flowllm.reporting.base import EventsFile, Observer
+from flowllm.reporting.live_view import LiveView, owning_terminal
 from flowllm.reporting.progress import Notices, Progress
+from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import Summary
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.open import is_memory
@@ -187,14 +190,16 @@ async def _execute(
 
     A signal that arrives once the run has ended does not keep its results from being shown.
     """
-    stop, summary, screen = StopSignal(), Summary(tracebacks=debugging(), errors_shown=not shown.quiet), messages()
+    stop, screen = StopSignal(), messages()
+    live = screen.colour and not shown.quiet
+    summary = Summary(tracebacks=debugging(), errors_shown=not (live or shown.quiet))
     signals = StopOnSignals(stop, say=screen.line)
     with ExitStack() as process:
         process.enter_context(tuned_process())
         async with open_app(location) as app:
             process.enter_context(signals)
             observers: list[Observer] = [summary, Notices(screen, grace=grace)]
-            observers += [] if shown.quiet else [Progress(screen, tracebacks=debugging())]
+            observers += [] if shown.quiet else [following(screen, process)]
             if shown.events is not None:
                 observers.append(EventsFile(Path(shown.events), warn=screen.line))
             with results_apart():
@@ -216,6 +221,21 @@ async def _execute(
             silence_output()
         finish_process(code)
     return code
+
+
+def following(screen: Screen, process: ExitStack) -> Observer:
+    """Shows how a run goes on, until the end of the context: as a view on a terminal, in lines everywhere else."""
+    if not screen.colour:
+        return Progress(screen, tracebacks=debugging())
+    loop = asyncio.get_running_loop()
+    view = LiveView(
+        screen,
+        later=lambda delay, callback: loop.call_soon_threadsafe(loop.call_later, delay, callback),
+        now=time.time,
+        timer=time.perf_counter,
+    )
+    process.enter_context(owning_terminal(view))
+    return view
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Protocol, TextIO, runtime_checkable
 
 from flowllm.core.errors import UsageError
 from flowllm.core.events import Event
+from flowllm.core.records import dataclass
 from flowllm.reporting.text import json_text
 
 
@@ -29,13 +30,32 @@ class Closable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """How an account stands, as observers see it. None: not limited, or not known."""
+
+    address: str = ""
+    """Host and port, without credentials."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    """What is allowed now."""
+    pause_s: float = 0.0
+    """Seconds for which its server wants no requests."""
+    in_flight: int | None = None
+    waits: Mapping[str, int] | None = None
+    """How many wait for which `WaitReason`."""
+    requests_sent: int | None = None
+    tokens_used: int | None = None
+    """In the last minute."""
+
+
 @runtime_checkable
 class Watching(Protocol):
     """An observer that has something to say also when nothing happens."""
 
-    def look(self, now: float, addresses: Mapping[str, str]) -> None:
-        """Called once a second while a run goes on. `now` is the wall clock's time, as in events; `addresses` are those of
-        the run's providers, by their names, without credentials."""
+    def look(self, now: float, accounts: Mapping[str, AccountState]) -> None:
+        """Called once a second while a run goes on. `now` is the wall clock's time, as in events; `accounts` are those of
+        the run's providers, by their names."""
         ...
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 
 from flowllm.core.events import NodeWaiting, RequestEnded, RequestSent
 from flowllm.core.types import NodeId
+from flowllm.reporting.base import AccountState
 from flowllm.reporting.text import duration, one_line, plural, reason_word
 
 MOST = 3
@@ -35,11 +36,13 @@ class OpenWork:
         """It is no longer."""
         self.requests.pop((event.node_id, event.attempt), None)
 
-    def texts(self, now: float, addresses: Mapping[str, str], *, without: Collection[str] = ()) -> Iterator[str]:
-        """`headline: no answer for 45.0s from gpt-4o at openai (api.openai.com)`, and the like; `addresses` are the
+    def texts(
+        self, now: float, accounts: Mapping[str, AccountState], *, without: Collection[str] = ()
+    ) -> Iterator[str]:
+        """`headline: no answer for 45.0s from gpt-4o at openai (api.openai.com)`, and the like; `accounts` are the
         providers' by their names, `without` are nodes that are told of elsewhere."""
         oldest = islice(self.requests.values(), MOST)
-        found = [(event.at, _unanswered(event, now, addresses)) for event in oldest]
+        found = [(event.at, unanswered(event, now, accounts)) for event in oldest]
         busy = {node for node, _ in self.requests}
         for node, wait in self.waits.items():
             if "[" not in node and node not in busy:
@@ -53,9 +56,10 @@ class OpenWork:
             yield f"{plural(len(self.requests), 'request')} in flight"
 
 
-def _unanswered(event: RequestSent, now: float, addresses: Mapping[str, str]) -> str:
+def unanswered(event: RequestSent, now: float, accounts: Mapping[str, AccountState]) -> str:
+    """Of one request."""
     attempt = f", attempt {event.attempt:,}" if event.attempt > 1 else ""
-    address = addresses.get(event.provider, "")
+    address = accounts[event.provider].address if event.provider in accounts else ""
     where = f"{one_line(event.model)} at {one_line(event.provider)}{f' ({one_line(address)})' if address else ''}"
     return f"{event.node_id}: no answer for {_since(event.at, now)} from {where}{attempt}"
 

@@ -29,6 +29,7 @@ from flowllm.core.events import (
     StopRequested,
 )
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, WaitReason
+from flowllm.reporting.base import AccountState
 from flowllm.reporting.foreach_progress import ROWS, SELDOM, ForeachProgress
 from flowllm.reporting.open_work import OpenWork
 from flowllm.reporting.screen import Part, Screen
@@ -128,13 +129,13 @@ class Progress:
             case _:
                 pass
 
-    def look(self, now: float, addresses: Mapping[str, str]) -> None:
+    def look(self, now: float, accounts: Mapping[str, AccountState]) -> None:
         """Say every 30 s what is waited for where nothing was written. See `reporting.base.Watching`."""
         if self._screen.written != self._written or now < self._quiet_since:
             self._written, self._quiet_since = self._screen.written, now
         elif now - self._quiet_since >= SELDOM:
             found = [one.text(now, self._waits_of(one)) for one in self._foreaches.values()]
-            found += self._open.texts(now, addresses, without=self._foreaches)
+            found += self._open.texts(now, accounts, without=self._foreaches)
             if found:
                 self._quiet_since = now
                 for text in found:

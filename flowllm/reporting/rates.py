@@ -38,6 +38,13 @@ class SlidingRate:
         span = min(WINDOW, now - self._since)
         return self._sum / span if span >= LEAST else None
 
+    def steady(self, now: float) -> float:
+        """The same without its first second, in which as much may go at once as a limit lets through; 0.0 in the beginning."""
+        self._forget(now)
+        first = self._counts[0] if self._counts else [self._since, 0.0]
+        span = now - first[0] - 1.0
+        return (self._sum - first[1]) / span if span >= LEAST else 0.0
+
     def _forget(self, now: float) -> None:
         counts = self._counts
         if now < (counts[-1][0] if counts else self._since):  # the clock was set back

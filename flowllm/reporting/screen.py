@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import TextIO, TypeAlias
 
 _TO_THE_END = "\x1b[K"
-"""Erases what stands right of the cursor."""
-_WIDTH = 80
-"""Columns, where a stream is no terminal."""
+_BELOW = "\x1b[J"
+"""Erase what stands right of the cursor, and all that stands below it too."""
+_TOGETHER, _DONE = "\x1b[?2026h", "\x1b[?2026l"
+"""What is between is shown at once, by terminals that know it."""
+_SIZE = (80, 24)
+"""Columns and rows, where a stream is no terminal."""
 Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: text, or text and its style, such as "bold red" (see `_CODES`)."""
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
@@ -36,42 +40,70 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 class Screen:
-    """Writes lines to a stream. Texts must be harmless already (`reporting.text.visible`)."""
+    """Writes lines to a stream, from any thread. Texts must be harmless already (`reporting.text.visible`).
+
+    On a terminal a block of lines can stand below all others and be drawn over. The cursor rests below it, so that whatever
+    a process that dies, or another one, writes there begins on a line of its own.
+    """
 
     def __init__(self, stream: TextIO, *, colour: bool) -> None:
         self.stream = stream
         self.colour = colour
         self.written = 0
         """How often something was."""
-        self._live = False
+        self._block: list[tuple[str, int]] = []
+        """Its lines, and how many columns each takes."""
+        self._lock = threading.RLock()
 
     def line(self, *parts: Part) -> None:
         """Write one line and flush it."""
-        self.clear()
-        self.written += 1
-        self.stream.write((coloured(parts) if self.colour else plain(parts)) + "\n")
-        self.stream.flush()
+        self.above((coloured(parts) if self.colour else plain(parts)) + "\n")
 
-    def live(self, text: str) -> None:
-        """Show a text at the bottom of a terminal until the next line is written, or the next such text."""
-        self.stream.write(f"\r{text[: self.width() - 1]}{_TO_THE_END}")
-        self.stream.flush()
-        self.written += 1
-        self._live = True
+    def above(self, text: str) -> None:
+        """Write whole lines, above the block if there is one."""
+        with self._lock:
+            self.written += 1
+            self._write(self._erased() + text + "".join(f"{line}\n" for line, _ in self._block))
+
+    def block(self, lines: Sequence[tuple[Part, ...]], widths: Sequence[int], *, above: str = "") -> None:
+        """Draw these lines in place of those of the block before, and whole lines of others `above` it. They must fit the
+        terminal; `widths` are the columns that they take."""
+        with self._lock:
+            drawn = [coloured(line) for line in lines]
+            text = "".join(f"{line}{_TO_THE_END}\n" for line in drawn)
+            self._write(f"{_TOGETHER}{self._to_top()}{above and _BELOW + above}{text}{_BELOW}{_DONE}")
+            self._block = list(zip(drawn, widths, strict=True))
+
+    def leave(self) -> None:
+        """The block stays as it is, and is drawn over no more."""
+        self._block = []
 
     def width(self) -> int:
-        """Columns of the terminal that this is drawn on, which need not be that of standard output."""
-        try:
-            columns = os.get_terminal_size(self.stream.fileno()).columns
-        except (OSError, ValueError, AttributeError):
-            columns = 0
+        """Columns of that terminal; where it is none, as the environment says."""
         from shutil import get_terminal_size  # noqa: PLC0415 - its import costs more than most of what is shown
 
-        return columns or get_terminal_size(fallback=(_WIDTH, 24)).columns
+        return self._terminal()[0] or get_terminal_size(fallback=_SIZE).columns
 
-    def clear(self) -> None:
-        """Take such a text away."""
-        if self._live:
-            self.stream.write(f"\r{_TO_THE_END}")
-            self.stream.flush()
-            self._live = False
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal that this is drawn on, which need not be that of standard output."""
+        columns, rows = self._terminal()
+        return columns or _SIZE[0], rows or _SIZE[1]
+
+    def _terminal(self) -> tuple[int, int]:
+        try:
+            return os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError, AttributeError):
+            return 0, 0
+
+    def _to_top(self) -> str:
+        """From below the block to its first line. A terminal that was made narrower has wrapped its lines."""
+        columns = self.size()[0]
+        rows = sum(max(1, -(-width // columns)) for _, width in self._block)
+        return f"\r\x1b[{rows}A" if rows else ""
+
+    def _erased(self) -> str:
+        return f"{self._to_top()}{_BELOW}" if self._block else ""
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()

@@ -7,6 +7,7 @@ import io
 import tracemalloc
 
 from flowllm.core.types import NodeStatus, StepKind, WaitReason
+from flowllm.reporting.live_model import LiveModel
 from flowllm.reporting.progress import Progress
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.stats import Stats
@@ -59,7 +60,7 @@ def item(place: int) -> list:
 
 
 def test_memory_does_not_grow_with_the_items() -> None:
-    observers = [Stats(), Summary(), Progress(Screen(Nowhere(), colour=False))]
+    observers = [Stats(), Summary(), Progress(Screen(Nowhere(), colour=False)), LiveModel()]
 
     def feed(*events: object) -> None:
         for event in events:

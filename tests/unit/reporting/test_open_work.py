@@ -10,6 +10,7 @@ from pathlib import Path
 from flowllm.core.cancel import StopSignal
 from flowllm.core.events import Event
 from flowllm.core.types import StepKind, WaitReason
+from flowllm.reporting.base import AccountState
 from flowllm.reporting.progress import Progress
 from flowllm.reporting.screen import Screen
 from tests.support.events import (
@@ -25,7 +26,7 @@ from tests.support.events import (
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
 
-PLACES = {"openai": "api.openai.com"}
+PLACES = {"openai": AccountState(address="api.openai.com")}
 SLOW = """
 name: slow
 providers: {hangs: {type: simulated, hang_rate: 100%}}

@@ -1,0 +1,312 @@
+"""How a run stands now, worked out from its events alone: what the live view draws, whichever process the run is in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flowllm.core.events import (
+    Event,
+    FanOutCounted,
+    FanOutStarted,
+    NodeEnded,
+    NodeRetrying,
+    NodeStarted,
+    NodeSuspended,
+    NodeWaiting,
+    RequestEnded,
+    RequestSent,
+    RunEnded,
+    RunStarted,
+    StopRequested,
+)
+from flowllm.core.types import NODE_TERMINAL, ROW, NodeStatus, RunStatus, WaitReason, step_path
+from flowllm.reporting.base import AccountState
+from flowllm.reporting.live_snapshot import CACHED, REUSED, LiveSnapshot, StepSnapshot, Throughput, Trouble
+from flowllm.reporting.open_work import OpenWork, unanswered
+from flowllm.reporting.rates import SlidingRate
+from flowllm.reporting.text import error_text
+
+_MINUTE: Final = 60.0
+LONG: Final = 10.0
+"""Seconds without a sign after which something is named."""
+
+
+class _Step:
+    """What is counted of one step."""
+
+    __slots__ = (
+        *("name", "depth", "needs", "status", "source", "many", "total", "ended", "failed", "skipped", "retried"),
+        *("in_flight", "rate", "began", "finished", "usd", "tokens", "note"),
+    )
+
+    def __init__(self, name: str, depth: int, needs: tuple[str, ...], *, many: bool, at: float) -> None:
+        self.name, self.depth, self.needs, self.many = name, depth, needs, many
+        self.status, self.source, self.note = NodeStatus.PENDING, "", ""
+        self.total: int | None = None
+        self.ended = self.failed = self.skipped = self.retried = self.in_flight = self.tokens = 0
+        self.rate = SlidingRate(at)
+        self.began: float | None = None
+        self.finished: float | None = None
+        self.usd = 0.0
+
+    def begin(self, at: float) -> None:
+        if self.began is None:
+            self.began, self.rate = at, SlidingRate(at)
+        if self.status not in NODE_TERMINAL:
+            self.status = NodeStatus.RUNNING
+
+    def count(self, event: NodeEnded) -> None:
+        """One of its items ended."""
+        self.ended += 1
+        self.failed += event.status is NodeStatus.FAILED
+        self.skipped += event.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}
+        if not (event.reused or event.cached):
+            self.rate.add(event.at)
+
+    def end(self, event: NodeEnded) -> None:
+        """It is over as a whole."""
+        self.status, self.finished = event.status, event.at
+        self.source = REUSED if event.reused else CACHED if event.cached else ""
+        self.note = error_text(event.error) if event.error else event.reason
+        counts = event.counts
+        if counts is not None:
+            self.many = True
+            self.total = self.ended = counts["total"]
+            self.failed, self.skipped = counts.get("failed", 0), counts.get("skipped", 0)
+
+
+class LiveModel:
+    """Told of events in their order, it can say at any time how the run stands. What it keeps is bounded by the steps of the
+    file and by the nodes that are open. Times are wall clock seconds."""
+
+    def __init__(self) -> None:
+        self.started: RunStarted | None = None
+        self.ended: RunEnded | None = None
+        self._stopping = False
+        self._steps: dict[str, _Step] = {}
+        self._found: dict[str, _Step] = {}
+        """By any path below a step, that step."""
+        self._open = OpenWork()
+        self._requests = SlidingRate(0.0)
+        self._tokens = SlidingRate(0.0)
+        self._usd = 0.0
+        self._usd_exact = True
+        self._tokens_used = 0
+        self._accounts: Mapping[str, AccountState] = {}
+        self._last_error: Trouble | None = None
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            RunStarted: self._run_started,
+            NodeStarted: self._node_started,
+            FanOutStarted: self._foreach_started,
+            FanOutCounted: self._foreach_counted,
+            NodeWaiting: self._node_waits,
+            NodeSuspended: self._node_suspended,
+            RequestSent: self._request_sent,
+            RequestEnded: self._request_ended,
+            NodeRetrying: self._retrying,
+            NodeEnded: self._node_ended,
+            StopRequested: self._stop_requested,
+            RunEnded: self._run_ended,
+        }
+
+    def handle(self, event: Event) -> None:
+        """Take note of one event."""
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    def look(self, accounts: Mapping[str, AccountState]) -> None:
+        """How the accounts stand now, by the names of the providers."""
+        self._accounts = accounts
+
+    # events
+
+    def _run_started(self, event: RunStarted) -> None:
+        self.started, self.ended = event, None
+        self._requests, self._tokens = SlidingRate(event.at), SlidingRate(event.at)
+        self._usd, self._tokens_used = event.spent_usd, event.spent_tokens
+        for name, needs in event.steps.items():
+            depth = name.count(".")
+            around = name.rpartition(".")[0]
+            step = _Step(name, depth, tuple(needs), many=around == ROW, at=event.at)
+            self._steps[name] = self._found[name] = step
+
+    def _step(self, node: str) -> _Step:
+        """The step of the file that the node has become of, or that it is within."""
+        path = step_path(node)
+        step = self._found.get(path)
+        if step is None:
+            name = path
+            while name and name not in self._steps:
+                name = name.rpartition(".")[0]
+            step = self._steps.get(name)
+            if step is None:  # of an older record, whose workflow cannot be read
+                name = path.partition(".")[0]
+                step = self._steps[name] = self._found[name] = _Step(name, 0, (), many=False, at=0.0)
+            self._found[path] = step
+        return step
+
+    def _node_started(self, event: NodeStarted) -> None:
+        if event.place is None:
+            self._step(event.node_id).begin(event.at)
+
+    def _foreach_started(self, event: FanOutStarted) -> None:
+        step = self._step(event.node_id)
+        step.many = True
+        step.begin(event.at)
+        if "[" in event.node_id:
+            return
+        step.total = event.total
+        for name, inner in self._steps.items():
+            if name.startswith(f"{step.name}."):
+                inner.many = True
+
+    def _foreach_counted(self, event: FanOutCounted) -> None:
+        self._step(event.node_id).total = event.total
+
+    def _node_waits(self, event: NodeWaiting) -> None:
+        self._open.waits[event.node_id] = event
+
+    def _node_suspended(self, event: NodeSuspended) -> None:
+        self._open.waits.pop(event.node_id, None)
+        if "[" not in event.node_id:
+            step = self._step(event.node_id)
+            step.status, step.note = NodeStatus.WAITING, f"{event.kind}, token {event.token}"
+
+    def _request_sent(self, event: RequestSent) -> None:
+        self._open.sent(event)
+        self._requests.add(event.at)
+        self._step(event.node_id).in_flight += 1
+
+    def _request_ended(self, event: RequestEnded) -> None:
+        self._open.answered(event)
+        step, tokens = self._step(event.node_id), event.usage.at_least
+        step.in_flight = max(0, step.in_flight - 1)
+        if tokens:
+            self._tokens.add(event.at, tokens)
+            self._tokens_used += tokens
+            step.tokens += tokens
+        if event.cost_usd is None:
+            self._usd_exact = False
+        else:
+            self._usd += event.cost_usd
+            step.usd += event.cost_usd
+
+    def _retrying(self, event: NodeRetrying) -> None:
+        self._step(event.node_id).retried += 1
+        self._last_error = Trouble(text=f"{event.node_id}: {error_text(event.error)}", retried=True)
+
+    def _node_ended(self, event: NodeEnded) -> None:
+        node = event.node_id
+        self._open.waits.pop(node, None)
+        step = self._step(node)
+        if event.place is not None:
+            step.count(event)
+        elif "[" not in node:
+            step.end(event)
+        elif event.counts is None and step.many:
+            step.count(event)
+        if event.status is NodeStatus.FAILED and event.counts is None:
+            self._last_error = Trouble(text=f"{node}: {error_text(event.error)}")
+
+    def _stop_requested(self, _event: StopRequested) -> None:
+        self._stopping = True
+
+    def _run_ended(self, event: RunEnded) -> None:
+        self.ended = event
+        self._open = OpenWork()
+        for step in self._steps.values():
+            step.in_flight = 0
+
+    # what is shown
+
+    def snapshot(self, now: float) -> LiveSnapshot:
+        """How it stands; only once the run has started."""
+        started, ended = self.started, self.ended
+        assert started is not None  # noqa: S101 - as the docstring says
+        waits = self._waits()
+        steps = [self._shown(step, waits, now) for step in self._steps.values()]
+        top = [step for step in steps if not step.depth]
+        left = [step.left_s for step in top if step.status is NodeStatus.RUNNING and step.many]
+        accounts = list({id(one): one for one in self._accounts.values()}.values())
+        return LiveSnapshot(
+            run_id=started.run_id,
+            workflow=started.workflow,
+            provider=started.provider,
+            simulated=started.simulated,
+            resumed=started.resumed,
+            status=RunStatus.RUNNING if ended is None else ended.status,
+            stopping=self._stopping and ended is None,
+            elapsed_s=max(0.0, now - started.at) if ended is None else ended.duration_s,
+            steps=tuple(steps),
+            done=sum(not step.depth and step.status in NODE_TERMINAL for step in self._steps.values()),
+            count=len(top),
+            in_flight=sum(step.in_flight for step in self._steps.values()),
+            waits=sum(waits.values(), Counter()),
+            requests=_throughput(self._requests, now, [one.requests_per_minute for one in accounts]),
+            tokens=_throughput(self._tokens, now, [one.tokens_per_minute for one in accounts]),
+            usd=self._usd,
+            usd_exact=self._usd_exact,
+            budget_usd=started.budget_usd,
+            tokens_used=self._tokens_used,
+            budget_tokens=started.budget_tokens,
+            left_s=None if None in left else max((one for one in left if one is not None), default=None),
+            more_follows=any(step.status is NodeStatus.PENDING for step in top),
+            pause_s=max((one.pause_s for one in accounts), default=0.0),
+            quiet=self._quiet(now),
+            last_error=self._last_error,
+        )
+
+    def _waits(self) -> dict[str, Counter[WaitReason]]:
+        found: dict[str, Counter[WaitReason]] = {}
+        for node, wait in self._open.waits.items():
+            found.setdefault(self._step(node).name, Counter())[wait.reason] += 1
+        return found
+
+    def _quiet(self, now: float) -> str:
+        oldest = next(iter(self._open.requests.values()), None)
+        return "" if oldest is None or now - oldest.at < LONG else unanswered(oldest, now, self._accounts)
+
+    def _shown(self, step: _Step, waits: Mapping[str, Counter[WaitReason]], now: float) -> StepSnapshot:
+        running = step.status not in NODE_TERMINAL and self.ended is None
+        around = self._steps.get(step.name.rpartition(".")[0])
+        total = around.total if around is not None and around.many and step.total is None else step.total
+        speed = step.rate.per_second(now) if running and step.many else None
+        within = [one for name, one in self._steps.items() if name.startswith(f"{step.name}.")] if step.many else []
+        missing = (name for name in step.needs if name in self._steps and self._steps[name].status not in NODE_TERMINAL)
+        waiting = sum((waits.get(one.name, Counter()) for one in (step, *within)), Counter[WaitReason]())
+        return StepSnapshot(
+            name=step.name,
+            depth=step.depth,
+            status=step.status if running or self.ended is None or step.status in NODE_TERMINAL else _left(step.status),
+            source=step.source,
+            many=step.many,
+            total=total,
+            ended=step.ended,
+            failed=step.failed,
+            skipped=step.skipped,
+            retried=step.retried,
+            in_flight=step.in_flight + sum(one.in_flight for one in within),
+            waits=waiting,
+            needs=tuple(missing) if step.status is NodeStatus.PENDING else (),
+            per_second=speed or None,
+            left_s=(total - step.ended) / speed if speed and total is not None else None,
+            elapsed_s=None if step.began is None else max(0.0, (step.finished or now) - step.began),
+            usd=step.usd + sum(one.usd for one in within),
+            tokens=step.tokens + sum(one.tokens for one in within),
+            note=step.note,
+        )
+
+
+def _left(status: NodeStatus) -> NodeStatus:
+    """Of a step that had not ended when the run did."""
+    return NodeStatus.CANCELLED if status is NodeStatus.RUNNING else status
+
+
+def _throughput(rate: SlidingRate, now: float, limits: list[float | None]) -> Throughput:
+    """One account without a limit makes all of them unlimited."""
+    known = [one for one in limits if one is not None]
+    limit = sum(known) if known and len(known) == len(limits) else None
+    return Throughput(per_minute=rate.steady(now) * _MINUTE, limit=limit)
