@@ -18,6 +18,7 @@ from flowllm.cli.output import results, say
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import UsageError
 from flowllm.core.tasks import run_loop
+from flowllm.ui.actions import Actions
 from flowllm.ui.database import Database
 from flowllm.ui.security import Access
 from flowllm.ui.server import create_app, serve
@@ -31,23 +32,29 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--port", type=click.IntRange(0, 65535), help=f"The port  [default: {PORT}, or any that is free]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address of this machine: a loopback one.")
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
+@click.option("--allow-actions", is_flag=True, help="Let the page resume and stop runs.")
 @location_options
-def ui(*, port: int | None, host: str, no_open: bool, location: Location) -> None:
+def ui(*, port: int | None, host: str, no_open: bool, allow_actions: bool, location: Location) -> None:
     """Show runs on a local web page, while they go on and afterwards.
 
-    It reads the database and changes nothing. The address that is printed holds a token: it is
+    It reads the database and changes nothing, unless --allow-actions. The address that is printed holds a token: it is
     for you alone. Ctrl-C ends it.
     """
-    run_loop(_serve(_listener(host, port), FlowLLM(database=location.db, config=location.config), opens=not no_open))
+    app = FlowLLM(database=location.db, config=location.config)
+    database = Database(app.database, clock=SystemClock())
+    actions = Actions(database.path, config=location.config, environ=os.environ) if allow_actions else None
+    run_loop(_serve(_listener(host, port), app, database, actions, opens=not no_open))
 
 
-async def _serve(listener: socket.socket, app: FlowLLM, *, opens: bool) -> None:
-    stop, loop, clock = asyncio.Event(), asyncio.get_running_loop(), SystemClock()
+async def _serve(
+    listener: socket.socket, app: FlowLLM, database: Database, actions: Actions | None, *, opens: bool
+) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
     host, port = listener.getsockname()[:2]
     access = Access(port)
-    page = create_app(Database(app.database, clock=clock), access, clock=clock, workflow_of=app.workflow_of)
+    page = create_app(database, access, clock=SystemClock(), workflow_of=app.workflow_of, actions=actions)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token="
     results().line(f"{address}{access.token}")
     sys.stdout.flush()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from flowllm.core.records import dataclass, field
-from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, Usage
+from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, RunStatus, Usage
+from flowllm.storage.monitoring import RunTotals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,25 @@ class ItemChange(NamedTuple):
     change_no: int
 
 
+class Past(NamedTuple):
+    """A run that ended, as one of the last ones of its workflow."""
+
+    seq: int
+    seconds: float
+    """From its beginning to its end, pauses between its attempts too."""
+    known_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowSums:
+    """Runs of one workflow and status together."""
+
+    workflow: str
+    status: RunStatus
+    runs: int
+    totals: RunTotals
+
+
 class Following(Protocol):
     """The verbs of `Store` by which a run is followed."""
 
@@ -57,6 +77,11 @@ class Following(Protocol):
         """Items whose `change_no` is above `since`, in its order, but those within other items."""
         ...
 
-    async def recent(self, workflow: str, *, limit: int = 20) -> list[tuple[RunId, float | None, float]]:
-        """The newest runs of a workflow that ended, the oldest first: id, seconds that each took, known cost in dollars."""
+    async def recent(self, workflow: str, *, limit: int = 20) -> list[Past]:
+        """The newest runs of a workflow that ended, the oldest first."""
+        ...
+
+    async def sums(self) -> list[WorkflowSums]:
+        """What all runs took together, for each workflow and each status of its runs; one whose process is gone counts as
+        running."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,10 +24,6 @@ ALIVE = 2.0
 """Seconds after which a run that goes on is looked at again: the end of its process changes nothing in the database."""
 
 
-class Actions(Protocol):
-    """What the page may do beside reading."""
-
-
 async def runs(request: Request) -> Response:
     """The newest runs that the query asks for."""
     query = request.query_params
@@ -36,9 +32,11 @@ async def runs(request: Request) -> Response:
     now = request.app.state.clock.now()
     shown = [RunSummary.of(run, now=now).as_dict() for run in found[:limit]]
     database: Database = request.app.state.database
+    named = dict.fromkeys(run.workflow for run in found)
     return JSONResponse(
         {
             "runs": shown,
+            "recent": {name: await request.app.state.store.recent(name) for name in named},
             "more": len(found) > limit,
             "workflows": await request.app.state.store.workflows(),
             "tags": await request.app.state.store.tags(),

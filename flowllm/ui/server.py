@@ -25,7 +25,8 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import FlowLLMError, RunNotFound, RunOwned, UsageError
 from flowllm.language.workflow import Workflow
 from flowllm.storage.base import RunRecord
-from flowllm.ui import routes_compare, routes_graph, routes_items, routes_runs
+from flowllm.ui import routes_actions, routes_compare, routes_graph, routes_items, routes_runs
+from flowllm.ui.actions import Actions
 from flowllm.ui.database import Database
 from flowllm.ui.security import HEADERS, Access, Asked, Refusal, policy
 
@@ -50,7 +51,7 @@ def create_app(
     *,
     clock: Clock,
     workflow_of: Callable[[RunRecord], Workflow],
-    actions: routes_runs.Actions | None = None,
+    actions: Actions | None = None,
     static: Path = STATIC,
 ) -> Starlette:
     """The page over a database. Without `actions` it only reads. `workflow_of` loads the workflow that a run has on record."""
@@ -71,6 +72,7 @@ def create_app(
         Route("/", page),
         Route("/static/{path:path}", file),
         *routes_runs.ROUTES,
+        *routes_actions.ROUTES,
         *routes_graph.ROUTES,
         *routes_items.ROUTES,
         *routes_compare.ROUTES,

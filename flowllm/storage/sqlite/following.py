@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flowllm.core.types import Counts, NodeId, NodeStatus, RunId
-from flowllm.storage.following import ItemChange, NodeBrief
+from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus
+from flowllm.storage.following import ItemChange, NodeBrief, Past, WorkflowSums
 from flowllm.storage.sqlite.reader import Reader
-from flowllm.storage.sqlite.records import reading, usage_of
+from flowllm.storage.sqlite.records import reading, totals_of, usage_of
 from flowllm.storage.sqlite.rows import from_json, from_text, to_text
+from flowllm.storage.sqlite.totals import FIGURES, STATUSES
 
 _COLUMNS: Final = (
     *("node_id", "kind", "status", "parent", "place", "started_at", "finished_at", "queue_s", "call_s", "cached"),
@@ -20,9 +21,14 @@ _OUTSIDE: Final = "instr(parent, '[') = 0"
 """No row of an item, and none within one: those of an item are as many as there are items."""
 _TAIL: Final = "ORDER BY change_no LIMIT :limit"
 _RECENT: Final = (
-    "SELECT runs.run_id, runs.finished_at - runs.started_at, totals.known_usd FROM runs "
+    "SELECT runs.seq, runs.finished_at - runs.started_at, totals.known_usd FROM runs "
     "JOIN totals ON totals.run_id = runs.run_id WHERE workflow = :workflow AND finished_at IS NOT NULL "
     "ORDER BY runs.seq DESC LIMIT :limit"
+)
+_SUMMED: Final = ("changes", "last_seq", *STATUSES, *FIGURES)
+_SUMS: Final = (
+    f"SELECT workflow, status, count(*), {', '.join(f'sum(totals.{name})' for name in (*STATUSES, *FIGURES))} FROM runs "
+    "JOIN totals ON totals.run_id = runs.run_id GROUP BY workflow, status ORDER BY workflow, status"
 )
 
 
@@ -44,10 +50,22 @@ class FollowingReader(Reader):
         rows = await self._all(query, {"run": to_text(run_id), "since": since, "limit": limit})
         return [ItemChange(from_text(parent), place, NodeStatus(status), no) for parent, place, status, no in rows]
 
-    async def recent(self, workflow: str, *, limit: int = 20) -> list[tuple[RunId, float | None, float]]:
+    async def recent(self, workflow: str, *, limit: int = 20) -> list[Past]:
         """See `Following`."""
         rows = await self._all(_RECENT, {"workflow": to_text(workflow), "limit": limit})
-        return [(RunId(from_text(run_id)), took, cost) for run_id, took, cost in reversed(rows)]
+        return [Past(*row) for row in reversed(rows)]
+
+    async def sums(self) -> list[WorkflowSums]:
+        """See `Following`."""
+        return [
+            WorkflowSums(
+                workflow=from_text(workflow),
+                status=RunStatus(status),
+                runs=runs,
+                totals=totals_of(dict(zip(_SUMMED, (0, 0, *summed), strict=True))),
+            )
+            for workflow, status, runs, *summed in await self._all(_SUMS)
+        ]
 
 
 def _brief(row: Mapping[str, Any]) -> NodeBrief:

@@ -6,6 +6,7 @@ nothing left to do, and one that is killed half-way leaves the database as it wa
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -41,7 +42,6 @@ REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "000
 """All revisions that this program knows, oldest first."""
 LOOKED_THROUGH: Final = 8 * 2**20
 """Bytes of a database up to which all of it is looked through whenever it is opened: a few hundredths of a second."""
-MAGIC: Final = b"SQLite format 3\0"
 
 
 class SchemaState(StrEnum):
@@ -131,7 +131,14 @@ def _status(path: Path, revision: str | None) -> SchemaStatus:
 def _peek(path: Path, mode: str) -> str | None:
     with closing(connect(path, mode=mode, busy_timeout=RETRY)) as connection:
         connection.text_factory = decode
-        revision = revision_of(connection, path)
+        try:
+            revision = revision_of(connection, path)
+        except sqlite3.DatabaseError as error:
+            if code_of(error) != sqlite3.SQLITE_NOTADB:
+                raise
+            raise DatabaseCorrupt(
+                f"{path} is not an SQLite database, or its header is damaged. It was not touched.", hint=RESTORE
+            ) from error
         if revision is not None and path.stat().st_size <= LOOKED_THROUGH:
             _look_through(connection, path)
         return revision
@@ -148,24 +155,24 @@ def _look_through(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether there is nothing at `path` yet. Raises UsageError, DatabaseCorrupt, StorageFailed."""
+    """Whether there is nothing at `path` yet. Raises UsageError, StorageFailed.
+
+    The file is not opened: to close it again would give back the locks that SQLite has on it in this process (POSIX's rule), and
+    another process would take its log away (sqlite.org/howtocorrupt.html, 2.2)."""
     try:
-        with path.open("rb") as file:
-            head = file.read(len(MAGIC))
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a database.", hint="Name a file with --db.")
+        size = path.stat().st_size
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except FileNotFoundError:
         return True
-    except IsADirectoryError as error:
-        raise UsageError(f"{path} is a folder, not a database.", hint="Name a file with --db.") from error
     except OSError as error:
         raise StorageFailed(
             f"The database {path} cannot be read: {error.strerror}.",
             hint="Check the permissions of the file and its folder, or name another database with --db.",
         ) from error
-    if head and head != MAGIC:
-        raise DatabaseCorrupt(
-            f"{path} is not an SQLite database, or its header is damaged. It was not touched.", hint=RESTORE
-        )
-    return not head
+    return size == 0
 
 
 if TYPE_CHECKING:

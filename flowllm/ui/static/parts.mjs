@@ -1,6 +1,6 @@
 // Small parts that several pages have.
 import { useEffect, useState } from "preact/hooks";
-import { duration } from "./format.mjs";
+import { count, duration } from "./format.mjs";
 import { html } from "./html.mjs";
 
 /** Seconds since a run began, counted on while it goes on. */
@@ -15,6 +15,17 @@ export function Elapsed({ run }) {
   const since = going && run.received ? (performance.now() - run.received) / 1000 : 0;
   const seconds = run.elapsed_s + since;
   return html`<span class="number">${going && seconds >= 1 ? duration(Math.floor(seconds)).replace(".0 s", " s") : duration(seconds)}</span>`;
+}
+
+/** How many nodes, items too, ended well, failed, and are under way. */
+export function Nodes({ run }) {
+  const { succeeded = 0, failed = 0, running = 0, waiting = 0 } = run.nodes;
+  const going = run.status === "running" ? running + waiting : 0;
+  return html`<span class="node-counts number">
+    ${failed > 0 && html`<span class="failed">${count(failed)} failed</span>`}
+    ${going > 0 && html`<span class="going">${count(going)} under way</span>`}
+    <span>${count(succeeded)}</span>
+  </span>`;
 }
 
 /** A button that copies a text, or what a function gives, and says that it did; `what` is told where the eye sees it by the place. */

@@ -341,3 +341,20 @@ async def test_a_lock_that_stays_is_told(path: Path) -> None:
         other.execute("CREATE TABLE held (a)")
         with pytest.raises(StorageFailed, match="locked for too long"):
             await open_store(str(path), clock=SystemClock(), busy_timeout=0.1)
+
+
+async def test_to_look_at_an_open_database_gives_none_of_its_locks_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    store = await open_store(str(path), clock=SystemClock())
+    await store.create_run(run("r1", owner=ME))
+    assert (await store.run(R1)).run_id == R1
+    assert inspect(path).state is SchemaState.CURRENT
+    await (await open_store(str(path), clock=SystemClock())).close()
+    another = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs').fetchall(); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", another, str(path)], check=True)
+    assert (
+        path.with_name("x.db-wal").stat().st_size > 0
+    )  # the other process would have taken the log of a closed one away
+    await store.close()

@@ -1,5 +1,6 @@
 // One run: its head, and what is shown of it.
-import { useCallback } from "preact/hooks";
+import { useCallback, useEffect, useState } from "preact/hooks";
+import { post } from "../api.mjs";
 import { cost, count, dollars, duration, exactly, percent, statusChip, visible, when } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Drawer } from "../panels/drawer.mjs";
@@ -8,7 +9,7 @@ import { Items } from "../panels/items.mjs";
 import { Matrix } from "../panels/matrix.mjs";
 import { Throttled } from "../panels/throttled.mjs";
 import { Timeline } from "../panels/timeline.mjs";
-import { Command, Elapsed, Trouble } from "../parts.mjs";
+import { Command, Elapsed, Nodes, Trouble } from "../parts.mjs";
 import { navigate, withQuery } from "../route.mjs";
 import { useRun } from "../run_state.mjs";
 
@@ -56,13 +57,13 @@ function Foreach({ node, tab }) {
 }
 
 function Head({ run }) {
-  const total = Object.values(run.nodes).reduce((sum, number) => sum + number, 0);
   return html`<header class="run-head">
     <div class="title">
       ${statusChip(run.status)}
       <h1>${visible(run.workflow)}</h1>
       ${run.tags.map((tag) => html`<span class="tag">${visible(tag)}</span>`)}
       <span class="muted" title=${exactly(run.started_at)}>${when(run.started_at)}</span>
+      <${Actions} run=${run} />
     </div>
     <dl class="figures">
       <${Figure} name=${run.status === "running" ? "Elapsed" : "Took"}><${Elapsed} run=${run} /><//>
@@ -71,11 +72,34 @@ function Head({ run }) {
       <${Figure} name="Tokens">${count(run.usage.input_tokens + run.usage.output_tokens)}<${Budget} spent=${run.usage.input_tokens + run.usage.output_tokens} most=${run.budget?.tokens} shown=${count} /><//>
       <${Figure} name="Input cached">${percent(run.cached_share)}<//>
       <${Figure} name="Requests">${count(run.requests)}<//>
-      <${Figure} name="Nodes">${count(run.nodes.succeeded ?? 0)}<span class="muted">${` / ${count(total)}`}</span>${run.nodes.failed ? html` <span class="failures">${count(run.nodes.failed)} failed</span>` : ""}<//>
+      <${Figure} name="Nodes done"><${Nodes} run=${run} /><//>
     </dl>
     <${Failure} run=${run} />
     <${More} run=${run} />
   </header>`;
+}
+
+const DOES = { resume: "Resume", retry: "Retry failed", stop: "Stop" };
+const SAYS = { resume: "Starting …", retry: "Starting …", stop: "Asked to stop: what is in flight gets to finish …" };
+
+/** Buttons, where the server allows them. What was asked is said until the run's status shows it. */
+function Actions({ run }) {
+  const [told, tell] = useState({});
+  useEffect(() => tell({}), [run.status]);
+  if (!run.actions.length && !told.error) return null;
+  const act = async (action) => {
+    tell({ busy: action });
+    try {
+      await post(`/api/runs/${encodeURIComponent(run.run_id)}/${action}`);
+    } catch (error) {
+      tell({ error });
+    }
+  };
+  return html`<div class="actions">
+    ${run.actions.map((action) => html`<button key=${action} class=${action === "resume" ? "primary" : ""} disabled=${Boolean(told.busy)} onClick=${() => act(action)}>${DOES[action]}</button>`)}
+    <span role="status" class="muted">${told.busy ? SAYS[told.busy] : ""}</span>
+    ${told.error && html`<p role="alert" class="failure tone-failed">${told.error.message}${told.error.hint && html`<span class="hint"> ${visible(told.error.hint)}</span>`}</p>`}
+  </div>`;
 }
 
 function Figure({ name, children }) {
@@ -85,7 +109,7 @@ function Figure({ name, children }) {
 function Budget({ spent, most, shown }) {
   if (!most) return null;
   const share = Math.min(1, spent / most);
-  return html`<span class="budget"><span class="muted"> of ${shown(most)}</span><meter min="0" max="1" high="0.9" value=${share} aria-label="Part of the budget that is spent"></meter></span>`;
+  return html`<span class="budget"><span class="muted"> of ${shown(most)}</span><meter class="meter" min="0" max="1" high="0.9" value=${share} aria-label="Part of the budget that is spent"></meter></span>`;
 }
 
 function Failure({ run }) {

@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { get, stream } from "../api.mjs";
 import { cost, count, duration, exactly, statusChip, when, dollars } from "../format.mjs";
 import { html } from "../html.mjs";
-import { Command, Elapsed, Sparkline, Trouble } from "../parts.mjs";
+import { Command, Elapsed, Nodes, Sparkline, Trouble } from "../parts.mjs";
 import { link, navigate, withQuery } from "../route.mjs";
 
 const STATUSES = ["running", "succeeded", "failed", "interrupted", "paused"];
@@ -95,7 +95,7 @@ function List({ state }) {
   return html`<div class="card runs">
     <table>
       <thead>
-        <tr><th>Status</th><th>Workflow</th><th>Run</th><th>Started</th><th class="right">Took</th><th class="right">Nodes</th><th class="right">Tokens</th><th class="right">Cost</th><th>Last runs took</th></tr>
+        <tr><th>Status</th><th>Workflow</th><th>Run</th><th>Started</th><th class="right">Took</th><th class="right">Nodes done</th><th class="right">Tokens</th><th class="right">Cost</th><th>Last runs took</th></tr>
       </thead>
       <tbody>${state.runs.map((run) => html`<${Row} key=${run.run_id} run=${run} recent=${state.recent?.[run.workflow] ?? []} />`)}</tbody>
     </table>
@@ -103,9 +103,8 @@ function List({ state }) {
 }
 
 function Row({ run, recent }) {
-  const total = Object.values(run.nodes).reduce((sum, number) => sum + number, 0);
   const tokens = run.usage.input_tokens + run.usage.output_tokens;
-  const points = recent.filter((one) => one.seq <= run.seq).slice(-12).map((one) => ({ value: one.elapsed_s }));
+  const points = recent.filter(([seq]) => seq <= run.seq).slice(-12).map(([, value]) => ({ value }));
   const last = points.at(-1)?.value;
   return html`<tr>
     <td class="status">${statusChip(run.status)}</td>
@@ -113,7 +112,7 @@ function Row({ run, recent }) {
     <td class="id"><code>${run.run_id}</code></td>
     <td title=${exactly(run.started_at)}>${when(run.started_at)}</td>
     <td class="right"><${Elapsed} run=${run} /></td>
-    <td class="right nodes">${run.nodes.failed ? html`<span class="failures">${count(run.nodes.failed)} failed</span> ` : ""}${count(run.nodes.succeeded ?? 0)}<span class="muted"> / ${count(total)}</span></td>
+    <td class="right nodes"><${Nodes} run=${run} /></td>
     <td class="right">${count(tokens)}</td>
     <td class="right" title=${run.cost_usd === null ? "the price of some requests is unknown" : dollars(run.cost_usd)}>${cost(run)}</td>
     <td class="spark"><${Sparkline} points=${points} label=${`The last ${points.length} runs of ${run.workflow}; the newest took ${duration(last)}`} /></td>
