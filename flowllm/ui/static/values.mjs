@@ -7,6 +7,8 @@ import { Copy } from "./parts.mjs";
 
 const CHUNK = 20_000;
 const OPEN = 40;
+const INLINE = 12;
+const LINE = 90;
 
 /** The address of one part of a node as it is. */
 export function partPath(run, id, part) {
@@ -71,6 +73,10 @@ function Tree({ name = null, value, open = false }) {
   const list = Array.isArray(value);
   const size = entries(value);
   if (size === 0) return html`<div class="leaf">${key}<span class="sign">${list ? "[]" : "{}"}</span></div>`;
+  if (list && size <= INLINE && value.every((one) => one === null || typeof one !== "object")) {
+    const inner = value.map((one) => (typeof one === "string" && !one.startsWith("…") ? JSON.stringify(one) : String(one))).join(", ");
+    if (inner.length <= LINE) return html`<div class="leaf">${key}<span class="sign">[</span><span class="leaf-number">${inner}</span><span class="sign">]</span></div>`;
+  }
   const toggle = (event) => set(event.currentTarget.open);
   return html`<details open=${shown} onToggle=${toggle}>
     <summary>${key}<span class="sign">${list ? `[${count(size)}]` : `{${count(size)}}`}</span>${!shown && html`<span class="glimpse">${glimpse(value)}</span>`}</summary>

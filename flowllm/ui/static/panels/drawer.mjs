@@ -101,7 +101,7 @@ const ROLES = { system: "System", user: "Prompt", assistant: "Assistant", texts:
 function Facts({ node }) {
   const { input_tokens: into, output_tokens: out, cached_input_tokens: cached } = node.usage;
   const fact = (name, value, title = null) => html`<div title=${title}><dt>${name}</dt><dd class="number">${value}</dd></div>`;
-  const sent = node.attempts > 0 || into > 0;
+  const sent = Boolean(node.model) && (node.attempts > 0 || into > 0);
   return html`<dl class="facts">
     ${fact("Took", duration(node.took_s), `${duration(node.call_s)} in calls, ${duration(node.queue_s)} in queues`)}
     ${fact("Started", when(node.started_at), exactly(node.started_at))}
