@@ -59,7 +59,7 @@ class Visit:
         page.set_default_timeout(HANG * 1000)
         page.add_init_script(WATCH)
         page.on("console", self._said)
-        page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
+        page.on("pageerror", lambda error: self.wrong.append(f"script: {error.stack}"))
         page.on("dialog", lambda dialog: (self.wrong.append("a script ran"), dialog.dismiss()))
         page.on("request", self._requested)
         page.goto(server.address)

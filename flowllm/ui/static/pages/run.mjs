@@ -41,7 +41,7 @@ function Chosen({ view, parent, run, nodes, items, onOpen }) {
 function Views({ query, nodes }) {
   const now = query.get("view") ?? "graph";
   const tab = (view, text, parent = null) => {
-    const current = now === view && query.get("parent") === parent;
+    const current = (now === "matrix" ? "items" : now) === view && query.get("parent") === parent;
     return html`<a href=${withQuery({ view: view === "graph" ? null : view, parent })} aria-current=${current ? "page" : null}>${text}</a>`;
   };
   const foreaches = [...nodes.values()].filter((node) => node.counts !== null);

@@ -248,7 +248,7 @@ function useView(frame, drawn) {
   const drag = useRef(null);
   const fit = () => {
     moved.current = false;
-    const width = frame.current.clientWidth;
+    const width = frame.current?.clientWidth;
     if (!width) return;
     const scale = Math.max(ZOOM.least, Math.min(1, (width - 24) / drawn.width, (tallest() - 24) / drawn.height));
     const height = Math.min(tallest(), Math.max(160, drawn.height * scale + 24));
