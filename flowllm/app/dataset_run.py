@@ -117,7 +117,7 @@ def absolute_paths(options: RunOptions) -> RunOptions:
         raise UsageError("--delimiter is for CSV alone", hint="leave out --format, or write --format csv")
     if options.output is None:
         raise UsageError("--over needs --output", hint="name a file such as out.jsonl, or - for standard output")
-    over, output = (_absolute(name) for name in (options.over, options.output))
+    over, output = (absolute(name) for name in (options.over, options.output))
     if over == output and over != STDIN:
         raise UsageError(f"--over and --output are the same file: {over}", hint="name another one with --output")
     if refused := refused_ending(output):
@@ -128,7 +128,8 @@ def absolute_paths(options: RunOptions) -> RunOptions:
     return replace(options, over=over, output=output)
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
+    """A path as it will still be right from another folder."""
     return name if name == STDIN else str(Path(name).absolute())
 
 
@@ -160,6 +161,22 @@ async def open_files(
         raise
     limited = rows if options.limit is None else LimitedRows(rows, options.limit)
     return RowFiles(rows=limited, lines=lines, printed=options.output == STDIN, notices=notices)
+
+
+async def planned_rows(
+    workflow: Workflow, options: RunOptions, given: Mapping[str, Json]
+) -> tuple[Rows | None, tuple[str, ...]]:
+    """The data set of a run that is only planned, and what is to be told of it; None where it is standard input, which is
+    not read. Raises UsageError as `open_files` does."""
+    if options.over == STDIN:
+        return None, ()
+    rows = PeekedRows(_rows(options, Path()))
+    try:
+        notices = await _fitting(workflow, options, rows, given, StopSignal(), new=True)
+    except BaseException:  # also when it is cancelled
+        await to_the_end(rows.close())
+        raise
+    return (rows if options.limit is None else LimitedRows(rows, options.limit)), notices
 
 
 async def open_again(

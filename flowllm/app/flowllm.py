@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
-from flowllm.app.learned import found_concurrent, keeps_prefixes
-from flowllm.app.prepare import (
-    PreparedRun,
-    chosen_steps,
-    every_step,
-    kinds_of,
-    new_run,
-    plan_run,
-    prepare_run,
-    with_budget,
-)
+from flowllm.app.planning import ShowPrompts, plan
+from flowllm.app.prepare import PreparedRun, chosen_steps, every_step, new_run, plan_run, prepare_run, with_budget
 from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figures_of, whole_nodes
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
-from flowllm.app.wiring import AUTO, SIMULATED, Providers, step_kinds
+from flowllm.app.wiring import AUTO, SIMULATED, Providers
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
@@ -39,8 +30,7 @@ from flowllm.core.tasks import run_loop, start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
 from flowllm.datasets.file_writes import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
-from flowllm.explain.estimate import Forecast
-from flowllm.explain.planner import Planner, forecast
+from flowllm.explain.forecast import Forecast
 from flowllm.explain.why import Why, explain
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
@@ -246,21 +236,17 @@ class FlowLLM:
         inputs: Mapping[str, Json] | None = None,
         input_text: Mapping[str, str] | None = None,
         options: RunOptions | None = None,
+        show: ShowPrompts | None = None,
     ) -> Forecast:
-        """What a run would do; sends nothing. Raises what `run` raises before it sends anything."""
+        """What a run would do; sends nothing. `show` names a step whose prompts are to be given too. Raises what `run`
+        raises before it sends anything."""
         check_arguments(workflow, inputs, options)
         options = self._settings.complete(options or RunOptions())
         loaded = self._load(workflow, options)
-        given = resolve_inputs(loaded, inputs or {}, input_text)
+        given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
         prepared = plan_run(loaded, options, given, self._providers(loaded, options, self._settings.project))
         run = new_run(prepared, tenant="", owner=this_process(self._clock), now=self._clock.now())
-        kinds = step_kinds(loaded, prepared.providers, self._shared.calls, prepared.secrets, kinds_of(loaded))
-        keeps = await keeps_prefixes(prepared.providers, self.store, self._clock)
-        planner = Planner(replace(run, inputs=given), options, kinds=kinds, store=self.store, keeps=keeps)
-        found = await forecast(planner, loaded, prepared.steps, prepared.providers.default)
-        concurrent = await found_concurrent(prepared.providers, self.store, self._clock, options.max_concurrent)
-        models = {node.estimate.model for node in found.nodes}
-        return replace(found, max_concurrent={name: most for name, most in concurrent.items() if name in models})
+        return await plan(prepared, replace(run, inputs=given), self._shared, show)
 
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""

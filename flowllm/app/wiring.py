@@ -18,6 +18,7 @@ from flowllm.limits.limiter import Limiter, tightest
 from flowllm.providers.base import Account, Provider
 from flowllm.providers.openai.provider import ClientPool, OpenAIProvider
 from flowllm.providers.openai.request import OPENAI_BASE_URL, OPENAI_HOST, OpenAIConfig
+from flowllm.providers.openai.usage import list_price
 from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvider
 from flowllm.runtime.options import MaxConcurrent
 from flowllm.steps.base import StepRunner
@@ -156,6 +157,18 @@ class Providers:
     def max_concurrent(self, name: str, cap: MaxConcurrent | None) -> int | None:
         """The number that is written for a provider, or given as `cap`; None: it is found."""
         return self._limits(name, cap, None).max_concurrent
+
+    def limits(self, name: str, cap: MaxConcurrent | None) -> Limits:
+        """What a run would allow on a provider, by its name as it was made."""
+        return self._limits(name, cap, None)
+
+    def list_price(self, name: str, model: str) -> str:
+        """The model, as `openai/gpt-4o-mini`, whose list price stands in for that of a provider's own; empty where none
+        does."""
+        settings = self._workflow.providers.get(name)
+        if settings is None or settings.type == SIMULATED:
+            return ""
+        return list_price(model, base_url=self.get(name).account.base_url, prices=self._prices)
 
     def _limits(self, name: str, cap: MaxConcurrent | None, ceiling: int | None) -> Limits:
         own = self._workflow.providers[name].limits

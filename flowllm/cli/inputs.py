@@ -202,13 +202,8 @@ _WHAT = (
     ),
     click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="For steps that name none."),
 )
-_ROWS = (
+_DATA = (
     click.option("--over", metavar="DATASET", help="Run the graph once for each row of a file; - is standard input."),
-    click.option(
-        "--output",
-        metavar="FILE",
-        help="With --over: what each row that succeeded gives, as the ending says: .csv, .tsv, .json, else JSON Lines.",
-    ),
     click.option(
         "--format",
         type=click.Choice(["jsonl", "json", "csv", "lines"]),
@@ -220,6 +215,15 @@ _ROWS = (
         callback=_delimiter,
         help="With --over: of CSV  [default: as the header shows]",
     ),
+)
+_ROWS = (
+    *_DATA[:1],
+    click.option(
+        "--output",
+        metavar="FILE",
+        help="With --over: what each row that succeeded gives, as the ending says: .csv, .tsv, .json, else JSON Lines.",
+    ),
+    *_DATA[1:],
     click.option("--ordered", is_flag=True, help="With --over: lines in the order of the rows."),
     click.option("--overwrite", is_flag=True, help="The output file may exist already."),
 )
@@ -231,5 +235,5 @@ _TAG = click.option(
     callback=_tags,
     help="Find the run by this in `flowllm runs --tag TAG`.",
 )
-plan_options = collected("options", RunOptions, *_WHAT)
+plan_options = collected("options", RunOptions, *_WHAT, *_DATA)
 run_options = collected("options", RunOptions, *_WHAT, *_ROWS, _TAG)

@@ -16,7 +16,7 @@ from flowllm.cli.start import end_imports, finish_process
 COMMANDS = {
     "run": ("run", "Run a workflow."),
     "resume": ("run", "Go on with a run that has not succeeded."),
-    "plan": ("explain", "Show what a run would do and cost; sends nothing."),
+    "plan": ("plan", "Show what a run would do and cost; sends nothing."),
     "validate": ("files", "Check workflow files; runs nothing."),
     "graph": ("files", "Draw the graph of a workflow."),
     "runs": ("runs", "List, prune or delete runs."),

@@ -9,7 +9,10 @@ from flowllm.core.records import dataclass, field, replace
 from flowllm.core.request import Answer
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.explain.prompt_cache import CacheForecast, summed
-from flowllm.language.workflow import Step, Workflow, WorkflowBody
+from flowllm.explain.span import ANY, NONE, NOTHING, Span, Takes, all_of, whole_high
+from flowllm.explain.stand_in import Case, Cases
+from flowllm.explain.timing import IDLE, Load
+from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.storage.base import NodeRecord
 
 _BY_WEIGHT = ("send", "maybe", "cached", "compute", "error", "skipped")
@@ -34,36 +37,79 @@ class Estimate:
     """`rows` and `counts`: what templates see of a foreach, beside its output."""
     answer: Answer | None = None
     model: str = ""
-    requests: int | None = 0
-    """At most; retries not counted."""
+    takes: Takes = NOTHING
     cached: int | None = 0
     """Nodes with a stored answer: itself, items, steps within."""
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    """At most."""
-    cost_usd: float | None = 0.0
+    past_calls: int = 0
+    """Earlier calls that the expected figures are made of."""
+    guessed: bool = False
+    """Expected figures are made of the template and `max_tokens` alone, for it or for something within it."""
     prompt_cache: CacheForecast = CacheForecast()
     items: int | None = None
     """Of a foreach, where it is known."""
+    per_item: Takes | None = None
+    """What one item takes, of a foreach of which nobody knows how many there are."""
+    within: Mapping[str, Estimate] = field(default_factory=dict)
+    """The steps within, all items together."""
+    cases: Cases | None = None
+    """What stands for its output, where that is not known."""
+    load: Load = IDLE
+    """Its requests, for when they would be over."""
+    list_price: str = ""
+    """The model whose list price stands in for the server's own."""
 
     @property
     def idle(self) -> bool:
         """Nothing would be sent for it."""
-        return self.requests == 0
+        return self.takes.requests.is_zero
 
-    def times(self, factor: float) -> Estimate:
+    @property
+    def requests(self) -> int | None:
+        """At most; None: nobody knows."""
+        return whole_high(self.takes.requests)
+
+    @property
+    def input_tokens(self) -> int | None:
+        """At most."""
+        return whole_high(self.takes.input_tokens)
+
+    @property
+    def output_tokens(self) -> int | None:
+        """At most."""
+        return whole_high(self.takes.output_tokens)
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars at most; None: nobody knows, or the price is unknown."""
+        return None if self.takes.cost_usd is None else self.takes.cost_usd.high
+
+    @property
+    def basis(self) -> str:
+        """What the expected figures are made of, in words; empty where nothing is sent."""
+        if self.idle:
+            return ""
+        found = [f"{self.past_calls:,} earlier call{'' if self.past_calls == 1 else 's'}"] if self.past_calls else []
+        return ", ".join([*found, "template and max_tokens"] if self.guessed else found)
+
+    def output_in(self, case: Case) -> Json:
+        """What it gives, or stands for that."""
+        return self.output if self.cases is None else self.cases[case]
+
+    def times(self, factor: Span, *, load: Load | None = None) -> Estimate:
         """The same of so many times as many items."""
+        whole = factor.expected if factor.expected is not None else factor.low
         return replace(
             self,
-            requests=_times(self.requests, factor),
-            cached=_times(self.cached, factor),
-            input_tokens=_times(self.input_tokens, factor),
-            output_tokens=_times(self.output_tokens, factor),
-            cost_usd=None if self.cost_usd is None else self.cost_usd * factor,
-            prompt_cache=self.prompt_cache.times(factor),
+            takes=self.takes.times(factor),
+            cached=None if self.cached is None or factor.high is None else math.ceil(self.cached * factor.high),
+            prompt_cache=self.prompt_cache.times(whole),
+            within={name: one.times(factor) for name, one in self.within.items()},
+            load=self.load if load is None else load,
         )
 
-    def record(self, run_id: RunId, node_id: NodeId, *, place: int | None = None, item: Json = None) -> NodeRecord:
+    def record(
+        self, run_id: RunId, node_id: NodeId, *, place: int | None = None, item: Json = None, case: Case = Case.LIKELY
+    ) -> NodeRecord:
         """The row that it would leave, as far as templates see it."""
         answer = self.answer
         return NodeRecord(
@@ -71,7 +117,7 @@ class Estimate:
             node_id=node_id,
             kind=self.kind,
             status=self.status,
-            output=self.output,
+            output=self.output_in(case),
             error={"message": self.why} if self.status is NodeStatus.FAILED else None,
             cached=self.answer is not None,
             model="" if answer is None else answer.model,
@@ -83,50 +129,55 @@ class Estimate:
         )
 
 
-def _times(number: int | None, factor: float) -> int | None:
-    return None if number is None else math.ceil(number * factor)
-
-
 def _total(numbers: Iterable[int | None]) -> int | None:
     found = list(numbers)
     return None if None in found else sum(number for number in found if number is not None)
 
 
-def combined(kind: StepKind, parts: Sequence[Estimate]) -> Estimate:
-    """The sums of several, None as soon as a part is, in the state that says most."""
+def combined(kind: StepKind, parts: Sequence[Estimate], *, alike: bool = False) -> Estimate:
+    """The sums of several, None as soon as a part is, in the state that says most; `alike`: of one step."""
     states = {part.state for part in parts}
     sending = [part for part in parts if not part.idle]
-    costs = [part.cost_usd for part in sending]
     return Estimate(
         kind=kind,
         state=next((state for state in _BY_WEIGHT if state in states), "compute"),
         known=all(part.known for part in parts),
         model=next((part.model for part in parts if part.model), ""),
-        requests=_total(part.requests for part in parts),
+        takes=all_of(part.takes for part in parts),
         cached=_total(part.cached for part in parts),
-        input_tokens=_total(part.input_tokens for part in sending),
-        output_tokens=_total(part.output_tokens for part in sending),
-        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+        past_calls=(max if alike else sum)([part.past_calls for part in sending] or [0]),
+        guessed=any(part.guessed for part in sending),
         prompt_cache=summed(part.prompt_cache for part in sending),
+        list_price=next((part.list_price for part in parts if part.list_price), ""),
+        within=_together(parts),
     )
 
 
+def _together(parts: Sequence[Estimate]) -> dict[str, Estimate]:
+    """The steps within several items, each step's as one."""
+    names = dict.fromkeys(name for part in parts for name in part.within)
+    found = {name: [part.within[name] for part in parts if name in part.within] for name in names}
+    return {
+        name: ones[0] if len(ones) == 1 else combined(ones[0].kind, ones, alike=True) for name, ones in found.items()
+    }
+
+
 def unknown(step: Step, why: str, *, items: int | None = None) -> Estimate:
-    """Of a step whose inputs are not known yet. `items`: of its foreach, where that is known."""
-    requests = _most_requests(step)
-    if requests and step.foreach is not None:
-        requests = None if items is None else requests * items
-    sends = requests != 0
+    """Of a step of which no template can be rendered. `items`: of its foreach, where that is known."""
+    most = _most_requests(step)
+    requests = Span(expected=most, high=most)
+    if most and step.foreach is not None:
+        requests = ANY if items is None else requests.times(Span.of(items))
+    sends = most != 0
+    some = ANY if sends else NONE
     return Estimate(
         kind=step.kind,
         state="maybe",
         why=why,
         known=False,
-        requests=requests,
+        takes=Takes(requests=requests, input_tokens=some, output_tokens=some, cost_usd=some),
         cached=None,
-        input_tokens=None if sends else 0,
-        output_tokens=None if sends else 0,
-        cost_usd=None if sends else 0.0,
+        guessed=sends,
         items=items,
     )
 
@@ -151,42 +202,3 @@ def _most_requests(step: Step) -> int | None:
     if step.kind is StepKind.EMBED or getattr(step.body, "asks", None) is not None:
         return None  # as many as its texts fill, or as its function likes
     return getattr(step.body, "samples", None) or 1 if step.kind is StepKind.PROMPT else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForecastNode:
-    """One step at the top, with all that is within it."""
-
-    step: str
-    estimate: Estimate
-    generation: int
-    """1 for the steps that start at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """What a run would do."""
-
-    workflow: Workflow
-    provider: str
-    nodes: tuple[ForecastNode, ...]
-    """By generation, then in the order in which they would start."""
-    total: Estimate
-    """The sums of all nodes, None where a part of them is not known yet."""
-    critical_path: tuple[str, ...]
-    max_parallel: int
-    max_concurrent: Mapping[str, int] = field(default_factory=dict)
-    """Requests in flight with which the default provider's models would begin, where earlier runs found that."""
-
-    @property
-    def at_least(self) -> dict[str, Json]:
-        """The sums of what is known."""
-        found = [node.estimate for node in self.nodes if not node.estimate.idle]
-        names = ("requests", "input_tokens", "output_tokens", "cost_usd")
-        return {name: sum(getattr(one, name) or 0 for one in found) for name in names}
-
-    @property
-    def unknown(self) -> int:
-        """Steps of which a figure is not known yet, as it depends on answers."""
-        found = [node.estimate for node in self.nodes if not node.estimate.idle]
-        return sum(None in (one.requests, one.input_tokens, one.output_tokens) for one in found)

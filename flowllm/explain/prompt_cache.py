@@ -8,7 +8,7 @@ from math import ceil
 
 from flowllm.core.prefix import SIZES
 from flowllm.core.records import dataclass
-from flowllm.core.types import Json, add
+from flowllm.core.types import Json, Usage, add
 from flowllm.steps.base import WorkEstimate
 
 
@@ -68,10 +68,11 @@ class ExpectedCache:
         known = self._marks.setdefault(place, set())
         found = [size for size, mark in zip(SIZES, prefix.marks, strict=False) if mark in known]
         known.update(prefix.marks)
-        whole = SIZES[bisect_right(SIZES, prefix.tokens) - 1]
+        longest = SIZES[bisect_right(SIZES, prefix.tokens) - 1]
         first = found[-1] if found else 0
-        share = (first + (work.requests - 1) * whole) / (prefix.tokens * work.requests)
+        share = (first + (work.requests - 1) * longest) / (prefix.tokens * work.requests)
         cached = int(share * work.input_tokens)
-        return CacheForecast(
-            requests=work.requests, leaders=int(not found), cached_tokens=cached, saved_usd=work.saved_usd(cached)
-        )
+        whole = work.price(Usage(input_tokens=work.input_tokens))
+        read = work.price(Usage(input_tokens=work.input_tokens, cached_input_tokens=cached))
+        saved = None if whole is None or read is None else whole - read
+        return CacheForecast(requests=work.requests, leaders=int(not found), cached_tokens=cached, saved_usd=saved)

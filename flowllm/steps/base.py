@@ -10,7 +10,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.prefix import PromptPrefix
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
-from flowllm.core.types import Json, NodeStatus, StepKind
+from flowllm.core.types import Json, NodeStatus, StepKind, Usage
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import Step
 from flowllm.storage.base import MemoRecord, NodeRecord, NodeWrite, Store
@@ -30,7 +30,7 @@ class Bound:
     """What the kind itself needs to carry it out."""
 
 
-def _nothing_saved(cached_tokens: int) -> float:  # noqa: ARG001 - what others take
+def _free(usage: Usage) -> float:  # noqa: ARG001 - what others take
     return 0.0
 
 
@@ -45,13 +45,13 @@ class WorkEstimate:
     model: str = ""
     provider: str = ""
     input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float | None = 0.0
-    """None: the price is unknown."""
+    """About, on the safe side."""
+    output_tokens: int | None = 0
+    """None: nothing bounds them."""
+    price: Callable[[Usage], float | None] = _free
+    """US dollars for so many tokens; None: the price is unknown."""
     prefix: PromptPrefix | None = None
     """The beginning of its prompt, which all its requests share."""
-    saved_usd: Callable[[int], float | None] = _nothing_saved
-    """US dollars that so many tokens cost less when the provider reads them from its cache; None: the price is unknown."""
     output: Json = None
     """What it computes, where that is known without doing anything."""
     known: bool = False

@@ -13,6 +13,7 @@ from flowllm.storage.comparing import Comparing
 from flowllm.storage.following import Following
 from flowllm.storage.history import History
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, RunTotals, SuspensionRecord
+from flowllm.storage.past import PastReads
 from flowllm.storage.results import ResultReads
 from flowllm.storage.timeline import TimelineReads
 
@@ -186,7 +187,7 @@ class NodeWrite:
     node: NodeRecord
 
 
-class Store(History, Browsing, Comparing, Following, ResultReads, TimelineReads, Protocol):
+class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, TimelineReads, Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or the
     database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
     that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.

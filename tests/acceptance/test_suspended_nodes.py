@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from flowllm.app.flowllm import FlowLLM
 from flowllm.core.events import NodeStarted, NodeSuspended
 from flowllm.core.types import NodeStatus, RunStatus
-from flowllm.explain.planner import Planner, forecast
+from flowllm.explain.forecast import forecast
+from flowllm.explain.planner import Planner
 from flowllm.runtime.background import nodes_around
 from flowllm.runtime.options import RunOptions
 from tests.support.calls import FakeProvider

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias, cast
 
 from flowllm.calls.base import Batching, Call
@@ -83,7 +84,7 @@ class EmbedRunner:
             model=model,
             provider=target.provider.name,
             input_tokens=tokens,
-            cost_usd=target.provider.cost(model, Usage(input_tokens=tokens)),
+            price=partial(target.provider.cost, model),
             output=[] if empty else None,
             known=empty,
         )

@@ -226,26 +226,16 @@ class PromptRunner:
         target = _targets(bound)[0]
         count, request = len(target.keys), target.request
         prompt = estimate_tokens(canonical(target.parts["body"])) + IMAGE_TOKENS * len(request.images)
-        tokens_in, tokens_out = prompt * count, (_most(request) or UNKNOWN_LENGTH) * count
-        usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out)
-
-        def cost(usage: Usage) -> float | None:
-            return target.provider.cost(request.model, usage, tier=service_tier(request))
-
-        def saved(cached: int) -> float | None:
-            read, whole = cost(replace(usage, cached_input_tokens=cached)), cost(usage)
-            return None if read is None or whole is None else whole - read
-
+        most = _most(request)
         return WorkEstimate(
             memo_keys=target.keys if bound.step.cache.enabled else (),
             requests=count,
             model=request.model,
             provider=target.provider.name,
-            input_tokens=tokens_in,
-            output_tokens=tokens_out,
-            cost_usd=cost(usage.dearest),
+            input_tokens=prompt * count,
+            output_tokens=None if most is None else most * count,
+            price=partial(target.provider.cost, request.model, tier=service_tier(request)),
             prefix=PromptPrefix(request),
-            saved_usd=saved,
         )
 
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:

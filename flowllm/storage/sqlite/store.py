@@ -32,6 +32,7 @@ from flowllm.storage.sqlite.following import FollowingReader
 from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.pairs import ComparingReader
+from flowllm.storage.sqlite.past import PastReader
 from flowllm.storage.sqlite.records import memo_of, node_of
 from flowllm.storage.sqlite.rows import (
     attempt_row,
@@ -56,7 +57,7 @@ GAUGES_KEPT = 600.0
 """Seconds for which gauges are kept."""
 
 
-class SqlStore(BrowsingReader, ComparingReader, FollowingReader):
+class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader):
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(

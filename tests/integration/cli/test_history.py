@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,7 +114,8 @@ def test_plan_tells_what_would_be_sent() -> None:
     assert {step["state"] for step in after["steps"].values()} == {"cached"}
     assert after["requests"] == 0
     text = flowllm("plan", "workflows/blog.yaml", "--refresh", "headline").stdout
-    assert "critical path: headline → intro → outline; at most 2 steps at a time" in text
+    assert re.search(r"path     headline \S+ → intro \S+ → outline \S+; at most 2 steps at a time", text)
+    assert "basis    3 earlier calls" in text
     assert "--refresh" in text
 
 
@@ -310,7 +312,8 @@ def test_a_plan_tells_what_is_known_and_what_that_leaves_out(project: Path) -> N
         'steps: {a: {prompt: hi}, b: {prompt: "{{ a }}"}, c: {foreach: "{{ b }}", prompt: "{{ item }}"}}\n'
     )
     said = flowllm("plan", "flow.yaml").stdout
-    assert "1,000 out at most" in said
-    assert "and what 2 steps will take, which depends on answers" in said
+    assert "1  a     send        1         ~8       ≤1,000    $0  never answered before" in said
+    assert "1/item    unknown  ≤1,000/item" in said
+    assert "unknown  what 1 step will take at most, which depends on answers" in said
     planned = data("plan", "flow.yaml")
-    assert (planned["output_tokens"], planned["at_least"]["output_tokens"]) == (None, 1000)
+    assert (planned["output_tokens"], planned["at_least"]["output_tokens"]) == (None, 2000)

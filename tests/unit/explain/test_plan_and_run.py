@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from flowllm.core.types import NodeStatus, StepKind, is_within
 from flowllm.explain.estimate import Estimate
-from flowllm.explain.planner import Planner, forecast
+from flowllm.explain.forecast import forecast
+from flowllm.explain.planner import Planner
 from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import NodeRecord

@@ -1,0 +1,23 @@
+"""What is on record of earlier runs of a workflow: verbs of the store for what `plan` expects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from flowllm.core.types import NodeStatus
+
+if TYPE_CHECKING:
+    from flowllm.storage.base import AttemptRecord
+
+
+class PastReads(Protocol):
+    """Steps are named by their paths, without the numbers of items, and without the row of `--over`."""
+
+    async def past_attempts(self, workflow: str, step: str, *, limit: int) -> list[AttemptRecord]:
+        """Ended attempts at a step in the newest runs of a workflow, the newest run's first: some from each until there
+        are enough."""
+        ...
+
+    async def past_statuses(self, workflow: str, step: str, *, limit: int) -> list[NodeStatus]:
+        """How the nodes of a step ended, in the same way."""
+        ...
