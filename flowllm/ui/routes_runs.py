@@ -13,13 +13,14 @@ from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import RunRecord, Store
 from flowllm.ui.database import Database
+from flowllm.ui.follow import Follower
 from flowllm.ui.sse import HEARTBEAT, comment, event, since, stopping, streamed
-from flowllm.views.briefs import brief_dict, item_entry
+from flowllm.views.briefs import brief_dict
 from flowllm.views.runs import RunSummary
 
 LISTED = 50
-MOST = 2000
-"""Changes of nodes, and of items, in one event."""
+NODES = 20_000
+"""Nodes in one answer."""
 ALIVE = 2.0
 """Seconds after which a run that goes on is looked at again: the end of its process changes nothing in the database."""
 
@@ -141,58 +142,27 @@ async def nodes(request: Request) -> Response:
     """Its nodes, those of items not among them; with `parent` those within that node."""
     found = await _run(request)
     parent = request.query_params.get("parent")
-    listed = await request.app.state.store.briefs(found.run_id, parent=parent, limit=MOST)
+    listed = await request.app.state.store.briefs(found.run_id, parent=parent, limit=NODES)
     return JSONResponse({"nodes": [brief_dict(node) for node in listed], "changes": found.totals.changes})
 
 
 async def changes(request: Request) -> Response:
     """A run, as it changes."""
-    return streamed(_run_events(request, await _run(request), since(request)))
+    return streamed(_run_events(request, (await _run(request)).run_id, since(request)))
 
 
-async def _run_events(request: Request, found: RunRecord, after: int) -> AsyncIterator[bytes]:
-    database, seen, stood, gauged = request.app.state.database, -1, None, request.app.state.clock.now()
+async def _run_events(request: Request, run_id: RunId, after: int) -> AsyncIterator[bytes]:
+    database, clock, seen = request.app.state.database, request.app.state.clock, -1
+    follower = Follower(run_id, since=after, now=clock.now())
     async with database.listening():
         while not stopping(request).is_set():
             try:
-                store = await database.store()
-                found, now = await store.run(found.run_id), request.app.state.clock.now()
-                upto, data = await _changed(store, found, after, now=now)
-                gauges = await store.gauges(since=gauged) if found.status is RunStatus.RUNNING else []
-                if upto != after or stood != (found.status, found.epoch) or gauges:
-                    yield event("change", {**data, "gauges": [_gauge(gauge) for gauge in gauges]}, upto)
-                    gauged = max((gauge.at for gauge in gauges), default=gauged)
-                    stood = (found.status, found.epoch)
-                else:
-                    yield comment()
-                full, after = upto < found.totals.changes, upto
+                yield await follower.look(await database.store(), now=clock.now())
             except FlowLLMError as error:
+                follower.lose()
                 yield _problem(error)
-                full, stood = False, None
-            if not full:
-                going = found.status is RunStatus.RUNNING
-                seen = await database.changed(seen, within=ALIVE if going else HEARTBEAT)
-
-
-async def _changed(store: Store, found: RunRecord, after: int, *, now: float) -> tuple[int, dict[str, Json]]:
-    """What changed behind that number, as far as one event takes it, and up to which number that is."""
-    after = after if after <= found.totals.changes else 0  # another database has come under its name
-    upto = found.totals.changes
-    listed = await store.briefs(found.run_id, since=after, limit=MOST) if upto > after else []
-    items = await store.item_changes(found.run_id, since=after, limit=MOST) if upto > after else []
-    for rows in (listed, items):
-        if len(rows) == MOST:
-            upto = min(upto, rows[-1].change_no)
-    return upto, {
-        "changes": upto,
-        "run": {**RunSummary.of(found, now=now).as_dict(), "eta_s": None},
-        "nodes": [brief_dict(node) for node in listed],
-        "items": [item_entry(item) for item in items],
-    }
-
-
-def _gauge(gauge: Any) -> dict[str, Json]:
-    return {name: getattr(gauge, name) for name in gauge.__slots__}
+            if not follower.behind:
+                seen = await database.changed(seen, within=ALIVE if follower.going else HEARTBEAT)
 
 
 def _problem(error: FlowLLMError) -> bytes:

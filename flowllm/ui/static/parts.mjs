@@ -22,9 +22,9 @@ export function Nodes({ run }) {
   const { succeeded = 0, failed = 0, running = 0, waiting = 0 } = run.nodes;
   const going = run.status === "running" ? running + waiting : 0;
   return html`<span class="node-counts number">
+    <span>${count(succeeded)}</span>
     ${failed > 0 && html`<span class="failed">${count(failed)} failed</span>`}
     ${going > 0 && html`<span class="going">${count(going)} under way</span>`}
-    <span>${count(succeeded)}</span>
   </span>`;
 }
 

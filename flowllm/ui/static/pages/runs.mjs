@@ -95,7 +95,7 @@ function List({ state }) {
   return html`<div class="card runs">
     <table>
       <thead>
-        <tr><th>Status</th><th>Workflow</th><th>Run</th><th>Started</th><th class="right">Took</th><th class="right">Nodes done</th><th class="right">Tokens</th><th class="right">Cost</th><th>Last runs took</th></tr>
+        <tr><th>Status</th><th>Workflow</th><th>Run</th><th>Started</th><th class="right">Took</th><th>Nodes done</th><th class="right">Tokens</th><th class="right">Cost</th><th>Last runs took</th></tr>
       </thead>
       <tbody>${state.runs.map((run) => html`<${Row} key=${run.run_id} run=${run} recent=${state.recent?.[run.workflow] ?? []} />`)}</tbody>
     </table>
@@ -112,7 +112,7 @@ function Row({ run, recent }) {
     <td class="id"><code>${run.run_id}</code></td>
     <td title=${exactly(run.started_at)}>${when(run.started_at)}</td>
     <td class="right"><${Elapsed} run=${run} /></td>
-    <td class="right nodes"><${Nodes} run=${run} /></td>
+    <td class="nodes"><${Nodes} run=${run} /></td>
     <td class="right">${count(tokens)}</td>
     <td class="right" title=${run.cost_usd === null ? "the price of some requests is unknown" : dollars(run.cost_usd)}>${cost(run)}</td>
     <td class="spark"><${Sparkline} points=${points} label=${`The last ${points.length} runs of ${run.workflow}; the newest took ${duration(last)}`} /></td>

@@ -1,0 +1,72 @@
+"""Following one run for one listener: each look gives the event that tells what changed since the one before."""
+
+from __future__ import annotations
+
+from flowllm.core.types import Json, RunId, RunStatus
+from flowllm.storage.base import RunRecord, Store
+from flowllm.storage.following import ItemChange, NodeBrief
+from flowllm.storage.monitoring import Gauge
+from flowllm.ui.sse import comment, event
+from flowllm.views.briefs import brief_dict, item_entry
+from flowllm.views.eta import Ahead
+from flowllm.views.runs import RunSummary
+
+MOST = 2000
+"""Changes of nodes, and of items, in one event."""
+
+
+class Follower:
+    """What one listener knows of a run."""
+
+    def __init__(self, run_id: RunId, *, since: int, now: float) -> None:
+        """`since`: the number of the last change that the listener knows; `now`: wall clock seconds."""
+        self.going = True
+        """The run goes on, as far as was seen."""
+        self.behind = False
+        """There is more than one event takes: look again at once."""
+        self._run_id = run_id
+        self._since = since
+        self._gauged = now
+        self._stood: tuple[RunStatus, int] | None = None
+        """Its status and attempt as they were told."""
+        self._ahead = Ahead(run_id=run_id)
+
+    async def look(self, store: Store, *, now: float) -> bytes:
+        """An event, or a comment if nothing changed. Raises FlowLLMError."""
+        run = await store.run(self._run_id)
+        stands = run.status, run.epoch
+        self.going = run.status is RunStatus.RUNNING
+        upto, nodes, items = await self._changed(store, run)
+        eta_s, gauges = None, list[Gauge]()
+        if self.going:
+            known = nodes if self._stood == stands else await store.briefs(self._run_id, limit=MOST)
+            eta_s = await self._ahead.left(store, known, now=now)
+            gauges = await store.gauges(since=self._gauged)
+        if upto == self._since and self._stood == stands and not gauges:
+            return comment()
+        self._since, self._stood = upto, stands
+        self._gauged = max((gauge.at for gauge in gauges), default=self._gauged)
+        self.behind = upto < run.totals.changes
+        data: dict[str, Json] = {
+            "changes": upto,
+            "run": {**RunSummary.of(run, now=now).as_dict(), "eta_s": eta_s},
+            "nodes": [brief_dict(node) for node in nodes],
+            "items": [item_entry(item) for item in items],
+            "gauges": [{name: getattr(gauge, name) for name in gauge.__slots__} for gauge in gauges],
+        }
+        return event("change", data, upto)
+
+    def lose(self) -> None:
+        """The listener was told that something is wrong: it is to hear when that is over."""
+        self._stood, self.behind = None, False
+
+    async def _changed(self, store: Store, run: RunRecord) -> tuple[int, list[NodeBrief], list[ItemChange]]:
+        """Up to which change one event tells, and what changed."""
+        since = self._since if self._since <= run.totals.changes else 0  # another database has come under its name
+        upto = run.totals.changes
+        nodes = await store.briefs(self._run_id, since=since, limit=MOST) if upto > since else []
+        items = await store.item_changes(self._run_id, since=since, limit=MOST) if upto > since else []
+        for rows in (nodes, items):
+            if len(rows) == MOST:
+                upto = min(upto, rows[-1].change_no)
+        return upto, nodes, items
