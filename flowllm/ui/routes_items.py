@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import re
+import tempfile
+from collections.abc import AsyncIterator
+from typing import IO, Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from flowllm.app.export import export_rows
 from flowllm.app.prepare import every_step
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, RunStatus, step_path
@@ -19,10 +23,13 @@ from flowllm.storage.browsing import ItemOrder, ItemQuery
 from flowllm.views.items import dots, item_rows
 from flowllm.views.matrix import matrix
 from flowllm.views.node import node_detail, part_of
+from flowllm.views.rows import RunRows
 from flowllm.views.shown import whole
 
 _LONGEST: Final = 300
 """Characters that are searched for at most."""
+_FORMATS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson", "json": "application/json"}
+_BLOCK: Final = 1 << 18
 
 
 async def _run(request: Request) -> RunRecord:
@@ -100,14 +107,12 @@ async def item(request: Request) -> Response:
 async def items(request: Request) -> Response:
     """A page of items."""
     query = request.query_params
-    try:
-        statuses = {NodeStatus(name) for name in query.get("status", "").split(",") if name}
-        order = ItemOrder(query.get("sort") or ItemOrder.INDEX)
-    except ValueError as error:
-        raise UsageError(f"items are neither filtered nor sorted so: {error}") from error
+    order = query.get("sort") or ItemOrder.INDEX
+    if order not in set(ItemOrder):
+        raise UsageError(f"items are not sorted by {order[:40]!r}")
     wanted = ItemQuery(
-        statuses=statuses,
-        order=order,
+        statuses=_statuses(request),
+        order=ItemOrder(order),
         search=query.get("search", "")[:_LONGEST],
         after=_whole(request, "after", 0),
         limit=_whole(request, "limit", 100),
@@ -120,6 +125,39 @@ async def variants(request: Request) -> Response:
     """The items of a matrix by their axes; with `axes` these alone."""
     found: dict[str, Json] = await matrix(request.app.state.store, await _run(request), _asked(request, "parent"))
     return JSONResponse({"axes": found["axes"]} if "axes" in request.query_params else found)
+
+
+async def export(request: Request) -> Response:
+    """The items of a foreach, or those with a status, as a file: the rows of `flowllm export`."""
+    run, parent, form = await _run(request), _asked(request, "step"), request.query_params.get("format", "csv")
+    if form not in _FORMATS:
+        raise UsageError(f"a file has one of the formats {', '.join(_FORMATS)}, not {form[:40]!r}")
+    store, going = request.app.state.store, run.status is RunStatus.RUNNING
+    rows = RunRows(run_id=run.run_id, going=going, steps=[parent], results=store.results(run.run_id))
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it was sent
+    try:
+        await asyncio.to_thread(lambda: export_rows(rows.of(parent, _statuses(request)), file, form))
+    except BaseException:
+        file.close()
+        raise
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{run.run_id}-{parent}")
+    headers = {"content-disposition": f'attachment; filename="{name}.{form}"'}
+    return StreamingResponse(_blocks(file), media_type=_FORMATS[form], headers=headers)
+
+
+async def _blocks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(0)
+        while block := await asyncio.to_thread(file.read, _BLOCK):
+            yield block
+
+
+def _statuses(request: Request) -> frozenset[NodeStatus]:
+    """Raises UsageError for one that there is not."""
+    try:
+        return frozenset(NodeStatus(name) for name in request.query_params.get("status", "").split(",") if name)
+    except ValueError as error:
+        raise UsageError(f"no item has such a status: {error}") from error
 
 
 def _whole(request: Request, name: str, default: int) -> int:
@@ -137,4 +175,5 @@ ROUTES: list[Route] = [
     Route("/api/runs/{run_id}/item", item),
     Route("/api/runs/{run_id}/items", items),
     Route("/api/runs/{run_id}/matrix", variants),
+    Route("/api/runs/{run_id}/export", export),
 ]

@@ -115,6 +115,10 @@ def test_fifty_thousand_items(browser: Browser, server: Server, runs: Runs) -> N
         page.see(f"1 to 100 of {MANY:,}")
         page.page.get_by_role("link", name="failed 50").click()
         page.see("Rejected: no good")
+        with page.page.expect_download() as download:
+            page.page.get_by_role("link", name="CSV").click()
+        assert download.value.suggested_filename == f"{runs.many}-many.csv"
+        assert download.value.path().read_text().count("no good") == 50
         page.page.get_by_role("link", name=f"All {MANY:,}").click()
         page.page.get_by_role("button", name="Next").click()
         page.see(f"101 to 200 of {MANY:,}")

@@ -74,6 +74,11 @@ function useGrid(run, parent, items) {
   return state;
 }
 
+/** A status as the server knows it. */
+function inStore(word) {
+  return word === WORDS["."] ? "pending" : word;
+}
+
 export function gridOf({ codes, total, changes }) {
   const grid = { codes: new TextEncoder().encode(codes), total, changes, version: 0, counts: {} };
   for (const code of grid.codes) grid.counts[code] = (grid.counts[code] ?? 0) + 1;
@@ -129,6 +134,7 @@ function Filters({ run, parent, grid, only, find, sort }) {
       <label><span class="unseen">Order</span><select value=${sort} onChange=${(event) => navigate(withQuery({ sort: event.currentTarget.value === "index" ? null : event.currentTarget.value }), { replace: true })}>
         ${Object.entries(ORDERS).map(([name, words]) => html`<option key=${name} value=${name} selected=${name === sort}>${words}</option>`)}
       </select></label>
+      ${["csv", "jsonl"].map((format) => html`<a key=${format} class="button" href=${`${at(run)}/export?${new URLSearchParams({ step: parent, format, status: inStore(only) })}`} download title=${`Download ${only ? `the ${only} items` : "all items"} with their outputs`}>${format === "csv" ? "CSV" : "JSON Lines"} ↓</a>`)}
       ${matrix && html`<a class="button" href=${withQuery({ view: "matrix", only: null, find: null, sort: null })}>As a matrix</a>`}
     </form>
   </div>`;
@@ -148,7 +154,7 @@ function Table({ run, parent, grid, only, find, sort, node }) {
   const [before, setBefore] = useState([]); // where the pages before this one begin
   const [page, set] = useState(null);
   const [after, go] = useState(0);
-  const address = new URLSearchParams({ parent, status: only === "not begun" ? "pending" : only, search: find, sort }).toString();
+  const address = new URLSearchParams({ parent, status: inStore(only), search: find, sort }).toString();
   const asked = useRef("");
   useEffect(() => {
     setBefore([]);
