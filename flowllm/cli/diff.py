@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,15 +10,18 @@ import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.database import find_run, reading
-from flowllm.cli.diff_lines import Line, field_lines, number, signed, value_lines
+from flowllm.cli.diff_lines import Line, field_lines, value_lines
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results
+from flowllm.cli.report import write_page
 from flowllm.core.money import dollars
 from flowllm.core.types import Json, N
+from flowllm.datasets.output import check_output
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.text import at_least, duration, error_text, json_text, one_line, plural, visible
-from flowllm.views.compare import SHOWN, Comparison, compare, elapsed
-from flowllm.views.differences import Figures, NodeChange, StepComparison
+from flowllm.ui.report.compare_page import compare_page
+from flowllm.views.compare import SHOWN, Comparison, compare
+from flowllm.views.differences import Figures, NodeChange, StepComparison, differs, number, signed, why
 
 _WHY = 24
 """Characters that are left at least for why a step's request differs."""
@@ -31,10 +35,21 @@ _MOST_GIVEN = 10
 @click.argument("step", required=False)
 @json_option
 @click.option("--limit", type=click.IntRange(min=0), default=SHOWN, show_default=True, help="Changes to show in full.")
+@click.option("--page", metavar="FILE", help="Write it as a page for a browser too: one file, which loads nothing.")
+@click.option("--overwrite", is_flag=True, help="FILE may exist already.")
 @click.option("--fail-on", type=click.Choice(["change"]), help="Exit with 1 where an output or a status differs.")
 @location_options
 def diff(
-    *, base: str, run: str, step: str | None, as_json: bool, limit: int, fail_on: str | None, location: Location
+    *,
+    base: str,
+    run: str,
+    step: str | None,
+    as_json: bool,
+    limit: int,
+    page: str | None,
+    overwrite: bool,
+    fail_on: str | None,
+    location: Location,
 ) -> int:
     """Show what differs in RUN from the earlier run BASE, or in one STEP of both.
 
@@ -46,16 +61,21 @@ def diff(
       flowllm diff last~1 last
       flowllm diff last~1 last classify --fail-on change
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
+    if page is not None:
+        check_output(Path(page), overwrite=overwrite)
 
     async def work(app: FlowLLM) -> Comparison:
         store = app.store
-        return await compare(store, await find_run(store, base), await find_run(store, run), step, limit=limit)
+        before, after = [await find_run(store, name) for name in (base, run)]
+        return await compare(store, before, after, step, limit=limit, now=time.time())
 
     found = reading(location, work)
     if as_json:
         print_json(found.as_dict())
     else:
         _print(found)
+    if page is not None:
+        write_page(Path(page), compare_page(found, now=time.time()))
     return int(fail_on is not None and found.changed)
 
 
@@ -85,10 +105,9 @@ def _print(found: Comparison) -> None:
 def _print_runs(found: Comparison) -> None:
     rows = []
     for name, run in (("base", found.base), ("run", found.run)):
-        spend = run.totals.spend
-        tokens = at_least(spend.usage.total, spend.known_input + spend.known_output, "{:,}".format)
-        cost = at_least(spend.cost_usd, spend.known_usd, dollars)
-        took = duration(elapsed(run))
+        tokens = f"{(run.usage.input_tokens or 0) + (run.usage.output_tokens or 0):,}"
+        cost = at_least(run.cost_usd, run.cost_at_least, dollars)
+        took = duration(run.elapsed_s)
         rows.append([name, run.run_id, run.status.value, took, tokens, cost])
     print_table(["", "RUN", "STATUS", "TOOK", "TOKENS", "COST"], rows, right=("TOOK", "TOKENS", "COST"))
 
@@ -123,27 +142,6 @@ def _print_steps(found: Comparison, screen: Screen) -> None:
         [[*row, one_line(why(step), room)] for row, step in zip(rows, found.steps, strict=True)],
         right=("TOKENS", "CALL", "COST"),
     )
-
-
-def differs(step: StepComparison) -> str:
-    """`same`, `failed → succeeded`, `37 of 2,000 items, 1 added`."""
-    found = []
-    before, after, items = step.before, step.after, step.items
-    if before is not None and after is not None and before.status is not after.status:
-        found.append(f"{before.status} → {after.status}")
-    if items is not None:
-        if items.changed:
-            found.append(f"{items.changed:,} of {plural(items.same + items.changed, 'item')}")
-        found += [f"{count:,} {word}" for count, word in ((items.added, "added"), (items.removed, "removed")) if count]
-    return ", ".join(found) or step.verdict.value
-
-
-def why(step: StepComparison) -> str:
-    """`prompt, model a → b`."""
-    before, after = step.before, step.after
-    models = "" if before is None or after is None or before.model == after.model else f"{before.model} → {after.model}"
-    words = [f"model {models}" if word == "model" and models else word for word in step.why]
-    return ", ".join(words)
 
 
 def _delta(step: StepComparison, figure: Callable[[Figures], N | None], shown: Callable[[N], str]) -> str:

@@ -10,14 +10,12 @@ from unicodedata import combining, east_asian_width
 from flowllm.core.types import Json
 from flowllm.reporting.screen import Part
 from flowllm.reporting.text import json_text, one_line, plural, visible
-from flowllm.views.differences import FieldChange, is_number
+from flowllm.views.differences import FieldChange, is_short, lines_of, number, signed
 from flowllm.views.text_diff import DiffLine
 
 Line = tuple[Part, ...]
 MOST_LINES = 12
 """Lines of one text that are shown, before they are wrapped."""
-_SHORT = 30
-"""Characters of a value that has room beside another one."""
 _KEPT = 40
 """Characters that are kept at each end of what is the same in a long line."""
 _COLOURS = {"-": "red", "+": "green", " ": "", "…": "dim"}
@@ -28,7 +26,7 @@ def field_lines(change: FieldChange, name: str, width: int) -> Iterator[Line]:
     shown = one_line(change.path or name, width - 4)
     if (delta := change.delta) is not None:
         yield ("  ", (shown, "bold"), f": {number(change.before)} → {number(change.after)} ({signed(delta)})")
-    elif _is_short(change.before) and _is_short(change.after):
+    elif is_short(change.before) and is_short(change.after):
         before, after = (_words(value) for value in (change.before, change.after))
         yield ("  ", (shown, "bold"), ": ", (before, "red"), " → ", (after, "green"))
     elif change.before is None or change.after is None:
@@ -47,28 +45,11 @@ def field_lines(change: FieldChange, name: str, width: int) -> Iterator[Line]:
 
 def value_lines(value: Json, sign: str, width: int) -> Iterator[Line]:
     """The first lines of a value that only one side has."""
-    text = value if isinstance(value, str) else json_text(value, indent=None)
-    lines = (text if isinstance(value, str) or len(text) < width - len("    - ") else json_text(value)).splitlines()
+    lines = lines_of(value, width - len("    - "))
     for text in lines[:MOST_LINES]:
         yield from _wrapped(DiffLine(sign=sign, parts=((text, True),)), width)
     if len(lines) > MOST_LINES:
         yield ((f"    … and {plural(len(lines) - MOST_LINES, 'more line')}", "dim"),)
-
-
-def number(value: float) -> str:
-    """Without digits that nobody reads."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-
-
-def signed(value: float) -> str:
-    """A difference, with its sign."""
-    return f"+{number(value)}" if value > 0 else number(value)
-
-
-def _is_short(value: Json) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _SHORT and "\n" not in value
-    return value is None or isinstance(value, bool) or is_number(value)
 
 
 def _words(value: Json) -> str:

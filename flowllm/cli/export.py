@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
@@ -16,9 +14,9 @@ from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.database import find_run, reading
 from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import say
-from flowllm.core.errors import StorageFailed, UsageError
+from flowllm.core.errors import UsageError
 from flowllm.core.types import NodeStatus, RunStatus
-from flowllm.datasets.file_writes import open_temporary, remove_leftovers, replace_file
+from flowllm.datasets.file_writes import write_file
 from flowllm.datasets.files import STDIN
 from flowllm.datasets.output import check_output
 from flowllm.datasets.row_files import FORMATS, format_of
@@ -83,29 +81,7 @@ def _export(rows: Rows, path: Path | None, form: str, columns: Sequence[str]) ->
     if path is None:
         with _StandardOutput(visible if form in {"csv", "tsv"} else harmless_json) as stream:
             return export_rows(rows, stream, form, columns)
-    try:
-        return _to_file(path, lambda file: export_rows(rows, file, form, columns))
-    except OSError as error:
-        raise StorageFailed(
-            f"{path} cannot be written: {error.strerror}", hint="what stood there is as it was"
-        ) from None
-
-
-def _to_file(path: Path, write: Callable[[BinaryIO], int]) -> int:
-    """Write a file beside it, and put it in its place once it is whole. Raises OSError, and then has changed nothing."""
-    target = Path(os.path.realpath(path))
-    remove_leftovers(target.parent)
-    temporary, descriptor = open_temporary(target)
-    try:
-        with os.fdopen(descriptor, "r+b") as file:
-            count = write(file)
-            file.flush()
-            os.fsync(descriptor)
-            replace_file(temporary, target)  # while it is locked: nobody sweeps it away
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return count
+    return write_file(path, lambda file: export_rows(rows, file, form, columns))
 
 
 class _StandardOutput(io.RawIOBase):

@@ -21,6 +21,7 @@ COMMANDS = {
     "graph": ("files", "Draw the graph of a workflow."),
     "runs": ("runs", "List, prune or delete runs."),
     "show": ("show", "Show one run, or one step of it."),
+    "report": ("report", "Write a run as a page that can be sent to somebody."),
     "export": ("export", "Write the results of a run as CSV, JSON Lines, JSON or Parquet."),
     "diff": ("diff", "Show what differs between two runs."),
     "why": ("explain", "Say why a step ran again, and what it waited for."),

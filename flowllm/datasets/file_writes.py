@@ -14,11 +14,13 @@ import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, TypeVar
 
-from flowllm.core.errors import UsageError
+from flowllm.core.errors import StorageFailed, UsageError
 from flowllm.core.records import dataclass
 from flowllm.core.types import RunId
+
+T = TypeVar("T")
 
 _NAME: Final = re.compile(r"\.flowllm-[0-9a-f]{12}\.tmp")
 _BINARY: Final = getattr(os, "O_BINARY", 0)
@@ -88,6 +90,29 @@ def replace_file(temporary: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], T]) -> T:
+    """Write a file beside it, and put it in its place once it is whole; gives what `write` does. Raises StorageFailed, and then
+    has changed nothing."""
+    target = Path(os.path.realpath(path))
+    try:
+        remove_leftovers(target.parent)
+        temporary, descriptor = open_temporary(target)
+        try:
+            with os.fdopen(descriptor, "r+b") as file:
+                found = write(file)
+                file.flush()
+                os.fsync(descriptor)
+                replace_file(temporary, target)  # while it is locked: nobody sweeps it away
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageFailed(
+            f"{path} cannot be written: {error.strerror}", hint="what stood there is as it was"
+        ) from None
+    return found
 
 
 class FileConflict(Exception):

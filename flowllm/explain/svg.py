@@ -65,7 +65,7 @@ class _Route:
 
 
 def draw_svg(graph: Graph, statuses: Mapping[str, str] | None = None) -> str:
-    """The drawing; optional edges are dashed, steps coloured by status."""
+    """The drawing; optional edges are dashed, steps coloured by status. Its classes let a page choose other colours."""
     rows, routes = _layers(graph)
     rows = _uncrossed(rows, routes)
     places = _places(rows)
@@ -178,7 +178,7 @@ def _path(route: _Route, places: Mapping[_Spot, _Place]) -> str:
         x, y = place.x, place.bottom
     dashes = ' stroke-dasharray="5 4"' if route.edge.optional else ""
     return (
-        f'  <path d="{" ".join(drawn)}" fill="none" stroke="#64748b" stroke-width="1.4"{dashes} '
+        f'  <path class="edge" d="{" ".join(drawn)}" fill="none" stroke="#64748b" stroke-width="1.4"{dashes} '
         'marker-end="url(#arrow)"/>'
     )
 
@@ -186,15 +186,16 @@ def _path(route: _Route, places: Mapping[_Spot, _Place]) -> str:
 def _box(spot: _Spot, step: StepId, place: _Place, graph: Graph, statuses: Mapping[str, str]) -> str:
     fill, stroke = COLOURS.get(statuses.get(step, ""), PLAIN_COLOURS)
     note = " · ".join(_shown(kind_of(graph, step), statuses.get(step)))
+    tone = " ".join(_shown("step", f"tone-{statuses[step]}" if step in statuses else None))
     left, middle = place.x - spot.width / 2, place.top + _BOX_HEIGHT / 2
     below = place.top + _BOX_HEIGHT
     parts = [
         (
-            f'  <g><rect x="{left:g}" y="{place.top:g}" width="{spot.width:g}" '
+            f'  <g class="{tone}"><rect x="{left:g}" y="{place.top:g}" width="{spot.width:g}" '
             f'height="{spot.height:g}" rx="8" fill="{fill}" stroke="{stroke}" stroke-width="1.4"/>'
         ),
         _text(step, place.x, middle - 2, 'text-anchor="middle" font-size="13" fill="#111827"'),
-        _text(note, place.x, middle + 14, 'text-anchor="middle" font-size="10" fill="#64748b"'),
+        _text(note, place.x, middle + 14, 'class="note" text-anchor="middle" font-size="10" fill="#64748b"'),
     ]
     if spot.inner:
         parts.append(f'    <path d="M{left:g},{below:g} h{spot.width:g}" stroke="{stroke}" stroke-width="0.7"/>')

@@ -27,6 +27,7 @@ from flowllm.views.differences import (
     Verdict,
     field_changes,
 )
+from flowllm.views.runs import RunSummary
 from flowllm.views.steps import step_kinds
 
 SHOWN = 20
@@ -47,8 +48,8 @@ Nodes = tuple[NodeRecord | None, NodeRecord | None]
 class Comparison:
     """Two runs."""
 
-    base: RunRecord
-    run: RunRecord
+    base: RunSummary
+    run: RunSummary
     given: tuple[FieldChange, ...]
     """Where the workflow's name, provider, inputs and options differ."""
     edited: tuple[str, ...]
@@ -67,8 +68,8 @@ class Comparison:
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
         return {
-            "base": _run_dict(self.base),
-            "run": _run_dict(self.run),
+            "base": self.base.as_dict(),
+            "run": self.run.as_dict(),
             "changed": self.changed,
             "given": [one.as_dict() for one in self.given],
             "edited": list(self.edited),
@@ -78,36 +79,17 @@ class Comparison:
         }
 
 
-def elapsed(run: RunRecord) -> float | None:
-    """Seconds that the last attempt at a run took; None while it goes on."""
-    took = run.stats.get("duration_s")
-    return took if run.finished_at is not None and isinstance(took, int | float) else None
-
-
-def _run_dict(run: RunRecord) -> dict[str, Json]:
-    spend = run.totals.spend.as_dict()
-    return {
-        "run_id": run.run_id,
-        "workflow": run.workflow,
-        "status": run.status.value,
-        "provider": run.provider,
-        "started_at": run.started_at,
-        "elapsed_s": elapsed(run),
-        **{name: spend[name] for name in ("cost_usd", "usage", "at_least")},
-    }
-
-
 async def compare(
-    store: Store, base: RunRecord, run: RunRecord, step: str | None = None, *, limit: int = SHOWN
+    store: Store, base: RunRecord, run: RunRecord, step: str | None = None, *, limit: int = SHOWN, now: float
 ) -> Comparison:
     """Hold a run against an earlier one, or one step of it with its items or with the steps within; `limit` changes are
-    told in full. Raises UsageError for a step that neither has."""
+    told in full; `now` wall clock seconds. Raises UsageError for a step that neither has."""
     comparer = _Comparer(store, base, run, limit)
     for nodes in await _paired(store, base, run, step):
         await comparer.step(nodes)
     return Comparison(
-        base=base,
-        run=run,
+        base=RunSummary.of(base, now=now),
+        run=RunSummary.of(run, now=now),
         given=field_changes(_given(base), _given(run)),
         edited=tuple(path for path, text in run.snapshot.items() if _kept(base, run, path) != text),
         steps=tuple(comparer.steps),

@@ -8,11 +8,13 @@ from enum import StrEnum
 from flowllm.core.fingerprint import differences
 from flowllm.core.records import dataclass
 from flowllm.core.types import Json, NodeStatus, StepKind
-from flowllm.reporting.text import json_text
+from flowllm.reporting.text import json_text, plural
 from flowllm.storage.base import NodeRecord
 from flowllm.views.rows import status_of
 from flowllm.views.text_diff import DiffLine, text_diff
 
+SHORT = 30
+"""Characters of a value that has room beside another one."""
 MOST_MEANS = 20
 """Fields of outputs whose means are taken."""
 
@@ -229,3 +231,49 @@ class NodeChange:
             "more_fields": self.more_fields,
             "why": list(self.why),
         }
+
+
+def differs(step: StepComparison) -> str:
+    """`same`, `failed → succeeded`, `37 of 2,000 items, 1 added`."""
+    found = []
+    before, after, items = step.before, step.after, step.items
+    if before is not None and after is not None and before.status is not after.status:
+        found.append(f"{before.status} → {after.status}")
+    if items is not None:
+        if items.changed:
+            found.append(f"{items.changed:,} of {plural(items.same + items.changed, 'item')}")
+        found += [f"{count:,} {word}" for count, word in ((items.added, "added"), (items.removed, "removed")) if count]
+    return ", ".join(found) or step.verdict.value
+
+
+def why(step: StepComparison) -> str:
+    """`prompt, model a → b`."""
+    before, after = step.before, step.after
+    models = "" if before is None or after is None or before.model == after.model else f"{before.model} → {after.model}"
+    words = [f"model {models}" if word == "model" and models else word for word in step.why]
+    return ", ".join(words)
+
+
+def number(value: float) -> str:
+    """Without digits that nobody reads."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
+def is_short(value: Json) -> bool:
+    """It has room beside another one."""
+    if isinstance(value, str):
+        return len(value) <= SHORT and "\n" not in value
+    return value is None or isinstance(value, bool) or is_number(value)
+
+
+def lines_of(value: Json, width: int) -> list[str]:
+    """A value as lines: a text as it is, JSON on one line where it is no longer than so many characters."""
+    if isinstance(value, str):
+        return value.splitlines()
+    text = json_text(value, indent=None)
+    return [text] if len(text) <= width else json_text(value).splitlines()

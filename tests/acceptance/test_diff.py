@@ -72,3 +72,14 @@ def test_cost_and_prompt_alone_are_no_change(project: Project, server: Server) -
     assert re.search(r"^a +same .* prompt$", outcome.out, re.MULTILINE), outcome.said
     far = project.cli("diff", "last~7", "last")
     assert (far.code, "there are only 2 runs" in far.err) == (2, True), far.said
+
+
+def test_a_page_that_exists_is_left_alone(project: Project, server: Server) -> None:
+    project.cli("run", project.flow(steps={"a": {"value": 1}}))
+    kept = project.write("r.html", "kept")
+    for words in (("report", "last", "--output", "r.html"), ("diff", "last", "last", "--page", "r.html")):
+        refused = project.cli(*words)
+        assert (refused.code, kept.read_text()) == (2, "kept"), refused.said
+        assert project.cli(*words, "--overwrite").code == 0
+        assert kept.read_text().startswith("<!doctype html>")
+        kept.write_text("kept")

@@ -64,7 +64,7 @@ def two_runs(project: Project, server: Server) -> list[str]:
         flow = project.flow(
             inputs={"product": "the chair", "tone": ("calm", "lively")[day]},
             steps=steps,
-            outputs={"s": "{{ steps.summary }}"},
+            outputs={"s": "{{ summary }}"},
         )
         project.cli("run", flow)
     return project.run_ids()

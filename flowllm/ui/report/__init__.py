@@ -1,0 +1,1 @@
+"""Pages that stand alone: one file each, without a script, that load nothing."""
