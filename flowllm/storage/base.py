@@ -369,8 +369,8 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
     # the limiter's gauges
 
     def note_gauges(self, gauges: Sequence[Gauge]) -> None:
-        """Keep how accounts stand, with whatever is committed next; what is older than ten minutes goes. Returns at
-        once and raises nothing; a crash may lose it."""
+        """Keep how accounts stand, with whatever is committed next, or with the next of these; what is older than ten minutes
+        goes. Returns at once and raises nothing; a crash may lose it."""
         ...
 
     async def gauges(self, *, since: float) -> list[Gauge]:

@@ -111,3 +111,6 @@ class _Writer(Writer):
         if job.error is not None:
             raise job.error
         return job.result
+
+    def _hand_over(self, *, riders: bool = False) -> None:
+        """What rides may be lost, and is."""

@@ -245,7 +245,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader):
         if gauges:
             rows = [(statements.WRITE_GAUGE, gauge_row(gauge)) for gauge in gauges]
             forget = (statements.FORGET_GAUGES, (gauges[-1].at - GAUGES_KEPT,))
-            self._writer.ride(Unit(rows=(*rows, forget), rides=True))
+            self._writer.ride(Unit(rows=(*rows, forget), rides=True), hurries=True)
 
     # memo
 

@@ -130,10 +130,13 @@ class Writer:
             raise job.error
         return job.result
 
-    def ride(self, unit: Unit) -> None:
-        """Write a unit with the next one that somebody waits for; it may be lost. Needs no running loop."""
+    def ride(self, unit: Unit, *, hurries: bool = False) -> None:
+        """Write a unit with the next one that somebody waits for; it may be lost. Needs no running loop, but for one that
+        `hurries`: it does not wait where another one that rides does so already."""
         if not self._closed:
             self._riders.append(unit)
+            if hurries and len(self._riders) > 1:
+                self._hand_over(riders=True)
 
     def others_wrote(self, within: float) -> bool:
         """Whether another process may have written to the database in so many last seconds."""
@@ -159,13 +162,13 @@ class Writer:
             self._queue.put(None)
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
-    def _hand_over(self) -> None:
-        if not self._fresh:
+    def _hand_over(self, *, riders: bool = False) -> None:
+        if not (self._fresh or riders):
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="flowllm-writer", daemon=True)
             self._thread.start()
-        loop = self._fresh[0].loop
+        loop = asyncio.get_running_loop()
         jobs, self._fresh = [*(_Job(unit, loop) for unit in self._riders), *self._fresh], []
         self._riders.clear()
         self._queue.put(jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import ItemKey, NodeWrite, Store
 from flowllm.storage.monitoring import Gauge, Learned, RunTotals, SuspensionRecord
+from flowllm.storage.sqlite.store import SqlStore
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -137,3 +139,11 @@ async def test_gauges_ride_and_are_kept_for_ten_minutes(store: Store) -> None:
     store.note_gauges([replace(gauge, at=1600.5), replace(gauge, at=1600.5, account="b")])
     await store.learn([Learned(account="acc", name="x", value=2.0, at=1.0)])
     assert [(one.at, one.account) for one in await store.gauges(since=0)] == [(1600.5, "acc"), (1600.5, "b")]
+
+
+async def test_gauges_are_written_also_while_nothing_is_committed_as_all_wait(disk: SqlStore) -> None:
+    gauge = Gauge(process="here:1", account="acc", at=1.0, in_flight=0, waiting=9)
+    for second in range(3):
+        disk.note_gauges([replace(gauge, at=second)])
+    await asyncio.to_thread(disk._writer.loss)  # it looks when it has written what it was given
+    assert [one.at for one in await disk.gauges(since=-1.0)] == [0.0, 1.0]
