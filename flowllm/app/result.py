@@ -200,11 +200,12 @@ EMPTY_STATS: dict[str, Json] = {
     "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0},
     **Spend().as_dict(),
     "prompt_cache": {"input_tokens": 0, "cached_input_tokens": 0, "saved_usd": 0.0},
+    "response_cache": {"input_tokens": 0, "output_tokens": 0, "saved_usd": 0.0},
     "list_prices": [],
     "latency_s": _NO_QUANTILES,
     "queue_s": _NO_QUANTILES,
     "duration_s": 0.0,
-    "model_figures": {},
+    "models": [],
     "step_figures": {},
     "limits": {},
 }

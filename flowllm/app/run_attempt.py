@@ -327,6 +327,8 @@ class RunAttempt:
             stats[LAST_ATTEMPT] = {name: stats[name] for name in Spend().as_dict()}
         try:
             stats |= (await self._store.spend(run.run_id)).as_dict()
+            if self._resumed:
+                stats["models"] = [model.as_dict() for model in await self._store.models(run.run_id)]
             stats[COUNTED] = 1 if self._rows else len(self._workflow.steps)
             await self._store.finish_run(
                 RunLease(run_id=run.run_id, epoch=run.epoch),

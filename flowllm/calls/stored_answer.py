@@ -11,6 +11,7 @@ from flowllm.storage.base import MemoRecord
 
 _KEPT: Final = itemgetter("value", "model", "provider", "truncated", "usage")
 _COUNTED: Final = frozenset({int, type(None)})
+_COSTS: Final = frozenset({float, int, type(None)})
 
 
 def fresh(record: MemoRecord, ttl: float | None, *, now: float) -> bool:
@@ -28,11 +29,16 @@ def answer_of(record: MemoRecord) -> Answer | None:
     """An answer as the response cache keeps it; None where it is not one, as what was written by hand or by another version."""
     try:
         value, model, provider, cut, used = _KEPT(record.answer)
+        cost = record.answer.get("cost_usd")
         counts = {name: used[name] for name in USAGE_FIELDS if name in used}
     except (KeyError, TypeError):
         return None
     kinds = [type(one) for one in (model, provider, cut, used)]
-    if kinds != [str, str, bool, dict] or not _COUNTED.issuperset(map(type, counts.values())):
+    if (
+        kinds != [str, str, bool, dict]
+        or type(cost) not in _COSTS
+        or not _COUNTED.issuperset(map(type, counts.values()))
+    ):
         return None
     return Answer(
         value=value,
@@ -40,6 +46,7 @@ def answer_of(record: MemoRecord) -> Answer | None:
         provider=provider,
         usage=Usage(**counts),
         cost_usd=0.0,  # it was paid for when it was asked
+        saved_usd=cost,
         truncated=cut,
         cached=True,
     )

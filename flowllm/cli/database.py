@@ -20,6 +20,7 @@ from flowllm.language.problems import nearest
 from flowllm.reporting.text import plural
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory
+from flowllm.views.models import models_of
 from flowllm.views.steps import step_kinds
 
 T = TypeVar("T")
@@ -97,6 +98,8 @@ class Record:
     node: NodeRecord | None = None
     items: Sequence[NodeRecord] = field(default_factory=list)
     """The first ones of a foreach."""
+    models: Sequence[Mapping[str, Json]] = field(default_factory=list)
+    """What the run took of each model."""
 
     def as_dict(self) -> dict[str, Json]:
         """What --json prints: of a run what `run --json` prints, and more."""
@@ -105,7 +108,13 @@ class Record:
         if node is None:
             more = {"path": run.path, "options": dict(run.options), "tenant": run.tenant}
             times = {"started_at": timestamp(run.started_at), "finished_at": timestamp(run.finished_at)}
-            return {**RunResult.of(run, self.nodes).as_dict(), **more, **times, "steps": steps}
+            return {
+                **RunResult.of(run, self.nodes).as_dict(),
+                **more,
+                **times,
+                "steps": steps,
+                "models": list(self.models),
+            }
         found = self._step_dict(node)
         if node.place is not None:
             found |= {"index": node.place, "item": node.item}
@@ -152,7 +161,8 @@ def _attempt_dict(attempt: AttemptRecord) -> dict[str, Json]:
 async def read_run(store: Store, run: RunRecord, outputs: int | None, *, requests: bool) -> Record:
     """A run with its steps, and the `requests` of each; of foreaches with so many outputs (None: all)."""
     nodes = all_nodes(run, await whole_nodes(store, run, outputs), step_kinds(run))
-    return await _record(store, run, nodes, attempts_of=nodes if requests else ())
+    record = await _record(store, run, nodes, attempts_of=nodes if requests else ())
+    return replace(record, models=await models_of(store, run))
 
 
 async def read_node(store: Store, run: RunRecord, step: str, outputs: int | None, *, as_json: bool) -> Record:

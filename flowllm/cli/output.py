@@ -22,6 +22,7 @@ from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, descri
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.core.types import Json, RunStatus
 from flowllm.reporting.screen import Screen, wants_colour
+from flowllm.reporting.tables import table
 from flowllm.reporting.text import json_text, one_line, plural, readable, visible
 
 
@@ -72,19 +73,8 @@ def heading(screen: Screen, text: str) -> None:
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """Aligned columns under their headers; those named in `right` are numbers."""
     screen = results()
-    cells = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(len(row[at]) for row in [list(headers), *cells]) for at in range(len(headers))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(width) if header in right else cell.ljust(width)
-            for cell, width, header in zip(row, widths, headers, strict=True)
-        ]
-        return "  ".join(padded).rstrip()
-
-    screen.line((line(headers), "bold"))
-    for row in cells:
-        screen.line(line(row))
+    for line in table(headers, rows, right=right):
+        screen.line(*line)
 
 
 _OUT, _ERROR = 1, 2

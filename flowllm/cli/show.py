@@ -17,6 +17,7 @@ from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import heading, known_outputs, print_json, print_outputs, print_table, results
 from flowllm.core.money import price
 from flowllm.core.types import RUN_RESUMABLE, Counts, Json, NodeStatus, Usage, WaitReason
+from flowllm.reporting.models import model_lines
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.summary import error_lines, figures, took
 from flowllm.reporting.text import (
@@ -84,6 +85,8 @@ def _print_run(record: Record, location: Location) -> None:
             screen.line("  since it was last resumed:")
         for line in figures(run.stats, set()):
             screen.line("  ", *line)
+    for line in [(), *model_lines(record.models)] if record.models else ():
+        screen.line(*line)
     if record.nodes:
         screen.line()
         _print_steps(record)

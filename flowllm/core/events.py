@@ -109,11 +109,14 @@ class NodeEnded(NodeEvent):
     """It failed under `on_error: continue`."""
     usage: Usage = NO_USAGE
     cost_usd: float | None = None
+    saved_usd: float | None = 0.0
+    """What its answers cost when they were asked for, where they came from the response cache."""
     queue_s: float = 0.0
     call_s: float = 0.0
     attempts: int = 0
     truncated: bool = False
     model: str = ""
+    provider: str = ""
     parent: str = ""
     place: int | None = None
     """As in NodeStarted."""

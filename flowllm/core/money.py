@@ -23,6 +23,11 @@ def dollars(usd: float) -> str:
     return f"${whole}.{rest if abs(usd) < 1 else rest.ljust(_CENTS, '0')}"
 
 
+def rounded(value: float | None, digits: int = _DECIMALS) -> float | None:
+    """A figure without what floating point leaves behind."""
+    return None if value is None else round(value, digits)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
     """What requests took: what is known of it, and apart from that what was reserved for those whose usage is unknown."""
@@ -93,7 +98,7 @@ class Spend:
         cost, reserved = self.cost_usd, self.reserved_usd
         return {
             "usage": self.usage.as_dict(),
-            "cost_usd": None if cost is None else round(cost, _DECIMALS),
+            "cost_usd": rounded(cost),
             "at_least": {
                 "input_tokens": self.known_input,
                 "output_tokens": self.known_output,
@@ -102,7 +107,7 @@ class Spend:
             "unknown": {
                 "requests": self.unknown,
                 "reserved_tokens": math.ceil(self.reserved_tokens),
-                "reserved_usd": None if reserved is None else round(reserved, _DECIMALS),
+                "reserved_usd": rounded(reserved),
                 "unpriced": self.unpriced,
             },
         }

@@ -164,6 +164,8 @@ class Answer:
     """All tokens spent on it, asking again included."""
     cost_usd: float | None = None
     """None: the price is unknown."""
+    saved_usd: float | None = 0.0
+    """What it cost when it was asked for, where it came from the cache."""
     truncated: bool = False
     """It was cut, or may have been."""
     unknown_end: str = ""

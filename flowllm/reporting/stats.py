@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from flowllm.core.events import Event, NodeEnded, NodeHedged, NodeRetrying, RequestEnded, RequestJoined, RequestSent
-from flowllm.core.money import Spend
-from flowllm.core.types import REQUEST_KINDS, Json, add, step_path
+from flowllm.core.models import ModelTotals, asked_model
+from flowllm.core.money import Spend, rounded
+from flowllm.core.types import ABANDONED, NO_USAGE, REQUEST_KINDS, THROTTLED, Json, add, step_path
+
+Model: TypeAlias = tuple[str, str]
+"""A provider's name and one of its models."""
+NO_FAILURE = frozenset({"Stopped", "NotSent", ABANDONED})
+"""Types of the errors of requests that were not wanted any more."""
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 ACCURACY = 0.005
@@ -68,6 +76,10 @@ class _Part:
     def __init__(self) -> None:
         self.requests = 0
         self.spend = Spend()
+        self.failed = 0
+        self.rate_limited = 0
+        self.saved: float | None = 0.0
+        """US dollars, by the provider's cache."""
         self.list_prices: set[str] = set()
         self.latency = QuantileSketch()
 
@@ -76,12 +88,20 @@ class _Part:
         self.spend += spend
         if event.list_price:
             self.list_prices.add(event.list_price)
+        self.saved = add(self.saved, event.saved_usd)
         if event.error is None:
             self.latency.add(event.call_s)
+        else:
+            why = event.error.get("type")
+            self.failed += why not in NO_FAILURE
+            self.rate_limited += why == "RateLimited"
 
     def merge(self, other: _Part) -> None:
         self.requests += other.requests
         self.spend += other.spend
+        self.failed += other.failed
+        self.rate_limited += other.rate_limited
+        self.saved = add(self.saved, other.saved)
         self.list_prices |= other.list_prices
         self.latency.merge(other.latency)
 
@@ -98,16 +118,37 @@ class _Part:
         }
 
 
+class _Held:
+    """What nodes had of one model besides requests of their own."""
+
+    __slots__ = ("cached", "saved", "throttled_s", "usage")
+
+    def __init__(self) -> None:
+        self.cached = 0
+        self.usage = NO_USAGE
+        self.saved: float | None = 0.0
+        self.throttled_s = 0.0
+
+    def merge(self, other: _Held) -> None:
+        self.cached += other.cached
+        self.usage += other.usage
+        self.saved = add(self.saved, other.saved)
+        self.throttled_s += other.throttled_s
+
+
 class Stats:
     """Counts requests, tokens, dollars and latencies; memory does not grow with the run."""
 
     def __init__(self) -> None:
         self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0}
         self._cached = {"input_tokens": 0, "cached_input_tokens": 0}
-        self._saved: float | None = 0.0
         self._queue = QuantileSketch()
-        self._parts: defaultdict[tuple[str, str], _Part] = defaultdict(_Part)
-        """By model and step; all items of a foreach are one, under its name."""
+        self._parts: defaultdict[tuple[str, str, str], _Part] = defaultdict(_Part)
+        """By provider, model and step; all items of a foreach are one, under its name."""
+        self._held: defaultdict[Model, _Held] = defaultdict(_Held)
+        """By provider and the model that it named in its answer."""
+        self._refused: dict[str, Model] = {}
+        """Whom nodes asked that go on without an answer: one that fails names no model."""
 
     def handle(self, event: Event) -> None:
         """Count one event."""
@@ -117,9 +158,8 @@ class Stats:
                 self._queue.add(event.queue_s)
             case RequestEnded():
                 self._ended(event)
-            case NodeEnded():  # of a foreach, its items have been counted
-                if event.cached and not event.reused and event.kind in REQUEST_KINDS and event.counts is None:
-                    self._requests["cached"] += 1
+            case NodeEnded():
+                self._node_ended(event)
             case RequestJoined():
                 self._requests["joined"] += 1
             case NodeHedged():
@@ -133,13 +173,36 @@ class Stats:
         spend = Spend.of(
             event.usage, event.cost_usd, reserved_tokens=event.reserved_tokens, reserved_usd=event.reserved_usd
         )
-        self._parts[event.model, step_path(event.node_id)].add(event, spend)
+        self._parts[event.provider, event.model, step_path(event.node_id)].add(event, spend)
         if event.usage.input_tokens is not None and event.usage.cached_input_tokens is not None:
             self._cached["input_tokens"] += event.usage.input_tokens
             self._cached["cached_input_tokens"] += event.usage.cached_input_tokens
-        self._saved = add(self._saved, event.saved_usd)
-        if event.error is not None and event.error.get("type") == "RateLimited":
-            self._requests["rate_limited"] += 1
+        if event.error is not None:
+            self._refused[event.node_id] = (event.provider, event.model)
+
+    def _node_ended(self, event: NodeEnded) -> None:
+        asked = self._refused.pop(event.node_id, None) if self._refused else None
+        if event.reused or event.kind not in REQUEST_KINDS or event.counts is not None:  # items count by themselves
+            return
+        if event.cached:
+            self._requests["cached"] += 1
+            held = self._held[event.provider, event.model]
+            held.cached += 1
+            held.usage += event.usage
+            held.saved = add(held.saved, event.saved_usd)
+        elif event.waits and (seconds := sum(event.waits.get(reason, 0.0) for reason in THROTTLED)):
+            self._held[asked or (event.provider, event.model)].throttled_s += seconds
+
+    def models(self) -> list[ModelTotals]:
+        """What each model took, by name."""
+        parts, held = dict[Model, _Part](), dict[Model, _Held]()
+        for (provider, model, _), part in self._parts.items():
+            parts.setdefault((provider, model), _Part()).merge(part)
+        for (provider, model), one in self._held.items():
+            asked = asked_model(model, (name for by, name in parts if by == provider))
+            held.setdefault((provider, asked), _Held()).merge(one)
+        found = {*parts, *(by for by in held if by[1])}
+        return [_totals(by, parts.get(by) or _Part(), held.get(by) or _Held()) for by in sorted(found, key=_by_model)]
 
     def as_dict(self, *, duration_s: float) -> dict[str, Json]:
         """The figures so far.
@@ -151,22 +214,57 @@ class Stats:
         they would have cost more; null where a price is not known.
         """
         whole = _Part()
-        models: defaultdict[str, _Part] = defaultdict(_Part)
         steps: defaultdict[str, _Part] = defaultdict(_Part)
-        for (model, step), part in self._parts.items():
-            for total in (whole, models[model], steps[step]):
+        for (_, _, step), part in self._parts.items():
+            for total in (whole, steps[step]):
                 total.merge(part)
+        models = self.models()
         return {
-            "requests": dict(self._requests),
+            "requests": {**self._requests, "rate_limited": whole.rate_limited},
             **whole.spend.as_dict(),
-            "prompt_cache": {**self._cached, "saved_usd": None if self._saved is None else round(self._saved, 10)},
+            "prompt_cache": {**self._cached, "saved_usd": rounded(whole.saved)},
+            "response_cache": _saved(models),
             "list_prices": sorted(whole.list_prices),
             "latency_s": _quantiles(whole.latency),
             "queue_s": _quantiles(self._queue),
             "duration_s": round(duration_s, 3),
-            "model_figures": {name: part.as_dict() for name, part in models.items()},
+            "models": [model.as_dict() for model in models],
             "step_figures": {name: part.as_dict() for name, part in steps.items()},
         }
+
+
+_NOTHING: float | None = 0.0
+
+
+def _by_model(by: Model) -> tuple[str, str]:
+    return by[1], by[0]
+
+
+def _totals(by: Model, part: _Part, held: _Held) -> ModelTotals:
+    provider, model = by
+    return ModelTotals(
+        model=model,
+        provider=provider,
+        spend=part.spend,
+        failed=part.failed,
+        rate_limited=part.rate_limited,
+        p50_s=part.latency.quantile(QUANTILES["p50"]),
+        p99_s=part.latency.quantile(QUANTILES["p99"]),
+        throttled_s=held.throttled_s,
+        cached=held.cached,
+        cached_usage=held.usage,
+        response_cache_usd=held.saved,
+        prompt_cache_usd=part.saved,
+    )
+
+
+def _saved(models: Iterable[ModelTotals]) -> dict[str, Json]:
+    """What the response cache answered in all."""
+    usage, saved = NO_USAGE, _NOTHING
+    for model in models:
+        usage += model.cached_usage
+        saved = add(saved, model.response_cache_usd)
+    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "saved_usd": rounded(saved)}
 
 
 def _quantiles(sketch: QuantileSketch) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted, Nod
 from flowllm.core.money import dollars, price
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
 from flowllm.reporting.foreach_progress import ROWS
+from flowllm.reporting.models import model_lines, response_cache_line, worth_a_table
 from flowllm.reporting.progress import MOST_ITEM_ERRORS, SIMULATED_NOTICE, what_ended
 from flowllm.reporting.screen import Part
 from flowllm.reporting.text import (
@@ -157,7 +158,10 @@ class Summary:
         if self.ended is None:
             return []
         status = self.ended.status
-        found = [self._headline(self.ended), *figures(self.ended.stats, self._unpriced), *self._notes()]
+        stats = self.ended.stats
+        found = [self._headline(self.ended), *figures(stats, self._unpriced)]
+        found += model_lines(stats.get("models", ())) if worth_a_table(stats) else []
+        found += self._notes()
         if self.ended.error is not None and not self._is_shown(self.ended.error):
             found += error_lines("", self.ended.error)
         for node, error in self._errors:
@@ -273,6 +277,8 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
         found.append((f"the whole run: {took(stats, unpriced)}",))
     if cached := from_prompt_cache(stats.get("prompt_cache", {})):
         found.append((cached,))
+    if stored := response_cache_line(stats.get("models", ())):
+        found.append((stored,))
     latency = stats.get("latency_s", {})
     if latency.get("p50") is not None:
         shown = ", ".join(f"{name} {duration(latency.get(name))}" for name in ("p50", "p90", "p99"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from flowllm.calls.base import Call
@@ -29,7 +29,7 @@ from flowllm.core.events import FallbackTaken
 from flowllm.core.fingerprint import canonical
 from flowllm.core.records import dataclass, replace
 from flowllm.core.request import Answer, LocalRequest, Request
-from flowllm.core.types import Json, NodeStatus, Usage
+from flowllm.core.types import Json, NodeStatus, Usage, add
 from flowllm.language.workflow import Step
 from flowllm.providers.base import Provider
 from flowllm.steps.base import Bound, NodeContext
@@ -132,7 +132,6 @@ class AnswerCollector:
             output, figures = self._output(answers), figures_of(answers[0])
             return self._context.record(self._bound, NodeStatus.SUCCEEDED, output=output, **figures)
         requests = {answer.batch or str(place): answer for place, answer in enumerate(answers)}.values()
-        costs = [answer.cost_usd for answer in answers]
         return self._context.record(
             self._bound,
             NodeStatus.SUCCEEDED,
@@ -141,12 +140,21 @@ class AnswerCollector:
             provider=answers[0].provider,
             cached=all(answer.cached for answer in answers),
             attempts=sum(answer.attempts for answer in requests if not answer.joined),
+            saved_usd=_sum(answer.saved_usd for answer in answers),
             truncated=any(answer.truncated for answer in answers),
             usage=sum((answer.usage for answer in answers), Usage()),
-            cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+            cost_usd=_sum(answer.cost_usd for answer in answers),
             queue_s=sum(answer.queue_s for answer in requests if not answer.cached),
             call_s=sum(answer.call_s for answer in requests if not answer.cached),
         )
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    """None as soon as one of them is unknown."""
+    total: float | None = 0.0
+    for cost in costs:
+        total = add(total, cost)
+    return total
 
 
 def figures_of(answer: Answer) -> dict[str, Json]:
@@ -160,6 +168,7 @@ def figures_of(answer: Answer) -> dict[str, Json]:
         "truncated": answer.truncated,
         "usage": answer.usage,
         "cost_usd": answer.cost_usd,
+        "saved_usd": answer.saved_usd,
         "queue_s": 0.0 if cached else answer.queue_s,
         "call_s": 0.0 if cached else answer.call_s,
     }

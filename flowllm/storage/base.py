@@ -93,6 +93,8 @@ class NodeRecord:
     truncated: bool = False
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = None
+    saved_usd: float | None = field(default=0.0, compare=False)
+    """What its answers cost when they were asked for, where they came from the response cache; not kept."""
     queue_s: float = 0.0
     call_s: float = 0.0
     started_at: float | None = None

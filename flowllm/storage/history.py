@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from flowllm.core.models import ModelTotals
 from flowllm.core.money import Spend
 from flowllm.core.types import NodeId, RunId, RunStatus
-from flowllm.storage.monitoring import ModelTotals
 
 if TYPE_CHECKING:  # base.py takes its verbs from here
     from flowllm.storage.base import NodeRecord, RunRecord

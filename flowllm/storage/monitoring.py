@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, Usage
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId
 
 SUSPENDED = "suspended"
 """The entry in the parts of a suspended node that says what it waits for: `kind`, `token` and `due_at`."""
@@ -74,28 +74,6 @@ class Gauge:
     """Seconds until the server's pause is over."""
     waits: Mapping[str, int] = field(default_factory=dict)
     """How many requests wait for which `WaitReason`; together with those that were admitted and may not go out yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTotals:
-    """What a run took of one model: sums over its attempts on record, of all attempts at the run."""
-
-    model: str
-    provider: str
-    spend: Spend = field(default_factory=Spend)
-    failed: int = 0
-    """Requests that no usable answer came of."""
-    rate_limited: int = 0
-    """Those of them that the server refused with a 429."""
-    p50_s: float | None = None
-    p99_s: float | None = None
-    """Seconds that answered requests took, half of them and 99 % at most; None without any."""
-    throttled_s: float = 0.0
-    """Seconds that nodes waited for this model's limits, added up (`core.types.THROTTLED`)."""
-    cached: int = 0
-    """Nodes that the response cache answered."""
-    cached_usage: Usage = field(default_factory=Usage)
-    """What their answers took when they were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

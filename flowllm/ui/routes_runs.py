@@ -16,6 +16,7 @@ from flowllm.ui.database import Database
 from flowllm.ui.follow import Follower
 from flowllm.ui.sse import HEARTBEAT, comment, event, since, stopping, streamed
 from flowllm.views.briefs import brief_dict
+from flowllm.views.models import models_of
 from flowllm.views.runs import RunSummary
 
 LISTED = 50
@@ -110,7 +111,7 @@ async def run(request: Request) -> Response:
             "options": dict(found.options),
             "outputs": None if found.outputs is None else dict(found.outputs),
             "failure": None if found.error is None else dict(found.error),
-            "models": [],
+            "models": list(await models_of(request.app.state.store, found)),
             "budget": _budget(request, found),
             "eta_s": None,
             "actions": _actions(found) if request.app.state.actions is not None else [],

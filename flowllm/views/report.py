@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from flowllm.core.models import ModelTotals
 from flowllm.core.records import dataclass
 from flowllm.core.types import Budget, Json, NodeId, NodeStatus
 from flowllm.explain.graph import Graph
 from flowllm.language.workflow import Workflow
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import ItemOrder, ItemQuery
-from flowllm.storage.monitoring import ModelTotals
 from flowllm.views.graph import graph_of_run
 from flowllm.views.node import node_detail
 from flowllm.views.runs import RunSummary

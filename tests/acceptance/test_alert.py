@@ -106,8 +106,10 @@ def test_figures_are_told_by_model_and_by_step_and_of_each_account(project: Proj
     project.write("flowllm.yaml", {"prices": {"test-model": {"input": 1000, "output": 2000}}})
     steps = {"a": {"prompt": "a", "samples": 3}, "b": {"prompt": "b", "model": "other-model"}, "bad": {"prompt": "bad"}}
     result = project.json("run", project.flow(steps=steps, limits={"max_concurrent": 4}), code=1)
-    models, by_step = result["model_figures"], result["step_figures"]
-    assert {name: part["requests"] for name, part in models.items()} == {"test-model": 4, "other-model": 1}
+    models, by_step = result["models"], result["step_figures"]
+    found = [(one["model"], one["provider"], one["requests"], one["failed"]) for one in models]
+    assert found == [("other-model", "openai", 1, 0), ("test-model", "openai", 4, 1)]
+    assert [one["cost_usd"] for one in models] == [None, pytest.approx(0.039)]
     assert {name: part["requests"] for name, part in by_step.items()} == {"a": 3, "b": 1, "bad": 1}
     assert (by_step["a"]["input_tokens"], by_step["a"]["output_tokens"]) == (21, 9)
     assert by_step["a"]["cost_usd"] == pytest.approx(0.039)
@@ -118,7 +120,7 @@ def test_figures_are_told_by_model_and_by_step_and_of_each_account(project: Proj
     gauge = result["limits"]["openai"]
     assert (gauge["max_concurrent"], gauge["granted"], gauge["in_flight"], gauge["waiting"]) == (4, 5, 0, 0)
     assert gauge["breaker"] == "closed"
-    assert project.json("show", "last")["model_figures"] == models
+    assert project.json("show", "last")["models"] == models
 
 
 def test_quantiles_are_those_of_the_requests(project: Project) -> None:

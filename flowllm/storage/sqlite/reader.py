@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowllm.core.errors import StoreError
+from flowllm.core.models import ModelTotals
 from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId, step_path
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
-from flowllm.storage.monitoring import Gauge, Learned, MemoStats, ModelTotals, SuspensionRecord
+from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
 from flowllm.storage.sqlite import run_queries
 from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
 from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from flowllm.core.models import ModelTotals, asked_model
 from flowllm.core.types import ABANDONED, THROTTLED, USAGE_FIELDS, RunStatus, Usage
 from flowllm.storage.base import RunRecord
-from flowllm.storage.monitoring import ModelTotals
 from flowllm.storage.sqlite.records import listed_run, run_of, spend_of, totals_of
 from flowllm.storage.sqlite.rows import RunRow, from_text, to_json, to_text
 from flowllm.storage.sqlite.totals import FIGURES, STATUSES
@@ -180,9 +180,7 @@ def models_of(sent: Iterable[tuple[Any, ...]], answered: Iterable[tuple[Any, ...
             p99_s=p99,
         )
     for model, provider, cached, *counts, held in answered:
-        asked = max(
-            (name for name, by in found if by == provider and (model + "-").startswith(name + "-")), default=model
-        )
+        asked = asked_model(model, (name for name, by in found if by == provider))
         known = found.get((asked, provider)) or ModelTotals(model=from_text(model), provider=from_text(provider))
         usage = Usage(**{name: count or 0 for name, count in zip(USAGE_FIELDS, counts, strict=True)})
         found[asked, provider] = replace(

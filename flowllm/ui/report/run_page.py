@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flowllm import __version__
+from flowllm.core.models import ModelTotals
 from flowllm.core.money import dollars
 from flowllm.core.types import Json, Usage
 from flowllm.explain.svg import draw_svg
 from flowllm.reporting.text import at_least, duration, plural, waits_text
-from flowllm.storage.monitoring import ModelTotals
 from flowllm.ui.report.html import Child, Markup, document, el
 from flowllm.ui.report.parts import clock, facts, mark, over_time, status, table, value
 from flowllm.views.report import Report, Section

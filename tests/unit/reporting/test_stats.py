@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from flowllm.app.result import EMPTY_STATS
-from flowllm.core.types import StepKind, Usage
+from flowllm.core.types import NodeStatus, StepKind, Usage
+from flowllm.reporting.models import model_lines, response_cache_line, worth_a_table
+from flowllm.reporting.screen import plain
 from flowllm.reporting.stats import Stats
 from flowllm.reporting.summary import figures
 from tests.support.events import (
@@ -68,6 +70,42 @@ def test_what_the_providers_cache_saved_is_told_as_far_as_it_is_known() -> None:
     assert (f"{text}, which saved $0.25",) in figures(found, set())
     stats.handle(request_ended("c", usage=Usage(input_tokens=100, cached_input_tokens=75), saved_usd=None))
     assert (text,) in figures(stats.as_dict(duration_s=1.0), set())
+
+
+def test_each_model_has_its_requests_waits_failures_and_what_both_caches_saved() -> None:
+    stats = Stats()
+    for event in (
+        request_ended(
+            "a", model="m", usage=Usage(input_tokens=100, output_tokens=5, cached_input_tokens=75), saved_usd=0.25
+        ),
+        node_ended("a", model="m-2024", provider="openai", waits={"rate": 2.0, "slot": 9.0}),
+        request_ended("b", model="m", error=ERROR, usage=Usage(), cost_usd=0.0),
+        request_ended("b", model="m", error={"type": "Abandoned"}, usage=Usage(), cost_usd=0.0),
+        node_ended("b", status=NodeStatus.FAILED, waits={"server_pause": 1.5}),
+        node_ended("c", cached=True, model="m-2024", provider="openai", usage=Usage(input_tokens=7), saved_usd=0.5),
+        node_ended("c", cached=True, reused=True, model="m", provider="openai"),
+        node_ended("d", cached=True, model="n", provider="other", usage=Usage(input_tokens=8), saved_usd=None),
+        node_ended("e", kind=StepKind.PYTHON, waits={"rate": 3.0}),
+        request_ended("f", model="dear", provider="other", cost_usd=7.0),
+    ):
+        stats.handle(event)
+    found = stats.as_dict(duration_s=1.0)
+    dear, m, n = found["models"]
+    assert [dear["model"], m["model"], n["model"]] == ["dear", "m", "n"]
+    assert (m["requests"], m["failed"], m["rate_limited"], m["throttled_s"]) == (3, 1, 1, 3.5)
+    assert (m["prompt_cache"], m["latency_s"]) == ({"saved_usd": 0.25}, {"p50": 1.0, "p99": 1.0})
+    assert m["response_cache"] == {"answers": 1, "usage": Usage(input_tokens=7).as_dict(), "saved_usd": 0.5}
+    assert (n["requests"], n["cost_usd"], n["response_cache"]["saved_usd"]) == (0, 0.0, None)
+    assert found["response_cache"] == {"input_tokens": 15, "output_tokens": 0, "saved_usd": None}
+    assert [plain(line) for line in model_lines(found["models"])] == [
+        "MODEL          REQUESTS  FAILED  429s  TOKENS IN  CACHED  OUT     COST   P50   P99  THROTTLED  STORED",
+        "dear at other         1       -     -         20       -   60    $7.00  1.0s  1.0s          -       -",
+        "m at openai           3       1     1        100     75%    5  $0.0001  1.0s  1.0s       3.5s       1",
+        "n at other            -       -     -          -       -    -        -     -     -          -       1",
+    ]
+    assert response_cache_line(found["models"]) == "response cache: 2 answers were stored already, which saved $0.5"
+    alone = [m | {"throttled_s": 0.0}]
+    assert [worth_a_table({"models": one}) for one in (found["models"], [m], alone, [])] == [True, True, False, False]
 
 
 def test_one_unknown_price_makes_the_cost_unknown() -> None:
