@@ -18,6 +18,7 @@ from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figure
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
+from flowllm.app.telemetry import RunTelemetry
 from flowllm.app.wiring import AUTO, SIMULATED, Providers
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
@@ -81,6 +82,7 @@ class FlowLLM:
         """What the database has lost, for the next run to tell."""
         self._line: CallExecutor | None = None
         self._calls: InFlightCalls | None = None
+        self._telemetry = RunTelemetry(self._settings.environ, self._told.append)
 
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
@@ -105,6 +107,7 @@ class FlowLLM:
         finally:
             if store is not None:
                 await store.close()
+            await self._telemetry.close()
 
     @property
     def store(self) -> Store:
@@ -155,7 +158,9 @@ class FlowLLM:
             if rows is not None:
                 await to_the_end(rows.close())
             raise
-        attempt = RunAttempt(prepared, run, self._shared, observers=observers, rows=rows)
+        attempt = RunAttempt(
+            prepared, run, self._shared, observers=self._telemetry.with_observer(observers, self.store), rows=rows
+        )
         nodes = await attempt.execute(stop, [*self._take_notices(), *(() if rows is None else rows.notices)])
         return await self._result(run.run_id, loaded, nodes=nodes)
 
@@ -223,7 +228,13 @@ class FlowLLM:
             await to_the_end(give_back(self.store, claiming, run, rows, now=self._clock.now()))
             raise
         attempt = RunAttempt(
-            prepared, claimed, self._shared, observers=observers, rows=rows, before=before, retry_failed=retry_failed
+            prepared,
+            claimed,
+            self._shared,
+            observers=self._telemetry.with_observer(observers, self.store),
+            rows=rows,
+            before=before,
+            retry_failed=retry_failed,
         )
         changed = [] if file is not None else edited(run)
         await attempt.execute(stop, [*self._take_notices(), *changed, *(() if rows is None else rows.notices)])

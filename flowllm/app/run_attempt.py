@@ -78,7 +78,7 @@ class ObserverHub:
 
     def _leave_out(self, observer: Observer, error: BaseException) -> None:
         self._observers.remove(observer)
-        _complain(f"{type(observer).__name__} failed and is left out: {text_of(error)}")
+        complain(f"{type(observer).__name__} failed and is left out: {text_of(error)}")
 
     def close(self) -> None:
         """The run is over."""
@@ -90,10 +90,10 @@ class ObserverHub:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
-                _complain(f"{type(observer).__name__} could not be closed: {text_of(error)}")
+                complain(f"{type(observer).__name__} could not be closed: {text_of(error)}")
 
 
-def _complain(words: str) -> None:
+def complain(words: str) -> None:
     """On standard error, if that can be written; a run does not need it."""
     with contextlib.suppress(Exception):
         print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201

@@ -184,7 +184,7 @@ def test_validate_imports_no_client_and_no_database(project: Path) -> None:
         "from flowllm.cli.main import cli\n"
         "try: cli.main(['validate', 'workflows/blog.yaml'], prog_name='flowllm')\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "heavy = ('openai', 'networkx', 'alembic', 'sqlalchemy', 'rich', 'aiohttp', 'genai_prices')\n"
+        "heavy = ('openai', 'networkx', 'alembic', 'sqlalchemy', 'rich', 'aiohttp', 'genai_prices', 'pyarrow', 'opentelemetry')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
