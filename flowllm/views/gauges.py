@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +15,8 @@ from flowllm.storage.monitoring import Gauge
 
 FRESH = 5.0
 """Seconds after which a gauge no longer says how things stand: one is noted every second while a run goes on."""
-STEP = 1.0
-"""Seconds between the points of a series."""
+CARRIED = 3.0
+"""Seconds for which a gauge stands in for those that are missing, where processes do not note theirs at the same time."""
 THROTTLED = (WaitReason.SERVER_PAUSE, WaitReason.BREAKER, WaitReason.RATE, WaitReason.TOKENS, WaitReason.SLOT)
 """What a limit is the cause of, ours or the server's; of equals the first is named."""
 MINUTE = 60.0
@@ -78,16 +79,20 @@ def account_name(account: str) -> str:
 
 
 def merged(gauges: Iterable[Gauge]) -> dict[str, list[Gauge]]:
-    """By account, one gauge for each second in which there are any: the sum over the processes, each as it stood last.
+    """By account, one gauge for each second in which there are any: the sum over the processes, each as it stood last in the
+    CARRIED seconds before.
 
     Limits are those of the account, which each process keeps for itself, so that the largest one holds."""
     newest: dict[str, dict[int, dict[str, Gauge]]] = {}
-    for gauge in gauges:
-        newest.setdefault(gauge.account, {}).setdefault(int(gauge.at / STEP), {})[gauge.process] = gauge
-    return {
-        account: [_sum([*processes.values()], at=second * STEP) for second, processes in sorted(seconds.items())]
-        for account, seconds in newest.items()
-    }
+    for gauge in sorted(gauges, key=lambda one: one.at):
+        newest.setdefault(gauge.account, {}).setdefault(math.floor(gauge.at), {})[gauge.process] = gauge
+    found: dict[str, list[Gauge]] = {}
+    for account, seconds in newest.items():
+        standing: dict[str, Gauge] = {}
+        for second, processes in seconds.items():
+            standing = {name: one for name, one in standing.items() if second - one.at <= CARRIED} | processes
+            found.setdefault(account, []).append(_sum([*standing.values()], at=float(second)))
+    return found
 
 
 def _sum(gauges: Sequence[Gauge], *, at: float) -> Gauge:
@@ -146,13 +151,13 @@ def series_of(gauges: Iterable[Gauge]) -> list[AccountSeries]:
 
 def throttled(gauges: Iterable[Gauge], *, now: float) -> Answer:
     """Whether requests wait for a limit, ours or a server's, at `now` (wall clock seconds), and for which."""
-    fresh = [points[-1] for points in merged(gauge for gauge in gauges if now - gauge.at <= FRESH).values()]
+    newest = {(one.account, one.process): one for one in gauges if now - one.at <= FRESH}
+    fresh = [*newest.values()]
     if not fresh:
         return Answer(throttled=False, text="No: no run goes on.")
-    held = {one.account: sum(one.waits.get(reason, 0) for reason in THROTTLED) for one in fresh}
-    worst = max(fresh, key=lambda one: (held[one.account], one.pause_s > 0))
-    if held[worst.account] or worst.pause_s > 0:
-        others = sum(1 for one in fresh if one is not worst and held[one.account])
+    worst = max(fresh, key=lambda one: (_held(one), one.pause_s))
+    if _held(worst) or worst.pause_s > 0:
+        others = len({one.account for one in fresh if _held(one)} - {worst.account})
         more = f" Requests to {plural(others, 'other account')} wait too." if others else ""
         return Answer(throttled=True, text=f"Yes: {_why(worst)}.{_refused(fresh)}{more}")
     in_flight, waits = sum(one.in_flight for one in fresh), Counter[str]()
@@ -163,6 +168,11 @@ def throttled(gauges: Iterable[Gauge], *, now: float) -> Answer:
     )
     waiting = f"no limit holds anything back (waiting: {known})" if known else "nothing waits"
     return Answer(throttled=False, text=f"No: {waiting}; {plural(in_flight, 'request')} in flight.{_refused(fresh)}")
+
+
+def _held(gauge: Gauge) -> int:
+    """How many wait for a limit."""
+    return sum(gauge.waits.get(reason, 0) for reason in THROTTLED)
 
 
 def _why(gauge: Gauge) -> str:

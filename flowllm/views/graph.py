@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass, field
-from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, StepId, StepKind, child_id, step_path
+from flowllm.core.types import (
+    NODE_TERMINAL,
+    ROW,
+    Json,
+    NodeId,
+    NodeStatus,
+    RunId,
+    StepId,
+    StepKind,
+    child_id,
+    step_path,
+)
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 
@@ -76,11 +87,17 @@ def graph_within(graph: Graph, node: str) -> Graph:
 
 def durations(nodes: Iterable[NodeRecord], now: float) -> dict[str, float]:
     """Seconds that nodes have taken so far, by id; those that have not begun are left out."""
-    return {
-        node.node_id: max(0.0, (node.finished_at or now) - node.started_at)
-        for node in nodes
-        if node.started_at is not None
-    }
+    found: dict[str, float] = {}
+    for node in nodes:
+        if node.started_at is not None:
+            end = end_of(node)
+            found[node.node_id] = max(0.0, (now if end is None else end) - node.started_at)
+    return found
+
+
+def end_of(node: NodeRecord) -> float | None:
+    """When it ended; None for one that goes on, whose row may have been written over and over (a foreach's is, with counts)."""
+    return node.finished_at if node.status in NODE_TERMINAL else None
 
 
 def critical_path(graph: Graph, parent: str, took: Mapping[str, float]) -> tuple[str, ...]:

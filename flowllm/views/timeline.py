@@ -23,7 +23,7 @@ from flowllm.explain.graph import Graph
 from flowllm.reporting.text import duration, error_text
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.timeline import Activity
-from flowllm.views.graph import critical_path, durations, foreach_counts, graph_of_run, graph_within
+from flowllm.views.graph import critical_path, durations, end_of, foreach_counts, graph_of_run, graph_within
 
 MOST_BARS = 1000
 """Bars that are given at once."""
@@ -205,7 +205,8 @@ def quiet_text(since: float, now: float, like: Collection[float]) -> str:
 def bar_of(node: NodeRecord, attempts: Sequence[AttemptRecord], *, now: float) -> Bar:
     """The bar of a node that is on record. While it runs, what it waits for is not, and the gaps have no reason."""
     drawn = with_hedges(attempts)
-    begin, end = node.started_at, now if node.finished_at is None else node.finished_at
+    finished_at = end_of(node)
+    begin, end = node.started_at, now if finished_at is None else finished_at
     segments: tuple[WaitSegment, ...] = ()
     if begin is not None and node.status is NodeStatus.RUNNING and node.counts is None:
         gaps = _gaps(drawn, begin, end)
@@ -217,7 +218,7 @@ def bar_of(node: NodeRecord, attempts: Sequence[AttemptRecord], *, now: float) -
         kind=node.kind.value,
         status=node.status.value,
         started_at=begin,
-        finished_at=node.finished_at,
+        finished_at=finished_at,
         waits=node.waits,
         segments=segments,
         attempts=drawn,

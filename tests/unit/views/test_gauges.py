@@ -69,20 +69,21 @@ def test_a_series_sums_processes_of_the_same_second_and_keeps_no_key() -> None:
             gauge(at=100.2, in_flight=1),
             gauge(at=100.9, rate=5.0, waits={"rate": 1}),
             gauge(at=100.5, **other),
-            gauge(at=101.5, rate=5.0),
+            gauge(at=102.0, rate=5.0),
+            gauge(at=105.5, rate=5.0),
         ]
     )
     assert [one.name for one in found] == ["api.openai.com"]
     (one,) = found
     assert (one.at, one.in_flight, one.requests, one.requests_limit) == (
-        (100.0, 101.0),
-        (44, 22),
-        (7, 0),
-        (300.0, 300.0),
+        (100.0, 102.0, 105.0),
+        (44, 44, 22),
+        (7, 7, 0),
+        (300.0, 300.0, 300.0),
     )
-    assert one.tokens_limit == (None, None)
-    assert dict(one.waits) == {"rate": (1, 0)}
-    assert one.as_dict()["series"]["waits"] == {"rate": [1, 0]}
+    assert one.tokens_limit == (None, None, None)
+    assert dict(one.waits) == {"rate": (1, 0, 0)}
+    assert one.as_dict()["series"]["waits"] == {"rate": [1, 0, 0]}
 
 
 def test_an_account_is_called_by_its_host() -> None:

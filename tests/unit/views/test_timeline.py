@@ -151,6 +151,7 @@ def test_the_graph_and_the_bars_of_a_run_while_it_goes_on_and_after(tmp_path: Pa
         assert view.edges == (("short", "long", False), ("posts", "last", False), ("long", "last", False))
         assert [bar.id for bar in line.bars][-1] == "last"
         assert line.bars[-1].started_at is None
+        assert [(bar.status, bar.finished_at) for bar in line.bars if bar.id == "posts"] == [("running", None)]
         assert not any(bar.quiet for bar in line.bars)
         await task
         run = await app.store.run(run.run_id)

@@ -54,7 +54,7 @@ export function reduced(nodes, edges) {
 
 function boxOf(node, graphs, direction) {
   const inner = node.inner && graphs.has(node.id) ? layout(graphs, node.id, direction) : null;
-  const words = Math.max(textWidth(node.title) + (node.inner ? 68 : 48), textWidth("succeeded 00.0 s", "12px system-ui") + 50);
+  const words = Math.max(textWidth(node.title) + (node.inner ? 68 : 48), textWidth(node.foreach || hasCounts(node) ? "50.0 k of 50.0 k, 999 failed" : "succeeded 00.0 s", "12px system-ui") + 50);
   const width = Math.min(BOX.most, Math.max(BOX.least, words));
   const height = BOX.height + (node.foreach || hasCounts(node) ? BOX.bar : 0);
   if (!inner) return { node, width, height, inner };

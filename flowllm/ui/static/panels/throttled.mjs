@@ -11,6 +11,7 @@ import { useThrottled } from "./refresh.mjs";
 const EVERY = 1000;
 const SHOWN = 600;
 const GAP = 3;
+const FAR = 4;
 
 export function Throttled({ run }) {
   const [{ found, error }, set] = useState({ found: null, error: null });
@@ -154,7 +155,7 @@ function options(place, lines, now) {
     padding: [8, 8, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "gauges" }, points: { size: 6 }, y: false, drag: { x: false, y: false } },
-    scales: { x: { time: true }, y: { range: (_, __, most) => [0, Math.max(1, most) * 1.08] } },
+    scales: { x: { time: true }, y: { range: (plot) => [0, Math.max(1, highest(plot, lines)) * 1.08] } },
     axes: [{ ...axis, size: 24, space: 70, values: (_, times) => times.map(clock) }, { ...axis, size: 48, space: 28, values: (_, values) => values.map((value) => count(value)) }],
     series: [
       {},
@@ -170,6 +171,13 @@ function options(place, lines, now) {
     ],
     hooks: { drawClear: [(plot) => bands(plot, now.current.pauses, colour("--wait-pause", 0.22))], draw: [(plot) => signs(plot, now.current.marks, colour("--failed"))] },
   };
+}
+
+/** The largest value; a limit that is far above all of them is left out of sight, its number stands above the chart. */
+function highest(plot, lines) {
+  const most = (dashed) => Math.max(0, ...plot.data.slice(1).filter((_, at) => Boolean(lines[at].dash) === dashed).map((values) => values.reduce((one, other) => Math.max(one, other ?? 0), 0)));
+  const [values, limit] = [most(false), most(true)];
+  return limit > FAR * Math.max(1, values) ? values : Math.max(values, limit);
 }
 
 /** `#rrggbb` with a share of opacity. */

@@ -83,7 +83,7 @@ function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onO
       </div>
     </div>
     <${Overview} ...${{ rows, bounds, span, chosen, setChosen, now }} />
-    <div class="line-axis" aria-hidden="true">${marks.map((mark) => html`<span key=${mark} style=${{ left: `${x(begin + mark)}px` }}>${tickText(mark, marks[1] - marks[0])}</span>`)}</div>
+    <div class="line-axis" aria-hidden="true">${marks.filter((mark) => x(begin + mark) < width - 16).map((mark) => html`<span key=${mark} style=${{ left: `${x(begin + mark)}px` }}>${tickText(mark, marks[1] - marks[0])}</span>`)}</div>
     <div class="line-rows" ref=${list} role="tree" tabindex="0" aria-label=${`Timeline of ${count(rows.length)} nodes`} aria-activedescendant=${current ? domId(current) : null} onKeyDown=${key} onMouseLeave=${() => setHover(null)}>
       <div style=${{ height: `${rows.length * height}px` }} role="presentation"></div>
       <svg class="line-grid" width="100%" height=${rows.length * height} aria-hidden="true"><path d=${marks.map((mark) => `M${x(begin + mark).toFixed(1)} 0V${rows.length * height}`).join("")} />${status === "running" && html`<path class="now" d=${`M${x(now).toFixed(1)} 0V${rows.length * height}`} />`}</svg>
