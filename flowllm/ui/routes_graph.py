@@ -12,10 +12,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flowllm.core.errors import FlowLLMError, UsageError
+from flowllm.core.tasks import start_task
 from flowllm.core.types import RunId, StepId
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import RunRecord
-from flowllm.views.gauges import series_of, throttled
+from flowllm.views.gauges import FRESH, series_of, throttled
 from flowllm.views.graph import read_graph
 from flowllm.views.timeline import MOST_BARS, read_timeline
 
@@ -47,11 +48,12 @@ async def timeline(request: Request) -> Response:
 
 
 async def gauges(request: Request) -> Response:
-    """How accounts stood behind the moment `since`, and whether anything waits for a limit now."""
+    """How accounts stood behind the moment `since`, and not behind `until`; and whether anything waits for a limit now."""
     now = request.app.state.clock.now()
-    found = await request.app.state.store.gauges(since=_number(request, "since", 0))
-    accounts = [account.as_dict() for account in series_of(found)]
-    return JSONResponse({"accounts": accounts, "answer": throttled(found, now=now).as_dict(), "now": now})
+    since, until = _number(request, "since", 0), _number(request, "until", 0) or math.inf
+    found = await request.app.state.store.gauges(since=min(since, now - FRESH))
+    accounts = [account.as_dict() for account in series_of(one for one in found if since < one.at <= until + 1)]
+    return JSONResponse({"accounts": accounts, "answer": throttled(found, now=now).as_dict()})
 
 
 def _number(request: Request, name: str, default: int) -> int:
@@ -69,18 +71,18 @@ async def _run(request: Request) -> tuple[RunRecord, Graph]:
     run: RunRecord = await state.store.run(RunId(request.path_params["run_id"]))
     if not hasattr(state, "graphs"):
         state.graphs = OrderedDict()
-    kept: OrderedDict[tuple[str, int], Graph] = state.graphs
+    kept: OrderedDict[tuple[str, int], asyncio.Future[Graph]] = state.graphs
     key = run.run_id, run.epoch
     if key not in kept:
-        try:
-            kept[key] = Graph.of(await asyncio.to_thread(state.workflow_of, run))
-        except FlowLLMError:
-            nodes = await state.store.nodes(run.run_id)
-            return run, Graph(name=run.workflow, kinds={StepId(node.node_id): node.kind for node in nodes}, edges=())
+        kept[key] = start_task(asyncio.to_thread(lambda: Graph.of(state.workflow_of(run))))
+        while len(kept) > _KEPT:
+            kept.popitem(last=False)
     kept.move_to_end(key)
-    while len(kept) > _KEPT:
-        kept.popitem(last=False)
-    return run, kept[key]
+    try:
+        return run, await asyncio.shield(kept[key])
+    except FlowLLMError:
+        nodes = await state.store.nodes(run.run_id)
+        return run, Graph(name=run.workflow, kinds={StepId(node.node_id): node.kind for node in nodes}, edges=())
 
 
 ROUTES = [

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
+from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, RunId, StepId
 from flowllm.storage.base import AttemptRecord
 from flowllm.storage.sqlite.records import attempt_of
 from flowllm.storage.sqlite.rows import AttemptRow, from_text, to_text
@@ -16,17 +16,17 @@ _ATTEMPTS: Final = (
     f"SELECT {', '.join(AttemptRow._fields)} FROM attempts "
     "WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:nodes)) ORDER BY seq"
 )
-_SPAN: Final = (
-    "SELECT cast(({time} - :begin) / :width AS INTEGER) AS span, {what}, count(*) FROM nodes "
-    "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL AND {time} >= :begin AND {time} < :end GROUP BY span, 2"
+_SPAN: Final = "CASE WHEN {time} >= :begin AND {time} < :end THEN cast(({time} - :begin) / :width AS INTEGER) END"
+_ACTIVITY: Final = (
+    f"SELECT {_SPAN.format(time='started_at')}, {_SPAN.format(time='finished_at')}, status, count(*) FROM nodes "
+    "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL GROUP BY 1, 2, 3"
 )
-_BEGAN: Final = _SPAN.format(time="started_at", what="'started'")
-_ENDED: Final = _SPAN.format(time="finished_at", what="status")
 _WITHIN: Final = (
     "SELECT substr(node_id, length(parent) + 2), status, count(*) FROM nodes WHERE run_id = :run "
     "AND parent >= :foreach || '[' AND parent < :foreach || '\\' AND place IS NULL "
     "AND instr(substr(parent, length(:foreach) + 1), '.') = 0 GROUP BY 1, 2 ORDER BY min(seq), 1"
 )
+_OVER: Final = frozenset(status.value for status in NODE_TERMINAL)
 _COUNTED: Final = ("started", "succeeded", "failed", "others")
 
 
@@ -53,8 +53,10 @@ class TimelineReader(_Rows):
         width = max(end - begin, 1e-6) / spans
         values = {"run": to_text(run_id), "parent": to_text(parent), "begin": begin, "end": end, "width": width}
         counts = {name: [0] * spans for name in _COUNTED}
-        for span, what, count in await self._all(f"{_BEGAN} UNION ALL {_ENDED}", values):
-            counts[what if what in counts else "others"][min(span, spans - 1)] += count
+        for began, ended, status, count in await self._all(_ACTIVITY, values):
+            for span, what in ((began, "started"), (ended, status if status in counts else "others")):
+                if span is not None and (what != "others" or status in _OVER):
+                    counts[what][min(span, spans - 1)] += count
         return Activity(begin=begin, width=width, **counts)
 
     async def count_within(self, run_id: RunId, foreach: NodeId) -> dict[StepId, dict[NodeStatus, int]]:

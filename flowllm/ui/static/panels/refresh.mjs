@@ -1,17 +1,19 @@
-// Reading again as a run goes on: at once, then not more often than so many milliseconds, the last change never missed.
+// Reading again as a run goes on: at once, then not more often than so many milliseconds, nor for more than a sixth of the time;
+// the last change is never missed.
 import { useEffect, useRef } from "preact/hooks";
 
 export function useThrottled(read, milliseconds, changed) {
-  const state = useRef({ last: -Infinity, timer: 0, busy: false, again: false, read });
+  const state = useRef({ next: -Infinity, timer: 0, busy: false, again: false, read });
   state.current.read = read;
   useEffect(() => {
     const now = state.current;
     const go = async () => {
       now.timer = 0;
       now.busy = true;
-      now.last = performance.now();
+      const began = performance.now();
       await now.read();
       now.busy = false;
+      now.next = began + Math.max(milliseconds, 6 * (performance.now() - began));
       if (now.again) {
         now.again = false;
         plan();
@@ -19,7 +21,7 @@ export function useThrottled(read, milliseconds, changed) {
     };
     const plan = () => {
       if (now.busy) now.again = true;
-      else if (!now.timer) now.timer = setTimeout(go, Math.max(0, now.last + milliseconds - performance.now()));
+      else if (!now.timer) now.timer = setTimeout(go, Math.max(0, now.next - performance.now()));
     };
     plan();
   }, changed);

@@ -23,7 +23,8 @@ export function Throttled({ run }) {
   useThrottled(
     async () => {
       try {
-        set({ found: await get(`/api/gauges?since=${Math.floor(Date.now() / 1000) - SHOWN}`), error: null });
+        const since = Math.max(Math.floor(Date.now() / 1000) - SHOWN, run.started_at - 2);
+        set({ found: await get(`/api/gauges?since=${since}&until=${run.finished_at ?? ""}`), error: null });
       } catch (problem) {
         set((before) => ({ ...before, error: problem }));
       }
@@ -35,7 +36,7 @@ export function Throttled({ run }) {
   if (!found) return html`<p class="muted" role="status">Reading the limits …</p>`;
   return html`<div class="throttled">
     <${Answer} answer=${found.answer} />
-    ${found.accounts.length === 0 && html`<p class="muted">How accounts stand is noted every second while a run goes on, and kept for ten minutes. There is nothing of the last ten.</p>`}
+    ${found.accounts.length === 0 && html`<p class="muted">How accounts stand is noted every second while a run goes on, and kept for ten minutes: there is nothing left of this run.</p>`}
     ${found.accounts.map((account) => html`<${Account} key=${account.account} account=${account} />`)}
   </div>`;
 }

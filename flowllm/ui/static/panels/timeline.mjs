@@ -44,7 +44,11 @@ function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onO
   const list = useRef(null);
   const { width, label, height, seen } = useSizes(list, rows.length);
   const x = (time) => ((time - span[0]) / (span[1] - span[0])) * width;
-  const zoom = (by, share = 0.5) => setChosen((before) => (by < 1 && near(zoomed(before ?? bounds, by, share, bounds), bounds) ? null : zoomed(before ?? bounds, by, share, bounds)));
+  const middle = () => {
+    const bar = at !== null && current?.bar;
+    return bar?.started_at ? Math.min(1, Math.max(0, ((bar.started_at + (bar.finished_at ?? now)) / 2 - span[0]) / (span[1] - span[0]))) : 0.5;
+  };
+  const zoom = (by, share = middle()) => setChosen((before) => (by < 1 && near(zoomed(before ?? bounds, by, share, bounds), bounds) ? null : zoomed(before ?? bounds, by, share, bounds)));
   const pan = (share) => setChosen((before) => before && panned(before, share, bounds));
   useWheel(list, { label, zoom, pan });
   const place = Math.max(0, rows.findIndex((row) => idOf(row) === at));
@@ -53,6 +57,7 @@ function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onO
   const walk = (to) => {
     const next = Math.min(rows.length - 1, Math.max(0, to));
     setAt(idOf(rows[next]));
+    setChosen((before) => before && rows[next].bar?.started_at && showing(before, rows[next].bar.started_at, bounds));
     reveal(list.current, next, height);
   };
   const unfold = (open) => {
@@ -127,6 +132,12 @@ function domId(row) {
   return `line-${idOf(row).replace(/[^\w.-]/g, "_")}`;
 }
 
+/** The window, moved where a moment is not within it. */
+function showing(span, moment, bounds) {
+  if (moment >= span[0] && moment <= span[1]) return span;
+  return panned(span, (moment - span[0]) / (span[1] - span[0]) - 0.1, bounds);
+}
+
 function near(one, other) {
   return Math.abs(one[0] - other[0]) + Math.abs(one[1] - other[1]) < 1e-3;
 }
@@ -176,6 +187,18 @@ function useWheel(list, actions) {
 
 const BINS = 160;
 
+/** How many items of a foreach were open at a time; null for other nodes. */
+function openItems({ activity }) {
+  if (!activity) return null;
+  let open = 0;
+  const counts = activity.started.map((number, span) => {
+    const most = open + number;
+    open = most - activity.succeeded[span] - activity.failed[span] - activity.others[span];
+    return most;
+  });
+  return (time) => counts[Math.min(counts.length - 1, Math.max(0, Math.floor((time - activity.begin) / activity.width)))];
+}
+
 /** All of the run in small, by how much went on; a part of it is chosen by dragging over it. */
 function Overview({ rows, bounds, span, chosen, setChosen, now }) {
   const from = useRef(null);
@@ -197,7 +220,8 @@ function Overview({ rows, bounds, span, chosen, setChosen, now }) {
   const bin = (at) => Math.min(BINS - 1, Math.max(0, Math.floor(((at - bounds[0]) / (bounds[1] - bounds[0])) * BINS)));
   for (const { bar, depth } of rows) {
     if (!bar || depth || bar.started_at === null) continue;
-    for (let at = bin(bar.started_at); at <= bin(bar.finished_at ?? now); at += 1) mass[at] += 1;
+    const open = openItems(bar);
+    for (let at = bin(bar.started_at); at <= bin(bar.finished_at ?? now); at += 1) mass[at] += open ? open(bounds[0] + ((at + 0.5) / BINS) * (bounds[1] - bounds[0])) : 1;
   }
   const most = Math.max(1, ...mass);
   const path = mass.map((number, at) => `V${(30 - (number / most) * 26).toFixed(1)}H${at + 1}`).join("");

@@ -114,7 +114,7 @@ function waitsOf(bar) {
 
 /** The numbers of the bar that is looked at. */
 export function Told({ bar, now, begin }) {
-  if (!bar) return html`<div class="line-told"><p>Point at a bar, or walk with the arrow keys, for its numbers. Enter opens a node, → what is within it; + and − zoom, 0 shows all, F freezes.</p></div>`;
+  if (!bar) return html`<div class="line-told"><p>Point at a bar, or walk with the arrow keys, for its numbers.<span class="keys"> Enter opens a node, → what is within it; + and − zoom, 0 shows all, F freezes.</span></p></div>`;
   if (bar.started_at === null) return html`<div class="line-told"><p><strong>${visible(bar.id)}</strong> ${bar.kind} · has not begun</p></div>`;
   const end = bar.finished_at ?? now;
   const waits = waitsOf(bar);
