@@ -4,7 +4,7 @@ import { get } from "../api.mjs";
 import { count, duration, statusIcon, statusTone, statusWord, visible } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
-import { BOX, fitted, flat, hasCounts, innerLeft, path, step } from "./graph_layout.mjs";
+import { BOX, flat, hasCounts, innerLeft, layout, path, step } from "./graph_layout.mjs";
 import { useThrottled } from "./refresh.mjs";
 
 const ZOOM = { least: 0.1, most: 2, step: 1.25 };
@@ -13,7 +13,7 @@ export function Graph({ run, nodes, onOpen }) {
   const [opened, setOpened] = useState([]);
   const { graphs, error, load } = useGraphs(run, opened, nodes);
   const shape = shapeOf(graphs, opened);
-  const drawn = useMemo(() => (graphs.has("") ? fitted(graphs, room()) : null), [shape]);
+  const drawn = useMemo(() => (graphs.has("") ? layout(graphs, room()) : null), [shape]);
   if (error && !drawn) return html`<${Trouble} error=${error} />`;
   if (!drawn) return html`<p class="muted" role="status">Reading the graph …</p>`;
   const known = new Map([...graphs.values()].flatMap((graph) => graph.nodes).map((node) => [node.id, withStatus(node, nodes)]));

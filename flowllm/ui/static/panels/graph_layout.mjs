@@ -4,6 +4,8 @@ import * as dagre from "dagre";
 export const BOX = { least: 112, most: 230, height: 46, bar: 12, pad: 14 };
 const GAP = { rank: 30, node: 14 };
 const MOST_FOR_DAGRE = 300;
+const FEW = 60;
+const SPREAD = 2.5; // what lines that pass between boxes take, found by measuring
 const COLUMN = 24;
 
 const pen = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
@@ -15,24 +17,33 @@ function textWidth(text, font = "600 13px system-ui") {
   return pen.measureText(text).width;
 }
 
-/** The layout, from the top down or from left to right, that is seen largest in a frame of that size. */
-export function fitted(graphs, room) {
-  const scale = (drawn) => Math.min(1, room.width / drawn.width, room.height / drawn.height);
-  const [down, right] = ["TB", "LR"].map((direction) => layout(graphs, "", direction));
-  return scale(right) > scale(down) ? right : down;
-}
-
 /**
  * `graphs` are the graphs by the node that they are within ("" at the top), as the server gives them; those of opened nodes are
  * drawn within these. Gives `{direction, width, height, boxes: [{node, x, y, width, height, inner}], lines: [{from, to, optional, points}]}`,
- * with places of the upper left corners. Lines that follow from others are left out: their ends are waited for anyway.
+ * with places of the upper left corners; from the top down or from left to right, as is seen larger in a `room` of that size.
+ * Lines that follow from others are left out: their ends are waited for anyway.
  */
-export function layout(graphs, within, direction) {
+export function layout(graphs, room, within = "") {
   const { nodes, edges } = graphs.get(within);
-  const boxes = new Map(nodes.map((node) => [node.id, boxOf(node, graphs, direction)]));
+  const boxes = new Map(nodes.map((node) => [node.id, boxOf(node, graphs, room)]));
   const wide = nodes.length > MOST_FOR_DAGRE;
-  const found = (wide ? inColumns : byDagre)(nodes, reduced(nodes, edges), boxes, direction);
-  return { direction: wide ? "LR" : direction, ...found };
+  const direction = wide ? "LR" : larger([...boxes.values()], room);
+  return { direction, ...(wide ? inColumns : byDagre)(nodes, reduced(nodes, edges), boxes, direction) };
+}
+
+/** The direction in which boxes are seen larger, by what their generations take along and across. */
+function larger(boxes, room) {
+  const generations = [];
+  for (const box of boxes) (generations[box.node.generation] ??= []).push(box);
+  const scale = (along, across, [long, cross], gaps) => {
+    const most = generations.reduce((sum, generation) => sum + gaps[0] + Math.max(...generation.map((box) => box[along])), 0);
+    const beside = Math.max(...generations.map((generation) => generation.reduce((sum, box) => sum + gaps[1] + box[across], 0)));
+    return Math.min(1, long / most, cross / (beside * spread));
+  };
+  const gaps = [GAP.rank, GAP.node];
+  const spread = boxes.length > FEW ? SPREAD : 1;
+  const right = scale("width", "height", [room.width, room.height], gaps);
+  return right > scale("height", "width", [room.height, room.width], gaps) ? "LR" : "TB";
 }
 
 /** The edges without which something else could begin: not those between ends that a longer way joins too. */
@@ -52,8 +63,8 @@ export function reduced(nodes, edges) {
   return edges.filter(([from, to]) => !after.get(from).some((other) => other !== to && reach.get(other).has(to)));
 }
 
-function boxOf(node, graphs, direction) {
-  const inner = node.inner && graphs.has(node.id) ? layout(graphs, node.id, direction) : null;
+function boxOf(node, graphs, room) {
+  const inner = node.inner && graphs.has(node.id) ? layout(graphs, room, node.id) : null;
   const words = Math.max(textWidth(node.title) + (node.inner ? 68 : 48), textWidth(node.foreach || hasCounts(node) ? "50.0 k of 50.0 k, 999 failed" : "succeeded 00.0 s", "12px system-ui") + 50);
   const width = Math.min(BOX.most, Math.max(BOX.least, words));
   const height = BOX.height + (node.foreach || hasCounts(node) ? BOX.bar : 0);
@@ -67,7 +78,7 @@ export function hasCounts(node) {
 
 function byDagre(nodes, edges, boxes, direction) {
   const graph = new dagre.Graph();
-  graph.setGraph({ rankdir: direction, ranksep: GAP.rank, nodesep: GAP.node, marginx: 2, marginy: 2 });
+  graph.setGraph({ rankdir: direction, ranker: nodes.length > FEW ? "tight-tree" : "network-simplex", ranksep: GAP.rank, nodesep: GAP.node, marginx: 2, marginy: 2 });
   graph.setDefaultEdgeLabel(() => ({}));
   for (const { id } of nodes) graph.setNode(id, { width: boxes.get(id).width, height: boxes.get(id).height });
   for (const [from, to] of edges) graph.setEdge(from, to);

@@ -35,7 +35,7 @@ function Attempts({ bar, x, left, right, now }) {
   const lanes = bar.attempts.some((attempt) => attempt.hedge);
   const computed = bar.attempts.length === 0 && !bar.cached && bar.status !== "running";
   return html`
-    <path class="base" d=${`M${left} ${MIDDLE}H${Math.max(right, left + 2)}`} />
+    ${!computed && !bar.cached && html`<path class="base" d=${`M${left} ${MIDDLE}H${Math.max(right, left + 2)}`} />`}
     ${bar.segments.map(([reason, begin, end], number) => {
       const look = reason ? { fill: `url(#wait-${drawnAs(reason)})` } : { class: "unknown" };
       return html`<rect key=${number} ...${look} x=${x(begin)} y="9" width=${Math.max(1, x(end) - x(begin))} height="10" />`;
@@ -68,7 +68,7 @@ function Attempt({ attempt, x, lanes, now }) {
 export function Patterns() {
   const lines = { rate: "M0 6 6 0", tokens: "M0 0 6 6", slot: "M3 0V6", pause: "M0 3H6", backoff: "M0 6 6 0M0 0 6 6", budget: "M1.5 0V6M4.5 0V6", equal: "M0 1.5H6M0 4.5H6", other: "M2 3h2" };
   return html`<svg class="unseen" width="0" height="0" aria-hidden="true"><defs>
-    ${Object.entries(lines).map(([name, line]) => html`<pattern key=${name} id=${`wait-${name}`} class=${`pattern wait-${name}`} width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" /><path d=${line} /></pattern>`)}
+    ${Object.entries(lines).map(([name, line]) => html`<pattern key=${name} id=${`wait-${name}`} class=${`pattern why-${name}`} width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" /><path d=${line} /></pattern>`)}
   </defs></svg>`;
 }
 
@@ -122,7 +122,7 @@ export function Told({ bar, now, begin }) {
   return html`<div class="line-told">
     <p><strong>${visible(bar.id)}</strong> ${bar.kind} · ${statusWord(bar.status)}${bar.cached ? " (cached)" : ""}${bar.reused ? " (reused)" : ""} · began at ${duration(bar.started_at - begin)} · ${bar.finished_at === null ? "going on for" : "took"} <strong>${duration(end - bar.started_at)}</strong>${after}</p>
     ${bar.foreach && html`<p>Items: ${itemsText(bar) || "none yet"}</p>`}
-    ${waits.length > 0 && html`<p>Waited ${waits.map(([reason, seconds], number) => html`${number ? ", " : ""}<span class=${`wait-${drawnAs(reason)}`}><i class="key"></i>${reasonWord(reason)} <strong>${duration(seconds)}</strong></span>`)} <span title="How long is on record, when within the node is not: waits are drawn before the attempt, backoff behind one that failed.">(sums)</span></p>`}
+    ${waits.length > 0 && html`<p>Waited ${waits.map(([reason, seconds], number) => html`${number ? ", " : ""}<span class=${`why-${drawnAs(reason)}`}><i class="key"></i>${reasonWord(reason)} <strong>${duration(seconds)}</strong></span>`)} <span title="How long is on record, when within the node is not: waits are drawn before the attempt, backoff behind one that failed.">(sums)</span></p>`}
     ${bar.attempts.length > 0 && html`<p>Calling <strong>${duration(calling(bar, now))}</strong>: ${bar.attempts.slice(-6).map((one, number) => html`${number ? ", " : bar.attempts.length > 6 ? "… " : ""}${attemptText(one, now)}`)}</p>`}
     ${bar.quiet && html`<p>Quiet for too long: ${bar.quiet}. <span class="muted">Marked from three times what 95 % of its like took, at least 10 s.</span></p>`}
     ${bar.error && html`<p class="tone-failed" style="color: var(--tone)">${visible(bar.error)}</p>`}
