@@ -81,6 +81,7 @@ def _listener(host: str, port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((str(loopback), wanted))
+            listener.listen()  # so that who opens the address at once waits, and is not refused
         except OSError as error:
             listener.close()
             failure = error
