@@ -111,7 +111,6 @@ async def run(request: Request) -> Response:
             "options": dict(found.options),
             "outputs": None if found.outputs is None else dict(found.outputs),
             "failure": None if found.error is None else dict(found.error),
-            "models": list(await models_of(request.app.state.store, found)),
             "budget": _budget(request, found),
             "eta_s": None,
             "actions": _actions(found) if request.app.state.actions is not None else [],
@@ -137,6 +136,11 @@ def _actions(found: RunRecord) -> list[Json]:
         return ["stop"]
     failed = found.totals.nodes.get(NodeStatus.FAILED, 0) > 0
     return [*(["resume"] if found.status in RUN_RESUMABLE else []), *(["retry"] if failed else [])]
+
+
+async def models(request: Request) -> Response:
+    """What it took of each model, by now."""
+    return JSONResponse({"models": list(await models_of(request.app.state.store, await _run(request)))})
 
 
 async def nodes(request: Request) -> Response:
@@ -174,6 +178,7 @@ ROUTES = [
     Route("/api/runs", runs),
     Route("/api/runs/changes", run_changes),
     Route("/api/runs/{run_id}", run),
+    Route("/api/runs/{run_id}/models", models),
     Route("/api/runs/{run_id}/nodes", nodes),
     Route("/api/runs/{run_id}/changes", changes),
 ]

@@ -1,6 +1,6 @@
 // One run: its head, and what is shown of it.
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { post } from "../api.mjs";
+import { get, post } from "../api.mjs";
 import { cost, count, dollars, duration, exactly, percent, statusChip, visible, when } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Drawer } from "../panels/drawer.mjs";
@@ -118,10 +118,12 @@ function Failure({ run }) {
 }
 
 function More({ run }) {
+  const [open, set] = useState(false);
   const inputs = Object.entries(run.inputs);
-  return html`<details class="about">
+  return html`<details class="about" onToggle=${(event) => set(event.currentTarget.open)}>
     <summary>Inputs, models, commands</summary>
     <div class="about-parts">
+      ${open && html`<${Models} run=${run} />`}
       ${inputs.length > 0 && html`<section><h2>Inputs</h2><dl class="pairs">${inputs.map(([name, value]) => html`<dt>${visible(name)}</dt><dd>${visible(typeof value === "string" ? value : JSON.stringify(value))}</dd>`)}</dl></section>`}
       <section><h2>Commands</h2>
         ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}`} />`}
@@ -130,4 +132,51 @@ function More({ run }) {
       </section>
     </div>
   </details>`;
+}
+
+const AGAIN = 5000;
+
+/** What the run took of each model: asked for when it is looked at, and again while the run goes on. */
+function Models({ run }) {
+  const [models, set] = useState(null);
+  const going = run.status === "running";
+  useEffect(() => {
+    const load = () => get(`/api/runs/${encodeURIComponent(run.run_id)}/models`).then(({ models: found }) => set(found), () => {});
+    load();
+    const timer = going ? setInterval(load, AGAIN) : 0;
+    return () => clearInterval(timer);
+  }, [run.run_id, going]);
+  if (!models?.length) return null;
+  return html`<section class="models">
+    <h2>Models</h2>
+    <div class="scroll" tabindex="0" role="region" aria-label="Models">
+      <table>
+        <thead><tr><th>Model</th><th class="right">Requests</th><th class="right">Failed</th><th class="right">429</th><th class="right">Tokens in</th><th class="right">cached</th><th class="right">out</th><th class="right">Cost</th><th class="right">p50</th><th class="right">p99</th><th class="right">Throttled</th><th>Saved by caches</th></tr></thead>
+        <tbody>${models.map((model) => html`<${Model} key=${`${model.provider} ${model.model}`} model=${model} />`)}</tbody>
+      </table>
+    </div>
+  </section>`;
+}
+
+function Model({ model }) {
+  const { usage, latency_s: latency } = model;
+  const known = { cost_usd: model.cost_usd, cost_at_least: model.at_least.cost_usd };
+  const saved = [
+    model.response_cache.answers > 0 && `${count(model.response_cache.answers)} answers${model.response_cache.saved_usd ? `, ${dollars(model.response_cache.saved_usd)}` : ""}`,
+    model.prompt_cache.saved_usd > 0 && `${dollars(model.prompt_cache.saved_usd)} of prompts`,
+  ].filter(Boolean);
+  return html`<tr>
+    <td>${visible(model.model)} <span class="muted">${visible(model.provider)}</span></td>
+    <td class="right">${count(model.requests)}</td>
+    <td class="right">${count(model.failed)}</td>
+    <td class="right">${count(model.rate_limited)}</td>
+    <td class="right">${count(usage.input_tokens)}</td>
+    <td class="right">${count(usage.cached_input_tokens)}</td>
+    <td class="right">${count(usage.output_tokens)}</td>
+    <td class="right">${cost(known)}</td>
+    <td class="right">${duration(latency.p50)}</td>
+    <td class="right">${duration(latency.p99)}</td>
+    <td class="right">${model.throttled_s ? duration(model.throttled_s) : "–"}</td>
+    <td>${saved.join("; ") || "–"}</td>
+  </tr>`;
 }
