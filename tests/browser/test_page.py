@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tests.browser.runs import HOSTILE, MANY, Runs
-from tests.support.browser import DESK, PHONE, Server, visit
+from tests.support.browser import DESK, PHONE, Server, Visit, once, visit
 from tests.support.project import Project, killed_at_exit
 
 if TYPE_CHECKING:
@@ -95,6 +95,34 @@ def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Ru
         title.get_by_text("checked[2]").wait_for()
 
 
+def test_from_the_list_into_a_step_by_keyboard_alone(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        page.see("many")
+        keys = page.page.keyboard
+        _tab_to(page, "many")
+        keys.press("Enter")
+        page.see("Graph and timeline")
+        _tab_to(page, "many, prompt", begins=True)
+        keys.press("Enter")
+        page.page.get_by_role("dialog").get_by_text("Show its").wait_for()
+        keys.press("Escape")
+        _tab_to(page, "Items of many")
+        keys.press("Enter")
+        page.page.get_by_role("slider").wait_for()
+
+
+def _tab_to(page: Visit, wanted: str, *, begins: bool = False) -> None:
+    """Press Tab until what has the focus is called that."""
+    name = "(document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent).trim()"
+    seen = []
+    for _ in range(60):
+        page.page.keyboard.press("Tab")
+        seen.append(page.page.evaluate(name))
+        if seen[-1].startswith(wanted) if begins else seen[-1] == wanted:
+            return
+    raise AssertionError(seen)
+
+
 def test_long_values_are_cut_copied_and_shown_whole(browser: Browser, server: Server, runs: Runs) -> None:
     with visit(browser, server) as page:
         page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -106,7 +134,7 @@ def test_long_values_are_cut_copied_and_shown_whole(browser: Browser, server: Se
         copied = json.loads(page.page.evaluate("navigator.clipboard.readText()"))
         assert (len(copied["vector"]), len(copied["text"])) == (64, 45_000)
         drawer.get_by_role("button", name="Show all").click()
-        page.page.wait_for_function("document.querySelector('.drawer .text')?.textContent.length > 45000")
+        once(page.page, "document.querySelector('.drawer .text').textContent.length > 45_000")
 
 
 def test_fifty_thousand_items(browser: Browser, server: Server, runs: Runs) -> None:

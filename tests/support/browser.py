@@ -97,6 +97,12 @@ class Visit:
             assert violations(self.page) == [], what
 
 
+def once(page: Page, expression: str) -> Any:
+    """What it gives in the page in the first frame in which that is true. The page's policy forbids `wait_for_function`."""
+    looks = f"const look = () => {{ const found = ({expression}); if (found) done(found); else requestAnimationFrame(look); }}"
+    return page.evaluate(f"new Promise((done) => {{ {looks}; look(); }})")
+
+
 def violations(page: Page) -> list[str]:
     """What axe-core finds that is serious or critical: rule, element, what is wrong."""
     if not page.evaluate("typeof axe === 'object'"):
