@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from shlex import quote
 from typing import Final
 
 from flowllm.core.clock import Clock
@@ -126,7 +127,7 @@ class Database:
 def _older(url: str) -> FlowLLMError:
     return UsageError(
         f"The database {url} was made by an older flowllm.",
-        hint="`flowllm db upgrade` brings it up to date, with a backup beside it; this page goes on by itself then.",
+        hint=f"`flowllm db upgrade --db {quote(url)}` brings it up to date, with a backup beside it; this page goes on by itself then.",
     )
 
 

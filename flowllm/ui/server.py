@@ -37,6 +37,8 @@ _TYPES: Final = {".mjs": "text/javascript", ".css": "text/css", ".svg": "image/s
 _INLINE: Final = re.compile(r"<script type=\"importmap\">(.*?)</script>", re.DOTALL)
 _LAST_SECOND: Final = 1
 """Seconds that answers get to end when the server is told to stop; streams end at once."""
+_PLAIN: Final = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>flowllm</title>'
+"""A page without anything else, for who is not let in."""
 _STATUSES: Final = {RunNotFound: 404, RunOwned: 409, UsageError: 400}
 _SIGN_IN: Final = Refusal(
     status=403,
@@ -142,8 +144,8 @@ def _refused(refusal: Refusal, asked: Asked) -> Response:
     """In words that a person reads, where a person asks."""
     if asked.path != "/":
         return _error(refusal.status, refusal.error, refusal.hint)
-    title, text = refusal.error.capitalize(), refusal.hint
-    return HTMLResponse(f"<!doctype html><title>flowllm</title><h1>{title}.</h1><p>{text}</p>", refusal.status)
+    title, hint = refusal.error[:1].upper() + refusal.error[1:], refusal.hint
+    return HTMLResponse(f"{_PLAIN}<h1>{title}.</h1><p>{hint}</p>", refusal.status)
 
 
 def _error(status: int, error: str, hint: str = "") -> Response:

@@ -6,6 +6,7 @@ import { html } from "./html.mjs";
 import { Compare } from "./pages/compare.mjs";
 import { RunPage } from "./pages/run.mjs";
 import { RunsPage } from "./pages/runs.mjs";
+import { prose, sentence } from "./parts.mjs";
 import { link, useRoute } from "./route.mjs";
 
 function App() {
@@ -42,7 +43,7 @@ function chosen(path, query) {
 function Live() {
   const { state, message, hint } = useConnection();
   if (state === "lost") {
-    return html`<p class="connection lost" role="status"><strong>${message}.</strong> <span>${hint}</span></p>`;
+    return html`<p class="connection lost" role="status"><strong>${sentence(message.replace(/\.$/, ""))}.</strong> <span>${prose(hint)}</span></p>`;
   }
   return html`<p class="connection ${state}" role="status">${state === "live" ? "live" : ""}</p>`;
 }

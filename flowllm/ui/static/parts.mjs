@@ -2,6 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { count, duration } from "./format.mjs";
 import { html } from "./html.mjs";
+import { link } from "./route.mjs";
 
 /** Seconds since a run began, counted on while it goes on. */
 export function Elapsed({ run }) {
@@ -50,7 +51,16 @@ export function Command({ text }) {
 
 /** What went wrong, and what to do. */
 export function Trouble({ error }) {
-  return html`<section class="notice trouble" role="alert"><h1>${sentence(error.message)}</h1>${error.hint && html`<p>${error.hint}</p>`}</section>`;
+  return html`<section class="notice trouble" role="alert">
+    <h1>${sentence(error.message)}</h1>
+    ${error.hint && html`<p>${prose(error.hint)}</p>`}
+    ${error.status === 404 && html`<p><a href=${link([])}>All runs</a></p>`}
+  </section>`;
+}
+
+/** A text in which commands stand between backticks. */
+export function prose(text) {
+  return text.split("`").map((part, at) => (at % 2 ? html`<code>${part}</code>` : part));
 }
 
 export function sentence(text) {

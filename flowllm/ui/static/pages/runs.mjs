@@ -125,7 +125,7 @@ function Start({ database }) {
     <p>${database.missing ? html`There is no database at <code>${database.path}</code> yet; the first run makes it.` : html`The database <code>${database.path}</code> holds no runs.`} This page goes on by itself.</p>
     <ol>
       <li><p>Write a starter project, in a folder of its own:</p><${Command} text="flowllm init" /></li>
-      <li><p>Run it on the simulated provider, which needs no key and costs nothing:</p><${Command} text="flowllm run workflow.yaml --provider simulated" /></li>
+      <li><p>Run it on the simulated provider, which needs no key and costs nothing:</p><${Command} text="flowllm run workflows/blog.yaml --provider simulated" /></li>
       <li><p>Runs of another folder? Start the page there, or name their database:</p><${Command} text="flowllm ui --db PATH/.flowllm/flowllm.db" /></li>
     </ol>
   </section>`;
