@@ -10,7 +10,7 @@ import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.database import find_run, reading
-from flowllm.cli.diff_lines import Line, field_lines, value_lines
+from flowllm.cli.diff_lines import MARGIN, Line, diff_lines, field_lines
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.cli.report import write_page
@@ -22,6 +22,7 @@ from flowllm.reporting.text import at_least, duration, error_text, json_text, on
 from flowllm.ui.report.compare_page import compare_page
 from flowllm.views.compare import SHOWN, Comparison, compare
 from flowllm.views.differences import Figures, NodeChange, StepComparison, differs, number, signed, why
+from flowllm.views.text_diff import DiffLine
 
 _WHY = 24
 """Characters that are left at least for why a step's request differs."""
@@ -162,16 +163,15 @@ def _change(change: NodeChange, width: int) -> Iterator[Line]:
     name = "answer" if isinstance(change.fields[0].after if change.fields else None, str) else "output"
     before, after = change.before, change.after
     if before is None or after is None:
-        sign, colour = ("+", "green") if before is None else ("-", "red")
-        yield ("  ", (change.verdict.value, colour))
+        yield ("  ", (change.verdict.value, "green" if before is None else "red"))
         for field in change.fields:
-            yield from value_lines(field.after if before is None else field.before, sign, width)
+            yield from diff_lines(field.lines(width - MARGIN), width)
         return
     if before.status is not after.status:
         yield ("  ", (before.status.value, "red"), " → ", (after.status.value, "green"))
         for sign, one in (("-", before), ("+", after)):
             if one.error is not None:
-                yield from value_lines(error_text(one.error), sign, width)
+                yield from diff_lines([DiffLine(sign=sign, parts=((error_text(one.error), True),))], width)
     for field in change.fields:
         yield from field_lines(field, name, width)
     if change.more_fields:

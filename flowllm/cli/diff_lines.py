@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from unicodedata import combining, east_asian_width
 
 from flowllm.core.types import Json
 from flowllm.reporting.screen import Part
 from flowllm.reporting.text import json_text, one_line, plural, visible
-from flowllm.views.differences import FieldChange, is_short, lines_of, number, signed
+from flowllm.views.differences import FieldChange, number, signed
 from flowllm.views.text_diff import DiffLine
 
 Line = tuple[Part, ...]
 MOST_LINES = 12
 """Lines of one text that are shown, before they are wrapped."""
+MARGIN = len("    - ")
+"""Columns before a line that differs."""
 _KEPT = 40
 """Characters that are kept at each end of what is the same in a long line."""
 _COLOURS = {"-": "red", "+": "green", " ": "", "…": "dim"}
@@ -26,28 +28,18 @@ def field_lines(change: FieldChange, name: str, width: int) -> Iterator[Line]:
     shown = one_line(change.path or name, width - 4)
     if (delta := change.delta) is not None:
         yield ("  ", (shown, "bold"), f": {number(change.before)} → {number(change.after)} ({signed(delta)})")
-    elif is_short(change.before) and is_short(change.after):
+    elif change.short:
         before, after = (_words(value) for value in (change.before, change.after))
         yield ("  ", (shown, "bold"), ": ", (before, "red"), " → ", (after, "green"))
-    elif change.before is None or change.after is None:
-        yield ("  ", (shown, "bold"))
-        yield from (
-            value_lines(change.after, "+", width) if change.before is None else value_lines(change.before, "-", width)
-        )
     else:
         yield ("  ", (shown, "bold"))
-        lines = change.lines()
-        for line in lines[:MOST_LINES]:
-            yield from _wrapped(line, width)
-        if len(lines) > MOST_LINES:
-            yield ((f"    … and {plural(len(lines) - MOST_LINES, 'more line')}", "dim"),)
+        yield from diff_lines(change.lines(width - MARGIN), width)
 
 
-def value_lines(value: Json, sign: str, width: int) -> Iterator[Line]:
-    """The first lines of a value that only one side has."""
-    lines = lines_of(value, width - len("    - "))
-    for text in lines[:MOST_LINES]:
-        yield from _wrapped(DiffLine(sign=sign, parts=((text, True),)), width)
+def diff_lines(lines: Sequence[DiffLine], width: int) -> Iterator[Line]:
+    """The first of them, each behind its sign."""
+    for line in lines[:MOST_LINES]:
+        yield from _wrapped(line, width)
     if len(lines) > MOST_LINES:
         yield ((f"    … and {plural(len(lines) - MOST_LINES, 'more line')}", "dim"),)
 
@@ -58,7 +50,7 @@ def _words(value: Json) -> str:
 
 def _wrapped(line: DiffLine, width: int) -> Iterator[Line]:
     """The line in as many as it takes, each behind its sign."""
-    room, colour = width - len("    - "), _COLOURS[line.sign]
+    room, colour = width - MARGIN, _COLOURS[line.sign]
     start = (f"    {line.sign} ", colour)
     row, used = [start], 0
     for text, style in _pieces(line, colour):

@@ -15,6 +15,8 @@ from flowllm.views.text_diff import DiffLine, text_diff
 
 SHORT = 30
 """Characters of a value that has room beside another one."""
+FLAT = 90
+"""Characters of JSON that stand on one line."""
 MOST_MEANS = 20
 """Fields of outputs whose means are taken."""
 
@@ -42,8 +44,16 @@ class FieldChange:
         """By how much a number rose; None: one of both is none."""
         return self.after - self.before if is_number(self.before) and is_number(self.after) else None
 
-    def lines(self) -> tuple[DiffLine, ...]:
-        """Both as texts; what is no text as JSON."""
+    @property
+    def short(self) -> bool:
+        """Both have room beside each other."""
+        return self.delta is not None or all(is_short(one) and one is not None for one in (self.before, self.after))
+
+    def lines(self, width: int = FLAT) -> tuple[DiffLine, ...]:
+        """Both as texts; what is no text as JSON, on one line where it is alone and no longer than `width`."""
+        if self.before is None or self.after is None:
+            sign, only = ("+", self.after) if self.before is None else ("-", self.before)
+            return tuple(DiffLine(sign=sign, parts=((line, True),)) for line in lines_of(only, width))
         before, after = (value if isinstance(value, str) else json_text(value) for value in (self.before, self.after))
         return text_diff(before, after)
 

@@ -27,6 +27,7 @@ def _views(runs: Runs) -> dict[str, tuple[tuple[str, ...], dict[str, str], str]]
             {"view": "items", "parent": "checked", "node": "checked[2]"},
             "Traceback (most recent call last)",
         ),
+        "compare": (("compare",), {"base": runs.reviews, "run": runs.again}, "6 of 6 items"),
         "matrix": (one, {"view": "matrix", "parent": "variants"}, "coffee"),
     }
 
@@ -203,3 +204,23 @@ def test_scripts_in_texts_never_run(browser: Browser, server: Server, runs: Runs
         page.go(*one, node="ask")
         page.see("<img src=x onerror=alert(1)>")
         assert page.page.locator("main img, main script, [onerror], [onload]").count() == 0
+
+
+def test_two_runs_are_compared_by_a_baseline_that_is_chosen(browser: Browser, server: Server, runs: Runs) -> None:
+    with visit(browser, server) as page:
+        page.go("runs", runs.again).page.get_by_role("link", name="Compare").click()
+        page.see("6 of 6 items")  # the run before is the baseline
+        page.page.get_by_role("button", name="Show 1 that is the same").click()
+        page.see("checked")
+        page.page.get_by_role("link", name="variants", exact=True).click()
+        page.see("6 changes in variants")
+        page.page.get_by_role("link", name="variants[0]").click()
+        page.page.get_by_role("dialog").wait_for()
+        page.page.go_back()
+        page.page.get_by_role("button", name="Swap").click()
+        page.page.locator(".side").first.get_by_role("link", name=runs.again).wait_for()
+        assert page.page.get_by_label("Baseline").input_value() == runs.again
+        page.page.get_by_label("Run", exact=True).select_option(runs.again)
+        page.see("No output and no status differs")
+        page.go("compare", run=runs.reviews)
+        page.see("This is the first run of its workflow.")

@@ -11,26 +11,13 @@ from flowllm.reporting.text import at_least, duration, error_text, json_text, on
 from flowllm.ui.report.html import Child, Markup, document, el
 from flowllm.ui.report.parts import clock, status, table
 from flowllm.views.compare import Comparison
-from flowllm.views.differences import (
-    FieldChange,
-    Figures,
-    NodeChange,
-    StepComparison,
-    Verdict,
-    differs,
-    is_short,
-    lines_of,
-    signed,
-    why,
-)
+from flowllm.views.differences import FieldChange, Figures, NodeChange, StepComparison, Verdict, differs, signed, why
 from flowllm.views.runs import RunSummary
 from flowllm.views.shown import preview
 from flowllm.views.text_diff import DiffLine
 
 MOST_LINES = 400
 """Lines of one text."""
-_WIDTH = 100
-"""Characters of JSON that stand on one line."""
 _TONES = {Verdict.SAME: "skipped", Verdict.CHANGED: "waiting", Verdict.ADDED: "succeeded", Verdict.REMOVED: "failed"}
 
 
@@ -143,7 +130,7 @@ def _change(change: NodeChange) -> Markup:
         fields,
         el("p", notes, class_="muted") if notes else None,
     ]
-    return el("article", title, told, class_="card change")
+    return el("article", title, told, class_="card difference")
 
 
 def _took(before: Figures, after: Figures) -> str:
@@ -156,15 +143,12 @@ def _took(before: Figures, after: Figures) -> str:
 
 def _field(change: FieldChange, name: str) -> Markup:
     caption = el("figcaption", change.path or name)
-    values = (change.before, change.after)
     if change.delta is not None:
-        return el("figure", caption, _number(*values), class_="short")
-    if None not in values and all(is_short(one) for one in values):
-        return el("figure", caption, el("del", _short(values[0])), " → ", el("ins", _short(values[1])), class_="short")
+        return el("figure", caption, _number(change.before, change.after), class_="short")
+    if change.short:
+        values = el("del", _short(change.before)), " → ", el("ins", _short(change.after))
+        return el("figure", caption, values, class_="short")
     lines = change.lines()
-    if None in values:
-        sign, only = ("+", change.after) if change.before is None else ("-", change.before)
-        lines = tuple(DiffLine(sign=sign, parts=((line, True),)) for line in lines_of(only, _WIDTH))
     more = plural(len(lines) - MOST_LINES, "more line")
     cut = el("p", f"and {more}", class_="muted") if len(lines) > MOST_LINES else None
     return el("figure", caption, el("div", [_line(line) for line in lines[:MOST_LINES]], class_="diff"), cut)
@@ -172,7 +156,7 @@ def _field(change: FieldChange, name: str) -> Markup:
 
 def _line(line: DiffLine) -> Markup:
     tag = {"-": "del", "+": "ins"}.get(line.sign, "span")
-    kind = {"-": "before", "+": "after", "…": "gap"}.get(line.sign)
+    kind = {"-": "old", "+": "new"}.get(line.sign)
     sign = el("span", line.sign, class_="sign")
     return el(
         "div", sign, el("span", [el(tag, text) if differs_ else text for text, differs_ in line.parts]), class_=kind

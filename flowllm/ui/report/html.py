@@ -54,7 +54,8 @@ def _escaped(text: str) -> str:
 def document(title: str, *body: Child) -> str:
     """A whole page. Its policy forbids scripts, requests, forms, and any style but its own."""
     static = files("flowllm.ui").joinpath("static")
-    sheets = (static.joinpath("tokens.css"), static.joinpath("base.css"), files(__package__).joinpath("report.css"))
+    sheets = [static.joinpath(name) for name in ("tokens.css", "base.css", "pages/compare.css")]
+    sheets.append(files(__package__).joinpath("report.css"))
     style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     rules = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

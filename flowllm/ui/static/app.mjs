@@ -36,7 +36,7 @@ function App() {
 function chosen(path, query) {
   if (path.length === 0) return html`<${RunsPage} query=${query} />`;
   if (path[0] === "runs" && path.length === 2) return html`<${RunPage} key=${path[1]} id=${path[1]} query=${query} />`;
-  if (path[0] === "compare") return html`<${Compare} base=${query.get("base")} run=${query.get("run")} />`;
+  if (path[0] === "compare") return html`<${Compare} base=${query.get("base")} run=${query.get("run")} step=${query.get("step")} />`;
   return html`<section class="notice"><h1>There is nothing here</h1><p><a href=${link([])}>All runs</a></p></section>`;
 }
 

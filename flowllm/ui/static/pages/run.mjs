@@ -10,7 +10,7 @@ import { Matrix } from "../panels/matrix.mjs";
 import { Throttled } from "../panels/throttled.mjs";
 import { Timeline } from "../panels/timeline.mjs";
 import { Command, Elapsed, Nodes, Trouble } from "../parts.mjs";
-import { navigate, withQuery } from "../route.mjs";
+import { link, navigate, withQuery } from "../route.mjs";
 import { useRun } from "../run_state.mjs";
 
 export function RunPage({ id, query }) {
@@ -63,6 +63,7 @@ function Head({ run }) {
       <h1>${visible(run.workflow)}</h1>
       ${run.tags.map((tag) => html`<span class="tag">${visible(tag)}</span>`)}
       <span class="muted" title=${exactly(run.started_at)}>${when(run.started_at)}</span>
+      <a class="button" href=${link(["compare"], { run: run.run_id })}>Compare</a>
       <${Actions} run=${run} />
     </div>
     <dl class="figures">
