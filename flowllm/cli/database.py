@@ -15,11 +15,12 @@ from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.tasks import run_loop
-from flowllm.core.types import AttemptStatus, Json, NodeId, RunId, RunStatus, StepKind, Usage, step_path
+from flowllm.core.types import Json, NodeId, RunId, StepKind, step_path
 from flowllm.language.problems import nearest
 from flowllm.reporting.text import plural
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory
+from flowllm.views.attempts import as_seen
 from flowllm.views.models import models_of
 from flowllm.views.steps import step_kinds
 
@@ -192,7 +193,7 @@ async def _record(
     nodes = await counted(store, nodes)
     node = None if node is None else (await counted(store, [node]))[0]
     attempts = {
-        one.node_id: [_as_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
+        one.node_id: [as_seen(attempt, run) for attempt in await store.attempts(run.run_id, one.node_id)]
         for one in attempts_of
         if one.counts is None
     }
@@ -229,11 +230,3 @@ async def _first_items(store: Store, node: NodeRecord, most: int | None) -> list
             break
         found += page
     return found
-
-
-def _as_seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
-    """A request that was in flight when its process ended may have been paid for: its usage is unknown."""
-    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
-        free = attempt.reserved_usd == 0
-        return replace(attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None)
-    return attempt

@@ -8,13 +8,14 @@ from typing import Final
 
 from flowllm.core.errors import UsageError
 from flowllm.core.money import Spend
-from flowllm.core.records import dataclass, replace
-from flowllm.core.types import ABANDONED, AttemptStatus, Json, NodeId, RunStatus, Usage
+from flowllm.core.records import dataclass
+from flowllm.core.types import ABANDONED, Json, NodeId
 from flowllm.explain.why import Why
 from flowllm.reporting.text import visible
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import Beside
 from flowllm.storage.monitoring import SUSPENDED
+from flowllm.views.attempts import as_seen
 from flowllm.views.items import item_row, standing
 from flowllm.views.shown import shown
 
@@ -107,14 +108,6 @@ def part_of(node: NodeRecord, part: str) -> Json:
         case ("message", _, number) if number.isdecimal() and int(number) < len(messages := _messages(node.parts)):
             return messages[int(number)].get("content")
     raise UsageError(f"{node.node_id} has no part `{part}`")
-
-
-def as_seen(attempt: AttemptRecord, run: RunRecord) -> AttemptRecord:
-    """A request that was in flight when its process ended may have been paid for: its usage is unknown."""
-    if attempt.status is AttemptStatus.SENT and run.status is not RunStatus.RUNNING:
-        free = attempt.reserved_usd == 0
-        return replace(attempt, status=AttemptStatus.UNKNOWN, usage=Usage.unknown(), cost_usd=0.0 if free else None)
-    return attempt
 
 
 def request_of(parts: Mapping[str, Json]) -> dict[str, Json]:
