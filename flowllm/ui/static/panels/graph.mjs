@@ -7,7 +7,7 @@ import { Trouble } from "../parts.mjs";
 import { BOX, flat, hasCounts, innerLeft, layout, path, step } from "./graph_layout.mjs";
 import { useThrottled } from "./refresh.mjs";
 
-const ZOOM = { least: 0.1, most: 2, step: 1.25 };
+const ZOOM = { least: 0.04, most: 2, step: 1.25 };
 
 export function Graph({ run, nodes, onOpen }) {
   const [opened, setOpened] = useState([]);

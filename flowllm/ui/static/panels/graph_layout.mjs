@@ -6,7 +6,6 @@ const GAP = { rank: 30, node: 14 };
 const MOST_FOR_DAGRE = 300;
 const FEW = 60;
 const SPREAD = 2.5; // what lines that pass between boxes take, found by measuring
-const COLUMN = 24;
 
 const pen = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
 
@@ -28,7 +27,7 @@ export function layout(graphs, room, within = "") {
   const boxes = new Map(nodes.map((node) => [node.id, boxOf(node, graphs, room)]));
   const wide = nodes.length > MOST_FOR_DAGRE;
   const direction = wide ? "LR" : larger([...boxes.values()], room);
-  return { direction, ...(wide ? inColumns : byDagre)(nodes, reduced(nodes, edges), boxes, direction) };
+  return { direction, ...(wide ? inColumns : byDagre)(nodes, reduced(nodes, edges), boxes, wide ? room : direction) };
 }
 
 /** The direction in which boxes are seen larger, by what their generations take along and across. */
@@ -91,15 +90,16 @@ function byDagre(nodes, edges, boxes, direction) {
   return { ...size(placed, lines), boxes: placed, lines };
 }
 
-/** Generations from left to right, in columns of COLUMN boxes at most: what is larger than dagre lays out in a moment. */
-function inColumns(nodes, edges, boxes) {
+/** Generations from left to right, in columns that fill the room: what is larger than dagre lays out in a moment. */
+function inColumns(nodes, edges, boxes, room) {
   const generations = [];
+  const most = Math.ceil(Math.sqrt((nodes.length * BOX.least * room.height) / ((BOX.height + GAP.node / 2) * room.width)));
   for (const node of nodes) (generations[node.generation] ??= []).push(node);
   const placed = new Map();
   let x = 2;
   for (const generation of generations) {
-    for (let begin = 0; begin < generation.length; begin += COLUMN) {
-      const column = generation.slice(begin, begin + COLUMN).map(({ id }) => boxes.get(id));
+    for (let begin = 0; begin < generation.length; begin += most) {
+      const column = generation.slice(begin, begin + most).map(({ id }) => boxes.get(id));
       let y = 2;
       for (const box of column) {
         placed.set(box.node.id, { ...box, x, y });

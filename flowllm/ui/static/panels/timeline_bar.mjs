@@ -79,6 +79,7 @@ export function Legend({ rows }) {
   const mark = (look, text) => html`<span key=${text}><svg width="16" height="10" aria-hidden="true">${look}</svg> ${text}</span>`;
   return html`<p class="legend line-legend line-bars-keys">
     ${has((bar) => bar.attempts.length) && mark(html`<rect class="tone-succeeded" style="fill: var(--tone)" width="16" height="10" rx="2" />`, "calling")}
+    ${has((bar) => bar.attempts.some((one) => one.status === "sent")) && mark(html`<rect style="fill: var(--running)" width="16" height="10" rx="2" />`, "on its way")}
     ${has((bar) => bar.attempts.some((one) => one.status === "failed")) && mark(html`<rect class="tone-failed" style="fill: var(--tone)" width="16" height="10" rx="2" /><path d="m6 3 4 4m0-4-4 4" style="stroke: var(--surface); stroke-width: 1.5" />`, "failed")}
     ${has((bar) => bar.attempts.some((one) => one.hedge)) && mark(html`<rect x="0.5" y="0.5" width="15" height="9" rx="2" style="fill: none; stroke: var(--text); stroke-dasharray: 2 1.5" />`, "hedge")}
     ${has((bar) => bar.cached) && mark(html`<rect width="16" height="10" rx="2" style="fill: var(--cached)" />`, "cached")}
@@ -124,7 +125,7 @@ export function Told({ bar, now, begin }) {
     ${bar.foreach && html`<p>Items: ${itemsText(bar) || "none yet"}</p>`}
     ${waits.length > 0 && html`<p>Waited ${waits.map(([reason, seconds], number) => html`${number ? ", " : ""}<span class=${`why-${drawnAs(reason)}`}><i class="key"></i>${reasonWord(reason)} <strong>${duration(seconds)}</strong></span>`)} <span title="How long is on record, when within the node is not: waits are drawn before the attempt, backoff behind one that failed.">(sums)</span></p>`}
     ${bar.attempts.length > 0 && html`<p>Calling <strong>${duration(calling(bar, now))}</strong>: ${bar.attempts.slice(-6).map((one, number) => html`${number ? ", " : bar.attempts.length > 6 ? "… " : ""}${attemptText(one, now)}`)}</p>`}
-    ${bar.quiet && html`<p>Quiet for too long: ${bar.quiet}. <span class="muted">Marked from three times what 95 % of its like took, at least 10 s.</span></p>`}
+    ${bar.quiet && html`<p>Quiet for too long: ${bar.quiet}. <span class="muted">Marked from three times what 95 % of its like took, at least 10 s; from 60 s where that is not known.</span></p>`}
     ${bar.error && html`<p class="tone-failed" style="color: var(--tone)">${visible(bar.error)}</p>`}
   </div>`;
 }

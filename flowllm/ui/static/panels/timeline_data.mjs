@@ -1,9 +1,10 @@
 // The bars of a run, read as it goes on: those at the top and those within what is opened.
-import { useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { get } from "../api.mjs";
 import { useThrottled } from "./refresh.mjs";
 
 export const PAGE = 200;
+const QUIET_LOOKED_AT = 5000;
 
 /** `{rows, error, toggle(id), more(id), opened}`: rows as they stand below each other, `{bar, depth, name}` or `{more: parent, depth}`. */
 export function useRows(run) {
@@ -30,7 +31,14 @@ export function useRows(run) {
     }
     drawn((number) => number + 1);
   };
-  useThrottled(() => Promise.all([...pages.keys()].map((parent) => read(parent))), 1000, [run.run_id, run.changes, run.status]);
+  const [tick, again] = useState(0);
+  const going = run.status === "running";
+  useEffect(() => {
+    if (!going) return undefined;
+    const timer = setInterval(() => document.hidden || again((number) => number + 1), QUIET_LOOKED_AT); // what is quiet changes nothing
+    return () => clearInterval(timer);
+  }, [going]);
+  useThrottled(() => Promise.all([...pages.keys()].map((parent) => read(parent))), 1000, [run.run_id, run.changes, run.status, tick]);
 
   const toggle = (id) => {
     if (pages.has(id)) {
