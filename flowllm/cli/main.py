@@ -27,7 +27,7 @@ COMMANDS = {
     "why": ("explain", "Say why a step ran again, and what it waited for."),
     "ui": ("ui", "Show runs on a local web page."),
     "failed": ("runs", "Print the failed items of a run, to be run again."),
-    "cache": ("runs", "Look at the stored answers, or remove them."),
+    "cache": ("cache", "Look at the stored answers, or remove them."),
     "db": ("doctor", "Look at the database, or upgrade it."),
     "schema": ("files", "Print the JSON Schema of workflow files."),
     "init": ("files", "Write a starter project."),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -45,6 +48,24 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class Moment(click.ParamType[float]):
+    """A time that is over: so long ago, or a date, with the time of day or without; wall clock seconds."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds since 1970; fails with how a moment is written. A date without an offset is one of here."""
+        if isinstance(value, int | float):
+            return float(value)
+        text = str(value).strip()
+        with suppress(ValueError, OverflowError, OSError):
+            return datetime.fromisoformat(text).astimezone().timestamp()
+        try:
+            return time.time() - parse_duration(text)
+        except ValueError:
+            self.fail(f"`{text}` is neither a time like 2d, 12h or 30m ago nor a date like 2026-11-30", param, ctx)
+
+
 class CountOrAuto(click.ParamType[int | str]):
     """A whole number from 1, or auto."""
 
@@ -59,6 +80,7 @@ class CountOrAuto(click.ParamType[int | str]):
 
 
 DURATION = Duration()
+MOMENT = Moment()
 COUNT_OR_AUTO = CountOrAuto()
 
 

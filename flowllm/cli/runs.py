@@ -1,4 +1,4 @@
-"""flowllm runs, failed and cache: what is on record as lists, and its removal."""
+"""flowllm runs and failed: what is on record as lists, and its removal."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import asyncio
 import functools
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import COUNTED, figures_of
-from flowllm.cli.database import find_run, reading, writing
-from flowllm.cli.options import DURATION, Location, json_option, location_options
+from flowllm.cli.database import command, find_run, reading, writing
+from flowllm.cli.options import DURATION, MOMENT, Location, collected, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results, say, unicode_output
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt, UsageError
-from flowllm.core.records import dataclass
-from flowllm.core.types import ROW, Json, NodeStatus, RunId, step_path
+from flowllm.core.records import dataclass, fields
+from flowllm.core.types import ROW, Json, NodeStatus, RunId, RunStatus, step_path
 from flowllm.language.problems import nearest
-from flowllm.reporting.text import at_least, byte_size, clock_time, dollars, duration, json_text, plural, visible
+from flowllm.reporting.tables import columns
+from flowllm.reporting.text import (
+    at_least,
+    byte_size,
+    clock_time,
+    dollars,
+    duration,
+    json_text,
+    one_line,
+    plural,
+    visible,
+)
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.views.steps import step_kinds
 
@@ -57,6 +69,7 @@ class Row:
             **{name: self.figures[name] for name in ("cost_usd", "at_least", "unknown")},
             "path": self.run.path,
             "tenant": self.run.tenant,
+            "tags": list(self.run.tags),
         }
 
     def cells(self, *, narrow: bool) -> list[str]:
@@ -70,34 +83,104 @@ class Row:
             duration(self.run.stats.get("duration_s")),
             f"{self.succeeded:,}/{self.steps:,}",
             at_least(self.figures["cost_usd"], self.figures["at_least"]["cost_usd"], dollars),
+            ", ".join(self.run.tags),
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which runs are listed."""
+
+    workflow: str | None = None
+    status: str | None = None
+    since: float | None = None
+    tag: str | None = None
+
+    def filters(self) -> dict[str, Any]:
+        """What of it was given, as `Store.runs` takes it."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        given["status"] = self.status and RunStatus(self.status)
+        return {name: value for name, value in given.items() if value is not None}
+
+
+wanted_options = collected(
+    "wanted",
+    Wanted,
+    click.option("--workflow", metavar="NAME", help="Only runs of this workflow."),
+    click.option(
+        "--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs that stand so."
+    ),
+    click.option(
+        "--since", type=MOMENT, metavar="2d|DATE", help="Only runs that began so long ago at most, or from then on."
+    ),
+    click.option("--tag", metavar="TAG", help="Only runs that were given this with `run --tag`."),
+)
+_TAGS = 40
+"""Columns of tags that a table shows."""
 
 
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
-@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+@wanted_options
 @json_option
 @location_options
 @click.pass_context
-def runs(ctx: click.Context, *, limit: int, workflow: str | None, as_json: bool, location: Location) -> None:
-    """List runs, the newest first; or prune or delete some."""
+def runs(ctx: click.Context, *, limit: int, wanted: Wanted, as_json: bool, location: Location) -> None:
+    """List runs, the newest first; or prune or delete some.
+
+    \b
+      flowllm runs --status failed --since 2d
+      flowllm runs --workflow blog --tag nightly --since 2026-11-30
+    """  # noqa: D301 - \b is click's mark for lines that are kept as they are
     ctx.meta[_LOCATION] = location
+    filters = wanted.filters()
     if ctx.invoked_subcommand is not None:
+        if filters:
+            given = ", ".join(f"--{name}" for name in filters)
+            raise UsageError(f"{given} chooses what is listed, not what `{ctx.invoked_subcommand}` removes")
         return
 
-    async def work(app: FlowLLM) -> list[Row]:
-        found = await app.store.runs(limit=limit, workflow=workflow)
-        return list(await asyncio.gather(*(_row(app.store, run) for run in found)))
+    async def work(app: FlowLLM) -> tuple[list[Row], str]:
+        found = await app.store.runs(limit=limit, **filters)
+        nothing = "" if found else await _nothing(app.store, filters)
+        return list(await asyncio.gather(*(_row(app.store, run) for run in found))), nothing
 
-    rows = reading(location, work)
+    rows, nothing = reading(location, work)
     if as_json:
         print_json([row.as_dict() for row in rows])
     elif not rows:
-        say("no runs yet: start one with `flowllm run FILE`")
+        say(nothing)
     else:
-        headers = ["RUN", "WORKFLOW", "STATUS", "STARTED", "TOOK", "STEPS OK", "COST"]
-        narrow = results().stream.isatty() and results().width() < WIDE
-        print_table(headers, [row.cells(narrow=narrow) for row in rows], right=("TOOK", "STEPS OK", "COST"))
+        _print_rows(rows)
+
+
+async def _nothing(store: Store, filters: Mapping[str, Any]) -> str:
+    """Why the list is empty."""
+    if not await store.runs(limit=1):
+        return "no runs yet: start one with `flowllm run FILE`"
+    for name, known in (("workflow", store.workflows), ("tag", store.tags)):
+        if name in filters and filters[name] not in (names := await known()):
+            hint = nearest(filters[name], names)
+            return f"no run has the {name} `{visible(filters[name])}`{hint and f': {hint}'}"
+    since = f" since {clock_time(filters['since'], zone=True)}" if "since" in filters else ""
+    others = ", ".join(f"{name} {visible(str(value))}" for name, value in filters.items() if name != "since")
+    return f"no run{since}{others and f' with {others}'}; `flowllm runs` lists all"
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    """On a terminal as wide as it is: tags take what room is left."""
+    screen = results()
+    room = screen.width() if screen.stream.isatty() else 0
+    narrow = 0 < room < WIDE
+    zone = clock_time(rows[0].run.started_at, zone=True)[20:]
+    headers = ["RUN", "WORKFLOW", "STATUS", f"STARTED {zone}", "TOOK", "STEPS OK", "COST", "TAGS"]
+    cells = [row.cells(narrow=narrow) for row in rows]
+    tagged = any(row[-1] for row in cells)
+    longest = sum(max(columns(row[at]) for row in [headers, *cells]) + 2 for at in range(len(headers) - 1))
+    left = min(_TAGS, room - longest) if room else _TAGS
+    tagged = tagged and left >= len(headers[-1])
+    cells = [[*row[:-1], one_line(row[-1], left)] if tagged else row[:-1] for row in cells]
+    print_table(headers if tagged else headers[:-1], cells, right=("TOOK", "STEPS OK", "COST"))
 
 
 async def _row(store: Store, run: RunRecord) -> Row:
@@ -125,7 +208,7 @@ def prune_runs(ctx: click.Context, *, older_than: float, yes: bool, location: Lo
         old = [run.run_id for run in await app.store.runs(limit=_ALL, ended_before=before)]
         if not old:
             return _deleted(0)
-        confirm(f"delete {plural(len(old), 'run')} that ended before {clock_time(before)}", yes=yes)
+        confirm(f"delete {plural(len(old), 'run')} that ended before {clock_time(before, zone=True)}", yes=yes)
         return _deleted(await app.delete(old), await compacted(app.store))
 
     say(writing(_inherited(ctx, location), work))
@@ -183,12 +266,13 @@ def failed(*, run: str, step: str | None, location: Location) -> None:
     """  # noqa: D301 - \b is click's mark for lines that are kept as they are
 
     async def work(app: FlowLLM) -> None:
-        await _print(app, await find_run(app.store, run), step)
+        found = await find_run(app.store, run)
+        await _print(app, found, step, command("resume", found.run_id, location))
 
     reading(location, work)
 
 
-async def _print(app: FlowLLM, run: RunRecord, step: str | None) -> None:
+async def _print(app: FlowLLM, run: RunRecord, step: str | None, resume: str) -> None:
     wanted = _foreach(run, step)
     name = _name_of_rows(app, run)
     screen, ascii_only = results(), not unicode_output()
@@ -202,7 +286,7 @@ async def _print(app: FlowLLM, run: RunRecord, step: str | None) -> None:
     if not printed:
         say(f"run {run.run_id} has no failed {'rows' if wanted == ROW else 'items'}")
     elif sys.stdout.isatty():
-        say(f"mend these lines, then: flowllm resume {run.run_id} --mended FILE")
+        say(f"mend these lines, then: {resume} --mended FILE")
     if others and step is None:
         say(f"{plural(others, 'failed item')} within rows: --step {ROW}.STEP prints those of one step")
 
@@ -266,61 +350,3 @@ async def compacted(store: Store) -> str:
     if freed is None:
         return " (the database is in use: its file stays as large, and the space is used again)"
     return f", {byte_size(freed)} given back to the disk" if freed > 0 else ""
-
-
-@click.group()
-def cache() -> None:
-    """Look at the stored answers, or remove them. Results of runs are not touched."""
-
-
-@cache.command()
-@json_option
-@location_options
-def stats(*, as_json: bool, location: Location) -> None:
-    """How many answers are stored, of which models, and how large they are."""
-    found = writing(location, lambda app: app.store.memo_stats())
-    if as_json:
-        print_json(
-            {
-                "entries": found.entries,
-                "bytes": found.bytes,
-                "oldest": timestamp(found.oldest),
-                "newest": timestamp(found.newest),
-                "models": dict(found.models),
-            }
-        )
-        return
-    screen = results()
-    screen.line(f"{plural(found.entries, 'stored answer')}, {byte_size(found.bytes)}")
-    if found.entries:
-        screen.line(f"from {clock_time(found.oldest)} to {clock_time(found.newest)}")
-    for model, entries in sorted(found.models.items()):
-        screen.line(f"  {entries:>8,}  {visible(model)}")
-
-
-@cache.command("prune")
-@click.option("--older-than", type=DURATION, required=True, metavar="DURATION", help="Such as 30d.")
-@yes_option
-@location_options
-def prune_answers(*, older_than: float, yes: bool, location: Location) -> None:
-    """Remove answers that are older than that, and give their space back to the disk."""
-    before = time.time() - older_than
-    confirm(f"remove all stored answers from before {clock_time(before)}", yes=yes)
-    _remove(location, lambda store: store.prune_memo(older_than=before))
-
-
-@cache.command()
-@yes_option
-@location_options
-def clear(*, yes: bool, location: Location) -> None:
-    """Remove all answers. What runs need of them would be paid for again."""
-    confirm("remove all stored answers", yes=yes)
-    _remove(location, lambda store: store.clear_memo())
-
-
-def _remove(location: Location, remove: Callable[[Store], Awaitable[int]]) -> None:
-    async def work(app: FlowLLM) -> str:
-        count = await remove(app.store)
-        return f"removed {plural(count, 'stored answer')}{await compacted(app.store) if count else ''}"
-
-    say(writing(location, work))

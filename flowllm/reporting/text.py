@@ -123,9 +123,10 @@ def time_left(seconds: float) -> str:
     return f"{whole}s" if whole < _MINUTE else duration(whole)
 
 
-def clock_time(seconds: float | None) -> str:
-    """A wall clock time, seconds since 1970: UTC, to the second; `-` for none."""
-    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+def clock_time(seconds: float | None, *, zone: bool = False) -> str:
+    """A wall clock time, seconds since 1970, as clocks here show it, to the second; `zone` names it: `2026-01-02 03:04:05 CET`.
+    `-` for none."""
+    return "-" if seconds is None else time.strftime(f"%Y-%m-%d %H:%M:%S{' %Z' * zone}", time.localtime(seconds))
 
 
 def byte_size(count: int) -> str:

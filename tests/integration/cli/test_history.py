@@ -159,6 +159,28 @@ def test_runs_are_found_by_the_beginning_of_their_id_or_not_at_all() -> None:
     assert "did you mean `good`?" in missing.stderr
 
 
+def test_runs_are_listed_by_status_age_workflow_and_tag() -> None:
+    assert "no runs yet" in flowllm("runs", "--status", "failed").output
+    for tags in (["nightly", "v2"], []):
+        flowllm("run", "workflows/blog.yaml", "--provider", "simulated", "-q", *(f"--tag={tag}" for tag in tags))
+    flowllm("run", "failing.yaml", "--tag", "nightly", "-q", code=1)
+    broken, plain, tagged = data("runs")
+    assert [one["tags"] for one in (broken, plain, tagged)] == [["nightly"], [], ["nightly", "v2"]]
+    assert data("runs", "--tag", "nightly", "--status", "failed", "--since", "2d") == [broken]
+    assert data("runs", "--tag", "nightly", "--workflow", "blog", "--since", "2020-01-31") == [tagged]
+    assert data("resume", broken["run_id"], "-i", "n=1")["tags"] == data("show", "last")["tags"] == ["nightly"]
+    assert "nightly, v2" in flowllm("runs").output
+    assert "no run has the tag `nightyl`: did you mean `nightly`?" in flowllm("runs", "--tag", "nightyl").output
+    assert "no run has the workflow `blgo`: did you mean `blog`?" in flowllm("runs", "--workflow", "blgo").output
+    nothing = flowllm("runs", "--status", "paused", "--since", "2020-01-31T10:00+02:00").output
+    assert re.search(r"no run since \S+ \S+ \S+ with status paused; `flowllm runs` lists all", nothing), nothing
+    assert "neither a time like" in flowllm("runs", "--since", "soon", code=2).output
+    assert (
+        "--tag chooses what is listed" in flowllm("runs", "--tag", "v2", "prune", "--older-than", "1s", code=2).output
+    )
+    assert "a tag is one line" in flowllm("run", "failing.yaml", "--tag", "a\nb", code=2).output
+
+
 def test_runs_are_deleted_and_pruned_while_stored_answers_stay() -> None:
     first = data("run", "workflows/blog.yaml")
     data("run", "workflows/blog.yaml")
