@@ -8,7 +8,7 @@ from typing import Final, overload
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass
-from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, item_index
 from flowllm.language.inputs import own_fields
 from flowllm.language.problems import listing, nearest
 from flowllm.storage.base import NodeRecord
@@ -16,6 +16,7 @@ from flowllm.storage.results import Results
 
 ITEM: Final = "item"
 OUTPUT: Final = "output"
+ACCEPTED: Final = "accepted"
 BEFORE: Final = ("index", "node")
 AFTER: Final = (
     *("error_type", "error_message", "model", "input_tokens", "output_tokens", "cached_input_tokens", "cost_usd"),
@@ -25,8 +26,9 @@ MOST_FIELDS: Final = 500
 """Fields of items, or of outputs, that have a column each; where there are more, all of them share one."""
 
 
-def row_of(node: NodeRecord, *, going: bool) -> dict[str, Json]:
-    """A node as one flat row; `going`: its run is under way, so that what runs is not known to be cut off.
+def row_of(node: NodeRecord, *, going: bool, accepted: bool | None = None) -> dict[str, Json]:
+    """A node as one flat row; `going`: its run is under way, so that what runs is not known to be cut off; `accepted`: of an
+    item whose foreach ends with enough of them.
 
     The fields of a mapping, of an item or of an output, are columns of their own, `item.text` and `output.score`; what is
     no mapping is `item` or `output`. `took_s` is in seconds, with what it waited; times are UTC.
@@ -39,6 +41,7 @@ def row_of(node: NodeRecord, *, going: bool) -> dict[str, Json]:
         "node": node.node_id,
         **_fields(ITEM, item),
         "status": status_of(node, going=going).value,
+        **({} if accepted is None else {ACCEPTED: accepted}),
         **_fields(OUTPUT, node.output),
         "error_type": error.get("type"),
         "error_message": error.get("message"),
@@ -71,7 +74,7 @@ class Columns:
     up, around them those that every row has."""
 
     def __init__(self) -> None:
-        self._fields: dict[str, dict[str, None]] = {ITEM: {}, OUTPUT: {}}
+        self._fields: dict[str, dict[str, None]] = {ITEM: {}, ACCEPTED: {}, OUTPUT: {}}
 
     def see(self, row: Mapping[str, Json]) -> None:
         """Take its columns in."""
@@ -83,7 +86,7 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """All of them, in their order."""
-        return [*BEFORE, *self._of(ITEM), "status", *self._of(OUTPUT), *AFTER]
+        return [*BEFORE, *self._of(ITEM), "status", *self._of(ACCEPTED), *self._of(OUTPUT), *AFTER]
 
     def _of(self, group: str) -> list[str]:
         found = self._fields[group]
@@ -111,9 +114,11 @@ def cell_of(row: Mapping[str, Json], column: str) -> Json:
 class Rows(Sequence[dict[str, Json]]):
     """Rows that are read from the database, a page at a time, as they are looked at."""
 
-    def __init__(self, nodes: Sequence[NodeRecord], *, going: bool) -> None:
+    def __init__(self, nodes: Sequence[NodeRecord], *, going: bool, accepted: Collection[int] | None = None) -> None:
+        """`accepted` are the numbers in the names of items that were; None: all count."""
         self._nodes = nodes
         self._going = going
+        self._accepted = accepted
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -126,11 +131,15 @@ class Rows(Sequence[dict[str, Json]]):
 
     def __getitem__(self, index: int | slice) -> dict[str, Json] | list[dict[str, Json]]:
         if isinstance(index, slice):
-            return [row_of(node, going=self._going) for node in self._nodes[index]]
-        return row_of(self._nodes[index], going=self._going)
+            return [self._row(node) for node in self._nodes[index]]
+        return self._row(self._nodes[index])
 
     def __iter__(self) -> Iterator[dict[str, Json]]:
-        return (row_of(node, going=self._going) for node in self._nodes)
+        return map(self._row, self._nodes)
+
+    def _row(self, node: NodeRecord) -> dict[str, Json]:
+        accepted = None if self._accepted is None else item_index(node.node_id) in self._accepted
+        return row_of(node, going=self._going, accepted=accepted)
 
     def __repr__(self) -> str:
         return f"<{len(self)} rows, read as they are looked at; list(…) holds them all>"
@@ -159,7 +168,8 @@ class RunRows:
         else:
             rows = self.results.items(node.node_id, step=within, statuses=self._stored(statuses))
             self._check_within(node, within)
-        return Rows(rows, going=self.going)
+        chosen = None if within else node.parts.get("chosen")
+        return Rows(rows, going=self.going, accepted=None if chosen is None else frozenset(chosen))
 
     def _status(self, node: NodeRecord) -> NodeStatus:
         return status_of(node, going=self.going)

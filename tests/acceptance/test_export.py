@@ -73,11 +73,18 @@ def test_which_step_is_meant(project: Project) -> None:
     steps = {
         "other": {"foreach": "{{ [1, 2] }}", "workflow": inner, "with": {"x": "{{ item }}"}},
         "alone": {"value": {"a": 1}},
+        "even": {
+            "foreach": "{{ [1, 2, 3] }}",
+            "value": "{{ item }}",
+            "accept": {"when": "{{ output % 2 == 0 }}", "count": 1},
+        },
     }
     assert project.cli("run", flow(project, **steps), "--quiet").code == 0
     outcome = project.cli("export", "last")
     assert outcome.code == 2
-    assert "has 2 steps with a foreach\n  say of which step the rows are wanted: `rate` and `other`" in outcome.err
+    assert (
+        "has 3 steps with a foreach\n  say of which step the rows are wanted: `rate`, `other` and `even`" in outcome.err
+    )
     found = table(project.cli("export", "last", "other.deep"))
     assert [(row["node"], row["index"], row["item"], row["output.twice"]) for row in found] == [
         ("other[0].deep", "0", "1", "2"),
@@ -85,6 +92,9 @@ def test_which_step_is_meant(project: Project) -> None:
     ]
     assert [row["output.twice"] for row in table(project.cli("export", "last", "other[1].deep"))] == ["4"]
     assert [row["output.a"] for row in table(project.cli("export", "last", "alone"))] == ["1"]
+    even = table(project.cli("export", "last", "even"))
+    assert [(row["output"], row["accepted"]) for row in even] == [("1", "false"), ("2", "true")]
+    assert "accepted" not in found[0]
     assert "did you mean `alone`?" in project.cli("export", "last", "aline").err
     outcome = project.cli("export", "last", "other.dep")
     assert "has a record of a step `dep`\n  did you mean `deep`?" in outcome.err
