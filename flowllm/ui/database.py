@@ -37,6 +37,8 @@ class Database:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flowllm-pulse")
         self._opening = asyncio.Lock()
         self._store: Store | None = None
+        self._former: Store | None = None
+        """The one before, from which somebody may still read."""
         self._problem: FlowLLMError | None = None
         self._seen: Beat | None = None
         """As it was opened, or found not to be fit for that."""
@@ -63,9 +65,9 @@ class Database:
         return beat[0] != self._seen[0]
 
     async def _open_again(self) -> None:
-        before, self._store, self._problem = self._store, None, None
-        if before is not None:
-            await before.close()
+        former, self._former, self._store, self._problem = self._former, self._store, None, None
+        if former is not None:
+            await former.close()
         try:
             state = (await asyncio.to_thread(schema_of, self._url)).state
             self.missing = state is SchemaState.MISSING
@@ -120,8 +122,9 @@ class Database:
             self._listening.cancel()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._pulse.close)
         self._thread.shutdown()
-        if self._store is not None:
-            await self._store.close()
+        for store in (self._former, self._store):
+            if store is not None:
+                await store.close()
 
 
 def _older(url: str) -> FlowLLMError:

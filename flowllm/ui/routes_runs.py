@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus, RunId, RunStatus
+from flowllm.reporting.text import visible
 from flowllm.storage.base import RunRecord, Store
 from flowllm.ui.database import Database
 from flowllm.ui.follow import Follower
@@ -18,6 +19,7 @@ from flowllm.ui.sse import HEARTBEAT, comment, event, since, stopping, streamed
 from flowllm.views.briefs import brief_dict
 from flowllm.views.models import models_of
 from flowllm.views.runs import RunSummary
+from flowllm.views.shown import shown, whole
 
 LISTED = 50
 NODES = 20_000
@@ -107,15 +109,28 @@ async def run(request: Request) -> Response:
     return JSONResponse(
         {
             **summary.as_dict(),
-            "inputs": dict(found.inputs),
-            "options": dict(found.options),
-            "outputs": None if found.outputs is None else dict(found.outputs),
+            "inputs": _values(found.inputs),
+            "outputs": None if found.outputs is None else _values(found.outputs),
             "failure": None if found.error is None else dict(found.error),
             "budget": _budget(request, found),
             "eta_s": None,
             "actions": _actions(found) if request.app.state.actions is not None else [],
         }
     )
+
+
+def _values(values: Mapping[str, Json]) -> Json:
+    return [{"name": visible(name), **shown(value).as_dict()} for name, value in values.items()]
+
+
+async def value(request: Request) -> Response:
+    """One of its inputs or outputs as text, all of it; by its place, since names may be anything."""
+    query, found = request.query_params, await _run(request)
+    values = list(((found.outputs or {}) if query.get("of") == "outputs" else found.inputs).values())
+    number = _whole(query.get("number", ""), 1)
+    if number > len(values):
+        raise UsageError(f"run {found.run_id} has no such value")
+    return PlainTextResponse(whole(values[number - 1]))
 
 
 async def _run(request: Request) -> RunRecord:
@@ -179,6 +194,7 @@ ROUTES = [
     Route("/api/runs/changes", run_changes),
     Route("/api/runs/{run_id}", run),
     Route("/api/runs/{run_id}/models", models),
+    Route("/api/runs/{run_id}/value", value),
     Route("/api/runs/{run_id}/nodes", nodes),
     Route("/api/runs/{run_id}/changes", changes),
 ]

@@ -36,7 +36,9 @@ async def test_a_run_of_another_process_is_followed(tmp_path: Path) -> None:
         assert listed["runs"][0]["status"] == "running"
         assert listed["workflows"] == ["blog"]
         one = (await page.get("/api/runs/R1")).json
-        assert one["inputs"] == {"topic": "tea"}
+        assert [(value["name"], value["text"]) for value in one["inputs"]] == [("topic", "tea")]
+        assert (await page.get("/api/runs/R1/value?of=inputs")).body == b"tea"
+        assert (await page.get("/api/runs/R1/value?of=outputs&number=1")).status == 400
         async with page.events("/api/runs/R1/changes") as events, page.events("/api/runs/changes") as list_events:
             first = await anext(events)
             assert (first[0], first[1]["run"]["status"], first[1]["nodes"]) == ("change", "running", [])

@@ -12,6 +12,7 @@ import { Timeline } from "../panels/timeline.mjs";
 import { Command, Elapsed, Nodes, Trouble } from "../parts.mjs";
 import { link, navigate, withQuery } from "../route.mjs";
 import { useRun } from "../run_state.mjs";
+import { Value } from "../values.mjs";
 
 export function RunPage({ id, query }) {
   const { run, nodes, items, error } = useRun(id);
@@ -31,6 +32,7 @@ export function RunPage({ id, query }) {
 function Chosen({ view, parent, run, nodes, items, onOpen }) {
   if (view === "throttled") return html`<${Throttled} run=${run} />`;
   if (view === "items") return html`<${Items} run=${run} parent=${parent} items=${items} onOpen=${onOpen} />`;
+  if (view === "values") return html`<${Values} run=${run} />`;
   if (view === "matrix") return html`<${Matrix} run=${run} parent=${parent} onOpen=${onOpen} />`;
   return html`<div class="side-by-side">
     <section class="card panel" aria-label="Graph"><${Graph} run=${run} nodes=${nodes} onOpen=${onOpen} /></section>
@@ -49,6 +51,7 @@ function Views({ query, nodes }) {
     ${tab("graph", "Graph and timeline")}
     ${foreaches.map((node) => html`<${Foreach} key=${node.id} node=${node} tab=${tab} />`)}
     ${tab("throttled", "Am I throttled?")}
+    ${tab("values", "Inputs and outputs")}
   </nav>`;
 }
 
@@ -120,19 +123,28 @@ function Failure({ run }) {
 
 function More({ run }) {
   const [open, set] = useState(false);
-  const inputs = Object.entries(run.inputs);
   return html`<details class="about" onToggle=${(event) => set(event.currentTarget.open)}>
-    <summary>Inputs, models, commands</summary>
+    <summary>Models and commands</summary>
     <div class="about-parts">
       ${open && html`<${Models} run=${run} />`}
-      ${inputs.length > 0 && html`<section><h2>Inputs</h2><dl class="pairs">${inputs.map(([name, value]) => html`<dt>${visible(name)}</dt><dd>${visible(typeof value === "string" ? value : JSON.stringify(value))}</dd>`)}</dl></section>`}
       <section><h2>Commands</h2>
         ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}`} />`}
         <${Command} text=${`flowllm show ${run.run_id}`} />
         ${run.nodes.failed > 0 && html`<${Command} text=${`flowllm failed ${run.run_id}`} />`}
+        <${Command} text=${`flowllm report ${run.run_id} --output run.html`} />
       </section>
     </div>
   </details>`;
+}
+
+/** What the run was given, and what came of it. */
+function Values({ run }) {
+  const path = (of, at) => `/api/runs/${encodeURIComponent(run.run_id)}/value?${new URLSearchParams({ of, number: at + 1 })}`;
+  const part = (of, values) => values.map((one, at) => html`<${Value} key=${`${of} ${one.name} ${one.size}`} name=${one.name} shown=${one} path=${path(of, at)} />`);
+  return html`<div class="side-by-side values">
+    <section class="card panel"><h2>Inputs</h2>${run.inputs.length ? part("inputs", run.inputs) : html`<p class="muted">It takes none.</p>`}</section>
+    <section class="card panel"><h2>Outputs</h2>${run.outputs?.length ? part("outputs", run.outputs) : html`<p class="muted">${run.status === "running" ? "They come when the run ends." : "There are none."}</p>`}</section>
+  </div>`;
 }
 
 const AGAIN = 5000;
