@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from typing import Final
 
 from flowllm.core.records import dataclass
@@ -63,8 +64,18 @@ def preview(value: Json, longest: int = 300) -> str | None:
 
 
 def whole(value: Json) -> str:
-    """All of a value, as it is copied: a text as it is, all else as indented JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    """All of a value, as it is copied: a text as it is, all else as JSON, indented if it is short, else with a line for each entry."""
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= MOST_JSON:
+        return json.dumps(value, ensure_ascii=False, indent=2)
+    if not isinstance(value, (list, dict)):
+        return text
+    names = (f"{json.dumps(name, ensure_ascii=False)}: " for name in value) if isinstance(value, dict) else repeat("")
+    entries = value.values() if isinstance(value, dict) else value
+    lines = ",\n".join(name + json.dumps(one, ensure_ascii=False) for name, one in zip(names, entries, strict=False))
+    return f"{{\n{lines}\n}}" if isinstance(value, dict) else f"[\n{lines}\n]"
 
 
 def _shorter(value: Json, depth: int) -> Json:

@@ -14,6 +14,7 @@ MANY = 50_000
 HOSTILE = (
     "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'><svg onload=alert(3)>{{7*7}} javascript:alert(4)"
 )
+TAG = "<b onclick=alert(5)>tag</b>"
 FLOW = {
     "name": "reviews",
     "defaults": {"provider": "simulated", "model": "gpt-4o-mini", "max_tokens": 60},
@@ -85,7 +86,8 @@ def made(project: Project) -> Runs:
     project.write("many.yaml", _many())
     ids = {}
     for name in ("reviews", "many", "evil"):
-        outcome = project.run("run", f"{name}.yaml", "--json")
+        tags = ["--tag", TAG] if name == "evil" else []
+        outcome = project.run("run", f"{name}.yaml", "--json", *tags)
         assert outcome.out, outcome.said
         ids[name] = json.loads(outcome.out)["run_id"]
     project.write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.browser.runs import HOSTILE, MANY, Runs
+from tests.browser.runs import HOSTILE, MANY, TAG, Runs
 from tests.support.browser import DESK, PHONE, Server, Visit, once, visit
 from tests.support.project import Project, killed_at_exit
 
@@ -203,6 +203,7 @@ def test_scripts_in_texts_never_run(browser: Browser, server: Server, runs: Runs
             page.check(node, axe=False)
         page.go(*one, node="ask")
         page.see("<img src=x onerror=alert(1)>")
+        page.see(TAG)
         assert page.page.locator("main img, main script, [onerror], [onload]").count() == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from flowllm.views.shown import MOST_TEXT, preview, shown, whole
 
 
@@ -10,7 +12,15 @@ def test_texts_are_cut_and_made_visible() -> None:
     assert (found.text, found.size, found.cut) == ("a\\x1b[31m\\u202eb\n", 9, False)
     found = shown("x" * 1_000_000)
     assert (len(found.text or ""), found.size, found.cut) == (MOST_TEXT, 1_000_000, True)
+
+
+def test_what_is_copied_is_whole() -> None:
     assert whole("a\x1b") == "a\x1b"
+    assert whole({"a": [1]}) == '{\n  "a": [\n    1\n  ]\n}'
+    many = {f'"{n}"': [n, "é"] for n in range(20_000)}
+    assert json.loads(whole(many)) == many
+    assert whole(many).startswith('{\n"\\"0\\"": [0, "é"],\n')
+    assert json.loads(whole([[n] for n in range(99_999)])) == [[n] for n in range(99_999)]
 
 
 def test_values_are_trees_with_short_vectors_and_lists() -> None:
