@@ -64,13 +64,15 @@ class _Open:
 class Telemetry:
     """An observer of one run."""
 
-    def __init__(self, api: Any, tracer: Any, instruments: Instruments, content: Content | None = None) -> None:
-        """`api` is the module `opentelemetry.trace`. A span that is current where this is made is around the run's."""
+    def __init__(
+        self, api: Any, tracer: Any, instruments: Instruments, *, around: Any = None, content: Content | None = None
+    ) -> None:
+        """`api` is the module `opentelemetry.trace`, `around` the context that the run's span is in."""
         self._api = api
         self._tracer = tracer
         self._meters = instruments
         self._content = content
-        self._around = api.set_span_in_context(api.get_current_span())
+        self._around = around
         self._run: _Open | None = None
         self._workflow = ""
         self._nodes: dict[str, _Open] = {}

@@ -41,6 +41,7 @@ class TelemetryExport:
         """Raises PackageMissing where the environment names a collector and OpenTelemetry is not installed."""
         self._own: list[Any] = []
         self._complaints = _Complaints()
+        self._traceparent = environ.get("TRACEPARENT", "")
         self._capture = environ.get(CAPTURE, "").strip().lower() in _CAPTURES
         try:
             self._api: Any = import_module("opentelemetry.trace")
@@ -65,8 +66,14 @@ class TelemetryExport:
         return _configured() or any(_endpoint(environ, signal) for signal in _SIGNALS)
 
     def observer(self, content: Content) -> Telemetry:
-        """An observer of a run that begins now; `content` is asked only if messages are to be captured."""
-        return Telemetry(self._api, self._tracer, self._instruments, content if self._capture else None)
+        """An observer of a run that begins now, within the current span, or that which `TRACEPARENT` names; `content` is asked
+        only if messages are to be captured."""
+        around = self._api.set_span_in_context(self._api.get_current_span())
+        if self._traceparent and not self._api.get_current_span().get_span_context().is_valid:
+            tracing: Any = import_module("opentelemetry.trace.propagation.tracecontext")
+            around = tracing.TraceContextTextMapPropagator().extract({"traceparent": self._traceparent})
+        content_wanted = content if self._capture else None
+        return Telemetry(self._api, self._tracer, self._instruments, around=around, content=content_wanted)
 
     def close(self) -> str:
         """Send what is left, for a few seconds at most, and wait for it; what went wrong."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -70,6 +71,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def hex_of(encoded: str) -> str:
+    return base64.b64decode(encoded).hex()
+
+
 def attributes(thing: dict[str, Any]) -> dict[str, Any]:
     return {one["key"]: next(iter(one["value"].values())) for one in thing.get("attributes", [])}
 
@@ -132,11 +137,17 @@ def test_spans_and_metrics_reach_the_collector(project: Project, collector: Coll
 
     collector.spans.clear()
     collector.metrics.clear()
-    outcome = project.cli("run", file, "--quiet", **{ENDPOINT: collector.url, CAPTURE: "true"})
+    trace_id, span_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    caller = {"TRACEPARENT": f"00-{trace_id}-{span_id}-01"}
+    outcome = project.cli("run", file, "--quiet", **{ENDPOINT: collector.url, CAPTURE: "true"}, **caller)
     assert outcome.code == 0, outcome.said
     lookups = collector.metrics["flowllm.response_cache.lookups"]
     results = [attributes(point)["flowllm.response_cache.result"] for point in lookups]
     assert sorted(results) == ["hit", "hit", "miss"], "one for each step and result"
+    (whole,) = [span for span in collector.spans if span["name"] == run]
+    assert (hex_of(whole["traceId"]), hex_of(whole["parentSpanId"])) == (trace_id, span_id), (
+        "that of the caller's process"
+    )
     said = attributes(collector.tree()[f"{run} > same"])
     assert said["flowllm.cached"] is True
     assert json.loads(said["gen_ai.output.messages"])[0]["parts"] == [{"type": "text", "content": "fine"}]

@@ -20,7 +20,7 @@ def told(*events: tuple[type, dict[str, Any]], content: Content | None = None, e
     spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     meter = metrics.NoOpMeterProvider().get_meter("test")
-    observer = Telemetry(trace, provider.get_tracer("test"), Instruments(meter), content)
+    observer = Telemetry(trace, provider.get_tracer("test"), Instruments(meter), content=content)
     begun = (RunStarted, {"workflow": "w", "provider": "p", "nodes": 1})
     ended = (RunEnded, {"status": RunStatus.INTERRUPTED, "duration_s": 1.0})
     for at, (kind, values) in enumerate([begun, *events, *([ended] if end else [])]):
