@@ -1,4 +1,4 @@
-// Reading again as a run goes on: at once, then not more often than so many milliseconds, nor for more than a sixth of the time;
+// Reading again as a run goes on: at once, then not more often than so many milliseconds, nor for more than a tenth of the time;
 // the last change is never missed.
 import { useEffect, useRef } from "preact/hooks";
 
@@ -13,7 +13,7 @@ export function useThrottled(read, milliseconds, changed) {
       const began = performance.now();
       await now.read();
       now.busy = false;
-      now.next = began + Math.max(milliseconds, 6 * (performance.now() - began));
+      now.next = began + Math.max(milliseconds, 10 * (performance.now() - began));
       if (now.again) {
         now.again = false;
         plan();
