@@ -11,14 +11,14 @@ from flowllm.core.types import Json
 from flowllm.datasets import parquet
 from flowllm.datasets.layouts import json_line
 from flowllm.datasets.row_files import TABLES, ByteSink, JsonArrayWriter, JsonLinesWriter, RowWriter, TableWriter
-from flowllm.views.rows import ACCEPTED, AFTER, BEFORE, Columns, cell_of
+from flowllm.views.rows import ACCEPTED, AFTER, BEFORE, TIMES, Columns, cell_of
 
 _Row = Mapping[str, Json]
 _KINDS: Final = {
     **dict.fromkeys((*BEFORE, *AFTER, "status"), parquet.TEXT),
     **dict.fromkeys(("index", "input_tokens", "output_tokens", "cached_input_tokens", "attempts"), parquet.WHOLE),
     **dict.fromkeys(("cost_usd", "took_s"), parquet.NUMBER),
-    **dict.fromkeys(("started_at", "finished_at"), parquet.TIME),
+    **dict.fromkeys(TIMES, parquet.TIME),
     **dict.fromkeys(("cached", ACCEPTED), parquet.BOOLEAN),
 }
 """Columns whose types do not depend on the data."""

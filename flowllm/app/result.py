@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 from flowllm.core.clock import timestamp
@@ -13,7 +14,7 @@ from flowllm.core.records import dataclass, field, fields, replace
 from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.results import Results
-from flowllm.views.rows import Columns, Rows, RunRows, cell_of
+from flowllm.views.rows import TIMES, Columns, Rows, RunRows, cell_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,7 @@ class RunResult:
         found, columns = self.to_dicts(step), Columns()
         for row in found:
             columns.see(row)
+            row.update((name, datetime.fromisoformat(row[name])) for name in TIMES if row[name] is not None)
         names = columns.names
         return DataFrame({name: [cell_of(row, name) for row in found] for name in names}, columns=names)
 

@@ -18,9 +18,10 @@ ITEM: Final = "item"
 OUTPUT: Final = "output"
 ACCEPTED: Final = "accepted"
 BEFORE: Final = ("index", "node")
+TIMES: Final = ("started_at", "finished_at")
 AFTER: Final = (
     *("error_type", "error_message", "model", "input_tokens", "output_tokens", "cached_input_tokens", "cost_usd"),
-    *("attempts", "cached", "started_at", "finished_at", "took_s"),
+    *("attempts", "cached", *TIMES, "took_s"),
 )
 MOST_FIELDS: Final = 500
 """Fields of items, or of outputs, that have a column each; where there are more, all of them share one."""

@@ -54,6 +54,7 @@ def test_results_are_read_as_rows_also_later_and_elsewhere(database: Path, monke
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda data, columns: frames.append(data)))
     run.to_pandas("double")
     assert frames[0]["output.twice"] == [2, None, 6]
+    assert all(at.tzinfo is UTC for at in frames[0]["started_at"]), "times that pandas takes for such"
     assert list(frames[0])[:4] == ["index", "node", "item", "status"]
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="needs pandas") as caught:
