@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -18,14 +19,21 @@ from flowllm.core.money import dollars
 from flowllm.core.types import Json, N
 from flowllm.datasets.output import check_output
 from flowllm.reporting.screen import Screen
+from flowllm.reporting.tables import columns
 from flowllm.reporting.text import at_least, duration, error_text, json_text, one_line, plural, visible
 from flowllm.ui.report.compare_page import compare_page
 from flowllm.views.compare import SHOWN, Comparison, compare
 from flowllm.views.differences import Figures, NodeChange, StepComparison, differs, number, signed, why
 from flowllm.views.text_diff import DiffLine
 
-_WHY = 24
-"""Characters that are left at least for why a step's request differs."""
+_WHY = 40
+"""Characters of why a step's request differs."""
+_WIDEST = 110
+"""Columns of a text that is easily read."""
+_LEAST = 12
+"""Columns that a step's name has at least."""
+_GAP = 2
+"""Between columns."""
 _MOST_GIVEN = 10
 """Inputs and options that are told."""
 
@@ -82,7 +90,7 @@ def diff(
 
 def _print(found: Comparison) -> None:
     screen = results()
-    _print_runs(found)
+    _print_runs(found, screen)
     for line in _given(found):
         screen.line(*line)
     screen.line()
@@ -94,7 +102,7 @@ def _print(found: Comparison) -> None:
             screen.line(f"mean of {where}: {means} in {plural(mean.items, 'item')}")
     for change in found.changes:
         screen.line()
-        for line in _change(change, screen.width()):
+        for line in _change(change, min(screen.width(), _WIDEST)):
             screen.line(*line)
     screen.line()
     if left := found.total - len(found.changes):
@@ -103,14 +111,19 @@ def _print(found: Comparison) -> None:
         screen.line("no output and no status differs")
 
 
-def _print_runs(found: Comparison) -> None:
-    rows = []
-    for name, run in (("base", found.base), ("run", found.run)):
-        tokens = f"{(run.usage.input_tokens or 0) + (run.usage.output_tokens or 0):,}"
-        cost = at_least(run.cost_usd, run.cost_at_least, dollars)
-        took = duration(run.elapsed_s)
-        rows.append([name, run.run_id, run.status.value, took, tokens, cost])
-    print_table(["", "RUN", "STATUS", "TOOK", "TOKENS", "COST"], rows, right=("TOOK", "TOKENS", "COST"))
+def _print_runs(found: Comparison, screen: Screen) -> None:
+    rows = [
+        {
+            "RUN": run.run_id,
+            "": name,
+            "STATUS": run.status.value,
+            "TOOK": duration(run.elapsed_s),
+            "TOKENS": f"{(run.usage.input_tokens or 0) + (run.usage.output_tokens or 0):,}",
+            "COST": at_least(run.cost_usd, run.cost_at_least, dollars),
+        }
+        for name, run in (("base", found.base), ("run", found.run))
+    ]
+    _print_fitted(rows, screen, spare=("TOKENS", "STATUS", "TOOK"))
 
 
 def _given(found: Comparison) -> Iterator[Line]:
@@ -134,15 +147,26 @@ def _print_steps(found: Comparison, screen: Screen) -> None:
     for step in found.steps:
         tokens = _delta(step, lambda one: one.tokens, number)
         call = _delta(step, lambda one: one.call_s, duration)
-        rows.append([step.step, differs(step), tokens, call, _delta(step, lambda one: one.cost_usd, dollars)])
-    taken = sum(max([len(row[at]) + 2 for row in rows] + [8]) for at in range(5))
-    room = max(_WHY, screen.width() - taken)
-    headers = ["STEP", "DIFFERENCE", "TOKENS", "CALL", "COST", "WHY"]
-    print_table(
-        headers,
-        [[*row, one_line(why(step), room)] for row, step in zip(rows, found.steps, strict=True)],
-        right=("TOKENS", "CALL", "COST"),
-    )
+        cost = _delta(step, lambda one: one.cost_usd, dollars)
+        rows.append({"STEP": step.step, "DIFFERENCE": differs(step), "TOKENS": tokens, "CALL": call, "COST": cost})
+        rows[-1]["WHY"] = one_line(why(step), _WHY)
+    _print_fitted(rows, screen, spare=("CALL", "TOKENS", "WHY", "COST"))
+
+
+def _print_fitted(rows: Sequence[dict[str, str]], screen: Screen, *, spare: Sequence[str]) -> None:
+    """A table. On a terminal that is too narrow for it, the `spare` columns are left out one by one, then the first is cut."""
+    names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    widths = {name: max(columns(visible(row[name])) for row in [*rows, {name: name}]) + _GAP for name in names}
+    room = screen.width() + _GAP if screen.stream.isatty() else math.inf
+    for name in spare:
+        if sum(widths.values()) > room:
+            widths.pop(name, None)
+    first = max(_LEAST, room - sum(widths.values()) + widths[names[0]] - _GAP) if names else 0
+    cells = [
+        [row[name] if at or first == math.inf else one_line(row[name], int(first)) for at, name in enumerate(widths)]
+        for row in rows
+    ]
+    print_table([*widths], cells, right=("TOOK", "TOKENS", "CALL", "COST"))
 
 
 def _delta(step: StepComparison, figure: Callable[[Figures], N | None], shown: Callable[[N], str]) -> str:
@@ -157,9 +181,11 @@ def _delta(step: StepComparison, figure: Callable[[Figures], N | None], shown: C
 
 def _change(change: NodeChange, width: int) -> Iterator[Line]:
     """A node's name, then what differs in it."""
-    item = "" if change.item is None else _item(change.item, max(20, width - len(change.node) - 24))
     moved = "" if change.base_node in {None, change.node} else f" (was {change.base_node})"
-    yield ((visible(change.node + moved), "bold"), (f"  {item}" if item else "", "dim"))
+    name = visible(change.node + moved)
+    room = width - columns(name) - _GAP
+    item = "" if change.item is None or room < _LEAST else f"  {_item(change.item, room)}"
+    yield ((name, "bold"), (item, "dim"))
     name = "answer" if isinstance(change.fields[0].after if change.fields else None, str) else "output"
     before, after = change.before, change.after
     if before is None or after is None:

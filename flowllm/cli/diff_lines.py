@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from unicodedata import combining, east_asian_width
 
 from flowllm.core.types import Json
 from flowllm.reporting.screen import Part
+from flowllm.reporting.tables import columns
 from flowllm.reporting.text import json_text, one_line, plural, visible
 from flowllm.views.differences import FieldChange, number, signed
 from flowllm.views.text_diff import DiffLine
@@ -55,13 +55,13 @@ def _wrapped(line: DiffLine, width: int) -> Iterator[Line]:
     row, used = [start], 0
     for text, style in _pieces(line, colour):
         for piece in _cut(text, room):
-            if used and used + cells(piece) > room:
+            if used and used + columns(piece) > room:
                 yield _ended(row)
                 row, used = [start], 0
                 if piece.isspace():
                     continue
             row.append((piece, style))
-            used += cells(piece)
+            used += columns(piece)
     yield _ended(row)
 
 
@@ -85,14 +85,7 @@ def _pieces(line: DiffLine, colour: str) -> Iterator[tuple[str, str]]:
 
 def _cut(text: str, room: int) -> Iterable[str]:
     """A word that is longer than a line, in pieces."""
-    if cells(text) <= room:
+    if columns(text) <= room:
         return (text,)
-    size = max(1, room // 2 if cells(text) > len(text) else room)
+    size = max(1, room // 2 if columns(text) > len(text) else room)
     return (text[at : at + size] for at in range(0, len(text), size))
-
-
-def cells(text: str) -> int:
-    """Columns that a text takes on a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(2 if east_asian_width(char) in "WF" else 0 if combining(char) else 1 for char in text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from flowllm.core.models import ModelTotals
 from flowllm.core.records import dataclass
-from flowllm.core.types import Budget, Json, NodeId, NodeStatus
+from flowllm.core.types import Budget, Json, NodeId, NodeStatus, StepId
 from flowllm.explain.graph import Graph
 from flowllm.language.workflow import Workflow
 from flowllm.storage.base import NodeRecord, RunRecord, Store
@@ -101,7 +102,12 @@ class _Gatherer:
         """The steps at the top, in the order of the file, or within a node, in the order in which they began."""
         nodes = await self._store.nodes(self._run.run_id, parent)
         order = {step: number for number, step in enumerate(() if graph is None else graph.steps)}
-        nodes.sort(key=lambda node: (order.get(node.node_id, len(order)), node.started_at or 0.0, node.seq))  # type: ignore[call-overload]
+
+        def rank(node: NodeRecord) -> tuple[int, float, int]:
+            began = math.inf if node.started_at is None else node.started_at
+            return order.get(StepId(node.node_id), len(order)), began, node.seq
+
+        nodes.sort(key=rank)
         return tuple([await self._section(node, depth=parent.count(".")) for node in nodes])
 
     async def _section(self, node: NodeRecord, *, depth: int) -> Section:

@@ -89,8 +89,9 @@ def _by_words(before: str, after: str) -> tuple[tuple[Part, ...], tuple[Part, ..
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Without empty parts; a blank between two that differ does so too."""
-    kept = [(text, differs) for text, differs in parts if text]
+    """What differs and what does not, in turn: empty where only the other side has something. A blank between two parts that
+    differ does so too."""
+    kept = list(parts)
     for at in range(1, len(kept) - 1):
         if kept[at][0].isspace() and kept[at - 1][1] and kept[at + 1][1]:
             kept[at] = (kept[at][0], True)

@@ -159,7 +159,10 @@ def _line(line: DiffLine) -> Markup:
     kind = {"-": "old", "+": "new"}.get(line.sign)
     sign = el("span", line.sign, class_="sign")
     return el(
-        "div", sign, el("span", [el(tag, text) if differs_ else text for text, differs_ in line.parts]), class_=kind
+        "div",
+        sign,
+        el("span", [el(tag, text) if differs_ and text else text for text, differs_ in line.parts]),
+        class_=kind,
     )
 
 

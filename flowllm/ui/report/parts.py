@@ -90,7 +90,9 @@ def over_time(timeline: Timeline, begin: float, end: float, links: Mapping[str, 
     """A bar for each step: waits by their reasons, attempts where they were; of a foreach how many items went on."""
     scale = WIDTH / max(end - begin, 1e-3)
     rows = [_row(bar, begin, end, scale, links) for bar in timeline.bars if bar.started_at is not None]
-    kinds: dict[str, list[str]] = {"call": ["in calls"]}
+    kinds: dict[str, list[str]] = {"call": ["in calls"]} if any(bar.attempts for bar in timeline.bars) else {}
+    if any(bar.activity is not None for bar in timeline.bars):
+        kinds["done"] = ["items that ended"]
     for reason in sorted({one.reason for bar in timeline.bars for one in bar.segments if one.reason}):
         kinds.setdefault(f"wait-{_WAITS.get(reason, 'other')}", []).append(reason_word(reason))
     key = [
@@ -152,11 +154,11 @@ def _items(bar: Bar, begin: float, scale: float) -> Markup:
         if count:
             height = max(2.0, _HEIGHT * count / most)
             place = {"x": f"{left + number * width:.2f}", "width": f"{max(width, 0.5):.2f}"}
-            drawn.append(el("rect", **place, y=f"{_HEIGHT - height:.2f}", height=f"{height:.2f}", class_="call"))
+            drawn.append(el("rect", **place, y=f"{_HEIGHT - height:.2f}", height=f"{height:.2f}", class_="done"))
             if failed:
                 share = height * failed / count
                 drawn.append(
-                    el("rect", **place, y=f"{_HEIGHT - share:.2f}", height=f"{share:.2f}", class_="call failed")
+                    el("rect", **place, y=f"{_HEIGHT - share:.2f}", height=f"{share:.2f}", class_="done failed")
                 )
     return el("g", drawn)
 

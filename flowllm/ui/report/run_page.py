@@ -9,12 +9,13 @@ from pathlib import Path
 from flowllm import __version__
 from flowllm.core.models import ModelTotals
 from flowllm.core.money import dollars
-from flowllm.core.types import Json, Usage
+from flowllm.core.types import Json, StepKind, Usage
 from flowllm.explain.svg import draw_svg
 from flowllm.reporting.text import at_least, duration, plural, waits_text
 from flowllm.ui.report.html import Child, Markup, document, el
 from flowllm.ui.report.parts import clock, facts, mark, over_time, status, table, value
 from flowllm.views.report import Report, Section
+from flowllm.views.shown import preview
 
 _WIDEST = 1800
 """Units of a drawing that is made to fit the page; a wider one is scrolled."""
@@ -93,25 +94,16 @@ def _drawings(report: Report, now: float, anchors: Mapping[str, str]) -> Markup 
     wide = int(drawing.split('width="', 1)[1].split('"', 1)[0])
     begin = min((bar.started_at for bar in bars if bar.started_at is not None), default=summary.started_at)
     end = now if summary.finished_at is None else summary.finished_at
-    return el(
-        "div",
-        el("section", el("h2", "Steps over time"), over_time(report.timeline, begin, end, anchors), class_="card"),
-        el(
-            "section",
-            el("h2", "Graph"),
-            el(
-                "div", drawing, class_=f"scroll drawing{' fits' if wide <= _WIDEST else ''}", tabindex="0", role="group"
-            ),
-            class_="card",
-        ),
-        class_="drawings",
-    )
+    over = el("section", el("h2", "Steps over time"), over_time(report.timeline, begin, end, anchors), class_="card")
+    kind = f"scroll drawing{' fits' if wide <= _WIDEST else ''}"
+    graph = el("section", el("h2", "Graph"), el("div", drawing, class_=kind, tabindex="0", role="group"), class_="card")
+    return el("div", over, graph if report.graph.size > 1 else None, class_="drawings")
 
 
 def _models(models: Sequence[ModelTotals]) -> Markup | None:
     if not models:
         return None
-    headers = ["Model", "Requests", "Failed", "Tokens in", "Out", "Cached", "Cost", "p50", "p99", "Throttled", "Reused"]
+    headers = ["Model", "Requests", "Failed", "Tokens in", "Out", "Cached", "Cost", "p50", "p99", "Throttled", "Stored"]
     rows = [
         [
             el("span", one.model, " ", el("span", one.provider, class_="muted")),
@@ -163,10 +155,7 @@ def _section(section: Section, anchors: Mapping[str, str], run_id: str) -> Marku
 def _line(node: Mapping[str, Json]) -> str:
     """What an item is, or why there is nothing to see, on the line of its name."""
     if node["item"] is not None:
-        shown = node["item"]["text"] if node["item"]["text"] is not None else node["item"]["value"]
-        if isinstance(shown, dict) and len(shown) == 1:
-            (shown,) = shown.values()
-        return str(shown)[:120]
+        return preview(node["item"]["value"] if node["item"]["text"] is None else node["item"]["text"], 120) or ""
     return str(node["reason"] or node["kind"])
 
 
@@ -190,7 +179,7 @@ def _body(section: Section, anchors: Mapping[str, str], run_id: str) -> Markup:
         parts.append(value("last answer", error["answer"]))
     parts.append(value("item", node["item"]))
     parts += [value(one["role"], one["content"]) for one in node["messages"]]
-    if node["counts"] is None:
+    if node["counts"] is None and node["kind"] != StepKind.WORKFLOW:  # it is made of the steps below
         parts.append(value("made from", node["computed_from"]))
     parts.append(value("answer" if node["kind"] == "prompt" else "output", node["output"]))
     parts += [_section(one, anchors, run_id) for one in section.within]

@@ -11,7 +11,9 @@ LINES = st.lists(st.text("ab \t.é", max_size=6), max_size=12)
 
 def shown(lines: tuple[DiffLine, ...]) -> list[str]:
     """A line each, with what differs in brackets."""
-    return [line.sign + "".join(f"[{text}]" if differs else text for text, differs in line.parts) for line in lines]
+    return [
+        line.sign + "".join(f"[{text}]" if differs and text else text for text, differs in line.parts) for line in lines
+    ]
 
 
 def test_words_within_a_line_and_its_neighbours() -> None:

@@ -174,5 +174,5 @@ const TAGS = { "-": ["old", "del"], "+": ["new", "ins"] };
 
 function Line({ sign, parts }) {
   const [kind, Tag] = TAGS[sign] ?? [null, "span"];
-  return html`<div class=${kind}><span class="sign">${sign}</span><span>${parts.map(([text, differs]) => (differs && kind ? html`<${Tag}>${text}<//>` : text))}</span></div>`;
+  return html`<div class=${kind}><span class="sign">${sign}</span><span>${parts.map(([text, differs]) => (differs && kind && text ? html`<${Tag}>${text}<//>` : text))}</span></div>`;
 }
