@@ -18,6 +18,7 @@ from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figure
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
+from flowllm.app.started import run_started
 from flowllm.app.telemetry import RunTelemetry
 from flowllm.app.wiring import AUTO, SIMULATED, Providers
 from flowllm.calls.batch import Batches
@@ -27,8 +28,9 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
+from flowllm.core.events import RunStarted
 from flowllm.core.tasks import run_loop, start_task, to_the_end
-from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepKind, step_path
+from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind, step_path
 from flowllm.datasets.file_writes import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
 from flowllm.explain.forecast import Forecast
@@ -269,6 +271,14 @@ class FlowLLM:
     def workflow_of(self, run: RunRecord) -> Workflow:
         """The workflow as the run has it on record. Raises InvalidWorkflow if this version takes it no more."""
         return self._stored(run, RunOptions.of(run.options))
+
+    def started(self, run: RunRecord) -> RunStarted:
+        """What the run's last attempt said of itself when it began, without the graphs of items. Raises InvalidWorkflow as
+        `workflow_of`."""
+        workflow, at = self.workflow_of(run), run.started_at if run.owner is None else run.owner.since
+        steps = chosen_steps(workflow, RunOptions.of(run.options))
+        named = {StepId(name): step for name, step in steps.items()}
+        return run_started(workflow, named, run, at=at, within_items=False)
 
     async def delete(self, run_ids: Sequence[RunId]) -> int:
         """Remove runs with their results and what they kept of standard input, never stored answers; how many there

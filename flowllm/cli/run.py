@@ -7,7 +7,6 @@ import contextlib
 import gc
 import resource
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +38,7 @@ from flowllm.cli.output import (
 )
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.start import finish_process
+from flowllm.cli.view import following
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
@@ -47,9 +47,7 @@ from flowllm.core.types import RunStatus
 from flowllm.datasets.file_writes import FileConflict, FileRegistry
 from flowllm.datasets.files import STDIN
 from flowllm.reporting.base import EventsFile, Observer
-from flowllm.reporting.live_view import LiveView, owning_terminal
-from flowllm.reporting.progress import Notices, Progress
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.progress import Notices
 from flowllm.reporting.summary import Summary
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.open import is_memory
@@ -223,21 +221,6 @@ async def _execute(
     return code
 
 
-def following(screen: Screen, process: ExitStack) -> Observer:
-    """Shows how a run goes on, until the end of the context: as a view on a terminal, in lines everywhere else."""
-    if not screen.colour:
-        return Progress(screen, tracebacks=debugging())
-    loop = asyncio.get_running_loop()
-    view = LiveView(
-        screen,
-        later=lambda delay, callback: loop.call_soon_threadsafe(loop.call_later, delay, callback),
-        now=time.time,
-        timer=time.perf_counter,
-    )
-    process.enter_context(owning_terminal(view))
-    return view
-
-
 @contextlib.contextmanager
 def tuned_process() -> Iterator[None]:
     """Allow more open files, and have the garbage collector run less often, until the run is over."""
@@ -267,8 +250,9 @@ def _show(result: RunResult, shown: Shown, summary: Summary, location: Location 
     Raises OutputLost where the results could not be shown.
     """
     lost, screen = None, messages()
+    apart = screen.stream.isatty() and sys.stdout.isatty() and not shown.quiet
     try:
-        _show_results(result, shown, apart=screen.stream.isatty() and not shown.quiet)
+        _show_results(result, shown, apart=apart)
     except BrokenPipeError:  # whoever read them has seen enough, which is no failure of the run
         silence_output()
     except OutputLost as error:
@@ -280,6 +264,8 @@ def _show(result: RunResult, shown: Shown, summary: Summary, location: Location 
         if not shown.quiet:
             screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
     elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
+        if not shown.quiet and (screen.colour or (apart and result.outputs)):
+            screen.line()
         for line in summary.lines(resume_it, failed_items, result.path):
             screen.line(*line)
     if lost is not None:
@@ -288,12 +274,10 @@ def _show(result: RunResult, shown: Shown, summary: Summary, location: Location 
 
 
 def _show_results(result: RunResult, shown: Shown, *, apart: bool) -> None:
-    """`apart`: with blank lines around them, on a terminal where both streams meet."""
+    """`apart`: with a blank line before them, on a terminal where both streams meet."""
     if shown.as_json:
         print_json(result.as_dict())
     elif outputs := known_outputs(result.status, result.outputs):
         if apart:
             messages().line()
         print_outputs(outputs)
-        if apart:
-            messages().line()

@@ -8,6 +8,7 @@ from typing import Final
 from flowllm.core.events import FanOutStarted, NodeEnded, RequestEnded
 from flowllm.core.money import dollars
 from flowllm.core.types import ROW, NodeId, NodeStatus, WaitReason
+from flowllm.reporting.followed import ItemsRead
 from flowllm.reporting.rates import SlidingRate
 from flowllm.reporting.text import rate, reason_word, time_left
 
@@ -62,6 +63,13 @@ class ForeachProgress:
         self.skipped += event.status is NodeStatus.SKIPPED
         if not (event.reused or event.cached):
             self.rate.add(event.at)
+
+    def read(self, event: ItemsRead) -> None:
+        """So far they have come, as the record of the run says."""
+        if not self.ended:  # all before the watching counts for nothing
+            self.rate = SlidingRate(event.at)
+        self.ended, self.failed, self.skipped = event.ended, event.failed, event.skipped
+        self.rate.add(event.at, event.worked)
 
     def paid(self, event: RequestEnded) -> None:
         """A request of one of them ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from flowllm.core.events import (
@@ -23,6 +23,7 @@ from flowllm.core.events import (
 )
 from flowllm.core.types import NODE_TERMINAL, ROW, NodeStatus, RunStatus, WaitReason, step_path
 from flowllm.reporting.base import AccountState
+from flowllm.reporting.followed import ItemsRead, SpendRead
 from flowllm.reporting.live_snapshot import CACHED, REUSED, LiveSnapshot, StepSnapshot, Throughput, Trouble
 from flowllm.reporting.open_work import OpenWork, unanswered
 from flowllm.reporting.rates import SlidingRate
@@ -70,6 +71,8 @@ class _Step:
         self.status, self.finished = event.status, event.at
         self.source = REUSED if event.reused else CACHED if event.cached else ""
         self.note = error_text(event.error) if event.error else event.reason
+        self.tokens = max(self.tokens, event.usage.at_least)
+        self.usd = max(self.usd, event.cost_usd or 0.0)
         counts = event.counts
         if counts is not None:
             self.many = True
@@ -107,6 +110,8 @@ class LiveModel:
             RequestEnded: self._request_ended,
             NodeRetrying: self._retrying,
             NodeEnded: self._node_ended,
+            ItemsRead: self._items_read,
+            SpendRead: self._spend_read,
             StopRequested: self._stop_requested,
             RunEnded: self._run_ended,
         }
@@ -211,6 +216,16 @@ class LiveModel:
         if event.status is NodeStatus.FAILED and event.counts is None:
             self._last_error = Trouble(text=f"{node}: {error_text(event.error)}")
 
+    def _items_read(self, event: ItemsRead) -> None:
+        step = self._step(event.node_id)
+        if not step.ended:  # all before the watching counts for nothing
+            step.rate = SlidingRate(event.at)
+        step.ended, step.failed, step.skipped = event.ended, event.failed, event.skipped
+        step.rate.add(event.at, event.worked)
+
+    def _spend_read(self, event: SpendRead) -> None:
+        self._usd, self._tokens_used, self._usd_exact = event.usd, event.tokens, event.exact
+
     def _stop_requested(self, _event: StopRequested) -> None:
         self._stopping = True
 
@@ -226,7 +241,7 @@ class LiveModel:
         """How it stands; only once the run has started."""
         started, ended = self.started, self.ended
         assert started is not None  # noqa: S101 - as the docstring says
-        waits = self._waits()
+        waits, elapsed = self._waits(), max(0.0, now - started.at)
         steps = [self._shown(step, waits, now) for step in self._steps.values()]
         top = [step for step in steps if not step.depth]
         left = [step.left_s for step in top if step.status is NodeStatus.RUNNING and step.many]
@@ -239,14 +254,19 @@ class LiveModel:
             resumed=started.resumed,
             status=RunStatus.RUNNING if ended is None else ended.status,
             stopping=self._stopping and ended is None,
-            elapsed_s=max(0.0, now - started.at) if ended is None else ended.duration_s,
+            elapsed_s=elapsed if ended is None else ended.duration_s,
             steps=tuple(steps),
             done=sum(not step.depth and step.status in NODE_TERMINAL for step in self._steps.values()),
             count=len(top),
-            in_flight=sum(step.in_flight for step in self._steps.values()),
-            waits=sum(waits.values(), Counter()),
-            requests=_throughput(self._requests, now, [one.requests_per_minute for one in accounts]),
-            tokens=_throughput(self._tokens, now, [one.tokens_per_minute for one in accounts]),
+            in_flight=sum(step.in_flight for step in self._steps.values())
+            + sum(one.in_flight or 0 for one in accounts),
+            waits=sum(waits.values(), _waits_of(accounts)),
+            requests=_throughput(
+                self._requests, now, elapsed, [(one.requests_sent, one.requests_per_minute) for one in accounts]
+            ),
+            tokens=_throughput(
+                self._tokens, now, elapsed, [(one.tokens_used, one.tokens_per_minute) for one in accounts]
+            ),
             usd=self._usd,
             usd_exact=self._usd_exact,
             budget_usd=started.budget_usd,
@@ -305,8 +325,22 @@ def _left(status: NodeStatus) -> NodeStatus:
     return NodeStatus.CANCELLED if status is NodeStatus.RUNNING else status
 
 
-def _throughput(rate: SlidingRate, now: float, limits: list[float | None]) -> Throughput:
-    """One account without a limit makes all of them unlimited."""
-    known = [one for one in limits if one is not None]
-    limit = sum(known) if known and len(known) == len(limits) else None
-    return Throughput(per_minute=rate.steady(now) * _MINUTE, limit=limit)
+def _waits_of(accounts: Sequence[AccountState]) -> Counter[WaitReason]:
+    """Of a run of another process: as its accounts tell."""
+    found: Counter[WaitReason] = Counter()
+    for account in accounts:
+        for reason, count in (account.waits or {}).items():
+            found[WaitReason(reason)] += count
+    return found
+
+
+def _throughput(
+    rate: SlidingRate, now: float, elapsed: float, accounts: Sequence[tuple[float | None, float | None]]
+) -> Throughput:
+    """By events, or in the last minute as accounts count it. One account without a limit makes all of them unlimited."""
+    counted = [count for count, _ in accounts if count is not None]
+    known = [limit for _, limit in accounts if limit is not None]
+    return Throughput(
+        per_minute=sum(counted) * _MINUTE / min(_MINUTE, max(1.0, elapsed)) if counted else rate.steady(now) * _MINUTE,
+        limit=sum(known) if known and len(known) == len(accounts) else None,
+    )

@@ -30,6 +30,7 @@ from flowllm.core.events import (
 )
 from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, WaitReason
 from flowllm.reporting.base import AccountState
+from flowllm.reporting.followed import ItemsRead
 from flowllm.reporting.foreach_progress import ROWS, SELDOM, ForeachProgress
 from flowllm.reporting.open_work import OpenWork
 from flowllm.reporting.screen import Part, Screen
@@ -122,6 +123,9 @@ class Progress:
                 self._foreaches[event.node_id].total = event.total
             case RunStarted():
                 self._started(event)
+            case ItemsRead() if event.node_id in self._foreaches:
+                self._foreaches[event.node_id].read(event)
+                self._report(self._foreaches[event.node_id], event.at)
             case StopRequested():
                 self._report_all(event)
             case RunEnded() if not self._over:

@@ -42,6 +42,8 @@ class ItemChange(NamedTuple):
     place: int
     status: NodeStatus
     change_no: int
+    worked: bool = True
+    """It was carried out, not taken from the cache or from an earlier attempt at the run."""
 
 
 class Past(NamedTuple):

@@ -46,9 +46,12 @@ class FollowingReader(Reader):
 
     async def item_changes(self, run_id: RunId, *, since: int = 0, limit: int = 2000) -> list[ItemChange]:
         """See `Following`."""
-        query = f"SELECT parent, place, status, change_no {_CHANGED} AND place IS NOT NULL AND {_OUTSIDE} {_TAIL}"
+        query = f"SELECT parent, place, status, change_no, cached OR reused {_CHANGED} AND place IS NOT NULL AND {_OUTSIDE} {_TAIL}"
         rows = await self._all(query, {"run": to_text(run_id), "since": since, "limit": limit})
-        return [ItemChange(from_text(parent), place, NodeStatus(status), no) for parent, place, status, no in rows]
+        return [
+            ItemChange(from_text(parent), place, NodeStatus(status), no, not taken)
+            for parent, place, status, no, taken in rows
+        ]
 
     async def recent(self, workflow: str, *, limit: int = 20) -> list[Past]:
         """See `Following`."""

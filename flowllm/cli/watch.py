@@ -1,0 +1,98 @@
+"""flowllm watch: a run of another process, as that process shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from typing import Final
+
+import click
+
+from flowllm.app.flowllm import FlowLLM
+from flowllm.app.result import RunResult
+from flowllm.cli.database import command, find_run, reading
+from flowllm.cli.options import Location, location_options
+from flowllm.cli.output import INTERRUPTED, messages, say
+from flowllm.cli.view import following
+from flowllm.core.errors import FlowLLMError, RunNotFound
+from flowllm.core.events import RunStarted
+from flowllm.core.types import RunStatus
+from flowllm.reporting.summary import Summary
+from flowllm.storage.base import RunRecord, Store
+from flowllm.views.follow import RunFollower
+from flowllm.views.steps import step_kinds
+
+OFTEN: Final = 0.5
+"""Seconds from one look at the record to the next."""
+
+
+@click.command()
+@click.argument("run", required=False)
+@location_options
+def watch(*, run: str | None, location: Location) -> int:
+    """Watch RUN, which another process carries out, until it ends.
+
+    Without RUN, the newest run that goes on, or the newest that has ended. RUN is an id, its beginning, or `last`. Ctrl-C ends the
+    watching, not the run. The exit code is that of the run.
+    """
+    try:
+        return reading(location, lambda app: _watch(app, run, location))
+    except KeyboardInterrupt:
+        say("no longer watching; the run goes on by itself")
+        return INTERRUPTED
+
+
+async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
+    run = await (_newest(app.store) if named is None else find_run(app.store, named))
+    screen = messages()
+    with ExitStack() as process:
+        view = following(screen, process)
+        summary = Summary(errors_shown=not screen.colour)
+        started = _started(app, run)
+        follower = RunFollower(app.store, run, steps=started.nodes)
+        observers = (summary, view)
+        for observer in observers:
+            observer.handle(started)
+        while True:
+            now = time.time()
+            for event in await follower.events(run, now):
+                for observer in observers:
+                    observer.handle(event)
+            if run.status is not RunStatus.RUNNING:
+                break
+            view.look(now, await follower.accounts(now))
+            await asyncio.sleep(OFTEN)
+            run = await app.store.run(run.run_id)
+    resume, failed = (command(verb, run.run_id, location) for verb in ("resume", "failed"))
+    if screen.colour:
+        screen.line()
+    for line in summary.lines(resume, failed, run.path):
+        screen.line(*line)
+    return RunResult.of(run, []).exit_code
+
+
+async def _newest(store: Store) -> RunRecord:
+    """The newest that goes on, else the newest. Raises RunNotFound."""
+    found = await store.runs(limit=1, status=RunStatus.RUNNING) or await store.runs(limit=1)
+    if not found:
+        raise RunNotFound("there is no run yet", hint="start one with `flowllm run FILE`")
+    return await store.run(found[0].run_id)
+
+
+def _started(app: FlowLLM, run: RunRecord) -> RunStarted:
+    """Of a workflow that this version cannot read, with the names of its steps alone."""
+    try:
+        return app.started(run)
+    except FlowLLMError:
+        steps = dict.fromkeys(step_kinds(run), ())
+        return RunStarted(
+            run_id=run.run_id,
+            at=run.started_at,
+            workflow=run.workflow,
+            provider=run.provider,
+            nodes=len(steps),
+            over=run.options.get("over"),
+            output=run.options.get("output"),
+            steps=steps,
+        )

@@ -1,0 +1,27 @@
+"""What is told of a run of another process in place of the events that only that process has: sums, read from its record."""
+
+from __future__ import annotations
+
+from flowllm.core.events import Event, NodeEvent
+from flowllm.core.records import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsRead(NodeEvent):
+    """How far the items of a foreach have come."""
+
+    ended: int
+    failed: int
+    skipped: int
+    worked: int
+    """Items that were carried out since this was told last: those count towards the rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRead(Event):
+    """What the run took so far, as far as that is known."""
+
+    usd: float
+    tokens: int
+    exact: bool
+    """No cost is unknown."""
