@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import ExitStack
 from typing import Final
@@ -10,13 +11,15 @@ from typing import Final
 import click
 
 from flowllm.app.flowllm import FlowLLM
-from flowllm.app.result import RunResult
+from flowllm.app.result import RunResult, figures_of
 from flowllm.cli.database import command, find_run, reading
 from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import INTERRUPTED, messages, say
+from flowllm.cli.start import SIGNALS
 from flowllm.cli.view import following
 from flowllm.core.errors import FlowLLMError, RunNotFound
 from flowllm.core.events import RunStarted
+from flowllm.core.records import replace
 from flowllm.core.types import RunStatus
 from flowllm.reporting.summary import Summary
 from flowllm.storage.base import RunRecord, Store
@@ -36,16 +39,14 @@ def watch(*, run: str | None, location: Location) -> int:
     Without RUN, the newest run that goes on, or the newest that has ended. RUN is an id, its beginning, or `last`. Ctrl-C ends the
     watching, not the run. The exit code is that of the run.
     """
-    try:
-        return reading(location, lambda app: _watch(app, run, location))
-    except KeyboardInterrupt:
-        say("no longer watching; the run goes on by itself")
-        return INTERRUPTED
+    return reading(location, lambda app: _watch(app, run, location))
 
 
 async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
     run = await (_newest(app.store) if named is None else find_run(app.store, named))
-    screen = messages()
+    screen, stopped = messages(), asyncio.Event()
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     with ExitStack() as process:
         view = following(screen, process)
         summary = Summary(errors_shown=not screen.colour)
@@ -54,16 +55,21 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
         observers = (summary, view)
         for observer in observers:
             observer.handle(started)
-        while True:
+        while not stopped.is_set():
             now = time.time()
-            for event in await follower.events(run, now):
+            figures = {"requests": {"sent": run.totals.spend.requests}, **figures_of(run)}
+            for event in await follower.events(replace(run, stats=figures), now):
                 for observer in observers:
                     observer.handle(event)
             if run.status is not RunStatus.RUNNING:
                 break
             view.look(now, await follower.accounts(now))
-            await asyncio.sleep(OFTEN)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), OFTEN)
             run = await app.store.run(run.run_id)
+    if summary.ended is None:
+        say(f"no longer watched, the run goes on: {command('watch', run.run_id, location)}")
+        return INTERRUPTED
     resume, failed = (command(verb, run.run_id, location) for verb in ("resume", "failed"))
     if screen.colour:
         screen.line()

@@ -10,6 +10,7 @@ from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted, NodeSuspended, RunEnded, RunStarted
 from flowllm.core.money import dollars, price
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, RunStatus
+from flowllm.reporting.followed import ItemsRead
 from flowllm.reporting.foreach_progress import ROWS
 from flowllm.reporting.models import model_lines, response_cache_line, worth_a_table
 from flowllm.reporting.progress import MOST_ITEM_ERRORS, SIMULATED_NOTICE, what_ended
@@ -82,6 +83,10 @@ class Summary:
                     self._suspended[event.node_id] = event
             case NodeStarted():
                 self._suspended.pop(event.node_id, None)
+            case ItemsRead():
+                succeeded = event.ended - event.failed - event.skipped
+                shares = {"succeeded": succeeded, "failed": event.failed, "skipped": event.skipped}
+                self._items[event.node_id] = {"total": event.ended, **shares}
             case RunStarted():
                 self._started = event
             case FailuresHigh():
