@@ -70,7 +70,7 @@ def test_a_follower_sees_a_run_as_the_run_sees_itself(tmp_path: Path) -> None:
     async def main() -> None:
         async with app:
             running = asyncio.ensure_future(app.run(tmp_path / "flow.yaml", options=RunOptions(), observers=[own]))
-            while not await app.store.runs():
+            while own.model.started is None:
                 await asyncio.sleep(0.1)
             await asyncio.sleep(3.3)
             [run] = await app.store.runs()
