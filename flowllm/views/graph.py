@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flowllm.core.errors import UsageError
-from flowllm.core.records import dataclass, field
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import (
     NODE_TERMINAL,
     ROW,
@@ -14,6 +14,7 @@ from flowllm.core.types import (
     NodeId,
     NodeStatus,
     RunId,
+    RunStatus,
     StepId,
     StepKind,
     child_id,
@@ -96,7 +97,7 @@ def durations(nodes: Iterable[NodeRecord], now: float) -> dict[str, float]:
 
 
 def end_of(node: NodeRecord) -> float | None:
-    """When it ended; None for one that goes on, whose row may have been written over and over (a foreach's is, with counts)."""
+    """When it ended; None for one that goes on, whose row may have been written before (a foreach's is, with counts)."""
     return node.finished_at if node.status in NODE_TERMINAL else None
 
 
@@ -154,12 +155,31 @@ async def read_graph(store: Store, run: RunRecord, graph: Graph, within: str = "
     """The graph of `run`, of which `graph` is the workflow's, or of its node `within`. Raises UsageError for a node that has none."""
     inner = graph_within(graph_of_run(graph, run), within)
     if within and within == step_path(within) and _repeated(graph_of_run(graph, run), within):
-        found = await store.count_within(run.run_id, NodeId(within))
-        counts: dict[str, Mapping[NodeStatus, int]] = {child_id(within, step): of for step, of in found.items()}
-        return graph_view(inner, within, (), now=now, counts=counts)
-    nodes = await store.nodes(run.run_id, within)
-    over = run.finished_at if run.finished_at is not None else now
-    return graph_view(inner, within, nodes, now=over, counts=await foreach_counts(store, run.run_id, inner, nodes))
+        steps = await store.count_within(run.run_id, NodeId(within))
+        return graph_view(inner, within, (), now=now, counts={child_id(within, step): of for step, of in steps.items()})
+    nodes = standing(run, await store.nodes(run.run_id, within))
+    counts = await foreach_counts(store, run.run_id, inner, nodes)
+    return graph_view(inner, within, nodes, now=last_moment(run, nodes, now), counts=counts)
+
+
+def standing(run: RunRecord, nodes: Iterable[NodeRecord]) -> list[NodeRecord]:
+    """The nodes as they stand: of a run that is over none goes on, whatever its row says that was written last."""
+    if run.status is RunStatus.RUNNING:
+        return list(nodes)
+    stopped = NodeStatus.CANCELLED
+    return [
+        replace(node, status=stopped, finished_at=None) if node.status is NodeStatus.RUNNING else node for node in nodes
+    ]
+
+
+def last_moment(run: RunRecord, nodes: Iterable[NodeRecord], now: float) -> float:
+    """Until when the run goes on: `now`, or when it ended; of one whose process died the last time on record of these nodes."""
+    if run.status is RunStatus.RUNNING or run.finished_at is not None:
+        return now if run.finished_at is None else run.finished_at
+    return max(
+        (time for node in nodes for time in (node.started_at, node.finished_at) if time is not None),
+        default=run.started_at,
+    )
 
 
 def _repeated(graph: Graph, node: str) -> bool:

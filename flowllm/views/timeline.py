@@ -23,7 +23,16 @@ from flowllm.explain.graph import Graph
 from flowllm.reporting.text import duration, error_text
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.timeline import Activity
-from flowllm.views.graph import critical_path, durations, end_of, foreach_counts, graph_of_run, graph_within
+from flowllm.views.graph import (
+    critical_path,
+    durations,
+    end_of,
+    foreach_counts,
+    graph_of_run,
+    graph_within,
+    last_moment,
+    standing,
+)
 
 MOST_BARS = 1000
 """Bars that are given at once."""
@@ -238,19 +247,20 @@ async def read_timeline(
 
     `graph` is the workflow's. Bars of a run that is over end with it.
     """
-    now = now if run.finished_at is None else run.finished_at
     above = graph_of_run(graph, run)
     node = await store.node(run.run_id, NodeId(parent)) if parent else None
     if parent and not parent.endswith("]") and StepId(parent.rpartition(".")[2]) in _around(above, parent).foreach:
         items = await store.items(run.run_id, NodeId(parent), after=after, limit=limit + 1)
-        bars = await _bars(store, run, items[:limit], now=now)
+        shown = standing(run, items[:limit])
+        bars = await _bars(store, run, shown, now=last_moment(run, shown, now))
         return Timeline(bars=tuple(bars), changes=run.totals.changes, more=len(items) > limit)
     if node is not None and node.kind != StepKind.WORKFLOW:
         raise UsageError(
             f"{parent} has no nodes within it", hint="only steps of kind `workflow`, and foreaches, have some"
         )
     inner = graph_within(above, parent)
-    nodes = await store.nodes(run.run_id, parent)
+    nodes = standing(run, await store.nodes(run.run_id, parent))
+    now = last_moment(run, nodes, now)
     bars = await _bars(store, run, nodes, now=now)
     path = set(critical_path(inner, parent, durations(nodes, now)))
     counts = await foreach_counts(store, run.run_id, inner, nodes)

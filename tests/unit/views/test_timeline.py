@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.core.errors import UsageError
-from flowllm.core.types import AttemptStatus, NodeStatus
+from flowllm.core.types import AttemptStatus, NodeStatus, RunStatus
 from flowllm.explain.graph import Graph
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import RunRecord
-from flowllm.views.graph import GraphView, read_graph
+from flowllm.views.graph import GraphView, end_of, last_moment, read_graph, standing
 from flowllm.views.timeline import (
     BarAttempt,
     Timeline,
@@ -29,7 +29,7 @@ from flowllm.views.timeline import (
     wait_segments,
     with_hedges,
 )
-from tests.support.records import attempt_of_node, node
+from tests.support.records import attempt_of_node, node, run
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
 
@@ -120,6 +120,19 @@ def test_a_bar_says_what_its_node_waits_for_once_that_is_on_record() -> None:
     assert bar.error == "X: no"
 
 
+def test_what_a_run_that_is_over_left_running_was_cancelled_and_is_drawn_to_the_runs_end() -> None:
+    going = replace(node("a", "r1", status=NodeStatus.RUNNING), finished_at=1_700_000_001.5)
+    over = replace(run("r1"), status=RunStatus.INTERRUPTED)
+    (stands,) = standing(over, [going])
+    assert (stands.status, end_of(stands)) == (NodeStatus.CANCELLED, None)
+    assert standing(run("r1"), [going]) == [going]
+    assert [last_moment(one, [going], 9e9) for one in (run("r1"), over, replace(over, finished_at=8e9))] == [
+        9e9,
+        1_700_000_001.5,
+        8e9,
+    ]
+
+
 async def _at(app: FlowLLM, run: RunRecord, graph: Graph, parent: str) -> tuple[GraphView, Timeline]:
     return (
         await read_graph(app.store, run, graph, parent, now=app._clock.now()),
@@ -135,8 +148,8 @@ def test_the_graph_and_the_bars_of_a_run_while_it_goes_on_and_after(tmp_path: Pa
         app = opened(LoopClock())
         task = asyncio.ensure_future(app.run(str(path)))
         await asyncio.sleep(7.0)
-        (run,) = await app.store.runs()
-        run = await app.store.run(run.run_id)
+        (listed,) = await app.store.runs()
+        run = await app.store.run(listed.run_id)
         graph = Graph.of(app.workflow_of(run))
         view, line = await _at(app, run, graph, "")
         assert [(one.id, one.generation, one.foreach, one.inner) for one in view.nodes] == [
@@ -192,8 +205,8 @@ def test_the_rows_of_a_run_over_a_data_set_are_one_node_with_the_graph_within_it
         app = opened(LoopClock())
         data = str(tmp_path / "data.csv")
         await app.run(str(tmp_path / "flow.yaml"), options=RunOptions(over=data, output=str(tmp_path / "out.jsonl")))
-        (run,) = await app.store.runs()
-        run = await app.store.run(run.run_id)
+        (listed,) = await app.store.runs()
+        run = await app.store.run(listed.run_id)
         graph = Graph.of(app.workflow_of(run))
         view, line = await _at(app, run, graph, "")
         assert [(one.id, one.foreach, one.inner, one.counts) for one in view.nodes] == [

@@ -16,7 +16,7 @@ export function Graph({ run, nodes, onOpen }) {
   const drawn = useMemo(() => (graphs.has("") ? layout(graphs, room()) : null), [shape]);
   if (error && !drawn) return html`<${Trouble} error=${error} />`;
   if (!drawn) return html`<p class="muted" role="status">Reading the graph …</p>`;
-  const known = new Map([...graphs.values()].flatMap((graph) => graph.nodes).map((node) => [node.id, withStatus(node, nodes)]));
+  const known = new Map([...graphs.values()].flatMap((graph) => graph.nodes).map((node) => [node.id, withStatus(node, nodes, run)]));
   const critical = new Set([...graphs.values()].flatMap((graph) => graph.critical_path));
   const toggle = (id) => {
     setOpened((before) => (before.includes(id) ? before.filter((one) => one !== id && !one.startsWith(`${id}.`)) : [...before, id]));
@@ -57,9 +57,10 @@ function shapeOf(graphs, opened) {
   return JSON.stringify([opened, [...graphs].map(([id, graph]) => [id, graph.edges.length, graph.nodes.map((node) => [node.id, hasCounts(node)])])]);
 }
 
-function withStatus(node, nodes) {
+function withStatus(node, nodes, run) {
   const live = nodes.get(node.id);
-  return live ? { ...node, status: live.status, live } : node;
+  if (!live) return node;
+  return { ...node, status: live.status === "running" && run.status !== "running" ? "cancelled" : live.status, live };
 }
 
 function Canvas({ drawn, known, critical, onOpen, toggle, opened, run }) {
@@ -111,7 +112,7 @@ function Canvas({ drawn, known, critical, onOpen, toggle, opened, run }) {
 
 function Level({ drawn, known, critical, ...rest }) {
   return html`
-    <g class="edges">${drawn.lines.map((line) => html`<path key=${`${line.from}>${line.to}`} class=${edgeClass(line, known, critical)} d=${path(line.points)} marker-end=${critical.has(line.from) && critical.has(line.to) ? "url(#arrow-critical)" : "url(#arrow)"} />`)}</g>
+    <g class="edges">${drawn.lines.map((line) => html`<path key=${`${line.from}>${line.to}`} class=${edgeClass(line, known, critical)} d=${path(line.points, drawn.direction)} marker-end=${critical.has(line.from) && critical.has(line.to) ? "url(#arrow-critical)" : "url(#arrow)"} />`)}</g>
     ${drawn.boxes.map((box) => html`<${Box} key=${box.node.id} ...${{ box, node: known.get(box.node.id) ?? box.node, critical: critical.has(box.node.id), known, paths: critical, ...rest }} />`)}
   `;
 }
@@ -211,7 +212,8 @@ function shares(node) {
 function words(node) {
   if (node.foreach || hasCounts(node)) {
     const { total, begun, ended } = shares(node);
-    const failed = node.counts.failed ? `, ${count(node.counts.failed)} failed` : "";
+    const unsent = node.live?.counts?.not_sent;
+    const failed = node.counts.failed ? `, ${count(node.counts.failed)} failed` : unsent ? `, ${count(unsent)} not sent` : "";
     if (begun) return `${count(ended)} of ${node.live?.total || node.status !== "running" ? count(total) : `${count(total)}+`}${failed}`;
   }
   const took = node.live?.finished_at && node.live.started_at ? ` ${duration(node.live.finished_at - node.live.started_at)}` : "";

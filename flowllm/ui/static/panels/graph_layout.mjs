@@ -86,8 +86,19 @@ function byDagre(nodes, edges, boxes, direction) {
     const { x, y, width, height } = graph.node(id);
     return { ...boxes.get(id), x: x - width / 2, y: y - height / 2 };
   });
-  const lines = edges.map(([from, to, optional]) => ({ from, to, optional, points: graph.edge(from, to).points }));
+  const at = new Map(placed.map((box) => [box.node.id, box]));
+  const lines = edges.map(([from, to, optional]) => ({ from, to, optional, points: joined(at.get(from), at.get(to), graph.edge(from, to).points, direction) }));
   return { ...size(placed, lines), boxes: placed, lines };
+}
+
+/** A line through these points, from the middle of one box's side to the middle of the other's. */
+function joined(from, to, points, direction) {
+  const right = direction === "LR";
+  const [begin, end] = right
+    ? [{ x: from.x + from.width, y: from.y + from.height / 2 }, { x: to.x, y: to.y + to.height / 2 }]
+    : [{ x: from.x + from.width / 2, y: from.y + from.height }, { x: to.x + to.width / 2, y: to.y }];
+  const between = points.length < 4 ? [] : points.slice(1, -1).filter((point) => (right ? point.x > begin.x && point.x < end.x : point.y > begin.y && point.y < end.y));
+  return [begin, ...between, end];
 }
 
 /** Generations from left to right, in columns that fill the room: what is larger than dagre lays out in a moment. */
@@ -109,12 +120,7 @@ function inColumns(nodes, edges, boxes, room) {
     }
     x += 2 * GAP.rank;
   }
-  const lines = edges.map(([from, to, optional]) => {
-    const [one, other] = [placed.get(from), placed.get(to)];
-    const [begin, end] = [{ x: one.x + one.width, y: one.y + one.height / 2 }, { x: other.x, y: other.y + other.height / 2 }];
-    const middle = (begin.x + end.x) / 2;
-    return { from, to, optional, points: [begin, { x: middle, y: begin.y }, { x: middle, y: end.y }, end] };
-  });
+  const lines = edges.map(([from, to, optional]) => ({ from, to, optional, points: joined(placed.get(from), placed.get(to), [], "LR") }));
   const found = [...placed.values()];
   return { ...size(found, lines), boxes: found, lines };
 }
@@ -127,17 +133,15 @@ function size(boxes, lines) {
   };
 }
 
-/** A smooth line through points, each corner rounded. */
-export function path(points) {
-  if (points.length < 3) return `M${points.map(({ x, y }) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}`;
-  const parts = [`M${points[0].x.toFixed(1)} ${points[0].y.toFixed(1)}`];
-  for (let at = 1; at < points.length - 1; at += 1) {
-    const [corner, next] = [points[at], points[at + 1]];
-    const last = at === points.length - 2;
-    const end = last ? next : { x: (corner.x + next.x) / 2, y: (corner.y + next.y) / 2 };
-    parts.push(`Q${corner.x.toFixed(1)} ${corner.y.toFixed(1)} ${end.x.toFixed(1)} ${end.y.toFixed(1)}`);
-  }
-  return parts.join("");
+/** A smooth line through points, which leaves and enters boxes straight. */
+export function path(points, direction) {
+  const text = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
+  const curves = points.slice(1).map(({ x, y }, at) => {
+    const before = points[at];
+    const middle = direction === "LR" ? (before.x + x) / 2 : (before.y + y) / 2;
+    return direction === "LR" ? `C${text(middle, before.y)} ${text(middle, y)} ${text(x, y)}` : `C${text(before.x, middle)} ${text(x, middle)} ${text(x, y)}`;
+  });
+  return `M${text(points[0].x, points[0].y)}${curves.join("")}`;
 }
 
 /** All boxes with where they are drawn, those within others behind them: `[{...box, left, top}]`. */
