@@ -40,6 +40,7 @@ def _looked_at(project: Project) -> list[Outcome]:
         ("show", "last", "--json"),
         ("show", "last", "a"),
         ("failed", "last"),
+        ("export", "last", "a"),
         ("runs", "--json"),
         ("cache", "stats", "--json"),
         ("doctor",),
