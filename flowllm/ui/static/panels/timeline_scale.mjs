@@ -68,7 +68,7 @@ export const WAIT_WORDS = {
   rate: "requests/min",
   tokens: "tokens/min",
   slot: "slot",
-  pause: "server's pause",
+  pause: "pause, breaker",
   backoff: "backoff",
   budget: "budget",
   equal: "other call",
