@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from shlex import quote
 from typing import Final
 
+from flowllm.app.settings import DEFAULT_DATABASE
 from flowllm.core.clock import Clock
 from flowllm.core.errors import DatabaseTooNew, FlowLLMError, UsageError
 from flowllm.core.tasks import start_task
@@ -30,6 +31,9 @@ class Database:
                 "a database in memory is of one process: there is nothing to show", hint="name a file with --db"
             )
         self.path = database_path(url).absolute()
+        usual = database_path(DEFAULT_DATABASE).absolute()
+        self.option = "" if self.path == usual else f" --db {quote(str(self.path))}"
+        """What a command line needs besides, to find it from where the page was started."""
         self.missing = False
         self._url = str(self.path)
         self._clock = clock

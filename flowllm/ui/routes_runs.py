@@ -109,6 +109,7 @@ async def run(request: Request) -> Response:
     return JSONResponse(
         {
             **summary.as_dict(),
+            "db_option": request.app.state.database.option,
             "inputs": _values(found.inputs),
             "outputs": None if found.outputs is None else _values(found.outputs),
             "failure": None if found.error is None else dict(found.error),

@@ -16,6 +16,7 @@ from flowllm.views.shown import preview
 
 MOST_ROWS: Final = 500
 """Rows of one page."""
+_OPEN: Final = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.WAITING})
 
 
 def standing(run: RunRecord, status: NodeStatus) -> NodeStatus:
@@ -55,7 +56,6 @@ async def item_rows(store: Store, run: RunRecord, parent: NodeId, query: ItemQue
 
 def item_row(run: RunRecord, item: NodeRecord) -> dict[str, Json]:
     """An item in a line: the beginnings of its texts, and its figures."""
-    took = None if item.started_at is None or item.finished_at is None else item.finished_at - item.started_at
     output = preview(item.output)
     if output is None and item.error is None:
         output = item.parts.get("reason") or ("waits for a value" if SUSPENDED in item.parts else None)
@@ -71,10 +71,17 @@ def item_row(run: RunRecord, item: NodeRecord) -> dict[str, Json]:
         "cached": item.cached,
         "reused": item.reused,
         "started_at": item.started_at,
-        "took_s": took,
+        "took_s": took(item),
         "cost_usd": item.cost_usd,
         "tokens": item.usage.total,
     }
+
+
+def took(node: NodeRecord) -> float | None:
+    """Seconds from its beginning to its end; None for one that has not ended."""
+    if node.started_at is None or node.finished_at is None or node.status in _OPEN:
+        return None
+    return node.finished_at - node.started_at
 
 
 def _stored(run: RunRecord, statuses: Collection[NodeStatus]) -> frozenset[NodeStatus]:

@@ -16,7 +16,7 @@ from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import Beside
 from flowllm.storage.monitoring import SUSPENDED
 from flowllm.views.attempts import as_seen
-from flowllm.views.items import item_row, standing
+from flowllm.views.items import item_row, standing, took
 from flowllm.views.shown import shown
 
 MOST_WITHIN: Final = 500
@@ -44,7 +44,6 @@ class NodeDetail:
     def as_dict(self) -> dict[str, Json]:
         """As JSON; texts are cut and made harmless (see `Shown`)."""
         node, spend = self.node, self.spend
-        took = None if node.started_at is None or node.finished_at is None else node.finished_at - node.started_at
         return {
             **{name: getattr(node, name) for name in _AS_THEY_ARE},
             "id": node.node_id,
@@ -52,7 +51,7 @@ class NodeDetail:
             "kind": node.kind.value,
             "status": standing(self.run, node.status).value,
             "index": node.place,
-            "took_s": took,
+            "took_s": took(node),
             "usage": node.usage.as_dict(),
             "cost_usd": node.cost_usd,
             "cost_at_least": spend.known_usd,

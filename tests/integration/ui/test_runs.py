@@ -37,6 +37,7 @@ async def test_a_run_of_another_process_is_followed(tmp_path: Path) -> None:
         assert listed["workflows"] == ["blog"]
         one = (await page.get("/api/runs/R1")).json
         assert [(value["name"], value["text"]) for value in one["inputs"]] == [("topic", "tea")]
+        assert one["db_option"] == f" --db {path}"  # it is not where commands look by themselves
         assert (await page.get("/api/runs/R1/value?of=inputs")).body == b"tea"
         assert (await page.get("/api/runs/R1/value?of=outputs&number=1")).status == 400
         async with page.events("/api/runs/R1/changes") as events, page.events("/api/runs/changes") as list_events:

@@ -128,9 +128,9 @@ function More({ run }) {
     <div class="about-parts">
       ${open && html`<${Models} run=${run} />`}
       <section><h2>Commands</h2>
-        ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}`} />`}
-        <${Command} text=${`flowllm show ${run.run_id}`} />
-        ${run.nodes.failed > 0 && html`<${Command} text=${`flowllm failed ${run.run_id}`} />`}
+        ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}${run.db_option}`} />`}
+        <${Command} text=${`flowllm show ${run.run_id}${run.db_option}`} />
+        ${run.nodes.failed > 0 && html`<${Command} text=${`flowllm failed ${run.run_id}${run.db_option}`} />`}
         <${Command} text=${`flowllm report ${run.run_id} --output run.html`} />
       </section>
     </div>

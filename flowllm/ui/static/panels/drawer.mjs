@@ -7,6 +7,7 @@ import { Command, Trouble, sentence } from "../parts.mjs";
 import { withQuery } from "../route.mjs";
 import { Value, partPath } from "../values.mjs";
 import { Attempts, Waits } from "./node_parts.mjs";
+import { useCalm } from "./refresh.mjs";
 
 const LIVE = new Set(["pending", "running", "waiting"]);
 const KEYS = { j: "next", k: "previous", J: "next_failed", K: "previous_failed" };
@@ -43,7 +44,7 @@ export function Drawer({ run, id, onClose, onOpen }) {
 function useNode(run, id) {
   const [state, set] = useState({ id: null, node: null, error: null });
   const live = state.id === id && state.node !== null && LIVE.has(state.node.status);
-  const version = live || state.error ? run.changes : null;
+  const version = useCalm(live || state.error ? run.changes : 0);
   useEffect(() => {
     const gone = new AbortController();
     get(`/api/runs/${encodeURIComponent(run.run_id)}/node?${new URLSearchParams({ id })}`, { signal: gone.signal }).then(
@@ -92,7 +93,7 @@ function Body({ run, node }) {
     ${node.within.length > 0 && html`<${Within} nodes=${node.within} />`}
     <${Attempts} attempts=${node.attempt_log} />
     ${node.settings && html`<details class="more"><summary>Request settings</summary><${Value} name="Settings" shown=${node.settings} path=${path("request")} /></details>`}
-    <section class="commands"><h3>In a terminal</h3><${Command} text=${node.command} /></section>
+    <section class="commands"><h3>In a terminal</h3><${Command} text=${node.command + run.db_option} /></section>
   `;
 }
 

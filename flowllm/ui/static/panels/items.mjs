@@ -6,10 +6,10 @@ import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
 import { navigate, useRoute, withQuery } from "../route.mjs";
 import { Dots, WORDS } from "./dots.mjs";
+import { useCalm } from "./refresh.mjs";
 
 const PAGE = 100;
 const PAUSE = 250;
-const AGAIN = 1000;
 const LETTERS = Object.fromEntries(Object.entries(WORDS).map(([letter, word]) => [word, letter]));
 const ORDERS = { index: "By index", failed: "Failed first", slowest: "Slowest first", dearest: "Dearest first" };
 
@@ -41,6 +41,7 @@ function at(run) {
 
 /** All statuses, `{codes, total, counts, version}`, kept up to date by the changes that come. */
 function useGrid(run, parent, items) {
+  const version = useCalm(parent.includes("[") ? run.changes : 0); // changes within items are not told one by one
   const [state, set] = useState({ grid: null, error: null, moved: false });
   useEffect(() => {
     const gone = new AbortController();
@@ -70,7 +71,7 @@ function useGrid(run, parent, items) {
       stop();
       cancelAnimationFrame(frame);
     };
-  }, [run.run_id, run.status, parent, items]);
+  }, [run.run_id, run.status, parent, items, version]);
   return state;
 }
 
@@ -194,23 +195,6 @@ async function pageOf(run, wanted, signal) {
     if (found.rows.length > 0 || !found.more) return found;
     asked = wanted.replace(/after=\d+$/, `after=${found.cursor}`);
   }
-}
-
-/** A value that changes often, once a second at most. */
-function useCalm(value) {
-  const [calm, set] = useState(value);
-  const timer = useRef(0);
-  const newest = useRef(value);
-  newest.current = value;
-  useEffect(() => {
-    if (value === calm || timer.current) return;
-    timer.current = setTimeout(() => {
-      timer.current = 0;
-      set(newest.current);
-    }, AGAIN);
-  }, [value, calm]);
-  useEffect(() => () => clearTimeout(timer.current), []);
-  return calm;
 }
 
 function Row({ row, open }) {

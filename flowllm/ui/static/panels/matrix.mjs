@@ -7,11 +7,13 @@ import { Trouble } from "../parts.mjs";
 import { navigate, useRoute, withQuery } from "../route.mjs";
 import { Value, partPath } from "../values.mjs";
 import { Failure } from "./drawer.mjs";
+import { useCalm } from "./refresh.mjs";
 
 export function Matrix({ run, parent, onOpen }) {
   const { query } = useRoute();
   const [state, set] = useState({ found: null, error: null });
   const [open, setOpen] = useState(new Set());
+  const version = useCalm(run.changes);
   useEffect(() => {
     const gone = new AbortController();
     get(`/api/runs/${encodeURIComponent(run.run_id)}/matrix?${new URLSearchParams({ parent })}`, { signal: gone.signal }).then(
@@ -19,7 +21,7 @@ export function Matrix({ run, parent, onOpen }) {
       (error) => gone.signal.aborted || set({ found: null, error }),
     );
     return () => gone.abort();
-  }, [run.run_id, parent, run.changes]);
+  }, [run.run_id, run.status, parent, version]);
   const { found, error } = state;
   if (error) return html`<${Trouble} error=${error} />`;
   if (!found) return html`<p class="muted" role="status">Reading variants …</p>`;

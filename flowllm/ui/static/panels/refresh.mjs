@@ -1,6 +1,6 @@
 // Reading again as a run goes on: at once, then not more often than so many milliseconds, nor for more than a tenth of the time;
 // the last change is never missed.
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 export function useThrottled(read, milliseconds, changed) {
   const state = useRef({ next: -Infinity, timer: 0, busy: false, again: false, read });
@@ -32,4 +32,21 @@ export function useThrottled(read, milliseconds, changed) {
     },
     [],
   );
+}
+
+/** A value that changes often, once a second at most. */
+export function useCalm(value) {
+  const [calm, set] = useState(value);
+  const timer = useRef(0);
+  const newest = useRef(value);
+  newest.current = value;
+  useEffect(() => {
+    if (value === calm || timer.current) return;
+    timer.current = setTimeout(() => {
+      timer.current = 0;
+      set(newest.current);
+    }, 1000);
+  }, [value, calm]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  return calm;
 }

@@ -68,7 +68,7 @@ export const WAIT_WORDS = {
   rate: "requests/min",
   tokens: "tokens/min",
   slot: "slot",
-  pause: "pause, breaker",
+  pause: "server's pause",
   backoff: "backoff",
   budget: "budget",
   equal: "other call",
