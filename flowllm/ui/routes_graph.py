@@ -13,11 +13,12 @@ from starlette.routing import Route
 
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.tasks import start_task
-from flowllm.core.types import RunId, StepId
+from flowllm.core.types import RunId, RunStatus, StepId
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import RunRecord
-from flowllm.views.gauges import FRESH, series_of, throttled
+from flowllm.views.gauges import FRESH, series_of, throttled, was_throttled
 from flowllm.views.graph import read_graph
+from flowllm.views.models import models_of
 from flowllm.views.timeline import MOST_BARS, read_timeline
 
 _KEPT: Final = 16
@@ -48,12 +49,18 @@ async def timeline(request: Request) -> Response:
 
 
 async def gauges(request: Request) -> Response:
-    """How accounts stood behind the moment `since`, and not behind `until`; and whether anything waits for a limit now."""
+    """How accounts stood behind the moment `since`, and not behind `until`; and whether anything waits for a limit now, or, where
+    `run` names a run that is over, did in it."""
     now = request.app.state.clock.now()
     since, until = _number(request, "since", 0), _number(request, "until", 0) or math.inf
     found = await request.app.state.store.gauges(since=min(since, now - FRESH))
     accounts = [account.as_dict() for account in series_of(one for one in found if since < one.at <= until + 1)]
-    return JSONResponse({"accounts": accounts, "answer": throttled(found, now=now).as_dict()})
+    answer = throttled(found, now=now)
+    if name := request.query_params.get("run"):
+        run: RunRecord = await request.app.state.store.run(RunId(name))
+        if run.status is not RunStatus.RUNNING:
+            answer = was_throttled(await models_of(request.app.state.store, run))
+    return JSONResponse({"accounts": accounts, "answer": answer.as_dict()})
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -20,6 +20,8 @@ CARRIED = 3.0
 THROTTLED = (WaitReason.SERVER_PAUSE, WaitReason.BREAKER, WaitReason.RATE, WaitReason.TOKENS, WaitReason.SLOT)
 """What a limit is the cause of, ours or the server's; of equals the first is named."""
 MINUTE = 60.0
+FELT = 0.1
+"""Seconds below which nobody was held up."""
 _KEY = re.compile(r" [0-9a-f]{4,64}$")
 
 
@@ -168,6 +170,23 @@ def throttled(gauges: Iterable[Gauge], *, now: float) -> Answer:
     )
     waiting = f"no limit holds anything back (waiting: {known})" if known else "nothing waits"
     return Answer(throttled=False, text=f"No: {waiting}; {plural(in_flight, 'request')} in flight.{_refused(fresh)}")
+
+
+def was_throttled(models: Iterable[Mapping[str, Json]]) -> Answer:
+    """The same of a run that is over, from its table by model (`models_of`): gauges are kept for minutes alone."""
+    rows = sorted(models, key=lambda one: -one["throttled_s"])
+    waited, refused = sum(one["throttled_s"] for one in rows), sum(one["rate_limited"] for one in rows)
+    limited = f" {plural(refused, 'request')} got a 429." if refused else ""
+    if waited < FELT:
+        return Answer(
+            throttled=bool(refused), text=f"{'Yes' if refused else 'No'}: no request waited for a limit.{limited}"
+        )
+    first = rows[0]
+    share = f", {duration(first['throttled_s'])} of that for {one_line(first['model'])}" if len(rows) > 1 else ""
+    return Answer(
+        throttled=True,
+        text=f"Yes: requests waited {duration(waited)} for limits, all of them together{share}.{limited}",
+    )
 
 
 def _held(gauge: Gauge) -> int:

@@ -86,5 +86,5 @@ def test_the_graph_and_the_timeline_by_keyboard_while_a_run_goes_on(
             page.look(size=size, dark=dark)
             page.check(f"the graph, {size}")
         page.page.get_by_role("link", name="Am I throttled?").click()
-        page.see("No run goes on.")
+        page.see("No request waited for a limit.")
         assert project.finish(process).code == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowllm.storage.monitoring import Gauge
-from flowllm.views.gauges import account_name, series_of, throttled
+from flowllm.views.gauges import account_name, series_of, throttled, was_throttled
 
 OPENAI = "openai https://api.openai.com/v1 0a1b2c3d"
 
@@ -90,3 +90,16 @@ def test_an_account_is_called_by_its_host() -> None:
     assert account_name("openai http://127.0.0.1:8000/v1") == "127.0.0.1:8000"
     assert account_name("openai custom abcdef0123456789") == "openai custom"
     assert account_name("simulated simulated:seed=3") == "simulated"
+
+
+def test_a_run_that_is_over_is_told_of_by_what_its_requests_waited() -> None:
+    def row(model: str, seconds: float, refused: int = 0) -> dict[str, Any]:
+        return {"model": model, "throttled_s": seconds, "rate_limited": refused}
+
+    assert was_throttled([row("m", 0.0)]).text == "No: no request waited for a limit."
+    answer = was_throttled([row("m", 4.0, 1), row("big", 444.0)])
+    assert answer.throttled
+    assert answer.text == (
+        "Yes: requests waited 7m 28s for limits, all of them together, 7m 24s of that for big. 1 request got a 429."
+    )
+    assert was_throttled([row("m", 0.0, 2)]).text == "Yes: no request waited for a limit. 2 requests got a 429."

@@ -16,37 +16,39 @@ const FAR = 4;
 export function Throttled({ run }) {
   const [{ found, error }, set] = useState({ found: null, error: null });
   const [tick, again] = useState(0);
+  const going = run.status === "running";
   useEffect(() => {
+    if (!going) return undefined;
     const timer = setInterval(() => document.hidden || again((number) => number + 1), EVERY);
     return () => clearInterval(timer);
-  }, []);
+  }, [going]);
   useThrottled(
     async () => {
       try {
         const since = Math.max(Math.floor(Date.now() / 1000) - SHOWN, run.started_at - 2);
-        set({ found: await get(`/api/gauges?since=${since}&until=${run.finished_at ?? ""}`), error: null });
+        set({ found: await get(`/api/gauges?since=${since}&until=${run.finished_at ?? ""}&run=${encodeURIComponent(run.run_id)}`), error: null });
       } catch (problem) {
         set((before) => ({ ...before, error: problem }));
       }
     },
     EVERY,
-    [tick, run.run_id],
+    [tick, run.run_id, going],
   );
   if (error && !found) return html`<${Trouble} error=${error} />`;
   if (!found) return html`<p class="muted" role="status">Reading the limits …</p>`;
   return html`<div class="throttled">
-    <${Answer} answer=${found.answer} />
+    <${Answer} answer=${found.answer} over=${run.status !== "running"} />
     ${found.accounts.length === 0 && html`<p class="muted">How accounts stand is noted every second while a run goes on, and kept for ten minutes: there is nothing left of this run.</p>`}
     ${found.accounts.map((account) => html`<${Account} key=${account.account} account=${account} />`)}
   </div>`;
 }
 
-function Answer({ answer }) {
+function Answer({ answer, over }) {
   const [word, rest] = [answer.text.split(":")[0], answer.text.slice(answer.text.indexOf(":") + 1).trim()];
   const sign = answer.throttled ? html`<path d="M8 1.5 15 14H1z" /><path class="mark" d="M8 6v4m0 1.6v.6" />` : html`<circle cx="8" cy="8" r="7" /><path class="mark" d="M4.8 8.3 7.1 10.6 11.3 5.9" />`;
   return html`<p class=${`answer tone-${answer.throttled ? "waiting" : "succeeded"}`} role="status">
     <svg class="status-icon" viewBox="0 0 16 16" width="24" height="24" aria-hidden="true">${sign}</svg>
-    <span><strong>${word}.</strong> ${visible(rest.charAt(0).toUpperCase() + rest.slice(1))}</span>
+    <span><strong>${word}${over ? `, it was${answer.throttled ? "" : " not"}` : ""}.</strong> ${visible(rest.charAt(0).toUpperCase() + rest.slice(1))}</span>
   </p>`;
 }
 
