@@ -33,7 +33,7 @@ def results() -> Screen:
 
 def messages() -> Screen:
     """Standard error."""
-    return Screen(sys.stderr, colour=wants_colour(sys.stderr, os.environ))
+    return Screen(sys.stderr, colour=wants_colour(sys.stderr, os.environ), wraps=True)
 
 
 def unicode_output() -> bool:

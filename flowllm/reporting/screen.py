@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO, TypeAlias
 
 _TO_THE_END = "\x1b[K"
@@ -12,6 +13,7 @@ _BELOW = "\x1b[J"
 """Erase what stands right of the cursor, and all that stands below it too."""
 _TOGETHER, _DONE = "\x1b[?2026h", "\x1b[?2026l"
 """What is between is shown at once, by terminals that know it."""
+_INDENT = "  "
 _SIZE = (80, 24)
 """Columns and rows, where a stream is no terminal."""
 Part: TypeAlias = str | tuple[str, str]
@@ -39,6 +41,22 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
+def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
+    """A line in as many as it takes, broken between words; a command, which is bold alone, stays whole to be copied."""
+    line: list[Part] = []
+    used = 0
+    for text, style in (part if isinstance(part, tuple) else (part, "") for part in parts):
+        words = [text] if style == "bold" else re.split(r"(?<=[^ ]) (?=[^ ])", text)
+        for at, word in enumerate(words):
+            piece = f" {word}" if at else word
+            if used and used + len(piece) > width:
+                yield tuple(line)
+                line, used, piece = [_INDENT], len(_INDENT), piece.lstrip(" ")
+            line.append((piece, style))
+            used += len(piece)
+    yield tuple(line)
+
+
 class Screen:
     """Writes lines to a stream, from any thread. Texts must be harmless already (`reporting.text.visible`).
 
@@ -46,7 +64,9 @@ class Screen:
     a process that dies, or another one, writes there begins on a line of its own.
     """
 
-    def __init__(self, stream: TextIO, *, colour: bool) -> None:
+    def __init__(self, stream: TextIO, *, colour: bool, wraps: bool = False) -> None:
+        """`wraps`: lines that are wider than a terminal go on in the next."""
+        self._wraps = wraps and colour
         self.stream = stream
         self.colour = colour
         self.written = 0
@@ -57,7 +77,8 @@ class Screen:
 
     def line(self, *parts: Part) -> None:
         """Write one line and flush it."""
-        self.above((coloured(parts) if self.colour else plain(parts)) + "\n")
+        lines = wrapped(parts, self.size()[0]) if self._wraps else (parts,)
+        self.above("".join(f"{coloured(line) if self.colour else plain(line)}\n" for line in lines))
 
     def above(self, text: str) -> None:
         """Write whole lines, above the block if there is one."""

@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.screen import Screen, plain, wrapped
 
 
 @pytest.mark.parametrize("columns", [60, 200])
@@ -22,3 +22,17 @@ def test_what_is_drawn_over_is_as_wide_as_its_own_terminal(columns: int) -> None
         assert screen.size() == (columns, 24)
         assert screen.width() == columns
     os.close(ours)
+
+
+def test_long_lines_go_on_between_words_and_commands_stay_whole() -> None:
+    command = "flowllm resume 20261121-abc --db sqlite:///x.db"
+    line = (("failed", "bold red"), " in 3s: 4 steps; posts 50 items", "; resume it with: ", (command, "bold"))
+    assert [plain(one) for one in wrapped(line, 30)] == [
+        "failed in 3s: 4 steps; posts",
+        "  50 items; resume it with: ",
+        f"  {command}",
+    ]
+    assert list(wrapped(line, 200)) != []
+    assert [plain(one) for one in wrapped(("",), 20)] == [""]
+    assert [plain(one) for one in wrapped((), 20)] == [""]
+    assert [plain(one) for one in wrapped(("  a hint", " of words"), 12)] == ["  a hint of", "  words"]
