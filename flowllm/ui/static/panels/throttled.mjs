@@ -133,7 +133,7 @@ function Chart({ title, at, lines, pauses, marks, note }) {
   }, []);
   useEffect(() => {
     plot.current = new uPlot(options(place.current, lines, now), data, place.current);
-    const seen = new ResizeObserver(() => plot.current.setSize({ width: place.current.clientWidth, height: 150 }));
+    const seen = new ResizeObserver(([{ target }]) => target.isConnected && plot.current.setSize({ width: target.clientWidth, height: 150 }));
     seen.observe(place.current);
     return () => {
       seen.disconnect();
