@@ -255,6 +255,8 @@ class FlowLLM:
         raises before it sends anything."""
         check_arguments(workflow, inputs, options)
         options = self._settings.complete(options or RunOptions())
+        if options.over is None:
+            absolute_paths(options)  # refuses what belongs to `over`
         loaded = self._load(workflow, options)
         given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
         prepared = plan_run(loaded, options, given, self._providers(loaded, options, self._settings.project))

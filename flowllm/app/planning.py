@@ -13,17 +13,17 @@ from flowllm.app.wiring import SIMULATED, Providers, step_kinds
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, StepKind
+from flowllm.explain.asking import Known
 from flowllm.explain.forecast import Forecast, forecast, forecast_rows
-from flowllm.explain.planner import Known, Planner
+from flowllm.explain.planner import Planner
 from flowllm.explain.rendered import Shown
 from flowllm.explain.timing import Lane
 from flowllm.language.problems import Location, nearest
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
-from flowllm.limits.concurrency import CAREFUL, FIRST
+from flowllm.limits.concurrency import CAREFUL, FIRST, OPENING_PACE, UNHEARD
+from flowllm.limits.scope import MINUTE, STEADY
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import AttemptRecord, RunRecord, Store
-
-MINUTE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +118,13 @@ def _lanes(
     found = {}
     for name in providers.named_accounts():
         limits, settings = providers.limits(name, options.max_concurrent), workflow.providers[name]
-        slots, grows_to = math.inf, 0.0
+        slots, grows_to, opening = math.inf, 0.0, 0.0
         if limits.max_concurrent is not None:
             slots = limits.max_concurrent
         elif name == providers.default and concurrent:
             slots = max(concurrent.values())
         elif name == providers.default or settings.type != SIMULATED:
-            slots, grows_to = FIRST, CAREFUL
+            slots, grows_to, opening = FIRST, CAREFUL, OPENING_PACE
         if settings.type == SIMULATED and settings.slots is not None:
             slots, grows_to = min(slots, settings.slots), min(grows_to, settings.slots)
         rates = [(window.requests / window.per, float(window.requests)) for window in limits.windows]
@@ -136,10 +136,13 @@ def _lanes(
         found[name] = Lane(
             slots=slots,
             grows_to=grows_to,
-            requests_per_second=rate,
+            opening=opening,
+            unheard=min(UNHEARD, grows_to),
+            requests_per_second=rate * STEADY,
             burst=burst,
-            tokens_per_second=math.inf if tokens is None else tokens / MINUTE,
+            tokens_per_second=math.inf if tokens is None else tokens / MINUTE * STEADY,
             token_burst=tokens or 0.0,
+            charges_usage=limits.tokens_charged == "usage",
         )
     return found
 

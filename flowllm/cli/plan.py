@@ -25,6 +25,8 @@ _HEADERS = ("GEN", "STEP", "STATE", "REQS", "TOKENS IN", "OUT", "COST", "AT MOST
 _RIGHT = frozenset(_HEADERS) - {"STEP", "STATE", "WHY"}
 _NARROWEST, _WIDEST = 14, 60
 """Columns of the last one."""
+_SPARED = ("AT MOST", "GEN", "OUT", "TOKENS IN", "STATE")
+"""Columns that a narrow screen goes without, one after the other: the sums and --json have what is in them."""
 _LABELS = 9
 """Columns of the words before the lines below it."""
 _GAP = "  "
@@ -130,7 +132,7 @@ def print_forecast(forecast: Forecast) -> None:
     _print_table(screen, rows)
     screen.line()
     for label, text in _summary(forecast):
-        for number, line in enumerate(_wrapped(text, screen.width() - 1 - _LABELS)):
+        for number, line in enumerate(_wrapped(text, screen.width() - _LABELS)):
             screen.line((f"{'' if number else label:<{_LABELS}}", "bold"), visible(line))
 
 
@@ -297,13 +299,17 @@ def _number(number: float) -> str:
 
 def _print_table(screen: Screen, rows: list[list[str]]) -> None:
     """Aligned columns, the last one wrapped within what the screen leaves; those with nothing in them are left out."""
-    cells = [[visible(cell) for cell in row] for row in rows]
-    used = [at for at, header in enumerate(_HEADERS) if header == "WHY" or any(row[at] for row in cells)]
-    headers = [_HEADERS[at] for at in used]
-    cells = [[row[at] for at in used] for row in cells]
-    widths = [max(len(row[at]) for row in [headers, *cells]) for at in range(len(used) - 1)]
-    before = sum(widths) + len(_GAP) * len(widths)
-    room = max(_NARROWEST, min(_WIDEST, screen.width() - 1 - before))
+    shown = [[visible(cell) for cell in row] for row in rows]
+    used = [at for at, header in enumerate(_HEADERS) if header == "WHY" or any(row[at] for row in shown)]
+    for dropped in ("", *_SPARED):  # until there is room for reasons
+        used = [at for at in used if _HEADERS[at] != dropped]
+        headers = [_HEADERS[at] for at in used]
+        cells = [[row[at] for at in used] for row in shown]
+        widths = [max(len(row[at]) for row in [headers, *cells]) for at in range(len(used) - 1)]
+        before = sum(widths) + len(_GAP) * len(widths)
+        if screen.width() - before >= _NARROWEST:
+            break
+    room = max(_NARROWEST, min(_WIDEST, screen.width() - before))
 
     def line(row: list[str], last: str) -> str:
         padded = [

@@ -36,7 +36,10 @@ PAGE = 500
 class Nodes(Protocol):
     """Who estimates single nodes."""
 
-    stand_ins: StandIns
+    @property
+    def stand_ins(self) -> StandIns:
+        """What stands for outputs that nobody knows."""
+        ...
 
     @property
     def past(self) -> Past | None:

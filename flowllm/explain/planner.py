@@ -4,25 +4,24 @@ others is as long as they may be, and the first items of a foreach stand for the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from flowllm.calls.stored_answer import usable_answer
 from flowllm.core.errors import StepError
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.request import Answer
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, StepKind, child_id, is_within, step_path
+from flowllm.explain.asking import AskingNodes, Known
 from flowllm.explain.estimate import Estimate, combined, failing, skipped, unknown
 from flowllm.explain.past import Past
 from flowllm.explain.plan_items import PlannedItems
-from flowllm.explain.prompt_cache import ExpectedCache
 from flowllm.explain.rendered import Shown
-from flowllm.explain.sizes import PastCalls, Rendered, takes_of
-from flowllm.explain.span import ANY, NONE, Span, Takes
-from flowllm.explain.stand_in import Case, StandIns, templates_of
+from flowllm.explain.span import Span
+from flowllm.explain.stand_in import Case, StandIns
 from flowllm.explain.timing import Calls, Parts
 from flowllm.explain.views import Views
 from flowllm.explain.why import explain_parts
-from flowllm.language.workflow import LlmBody, Step, WorkflowBody
+from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.graph_runner import Values, outputs_of, run_values
 from flowllm.runtime.graph_state import CompiledGraph, EndNode, EndRun, GraphState, NodeFinished, RunBegun, StartNode
 from flowllm.runtime.options import RunOptions
@@ -74,22 +73,6 @@ class PlannedGraph:
         )
 
 
-async def _no_latency(_provider: str, _model: str) -> float | None:
-    return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known of models and accounts."""
-
-    keeps: Callable[[str, str], bool] = lambda _provider, _model: False
-    """Of which models requests wait for those whose prompts begin the same, by provider and model."""
-    latency: Callable[[str, str], Awaitable[float | None]] = _no_latency
-    """Seconds that a request takes, where the step has no earlier one, by provider and model."""
-    list_price: Callable[[str, str], str] = lambda _provider, _model: ""
-    """The model whose list price stands in for the server's own, by provider and model."""
-
-
 class Planner:
     """What the nodes of one run would do."""
 
@@ -104,18 +87,13 @@ class Planner:
         shown: Shown | None = None,
     ) -> None:
         """`store` is None where there is no database yet: then nothing is cached. `shown` gets the prompts of one step."""
-        self._known = known or Known()
-        self._prompts = ExpectedCache(self._known.keeps)
         self._shown = shown
         self.run = run
         self._options = options
         self._kinds = kinds
         self._store = store
-        self._past = None if store is None else Past(store, run.workflow)
-        self.stand_ins = StandIns()
+        self._asking = AskingNodes(known or Known(), None if store is None else Past(store, run.workflow))
         self._compiled: dict[int, CompiledGraph] = {}
-        self._sending: set[str] = set()
-        """Keys of what would be sent: an equal request is sent once."""
         self._left = MOST_WITHIN
 
     async def graph(
@@ -172,7 +150,12 @@ class Planner:
     @property
     def past(self) -> Past | None:
         """Earlier runs, where there is a database."""
-        return self._past
+        return self._asking.past
+
+    @property
+    def stand_ins(self) -> StandIns:
+        """What stands for outputs that nobody knows."""
+        return self._asking.stand_ins
 
     async def node(self, step: Step, views: Views, name: NodeId) -> Estimate:
         """One node; of a foreach, one item. All that it waits for has something that stands in for it."""
@@ -198,7 +181,7 @@ class Planner:
 
     async def _perhaps(self, found: Estimate, name: NodeId) -> Estimate:
         """Of a node whose `when` depends on what is not known: at least nothing, and as often as it was so before."""
-        share = None if self._past is None else await self._past.share_run(name)
+        share = None if self.past is None else await self.past.share_run(name)
         likely = 1.0 if share is None else share
         load = found.load
         if isinstance(load, Calls):
@@ -271,7 +254,7 @@ class Planner:
             )
         why = await self._why_sent(name, bound, work) if work.requests else ""
         state = "send" if work.requests else "compute"
-        return await self._taking(name, state, why, [(bound, work)] * 3)
+        return await self._asking.taking(name, state, why, [(bound, work)] * 3)
 
     async def _bounded(self, step: Step, views: Views, name: NodeId) -> Estimate:
         """A node whose prompt depends on what is not known yet: rendered with what stands in for that."""
@@ -291,93 +274,11 @@ class Planner:
             )
         if likely.requests is None:
             return replace(unknown(step, why), cases=self.stand_ins.text(step_path(name)))
-        return await self._taking(
-            name, "maybe", why, rendered, waits=True, floor=self._floor(step, rendered[Case.MOST])
-        )
-
-    def _floor(self, step: Step, most: Rendered) -> Span:
-        """Tokens that may be in a prompt though they were not rendered, as they stand behind conditions."""
-        templates = [one for one in templates_of(step) if "{%" in one.raw or " if " in one.raw]
-        if not templates:
-            return NONE
-        shown = most[1].input_tokens
-        raw = sum(len(one.raw.encode()) for one in templates)
-        return Span(expected=0.0, high=float(max(0, raw - shown)))
-
-    async def _taking(
-        self,
-        name: NodeId,
-        state: str,
-        why: str,
-        rendered: Sequence[Rendered],
-        *,
-        waits: bool = False,
-        floor: Span = NONE,
-    ) -> Estimate:
-        """A node that asks, or does its work itself, and whose answer nobody knows."""
-        bound, work = rendered[Case.LIKELY]
-        step, path = bound.step, step_path(name)
-        past = None if self._past is None else await self._past.calls(name, work.model)
-        takes = takes_of(rendered, self.stand_ins, past if work.requests else None, waits=waits, floor=floor)
-        takes = self._equal(takes, step, work, waits=waits, before=past is not None)
-        tokens = takes.output_tokens
-        each = Takes(output_tokens=tokens).times(Span.of(1 / work.requests)) if work.requests else Takes()
-        answer = self._answer(path, bound, each.output_tokens)
-        return Estimate(
-            kind=step.kind,
-            state=state,
-            why=why,
-            known=False,
-            cases=answer,
-            model=work.model,
-            takes=takes,
-            cached=None if waits else 0,
-            past_calls=0 if past is None or not work.requests else past.calls,
-            guessed=past is None and bool(work.requests),
-            prompt_cache=self._prompts.add(work),
-            load=await self._load(work, takes, past),
-            list_price=self._known.list_price(work.provider, work.model) if work.requests else "",
-        )
-
-    def _equal(self, takes: Takes, step: Step, work: WorkEstimate, *, waits: bool, before: bool) -> Takes:
-        """Less, where an equal request is or may be sent besides, or answered already."""
-        if not step.cache.enabled or not work.requests:
-            return takes
-        if waits:  # it may come to a prompt that was answered before
-            return takes.times(Span(low=0.0, expected=1.0, high=1.0)) if before else takes
-        new = len(set(work.memo_keys) - self._sending)
-        self._sending.update(work.memo_keys)
-        share = new / len(set(work.memo_keys)) if work.memo_keys else 1.0
-        return takes if share == 1.0 else takes.times(Span(low=share, expected=share, high=1.0))
-
-    async def _load(self, work: WorkEstimate, takes: Takes, past: PastCalls | None) -> Calls:
-        requests = takes.requests.expected or 0.0
-        if not work.requests:
-            return Calls(count=1, seconds=0.0 if past is None else past.seconds or 0.0)
-        seconds = None if past is None else past.seconds
-        if seconds is None:
-            seconds = await self._known.latency(work.provider, work.model)
-        tokens = (takes.input_tokens.expected or 0.0) + (takes.output_tokens.expected or 0.0)
-        return Calls(
-            count=requests, seconds=seconds, provider=work.provider, tokens=tokens / requests if requests else 0.0
-        )
-
-    def _answer(self, path: str, bound: Bound, tokens: Span) -> tuple[Json, Json, Json]:
-        """What stands in for the answer."""
-        body, kind = bound.step.body, bound.step.kind
-        if kind is StepKind.HTTP:
-            status: dict[str, Json] = {"status": 200, "headers": {}}
-            least, likely, most = self.stand_ins.text(path)
-            return {**status, "body": least}, {**status, "body": likely}, {**status, "body": most}
-        if not isinstance(body, LlmBody):
-            return self.stand_ins.text(path, ANY)
-        schema = None if body.output is None else body.output.schema
-        stand_ins = self.stand_ins
-        answer = stand_ins.text(path, tokens) if schema is None else stand_ins.answer(path, schema, tokens)
-        if body.samples is None:
-            return answer
-        least, likely, most = ([one] * body.samples for one in answer)
-        return least, likely, most
+        found = await self._asking.taking(name, "maybe", why, rendered, waits=True)
+        if len({bound.key for bound in bounds}) == 1 and await self._stored(name, step, likely):
+            times = Span(low=0.0, expected=0.0, high=1.0)  # it waits, and does not look at what it waits for
+            return found.times(times, load=Calls(count=0, seconds=0.0))
+        return found
 
     async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> list[Answer]:
         """Its answers, if all of them are in the cache and may be used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ _LIKELY_BYTES = 4.0
 """UTF-8 bytes of a token of English, by most tokenisers."""
 _MOST_BYTES = 8.0
 """Those of the longest tokens on average; what is measured of real texts stays below 6."""
+RESERVED = 4 / 3
+"""What `estimate_tokens` gives, over what is likely: it is what is set aside for a prompt."""
 _MARGIN = 1.2
 """What `estimate_tokens` is multiplied by to be never too low."""
 _AROUND, _END = 4, 3
@@ -145,7 +148,7 @@ def _cost(work: WorkEstimate, tokens_in: Span, tokens_out: Span) -> Span | None:
     def price(before: float | None, after: float | None) -> Usage | None:
         if before is None or after is None:
             return None
-        return Usage(input_tokens=round(before), output_tokens=round(after))
+        return Usage(input_tokens=math.ceil(before), output_tokens=math.ceil(after))
 
     least = Usage(
         input_tokens=int(tokens_in.low), cached_input_tokens=int(tokens_in.low), output_tokens=int(tokens_out.low)

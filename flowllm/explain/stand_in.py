@@ -76,6 +76,7 @@ class StandIns:
         shape = _Shape(schema, tokens.high)
         likely = shape.value(Case.LIKELY, lambda _: "")
         places = _texts(likely)
+        shape.value(Case.MOST, lambda _: "")  # says how many more items there may be
         each = None
         if tokens.expected is not None:
             around = len(canonical(likely)) / _BYTES_A_TOKEN

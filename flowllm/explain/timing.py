@@ -29,7 +29,9 @@ class Calls:
     provider: str = ""
     """Empty for work of a step's own, which no limits of a provider hold back."""
     tokens: float = 0.0
-    """That one is charged for."""
+    """That one takes,"""
+    reserved: float = 0.0
+    """and that are set aside for it before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +61,17 @@ class Lane:
 
     slots: float = math.inf
     grows_to: float = 0.0
-    """Where the number of slots is found: each answer adds one, up to here."""
+    """Where the number of slots is found: each answer adds one, up to here;"""
+    opening: float = 0.0
+    """and before the first answer time does, so many a second,"""
+    unheard: float = 0.0
+    """up to here."""
     requests_per_second: float = math.inf
     burst: float = 1.0
     tokens_per_second: float = math.inf
     token_burst: float = 0.0
+    charges_usage: bool = False
+    """Tokens are charged as they are used, not as they are set aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +121,8 @@ class _Line:
         self.lane = lane
         self.slots = lane.slots
         self.waiting: deque[tuple[float, float, float, Callable[[], None]]] = deque()
-        self.in_flight = 0.0
+        self.in_flight = 0
+        self.heard = self.opens = False
         self._rates = [_Rate(lane.requests_per_second, lane.burst), _Rate(lane.tokens_per_second, lane.token_burst)]
 
     def departs(self, now: float, requests: float, tokens: float) -> float:
@@ -176,7 +185,8 @@ class _Simulation:
             size = load.count  # a part of a request that others share, or that may not be needed
         over = _countdown(left, done)
         for _ in range(left):
-            line.waiting.append((load.seconds or 0.0, size, load.tokens, over))
+            tokens = load.tokens if line.lane.charges_usage else load.reserved
+            line.waiting.append((load.seconds or 0.0, size, tokens, over))
         self._pump(line)
 
     def _pump(self, line: _Line) -> None:
@@ -188,12 +198,27 @@ class _Simulation:
 
             def ended(over: Callable[[], None] = over) -> None:
                 line.in_flight -= 1
+                line.heard = True
                 if line.slots < line.lane.grows_to:
                     line.slots += 1
                 over()
                 self._pump(line)
 
             self._at(moment + seconds * size * scale, ended)
+        if line.waiting and line.lane.opening and not line.opens:
+            line.opens = True
+            self._open(line)
+
+    def _open(self, line: _Line) -> None:
+        """More and more slots by the clock, while nothing was answered."""
+
+        def more() -> None:
+            if not line.heard and line.slots < line.lane.unheard:
+                line.slots += 1
+                self._pump(line)
+                self._open(line)
+
+        self._at(self._now + 1 / line.lane.opening, more)
 
     def _many(self, load: Many, done: Callable[[], None]) -> None:
         number = math.ceil(load.count / self._scale - 1e-9)

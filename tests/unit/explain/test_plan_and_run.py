@@ -39,8 +39,9 @@ def test_a_run_does_what_its_plan_says(seed: int, rejects: bool, limit: int | No
             for node in plan.nodes:
                 step = ready.checked.steps[node.step]
                 compare(node.step, step, node.estimate, nodes, exact=not rejects)
-            if plan.total.requests is not None:
-                assert len(stage.provider.sent) - before <= plan.total.requests
+            sent, requests = len(stage.provider.sent) - before, plan.total.takes.requests
+            assert requests.high is None or sent <= requests.high
+            assert rejects or requests.low <= sent, "what is sent for certain was not"
 
     run_virtual(main())
 
