@@ -175,7 +175,7 @@ def test_a_collector_that_is_not_there_harms_nothing(project: Project, monkeypat
     monkeypatch.setattr("flowllm.reporting.telemetry_export._TIMEOUT", 0.05)
     outcome = project.cli("run", file, "--quiet", **{ENDPOINT: "http://127.0.0.1:9"})
     assert outcome.code == 0, outcome.said
-    assert outcome.err.startswith("flowllm: OpenTelemetry: Failed to export"), outcome.said
+    assert outcome.err.startswith("flowllm: OpenTelemetry: "), outcome.said
     assert outcome.err.count("\n") == 1
     monkeypatch.setattr("flowllm.reporting.telemetry_export._protocol", lambda _: "carrier_pigeon")
     outcome = project.cli("run", file, **{ENDPOINT: "http://127.0.0.1:9"})
