@@ -1,0 +1,71 @@
+"""Two runs held against each other, over a real store, page by page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flowllm.core.clock import SystemClock
+from flowllm.core.types import Json, NodeStatus, StepKind
+from flowllm.storage.base import RunRecord
+from flowllm.storage.open import open_store
+from flowllm.storage.sqlite.store import SqlStore
+from flowllm.views import compare as module
+from flowllm.views.compare import compare
+from flowllm.views.differences import ItemCounts
+from tests.support.items import foreach, item, write
+from tests.support.records import ME, lease_of, node, run
+
+pytestmark = pytest.mark.anyio
+
+
+async def _run(store: SqlStore, name: str, outputs: dict[str, Json], *, failed: str = "") -> RunRecord:
+    """A run whose items have these outputs, by their contents; one of them may have failed."""
+    begun = await store.create_run(run(name, owner=ME))
+    rows = [replace(item(place, content), output=outputs[content]) for place, content in enumerate(outputs)]
+    rows = [
+        replace(row, status=NodeStatus.FAILED, output=None, error={"type": "X", "message": name})
+        if row.content == failed
+        else row
+        for row in rows
+    ]
+    top = [foreach(), replace(node("alone", name), kind=StepKind.VALUE, output={"vector": [len(name)] * 50})]
+    await write(store, lease_of(begun), *(replace(row, run_id=begun.run_id) for row in (*rows, *top)))
+    return await store.run(begun.run_id)
+
+
+async def test_pages_limits_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAGE", 2)
+    read: list[int] = []
+    store = await open_store("memory:", clock=SystemClock())
+    assert isinstance(store, SqlStore)
+    contents = "abcdefg"
+    base = await _run(store, "r1", {one: {"n": {"score": 1}, "same": True} for one in contents}, failed="f")
+    later = {one: {"n": {"score": 1 + (one in "ceg")}, "same": True} for one in reversed(contents)}
+    last = await _run(store, "r22", later, failed="a")
+    outcomes = store.item_outcomes
+
+    async def counted(*args: object) -> object:
+        read.append(len(args[2]))  # type: ignore[arg-type]
+        return await outcomes(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "item_outcomes", counted)
+    found = await compare(store, base, last, limit=3, now=0.0)
+    alone, posts = found.steps
+    assert posts.items == ItemCounts(same=2, changed=5, added=0, removed=0)
+    assert read == [2, 2, 2, 2, 1, 1], "only what differs is read"
+    (mean,) = posts.means
+    assert (mean.path, mean.items, mean.before, mean.after) == ("n.score", 3, 1.0, 2.0)
+    assert [(change.node, change.before.status, change.after.status) for change in found.changes] == [
+        ("posts[1]", "failed", "succeeded"),
+        ("posts[6]", "succeeded", "failed"),
+        ("alone", "succeeded", "succeeded"),
+    ]
+    assert (found.total, alone.verdict, found.changed) == (6, "changed", True)
+    (change,) = (await compare(store, base, last, "alone", now=0.0)).changes
+    assert (len(change.fields), change.more_fields) == (module.MOST_FIELDS, 50 - module.MOST_FIELDS)
+    assert change.fields[0].path == "vector.0"
+    unchanged = await compare(store, last, last, limit=0, now=0.0)
+    assert (unchanged.changed, unchanged.total, unchanged.steps[1].items.same) == (False, 0, 7)
+    await store.close()
