@@ -11,7 +11,19 @@ from click.testing import CliRunner
 from flowllm.cli import main as main_module
 from flowllm.cli.main import COMMANDS, cli
 
-HEAVY = ("pydantic", "jinja2", "yaml", "rich", "openai", "networkx", "sqlalchemy", "alembic", "jsonschema", "asyncio")
+HEAVY = (
+    "pydantic",
+    "jinja2",
+    "yaml",
+    "rich",
+    "openai",
+    "networkx",
+    "sqlalchemy",
+    "alembic",
+    "jsonschema",
+    "asyncio",
+    "starlette",
+)
 
 
 def python(code: str) -> str:
@@ -34,7 +46,18 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_a_run_that_the_cache_answers_imports_no_client_and_a_new_database_no_toolkit(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text("steps: {a: {prompt: 'Hi {{ 1 }}', provider: simulated}, b: {value: '{{ a }}'}}")
-    unused = ("openai", "httpx2", "aiohttp", "genai_prices", "pydantic", "sqlalchemy", "alembic", "networkx", "rich")
+    unused = (
+        "openai",
+        "httpx2",
+        "aiohttp",
+        "genai_prices",
+        "pydantic",
+        "sqlalchemy",
+        "alembic",
+        "networkx",
+        "rich",
+        "uvicorn",
+    )
     unused += ("jsonschema", "jsonschema_rs", "flowllm.steps.http.runner", "flowllm.steps.python.runner")
     out = python(
         "import os, sys\n"

@@ -89,12 +89,13 @@ const SAYS = { resume: "Starting …", retry: "Starting …", stop: "Asked to st
 /** Buttons, where the server allows them. What was asked is said until the run's status shows it. */
 function Actions({ run }) {
   const [told, tell] = useState({});
-  useEffect(() => tell({}), [run.status]);
-  if (!run.actions.length && !told.error) return null;
+  useEffect(() => tell(({ output }) => ({ output })), [run.status]);
+  if (!run.actions.length && !told.error && !told.output) return null;
   const act = async (action) => {
     tell({ busy: action });
     try {
-      await post(`/api/runs/${encodeURIComponent(run.run_id)}/${action}`);
+      const { output } = await post(`/api/runs/${encodeURIComponent(run.run_id)}/${action}`);
+      if (output) tell((before) => ({ ...before, output }));
     } catch (error) {
       tell({ error });
     }
@@ -102,6 +103,7 @@ function Actions({ run }) {
   return html`<div class="actions">
     ${run.actions.map((action) => html`<button key=${action} class=${action === "resume" ? "primary" : ""} disabled=${Boolean(told.busy)} onClick=${() => act(action)}>${DOES[action]}</button>`)}
     <span role="status" class="muted">${told.busy ? SAYS[told.busy] : ""}</span>
+    ${told.output && html`<p class="muted output">What it prints: <code>${told.output}</code></p>`}
     ${told.error && html`<p role="alert" class="failure tone-failed">${told.error.message}${told.error.hint && html`<span class="hint"> ${visible(told.error.hint)}</span>`}</p>`}
   </div>`;
 }
