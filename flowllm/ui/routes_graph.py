@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections import OrderedDict
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.tasks import start_task
 from flowllm.core.types import RunId, RunStatus, StepId
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import RunRecord
@@ -20,9 +16,6 @@ from flowllm.views.gauges import FRESH, series_of, throttled, was_throttled
 from flowllm.views.graph import read_graph
 from flowllm.views.models import models_of
 from flowllm.views.timeline import MOST_BARS, read_timeline
-
-_KEPT: Final = 16
-"""Graphs of runs that are kept: to load a workflow takes longer than to read where its nodes stand."""
 
 
 async def graph(request: Request) -> Response:
@@ -76,17 +69,8 @@ async def _run(request: Request) -> tuple[RunRecord, Graph]:
     """The run with its workflow's graph: without edges, and of what is on record alone, where this version cannot load that."""
     state = request.app.state
     run: RunRecord = await state.store.run(RunId(request.path_params["run_id"]))
-    if not hasattr(state, "graphs"):
-        state.graphs = OrderedDict()
-    kept: OrderedDict[tuple[str, int], asyncio.Future[Graph]] = state.graphs
-    key = run.run_id, run.epoch
-    if key not in kept:
-        kept[key] = start_task(asyncio.to_thread(lambda: Graph.of(state.workflow_of(run))))
-        while len(kept) > _KEPT:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
     try:
-        return run, await asyncio.shield(kept[key])
+        return run, Graph.of(await state.workflows.of(run))
     except FlowLLMError:
         nodes = await state.store.nodes(run.run_id)
         return run, Graph(name=run.workflow, kinds={StepId(node.node_id): node.kind for node in nodes}, edges=())

@@ -54,7 +54,7 @@ def _missing(run: RunRecord, node_id: str) -> Response:
 async def node(request: Request) -> Response:
     """All of one node."""
     run, name = await _run(request), _asked(request, "id")
-    step = _step_of(request, run, name)
+    step = await _step_of(request, run, name)
     found: NodeRecord | None = await request.app.state.store.node(run.run_id, name)
     if found is None and step is not None and "[" not in name:
         status = NodeStatus.PENDING if run.status is RunStatus.RUNNING else NodeStatus.CANCELLED
@@ -70,10 +70,10 @@ async def node(request: Request) -> Response:
     return JSONResponse(await asyncio.to_thread(detail.as_dict))
 
 
-def _step_of(request: Request, run: RunRecord, name: str) -> Step | None:
+async def _step_of(request: Request, run: RunRecord, name: str) -> Step | None:
     """The step of the run's workflow that a node is of, where that can be read."""
     try:
-        steps: dict[str, Step] = dict(every_step(request.app.state.workflow_of(run).steps))
+        steps: dict[str, Step] = dict(every_step((await request.app.state.workflows.of(run)).steps))
     except FlowLLMError:
         return None
     return steps.get(step_path(name).removeprefix(f"{ROW}."))

@@ -113,7 +113,7 @@ async def run(request: Request) -> Response:
             "inputs": _values(found.inputs),
             "outputs": None if found.outputs is None else _values(found.outputs),
             "failure": None if found.error is None else dict(found.error),
-            "budget": _budget(request, found),
+            "budget": await _budget(request, found),
             "eta_s": None,
             "actions": _actions(found) if request.app.state.actions is not None else [],
         }
@@ -139,9 +139,9 @@ async def _run(request: Request) -> RunRecord:
     return found
 
 
-def _budget(request: Request, found: RunRecord) -> Json:
+async def _budget(request: Request, found: RunRecord) -> Json:
     try:
-        budget = request.app.state.workflow_of(found).budget
+        budget = (await request.app.state.workflows.of(found)).budget
     except FlowLLMError:  # of another version, or with files that are gone
         return None
     return None if budget is None else {"usd": budget.usd, "tokens": budget.tokens}

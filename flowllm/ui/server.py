@@ -29,6 +29,7 @@ from flowllm.ui import routes_actions, routes_compare, routes_graph, routes_item
 from flowllm.ui.actions import Actions
 from flowllm.ui.database import Database
 from flowllm.ui.security import HEADERS, Access, Asked, Refusal, policy
+from flowllm.ui.workflows import Workflows
 
 STATIC: Final = Path(__file__).parent / "static"
 _API: Final = "/api/"
@@ -85,7 +86,7 @@ def create_app(
         exception_handlers={FlowLLMError: _told, HTTPException: _told_http, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    app.state.database, app.state.clock, app.state.workflow_of = database, clock, workflow_of
+    app.state.database, app.state.clock, app.state.workflows = database, clock, Workflows(workflow_of)
     app.state.actions, app.state.stopping = actions, asyncio.Event()
     return app
 
