@@ -66,7 +66,6 @@ function Head({ run }) {
       <h1>${visible(run.workflow)}</h1>
       ${run.tags.map((tag) => html`<span class="tag">${visible(tag)}</span>`)}
       <span class="muted" title=${exactly(run.started_at)}>${when(run.started_at)}</span>
-      <a class="button" href=${link(["compare"], { run: run.run_id })}>Compare</a>
       <${Actions} run=${run} />
     </div>
     <dl class="figures">
@@ -90,7 +89,6 @@ const SAYS = { resume: "Starting …", retry: "Starting …", stop: "Asked to st
 function Actions({ run }) {
   const [told, tell] = useState({});
   useEffect(() => tell(({ output }) => ({ output })), [run.status]);
-  if (!run.actions.length && !told.error && !told.output) return null;
   const act = async (action) => {
     tell({ busy: action });
     try {
@@ -100,12 +98,15 @@ function Actions({ run }) {
       tell({ error });
     }
   };
-  return html`<div class="actions">
-    ${run.actions.map((action) => html`<button key=${action} class=${action === "resume" ? "primary" : ""} disabled=${Boolean(told.busy)} onClick=${() => act(action)}>${DOES[action]}</button>`)}
-    <span role="status" class="muted">${told.busy ? SAYS[told.busy] : ""}</span>
-    ${told.output && html`<p class="muted output">What it prints: <code>${told.output}</code></p>`}
-    ${told.error && html`<p role="alert" class="failure tone-failed">${told.error.message}${told.error.hint && html`<span class="hint"> ${visible(told.error.hint)}</span>`}</p>`}
-  </div>`;
+  return html`
+    <div class="actions">
+      <span role="status" class="muted">${told.busy ? SAYS[told.busy] : ""}</span>
+      <a class="button" href=${link(["compare"], { run: run.run_id })}>Compare</a>
+      ${run.actions.map((action) => html`<button key=${action} class=${action === "resume" ? "primary" : ""} disabled=${Boolean(told.busy)} onClick=${() => act(action)}>${DOES[action]}</button>`)}
+    </div>
+    ${told.output && html`<p class="muted told">What it prints: <code>${told.output}</code></p>`}
+    ${told.error && html`<p role="alert" class="told failure tone-failed">${told.error.message}${told.error.hint && html`<span class="hint"> ${visible(told.error.hint)}</span>`}</p>`}
+  `;
 }
 
 function Figure({ name, children }) {
