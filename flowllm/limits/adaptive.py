@@ -130,8 +130,11 @@ class AdaptiveRate:
         if self.is_old(sent_at):
             return False
         lately = self.lately(now)
-        before = self.rate(now) if self.settled else lower(self._ceiling, believed)
+        now_at = self.rate(now)
+        before = now_at if self.settled else lower(self._ceiling, believed)
         limit = max(LEAST_GUESS, lately) if before is None else min(before, max(lately, before * DEEPEST))
+        if self._guessed and now_at is not None and believed is not None:
+            limit = min(limit, now_at / CUT)  # what is said to be allowed, and was refused, raises no guess
         self._guessed, self._undone = self._top is None and before is None, False
         self._top = max(SLOWEST, limit)
         self._floor = self._top * CUT  # below the top always, or it would never grow again

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowllm.limits.adaptive import CUT, DEEPEST, DOUBLING, LEAST_GUESS, PLATEAU, SLOWEST, AdaptiveRate
@@ -78,6 +78,7 @@ def test_what_an_earlier_run_learned_is_taken_up() -> None:
     assert rate.rate(100) == pytest.approx(7, rel=0.1)
 
 
+@example([(1.0, True, 0.0, None), (1.0, True, 0.0, 3.0)], None)
 @given(
     st.lists(
         st.tuples(st.floats(0.001, 30), st.booleans(), st.floats(0, 10), st.none() | st.floats(0.1, 100)), max_size=100
