@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from flowllm.core.models import ModelTotals
@@ -22,7 +22,9 @@ from flowllm.views.timeline import Timeline, read_timeline
 ITEMS_SHOWN: Final = 100
 """Items of a foreach that are told in full, unless others are wanted."""
 MOST_NODES: Final = 2000
-"""Nodes that are told in full."""
+"""Nodes that are told in full, as long as they are small:"""
+MOST_TEXT: Final = 20_000_000
+"""of nodes that have more characters than this together, fewer are."""
 MOST_FAILURES: Final = 50
 _DEEPEST: Final = 8
 
@@ -97,6 +99,7 @@ class _Gatherer:
         self._run = run
         self._items = items
         self._left = MOST_NODES
+        self._text = 0
 
     async def within(self, parent: str, graph: Graph | None = None) -> tuple[Section, ...]:
         """The steps at the top, in the order of the file, or within a node, in the order in which they began."""
@@ -111,8 +114,9 @@ class _Gatherer:
         return tuple([await self._section(node, depth=parent.count(".")) for node in nodes])
 
     async def _section(self, node: NodeRecord, *, depth: int) -> Section:
-        self._left -= 1
         detail = (await node_detail(self._store, self._run, node)).as_dict()
+        self._text += sum(map(len, _texts(detail)))
+        self._left = 0 if self._text > MOST_TEXT else self._left - 1
         if node.counts is None:
             inner = detail["within"] and depth < _DEEPEST and self._left > 0
             within = await self.within(node.node_id) if inner else ()
@@ -122,3 +126,11 @@ class _Gatherer:
         page = (await self._store.browse(self._run.run_id, NodeId(node.node_id), query)).items if query.limit else []
         items = [await self._section(item, depth=depth + 1) for item in page if self._left > 0]
         return Section(node=detail, within=tuple(items), omitted=total - len(items))
+
+
+def _texts(value: Json) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)

@@ -184,10 +184,10 @@ def _body(section: Section, anchors: Mapping[str, str], run_id: str) -> Markup:
     parts.append(value("answer" if node["kind"] == "prompt" else "output", node["output"]))
     parts += [_section(one, anchors, run_id) for one in section.within]
     if section.omitted:
-        export = shlex.join(["flowllm", "export", run_id, node["id"], "--output", "items.csv"])
-        parts.append(
-            el("p", f"{plural(section.omitted, 'more item')}: ", el("code", export), " has all", class_="muted")
-        )
+        is_foreach = node["counts"] is not None
+        words = ["export", run_id, node["id"], "--output", "items.csv"] if is_foreach else ["show", run_id, node["id"]]
+        more = plural(section.omitted, "more item" if is_foreach else "more step")
+        parts.append(el("p", f"{more}: ", el("code", shlex.join(["flowllm", *words])), " has all", class_="muted"))
     return el("div", parts, class_="body")
 
 

@@ -12,8 +12,10 @@ from flowllm.storage.base import RunRecord
 from flowllm.storage.open import open_store
 from flowllm.storage.sqlite.store import SqlStore
 from flowllm.views import compare as module
+from flowllm.views import report as report_module
 from flowllm.views.compare import compare
 from flowllm.views.differences import ItemCounts
+from flowllm.views.report import report
 from tests.support.items import foreach, item, write
 from tests.support.records import ME, lease_of, node, run
 
@@ -68,4 +70,18 @@ async def test_pages_limits_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
     assert change.fields[0].path == "vector.0"
     unchanged = await compare(store, last, last, limit=0, now=0.0)
     assert (unchanged.changed, unchanged.total, unchanged.steps[1].items.same) == (False, 0, 7)
+    await store.close()
+
+
+async def test_a_report_of_much_text_leaves_items_out_and_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await open_store("memory:", clock=SystemClock())
+    assert isinstance(store, SqlStore)
+    made = await _run(store, "r1", dict.fromkeys("abcdefg", "word " * 1000), failed="d")
+    for most, told in ((100_000, 7), (12_000, 4), (1, 0)):
+        monkeypatch.setattr(report_module, "MOST_TEXT", most)
+        (foreach_section,) = [
+            one for one in (await report(store, made, None, now=0.0)).sections if one.node["counts"] is not None
+        ]
+        assert (len(foreach_section.within), foreach_section.omitted) == (told, 7 - told)
+        assert all(one.node["status"] == "failed" for one in foreach_section.within[:1])
     await store.close()
