@@ -14,10 +14,15 @@ import { link, navigate, withQuery } from "../route.mjs";
 import { useRun } from "../run_state.mjs";
 import { Value } from "../values.mjs";
 
+const SIGNS = { running: "▶", succeeded: "✓", failed: "✗", interrupted: "■", paused: "‖" };
+
 export function RunPage({ id, query }) {
   const { run, nodes, items, error } = useRun(id);
   const onOpen = useCallback((node) => navigate(withQuery({ node })), []);
   const onClose = useCallback(() => navigate(withQuery({ node: null })), []);
+  useEffect(() => {
+    if (run) document.title = `${SIGNS[run.status] ?? ""} ${run.workflow} · flowllm`.trim(); // also read among other tabs
+  }, [run?.status, run?.workflow]);
   if (error && !run) return html`<${Trouble} error=${error} />`;
   if (!run) return html`<p class="muted" role="status">Reading the run …</p>`;
   const node = query.get("node");
