@@ -53,7 +53,7 @@ async def _serve(
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
     host, port = listener.getsockname()[:2]
-    access = Access(port)
+    access = Access(port, token=os.environ.get("FLOWLLM_UI_TOKEN") or None)
     page = create_app(database, access, clock=SystemClock(), workflow_of=app.workflow_of, actions=actions)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token="
     results().line(f"{address}{access.token}")

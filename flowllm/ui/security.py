@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
+from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass
 
 _PATH: Final = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?")
 """No percent signs, no empty part, none that begins with a point. Ids of nodes stand in queries."""
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{22,200}")
+"""128 bits at least, if it is random."""
 _FROM_HERE: Final = {"same-origin", "none"}
 _READS: Final = {"GET", "HEAD"}
 _METHODS: Final = {*_READS, "POST"}
@@ -57,8 +60,14 @@ class Asked:
 class Access:
     """The secrets of one server, and what it asks of a request."""
 
-    def __init__(self, port: int) -> None:
-        self.token = secrets.token_urlsafe(32)
+    def __init__(self, port: int, *, token: str | None = None) -> None:
+        """`token`: in place of one that nobody knows yet. Raises UsageError for one that could be guessed."""
+        if token is not None and _TOKEN.fullmatch(token) is None:
+            raise UsageError(
+                "FLOWLLM_UI_TOKEN must have 22 characters or more, of letters, digits, - and _",
+                hint='python -c "import secrets; print(secrets.token_urlsafe(32))" makes one',
+            )
+        self.token = token or secrets.token_urlsafe(32)
         """In the address that is printed."""
         self._once = secrets.token_urlsafe(32)
         self._session = secrets.token_urlsafe(32)

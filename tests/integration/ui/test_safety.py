@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from starlette.routing import Route
 
+from flowllm.core.errors import UsageError
+from flowllm.ui.security import Access
 from flowllm.ui.server import STATIC
 from tests.support.page import Page, page_of
 
@@ -133,6 +135,9 @@ async def test_the_token_is_exchanged_for_a_cookie_of_this_server(tmp_path: Path
         assert page.access.token not in cookie
         assert (await page.ask("GET", "/", "Cookie: a=b", f"Cookie: {cookie.partition(';')[0]}")).status == 200
         assert (await page.ask("GET", "/", f"Cookie: {page.cookie}", host=f"localhost:{page.port}")).status == 200
+        with pytest.raises(UsageError, match="22 characters"):
+            Access(1, token="guess me")
+        assert Access(1, token="x" * 22).token == "x" * 22
         stranger = await page.ask("GET", "/")
         assert stranger.status == 403
         assert b"printed" in stranger.body

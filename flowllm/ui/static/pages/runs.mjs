@@ -84,7 +84,7 @@ function Filters({ wanted, state }) {
     </select>
   </label>`;
   return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
-    <label><span class="unseen">Search runs</span><input type="search" placeholder="Search" value=${wanted.search} onInput=${search} /></label>
+    <label><span class="unseen">Search runs</span><input type="search" placeholder="Id, workflow, tag or input" value=${wanted.search} onInput=${search} /></label>
     ${select("workflow", "Workflow", state.workflows)} ${select("status", "Status", STATUSES)}
     ${state.tags.length > 0 && select("tag", "Tag", state.tags)}
     ${FILTERS.some((name) => wanted[name]) && html`<a class="button" href=${link([])}>Clear</a>`}
