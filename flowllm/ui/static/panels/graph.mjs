@@ -4,6 +4,7 @@ import { get } from "../api.mjs";
 import { count, duration, statusIcon, statusTone, statusWord, visible } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
+import { navigate, withQuery } from "../route.mjs";
 import { BOX, flat, hasCounts, innerLeft, layout, path, step } from "./graph_layout.mjs";
 import { useThrottled } from "./refresh.mjs";
 
@@ -22,7 +23,19 @@ export function Graph({ run, nodes, onOpen }) {
     setOpened((before) => (before.includes(id) ? before.filter((one) => one !== id && !one.startsWith(`${id}.`)) : [...before, id]));
     load(id);
   };
-  return html`<${Canvas} ...${{ drawn, known, critical, onOpen, toggle, opened, run }} />`;
+  const open = (id) => {
+    const foreach = aboveAll(id, known);
+    if (foreach === null) onOpen(id);
+    else navigate(withQuery({ view: "items", parent: foreach }));
+  };
+  return html`<${Canvas} ...${{ drawn, known, critical, onOpen: open, toggle, opened, run }} />`;
+}
+
+/** The foreach for whose items a step within it stands, `posts` of `posts.headline`: it is no node that could be opened; else null. */
+function aboveAll(id, known) {
+  const names = id.split(".");
+  const above = names.slice(1).map((_, end) => names.slice(0, end + 1).join("."));
+  return above.find((name) => known.get(name)?.foreach) ?? null;
 }
 
 /** About the size in which the drawing is seen, before there is anything to measure. */
