@@ -22,7 +22,7 @@ from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, descri
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.core.types import Json, RunStatus
 from flowllm.reporting.screen import Screen, wants_colour
-from flowllm.reporting.tables import table
+from flowllm.reporting.tables import table, wrapped
 from flowllm.reporting.text import json_text, one_line, plural, readable, visible
 
 
@@ -53,14 +53,15 @@ def known_outputs(status: RunStatus, outputs: Mapping[str, Json]) -> Mapping[str
     return {name: value for name, value in outputs.items() if value is not None}
 
 
-def print_outputs(outputs: Mapping[str, Json]) -> None:
-    """Each output under its name."""
+def print_outputs(outputs: Mapping[str, Json], *, width: int | None = None) -> None:
+    """Each output under its name, wrapped to the width if there is one."""
     screen = results()
     for number, (name, value) in enumerate(outputs.items()):
         if number:
             screen.line()
         heading(screen, name)
-        screen.line(readable(value).rstrip("\n"))
+        for line in wrapped(readable(value).rstrip("\n"), width):
+            screen.line(line)
 
 
 def heading(screen: Screen, text: str) -> None:

@@ -36,7 +36,7 @@ def model_lines(models: Sequence[Mapping[str, Json]]) -> list[tuple[Part, ...]]:
         }
         for one, tokens_in, tokens_out in named
     ]
-    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    names = [name for name in rows[0] if any(row[name].strip("-") for row in rows)]
     return table(names, [[row[name] or "-" for name in names] for row in rows], right=names[1:])
 
 

@@ -72,7 +72,11 @@ def test_a_traceback_is_in_show_and_in_debug_and_its_innermost_line_in_the_error
     shown = project.cli("show", "last", "a")
     for text in (debug.err, shown.out):
         assert place in text
-        assert 'tools.py", line 3, in f' in text
+    assert 'tools.py", line 3, in f' in debug.err
+    called = shown.out.split("(helper.py:3")[1]
+    assert called.index("  at helper.py:3, in load") < called.index("  called from tools.py:3, in f")
+    assert called.index("called from tools.py") < called.index("within libraries:") < called.index("json/__init__.py:")
+    for text in (debug.err, shown.out):
         assert "flowllm_steps" not in text
         assert "/steps/python.py" not in text
     assert project.json("show", "last", "a")["error"]["traceback"].startswith("Traceback")

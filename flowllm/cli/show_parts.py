@@ -1,0 +1,141 @@
+"""What the pages of a run and of a step have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flowllm.app.result import NODE_UNENDED
+from flowllm.cli.database import Record
+from flowllm.cli.output import heading, print_table, results
+from flowllm.core.money import price
+from flowllm.core.types import Counts, Json, NodeStatus, WaitReason
+from flowllm.reporting.screen import Screen
+from flowllm.reporting.summary import error_lines
+from flowllm.reporting.tables import fitted, wrapped
+from flowllm.reporting.text import (
+    at_least,
+    clock_time,
+    dollars,
+    duration,
+    item_shares,
+    one_line,
+    readable,
+    suspended_text,
+    visible,
+    waits_text,
+)
+from flowllm.reporting.tracebacks import traceback_lines
+from flowllm.storage.base import NodeRecord
+from flowllm.storage.monitoring import SUSPENDED
+
+WAIT_SHOWN = 1.0
+"""Seconds from which the table of steps names the waits of one."""
+_NAMES = 15
+"""Columns in which the names of facts stand."""
+
+
+def page_width() -> int | None:
+    """Columns that lines are kept within: those of the terminal; None where they go elsewhere."""
+    screen = results()
+    return screen.width() if screen.stream.isatty() else None
+
+
+def print_field(screen: Screen, name: str, value: str) -> None:
+    """A fact under its name."""
+    text = f"  {visible(name):<12} "
+    first, *more = wrapped(text + visible(value), page_width(), indent=" " * _NAMES)
+    screen.line((first[: len(text)], "dim"), first[len(text) :])
+    for line in more:
+        screen.line(line)
+
+
+def print_times(screen: Screen, started_at: float | None, finished_at: float | None) -> None:
+    """When it began and ended, the zone named once, and how long that took."""
+    print_field(screen, "started", clock_time(started_at, zone=True))
+    if started_at is not None and finished_at is not None:
+        begun, ended = clock_time(started_at), clock_time(finished_at)
+        shown = ended[11:] if ended[:10] == begun[:10] else ended
+        print_field(screen, "finished", f"{shown}, after {duration(max(0.0, finished_at - started_at))}")
+    elif started_at is not None:
+        print_field(screen, "finished", "-")
+
+
+def print_section(screen: Screen, name: str, value: Json) -> None:
+    """A long value under its name."""
+    screen.line()
+    heading(screen, name)
+    for line in wrapped(readable(value).rstrip("\n"), page_width()):
+        screen.line(line)
+
+
+def print_error(screen: Screen, error: Mapping[str, Json], step: str = "") -> None:
+    """What happened, what to do, and where in a function of the user's it broke."""
+    screen.line()
+    first, *hints = error_lines(visible(step), {name: value for name, value in error.items() if name != "traceback"})
+    width = page_width()
+    head = str(first[0][0])
+    whole = f"{head}{first[1] if isinstance(first[1], str) else ''}"
+    begin, *more = wrapped(whole, width, indent="  ")
+    screen.line((begin[: len(head)], "bold red"), begin[len(head) :])
+    for line in [*more, *(part for hint in hints for part in wrapped(str(hint[0]), width, indent="  "))]:
+        screen.line(line)
+    if trace := error.get("traceback"):
+        for parts in traceback_lines(str(trace)):
+            screen.line(*parts)
+
+
+def print_steps(record: Record) -> None:
+    """The table of the steps of a run, or within a node."""
+    rows = []
+    for node in record.nodes:
+        spend = record.spends.get(node.node_id)
+        known = node.usage.at_least if spend is None else spend.known_input + spend.known_output
+        tokens = at_least(node.usage.total, known, "{:,}".format) if node.usage.total != 0 else ""
+        rows.append(
+            [
+                *(node.node_id, node.kind.value, node.status.value, str(node.attempts)),
+                duration(node.call_s) if node.call_s else "-",
+                tokens or "-",
+                cost(record, node) if node.attempts or tokens else "-",
+                note(node),
+            ]
+        )
+    numbers = ("ATTEMPTS", "CALL", "TOKENS", "COST")
+    headers = ["STEP", "KIND", "STATUS", *numbers, "NOTE"]
+    print_table(headers, fitted(rows, headers, page_width()), right=numbers)
+
+
+def cost(record: Record, node: NodeRecord) -> str:
+    """What a node cost, as far as it is known."""
+    spend = record.spends.get(node.node_id)
+    return dollars(node.cost_usd) if spend is None else price(spend.as_dict())
+
+
+def note(node: NodeRecord) -> str:
+    """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached; and a wait that can be felt."""
+    found = [] if node.counts is None else [f"foreach {counted(node)}"]
+    if suspended := node.parts.get(SUSPENDED):
+        found.append(f"waits: {suspended_text(**suspended)}")
+    elif node.error:
+        found.append(one_line(str(node.error.get("message", "")), 60))
+    elif node.cached:
+        found.append("cached")
+    waits = {reason: seconds for reason, seconds in node.waits.items() if reason != WaitReason.DEPENDENCY}
+    if sum(waits.values()) >= WAIT_SHOWN:
+        found.append(f"waited {waits_text(waits)}")
+    return "; ".join(found)
+
+
+def counted(node: NodeRecord) -> str:
+    """`50,000: 49,997 ok, 3 failed`; of one that never ended `27: 11 ok, 16 cancelled`, those that had begun."""
+    counts = node.counts or Counts()
+    shares = [item_shares(counts.as_dict()).replace("succeeded", "ok")]
+    open_items = counts.total - counts.succeeded - counts.failed - counts.skipped
+    if node.status in NODE_UNENDED and open_items > 0:
+        shares.append(f"{open_items:,} {'cancelled' if node.status is NodeStatus.CANCELLED else 'open'}")
+    return f"{counts.total:,}: {', '.join(filter(None, shares))}".removesuffix(": ")
+
+
+def fitted_rows(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> list[list[str]]:
+    """The rows of a table that keeps within the terminal."""
+    return fitted(rows, headers, page_width())
