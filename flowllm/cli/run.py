@@ -197,10 +197,11 @@ async def _execute(
         async with open_app(location) as app:
             process.enter_context(signals)
             observers: list[Observer] = [summary, Notices(screen, grace=grace)]
-            observers += [] if shown.quiet else [following(screen, process)]
             if shown.events is not None:
                 observers.append(EventsFile(Path(shown.events), warn=screen.line))
-            with results_apart():
+            with ExitStack() as terminal:
+                observers += [] if shown.quiet else [following(screen, terminal)]
+                terminal.enter_context(results_apart())
                 try:
                     result = await start(app, observers, stop)
                 except StoreError as error:

@@ -72,7 +72,11 @@ class LiveView:
         """The run is over, maybe before its end could be told: nothing of it stays that looks as if it went on."""
         if not self._over:
             self._over = True
-            self._screen.block([], [], above=self._taken())
+            text = self._taken()
+            if self._shown:
+                self._screen.block([], [], above=text)
+            elif text:
+                self._screen.above(text)
             self._screen.leave()
 
     def print(self, text: str) -> None:

@@ -235,6 +235,18 @@ def test_a_run_that_breaks_off_leaves_nothing_that_looks_alive() -> None:
     run_virtual(main())
 
 
+def test_a_run_that_never_began_leaves_only_what_was_printed() -> None:
+    async def main() -> None:
+        shown = Shown()
+        with standard_error(shown.terminal), owning_terminal(shown.view):
+            for line in ("one\n", "two\n", "three"):
+                sys.stderr.write(line)
+        assert shown.terminal.shown == ["one", "two", "three"]
+        assert shown.terminal.writes == 3, "and no codes"
+
+    run_virtual(main())
+
+
 def test_a_terminal_that_was_made_narrower_has_wrapped_what_is_drawn_over() -> None:
     async def main() -> None:
         shown = Shown(80, 24)
