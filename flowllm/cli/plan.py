@@ -17,7 +17,7 @@ from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import BudgetForecast, Forecast
 from flowllm.explain.rendered import ShownPrompt
 from flowllm.explain.span import Span, Takes, whole_high
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.screen import Part, Screen
 from flowllm.reporting.text import dollars, duration, plural, readable, visible
 from flowllm.runtime.options import RunOptions
 
@@ -25,6 +25,8 @@ _HEADERS = ("GEN", "STEP", "STATE", "REQS", "TOKENS IN", "OUT", "COST", "AT MOST
 _RIGHT = frozenset(_HEADERS) - {"STEP", "STATE", "WHY"}
 _NARROWEST, _WIDEST = 14, 60
 """Columns of the last one."""
+_STYLES = {"send": "bold", "maybe": "yellow", "cached": "green", "skipped": "dim", "error": "red"}
+"""Of states."""
 _SPARED = ("AT MOST", "GEN", "OUT", "TOKENS IN", "STATE")
 """Columns that a narrow screen goes without, one after the other: the sums and --json have what is in them."""
 _LABELS = 9
@@ -173,7 +175,9 @@ def _requests(requests: Span) -> str:
     low, high = int(requests.low), whole_high(requests)
     if high is None:
         return f"at least {plural(low, 'request')}" if low else "requests that nobody can count yet,"
-    return plural(high, "request") if low == high else f"{low:,} to {plural(high, 'request')}"
+    if low == high or requests.expected is None:
+        return plural(high, "request") if low == high else f"{low:,} to {plural(high, 'request')}"
+    return f"about {plural(round(requests.expected), 'request')} ({low:,} to {high:,})"
 
 
 def _range(span: Span, shown: str = "") -> str:
@@ -219,7 +223,9 @@ def _budget_text(one: BudgetForecast) -> str:
     def shown(amount: float) -> str:
         return dollars(amount) if one.name == "usd" else f"{_number(amount)} tokens"
 
-    takes = one.takes or Span()
+    takes = one.takes
+    if takes is None:
+        return f"{shown(one.amount)}: a run would refuse to begin, as a price is not known"
     text = {
         "within": "the run stays within it",
         "over": f"the run would be over it by {shown(takes.low - one.amount)} at least",
@@ -311,19 +317,23 @@ def _print_table(screen: Screen, rows: list[list[str]]) -> None:
             break
     room = max(_NARROWEST, min(_WIDEST, screen.width() - before))
 
-    def line(row: list[str], last: str) -> str:
-        padded = [
-            cell.rjust(width) if header in _RIGHT else cell.ljust(width)
-            for cell, width, header in zip(row, widths, headers, strict=False)
-        ]
-        return _GAP.join([*padded, last]).rstrip()
+    def line(row: list[str], last: str, *, bold: bool = False) -> list[Part]:
+        parts: list[Part] = []
+        filled = len(row) - 1 if last else max(at for at, cell in enumerate(row) if cell) + 1
+        for cell, width, header in list(zip(row[:-1], widths, headers, strict=False))[:filled]:
+            text = (cell.rjust(width) if header in _RIGHT else cell.ljust(width)) + _GAP
+            if not last and len(parts) == filled - 1:
+                text = text.rstrip()
+            style = "bold" if bold else _STYLES.get(cell, "") if header == "STATE" else ""
+            parts.append((text, style) if style else text)
+        return [*parts, (last, "bold" if bold else "dim")] if last else parts
 
-    screen.line((line(headers, "WHY"), "bold"))
+    screen.line(*line(headers, "WHY", bold=True))
     for row in cells:
         first, *others = _wrapped(_reason(row[-1], room), room)
-        screen.line(line(row, first))
+        screen.line(*line(row, first))
         for reason in others:
-            screen.line((" " * before + reason).rstrip())
+            screen.line((" " * before + reason, "dim"))
 
 
 def _wrapped(text: str, width: int) -> list[str]:

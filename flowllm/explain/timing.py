@@ -84,9 +84,9 @@ class Timetable:
     ends: Mapping[str, float] = field(default_factory=dict)
 
     def critical_path(self, graph: Parts) -> tuple[str, ...]:
-        """Backwards from the step that ends last, each time the needed step that ended last."""
+        """Backwards from the step that ends last, each time the needed step that ended last; of several the later one."""
         path: list[str] = []
-        at = max(self.ends, key=self.ends.__getitem__, default=None)
+        at = max(reversed(list(self.ends)), key=self.ends.__getitem__, default=None)
         while at is not None:
             path.append(at)
             at = max(graph.needs.get(at, ()), key=lambda one: self.ends.get(one, 0.0), default=None)

@@ -35,6 +35,7 @@ def test_nothing_is_wider_than_the_screen_and_nothing_is_lost(planned: Project) 
     for columns in (80, 120):
         outcome = planned.cli("plan", "flow.yaml", **KEY, COLUMNS=str(columns))
         assert max(map(len, outcome.out.splitlines())) <= columns
+        assert all(line == line.rstrip() for line in outcome.out.splitlines())
         assert "list price of openai/gpt-4o-mini" in " ".join(outcome.out.split())
         assert "\x1b" not in outcome.out
     shown = outcome.out.splitlines()
