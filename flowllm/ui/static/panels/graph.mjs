@@ -5,7 +5,7 @@ import { count, duration, statusIcon, statusTone, statusWord, visible } from "..
 import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
 import { navigate, withQuery } from "../route.mjs";
-import { BOX, flat, hasCounts, innerLeft, layout, path, step } from "./graph_layout.mjs";
+import { BOX, FEW, flat, hasCounts, innerLeft, layout, path, step } from "./graph_layout.mjs";
 import { useThrottled } from "./refresh.mjs";
 
 const ZOOM = { least: 0.04, most: 2, step: 1.25 };
@@ -13,8 +13,7 @@ const ZOOM = { least: 0.04, most: 2, step: 1.25 };
 export function Graph({ run, nodes, onOpen }) {
   const [opened, setOpened] = useState([]);
   const { graphs, error, load } = useGraphs(run, opened, nodes);
-  const shape = shapeOf(graphs, opened);
-  const drawn = useMemo(() => (graphs.has("") ? layout(graphs, room()) : null), [shape]);
+  const drawn = useLayout(graphs, shapeOf(graphs, opened));
   if (error && !drawn) return html`<${Trouble} error=${error} />`;
   if (!drawn) return html`<p class="muted" role="status">Reading the graph …</p>`;
   const known = new Map([...graphs.values()].flatMap((graph) => graph.nodes).map((node) => [node.id, withStatus(node, nodes, run)]));
@@ -36,6 +35,19 @@ function aboveAll(id, known) {
   const names = id.split(".");
   const above = names.slice(1).map((_, end) => names.slice(0, end + 1).join("."));
   return above.find((name) => known.get(name)?.foreach) ?? null;
+}
+
+/** The layout, made anew when the shape changes; that of a large graph lets what is beside it be painted first. */
+function useLayout(graphs, shape) {
+  const [late, setLate] = useState(null);
+  const large = graphs.get("")?.nodes.length > FEW;
+  const soon = useMemo(() => (graphs.has("") && !large ? layout(graphs, room()) : null), [shape]);
+  useEffect(() => {
+    if (!large) return undefined;
+    const frame = requestAnimationFrame(() => setTimeout(() => setLate(layout(graphs, room()))));
+    return () => cancelAnimationFrame(frame);
+  }, [shape]);
+  return large ? late : soon;
 }
 
 /** About the size in which the drawing is seen, before there is anything to measure. */

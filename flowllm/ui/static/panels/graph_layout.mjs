@@ -2,9 +2,9 @@
 import * as dagre from "dagre";
 
 export const BOX = { least: 112, most: 230, height: 46, bar: 12, pad: 14 };
-const GAP = { rank: 30, node: 14 };
+const GAP = { rank: 38, node: 14 };
 const MOST_FOR_DAGRE = 300;
-const FEW = 60;
+export const FEW = 60;
 const SPREAD = 2.5; // what lines that pass between boxes take, found by measuring
 
 const pen = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
