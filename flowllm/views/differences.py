@@ -284,6 +284,6 @@ def is_short(value: Json) -> bool:
 def lines_of(value: Json, width: int) -> list[str]:
     """A value as lines: a text as it is, JSON on one line where it is no longer than so many characters."""
     if isinstance(value, str):
-        return value.splitlines()
+        return value.removesuffix("\n").split("\n")
     text = json_text(value, indent=None)
     return [text] if len(text) <= width else json_text(value).splitlines()

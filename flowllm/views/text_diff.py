@@ -38,9 +38,9 @@ class DiffLine:
 
 def text_diff(before: str, after: str) -> tuple[DiffLine, ...]:
     """The lines that differ with their neighbours, the earlier text's before the later one's; empty for equal texts."""
-    old, new = before.splitlines(), after.splitlines()
-    if old == new:  # they differ in their last line break, if at all
+    if before == after:
         return ()
+    old, new = before.split("\n"), after.split("\n")
     spans = list(_spans(old, new))
     found: list[DiffLine] = []
     for number, (what, start, end, new_start, new_end) in enumerate(spans):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -72,6 +73,21 @@ def test_cost_and_prompt_alone_are_no_change(project: Project, server: Server) -
     assert re.search(r"^a +same .* prompt$", outcome.out, re.MULTILINE), outcome.said
     far = project.cli("diff", "last~7", "last")
     assert (far.code, "there are only 2 runs" in far.err) == (2, True), far.said
+
+
+def test_what_a_model_wrote_moves_no_cursor(project: Project, server: Server) -> None:
+    evil = "\x1b[2J\u202e\r\x07[red]\ttab"
+    for number in (1, 2):
+        server.script = lambda body, n, number=number: Reply(
+            text=json.dumps({evil: [evil, number], "t": evil * number})
+        )
+        flow = project.flow(inputs={"who": evil * number}, steps={"a": {"prompt": f"x {number}", "output": "json"}})
+        project.cli("run", flow)
+    for words in ((), ("--json",)):
+        said = project.cli("diff", "last~1", "last", *words)
+        assert said.code == 0, said.said
+        assert not set("\x1b\u202e\r\x07") & set(said.out), said.out
+    assert "\\x1b[2J\\u202e\\r" in project.cli("diff", "last~1", "last").out
 
 
 def test_a_page_that_exists_is_left_alone(project: Project, server: Server) -> None:
