@@ -1,0 +1,67 @@
+"""What a drawing of a run over time asks of the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
+from flowllm.storage.base import NodeRecord, NodeWrite, Store
+from tests.support.records import ME, attempt_of_node, lease_of, node, run
+
+pytestmark = pytest.mark.anyio
+R1 = RunId("r1")
+S, F, K = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
+
+
+async def test_items_are_counted_by_when_they_began_and_ended(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    times = [
+        (S, 10.0, 11.0),
+        (S, 10.5, 19.99),
+        (F, 12.0, 14.0),
+        (K, 15.0, 16.0),
+        (S, 5.0, 25.0),
+        (NodeStatus.RUNNING, 18.0, 19.0),
+    ]
+    for place, (status, began, ended) in enumerate(times):
+        item = replace(node(f"each[{place}]", "r1", status=status, seq=place + 1), parent=NodeId("each"), place=place)
+        record = replace(item, started_at=began, finished_at=ended, content="c")
+        await store.commit(nodes=[NodeWrite(lease=lease, node=record)])
+    found = await store.activity(R1, NodeId("each"), begin=10.0, end=20.0, spans=5)
+    assert (found.begin, found.width) == (10.0, 2.0)
+    assert [*found.started] == [2, 1, 1, 0, 1]
+    assert [*found.succeeded] == [1, 0, 0, 0, 1]
+    assert ([*found.failed], [*found.others]) == ([0, 0, 1, 0, 0], [0, 0, 0, 1, 0])
+    empty = await store.activity(R1, NodeId("other"), begin=10.0, end=10.0, spans=2)
+    assert [*empty.started] == [0, 0]
+
+
+def _within(name: str, parent: str, seq: int, **fields: object) -> NodeRecord:
+    return replace(node(name, "r1", seq=seq), parent=NodeId(parent), **fields)
+
+
+async def test_the_steps_within_a_foreach_are_counted_over_its_items_and_not_those_deeper_within(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    nodes = [
+        _within("posts[0].head", "posts[0]", 1),
+        _within("posts[1].head", "posts[1]", 2, status=F),
+        _within("posts[0].deep", "posts[0]", 3),
+        _within("posts[0].deep.head", "posts[0].deep", 4),
+        _within("posts[0].deep[1].head", "posts[0].deep[1]", 5),
+        _within("posts[0]", "posts", 6, place=0, content="c"),
+        _within("postsx[0].head", "postsx[0]", 7),
+    ]
+    await store.commit(nodes=[NodeWrite(lease=lease, node=one) for one in nodes])
+    found = await store.count_within(R1, NodeId("posts"))
+    assert found == {StepId("head"): {S: 1, F: 1}, StepId("deep"): {S: 1}}
+
+
+async def test_the_attempts_of_many_nodes_are_read_at_once(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    for name, number in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
+        await store.commit(attempt=attempt_of_node(name, "r1", number=number), attempt_lease=lease)
+    found = await store.attempts_of(R1, [NodeId("a"), NodeId("c"), NodeId("none")])
+    assert {name: [one.number for one in attempts] for name, attempts in found.items()} == {"a": [1, 2], "c": [1]}
+    assert await store.attempts_of(R1, []) == {}
