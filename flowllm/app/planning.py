@@ -16,7 +16,7 @@ from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, StepKind
 from flowllm.explain.asking import Known
 from flowllm.explain.forecast import Forecast, forecast, forecast_rows
 from flowllm.explain.planner import Planner
-from flowllm.explain.rendered import Shown
+from flowllm.explain.rendered import Shown, ShownPrompt
 from flowllm.explain.timing import Lane
 from flowllm.language.problems import Location, nearest
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
@@ -75,7 +75,7 @@ async def plan(prepared: PreparedRun, run: RunRecord, shared: SharedServices, sh
     return replace(
         found,
         max_concurrent={name: most for name, most in (await concurrent()).items() if name in models},
-        shown=None if shown is None else tuple(shown.found),
+        shown=None if shown is None else tuple(_masked(one, providers) for one in shown.found),
         shown_of=0 if shown is None else shown.count,
         notices=notices,
     )
@@ -94,6 +94,10 @@ def _shown(show: ShowPrompts, workflow: Workflow) -> Shown:
         within = [name for name in known if name.startswith(f"{show.step}.")]
         raise UsageError(f"{show.step} is a graph and has no prompt of its own", hint=f"within it: {', '.join(within)}")
     return Shown(step=show.step, limit=show.limit)
+
+
+def _masked(one: ShownPrompt, providers: Providers) -> ShownPrompt:
+    return replace(one, body=providers.redactor.value(one.body))
 
 
 def _row_step(workflow: Workflow, prepared: PreparedRun, given: Mapping[str, Json]) -> Step:

@@ -67,6 +67,9 @@ def test_prompts_are_shown_as_far_as_they_are_known(planned: Project) -> None:
     first = planned.json("plan", "flow.yaml", "--show", "each", "--limit", 1, **KEY)["prompts"]
     assert [(one["step"], one["body"]["messages"][1]["content"]) for one in first] == [("each[0]", "About tea")]
     assert "not known yet: it waits for each" in planned.cli("plan", "flow.yaml", "--show", "graph.inner", **KEY).out
+    secret = {**KEY, "OPENAI_API_KEY": "sk-0123456789abcdef"}
+    said = planned.cli("plan", "flow.yaml", "-i", 'words=["my sk-0123456789abcdef"]', "--show", "each", **secret).out
+    assert "About my ***" in said
     for wrong, hint in (("nothing", "there is `each`"), ("graph", "within it: graph.inner")):
         outcome = planned.cli("plan", "flow.yaml", "--show", wrong, **KEY)
         assert (outcome.code, hint in outcome.err) == (2, True)

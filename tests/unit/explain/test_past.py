@@ -1,0 +1,73 @@
+"""What earlier runs tell of later ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowllm.explain.estimate import Estimate
+from flowllm.explain.forecast import Forecast
+from flowllm.runtime.options import RunOptions
+from tests.support.virtual import LoopClock, run_virtual
+from tests.support.virtual_app import opened
+from tests.support.workflows import workflow
+
+FLOW = """
+    name: past
+    inputs: {topic: tea}
+    defaults: {provider: sim, model: m, max_tokens: 400}
+    providers: {sim: {type: simulated, latency: 1s}}
+    steps:
+      list: {prompt: "List on {{ inputs.topic }}", output: {type: array, items: {type: string}, maxItems: 9}}
+      each: {foreach: "{{ list }}", prompt: "On {{ item }}"}
+      perhaps: {when: "{{ list | length > 100 }}", prompt: "Too long {{ list }}"}
+      first: {foreach: "{{ inputs.topic.split(' ') }}", prompt: "{{ item }}?", accept: {when: "{{ true }}", count: 1}}
+      graph:
+        with: {text: "{{ list[0] }}"}
+        workflow:
+          inputs: {text: {type: string}}
+          steps: {inner: {prompt: "Within {{ inputs.text }}"}}
+    """
+
+
+def _steps(found: Forecast) -> dict[str, Estimate]:
+    return {node.step: node.estimate for node in found.nodes}
+
+
+def test_items_and_skipped_steps_are_expected_as_they_were() -> None:
+    async def main() -> None:
+        app, flow = opened(LoopClock()), workflow(FLOW)
+        before = _steps(await app.forecast(flow))
+        assert before["each"].takes.requests.expected is None
+        assert (before["each"].requests, before["each"].per_item.requests.high) == (9, 1)
+        assert (before["perhaps"].takes.requests.expected, before["perhaps"].basis) == (1, "template and max_tokens")
+        done = await app.run(flow)
+        again = await app.forecast(flow, inputs={"topic": "milk and tea"}, options=RunOptions(no_cache=True))
+        steps = _steps(again)
+        items = done.steps["each"].counts["total"]
+        assert (steps["each"].takes.requests.expected, steps["each"].basis) == (items, f"{items} earlier calls")
+        assert (steps["perhaps"].takes.requests.expected, steps["perhaps"].requests) == (0, 1)
+        assert steps["first"].takes.requests.expected == 3, "one of one was sent"
+        used = done.steps["list"].usage
+        assert steps["list"].takes.output_tokens.expected == used.output_tokens
+        assert steps["list"].takes.input_tokens.expected == pytest.approx(used.input_tokens, abs=4)
+        assert again.seconds == pytest.approx(2.0)
+
+    run_virtual(main())
+
+
+def test_steps_within_and_rows_have_a_past_too() -> None:
+    async def main() -> None:
+        app, flow = opened(LoopClock()), workflow(FLOW)
+        await app.run(flow)
+        anew = RunOptions(refresh=("list",))
+        inner = _steps(await app.forecast(flow, options=anew))["graph"].within["inner"]
+        assert (inner.past_calls, inner.guessed) == (1, False)
+        past = await app.store.past_attempts("past", "graph.inner", limit=10)
+        assert [one.node_id for one in past] == ["graph.inner"]
+        assert await app.store.past_attempts("past", "graph", limit=10) == []
+        assert await app.store.past_attempts("other", "graph.inner", limit=10) == []
+        each = await app.store.past_attempts("past", "each", limit=2)
+        assert len(each) == 2
+        assert {one.value for one in await app.store.past_statuses("past", "perhaps", limit=10)} == {"skipped"}
+
+    run_virtual(main())
