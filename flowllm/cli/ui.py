@@ -17,7 +17,7 @@ from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import results, say
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import UsageError
-from flowllm.core.tasks import run_loop
+from flowllm.core.tasks import in_thread, run_loop, start_task
 from flowllm.ui.actions import Actions
 from flowllm.ui.database import Database
 from flowllm.ui.security import Access
@@ -59,9 +59,12 @@ async def _serve(
     results().line(f"{address}{access.token}")
     sys.stdout.flush()
     say("  for you alone; Ctrl-C ends it")
+    opening = None
     if opens and _has_display():
-        await asyncio.to_thread(webbrowser.open, f"{address}{access.once}")
+        opening = start_task(in_thread(lambda: webbrowser.open(f"{address}{access.once}")))  # which may take its time
     await serve(page, listener, stop=stop.wait)
+    if opening is not None:
+        opening.cancel()
 
 
 def _listener(host: str, port: int | None) -> socket.socket:
@@ -95,4 +98,4 @@ def _listener(host: str, port: int | None) -> socket.socket:
 def _has_display() -> bool:
     if sys.platform in {"darwin", "win32", "cygwin"}:
         return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))

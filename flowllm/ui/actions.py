@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowllm.core.errors import RunOwned, UsageError
-from flowllm.core.tasks import start_task
+from flowllm.core.tasks import in_thread, start_task
 from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.base import RunRecord
 
@@ -39,8 +40,10 @@ class Actions:
         log = self._log(run.run_id)
         began = log.stat().st_size if log.exists() else 0
         words = ["resume", run.run_id, "--db", str(self._database), *self._config]
-        process = await self._start([*words, *(["--retry-failed"] if retry_failed else [])], log, _folder_of(run))
-        waiting = start_task(process.wait())
+        process = await asyncio.to_thread(
+            self._start, [*words, *(["--retry-failed"] if retry_failed else [])], log, _folder_of(run)
+        )
+        waiting = start_task(in_thread(process.wait))
         self._waiting.add(waiting)  # so that its end is heard, and no dead process stays
         waiting.add_done_callback(self._waiting.discard)
         done, _ = await asyncio.wait([waiting], timeout=_SETTLED)
@@ -53,18 +56,16 @@ class Actions:
             )
         return log
 
-    async def _start(self, words: Sequence[str], log: Path, folder: Path | None) -> asyncio.subprocess.Process:
+    def _start(self, words: Sequence[str], log: Path, folder: Path | None) -> subprocess.Popen[bytes]:
+        """Not by asyncio, which kills its processes when its loop is given up."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "flowllm",
-                *words,
+            return subprocess.Popen(  # noqa: S603 - flowllm itself
+                [sys.executable, "-m", "flowllm", *words],
                 cwd=folder,
                 env=self._environ,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
                 start_new_session=True,  # Ctrl-C ends the page, not the run

@@ -8,14 +8,16 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.support.project import Project, killed_at_exit
+from tests.support.project import Project, killed_at_exit, until
 
 TOKEN = "a-token-of-ones-own-1234"
 
 
 def test_the_page_is_served_until_ctrl_c_also_with_an_open_stream(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    process = project.start("ui", "--no-open", "--port", 0, FLOWLLM_UI_TOKEN=TOKEN)
+    browser = project.write("browser", '#!/bin/sh\necho "$1" > opening; mv opening opened\n')
+    browser.chmod(0o755)
+    process = project.start("ui", "--port", 0, FLOWLLM_UI_TOKEN=TOKEN, BROWSER=str(browser))
     with killed_at_exit(process):
         assert process.stdout is not None
         address = urlsplit(process.stdout.readline().strip())
@@ -25,6 +27,13 @@ def test_the_page_is_served_until_ctrl_c_also_with_an_open_stream(tmp_path: Path
         entered = page.getresponse()
         assert (entered.status, entered.read()) == (303, b"")
         cookie = (entered.getheader("set-cookie") or "").partition(";")[0]
+        until((tmp_path / "opened").exists, "the browser", of=process)
+        opened = urlsplit((tmp_path / "opened").read_text().strip())
+        assert TOKEN not in opened.query, "others may see the command line of the browser"
+        for status in (303, 403):
+            page.request("GET", f"/?{opened.query}")
+            answer = page.getresponse()
+            assert (answer.status, bool(answer.read())) == (status, status != 303)
         page.request("GET", "/api/runs/changes", headers={"Cookie": cookie})
         stream = page.getresponse()
         assert stream.readline() == b"event: runs\n"

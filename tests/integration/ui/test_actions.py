@@ -57,6 +57,8 @@ async def test_a_run_is_stopped_and_resumed_from_the_page(tmp_path: Path) -> Non
             project.write("flow.yaml", "other: true")  # the run has its own copy
             started = (await page.post(f"/api/runs/{run_id}/resume")).json
             await is_so(page, run_id, "running")
+        async with page_of(project.database, actions=actions) as page:  # the run goes on though the page was closed
+            await is_so(page, run_id, "running")
             assert (await page.post(f"/api/runs/{run_id}/stop")).status == 200
             await is_so(page, run_id, "interrupted")
             assert Path(started["output"]).stat().st_mode & 0o777 == 0o600
