@@ -60,7 +60,13 @@ def preview(value: Json, longest: int = 300) -> str | None:
     display = _shorter(value, 0)
     if isinstance(display, dict) and len(display) == 1 and isinstance(only := next(iter(display.values())), str):
         return one_line(only, longest)
-    return one_line(json_text(display, indent=None), longest)
+    if isinstance(display, dict) and display:
+        return one_line(", ".join(f"{name}: {_word(one)}" for name, one in display.items()), longest)
+    return one_line(_word(display), longest)
+
+
+def _word(value: Json) -> str:
+    return value if isinstance(value, str) else json_text(value, indent=None)
 
 
 def whole(value: Json) -> str:

@@ -50,7 +50,7 @@ def test_dots_rows_and_matrix() -> None:
         assert (rows["total"], rows["more"], rows["cursor"]) == (6, True, 2)
         first = rows["rows"][0]
         assert first["error"] == "RequestRejected: no <b>milk</b>\\x1b[31m"
-        assert first["item"] == '{"tone": "kind", "topic": "milk"}'
+        assert first["item"] == "tone: kind, topic: milk"
         rows = await item_rows(stage.store, run, VARIANTS, ItemQuery(search="MILK", statuses={NodeStatus.SUCCEEDED}))
         assert [(row["index"], row["output"]) for row in rows["rows"]] == [(5, "a5")]
         assert (rows["total"], rows["more"]) == (None, False)

@@ -45,7 +45,7 @@ def test_values_are_trees_with_short_vectors_and_lists() -> None:
 
 def test_previews_are_one_line() -> None:
     assert preview({"text": "a\nb"}) == "a b"
-    assert preview({"text": "a", "n": [0.1] * 99}) == '{"text": "a", "n": [0.1, 0.1, 0.1, "… 96 more numbers"]}'
+    assert preview({"text": "a", "n": [0.1] * 99}) == 'text: a, n: [0.1, 0.1, 0.1, "… 96 more numbers"]'
     assert preview("y" * 999, 10) == "yyyyyyyyy…"
     assert preview(None) is None
     assert preview(0) == "0"
