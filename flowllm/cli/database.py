@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+import click
+
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult, StepResult, all_nodes, counted, whole_nodes, with_items
-from flowllm.cli.options import Location
+from flowllm.cli.options import Globals, Location
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.money import Spend
@@ -30,6 +32,9 @@ LAST = re.compile(r"last(?:~(\d{1,6}))?")
 
 def open_app(location: Location) -> FlowLLM:
     """The application, to be entered."""
+    context = click.get_current_context(silent=True)
+    if context is not None and (state := context.find_object(Globals)) is not None:
+        state.location = location
     return FlowLLM(database=location.db, config=location.config)
 
 
@@ -74,10 +79,7 @@ async def find_run(store: Store, named: str) -> RunRecord:
 
 def command(verb: str, run_id: str, location: Location) -> str:
     """The exact command line that applies a command to a run."""
-    words = ["flowllm", verb, run_id]
-    words += ["--db", location.db] if location.db else []
-    words += ["--config", location.config] if location.config else []
-    return shlex.join(words)
+    return shlex.join(["flowllm", verb, run_id, *location.words])
 
 
 ITEMS_SHOWN = 20

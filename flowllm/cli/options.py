@@ -18,19 +18,26 @@ from flowllm.language.nodes import parse_duration
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
-class Globals:
-    """What holds for the whole command line."""
-
-    debug: bool = field(default_factory=lambda: bool(os.environ.get("FLOWLLM_DEBUG")))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """The database and the settings' file, as given on the command line."""
 
     db: str | None = None
     config: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """As they are written behind a command."""
+        return [*(["--db", self.db] if self.db else []), *(["--config", self.config] if self.config else [])]
+
+
+@dataclass(slots=True)
+class Globals:
+    """What holds for the whole command line."""
+
+    debug: bool = field(default_factory=lambda: bool(os.environ.get("FLOWLLM_DEBUG")))
+    location: Location = field(default_factory=Location)
+    """Where the command looks, once it does."""
 
 
 class Duration(click.ParamType[float]):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import select
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ from typing import Any, TextIO
 
 import click
 
-from flowllm.cli.options import Globals
+from flowllm.cli.options import Globals, Location
 from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, describe_error
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.core.types import Json, RunStatus
@@ -188,6 +190,7 @@ def _failed(error: Exception, state: Globals) -> int:
         return error.exit_code
     if not isinstance(error, FlowLLMError):
         return _bug(error, state)
+    error.hint = _with_location(error.hint, state.location)
     show_error(error)
     if state.debug:
         _traceback(error)
@@ -212,6 +215,22 @@ def show_error(error: FlowLLMError) -> None:
         say(f"  {visible(line)}")
     if isinstance(error, StepError) and error.answer:
         say(f"  the last answer was: {one_line(_masked(error.answer))}")
+
+
+_COMMAND = re.compile(
+    r"(?:(?<=`)|(?<=: )|^)flowllm (?:run|resume|plan|runs|show|why|failed|cache|db|export|diff|report|watch|ui)\b[^`\n]*(?=`|$)",
+    re.MULTILINE,
+)
+
+
+def _with_location(hint: str, location: Location) -> str:
+    """A hint whose command lines look where this command was told to look."""
+
+    def located(match: re.Match[str]) -> str:
+        known = match[0].split()
+        return match[0] if {"--db", "--config"} & {*known} else f"{match[0]} {shlex.join(location.words)}"
+
+    return _COMMAND.sub(located, hint) if location.words else hint
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from flowllm.app.result import NODE_UNENDED
 from flowllm.cli.database import Record
-from flowllm.cli.output import heading, print_table, results
+from flowllm.cli.output import heading, results
 from flowllm.core.money import price
 from flowllm.core.types import Counts, Json, NodeStatus, WaitReason
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.screen import Screen, plain
 from flowllm.reporting.summary import error_lines
-from flowllm.reporting.tables import fitted, wrapped
+from flowllm.reporting.tables import columns, fitted, table, wrapped
 from flowllm.reporting.text import (
     at_least,
     clock_time,
@@ -101,8 +101,18 @@ def print_steps(record: Record) -> None:
             ]
         )
     numbers = ("ATTEMPTS", "CALL", "TOKENS", "COST")
-    headers = ["STEP", "KIND", "STATUS", *numbers, "NOTE"]
-    print_table(headers, fitted(rows, headers, page_width()), right=numbers)
+    headers, width, screen = ["STEP", "KIND", "STATUS", *numbers, "NOTE"], page_width(), results()
+    head, *lines = table(headers, rows, right=numbers)
+    if width is None or all(columns(plain(line)) <= width for line in lines):
+        rows_below = [""] * len(rows)
+    else:  # notes stand below their steps
+        head, *lines = table(headers[:-1], [row[:-1] for row in rows], right=numbers)
+        rows_below = [row[-1] for row in rows]
+    screen.line(*head)
+    for line, below in zip(lines, rows_below, strict=True):
+        screen.line(*line)
+        for part in wrapped(f"  {visible(below)}", width, indent="  ") if below else ():
+            screen.line((part, "dim"))
 
 
 def cost(record: Record, node: NodeRecord) -> str:

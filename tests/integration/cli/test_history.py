@@ -181,6 +181,13 @@ def test_runs_are_listed_by_status_age_workflow_and_tag() -> None:
     assert "a tag is one line" in flowllm("run", "failing.yaml", "--tag", "a\nb", code=2).output
 
 
+def test_what_to_do_about_an_error_is_done_in_the_database_that_was_named() -> None:
+    flowllm("run", "failing.yaml", "-q", "--db", "other data.db", code=1)
+    unknown = flowllm("show", "last", "bad.x", "--db", "other data.db", code=2).output
+    assert re.search(r"`flowllm show \S+ bad --db 'other data.db'` shows what is within bad", unknown), unknown
+    assert "start one with `flowllm run FILE`\n" in flowllm("show", "last", code=2).output
+
+
 def test_runs_are_deleted_and_pruned_while_stored_answers_stay() -> None:
     first = data("run", "workflows/blog.yaml")
     data("run", "workflows/blog.yaml")
