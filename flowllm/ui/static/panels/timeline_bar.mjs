@@ -1,7 +1,7 @@
 // How one node is drawn over time, and what is said of it.
 import { count, duration, statusTone, statusWord, visible } from "../format.mjs";
 import { html } from "../html.mjs";
-import { area, calling, drawnAs, reasonWord, WAIT_WORDS } from "./timeline_scale.mjs";
+import { area, calling, drawnAs, reasonWord, topOf, WAIT_WORDS } from "./timeline_scale.mjs";
 
 const MIDDLE = 14;
 
@@ -27,7 +27,7 @@ function Items({ bar, left, right }) {
   if (!activity) return frame;
   const each = wide / activity.started.length;
   const ended = activity.succeeded.map((number, span) => number + activity.failed[span] + activity.others[span]);
-  const largest = Math.max(...ended);
+  const largest = topOf(ended);
   return html`${frame}<path class="items-ended" d=${area(ended, largest, each, left, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, left, 22, 17)} />`;
 }
 
@@ -82,6 +82,7 @@ export function Legend({ rows }) {
     ${has((bar) => bar.attempts.some((one) => one.status === "sent")) && mark(html`<rect style="fill: var(--running)" width="16" height="10" rx="2" />`, "on its way")}
     ${has((bar) => bar.attempts.some((one) => one.status === "failed")) && mark(html`<rect class="tone-failed" style="fill: var(--tone)" width="16" height="10" rx="2" /><path d="m6 3 4 4m0-4-4 4" style="stroke: var(--surface); stroke-width: 1.5" />`, "failed")}
     ${has((bar) => bar.attempts.some((one) => one.hedge)) && mark(html`<rect x="0.5" y="0.5" width="15" height="9" rx="2" style="fill: none; stroke: var(--text); stroke-dasharray: 2 1.5" />`, "hedge")}
+    ${has((bar) => bar.foreach && bar.started_at !== null) && mark(html`<path d="M0 10V6H3V2H6V7H9V4H13V8H16V10z" style="fill: var(--succeeded)" />`, "items that ended")}
     ${has((bar) => bar.cached) && mark(html`<rect width="16" height="10" rx="2" style="fill: var(--cached)" />`, "cached")}
     ${Object.entries(WAIT_WORDS).map(([name, word]) => reasons.has(name) && mark(html`<rect width="16" height="10" fill=${`url(#wait-${name})`} />`, word))}
     ${reasons.has("") && mark(html`<rect width="16" height="10" style="fill: var(--wait-other); fill-opacity: 0.3" />`, "waiting")}

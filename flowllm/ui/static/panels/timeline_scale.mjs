@@ -68,7 +68,7 @@ export const WAIT_WORDS = {
   rate: "requests/min",
   tokens: "tokens/min",
   slot: "slot",
-  pause: "server's pause",
+  pause: "pause, breaker",
   backoff: "backoff",
   budget: "budget",
   equal: "other call",
@@ -91,10 +91,16 @@ export function calling(bar, now) {
   return sum;
 }
 
+/** The count that reaches the top: the largest, but not above five times what is usual, so that one burst leaves the rest to be seen. */
+export function topOf(counts) {
+  const some = counts.filter((count) => count > 0).sort((one, other) => one - other);
+  return some.length ? Math.min(some.at(-1), 5 * some[Math.floor(some.length / 2)]) : 0;
+}
+
 /** An area of counts a span: the path of their heights from `bottom` up, the largest `height` high, each span `wide` px. */
 export function area(counts, largest, wide, left, bottom, height) {
   if (!largest) return "";
-  const at = (count) => (bottom - (count / largest) * height).toFixed(1);
+  const at = (count) => (bottom - Math.min(1, count / largest) * height).toFixed(1);
   const steps = counts.map((count, span) => `V${at(count)}H${(left + (span + 1) * wide).toFixed(1)}`).join("");
   return `M${left.toFixed(1)} ${bottom}${steps}V${bottom}z`;
 }
