@@ -56,10 +56,8 @@ class Past:
     async def _summed(self, step: str, model: str) -> PastCalls | None:
         if step not in self._attempts:
             self._attempts[step] = await self._store.past_attempts(self._workflow, step, limit=_ENOUGH)
-        attempts = [
-            one for one in self._attempts[step] if one.model.startswith(model) and bool(one.model) is bool(model)
-        ]
-        ended = [one for one in attempts if one.status is AttemptStatus.SUCCEEDED]
+        found = self._attempts[step]
+        ended = [one for one in found if one.model == model and one.status is AttemptStatus.SUCCEEDED]
         calls = {(one.run_id, one.node_id, one.key) for one in ended}
         if not calls:
             return None

@@ -102,8 +102,9 @@ def takes_of(
     if not most.requests:
         return NOTHING
     requests = Span(low=least.requests or 0, expected=likely.requests, high=most.requests)
-    prompts = [prompt_of(bound.parts) for bound, _ in rendered]
-    shown = [stand_ins.measured(prompt.text) for prompt in prompts]
+    some = rendered if waits else rendered[:1]
+    prompts = [prompt_of(bound.parts) for bound, _ in some] * (3 // len(some))
+    shown = [stand_ins.measured(prompt.text) for prompt in prompts[: len(some)]] * (3 // len(some))
     together = rendered[Case.LIKELY][0].parts.get("kind") == "embed"  # all texts, whatever requests they share
     count = 1 if together else likely.requests or 0
     low = len(shown[Case.LEAST].text.encode(errors="replace")) / _MOST_BYTES * (1 if together else requests.low)
