@@ -22,6 +22,8 @@ from flowllm.views.runs import RunSummary
 from flowllm.views.shown import shown, whole
 
 LISTED = 50
+LONGEST_SEARCH = 200
+"""Characters: SQLite takes no pattern of any length."""
 NODES = 20_000
 """Nodes in one answer."""
 ALIVE = 2.0
@@ -58,7 +60,7 @@ async def _listed(store: Store, query: Any, limit: int) -> list[RunRecord]:
         workflow=query.get("workflow") or None,
         status=RunStatus(status) if status else None,
         tag=query.get("tag") or None,
-        search=query.get("search", ""),
+        search=query.get("search", "")[:LONGEST_SEARCH],
         before_seq=_whole(query.get("before", ""), 0) or None,
     )
 

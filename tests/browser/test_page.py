@@ -19,6 +19,7 @@ def _views(runs: Runs) -> dict[str, tuple[tuple[str, ...], dict[str, str], str]]
     return {
         "runs": ((), {}, "many"),
         "run": (one, {}, "Graph and timeline"),
+        "values": (one, {"view": "values"}, "Outputs"),
         "throttled": (one, {"view": "throttled"}, "Am I throttled?"),
         "items": (one, {"view": "items", "parent": "checked"}, "ValueError: 3 is no good"),
         "drawer": (one, {"node": "headline"}, "Write one headline about tea."),

@@ -59,6 +59,14 @@ async def test_a_run_of_another_process_is_followed(tmp_path: Path) -> None:
         nodes = (await page.get("/api/runs/R1/nodes")).json
         assert [node["id"] for node in nodes["nodes"]] == ["a"]
         assert (await page.get("/api/runs/R2")).status == 404
+        for query, found in (
+            ("status=running", 0),
+            ("status=failed&workflow=blog&search=R1", 1),
+            ("search=" + "x" * 60_000, 0),
+            ("before=1", 0),
+        ):
+            assert len((await page.get(f"/api/runs?{query}")).json["runs"]) == found, query[:40]
+        assert (await page.get("/api/runs?status=odd")).json["error"] == "there is no status 'odd'"
         assert (await page.get("/api/runs?limit=x")).json["error"] == "expected a whole number from 1, not 'x'"
     await store.close()
 
