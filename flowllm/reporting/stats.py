@@ -10,7 +10,7 @@ from typing import TypeAlias
 from flowllm.core.events import Event, NodeEnded, NodeHedged, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.models import ModelTotals, asked_model
 from flowllm.core.money import Spend, rounded
-from flowllm.core.types import ABANDONED, NO_USAGE, REQUEST_KINDS, THROTTLED, Json, add, step_path
+from flowllm.core.types import ABANDONED, NO_USAGE, REQUEST_KINDS, THROTTLED, Json, Usage, add, step_path
 
 Model: TypeAlias = tuple[str, str]
 """A provider's name and one of its models."""
@@ -121,17 +121,19 @@ class _Part:
 class _Held:
     """What nodes had of one model besides requests of their own."""
 
-    __slots__ = ("cached", "saved", "throttled_s", "usage")
+    __slots__ = ("cached", "saved", "throttled_s", "tokens_in", "tokens_out")
 
     def __init__(self) -> None:
         self.cached = 0
-        self.usage = NO_USAGE
+        self.tokens_in = 0
+        self.tokens_out = 0
         self.saved: float | None = 0.0
         self.throttled_s = 0.0
 
     def merge(self, other: _Held) -> None:
         self.cached += other.cached
-        self.usage += other.usage
+        self.tokens_in += other.tokens_in
+        self.tokens_out += other.tokens_out
         self.saved = add(self.saved, other.saved)
         self.throttled_s += other.throttled_s
 
@@ -188,8 +190,9 @@ class Stats:
             self._requests["cached"] += 1
             held = self._held[event.provider, event.model]
             held.cached += 1
-            held.usage += event.usage
-            held.saved = add(held.saved, event.saved_usd)
+            held.tokens_in += event.usage.input_tokens or 0
+            held.tokens_out += event.usage.output_tokens or 0
+            held.saved = None if held.saved is None or event.saved_usd is None else held.saved + event.saved_usd
         elif event.waits and (seconds := sum(event.waits.get(reason, 0.0) for reason in THROTTLED)):
             self._held[asked or (event.provider, event.model)].throttled_s += seconds
 
@@ -252,7 +255,7 @@ def _totals(by: Model, part: _Part, held: _Held) -> ModelTotals:
         p99_s=part.latency.quantile(QUANTILES["p99"]),
         throttled_s=held.throttled_s,
         cached=held.cached,
-        cached_usage=held.usage,
+        cached_usage=Usage(input_tokens=held.tokens_in, output_tokens=held.tokens_out),
         response_cache_usd=held.saved,
         prompt_cache_usd=part.saved,
     )

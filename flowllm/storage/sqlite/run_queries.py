@@ -116,7 +116,8 @@ def _with_sums(run: RunRecord, found: tuple[Any, ...]) -> RunRecord:
 
 
 def _told(name: str) -> str:
-    return f"coalesce(json_extract(usage, '$[{USAGE_FIELDS.index(name)}]'), json_extract(usage, '$.{name}'))"
+    """A count of a usage: in the order of their names, or by name in rows of before revision 0009."""
+    return f"json_extract(usage, CASE WHEN usage LIKE '[%' THEN '$[{USAGE_FIELDS.index(name)}]' ELSE '$.{name}' END)"
 
 
 _COUNTED: Final = "(input_tokens + output_tokens)"
