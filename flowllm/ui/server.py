@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ STATIC: Final = Path(__file__).parent / "static"
 _API: Final = "/api/"
 _METRICS: Final = "/metrics"
 _TYPES: Final = {".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_VERSION: Final = "v-"
+_FOREVER: Final = "private, max-age=31536000, immutable"
 _INLINE: Final = re.compile(r"<script type=\"importmap\">(.*?)</script>", re.DOTALL)
 _LAST_SECOND: Final = 1
 """Seconds that answers get to end when the server is told to stop; streams end at once."""
@@ -60,8 +62,13 @@ def create_app(
     """The page over a database. Without `actions` it only reads. `workflow_of` loads the workflow that a run has on record."""
     files = {str(one.relative_to(static)): one for one in static.rglob("*") if one.suffix in _TYPES and _is_plain(one)}
 
+    version = ""
+
     async def page(_request: Request) -> Response:
+        nonlocal version
+        version = await asyncio.to_thread(_version_of, files)
         text = await asyncio.to_thread((static / "index.html").read_text, encoding="utf-8")
+        text = text.replace("/static/", f"/static/{_VERSION}{version}/")
         hashes = [_sha256(script) for script in _INLINE.findall(text)]
         return HTMLResponse(text, headers={"content-security-policy": policy(hashes), "cache-control": "no-cache"})
 
@@ -69,10 +76,13 @@ def create_app(
         found = files.get(request.path_params["path"])
         if found is None:
             raise HTTPException(404, "there is no such file")
-        return FileResponse(found, media_type=_TYPES[found.suffix], headers={"cache-control": "no-cache"})
+        same = request.path_params.get("version") == version
+        headers = {"cache-control": _FOREVER if same else "no-cache"}
+        return FileResponse(found, media_type=_TYPES[found.suffix], headers=headers)
 
     routes = [
         Route("/", page),
+        Route(f"/static/{_VERSION}{{version}}/{{path:path}}", file),
         Route("/static/{path:path}", file),
         *routes_runs.ROUTES,
         *routes_actions.ROUTES,
@@ -168,6 +178,14 @@ async def _bug(_request: Request, error: Exception) -> Response:
 
 def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
+
+
+def _version_of(files: Mapping[str, Path]) -> str:
+    """Another one as soon as a file is another: a browser asks for each version of a file once."""
+    made = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        made.update(f"{name}\n".encode() + path.read_bytes())
+    return made.hexdigest()[:16]
 
 
 def _sha256(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,8 @@ TRIED = ("/", "/api/runs")
 def paths(page: Page) -> list[str]:
     """Every route, with something in its place for what varies."""
     routes = [route for route in page.app.routes if isinstance(route, Route)]
-    return [route.path.replace("{path:path}", "app.mjs").replace("{run_id}", "RUN") for route in routes]
+    examples = {"{path:path}": "app.mjs", "{run_id}": "RUN", "{version}": "0"}
+    return [re.sub(r"{[^}]*}", lambda name: examples[name[0]], route.path) for route in routes]
 
 
 async def refused(page: Page, method: str, path: str, *headers: str, host: str | None = "") -> None:
@@ -83,7 +85,14 @@ async def test_paths_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
     (static / "folder").symlink_to(tmp_path)
     (static / "notes.txt").write_text("SECRET")
     async with page_of(tmp_path / "x.db", static=static) as page:
-        assert (await page.get("/static/tokens.css")).status == 200
+        assert (await page.get("/static/tokens.css")).header("cache-control") == "no-cache"
+        first = re.search(r"/static/v-\w+/", (await page.get("/")).body.decode())[0]
+        kept = await page.get(f"{first}tokens.css")
+        assert (kept.status, "immutable" in kept.header("cache-control")) == (200, True)
+        (static / "app.mjs").write_text("1")  # a file is another, so all of them have new names
+        assert first not in (await page.get("/")).body.decode()
+        assert (await page.get(f"{first}tokens.css")).header("cache-control") == "no-cache"
+        assert (await page.get(f"{first}../secret.css")).status == 400
         for path in (
             *(
                 "/static/../secret.css",
