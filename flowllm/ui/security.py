@@ -127,12 +127,12 @@ class Access:
         return f"{self.cookie}={self._session}; HttpOnly; SameSite=Strict; Path=/"
 
 
-def policy(script_hashes: Sequence[str]) -> str:
-    """The Content-Security-Policy: scripts and styles of this server alone, and those inline scripts by their hashes."""
+def policy(*, scripts: Sequence[str] = (), styles: Sequence[str] = ()) -> str:
+    """The Content-Security-Policy: scripts and styles of this server alone, and those that stand in the page by their hashes."""
     rules: Mapping[str, str] = {
         "default-src": "'none'",
-        "script-src": " ".join(["'self'", *(f"'sha256-{one}'" for one in script_hashes)]),
-        "style-src": "'self'",
+        "script-src": _sources(scripts),
+        "style-src": _sources(styles),
         "img-src": "'self' data:",
         "connect-src": "'self'",
         "base-uri": "'none'",
@@ -140,6 +140,10 @@ def policy(script_hashes: Sequence[str]) -> str:
         "frame-ancestors": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _sources(hashes: Sequence[str]) -> str:
+    return " ".join(["'self'", *(f"'sha256-{one}'" for one in hashes)])
 
 
 def _equal(one: str, other: str) -> bool:

@@ -40,7 +40,14 @@ _FOREVER: Final = "private, max-age=31536000, immutable"
 _INLINE: Final = re.compile(r"<script type=\"importmap\">(.*?)</script>", re.DOTALL)
 _LAST_SECOND: Final = 1
 """Seconds that answers get to end when the server is told to stop; streams end at once."""
-_PLAIN: Final = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>flowllm</title>'
+_STYLE: Final = (
+    ":root{color-scheme:light dark}body{max-width:36rem;margin:18vh auto;padding:0 1rem;font:16px/1.5 system-ui,sans-serif}"
+    "h1{font-size:20px}code{font-family:ui-monospace,monospace}"
+)
+_PLAIN: Final = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    f"<title>flowllm</title><style>{_STYLE}</style>"
+)
 """A page without anything else, for who is not let in."""
 _STATUSES: Final = {RunNotFound: 404, RunOwned: 409, UsageError: 400}
 _SIGN_IN: Final = Refusal(
@@ -70,7 +77,9 @@ def create_app(
         text = await asyncio.to_thread((static / "index.html").read_text, encoding="utf-8")
         text = text.replace("/static/", f"/static/{_VERSION}{version}/")
         hashes = [_sha256(script) for script in _INLINE.findall(text)]
-        return HTMLResponse(text, headers={"content-security-policy": policy(hashes), "cache-control": "no-cache"})
+        return HTMLResponse(
+            text, headers={"content-security-policy": policy(scripts=hashes), "cache-control": "no-cache"}
+        )
 
     async def file(request: Request) -> Response:
         found = files.get(request.path_params["path"])
@@ -143,7 +152,7 @@ def _with_headers(send: Send, *, api: bool) -> Send:
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = {name.lower() for name, _ in message["headers"]}
-            more = {**HEADERS, "content-security-policy": policy(())} | ({"cache-control": "no-store"} if api else {})
+            more = {**HEADERS, "content-security-policy": policy()} | ({"cache-control": "no-store"} if api else {})
             added = [(name.encode(), value.encode()) for name, value in more.items() if name.encode() not in given]
             message = {**message, "headers": [*message["headers"], *added]}
         await send(message)
@@ -155,8 +164,10 @@ def _refused(refusal: Refusal, asked: Asked) -> Response:
     """In words that a person reads, where a person asks."""
     if asked.path != "/":
         return _error(refusal.status, refusal.error, refusal.hint)
-    title, hint = refusal.error[:1].upper() + refusal.error[1:], refusal.hint
-    return HTMLResponse(f"{_PLAIN}<h1>{title}.</h1><p>{hint}</p>", refusal.status)
+    title = refusal.error[:1].upper() + refusal.error[1:]
+    hint = re.sub("`(.*?)`", r"<code>\1</code>", refusal.hint)
+    headers = {"content-security-policy": policy(styles=[_sha256(_STYLE)])}
+    return HTMLResponse(f"{_PLAIN}<h1>{title}.</h1><p>{hint}</p>", refusal.status, headers)
 
 
 def _error(status: int, error: str, hint: str = "") -> Response:
