@@ -267,7 +267,8 @@ def _show(result: RunResult, shown: Shown, summary: Summary, location: Location 
     elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
         if not shown.quiet and (screen.colour or (apart and result.outputs)):
             screen.line()
-        for line in summary.lines(resume_it, failed_items, result.path):
+        width = screen.width() if screen.stream.isatty() else None
+        for line in summary.lines(resume_it, failed_items, result.path, width=width):
             screen.line(*line)
     if lost is not None:
         hint = f"the run has {result.status}{show_it and f'; what it gives is shown by: {show_it}'}"

@@ -22,8 +22,9 @@ from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, step_path
 from flowllm.language.workflow import Accept
 from flowllm.reporting.models import model_lines
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.screen import Part, Screen, plain
 from flowllm.reporting.summary import figures, took
+from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import json_text, one_line, resume_options, visible
 from flowllm.storage.base import RunRecord
 
@@ -101,17 +102,19 @@ def _print_run(record: Record, location: Location) -> None:
 
 
 def _print_figures(screen: Screen, record: Record) -> None:
-    run = record.run
+    run, lines = record.run, list[tuple[Part, ...]]()
     if run.finished_at is None:  # its requests are not counted yet
-        screen.line("  ", took(run.stats))
+        lines = [(took(run.stats),)]
     else:
+        lines = figures(run.stats, set())
         if run.epoch > 1:
             screen.line("  since it was last resumed:")
-        for line in figures(run.stats, set()):
-            screen.line("  ", *line)
+    for one in lines:
+        for part in wrapped(f"  {plain(one)}", page_width(), indent="    "):
+            screen.line(part)
     if record.models:
         screen.line()
-        for line in model_lines(record.models):
+        for line in model_lines(record.models, page_width()):
             screen.line(*line)
 
 

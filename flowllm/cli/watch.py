@@ -73,7 +73,7 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
     resume, failed = (command(verb, run.run_id, location) for verb in ("resume", "failed"))
     if screen.colour:
         screen.line()
-    for line in summary.lines(resume, failed, run.path):
+    for line in summary.lines(resume, failed, run.path, width=screen.width() if screen.stream.isatty() else None):
         screen.line(*line)
     return RunResult.of(run, []).exit_code
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flowllm.core.types import Json
-from flowllm.reporting.screen import Part
-from flowllm.reporting.tables import table
+from flowllm.reporting.screen import Part, plain
+from flowllm.reporting.tables import columns, table
 from flowllm.reporting.text import at_least, dollars, duration, plural, visible
 
+_LEAST = ("P50", "STORED", "FAILED", "CACHED", "429s")
+"""Columns that a narrow terminal has no room for, first those that say least."""
 NOTABLE = 1.0
 """Seconds of waiting from which they are worth a line."""
 
 
-def model_lines(models: Sequence[Mapping[str, Json]]) -> list[tuple[Part, ...]]:
-    """A row a model (`ModelTotals.as_dict`), the dearest first; columns that would be empty are left out."""
+def model_lines(models: Sequence[Mapping[str, Json]], width: int | None = None) -> list[tuple[Part, ...]]:
+    """A row a model (`ModelTotals.as_dict`), the dearest first; columns that would be empty are left out, and of others those
+    that say least until it is no wider than `width`."""
     if not models:
         return []
     named = [(one, *_figures(one)) for one in sorted(models, key=_dearest)]
@@ -37,7 +40,12 @@ def model_lines(models: Sequence[Mapping[str, Json]]) -> list[tuple[Part, ...]]:
         for one, tokens_in, tokens_out in named
     ]
     names = [name for name in rows[0] if any(row[name].strip("-") for row in rows)]
-    return table(names, [[row[name] or "-" for name in names] for row in rows], right=names[1:])
+    for least in ("", *_LEAST):
+        names = [name for name in names if name != least]
+        lines = table(names, [[row[name] or "-" for name in names] for row in rows], right=names[1:])
+        if width is None or all(columns(plain(line)) <= width for line in lines):
+            break
+    return lines
 
 
 def worth_a_table(stats: Mapping[str, Json]) -> bool:

@@ -157,15 +157,17 @@ class Summary:
         else:
             self._more_errors += 1
 
-    def lines(self, resume_command: str = "", failed_command: str = "", file: str = "") -> list[tuple[Part, ...]]:
+    def lines(
+        self, resume_command: str = "", failed_command: str = "", file: str = "", *, width: int | None = None
+    ) -> list[tuple[Part, ...]]:
         """The whole summary; empty before the run ended. `resume_command` goes on with this run, `failed_command`
-        prints its failed items, `file` is its workflow's."""
+        prints its failed items, `file` is its workflow's, `width` is that of the terminal, if it is one."""
         if self.ended is None:
             return []
         status = self.ended.status
         stats = self.ended.stats
         found = [self._headline(self.ended), *figures(stats, self._unpriced)]
-        found += model_lines(stats.get("models", ())) if worth_a_table(stats) else []
+        found += model_lines(stats.get("models", ()), width) if worth_a_table(stats) else []
         found += self._notes()
         if self.ended.error is not None and not self._is_shown(self.ended.error):
             found += error_lines("", self.ended.error)
