@@ -104,8 +104,8 @@ function Facts({ node }) {
   const fact = (name, value, title = null) => html`<div title=${title}><dt>${name}</dt><dd class="number">${value}</dd></div>`;
   const sent = Boolean(node.model) && (node.attempts > 0 || into > 0);
   return html`<dl class="facts">
-    ${fact("Took", duration(node.took_s), `${duration(node.call_s)} in calls, ${duration(node.queue_s)} in queues`)}
-    ${fact("Started", when(node.started_at), exactly(node.started_at))}
+    ${node.took_s !== null && fact("Took", duration(node.took_s), `${duration(node.call_s)} in calls, ${duration(node.queue_s)} in queues`)}
+    ${node.started_at !== null && fact("Started", when(node.started_at), exactly(node.started_at))}
     ${sent && fact("Tokens in", `${into === null ? "unknown" : count(into)}${cached ? `, ${count(cached)} cached` : ""}`)}
     ${sent && fact("Tokens out", out === null ? "unknown" : count(out))}
     ${sent && fact("Cost", cost(node))}

@@ -16,28 +16,27 @@ const COLOURS = {
 
 export function Attempts({ attempts }) {
   if (attempts.length === 0) return null;
+  const sent = attempts.some((one) => one.is_request); // what a step does itself has no tokens and costs nothing
   return html`<section class="attempts">
     <h3>${attempts.length === 1 ? "1 attempt" : `${count(attempts.length)} attempts`}</h3>
     <div class="sideways" tabindex="0" role="region" aria-label="Attempts"><table>
-      <thead><tr><th>#</th><th>Status</th><th>Sent</th><th class="right">Took</th><th class="right">In</th><th class="right">Out</th><th class="right">Cost</th></tr></thead>
+      <thead><tr><th>#</th><th>Status</th><th>${sent ? "Sent" : "Began"}</th><th class="right">Took</th>${sent && ["In", "Out", "Cost"].map((name) => html`<th key=${name} class="right">${name}</th>`)}</tr></thead>
       <tbody>${attempts.map((one, at) => html`<${Attempt} key=${at} one=${one} />`)}</tbody>
     </table></div>
   </section>`;
 }
 
 function Attempt({ one }) {
-  const word = one.abandoned ? "hedged" : one.status;
+  const word = one.abandoned ? "hedged" : one.status === "sent" && !one.is_request ? "running" : one.status;
   const { input_tokens: into, output_tokens: out } = one.usage;
-  const figures = one.is_request ? [into, out].map((number) => (number === null ? "unknown" : count(number))) : ["", ""];
+  const figures = [into, out].map((number) => (number === null ? "unknown" : count(number)));
   return html`
     <tr>
       <td>${one.number}</td>
       <td class="status">${statusIcon(TONES[one.status] ?? "pending")} ${word}</td>
       <td title=${exactly(one.started_at)}>${when(one.started_at)}</td>
       <td class="right">${duration(one.took_s)}</td>
-      <td class="right">${figures[0]}</td>
-      <td class="right">${figures[1]}</td>
-      <td class="right">${one.is_request ? (one.status === "sent" ? "" : dollars(one.cost_usd)) : ""}</td>
+      ${one.is_request && [...figures, one.status === "sent" ? "" : dollars(one.cost_usd)].map((figure, at) => html`<td key=${at} class="right">${figure}</td>`)}
     </tr>
     ${one.error && html`<tr class="said"><td></td><td colspan="6">${one.error.type && html`<strong>${one.error.type}</strong> `}${visible(one.error.message)}</td></tr>`}
   `;
