@@ -53,13 +53,13 @@ class AskingNodes:
         """One node, rendered in each case. `waits`: its prompt depends on what is not known. Raises StoreError."""
         bound, work = rendered[Case.LIKELY]
         floor = self._floor(bound.step, rendered[Case.MOST]) if waits else NONE
-        step, path = bound.step, step_path(name)
+        step = bound.step
         past = None if self.past is None else await self.past.calls(name, work.model)
         takes = takes_of(rendered, self.stand_ins, past if work.requests else None, waits=waits, floor=floor)
         takes = self._equal(takes, rendered[Case.LIKELY], waits=waits, before=past is not None)
         tokens = takes.output_tokens
         each = Takes(output_tokens=tokens).times(Span.of(1 / work.requests)) if work.requests else Takes()
-        answer = self._answer(path, bound, each.output_tokens)
+        answer = await self._answer(name, bound, each.output_tokens)
         return Estimate(
             kind=step.kind,
             state=state,
@@ -110,21 +110,28 @@ class AskingNodes:
             reserved=(before * RESERVED + most) / requests,
         )
 
-    def _answer(self, path: str, bound: Bound, tokens: Span) -> tuple[Json, Json, Json]:
+    async def _answer(self, name: NodeId, bound: Bound, tokens: Span) -> tuple[Json, Json, Json]:
         """What stands in for the answer."""
-        body, kind = bound.step.body, bound.step.kind
-        if kind is StepKind.HTTP:
-            status: dict[str, Json] = {"status": 200, "headers": {}}
-            least, likely, most = self.stand_ins.text(path)
-            return {**status, "body": least}, {**status, "body": likely}, {**status, "body": most}
-        if not isinstance(body, LlmBody):
-            return self.stand_ins.text(path, ANY)
-        schema = None if body.output is None else body.output.schema
-        stand_ins = self.stand_ins
+        body, stand_ins = bound.step.body, self.stand_ins
+        if not isinstance(body, LlmBody) or (body.output is not None and body.output.schema is None):
+            return await self.anything(name, bound.step.kind, tokens if isinstance(body, LlmBody) else ANY)
+        path, schema = step_path(name), None if body.output is None else body.output.schema
         answer = stand_ins.text(path, tokens) if schema is None else stand_ins.answer(path, schema, tokens)
         if body.samples is None:
             return answer
         least, likely, most = ([one] * body.samples for one in answer)
+        return least, likely, most
+
+    async def anything(self, name: NodeId, kind: StepKind, tokens: Span = ANY) -> tuple[Json, Json, Json]:
+        """What stands in for an output of which not even the shape is known: the last one of an earlier run, else a text."""
+        path = step_path(name)
+        before = None if self.past is None else await self.past.output(name)
+        if before is not None:
+            return self.stand_ins.like(path, before, tokens)
+        text = self.stand_ins.text(path, tokens)
+        if kind is not StepKind.HTTP:
+            return text
+        least, likely, most = ({"status": 200, "headers": {}, "body": body} for body in text)
         return least, likely, most
 
     def _floor(self, step: Step, most: Rendered) -> Span:

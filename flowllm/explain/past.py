@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from flowllm.core.types import ROW, AttemptStatus, NodeId, NodeStatus, step_path
+from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, NodeStatus, step_path
 from flowllm.explain.sizes import PastCalls, likely_tokens, prompt_of
 from flowllm.storage.base import AttemptRecord, Store
 
@@ -44,6 +44,14 @@ class Past:
             self._statuses[step] = await self._store.past_statuses(self._workflow, step, limit=_ENOUGH)
         found = self._statuses[step]
         return None if not found else fmean(status is not NodeStatus.SKIPPED for status in found)
+
+    async def output(self, name: NodeId) -> Json:
+        """What a node gave when it last succeeded; None where it never did, and for items and what is within them.
+        Raises StoreError."""
+        if "[" in name:
+            return None
+        node = await self._store.last_node(self._workflow, name, before_seq=None)
+        return None if node is None else node.output
 
     async def items(self, name: NodeId) -> tuple[int, int] | None:
         """How many items a foreach had in the newest run in which it succeeded, and how many of them were carried out.

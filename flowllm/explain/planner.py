@@ -10,7 +10,7 @@ from flowllm.calls.stored_answer import usable_answer
 from flowllm.core.errors import StepError
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.request import Answer
-from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, StepKind, child_id, is_within, step_path
+from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, StepKind, child_id, is_within
 from flowllm.explain.asking import AskingNodes, Known
 from flowllm.explain.estimate import Estimate, combined, failing, skipped, unknown
 from flowllm.explain.past import Past
@@ -250,7 +250,7 @@ class Planner:
         if work.requests is None:
             return replace(
                 unknown(step, "its function asks models, as often as it likes"),
-                cases=self.stand_ins.text(step_path(name)),
+                cases=await self._asking.anything(name, step.kind),
             )
         why = await self._why_sent(name, bound, work) if work.requests else ""
         state = "send" if work.requests else "compute"
@@ -265,7 +265,7 @@ class Planner:
         try:
             bounds = views.rendered(lambda values: kind.bind(step, values))
         except StepError:  # it looks into what stands in, which has nothing of the kind
-            return replace(unknown(step, why), cases=self.stand_ins.text(step_path(name)))
+            return replace(unknown(step, why), cases=await self._asking.anything(name, step.kind))
         rendered = [(bound, kind.work(bound)) for bound in bounds]
         least, likely, most = (work for _, work in rendered)
         if least.known and likely.known and most.known:
@@ -273,7 +273,7 @@ class Planner:
                 kind=step.kind, state="maybe", why=why, known=False, cases=(least.output, likely.output, most.output)
             )
         if likely.requests is None:
-            return replace(unknown(step, why), cases=self.stand_ins.text(step_path(name)))
+            return replace(unknown(step, why), cases=await self._asking.anything(name, step.kind))
         found = await self._asking.taking(name, "maybe", why, rendered, waits=True)
         if len({bound.key for bound in bounds}) == 1 and await self._stored(name, step, likely):
             times = Span(low=0.0, expected=0.0, high=1.0)  # it waits, and does not look at what it waits for

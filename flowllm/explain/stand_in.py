@@ -88,6 +88,20 @@ class StandIns:
 
         return made(Case.LEAST), made(Case.LIKELY), made(Case.MOST)
 
+    def like(self, name: str, value: Json, tokens: Span) -> Cases:
+        """A value as the node gave it before, whose texts may come to be longer by so many tokens at most."""
+        source = Source(likely=0.0, most=tokens.high)
+
+        def made(one: Json, place: str) -> Json:
+            if isinstance(one, dict):
+                return {key: made(inner, f"{place}/{key}") for key, inner in one.items()}
+            if isinstance(one, list):
+                return [made(inner, f"{place}/{number}") for number, inner in enumerate(one)]
+            return f"{one}{self._mark(name, place, source)}" if isinstance(one, str) else one
+
+        found = made(value, "=")
+        return found, found, found
+
     def _mark(self, name: str, place: str, source: Source) -> str:
         mark = self._marks.get((name, place))
         if mark is None:

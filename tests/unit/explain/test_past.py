@@ -71,3 +71,23 @@ def test_steps_within_and_rows_have_a_past_too() -> None:
         assert {one.value for one in await app.store.past_statuses("past", "perhaps", limit=10)} == {"skipped"}
 
     run_virtual(main())
+
+
+def test_an_output_without_a_schema_is_expected_to_look_as_it_did() -> None:
+    async def main() -> None:
+        app = opened(LoopClock())
+        flow = workflow("""
+            defaults: {provider: sim, model: m, max_tokens: 50}
+            providers: {sim: {type: simulated}}
+            steps:
+              a: {prompt: "As JSON", output: json}
+              b: {prompt: "On {{ a.title }} and {{ a.summary }}"}
+            """)
+        first = _steps(await app.forecast(flow))["b"]
+        assert (first.takes.input_tokens.expected, first.takes.input_tokens.high) == (None, None)
+        done = await app.run(flow)
+        later = _steps(await app.forecast(flow, options=RunOptions(refresh=("a",))))["b"].takes.input_tokens
+        assert later.expected == done.steps["b"].usage.input_tokens
+        assert 50 < later.high < 200, "the answer has 50 tokens at most, whatever is in it"
+
+    run_virtual(main())
