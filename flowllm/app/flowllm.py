@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
-from flowllm.app.planning import ShowPrompts, plan
 from flowllm.app.prepare import PreparedRun, chosen_steps, every_step, new_run, plan_run, prepare_run, with_budget
 from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figures_of, whole_nodes
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
@@ -33,7 +32,6 @@ from flowllm.core.tasks import run_loop, start_task, to_the_end
 from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind, step_path
 from flowllm.datasets.file_writes import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
-from flowllm.explain.forecast import Forecast
 from flowllm.explain.why import Why, explain
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
@@ -48,6 +46,10 @@ from flowllm.steps.loading import load_workflow
 from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory, open_store, this_process
+
+if TYPE_CHECKING:
+    from flowllm.app.planning import ShowPrompts
+    from flowllm.explain.forecast import Forecast
 
 WorkflowSource: TypeAlias = str | Path | Mapping[str, Json] | Workflow
 """The path of a workflow's file, its text (with a line break), a mapping, or one that was loaded."""
@@ -253,6 +255,8 @@ class FlowLLM:
     ) -> Forecast:
         """What a run would do; sends nothing. `show` names a step whose prompts are to be given too. Raises what `run`
         raises before it sends anything."""
+        from flowllm.app.planning import plan  # noqa: PLC0415 - no other command needs the whole of `explain`
+
         check_arguments(workflow, inputs, options)
         options = self._settings.complete(options or RunOptions())
         if options.over is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, NodeStatus, step_path
 from flowllm.explain.sizes import PastCalls, likely_tokens, prompt_of
@@ -43,7 +42,7 @@ class Past:
         if step not in self._statuses:
             self._statuses[step] = await self._store.past_statuses(self._workflow, step, limit=_ENOUGH)
         found = self._statuses[step]
-        return None if not found else fmean(status is not NodeStatus.SKIPPED for status in found)
+        return None if not found else sum(status is not NodeStatus.SKIPPED for status in found) / len(found)
 
     async def output(self, name: NodeId) -> Json:
         """What a node gave when it last succeeded; None where it never did, and for items and what is within them.
@@ -74,7 +73,7 @@ class Past:
             calls=len(calls),
             input_tokens=_mean([one.usage.input_tokens for one in ended], len(calls)),
             output_tokens=_mean([one.usage.output_tokens for one in ended], len(calls)),
-            seconds=fmean(times) if times else None,
+            seconds=sum(times) / len(times) if times else None,
             ratio=await self._ratio(ended) if model else None,
         )
 
