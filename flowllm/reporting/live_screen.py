@@ -72,19 +72,16 @@ class LiveScreen:
         found = [self._head(run, wide), *steps, *foot][: max(1, height)]
         return found if self._unicode else [fitted([_ascii(part) for part in line], width, mark="~") for line in found]
 
-    def width(self, line: Line) -> int:
-        """Columns that it takes."""
-        return _width(line)
-
     def _head(self, run: LiveSnapshot, width: int) -> Line:
         name = one_line(run.workflow)
         right = self._right(run)
         while len(right) > 1 and width - _width(right) - _GAP < min(cell_len(name), width // 2):
             right = right[1:]
         room = max(0, width - _width(right) - _GAP)
-        left = fitted(((name, "bold"), "  ", (run.run_id, "dim"), "  ", (one_line(run.provider), "dim")), room)
-        if _width(left) < cell_len(f"{name}  {run.run_id}"):
-            left = fitted(((name, "bold"),), room)
+        left: list[Part] = [(name, "bold"), f"  {run.run_id}", f"  {one_line(run.provider)}"]
+        while len(left) > 1 and _width(left) > room:
+            left.pop()
+        left = [*fitted(left[:1], room), *((str(part), "dim") for part in left[1:])]
         return fitted((*left, " " * max(_GAP, width - _width(left) - _width(right)), *right), width)
 
     def _right(self, run: LiveSnapshot) -> list[Part]:

@@ -74,10 +74,9 @@ class LiveView:
             self._over = True
             text = self._taken()
             if self._shown:
-                self._screen.block([], [], above=text)
+                self._screen.block([], above=text)
             elif text:
                 self._screen.above(text)
-            self._screen.leave()
 
     def print(self, text: str) -> None:
         """Whole lines of others, from any thread: they go above the view, at once or with the next drawing."""
@@ -100,7 +99,6 @@ class LiveView:
         if not self._over:
             self._draw(whole=True)
             self._over = True
-            self._screen.leave()
 
     def _draw(self, *, whole: bool = False) -> None:
         if self._over or self.model.started is None:
@@ -114,7 +112,7 @@ class LiveView:
         above = self._taken()
         if lines != self._shown or above or whole:
             self._shown = lines
-            self._screen.block(lines, [drawer.width(line) for line in lines], above=above)
+            self._screen.block(lines, above=above, stays=whole)
         self._pause = max(OFTEN, (self._timer() - began) / SHARE)
 
     def _made(self) -> LiveScreen:

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO, TypeAlias
 
-_TO_THE_END = "\x1b[K"
 _BELOW = "\x1b[J"
-"""Erase what stands right of the cursor, and all that stands below it too."""
+"""Erases what stands right of the cursor, and all that stands below it."""
 _TOGETHER, _DONE = "\x1b[?2026h", "\x1b[?2026l"
 """What is between is shown at once, by terminals that know it."""
 _INDENT = "  "
+_COLUMNS = re.compile(r"\S {2,}\S")
 _SIZE = (80, 24)
 """Columns and rows, where a stream is no terminal."""
 Part: TypeAlias = str | tuple[str, str]
@@ -42,7 +42,11 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
-    """A line in as many as it takes, broken between words; a command, which is bold alone, stays whole to be copied."""
+    """A line in as many as it takes, broken between words; a command, which is bold alone, stays whole to be copied, and
+    so do columns."""
+    if _COLUMNS.search(plain(tuple(parts))):
+        yield tuple(parts)
+        return
     line: list[Part] = []
     used = 0
     for text, style in (part if isinstance(part, tuple) else (part, "") for part in parts):
@@ -60,8 +64,8 @@ def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
 class Screen:
     """Writes lines to a stream, from any thread. Texts must be harmless already (`reporting.text.visible`).
 
-    On a terminal a block of lines can stand below all others and be drawn over. The cursor rests below it, so that whatever
-    a process that dies, or another one, writes there begins on a line of its own.
+    On a terminal a block of lines can stand below all others and be drawn over. The cursor rests above it, on a line that is
+    kept empty: what another process writes stands there, and where the terminal wraps lines anew nothing need be counted.
     """
 
     def __init__(self, stream: TextIO, *, colour: bool, wraps: bool = False) -> None:
@@ -71,8 +75,7 @@ class Screen:
         self.colour = colour
         self.written = 0
         """How often something was."""
-        self._block: list[tuple[str, int]] = []
-        """Its lines, and how many columns each takes."""
+        self._block: list[str] = []
         self._lock = threading.RLock()
 
     def line(self, *parts: Part) -> None:
@@ -84,20 +87,16 @@ class Screen:
         """Write whole lines, above the block if there is one."""
         with self._lock:
             self.written += 1
-            self._write(self._erased() + text + "".join(f"{line}\n" for line, _ in self._block))
+            self._write(self._erased() + text + self._drawn())
 
-    def block(self, lines: Sequence[tuple[Part, ...]], widths: Sequence[int], *, above: str = "") -> None:
+    def block(self, lines: Sequence[tuple[Part, ...]], *, above: str = "", stays: bool = False) -> None:
         """Draw these lines in place of those of the block before, and whole lines of others `above` it. They must fit the
-        terminal; `widths` are the columns that they take."""
+        terminal, with one row to spare. What `stays` is drawn over no more."""
         with self._lock:
-            drawn = [coloured(line) for line in lines]
-            text = "".join(f"{line}{_TO_THE_END}\n" for line in drawn)
-            self._write(f"{_TOGETHER}{self._to_top()}{above and _BELOW + above}{text}{_BELOW}{_DONE}")
-            self._block = list(zip(drawn, widths, strict=True))
-
-    def leave(self) -> None:
-        """The block stays as it is, and is drawn over no more."""
-        self._block = []
+            erased, self._block = self._erased(), [coloured(line) for line in lines]
+            drawn = "".join(f"{line}\n" for line in self._block) if stays else self._drawn()
+            self._block = [] if stays else self._block
+            self._write(f"{_TOGETHER}{erased}{above}{drawn}{_DONE}")
 
     def width(self) -> int:
         """Columns of that terminal; where it is none, as the environment says."""
@@ -116,14 +115,12 @@ class Screen:
         except (OSError, ValueError, AttributeError):
             return 0, 0
 
-    def _to_top(self) -> str:
-        """From below the block to its first line. A terminal that was made narrower has wrapped its lines."""
-        columns = self.size()[0]
-        rows = sum(max(1, -(-width // columns)) for _, width in self._block)
-        return f"\r\x1b[{rows}A" if rows else ""
-
     def _erased(self) -> str:
-        return f"{self._to_top()}{_BELOW}" if self._block else ""
+        return f"\r{_BELOW}" if self._block else ""
+
+    def _drawn(self) -> str:
+        """The empty line and the block, and the way back."""
+        return "".join(f"\n{line}" for line in self._block) + (f"\r\x1b[{len(self._block)}A" if self._block else "")
 
     def _write(self, text: str) -> None:
         self.stream.write(text)

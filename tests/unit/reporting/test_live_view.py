@@ -195,7 +195,7 @@ def test_what_others_print_goes_above_it_and_its_end_stays() -> None:
                 print("first", file=sys.stderr)
                 print("second", file=sys.stderr)
                 assert shown.terminal.shown[0] == "first", "at once"
-                assert shown.terminal.shown[1].startswith("blog")
+                assert shown.terminal.shown[2].startswith("blog")
                 await asyncio.sleep(1.0)
                 shown.screen.line(("notice: ", "yellow"), "careful")
                 sys.stderr.writelines(["third ", "half"])
@@ -203,7 +203,7 @@ def test_what_others_print_goes_above_it_and_its_end_stays() -> None:
                 assert not any("third" in line for line in shown.terminal.shown)
                 shown.tell(stop_requested())
                 await asyncio.sleep(1.0)
-                assert "stopping" in shown.terminal.shown[3]
+                assert "stopping" in shown.terminal.shown[4]
                 shown.tell(run_ended(at=4.0, status=RunStatus.INTERRUPTED))
                 sys.stderr.write("last\n")
             print("after", file=sys.stderr)
@@ -247,16 +247,18 @@ def test_a_run_that_never_began_leaves_only_what_was_printed() -> None:
     run_virtual(main())
 
 
-def test_a_terminal_that_was_made_narrower_has_wrapped_what_is_drawn_over() -> None:
+def test_what_other_processes_write_stands_above_it_too_and_a_resize_leaves_nothing() -> None:
     async def main() -> None:
         shown = Shown(80, 24)
         shown.tell(*BEGIN)
         await asyncio.sleep(1.0)
-        written: list[str] = []
-        shown.terminal.columns, shown.terminal.write = 40, written.append  # type: ignore[method-assign,assignment]
+        assert shown.terminal.shown[0] == ""
+        shown.terminal.write("from a child process\n")
+        shown.terminal.columns = 40
+        shown.terminal.screen.resize(24, 40)
         shown.tell(*ITEMS)
         await asyncio.sleep(1.0)
-        assert len(shown.terminal.shown) == 8
-        assert written[0].startswith("\x1b[?2026h\r\x1b[10A"), "two of the eight lines are wider than 40 columns"
+        assert shown.terminal.shown[:3] == ["from a child process", "", "blog  20261121-abc     2 of 4 steps  1s"]
+        assert sum("headline" in line for line in shown.terminal.shown) == 1
 
     run_virtual(main())

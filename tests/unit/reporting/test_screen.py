@@ -32,7 +32,8 @@ def test_long_lines_go_on_between_words_and_commands_stay_whole() -> None:
         "  50 items; resume it with: ",
         f"  {command}",
     ]
-    assert list(wrapped(line, 200)) != []
+    assert [plain(one) for one in wrapped(line, 200)] == [plain(line)]
+    assert list(wrapped(("m at slow   3   157",), 10)) == [("m at slow   3   157",)]
     assert [plain(one) for one in wrapped(("",), 20)] == [""]
     assert [plain(one) for one in wrapped((), 20)] == [""]
     assert [plain(one) for one in wrapped(("  a hint", " of words"), 12)] == ["  a hint of", "  words"]
