@@ -208,7 +208,7 @@ def choose(
         return shown, []
     ranked = sorted(enumerate(shown), key=lambda one: (_rank(one[1]), one[0]))
     kinds = len({step.status for step in shown})
-    kept = {at for at, _ in ranked[: max(0, room - kinds)]}
+    kept = {at for at, _ in ranked[: max(1, room - kinds)]}
     rest = Counter(step.status for at, step in enumerate(shown) if at not in kept)
     return [step for at, step in enumerate(shown) if at in kept], [(one, rest[one]) for one in _MARKS if rest[one]][
         : room - len(kept)

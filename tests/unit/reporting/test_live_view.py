@@ -139,6 +139,8 @@ def test_of_many_steps_those_at_work_those_that_failed_and_the_next_are_shown() 
     ]
     shown, others = choose(found.snapshot(3.0).steps, 400)
     assert (len(shown), others) == (300, [])
+    shown, others = choose(found.snapshot(3.0).steps, 2)
+    assert ([step.name for step in shown], others) == (["s100"], [(NodeStatus.SUCCEEDED, 99)]), "however few rows"
 
 
 class Shown:
