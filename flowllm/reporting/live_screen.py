@@ -67,7 +67,7 @@ class LiveScreen:
         wide = min(width, _WIDEST)
         live = run.status is RunStatus.RUNNING
         foot = [fitted(line, width) for line in self._foot(run, width)] if live else []
-        foot = foot[: max(0, height - 2)]
+        foot = foot[: max(0, (height - 1) // 2)]
         steps = self._steps(run.steps, width, max(1, height - 1 - len(foot)), live=live)
         found = [self._head(run, wide), *steps, *foot][: max(1, height)]
         return found if self._unicode else [fitted([_ascii(part) for part in line], width, mark="~") for line in found]
