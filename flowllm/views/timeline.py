@@ -129,10 +129,12 @@ class Timeline:
     """There are further items behind the last one."""
 
     def as_dict(self, since: int = 0) -> dict[str, Json]:
-        """As JSON; of what has changed since the change of that number, and of what goes on."""
+        """As JSON; of what has changed since the change of that number, and of what goes on. The critical path is told whole:
+        it moves on to bars that have not changed."""
         going = (NodeStatus.RUNNING, NodeStatus.WAITING)
         bars = [bar.as_dict() for bar in self.bars if not since or bar.change_no > since or bar.status in going]
-        return {"bars": bars, "changes": self.changes, "more": self.more}
+        path: list[Json] = [bar.id for bar in self.bars if bar.critical]
+        return {"bars": bars, "critical_path": path, "changes": self.changes, "more": self.more}
 
 
 def with_hedges(attempts: Iterable[AttemptRecord]) -> tuple[BarAttempt, ...]:

@@ -171,6 +171,7 @@ def test_the_graph_and_the_bars_of_a_run_while_it_goes_on_and_after(tmp_path: Pa
         view, line = await _at(app, run, graph, "")
         assert view.critical_path == ("posts", "last")
         assert [bar.id for bar in line.bars if bar.critical] == ["posts", "last"]
+        assert line.as_dict(since=line.changes)["critical_path"] == ["posts", "last"], "also where no bar has changed"
         posts = next(bar for bar in line.bars if bar.id == "posts")
         assert posts.counts == {"succeeded": 3}
         assert posts.activity is not None

@@ -22,6 +22,10 @@ export function useRows(run) {
     try {
       const found = await get(`${base}?${query}`);
       for (const bar of found.bars) page.bars.set(bar.id, bar);
+      for (const [id, bar] of page.bars) {
+        const critical = found.critical_path.includes(id);
+        if (bar.critical !== critical) page.bars.set(id, { ...bar, critical });
+      }
       if (!further) page.changes = found.changes;
       page.more = found.more;
       page.read = true;
