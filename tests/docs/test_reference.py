@@ -23,6 +23,7 @@ from tests.support.documentation import (
     schema_text,
     tables,
 )
+from tests.support.pictures import PICTURES, TO
 
 LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -109,6 +110,11 @@ def test_the_library_page_names_what_the_package_has() -> None:
 def test_no_page_names_a_place_of_one_machine() -> None:
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(work|tmp|home|root)/", page.read_text(encoding="utf-8")), page.name
+
+
+def test_the_pictures_that_pages_show_are_those_that_are_made() -> None:
+    shown = {name for page in PAGES for name in re.findall(r"pictures/([\w.-]+)", page.read_text(encoding="utf-8"))}
+    assert shown == set(PICTURES) == {picture.name for picture in TO.iterdir()}
 
 
 def test_the_map_names_files_that_are_there() -> None:
