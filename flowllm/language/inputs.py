@@ -241,7 +241,10 @@ def _accept(declared: Input, value: Json, *, text: bool) -> Json:
     if value is None and declared.default is None:
         return None
     if not fits(value, declared.type):
-        raise ValueError(f"expected {_A[declared.type]}, got {_short(value)}")
+        wanted = f"expected {_A[declared.type]}, got {_short(value)}"
+        if declared.type == "string" and value is not None:
+            wanted += f" (declare it as `{declared.name}: {{type: {type_name(value)}}}` to take such values)"
+        raise ValueError(wanted)
     if declared.enum is not None and not _among(value, declared.enum):
         raise ValueError(f"{_short(value)} is not one of {_shown(declared.enum)}")
     return value

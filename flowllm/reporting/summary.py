@@ -32,6 +32,9 @@ NOTABLE_SHARE = 0.5
 """Share of a rate in use from which it is named."""
 MOST_ERRORS = 20
 """Errors listed one by one; the rest is counted."""
+MOST_CUT = 5
+"""Nodes named whose answers were cut; of more, steps are named with how many."""
+_INDEX = re.compile(r"\[\d+\]")
 LONGEST = 4000
 """Characters of an error that are kept."""
 _STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
@@ -65,8 +68,9 @@ class Summary:
         self._more_errors = 0
         """Errors that were not kept."""
         self._truncated: list[str] = []
-        self._cut = 0
-        """Answers that were cut, those named in `_truncated` among them."""
+        """The first nodes whose answers were cut, one more than are named."""
+        self._cut: Counter[str] = Counter()
+        """Answers that were cut by step, whatever the item."""
         self._unpriced: set[str] = set()
         self._failures: FailuresHigh | None = None
         self._suspended: dict[str, NodeSuspended] = {}
@@ -103,9 +107,9 @@ class Summary:
 
     def _node_ended(self, event: NodeEnded) -> None:
         if event.truncated:
-            self._cut += 1
-            if self._cut <= MOST_ERRORS:
+            if len(self._truncated) <= MOST_CUT:
                 self._truncated.append(event.node_id)
+            self._cut[_INDEX.sub("", event.node_id)] += 1
         if event.cost_usd is None and event.model and event.usage.total is not None:
             self._unpriced.add(event.model)
         if "[" in event.node_id:
@@ -234,14 +238,13 @@ class Summary:
     def _notes(self) -> list[tuple[Part, ...]]:
         found: list[tuple[Part, ...]] = []
         if self._truncated:
-            names = ", ".join(sorted(self._truncated, key=_by_number))
-            more = f" and {self._cut - MOST_ERRORS:,} more" if self._cut > MOST_ERRORS else ""
-            advice = " (raise max_tokens to get whole answers)"
-            found.append((("cut short: ", "yellow"), f"{names}{more}{advice}"))
+            few = len(self._truncated) <= MOST_CUT
+            names = sorted(self._truncated, key=_by_number) if few else _counted(self._cut)
+            found.append((("cut short: ", "yellow"), f"{', '.join(names)}; raise max_tokens to get whole answers"))
         if self._failures is not None:
-            found.append(
-                ((f"many {what_ended(self._failures)} failed", "bold red"), " (more than 5% of those carried out)")
-            )
+            seen = self._failures
+            when = f" ({seen.failed:,} of the first {seen.ended:,} carried out)"
+            found.append(((f"many {what_ended(seen)} failed", "bold red"), when))
         if self._started is not None and self._started.simulated:
             found.append(((SIMULATED_NOTICE, "yellow"),))
         return found
@@ -265,6 +268,12 @@ def error_lines(step: str, error: Mapping[str, Json]) -> list[tuple[Part, ...]]:
     if traceback := error.get("traceback"):
         lines += [(f"    {visible(line)}",) for line in str(traceback).splitlines()]
     return lines
+
+
+def _counted(cut: Counter[str]) -> list[str]:
+    """`row.mood 1,204 times`, most first; of many steps the first ones."""
+    named = [f"{step} {plural(count, 'time')}" for step, count in cut.most_common(MOST_CUT)]
+    return named if len(cut) <= MOST_CUT else [*named, f"and {plural(len(cut) - MOST_CUT, 'other step')}"]
 
 
 def _by_number(node: str) -> list[str | int]:

@@ -34,7 +34,9 @@ def test_without_a_default_an_input_is_required_text(author: Author, declared: s
     with pytest.raises(InvalidInputs, match="input `x` is missing"):
         author.run(flow)
     assert author.outputs(flow, x="tea") == {"o": {"x": "tea"}}
-    with pytest.raises(InvalidInputs, match="expected a text, got 5"):
+    with pytest.raises(
+        InvalidInputs, match=r"expected a text, got 5 \(declare it as `x: {type: integer}` to take such values\)"
+    ):
         author.run(flow, x=5)
 
 

@@ -61,13 +61,20 @@ def test_what_people_must_know_is_said() -> None:
         run_ended(stats={**run_ended().stats, "cost_usd": None, "unknown": {"unpriced": 1}}),
     )
     assert "cost: unknown (no price for my-model)" in lines[1]
-    assert lines[3] == "cut short: outline (raise max_tokens to get whole answers)"
+    assert lines[3] == "cut short: outline; raise max_tokens to get whole answers"
     assert lines[4].startswith("simulated answers:")
 
 
 def test_answers_that_were_cut_are_named_in_the_order_of_their_items() -> None:
     cut = [item_ended("posts", place, truncated=True) for place in (10, 2, 0)]
-    assert "cut short: posts[0], posts[2], posts[10] (" in "\n".join(summed(run_started(), *cut, run_ended()))
+    assert "cut short: posts[0], posts[2], posts[10];" in "\n".join(summed(run_started(), *cut, run_ended()))
+
+
+def test_many_answers_that_were_cut_are_counted_by_step() -> None:
+    cut = [
+        item_ended(step, place, truncated=True) for step, count in (("a", 2), ("posts", 1204)) for place in range(count)
+    ]
+    assert "cut short: posts 1,204 times, a 2 times;" in "\n".join(summed(run_started(), *cut, run_ended()))
 
 
 def test_the_error_of_a_run_itself_is_told() -> None:
