@@ -6,6 +6,7 @@ that has a process of its own, its own folder, environment, streams, signals and
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import json
@@ -208,9 +209,9 @@ def _tell_of_ended(living: dict[int, socket.socket]) -> None:
 
 def main(life: int, ear: int) -> NoReturn:
     """Import, serve; in each child: be the command."""
-    for module in ("run", "show", "runs"):
+    for module in ("main", "run", "show", "runs", "export", "report"):
         __import__(f"flowllm.cli.{module}")
-    for module in ("flowllm.storage.sqlite.store", "openai", "aiohttp", "jsonschema"):
+    for module in ("flowllm.storage.sqlite.store", "openai", "aiohttp", "jsonschema", "httpcore2", "genai_prices"):
         __import__(module)
     gc.collect()
     gc.freeze()  # children share what is here: a collection of theirs must not copy it
@@ -228,6 +229,7 @@ def main(life: int, ear: int) -> NoReturn:
     sys.argv[1:] = found["words"]
     if point := os.environ.pop(DIES, ""):
         arm(point)
+    atexit._clear()  # a process of a user's has none as it starts: with some here, all modules would be taken apart at the end
     runpy.run_module("flowllm", run_name="__main__", alter_sys=True)
     raise AssertionError("the command returned")
 

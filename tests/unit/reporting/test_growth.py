@@ -28,8 +28,8 @@ from tests.support.events import (
     run_started,
 )
 
-FIRST, MORE = 1_000, 5_000
-LEAST = 36 * 1024
+FIRST, MORE = 500, 2_000
+LEAST = 14 * 1024
 """Bytes that may come and go; one pointer for each of the later items would be more."""
 
 
