@@ -394,7 +394,7 @@ class ForeachRunner:
             self._scope.token.stop(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
         idle = self._withdrawn + sum(totals.sent == 0 for totals in self._item_totals.values())
         counts = state.counts(not_pulled=await reader.left(), not_sent=idle)
-        error = None if state.enough else reader.broken or state.verdict(self._node)
+        error = None if state.enough else reader.broken or state.verdict(self._node, context.run.run_id)
         if state.paused:
             record = self._record(counts, NodeStatus.WAITING)
             await context.writes.commit(record)

@@ -295,33 +295,30 @@ class ForeachState:
             not_sent=not_pulled + not_sent,
         )
 
-    def verdict(self, step: str) -> ItemsFailed | None:
-        """Why the step fails, if it does, once it is over."""
+    def verdict(self, step: str, run: str = "last") -> ItemsFailed | None:
+        """Why the step fails, if it does, once it is over. `run`: by what commands that are advised name it."""
         if not self._failed or self.enough:
             return None
         number, message = self.first_error or (0, "")
         failures = f"{self._failed:,} of {self._next:,} items failed; {step}[{number}]: {message}"
         tolerated = self._tolerated
-        retry = " --retry-failed" if self._stand else ""
+        again = f"flowllm resume {run} --retry-failed"
+        resume = again if self._stand else f"flowllm resume {run}"
         if step == ROW:
-            return ItemsFailed(
-                failures, hint=f"`flowllm failed last` lists them; `flowllm resume{retry}` runs them again"
-            )
+            return ItemsFailed(failures, hint=f"`flowllm failed {run}` lists them; `{resume}` runs them again")
         if not tolerated.forgiven:
             return ItemsFailed(
                 failures,
-                hint=f"`flowllm show last {quote(f'{step}[{number}]')}` shows it; `flowllm resume{retry}` runs the failed ones again; "
+                hint=f"`flowllm show {run} {quote(f'{step}[{number}]')}` shows it; `{resume}` runs the failed ones again; "
                 "`on_error: continue` lets them pass",
             )
         most = tolerated.most
         if tolerated.share is not None:
             most = math.floor(tolerated.share * (self._total or self._next))
         if most is not None and self._failed > most:
-            return ItemsFailed(
-                f"{failures}; `max_failed` allows {most:,}", hint="`flowllm resume --retry-failed` runs them again"
-            )
+            return ItemsFailed(f"{failures}; `max_failed` allows {most:,}", hint=f"`{again}` runs them again")
         if most is None and self._failed == self._next:
-            return ItemsFailed(failures, hint="every item failed; `flowllm resume --retry-failed` runs them again")
+            return ItemsFailed(failures, hint=f"every item failed; `{again}` runs them again")
         return None
 
 

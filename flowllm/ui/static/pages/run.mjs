@@ -27,7 +27,7 @@ export function RunPage({ id, query }) {
   if (!run) return html`<p class="muted" role="status">Reading the run …</p>`;
   const node = query.get("node");
   return html`
-    <${Head} run=${run} />
+    <${Head} run=${run} nodes=${nodes} />
     <${Views} query=${query} nodes=${nodes} />
     <${Chosen} view=${query.get("view") ?? "graph"} parent=${query.get("parent")} ...${{ run, nodes, items, onOpen }} />
     ${node && html`<${Drawer} run=${run} id=${node} onClose=${onClose} onOpen=${onOpen} />`}
@@ -64,7 +64,7 @@ function Foreach({ node, tab }) {
   return tab("items", html`Items of <code>${visible(node.id)}</code>`, node.id);
 }
 
-function Head({ run }) {
+function Head({ run, nodes }) {
   return html`<header class="run-head">
     <div class="title">
       ${statusChip(run.status)}
@@ -83,6 +83,7 @@ function Head({ run }) {
       <${Figure} name="Nodes done"><${Nodes} run=${run} /><//>
     </dl>
     <${Failure} run=${run} />
+    <${Failed} nodes=${nodes} />
     <${More} run=${run} />
   </header>`;
 }
@@ -127,6 +128,19 @@ function Budget({ spent, most, shown }) {
 function Failure({ run }) {
   if (!run.failure) return null;
   return html`<p class="failure tone-failed">${visible(run.failure.message ?? run.failure.type ?? "")}${run.failure.hint && html` <span class="hint">${visible(run.failure.hint)}</span>`}</p>`;
+}
+
+const MOST_FAILED = 3;
+
+/** The steps that failed, each a link to all that is known of it. */
+function Failed({ nodes }) {
+  const failed = [...nodes.values()].filter((node) => node.status === "failed");
+  if (!failed.length) return null;
+  const more = failed.length - MOST_FAILED;
+  return html`<ul class="failure failed-steps tone-failed" aria-label="Steps that failed">
+    ${failed.slice(0, MOST_FAILED).map((node) => html`<li key=${node.id}><a href=${withQuery({ node: node.id })}>${visible(node.id)}</a> failed: <span class="hint">${visible(node.error ?? "")}</span></li>`)}
+    ${more > 0 && html`<li>and ${count(more)} more</li>`}
+  </ul>`;
 }
 
 function More({ run }) {
