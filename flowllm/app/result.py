@@ -225,8 +225,12 @@ MOST_ITEMS = 1000
 
 
 def figures_of(run: RunRecord) -> Mapping[str, Json]:
-    """The figures of a run, with what it took so far where it has not ended."""
-    if run.finished_at is not None and COUNTED in run.stats:
+    """The figures of a run; where it goes on, or its process is gone, what is known without it."""
+    if run.finished_at is None:
+        known = {name: run.stats[name] for name in (COUNTED,) if name in run.stats}
+        sent = {**EMPTY_STATS["requests"], "sent": run.totals.spend.requests}
+        return {**known, "requests": sent, **run.totals.spend.as_dict()}
+    if COUNTED in run.stats:
         return run.stats
     earlier = {name: value for name, value in run.stats.items() if name != LAST_ATTEMPT}
     return {**earlier, **run.totals.spend.as_dict()}

@@ -57,8 +57,7 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
             observer.handle(started)
         while not stopped.is_set():
             now = time.time()
-            figures = {"requests": {"sent": run.totals.spend.requests}, **figures_of(run)}
-            for event in await follower.events(replace(run, stats=figures), now):
+            for event in await follower.events(replace(run, stats=figures_of(run)), now):
                 for observer in observers:
                     observer.handle(event)
             if run.status is not RunStatus.RUNNING:
