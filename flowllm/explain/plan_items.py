@@ -197,7 +197,8 @@ class PlannedItems:
         counts = state.counts(not_pulled=max(0, (count or 0) - pulled))
         failure = state.verdict(self._name) if state.over or not accepting else None
         if failure is not None:
-            return replace(total, state="error", why=failure.message, status=NodeStatus.FAILED, counts=counts)
+            of = f"of the first {pulled:,} of {count:,} items, " if count is not None and pulled < count else ""
+            return replace(total, state="error", why=of + failure.message, status=NodeStatus.FAILED, counts=counts)
         if decided and items:
             total = replace(total, why=f"{counts.accepted:,} accepted of the first {pulled:,} items")
         else:
