@@ -132,7 +132,7 @@ def test_a_command_that_is_named_may_be_pasted_whatever_is_in_its_paths(project:
     file = project.flow(name="my flows/it's.yaml", steps={"a": EACH})
     outcome = project.cli("run", file)
     (shows,) = re.findall(r"`flowllm (show [^`]*)`", outcome.err)
-    assert shlex.split(shows) == ["show", "last", "a[0]"]
+    assert shlex.split(shows) == ["show", *project.run_ids(), "a[0]"]
     assert project.cli(*shlex.split(shows)).code == 0
     text = (project.folder / file).read_text()
     (project.folder / file).write_text(text + "\n")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from playwright.sync_api import Browser, expect
 
 from tests.support.browser import DESK, PHONE, Server, visit
 from tests.support.project import Project, killed_at_exit
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 WAIT = {"shell": "while [ ! -e go-$N ]; do sleep 0.02; done; echo $N"}
 FLOW = {
@@ -72,10 +69,10 @@ def test_the_graph_and_the_timeline_by_keyboard_while_a_run_goes_on(
         page.page.get_by_role("button", name="changes held back").wait_for()
         graph_each = drawn.get_by_role("button", name="each, shell for each item, succeeded, 3 of 3")
         graph_each.wait_for()
-        assert second.count() == 1
+        expect(second).to_have_count(1)
         keys.press("f")
         line.get_by_role("treeitem", name="each[1], shell, succeeded").wait_for()
-        assert second.count() == 0
+        expect(second).to_have_count(0)
         for _ in range(4):
             keys.press("+")
         page.page.get_by_role("button", name="Fit").last.click()

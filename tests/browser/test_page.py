@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+
+from playwright.sync_api import Browser, expect
 
 from tests.browser.runs import HOSTILE, MANY, TAG, Runs
 from tests.support.browser import DESK, PHONE, Server, Visit, once, visit
 from tests.support.project import Project, killed_at_exit
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 
 def _views(runs: Runs) -> dict[str, tuple[tuple[str, ...], dict[str, str], str]]:
@@ -56,12 +54,12 @@ def test_a_run_of_another_process_is_seen_as_it_goes_on(browser: Browser, server
         (project.folder / "go0").touch()
         page.see("said 0")
         dots.focus()
-        assert dots.get_attribute("aria-valuetext") == "item 0: succeeded"
+        expect(dots).to_have_attribute("aria-valuetext", "item 0: succeeded")
         for number in (1, 2, 3):
             (project.folder / f"go{number}").touch()
         page.page.locator(".run-head").get_by_text("succeeded").wait_for()
         page.see("said 3")
-        assert running.count() == 0
+        expect(running).to_have_count(0)
         assert project.finish(process).code == 0
 
 
@@ -79,7 +77,7 @@ def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Ru
             ("ArrowLeft", "item 4: succeeded"),
         ):
             keys.press(key)
-            assert dots.get_attribute("aria-valuetext") == told
+            expect(dots).to_have_attribute("aria-valuetext", told)
         keys.press("Enter")
         drawer = page.page.get_by_role("dialog")
         title = drawer.get_by_role("heading", level=2)
@@ -158,7 +156,7 @@ def test_fifty_thousand_items(browser: Browser, server: Server, runs: Runs) -> N
         dots.focus()
         page.page.keyboard.press("End")
         page.page.keyboard.press("F")
-        assert dots.get_attribute("aria-valuetext") == f"item {MANY - 500}: failed"
+        expect(dots).to_have_attribute("aria-valuetext", f"item {MANY - 500}: failed")
         page.page.keyboard.press("Enter")
         page.page.get_by_role("dialog").get_by_text(f"many[{MANY - 500}]").first.wait_for()
         page.check("fifty thousand items")
@@ -173,7 +171,7 @@ def test_a_matrix_opens_in_place(browser: Browser, server: Server, runs: Runs) -
         page.page.get_by_role("button", name="coffee").click()
         answers = page.page.get_by_role("region", name="Answer")
         answers.nth(1).wait_for()
-        assert answers.count() == 2
+        expect(answers).to_have_count(2)
         page.check("an open row")
 
 
