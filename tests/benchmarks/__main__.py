@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import answers, calls, disk, graphs, items, page, prefixes, processes, slots
+from tests.benchmarks import answers, calls, disk, graphs, items, page, prefixes, processes, seen, slots
 from tests.benchmarks.harness import Figure, Scale, played
 from tests.benchmarks.table import as_json, lines, of_json, write
 
@@ -36,6 +36,7 @@ WORKLOADS: dict[str, tuple[str, Callable[[Scale], list[Figure]]]] = {
     "items": ("Long fan-outs", items.items),
     "answers": ("Calls of 0 ms, 20 in flight, by the size of the answer", answers.answers),
     "page": ("The page, in Chromium", page.page),
+    "seen": ("A run of 10,000 calls of 0 ms that somebody looks at", seen.seen),
     "disk": ("50,000 rows of 1 kB through 2 steps, answers of 1 kB", disk.disk),
 }
 
