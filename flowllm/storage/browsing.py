@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from flowllm.core.records import dataclass
 from flowllm.core.types import NodeId, NodeStatus, RunId
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.records import NodeRecord
 
 
 class ItemOrder(StrEnum):

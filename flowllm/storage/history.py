@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flowllm.core.models import ModelTotals
 from flowllm.core.money import Spend
 from flowllm.core.types import NodeId, RunId, RunStatus
-
-if TYPE_CHECKING:  # base.py takes its verbs from here
-    from flowllm.storage.base import NodeRecord, RunRecord
+from flowllm.storage.records import NodeRecord, RunRecord
 
 
 class History(Protocol):

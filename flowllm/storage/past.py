@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flowllm.core.types import NodeStatus
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import AttemptRecord
+from flowllm.storage.records import AttemptRecord
 
 
 class PastReads(Protocol):

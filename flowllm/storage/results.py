@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flowllm.core.types import NodeId, NodeStatus, RunId
-
-if TYPE_CHECKING:
-    from flowllm.storage.base import NodeRecord
+from flowllm.storage.records import NodeRecord
 
 
 class Results(Protocol):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flowllm.core.records import dataclass
 from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
-
-if TYPE_CHECKING:  # base.py takes its verbs from here
-    from flowllm.storage.base import AttemptRecord
+from flowllm.storage.records import AttemptRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,21 +39,18 @@ _BESIDE: Final = " UNION ALL ".join(
 
 
 class BrowsingReader(Reader):
-    """What `Browsing` says."""
+    """The verbs of `Browsing`."""
 
     async def item_statuses(self, run_id: RunId, parent: NodeId) -> list[tuple[int, NodeStatus]]:
-        """See `Browsing`."""
         rows = await self._all(_STATUSES, {"run": to_text(run_id), "parent": to_text(parent)})
         known = {status.value: status for status in NodeStatus}
         return [(place, known[status]) for place, status in rows]
 
     async def browse(self, run_id: RunId, parent: NodeId, query: ItemQuery) -> ItemPage:
-        """See `Browsing`. Raises DatabaseCorrupt."""
         page: ItemPage = await self._in_thread(lambda: self._page(to_text(run_id), to_text(parent), query))
         return page
 
     async def beside(self, run_id: RunId, parent: NodeId, place: int) -> Beside:
-        """See `Browsing`."""
         values = {"run": to_text(run_id), "parent": to_text(parent), "place": place}
         found = {number: NodeId(from_text(name)) for number, name in await self._all(_BESIDE, values)}
         return Beside(*(found.get(number) for number in range(4)))

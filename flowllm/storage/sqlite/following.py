@@ -10,6 +10,7 @@ from flowllm.storage.following import ItemChange, NodeBrief, Past, WorkflowSums
 from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import reading, totals_of, usage_of
 from flowllm.storage.sqlite.rows import from_json, from_text, to_text
+from flowllm.storage.sqlite.run_queries import TOTALS
 from flowllm.storage.sqlite.totals import FIGURES, STATUSES
 
 _COLUMNS: Final = (
@@ -25,7 +26,6 @@ _RECENT: Final = (
     "JOIN totals ON totals.run_id = runs.run_id WHERE workflow = :workflow AND finished_at IS NOT NULL "
     "ORDER BY runs.seq DESC LIMIT :limit"
 )
-_SUMMED: Final = ("changes", "last_seq", *STATUSES, *FIGURES)
 _SUMS: Final = (
     f"SELECT workflow, status, count(*), {', '.join(f'sum(totals.{name})' for name in (*STATUSES, *FIGURES))} FROM runs "
     "JOIN totals ON totals.run_id = runs.run_id GROUP BY workflow, status ORDER BY workflow, status"
@@ -33,19 +33,17 @@ _SUMS: Final = (
 
 
 class FollowingReader(Reader):
-    """What `Following` says."""
+    """The verbs of `Following`."""
 
     async def briefs(
         self, run_id: RunId, *, parent: str | None = None, since: int = 0, limit: int = 2000
     ) -> list[NodeBrief]:
-        """See `Following`. Raises DatabaseCorrupt."""
         which = _OUTSIDE if parent is None else "parent = :parent"
         query = f"SELECT {', '.join(_COLUMNS)} {_CHANGED} AND place IS NULL AND {which} {_TAIL}"
         values = {"run": to_text(run_id), "parent": to_text(parent or ""), "since": since, "limit": limit}
         return [_brief(dict(zip(_COLUMNS, row, strict=True))) for row in await self._all(query, values)]
 
     async def item_changes(self, run_id: RunId, *, since: int = 0, limit: int = 2000) -> list[ItemChange]:
-        """See `Following`."""
         query = f"SELECT parent, place, status, change_no, cached OR reused {_CHANGED} AND place IS NOT NULL AND {_OUTSIDE} {_TAIL}"
         rows = await self._all(query, {"run": to_text(run_id), "since": since, "limit": limit})
         return [
@@ -54,18 +52,16 @@ class FollowingReader(Reader):
         ]
 
     async def recent(self, workflow: str, *, limit: int = 20) -> list[Past]:
-        """See `Following`."""
         rows = await self._all(_RECENT, {"workflow": to_text(workflow), "limit": limit})
         return [Past(*row) for row in reversed(rows)]
 
     async def sums(self) -> list[WorkflowSums]:
-        """See `Following`."""
         return [
             WorkflowSums(
                 workflow=from_text(workflow),
                 status=RunStatus(status),
                 runs=runs,
-                totals=totals_of(dict(zip(_SUMMED, (0, 0, *summed), strict=True))),
+                totals=totals_of(dict(zip(TOTALS, (0, 0, *summed), strict=True))),
             )
             for workflow, status, runs, *summed in await self._all(_SUMS)
         ]

@@ -265,15 +265,12 @@ class StoredResults(_Database):
         return partial(StoredResults, **{**self._how, "lost": _nothing_lost}), ()
 
     def node(self, node_id: NodeId) -> NodeRecord | None:
-        """See `Results`."""
         with self._connected() as connection:
             return next(iter(self._records(connection, _NAMED, node=to_text(node_id))), None)
 
     def nodes(self, parent: str = "") -> list[NodeRecord]:
-        """See `Results`."""
         with self._connected() as connection:
             return self._records(connection, _WITHIN, parent=to_text(parent))
 
     def items(self, parent: NodeId, *, step: str = "", statuses: Collection[NodeStatus] = ()) -> Sequence[NodeRecord]:
-        """See `Results`."""
         return StoredItems(parent=parent, step=step, statuses=statuses, **self._how)

@@ -24,15 +24,13 @@ _NODE: Final = AttemptRow._fields.index("node_id")
 
 
 class PastReader(Reader):
-    """What `PastReads` says."""
+    """The verbs of `PastReads`."""
 
     async def past_attempts(self, workflow: str, step: str, *, limit: int) -> list[AttemptRecord]:
-        """See `PastReads`."""
         rows = await self._in_thread(lambda: self._past(_ATTEMPTS, workflow, step, limit, at=_NODE))
         return [attempt_of(AttemptRow._make(row)) for row in rows]
 
     async def past_statuses(self, workflow: str, step: str, *, limit: int) -> list[NodeStatus]:
-        """See `PastReads`."""
         rows = await self._in_thread(lambda: self._past(_STATUSES, workflow, step, limit, at=0))
         return [NodeStatus(status) for _, status in rows]
 

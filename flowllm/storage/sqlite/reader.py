@@ -34,7 +34,6 @@ from flowllm.storage.sqlite.rows import (
 )
 from flowllm.storage.sqlite.run_queries import LAST, TOTALS, Rows, all_of, columns
 from flowllm.storage.sqlite.texts import MEMO_TEXTS, NODE_TEXTS, read
-from flowllm.storage.sqlite.timeline import TimelineReader
 from flowllm.storage.sqlite.totals import CHARGED, summed
 
 KEYS: Final = 500
@@ -94,7 +93,7 @@ _CHARGED: Final = " UNION ALL ".join(
 )
 
 
-class Reader(TimelineReader):
+class Reader:
     """The verbs of `Store` that read one database, and what the others need to read. Every read sees what was committed
     before it began."""
 
@@ -222,11 +221,6 @@ class Reader(TimelineReader):
         values = {"workflow": to_text(workflow), "node": to_text(node_id), "before": before_seq}
         found = await self._nodes(query, values)
         return _node(found[0]) if found else None
-
-    async def changes(self, run_id: RunId, *, since: int = 0, limit: int = 500) -> list[NodeRecord]:
-        query = f"{_NODES} WHERE run_id = :run AND change_no > :since ORDER BY change_no LIMIT :limit"
-        values = {"run": to_text(run_id), "since": since, "limit": limit}
-        return [_node(row) for row in await self._nodes(query, values)]
 
     async def waits(
         self,

@@ -45,6 +45,7 @@ from flowllm.storage.sqlite.rows import (
     wait_row,
 )
 from flowllm.storage.sqlite.statements import Unit
+from flowllm.storage.sqlite.timeline import TimelineReader
 from flowllm.storage.sqlite.watch import OTHERS_KNOWN
 from flowllm.storage.sqlite.writer import Failpoints, Writer
 
@@ -57,7 +58,7 @@ GAUGES_KEPT = 600.0
 """Seconds for which gauges are kept."""
 
 
-class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader):
+class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, TimelineReader):
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(

@@ -1,13 +1,14 @@
-"""The verbs of `TimelineReads`."""
+"""When attempts and items of a run began and ended."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, RunId, StepId
 from flowllm.storage.base import AttemptRecord
+from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import attempt_of
 from flowllm.storage.sqlite.rows import AttemptRow, from_text, to_text
 from flowllm.storage.timeline import Activity
@@ -30,17 +31,10 @@ _OVER: Final = frozenset(status.value for status in NODE_TERMINAL)
 _COUNTED: Final = ("started", "succeeded", "failed", "others")
 
 
-class _Rows(Protocol):
-    async def _all(
-        self, query: str, values: Mapping[str, Any] | None = None, columns: tuple[int, ...] | None = None
-    ) -> list[tuple[Any, ...]]: ...
-
-
-class TimelineReader(_Rows):
-    """A part of `Reader`."""
+class TimelineReader(Reader):
+    """The verbs of `TimelineReads`."""
 
     async def attempts_of(self, run_id: RunId, nodes: Sequence[NodeId]) -> dict[NodeId, list[AttemptRecord]]:
-        """See `TimelineReads`."""
         values = {"run": to_text(run_id), "nodes": json.dumps([*map(to_text, nodes)])}
         found: dict[NodeId, list[AttemptRecord]] = {}
         for row in await self._all(_ATTEMPTS, values) if nodes else ():
@@ -49,7 +43,6 @@ class TimelineReader(_Rows):
         return found
 
     async def activity(self, run_id: RunId, parent: NodeId, *, begin: float, end: float, spans: int) -> Activity:
-        """See `TimelineReads`."""
         width = max(end - begin, 1e-6) / spans
         values = {"run": to_text(run_id), "parent": to_text(parent), "begin": begin, "end": end, "width": width}
         counts = {name: [0] * spans for name in _COUNTED}
@@ -60,7 +53,6 @@ class TimelineReader(_Rows):
         return Activity(begin=begin, width=width, **counts)
 
     async def count_within(self, run_id: RunId, foreach: NodeId) -> dict[StepId, dict[NodeStatus, int]]:
-        """See `TimelineReads`."""
         found: dict[StepId, dict[NodeStatus, int]] = {}
         for step, status, count in await self._all(_WITHIN, {"run": to_text(run_id), "foreach": to_text(foreach)}):
             found.setdefault(StepId(from_text(step)), {})[NodeStatus(status)] = count

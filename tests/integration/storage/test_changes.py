@@ -18,8 +18,11 @@ R1 = RunId("r1")
 
 
 async def changed(store: Store, since: int = 0, limit: int = 500) -> list[tuple[int, str, str]]:
-    found = await store.changes(R1, since=since, limit=limit)
-    return [(one.change_no, one.node_id, one.status.value) for one in found]
+    nodes = await store.briefs(R1, since=since, limit=limit)
+    items = await store.item_changes(R1, since=since, limit=limit)
+    found = [(one.change_no, one.node_id, one.status.value) for one in nodes]
+    found += [(one.change_no, f"{one.parent}[{one.place}]", one.status.value) for one in items]
+    return sorted(found)[:limit]
 
 
 async def test_every_change_of_a_node_has_a_number_of_its_own_across_attempts_at_the_run(store: Store) -> None:
