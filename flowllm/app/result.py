@@ -15,6 +15,7 @@ from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, 
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.results import Results
 from flowllm.views.rows import TIMES, Columns, Rows, RunRows, cell_of
+from flowllm.views.standing import standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,12 +182,8 @@ def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, S
 
     A run that succeeded without some of its steps was not asked for them.
     """
-    going = run.status is RunStatus.RUNNING
-    status = NodeStatus.PENDING if going else NodeStatus.CANCELLED
-    known = {
-        node.node_id: replace(node, status=status) if node.status is NodeStatus.RUNNING and not going else node
-        for node in nodes
-    }
+    status = NodeStatus.PENDING if run.going else NodeStatus.CANCELLED
+    known = {node.node_id: replace(node, status=standing(node.status, going=run.going)) for node in nodes}
     found = []
     for step, kind in kinds.items():
         node = known.pop(NodeId(step), None)

@@ -22,8 +22,8 @@ from flowllm.language.problems import nearest
 from flowllm.reporting.text import plural
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory
-from flowllm.views.attempts import as_seen
 from flowllm.views.models import models_of
+from flowllm.views.standing import as_seen
 from flowllm.views.steps import step_kinds
 
 T = TypeVar("T")

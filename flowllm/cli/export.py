@@ -15,7 +15,7 @@ from flowllm.cli.database import find_run, reading
 from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import say
 from flowllm.core.errors import UsageError
-from flowllm.core.types import NodeStatus, RunStatus
+from flowllm.core.types import NodeStatus
 from flowllm.datasets.file_writes import write_file
 from flowllm.datasets.files import STDIN
 from flowllm.datasets.output import check_output
@@ -67,9 +67,7 @@ def export(
     async def work(app: FlowLLM) -> int:
         found = await find_run(app.store, run)
         results = app.store.results(found.run_id)
-        source = RunRows(
-            run_id=found.run_id, going=found.status is RunStatus.RUNNING, steps=step_kinds(found), results=results
-        )
+        source = RunRows(run_id=found.run_id, going=found.going, steps=step_kinds(found), results=results)
         return _export(source.of(step, [NodeStatus(status) for status in statuses]), path, form, wanted)
 
     count = reading(location, work)

@@ -60,7 +60,7 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
             for event in await follower.events(replace(run, stats=figures_of(run)), now):
                 for observer in observers:
                     observer.handle(event)
-            if run.status is not RunStatus.RUNNING:
+            if not run.going:
                 break
             view.look(now, await follower.accounts(now))
             with contextlib.suppress(TimeoutError):

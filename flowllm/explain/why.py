@@ -99,7 +99,7 @@ async def explain(store: Store, run: RunRecord, step: str, edges: Iterable[str],
     `edges` are the steps that it waits for; `known`: the run's workflow has the step. Raises UsageError for a step, or an
     item, that the run has no record of, but for a step that it has not come to.
     """
-    node, going = await store.node(run.run_id, NodeId(step)), run.status is RunStatus.RUNNING
+    node, going = await store.node(run.run_id, NodeId(step)), run.going
     if node is None and known and "[" not in step and run.status is not RunStatus.SUCCEEDED:
         text = f"{step} has not begun yet." if going else f"{step} never began, {_as_it_ended(run)}."
         status = NodeStatus.PENDING if going else NodeStatus.CANCELLED

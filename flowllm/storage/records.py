@@ -61,6 +61,11 @@ class RunRecord:
     totals: RunTotals = field(default_factory=RunTotals, compare=False)
     """Kept by the store, whatever is written here."""
 
+    @property
+    def going(self) -> bool:
+        """A process goes on with it."""
+        return self.status is RunStatus.RUNNING
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:

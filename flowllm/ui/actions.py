@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flowllm.core.errors import RunOwned, UsageError
 from flowllm.core.tasks import in_thread, start_task
-from flowllm.core.types import RunId, RunStatus
+from flowllm.core.types import RunId
 from flowllm.storage.base import RunRecord
 
 _SETTLED = 3.0
@@ -35,7 +35,7 @@ class Actions:
         """Start `flowllm resume`, which goes on also when the page is closed; the file that has what it prints.
 
         Raises RunOwned for a run that goes on, UsageError with what it said if it ends at once in an error."""
-        if run.status is RunStatus.RUNNING:
+        if run.going:
             raise RunOwned(f"run {run.run_id} goes on already", hint="stop it first")
         log = self._log(run.run_id)
         began = log.stat().st_size if log.exists() else 0
@@ -80,7 +80,7 @@ class Actions:
         """Ask its process to stop as Ctrl-C does: requests in flight get to finish.
 
         Raises UsageError where that cannot be done from here."""
-        if run.status is not RunStatus.RUNNING or run.owner is None:
+        if not run.going or run.owner is None:
             raise UsageError(f"run {run.run_id} does not go on")
         if run.owner.host != socket.gethostname():
             raise UsageError(f"run {run.run_id} goes on at {run.owner.host}", hint="stop it there")

@@ -35,7 +35,7 @@ class Follower:
         """An event, or a comment if nothing changed. Raises FlowLLMError."""
         run = await store.run(self._run_id)
         stands = run.status, run.epoch
-        self.going = run.status is RunStatus.RUNNING
+        self.going = run.going
         upto, nodes, items = await self._changed(store, run)
         eta_s, gauges = None, list[Gauge]()
         if self.going:

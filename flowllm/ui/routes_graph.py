@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.types import RunId, RunStatus, StepId
+from flowllm.core.types import RunId, StepId
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import RunRecord
 from flowllm.views.gauges import FRESH, series_of, throttled, was_throttled
@@ -51,7 +51,7 @@ async def gauges(request: Request) -> Response:
     answer = throttled(found, now=now)
     if name := request.query_params.get("run"):
         run: RunRecord = await request.app.state.store.run(RunId(name))
-        if run.status is not RunStatus.RUNNING:
+        if not run.going:
             answer = was_throttled(await models_of(request.app.state.store, run))
     return JSONResponse({"accounts": accounts, "answer": answer.as_dict()})
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from flowllm.app.export import export_rows
 from flowllm.app.prepare import every_step
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, RunStatus, step_path
+from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, step_path
 from flowllm.explain.why import explain
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, RunRecord
@@ -46,7 +46,7 @@ def _asked(request: Request, name: str) -> NodeId:
 
 
 def _missing(run: RunRecord, node_id: str) -> Response:
-    going = run.status is RunStatus.RUNNING
+    going = run.going
     hint = "It may not have begun yet." if going else "The run ended before it began, or it is of another run."
     return JSONResponse({"error": f"this run has no record of {node_id}", "hint": hint}, 404)
 
@@ -57,7 +57,7 @@ async def node(request: Request) -> Response:
     step = await _step_of(request, run, name)
     found: NodeRecord | None = await request.app.state.store.node(run.run_id, name)
     if found is None and step is not None and "[" not in name:
-        status = NodeStatus.PENDING if run.status is RunStatus.RUNNING else NodeStatus.CANCELLED
+        status = NodeStatus.PENDING if run.going else NodeStatus.CANCELLED
         found = NodeRecord(run_id=run.run_id, node_id=name, kind=step.kind, status=status)
     if found is None:
         return _missing(run, name)
@@ -132,7 +132,7 @@ async def export(request: Request) -> Response:
     run, parent, form = await _run(request), _asked(request, "step"), request.query_params.get("format", "csv")
     if form not in _FORMATS:
         raise UsageError(f"a file has one of the formats {', '.join(_FORMATS)}, not {form[:40]!r}")
-    store, going = request.app.state.store, run.status is RunStatus.RUNNING
+    store, going = request.app.state.store, run.going
     rows = RunRows(run_id=run.run_id, going=going, steps=[parent], results=store.results(run.run_id))
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it was sent
     try:

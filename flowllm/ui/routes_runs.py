@@ -97,7 +97,7 @@ async def _list_events(request: Request) -> AsyncIterator[bytes]:
                 else:
                     yield comment()
                 known, first = stands, False
-                going = any(run.status is RunStatus.RUNNING for run in found)
+                going = any(run.going for run in found)
             except FlowLLMError as error:
                 yield _problem(error)
                 known = {}
@@ -150,7 +150,7 @@ async def _budget(request: Request, found: RunRecord) -> Json:
 
 
 def _actions(found: RunRecord) -> list[Json]:
-    if found.status is RunStatus.RUNNING:
+    if found.going:
         return ["stop"]
     failed = found.totals.nodes.get(NodeStatus.FAILED, 0) > 0
     return [*(["resume"] if found.status in RUN_RESUMABLE else []), *(["retry"] if failed else [])]

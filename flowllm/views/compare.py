@@ -12,7 +12,7 @@ from itertools import islice
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass
-from flowllm.core.types import Json, NodeId, RunStatus
+from flowllm.core.types import Json, NodeId
 from flowllm.explain.why import explain_parts
 from flowllm.language.problems import nearest
 from flowllm.storage.base import NodeRecord, RunRecord, Store
@@ -263,9 +263,7 @@ class _Comparer:
         return found[0], found[1]
 
     def _figures(self, nodes: Nodes) -> tuple[Figures | None, Figures | None]:
-        before, after = (
-            Figures.of(node, going=run.status is RunStatus.RUNNING) for node, run in zip(nodes, self._runs, strict=True)
-        )
+        before, after = (Figures.of(node, going=run.going) for node, run in zip(nodes, self._runs, strict=True))
         return before, after
 
 

@@ -10,7 +10,7 @@ from flowllm.core.records import dataclass
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.reporting.text import json_text, plural
 from flowllm.storage.base import NodeRecord
-from flowllm.views.rows import status_of
+from flowllm.views.standing import standing
 from flowllm.views.text_diff import DiffLine, text_diff
 
 SHORT = 30
@@ -86,7 +86,7 @@ class Figures:
         if node is None:
             return None
         return cls(
-            status=status_of(node, going=going),
+            status=standing(node.status, going=going),
             model=node.model,
             tokens=node.usage.total,
             cost_usd=node.cost_usd,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from flowllm.core.events import Event, FanOutCounted, FanOutStarted, NodeEnded, NodeStarted, NodeSuspended, RunEnded
-from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, RunStatus, StepKind
+from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, StepKind
 from flowllm.reporting.base import AccountState
 from flowllm.reporting.followed import ItemsRead, SpendRead
 from flowllm.storage.base import RunRecord, Store
@@ -65,7 +65,7 @@ class RunFollower:
             SpendRead(run_id=run.run_id, at=now, usd=spend.known_usd, tokens=tokens, exact=spend.cost_usd is not None)
         )
         self._first = False
-        if run.status is not RunStatus.RUNNING:
+        if not run.going:
             found.append(_ended(run, now))
         return found
 

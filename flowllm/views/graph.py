@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flowllm.core.errors import UsageError
-from flowllm.core.records import dataclass, field, replace
+from flowllm.core.records import dataclass, field
 from flowllm.core.types import (
     NODE_TERMINAL,
     ROW,
@@ -14,7 +14,6 @@ from flowllm.core.types import (
     NodeId,
     NodeStatus,
     RunId,
-    RunStatus,
     StepId,
     StepKind,
     child_id,
@@ -22,6 +21,7 @@ from flowllm.core.types import (
 )
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.views.standing import standing_nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,24 +157,14 @@ async def read_graph(store: Store, run: RunRecord, graph: Graph, within: str = "
     if within and within == step_path(within) and _repeated(graph_of_run(graph, run), within):
         steps = await store.count_within(run.run_id, NodeId(within))
         return graph_view(inner, within, (), now=now, counts={child_id(within, step): of for step, of in steps.items()})
-    nodes = standing(run, await store.nodes(run.run_id, within))
+    nodes = standing_nodes(run, await store.nodes(run.run_id, within))
     counts = await foreach_counts(store, run.run_id, inner, nodes)
     return graph_view(inner, within, nodes, now=last_moment(run, nodes, now), counts=counts)
 
 
-def standing(run: RunRecord, nodes: Iterable[NodeRecord]) -> list[NodeRecord]:
-    """The nodes as they stand: of a run that is over none goes on, whatever its row says that was written last."""
-    if run.status is RunStatus.RUNNING:
-        return list(nodes)
-    stopped = NodeStatus.CANCELLED
-    return [
-        replace(node, status=stopped, finished_at=None) if node.status is NodeStatus.RUNNING else node for node in nodes
-    ]
-
-
 def last_moment(run: RunRecord, nodes: Iterable[NodeRecord], now: float) -> float:
     """Until when the run goes on: `now`, or when it ended; of one whose process died the last time on record of these nodes."""
-    if run.status is RunStatus.RUNNING or run.finished_at is not None:
+    if run.going or run.finished_at is not None:
         return now if run.finished_at is None else run.finished_at
     return max(
         (time for node in nodes for time in (node.started_at, node.finished_at) if time is not None),

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from flowllm.core.types import NODE_TERMINAL, RUN_RESUMABLE, Json, NodeId, NodeStatus, RunStatus, StepKind
+from flowllm.core.types import NODE_TERMINAL, Json, NodeId, NodeStatus, StepKind
 from flowllm.reporting.text import error_text
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import ItemQuery
 from flowllm.storage.monitoring import SUSPENDED
 from flowllm.views.codes import CODES, NOT_BEGUN
 from flowllm.views.shown import preview
+from flowllm.views.standing import standing, stored
 
 MOST_ROWS: Final = 500
 """Rows of one page."""
 _OPEN: Final = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.WAITING})
-
-
-def standing(run: RunRecord, status: NodeStatus) -> NodeStatus:
-    """Where a node stands: what stood as running when its run ended was cut off."""
-    cut = status is NodeStatus.RUNNING and run.status is not RunStatus.RUNNING
-    return NodeStatus.CANCELLED if cut else status
 
 
 async def dots(store: Store, run: RunRecord, parent: NodeId) -> dict[str, Json]:
@@ -33,7 +27,7 @@ async def dots(store: Store, run: RunRecord, parent: NodeId) -> dict[str, Json]:
     known = foreach.counts.total if foreach is not None and foreach.counts is not None else 0
     total = max(known, statuses[-1][0] + 1 if statuses else 0)
     letters = [NOT_BEGUN] * total
-    codes = {status: CODES[standing(run, status)] for status in NodeStatus}
+    codes = {status: CODES[standing(status, going=run.going)] for status in NodeStatus}
     for place, status in statuses:
         letters[place] = codes[status]
     return {"total": total, "codes": "".join(letters), "changes": run.totals.changes, "moved": run.epoch > 1}
@@ -41,7 +35,7 @@ async def dots(store: Store, run: RunRecord, parent: NodeId) -> dict[str, Json]:
 
 async def item_rows(store: Store, run: RunRecord, parent: NodeId, query: ItemQuery) -> dict[str, Json]:
     """A page of items as short rows; `cursor` is the `after` of the next page, null after the last one."""
-    query = replace(query, statuses=_stored(run, query.statuses), limit=min(query.limit, MOST_ROWS))
+    query = replace(query, statuses=stored(query.statuses, going=run.going), limit=min(query.limit, MOST_ROWS))
     page = await store.browse(run.run_id, parent, query)
     counts = await store.count_items(run.run_id, parent)
     total = sum(count for status, count in counts.items() if not query.statuses or status in query.statuses)
@@ -70,7 +64,7 @@ def item_row(run: RunRecord, item: NodeRecord) -> dict[str, Json]:
     return {
         "id": item.node_id,
         "index": item.place,
-        "status": standing(run, item.status).value,
+        "status": standing(item.status, going=run.going).value,
         "item": preview(item.item),
         "output": output,
         "error": None if item.error is None else error_text(item.error, 300),
@@ -90,11 +84,3 @@ def took(node: NodeRecord) -> float | None:
     if node.started_at is None or node.finished_at is None or node.status in _OPEN:
         return None
     return node.finished_at - node.started_at
-
-
-def _stored(run: RunRecord, statuses: Collection[NodeStatus]) -> frozenset[NodeStatus]:
-    """As they stand in the database, where what was cut off is still running."""
-    found = frozenset(statuses)
-    if run.status in RUN_RESUMABLE and NodeStatus.CANCELLED in found:
-        return found | {NodeStatus.RUNNING}
-    return found

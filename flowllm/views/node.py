@@ -15,9 +15,9 @@ from flowllm.reporting.text import visible
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import Beside
 from flowllm.storage.monitoring import SUSPENDED
-from flowllm.views.attempts import as_seen
-from flowllm.views.items import item_row, standing, took
+from flowllm.views.items import item_row, took
 from flowllm.views.shown import shown
+from flowllm.views.standing import as_seen, standing
 
 MOST_WITHIN: Final = 500
 """Steps within a node that are named."""
@@ -49,7 +49,7 @@ class NodeDetail:
             "id": node.node_id,
             "run_id": self.run.run_id,
             "kind": node.kind.value,
-            "status": standing(self.run, node.status).value,
+            "status": standing(node.status, going=self.run.going).value,
             "index": node.place,
             "took_s": took(node),
             "usage": node.usage.as_dict(),

@@ -13,6 +13,7 @@ from flowllm.language.inputs import own_fields
 from flowllm.language.problems import listing, nearest
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.results import Results
+from flowllm.views.standing import standing, stored
 
 ITEM: Final = "item"
 OUTPUT: Final = "output"
@@ -41,7 +42,7 @@ def row_of(node: NodeRecord, *, going: bool, accepted: bool | None = None) -> di
         "index": node.place,
         "node": node.node_id,
         **_fields(ITEM, item),
-        "status": status_of(node, going=going).value,
+        "status": standing(node.status, going=going).value,
         **({} if accepted is None else {ACCEPTED: accepted}),
         **_fields(OUTPUT, node.output),
         "error_type": error.get("type"),
@@ -63,11 +64,6 @@ def _fields(name: str, value: Json) -> dict[str, Json]:
     if isinstance(value, dict) and value:
         return {f"{name}.{key}": one for key, one in value.items()}
     return {} if value is None else {name: value}
-
-
-def status_of(node: NodeRecord, *, going: bool) -> NodeStatus:
-    """Where a node stands: what stood as running when its run ended was cut off."""
-    return NodeStatus.CANCELLED if node.status is NodeStatus.RUNNING and not going else node.status
 
 
 class Columns:
@@ -165,22 +161,14 @@ class RunRows:
         """
         node, within = self._found(step) if step else (self._only(), "")
         if node.counts is None:
-            rows: Sequence[NodeRecord] = [node] if not statuses or self._status(node) in statuses else []
+            rows: Sequence[NodeRecord] = (
+                [node] if not statuses or standing(node.status, going=self.going) in statuses else []
+            )
         else:
-            rows = self.results.items(node.node_id, step=within, statuses=self._stored(statuses))
+            rows = self.results.items(node.node_id, step=within, statuses=stored(statuses, going=self.going))
             self._check_within(node, within)
         chosen = None if within else node.parts.get("chosen")
         return Rows(rows, going=self.going, accepted=None if chosen is None else frozenset(chosen))
-
-    def _status(self, node: NodeRecord) -> NodeStatus:
-        return status_of(node, going=self.going)
-
-    def _stored(self, statuses: Collection[NodeStatus]) -> Collection[NodeStatus]:
-        """As they stand in the database, where what was cut off is still running; nothing stands there as pending."""
-        if self.going or not statuses:
-            return statuses
-        found = set(statuses) - {NodeStatus.RUNNING}
-        return found | ({NodeStatus.RUNNING} if NodeStatus.CANCELLED in found else {NodeStatus.PENDING})
 
     def _only(self) -> NodeRecord:
         nodes = [node for node in self.results.nodes() if node.counts is not None]

@@ -12,7 +12,6 @@ from flowllm.core.types import (
     Json,
     NodeId,
     NodeStatus,
-    RunStatus,
     StepId,
     StepKind,
     WaitReason,
@@ -31,8 +30,8 @@ from flowllm.views.graph import (
     graph_of_run,
     graph_within,
     last_moment,
-    standing,
 )
+from flowllm.views.standing import standing_nodes
 
 MOST_BARS = 1000
 """Bars that are given at once."""
@@ -253,7 +252,7 @@ async def read_timeline(
     node = await store.node(run.run_id, NodeId(parent)) if parent else None
     if parent and not parent.endswith("]") and StepId(parent.rpartition(".")[2]) in _around(above, parent).foreach:
         items = await store.items(run.run_id, NodeId(parent), after=after, limit=limit + 1)
-        shown = standing(run, items[:limit])
+        shown = standing_nodes(run, items[:limit])
         bars = await _bars(store, run, shown, now=last_moment(run, shown, now))
         return Timeline(bars=tuple(bars), changes=run.totals.changes, more=len(items) > limit)
     if node is not None and node.kind != StepKind.WORKFLOW:
@@ -261,7 +260,7 @@ async def read_timeline(
             f"{parent} has no nodes within it", hint="only steps of kind `workflow`, and foreaches, have some"
         )
     inner = graph_within(above, parent)
-    nodes = standing(run, await store.nodes(run.run_id, parent))
+    nodes = standing_nodes(run, await store.nodes(run.run_id, parent))
     now = last_moment(run, nodes, now)
     bars = await _bars(store, run, nodes, now=now)
     path = set(critical_path(inner, parent, durations(nodes, now)))
@@ -323,7 +322,7 @@ async def _bars(store: Store, run: RunRecord, nodes: Sequence[NodeRecord], *, no
     for node in nodes:
         sent = attempts.get(node.node_id, [])
         bar = bar_of(node, sent, now=now)
-        if node.status is NodeStatus.RUNNING and run.status is RunStatus.RUNNING and _silent(sent, now) >= QUIET_FROM:
+        if node.status is NodeStatus.RUNNING and run.going and _silent(sent, now) >= QUIET_FROM:
             last = sent[-1]
             kind = (last.provider, last.model, "" if last.model else step_path(node.node_id))
             if kind not in like:

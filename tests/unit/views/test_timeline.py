@@ -18,7 +18,8 @@ from flowllm.core.types import AttemptStatus, NodeStatus, RunStatus
 from flowllm.explain.graph import Graph
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import RunRecord
-from flowllm.views.graph import GraphView, end_of, last_moment, read_graph, standing
+from flowllm.views.graph import GraphView, end_of, last_moment, read_graph
+from flowllm.views.standing import standing_nodes
 from flowllm.views.timeline import (
     BarAttempt,
     Timeline,
@@ -123,9 +124,9 @@ def test_a_bar_says_what_its_node_waits_for_once_that_is_on_record() -> None:
 def test_what_a_run_that_is_over_left_running_was_cancelled_and_is_drawn_to_the_runs_end() -> None:
     going = replace(node("a", "r1", status=NodeStatus.RUNNING), finished_at=1_700_000_001.5)
     over = replace(run("r1"), status=RunStatus.INTERRUPTED)
-    (stands,) = standing(over, [going])
+    (stands,) = standing_nodes(over, [going])
     assert (stands.status, end_of(stands)) == (NodeStatus.CANCELLED, None)
-    assert standing(run("r1"), [going]) == [going]
+    assert standing_nodes(run("r1"), [going]) == [going]
     assert [last_moment(one, [going], 9e9) for one in (run("r1"), over, replace(over, finished_at=8e9))] == [
         9e9,
         1_700_000_001.5,
