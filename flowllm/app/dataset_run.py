@@ -286,6 +286,20 @@ def _rows(options: RunOptions, spool: Path) -> Rows:
     return rows
 
 
+def row_step(workflow: Workflow, given: Mapping[str, Json]) -> Step:
+    """The step that stands for the whole graph. `given` are inputs that hold for every row that does not have them itself."""
+    inputs = {
+        name: replace(declared, default=given[name]) if name in given else declared
+        for name, declared in workflow.inputs.items()
+    }
+    return Step(
+        id=ROW,
+        kind=StepKind.WORKFLOW,
+        body=WorkflowBody(graph=replace(workflow, inputs=inputs)),
+        where=Location(file=workflow.path, line=1, column=1),
+    )
+
+
 def over_of(
     workflow: Workflow,
     files: RowFiles,
@@ -296,17 +310,7 @@ def over_of(
     store: Store,
     clock: Clock,
 ) -> DatasetRun:
-    """What the engine needs. `given` are inputs that hold for every row that does not have them itself."""
-    inputs = {
-        name: replace(declared, default=given[name]) if name in given else declared
-        for name, declared in workflow.inputs.items()
-    }
-    step = Step(
-        id=ROW,
-        kind=StepKind.WORKFLOW,
-        body=WorkflowBody(graph=replace(workflow, inputs=inputs)),
-        where=Location(file=workflow.path, line=1, column=1),
-    )
+    """What the engine needs; `given` as for `row_step`."""
     sink = RowSink(
         files.lines,
         store=store,
@@ -315,4 +319,4 @@ def over_of(
         ordered=options.ordered,
         again=not files.printed,
     )
-    return DatasetRun(step=step, rows=files.rows, sink=sink)
+    return DatasetRun(step=row_step(workflow, given), rows=files.rows, sink=sink)

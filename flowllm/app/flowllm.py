@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
-from flowllm.app.prepare import PreparedRun, chosen_steps, every_step, new_run, plan_run, prepare_run, with_budget
+from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, step_of, with_budget
 from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figures_of, whole_nodes
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
@@ -29,7 +29,7 @@ from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
 from flowllm.core.events import RunStarted
 from flowllm.core.tasks import run_loop, start_task, to_the_end
-from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind, step_path
+from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind
 from flowllm.datasets.file_writes import FileRegistry
 from flowllm.datasets.spool import forget_spool, spool_path
 from flowllm.explain.why import Why, explain
@@ -270,7 +270,7 @@ class FlowLLM:
     async def why(self, run_id: str, step: str) -> Why:
         """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
         run = await self.store.run(RunId(run_id))
-        found = dict(every_step(self.workflow_of(run).steps)).get(step_path(step).removeprefix(f"{ROW}."))
+        found = step_of(self.workflow_of(run), step)
         edges = () if found is None else tuple(found.edges)
         return await explain(self.store, run, step, edges, known=found is not None)
 

@@ -49,7 +49,7 @@ async def found_concurrent(
     """How many requests to the default provider would be in flight at first, by model, where it is needed, earlier runs
     found that and no number is written or given (`cap`). Raises StoreError."""
     account = providers.named_accounts().get(providers.default)
-    if account is None or providers.max_concurrent(providers.default, cap) is not None:
+    if account is None or providers.limits(providers.default, cap).max_concurrent is not None:
         return {}
     prefix = f"{account} model="
     return {
@@ -65,7 +65,7 @@ async def keeps_prefixes(providers: Providers, store: Store, clock: Clock) -> Ca
     shown = {one.account for one in found if one.name == Trait.CACHES_PREFIXES and one.value > 0}
 
     def keeps(provider: str, model: str) -> bool:
-        mode = providers.prefix_cache(provider)
+        mode = providers.limits(provider).prefix_cache
         return mode == "on" or (mode != "off" and f"{providers.get(provider).account} model={model}" in shown)
 
     return keeps

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from flowllm.app.dataset_run import planned_rows
+from flowllm.app.dataset_run import planned_rows, row_step
 from flowllm.app.learned import found_concurrent, keeps_prefixes
 from flowllm.app.prepare import PreparedRun, every_step, kinds_of
 from flowllm.app.run_attempt import SharedServices
 from flowllm.app.wiring import SIMULATED, Providers, step_kinds
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass, replace
-from flowllm.core.types import ROW, AttemptStatus, Json, NodeId, RunId, StepKind
+from flowllm.core.types import ROW, AttemptStatus, NodeId, RunId, StepKind
 from flowllm.explain.asking import Known
 from flowllm.explain.forecast import Forecast, forecast, forecast_rows
 from flowllm.explain.planner import Planner
 from flowllm.explain.rendered import Shown, ShownPrompt
 from flowllm.explain.timing import Lane
-from flowllm.language.problems import Location, nearest
-from flowllm.language.workflow import Step, Workflow, WorkflowBody
+from flowllm.language.problems import nearest
+from flowllm.language.workflow import Workflow
 from flowllm.limits.concurrency import CAREFUL, FIRST, OPENING_PACE, UNHEARD
 from flowllm.limits.scope import MINUTE, STEADY
 from flowllm.runtime.options import RunOptions
@@ -66,7 +66,8 @@ async def plan(prepared: PreparedRun, run: RunRecord, shared: SharedServices, sh
     else:
         rows, notices = await planned_rows(workflow, options, run.inputs)
         try:
-            step = _row_step(workflow, prepared, run.inputs)
+            chosen = {step.id: step for step in prepared.steps.values()}
+            step = row_step(replace(workflow, steps=chosen), run.inputs)
             found = await forecast_rows(planner, workflow, step, rows, providers.default, lanes=lanes)
         finally:
             if rows is not None:
@@ -98,21 +99,6 @@ def _shown(show: ShowPrompts, workflow: Workflow) -> Shown:
 
 def _masked(one: ShownPrompt, providers: Providers) -> ShownPrompt:
     return replace(one, body=providers.redactor.value(one.body))
-
-
-def _row_step(workflow: Workflow, prepared: PreparedRun, given: Mapping[str, Json]) -> Step:
-    """The step that stands for the whole graph, as far as `until` lets it go."""
-    inputs = {
-        name: replace(declared, default=given[name]) if name in given else declared
-        for name, declared in workflow.inputs.items()
-    }
-    chosen = {step.id: step for step in prepared.steps.values()}
-    return Step(
-        id=ROW,
-        kind=StepKind.WORKFLOW,
-        body=WorkflowBody(graph=replace(workflow, inputs=inputs, steps=chosen)),
-        where=Location(file=workflow.path, line=1, column=1),
-    )
 
 
 def _lanes(

@@ -13,7 +13,7 @@ from typing import Any
 from flowllm.app.wiring import Providers, read_secrets
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.records import dataclass, replace
-from flowllm.core.types import Budget, Json, NodeId, Priority, RunId, RunStatus, StepId, StepKind
+from flowllm.core.types import ROW, Budget, Json, NodeId, Priority, RunId, RunStatus, StepId, StepKind, step_path
 from flowllm.datasets.file_writes import FileConflict, FileRegistry, no_step
 from flowllm.datasets.files import STDIN
 from flowllm.language.problems import nearest
@@ -129,6 +129,11 @@ def every_step(steps: Mapping[StepId, Step], within: str = "") -> Iterator[tuple
         yield f"{within}{name}", step
         if isinstance(step.body, WorkflowBody):
             yield from every_step(step.body.graph.steps, f"{within}{name}.")
+
+
+def step_of(workflow: Workflow, node: str) -> Step | None:
+    """The step that a node is of, wherever it stands; None where the workflow has none of that name."""
+    return dict[str, Step](every_step(workflow.steps)).get(step_path(node).removeprefix(f"{ROW}."))
 
 
 def kinds_of(workflow: Workflow) -> frozenset[StepKind]:

@@ -118,7 +118,7 @@ class Providers:
         """
 
         def claim(name: str, provider: Provider) -> None:
-            limits = self._limits(name, cap, ceiling)
+            limits = self.limits(name, cap, ceiling)
             if limits.max_concurrent is not None and most is not None:
                 limits = replace(limits, max_concurrent=min(limits.max_concurrent, most))
             limiter.configure(provider.account, limits, holder=holder)
@@ -150,27 +150,8 @@ class Providers:
                         hint=f"put it under `prices` in flowllm.yaml: {model}: {{input: 0.15, output: 0.60}}",
                     )
 
-    def prefix_cache(self, name: str) -> str | None:
-        """The mode of a provider, by its name as it was made: on, off, or auto (None)."""
-        return self._limits(name, None, None).prefix_cache
-
-    def max_concurrent(self, name: str, cap: MaxConcurrent | None) -> int | None:
-        """The number that is written for a provider, or given as `cap`; None: it is found."""
-        return self._limits(name, cap, None).max_concurrent
-
-    def limits(self, name: str, cap: MaxConcurrent | None) -> Limits:
-        """What a run would allow on a provider, by its name as it was made."""
-        return self._limits(name, cap, None)
-
-    def list_price(self, name: str, model: str) -> str:
-        """The model, as `openai/gpt-4o-mini`, whose list price stands in for that of a provider's own; empty where none
-        does."""
-        settings = self._workflow.providers.get(name)
-        if settings is None or settings.type == SIMULATED:
-            return ""
-        return list_price(model, base_url=self.get(name).account.base_url, prices=self._prices)
-
-    def _limits(self, name: str, cap: MaxConcurrent | None, ceiling: int | None) -> Limits:
+    def limits(self, name: str, cap: MaxConcurrent | None = None, ceiling: int | None = None) -> Limits:
+        """What a run allows on a provider, by its name as it was made; `cap` and `ceiling` as for `claim`."""
         own = self._workflow.providers[name].limits
         is_default = name == self.default
         shared = self._workflow.limits if is_default else None
@@ -181,6 +162,14 @@ class Providers:
         if is_default or limits.max_concurrent is not None:
             return replace(limits, max_concurrent=cap if is_default else min(cap, limits.max_concurrent or cap))
         return replace(limits, ceiling=min(cap, ceiling or cap))
+
+    def list_price(self, name: str, model: str) -> str:
+        """The model, as `openai/gpt-4o-mini`, whose list price stands in for that of a provider's own; empty where none
+        does."""
+        settings = self._workflow.providers.get(name)
+        if settings is None or settings.type == SIMULATED:
+            return ""
+        return list_price(model, base_url=self.get(name).account.base_url, prices=self._prices)
 
     def _resolve(self, name: str) -> str:
         return SIMULATED if self._all_simulated else resolve_auto(name, self.environ)

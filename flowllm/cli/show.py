@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from flowllm.app.flowllm import FlowLLM
-from flowllm.app.prepare import every_step
+from flowllm.app.prepare import step_of
 from flowllm.app.result import MOST_ITEMS, figures_of
 from flowllm.cli.database import Record, command, find_run, read_node, read_run, reading
 from flowllm.cli.inputs import full_option
@@ -19,7 +19,7 @@ from flowllm.cli.pager import paged, pager_option
 from flowllm.cli.show_parts import page_width, print_error, print_field, print_steps, print_times
 from flowllm.cli.show_step import print_step
 from flowllm.core.errors import FlowLLMError
-from flowllm.core.types import ROW, RUN_RESUMABLE, Json, NodeStatus, step_path
+from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus
 from flowllm.language.workflow import Accept
 from flowllm.reporting.models import model_lines
 from flowllm.reporting.screen import Part, Screen, plain
@@ -69,7 +69,7 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, no_pager: boo
 def _accept(app: FlowLLM, run: RunRecord, step: str) -> Accept | None:
     """When a foreach had enough, if the run's file can still be read."""
     try:
-        found = dict(every_step(app.workflow_of(run).steps)).get(step_path(step).removeprefix(f"{ROW}."))
+        found = step_of(app.workflow_of(run), step)
     except FlowLLMError:
         return None
     return None if found is None or found.foreach is None else found.foreach.accept

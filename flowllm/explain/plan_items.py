@@ -195,7 +195,7 @@ class PlannedItems:
                 per_item=combined(step.kind, found).takes.times(Span.of(1 / looked)) if looked else None,
             )
         counts = state.counts(not_pulled=max(0, (count or 0) - pulled))
-        failure = state.verdict(self._name) if state.over or not accepting else None
+        failure = state.verdict(self._name, RunId("")) if state.over or not accepting else None
         if failure is not None:
             of = f"of the first {pulled:,} of {count:,} items, " if count is not None and pulled < count else ""
             return replace(total, state="error", why=of + failure.message, status=NodeStatus.FAILED, counts=counts)

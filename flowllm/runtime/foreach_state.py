@@ -17,7 +17,7 @@ from shlex import quote
 
 from flowllm.core.errors import ItemsFailed, StepError, TemplateFailed
 from flowllm.core.records import dataclass
-from flowllm.core.types import ROW, Counts, Json, NodeStatus, OnError
+from flowllm.core.types import ROW, Counts, Json, NodeStatus, OnError, RunId
 from flowllm.language.sandbox_limits import at_most
 from flowllm.language.workflow import Foreach, Step
 
@@ -295,8 +295,8 @@ class ForeachState:
             not_sent=not_pulled + not_sent,
         )
 
-    def verdict(self, step: str, run: str = "last") -> ItemsFailed | None:
-        """Why the step fails, if it does, once it is over. `run`: by what commands that are advised name it."""
+    def verdict(self, step: str, run: RunId) -> ItemsFailed | None:
+        """Why the step fails, if it does, once it is over."""
         if not self._failed or self.enough:
             return None
         number, message = self.first_error or (0, "")

@@ -115,15 +115,7 @@ class GraphTopology:
 class GraphState:
     """The nodes of one graph, and the outcome of each by its dependencies."""
 
-    def __init__(
-        self,
-        edges: Mapping[NodeId, Mapping[NodeId, Tolerance]] | GraphTopology,
-        *,
-        forgiven: Iterable[NodeId] = (),
-        fail_fast: bool = False,
-    ) -> None:
-        """`edges` and `forgiven` are as in GraphTopology; or `edges` is one, and `forgiven` is not used."""
-        topology = edges if isinstance(edges, GraphTopology) else GraphTopology(edges, forgiven=forgiven)
+    def __init__(self, topology: GraphTopology, *, fail_fast: bool = False) -> None:
         self.status = dict(topology.pending)
         self._ready = topology.ready
         self._edges = topology.edges

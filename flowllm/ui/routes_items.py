@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from flowllm.app.export import export_rows
-from flowllm.app.prepare import every_step
+from flowllm.app.prepare import step_of
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, step_path
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId
 from flowllm.explain.why import explain
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, RunRecord
@@ -73,10 +73,9 @@ async def node(request: Request) -> Response:
 async def _step_of(request: Request, run: RunRecord, name: str) -> Step | None:
     """The step of the run's workflow that a node is of, where that can be read."""
     try:
-        steps: dict[str, Step] = dict(every_step((await request.app.state.workflows.of(run)).steps))
+        return step_of(await request.app.state.workflows.of(run), name)
     except FlowLLMError:
         return None
-    return steps.get(step_path(name).removeprefix(f"{ROW}."))
 
 
 async def part(request: Request) -> Response:

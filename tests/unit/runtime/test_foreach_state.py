@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowllm.core.errors import TemplateFailed
-from flowllm.core.types import Json, NodeStatus
+from flowllm.core.types import Json, NodeStatus, RunId
 from flowllm.runtime.foreach_state import AcceptPolicy, Ended, FailureTolerance, ForeachState, OpenItemLimit
+
+R1 = RunId("r1")
 
 OK, BAD, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
@@ -61,12 +63,12 @@ def test_it_is_over_when_the_data_has_ended_and_all_items_have() -> None:
     state.ended(ended(1))
     state.ended(ended(0, SKIPPED))
     assert state.over
-    assert (state.chosen(), state.verdict("x")) == (None, None)
+    assert (state.chosen(), state.verdict("x", R1)) == (None, None)
 
 
 def test_no_items_are_over_at_once() -> None:
     state = ForeachState(window=2, total=0)
-    assert (state.over, state.may_pull(), state.verdict("x")) == (True, 0, None)
+    assert (state.over, state.may_pull(), state.verdict("x", R1)) == (True, 0, None)
 
 
 def test_it_is_never_over_without_the_outcome_of_an_item_that_was_withdrawn() -> None:
@@ -149,7 +151,7 @@ def test_an_item_whose_judgement_cannot_be_told_counts_as_failed() -> None:
     state.drained()
     assert state.over
     assert (state.counts().succeeded, state.counts().failed) == (1, 1)
-    assert "1 of 2 items failed; x[0]: `accept.when` is not true or false" in str(state.verdict("x"))
+    assert "1 of 2 items failed; x[0]: `accept.when` is not true or false" in str(state.verdict("x", R1))
 
 
 def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() -> None:
@@ -159,7 +161,7 @@ def test_failed_items_are_put_up_with_once_enough_are_accepted_and_not_before() 
     assert (state.over, state.may_pull()) == (False, 1)
     pull(state)
     state.ended(ended(1, output="good"))
-    assert (state.over, state.verdict("x"), state.chosen()) == (True, None, [1])
+    assert (state.over, state.verdict("x", R1), state.chosen()) == (True, None, [1])
 
 
 def test_data_that_ends_earlier_gives_fewer() -> None:
@@ -168,7 +170,7 @@ def test_data_that_ends_earlier_gives_fewer() -> None:
     state.ended(ended(0, output="good"))
     state.ended(ended(1, output="bad"))
     state.drained()
-    assert (state.over, state.chosen(), state.verdict("x")) == (True, [0], None)
+    assert (state.over, state.chosen(), state.verdict("x", R1)) == (True, [0], None)
 
 
 @given(
@@ -271,7 +273,7 @@ def test_the_step_fails_if_more_items_fail_than_are_allowed(
 ) -> None:
     state = finished(statuses, tolerated)
     assert state.over
-    assert (state.verdict("x") is not None) == fails
+    assert (state.verdict("x", R1) is not None) == fails
 
 
 def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
@@ -280,7 +282,7 @@ def test_it_names_the_failed_item_that_is_first_in_the_data() -> None:
     state.ended(ended(2, BAD), "late")
     state.ended(ended(1, BAD), "early")
     state.ended(ended(0))
-    assert "2 of 3 items failed; posts[1]: early" in str(state.verdict("posts"))
+    assert "2 of 3 items failed; posts[1]: early" in str(state.verdict("posts", R1))
 
 
 def test_nothing_more_is_pulled_once_too_many_have_failed() -> None:
@@ -290,7 +292,7 @@ def test_nothing_more_is_pulled_once_too_many_have_failed() -> None:
     assert (share.next_index, share.over) == (2, True)
     unknown = finished("xx........", FailureTolerance(forgiven=True, share=0.1))
     assert unknown.next_index == 10, "only at the end is it known of how many"
-    assert unknown.verdict("x") is not None
+    assert unknown.verdict("x", R1) is not None
 
 
 def test_counts_of_a_step_that_stopped_early_add_up() -> None:

@@ -11,6 +11,7 @@ from flowllm.runtime.graph_state import (
     EndNode,
     EndRun,
     GraphState,
+    GraphTopology,
     NodeFinished,
     RunBegun,
     StartNode,
@@ -22,8 +23,8 @@ NEED, MAY, ANY = Tolerance.REQUIRED, Tolerance.OPTIONAL, Tolerance.ANY
 OK, FAILED, SKIPPED = NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED
 
 
-def begin(edges: dict, **how: object) -> GraphState:
-    state = GraphState(edges, **how)
+def begin(edges: dict, *, forgiven: tuple = (), fail_fast: bool = False) -> GraphState:
+    state = GraphState(GraphTopology(edges, forgiven=forgiven), fail_fast=fail_fast)
     started = [c.node for c in state.handle(RunBegun()) if isinstance(c, StartNode)]
     assert started == [node for node, needs in edges.items() if not needs]
     return state
@@ -114,7 +115,7 @@ def test_a_stop_that_came_too_late_to_matter_changes_nothing() -> None:
 
 
 def test_an_empty_run_succeeds() -> None:
-    assert GraphState({}).handle(RunBegun()) == [EndRun(status=RunStatus.SUCCEEDED)]
+    assert GraphState(GraphTopology({})).handle(RunBegun()) == [EndRun(status=RunStatus.SUCCEEDED)]
 
 
 def test_a_node_ends_once() -> None:
@@ -157,7 +158,7 @@ def expected(node: int, edges: dict, status: dict, forgiven: set) -> NodeStatus 
 def test_every_node_gets_the_outcome_that_the_rules_give_it_in_any_order(edges: dict, seed: int, forgiven: set) -> None:
     draw = random.Random(seed)
     forgiven &= set(edges)
-    state = GraphState(edges, forgiven=forgiven)
+    state = GraphState(GraphTopology(edges, forgiven=forgiven))
     running, started, ended = [], [], None
     commands = state.handle(RunBegun())
     while True:
