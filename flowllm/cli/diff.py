@@ -19,8 +19,7 @@ from flowllm.core.money import dollars
 from flowllm.core.types import Json, N
 from flowllm.datasets.output import check_output
 from flowllm.reporting.screen import Screen
-from flowllm.reporting.tables import columns
-from flowllm.reporting.text import at_least, duration, error_text, json_text, one_line, plural, visible
+from flowllm.reporting.text import at_least, columns, duration, error_text, json_text, one_line, plural, visible
 from flowllm.ui.report.compare_page import compare_page
 from flowllm.views.compare import SHOWN, Comparison, compare
 from flowllm.views.differences import Figures, NodeChange, StepComparison, differs, number, signed, why

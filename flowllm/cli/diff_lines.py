@@ -8,8 +8,7 @@ from itertools import groupby
 
 from flowllm.core.types import Json
 from flowllm.reporting.screen import Part
-from flowllm.reporting.tables import columns
-from flowllm.reporting.text import json_text, one_line, plural, visible
+from flowllm.reporting.text import columns, json_text, one_line, plural, visible
 from flowllm.views.differences import FieldChange, number, signed
 from flowllm.views.text_diff import DiffLine
 

@@ -38,7 +38,7 @@ from flowllm.cli.output import (
 )
 from flowllm.cli.signals import StopOnSignals
 from flowllm.cli.start import finish_process
-from flowllm.cli.view import following
+from flowllm.cli.view import drawn, following
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError, UsageError
@@ -189,8 +189,7 @@ async def _execute(
     A signal that arrives once the run has ended does not keep its results from being shown.
     """
     stop, screen = StopSignal(), messages()
-    live = screen.colour and not shown.quiet
-    summary = Summary(tracebacks=debugging(), errors_shown=not (live or shown.quiet))
+    summary = Summary(tracebacks=debugging(), errors_shown=not (shown.quiet or drawn(screen)))
     signals = StopOnSignals(stop, say=screen.line)
     with ExitStack() as process:
         process.enter_context(tuned_process())

@@ -22,11 +22,11 @@ from flowllm.core.errors import DatabaseCorrupt, UsageError
 from flowllm.core.records import dataclass, fields
 from flowllm.core.types import ROW, Json, NodeStatus, RunId, RunStatus, step_path
 from flowllm.language.problems import nearest
-from flowllm.reporting.tables import columns
 from flowllm.reporting.text import (
     at_least,
     byte_size,
     clock_time,
+    columns,
     dollars,
     duration,
     json_text,

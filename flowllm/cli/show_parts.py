@@ -11,10 +11,11 @@ from flowllm.core.money import price
 from flowllm.core.types import Counts, Json, NodeStatus, WaitReason
 from flowllm.reporting.screen import Screen, plain
 from flowllm.reporting.summary import error_lines
-from flowllm.reporting.tables import columns, fitted, table, wrapped
+from flowllm.reporting.tables import fitted, table, wrapped
 from flowllm.reporting.text import (
     at_least,
     clock_time,
+    columns,
     dollars,
     duration,
     item_shares,

@@ -164,8 +164,7 @@ class StopOnSignals:
 
     def _leave(self) -> NoReturn:
         with contextlib.suppress(OSError):
-            view = os.isatty(2) and os.environ.get("TERM") != "dumb"  # what stands below the cursor goes on no more
-            os.write(2, (b"\x1b[J" if view else b"") + _LEFT)
+            os.write(2, _LEFT)
         os._exit(self.exit_code())
 
     def _on_loop(self, callback: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from contextlib import ExitStack
 
@@ -12,9 +13,14 @@ from flowllm.reporting.progress import Progress
 from flowllm.reporting.screen import Screen
 
 
+def drawn(screen: Screen) -> bool:
+    """Whether there is a terminal for a view, and this process has it to itself."""
+    return screen.colour and screen.in_front()
+
+
 def following(screen: Screen, process: ExitStack) -> LiveView | Progress:
     """The observer for that screen, until the end of the context; called on the loop."""
-    if not screen.colour:
+    if not drawn(screen):
         return Progress(screen, tracebacks=debugging())
     loop = asyncio.get_running_loop()
     view = LiveView(
@@ -24,4 +30,6 @@ def following(screen: Screen, process: ExitStack) -> LiveView | Progress:
         timer=time.perf_counter,
     )
     process.enter_context(owning_terminal(view))
+    before = signal.signal(signal.SIGCONT, lambda *_: view.forget())  # after Ctrl-Z and `fg`
+    process.callback(signal.signal, signal.SIGCONT, before)
     return view

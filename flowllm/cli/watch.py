@@ -16,7 +16,7 @@ from flowllm.cli.database import command, find_run, reading
 from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import INTERRUPTED, messages, say
 from flowllm.cli.start import SIGNALS
-from flowllm.cli.view import following
+from flowllm.cli.view import drawn, following
 from flowllm.core.errors import FlowLLMError, RunNotFound
 from flowllm.core.events import RunStarted
 from flowllm.core.records import replace
@@ -49,7 +49,7 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     with ExitStack() as process:
         view = following(screen, process)
-        summary = Summary(errors_shown=not screen.colour)
+        summary = Summary(errors_shown=not drawn(screen))
         started = _started(app, run)
         follower = RunFollower(app.store, run, steps=started.nodes)
         observers = (summary, view)

@@ -68,6 +68,11 @@ class LiveView:
         if not self._scheduled:
             self._draw()
 
+    def forget(self) -> None:
+        """Something else has had the terminal: draw below what it wrote."""
+        self._shown = []
+        self._screen.forget_block()
+
     def close(self) -> None:
         """The run is over, maybe before its end could be told: nothing of it stays that looks as if it went on."""
         if not self._over:
@@ -102,6 +107,9 @@ class LiveView:
 
     def _draw(self, *, whole: bool = False) -> None:
         if self._over or self.model.started is None:
+            return
+        if not (whole or self._screen.in_front()):  # `bg`: the shell's line is there
+            self.forget()
             return
         began = self._timer()
         columns, rows = self._screen.size()

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from flowllm.core.types import Json
 from flowllm.reporting.screen import Part, plain
-from flowllm.reporting.tables import columns, table
-from flowllm.reporting.text import at_least, dollars, duration, plural, visible
+from flowllm.reporting.tables import table
+from flowllm.reporting.text import at_least, columns, dollars, duration, plural, visible
 
 _LEAST = ("P50", "STORED", "FAILED", "CACHED", "429s")
 """Columns that a narrow terminal has no room for, first those that say least."""

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO, TypeAlias
 
+from flowllm.reporting.text import columns
+
 _BELOW = "\x1b[J"
 """Erases what stands right of the cursor, and all that stands below it."""
 _TOGETHER, _DONE = "\x1b[?2026h", "\x1b[?2026l"
@@ -64,8 +66,8 @@ def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
 class Screen:
     """Writes lines to a stream, from any thread. Texts must be harmless already (`reporting.text.visible`).
 
-    On a terminal a block of lines can stand below all others and be drawn over. The cursor rests above it, on a line that is
-    kept empty: what another process writes stands there, and where the terminal wraps lines anew nothing need be counted.
+    On a terminal a block of lines can stand below all others and be drawn over. The cursor rests below it and is never hidden: a
+    process that is killed leaves its last block and a terminal that is as before.
     """
 
     def __init__(self, stream: TextIO, *, colour: bool, wraps: bool = False) -> None:
@@ -75,7 +77,9 @@ class Screen:
         self.colour = colour
         self.written = 0
         """How often something was."""
-        self._block: list[str] = []
+        self._block: Sequence[tuple[Part, ...]] = ()
+        self._columns = 0
+        """Of the terminal as the block was drawn."""
         self._lock = threading.RLock()
 
     def line(self, *parts: Part) -> None:
@@ -87,16 +91,19 @@ class Screen:
         """Write whole lines, above the block if there is one."""
         with self._lock:
             self.written += 1
-            self._write(self._erased() + text + self._drawn())
+            self._write(self._over(text, self._block) if self._block else text)
 
     def block(self, lines: Sequence[tuple[Part, ...]], *, above: str = "", stays: bool = False) -> None:
         """Draw these lines in place of those of the block before, and whole lines of others `above` it. They must fit the
         terminal, with one row to spare. What `stays` is drawn over no more."""
         with self._lock:
-            erased, self._block = self._erased(), [coloured(line) for line in lines]
-            drawn = "".join(f"{line}\n" for line in self._block) if stays else self._drawn()
-            self._block = [] if stays else self._block
-            self._write(f"{_TOGETHER}{erased}{above}{drawn}{_DONE}")
+            self._write(f"{_TOGETHER}{self._over(above, lines)}{_DONE}")
+            self._block = () if stays else lines
+
+    def forget_block(self) -> None:
+        """What others have written below it stays: the next block is drawn below that."""
+        with self._lock:
+            self._block = ()
 
     def width(self) -> int:
         """Columns of that terminal; where it is none, as the environment says."""
@@ -115,12 +122,20 @@ class Screen:
         except (OSError, ValueError, AttributeError):
             return 0, 0
 
-    def _erased(self) -> str:
-        return f"\r{_BELOW}" if self._block else ""
+    def in_front(self) -> bool:
+        """Whether the terminal's keys are for this process, so that it may draw there."""
+        try:
+            return os.tcgetpgrp(self.stream.fileno()) == os.getpgrp()
+        except (OSError, ValueError, AttributeError):  # not the terminal of this session
+            return True
 
-    def _drawn(self) -> str:
-        """The empty line and the block, and the way back."""
-        return "".join(f"\n{line}" for line in self._block) + (f"\r\x1b[{len(self._block)}A" if self._block else "")
+    def _over(self, above: str, lines: Sequence[tuple[Part, ...]]) -> str:
+        """What draws lines in place of the block."""
+        before, self._columns = self._columns, self.size()[0]
+        narrower = self._columns < before  # where terminals wrap lines anew
+        rows = sum(max(1, -(-columns(plain(line)) // self._columns)) if narrower else 1 for line in self._block)
+        erased = f"\r\x1b[{rows}A{_BELOW}" if rows else ""
+        return erased + above + "".join(f"{coloured(line)}\n" for line in lines)
 
     def _write(self, text: str) -> None:
         self.stream.write(text)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from flowllm.reporting.screen import Part
-from flowllm.reporting.text import visible
+from flowllm.reporting.text import columns, visible
 
 
 def table(
@@ -24,13 +23,6 @@ def table(
         return "  ".join(padded).rstrip()
 
     return [((line(headers), "bold"),), *((line(row),) for row in cells)]
-
-
-def columns(text: str) -> int:
-    """How many columns of a terminal a harmless text takes: those of East Asia take two a character, marks none."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(one) else 1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
 
 
 def _padded(cell: str, width: int, *, right: bool) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _UNSAFE = re.compile(
 )
 _OF_THE_FILE = frozenset({TemplateFailed.__name__, ConditionFailed.__name__})
 """Errors that come again as long as the file and what is on record are the same."""
+_MARKS = frozenset({"Mn", "Me", "Cf"})
 _MINUTE = 60.0
 _HOUR = 3600.0
 _KIBI = 1024
@@ -41,6 +43,15 @@ def _escape(char: str) -> str:
     if code <= 0xFF:  # noqa: PLR2004 - what two hexadecimal digits hold
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - the same for four
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a harmless text takes: characters of East Asia take two, marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(one) in _MARKS else 1 + (unicodedata.east_asian_width(one) in "WF") for one in text
+    )
 
 
 def resume_options(

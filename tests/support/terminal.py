@@ -18,6 +18,7 @@ class Terminal(io.StringIO):
         self.writes = 0
         self.screen = pyte.HistoryScreen(columns, rows, history=1000)
         self._stream = pyte.Stream(self.screen)
+        self.in_front = True
 
     def write(self, text: str) -> int:
         self.writes += 1
@@ -26,6 +27,20 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+    @property
+    def cursor(self) -> tuple[int, int]:
+        """Row and column, from 0."""
+        return self.screen.cursor.y, self.screen.cursor.x
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Wrap anew what stands on it, as most terminals do."""
+        lines, at = self.shown, self.cursor
+        self.columns, self.rows = columns, rows
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self._stream = pyte.Stream(self.screen)
+        self.write("".join(f"{line}\n" for line in lines))
+        assert at == (len(lines), 0)
 
     @property
     def shown(self) -> list[str]:
@@ -45,3 +60,6 @@ class TerminalScreen(Screen):
 
     def _terminal(self) -> tuple[int, int]:
         return self._sized.columns, self._sized.rows
+
+    def in_front(self) -> bool:
+        return self._sized.in_front

@@ -197,7 +197,8 @@ def test_what_others_print_goes_above_it_and_its_end_stays() -> None:
                 print("first", file=sys.stderr)
                 print("second", file=sys.stderr)
                 assert shown.terminal.shown[0] == "first", "at once"
-                assert shown.terminal.shown[2].startswith("blog")
+                assert shown.terminal.shown[1].startswith("blog")
+                assert shown.terminal.cursor == (len(shown.terminal.shown), 0), "below it"
                 await asyncio.sleep(1.0)
                 shown.screen.line(("notice: ", "yellow"), "careful")
                 sys.stderr.writelines(["third ", "half"])
@@ -205,7 +206,7 @@ def test_what_others_print_goes_above_it_and_its_end_stays() -> None:
                 assert not any("third" in line for line in shown.terminal.shown)
                 shown.tell(stop_requested())
                 await asyncio.sleep(1.0)
-                assert "stopping" in shown.terminal.shown[4]
+                assert "stopping" in shown.terminal.shown[3]
                 shown.tell(run_ended(at=4.0, status=RunStatus.INTERRUPTED))
                 sys.stderr.write("last\n")
             print("after", file=sys.stderr)
@@ -249,18 +250,39 @@ def test_a_run_that_never_began_leaves_only_what_was_printed() -> None:
     run_virtual(main())
 
 
-def test_what_other_processes_write_stands_above_it_too_and_a_resize_leaves_nothing() -> None:
+@pytest.mark.parametrize(("columns", "rows"), [(40, 24), (25, 24), (80, 14), (120, 30)])
+def test_a_resize_leaves_nothing_of_what_was_drawn_before(columns: int, rows: int) -> None:
     async def main() -> None:
         shown = Shown(80, 24)
+        shown.screen.line("before")
         shown.tell(*BEGIN)
         await asyncio.sleep(1.0)
-        assert shown.terminal.shown[0] == ""
-        shown.terminal.write("from a child process\n")
-        shown.terminal.columns = 40
-        shown.terminal.screen.resize(24, 40)
+        shown.terminal.resize(columns, rows)
         shown.tell(*ITEMS)
         await asyncio.sleep(1.0)
-        assert shown.terminal.shown[:3] == ["from a child process", "", "blog  20261121-abc     2 of 4 steps  1s"]
-        assert sum("headline" in line for line in shown.terminal.shown) == 1
+        lines = shown.terminal.shown
+        assert [sum(word in line for line in lines) for word in ("blog", "▸ posts")] == [1, 1]
+        assert lines[0] == "before"
+
+    run_virtual(main())
+
+
+def test_below_what_had_the_terminal_meanwhile_it_is_drawn_anew() -> None:
+    async def main() -> None:
+        shown = Shown()
+        shown.tell(*BEGIN)
+        await asyncio.sleep(1.0)
+        shown.terminal.write("^Z\n[1]+  Stopped\n$ fg\n")
+        shown.view.forget()
+        shown.tell(*ITEMS)
+        await asyncio.sleep(1.0)
+        lines = shown.terminal.shown
+        assert "[1]+  Stopped" in lines
+        assert lines[lines.index("$ fg") + 1].startswith("blog")
+        shown.terminal.in_front = False
+        before = shown.terminal.writes
+        shown.tell(*OPEN)
+        await asyncio.sleep(1.0)
+        assert shown.terminal.writes == before, "in the background"
 
     run_virtual(main())

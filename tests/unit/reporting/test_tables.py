@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from flowllm.reporting.screen import plain
-from flowllm.reporting.tables import columns, cut_to, fitted, table, wrapped
+from flowllm.reporting.tables import cut_to, fitted, table, wrapped
+from flowllm.reporting.text import columns
 
 
 @pytest.mark.parametrize(
