@@ -41,21 +41,18 @@ class Printed:
         self._size = 0
 
     def add(self, index: int, row: Json, outputs: Json) -> None:
-        """See `Lines`."""
         line = line_of(index, row, outputs)
         self._waiting.append(line)
         self._size += len(line)
 
     @property
     def waiting(self) -> int:
-        """See `Lines`."""
         return self._size
 
     def complete(self) -> None:
         """See `Lines`."""
 
     async def flush(self, before: Callable[[], Awaitable[None]] | None = None) -> int | None:  # noqa: ARG002
-        """See `Lines`."""
         block, self._waiting, self._size = b"".join(self._waiting), [], 0
         if block:
             await asyncio.to_thread(_print, block)

@@ -148,15 +148,12 @@ class FileRows:
         """A reader whose caller was cancelled goes on in its thread; the file is closed when it has ended."""
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         return await asyncio.to_thread(self._take, most)
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return await asyncio.to_thread(self._count)
 
     async def close(self) -> None:
-        """See `Rows`."""
         await asyncio.to_thread(self._close)
 
     def _take(self, most: int) -> list[Row]:
@@ -197,7 +194,6 @@ class FileRows:
             return count
 
     async def count(self, wanted: Callable[[], bool]) -> int | None:
-        """See `Countable`."""
         lines = self._reader is jsonl_rows  # what stands in them does not matter
         return await asyncio.to_thread(_counted, self._path, plain_rows if lines else self._reader, self._name, wanted)
 

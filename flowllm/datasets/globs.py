@@ -37,11 +37,9 @@ class GlobRows:
         return await asyncio.to_thread(self._take, most)
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return len(self._paths or ()) - self._next
 
     async def count(self, wanted: Callable[[], bool]) -> int | None:  # noqa: ARG002 - see `Countable`
-        """See `Countable`."""
         with suppress(DataFailed):
             return len(await asyncio.to_thread(_matching, self._folder, self._pattern))
         return None

@@ -78,11 +78,9 @@ class JsonLines:
     head = tail = b""
 
     def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:  # noqa: ARG002 - see Layout
-        """See `Layout`."""
         return line_of(index, row, outputs)
 
     def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
-        """See `Layout`."""
         for line in _lines(file, size):
             yield _index_in(line, b"\n")
 
@@ -93,7 +91,6 @@ class JsonArray:
     head, tail = b"[", b"\n]\n"
 
     def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:
-        """See `Layout`."""
         return (b"\n" if first else b",\n") + line_of(index, row, outputs).removesuffix(b"\n")
 
     def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
@@ -139,11 +136,9 @@ class Table:
         self.head = record(self._header, delimiter)
 
     def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:  # noqa: ARG002 - see Layout
-        """See `Layout`."""
         return record([str(index), *(cell(outputs.get(name)) for name in self._outputs)], self._delimiter)
 
     def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
-        """See `Layout`."""
         csv.field_size_limit(max(256 * 1024 * 1024, csv.field_size_limit()))
         last = b"\n"
 

@@ -87,7 +87,6 @@ class ParquetWriter:
         self._rows = self._bytes = 0
 
     def write(self, row: Mapping[str, Json]) -> None:
-        """See `RowWriter`."""
         for name, values in self._columns.items():
             value = _converted(row.get(name), self._kinds[name])
             values.append(value)
@@ -97,7 +96,6 @@ class ParquetWriter:
             self._flush()
 
     def end(self) -> None:
-        """See `RowWriter`."""
         self._flush()
         self._writer.close()
 

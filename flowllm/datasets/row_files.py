@@ -54,7 +54,6 @@ class JsonLinesWriter:
         self._file = file
 
     def write(self, row: Mapping[str, Json]) -> None:
-        """See `RowWriter`."""
         self._file.write(json_line(dict(row)))
 
     def end(self) -> None:
@@ -69,12 +68,10 @@ class JsonArrayWriter:
         self._before = b"[\n"
 
     def write(self, row: Mapping[str, Json]) -> None:
-        """See `RowWriter`."""
         self._file.write(self._before + json_line(dict(row)).removesuffix(b"\n"))
         self._before = b",\n"
 
     def end(self) -> None:
-        """See `RowWriter`."""
         self._file.write(b"[]\n" if self._before == b"[\n" else b"\n]\n")
 
 
@@ -88,7 +85,6 @@ class TableWriter:
         file.write(record([cell(name) for name in columns], self._delimiter))
 
     def write(self, row: Mapping[str, Json]) -> None:
-        """See `RowWriter`."""
         self._file.write(record([cell(row.get(name)) for name in self._columns], self._delimiter))
 
     def end(self) -> None:

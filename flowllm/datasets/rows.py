@@ -36,7 +36,6 @@ class ListRows:
         return [Row(index=index, value=value) for index, value in enumerate(values, start)]
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return len(self._values) - self._next
 
     async def close(self) -> None:
@@ -59,19 +58,15 @@ class WrappedRows:
         self.live = rows.live
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         return await self._rows.take(most)
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return await self._rows.count_rest()
 
     async def close(self) -> None:
-        """See `Rows`."""
         await self._rows.close()
 
     async def count(self, wanted: Callable[[], bool]) -> int | None:
-        """See `Countable`."""
         return await counted(self._rows, wanted)
 
 
@@ -98,7 +93,6 @@ class PeekedRows(WrappedRows):
         return found
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         if self._first is not None:
             self._peeked = await asyncio.shield(self._first)
             self._first = None
@@ -108,11 +102,9 @@ class PeekedRows(WrappedRows):
         return given
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return len(self._peeked) + await super().count_rest()
 
     async def close(self) -> None:
-        """See `Rows`."""
         if self._first is not None:
             self._first.cancel()
         await super().close()
@@ -127,7 +119,6 @@ class LimitedRows(WrappedRows):
         self.total = None if rows.total is None else min(rows.total, limit)
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         if self._left <= 0:
             return []
         rows = await super().take(min(most, self._left))
@@ -135,11 +126,9 @@ class LimitedRows(WrappedRows):
         return rows
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return min(self._left, await super().count_rest()) if self._left > 0 else 0
 
     async def count(self, wanted: Callable[[], bool]) -> int | None:
-        """See `Countable`."""
         found = await super().count(wanted)
         return None if found is None else min(found, self._limit)
 
@@ -177,7 +166,6 @@ class MatrixRows:
         self._failed: DataFailed | None = None
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         rows: list[Row] = []
         try:
             while len(rows) < most and self._failed is None and await self._advance():
@@ -211,7 +199,6 @@ class MatrixRows:
         return Row(index=self._index - 1, value=value, error=error)
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         if self.total is not None:
             return self.total - self._index
         before = self._index
@@ -223,7 +210,6 @@ class MatrixRows:
         return self._index - before
 
     async def count(self, wanted: Callable[[], bool]) -> int | None:
-        """See `Countable`."""
         try:
             found = [await counted(opened(), wanted) for opened in self._opened]
         except DataFailed:
@@ -231,7 +217,6 @@ class MatrixRows:
         return None if None in found else prod(one for one in found if one is not None)
 
     async def close(self) -> None:
-        """See `Rows`."""
         for axis in self._axes:
             await axis.close()
 

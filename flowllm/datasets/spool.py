@@ -71,7 +71,6 @@ class IncompleteCopyRows(WrappedRows):
     """The whole rows of a copy that was not finished; then an error, as the rest cannot be read again."""
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         rows = await super().take(most)
         if not rows:
             raise DataFailed(
@@ -95,18 +94,15 @@ class FollowerRows:
         leader.follow()
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         if self._rows is None:
             await self._leader.copied()
             self._rows = FileRows(self._path, self._read, name=NAME)
         return await self._rows.take(most)
 
     async def count_rest(self) -> int:
-        """See `Rows`."""
         return 0 if self._rows is None else await self._rows.count_rest()
 
     async def close(self) -> None:
-        """See `Rows`."""
         if self._rows is not None:
             await self._rows.close()
 
@@ -139,7 +135,6 @@ class SpooledRows:
         """Of a table that has no rows, once that is known."""
 
     async def take(self, most: int) -> list[Row]:
-        """See `Rows`."""
         self._start()
         while (rows := self._taken(most)) is None:
             await self._available.wait()
@@ -182,7 +177,6 @@ class SpooledRows:
         return 0
 
     async def close(self) -> None:
-        """See `Rows`."""
         with self._condition:
             self._closed = self._ended = True
             self._rows.clear()
