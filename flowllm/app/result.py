@@ -257,7 +257,7 @@ async def with_items(store: Store, node: NodeRecord, most: int | None = MOST_ITE
     if node.counts is None:
         return node
     numbers = node.parts.get("chosen")
-    outputs = store.outputs(node.run_id, node.node_id, slots=numbers)
+    outputs = store.outputs(node.run_id, node.node_id, numbers=numbers)
     shown = [] if most == 0 else await asyncio.to_thread(lambda: list(outputs[:most]))
     if node.status in NODE_TERMINAL:
         return replace(node, output=shown if node.status is NodeStatus.SUCCEEDED else None)

@@ -78,5 +78,5 @@ class ForeachResults:
         if self._streams:
             # which other items have ended is a matter of timing: only those that were chosen count
             digest = f"{self._digest:064x}" if numbers is None else digest_of(canonical(state.chosen_outputs()))
-            lazy = Lazy(sequence=context.store.outputs(context.run.run_id, self._node, slots=numbers), digest=digest)
+            lazy = Lazy(sequence=context.store.outputs(context.run.run_id, self._node, numbers=numbers), digest=digest)
         return Result(output=outputs, rows=rows, lazy=lazy)

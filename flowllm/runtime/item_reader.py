@@ -133,7 +133,7 @@ class ItemReader:
             Item(
                 row=row,
                 content=content,
-                number=one.slot,
+                number=one.number,
                 before=None if one.node is None else Earlier(record=one.node, within=within.get(one.node.node_id)),
             )
             for row, content, one in zip(rows, contents, matched, strict=True)
@@ -148,7 +148,7 @@ class ItemReader:
         run, first = self._context.run.run_id, keys[0].place
         rows = await self._context.store.items(run, self._invocation.node_id, after=first - 1, limit=len(keys))
         epoch = self._context.lease.epoch
-        found = {row.place: MatchedItem(slot=item_index(row.node_id), node=row) for row in rows if row.epoch == epoch}
+        found = {row.place: MatchedItem(number=item_index(row.node_id), node=row) for row in rows if row.epoch == epoch}
         missing = [key for key in keys if key.place not in found]
         matched = await self._matched(missing) if missing else []
         found |= {key.place: one for key, one in zip(missing, matched, strict=True)}

@@ -137,13 +137,13 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
         Calls come in the order of the data, each for items in the order of their places.
 
         A row that is taken over gets the lease's epoch and the new place, and is given so. An item that is not
-        found gets a slot that no row has and no other item was given: its place if that is free, else a number
+        found gets a number that no row has and no other item was given: its place if that is free, else one
         above all others."""
         ...
 
-    def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
+    def outputs(self, run_id: RunId, parent: NodeId, *, numbers: Sequence[int] | None = None) -> Sequence[Json]:
         """The outputs of a foreach's items, in the order of `items`, as a lazy sequence, null for those that did
-        not succeed; of `slots` alone, in that order, if given. It reads pages when they are looked at, from any
+        not succeed; of the items with these `numbers` alone, in that order, if given. It reads pages when they are looked at, from any
         thread, and raises StoreError then; also for an output that was damaged on disk. It is for a foreach that
         has ended: what is written after the first look is not seen, or told as damage."""
         ...

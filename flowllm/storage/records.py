@@ -133,7 +133,7 @@ class ItemKey:
 class MatchedItem:
     """What the store knows of such an item."""
 
-    slot: int
+    number: int
     """The number in the item's name: an item keeps its name in a run, also when its place changes."""
     node: NodeRecord | None = None
     """The item as an earlier attempt at the run left it, at its new place and in this attempt."""

@@ -19,10 +19,10 @@ def item(
     *,
     epoch: int = 1,
     status: NodeStatus = NodeStatus.SUCCEEDED,
-    slot: int | None = None,
+    number: int | None = None,
     parent: NodeId = POSTS,
 ) -> NodeRecord:
-    name = item_id(parent, place if slot is None else slot)
+    name = item_id(parent, place if number is None else number)
     whole = node(name, R1, output=f"out {content}", status=status, seq=place + 1)
     return replace(
         whole, parent=parent, place=place, item={"text": content}, content=content, epoch=epoch, key=content * 9
@@ -63,5 +63,5 @@ async def adopt(store: Store, lease: RunLease, contents: Sequence[str], *, batch
 
 
 def told(adopted: Sequence[MatchedItem]) -> list[tuple[int, str | None]]:
-    """The slot of each item, and the content of its row."""
-    return [(one.slot, None if one.node is None else one.node.content) for one in adopted]
+    """The number of each item, and the content of its row."""
+    return [(one.number, None if one.node is None else one.node.content) for one in adopted]

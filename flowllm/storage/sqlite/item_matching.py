@@ -15,7 +15,7 @@ from flowllm.storage.sqlite.texts import NODE_TEXTS, read
 from flowllm.storage.sqlite.totals import Totals
 
 Found = tuple[int, NodeRow | None]
-"""An item's slot, and its row as it now stands, if it has one."""
+"""An item's number, and its row as it now stands, if it has one."""
 
 _COLUMNS: Final = ", ".join(NodeRow._fields)
 _THIS: Final = "run_id = :run AND node_id = :node"
@@ -54,11 +54,11 @@ DELETE FROM temp.earlier_items
 WHERE foreach = :foreach AND content = :content AND place = :place AND node_id = :node"""
 
 
-def adopt(lease: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slots) -> Unit:
-    """See `Store.adopt`; the result is a list of `Found`, one an item. `slots` is kept from call to call."""
+def adopt(lease: RunLease, parent: NodeId, items: Sequence[ItemKey], numbers: Numbers) -> Unit:
+    """See `Store.adopt`; the result is a list of `Found`, one an item. `numbers` is kept from call to call."""
 
     def action(connection: sqlite3.Connection) -> list[Found]:
-        adoption = _Adoption(connection, lease, parent, slots)
+        adoption = _Adoption(connection, lease, parent, numbers)
         found = adoption.all(items)
         adoption.totals.write()
         return found
@@ -69,11 +69,11 @@ def adopt(lease: RunLease, parent: NodeId, items: Sequence[ItemKey], slots: Slot
 class _Adoption:
     """One call of `adopt` while it is carried out."""
 
-    def __init__(self, connection: sqlite3.Connection, lease: RunLease, parent: NodeId, slots: Slots) -> None:
+    def __init__(self, connection: sqlite3.Connection, lease: RunLease, parent: NodeId, numbers: Numbers) -> None:
         self._connection = connection
         self._lease = lease
         self._parent = parent
-        self._slots = slots
+        self._numbers = numbers
         self.totals = Totals(connection)
         self._these: dict[str, Any] = {
             "run": to_text(lease.run_id),
@@ -131,20 +131,20 @@ class _Adoption:
 
     def _as_new(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
         """Number the items that no row holds: those that can have their place first."""
-        lease, parent, slots = self._lease, self._parent, self._slots
+        lease, parent, numbers = self._lease, self._parent, self._numbers
         homeless: list[int] = []
         named: list[int] = []
         for place in (item.place for item in items if item.place not in found):
-            if slots.taken(lease, parent, place) or not self._is_free(place):
+            if numbers.taken(lease, parent, place) or not self._is_free(place):
                 homeless.append(place)
             else:
                 found[place] = (place, None)
                 named.append(place)
-        if homeless and not slots.begun(lease, parent):
+        if homeless and not numbers.begun(lease, parent):
             highest = self._connection.execute(_HIGHEST, self._these).fetchone()[0]
-            slots.begin(lease, parent, [*named, -1 if highest is None else highest])
+            numbers.begin(lease, parent, [*named, -1 if highest is None else highest])
         for place in homeless:
-            found[place] = (slots.take(lease, parent), None)
+            found[place] = (numbers.take(lease, parent), None)
 
     def _is_free(self, place: int) -> bool:
         """No row has that name; or one that has failed and that nothing has taken over, as when a row of the data was
@@ -187,7 +187,7 @@ def _runs_of_places(items: Sequence[ItemKey]) -> Iterator[list[ItemKey]]:
         yield group
 
 
-class Slots:
+class Numbers:
     """Numbers for the new items of foreaches, each in one epoch.
 
     An item is named by its place. If that is the name of another, it gets a number from above all others, and from

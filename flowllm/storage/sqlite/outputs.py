@@ -227,22 +227,22 @@ class StoredItems(StoredOutputs):
 
 
 class ChosenOutputs(_OnDisk):
-    """The outputs of the items of given slots, in their order."""
+    """The outputs of the items of given numbers, in their order."""
 
-    def __init__(self, path: Path, run_id: RunId, parent: NodeId, slots: Sequence[int], **how: Any) -> None:
+    def __init__(self, path: Path, run_id: RunId, parent: NodeId, numbers: Sequence[int], **how: Any) -> None:
         super().__init__(path, run_id, parent, **how)
-        self._slots = slots
+        self._numbers = numbers
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._numbers)
 
     def _read(self, number: int) -> list[Json]:
-        slots = self._slots[number * PAGE : (number + 1) * PAGE]
+        numbers = self._numbers[number * PAGE : (number + 1) * PAGE]
         with self._connected() as connection:
-            return [self._one(connection, slot) for slot in slots]
+            return [self._one(connection, one) for one in numbers]
 
-    def _one(self, connection: sqlite3.Connection, slot: int) -> Json:
-        name = item_id(self._parent, slot)
+    def _one(self, connection: sqlite3.Connection, number: int) -> Json:
+        name = item_id(self._parent, number)
         rows = read(connection, _NAMED, {**self._these, "node": to_text(name)}, NODE_TEXTS)
         if not rows:
             raise self._damaged(f"{name} is missing")

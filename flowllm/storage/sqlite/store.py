@@ -77,7 +77,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         super().__init__(path, busy_timeout=busy_timeout, lost=self._writer.loss)
         self._locks = Locks(self._home)
         self._folder = folder
-        self._slots = item_matching.Slots()
+        self._numbers = item_matching.Numbers()
         self._others_now: list[RunId] = []
         self._others_until = 0.0
 
@@ -117,7 +117,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
             self._locks.forget_lost(lease.run_id)
             raise
         self._locks.release(lease.run_id)
-        self._slots.forget(lease)
+        self._numbers.forget(lease)
 
     async def run(self, run_id: RunId) -> RunRecord:
         return self._as_it_stands(await self.find_run(run_id))
@@ -164,15 +164,15 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
 
     async def adopt(self, lease: RunLease, parent: NodeId, items: Sequence[ItemKey]) -> list[MatchedItem]:
         found: list[item_matching.Found] = await self._writer.write(
-            item_matching.adopt(lease, parent, items, self._slots)
+            item_matching.adopt(lease, parent, items, self._numbers)
         )
-        return [MatchedItem(slot=slot, node=None if row is None else node_of(row)) for slot, row in found]
+        return [MatchedItem(number=number, node=None if row is None else node_of(row)) for number, row in found]
 
-    def outputs(self, run_id: RunId, parent: NodeId, *, slots: Sequence[int] | None = None) -> Sequence[Json]:
+    def outputs(self, run_id: RunId, parent: NodeId, *, numbers: Sequence[int] | None = None) -> Sequence[Json]:
         how = {"busy_timeout": self._busy_timeout, "lost": self._writer.loss}
-        if slots is None:
+        if numbers is None:
             return StoredOutputs(self._home, run_id, parent, **how)
-        return ChosenOutputs(self._home, run_id, parent, slots, **how)
+        return ChosenOutputs(self._home, run_id, parent, numbers, **how)
 
     def results(self, run_id: RunId) -> StoredResults:
         return StoredResults(self._home, run_id, busy_timeout=self._busy_timeout, lost=self._writer.loss)

@@ -76,7 +76,7 @@ async def test_what_is_beside_an_item_and_what_left_the_data(store: Store) -> No
     assert await store.beside(R1, POSTS, 1) == Beside("posts[0]", "posts[2]", "posts[0]", "posts[3]")
     assert await store.beside(R1, POSTS, 3) == Beside("posts[2]", None, "posts[0]", None)
     lease = await again(store, lease_of(begun))
-    await write(store, lease, item(1, "new", epoch=lease.epoch, slot=7))  # the row of `posts[1]` was at this place
+    await write(store, lease, item(1, "new", epoch=lease.epoch, number=7))  # the row of `posts[1]` was at this place
     assert await store.beside(R1, POSTS, 0) == Beside(None, "posts[7]", None, "posts[3]")
     assert len(await store.item_statuses(R1, POSTS)) == 4
     assert (await store.browse(R1, POSTS, ItemQuery())).items[1].node_id == "posts[7]"

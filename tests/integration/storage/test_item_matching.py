@@ -46,9 +46,9 @@ async def test_items_are_found_again_by_content(store: Store, now: str, expected
 async def test_of_equal_items_each_row_is_taken_once(store: Store) -> None:
     lease = await again(store, lease_of(await written(store, "aab")))
     found = told(await adopt(store, lease, "baaa", batch=1))
-    assert sorted(slot for slot, content in found if content == "a") == [0, 1]
+    assert sorted(number for number, content in found if content == "a") == [0, 1]
     assert [content for _, content in found] == ["b", "a", "a", None]
-    assert len({slot for slot, _ in found}) == 4
+    assert len({number for number, _ in found}) == 4
 
 
 async def test_what_is_taken_over_is_given_as_it_now_stands(store: Store) -> None:
@@ -64,7 +64,7 @@ async def test_an_item_keeps_its_name_when_it_moves(store: Store) -> None:
     await adopt(store, lease, "cab")
     assert [found.node_id for found in await store.items(R1, POSTS)] == ["posts[2]", "posts[0]", "posts[1]"]
     assert list(store.outputs(R1, POSTS)) == ["out c", "out a", "out b"]
-    assert list(store.outputs(R1, POSTS, slots=[0, 2])) == ["out a", "out c"]
+    assert list(store.outputs(R1, POSTS, numbers=[0, 2])) == ["out a", "out c"]
 
 
 async def test_a_third_run_attempt_finds_them_once_more(store: Store) -> None:
@@ -95,8 +95,8 @@ async def test_of_two_rows_at_one_place_the_newer_is_shown(store: Store) -> None
 async def test_a_new_item_is_named_as_nothing_that_is_not_written_yet(store: Store, now: str, batch: int) -> None:
     lease = await again(store, lease_of(await written(store, "abc")))
     found = await adopt(store, lease, now, batch=batch)  # nothing is written meanwhile
-    assert len({one.slot for one in found}) == len(now)
-    assert all(one.slot > 2 for one in found if one.node is None)
+    assert len({one.number for one in found}) == len(now)
+    assert all(one.number > 2 for one in found if one.node is None)
 
 
 async def test_steps_within_and_other_foreaches_are_left_alone(store: Store) -> None:
@@ -126,7 +126,7 @@ async def test_a_damaged_row_is_found_and_given_as_failed(disk: SqlStore, path: 
         connection.execute("UPDATE nodes SET output = CAST(x'22ff22' AS TEXT) WHERE place = 1")  # not UTF-8
         connection.commit()
     found = await adopt(disk, lease, now)
-    kept = {one.slot: one.node.status for one in found if one.node is not None}
+    kept = {one.number: one.node.status for one in found if one.node is not None}
     assert kept == {0: NodeStatus.SUCCEEDED, 1: NodeStatus.FAILED, 2: NodeStatus.SUCCEEDED}
     with pytest.raises(DatabaseCorrupt, match="hash"):
         list(disk.outputs(R1, POSTS))
@@ -156,7 +156,7 @@ async def test_2000_shuffled_items_are_all_found(store: Store) -> None:
     now = random.Random(5).sample(contents, len(contents))
     found = told(await adopt(store, lease, now, batch=256))
     assert [content for _, content in found] == now
-    assert sorted(slot for slot, _ in found) == list(range(2000))
+    assert sorted(number for number, _ in found) == list(range(2000))
 
 
 async def run_attempt(store: Store, lease: RunLease, contents: list[str], batch: int, reached: int) -> RunLease:
@@ -167,7 +167,7 @@ async def run_attempt(store: Store, lease: RunLease, contents: list[str], batch:
         keys = [ItemKey(place=place, content=contents[place]) for place in places]
         found = await store.adopt(lease, POSTS, keys)
         fresh = [
-            item(key.place, key.content, slot=one.slot, epoch=lease.epoch)
+            item(key.place, key.content, number=one.number, epoch=lease.epoch)
             for key, one in zip(keys, found, strict=True)
             if one.node is None
         ]
@@ -202,7 +202,7 @@ async def test_each_item_keeps_its_name_and_no_row_is_paid_for_twice(path: Path,
 
 async def rows(disk: Store) -> list[object]:
     """All items that were ever written: each has a number of its own."""
-    numbered = [await disk.node(R1, f"posts[{slot}]") for slot in range(400)]
+    numbered = [await disk.node(R1, f"posts[{number}]") for number in range(400)]
     return [record for record in numbered if record is not None]
 
 

@@ -69,7 +69,7 @@ async def test_outputs_are_a_lazy_sequence(store: Store) -> None:
     thread.start()
     thread.join()
     assert seen == ["out b", "out c"]
-    assert list(store.outputs(R1, POSTS, slots=[5, 3])) == ["out c", "out a"]
+    assert list(store.outputs(R1, POSTS, numbers=[5, 3])) == ["out c", "out a"]
     assert list(store.outputs(R1, NodeId("none"))) == []
 
 
@@ -135,7 +135,7 @@ async def test_hostile_names_and_items_come_back(store: Store) -> None:
     assert await store.node(R1, hostile.node_id) == hostile
     lease = await again(store, lease)
     taken = (await adopt_at(store, lease, parent, hostile.content))[0]
-    assert (taken.slot, taken.node) == (2, replace(hostile, epoch=2))
+    assert (taken.number, taken.node) == (2, replace(hostile, epoch=2))
 
 
 async def adopt_at(store: Store, lease: RunLease, parent: NodeId, content: str) -> list[MatchedItem]:
@@ -162,7 +162,7 @@ async def test_an_output_by_index_and_slice(store: Store) -> None:
 async def test_a_chosen_item_that_is_not_there_is_told(store: Store) -> None:
     await written(store, "abc")
     with pytest.raises(DatabaseCorrupt, match=r"posts\[7\] is missing"):
-        list(store.outputs(R1, POSTS, slots=[0, 7]))
+        list(store.outputs(R1, POSTS, numbers=[0, 7]))
 
 
 async def test_outputs_are_read_only_when_looked_at_and_a_page_at_a_time(disk: SqlStore) -> None:

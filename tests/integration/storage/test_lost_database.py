@@ -215,7 +215,7 @@ async def test_who_only_reads_is_told_too(happening: str, path: Path) -> None:
     """What stands at the old path, or does not, is no reason to speak of damage."""
     store = await open_store(str(path), clock=SystemClock())
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
-    outputs = store.outputs(RunId("r1"), NodeId("f"), slots=[0])
+    outputs = store.outputs(RunId("r1"), NodeId("f"), numbers=[0])
     happen, said, _ = HAPPENINGS[happening]
     happen(path)  # before it is in the database: a copy has no such item
     with pytest.raises(StorageFailed, match=said) as told:

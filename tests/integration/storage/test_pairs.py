@@ -39,7 +39,7 @@ async def test_moved_items_are_the_same_and_equal_ones_are_told_apart(store: Sto
 async def test_what_a_resume_left_behind_is_not_compared(store: Store) -> None:
     begun = await written(store, "ab")
     claimed = await again(store, lease_of(begun))
-    await write(store, claimed, replace(item(0, "c", epoch=claimed.epoch, slot=7)))
+    await write(store, claimed, replace(item(0, "c", epoch=claimed.epoch, number=7)))
     lease = lease_of(await store.create_run(run(R2, owner=ME)))
     await write(store, lease, replace(item(0, "c"), run_id=R2), replace(item(1, "b"), run_id=R2))
     assert list(await store.unequal_items(R2, R1, POSTS)) == []

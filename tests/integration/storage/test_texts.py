@@ -76,7 +76,7 @@ async def test_what_repeats_is_kept_once_and_all_that_reads_gives_it_in_full(dis
     assert [await disk.memo(memo.key) for _, memo in rows if memo is not None] == [memo for _, memo in rows if memo]
     assert await disk.items(R1, POSTS) == items
     assert list(disk.outputs(R1, POSTS)) == [record.output for record in items]
-    assert list(disk.outputs(R1, POSTS, slots=[3, 1])) == [items[3].output, items[1].output]
+    assert list(disk.outputs(R1, POSTS, numbers=[3, 1])) == [items[3].output, items[1].output]
     within = await disk.nodes_within(R1, [items[0].node_id, items[9].node_id])
     assert [len(found) for found in within.values()] == [2, 2]
     found = await disk.last_node("blog", NodeId("posts[4].b"), before_seq=None)

@@ -14,8 +14,8 @@ from tests.support.workflows import workflow
 
 
 class FakeStore:
-    def outputs(self, run_id: str, parent: str, *, slots: object) -> object:
-        return ("read", parent, slots)
+    def outputs(self, run_id: str, parent: str, *, numbers: object) -> object:
+        return ("read", parent, numbers)
 
 
 class FakeContext:

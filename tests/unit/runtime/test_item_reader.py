@@ -26,7 +26,7 @@ class FakeStore:
         self.looked_up: list[str] = []
 
     async def adopt(self, lease: object, parent: str, keys: list) -> list[MatchedItem]:
-        return [MatchedItem(slot=key.place + 100, node=record(key.place)) for key in keys]
+        return [MatchedItem(number=key.place + 100, node=record(key.place)) for key in keys]
 
     async def nodes_within(self, run_id: str, parents: list[str]) -> dict[str, list[str]]:
         self.looked_up += parents
