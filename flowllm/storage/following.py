@@ -51,8 +51,8 @@ class Past(NamedTuple):
 
     seq: int
     seconds: float
-    """From its beginning to its end, pauses between its attempts too."""
-    known_usd: float
+    """That its last attempt took."""
+    status: RunStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class Following(Protocol):
         """Items whose `change_no` is above `since`, in its order, but those within other items."""
         ...
 
-    async def recent(self, workflow: str, *, limit: int = 20) -> list[Past]:
-        """The newest runs of a workflow that ended, the oldest first."""
+    async def recent(self, workflow: str, *, upto: int, limit: int) -> list[Past]:
+        """The newest runs of a workflow that ended, up to the one with the `seq` `upto`, the oldest first."""
         ...
 
     async def sums(self) -> list[WorkflowSums]:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import AsyncIterator
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -15,11 +15,12 @@ from starlette.routing import Route
 from flowllm.app.export import export_rows
 from flowllm.app.prepare import step_of
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId
+from flowllm.core.types import Json, NodeStatus
 from flowllm.explain.why import explain
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.storage.browsing import ItemOrder, ItemQuery
+from flowllm.ui.queries import node_of, number_of, run_of
 from flowllm.views.items import dots, item_rows
 from flowllm.views.matrix import matrix
 from flowllm.views.node import node_detail, part_of
@@ -32,19 +33,6 @@ _FORMATS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndj
 _BLOCK: Final = 1 << 18
 
 
-async def _run(request: Request) -> RunRecord:
-    found: RunRecord = await request.app.state.store.run(RunId(request.path_params["run_id"]))
-    return found
-
-
-def _asked(request: Request, name: str) -> NodeId:
-    """The node that the query names. Raises UsageError."""
-    found = request.query_params.get(name)
-    if not found:
-        raise UsageError(f"the query names no node: `{name}` is missing")
-    return NodeId(found)
-
-
 def _missing(run: RunRecord, node_id: str) -> Response:
     going = run.going
     hint = "It may not have begun yet." if going else "The run ended before it began, or it is of another run."
@@ -53,7 +41,7 @@ def _missing(run: RunRecord, node_id: str) -> Response:
 
 async def node(request: Request) -> Response:
     """All of one node."""
-    run, name = await _run(request), _asked(request, "id")
+    run, name = await run_of(request), node_of(request, "id")
     step = await _step_of(request, run, name)
     found: NodeRecord | None = await request.app.state.store.node(run.run_id, name)
     if found is None and step is not None and "[" not in name:
@@ -80,7 +68,7 @@ async def _step_of(request: Request, run: RunRecord, name: str) -> Step | None:
 
 async def part(request: Request) -> Response:
     """One text of a node as it is, all of it."""
-    run, name = await _run(request), _asked(request, "id")
+    run, name = await run_of(request), node_of(request, "id")
     found = await request.app.state.store.node(run.run_id, name)
     if found is None:
         return _missing(run, name)
@@ -90,13 +78,13 @@ async def part(request: Request) -> Response:
 
 async def all_dots(request: Request) -> Response:
     """All items of a foreach, a letter each."""
-    return JSONResponse(await dots(request.app.state.store, await _run(request), _asked(request, "parent")))
+    return JSONResponse(await dots(request.app.state.store, await run_of(request), node_of(request, "parent")))
 
 
 async def item(request: Request) -> Response:
     """The name of the item at an index: it keeps the number in it also when its data has moved."""
-    run, parent = await _run(request), _asked(request, "parent")
-    index = _whole(request, "index", 0)
+    run, parent = await run_of(request), node_of(request, "parent")
+    index = number_of(request, "index", 0)
     found = await request.app.state.store.items(run.run_id, parent, after=index - 1, limit=1)
     if not found or found[0].place != index:
         return _missing(run, f"{parent}[{index}]")
@@ -113,22 +101,22 @@ async def items(request: Request) -> Response:
         statuses=_statuses(request),
         order=ItemOrder(order),
         search=query.get("search", "")[:_LONGEST],
-        after=_whole(request, "after", 0),
-        limit=_whole(request, "limit", 100),
+        after=number_of(request, "after", 0),
+        limit=number_of(request, "limit", 100),
     )
-    run = await _run(request)
-    return JSONResponse(await item_rows(request.app.state.store, run, _asked(request, "parent"), wanted))
+    run = await run_of(request)
+    return JSONResponse(await item_rows(request.app.state.store, run, node_of(request, "parent"), wanted))
 
 
 async def variants(request: Request) -> Response:
     """The items of a matrix by their axes; with `axes` these alone."""
-    found: dict[str, Json] = await matrix(request.app.state.store, await _run(request), _asked(request, "parent"))
+    found: dict[str, Json] = await matrix(request.app.state.store, await run_of(request), node_of(request, "parent"))
     return JSONResponse({"axes": found["axes"]} if "axes" in request.query_params else found)
 
 
 async def export(request: Request) -> Response:
     """The items of a foreach, or those with a status, as a file: the rows of `flowllm export`."""
-    run, parent, form = await _run(request), _asked(request, "step"), request.query_params.get("format", "csv")
+    run, parent, form = await run_of(request), node_of(request, "step"), request.query_params.get("format", "csv")
     if form not in _FORMATS:
         raise UsageError(f"a file has one of the formats {', '.join(_FORMATS)}, not {form[:40]!r}")
     store, going = request.app.state.store, run.going
@@ -157,14 +145,6 @@ def _statuses(request: Request) -> frozenset[NodeStatus]:
         return frozenset(NodeStatus(name) for name in request.query_params.get("status", "").split(",") if name)
     except ValueError as error:
         raise UsageError(f"no item has such a status: {error}") from error
-
-
-def _whole(request: Request, name: str, default: int) -> int:
-    """A number from 0 in the query. Raises UsageError."""
-    text: Any = request.query_params.get(name) or str(default)
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):  # noqa: PLR2004 - below 2⁵³
-        raise UsageError(f"`{name}` must be a whole number, not {text[:40]!r}")
-    return int(text)
 
 
 ROUTES: list[Route] = [

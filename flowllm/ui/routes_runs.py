@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -12,9 +13,9 @@ from starlette.routing import Route
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus, RunId, RunStatus
 from flowllm.reporting.text import visible
-from flowllm.storage.base import RunRecord, Store
-from flowllm.ui.database import Database
+from flowllm.storage.base import RunRecord
 from flowllm.ui.follow import Follower
+from flowllm.ui.queries import number_of, run_of
 from flowllm.ui.sse import HEARTBEAT, comment, event, since, stopping, streamed
 from flowllm.views.briefs import brief_dict
 from flowllm.views.models import models_of
@@ -22,8 +23,11 @@ from flowllm.views.runs import RunSummary
 from flowllm.views.shown import shown, whole
 
 LISTED = 50
+MOST_LISTED = 500
 LONGEST_SEARCH = 200
 """Characters: SQLite takes no pattern of any length."""
+RECENT = 12
+"""Runs of its workflow up to each run that is listed."""
 NODES = 20_000
 """Nodes in one answer."""
 ALIVE = 2.0
@@ -32,81 +36,80 @@ ALIVE = 2.0
 
 async def runs(request: Request) -> Response:
     """The newest runs that the query asks for."""
+    wanted = _wanted(request)
+    return JSONResponse(await _list(request, await request.app.state.store.runs(**wanted), wanted["limit"]))
+
+
+def _wanted(request: Request) -> dict[str, Any]:
+    """What `Store.runs` is asked for: one more than are listed, so that it is seen whether there are more. Raises UsageError."""
     query = request.query_params
-    limit = _whole(query.get("limit", ""), LISTED)
-    found = await _listed(request.app.state.store, query, limit + 1)
-    now = request.app.state.clock.now()
-    shown = [RunSummary.of(run, now=now).as_dict() for run in found[:limit]]
-    database: Database = request.app.state.database
-    named = dict.fromkeys(run.workflow for run in found)
-    return JSONResponse(
-        {
-            "runs": shown,
-            "recent": {name: await request.app.state.store.recent(name) for name in named},
-            "more": len(found) > limit,
-            "workflows": await request.app.state.store.workflows(),
-            "tags": await request.app.state.store.tags(),
-            "database": {"path": str(database.path), "missing": database.missing},
-        }
-    )
-
-
-async def _listed(store: Store, query: Any, limit: int) -> list[RunRecord]:
     status = query.get("status", "")
     if status and status not in set(RunStatus):
         raise UsageError(f"there is no status {status[:40]!r}", hint=f"there are: {', '.join(RunStatus)}")
-    return await store.runs(
-        limit=limit,
-        workflow=query.get("workflow") or None,
-        status=RunStatus(status) if status else None,
-        tag=query.get("tag") or None,
-        search=query.get("search", "")[:LONGEST_SEARCH],
-        before_seq=_whole(query.get("before", ""), 0) or None,
-    )
+    return {
+        "limit": number_of(request, "limit", LISTED, least=1, most=MOST_LISTED) + 1,
+        "workflow": query.get("workflow") or None,
+        "status": RunStatus(status) if status else None,
+        "tag": query.get("tag") or None,
+        "search": query.get("search", "")[:LONGEST_SEARCH],
+        "before_seq": number_of(request, "before", 0) or None,
+    }
 
 
-def _whole(text: str, default: int) -> int:
-    """A count from 1 in a query. Raises UsageError."""
-    if not text:
-        return default
-    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 15 and int(text)):  # noqa: PLR2004 - below 2⁵³
-        raise UsageError(f"expected a whole number from 1, not {text[:40]!r}")
-    return int(text)
+async def _list(request: Request, found: Sequence[RunRecord], limit: int) -> dict[str, Json]:
+    """All that the list shows."""
+    store, database = request.app.state.store, request.app.state.database
+    listed = found[: limit - 1]
+    named = Counter(run.workflow for run in listed)
+    newest = max((run.seq for run in listed), default=0)
+    return {
+        "runs": _summaries(request, listed),
+        "recent": {name: await store.recent(name, upto=newest, limit=RECENT + count) for name, count in named.items()},
+        "more": len(found) == limit,
+        "workflows": await store.workflows(),
+        "tags": await store.tags(),
+        "database": {"path": str(database.path), "missing": database.missing},
+    }
+
+
+def _summaries(request: Request, found: Sequence[RunRecord]) -> list[Json]:
+    now = request.app.state.clock.now()
+    return [RunSummary.of(run, now=now).as_dict() for run in found]
 
 
 async def run_changes(request: Request) -> Response:
-    """The list, as it changes."""
-    return streamed(_list_events(request))
+    """The same list, as it changes."""
+    return streamed(_list_events(request, _wanted(request)))
 
 
-async def _list_events(request: Request) -> AsyncIterator[bytes]:
-    database, known, seen = request.app.state.database, dict[str, tuple[Any, ...]](), -1
-    first = True
+async def _list_events(request: Request, wanted: dict[str, Any]) -> AsyncIterator[bytes]:
+    """All of it at first, and when others are in it or stand otherwise; else the runs that went on."""
+    database, seen = request.app.state.database, -1
+    stood: dict[str, RunStatus] | None = None
+    changes: dict[str, int] = {}
     async with database.listening():
         while not stopping(request).is_set():
             going = False
             try:
-                found = await (await database.store()).runs(limit=LISTED)
-                now = request.app.state.clock.now()
-                stands = {run.run_id: (run.status, run.totals.changes, run.epoch) for run in found}
-                changed = [run for run in found if known.get(run.run_id) != stands[run.run_id]]
-                if first or changed or stands.keys() != known.keys():
-                    gone = sorted(known.keys() - stands.keys())
-                    shown = [] if first else [RunSummary.of(run, now=now).as_dict() for run in changed]
-                    yield event("runs", {"runs": shown, "gone": gone})
+                request.app.state.store = await database.store()
+                found = await request.app.state.store.runs(**wanted)
+                stands = {run.run_id: run.status for run in found}
+                moved = [run for run in found if changes.get(run.run_id) != run.totals.changes]
+                if stands != stood:
+                    yield event("list", await _list(request, found, wanted["limit"]))
                 else:
-                    yield comment()
-                known, first = stands, False
+                    yield event("runs", {"runs": _summaries(request, moved)}) if moved else comment()
+                stood, changes = stands, {run.run_id: run.totals.changes for run in found}
                 going = any(run.going for run in found)
             except FlowLLMError as error:
                 yield _problem(error)
-                known = {}
+                stood = None
             seen = await database.changed(seen, within=ALIVE if going else HEARTBEAT)
 
 
 async def run(request: Request) -> Response:
     """One run."""
-    found = await _run(request)
+    found = await run_of(request)
     summary = RunSummary.of(found, now=request.app.state.clock.now())
     return JSONResponse(
         {
@@ -128,17 +131,12 @@ def _values(values: Mapping[str, Json]) -> Json:
 
 async def value(request: Request) -> Response:
     """One of its inputs or outputs as text, all of it; by its place, since names may be anything."""
-    query, found = request.query_params, await _run(request)
+    query, found = request.query_params, await run_of(request)
     values = list(((found.outputs or {}) if query.get("of") == "outputs" else found.inputs).values())
-    number = _whole(query.get("number", ""), 1)
+    number = number_of(request, "number", 1, least=1)
     if number > len(values):
         raise UsageError(f"run {found.run_id} has no such value")
     return PlainTextResponse(whole(values[number - 1]))
-
-
-async def _run(request: Request) -> RunRecord:
-    found: RunRecord = await request.app.state.store.run(RunId(request.path_params["run_id"]))
-    return found
 
 
 async def _budget(request: Request, found: RunRecord) -> Json:
@@ -158,12 +156,12 @@ def _actions(found: RunRecord) -> list[Json]:
 
 async def models(request: Request) -> Response:
     """What it took of each model, by now."""
-    return JSONResponse({"models": list(await models_of(request.app.state.store, await _run(request)))})
+    return JSONResponse({"models": list(await models_of(request.app.state.store, await run_of(request)))})
 
 
 async def nodes(request: Request) -> Response:
     """Its nodes, those of items not among them; with `parent` those within that node."""
-    found = await _run(request)
+    found = await run_of(request)
     parent = request.query_params.get("parent")
     listed = await request.app.state.store.briefs(found.run_id, parent=parent, limit=NODES)
     return JSONResponse({"nodes": [brief_dict(node) for node in listed], "changes": found.totals.changes})
@@ -171,7 +169,7 @@ async def nodes(request: Request) -> Response:
 
 async def changes(request: Request) -> Response:
     """A run, as it changes."""
-    return streamed(_run_events(request, (await _run(request)).run_id, since(request)))
+    return streamed(_run_events(request, (await run_of(request)).run_id, since(request)))
 
 
 async def _run_events(request: Request, run_id: RunId, after: int) -> AsyncIterator[bytes]:

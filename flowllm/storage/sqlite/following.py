@@ -22,9 +22,8 @@ _OUTSIDE: Final = "instr(parent, '[') = 0"
 """No row of an item, and none within one: those of an item are as many as there are items."""
 _TAIL: Final = "ORDER BY change_no LIMIT :limit"
 _RECENT: Final = (
-    "SELECT runs.seq, runs.finished_at - runs.started_at, totals.known_usd FROM runs "
-    "JOIN totals ON totals.run_id = runs.run_id WHERE workflow = :workflow AND finished_at IS NOT NULL "
-    "ORDER BY runs.seq DESC LIMIT :limit"
+    "SELECT seq, coalesce(json_extract(stats, '$.duration_s'), finished_at - started_at), status FROM runs "
+    "WHERE workflow = :workflow AND seq <= :upto AND finished_at IS NOT NULL ORDER BY seq DESC LIMIT :limit"
 )
 _SUMS: Final = (
     f"SELECT workflow, status, count(*), {', '.join(f'sum(totals.{name})' for name in (*STATUSES, *FIGURES))} FROM runs "
@@ -51,9 +50,9 @@ class FollowingReader(Reader):
             for parent, place, status, no, taken in rows
         ]
 
-    async def recent(self, workflow: str, *, limit: int = 20) -> list[Past]:
-        rows = await self._all(_RECENT, {"workflow": to_text(workflow), "limit": limit})
-        return [Past(*row) for row in reversed(rows)]
+    async def recent(self, workflow: str, *, upto: int, limit: int) -> list[Past]:
+        rows = await self._all(_RECENT, {"workflow": to_text(workflow), "upto": upto, "limit": limit})
+        return [Past(seq, seconds, RunStatus(status)) for seq, seconds, status in reversed(rows)]
 
     async def sums(self) -> list[WorkflowSums]:
         return [

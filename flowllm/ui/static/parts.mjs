@@ -66,19 +66,3 @@ export function prose(text) {
 export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
-
-/** A line of the last values, the newest marked; a hollow mark for each that is alone. Values from 0, as `{value, label}`. */
-export function Sparkline({ points, label, width = 96, height = 20 }) {
-  const known = points.filter((point) => point.value !== null);
-  if (known.length < 2) return html`<span class="muted">–</span>`;
-  const top = Math.max(...known.map((point) => point.value)) || 1;
-  const x = (at) => 2 + (at * (width - 4)) / (known.length - 1);
-  const y = (value) => height - 3 - (value / top) * (height - 6);
-  const line = known.map((point, at) => `${at ? "L" : "M"}${x(at).toFixed(1)} ${y(point.value).toFixed(1)}`).join("");
-  const last = known.length - 1;
-  return html`<svg class="sparkline" viewBox="0 0 ${width} ${height}" width=${width} height=${height} role="img" aria-label=${label}>
-    <title>${label}</title>
-    <path class="floor" d="M2 ${height - 2.5}H${width - 2}" /><path class="values" d=${line} />
-    <circle cx=${x(last)} cy=${y(known[last].value)} r="2" />
-  </svg>`;
-}

@@ -43,12 +43,14 @@ async def test_a_run_of_another_process_is_followed(tmp_path: Path) -> None:
         async with page.events("/api/runs/R1/changes") as events, page.events("/api/runs/changes") as list_events:
             first = await anext(events)
             assert (first[0], first[1]["run"]["status"], first[1]["nodes"]) == ("change", "running", [])
-            assert await anext(list_events) == ("runs", {"runs": [], "gone": []}, "")
+            name, data, _ = await anext(list_events)
+            assert (name, [one["run_id"] for one in data["runs"]], data["workflows"]) == ("list", ["R1"], ["blog"])
             await store.commit(nodes=[NodeWrite(lease=lease, node=records.node("a", "R1"))])
             name, data, number = await anext(events)
             assert (name, [node["id"] for node in data["nodes"]]) == ("change", ["a"])
             assert int(number) == data["changes"] == data["run"]["changes"] > 0
-            assert (await anext(list_events))[1]["runs"][0]["run_id"] == "R1"
+            name, data, _ = await anext(list_events)
+            assert (name, [one["nodes"] for one in data["runs"]]) == ("runs", [{"succeeded": 1}])
             await store.finish_run(lease, status=RunStatus.FAILED, finished_at=CLOCK.now(), error={"message": "why"})
             data = (await anext(events))[1]
             assert (data["run"]["status"], data["nodes"]) == ("failed", [])
@@ -66,8 +68,19 @@ async def test_a_run_of_another_process_is_followed(tmp_path: Path) -> None:
             ("before=1", 0),
         ):
             assert len((await page.get(f"/api/runs?{query}")).json["runs"]) == found, query[:40]
+        listed = (await page.get("/api/runs?limit=999999999999")).json
+        assert [(seq, status) for seq, _, status in listed["recent"]["blog"]] == [(run.seq, "failed")]
+        async with page.events("/api/runs/changes?status=succeeded") as events:
+            assert (await anext(events))[1]["runs"] == []
+            other = records.lease_of(await store.create_run(records.run("R2", owner=this_process(CLOCK))))
+            await store.finish_run(other, status=RunStatus.SUCCEEDED, finished_at=CLOCK.now())
+            assert [one["run_id"] for one in (await anext(events))[1]["runs"]] == ["R2"]  # nothing was told of another
+        older = (await page.get(f"/api/runs?limit=1&before={run.seq + 1}")).json
+        assert ([one["run_id"] for one in older["runs"]], older["more"]) == (["R1"], False)
+        assert (await page.get("/api/runs?limit=1")).json["more"]
         assert (await page.get("/api/runs?status=odd")).json["error"] == "there is no status 'odd'"
-        assert (await page.get("/api/runs?limit=x")).json["error"] == "expected a whole number from 1, not 'x'"
+        assert (await page.get("/api/runs/changes?status=odd")).status == 400
+        assert (await page.get("/api/runs?limit=x")).json["error"] == "`limit` must be a whole number from 1, not 'x'"
     await store.close()
 
 
@@ -75,16 +88,16 @@ async def test_the_page_waits_for_a_database_and_tells_what_is_wrong_with_one(tm
     path = tmp_path / "x.db"
     async with page_of(path) as page, page.events("/api/runs/changes") as events:
         assert (await page.get("/api/runs")).json["database"] == {"path": str(path), "missing": True}
-        assert (await anext(events))[0] == "runs"
+        assert (await anext(events))[1]["runs"] == []
         store, _ = await begin(path, "R1")
         assert (await anext(events))[1]["runs"][0]["run_id"] == "R1"
         assert not (await page.get("/api/runs")).json["database"]["missing"]
         await store.close()
 
         _remove(path)
-        await _until(events, lambda name, data: name == "runs" and data["gone"] == ["R1"])
+        await _until(events, lambda name, data: name == "list" and not data["runs"])
         store, _ = await begin(path, "R2")
-        await _until(events, lambda name, data: name == "runs" and data["runs"][0]["run_id"] == "R2")
+        await _until(events, lambda name, data: name == "list" and data["runs"][0]["run_id"] == "R2")
         await store.close()
 
         for version, word in (("9999", "newer"), ("0005", "db upgrade")):
@@ -93,7 +106,7 @@ async def test_the_page_waits_for_a_database_and_tells_what_is_wrong_with_one(tm
             answer = await page.get("/api/runs")
             assert (answer.status, word in answer.body.decode()) == (503, True)
             _changed(path, before)
-            await _until(events, lambda name, _: name == "runs")
+            await _until(events, lambda name, _: name == "list")
         _remove(path)
         path.write_bytes(b"no database at all " * 100)
         assert (await page.get("/api/runs")).status == 503

@@ -1,9 +1,9 @@
 // The list of runs, live, and what to do while there are none.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, stream } from "../api.mjs";
-import { cost, count, duration, exactly, statusChip, when, dollars } from "../format.mjs";
+import { cost, count, duration, exactly, statusChip, statusTone, visible, when, dollars } from "../format.mjs";
 import { html } from "../html.mjs";
-import { Command, Elapsed, Nodes, Sparkline, Trouble } from "../parts.mjs";
+import { Command, Elapsed, Nodes, Trouble } from "../parts.mjs";
 import { link, navigate, withQuery } from "../route.mjs";
 
 const STATUSES = ["running", "succeeded", "failed", "interrupted", "paused"];
@@ -11,83 +11,78 @@ const FILTERS = ["search", "workflow", "status", "tag"];
 const PAUSE = 250;
 
 export function RunsPage({ query }) {
-  const wanted = Object.fromEntries(FILTERS.map((name) => [name, query.get(name) ?? ""]));
-  const { state, error, more } = useRuns(wanted);
-  if (error && !state) return html`<${Trouble} error=${error} />`;
-  if (!state) return html`<p class="muted" role="status">Reading runs …</p>`;
-  const filtered = FILTERS.some((name) => wanted[name]);
-  if (!state.runs.length && !filtered) return html`<${Start} database=${state.database} />`;
+  const wanted = Object.fromEntries([...FILTERS, "before"].map((name) => [name, query.get(name) ?? ""]));
+  const { state, error } = useRuns(link([], wanted).slice(2));
+  const chosen = Object.values(wanted).some(Boolean);
+  if (!state && !error) return html`<p class="muted" role="status">Reading runs …</p>`;
+  if (state && !state.runs.length && !chosen) return html`<${Start} database=${state.database} />`;
   return html`
     <div class="runs-head">
       <h1>Runs</h1>
-      <${Filters} wanted=${wanted} state=${state} />
+      ${state && html`<${Filters} wanted=${wanted} state=${state} chosen=${chosen} />`}
     </div>
-    ${state.runs.length
+    ${error && html`<${Trouble} error=${error} />${!state && html`<p class="more"><a href=${link([])}>Show all runs</a></p>`}`}
+    ${state && !error && (state.runs.length
       ? html`<${List} state=${state} />`
-      : html`<section class="notice"><h2>No run is like that</h2><p><a href=${link([])}>Show all runs</a></p></section>`}
-    ${state.more && html`<p class="more"><button onClick=${more}>Show older runs</button></p>`}
+      : html`<section class="notice"><h2>No run is like that</h2><p><a href=${link([])}>Show all runs</a></p></section>`)}
+    ${state && !error && html`<${Pages} state=${state} before=${wanted.before} />`}
   `;
 }
 
-/** The runs that the address asks for, kept up to date. */
-function useRuns(wanted) {
-  const [state, set] = useState(null);
-  const [error, setError] = useState(null);
-  const address = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value)).toString();
-  const now = useRef({});
-  now.current = { state, address };
-  const load = async (before = 0) => {
-    const limit = before ? 50 : Math.max(50, Math.min(500, now.current.state?.runs.length ?? 0));
-    const asked = new URLSearchParams(address);
-    asked.set("limit", limit);
-    if (before) asked.set("before", before);
-    try {
-      const found = await get(`/api/runs?${asked}`);
-      if (now.current.address !== address) return;
-      found.runs = found.runs.map(received);
-      set((old) => (before && old ? { ...found, runs: [...old.runs, ...found.runs] } : found));
-      setError(null);
-    } catch (problem) {
-      setError(problem);
-    }
-  };
+/** The runs that a query asks for, kept up to date; those of the query before stay until they are there. */
+function useRuns(query) {
+  const [{ state, error }, set] = useState({ state: null, error: null });
   useEffect(() => {
-    load();
-    return stream("/api/runs/changes", {
-      runs({ runs, gone }) {
-        const listed = new Map((now.current.state?.runs ?? []).map((run) => [run.run_id, run]));
-        if (gone.length || runs.some((run) => listed.get(run.run_id)?.status !== run.status) || !now.current.state) load();
-        else set((old) => ({ ...old, runs: old.runs.map((run) => received({ ...run, ...runs.find((one) => one.run_id === run.run_id) })) }));
+    const gone = new AbortController();
+    const show = (found) => set({ state: { ...found, runs: found.runs.map(received) }, error: null });
+    get(`/api/runs${query}`, { signal: gone.signal }).then(show, (problem) => gone.signal.aborted || set((old) => ({ ...old, error: problem })));
+    const stop = stream(`/api/runs/changes${query}`, {
+      list: show,
+      runs({ runs }) {
+        const news = new Map(runs.map((run) => [run.run_id, received(run)]));
+        set((old) => ({ state: { ...old.state, runs: old.state.runs.map((run) => news.get(run.run_id) ?? run) }, error: null }));
       },
     });
-  }, [address]);
-  return { state, error, more: () => load(state.runs.at(-1).seq) };
+    return () => {
+      gone.abort();
+      stop();
+    };
+  }, [query]);
+  return { state, error };
 }
 
 function received(run) {
   return { ...run, received: performance.now() };
 }
 
-function Filters({ wanted, state }) {
+function Pages({ state, before }) {
+  if (!before && !state.more) return null;
+  return html`<nav class="more" aria-label="Pages of runs">
+    ${before && html`<a class="button" href=${withQuery({ before: null })}>Newest</a>`}
+    ${state.more && html`<a class="button" href=${withQuery({ before: state.runs.at(-1).seq })}>Older</a>`}
+  </nav>`;
+}
+
+function Filters({ wanted, state, chosen }) {
   const timer = useRef(0);
   const search = (event) => {
     const text = event.currentTarget.value;
     clearTimeout(timer.current);
-    timer.current = setTimeout(() => navigate(withQuery({ search: text }), { replace: true }), PAUSE);
+    timer.current = setTimeout(() => navigate(withQuery({ search: text, before: null }), { replace: true }), PAUSE);
   };
-  const choose = (name) => (event) => navigate(withQuery({ [name]: event.currentTarget.value }));
+  const choose = (name) => (event) => navigate(withQuery({ [name]: event.currentTarget.value, before: null }));
   const select = (name, label, values) => html`<label>
     <span class="unseen">${label}</span>
     <select value=${wanted[name]} onChange=${choose(name)}>
       <option value="">${label}: all</option>
-      ${values.map((value) => html`<option key=${value} value=${value} selected=${value === wanted[name]}>${value}</option>`)}
+      ${values.map((value) => html`<option key=${value} value=${value} selected=${value === wanted[name]}>${visible(value)}</option>`)}
     </select>
   </label>`;
   return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
     <label><span class="unseen">Search runs</span><input type="search" placeholder="Id, workflow, tag or input" value=${wanted.search} onInput=${search} /></label>
     ${select("workflow", "Workflow", state.workflows)} ${select("status", "Status", STATUSES)}
     ${state.tags.length > 0 && select("tag", "Tag", state.tags)}
-    ${FILTERS.some((name) => wanted[name]) && html`<a class="button" href=${link([])}>Clear</a>`}
+    ${chosen && html`<a class="button" href=${link([])}>Clear</a>`}
   </form>`;
 }
 
@@ -104,19 +99,38 @@ function List({ state }) {
 
 function Row({ run, recent }) {
   const tokens = run.usage.input_tokens + run.usage.output_tokens;
-  const points = recent.filter(([seq]) => seq <= run.seq).slice(-12).map(([, value]) => ({ value }));
-  const last = points.at(-1)?.value;
   return html`<tr>
     <td class="status">${statusChip(run.status)}</td>
-    <td class="name"><a href=${link(["runs", run.run_id])}>${run.workflow}</a>${run.tags.map((tag) => html` <span class="tag">${tag}</span>`)}</td>
+    <td class="name">
+      <a href=${link(["runs", run.run_id])}>${visible(run.workflow)}</a>${run.tags.map((tag) => html` <span class="tag">${visible(tag)}</span>`)}
+      ${run.error && html`<p class="wrong" title=${visible(run.error)}>${visible(run.error)}</p>`}
+    </td>
     <td class="id"><code>${run.run_id}</code></td>
     <td title=${exactly(run.started_at)}>${when(run.started_at)}</td>
     <td class="right"><${Elapsed} run=${run} /></td>
     <td class="nodes"><${Nodes} run=${run} /></td>
-    <td class="right">${count(tokens)}</td>
+    <td class="right tokens">${count(tokens)}</td>
     <td class="right" title=${run.cost_usd === null ? "the price of some requests is unknown" : dollars(run.cost_usd)}>${cost(run)}</td>
-    <td class="spark"><${Sparkline} points=${points} label=${`The last ${points.length} runs of ${run.workflow}; the newest took ${duration(last)}`} /></td>
+    <td class="spark"><${Recent} run=${run} runs=${recent.filter(([seq]) => seq <= run.seq).slice(-RECENT)} /></td>
   </tr>`;
+}
+
+const RECENT = 12;
+const [BAR, GAP, TALL] = [6, 2, 20];
+
+/** How long the runs of a workflow took, up to this one, each in the colour of how it ended. */
+function Recent({ run, runs }) {
+  if (runs.length < 2) return html`<span class="muted">–</span>`;
+  const top = Math.max(...runs.map(([, seconds]) => seconds)) || 1;
+  const failed = runs.filter(([, , status]) => status === "failed").length;
+  const label = `The last ${runs.length} runs of ${run.workflow}: the newest took ${duration(runs.at(-1)[1])}, the longest ${duration(top)}${failed ? `, ${failed} failed` : ""}`;
+  return html`<svg class="recent" width=${RECENT * (BAR + GAP)} height=${TALL} role="img" aria-label=${label}>
+    <title>${label}</title>
+    ${runs.map(([seq, seconds, status], at) => {
+      const height = Math.max(2, (TALL * seconds) / top);
+      return html`<rect key=${seq} class="tone-${statusTone(status)} ${seq === run.seq ? "this" : ""}" x=${(RECENT - runs.length + at) * (BAR + GAP)} y=${TALL - height} width=${BAR} height=${height} />`;
+    })}
+  </svg>`;
 }
 
 function Start({ database }) {
