@@ -7,11 +7,9 @@ import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-import click
-
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import RunResult, StepResult, all_nodes, counted, whole_nodes, with_items
-from flowllm.cli.options import Globals, Location
+from flowllm.cli.options import Location
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.money import Spend
@@ -32,9 +30,6 @@ LAST = re.compile(r"last(?:~(\d{1,6}))?")
 
 def open_app(location: Location) -> FlowLLM:
     """The application, to be entered."""
-    context = click.get_current_context(silent=True)
-    if context is not None and (state := context.find_object(Globals)) is not None:
-        state.location = location
     return FlowLLM(database=location.db, config=location.config)
 
 

@@ -17,7 +17,7 @@ import click
 from flowllm.app.settings import Settings, load_settings
 from flowllm.app.wiring import AUTO, resolve_auto
 from flowllm.cli.options import Location, json_option, location_options
-from flowllm.cli.output import print_json, results, say
+from flowllm.cli.output import located, print_json, results, say
 from flowllm.core.errors import DatabaseTooNew, FlowLLMError
 from flowllm.core.types import Json
 from flowllm.language.literals import INSTEAD, WRITTEN_OUT, literals_of
@@ -100,7 +100,7 @@ def _print_findings(findings: list[Finding]) -> None:
         mark = ("warn ", "yellow") if finding.warning else mark
         screen.line(mark, f"  {finding.name:<16} {visible(finding.text)}")
         for line in finding.hint.splitlines():
-            screen.line(f"{'':<24} {visible(line)}")
+            screen.line(f"{'':<24} {located(visible(line))}")
 
 
 def _python() -> Finding:

@@ -9,7 +9,7 @@ import click
 from flowllm.app.flowllm import FlowLLM
 from flowllm.cli.database import find_run, reading
 from flowllm.cli.options import Location, json_option, location_options
-from flowllm.cli.output import print_json, results
+from flowllm.cli.output import located, print_json, results
 from flowllm.explain.why import Why
 from flowllm.reporting.text import one_line, plural, visible, waits_text
 
@@ -33,7 +33,7 @@ def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
         print_json(found.as_dict())
         return
     screen = results()
-    screen.line(visible(found.text))
+    screen.line(located(visible(found.text)))
     for change in found.changes:
         screen.line(f"  {visible(change.path)}")
         screen.line(("    - ", "red"), one_line(change.before, 400))
@@ -46,4 +46,5 @@ def why(*, run: str, step: str, as_json: bool, location: Location) -> None:
         screen.line(f"waited {visible(waited)}")
     if found.hedged:
         what = f"{plural(found.hedged, 'request')} took long, and {'was' if found.hedged == 1 else 'were'}"
-        screen.line(f"{what} sent twice: `flowllm show {found.run_id} {quote(visible(found.step))}` has both attempts")
+        both = f"`flowllm show {found.run_id} {quote(visible(found.step))}` has both attempts"
+        screen.line(f"{what} sent twice: {located(both)}")

@@ -37,7 +37,7 @@ class Globals:
 
     debug: bool = field(default_factory=lambda: bool(os.environ.get("FLOWLLM_DEBUG")))
     location: Location = field(default_factory=Location)
-    """Where the command looks, once it does."""
+    """Where the command was told to look."""
 
 
 class Duration(click.ParamType[float]):
@@ -118,11 +118,28 @@ def _debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
         state.debug = True
 
 
+def _globals() -> Globals | None:
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.find_object(Globals)
+
+
 def debugging() -> bool:
     """Whether tracebacks are wanted."""
-    context = click.get_current_context(silent=True)
-    state = None if context is None else context.find_object(Globals)
+    state = _globals()
     return state is not None and state.debug
+
+
+def location_of() -> Location:
+    """Where the command under way was told to look."""
+    state = _globals()
+    return Location() if state is None else state.location
+
+
+def _told(**given: str | None) -> Location:
+    location, state = Location(**given), _globals()
+    if state is not None and location.words:  # a group's holds for its commands
+        state.location = location
+    return location
 
 
 debug_option = click.option(
@@ -131,7 +148,7 @@ debug_option = click.option(
 config_option = click.option("--config", metavar="FILE", help="A flowllm.yaml  [default: the nearest one upwards]")
 location_options = collected(
     "location",
-    Location,
+    _told,
     click.option("--db", metavar="URL", help="The database  [default: FLOWLLM_DATABASE_URL or .flowllm/flowllm.db]"),
     config_option,
     debug_option,

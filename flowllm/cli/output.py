@@ -19,11 +19,11 @@ from typing import Any, TextIO
 
 import click
 
-from flowllm.cli.options import Globals, Location
+from flowllm.cli.options import Globals, Location, location_of
 from flowllm.core.errors import FlowLLMError, InvalidWorkflow, StepError, describe_error
 from flowllm.core.redact import SECRET_NAME, Redactor, passwords_of
 from flowllm.core.types import Json, RunStatus
-from flowllm.reporting.screen import Screen, wants_colour
+from flowllm.reporting.screen import Part, Screen, wants_colour
 from flowllm.reporting.tables import table, wrapped
 from flowllm.reporting.text import json_text, one_line, plural, readable, visible
 
@@ -34,8 +34,16 @@ def results() -> Screen:
 
 
 def messages() -> Screen:
-    """Standard error."""
-    return Screen(sys.stderr, colour=wants_colour(sys.stderr, os.environ), wraps=True)
+    """Standard error, where commands that are advised look where this one was told to look."""
+    return _Advising(sys.stderr, colour=wants_colour(sys.stderr, os.environ), wraps=True)
+
+
+class _Advising(Screen):
+    """A screen that completes the commands in its lines."""
+
+    def line(self, *parts: Part) -> None:
+        """See `Screen`."""
+        super().line(*(located(part) if isinstance(part, str) else (located(part[0]), part[1]) for part in parts))
 
 
 def unicode_output() -> bool:
@@ -190,7 +198,7 @@ def _failed(error: Exception, state: Globals) -> int:
         return error.exit_code
     if not isinstance(error, FlowLLMError):
         return _bug(error, state)
-    error.hint = _with_location(error.hint, state.location)
+    error.hint = located(error.hint, state.location)
     show_error(error)
     if state.debug:
         _traceback(error)
@@ -200,7 +208,7 @@ def _failed(error: Exception, state: Globals) -> int:
 def say(line: str) -> None:
     """One line on standard error."""
     with suppress(OSError, ValueError):
-        click.echo(line, err=True)
+        click.echo(located(line), err=True)
 
 
 def show_error(error: FlowLLMError) -> None:
@@ -218,19 +226,17 @@ def show_error(error: FlowLLMError) -> None:
 
 
 _COMMAND = re.compile(
-    r"(?:(?<=`)|(?<=: )|^)flowllm (?:run|resume|plan|runs|show|why|failed|cache|db|export|diff|report|watch|ui)\b[^`\n]*(?=`|$)",
+    r"(?:(?<=`)|(?<=: )|^)flowllm (?:run|resume|plan|runs|show|why|failed|cache|db|doctor|export|diff|report|watch|ui)\b[^`\n]*",
     re.MULTILINE,
 )
 
 
-def _with_location(hint: str, location: Location) -> str:
-    """A hint whose command lines look where this command was told to look."""
-
-    def located(match: re.Match[str]) -> str:
-        known = match[0].split()
-        return match[0] if {"--db", "--config"} & {*known} else f"{match[0]} {shlex.join(location.words)}"
-
-    return _COMMAND.sub(located, hint) if location.words else hint
+def located(text: str, location: Location | None = None) -> str:
+    """A text whose command lines look where this command was told to look: there, or where the context says."""
+    if location is None:
+        location = location_of()
+    words = shlex.join(location.words)
+    return _COMMAND.sub(lambda found: found[0] if words in found[0] else f"{found[0]} {words}", text) if words else text
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:

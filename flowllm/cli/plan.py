@@ -366,9 +366,7 @@ def _print_prompts(forecast: Forecast, wanted: ShowPrompts) -> None:
         screen.line()
         screen.line((f"and {more:,} more: --limit {forecast.shown_of} shows them", "dim"))
     if not shown:
-        screen.line(
-            visible(f"nobody can tell yet what {wanted.step} would ask; `flowllm plan` without --show says why")
-        )
+        screen.line(visible(f"nobody can tell yet what {wanted.step} would ask; a plan without --show says why"))
 
 
 def _print_prompt(screen: Screen, one: ShownPrompt) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from flowllm.app.result import NODE_UNENDED
 from flowllm.cli.database import Record
-from flowllm.cli.output import heading, results
+from flowllm.cli.output import heading, located, results
 from flowllm.core.money import price
 from flowllm.core.types import Counts, Json, NodeStatus, WaitReason
 from flowllm.reporting.screen import Screen, plain
@@ -78,7 +78,7 @@ def print_error(screen: Screen, error: Mapping[str, Json], step: str = "") -> No
     whole = f"{head}{first[1] if isinstance(first[1], str) else ''}"
     begin, *more = wrapped(whole, width, indent="  ")
     screen.line((begin[: len(head)], "bold red"), begin[len(head) :])
-    for line in [*more, *(part for hint in hints for part in wrapped(str(hint[0]), width, indent="  "))]:
+    for line in [*more, *(part for hint in hints for part in wrapped(located(str(hint[0])), width, indent="  "))]:
         screen.line(line)
     if trace := error.get("traceback"):
         for parts in traceback_lines(str(trace)):

@@ -16,6 +16,8 @@ _TOGETHER, _DONE = "\x1b[?2026h", "\x1b[?2026l"
 """What is between is shown at once, by terminals that know it."""
 _INDENT = "  "
 _COLUMNS = re.compile(r"\S {2,}\S")
+_COMMAND = re.compile("`flowllm [^`]*`")
+_BLANK = re.compile("(?<=[^ ]) (?=[^ ])")
 _SIZE = (80, 24)
 """Columns and rows, where a stream is no terminal."""
 Part: TypeAlias = str | tuple[str, str]
@@ -44,15 +46,15 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
-    """A line in as many as it takes, broken between words; a command, which is bold alone, stays whole to be copied, and
-    so do columns."""
+    """A line in as many as it takes, broken between words; a command, which is bold alone or between backticks, stays whole to
+    be copied, and so do columns."""
     if _COLUMNS.search(plain(tuple(parts))):
         yield tuple(parts)
         return
     line: list[Part] = []
     used = 0
     for text, style in (part if isinstance(part, tuple) else (part, "") for part in parts):
-        words = [text] if style == "bold" else re.split(r"(?<=[^ ]) (?=[^ ])", text)
+        words = [text] if style == "bold" else _words(text)
         for at, word in enumerate(words):
             piece = f" {word}" if at else word
             if used and used + len(piece) > width:
@@ -61,6 +63,11 @@ def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
             line.append((piece, style))
             used += len(piece)
     yield tuple(line)
+
+
+def _words(text: str) -> list[str]:
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
+    return [word.replace("\0", " ") for word in _BLANK.split(whole)]
 
 
 class Screen:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import InternalError, RunStopped, StepError, StoreError, describe_error
@@ -263,6 +264,8 @@ async def _saved(context: RunContext, invocation: NodeInvocation, record: NodeRe
 
 async def _fail(context: RunContext, invocation: NodeInvocation, work: NodeWork, error: StepError) -> NodeRecord:
     details = context.redactor.value(error.as_dict())
+    show = f"`flowllm show {context.run.run_id} {quote(invocation.node_id)}`"  # who raised it need not know the node
+    details["hint"] = str(details["hint"]).replace("`flowllm show`", show)
     if work.bound is not None:
         node_context = context.node_context(invocation, work.started, work.usage)
         record = node_context.record(work.bound, NodeStatus.FAILED, error=details, cost_usd=0.0)

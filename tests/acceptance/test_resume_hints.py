@@ -141,6 +141,32 @@ def test_a_command_that_is_named_may_be_pasted_whatever_is_in_its_paths(project:
     assert "changed since this run began" not in project.cli(*shlex.split(command)).err
 
 
+def test_every_command_that_is_named_looks_where_this_one_did(project: Project) -> None:
+    project.write("tools.py", TOOLS)
+    place = ("--db", "other data.db")
+    each = {**EACH, "on_error": "continue", "max_failed": 1}
+    file = project.flow(
+        defaults={"provider": "simulated", "model": "m"},
+        providers={"down": {"type": "simulated", "error_rate": "100%"}},
+        steps={"a": EACH, "each": each, "asked": {"prompt": "[text=no] x", "output": "json", **ONCE}},
+    )
+    told = [project.cli("run", file, *place).err]
+    project.flow(steps={"a": FAILS})
+    told.append(project.cli("resume", *place).err)
+    assert "To take what is on disk: flowllm resume" in told[-1]
+    for words in (("show", "last"), ("show", "last", "asked"), ("why", "last", "a"), ("show", "last", "a.x")):
+        outcome = project.cli(*words, *place)
+        told.append(outcome.out + outcome.err)
+    found = {one for text in told for one in re.findall(r"(?:`|: )flowllm ([^`\n]*)", text)}
+    assert {"resume", "failed", "show", "why"} <= {command.split()[0] for command in found}, told
+    (project.folder / "mended").touch()
+    for command in found:
+        outcome = project.cli(*shlex.split(command))
+        assert "--db 'other data.db'" in command, told
+        assert outcome.code in {0, 1}, (command, outcome.said)
+        assert not outcome.err.startswith(("error:", "Usage")), (command, outcome.said)
+
+
 def test_options_are_shown_as_they_were_given(project: Project) -> None:
     project.write("flowllm.yaml", "limits: {max_concurrent: 3}\n")
     project.write("tools.py", TOOLS)

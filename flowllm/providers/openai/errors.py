@@ -109,7 +109,7 @@ def _error(kind: type[StepError], status: int, body: ErrorBody, info: RequestInf
     if kind is RequestRejected and _FORMAT.search(body.message):
         hint = (
             "if the server does not take schemas so, set `structured` of the provider to json_object_schema, "
-            "json_object or prompt; `flowllm show` with the run and the step prints what was sent"
+            "json_object or prompt; `flowllm show` prints what was sent"
         )
     if kind is InvalidAnswer:
         return InvalidAnswer(message, answer=body.generation or "")

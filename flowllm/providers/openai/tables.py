@@ -92,7 +92,7 @@ MESSAGES: Mapping[type[StepError], tuple[str, str]] = {
     ),
     RequestRejected: (
         "{who} does not accept the request ({status}){reason}",
-        "the request itself is at fault: `flowllm show` with the run and the step prints what was sent",
+        "the request itself is at fault: `flowllm show` prints what was sent",
     ),
 }
 """What is said of an error, and what to do about it."""

@@ -32,6 +32,12 @@ def test_long_lines_go_on_between_words_and_commands_stay_whole() -> None:
         "  50 items; resume it with: ",
         f"  {command}",
     ]
+    quoted = ("  see `flowllm show 20261121-abc 'a[0]'`, then go on",)
+    assert [plain(one) for one in wrapped(quoted, 30)] == [
+        "  see",
+        "  `flowllm show 20261121-abc 'a[0]'`,",
+        "  then go on",
+    ]
     assert [plain(one) for one in wrapped(line, 200)] == [plain(line)]
     assert list(wrapped(("m at slow   3   157",), 10)) == [("m at slow   3   157",)]
     assert [plain(one) for one in wrapped(("",), 20)] == [""]
