@@ -17,7 +17,6 @@ from flowllm.core.records import dataclass, field, replace
 from flowllm.core.tasks import run_loop
 from flowllm.core.types import Json, NodeId, RunId, StepKind, step_path
 from flowllm.language.problems import nearest
-from flowllm.reporting.text import plural
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory
 from flowllm.views.models import models_of
@@ -61,15 +60,12 @@ async def find_run(store: Store, named: str) -> RunRecord:
     back = LAST.fullmatch(named)
     if back is None:
         return await store.run(RunId(named))
-    earlier = int(back[1] or 0)
-    newest = await store.runs(limit=earlier + 1)
-    if not newest:
-        raise RunNotFound("there is no run yet", hint="start one with `flowllm run FILE`")
-    if len(newest) <= earlier:
-        raise RunNotFound(
-            f"there are only {plural(len(newest), 'run')}, so there is no {named}", hint="see `flowllm runs`"
-        )
-    return await store.run(newest[-1].run_id)
+    found = await store.runs(limit=1, skip=int(back[1] or 0))
+    if found:
+        return await store.run(found[0].run_id)
+    if await store.runs(limit=1):
+        raise RunNotFound(f"there are not so many runs that one is {named}", hint="see `flowllm runs`")
+    raise RunNotFound("there is no run yet", hint="start one with `flowllm run FILE`")
 
 
 def command(verb: str, run_id: str, location: Location) -> str:

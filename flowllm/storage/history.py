@@ -31,11 +31,12 @@ class History(Protocol):
         tag: str | None = None,
         search: str = "",
         before_seq: int | None = None,
+        skip: int = 0,
     ) -> list[RunRecord]:
         """Newest first, without snapshots; those of which all that is given holds. `unfinished`: those that have not
         succeeded; `ended_before`: those that are not running and ended, or else started, before that wall clock time;
         `since`: those that started at or after that; `before_seq`: those with a smaller `seq`; `search`: those with this text
-        in their id, workflow, tags or inputs, whatever the case of ASCII letters."""
+        in their id, workflow, tags or inputs, whatever the case of ASCII letters; the newest `skip` of them are left out."""
         ...
 
     async def workflows(self) -> list[str]:

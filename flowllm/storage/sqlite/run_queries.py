@@ -62,6 +62,7 @@ def listing(
     tag: str | None = None,
     search: str = "",
     before_seq: int | None = None,
+    skip: int = 0,
 ) -> tuple[str, dict[str, Any]]:
     """The query for runs and its values; see `History.runs`. That of interrupted ones gives those too that stand as running:
     who asks must look whether they do."""
@@ -86,9 +87,10 @@ def listing(
         "tag": to_text(tag or ""),
         "search": to_json(search)[1:-1],
         "before": before_seq,
+        "skip": skip,
         "limit": limit,
     }
-    return f"{_LIST} {all_of(where)} ORDER BY runs.seq DESC LIMIT :limit", values
+    return f"{_LIST} {all_of(where)} ORDER BY runs.seq DESC LIMIT :limit OFFSET :skip", values
 
 
 def found_run(found: tuple[Any, ...]) -> RunRecord:

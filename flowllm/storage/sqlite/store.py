@@ -130,7 +130,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
             found += [run for run in page if status in {None, run.status}]
             if len(page) < limit:
                 break
-            wanted["before_seq"] = page[-1].seq
+            wanted |= {"before_seq": page[-1].seq, "skip": 0}
         return found[:limit]
 
     async def update_run(
