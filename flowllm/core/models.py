@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 from flowllm.core.money import Spend, rounded
 from flowllm.core.records import dataclass, field
-from flowllm.core.types import NO_USAGE, Json, Usage
+from flowllm.core.types import NO_USAGE, Json, Usage, add
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,27 @@ class ModelTotals:
             "prompt_cache": {"saved_usd": rounded(self.prompt_cache_usd)},
             "response_cache": answers,
         }
+
+
+Table = Sequence[Mapping[str, Json]]
+"""A row a model, as `ModelTotals.as_dict` gives it."""
+
+
+def with_savings(models: Iterable[ModelTotals], attempts: Sequence[Table | None]) -> Table:
+    """The table of a whole run, with what caches saved in each of its attempts (None: one that left no table), which no other
+    record has."""
+    return [{**row, **_savings(row, attempts)} for row in (model.as_dict() for model in models)]
+
+
+def _savings(row: Mapping[str, Json], attempts: Sequence[Table | None]) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for cache in ("prompt_cache", "response_cache"):
+        saved: float | None = 0.0
+        for attempt in attempts:
+            parts = [one for one in attempt or () if all(one[name] == row[name] for name in ("model", "provider"))]
+            saved = None if attempt is None else functools.reduce(add, (one[cache]["saved_usd"] for one in parts), saved)
+        found[cache] = {**row[cache], "saved_usd": rounded(saved)}
+    return found
 
 
 def asked_model(answered: str, asked: Iterable[str]) -> str:

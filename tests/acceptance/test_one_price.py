@@ -127,6 +127,13 @@ def test_a_run_with_timeouts_joined_calls_graphs_items_and_questions(project: Pr
     again = project.json("run", file)
     assert (again["at_least"]["cost_usd"], _known(again), again["unknown"]["requests"]) == (0, 0, 4)
     _told_alike(project, again)
+    # what that saved is still told when it was resumed
+    saved = {one["model"]: one["response_cache"] for one in again["models"]}
+    assert saved["test-model"]["saved_usd"] > 0
+    project.cli("resume", again["run_id"], "--retry-failed", "--quiet")
+    of_all = {one["model"]: one["response_cache"] for one in project.json("show", again["run_id"])["models"]}
+    assert of_all == saved
+    assert "which saved $" in project.cli("show", again["run_id"]).out
 
 
 def test_a_run_with_a_model_of_unknown_price(project: Project) -> None:
