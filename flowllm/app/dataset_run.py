@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from flowllm.core.cancel import StopSignal
@@ -24,7 +24,7 @@ from flowllm.datasets.output import OutputFile
 from flowllm.datasets.rows import LimitedRows, PeekedRows
 from flowllm.datasets.spool import NAME as STDIN_NAME
 from flowllm.datasets.spool import forget_spool, open_spool, standard_input
-from flowllm.language.inputs import fit_of
+from flowllm.language.inputs import fit_of, own_fields
 from flowllm.language.problems import Location
 from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.runtime.execute import DatasetRun
@@ -86,6 +86,8 @@ class RowFiles:
     lines: Lines
     printed: bool
     """The lines go to standard output."""
+    columns: tuple[str, ...] = ()
+    """Of the data set's first rows."""
     notices: tuple[str, ...] = ()
     """What is to be told of the data set."""
 
@@ -117,11 +119,8 @@ def absolute_paths(options: RunOptions) -> RunOptions:
     over, output = (absolute(name) for name in (options.over, options.output))
     if over == output and over != STDIN:
         raise UsageError(f"--over and --output are the same file: {over}", hint="name another one with --output")
-    if refused := refused_ending(output):
-        raise UsageError(
-            f"--output {options.output}: {refused}",
-            hint="name x.jsonl or x.csv, and `flowllm export` the run afterwards",
-        )
+    if refused := refused_ending(output, rows=True):
+        raise UsageError(f"--output {options.output}: {refused[0]}", hint=refused[1])
     return replace(options, over=over, output=output)
 
 
@@ -147,17 +146,17 @@ async def open_files(
     """
     rows = PeekedRows(_rows(options, spool))
     try:
-        notices = await _fitting(workflow, options, rows, given, stop, new=new)
+        notices, columns = await _fitting(workflow, options, rows, given, stop, new=new)
         if _is_gone(options, run):
             notices = (*notices, f"{options.output} is gone: all its lines are written anew")
-        lines = _lines(workflow, options, run, new=new)
+        lines = _lines(workflow, options, run, columns, new=new)
     except BaseException:  # also when it is cancelled
         await to_the_end(rows.close())
         if new:
             forget_spool(spool)
         raise
     limited = rows if options.limit is None else LimitedRows(rows, options.limit)
-    return RowFiles(rows=limited, lines=lines, printed=options.output == STDIN, notices=notices)
+    return RowFiles(rows=limited, lines=lines, printed=options.output == STDIN, columns=columns, notices=notices)
 
 
 async def planned_rows(
@@ -169,7 +168,7 @@ async def planned_rows(
         return None, ()
     rows = PeekedRows(_rows(options, Path()))
     try:
-        notices = await _fitting(workflow, options, rows, given, StopSignal(), new=True)
+        notices, _ = await _fitting(workflow, options, rows, given, StopSignal(), new=True)
     except BaseException:  # also when it is cancelled
         await to_the_end(rows.close())
         raise
@@ -192,13 +191,13 @@ async def open_again(
     except BaseException:  # as above
         await to_the_end(files.rows.close())
         raise
-    return replace(files, lines=_lines(workflow, options, replace(run, output_offset=0), new=False))
+    return replace(files, lines=_lines(workflow, options, replace(run, output_offset=0), files.columns, new=False))
 
 
 async def _fitting(
     workflow: Workflow, options: RunOptions, rows: PeekedRows, given: Mapping[str, Json], stop: StopSignal, *, new: bool
-) -> tuple[str, ...]:
-    """What is to be told of the data set's columns. Raises UsageError where they do not fit, and for a new run also where
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is to be told of the data set's columns, and the columns of its first rows. Raises UsageError where they do not fit, and for a new run also where
     the data cannot be read."""
     peeked = rows.peek()
     stopped = asyncio.Event()
@@ -207,14 +206,14 @@ async def _fitting(
     try:
         await asyncio.wait([peeked, waiting], return_when=asyncio.FIRST_COMPLETED)
         if not peeked.done():
-            return ()
+            return (), ()
         taken = await asyncio.shield(peeked)
         first = [row.value for row in taken if row.error is None]
         if not taken:
             first = [dict.fromkeys(rows.columns, "")] if rows.columns else []
     except DataFailed as error:
         if not new:
-            return ()  # the run tells it, as it would have before it was stopped
+            return (), ()  # the run tells it, as it would have before it was stopped
         raise UsageError(error.message, hint=error.hint) from None
     finally:
         waiting.cancel()
@@ -222,19 +221,20 @@ async def _fitting(
     fit = fit_of(workflow.inputs, given, first, _shown(options))
     if fit.error:
         raise UsageError(fit.error, hint=fit.hint)
-    return fit.notices if taken else (f"{_shown(options)} has no rows",)
+    columns = dict.fromkeys(name for row in first for name in (own_fields(row) if isinstance(row, dict) else ("item",)))
+    return (fit.notices if taken else (f"{_shown(options)} has no rows",)), tuple(columns)
 
 
 def _shown(options: RunOptions) -> str:
     return STDIN_NAME if options.over == STDIN else Path(str(options.over)).name
 
 
-def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, *, new: bool) -> Lines:
+def _lines(workflow: Workflow, options: RunOptions, run: RunRecord, columns: Sequence[str], *, new: bool) -> Lines:
     """Where the lines go; behind those on record of a run that is resumed. Raises UsageError."""
     assert options.output is not None  # noqa: S101 - absolute_paths has checked it
     if options.output == STDIN:
         return Printed()
-    path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs))
+    path, layout = Path(options.output), layout_of(options.output, list(workflow.outputs), columns)
     lock = OutputLock(path, run.run_id)
     try:
         if run.output_offset is not None and not _is_gone(options, run):

@@ -72,7 +72,9 @@ def _savings(row: Mapping[str, Json], attempts: Sequence[Table | None]) -> dict[
         saved: float | None = 0.0
         for attempt in attempts:
             parts = [one for one in attempt or () if all(one[name] == row[name] for name in ("model", "provider"))]
-            saved = None if attempt is None else functools.reduce(add, (one[cache]["saved_usd"] for one in parts), saved)
+            saved = (
+                None if attempt is None else functools.reduce(add, (one[cache]["saved_usd"] for one in parts), saved)
+            )
         found[cache] = {**row[cache], "saved_usd": rounded(saved)}
     return found
 

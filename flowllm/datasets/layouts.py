@@ -20,6 +20,8 @@ _FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _QUOTED: Final = {mark: re.compile(rf'["\n\r{mark}]|\A\s|\s\Z') for mark in DELIMITERS.values()}
 """What a cell holds that is put into quotes."""
+_ITEM: Final = "item"
+_PREFIX: Final = f"{_ITEM}."
 _VALUE: Final = "value"
 """The column of a list whose items are no mappings."""
 
@@ -27,8 +29,11 @@ _VALUE: Final = "value"
 class Layout(Protocol):
     """How rows stand in a file of `--output`."""
 
-    head: bytes
-    """Before the first row."""
+    @property
+    def head(self) -> bytes:
+        """Before the first row."""
+        ...
+
     tail: bytes
     """Behind the last one, once no more will come."""
 
@@ -41,12 +46,12 @@ class Layout(Protocol):
         ...
 
 
-def layout_of(name: str, outputs: Sequence[str]) -> Layout:
-    """How a file of that name is written, for a workflow with these outputs."""
+def layout_of(name: str, outputs: Sequence[str], columns: Sequence[str] = ()) -> Layout:
+    """How a file of that name is written, for a workflow with these outputs and a data set with these columns."""
     ending = PurePath(name).suffix.lower()
     if ending == ".json":
         return JsonArray()
-    return JsonLines() if ending not in DELIMITERS else Table(outputs, DELIMITERS[ending])
+    return JsonLines() if ending not in DELIMITERS else Table(outputs, DELIMITERS[ending], columns)
 
 
 def line_of(index: int, row: Json, outputs: Json) -> bytes:
@@ -125,18 +130,44 @@ def _index_in(line: bytes, end: bytes) -> int:
 
 
 class Table:
-    """CSV: the row's index and the workflow's outputs under a header."""
+    """CSV: the row's index, its columns and the workflow's outputs under a header. A column of a name that an output has is
+    `item.NAME`; a row that is no mapping is `item`."""
 
     tail = b""
 
-    def __init__(self, outputs: Sequence[str], delimiter: str) -> None:
+    def __init__(self, outputs: Sequence[str], delimiter: str, columns: Sequence[str] = ()) -> None:
+        """`columns` are those of a new file: one that is gone on with has them in its header."""
         self._outputs = list(outputs)
         self._delimiter = delimiter
-        self._header = ["_index" if "index" in self._outputs else "index", *self._outputs]
-        self.head = record(self._header, delimiter)
+        self._index = "_index" if "index" in self._outputs else "index"
+        self._columns = list(columns)
+
+    @property
+    def head(self) -> bytes:
+        header = [self._index, *map(self._header_of, self._columns), *self._outputs]
+        return record([cell(name) for name in header], self._delimiter)
 
     def line(self, index: int, row: Json, outputs: Json, *, first: bool) -> bytes:  # noqa: ARG002 - see Layout
-        return record([str(index), *(cell(outputs.get(name)) for name in self._outputs)], self._delimiter)
+        values = row if isinstance(row, dict) else {_ITEM: row}
+        cells = [
+            cell(one.get(name)) for one, names in ((values, self._columns), (outputs, self._outputs)) for name in names
+        ]
+        return record([str(index), *cells], self._delimiter)
+
+    def _header_of(self, column: str) -> str:
+        return f"{_PREFIX}{column}" if self._is_taken(column) else column
+
+    def _is_taken(self, name: str) -> bool:
+        while name.startswith(_PREFIX):
+            name = name.removeprefix(_PREFIX)
+        return name == self._index or name in self._outputs
+
+    def _adopt(self, header: Sequence[str]) -> None:
+        """Go on under that header. Raises ValueError if it is none of this workflow's."""
+        names = [_as_written(name) for name in header[1 : len(header) - len(self._outputs)]]
+        self._columns = [name.removeprefix(_PREFIX) if self._is_taken(name) else name for name in names]
+        if record(header, self._delimiter) != self.head:
+            raise ValueError(header)
 
     def indices(self, file: BinaryIO, size: int) -> Iterator[int]:
         csv.field_size_limit(max(256 * 1024 * 1024, csv.field_size_limit()))
@@ -149,11 +180,11 @@ class Table:
 
         try:
             records = csv.reader(texts(), delimiter=self._delimiter, strict=True)
-            header = next(records, None)
-            if header is not None and header != self._header:
-                raise ValueError(header)
+            header = next(records, [])
+            if header:
+                self._adopt(header)
             for cells in records:
-                if len(cells) != len(self._header):
+                if len(cells) != len(header):
                     raise ValueError(cells)
                 yield int(cells[0])
         except csv.Error as error:
@@ -183,6 +214,11 @@ def cell(value: Json) -> str:
     if not isinstance(value, str):
         return str(value) if type(value) is int else json_text(value)
     return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+
+def _as_written(text: str) -> str:
+    """The text of a cell without what `cell` has put before it."""
+    return text[1:] if text.startswith("'") and cell(text[1:]) == text else text
 
 
 def content_of_file(name: str, value: Json) -> bytes:

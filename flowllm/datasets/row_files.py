@@ -21,7 +21,7 @@ def format_of(name: str) -> str:
     ending = PurePath(name).suffix.lower().removeprefix(".")
     if ending not in _BY_ENDING:
         raise UsageError(
-            f"the ending of {name} says no format",
+            f"{name} has no ending that says what to write",
             hint=f"end it with {', '.join(f'.{one}' for one in FORMATS)}, or say --format",
         )
     return _BY_ENDING[ending]

@@ -113,7 +113,7 @@ def check_saves(steps: Collection[Step], problems: Problems) -> None:
             continue
         path = step.save.constant
         if refused := refused_ending(f"x{_BEHIND_TAGS.split(step.save.source)[-1]}"):
-            problems.add(step.save.where, refused, "end it with .jsonl or .csv", step=step.id)
+            problems.add(step.save.where, *refused, step=step.id)
         if not path or step.foreach is not None or step.id in uncertain:
             continue
         other = taken.setdefault(os.path.normpath(path), step.id)

@@ -78,7 +78,7 @@ class Saver:
         if not _NOT_OURS.isdisjoint(part.lower() for part in path.relative_to(self._folder).parts):
             raise SaveFailed(f"`save` gives {name!r:.200}, in a folder that nothing is saved to")
         if refused := refused_ending(name):
-            raise SaveFailed(f"`save` gives {name!r:.200}: {refused}", hint="end it with .jsonl or .csv")
+            raise SaveFailed(f"`save` gives {name!r:.200}: {refused[0]}", hint=refused[1])
         if problem:
             raise SaveFailed(f"`save` gives {name!r:.200}, which cannot be a file: {problem}", hint=_SLUG)
         return path

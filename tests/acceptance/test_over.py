@@ -69,12 +69,13 @@ def test_the_ending_of_the_output_says_how_it_is_written(project: Project, serve
     outcome = project.cli("run", flow, "--over", "rows.jsonl", "--output", "o.csv", "--ordered", "--quiet")
     assert outcome.code == 0, outcome.said
     header, *records = (project.folder / "o.csv").read_text().splitlines()
-    assert header == "index,answer"
+    assert header == "index,text,answer"
     assert [record.partition(",")[0] for record in records] == ["0", "1", "2"]
+    assert records[1].startswith("1,row 1,")
     assert records[1].endswith("to: first of row 1")
     outcome = project.cli("run", flow, "--over", "rows.jsonl", "--output", "o.parquet")
     assert outcome.code == 2
-    assert ".parquet is not written" in outcome.said
+    assert "no .parquet is written while a run goes on" in outcome.said
     assert len(server.requests) == 3
     assert not (project.folder / "o.parquet").exists()
 

@@ -16,7 +16,11 @@ from flowllm.datasets.layouts import cell, content_of_file, layout_of
 from flowllm.datasets.output import OutputFile
 
 pytestmark = pytest.mark.anyio
-ROWS = [(3, {"n": "x"}, {"a": 'q"q,\r\n;\ttext', "b": {"k": [1, None]}}), (0, "y", {"a": "", "b": None})]
+COLUMNS = ["n", "a", "item.a", "index", "@id", "item", "_index"]
+ROWS = [
+    (3, {"n": "x", "a": 1, "item.a": 2, "index": 3, "@id": 4}, {"a": 'q"q,\r\n;\ttext', "b": {"k": [1, None]}}),
+    (0, "y", {"a": "", "b": None}),
+]
 
 
 def read_back(path: Path) -> list[tuple[int, str, str]]:
@@ -31,7 +35,7 @@ def read_back(path: Path) -> list[tuple[int, str, str]]:
 
 @pytest.mark.parametrize("name", ["o.csv", "o.tsv", "o.json", "o.JSON", "o.jsonl", "o.out"])
 async def test_a_file_is_whole_after_a_resume_from_any_mark(name: str, tmp_path: Path) -> None:
-    path, layout = tmp_path / name.lower(), layout_of(name, ["a", "b"])
+    path, layout = tmp_path / name.lower(), layout_of(name, ["a", "b"], COLUMNS)
     expected = [(index, outputs["a"], cell(outputs["b"])) for index, _, outputs in ROWS]
     file = OutputFile.begin(path, overwrite=False, layout=layout)
     marks = [0, await file.flush()]
@@ -44,12 +48,19 @@ async def test_a_file_is_whole_after_a_resume_from_any_mark(name: str, tmp_path:
     whole = path.read_bytes()
     for mark in marks:
         path.write_bytes(whole + b"torn")
-        file = OutputFile.resume(path, mark, layout=layout)
+        file = OutputFile.resume(path, mark, layout=layout_of(name, ["a", "b"], [] if mark else COLUMNS))
         for row in ROWS:
             file.add(*row)
         assert await file.flush() == marks[-1]
         file.close()
         assert path.read_bytes() == whole
+
+
+def test_a_table_has_the_columns_of_the_rows_before_the_outputs() -> None:
+    layout = layout_of("o.tsv", ["a", "b"], COLUMNS)
+    assert layout.head.decode() == "index\tn\titem.a\titem.item.a\titem.index\t'@id\titem\t_index\ta\tb\n"
+    lines = [layout.line(index, row, {"a": 0, "b": 1}, first=False).decode() for index, row, _ in ROWS]
+    assert lines == ["3\tx\t1\t2\t3\t4\t\t\t0\t1\n", "0\t\t\t\t\t\ty\t\t0\t1\n"]
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.json"])
@@ -141,7 +152,14 @@ def test_what_is_saved_is_what_the_ending_says(name: str, value: Any, content: s
 
 
 def test_what_is_not_written() -> None:
-    assert refused_ending("a/x.PARQUET").startswith(".parquet is not written, but .jsonl")
-    assert refused_ending("x.jsonl.gz")
-    assert not refused_ending("x.log")
-    assert not refused_ending("-")
+    advice = "name x.csv or x.jsonl; afterwards there is `flowllm export last --output x.parquet`"
+    assert refused_ending("a/x.PARQUET") == ("no .parquet is written while a run goes on", advice)
+    assert refused_ending("a.b/x.xlsx") == (".xlsx is not written", "name x.csv, which spreadsheet programs open")
+    assert refused_ending("x.jsonl.gz") == (".gz is not written", "name x.jsonl, and compress it afterwards")
+    assert refused_ending("x.zip") == (".zip is not written", "name x.csv, and compress it afterwards")
+    assert refused_ending("x.pdf") == (".pdf is not written", "end it with .jsonl, .csv, .tsv, .json")
+    assert refused_ending("x.md", rows=True) == (".md is not written", "end it with .jsonl, .csv, .tsv, .json")
+    for name in ("x.md", "x.log", "x", "-", ".csv", "x.CSV"):
+        assert refused_ending(name) is None
+    for name in ("x.txt", "x", "-", "x.TSV"):
+        assert refused_ending(name, rows=True) is None
