@@ -12,6 +12,7 @@ from flowllm.core.errors import PackageMissing, RunFailed, UsageError
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field, fields, replace
 from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.datasets.parquet import NOTHING, WHOLE, kind_of
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.results import Results
 from flowllm.views.rows import TIMES, Columns, Rows, RunRows, cell_of
@@ -126,9 +127,10 @@ class RunResult:
         return list(self.rows(step))
 
     def to_pandas(self, step: str | None = None) -> Any:
-        """All `rows` of a step as a pandas.DataFrame, with the columns of `flowllm export`. Raises PackageMissing without pandas."""
+        """All `rows` of a step as a pandas.DataFrame, with the columns of `flowllm export`; whole numbers stay such where some
+        are missing (`Int64`), lists and mappings are objects. Raises PackageMissing without pandas."""
         try:
-            from pandas import DataFrame  # noqa: PLC0415 - takes half a second, and is nobody's but the user's
+            from pandas import DataFrame, Series  # noqa: PLC0415 - takes half a second, and is nobody's but the user's
         except ImportError:
             raise PackageMissing("to_pandas needs pandas", hint="pip install pandas") from None
         found, columns = self.to_dicts(step), Columns()
@@ -136,7 +138,10 @@ class RunResult:
             columns.see(row)
             row.update((name, datetime.fromisoformat(row[name])) for name in TIMES if row[name] is not None)
         names = columns.names
-        return DataFrame({name: [cell_of(row, name) for row in found] for name in names}, columns=names)
+        data = {name: [cell_of(row, name) for row in found] for name in names}
+        # else pandas makes them numbers that have no room for the last digits of an id
+        data |= {name: Series(column, dtype="Int64") for name, column in data.items() if _whole_with_gaps(column)}
+        return DataFrame(data, columns=names)
 
     def raise_for_status(self) -> Self:
         """The run itself, if it has succeeded. Raises RunFailed, which names the first error."""
@@ -172,6 +177,10 @@ class RunResult:
             **EMPTY_STATS,
             **self.stats,
         }
+
+
+def _whole_with_gaps(column: Sequence[Json]) -> bool:
+    return {kind_of(value) for value in column} == {WHOLE, NOTHING}
 
 
 _ENDED = {RunStatus.RUNNING: "has not ended", RunStatus.INTERRUPTED: "was interrupted", RunStatus.PAUSED: "is paused"}

@@ -370,7 +370,8 @@ def _shortest(graph: AbstractMapping[str, AbstractSequence[str]]) -> list[list[s
     # networkx takes half a second to import, which only a graph that has cycles should pay
     import networkx as nx  # noqa: PLC0415
 
-    whole: nx.DiGraph[str] = nx.DiGraph({node: list(after) for node, after in graph.items()})
+    whole: nx.DiGraph[str] = nx.DiGraph()
+    whole.add_edges_from((node, needed) for node, after in graph.items() for needed in after)
     rank = {node: place for place, node in enumerate(graph)}
     found = []
     for component in nx.strongly_connected_components(whole):

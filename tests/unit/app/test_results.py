@@ -7,8 +7,6 @@ import pickle
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -50,16 +48,31 @@ def test_results_are_read_as_rows_also_later_and_elsewhere(database: Path, monke
     with pytest.raises(UsageError, match="no record of a step `dobule`"):
         run.rows("dobule")
 
-    frames: list[Any] = []
-    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda data, columns: frames.append(data)))
-    run.to_pandas("double")
-    assert frames[0]["output.twice"] == [2, None, 6]
-    assert all(at.tzinfo is UTC for at in frames[0]["started_at"]), "times that pandas takes for such"
-    assert list(frames[0])[:4] == ["index", "node", "item", "status"]
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="needs pandas") as caught:
         run.to_pandas("double")
     assert isinstance(caught.value, PackageMissing)
+
+
+def test_a_table_of_pandas_keeps_what_the_rows_have(database: Path) -> None:
+    items = [
+        {"id": "007", "number": 2**60 + 1, "share": 1, "tags": ["a"], "most": 2**70},
+        {"id": "008", "number": None, "share": 2.5, "tags": [], "most": 1},
+    ]
+    steps = {
+        "looked": {"foreach": "{{ inputs.items }}", "value": {"ok": "{{ item.id == '007' }}", "all": "{{ item }}"}}
+    }
+    run = flowllm.run({"inputs": {"items": {"type": "array", "default": items}}, "steps": steps}, database=database)
+    frame = run.to_pandas()
+    assert list(frame.columns[:4]) == ["index", "node", "item.id", "item.number"]
+    assert frame["item.id"].tolist() == ["007", "008"]
+    assert (str(frame["item.number"].dtype), frame["item.number"].dropna().tolist()) == ("Int64", [2**60 + 1])
+    kinds = {name: str(frame[name].dtype) for name in ("index", "item.share", "item.tags", "output.ok", "output.all")}
+    assert list(kinds.values()) == ["int64", "float64", "object", "bool", "object"]
+    assert (frame["item.tags"][0], frame["output.all"][1], frame["item.most"][0]) == (["a"], items[1], 2**70)
+    assert frame["started_at"].dt.tz is UTC, "times that can be reckoned with"
+    assert frame[frame["output.ok"]]["node"].tolist() == ["looked[0]"]
+    assert len(run.to_pandas("looked")) == len(run.to_dicts("looked")) == 2
 
 
 def test_a_run_that_has_not_succeeded_is_raised_where_that_is_wanted(database: Path) -> None:
