@@ -11,7 +11,7 @@ import click
 from flowllm import __version__
 from flowllm.cli.options import Globals, debug_option
 from flowllm.cli.output import guarded, open_streams
-from flowllm.cli.start import end_imports, finish_process
+from flowllm.cli.process import end_imports, finish_process
 
 COMMANDS = {
     "run": ("run", "Run a workflow."),

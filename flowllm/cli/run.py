@@ -36,8 +36,8 @@ from flowllm.cli.output import (
     show_error,
     silence_output,
 )
+from flowllm.cli.process import finish_process
 from flowllm.cli.signals import StopOnSignals
-from flowllm.cli.start import finish_process
 from flowllm.cli.view import drawn, following
 from flowllm.core.cancel import StopSignal
 from flowllm.core.descriptors import raise_limit

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP during a run: the first asks it to stop, the second cancels it, the third kills it.
 
 None of them needs a running event loop, nor Python at all. A thread receives the signals, and after the second ends the
-process once its loop does not answer any more; so it does when the grace period after the first is over. `start.py` has
+process once its loop does not answer any more; so it does when the grace period after the first is over. `process.py` has
 the system end the process where that thread cannot run, as beside a regular expression that never returns. A guard, a
 process of its own, ends it where a signal stays in the thread's socket: a first one during a function of the user's that
 holds the interpreter, for the grace, and a second one for as long as the loop may be silent.
@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
-from flowllm.cli.start import handle_once, leave_to_system
+from flowllm.cli.process import handle_once, leave_to_system
 from flowllm.core.cancel import StopSignal
 
 BEAT: Final = 0.25

@@ -15,7 +15,7 @@ from flowllm.app.result import RunResult, figures_of
 from flowllm.cli.database import command, find_run, reading
 from flowllm.cli.options import Location, location_options
 from flowllm.cli.output import INTERRUPTED, messages, say
-from flowllm.cli.start import SIGNALS
+from flowllm.cli.process import SIGNALS
 from flowllm.cli.view import drawn, following
 from flowllm.core.errors import FlowLLMError, RunNotFound
 from flowllm.core.events import RunStarted
