@@ -11,11 +11,9 @@ from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
 from flowllm.storage.following import WorkflowSums
 from flowllm.storage.monitoring import Gauge
+from flowllm.views.gauges import FRESH
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FRESH = 10.0
-"""Seconds for which a gauge is believed: a process that is gone notes none."""
-
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 

@@ -9,7 +9,8 @@ from starlette.routing import Route
 from flowllm.core.types import RunId
 from flowllm.storage.base import RunRecord
 from flowllm.ui.actions import Actions
-from flowllm.ui.metrics import CONTENT_TYPE, FRESH, exposition
+from flowllm.ui.metrics import CONTENT_TYPE, exposition
+from flowllm.views.gauges import FRESH
 
 _OFF = {"error": "this page only reads", "hint": "Start it with `flowllm ui --allow-actions`, or copy the command."}
 

@@ -17,7 +17,7 @@ FRESH = 5.0
 """Seconds after which a gauge no longer says how things stand: one is noted every second while a run goes on."""
 CARRIED = 3.0
 """Seconds for which a gauge stands in for those that are missing, where processes do not note theirs at the same time."""
-THROTTLED = (WaitReason.SERVER_PAUSE, WaitReason.BREAKER, WaitReason.RATE, WaitReason.TOKENS, WaitReason.SLOT)
+OF_A_LIMIT = (WaitReason.SERVER_PAUSE, WaitReason.BREAKER, WaitReason.RATE, WaitReason.TOKENS, WaitReason.SLOT)
 """What a limit is the cause of, ours or the server's; of equals the first is named."""
 MINUTE = 60.0
 FELT = 0.1
@@ -191,12 +191,12 @@ def was_throttled(models: Iterable[Mapping[str, Json]]) -> Answer:
 
 def _held(gauge: Gauge) -> int:
     """How many wait for a limit."""
-    return sum(gauge.waits.get(reason, 0) for reason in THROTTLED)
+    return sum(gauge.waits.get(reason, 0) for reason in OF_A_LIMIT)
 
 
 def _why(gauge: Gauge) -> str:
     name = account_name(gauge.account)
-    reason = max(THROTTLED, key=lambda one: (gauge.waits.get(one, 0), -THROTTLED.index(one)))
+    reason = max(OF_A_LIMIT, key=lambda one: (gauge.waits.get(one, 0), -OF_A_LIMIT.index(one)))
     if gauge.pause_s > 0 and not gauge.waits.get(reason):
         return f"{name} asked for a pause, of which {duration(gauge.pause_s)} are left"
     count = gauge.waits[reason]
