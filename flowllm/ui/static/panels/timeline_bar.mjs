@@ -37,7 +37,7 @@ function Attempts({ bar, x, left, right, now }) {
   return html`
     ${!computed && !bar.cached && html`<path class="base" d=${`M${left} ${MIDDLE}H${Math.max(right, left + 2)}`} />`}
     ${bar.segments.map(([reason, begin, end], number) => {
-      const look = reason ? { fill: `url(#wait-${drawnAs(reason)})` } : { class: "unknown" };
+      const look = reason ? { fill: `url(#wait-${drawnAs(reason)})` } : { class: "no-reason" };
       return html`<rect key=${number} ...${look} x=${x(begin)} y="9" width=${Math.max(1, x(end) - x(begin))} height="10" />`;
     })}
     ${bar.cached && html`<rect class="cached" x=${left} y="6" width=${Math.max(3, right - left)} height="16" rx="2" />`}
@@ -80,7 +80,7 @@ export function Legend({ rows }) {
   return html`<p class="legend line-legend line-bars-keys">
     ${has((bar) => bar.attempts.length) && mark(html`<rect class="tone-succeeded" style="fill: var(--tone)" width="16" height="10" rx="2" />`, "calling")}
     ${has((bar) => bar.attempts.some((one) => one.status === "sent")) && mark(html`<rect style="fill: var(--running)" width="16" height="10" rx="2" />`, "on its way")}
-    ${has((bar) => bar.attempts.some((one) => one.status === "failed")) && mark(html`<rect class="tone-failed" style="fill: var(--tone)" width="16" height="10" rx="2" /><path d="m6 3 4 4m0-4-4 4" style="stroke: var(--surface); stroke-width: 1.5" />`, "failed")}
+    ${has((bar) => bar.attempts.some((one) => one.status === "failed" || one.status === "unknown")) && mark(html`<rect class="tone-failed" style="fill: var(--tone)" width="16" height="10" rx="2" /><path d="m6 3 4 4m0-4-4 4" style="stroke: var(--surface); stroke-width: 1.5" />`, "failed")}
     ${has((bar) => bar.attempts.some((one) => one.hedge)) && mark(html`<rect x="0.5" y="0.5" width="15" height="9" rx="2" style="fill: none; stroke: var(--text); stroke-dasharray: 2 1.5" />`, "hedge")}
     ${has((bar) => bar.foreach && bar.started_at !== null) && mark(html`<path d="M0 10V6H3V2H6V7H9V4H13V8H16V10z" style="fill: var(--succeeded)" />`, "items that ended")}
     ${has((bar) => bar.cached) && mark(html`<rect width="16" height="10" rx="2" style="fill: var(--cached)" />`, "cached")}
