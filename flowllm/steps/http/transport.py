@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from ipaddress import IPv4Address
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -20,10 +20,6 @@ from flowllm.steps.http.answer import read_answer
 if TYPE_CHECKING:
     import aiohttp
     from aiohttp.abc import AbstractResolver
-
-
-from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _PRIVATE: Final = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
@@ -179,8 +175,6 @@ class Wire:
 
     def _public_socket(self, info: Any) -> socket.socket:
         """A socket for an address that a connection is about to be made to. Raises Blocked."""
-        import socket  # noqa: PLC0415 - in one place with its only use
-
         family, kind, protocol, _, address = info
         if not self._public(str(address[0])):
             raise Blocked(str(address[0]))
