@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, step_of, with_budget
-from flowllm.app.result import MOST_ITEMS, RunResult, all_nodes, counted, figures_of, whole_nodes
+from flowllm.app.result import RunResult, figures_of
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
@@ -46,6 +46,7 @@ from flowllm.steps.loading import load_workflow
 from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 from flowllm.storage.open import database_path, is_memory, open_store, this_process
+from flowllm.views.nodes import MOST_ITEMS, all_nodes, counted, whole_nodes
 
 if TYPE_CHECKING:
     from flowllm.app.planning import ShowPrompts

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import PackageMissing, RunFailed, UsageError
-from flowllm.core.money import Spend
-from flowllm.core.records import dataclass, field, fields, replace
-from flowllm.core.types import NODE_TERMINAL, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
+from flowllm.core.records import dataclass, field, fields
+from flowllm.core.types import Json, NodeStatus, RunId, RunStatus, Usage
 from flowllm.datasets.parquet import NOTHING, WHOLE, kind_of
-from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.reporting.stats import Stats
+from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.storage.results import Results
 from flowllm.views.rows import TIMES, Columns, Rows, RunRows, cell_of
-from flowllm.views.standing import standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,50 +182,12 @@ def _whole_with_gaps(column: Sequence[Json]) -> bool:
 
 
 _ENDED = {RunStatus.RUNNING: "has not ended", RunStatus.INTERRUPTED: "was interrupted", RunStatus.PAUSED: "is paused"}
-
-
-def all_nodes(run: RunRecord, nodes: Sequence[NodeRecord], kinds: Mapping[str, StepKind]) -> list[NodeRecord]:
-    """The nodes of a run in the order of its file, with those that never ended: pending, or cancelled by its end.
-
-    A run that succeeded without some of its steps was not asked for them.
-    """
-    status = NodeStatus.PENDING if run.going else NodeStatus.CANCELLED
-    known = {node.node_id: replace(node, status=standing(node.status, going=run.going)) for node in nodes}
-    found = []
-    for step, kind in kinds.items():
-        node = known.pop(NodeId(step), None)
-        if node is None and run.status is not RunStatus.SUCCEEDED:
-            node = NodeRecord(run_id=run.run_id, node_id=NodeId(step), kind=kind, status=status)
-        if node is not None:
-            found.append(node)
-    return [*found, *known.values()]
-
-
-_NO_QUANTILES: dict[str, Json] = {"p50": None, "p90": None, "p99": None}
-EMPTY_STATS: dict[str, Json] = {
-    "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0},
-    **Spend().as_dict(),
-    "prompt_cache": {"input_tokens": 0, "cached_input_tokens": 0, "saved_usd": 0.0},
-    "response_cache": {"input_tokens": 0, "output_tokens": 0, "saved_usd": 0.0},
-    "list_prices": [],
-    "latency_s": _NO_QUANTILES,
-    "queue_s": _NO_QUANTILES,
-    "duration_s": 0.0,
-    "models": [],
-    "step_figures": {},
-    "limits": {},
-}
-
-
+EMPTY_STATS: dict[str, Json] = {**Stats().as_dict(duration_s=0.0), "limits": {}}
+"""The figures of a run that has none."""
 COUNTED = "steps_in_all"
 """The entry of a run's figures that has the number of its workflow's steps; where it is, the figures are whole."""
 LAST_ATTEMPT = "since_resumed"
 """The entry that has what the last attempt took, of a run that was resumed."""
-MOST_COUNTED = 500
-"""Nodes of one graph for which that is looked up; of more it stays unknown."""
-NODE_UNENDED = frozenset({NodeStatus.PENDING, NodeStatus.RUNNING, NodeStatus.WAITING, NodeStatus.CANCELLED})
-MOST_ITEMS = 1000
-"""Items of a foreach's output that are shown, unless all are wanted."""
 
 
 def figures_of(run: RunRecord) -> Mapping[str, Json]:
@@ -240,41 +200,3 @@ def figures_of(run: RunRecord) -> Mapping[str, Json]:
         return run.stats
     earlier = {name: value for name, value in run.stats.items() if name != LAST_ATTEMPT}
     return {**earlier, **run.totals.spend.as_dict()}
-
-
-async def counted(store: Store, nodes: Sequence[NodeRecord]) -> list[NodeRecord]:
-    """Nodes, with what was usage by now on those that never ended: these have no sums of their own."""
-    found, left = [], MOST_COUNTED
-    for node in nodes:
-        if node.status not in NODE_UNENDED or left <= 0:
-            found.append(node)
-            continue
-        left -= 1
-        spend = await store.spend(node.run_id, node.node_id)
-        found.append(replace(node, attempts=spend.requests, usage=spend.usage, cost_usd=spend.cost_usd))
-    return found
-
-
-async def whole_nodes(store: Store, run: RunRecord, most: int | None = MOST_ITEMS) -> list[NodeRecord]:
-    """The nodes at the top of a run; those with a foreach with the outputs of so many items (None: of all), and with
-    their counts so far where they have not ended."""
-    return [await with_items(store, node, most) for node in await store.nodes(run.run_id)]
-
-
-async def with_items(store: Store, node: NodeRecord, most: int | None = MOST_ITEMS) -> NodeRecord:
-    """A node as it is; one with a foreach with the outputs of so many items (None: of all), and its counts so far."""
-    if node.counts is None:
-        return node
-    numbers = node.parts.get("chosen")
-    outputs = store.outputs(node.run_id, node.node_id, numbers=numbers)
-    shown = [] if most == 0 else await asyncio.to_thread(lambda: list(outputs[:most]))
-    if node.status in NODE_TERMINAL:
-        return replace(node, output=shown if node.status is NodeStatus.SUCCEEDED else None)
-    found = await store.count_items(node.run_id, node.node_id)
-    counts = Counts(
-        total=sum(found.values()),
-        succeeded=found.get(NodeStatus.SUCCEEDED, 0),
-        failed=found.get(NodeStatus.FAILED, 0),
-        skipped=found.get(NodeStatus.SKIPPED, 0),
-    )
-    return replace(node, output=shown, counts=counts)

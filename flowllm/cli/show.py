@@ -10,12 +10,13 @@ import click
 
 from flowllm.app.flowllm import FlowLLM
 from flowllm.app.prepare import step_of
-from flowllm.app.result import MOST_ITEMS, figures_of
-from flowllm.cli.database import Record, command, find_run, read_node, read_run, reading
+from flowllm.app.result import figures_of
+from flowllm.cli.database import command, find_run, reading
 from flowllm.cli.inputs import full_option
 from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import known_outputs, print_json, print_outputs, results
 from flowllm.cli.pager import paged, pager_option
+from flowllm.cli.record import Record, read_node, read_run
 from flowllm.cli.show_parts import page_width, print_error, print_field, print_steps, print_times
 from flowllm.cli.show_step import print_step
 from flowllm.core.errors import FlowLLMError
@@ -27,6 +28,7 @@ from flowllm.reporting.summary import figures, took
 from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import json_text, one_line, resume_options, visible
 from flowllm.storage.base import RunRecord
+from flowllm.views.nodes import MOST_ITEMS
 
 _ERRORS = 5
 """Errors of steps that are shown in full."""

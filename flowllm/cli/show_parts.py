@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flowllm.app.result import NODE_UNENDED
-from flowllm.cli.database import Record
 from flowllm.cli.output import heading, located, results
+from flowllm.cli.record import Record
 from flowllm.core.money import price
 from flowllm.core.types import Counts, Json, NodeStatus, WaitReason
 from flowllm.reporting.screen import Screen, plain
@@ -28,6 +27,7 @@ from flowllm.reporting.text import (
 from flowllm.reporting.tracebacks import traceback_lines
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.monitoring import SUSPENDED
+from flowllm.views.nodes import NODE_UNENDED
 
 WAIT_SHOWN = 1.0
 """Seconds from which the table of steps names the waits of one."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flowllm.cli.database import Record
 from flowllm.cli.output import heading, print_table, results
+from flowllm.cli.record import Record
 from flowllm.cli.show_parts import (
     cost,
     counted,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flowllm.app.result import EMPTY_STATS
+from flowllm.core.money import Spend
 from flowllm.core.types import NodeStatus, StepKind, Usage
 from flowllm.reporting.models import model_lines, response_cache_line, worth_a_table
 from flowllm.reporting.screen import plain
@@ -18,7 +18,19 @@ from tests.support.events import (
 
 
 def test_nothing_happened() -> None:
-    assert {**Stats().as_dict(duration_s=0.0), "limits": {}} == EMPTY_STATS
+    quantiles = {"p50": None, "p90": None, "p99": None}
+    assert Stats().as_dict(duration_s=0.0) == {
+        "requests": {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0},
+        **Spend().as_dict(),
+        "prompt_cache": {"input_tokens": 0, "cached_input_tokens": 0, "saved_usd": 0.0},
+        "response_cache": {"input_tokens": 0, "output_tokens": 0, "saved_usd": 0.0},
+        "list_prices": [],
+        "latency_s": quantiles,
+        "queue_s": quantiles,
+        "duration_s": 0.0,
+        "models": [],
+        "step_figures": {},
+    }
 
 
 def test_requests_are_counted_by_what_became_of_them() -> None:
