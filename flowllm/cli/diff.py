@@ -88,7 +88,7 @@ def diff(
 
 
 def _print(found: Comparison) -> None:
-    screen = results()
+    screen = results(wraps=True)
     _print_runs(found, screen)
     for line in _given(found):
         screen.line(*line)

@@ -75,9 +75,9 @@ def _pieces(line: DiffLine, colour: str) -> Iterator[tuple[str, str]]:
     for number_, (text, differs) in enumerate(line.parts):
         shown = visible(text.expandtabs(4))
         if not differs and len(line.parts) > 1 and len(shown) > 2 * _KEPT:
-            head = "" if number_ == 0 else shown[:_KEPT]
-            tail = "" if number_ == len(line.parts) - 1 else shown[-_KEPT:]
-            shown = f"{head}…{tail}"
+            head = "" if number_ == 0 else shown[:_KEPT].rpartition(" ")[0] or shown[:_KEPT]
+            tail = "" if number_ == len(line.parts) - 1 else shown[-_KEPT:].partition(" ")[2] or shown[-_KEPT:]
+            shown = f"{head} … {tail}"
         for word in re.findall(r"\s+|\S+", shown):
             yield word, colour if differs else ""
 

@@ -28,9 +28,9 @@ from flowllm.reporting.tables import table, wrapped
 from flowllm.reporting.text import json_text, one_line, plural, readable, visible
 
 
-def results() -> Screen:
-    """Standard output."""
-    return Screen(sys.stdout, colour=wants_colour(sys.stdout, os.environ))
+def results(*, wraps: bool = False) -> Screen:
+    """Standard output; see `Screen` for `wraps`."""
+    return Screen(sys.stdout, colour=wants_colour(sys.stdout, os.environ), wraps=wraps)
 
 
 def messages() -> Screen:

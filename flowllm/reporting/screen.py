@@ -79,7 +79,7 @@ class Screen:
 
     def __init__(self, stream: TextIO, *, colour: bool, wraps: bool = False) -> None:
         """`wraps`: lines that are wider than a terminal go on in the next."""
-        self._wraps = wraps and colour
+        self._wraps = wraps and stream.isatty()
         self.stream = stream
         self.colour = colour
         self.written = 0
