@@ -16,13 +16,13 @@ from flowllm.cli.options import Location, json_option, location_options
 from flowllm.cli.output import print_json, print_table, results
 from flowllm.cli.report import write_page
 from flowllm.core.money import dollars
-from flowllm.core.types import Json, N
+from flowllm.core.types import NODE_TERMINAL, Json, N
 from flowllm.datasets.output import check_output
 from flowllm.reporting.screen import Screen
 from flowllm.reporting.text import at_least, columns, duration, error_text, json_text, one_line, plural, visible
 from flowllm.ui.report.compare_page import compare_page
 from flowllm.views.compare import SHOWN, Comparison, compare
-from flowllm.views.differences import Figures, NodeChange, StepComparison, differs, number, signed, why
+from flowllm.views.differences import Figures, NodeChange, StepComparison, Verdict, differs, number, signed, why
 from flowllm.views.text_diff import DiffLine
 
 _WHY = 40
@@ -169,7 +169,11 @@ def _print_fitted(rows: Sequence[dict[str, str]], screen: Screen, *, spare: Sequ
 
 
 def _delta(step: StepComparison, figure: Callable[[Figures], N | None], shown: Callable[[N], str]) -> str:
-    """How much more it took, with its sign; empty for no difference."""
+    """How much more it took, with its sign; a dash for no difference, and for what has not ended."""
+    if step.verdict is Verdict.OPEN or any(
+        one and one.status not in NODE_TERMINAL for one in (step.before, step.after)
+    ):
+        return "-"
     known = [0 if one is None else figure(one) for one in (step.before, step.after)]
     if known[0] is None or known[1] is None:
         return "unknown"

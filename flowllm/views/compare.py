@@ -1,7 +1,7 @@
 """What differs between two runs: steps by name, items by content and occurrence.
 
-A step or an item has changed when its output or its status has. What it was asked, by which model, what it took and what
-an error says may differ besides, and is told; alone it is no change.
+A step or an item has changed when its output or its status has; what has not ended in a run that goes on is left out. What
+it was asked, by which model, what it took and what an error says may differ besides, and is told; alone it is no change.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from itertools import islice
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass
-from flowllm.core.types import Json, NodeId
+from flowllm.core.types import NODE_TERMINAL, Json, NodeId, RunStatus
 from flowllm.explain.why import explain_parts
 from flowllm.language.problems import nearest
 from flowllm.storage.base import NodeRecord, RunRecord, Store
-from flowllm.storage.comparing import ItemPair
+from flowllm.storage.comparing import ItemOutcome, ItemPair
 from flowllm.views.differences import (
+    NO_CHANGE,
     FieldChange,
     Figures,
     ItemCounts,
@@ -63,7 +64,9 @@ class Comparison:
     @property
     def changed(self) -> bool:
         """An output or a status differs, that of a run too."""
-        return self.base.status is not self.run.status or any(step.verdict is not Verdict.SAME for step in self.steps)
+        statuses = {self.base.status, self.run.status}
+        differ = len(statuses) > 1 and RunStatus.RUNNING not in statuses
+        return differ or any(step.verdict not in NO_CHANGE for step in self.steps)
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -139,7 +142,7 @@ class _Found:
     places: ItemPair = (None, None)
 
 
-_STATUS, _OUTPUT, _ALONE = range(3)
+_STATUS, _OUTPUT, _ALONE, _OPEN = range(4)
 
 
 class _Comparer:
@@ -161,11 +164,11 @@ class _Comparer:
         items, means, why = None, Means(), _why(nodes)
         if before is not None and after is not None and before.counts is not None and after.counts is not None:
             verdict, items, why = await self._items(after.node_id, means)
-            if before.status is not after.status:
+            if before.status is not after.status and not self._open(nodes):
                 verdict = Verdict.CHANGED
         else:
-            verdict = _verdict(nodes)
-            if verdict is not Verdict.SAME:
+            verdict = Verdict.OPEN if self._open(nodes) else _verdict(nodes)
+            if verdict not in NO_CHANGE:
                 self.total += 1
                 self._found.append(_Found(rank=_rank(nodes), step=node.node_id, nodes=nodes))
         figures = self._figures(nodes)
@@ -182,28 +185,41 @@ class _Comparer:
             )
         )
 
+    def _open(self, nodes: Sequence[NodeRecord | ItemOutcome | None]) -> bool:
+        """It has not ended in a run that goes on, or is not there yet."""
+        return any(
+            run.status is RunStatus.RUNNING and (node is None or node.status not in NODE_TERMINAL)
+            for run, node in zip(self._runs, nodes, strict=True)
+        )
+
     async def _items(self, parent: NodeId, means: Means) -> tuple[Verdict, ItemCounts, tuple[str, ...]]:
         base, run = self._runs
         unequal = await self._store.unequal_items(base.run_id, run.run_id, parent)
         changed: dict[int, list[_Found]] = {_STATUS: [], _OUTPUT: []}
         counts = {_STATUS: 0, _OUTPUT: 0}
+        left_out = 0
         both = [pair for pair in unequal if None not in pair]
         for first in range(0, len(both), _PAGE):
             pairs = both[first : first + _PAGE]
             for pair, rank in zip(pairs, await self._ranks(parent, pairs, means), strict=True):
-                if rank is not None:
+                if rank == _OPEN:
+                    left_out += 1
+                elif rank is not None:
                     counts[rank] += 1
                     if counts[rank] <= self._limit:
                         changed[rank].append(_Found(rank=rank, step=parent, places=pair))
             await asyncio.sleep(0)
+        going = [one.status is RunStatus.RUNNING for one in self._runs]
         alone = [pair for pair in unequal if None in pair]
+        left_out += sum(pair[0] is None for pair in alone) if going[0] else 0
+        alone = [pair for pair in alone if not going[pair.index(None)]]
         left = [_Found(rank=_ALONE, step=parent, places=pair) for pair in islice(alone, self._limit)]
         self._found += [*changed[_STATUS], *changed[_OUTPUT], *left]
         self.total += sum(counts.values()) + len(alone)
         added = sum(pair[0] is None for pair in alone)
         in_run = sum((await self._store.count_items(run.run_id, parent)).values())
         found = ItemCounts(
-            same=in_run - added - sum(counts.values()),
+            same=in_run - added - sum(counts.values()) - left_out,
             changed=sum(counts.values()),
             added=added,
             removed=len(alone) - added,
@@ -221,7 +237,10 @@ class _Comparer:
         ranks: list[int | None] = []
         for pair in pairs:
             before, after = (side.get(place or 0) for side, place in zip(sides, pair, strict=True))
-            if before is None or after is None:  # it has gone since, in a run that goes on
+            if self._open((before, after)):
+                ranks.append(_OPEN)
+                continue
+            if before is None or after is None:  # it has gone since
                 ranks.append(None)
                 continue
             if before.output != after.output:
@@ -284,6 +303,6 @@ def _verdict(nodes: Nodes) -> Verdict:
 
 def _why(nodes: Nodes) -> tuple[str, ...]:
     before, after = nodes
-    if before is None or after is None or before.key == after.key:
+    if before is None or after is None or before.key == after.key or not (before.parts and after.parts):
         return ()
     return tuple(word for word in explain_parts(before.parts, after.parts) if word != "reason")

@@ -28,6 +28,11 @@ class Verdict(StrEnum):
     CHANGED = "changed"
     ADDED = "added"
     REMOVED = "removed"
+    OPEN = "open"
+    """It has not ended in a run that goes on, which is no change."""
+
+
+NO_CHANGE = frozenset({Verdict.SAME, Verdict.OPEN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +169,7 @@ def is_number(value: Json) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemCounts:
-    """What became of the items of a foreach."""
+    """What became of the items of a foreach, of a run that goes on as far as they have ended."""
 
     same: int
     changed: int
@@ -253,6 +258,8 @@ def differs(step: StepComparison) -> str:
         if items.changed:
             found.append(f"{items.changed:,} of {plural(items.same + items.changed, 'item')}")
         found += [f"{count:,} {word}" for count, word in ((items.added, "added"), (items.removed, "removed")) if count]
+    if step.verdict is Verdict.OPEN and not found:
+        return "not there yet"
     return ", ".join(found) or step.verdict.value
 
 

@@ -18,7 +18,13 @@ from flowllm.views.text_diff import DiffLine
 
 MOST_LINES = 400
 """Lines of one text."""
-_TONES = {Verdict.SAME: "skipped", Verdict.CHANGED: "waiting", Verdict.ADDED: "succeeded", Verdict.REMOVED: "failed"}
+_TONES = {
+    Verdict.SAME: "skipped",
+    Verdict.OPEN: "running",
+    Verdict.CHANGED: "waiting",
+    Verdict.ADDED: "succeeded",
+    Verdict.REMOVED: "failed",
+}
 
 
 def compare_page(found: Comparison, *, now: float) -> str:

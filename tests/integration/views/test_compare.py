@@ -14,7 +14,7 @@ from flowllm.storage.sqlite.store import SqlStore
 from flowllm.views import compare as module
 from flowllm.views import report as report_module
 from flowllm.views.compare import compare
-from flowllm.views.differences import ItemCounts
+from flowllm.views.differences import ItemCounts, differs
 from flowllm.views.report import report
 from tests.support.items import foreach, item, write
 from tests.support.records import ME, lease_of, node, run
@@ -70,6 +70,27 @@ async def test_pages_limits_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
     assert change.fields[0].path == "vector.0"
     unchanged = await compare(store, last, last, limit=0, now=0.0)
     assert (unchanged.changed, unchanged.total, unchanged.steps[1].items.same) == (False, 0, 7)
+    await store.close()
+
+
+async def test_what_has_not_ended_in_a_run_that_goes_on_is_no_change() -> None:
+    store = await open_store("memory:", clock=SystemClock())
+    base = await _run(store, "r1", {"a": 1, "b": 2, "c": 3, "d": 4})
+    going = await store.create_run(run("r2", owner=ME))
+    rows = [replace(item(0, "a"), output=1), replace(item(1, "b"), output=5)]
+    rows += [replace(item(2, "c"), status=NodeStatus.RUNNING, output=None, key="")]
+    top = replace(foreach(), status=NodeStatus.RUNNING)
+    await write(store, lease_of(going), *(replace(row, run_id=going.run_id) for row in (*rows, top)))
+    going = await store.run(going.run_id)
+    found = await compare(store, base, going, now=0.0)
+    alone, posts = sorted(found.steps, key=lambda one: one.step)
+    assert (alone.verdict, differs(alone)) == ("open", "not there yet")
+    assert posts.items == ItemCounts(same=1, changed=1, added=0, removed=0)
+    assert differs(posts) == "succeeded → running, 1 of 2 items"
+    assert [change.node for change in found.changes] == ["posts[1]"]
+    assert found.total == 1
+    only = await compare(store, base, going, "alone", now=0.0)
+    assert (only.changed, only.changes) == (False, ())
     await store.close()
 
 

@@ -9,7 +9,7 @@ import { link, navigate, withQuery } from "../route.mjs";
 const FIRST = 20;
 const MOST = 500;
 const CHOICES = 100;
-const TONES = { same: "skipped", changed: "waiting", added: "succeeded", removed: "failed" };
+const TONES = { same: "skipped", changed: "waiting", added: "succeeded", removed: "failed", open: "running" };
 
 export function Compare({ base, run, step }) {
   const [limit, setLimit] = useState(FIRST);
