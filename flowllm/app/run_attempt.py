@@ -40,6 +40,7 @@ from flowllm.steps.base import StepRunner, close_runners
 from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 from flowllm.storage.monitoring import Gauge
+from flowllm.storage.timeline import RUN_ATTEMPTS
 
 WATCHED_EVERY = 1.0
 """Seconds from one look at the limiter, and at suspended nodes, to the next."""
@@ -326,6 +327,7 @@ class RunAttempt:
         stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
         if self._resumed:
             stats[LAST_ATTEMPT] = {name: stats[name] for name in Spend().as_dict()}
+            stats[RUN_ATTEMPTS] = run.stats[RUN_ATTEMPTS]
         try:
             stats |= (await self._store.spend(run.run_id)).as_dict()
             if self._resumed:

@@ -19,7 +19,7 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import RequestRejected
 from flowllm.core.retry_after import LONGEST_PAUSE
 from flowllm.core.tasks import start_task
-from flowllm.core.types import Limits, WaitReason
+from flowllm.core.types import Limits, Priority, WaitReason
 from flowllm.limits.adaptive import Departure, ModelLimits, per_second
 from flowllm.limits.breaker import Breaker
 from flowllm.limits.concurrency import FIRST, UNHEARD
@@ -55,9 +55,9 @@ class AccountLimiter:
         """Requests that went out, tokens of answers, and 429s."""
         self._arrivals = itertools.count(1)
         self._queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
-        self._departing: Counter[WaitReason] = Counter()
+        self._departing: Counter[tuple[WaitReason, Priority]] = Counter()
         """Admitted requests that wait for the moment at which they may go out."""
-        self.followers: set[asyncio.Future[None]] = set()
+        self.followers: dict[asyncio.Future[None], Priority] = {}
         """Requests that wait for those that lead (`follower.py`)."""
         self._timer: asyncio.Task[None] | None = None
         self._due = 0.0
@@ -128,14 +128,18 @@ class AccountLimiter:
         """How many wait."""
         return sum(len(queue) for queue in self._queues.values()) + len(self.followers)
 
-    def waits(self) -> dict[WaitReason, int]:
-        """How many wait for which reason, those too that were admitted and may not go out yet."""
-        found = Counter(self._departing)
-        found[WaitReason.PREFIX] += len(self.followers)
+    def waits(self) -> dict[WaitReason, dict[Priority, int]]:
+        """How many wait for which reason at which priority, those too that were admitted and may not go out yet."""
+        counts = Counter(self._departing)
+        counts.update((WaitReason.PREFIX, priority) for priority in self.followers.values())
         for queue in self._queues.values():
             if queue.hold is not None:
-                found[queue.hold.reason] += len(queue)
-        return {reason: count for reason, count in found.items() if count}
+                counts.update({(queue.hold.reason, priority): count for priority, count in queue.priorities().items()})
+        found: dict[WaitReason, dict[Priority, int]] = {}
+        for (reason, priority), count in counts.items():
+            if count:
+                found.setdefault(reason, {})[priority] = count
+        return found
 
     def at_rest(self, now: float, *, idle_s: float) -> bool:
         """Nothing goes on that a new one would not know, after so many seconds of no use by any run."""
@@ -333,11 +337,11 @@ class AccountLimiter:
             if listener is not None and hold.reason is not told:
                 listener.waiting(hold.reason, self._clock.now() + hold.seconds)
                 told = hold.reason
-            self._departing[hold.reason] += 1
+            self._departing[hold.reason, admission.priority] += 1
             try:
                 await self._clock.sleep(min(hold.seconds, REVIEW) if self._adapts else hold.seconds)
             finally:
-                self._departing[hold.reason] -= 1
+                self._departing[hold.reason, admission.priority] -= 1
                 before, now = now, self._clock.monotonic()
                 if listener is not None:
                     listener.waited(hold.reason, now - before)

@@ -45,14 +45,14 @@ class Follower:
         elif listener is not None:
             listener.waiting(WaitReason.PREFIX, clock.now() + seconds)
         leader.wakes[wake] = None
-        self._account.followers.add(future)
+        self._account.followers[future] = self._admission.priority
         timer = start_task(lose_patience())
         try:
             await future
         finally:
             timer.cancel()
             leader.wakes.pop(wake, None)
-            self._account.followers.discard(future)
+            self._account.followers.pop(future, None)
             lineup.follows = None
             waited = clock.monotonic() - began
             self.queue_s += waited

@@ -30,8 +30,8 @@ class Gauge:
 
     in_flight: int
     waiting: int
-    waits: Mapping[str, int]
-    """How many wait for which reason, those too that were admitted and may not go out yet."""
+    waits: Mapping[str, Mapping[str, int]]
+    """How many wait for which reason at which priority, those too that were admitted and may not go out yet."""
     max_concurrent: int
     """Slots when all is well: as they are written, or as they are found now of all models that were asked."""
     learned_concurrent: int | None
@@ -79,7 +79,7 @@ def read_gauge(account: AccountLimiter, now: float) -> Gauge:
     return Gauge(
         in_flight=scope.in_flight,
         waiting=account.waiting,
-        waits={reason.value: count for reason, count in account.waits().items()},
+        waits={reason.value: {one.value: count for one, count in of.items()} for reason, of in account.waits().items()},
         max_concurrent=account.most,
         learned_concurrent=sum(model.found or 0 for model in asked) or None,
         slots=account.breaker.width(account.most, now),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -58,7 +59,8 @@ class AdmissionQueue(Generic[T]):
         """`arrivals` numbers those who come; queues that share it can be compared by who came first."""
         self._classes: list[_Class[T]] = [_Class() for _ in _RANK]
         self._arrivals = itertools.count(1) if arrivals is None else arrivals
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, Priority] = {}
+        """At which priority, by ticket."""
         self.hold: Hold | None = None
         """What all wait for, as the head does; None: nobody waits, or nobody has looked."""
         self._since = 0.0
@@ -72,6 +74,10 @@ class AdmissionQueue(Generic[T]):
         queues = (owner.queue for one in self._classes for owner in one.tenants.values())
         waiting = ((ticket, item) for queue in queues for _, ticket, item, _ in queue if ticket in self._waiting)
         return iter(sorted(waiting, key=lambda one: one[0]))
+
+    def priorities(self) -> Counter[Priority]:
+        """How many wait at each priority."""
+        return Counter(self._waiting.values())
 
     def push(
         self,
@@ -88,7 +94,7 @@ class AdmissionQueue(Generic[T]):
         served counts against it. `ticket` is that of another queue, for one who comes from there. `first`: before all of
         its tenant's at that priority that did not come so."""
         ticket = next(self._arrivals) if ticket is None else ticket
-        self._waiting.add(ticket)
+        self._waiting[ticket] = priority
         lane = self._classes[_RANK[priority]]
         owner = lane.tenants.get(tenant)
         if owner is None:
@@ -125,7 +131,7 @@ class AdmissionQueue(Generic[T]):
         start, _, name = heapq.heappop(lane.heap)
         owner = lane.tenants[name]
         _, _, _, cost = heapq.heappop(owner.queue)
-        self._waiting.discard(ticket)
+        self._waiting.pop(ticket, None)
         lane.now = start
         owner.finish = start + cost / owner.weight
         self._next(lane, name, owner)
@@ -135,11 +141,11 @@ class AdmissionQueue(Generic[T]):
         """Take out the one that would go next, at no cost to its tenant: it does not. Nothing happens on an empty queue."""
         found = self.head()
         if found is not None:
-            self._waiting.discard(found[0][1])
+            self._waiting.pop(found[0][1], None)
 
     def leave(self, ticket: int) -> None:
         """Give up waiting; nothing happens if it went already."""
-        self._waiting.discard(ticket)
+        self._waiting.pop(ticket, None)
 
     def held(self, now: float) -> dict[WaitReason, float]:
         """Seconds up to now, by reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -217,12 +218,12 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
     # the limiter's gauges
 
     def note_gauges(self, gauges: Sequence[Gauge]) -> None:
-        """Keep how accounts stand, with whatever is committed next, or with the next of these; what is older than ten minutes
-        goes. Returns at once and raises nothing; a crash may lose it."""
+        """Keep how accounts stand, with whatever is committed next, or with the next of these; of what is older than ten
+        minutes one in half a minute stays, for a week. Returns at once and raises nothing; a crash may lose it."""
         ...
 
-    async def gauges(self, *, since: float) -> list[Gauge]:
-        """What was noted after that wall clock time, of all processes, oldest first."""
+    async def gauges(self, *, since: float, until: float = math.inf) -> list[Gauge]:
+        """What was noted after the one wall clock time and not after the other, of all processes, oldest first."""
         ...
 
     # memo

@@ -72,8 +72,14 @@ class Gauge:
     """Requests that the server refused with a 429 in the last minute."""
     pause_s: float = 0.0
     """Seconds until the server's pause is over."""
-    waits: Mapping[str, int] = field(default_factory=dict)
-    """How many requests wait for which `WaitReason`; together with those that were admitted and may not go out yet."""
+    waits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """How many requests wait for which `WaitReason` at which `Priority`; together with those that were admitted and may not go
+    out yet."""
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many wait for which reason."""
+        return {reason: sum(counts.values()) for reason, counts in self.waits.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,9 @@ from flowllm.core.records import dataclass
 from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
 from flowllm.storage.records import AttemptRecord
 
+RUN_ATTEMPTS = "run_attempts"
+"""The entry in the figures of a run that was resumed that has when each attempt at it began and ended."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
@@ -32,9 +35,11 @@ class TimelineReads(Protocol):
         """As `attempts` for many nodes at once; a node without attempts is left out."""
         ...
 
-    async def activity(self, run_id: RunId, parent: NodeId, *, begin: float, end: float, spans: int) -> Activity:
-        """When items of a foreach began and ended, from `begin` to `end` in that many spans; what is outside is left out.
-        Items of earlier attempts at the run that have left the data since are counted."""
+    async def activity(
+        self, run_id: RunId, parent: NodeId, windows: Sequence[tuple[float, float]], *, spans: int
+    ) -> list[Activity]:
+        """When items of a foreach began and ended in each of these times (begin, end; none overlaps another), in that many
+        spans; what is outside is left out. Items of earlier attempts at the run that have left the data since are counted."""
         ...
 
     async def count_within(self, run_id: RunId, foreach: NodeId) -> Mapping[StepId, Mapping[NodeStatus, int]]:

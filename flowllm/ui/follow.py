@@ -5,7 +5,6 @@ from __future__ import annotations
 from flowllm.core.types import Json, RunId, RunStatus
 from flowllm.storage.base import RunRecord, Store
 from flowllm.storage.following import ItemChange, NodeBrief
-from flowllm.storage.monitoring import Gauge
 from flowllm.ui.sse import comment, event
 from flowllm.views.briefs import brief_dict, item_entry
 from flowllm.views.eta import Ahead
@@ -18,15 +17,14 @@ MOST = 2000
 class Follower:
     """What one listener knows of a run."""
 
-    def __init__(self, run_id: RunId, *, since: int, now: float) -> None:
-        """`since`: the number of the last change that the listener knows; `now`: wall clock seconds."""
+    def __init__(self, run_id: RunId, *, since: int) -> None:
+        """`since`: the number of the last change that the listener knows."""
         self.going = True
         """The run goes on, as far as was seen."""
         self.behind = False
         """There is more than one event takes: look again at once."""
         self._run_id = run_id
         self._since = since
-        self._gauged = now
         self._stood: tuple[RunStatus, int] | None = None
         """Its status and attempt as they were told."""
         self._ahead = Ahead(run_id=run_id)
@@ -37,22 +35,19 @@ class Follower:
         stands = run.status, run.epoch
         self.going = run.going
         upto, nodes, items = await self._changed(store, run)
-        eta_s, gauges = None, list[Gauge]()
+        eta_s = None
         if self.going:
             known = nodes if self._stood == stands else await store.briefs(self._run_id, limit=MOST)
             eta_s = await self._ahead.left(store, known, now=now)
-            gauges = await store.gauges(since=self._gauged)
-        if upto == self._since and self._stood == stands and not gauges:
+        if upto == self._since and self._stood == stands:
             return comment()
         self._since, self._stood = upto, stands
-        self._gauged = max((gauge.at for gauge in gauges), default=self._gauged)
         self.behind = upto < run.totals.changes
         data: dict[str, Json] = {
             "changes": upto,
             "run": {**RunSummary.of(run, now=now).as_dict(), "eta_s": eta_s},
             "nodes": [brief_dict(node) for node in nodes],
             "items": [item_entry(item) for item in items],
-            "gauges": [{name: getattr(gauge, name) for name in gauge.__slots__} for gauge in gauges],
         }
         return event("change", data, upto)
 

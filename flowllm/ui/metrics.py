@@ -124,8 +124,11 @@ def _of_accounts(gauges: Sequence[Gauge], *, now: float) -> Iterable[Metric]:
     yield Metric(
         name="flowllm_requests_waiting",
         kind="gauge",
-        help="Requests that wait for an account's limits, by reason.",
+        help="Requests that wait for an account's limits, by reason and priority.",
         values=[
-            ({**labels, "reason": reason}, count) for labels, gauge in labelled for reason, count in gauge.waits.items()
+            ({**labels, "reason": reason, "priority": priority}, count)
+            for labels, gauge in labelled
+            for reason, counts in gauge.waits.items()
+            for priority, count in counts.items()
         ],
     )

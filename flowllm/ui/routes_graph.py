@@ -9,11 +9,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.types import RunId, StepId
+from flowllm.core.types import Json, RunId, StepId
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import RunRecord
-from flowllm.views.gauges import FRESH, series_of, throttled, was_throttled
-from flowllm.views.graph import read_graph
+from flowllm.views.gauges import series_of, spacing, throttled, was_throttled
+from flowllm.views.graph import last_moment, read_graph
 from flowllm.views.models import models_of
 from flowllm.views.timeline import MOST_BARS, read_timeline
 
@@ -42,18 +42,16 @@ async def timeline(request: Request) -> Response:
 
 
 async def gauges(request: Request) -> Response:
-    """How accounts stood behind the moment `since`, and not behind `until`; and whether anything waits for a limit now, or, where
-    `run` names a run that is over, did in it."""
-    now = request.app.state.clock.now()
-    since, until = _number(request, "since", 0), _number(request, "until", 0) or math.inf
-    found = await request.app.state.store.gauges(since=min(since, now - FRESH))
-    accounts = [account.as_dict() for account in series_of(one for one in found if since < one.at <= until + 1)]
-    answer = throttled(found, now=now)
-    if name := request.query_params.get("run"):
-        run: RunRecord = await request.app.state.store.run(RunId(name))
-        if not run.going:
-            answer = was_throttled(await models_of(request.app.state.store, run))
-    return JSONResponse({"accounts": accounts, "answer": answer.as_dict()})
+    """How accounts stood while a run went on, a point each `every` seconds; and whether anything waits for a limit now, or, of a
+    run that is over, did in it."""
+    store, now = request.app.state.store, request.app.state.clock.now()
+    run: RunRecord = await store.run(RunId(request.path_params["run_id"]))
+    until = now if run.going else last_moment(run, await store.nodes(run.run_id), now)
+    every = spacing(until - run.started_at)
+    found = await store.gauges(since=run.started_at - 1, until=until + 1)
+    answer = throttled(found, now=now) if run.going else was_throttled(await models_of(store, run))
+    accounts: list[Json] = [account.as_dict() for account in series_of(found, every)]
+    return JSONResponse({"accounts": accounts, "every": every, "answer": answer.as_dict()})
 
 
 def _number(request: Request, name: str, default: int) -> int:
@@ -79,5 +77,5 @@ async def _run(request: Request) -> tuple[RunRecord, Graph]:
 ROUTES = [
     Route("/api/runs/{run_id}/graph", graph),
     Route("/api/runs/{run_id}/timeline", timeline),
-    Route("/api/gauges", gauges),
+    Route("/api/runs/{run_id}/gauges", gauges),
 ]

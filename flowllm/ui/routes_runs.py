@@ -114,6 +114,7 @@ async def run(request: Request) -> Response:
     return JSONResponse(
         {
             **summary.as_dict(),
+            "attempt": found.epoch,
             "db_option": request.app.state.database.option,
             "inputs": _values(found.inputs),
             "outputs": None if found.outputs is None else _values(found.outputs),
@@ -174,7 +175,7 @@ async def changes(request: Request) -> Response:
 
 async def _run_events(request: Request, run_id: RunId, after: int) -> AsyncIterator[bytes]:
     database, clock, seen = request.app.state.database, request.app.state.clock, -1
-    follower = Follower(run_id, since=after, now=clock.now())
+    follower = Follower(run_id, since=after)
     async with database.listening():
         while not stopping(request).is_set():
             try:

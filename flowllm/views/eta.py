@@ -53,7 +53,7 @@ class Ahead:
         """What is on record of its last half minute counts too."""
         since = max(node.started_at or now, now - WINDOW)
         found = _Foreach(rate=SlidingRate(since), total=node.counts.total or None if node.counts else None, ended=0)
-        past = await store.activity(self.run_id, node.node_id, begin=since, end=max(now, since + 1.0), spans=_SPANS)
+        (past,) = await store.activity(self.run_id, node.node_id, [(since, max(now, since + 1.0))], spans=_SPANS)
         for number, ended in enumerate(map(sum, zip(past.succeeded, past.failed, past.others, strict=True))):
             found.rate.add(past.begin + number * past.width, ended)
         found.ended = await self._ended(store, node.node_id)

@@ -85,7 +85,7 @@ class RunFollower:
                 tokens_per_minute=gauge.tokens_per_minute,
                 pause_s=gauge.pause_s,
                 in_flight=gauge.in_flight,
-                waits=gauge.waits,
+                waits=gauge.reasons,
                 requests_sent=gauge.requests_sent,
                 tokens_used=gauge.tokens_used,
             )

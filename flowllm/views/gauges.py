@@ -15,8 +15,12 @@ from flowllm.storage.monitoring import Gauge
 
 FRESH = 5.0
 """Seconds after which a gauge no longer says how things stand: one is noted every second while a run goes on."""
-CARRIED = 3.0
-"""Seconds for which a gauge stands in for those that are missing, where processes do not note theirs at the same time."""
+MOST_POINTS = 600
+"""Points of a series."""
+THINNED = 30
+"""Seconds between the gauges that are left of what is older."""
+CARRIED = 3
+"""So many points long a gauge stands in for those that are missing, where processes do not note theirs at the same time."""
 OF_A_LIMIT = (WaitReason.SERVER_PAUSE, WaitReason.BREAKER, WaitReason.RATE, WaitReason.TOKENS, WaitReason.SLOT)
 """What a limit is the cause of, ours or the server's; of equals the first is named."""
 MINUTE = 60.0
@@ -46,7 +50,7 @@ class AccountSeries:
     name: str
     """As people call it: the host that is asked."""
     at: tuple[float, ...]
-    """Wall clock seconds, whole; a gap is longer than one."""
+    """Wall clock seconds, whole."""
     in_flight: tuple[int, ...]
     waiting: tuple[int, ...]
     max_concurrent: tuple[int, ...]
@@ -62,14 +66,19 @@ class AccountSeries:
     """Seconds that are left of what the server asked for."""
     waits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """How many wait, by reason."""
+    queue: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """How many wait at the last point, by reason and priority."""
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
         series = {
-            name: list(getattr(self, name)) for name in self.__slots__ if name not in {"account", "name", "waits"}
+            name: list(getattr(self, name))
+            for name in self.__slots__
+            if name not in {"account", "name", "waits", "queue"}
         }
         waits = {reason: list(counts) for reason, counts in self.waits.items()}
-        return {"account": self.account, "name": self.name, "series": {**series, "waits": waits}}
+        queue: Json = {reason: dict(counts) for reason, counts in self.queue.items()}
+        return {"account": self.account, "name": self.name, "series": {**series, "waits": waits}, "queue": queue}
 
 
 def account_name(account: str) -> str:
@@ -80,20 +89,26 @@ def account_name(account: str) -> str:
     return one_line(_KEY.sub("", account).partition(" simulated:")[0], 60)
 
 
-def merged(gauges: Iterable[Gauge]) -> dict[str, list[Gauge]]:
-    """By account, one gauge for each second in which there are any: the sum over the processes, each as it stood last in the
-    CARRIED seconds before.
+def spacing(seconds: float) -> int:
+    """Seconds between the points of a series over so many seconds."""
+    return 1 if seconds <= MOST_POINTS else max(THINNED, math.ceil(seconds / MOST_POINTS))
+
+
+def merged(gauges: Iterable[Gauge], every: int = 1) -> dict[str, list[Gauge]]:
+    """By account, one gauge for each `every` seconds in which there are any: the sum over the processes, each as it stood last
+    there or a little before.
 
     Limits are those of the account, which each process keeps for itself, so that the largest one holds."""
     newest: dict[str, dict[int, dict[str, Gauge]]] = {}
     for gauge in sorted(gauges, key=lambda one: one.at):
-        newest.setdefault(gauge.account, {}).setdefault(math.floor(gauge.at), {})[gauge.process] = gauge
+        newest.setdefault(gauge.account, {}).setdefault(math.floor(gauge.at / every), {})[gauge.process] = gauge
     found: dict[str, list[Gauge]] = {}
-    for account, seconds in newest.items():
+    for account, points in newest.items():
         standing: dict[str, Gauge] = {}
-        for second, processes in seconds.items():
-            standing = {name: one for name, one in standing.items() if second - one.at <= CARRIED} | processes
-            found.setdefault(account, []).append(_sum([*standing.values()], at=float(second)))
+        for processes in points.values():
+            at = math.floor(max(one.at for one in processes.values()))
+            standing = {name: one for name, one in standing.items() if at - one.at <= CARRIED * every} | processes
+            found.setdefault(account, []).append(_sum([*standing.values()], at=float(at)))
     return found
 
 
@@ -101,9 +116,10 @@ def _sum(gauges: Sequence[Gauge], *, at: float) -> Gauge:
     first = gauges[0]
     rates = [gauge.rate for gauge in gauges]
     limits = [gauge.tokens_per_minute for gauge in gauges]
-    waits: Counter[str] = Counter()
+    waits: dict[str, Counter[str]] = {}
     for gauge in gauges:
-        waits.update(gauge.waits)
+        for reason, counts in gauge.waits.items():
+            waits.setdefault(reason, Counter()).update(counts)
     return Gauge(
         process=first.process,
         account=first.account,
@@ -117,7 +133,7 @@ def _sum(gauges: Sequence[Gauge], *, at: float) -> Gauge:
         tokens_used=sum(gauge.tokens_used for gauge in gauges),
         refused=sum(gauge.refused for gauge in gauges),
         pause_s=max(gauge.pause_s for gauge in gauges),
-        waits=dict(waits),
+        waits=waits,
     )
 
 
@@ -126,10 +142,10 @@ def _largest(limits: Sequence[float | None]) -> float | None:
     return None if None in limits else max((limit for limit in limits if limit is not None), default=None)
 
 
-def series_of(gauges: Iterable[Gauge]) -> list[AccountSeries]:
-    """How each account stood over time, by its name."""
+def series_of(gauges: Iterable[Gauge], every: int = 1) -> list[AccountSeries]:
+    """How each account stood over time, a point each `every` seconds, by its name."""
     found = []
-    for account, points in merged(gauges).items():
+    for account, points in merged(gauges, every).items():
         reasons = dict.fromkeys(reason for point in points for reason in point.waits)
         found.append(
             AccountSeries(
@@ -145,7 +161,8 @@ def series_of(gauges: Iterable[Gauge]) -> list[AccountSeries]:
                 tokens_limit=tuple(point.tokens_per_minute for point in points),
                 refused=tuple(point.refused for point in points),
                 pause_s=tuple(point.pause_s for point in points),
-                waits={reason: tuple(point.waits.get(reason, 0) for point in points) for reason in reasons},
+                waits={reason: tuple(point.reasons.get(reason, 0) for point in points) for reason in reasons},
+                queue=points[-1].waits,
             )
         )
     return sorted(found, key=lambda one: (one.name, one.account))
@@ -156,7 +173,7 @@ def throttled(gauges: Iterable[Gauge], *, now: float) -> Answer:
     newest = {(one.account, one.process): one for one in gauges if now - one.at <= FRESH}
     fresh = [*newest.values()]
     if not fresh:
-        return Answer(throttled=False, text="No: no run goes on.")
+        return Answer(throttled=False, text="No: nothing asks a provider now.")
     worst = max(fresh, key=lambda one: (_held(one), one.pause_s))
     if _held(worst) or worst.pause_s > 0:
         others = len({one.account for one in fresh if _held(one)} - {worst.account})
@@ -164,7 +181,7 @@ def throttled(gauges: Iterable[Gauge], *, now: float) -> Answer:
         return Answer(throttled=True, text=f"Yes: {_why(worst)}.{_refused(fresh)}{more}")
     in_flight, waits = sum(one.in_flight for one in fresh), Counter[str]()
     for one in fresh:
-        waits.update(one.waits)
+        waits.update(one.reasons)
     known = ", ".join(
         f"{count:,} for {_WORDS.get(reason, reason_word(reason))}" for reason, count in waits.most_common()
     )
@@ -191,15 +208,16 @@ def was_throttled(models: Iterable[Mapping[str, Json]]) -> Answer:
 
 def _held(gauge: Gauge) -> int:
     """How many wait for a limit."""
-    return sum(gauge.waits.get(reason, 0) for reason in OF_A_LIMIT)
+    return sum(gauge.reasons.get(reason, 0) for reason in OF_A_LIMIT)
 
 
 def _why(gauge: Gauge) -> str:
     name = account_name(gauge.account)
-    reason = max(OF_A_LIMIT, key=lambda one: (gauge.waits.get(one, 0), -OF_A_LIMIT.index(one)))
-    if gauge.pause_s > 0 and not gauge.waits.get(reason):
+    waits = gauge.reasons
+    reason = max(OF_A_LIMIT, key=lambda one: (waits.get(one, 0), -OF_A_LIMIT.index(one)))
+    if gauge.pause_s > 0 and not waits.get(reason):
         return f"{name} asked for a pause, of which {duration(gauge.pause_s)} are left"
-    count = gauge.waits[reason]
+    count = waits[reason]
     total = max(count, gauge.in_flight + gauge.waiting)
     return f"{count:,} of {total:,} wait {_cause(reason, gauge, name)}"
 

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass, field, replace
-from flowllm.core.types import (
-    AttemptStatus,
-    Json,
-    NodeId,
-    NodeStatus,
-    StepId,
-    StepKind,
-    WaitReason,
-    child_id,
-    step_path,
-)
+from flowllm.core.types import AttemptStatus, Json, NodeId, NodeStatus, StepId, StepKind, child_id, step_path
 from flowllm.explain.graph import Graph
 from flowllm.reporting.text import duration, error_text
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
-from flowllm.storage.timeline import Activity
+from flowllm.storage.timeline import RUN_ATTEMPTS, Activity
 from flowllm.views.graph import (
     critical_path,
     durations,
@@ -31,12 +22,17 @@ from flowllm.views.graph import (
     graph_within,
     last_moment,
 )
-from flowllm.views.standing import standing_nodes
+from flowllm.views.segments import SHORTEST, BarAttempt, WaitSegment, gaps, wait_segments, with_hedges
+from flowllm.views.standing import as_seen, standing_nodes
 
+RunAttempt: TypeAlias = tuple[float, float | None]
+"""When one began and ended."""
 MOST_BARS = 1000
 """Bars that are given at once."""
 SPANS = 120
-"""Into so many spans the time of a foreach is cut."""
+"""Into so many spans the time of a foreach in one attempt at the run is cut."""
+MOST_EARLIER = 20
+"""Earlier attempts of which that is looked at."""
 LEAST_LIKE = 5
 """Requests that must have been answered before anything is known of how long their like take."""
 USUAL = 0.95
@@ -47,33 +43,6 @@ QUIET_FROM = 10.0
 """but nothing below so many seconds;"""
 QUIET_UNKNOWN = 60.0
 """and where nothing is known of its like, so many."""
-SHORTEST = 0.0005
-"""Seconds below which a wait is not drawn."""
-BETWEEN = frozenset({WaitReason.BACKOFF, WaitReason.BREAKER})
-"""Reasons that come of an attempt that failed, so that these waits stand behind one wherever there is room."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarAttempt:
-    """One attempt on the wire. Times are wall clock seconds."""
-
-    number: int
-    started_at: float
-    finished_at: float | None
-    status: str
-    hedge: bool
-    """It was sent beside an earlier one that was not answered yet."""
-    error_type: str
-    """Empty for one that succeeded; `Abandoned`: another one was answered first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitSegment:
-    """A wait as it is drawn: how long it was is on record, when it was within its node is not."""
-
-    reason: str
-    started_at: float
-    finished_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,21 +68,21 @@ class Bar:
     inner: bool = False
     """There are nodes within it, which can be opened."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    activity: Activity | None = None
+    activity: tuple[Activity, ...] = ()
+    """Of a foreach, for each attempt at the run in which items began or ended."""
     place: int | None = None
     change_no: int = 0
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        activity = self.activity
         return {
             **plain,
             "waits": {reason: round(seconds, 4) for reason, seconds in self.waits.items()},
             "segments": [[one.reason, one.started_at, one.finished_at] for one in self.segments],
             "attempts": [{name: getattr(one, name) for name in one.__slots__} for one in self.attempts],
             "counts": dict(self.counts),
-            "activity": None if activity is None else {name: getattr(activity, name) for name in activity.__slots__},
+            "activity": [{name: getattr(one, name) for name in one.__slots__} for one in self.activity],
         }
 
 
@@ -126,6 +95,8 @@ class Timeline:
     """The number of the run's newest change that is in it."""
     more: bool = False
     """There are further items behind the last one."""
+    attempts: tuple[RunAttempt, ...] = ()
+    """Those at the run."""
 
     def as_dict(self, since: int = 0) -> dict[str, Json]:
         """As JSON; of what has changed since the change of that number, and of what goes on. The critical path is told whole:
@@ -133,64 +104,22 @@ class Timeline:
         going = (NodeStatus.RUNNING, NodeStatus.WAITING)
         bars = [bar.as_dict() for bar in self.bars if not since or bar.change_no > since or bar.status in going]
         path: list[Json] = [bar.id for bar in self.bars if bar.critical]
-        return {"bars": bars, "critical_path": path, "changes": self.changes, "more": self.more}
+        attempts: list[Json] = [list(one) for one in self.attempts]
+        return {
+            "bars": bars,
+            "critical_path": path,
+            "changes": self.changes,
+            "more": self.more,
+            "run_attempts": attempts,
+        }
 
 
-def with_hedges(attempts: Iterable[AttemptRecord]) -> tuple[BarAttempt, ...]:
-    """Attempts in the order in which they were sent; one that was sent before an earlier one had ended is a hedge."""
-    found: list[BarAttempt] = []
-    busy = -math.inf
-    for attempt in sorted(attempts, key=lambda one: one.started_at):
-        end = math.inf if attempt.finished_at is None else attempt.finished_at
-        found.append(
-            BarAttempt(
-                number=attempt.number,
-                started_at=attempt.started_at,
-                finished_at=attempt.finished_at,
-                status=attempt.status.value,
-                hedge=attempt.started_at < busy,
-                error_type=str((attempt.error or {}).get("type", "")),
-            )
-        )
-        busy = max(busy, end)
-    return tuple(found)
-
-
-def wait_segments(
-    waits: Mapping[str, float], attempts: Sequence[BarAttempt], started_at: float, finished_at: float
-) -> tuple[WaitSegment, ...]:
-    """Lay waits, of which only the sums are known, into the time of a node in which no attempt was on the wire.
-
-    What comes of a failed attempt is laid behind one as long as there is room, all else from the beginning, the longest
-    first. What finds no room, as it went on beside an attempt, is not drawn.
-    """
-    gaps = _gaps(attempts, started_at, finished_at)
-    first = attempts[0].started_at if attempts else finished_at
-    known = sorted(
-        ((reason, seconds) for reason, seconds in waits.items() if reason != WaitReason.DEPENDENCY),
-        key=lambda one: (one[0] not in BETWEEN, -one[1]),
-    )
-    found: list[WaitSegment] = []
-    for reason, seconds in known:
-        left = seconds
-        for number in sorted(range(len(gaps)), key=lambda n: reason in BETWEEN and gaps[n][0] < first):
-            begin, end = gaps[number]
-            took = min(left, end - begin)
-            if took >= SHORTEST:
-                found.append(WaitSegment(reason=reason, started_at=begin, finished_at=begin + took))
-                gaps[number] = (begin + took, end)
-                left -= took
-    return tuple(sorted(found, key=lambda one: one.started_at))
-
-
-def _gaps(attempts: Sequence[BarAttempt], begin: float, end: float) -> list[tuple[float, float]]:
-    """The time from `begin` to `end` in which no attempt was on the wire."""
-    found, at = [], begin
-    for attempt in attempts:
-        if attempt.started_at > at:
-            found.append((at, min(attempt.started_at, end)))
-        at = max(at, end if attempt.finished_at is None else attempt.finished_at)
-    return [*found, (at, end)] if at < end else found
+def run_attempts(run: RunRecord, now: float) -> tuple[RunAttempt, ...]:
+    """When each attempt at a run began and ended (None: it goes on), wall clock seconds; what was before it was known how
+    attempts are told apart is one. `now` is its last moment."""
+    *before, last = run.stats.get(RUN_ATTEMPTS) or [{"started_at": run.started_at}]
+    end = None if run.going else max(now, last["started_at"])
+    return (*((one["started_at"], one["finished_at"]) for one in before), (last["started_at"], end))
 
 
 def quiet_after(like: Collection[float]) -> float:
@@ -218,11 +147,14 @@ def bar_of(node: NodeRecord, attempts: Sequence[AttemptRecord], *, now: float) -
     finished_at = end_of(node)
     begin, end = node.started_at, now if finished_at is None else finished_at
     segments: tuple[WaitSegment, ...] = ()
-    if begin is not None and node.status is NodeStatus.RUNNING and node.counts is None:
-        gaps = _gaps(drawn, begin, end)
-        segments = tuple(WaitSegment(reason="", started_at=one, finished_at=other) for one, other in gaps)
-    elif begin is not None:
-        segments = wait_segments(node.waits, drawn, begin, end)
+    if begin is not None:
+        last = [one for one in drawn if one.started_at >= begin]  # not those of earlier attempts at the run
+        if node.status is NodeStatus.RUNNING and node.counts is None:
+            segments = tuple(
+                WaitSegment(reason="", started_at=one, finished_at=other) for one, other in gaps(last, begin, end)
+            )
+        else:
+            segments = wait_segments(node.waits, last, begin, end)
     return Bar(
         id=node.node_id,
         kind=node.kind.value,
@@ -252,26 +184,25 @@ async def read_timeline(
     node = await store.node(run.run_id, NodeId(parent)) if parent else None
     if parent and not parent.endswith("]") and StepId(parent.rpartition(".")[2]) in _around(above, parent).foreach:
         items = await store.items(run.run_id, NodeId(parent), after=after, limit=limit + 1)
-        shown = standing_nodes(run, items[:limit])
-        bars = await _bars(store, run, shown, now=last_moment(run, shown, now))
-        return Timeline(bars=tuple(bars), changes=run.totals.changes, more=len(items) > limit)
+        line = await _drawn(store, run, standing_nodes(run, items[:limit]), now=now)
+        return replace(line, more=len(items) > limit)
     if node is not None and node.kind != StepKind.WORKFLOW:
         raise UsageError(
             f"{parent} has no nodes within it", hint="only steps of kind `workflow`, and foreaches, have some"
         )
     inner = graph_within(above, parent)
     nodes = standing_nodes(run, await store.nodes(run.run_id, parent))
+    line = await _drawn(store, run, nodes, now=now)
     now = last_moment(run, nodes, now)
-    bars = await _bars(store, run, nodes, now=now)
     path = set(critical_path(inner, parent, durations(nodes, now)))
     counts = await foreach_counts(store, run.run_id, inner, nodes)
-    bars = [await _as_step(store, run, inner, bar, counts.get(bar.id, {}), now=now) for bar in bars]
-    known = {bar.id for bar in bars}
+    bars = [
+        await _as_step(store, run, inner, bar, counts.get(bar.id, {}), attempts=line.attempts, now=now)
+        for bar in line.bars
+    ]
     begun = sorted(bars, key=lambda bar: (bar.started_at is None, bar.started_at or 0.0))
-    return Timeline(
-        bars=tuple(replace(bar, critical=bar.id in path) for bar in (*begun, *_pending(inner, parent, known))),
-        changes=run.totals.changes,
-    )
+    whole = (*begun, *_pending(inner, parent, {bar.id for bar in bars}))
+    return replace(line, bars=tuple(replace(bar, critical=bar.id in path) for bar in whole))
 
 
 def _around(graph: Graph, node: str) -> Graph:
@@ -294,17 +225,29 @@ def _pending(graph: Graph, parent: str, known: Collection[str]) -> Iterable[Bar]
 
 
 async def _as_step(
-    store: Store, run: RunRecord, graph: Graph, bar: Bar, counts: Mapping[NodeStatus, int], *, now: float
+    store: Store,
+    run: RunRecord,
+    graph: Graph,
+    bar: Bar,
+    counts: Mapping[NodeStatus, int],
+    *,
+    attempts: Sequence[RunAttempt],
+    now: float,
 ) -> Bar:
     """With what is within it: of a foreach the counts of its items, and when they began and ended."""
     step = StepId(bar.id.rpartition(".")[2])
     foreach = step in graph.foreach
-    activity = None
+    activity: tuple[Activity, ...] = ()
     if foreach and bar.started_at is not None:
-        end = now if bar.finished_at is None else bar.finished_at
-        activity = await store.activity(
-            run.run_id, NodeId(bar.id), begin=bar.started_at, end=max(end, bar.started_at) + SHORTEST, spans=SPANS
+        end = (now if bar.finished_at is None else bar.finished_at) + SHORTEST
+        before = [(began, ended) for began, ended in attempts if ended is not None and ended <= bar.started_at]
+        *earlier, last = await store.activity(
+            run.run_id,
+            NodeId(bar.id),
+            [*before[-MOST_EARLIER:], (bar.started_at, max(end, bar.started_at))],
+            spans=SPANS,
         )
+        activity = (*(_from_the_first(one) for one in earlier if _any(one)), last)
     return replace(
         bar,
         foreach=foreach,
@@ -315,21 +258,43 @@ async def _as_step(
     )
 
 
-async def _bars(store: Store, run: RunRecord, nodes: Sequence[NodeRecord], *, now: float) -> list[Bar]:
-    attempts = await store.attempts_of(run.run_id, [node.node_id for node in nodes if node.counts is None])
+def _any(activity: Activity) -> bool:
+    return any(activity.started) or any(activity.succeeded) or any(activity.failed) or any(activity.others)
+
+
+def _from_the_first(activity: Activity) -> Activity:
+    """Without the spans before the first item began: the foreach had not."""
+    of = {name: getattr(activity, name) for name in ("started", "succeeded", "failed", "others")}
+    first = next(span for span, counts in enumerate(zip(*of.values(), strict=True)) if any(counts))
+    begin = activity.begin + first * activity.width
+    return Activity(begin=begin, width=activity.width, **{name: counts[first:] for name, counts in of.items()})
+
+
+async def _drawn(store: Store, run: RunRecord, nodes: Sequence[NodeRecord], *, now: float) -> Timeline:
+    now = last_moment(run, nodes, now)
+    tries = run_attempts(run, now)
+    sent = await store.attempts_of(run.run_id, [node.node_id for node in nodes if node.counts is None])
     like: dict[tuple[str, str, str], list[float]] = {}
     found: list[Bar] = []
     for node in nodes:
-        sent = attempts.get(node.node_id, [])
-        bar = bar_of(node, sent, now=now)
-        if node.status is NodeStatus.RUNNING and run.going and _silent(sent, now) >= QUIET_FROM:
-            last = sent[-1]
+        attempts = [_ended(as_seen(one, run), tries) for one in sent.get(node.node_id, ())]
+        bar = bar_of(node, attempts, now=now)
+        if node.status is NodeStatus.RUNNING and _silent(attempts, now) >= QUIET_FROM:
+            last = attempts[-1]
             kind = (last.provider, last.model, "" if last.model else step_path(node.node_id))
             if kind not in like:
                 like[kind] = await store.latencies(last)
             bar = replace(bar, quiet=quiet_text(last.started_at, now, like[kind]))
         found.append(bar)
-    return found
+    return Timeline(bars=tuple(found), changes=run.totals.changes, attempts=tries)
+
+
+def _ended(attempt: AttemptRecord, tries: Sequence[RunAttempt]) -> AttemptRecord:
+    """One that was on its way when its process ended went on no longer than the attempt at the run did."""
+    if attempt.status is AttemptStatus.SENT or attempt.finished_at is not None:
+        return attempt
+    ends = (end for begin, end in tries if end is not None and begin <= attempt.started_at <= end)
+    return replace(attempt, finished_at=next(ends, attempt.started_at))
 
 
 def _silent(attempts: Sequence[AttemptRecord], now: float) -> float:

@@ -29,6 +29,7 @@ from flowllm.storage.sqlite.rows import (
 )
 from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.totals import Totals
+from flowllm.storage.timeline import RUN_ATTEMPTS
 
 
 def _set(*names: str, then: str = "") -> str:
@@ -41,7 +42,14 @@ _SEQ: Final = "SELECT seq FROM runs WHERE run_id = :this"
 _RUN: Final = f"SELECT seq, {', '.join(RunRow._fields)} FROM runs WHERE run_id = :this"
 _WITHOUT_SNAPSHOT: Final = ", ".join(name for name in RunRow._fields if name != "snapshot")
 _ROW: Final = f"SELECT {_WITHOUT_SNAPSHOT} FROM runs WHERE run_id = :this"
-_CLAIM: Final = _set("status", "owner_pid", "owner_host", "owner_since", then=", epoch = epoch + 1, finished_at = NULL")
+_CLAIM: Final = _set(
+    "status", "owner_pid", "owner_host", "owner_since", "stats", then=", epoch = epoch + 1, finished_at = NULL"
+)
+_NEWEST: Final = (
+    "SELECT max(at) FROM (SELECT coalesce(finished_at, started_at) AS at FROM nodes WHERE run_id = :this "
+    "ORDER BY change_no DESC LIMIT 100)"
+)
+"""About when a process was last heard of that did not come to its end."""
 _SENT: Final = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE run_id = :this AND status = 'sent'"
 _FORGET: Final = "UPDATE attempts SET status = :new_status, row_hash = :new_row_hash WHERE attempt_id = :this"
 _REHASH: Final = _set("row_hash")
@@ -94,12 +102,23 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
             raise run_not_found(run_id)
         row = RunRow(*found[0][1:])
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
-        _change(connection, _CLAIM, values)
+        run = replace(run, stats={**run.stats, RUN_ATTEMPTS: _attempts_at(connection, run, owner)})
+        _change(connection, _CLAIM, {**values, "new_stats": to_json(dict(run.stats))})
         _forget_sent(connection, this)
         run = replace(run, totals=_totals(connection, this), tags=_tags(connection, this))
         return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
 
     return Unit(action=action)
+
+
+def _attempts_at(connection: sqlite3.Connection, run: RunRecord, owner: Owner) -> list[Json]:
+    """When each attempt at a run began and ended, with the one that this owner begins."""
+    *before, last = run.stats.get(RUN_ATTEMPTS) or [{"started_at": run.started_at}]
+    ended: float | None = run.finished_at
+    if ended is None:
+        (ended,) = connection.execute(_NEWEST, {"this": to_text(run.run_id)}).fetchone()
+    begun = {"started_at": owner.since, "finished_at": None}
+    return [*before, {**last, "finished_at": max(last["started_at"], ended or 0.0)}, begun]
 
 
 def finish_run(

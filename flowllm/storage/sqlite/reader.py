@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -241,9 +242,10 @@ class Reader:
         rows = await self._all(f"{query} ORDER BY due_at IS NULL, due_at, token LIMIT :limit", values)
         return [wait_of(row) for row in rows]
 
-    async def gauges(self, *, since: float) -> list[Gauge]:
-        query = f"SELECT {', '.join(GAUGE_FIELDS)} FROM gauges WHERE at > :since ORDER BY at, account"
-        found = [dict(zip(GAUGE_FIELDS, row, strict=True)) for row in await self._all(query, {"since": since})]
+    async def gauges(self, *, since: float, until: float = math.inf) -> list[Gauge]:
+        query = f"SELECT {', '.join(GAUGE_FIELDS)} FROM gauges WHERE at > :since AND at <= :until ORDER BY at, account"
+        rows = await self._all(query, {"since": since, "until": until})
+        found = [dict(zip(GAUGE_FIELDS, row, strict=True)) for row in rows]
         return [Gauge(**{**one, **{name: read(one[name]) for name, read in _TEXTS}}) for one in found]
 
     async def attempts(

@@ -288,7 +288,12 @@ def running_row(node: NodeRecord) -> RunningRow:
 
 def gauge_row(gauge: Gauge) -> tuple[Any, ...]:
     """A gauge as it is written."""
-    return (to_text(gauge.process), to_text(gauge.account), *_OF_GAUGE(gauge), to_json(dict(gauge.waits)))
+    return (
+        to_text(gauge.process),
+        to_text(gauge.account),
+        *_OF_GAUGE(gauge),
+        to_json({why: dict(counts) for why, counts in gauge.waits.items()}),
+    )
 
 
 GAUGE_FIELDS: Final = tuple(one.name for one in fields(Gauge))

@@ -59,11 +59,17 @@ NOTE_RUNNING: Final = (
 WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
 WRITE_GAUGE: Final = _upsert("gauges", GAUGE_FIELDS, "process, account, at")
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
+THIN_GAUGES: Final = (
+    "DELETE FROM gauges WHERE at >= ? AND at < ? AND EXISTS (SELECT 1 FROM gauges AS earlier WHERE "
+    "earlier.process = gauges.process AND earlier.account = gauges.account AND earlier.at < gauges.at "
+    "AND earlier.at >= 30 * CAST(gauges.at / 30 AS INTEGER))"
+)
+"""Of each half minute keep the first one."""
 WRITE_LEARNED: Final = _upsert("learned", LearnedRow._fields, "account, name")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"
 HAS_ENDED: Final = "SELECT status <> 'sent' FROM attempts WHERE attempt_id = ?"
 
-_AS_THEY_ARE: Final = (WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES)
+_AS_THEY_ARE: Final = (WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES, THIN_GAUGES)
 _FORGET_WAIT: Final = "DELETE FROM waits WHERE run_id = ? AND node_id = ?"
 _ENDED: Final = frozenset({"succeeded", "failed", "skipped", "blocked"})
 _OF_ATTEMPT: Final = itemgetter(*(AttemptRow._fields.index(name) for name in CHARGED))

@@ -54,8 +54,10 @@ GOING = 1_000_000
 
 
 _MOST_OTHERS = 100
-GAUGES_KEPT = 600.0
-"""Seconds for which gauges are kept."""
+GAUGES_WHOLE = 600.0
+"""Seconds for which all gauges are kept,"""
+GAUGES_KEPT = 7 * 86_400.0
+"""and for which one in half a minute is."""
 
 
 class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, TimelineReader):
@@ -80,6 +82,8 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         self._numbers = item_matching.Numbers()
         self._others_now: list[RunId] = []
         self._others_until = 0.0
+        self._thinned = 0.0
+        """Up to when gauges were thinned out, wall clock seconds."""
 
     # runs
 
@@ -245,8 +249,11 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
     def note_gauges(self, gauges: Sequence[Gauge]) -> None:
         if gauges:
             rows = [(statements.WRITE_GAUGE, gauge_row(gauge)) for gauge in gauges]
-            forget = (statements.FORGET_GAUGES, (gauges[-1].at - GAUGES_KEPT,))
-            self._writer.ride(Unit(rows=(*rows, forget), rides=True), hurries=True)
+            now, since = gauges[-1].at, self._thinned
+            self._thinned = now - GAUGES_WHOLE
+            forget = (statements.FORGET_GAUGES, (now - GAUGES_KEPT,))
+            thin = (statements.THIN_GAUGES, (since, self._thinned))
+            self._writer.ride(Unit(rows=(*rows, forget, thin), rides=True), hurries=True)
 
     # memo
 

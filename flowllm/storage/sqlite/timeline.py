@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, RunId, StepId
 from flowllm.storage.base import AttemptRecord
@@ -17,9 +17,8 @@ _ATTEMPTS: Final = (
     f"SELECT {', '.join(AttemptRow._fields)} FROM attempts "
     "WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:nodes)) ORDER BY seq"
 )
-_SPAN: Final = "CASE WHEN {time} >= :begin AND {time} < :end THEN cast(({time} - :begin) / :width AS INTEGER) END"
 _ACTIVITY: Final = (
-    f"SELECT {_SPAN.format(time='started_at')}, {_SPAN.format(time='finished_at')}, status, count(*) FROM nodes "
+    "SELECT {began}, {ended}, status, count(*) FROM nodes "
     "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL GROUP BY 1, 2, 3"
 )
 _WITHIN: Final = (
@@ -29,6 +28,16 @@ _WITHIN: Final = (
 )
 _OVER: Final = frozenset(status.value for status in NODE_TERMINAL)
 _COUNTED: Final = ("started", "succeeded", "failed", "others")
+
+
+def _span(time: str, windows: int, spans: int) -> str:
+    """The number of the span that a time is in, those of all windows counted through; NULL outside of them."""
+    cases = (
+        f"WHEN {time} >= :begin{one} AND {time} < :end{one} "
+        f"THEN {one * spans} + min({spans - 1}, cast(({time} - :begin{one}) / :width{one} AS INTEGER))"
+        for one in range(windows)
+    )
+    return f"CASE {' '.join(cases)} END"
 
 
 class TimelineReader(Reader):
@@ -42,15 +51,26 @@ class TimelineReader(Reader):
             found.setdefault(attempt.node_id, []).append(attempt)
         return found
 
-    async def activity(self, run_id: RunId, parent: NodeId, *, begin: float, end: float, spans: int) -> Activity:
-        width = max(end - begin, 1e-6) / spans
-        values = {"run": to_text(run_id), "parent": to_text(parent), "begin": begin, "end": end, "width": width}
-        counts = {name: [0] * spans for name in _COUNTED}
-        for began, ended, status, count in await self._all(_ACTIVITY, values):
-            for span, what in ((began, "started"), (ended, status if status in counts else "others")):
-                if span is not None and (what != "others" or status in _OVER):
-                    counts[what][min(span, spans - 1)] += count
-        return Activity(begin=begin, width=width, **counts)
+    async def activity(
+        self, run_id: RunId, parent: NodeId, windows: Sequence[tuple[float, float]], *, spans: int
+    ) -> list[Activity]:
+        values: dict[str, Any] = {"run": to_text(run_id), "parent": to_text(parent)}
+        widths = [max(end - begin, 1e-6) / spans for begin, end in windows]
+        for number, (begin, end) in enumerate(windows):
+            values |= {f"begin{number}": begin, f"end{number}": end, f"width{number}": widths[number]}
+        counts: list[dict[str, list[int]]] = [{name: [0] * spans for name in _COUNTED} for _ in windows]
+        query = _ACTIVITY.format(
+            began=_span("started_at", len(windows), spans), ended=_span("finished_at", len(windows), spans)
+        )
+        for began, ended, status, count in await self._all(query, values):
+            for at, what in ((began, "started"), (ended, status if status in _COUNTED else "others")):
+                if at is not None and (what != "others" or status in _OVER):
+                    window, span = divmod(at, spans)
+                    counts[window][what][span] += count
+        return [
+            Activity(begin=begin, width=width, **of)
+            for (begin, _), width, of in zip(windows, widths, counts, strict=True)
+        ]
 
     async def count_within(self, run_id: RunId, foreach: NodeId) -> dict[StepId, dict[NodeStatus, int]]:
         found: dict[StepId, dict[NodeStatus, int]] = {}

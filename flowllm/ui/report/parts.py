@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from flowllm.core.types import Json
 from flowllm.reporting.text import duration, json_text, readable, reason_word
+from flowllm.storage.timeline import Activity
 from flowllm.ui.report.html import Child, Markup, el
 from flowllm.views.timeline import Bar, Timeline
 
@@ -91,7 +92,7 @@ def over_time(timeline: Timeline, begin: float, end: float, links: Mapping[str, 
     scale = WIDTH / max(end - begin, 1e-3)
     rows = [_row(bar, begin, end, scale, links) for bar in timeline.bars if bar.started_at is not None]
     kinds: dict[str, list[str]] = {"call": ["in calls"]} if any(bar.attempts for bar in timeline.bars) else {}
-    if any(bar.activity is not None for bar in timeline.bars):
+    if any(bar.activity for bar in timeline.bars):
         kinds["done"] = ["items that ended"]
     for reason in sorted({one.reason for bar in timeline.bars for one in bar.segments if one.reason}):
         kinds.setdefault(f"wait-{_WAITS.get(reason, 'other')}", []).append(reason_word(reason))
@@ -127,8 +128,7 @@ def _row(bar: Bar, begin: float, end: float, scale: float, links: Mapping[str, s
         kind = "call failed" if one.error_type else "call"
         what = f"attempt {one.number}: {one.error_type or one.status}, {duration(stop - one.started_at)}"
         drawn.append(rect(one.started_at, stop, kind, what))
-    if bar.activity is not None:
-        drawn.append(_items(bar, begin, scale))
+    drawn += [_items(one, begin, scale) for one in bar.activity]
     name = el("a", bar.id, href=f"#{links[bar.id]}") if bar.id in links else bar.id
     critical = el("abbr", " ◆", title="on the critical path") if bar.critical else None
     chart = _svg(drawn, WIDTH, _HEIGHT)
@@ -141,10 +141,8 @@ def _waited(reason: str, seconds: float) -> str:
     return f"waited {duration(seconds)}{f': {reason_word(reason)}' if reason else ''}"
 
 
-def _items(bar: Bar, begin: float, scale: float) -> Markup:
+def _items(activity: Activity, begin: float, scale: float) -> Markup:
     """How many items ended in each span of time, as an area."""
-    activity = bar.activity
-    assert activity is not None  # noqa: S101 - it was asked for one
     ended = [sum(counts) for counts in zip(activity.succeeded, activity.failed, activity.others, strict=False)]
     most = max(ended, default=0) or 1
     left = (activity.begin - begin) * scale

@@ -14,6 +14,12 @@ export function duration(seconds) {
   return hours ? `${hours.toLocaleString("en")} h ${two(minutes)} m` : `${minutes} m ${two(whole % 60)} s`;
 }
 
+/** The same to the whole second, or minute, hour and day: 5 s, 4 m, 3 h, 2 d. */
+export function roughly(seconds) {
+  const [size, unit] = seconds < 1 ? [0.001, "ms"] : seconds < 60 ? [1, "s"] : seconds < 3600 ? [60, "m"] : seconds < 172_800 ? [3600, "h"] : [86_400, "d"];
+  return `${Math.round(seconds / size)} ${unit}`;
+}
+
 /** As the command line writes sums: four significant digits, and to the cent at least. */
 export function dollars(usd) {
   if (usd === null || usd === undefined) return "unknown";

@@ -2,10 +2,10 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, stream } from "./api.mjs";
 
-const EMPTY = { run: null, nodes: new Map(), error: null, gauges: [], version: 0 };
+const EMPTY = { run: null, nodes: new Map(), error: null, version: 0 };
 
 /**
- * `{run, nodes: Map by id, items: {subscribe(fn) => unsubscribe}, gauges, error}`, kept up to date.
+ * `{run, nodes: Map by id, items: {subscribe(fn) => unsubscribe}, error}`, kept up to date.
  * Subscribers of items get `[[parent, index, code, change_no], …]`; one change may come twice.
  */
 export function useRun(id) {
@@ -52,7 +52,6 @@ async function begin(id, items, signal, set) {
         error: null,
         run: before.run && received({ ...before.run, ...data.run }),
         nodes: data.nodes.length ? merged(before.nodes, data.nodes) : before.nodes,
-        gauges: data.gauges.length ? data.gauges : before.gauges,
         version: before.version + 1,
       }));
       if (status !== data.run.status) reload(); // outputs, errors and what may be done are told once

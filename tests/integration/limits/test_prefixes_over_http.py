@@ -54,7 +54,7 @@ async def ask(app: FlowLLM, server: Server, script: Caching, folder: Path, *, mo
     path.write_text(FLOW.format(url=server.url, mode=mode, salt=salt, documents=DOCUMENTS, questions=QUESTIONS))
     server.hold, before = 10**6, len(script.read)
     running = asyncio.ensure_future(app.run(path))
-    while all(gauge.waits.get("prefix") != FOLLOWERS for gauge in app._limiter.gauges().values()) or (
+    while all(gauge.waits.get("prefix", {}).get("normal") != FOLLOWERS for gauge in app._limiter.gauges().values()) or (
         len(script.read) < before + DOCUMENTS
     ):
         assert not running.done(), await running

@@ -132,16 +132,30 @@ async def test_gauges_ride_and_are_kept_for_ten_minutes(store: Store) -> None:
         rate=2.5,
         tokens=None,
         pause_s=0.5,
-        waits={"slot": 9},
+        waits={"slot": {"normal": 9}},
     )
     store.note_gauges([gauge])
     store.note_gauges([])
     assert await store.gauges(since=0) == []
     await store.learn([Learned(account="acc", name="x", value=1.0, at=1.0)])
     assert await store.gauges(since=0) == [gauge]
-    store.note_gauges([replace(gauge, at=1600.5), replace(gauge, at=1600.5, account="b")])
+    for at in (
+        1020.5,
+        1021.0,
+        1049.0,
+        1050.0,
+        1051.0,
+        1660.0,
+    ):  # one in half a minute stays of what is older than ten minutes
+        store.note_gauges([replace(gauge, at=at), replace(gauge, at=at, account="b")])
     await store.learn([Learned(account="acc", name="x", value=2.0, at=1.0)])
-    assert [(one.at, one.account) for one in await store.gauges(since=0)] == [(1600.5, "acc"), (1600.5, "b")]
+    found = await store.gauges(since=0)
+    assert {one.at for one in found if one.account == "acc"} == {1000.0, 1020.5, 1050.0, 1660.0}
+    assert {one.at for one in found if one.account == "b"} == {1020.5, 1050.0, 1660.0}
+    assert {one.at for one in await store.gauges(since=1020.5, until=1050.0)} == {1050.0}
+    store.note_gauges([replace(gauge, at=1050.0 + 7 * 86_400.0)])
+    await store.learn([Learned(account="acc", name="x", value=3.0, at=1.0)])
+    assert [one.at for one in await store.gauges(since=0, until=1e5)] == [1050.0, 1050.0, 1660.0, 1660.0]
 
 
 async def test_gauges_are_written_also_while_nothing_is_committed_as_all_wait(disk: SqlStore) -> None:

@@ -29,12 +29,13 @@ async def test_items_are_counted_by_when_they_began_and_ended(store: Store) -> N
         item = replace(node(f"each[{place}]", "r1", status=status, seq=place + 1), parent=NodeId("each"), place=place)
         record = replace(item, started_at=began, finished_at=ended, content="c")
         await store.commit(nodes=[NodeWrite(lease=lease, node=record)])
-    found = await store.activity(R1, NodeId("each"), begin=10.0, end=20.0, spans=5)
-    assert (found.begin, found.width) == (10.0, 2.0)
+    found, before = await store.activity(R1, NodeId("each"), [(10.0, 20.0), (4.0, 8.0)], spans=5)
+    assert ((found.begin, found.width), (before.begin, before.width)) == ((10.0, 2.0), (4.0, 0.8))
+    assert ([*before.started], [*before.succeeded]) == ([0, 1, 0, 0, 0], [0] * 5)
     assert [*found.started] == [2, 1, 1, 0, 1]
     assert [*found.succeeded] == [1, 0, 0, 0, 1]
     assert ([*found.failed], [*found.others]) == ([0, 0, 1, 0, 0], [0, 0, 0, 1, 0])
-    empty = await store.activity(R1, NodeId("other"), begin=10.0, end=10.0, spans=2)
+    (empty,) = await store.activity(R1, NodeId("other"), [(10.0, 10.0)], spans=2)
     assert [*empty.started] == [0, 0]
 
 

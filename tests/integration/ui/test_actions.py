@@ -87,7 +87,7 @@ def test_figures_are_what_is_on_record_in_the_text_format() -> None:
         for status in (RunStatus.FAILED, RunStatus.PAUSED)
     ]
     gauges = [
-        Gauge(process="h:1", account="acc", at=at, in_flight=at_once, waiting=2, waits={"rate": 2})
+        Gauge(process="h:1", account="acc", at=at, in_flight=at_once, waiting=2, waits={"rate": {"low": 2}})
         for at, at_once in ((95.0, 1), (99.0, 4))
     ]
     old = Gauge(process="h:2", account="acc", at=10.0, in_flight=9, waiting=0)
@@ -99,5 +99,5 @@ def test_figures_are_what_is_on_record_in_the_text_format() -> None:
     assert 'flowllm_nodes{workflow="a\\"\\\\\\nb",status="succeeded"} 4\n' in text
     assert 'flowllm_cost_usd_total{workflow="a\\"\\\\\\nb"} 1.0\n' in text
     assert 'flowllm_requests_in_flight{account="acc",process="h:1"} 4\n' in text
-    assert 'reason="rate"} 2\n' in text
+    assert 'reason="rate",priority="low"} 2\n' in text
     assert "h:2" not in text

@@ -31,7 +31,12 @@ async def test_graph_timeline_and_gauges_of_a_run_that_goes_on(tmp_path: Path) -
     lease = records.lease_of(run)
     going = replace(records.node("a", "R1", status=NodeStatus.RUNNING), started_at=now - 8, finished_at=None)
     gauge = Gauge(
-        process="here:1", account="openai https://x.test/v1 0a1b", at=now, in_flight=2, waiting=3, waits={"slot": 3}
+        process="here:1",
+        account="openai https://x.test/v1 0a1b",
+        at=now,
+        in_flight=2,
+        waiting=3,
+        waits={"slot": {"normal": 2, "high": 1}},
     )
     store.note_gauges([gauge])
     store.note_running(lease, going)
@@ -52,8 +57,9 @@ async def test_graph_timeline_and_gauges_of_a_run_that_goes_on(tmp_path: Path) -
         await store.commit(nodes=[NodeWrite(lease=lease, node=ended)])
         newer: dict[str, Any] = (await page.get(f"/api/runs/R1/timeline?since={line['changes']}")).json
         assert [bar["id"] for bar in newer["bars"]] == ["a", "b"]
-        gauges = (await page.get("/api/gauges?since=0")).json
-        assert [account["name"] for account in gauges["accounts"]] == ["x.test"]
+        gauges = (await page.get("/api/runs/R1/gauges")).json
+        assert [(one["name"], one["queue"]) for one in gauges["accounts"]] == [("x.test", gauge.waits)]
+        assert gauges["every"] == 1
         assert gauges["answer"]["throttled"]
         assert gauges["answer"]["text"].startswith("Yes: 3 of 5 wait for a slot")
         known = (await page.get("/api/runs/R2/graph")).json

@@ -213,7 +213,7 @@ def test_a_follower_that_is_cancelled_leaves_and_one_whose_provider_is_given_up_
         await asyncio.sleep(0)
         gone, told = (asyncio.create_task(send(limiter, server, 1, str(n))) for n in range(2))
         await asyncio.sleep(0.1)
-        assert limiter.gauges()["a"].waits == {"prefix": 2}
+        assert limiter.gauges()["a"].waits == {"prefix": {"normal": 2}}
         gone.cancel()
         limiter._account("a").give_up(ProviderDown("it is down"))
         with pytest.raises(ProviderDown):

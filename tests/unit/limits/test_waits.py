@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from flowllm.core.errors import RateLimited, ServerFailed
-from flowllm.core.types import Limits, WaitReason, WindowLimit
+from flowllm.core.types import Limits, Priority, WaitReason, WindowLimit
 from flowllm.limits.limiter import Limiter
 from tests.support.virtual import LoopClock, run_virtual
 
@@ -47,7 +47,7 @@ def limited(**limits: object) -> Limiter:
 
 
 def counts(limiter: Limiter) -> dict[str, int]:
-    return limiter.gauges()["account"].as_dict()["waits"]
+    return {reason: sum(of.values()) for reason, of in limiter.gauges()["account"].as_dict()["waits"].items()}
 
 
 def test_what_does_not_wait_hears_nothing() -> None:
@@ -74,9 +74,10 @@ def test_the_limit_that_holds_a_request_back_is_the_reason(
         limiter = limited(**limits)
         first = asyncio.create_task(send(limiter, 5.0, tokens=tokens))
         await asyncio.sleep(0)
-        others = [asyncio.create_task(send(limiter, 5.0, tokens=tokens)) for _ in range(2)]
+        ranks = (Priority.HIGH, Priority.LOW)
+        others = [asyncio.create_task(send(limiter, 5.0, tokens=tokens, priority=rank)) for rank in ranks]
         await asyncio.sleep(0)
-        assert counts(limiter) == {reason: 2}
+        assert limiter.gauges()["account"].waits == {reason: {"high": 1, "low": 1}}
         found = [await first, *[await other for other in others]]
         assert counts(limiter) == {}
         return found

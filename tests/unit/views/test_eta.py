@@ -20,8 +20,8 @@ class Items:
     def __init__(self, past: Activity) -> None:
         self.past, self.ended, self.asked = past, 0, 0
 
-    async def activity(self, *_: Any, **__: Any) -> Activity:
-        return self.past
+    async def activity(self, *_: Any, **__: Any) -> list[Activity]:
+        return [self.past]
 
     async def count_items(self, *_: Any) -> dict[NodeStatus, int]:
         self.asked += 1

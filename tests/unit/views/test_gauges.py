@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowllm.storage.monitoring import Gauge
-from flowllm.views.gauges import account_name, series_of, throttled, was_throttled
+from flowllm.views.gauges import account_name, series_of, spacing, throttled, was_throttled
 
 OPENAI = "openai https://api.openai.com/v1 0a1b2c3d"
 
@@ -20,42 +20,45 @@ def gauge(at: float = 100.0, account: str = OPENAI, process: str = "here:1", **m
     ("more", "text"),
     [
         (
-            {"waits": {"rate": 38}, "rate": 500 / 60, "refused": 3},
+            {"waits": {"rate": {"normal": 38}}, "rate": 500 / 60, "refused": 3},
             "Yes: 38 of 60 wait for the rate of 500 requests/min on api.openai.com. In the last minute 3 requests got a 429.",
         ),
         (
-            {"waits": {"tokens": 30, "slot": 8}, "tokens_per_minute": 200_000.0},
+            {"waits": {"tokens": {"normal": 30}, "slot": {"normal": 8}}, "tokens_per_minute": 200_000.0},
             "Yes: 30 of 60 wait for the rate of 200,000 tokens/min on api.openai.com.",
         ),
         (
-            {"waits": {"slot": 38}, "max_concurrent": 22},
+            {"waits": {"slot": {"normal": 38}}, "max_concurrent": 22},
             "Yes: 38 of 60 wait for a slot: 22 requests in flight are as many as may be on api.openai.com.",
         ),
         (
-            {"waits": {"server_pause": 38}, "pause_s": 12.0},
+            {"waits": {"server_pause": {"normal": 38}}, "pause_s": 12.0},
             "Yes: 38 of 60 wait as api.openai.com asked for a pause, of which 12.0s are left.",
         ),
         ({"waiting": 0, "pause_s": 2.5}, "Yes: api.openai.com asked for a pause, of which 2.5s are left."),
         (
-            {"waits": {"breaker": 60}},
+            {"waits": {"breaker": {"normal": 60}}},
             "Yes: 60 of 60 wait as api.openai.com failed too often in a row, until it is tried again.",
         ),
         (
-            {"waits": {"prefix": 38}},
+            {"waits": {"prefix": {"normal": 38}}},
             "No: no limit holds anything back (waiting: 38 for a prompt that begins the same); 22 requests in flight.",
         ),
         ({"waiting": 0, "in_flight": 1}, "No: nothing waits; 1 request in flight."),
     ],
 )
 def test_the_question_is_answered_in_a_sentence(more: dict[str, Any], text: str) -> None:
-    answer = throttled([gauge(at=99.0, waits={"rate": 9}), gauge(**more)], now=101.0)
+    answer = throttled([gauge(at=99.0, waits={"rate": {"normal": 9}}), gauge(**more)], now=101.0)
     assert (answer.text, answer.throttled) == (text, text.startswith("Yes"))
 
 
 def test_what_is_old_says_nothing_of_now_and_several_accounts_are_told_by_the_worst() -> None:
-    assert throttled([gauge(waits={"rate": 9})], now=106.0).text == "No: no run goes on."
+    assert throttled([gauge(waits={"rate": {"normal": 9}})], now=106.0).text == "No: nothing asks a provider now."
     local = "simulated simulated:seed=0"
-    both = [gauge(waits={"rate": 5}), gauge(account=local, waits={"slot": 9}, max_concurrent=22)]
+    both = [
+        gauge(waits={"rate": {"normal": 5}}),
+        gauge(account=local, waits={"slot": {"normal": 9}}, max_concurrent=22),
+    ]
     assert throttled(both, now=100.0).text == (
         "Yes: 9 of 60 wait for a slot: 22 requests in flight are as many as may be on simulated. "
         "Requests to 1 other account wait too."
@@ -67,7 +70,7 @@ def test_a_series_sums_processes_of_the_same_second_and_keeps_no_key() -> None:
     found = series_of(
         [
             gauge(at=100.2, in_flight=1),
-            gauge(at=100.9, rate=5.0, waits={"rate": 1}),
+            gauge(at=100.9, rate=5.0, waits={"rate": {"normal": 1}}),
             gauge(at=100.5, **other),
             gauge(at=102.0, rate=5.0),
             gauge(at=105.5, rate=5.0),
@@ -84,6 +87,15 @@ def test_a_series_sums_processes_of_the_same_second_and_keeps_no_key() -> None:
     assert one.tokens_limit == (None, None, None)
     assert dict(one.waits) == {"rate": (1, 0, 0)}
     assert one.as_dict()["series"]["waits"] == {"rate": [1, 0, 0]}
+
+
+def test_a_long_series_has_a_point_each_so_many_seconds_and_the_queue_as_it_stands_at_its_end() -> None:
+    assert [spacing(seconds) for seconds in (600, 601, 86_400)] == [1, 30, 144]
+    queue = {"rate": {"high": 1, "normal": 2}}
+    points = [gauge(at=at, waits={"slot": {"normal": 4}}) for at in (90.0, 119.5)] + [gauge(at=121.0, waits=queue)]
+    (one,) = series_of([*points, gauge(at=121.5, process="here:2", waits={"rate": {"high": 3}})], every=30)
+    assert (one.at, one.waits) == ((119.0, 121.0), {"slot": (4, 0), "rate": (0, 6)})
+    assert one.as_dict()["queue"] == {"rate": {"high": 4, "normal": 2}}
 
 
 def test_an_account_is_called_by_its_host() -> None:

@@ -19,17 +19,9 @@ from flowllm.explain.graph import Graph
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import RunRecord
 from flowllm.views.graph import GraphView, end_of, last_moment, read_graph
+from flowllm.views.segments import BarAttempt, wait_segments, with_hedges
 from flowllm.views.standing import standing_nodes
-from flowllm.views.timeline import (
-    BarAttempt,
-    Timeline,
-    bar_of,
-    quiet_after,
-    quiet_text,
-    read_timeline,
-    wait_segments,
-    with_hedges,
-)
+from flowllm.views.timeline import Timeline, bar_of, quiet_after, quiet_text, read_timeline
 from tests.support.records import attempt_of_node, node, run
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
@@ -175,8 +167,8 @@ def test_the_graph_and_the_bars_of_a_run_while_it_goes_on_and_after(tmp_path: Pa
         assert line.as_dict(since=line.changes)["critical_path"] == ["posts", "last"], "also where no bar has changed"
         posts = next(bar for bar in line.bars if bar.id == "posts")
         assert posts.counts == {"succeeded": 3}
-        assert posts.activity is not None
-        assert (sum(posts.activity.started), sum(posts.activity.succeeded), sum(posts.activity.failed)) == (3, 3, 0)
+        (activity,) = posts.activity
+        assert (sum(activity.started), sum(activity.succeeded), sum(activity.failed)) == (3, 3, 0)
         short = next(bar for bar in line.bars if bar.id == "short")
         assert [round(one.finished_at - one.started_at) for one in short.attempts if one.finished_at] == [2]
         assert {one.reason for bar in line.bars for one in bar.segments} >= {"slot"}

@@ -9,8 +9,7 @@ import { drawnAs, reasonWord } from "./timeline_scale.mjs";
 import { useThrottled } from "./refresh.mjs";
 
 const EVERY = 1000;
-const SHOWN = 600;
-const GAP = 3;
+const GAP = 3; // points
 const FAR = 4;
 
 export function Throttled({ run }) {
@@ -25,8 +24,7 @@ export function Throttled({ run }) {
   useThrottled(
     async () => {
       try {
-        const since = Math.max(Math.floor(Date.now() / 1000) - SHOWN, run.started_at - 2);
-        set({ found: await get(`/api/gauges?since=${since}&until=${run.finished_at ?? ""}&run=${encodeURIComponent(run.run_id)}`), error: null });
+        set({ found: await get(`/api/runs/${encodeURIComponent(run.run_id)}/gauges`), error: null });
       } catch (problem) {
         set((before) => ({ ...before, error: problem }));
       }
@@ -38,8 +36,8 @@ export function Throttled({ run }) {
   if (!found) return html`<p class="muted" role="status">Reading the limits …</p>`;
   return html`<div class="throttled">
     <${Answer} answer=${found.answer} over=${run.status !== "running"} />
-    ${found.accounts.length === 0 && html`<p class="muted">How accounts stand is noted every second while a run goes on, and kept for ten minutes: there is nothing left of this run.</p>`}
-    ${found.accounts.map((account) => html`<${Account} key=${account.account} account=${account} />`)}
+    ${found.accounts.length === 0 && html`<p class="muted">How accounts stand is noted every second while a run goes on, and kept for a week: there is nothing of this run.</p>`}
+    ${found.accounts.map((account) => html`<${Account} key=${account.account} ...${{ account, going, every: found.every }} />`)}
   </div>`;
 }
 
@@ -52,9 +50,9 @@ function Answer({ answer, over }) {
   </p>`;
 }
 
-function Account({ account }) {
+function Account({ account, every, going }) {
   const { series } = account;
-  const at = useMemo(() => spaced(series), [series]);
+  const at = useMemo(() => spaced(series, every), [series, every]);
   const pauses = pausesOf(series);
   const refusals = series.at.filter((_, point) => series.refused[point] > (series.refused[point - 1] ?? 0));
   const reasons = Object.keys(series.waits);
@@ -77,6 +75,7 @@ function Account({ account }) {
         { label: "limit", values: series.tokens_limit, colour: "--failed", dash: [5, 4] },
       ]} note=${`${count(series.tokens[last])} of ${limitText(series.tokens_limit[last])}`} />
     </div>
+    ${going && html`<${Queue} queue=${account.queue} />`}
     <${AsTable} series=${series} reasons=${reasons} />
   </section>`;
 }
@@ -85,11 +84,26 @@ function limitText(limit) {
   return limit === null || limit === undefined ? "no limit" : count(Math.round(limit));
 }
 
+const PRIORITIES = ["high", "normal", "low"];
+
+/** What waits at the last point, by reason and priority. */
+function Queue({ queue }) {
+  const reasons = Object.entries(queue);
+  if (!reasons.length) return null;
+  return html`<section class="queue">
+    <h3>Waiting now</h3>
+    <table>
+      <thead><tr><th scope="col">for</th>${PRIORITIES.map((name) => html`<th scope="col" class="right" key=${name}>${name} priority</th>`)}</tr></thead>
+      <tbody>${reasons.map(([reason, counts]) => html`<tr key=${reason}><th scope="row"><i class=${`key why-${drawnAs(reason)}`}></i>${reasonWord(reason)}</th>${PRIORITIES.map((name) => html`<td class="right number" key=${name}>${count(counts[name] ?? 0)}</td>`)}</tr>`)}</tbody>
+    </table>
+  </section>`;
+}
+
 /** With a hole where nothing was noted. */
-function spaced(series) {
+function spaced(series, every) {
   const places = [];
   series.at.forEach((at, point) => {
-    if (point && at - series.at[point - 1] > GAP) places.push([series.at[point - 1] + 1, null]);
+    if (point && at - series.at[point - 1] > GAP * every) places.push([series.at[point - 1] + every, null]);
     places.push([at, point]);
   });
   return places;
@@ -227,8 +241,8 @@ function AsTable({ series, reasons }) {
   const [open, set] = useState(false);
   const points = series.at.map((_, point) => point).slice(-ROWS).reverse();
   return html`<details class="as-table" onToggle=${(event) => set(event.currentTarget.open)}>
-    <summary>As a table: the last minute</summary>
-    ${open && html`<div class="scroll" tabindex="0" role="region" aria-label="Numbers of the last minute"><table>
+    <summary>As a table: the last ${Math.min(ROWS, series.at.length)} points</summary>
+    ${open && html`<div class="scroll" tabindex="0" role="region" aria-label="Numbers of the last points"><table>
       <thead><tr><th scope="col">Time</th>${["In flight", "Slots", "Waiting", ...reasons.map((reason) => `for ${reasonWord(reason)}`), "Requests/min", "Limit", "Tokens/min", "Limit", "429s/min", "Pause left"].map((name, at) => html`<th scope="col" class="right" key=${at}>${name}</th>`)}</tr></thead>
       <tbody>${points.map((point) => html`<tr key=${series.at[point]}><th scope="row">${clock(series.at[point])}</th>${[series.in_flight[point], series.max_concurrent[point] || null, series.waiting[point], ...reasons.map((reason) => series.waits[reason][point]), series.requests[point], series.requests_limit[point], series.tokens[point], series.tokens_limit[point], series.refused[point]].map((value, at) => html`<td class="right number" key=${at}>${value === null ? "–" : Math.round(value).toLocaleString("en")}</td>`)}<td class="right number">${series.pause_s[point] ? `${series.pause_s[point].toFixed(1)} s` : "–"}</td></tr>`)}</tbody>
     </table></div>`}

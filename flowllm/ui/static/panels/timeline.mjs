@@ -1,24 +1,25 @@
 // The timeline of a run: a bar for each node, waiting apart from calling, attempts at their true times.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { count, duration, statusIcon, visible } from "../format.mjs";
+import { count, duration, roughly, statusIcon, visible } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
 import { Bar, Legend, Patterns, summary, Told } from "./timeline_bar.mjs";
 import { useRows } from "./timeline_data.mjs";
-import { kept, panned, ticks, tickText, zoomed } from "./timeline_scale.mjs";
+import { kept, panned, squeezed, stepOf, ticks, tickText, zoomed } from "./timeline_scale.mjs";
 
 const STEP = 1.5;
 const AHEAD = 1.03;
+const GAP = 84; // px between attempts at the run
 
 export function Timeline({ run, onOpen }) {
   const data = useRows(run);
   const now = useNow(run, data.rows);
   const [frozen, setFrozen] = useState(null);
-  const live = { rows: data.rows, now, changes: run.changes, status: run.status };
+  const live = { rows: data.rows, attempts: data.attempts, now, changes: run.changes, status: run.status };
   if (data.error && !data.ready) return html`<${Trouble} error=${data.error} />`;
   if (!data.ready) return html`<p class="muted" role="status">Reading the timeline …</p>`;
   const freeze = () => setFrozen((before) => (before ? null : live));
-  return html`<${Chart} ...${{ ...data, ...(frozen ?? live), held: frozen && run.changes - frozen.changes, freeze, run, onOpen }} />`;
+  return html`<${Chart} ...${{ ...data, ...(frozen ?? live), held: frozen && run.changes - frozen.changes, freeze, onOpen }} />`;
 }
 
 /** Wall clock seconds, moving on while the run does: the server is on this machine. */
@@ -34,19 +35,21 @@ function useNow(run, rows) {
   return Math.max(run.finished_at ?? run.started_at, ...rows.map(({ bar }) => bar?.finished_at ?? bar?.started_at ?? 0));
 }
 
-function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onOpen }) {
-  const begin = Math.min(run.started_at, ...rows.map(({ bar }) => bar?.started_at ?? Infinity));
-  const bounds = [begin, begin + Math.max(0.05, now - begin) * (status === "running" ? AHEAD : 1)];
+function Chart({ rows, attempts, now, status, held, freeze, opened, toggle, more, onOpen }) {
+  const list = useRef(null);
+  const { width, label, height, seen } = useSizes(list, rows.length);
+  const time = squeezed(attempts.map(([begin, end]) => [begin, end ?? now]), GAP / width);
+  const [begin, end] = [time.parts[0][0], Math.max(time.parts.at(-1)[1], time.to(now))];
+  const bounds = [begin, begin + Math.max(0.05, end - begin) * (status === "running" ? AHEAD : 1)];
   const [chosen, setChosen] = useState(null);
   const span = chosen ? kept(chosen, bounds) : bounds;
   const [at, setAt] = useState(null);
   const [hover, setHover] = useState(null);
-  const list = useRef(null);
-  const { width, label, height, seen } = useSizes(list, rows.length);
-  const x = (time) => ((time - span[0]) / (span[1] - span[0])) * width;
+  const placed = (drawn) => ((drawn - span[0]) / (span[1] - span[0])) * width;
+  const x = (moment) => placed(time.to(moment));
   const middle = () => {
     const bar = at !== null && current?.bar;
-    return bar?.started_at ? Math.min(1, Math.max(0, ((bar.started_at + (bar.finished_at ?? now)) / 2 - span[0]) / (span[1] - span[0]))) : 0.5;
+    return bar?.started_at ? Math.min(1, Math.max(0, x((bar.started_at + (bar.finished_at ?? now)) / 2) / width)) : 0.5;
   };
   const zoom = (by, share = middle()) => setChosen((before) => (by < 1 && near(zoomed(before ?? bounds, by, share, bounds), bounds) ? null : zoomed(before ?? bounds, by, share, bounds)));
   const pan = (share) => setChosen((before) => before && panned(before, share, bounds));
@@ -57,7 +60,7 @@ function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onO
   const walk = (to) => {
     const next = Math.min(rows.length - 1, Math.max(0, to));
     setAt(idOf(rows[next]));
-    setChosen((before) => before && rows[next].bar?.started_at && showing(before, rows[next].bar.started_at, bounds));
+    setChosen((before) => before && rows[next].bar?.started_at && showing(before, time.to(rows[next].bar.started_at), bounds));
     reveal(list.current, next, height);
   };
   const unfold = (open) => {
@@ -76,7 +79,9 @@ function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onO
     action();
   };
   const told = rows.find((row) => idOf(row) === (hover ?? at))?.bar;
-  const marks = ticks(span[0] - begin, span[1] - begin, width);
+  const marks = marksOf(time.parts, span, stepOf(span[1] - span[0], width)).map((mark) => ({ ...mark, left: placed(mark.at) }));
+  const lines = marks.map(({ left }) => `M${left.toFixed(1)} 0V${rows.length * height}`).join("");
+  const gaps = time.gaps.map((gap) => ({ left: placed(gap.begin), wide: placed(gap.end) - placed(gap.begin), text: roughly(gap.seconds) }));
   const shown = rows.slice(seen.first, seen.last);
   return html`<div class=${`timeline ${rows.some(({ bar }) => bar?.foreach || bar?.inner) ? "" : "flat"}`}>
     <${Patterns} />
@@ -87,15 +92,26 @@ function Chart({ rows, now, run, status, held, freeze, opened, toggle, more, onO
         <button class="quiet" aria-label="Zoom out" title="Zoom out (−)" onClick=${() => zoom(1 / STEP)}>−</button><button class="quiet" aria-label="Zoom in" title="Zoom in (+, or Ctrl and the wheel)" onClick=${() => zoom(STEP)}>+</button><button class="quiet" title="Show all of it (0)" disabled=${!chosen} onClick=${() => setChosen(null)}>Fit</button>
       </div>
     </div>
-    <${Overview} ...${{ rows, bounds, span, chosen, setChosen, now }} />
-    <div class="line-axis" aria-hidden="true">${marks.filter((mark) => x(begin + mark) < width - 16).map((mark) => html`<span key=${mark} style=${{ left: `${x(begin + mark)}px` }}>${tickText(mark, marks[1] - marks[0])}</span>`)}</div>
+    <${Overview} ...${{ rows, time, bounds, span, chosen, setChosen, now }} />
+    <div class="line-axis" aria-hidden="true">
+      ${marks.filter(({ left }) => left < width - 16).map(({ at: place, left, text }) => html`<span key=${place} class=${left < 8 ? "first" : ""} style=${{ left: `${left}px` }}>${text}</span>`)}
+      ${gaps.filter((gap) => gap.wide >= 24).map((gap) => html`<span key=${gap.left} class="stopped" title="Between two attempts at the run nothing went on" style=${{ left: `${gap.left + gap.wide / 2}px` }}>${gap.wide >= GAP - 4 ? "stopped " : ""}${gap.text}</span>`)}
+    </div>
     <div class="line-rows" ref=${list} role="tree" tabindex="0" aria-label=${`Timeline of ${count(rows.length)} nodes`} aria-activedescendant=${current ? domId(current) : null} onKeyDown=${key} onMouseLeave=${() => setHover(null)}>
       <div style=${{ height: `${rows.length * height}px` }} role="presentation"></div>
-      <svg class="line-grid" width="100%" height=${rows.length * height} aria-hidden="true"><path d=${marks.map((mark) => `M${x(begin + mark).toFixed(1)} 0V${rows.length * height}`).join("")} />${status === "running" && html`<path class="now" d=${`M${x(now).toFixed(1)} 0V${rows.length * height}`} />`}</svg>
+      <svg class="line-grid" width="100%" height=${rows.length * height} aria-hidden="true">${gaps.map((gap) => html`<rect key=${gap.left} class="gap" x=${gap.left} y="0" width=${Math.max(2, gap.wide)} height="100%" />`)}<path d=${lines} />${status === "running" && html`<path class="now" d=${`M${x(now).toFixed(1)} 0V${rows.length * height}`} />`}</svg>
       ${shown.map((row, number) => html`<${Row} key=${idOf(row)} ...${{ row, top: (seen.first + number) * height, height, x, width, now, current: at !== null && row === current, opened, toggle, openRow, setAt, setHover, place: seen.first + number, of: rows.length }} />`)}
     </div>
-    <${Told} bar=${told} now=${now} begin=${begin} />
+    <${Told} bar=${told} now=${now} attempts=${attempts} />
   </div>`;
+}
+
+/** Ticks, counted from the beginning of each attempt at the run. */
+function marksOf(parts, span, step) {
+  return parts.flatMap(([begin, end], number) => {
+    const within = [Math.max(begin, span[0]) - begin, Math.min(number === parts.length - 1 ? Infinity : end, span[1]) - begin];
+    return ticks(...within, step).map((mark) => ({ at: begin + mark, text: tickText(mark, step) }));
+  });
 }
 
 function Row({ row, top, height, x, width, now, current, opened, toggle, openRow, setAt, setHover, place, of }) {
@@ -187,9 +203,14 @@ function useWheel(list, actions) {
 
 const BINS = 160;
 
-/** How many items of a foreach were open at a time; null for other nodes. */
-function openItems({ activity }) {
-  if (!activity) return null;
+/** How many items of a foreach were open at a time, of which one was in that attempt at the run; null for other nodes. */
+function openItems(bar) {
+  if (!bar.activity.length) return null;
+  const of = bar.activity.map(opened);
+  return (time) => of[Math.max(0, bar.activity.findLastIndex(({ begin }) => begin <= time))](time);
+}
+
+function opened(activity) {
   let open = 0;
   const counts = activity.started.map((number, span) => {
     const most = open + number;
@@ -200,8 +221,8 @@ function openItems({ activity }) {
 }
 
 /** All of the run in small, by how much went on; a part of it is chosen by dragging over it. */
-function Overview({ rows, bounds, span, chosen, setChosen, now }) {
-  const from = useRef(null);
+function Overview({ rows, time: { to, from }, bounds, span, chosen, setChosen, now }) {
+  const held = useRef(null);
   const share = (event) => {
     const { left, width } = event.currentTarget.getBoundingClientRect();
     return Math.min(1, Math.max(0, (event.clientX - left) / width));
@@ -209,11 +230,11 @@ function Overview({ rows, bounds, span, chosen, setChosen, now }) {
   const time = (at) => bounds[0] + (bounds[1] - bounds[0]) * at;
   const down = (event) => {
     event.currentTarget.setPointerCapture(event.pointerId);
-    from.current = share(event);
+    held.current = share(event);
   };
   const move = (event) => {
-    if (from.current === null) return;
-    const [one, other] = [from.current, share(event)].sort((a, b) => a - b);
+    if (held.current === null) return;
+    const [one, other] = [held.current, share(event)].sort((a, b) => a - b);
     if (other - one > 0.005) setChosen([time(one), time(other)]);
   };
   const mass = new Array(BINS).fill(0);
@@ -221,12 +242,13 @@ function Overview({ rows, bounds, span, chosen, setChosen, now }) {
   for (const { bar, depth } of rows) {
     if (!bar || depth || bar.started_at === null) continue;
     const open = openItems(bar);
-    for (let at = bin(bar.started_at); at <= bin(bar.finished_at ?? now); at += 1) mass[at] += open ? open(bounds[0] + ((at + 0.5) / BINS) * (bounds[1] - bounds[0])) : 1;
+    const spans = open ? bar.activity.map((one) => [one.begin, one.begin + one.width * one.started.length]) : [[bar.started_at, bar.finished_at ?? now]];
+    for (const [begin, end] of spans) for (let at = bin(to(begin)); at <= bin(to(end)); at += 1) mass[at] += open ? open(from(time((at + 0.5) / BINS))) : 1;
   }
   const most = Math.max(1, ...mass);
   const path = mass.map((number, at) => `V${(30 - (number / most) * 26).toFixed(1)}H${at + 1}`).join("");
   const [left, right] = span.map((at) => ((at - bounds[0]) / (bounds[1] - bounds[0])) * BINS);
-  return html`<div class="line-overview" title="Drag to choose a part; double click for all" onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => (from.current = null)} onDblClick=${() => setChosen(null)}>
+  return html`<div class="line-overview" title="Drag to choose a part; double click for all" onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => (held.current = null)} onDblClick=${() => setChosen(null)}>
     <svg viewBox=${`0 0 ${BINS} 32`} preserveAspectRatio="none" aria-hidden="true">
       <path class="mass" d=${`M0 30${path}V30z`} />
       ${chosen && html`<rect class="outside" x="0" y="0" width=${left} height="32" /><rect class="outside" x=${right} y="0" width=${Math.max(0, BINS - right)} height="32" /><rect class="window" x=${left} y="0.5" width=${Math.max(1, right - left)} height="31" vector-effect="non-scaling-stroke" />`}

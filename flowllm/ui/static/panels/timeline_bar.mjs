@@ -10,25 +10,28 @@ export function Bar({ bar, x, width, height, now }) {
   if (bar.started_at === null) return null;
   const end = bar.finished_at ?? now;
   const [left, right] = [x(bar.started_at), x(end)];
-  if (right < -1 || left > width + 1) return null;
+  if (Math.min(left, ...bar.attempts.map((one) => x(one.started_at)), ...bar.activity.map((one) => x(one.begin))) > width + 1 || right < -1) return null;
   const shift = (height - 2 * MIDDLE) / 2;
   return html`<svg class=${`tone-${statusTone(bar.status)}`} width="100%" height=${height} aria-hidden="true">
     <g transform=${`translate(0 ${shift})`}>
-      ${bar.foreach ? html`<${Items} ...${{ bar, left, right }} />` : html`<${Attempts} ...${{ bar, x, left, right, now }} />`}
+      ${bar.foreach ? html`<${Items} ...${{ bar, x, left, right }} />` : html`<${Attempts} ...${{ bar, x, left, right, now }} />`}
       ${bar.critical && html`<rect class="critical-mark" x=${left} y="24" width=${Math.max(2, right - left)} height="2" rx="1" />`}
     </g>
   </svg>`;
 }
 
-function Items({ bar, left, right }) {
-  const { activity } = bar;
-  const wide = Math.max(2, right - left);
-  const frame = html`<rect class="items-frame" x=${left} y="4" width=${wide} height="18" rx="2" />`;
-  if (!activity) return frame;
-  const each = wide / activity.started.length;
-  const ended = activity.succeeded.map((number, span) => number + activity.failed[span] + activity.others[span]);
-  const largest = topOf(ended);
-  return html`${frame}<path class="items-ended" d=${area(ended, largest, each, left, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, left, 22, 17)} />`;
+/** A frame for each attempt at the run, in it how many items ended in each span. */
+function Items({ bar, x, left, right }) {
+  const frame = (from, to) => html`<rect class="items-frame" x=${from} y="4" width=${Math.max(2, to - from)} height="18" rx="2" />`;
+  if (!bar.activity.length) return frame(left, right);
+  return bar.activity.map((activity) => {
+    const spans = activity.started.length;
+    const begin = x(activity.begin);
+    const each = Math.max(2, x(activity.begin + spans * activity.width) - begin) / spans;
+    const ended = activity.succeeded.map((number, span) => number + activity.failed[span] + activity.others[span]);
+    const largest = topOf(ended);
+    return html`${frame(begin, begin + each * spans)}<path class="items-ended" d=${area(ended, largest, each, begin, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, begin, 22, 17)} />`;
+  });
 }
 
 function Attempts({ bar, x, left, right, now }) {
@@ -115,14 +118,16 @@ function waitsOf(bar) {
 }
 
 /** The numbers of the bar that is looked at. */
-export function Told({ bar, now, begin }) {
+export function Told({ bar, now, attempts }) {
   if (!bar) return html`<div class="line-told"><p>Point at a bar, or walk with the arrow keys, for its numbers.<span class="keys"> Enter opens a node, → what is within it; + and − zoom, 0 shows all, F freezes.</span></p></div>`;
   if (bar.started_at === null) return html`<div class="line-told"><p><strong>${visible(bar.id)}</strong> ${bar.kind} · has not begun</p></div>`;
   const end = bar.finished_at ?? now;
   const waits = waitsOf(bar);
+  const turn = Math.max(0, attempts.findLastIndex(([begin]) => begin <= bar.started_at));
+  const began = `${duration(bar.started_at - attempts[turn][0])}${attempts.length > 1 ? ` of attempt ${turn + 1} at the run` : ""}`;
   const after = bar.waits.dependency ? ` · ${duration(bar.waits.dependency)} until what it needs had ended` : "";
   return html`<div class="line-told">
-    <p><strong>${visible(bar.id)}</strong> ${bar.kind} · ${statusWord(bar.status)}${bar.cached ? " (cached)" : ""}${bar.reused ? " (reused)" : ""} · began at ${duration(bar.started_at - begin)} · ${bar.finished_at === null ? "going on for" : "took"} <strong>${duration(end - bar.started_at)}</strong>${after}</p>
+    <p><strong>${visible(bar.id)}</strong> ${bar.kind} · ${statusWord(bar.status)}${bar.cached ? " (cached)" : ""}${bar.reused ? " (reused)" : ""} · began at ${began} · ${bar.finished_at === null ? "going on for" : "took"} <strong>${duration(end - bar.started_at)}</strong>${after}</p>
     ${bar.foreach && html`<p>Items: ${itemsText(bar) || "none yet"}</p>`}
     ${waits.length > 0 && html`<p>Waited ${waits.map(([reason, seconds], number) => html`${number ? ", " : ""}<span class=${`why-${drawnAs(reason)}`}><i class="key"></i>${reasonWord(reason)} <strong>${duration(seconds)}</strong></span>`)} <span title="How long is on record, when within the node is not: waits are drawn before the attempt, backoff behind one that failed.">(sums)</span></p>`}
     ${bar.attempts.length > 0 && html`<p>Calling <strong>${duration(calling(bar, now))}</strong>: ${bar.attempts.slice(-6).map((one, number) => html`${number ? ", " : bar.attempts.length > 6 ? "… " : ""}${attemptText(one, now)}`)}</p>`}

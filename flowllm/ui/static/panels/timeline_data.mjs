@@ -6,7 +6,10 @@ import { useThrottled } from "./refresh.mjs";
 export const PAGE = 200;
 const QUIET_LOOKED_AT = 5000;
 
-/** `{rows, error, toggle(id), more(id), opened}`: rows as they stand below each other, `{bar, depth, name}` or `{more: parent, depth}`. */
+/**
+ * `{rows, attempts, ready, error, toggle(id), more(id), opened}`: rows as they stand below each other, `{bar, depth, name}` or
+ * `{more: parent, depth}`; `attempts` are those at the run, `[[begin, end or null], …]`.
+ */
 export function useRows(run) {
   const [, drawn] = useState(0);
   const pages = useRef(new Map([["", blank()]])).current;
@@ -27,6 +30,7 @@ export function useRows(run) {
         if (bar.critical !== critical) page.bars.set(id, { ...bar, critical });
       }
       if (!further) page.changes = found.changes;
+      page.attempts = found.run_attempts;
       page.more = found.more;
       page.read = true;
       setError(null);
@@ -53,11 +57,12 @@ export function useRows(run) {
       read(id);
     }
   };
-  return { rows: rowsOf(pages), error, toggle, more: (id) => read(id, { further: true }), opened: new Set(pages.keys()), ready: pages.get("").read };
+  const { attempts, read: ready } = pages.get("");
+  return { rows: rowsOf(pages), attempts, ready, error, toggle, more: (id) => read(id, { further: true }), opened: new Set(pages.keys()) };
 }
 
 function blank() {
-  return { bars: new Map(), changes: 0, more: false, read: false };
+  return { bars: new Map(), changes: 0, more: false, read: false, attempts: [] };
 }
 
 function rowsOf(pages, parent = "", depth = 0) {

@@ -2,11 +2,13 @@
 
 const NICE = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
 
-/** Round seconds from `begin` to `end` (both relative), about one every `room` px of `width`. */
-export function ticks(begin, end, width, room = 80) {
-  const span = end - begin;
-  if (!(span > 0)) return [];
-  const step = NICE.find((size) => (size / span) * width >= room) ?? NICE.at(-1);
+/** The round seconds between two ticks, about one every `room` px, where `span` seconds are `width` px. */
+export function stepOf(span, width, room = 80) {
+  return NICE.find((size) => (size / span) * width >= room) ?? NICE.at(-1);
+}
+
+/** Multiples of `step` from `begin` to `end`. */
+export function ticks(begin, end, step) {
   const found = [];
   for (let at = Math.ceil(begin / step - 1e-9); at * step <= end; at += 1) found.push(at * step);
   return found;
@@ -22,6 +24,33 @@ export function tickText(seconds, step) {
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
   const rest = step < 60 || !hours ? `:${two(whole % 60)}` : "";
   return hours ? `${hours}:${two(minutes)}${rest || " h"}` : `${minutes}${rest}`;
+}
+
+/**
+ * Time as it is drawn. Between attempts at the run, `[[begin, end], …]`, nothing goes on: that takes the share `wide` of the whole, or less
+ * where it was short. Gives `to` and `from` (wall clock seconds to drawn ones, and back), and in drawn seconds `parts` `[[begin, end], …]` and
+ * `gaps` `[{begin, end, seconds}, …]`.
+ */
+export function squeezed(attempts, wide) {
+  const between = attempts.length - 1;
+  const share = Math.min(wide, 0.4 / Math.max(1, between));
+  const most = (share * attempts.reduce((sum, [begin, end]) => sum + end - begin, 0)) / (1 - between * share);
+  const gaps = [];
+  let shift = 0;
+  const shifts = attempts.map(([begin], at) => {
+    if (!at) return 0;
+    const stopped = attempts[at - 1][1];
+    const seconds = Math.max(0, begin - stopped);
+    gaps.push({ begin: stopped - shift, end: stopped - shift + Math.min(seconds, most), seconds });
+    return (shift += Math.max(0, seconds - most));
+  });
+  const to = (time) => {
+    const at = Math.max(0, attempts.findLastIndex(([begin]) => begin <= time));
+    const drawn = time - shifts[at];
+    return at < between ? Math.min(drawn, gaps[at].end) : drawn;
+  };
+  const from = (drawn) => drawn + shifts[Math.max(0, attempts.findLastIndex(([begin], at) => begin - shifts[at] <= drawn))];
+  return { to, from, gaps, parts: attempts.map(([begin, end], at) => [begin - shifts[at], end - shifts[at]]) };
 }
 
 /** The window after zooming by `factor` about the share `at` of it, within `[begin, end]`, never under `least` seconds. */
