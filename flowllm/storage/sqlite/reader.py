@@ -372,7 +372,12 @@ class Reader:
         return fetch(connection, query, values) if columns is None else read(connection, query, values, columns)
 
 
-_TEXTS: Final = (("process", from_text), ("account", from_text), ("waits", from_json))
+def _waits(text: str) -> dict[str, dict[str, int]]:
+    """By reason and priority; what was written before priorities were told apart has none."""
+    return {reason: of if isinstance(of, dict) else {"normal": of} for reason, of in from_json(text).items()}
+
+
+_TEXTS: Final = (("process", from_text), ("account", from_text), ("waits", _waits))
 _PARENT: Final = NodeRow._fields.index("parent")
 
 

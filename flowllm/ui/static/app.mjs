@@ -6,6 +6,7 @@ import { html } from "./html.mjs";
 import { Compare } from "./pages/compare.mjs";
 import { RunPage } from "./pages/run.mjs";
 import { RunsPage } from "./pages/runs.mjs";
+import { Help } from "./panels/help.mjs";
 import { prose, sentence } from "./parts.mjs";
 import { link, useRoute } from "./route.mjs";
 
@@ -27,6 +28,7 @@ function App() {
         ${path[0] === "compare" && html`<span class="crumb" aria-current="page">Compare</span>`}
       </nav>
       <${Live} />
+      <${Help} />
       <${Theme} />
     </header>
     <main id="main" tabindex="-1" ref=${main}>${chosen(path, query)}</main>

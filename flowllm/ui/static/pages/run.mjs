@@ -37,6 +37,7 @@ export function RunPage({ id, query }) {
 function Chosen({ view, parent, run, nodes, items, onOpen }) {
   if (view === "throttled") return html`<${Throttled} run=${run} />`;
   if (view === "items") return html`<${Items} run=${run} parent=${parent} items=${items} onOpen=${onOpen} />`;
+  if (view === "models") return html`<${Models} run=${run} />`;
   if (view === "values") return html`<${Values} run=${run} />`;
   if (view === "matrix") return html`<${Matrix} run=${run} parent=${parent} onOpen=${onOpen} />`;
   return html`<div class="side-by-side">
@@ -57,6 +58,7 @@ function Views({ query, nodes }) {
     ${foreaches.map((node) => html`<${Foreach} key=${node.id} node=${node} tab=${tab} />`)}
     ${tab("throttled", "Am I throttled?")}
     ${tab("values", "Inputs and outputs")}
+    ${tab("models", "Models and commands")}
   </nav>`;
 }
 
@@ -84,7 +86,6 @@ function Head({ run, nodes }) {
     </dl>
     <${Failure} run=${run} />
     <${Failed} nodes=${nodes} />
-    <${More} run=${run} />
   </header>`;
 }
 
@@ -143,20 +144,17 @@ function Failed({ nodes }) {
   </ul>`;
 }
 
-function More({ run }) {
-  const [open, set] = useState(false);
-  return html`<details class="about" onToggle=${(event) => set(event.currentTarget.open)}>
-    <summary>Models and commands</summary>
-    <div class="about-parts">
-      ${open && html`<${Models} run=${run} />`}
-      <section><h2>Commands</h2>
-        ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}${run.db_option}`} />`}
-        <${Command} text=${`flowllm show ${run.run_id}${run.db_option}`} />
-        ${run.nodes.failed > 0 && html`<${Command} text=${`flowllm failed ${run.run_id}${run.db_option}`} />`}
-        <${Command} text=${`flowllm report ${run.run_id} --output run.html`} />
-      </section>
-    </div>
-  </details>`;
+/** What it took of each model, and what to type in a terminal. */
+function Models({ run }) {
+  return html`
+    <section class="card panel models"><h2>Models</h2><${ByModel} run=${run} /></section>
+    <section class="card panel commands"><h2>In a terminal</h2>
+      ${run.status !== "running" && run.status !== "succeeded" && html`<${Command} text=${`flowllm resume ${run.run_id}${run.db_option}`} />`}
+      <${Command} text=${`flowllm show ${run.run_id}${run.db_option}`} />
+      ${run.nodes.failed > 0 && html`<${Command} text=${`flowllm failed ${run.run_id}${run.db_option}`} />`}
+      <${Command} text=${`flowllm report ${run.run_id} --output run.html${run.db_option}`} />
+    </section>
+  `;
 }
 
 /** What the run was given, and what came of it. */
@@ -171,8 +169,8 @@ function Values({ run }) {
 
 const AGAIN = 5000;
 
-/** What the run took of each model: asked for when it is looked at, and again while the run goes on. */
-function Models({ run }) {
+/** Asked for when it is looked at, and again while the run goes on. */
+function ByModel({ run }) {
   const [models, set] = useState(null);
   const going = run.status === "running";
   useEffect(() => {
@@ -181,16 +179,13 @@ function Models({ run }) {
     const timer = going ? setInterval(load, AGAIN) : 0;
     return () => clearInterval(timer);
   }, [run.run_id, going]);
-  if (!models?.length) return null;
-  return html`<section class="models">
-    <h2>Models</h2>
-    <div class="scroll" tabindex="0" role="region" aria-label="Models">
+  if (!models?.length) return html`<p class="muted">${models ? "It asked none." : "Reading …"}</p>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Models">
       <table>
         <thead><tr><th>Model</th><th class="right">Requests</th><th class="right">Failed</th><th class="right">429</th><th class="right">Tokens in</th><th class="right">cached</th><th class="right">out</th><th class="right">Cost</th><th class="right">p50</th><th class="right">p99</th><th class="right">Throttled</th><th>Saved by caches</th></tr></thead>
         <tbody>${models.map((model) => html`<${Model} key=${`${model.provider} ${model.model}`} model=${model} />`)}</tbody>
       </table>
-    </div>
-  </section>`;
+    </div>`;
 }
 
 function Model({ model }) {

@@ -1,19 +1,9 @@
 // Of one node: the requests that were sent for it, and what it waited for.
 import { count, dollars, duration, exactly, statusIcon, visible, when } from "../format.mjs";
 import { html } from "../html.mjs";
+import { drawnAs, reasonWord } from "./timeline_scale.mjs";
 
 const TONES = { sent: "running", succeeded: "succeeded", failed: "failed", unknown: "waiting" };
-const COLOURS = {
-  rate: "rate",
-  tokens: "tokens",
-  slot: "slot",
-  server_pause: "pause",
-  breaker: "pause",
-  backoff: "backoff",
-  budget: "budget",
-  equal_call: "equal",
-};
-
 export function Attempts({ attempts }) {
   if (attempts.length === 0) return null;
   const sent = attempts.some((one) => one.is_request); // what a step does itself has no tokens and costs nothing
@@ -51,7 +41,7 @@ export function Waits({ waits, equal, run }) {
   const total = found.reduce((sum, [, seconds]) => sum + seconds, 0);
   return html`<div class="waits">
     <p>It waited ${duration(total)}:</p>
-    <div class="waits-bar" aria-hidden="true">${found.map(([reason, seconds]) => html`<i key=${reason} class=${`wait-${COLOURS[reason] ?? "other"}`} style=${{ flexGrow: seconds / total }}></i>`)}</div>
-    <ul>${found.map(([reason, seconds]) => html`<li key=${reason}><i class=${`wait-${COLOURS[reason] ?? "other"}`} aria-hidden="true"></i>${reason.replaceAll("_", " ")} <span class="number">${duration(seconds)}</span>${reason === "equal_call" && equal && html` <span class="muted">of ${visible(equal.step)}${equal.run_id === run ? "" : ` of run ${equal.run_id}`}</span>`}</li>`)}</ul>
+    <div class="waits-bar" aria-hidden="true">${found.map(([reason, seconds]) => html`<i key=${reason} class=${`why-${drawnAs(reason)}`} style=${{ flexGrow: seconds / total }}></i>`)}</div>
+    <ul>${found.map(([reason, seconds]) => html`<li key=${reason}><i class=${`why-${drawnAs(reason)}`} aria-hidden="true"></i>${reasonWord(reason)} <span class="number">${duration(seconds)}</span>${reason === "equal_call" && equal && html` <span class="muted">of ${visible(equal.step)}${equal.run_id === run ? "" : ` of run ${equal.run_id}`}</span>`}</li>`)}</ul>
   </div>`;
 }

@@ -69,19 +69,19 @@ function Account({ account, every, going }) {
       <${Chart} title="Requests a minute" at=${at} pauses=${pauses} marks=${refusals} lines=${[
         { label: "sent in the last minute", values: series.requests, colour: "--running", width: 2, soft: true },
         { label: "limit", values: series.requests_limit, colour: "--failed", dash: [5, 4] },
-      ]} note=${`${count(series.requests[last])} of ${limitText(series.requests_limit[last])}; ${count(series.refused[last])} got a 429`} />
+      ]} note=${`${ofLimit(series.requests[last], series.requests_limit[last])}; ${count(series.refused[last])} got a 429`} />
       <${Chart} title="Tokens a minute" at=${at} pauses=${pauses} marks=${[]} lines=${[
         { label: "used in the last minute", values: series.tokens, colour: "--succeeded", width: 2, soft: true },
         { label: "limit", values: series.tokens_limit, colour: "--failed", dash: [5, 4] },
-      ]} note=${`${count(series.tokens[last])} of ${limitText(series.tokens_limit[last])}`} />
+      ]} note=${ofLimit(series.tokens[last], series.tokens_limit[last])} />
     </div>
     ${going && html`<${Queue} queue=${account.queue} />`}
     <${AsTable} series=${series} reasons=${reasons} />
   </section>`;
 }
 
-function limitText(limit) {
-  return limit === null || limit === undefined ? "no limit" : count(Math.round(limit));
+function ofLimit(value, limit) {
+  return count(value) + (limit === null ? ", no limit" : ` of ${count(Math.round(limit))}`);
 }
 
 const PRIORITIES = ["high", "normal", "low"];
@@ -133,6 +133,7 @@ function Chart({ title, at, lines, pauses, marks, note }) {
   const [theme, themed] = useState(0);
   const now = useRef(null);
   now.current = { pauses, marks };
+  lines = lines.filter((line) => !line.dash || line.values.some((value) => value !== null));
   const data = [at.map(([time]) => time), ...lines.map((line) => at.map(([, point]) => (point === null ? null : line.values[point])))];
   const kind = lines.map((line) => line.label).join("|");
   useEffect(() => {
@@ -190,11 +191,11 @@ function options(place, lines, now) {
   };
 }
 
-/** The largest value; a limit that is far above all of them is left out of sight, its number stands above the chart. */
+/** The largest value; where a limit is far above all of them it is left out of sight, its number stands above the chart. */
 function highest(plot, lines) {
-  const most = (dashed) => Math.max(0, ...plot.data.slice(1).filter((_, at) => Boolean(lines[at].dash) === dashed).map((values) => values.reduce((one, other) => Math.max(one, other ?? 0), 0)));
-  const [values, limit] = [most(false), most(true)];
-  return limit > FAR * Math.max(1, values) ? values : Math.max(values, limit);
+  const most = (dashed, below) => Math.max(0, ...plot.data.slice(1).filter((_, at) => Boolean(lines[at].dash) === dashed).map((values) => values.reduce((one, other) => (other > below ? one : Math.max(one, other ?? 0)), 0)));
+  const values = most(false, Infinity);
+  return Math.max(values, most(true, FAR * Math.max(1, values)));
 }
 
 /** `#rrggbb` with a share of opacity. */

@@ -24,13 +24,13 @@ export function Bar({ bar, x, width, height, now }) {
 function Items({ bar, x, left, right }) {
   const frame = (from, to) => html`<rect class="items-frame" x=${from} y="4" width=${Math.max(2, to - from)} height="18" rx="2" />`;
   if (!bar.activity.length) return frame(left, right);
-  return bar.activity.map((activity) => {
+  return bar.activity.map((activity, at) => {
     const spans = activity.started.length;
     const begin = x(activity.begin);
     const each = Math.max(2, x(activity.begin + spans * activity.width) - begin) / spans;
     const ended = activity.succeeded.map((number, span) => number + activity.failed[span] + activity.others[span]);
     const largest = topOf(ended);
-    return html`${frame(begin, begin + each * spans)}<path class="items-ended" d=${area(ended, largest, each, begin, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, begin, 22, 17)} />`;
+    return html`${frame(begin, at === bar.activity.length - 1 ? right : begin + each * spans)}<path class="items-ended" d=${area(ended, largest, each, begin, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, begin, 22, 17)} />`;
   });
 }
 
@@ -69,7 +69,7 @@ function Attempt({ attempt, x, lanes, now }) {
 
 /** The patterns that waits are filled with: by reason a colour and a direction. */
 export function Patterns() {
-  const lines = { rate: "M0 6 6 0", tokens: "M0 0 6 6", slot: "M3 0V6", pause: "M0 3H6", backoff: "M0 6 6 0M0 0 6 6", budget: "M1.5 0V6M4.5 0V6", equal: "M0 1.5H6M0 4.5H6", other: "M2 3h2" };
+  const lines = { rate: "M0 6 6 0", tokens: "M0 0 6 6", slot: "M3 0V6", pause: "M0 3H6", backoff: "M0 6 6 0M0 0 6 6", budget: "M1.5 0V6M4.5 0V6", equal: "M0 1.5H6M0 4.5H6", lookup: "M2 2h2v2h-2z", commit: "M0 2H3M3 5H6", other: "M2 3h2" };
   return html`<svg class="unseen" width="0" height="0" aria-hidden="true"><defs>
     ${Object.entries(lines).map(([name, line]) => html`<pattern key=${name} id=${`wait-${name}`} class=${`pattern why-${name}`} width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" /><path d=${line} /></pattern>`)}
   </defs></svg>`;

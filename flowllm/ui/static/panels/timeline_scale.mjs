@@ -83,9 +83,9 @@ const DRAWN_AS = {
   budget: "budget",
   equal_call: "equal",
   prefix: "equal",
-  cache_lookup: "other",
+  cache_lookup: "lookup",
   batch: "equal",
-  commit: "other",
+  commit: "commit",
   open_items: "other",
 };
 
@@ -101,6 +101,8 @@ export const WAIT_WORDS = {
   backoff: "backoff",
   budget: "budget",
   equal: "other call",
+  lookup: "cache lookup",
+  commit: "commit",
   other: "other wait",
 };
 
