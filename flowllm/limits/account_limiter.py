@@ -128,18 +128,14 @@ class AccountLimiter:
         """How many wait."""
         return sum(len(queue) for queue in self._queues.values()) + len(self.followers)
 
-    def waits(self) -> dict[WaitReason, dict[Priority, int]]:
+    def waits(self) -> Counter[tuple[WaitReason, Priority]]:
         """How many wait for which reason at which priority, those too that were admitted and may not go out yet."""
-        counts = Counter(self._departing)
-        counts.update((WaitReason.PREFIX, priority) for priority in self.followers.values())
+        found = Counter(self._departing)
+        found.update((WaitReason.PREFIX, priority) for priority in self.followers.values())
         for queue in self._queues.values():
             if queue.hold is not None:
-                counts.update({(queue.hold.reason, priority): count for priority, count in queue.priorities().items()})
-        found: dict[WaitReason, dict[Priority, int]] = {}
-        for (reason, priority), count in counts.items():
-            if count:
-                found.setdefault(reason, {})[priority] = count
-        return found
+                found.update({(queue.hold.reason, priority): count for priority, count in queue.priorities().items()})
+        return +found
 
     def at_rest(self, now: float, *, idle_s: float) -> bool:
         """Nothing goes on that a new one would not know, after so many seconds of no use by any run."""

@@ -75,11 +75,14 @@ def read_gauge(account: AccountLimiter, now: float) -> Gauge:
     rate = lower(scope.rate, _summed([model.scope.rate for model in asked]))
     left = lower(scope.level(now), _summed([model.scope.level(now) for model in asked]))
     elapsed = now - (account.began if account.began is not None else now)
+    waits: dict[str, dict[str, int]] = {}
+    for (reason, priority), count in account.waits().items():
+        waits.setdefault(reason.value, {})[priority.value] = count
     possible = None if rate is None or elapsed < SHORTEST else rate * elapsed
     return Gauge(
         in_flight=scope.in_flight,
         waiting=account.waiting,
-        waits={reason.value: {one.value: count for one, count in of.items()} for reason, of in account.waits().items()},
+        waits=waits,
         max_concurrent=account.most,
         learned_concurrent=sum(model.found or 0 for model in asked) or None,
         slots=account.breaker.width(account.most, now),
