@@ -15,11 +15,8 @@ NOTABLE = 1.0
 """Seconds of waiting from which they are worth a line."""
 
 
-def model_lines(models: Sequence[Mapping[str, Json]], width: int | None = None) -> list[tuple[Part, ...]]:
-    """A row a model (`ModelTotals.as_dict`), the dearest first; columns that would be empty are left out, and of others those
-    that say least until it is no wider than `width`."""
-    if not models:
-        return []
+def model_table(models: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
+    """The names of its columns, without those that would be empty, and a row a model (`ModelTotals.as_dict`), the dearest first."""
     named = [(one, *_figures(one)) for one in sorted(models, key=_dearest)]
     several = len({one["provider"] for one in models}) > 1
     rows = [
@@ -39,10 +36,18 @@ def model_lines(models: Sequence[Mapping[str, Json]], width: int | None = None) 
         }
         for one, tokens_in, tokens_out in named
     ]
-    names = [name for name in rows[0] if any(row[name].strip("-") for row in rows)]
-    for least in ("", *_LEAST):
-        names = [name for name in names if name != least]
-        lines = table(names, [[row[name] or "-" for name in names] for row in rows], right=names[1:])
+    names = [name for name in rows[0] if any(row[name].strip("-") for row in rows)] if rows else []
+    return names, [[row[name] or "-" for name in names] for row in rows]
+
+
+def model_lines(models: Sequence[Mapping[str, Json]], width: int | None = None) -> list[tuple[Part, ...]]:
+    """The table as lines; of its columns those that say least are left out until it is no wider than `width`."""
+    names, rows = model_table(models)
+    lines: list[tuple[Part, ...]] = []
+    for least in ("", *_LEAST) if rows else ():
+        kept = [at for at, name in enumerate(names) if name != least]
+        names, rows = [names[at] for at in kept], [[row[at] for at in kept] for row in rows]
+        lines = table(names, rows, right=names[1:])
         if width is None or all(columns(plain(line)) <= width for line in lines):
             break
     return lines

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from flowllm.core.models import ModelTotals
 from flowllm.core.records import dataclass
 from flowllm.core.types import Budget, Json, NodeId, NodeStatus, StepId
 from flowllm.explain.graph import Graph
@@ -14,6 +13,7 @@ from flowllm.language.workflow import Workflow
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import ItemOrder, ItemQuery
 from flowllm.views.graph import graph_of_run
+from flowllm.views.models import models_of
 from flowllm.views.node import node_detail
 from flowllm.views.runs import RunSummary
 from flowllm.views.shown import Shown, shown
@@ -58,7 +58,8 @@ class Report:
     graph: Graph | None
     """None: this version cannot read its workflow."""
     timeline: Timeline | None
-    models: Sequence[ModelTotals]
+    models: Sequence[Mapping[str, Json]]
+    """As `models_of` gives them."""
     sections: tuple[Section, ...]
 
     def failures(self) -> list[Section]:
@@ -88,7 +89,7 @@ async def report(
         outputs={name: shown(value) for name, value in (run.outputs or {}).items() if value is not None},
         graph=None if graph is None else graph_of_run(graph, run),
         timeline=None if graph is None else await read_timeline(store, run, graph, now=now),
-        models=await store.models(run.run_id),
+        models=await models_of(store, run),
         sections=await gatherer.within("", graph),
     )
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flowllm import __version__
-from flowllm.core.models import ModelTotals
 from flowllm.core.money import dollars
-from flowllm.core.types import Json, StepKind, Usage
+from flowllm.core.types import Json, StepKind
 from flowllm.explain.svg import draw_svg
+from flowllm.reporting.models import model_table
 from flowllm.reporting.text import at_least, duration, plural, waits_text
 from flowllm.ui.report.html import Child, Markup, document, el
 from flowllm.ui.report.parts import clock, facts, mark, over_time, status, table, value
@@ -100,30 +100,10 @@ def _drawings(report: Report, now: float, anchors: Mapping[str, str]) -> Markup 
     return el("div", over, graph if report.graph.size > 1 else None, class_="drawings")
 
 
-def _models(models: Sequence[ModelTotals]) -> Markup | None:
-    if not models:
-        return None
-    headers = ["Model", "Requests", "Failed", "Tokens in", "Out", "Cached", "Cost", "p50", "p99", "Throttled", "Stored"]
-    rows = [
-        [
-            el("span", one.model, " ", el("span", one.provider, class_="muted")),
-            f"{one.spend.requests:,}",
-            f"{one.failed:,}",
-            *_tokens(one.spend.usage),
-            at_least(one.spend.cost_usd, one.spend.known_usd, dollars),
-            duration(one.p50_s),
-            duration(one.p99_s),
-            duration(one.throttled_s) if one.throttled_s else "-",
-            f"{one.cached:,}",
-        ]
-        for one in models
-    ]
-    return el("section", el("h2", "Models"), table(headers, rows, right=headers[1:]), class_="card")
-
-
-def _tokens(usage: Usage) -> list[str]:
-    counts = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
-    return ["unknown" if count is None else f"{count:,}" for count in counts]
+def _models(models: Sequence[Mapping[str, Json]]) -> Markup | None:
+    names, rows = model_table(models)
+    headers = [name.capitalize() for name in names]
+    return el("section", el("h2", "Models"), table(headers, rows, right=headers[1:]), class_="card") if rows else None
 
 
 def _values(title: str, values: Mapping[str, Mapping[str, Json]], *, is_open: bool) -> Markup | None:
