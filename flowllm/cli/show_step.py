@@ -20,7 +20,7 @@ from flowllm.cli.show_parts import (
     print_steps,
     print_times,
 )
-from flowllm.core.types import Json, NodeStatus, StepKind, Usage
+from flowllm.core.types import Json, NodeStatus, StepKind, Usage, item_index
 from flowllm.language.template import Template
 from flowllm.language.workflow import Accept
 from flowllm.reporting.screen import Screen
@@ -41,6 +41,7 @@ from flowllm.reporting.text import (
 )
 from flowllm.storage.base import AttemptRecord, NodeRecord
 from flowllm.storage.monitoring import SUSPENDED
+from flowllm.views.node import Sent
 
 _LONGEST = 1000
 """Characters of an item's output on its line, where there is no terminal to keep within."""
@@ -139,21 +140,14 @@ def _in_and_out(usage: Usage) -> str:
 
 def _print_request(screen: Screen, node: NodeRecord) -> None:
     """Messages one by one, the rest of the request as JSON. Texts to embed stand beside their vectors."""
-    parts = node.parts
-    body = parts.get("body")
-    if not isinstance(body, dict):
-        rest = {name: value for name, value in parts.items() if name not in {"reason", "kind", "chosen", SUSPENDED}}
-        if rest:
-            print_section(screen, "computed from", rest)
-        return
-    for message in body.get("messages") or ():
-        if isinstance(message, dict):
-            print_section(screen, str(message.get("role", "message")), message.get("content"))
-    settings = {name: value for name, value in body.items() if name not in {"messages", "input"}}
+    messages, settings, rest = Sent.of(node.parts)
+    for role, content in messages:
+        if node.kind is not StepKind.EMBED or node.output is None:
+            print_section(screen, role, content)
     if settings:
         print_section(screen, "request settings", settings)
-    if node.output is None and "input" in body:
-        print_section(screen, "texts", body["input"])
+    if rest:
+        print_section(screen, "computed from", rest)
 
 
 def _print_output(screen: Screen, node: NodeRecord) -> None:
@@ -187,11 +181,11 @@ def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
         screen.line("no items yet" if node.status is NodeStatus.RUNNING else "no items")
         return
     chosen = node.parts.get("chosen")
-    slots = set(chosen) if isinstance(chosen, list) else set()
+    numbers = set(chosen) if isinstance(chosen, list) else set()
     fields = any(isinstance(item.item, dict) for item in items)
     rows = []
     for item in items:
-        accepted = item.place is not None and _slot(item) in slots
+        accepted = item.place is not None and item_index(item.node_id) in numbers
         status = "accepted" if accepted else item.status.value
         rows.append([item.node_id, status, *([_fields(item.item)] if fields else []), _output_line(item)])
     headers = ["ITEM", "STATUS", *(["OF"] if fields else []), "OUTPUT"]
@@ -206,11 +200,6 @@ def _fields(item: Json) -> str:
     values = item.values() if isinstance(item, dict) else [item]
     texts = (value if isinstance(value, str) else json_text(value, indent=None) for value in values)
     return cut_to(one_line(", ".join(texts)), _OF)
-
-
-def _slot(item: NodeRecord) -> int:
-    """The number in its name."""
-    return int(item.node_id.rpartition("[")[2].rstrip("]"))
 
 
 def _output_line(item: NodeRecord) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from flowllm.core.errors import UsageError
 from flowllm.core.money import Spend
@@ -104,25 +104,37 @@ def part_of(node: NodeRecord, part: str) -> Json:
             return (node.error or {}).get("answer")
         case ("request", _, ""):
             return dict(node.parts)
-        case ("message", _, number) if number.isdecimal() and int(number) < len(messages := _messages(node.parts)):
-            return messages[int(number)].get("content")
+        case ("message", _, number) if number.isdecimal() and int(number) < len(
+            messages := Sent.of(node.parts).messages
+        ):
+            return messages[int(number)][1]
     raise UsageError(f"{node.node_id} has no part `{part}`")
 
 
-def request_of(parts: Mapping[str, Json]) -> dict[str, Json]:
-    """`messages`, `settings` (the rest of the request), `computed_from` (of a step that sends none), `reason` and `suspended`."""
-    body = parts.get("body")
-    rest: Json = {name: value for name, value in parts.items() if name not in _NO_REQUEST}
-    settings: Json = None
-    if isinstance(body, dict):
+class Sent(NamedTuple):
+    """What is on record of a request, or of what a step that sends none was computed from."""
+
+    messages: list[tuple[str, Json]]
+    """Roles and contents; of texts to embed the role is `text`, or `texts` and the content a list."""
+    settings: Mapping[str, Json]
+    """The rest of the request."""
+    computed_from: Mapping[str, Json]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Json]) -> Sent:
+        """By the parts of a node's key."""
+        body = parts.get("body")
+        if not isinstance(body, dict):
+            return cls([], {}, {name: value for name, value in parts.items() if name not in _NO_REQUEST})
         settings = {name: value for name, value in body.items() if name not in {"messages", "input"}}
-        rest = {}
-    messages = [
-        {"role": visible(str(message.get("role", "message"))), "content": shown(message.get("content")).as_dict()}
-        for message in _messages(parts)
-    ]
+        return cls(_messages(body), settings, {})
+
+
+def request_of(parts: Mapping[str, Json]) -> dict[str, Json]:
+    """`messages`, `settings`, `computed_from` (see `Sent`), `reason` and `suspended`."""
+    messages, settings, rest = Sent.of(parts)
     return {
-        "messages": messages,
+        "messages": [{"role": visible(role), "content": shown(content).as_dict()} for role, content in messages],
         "settings": shown(settings).as_dict() if settings else None,
         "computed_from": shown(rest).as_dict() if rest else None,
         "reason": parts.get("reason"),
@@ -130,17 +142,13 @@ def request_of(parts: Mapping[str, Json]) -> dict[str, Json]:
     }
 
 
-def _messages(parts: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """Of a chat its messages, of an embedding its texts."""
-    body = parts.get("body")
-    if not isinstance(body, dict):
-        return []
+def _messages(body: Mapping[str, Json]) -> list[tuple[str, Json]]:
     found = body.get("messages") or body.get("input")
     if not isinstance(found, list):
         found = [] if found is None else [found]
     if all(isinstance(one, dict) for one in found):
-        return found
-    return [{"role": "texts" if len(found) > 1 else "text", "content": found if len(found) > 1 else found[0]}]
+        return [(str(one.get("role", "message")), one.get("content")) for one in found]
+    return [("texts", found) if len(found) > 1 else ("text", found[0])]
 
 
 def error_of(error: Mapping[str, Json]) -> dict[str, Json]:
