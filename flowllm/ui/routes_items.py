@@ -15,7 +15,7 @@ from starlette.routing import Route
 from flowllm.app.export import export_rows
 from flowllm.app.prepare import step_of
 from flowllm.core.errors import FlowLLMError, UsageError
-from flowllm.core.types import Json, NodeStatus
+from flowllm.core.types import NodeStatus
 from flowllm.explain.why import explain
 from flowllm.language.workflow import Step
 from flowllm.storage.base import NodeRecord, RunRecord
@@ -109,9 +109,13 @@ async def items(request: Request) -> Response:
 
 
 async def variants(request: Request) -> Response:
-    """The items of a matrix by their axes; with `axes` these alone."""
-    found: dict[str, Json] = await matrix(request.app.state.store, await run_of(request), node_of(request, "parent"))
-    return JSONResponse({"axes": found["axes"]} if "axes" in request.query_params else found)
+    """The items of a matrix by their axes; with `axes` the names of these alone, none where it is no matrix."""
+    run, parent = await run_of(request), node_of(request, "parent")
+    step = await _step_of(request, run, parent)
+    names = () if step is None or step.foreach is None else tuple(step.foreach.matrix or ())
+    if "axes" in request.query_params or not names:
+        return JSONResponse({"axes": [{"name": name, "values": []} for name in names], "cells": [], "more": 0})
+    return JSONResponse(await matrix(request.app.state.store, run, parent, names))
 
 
 async def export(request: Request) -> Response:

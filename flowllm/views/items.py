@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from flowllm.core.types import NODE_TERMINAL, Json, NodeId, NodeStatus, StepKind
+from flowllm.core.types import Json, NodeId, NodeStatus
 from flowllm.reporting.text import error_text
 from flowllm.storage.base import NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import ItemQuery
@@ -40,20 +40,12 @@ async def item_rows(store: Store, run: RunRecord, parent: NodeId, query: ItemQue
     counts = await store.count_items(run.run_id, parent)
     total = sum(count for status, count in counts.items() if not query.statuses or status in query.statuses)
     return {
-        "rows": [item_row(run, await _summed(store, item)) for item in page.items],
+        "rows": [item_row(run, item) for item in page.items],
         "total": None if query.search else total,
         "seen": total if page.cursor is None else page.cursor,
         "more": page.cursor is not None,
         "cursor": page.cursor,
     }
-
-
-async def _summed(store: Store, item: NodeRecord) -> NodeRecord:
-    """A graph has no requests of its own: with what those within it took."""
-    if item.kind is not StepKind.WORKFLOW or item.status not in NODE_TERMINAL:
-        return item
-    spend = await store.spend(item.run_id, item.node_id)
-    return replace(item, attempts=spend.requests, usage=spend.usage, cost_usd=spend.cost_usd)
 
 
 def item_row(run: RunRecord, item: NodeRecord) -> dict[str, Json]:

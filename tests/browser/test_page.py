@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 from playwright.sync_api import Browser, expect
 
@@ -35,10 +36,10 @@ def test_every_view_is_sound_in_both_colours_at_both_sizes(browser: Browser, ser
     with visit(browser, server) as page:
         for name, (path, query, seen) in _views(runs).items():
             page.go(*path, **query)
-            for size, dark in ((DESK, False), (PHONE, True)):
+            for size, dark in product((DESK, PHONE), (False, True)):
                 page.look(size=size, dark=dark)
                 page.see(seen)
-                page.check(f"{name}, {size}")
+                page.check(f"{name}, {size}, {'dark' if dark else 'light'}")
 
 
 def test_a_run_of_another_process_is_seen_as_it_goes_on(browser: Browser, server: Server, project: Project) -> None:
@@ -97,9 +98,16 @@ def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Ru
 
 def test_from_the_list_into_a_step_by_keyboard_alone(browser: Browser, server: Server, runs: Runs) -> None:
     with visit(browser, server) as page:
-        page.see("many")
         keys = page.page.keyboard
-        _tab_to(page, "many")
+        page.page.get_by_role("searchbox").fill(runs.many[-5:])
+        expect(page.page.get_by_role("row")).to_have_count(2)
+        page.page.get_by_role("combobox", name="Workflow").select_option("many")
+        assert page.page.url.endswith(f"#/?search={runs.many[-5:]}&workflow=many")
+        page.page.reload()
+        expect(page.page.get_by_role("row")).to_have_count(2)
+        page.page.get_by_role("link", name="Clear").click()
+        page.see("evil")
+        _tab_to(page, "many", arrows=True)
         keys.press("Enter")
         page.see("Graph and timeline")
         _tab_to(page, "many, prompt", begins=True)
@@ -109,15 +117,20 @@ def test_from_the_list_into_a_step_by_keyboard_alone(browser: Browser, server: S
         _tab_to(page, "Items of many")
         keys.press("Enter")
         page.page.get_by_role("slider").wait_for()
+        _tab_to(page, "Open item 0")
+        keys.press("End")
+        keys.press("ArrowUp")
+        assert page.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Open item 98"
 
 
-def _tab_to(page: Visit, wanted: str, *, begins: bool = False) -> None:
-    """Press Tab until what has the focus is called that."""
+def _tab_to(page: Visit, wanted: str, *, begins: bool = False, arrows: bool = False) -> None:
+    """Press Tab until what has the focus is called that; with `arrows` the arrow, once it is in a row."""
     name = "(document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent).trim()"
     seen = []
     for _ in range(60):
-        page.page.keyboard.press("Tab")
-        seen.append(page.page.evaluate(name))
+        row = arrows and page.page.evaluate("document.activeElement.matches('[data-row]')")
+        page.page.keyboard.press("ArrowDown" if row else "Tab")
+        seen.append(page.page.evaluate(name)[:40])
         if seen[-1].startswith(wanted) if begins else seen[-1] == wanted:
             return
     raise AssertionError(seen)

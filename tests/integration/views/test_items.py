@@ -13,8 +13,9 @@ from flowllm.core.types import NodeId, NodeStatus, Usage
 from flowllm.explain.why import explain
 from flowllm.storage.base import RunRecord
 from flowllm.storage.browsing import ItemOrder, ItemQuery
+from flowllm.views import matrix as matrices
 from flowllm.views.items import dots, item_rows
-from flowllm.views.matrix import axes_of, matrix
+from flowllm.views.matrix import matrix
 from flowllm.views.node import node_detail, part_of
 from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual
@@ -54,7 +55,7 @@ def test_dots_rows_and_matrix() -> None:
         rows = await item_rows(stage.store, run, VARIANTS, ItemQuery(search="MILK", statuses={NodeStatus.SUCCEEDED}))
         assert [(row["index"], row["output"]) for row in rows["rows"]] == [(5, "a5")]
         assert (rows["total"], rows["more"]) == (None, False)
-        grid = await matrix(stage.store, run, VARIANTS)
+        grid = await matrix(stage.store, run, VARIANTS, ["tone", "topic"])
         assert grid["axes"] == [
             {"name": "tone", "values": ["kind", "stern"]},
             {"name": "topic", "values": ["tea", "coffee", "milk"]},
@@ -64,16 +65,15 @@ def test_dots_rows_and_matrix() -> None:
     run_virtual(main())
 
 
-def test_only_what_varies_independently_is_a_matrix() -> None:
+def test_the_cells_of_a_large_matrix_are_read_in_pages_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "_PAGE", 2)
+    monkeypatch.setattr(matrices, "MOST_CELLS", 5)
+
     async def main() -> None:
         stage = Stage()
-        await _ran(stage)
-        items = await stage.store.items("r1", VARIANTS)
-        assert list(axes_of(items[:4])) == ["tone", "topic"]  # the others are still to come
-        assert axes_of([*items, items[0]]) == {}  # twice the same
-        table = [replace(item, item={"id": at, "text": f"t{at}"}) for at, item in enumerate(items)]
-        assert axes_of(table) == {}
-        assert axes_of([]) == axes_of([replace(items[0], item="text")]) == {}
+        grid = await matrix(stage.store, await _ran(stage), VARIANTS, ["tone", "topic"])
+        assert [cell["id"] for cell in grid["cells"]] == [f"variants[{at}]" for at in range(5)]
+        assert (grid["more"], grid["cells"][2]["error"]) == (1, "RequestRejected: no <b>milk</b>\\x1b[31m")
 
     run_virtual(main())
 

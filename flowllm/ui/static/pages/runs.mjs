@@ -5,6 +5,7 @@ import { cost, count, duration, exactly, statusChip, statusTone, visible, when, 
 import { html } from "../html.mjs";
 import { Command, Elapsed, Nodes, Trouble } from "../parts.mjs";
 import { link, navigate, withQuery } from "../route.mjs";
+import { useRoving } from "../roving.mjs";
 
 const STATUSES = ["running", "succeeded", "failed", "interrupted", "paused"];
 const FILTERS = ["search", "workflow", "status", "tag"];
@@ -87,22 +88,23 @@ function Filters({ wanted, state, chosen }) {
 }
 
 function List({ state }) {
+  const { keys, stop } = useRoving(state.runs.length);
   return html`<div class="card runs">
     <table>
       <thead>
         <tr><th>Status</th><th>Workflow</th><th>Run</th><th>Started</th><th class="right">Took</th><th>Nodes done</th><th class="right">Tokens</th><th class="right">Cost</th><th>Last runs took</th></tr>
       </thead>
-      <tbody>${state.runs.map((run) => html`<${Row} key=${run.run_id} run=${run} recent=${state.recent?.[run.workflow] ?? []} />`)}</tbody>
+      <tbody onKeyDown=${keys}>${state.runs.map((run, at) => html`<${Row} key=${run.run_id} run=${run} stop=${stop(at)} recent=${state.recent?.[run.workflow] ?? []} />`)}</tbody>
     </table>
   </div>`;
 }
 
-function Row({ run, recent }) {
+function Row({ run, stop, recent }) {
   const tokens = run.usage.input_tokens + run.usage.output_tokens;
   return html`<tr>
     <td class="status">${statusChip(run.status)}</td>
     <td class="name">
-      <a href=${link(["runs", run.run_id])}>${visible(run.workflow)}</a>${run.tags.map((tag) => html` <span class="tag">${visible(tag)}</span>`)}
+      <a ...${stop} href=${link(["runs", run.run_id])}>${visible(run.workflow)}</a>${run.tags.map((tag) => html` <span class="tag">${visible(tag)}</span>`)}
       ${run.error && html`<p class="wrong" title=${visible(run.error)}>${visible(run.error)}</p>`}
     </td>
     <td class="id"><code>${run.run_id}</code></td>

@@ -1,10 +1,11 @@
 // The items of a foreach: all of them as dots, and pages of them as a table that the server sorts and searches.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get } from "../api.mjs";
-import { count, dollars, duration, statusIcon, statusWord } from "../format.mjs";
+import { count, dollars, duration, statusIcon, statusWord, visible } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
 import { navigate, useRoute, withQuery } from "../route.mjs";
+import { useRoving } from "../roving.mjs";
 import { Dots, WORDS } from "./dots.mjs";
 import { useCalm } from "./refresh.mjs";
 
@@ -23,16 +24,30 @@ function Foreach({ run, parent, items, query, onOpen }) {
   const { grid, error, moved } = useGrid(run, parent, items);
   const [only, find, sort] = [query.get("only") ?? "", query.get("find") ?? "", query.get("sort") ?? "index"];
   if (error) return html`<${Trouble} error=${error} />`;
-  if (!grid) return html`<p class="muted" role="status">Reading items …</p>`;
   const pick = async (index) => {
     if (WORDS[String.fromCharCode(grid.codes[index])] === WORDS["."]) return;
-    onOpen(moved ? (await get(`${at(run)}/item?${new URLSearchParams({ parent, index })}`)).id : `${parent}[${index}]`);
+    const name = `${parent}[${index}]`;
+    onOpen(moved ? await get(`${at(run)}/item?${new URLSearchParams({ parent, index })}`).then(({ id }) => id, () => name) : name);
   };
   return html`<section class="items" aria-label=${`Items of ${parent}`}>
-    <${Filters} ...${{ run, parent, grid, only, find, sort }} />
-    <div class="card"><${Dots} grid=${grid} only=${only ? new Set([LETTERS[only]]) : null} label=${`Items of ${parent}`} onPick=${pick} /></div>
-    <${Table} ...${{ run, parent, grid, only, find, sort }} node=${query.get("node")} />
+    ${parent.includes("[") && html`<${Trail} parent=${parent} />`}
+    ${grid
+      ? html`
+          <${Filters} ...${{ run, parent, grid, only, find, sort }} />
+          <div class="card"><${Dots} grid=${grid} only=${only ? new Set([LETTERS[only]]) : null} label=${`Items of ${parent}`} onPick=${pick} /></div>`
+      : html`<p class="muted" role="status">Reading items …</p>`}
+    <div class="items" hidden=${!grid}><${Table} ...${{ run, parent, only, find, sort }} changes=${grid?.version ?? 0} node=${query.get("node")} /></div>
   </section>`;
+}
+
+/** The way to items within items: each foreach on it, and the item that is opened. */
+function Trail({ parent }) {
+  const parts = parent.split(/(?<=\])\./);
+  const steps = parts.slice(0, -1).map((_, at) => {
+    const item = parts.slice(0, at + 1).join(".");
+    return html`<a key=${item} href=${withQuery({ parent: item.slice(0, item.lastIndexOf("[")), node: item, only: null, find: null, sort: null })}><code>${visible(parts[at])}</code></a> › `;
+  });
+  return html`<p class="trail">Items of ${steps}<code>${visible(parts.at(-1))}</code></p>`;
 }
 
 function at(run) {
@@ -112,7 +127,7 @@ export function applied(grid, parent, changes) {
 
 function Filters({ run, parent, grid, only, find, sort }) {
   const timer = useRef(0);
-  const matrix = useMatrix(run, parent, grid.total);
+  const matrix = useMatrix(run, parent);
   const search = (event) => {
     const text = event.currentTarget.value;
     clearTimeout(timer.current);
@@ -141,17 +156,16 @@ function Filters({ run, parent, grid, only, find, sort }) {
   </div>`;
 }
 
-/** Whether the items are those of a matrix; asked once there are all. */
-function useMatrix(run, parent, total) {
+/** Whether the items are those of a matrix. */
+function useMatrix(run, parent) {
   const [found, set] = useState(false);
   useEffect(() => {
-    if (total > 2000) return;
-    get(`${at(run)}/matrix?${new URLSearchParams({ parent, axes: 1 })}`).then(({ axes }) => set(axes.length > 0), () => {});
-  }, [run.run_id, run.status, parent]);
+    get(`${at(run)}/matrix?${new URLSearchParams({ parent, axes: 1 })}`).then(({ axes }) => set(axes.length > 1), () => {});
+  }, [run.run_id, parent]);
   return found;
 }
 
-function Table({ run, parent, grid, only, find, sort, node }) {
+function Table({ run, parent, changes, only, find, sort, node }) {
   const [before, setBefore] = useState([]); // where the pages before this one begin
   const [page, set] = useState(null);
   const [after, go] = useState(0);
@@ -161,7 +175,8 @@ function Table({ run, parent, grid, only, find, sort, node }) {
     setBefore([]);
     go(0);
   }, [address]);
-  const version = useCalm(grid.version);
+  const version = useCalm(changes);
+  const rows = useRoving(page?.rows.length ?? 0);
   useEffect(() => {
     const gone = new AbortController();
     const wanted = `${address}&limit=${PAGE}&after=${after}`;
@@ -172,16 +187,16 @@ function Table({ run, parent, grid, only, find, sort, node }) {
     );
     return () => gone.abort();
   }, [run.run_id, run.status, address, after, version]);
-  if (!page) return html`<p class="muted" role="status">Reading …</p>`;
+  if (!page) return null;
   if (page.error) return html`<${Trouble} error=${page.error} />`;
   const stale = page.address !== address || page.after !== after;
   return html`
     <div class=${`card items-table ${stale ? "stale" : ""}`}>
       <table aria-busy=${stale ? "true" : null}>
         <thead><tr><th class="right">#</th><th>Status</th><th>Item</th><th>Output, or error</th><th class="right">Took</th><th class="right">Tokens</th><th class="right">Cost</th></tr></thead>
-        <tbody>${page.rows.map((row) => html`<${Row} key=${row.id} row=${row} open=${row.id === node} />`)}</tbody>
+        <tbody onKeyDown=${rows.keys}>${page.rows.map((row, at) => html`<${Row} key=${row.id} row=${row} open=${row.id === node} stop=${rows.stop(at)} />`)}</tbody>
       </table>
-      ${page.rows.length === 0 && html`<p class="none">${find || only ? "No item is like that." : "No items yet."}</p>`}
+      ${page.rows.length === 0 && html`<p class="none">${only === WORDS["."] && !find ? "Nothing is on record of items that have not begun." : find || only ? "No item is like that." : "No items yet."}</p>`}
     </div>
     <${Pager} page=${page} before=${before} onBack=${() => (go(before.at(-1)), setBefore(before.slice(0, -1)))} onOn=${() => (setBefore([...before, after]), go(page.cursor))} />
   `;
@@ -197,20 +212,21 @@ async function pageOf(run, wanted, signal) {
   }
 }
 
-function Row({ row, open }) {
+function Row({ row, open, stop }) {
   const to = withQuery({ node: row.id });
   const pressed = (event) => {
     if (event.target.closest("a") || getSelection().toString()) return;
     navigate(to);
   };
+  const asked = row.status !== "running" && (row.model || row.tokens !== 0);
   return html`<tr onClick=${pressed} class=${open ? "open" : ""}>
-    <td class="right index"><a href=${to} aria-current=${open ? "true" : null} aria-label=${`Open item ${row.index}`}>${row.index}</a></td>
+    <td class="right index"><a ...${stop} href=${to} aria-current=${open ? "true" : null} aria-label=${`Open item ${row.index}`}>${row.index}</a></td>
     <td class="status">${statusIcon(row.status)} ${statusWord(row.status)}${row.cached ? html`<span class="muted"> cached</span>` : ""}</td>
     <td class="words">${row.item}</td>
     <td class=${`words ${row.error ? "failure-text" : ""}`}>${row.error ?? row.output}</td>
     <td class="right number figure">${duration(row.took_s)}</td>
-    <td class="right number figure">${row.model ? (row.tokens === null ? "unknown" : count(row.tokens)) : ""}</td>
-    <td class="right number figure">${row.model ? dollars(row.cost_usd) : ""}</td>
+    <td class="right number figure">${asked ? (row.tokens === null ? "unknown" : count(row.tokens)) : ""}</td>
+    <td class="right number figure">${asked ? dollars(row.cost_usd) : ""}</td>
   </tr>`;
 }
 
