@@ -25,6 +25,7 @@ from flowllm.ui.server import create_app, serve
 
 PORT = 7717
 """Taken if it is free, so that the page has the same address most of the time."""
+_TOKEN = "FLOWLLM_UI_TOKEN"  # noqa: S105 - a name
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,7 +43,8 @@ def ui(*, port: int | None, host: str, no_open: bool, allow_actions: bool, locat
     """
     app = FlowLLM(database=location.db, config=location.config)
     database = Database(app.database, clock=SystemClock())
-    actions = Actions(database.path, config=location.config, environ=os.environ) if allow_actions else None
+    environ = {name: value for name, value in os.environ.items() if name != _TOKEN}
+    actions = Actions(database.path, config=location.config, environ=environ) if allow_actions else None
     run_loop(_serve(_listener(host, port), app, database, actions, opens=not no_open))
 
 
@@ -53,7 +55,7 @@ async def _serve(
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
     host, port = listener.getsockname()[:2]
-    access = Access(port, token=os.environ.get("FLOWLLM_UI_TOKEN") or None)
+    access = Access(port, host=host, token=os.environ.get(_TOKEN) or None)
     page = create_app(database, access, clock=SystemClock(), workflow_of=app.workflow_of, actions=actions)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token="
     results().line(f"{address}{access.token}")

@@ -62,7 +62,7 @@ class Actions:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(  # noqa: S603 - flowllm itself
-                [sys.executable, "-m", "flowllm", *words],
+                [sys.executable, "-P", "-m", "flowllm", *words],  # modules of that folder are not its own
                 cwd=folder,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,

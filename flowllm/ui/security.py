@@ -23,6 +23,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{22,200}")
 _FROM_HERE: Final = {"same-origin", "none"}
 _READS: Final = {"GET", "HEAD"}
 _METHODS: Final = {*_READS, "POST"}
+_LOCALHOST: Final = {"127.0.0.1", "::1"}
 
 HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -60,8 +61,9 @@ class Asked:
 class Access:
     """The secrets of one server, and what it asks of a request."""
 
-    def __init__(self, port: int, *, token: str | None = None) -> None:
-        """`token`: in place of one that nobody knows yet. Raises UsageError for one that could be guessed."""
+    def __init__(self, port: int, *, host: str = "127.0.0.1", token: str | None = None) -> None:
+        """`host`: the address that is listened on; `token`: in place of one that nobody knows yet. Raises UsageError for one
+        that could be guessed."""
         if token is not None and _TOKEN.fullmatch(token) is None:
             raise UsageError(
                 "FLOWLLM_UI_TOKEN must have 22 characters or more, of letters, digits, - and _",
@@ -73,7 +75,8 @@ class Access:
         self._session = secrets.token_urlsafe(32)
         self.cookie = f"flowllm-{port}"
         """Cookies belong to a host with all its ports."""
-        self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        names = {host, "localhost"} if host in _LOCALHOST else {host}
+        self._hosts = {f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names}
 
     @property
     def once(self) -> str:

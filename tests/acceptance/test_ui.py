@@ -17,11 +17,11 @@ def test_the_page_is_served_until_ctrl_c_also_with_an_open_stream(tmp_path: Path
     project = Project(tmp_path)
     browser = project.write("browser", '#!/bin/sh\necho "$1" > opening; mv opening opened\n')
     browser.chmod(0o755)
-    process = project.start("ui", "--port", 0, FLOWLLM_UI_TOKEN=TOKEN, BROWSER=str(browser))
+    process = project.start("ui", "--port", 0, "--host", "127.0.0.3", FLOWLLM_UI_TOKEN=TOKEN, BROWSER=str(browser))
     with killed_at_exit(process):
         assert process.stdout is not None
         address = urlsplit(process.stdout.readline().strip())
-        assert (address.hostname, address.query) == ("127.0.0.1", f"token={TOKEN}")
+        assert (address.hostname, address.query) == ("127.0.0.3", f"token={TOKEN}")
         page = http.client.HTTPConnection(address.netloc)
         page.request("GET", f"/?{address.query}")
         entered = page.getresponse()
@@ -36,9 +36,9 @@ def test_the_page_is_served_until_ctrl_c_also_with_an_open_stream(tmp_path: Path
             assert (answer.status, bool(answer.read())) == (status, status != 303)
         page.request("GET", "/api/runs/changes", headers={"Cookie": cookie})
         stream = page.getresponse()
-        assert stream.readline() == b"event: runs\n"
-        taken = project.cli("ui", "--no-open", "--port", address.port)
-        assert (taken.code, f"port {address.port} of 127.0.0.1 cannot be used" in taken.err) == (2, True), taken.said
+        assert stream.readline() == b"event: list\n"
+        taken = project.cli("ui", "--no-open", "--host", address.hostname, "--port", address.port)
+        assert (taken.code, f"port {address.port} of 127.0.0.3 cannot be used" in taken.err) == (2, True), taken.said
         process.send_signal(signal.SIGINT)
         outcome = project.finish(process)
         assert (outcome.code, outcome.out) == (0, ""), outcome.said
@@ -47,7 +47,7 @@ def test_the_page_is_served_until_ctrl_c_also_with_an_open_stream(tmp_path: Path
         page.close()
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", address.port or 0))
+        free.bind((address.hostname, address.port or 0))
 
 
 def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:

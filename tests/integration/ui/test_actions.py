@@ -55,6 +55,7 @@ async def test_a_run_is_stopped_and_resumed_from_the_page(tmp_path: Path) -> Non
             answer = await page.post(f"/api/runs/{run_id}/stop")
             assert (answer.status, answer.json["error"]) == (400, f"run {run_id} does not go on")
             project.write("flow.yaml", "other: true")  # the run has its own copy
+            project.write("json.py", "raise SystemExit('a module of the folder was taken for one of Python')")
             started = (await page.post(f"/api/runs/{run_id}/resume")).json
             await is_so(page, run_id, "running")
         async with page_of(project.database, actions=actions) as page:  # the run goes on though the page was closed

@@ -55,6 +55,7 @@ async def test_every_route_and_method_refuses_who_is_not_the_page(tmp_path: Path
             ((cookie,), f"127.0.0.1:{page.port + 1}"),
             ((cookie,), f"127.0.0.1.evil.example:{page.port}"),
             ((cookie,), f"0.0.0.0:{page.port}"),
+            ((cookie,), f"127.0.0.2:{page.port}"),
             ((cookie,), None),
             ((cookie, "Host: evil.example"), ""),
             ((cookie, "Origin: null", json_type), ""),
