@@ -280,12 +280,12 @@ class FlowLLM:
         return self._stored(run, RunOptions.of(run.options))
 
     def started(self, run: RunRecord) -> RunStarted:
-        """What the run's last attempt said of itself when it began, without the graphs of items. Raises InvalidWorkflow as
+        """What the run's last attempt said of itself when it began. Raises InvalidWorkflow as
         `workflow_of`."""
         workflow, at = self.workflow_of(run), run.started_at if run.owner is None else run.owner.since
         steps = chosen_steps(workflow, RunOptions.of(run.options))
         named = {StepId(name): step for name, step in steps.items()}
-        return run_started(workflow, named, run, at=at, within_items=False)
+        return run_started(workflow, named, run, at=at)
 
     async def delete(self, run_ids: Sequence[RunId]) -> int:
         """Remove runs with their results and what they kept of standard input, never stored answers; how many there

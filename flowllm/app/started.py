@@ -11,11 +11,8 @@ from flowllm.language.workflow import Step, Workflow, WorkflowBody
 from flowllm.storage.base import RunRecord
 
 
-def run_started(
-    workflow: Workflow, steps: Mapping[StepId, Step], run: RunRecord, *, at: float, within_items: bool = True
-) -> RunStarted:
-    """The event of the attempt that the run's record stands for, which executes these steps. `within_items`: also those of
-    graphs that are executed for each item are named."""
+def run_started(workflow: Workflow, steps: Mapping[StepId, Step], run: RunRecord, *, at: float) -> RunStarted:
+    """The event of the attempt that the run's record stands for, which executes these steps."""
     over, output = run.options.get("over"), run.options.get("output")
     budget, spent = workflow.budget or Budget(), run.totals.spend
     return RunStarted(
@@ -28,7 +25,7 @@ def run_started(
         simulated=workflow.default_provider == "auto" and run.provider == SIMULATED,
         over=over,
         output=output,
-        steps=_needs(steps, within_items=within_items) if over is None else _of_rows(steps, within_items=within_items),
+        steps=_needs(steps) if over is None else {ROW: [], **_needs(steps, f"{ROW}.")},
         budget_usd=budget.usd,
         budget_tokens=budget.tokens,
         spent_usd=spent.known_usd,
@@ -36,14 +33,10 @@ def run_started(
     )
 
 
-def _of_rows(steps: Mapping[StepId, Step], *, within_items: bool) -> dict[str, list[str]]:
-    return {ROW: [], **_needs(steps, f"{ROW}.", within_items=True)} if within_items else {ROW: []}
-
-
-def _needs(steps: Mapping[StepId, Step], within: str = "", *, within_items: bool) -> dict[str, list[str]]:
+def _needs(steps: Mapping[StepId, Step], within: str = "") -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, step in steps.items():
         found[f"{within}{name}"] = [f"{within}{needed}" for needed in step.edges]
-        if isinstance(step.body, WorkflowBody) and (within_items or step.foreach is None):
-            found |= _needs(step.body.graph.steps, f"{within}{name}.", within_items=within_items)
+        if isinstance(step.body, WorkflowBody):
+            found |= _needs(step.body.graph.steps, f"{within}{name}.")
     return found

@@ -22,6 +22,7 @@ from flowllm.core.events import RunStarted
 from flowllm.core.records import replace
 from flowllm.core.types import RunStatus
 from flowllm.reporting.summary import Summary
+from flowllm.reporting.text import clock_time
 from flowllm.storage.base import RunRecord, Store
 from flowllm.views.follow import RunFollower
 from flowllm.views.steps import step_kinds
@@ -51,7 +52,7 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
         view = following(screen, process)
         summary = Summary(errors_shown=not drawn(screen))
         started = _started(app, run)
-        follower = RunFollower(app.store, run, steps=started.nodes)
+        follower = RunFollower(app.store, run, started.steps)
         observers = (summary, view)
         for observer in observers:
             observer.handle(started)
@@ -69,12 +70,20 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
     if summary.ended is None:
         say(f"no longer watched, the run goes on: {command('watch', run.run_id, location)}")
         return INTERRUPTED
+    _print_end(run, summary, location)
+    return RunResult.of(run, []).exit_code
+
+
+def _print_end(run: RunRecord, summary: Summary, location: Location) -> None:
+    screen = messages()
     resume, failed = (command(verb, run.run_id, location) for verb in ("resume", "failed"))
     if screen.colour:
         screen.line()
     for line in summary.lines(resume, failed, run.path, width=screen.width() if screen.stream.isatty() else None):
         screen.line(*line)
-    return RunResult.of(run, []).exit_code
+    if run.finished_at is None and summary.ended is not None:
+        gone = f"its process is gone; its last sign of life was at {clock_time(summary.ended.at, zone=True)}"
+        screen.line((gone, "yellow"))
 
 
 async def _newest(store: Store) -> RunRecord:

@@ -35,7 +35,9 @@ class ForeachProgress:
         "node",
         "rate",
         "retried",
+        "shown",
         "skipped",
+        "told",
         "total",
         "usd",
     )
@@ -44,6 +46,10 @@ class ForeachProgress:
         self.node = event.node_id
         self.total = event.total
         self.ended = self.failed = self.skipped = self.retried = self.hedged = 0
+        self.shown = 0
+        """Errors of its items that had lines."""
+        self.told = -1
+        """How many had ended when it had one."""
         self.usd = 0.0
         """What its requests cost, as far as that is known."""
         self.rate = SlidingRate(event.at)

@@ -23,13 +23,14 @@ from flowllm.core.events import (
 )
 from flowllm.core.types import NODE_TERMINAL, ROW, NodeStatus, RunStatus, WaitReason, step_path
 from flowllm.reporting.base import AccountState
-from flowllm.reporting.followed import ItemsRead, SpendRead
+from flowllm.reporting.followed import ItemsRead, SpendRead, StepRead
 from flowllm.reporting.live_snapshot import CACHED, REUSED, LiveSnapshot, StepSnapshot, Throughput, Trouble
 from flowllm.reporting.open_work import OpenWork, unanswered
 from flowllm.reporting.rates import SlidingRate
 from flowllm.reporting.text import error_text
 
 _MINUTE: Final = 60.0
+_DIFFER: Final = -1
 LONG: Final = 10.0
 """Seconds without a sign after which something is named."""
 
@@ -39,13 +40,17 @@ class _Step:
 
     __slots__ = (
         *("name", "depth", "needs", "status", "source", "many", "total", "ended", "failed", "skipped", "retried"),
-        *("in_flight", "rate", "began", "finished", "usd", "tokens", "note"),
+        *("opened", "items", "size", "in_flight", "rate", "began", "finished", "usd", "tokens", "note"),
     )
 
     def __init__(self, name: str, depth: int, needs: tuple[str, ...], *, many: bool, at: float) -> None:
         self.name, self.depth, self.needs, self.many = name, depth, needs, many
         self.status, self.source, self.note = NodeStatus.PENDING, "", ""
         self.total: int | None = None
+        self.opened = self.items = 0
+        """Of a foreach within items: in how many of them it began, and how many items it has there,"""
+        self.size: int | None = None
+        """in each of them; _DIFFER: not as many."""
         self.ended = self.failed = self.skipped = self.retried = self.in_flight = self.tokens = 0
         self.rate = SlidingRate(at)
         self.began: float | None = None
@@ -65,6 +70,18 @@ class _Step:
         self.skipped += event.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}
         if not (event.reused or event.cached):
             self.rate.add(event.at)
+
+    def read(self, event: ItemsRead | StepRead) -> None:
+        """So far it has come, as the record of the run says."""
+        if not self.ended:  # all before the watching counts for nothing
+            self.rate = SlidingRate(event.at)
+        self.ended, self.failed, self.skipped = event.ended, event.failed, event.skipped
+        self.rate.add(event.at, event.worked)
+
+    def sized(self, items: int) -> None:
+        """It has so many items within one more."""
+        self.items += items
+        self.size = items if self.size in {None, items} else _DIFFER
 
     def end(self, event: NodeEnded) -> None:
         """It is over as a whole."""
@@ -111,6 +128,7 @@ class LiveModel:
             NodeRetrying: self._retrying,
             NodeEnded: self._node_ended,
             ItemsRead: self._items_read,
+            StepRead: self._step_read,
             SpendRead: self._spend_read,
             StopRequested: self._stop_requested,
             RunEnded: self._run_ended,
@@ -162,6 +180,11 @@ class LiveModel:
         step.many = True
         step.begin(event.at)
         if "[" in event.node_id:
+            if not step.opened:  # until now it might have been a step that is one node of each item
+                step.ended = step.failed = step.skipped = 0
+            step.opened += 1
+            if event.total is not None:
+                step.sized(event.total)
             return
         step.total = event.total
         for name, inner in self._steps.items():
@@ -169,7 +192,11 @@ class LiveModel:
                 inner.many = True
 
     def _foreach_counted(self, event: FanOutCounted) -> None:
-        self._step(event.node_id).total = event.total
+        step = self._step(event.node_id)
+        if "[" in event.node_id:
+            step.sized(event.total)
+        else:
+            step.total = event.total
 
     def _node_waits(self, event: NodeWaiting) -> None:
         self._open.waits[event.node_id] = event
@@ -211,17 +238,23 @@ class LiveModel:
             step.count(event)
         elif "[" not in node:
             step.end(event)
-        elif event.counts is None and step.many:
+        elif step.many and not step.opened:
             step.count(event)
         if event.status is NodeStatus.FAILED and event.counts is None:
             self._last_error = Trouble(text=f"{node}: {error_text(event.error)}")
 
     def _items_read(self, event: ItemsRead) -> None:
+        self._step(event.node_id).read(event)
+        for node, error in event.errors:
+            self._last_error = Trouble(text=f"{node}: {error_text(error)}")
+
+    def _step_read(self, event: StepRead) -> None:
         step = self._step(event.node_id)
-        if not step.ended:  # all before the watching counts for nothing
-            step.rate = SlidingRate(event.at)
-        step.ended, step.failed, step.skipped = event.ended, event.failed, event.skipped
-        step.rate.add(event.at, event.worked)
+        step.begin(event.at)
+        step.read(event)
+        if event.total is not None:
+            step.opened, step.items = event.begun, event.total
+            step.size = event.total // event.begun if event.alike else _DIFFER if event.total else None
 
     def _spend_read(self, event: SpendRead) -> None:
         self._usd, self._tokens_used, self._usd_exact = event.usd, event.tokens, event.exact
@@ -241,6 +274,7 @@ class LiveModel:
         """How it stands; only once the run has started."""
         started, ended = self.started, self.ended
         assert started is not None  # noqa: S101 - as the docstring says
+        now = now if ended is None else ended.at
         waits, elapsed = self._waits(), max(0.0, now - started.at)
         steps = [self._shown(step, waits, now) for step in self._steps.values()]
         top = [step for step in steps if not step.depth]
@@ -291,10 +325,9 @@ class LiveModel:
 
     def _shown(self, step: _Step, waits: Mapping[str, Counter[WaitReason]], now: float) -> StepSnapshot:
         running = step.status not in NODE_TERMINAL and self.ended is None
-        around = self._steps.get(step.name.rpartition(".")[0])
-        total = around.total if around is not None and around.many and step.total is None else step.total
+        total = self._total(step)
         speed = step.rate.per_second(now) if running and step.many else None
-        within = [one for name, one in self._steps.items() if name.startswith(f"{step.name}.")] if step.many else []
+        within = self._within(step) if step.many else []
         missing = (name for name in step.needs if name in self._steps and self._steps[name].status not in NODE_TERMINAL)
         waiting = sum((waits.get(one.name, Counter()) for one in (step, *within)), Counter[WaitReason]())
         return StepSnapshot(
@@ -304,7 +337,7 @@ class LiveModel:
             source=step.source,
             many=step.many,
             total=total,
-            ended=step.ended,
+            ended=self._ended(step),
             failed=step.failed,
             skipped=step.skipped,
             retried=step.retried,
@@ -312,12 +345,41 @@ class LiveModel:
             waits=waiting,
             needs=tuple(missing) if step.status is NodeStatus.PENDING else (),
             per_second=speed or None,
-            left_s=(total - step.ended) / speed if speed and total is not None else None,
+            left_s=self._left_s(step, now) if running else None,
             elapsed_s=None if step.began is None else max(0.0, (step.finished or now) - step.began),
             usd=step.usd + sum(one.usd for one in within),
             tokens=step.tokens + sum(one.tokens for one in within),
             note=step.note,
         )
+
+    def _within(self, step: _Step) -> list[_Step]:
+        return [one for name, one in self._steps.items() if name.startswith(f"{step.name}.")]
+
+    def _total(self, step: _Step) -> int | None:
+        """Its items, or those of the foreach that it is within; None: not known yet."""
+        around = self._steps.get(step.name.rpartition(".")[0])
+        if step.total is not None or around is None or not around.many:
+            return step.total
+        outer = self._total(around)
+        if not step.opened or outer is None:
+            return None if step.opened else outer
+        others = max(0, outer - max(step.opened, around.ended))
+        return step.items + others * (step.size or 0) if not others or step.size != _DIFFER else None
+
+    def _ended(self, step: _Step) -> int:
+        """Of a step within items at least as many as of these, which may have been taken as a whole from the cache."""
+        around = self._steps.get(step.name.rpartition(".")[0])
+        return (
+            max(step.ended, self._ended(around))
+            if around is not None and around.many and not step.opened
+            else step.ended
+        )
+
+    def _left_s(self, step: _Step, now: float) -> float | None:
+        """Of a foreach of graphs what the slowest of its steps takes: items end later than these."""
+        total, speed = self._total(step), step.rate.per_second(now) if step.many else None
+        own = (total - self._ended(step)) / speed if speed and total is not None else None
+        return max((left for one in self._within(step) if (left := self._left_s(one, now))), default=own)
 
 
 def _left(status: NodeStatus) -> NodeStatus:

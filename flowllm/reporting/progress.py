@@ -124,8 +124,7 @@ class Progress:
             case RunStarted():
                 self._started(event)
             case ItemsRead() if event.node_id in self._foreaches:
-                self._foreaches[event.node_id].read(event)
-                self._report(self._foreaches[event.node_id], event.at)
+                self._items_read(self._foreaches[event.node_id], event)
             case StopRequested():
                 self._report_all(event)
             case RunEnded() if not self._over:
@@ -280,11 +279,19 @@ class Progress:
             self._ended(event)
         self._report(found, event.at)
 
+    def _items_read(self, found: ForeachProgress, event: ItemsRead) -> None:
+        found.read(event)
+        for node, error in event.errors[: MOST_ITEM_ERRORS - found.shown]:
+            found.shown += 1
+            self._say("ERROR", node, error_text(error))
+        self._report(found, event.at)
+
     def _report(self, found: ForeachProgress, now: float) -> None:
         if found.due(now):
             self._line_of(found, now)
 
     def _line_of(self, found: ForeachProgress, now: float) -> None:
+        found.told = found.ended
         self._still(found.text(now, self._waits_of(found)))
 
     def _still(self, text: str) -> None:
@@ -299,7 +306,8 @@ class Progress:
     def _report_all(self, event: Event) -> None:
         """How far each has come, before the run goes on without new items, or ends."""
         for found in self._foreaches.values():
-            self._line_of(found, event.at)
+            if found.told != found.ended:
+                self._line_of(found, event.at)
 
     # lines
 

@@ -88,9 +88,7 @@ class Summary:
             case NodeStarted():
                 self._suspended.pop(event.node_id, None)
             case ItemsRead():
-                succeeded = event.ended - event.failed - event.skipped
-                shares = {"succeeded": succeeded, "failed": event.failed, "skipped": event.skipped}
-                self._items[event.node_id] = {"total": event.ended, **shares}
+                self._items_read(event)
             case RunStarted():
                 self._started = event
             case FailuresHigh():
@@ -119,7 +117,7 @@ class Summary:
         if event.counts is not None:
             self._counts[event.node_id] = event.counts
         if event.status is NodeStatus.FAILED and self._is_news(event):
-            self._note_error(event)
+            self._note_error(event.node_id, event.error, event)
         if not event.parent:
             outcome = event.status.value
             if event.status is NodeStatus.SUCCEEDED:
@@ -141,23 +139,33 @@ class Summary:
         found[status] = found.get(status, 0) + 1
         if event.status is NodeStatus.FAILED and not self._errors_shown:
             if found[status] <= MOST_ITEM_ERRORS:
-                self._note_error(event)
+                self._note_error(event.node_id, event.error, event)
             else:
                 self._more_errors += 1
 
-    def _note_error(self, event: NodeEnded) -> None:
-        error = event.error
+    def _items_read(self, event: ItemsRead) -> None:
+        before = self._items.get(event.node_id, {}).get("failed", 0)
+        succeeded = event.ended - event.failed - event.skipped
+        shares = {"succeeded": succeeded, "failed": event.failed, "skipped": event.skipped}
+        self._items[event.node_id] = {"total": event.ended, **shares}
+        if not self._errors_shown:
+            named = event.errors[: max(0, MOST_ITEM_ERRORS - before)]
+            for node, error in named:
+                self._note_error(node, error)
+            self._more_errors += max(0, event.failed - before - len(named))
+
+    def _note_error(self, node: str, error: Mapping[str, Json] | None, ended: NodeEnded | None = None) -> None:
         if error is None:
             return
         if len(self._errors) < MOST_ERRORS:
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
-            if event.reused:
+            if ended is not None and ended.reused:
                 short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
             if self._tracebacks and error.get("traceback"):
                 short["traceback"] = error["traceback"]
-            if event.tolerated:
+            if ended is not None and ended.tolerated:
                 short["tolerated"] = "true"
-            self._errors.append((event.node_id, short))
+            self._errors.append((node, short))
         else:
             self._more_errors += 1
 

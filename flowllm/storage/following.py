@@ -44,6 +44,28 @@ class ItemChange(NamedTuple):
     change_no: int
     worked: bool = True
     """It was carried out, not taken from the cache or from an earlier attempt at the run."""
+    node_id: NodeId = NodeId("")
+    error: Mapping[str, Json] | None = None
+    """These two of items that failed alone."""
+
+
+class Within(NamedTuple):
+    """A step of the graph that a foreach runs for each item, over all items so far; of one that is a foreach itself its items."""
+
+    path: str
+    """Below that of the outer foreach."""
+    ended: int
+    failed: int
+    skipped: int
+    """Or blocked."""
+    worked: int
+    """Ended, and neither cached nor reused."""
+    begun: int
+    """Items of the outer foreach in which it has begun; of a foreach those in which it is known"""
+    total: int | None
+    """how many items it has: together so many; None: it is no foreach."""
+    alike: bool
+    """All have as many."""
 
 
 class Past(NamedTuple):
@@ -77,6 +99,14 @@ class Following(Protocol):
 
     async def item_changes(self, run_id: RunId, *, since: int = 0, limit: int = 2000) -> list[ItemChange]:
         """Items whose `change_no` is above `since`, in its order, but those within other items."""
+        ...
+
+    async def within(self, run_id: RunId, foreach: NodeId) -> list[Within]:
+        """What has become of the nodes within the items of a foreach; goes through all of them."""
+        ...
+
+    async def last_sign(self, run_id: RunId) -> float | None:
+        """About when something of the run was last put on record, wall clock; None: nothing was."""
         ...
 
     async def recent(self, workflow: str, *, upto: int, limit: int) -> list[Past]:

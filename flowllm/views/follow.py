@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
+from math import inf
 from typing import Final
 
 from flowllm.core.events import Event, FanOutCounted, FanOutStarted, NodeEnded, NodeStarted, NodeSuspended, RunEnded
-from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, StepKind
+from flowllm.core.types import NODE_TERMINAL, Json, NodeId, NodeStatus, StepKind
 from flowllm.reporting.base import AccountState
-from flowllm.reporting.followed import ItemsRead, SpendRead
+from flowllm.reporting.followed import ItemsRead, SpendRead, StepRead
+from flowllm.reporting.progress import MOST_ITEM_ERRORS
 from flowllm.storage.base import RunRecord, Store
 from flowllm.storage.following import ItemChange, NodeBrief
 from flowllm.views.gauges import FRESH, MINUTE, account_name
 
 MOST: Final = 2000
 """Rows that are read at a time."""
+_A_SECOND: Final = 20_000
+"""Nodes within items that are counted in a second of watching at most."""
 _CODES: Final = {status: code for code, status in enumerate(NodeStatus, start=1)}
 _ENDED: Final = frozenset(_CODES[status] for status in NODE_TERMINAL)
 
@@ -25,6 +30,8 @@ class _Items:
     def __init__(self) -> None:
         self.statuses = bytearray()
         self.ended = self.failed = self.skipped = self.worked = 0
+        self.errors: deque[tuple[NodeId, Mapping[str, Json]]] = deque(maxlen=MOST_ITEM_ERRORS)
+        """The newest that were not told yet."""
 
     def change(self, change: ItemChange) -> None:
         short = change.place + 1 - len(self.statuses)
@@ -36,14 +43,21 @@ class _Items:
         self.failed += (now == _CODES[NodeStatus.FAILED]) - (before == _CODES[NodeStatus.FAILED])
         self.skipped += (now == _CODES[NodeStatus.SKIPPED]) - (before == _CODES[NodeStatus.SKIPPED])
         self.worked += now in _ENDED and change.worked
+        if change.error is not None:
+            self.errors.append((change.node_id, change.error))
 
 
 class RunFollower:
     """Reads what changed since it last did. Times are wall clock seconds."""
 
-    def __init__(self, store: Store, run: RunRecord, *, steps: int) -> None:
-        """`steps` are those at the top."""
+    def __init__(self, store: Store, run: RunRecord, steps: Collection[str]) -> None:
+        """`steps` as in `RunStarted`."""
         self._store, self._run, self._steps = store, run, steps
+        self._top = sum("." not in step for step in steps)
+        self._due: dict[str, float] = {}
+        """When the steps within its items are to be counted again, for each foreach."""
+        self._worked: dict[str, dict[str, int]] = {}
+        """How many of them were carried out when they were counted last."""
         self._since = 0
         self._items: dict[str, _Items] = {}
         self._begun: dict[str, int] = {}
@@ -60,13 +74,15 @@ class RunFollower:
                 found += await self._told(brief, now)
             found += await self._items_since(upto, now)
             self._since = upto
+        for foreach in self._begun:
+            found += await self._within(foreach, now, over=foreach in self._done or not run.going)
         spend, tokens = run.totals.spend, run.totals.spend.known_input + run.totals.spend.known_output
         found.append(
             SpendRead(run_id=run.run_id, at=now, usd=spend.known_usd, tokens=tokens, exact=spend.cost_usd is not None)
         )
         self._first = False
         if not run.going:
-            found.append(_ended(run, now))
+            found.append(_ended(run, run.finished_at or await self._store.last_sign(run.run_id) or run.started_at))
         return found
 
     async def accounts(self, now: float) -> dict[str, AccountState]:
@@ -113,12 +129,38 @@ class RunFollower:
             since = page[-1].change_no if len(page) == MOST else upto
         return [event for parent in changed for event in self._progress(parent, now)]
 
+    async def _within(self, foreach: str, now: float, *, over: bool) -> list[Event]:
+        """How far the steps within its items have come. All of them are counted, the more there are the less often."""
+        due = self._due.get(foreach, 0.0)
+        if due == inf or not (over or now >= due) or not any(step.startswith(f"{foreach}.") for step in self._steps):
+            return []
+        found = await self._store.within(self._run.run_id, NodeId(foreach))
+        nodes = sum(one.begun + (one.total or 0) for one in found)
+        self._due[foreach] = inf if over else now + max(1.0, nodes / _A_SECOND)
+        worked, self._worked[foreach] = self._worked.get(foreach, {}), {one.path: one.worked for one in found}
+        return [
+            StepRead(
+                run_id=self._run.run_id,
+                at=now,
+                node_id=NodeId(f"{foreach}.{one.path}"),
+                ended=one.ended,
+                failed=one.failed,
+                skipped=one.skipped,
+                worked=one.worked - worked.get(one.path, one.worked),
+                begun=one.begun,
+                total=one.total,
+                alike=one.alike,
+            )
+            for one in found
+        ]
+
     def _progress(self, parent: str, now: float) -> list[Event]:
         if parent in self._done:
             return []
         begun = self._begin(parent, 0, now)
         items = self._items[parent]
         worked, items.worked = (0 if self._first else items.worked), 0
+        errors, items.errors = tuple(items.errors), deque(maxlen=MOST_ITEM_ERRORS)
         return [
             *begun,
             ItemsRead(
@@ -129,6 +171,7 @@ class RunFollower:
                 failed=items.failed,
                 skipped=items.skipped,
                 worked=worked,
+                errors=errors,
             ),
         ]
 
@@ -170,7 +213,7 @@ class RunFollower:
             node_id=brief.node_id,
             status=brief.status,
             done=sum("." not in name for name in self._done),
-            total=self._steps,
+            total=self._top,
             kind=kind,
             cached=brief.cached,
             reused=brief.reused,
@@ -187,15 +230,15 @@ class RunFollower:
         )
 
 
-def _ended(run: RunRecord, now: float) -> RunEnded:
+def _ended(run: RunRecord, at: float) -> RunEnded:
+    """Of one whose process is gone the time is that from its beginning to its last sign of life."""
     stats: Mapping[str, object] = run.stats
-    since = (run.finished_at or now) - run.started_at
-    took = stats.get("duration_s")
+    took, began = stats.get("duration_s"), run.started_at if run.owner is None else run.owner.since
     return RunEnded(
         run_id=run.run_id,
-        at=run.finished_at or now,
+        at=at,
         status=run.status,
-        duration_s=float(took) if isinstance(took, int | float) else max(0.0, since),
+        duration_s=float(took) if isinstance(took, int | float) else max(0.0, at - began),
         error=run.error,
         stats=run.stats,
     )

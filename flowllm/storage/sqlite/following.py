@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus
-from flowllm.storage.following import ItemChange, NodeBrief, Past, WorkflowSums
+from flowllm.core.types import NODE_TERMINAL, Counts, NodeId, NodeStatus, RunId, RunStatus
+from flowllm.storage.following import ItemChange, NodeBrief, Past, Within, WorkflowSums
 from flowllm.storage.sqlite.reader import Reader
 from flowllm.storage.sqlite.records import reading, totals_of, usage_of
 from flowllm.storage.sqlite.rows import from_json, from_text, to_text
@@ -21,6 +21,26 @@ _CHANGED: Final = "FROM nodes WHERE run_id = :run AND change_no > :since"
 _OUTSIDE: Final = "instr(parent, '[') = 0"
 """No row of an item, and none within one: those of an item are as many as there are items."""
 _TAIL: Final = "ORDER BY change_no LIMIT :limit"
+_ITEMS: Final = (
+    "parent, place, status, change_no, cached OR reused, "
+    "iif(status = 'failed', node_id, NULL), iif(status = 'failed', error, NULL)"
+)
+_ENDED: Final = ", ".join(f"'{status}'" for status in sorted(NODE_TERMINAL))
+_SIZE: Final = "nullif(counts ->> '$.total', 0)"
+"""Of a foreach; it is not known of one whose items are still being counted."""
+_WITHIN: Final = (
+    "SELECT iif(place IS NULL, substr(node_id, instr(node_id, '].') + 2), substr(parent, instr(parent, '].') + 2)), "
+    f"place IS NOT NULL, iif(count(counts), count({_SIZE}), count(*)), total(status IN ({_ENDED})), total(status = 'failed'), "
+    f"total(status IN ('skipped', 'blocked')), total(status IN ({_ENDED}) AND NOT (cached OR reused)), "
+    f"iif(count(counts), total({_SIZE}), NULL), min({_SIZE}) = max({_SIZE}) FROM nodes WHERE run_id = :run "
+    "AND parent >= :foreach || '[' AND parent < :foreach || '\\' AND instr(substr(parent, length(:foreach) + 2), '[') = 0 "
+    "GROUP BY 1, 2"
+)
+_LAST: Final = (
+    "SELECT max(at) FROM (SELECT * FROM (SELECT max(started_at, coalesce(finished_at, 0)) AS at FROM nodes "
+    "WHERE run_id = :run AND started_at IS NOT NULL ORDER BY change_no DESC LIMIT 100) UNION ALL "
+    "SELECT * FROM (SELECT max(started_at, coalesce(finished_at, 0)) FROM attempts WHERE run_id = :run ORDER BY seq DESC LIMIT 100))"
+)
 _RECENT: Final = (
     "SELECT seq, coalesce(json_extract(stats, '$.duration_s'), finished_at - started_at), status FROM runs "
     "WHERE workflow = :workflow AND seq <= :upto AND finished_at IS NOT NULL ORDER BY seq DESC LIMIT :limit"
@@ -43,12 +63,30 @@ class FollowingReader(Reader):
         return [_brief(dict(zip(_COLUMNS, row, strict=True))) for row in await self._all(query, values)]
 
     async def item_changes(self, run_id: RunId, *, since: int = 0, limit: int = 2000) -> list[ItemChange]:
-        query = f"SELECT parent, place, status, change_no, cached OR reused {_CHANGED} AND place IS NOT NULL AND {_OUTSIDE} {_TAIL}"
+        query = f"SELECT {_ITEMS} {_CHANGED} AND place IS NOT NULL AND {_OUTSIDE} {_TAIL}"
         rows = await self._all(query, {"run": to_text(run_id), "since": since, "limit": limit})
         return [
-            ItemChange(from_text(parent), place, NodeStatus(status), no, not taken)
-            for parent, place, status, no, taken in rows
+            ItemChange(
+                *(from_text(parent), place, NodeStatus(status), no, not taken, NodeId(from_text(node or ""))),
+                error=None if error is None else from_json(error),
+            )
+            for parent, place, status, no, taken, node, error in rows
         ]
+
+    async def within(self, run_id: RunId, foreach: NodeId) -> list[Within]:
+        rows = await self._all(_WITHIN, {"run": to_text(run_id), "foreach": to_text(foreach)})
+        items, found = {path: counts for path, of_items, *counts in rows if of_items}, []
+        for path, of_items, *counts in rows:
+            if not of_items:
+                begun, *_, total, alike = counts
+                ended, failed, skipped, worked = map(int, (counts if total is None else items.get(path, [0] * 5))[1:5])
+                size = None if total is None else int(total)
+                found.append(Within(from_text(path), ended, failed, skipped, worked, begun, size, alike == 1))
+        return found
+
+    async def last_sign(self, run_id: RunId) -> float | None:
+        ((at,),) = await self._all(_LAST, {"run": to_text(run_id)})
+        return None if at is None else float(at)
 
     async def recent(self, workflow: str, *, upto: int, limit: int) -> list[Past]:
         rows = await self._all(_RECENT, {"workflow": to_text(workflow), "upto": upto, "limit": limit})

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
+from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, StepId
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
+from flowllm.storage.following import Within
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +67,27 @@ async def test_the_attempts_of_many_nodes_are_read_at_once(store: Store) -> None
     found = await store.attempts_of(R1, [NodeId("a"), NodeId("c"), NodeId("none")])
     assert {name: [one.number for one in attempts] for name, attempts in found.items()} == {"a": [1, 2], "c": [1]}
     assert await store.attempts_of(R1, []) == {}
+
+
+async def test_what_became_of_the_nodes_within_a_foreach_is_summed_up_by_step(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    assert await store.last_sign(R1) is None
+    sized = {"counts": Counts(total=3), "started_at": 5.0, "finished_at": None}
+    nodes = [
+        _within("posts[0].head", "posts[0]", 1, cached=True),
+        _within("posts[1].head", "posts[1]", 2, status=F),
+        _within("posts[2].head", "posts[2]", 3, status=NodeStatus.RUNNING, started_at=9.0, finished_at=None),
+        _within("posts[0].parts", "posts[0]", 4, status=NodeStatus.RUNNING, **sized),
+        _within("posts[1].parts", "posts[1]", 5, status=NodeStatus.BLOCKED),
+        _within("posts[2].parts", "posts[2]", 10, status=NodeStatus.RUNNING, counts=Counts()),
+        _within("posts[0].parts[0]", "posts[0].parts", 6, place=0, content="c"),
+        _within("posts[0].parts[1]", "posts[0].parts", 7, place=1, content="c", status=F),
+        _within("posts[0].parts[1].deep", "posts[0].parts[1]", 8),
+        _within("postsx[0].head", "postsx[0]", 9),
+    ]
+    await store.commit(nodes=[NodeWrite(lease=lease, node=one) for one in nodes])
+    assert await store.within(R1, NodeId("posts")) == [
+        Within("head", ended=2, failed=1, skipped=0, worked=1, begun=3, total=None, alike=False),
+        Within("parts", ended=2, failed=1, skipped=0, worked=2, begun=1, total=3, alike=True),
+    ]
+    assert await store.last_sign(R1) == 1_700_000_002.0

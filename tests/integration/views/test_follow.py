@@ -25,7 +25,16 @@ providers: {sim: {type: simulated, latency: 1s, error_rate: 8%, seed: 3, limits:
 steps:
   first: {prompt: "Say hello"}
   many: {foreach: {file: rows.txt}, prompt: "{{ first }} {{ item }}", retry: {max_attempts: 1}, on_error: continue}
-  last: {value: "{{ many | length }}"}
+  posts:
+    foreach: {file: rows.txt}
+    with: {text: "{{ item }}"}
+    workflow:
+      inputs: {text: }
+      steps:
+        head: {prompt: "Head {{ inputs.text }}"}
+        parts: {foreach: [a, b], prompt: "{{ item }} of {{ head }}"}
+    on_error: continue
+  last: {value: "{{ many | length }} {{ posts | length }}"}
 """
 
 
@@ -56,8 +65,9 @@ def test_a_follower_sees_a_run_as_the_run_sees_itself(tmp_path: Path) -> None:
 
     async def follow(run_id: RunId) -> list[tuple[LiveSnapshot, LiveSnapshot]]:
         run = await app.store.run(run_id)
-        seen.handle(app.started(run))
-        follower, found = RunFollower(app.store, run, steps=3), []
+        started = app.started(run)
+        seen.handle(started)
+        follower, found = RunFollower(app.store, run, started.steps), []
         while seen.ended is None:
             for event in await follower.events(run, clock.now()):
                 seen.handle(event)
@@ -76,7 +86,7 @@ def test_a_follower_sees_a_run_as_the_run_sees_itself(tmp_path: Path) -> None:
             [run] = await app.store.runs()
             following = await follow(run.run_id)
             await running
-        assert own.counted == [120]
+        assert own.counted == [120, 120]
         later = [pair for pair in following if pair[1].status is RunStatus.RUNNING and pair[1].steps[1].ended]
         assert len(later) > 8
         for its_own, followed in later:
@@ -84,11 +94,14 @@ def test_a_follower_sees_a_run_as_the_run_sees_itself(tmp_path: Path) -> None:
             assert seen_many.total == many.total == 120
             assert abs(seen_many.ended - many.ended) <= 20, "but for what ends, or is committed, meanwhile"
             assert abs(seen_many.failed - many.failed) <= 20
+        inner = [step for _, followed in later for step in followed.steps if step.depth and step.in_flight == 0]
+        assert {step.name for step in inner if step.per_second} == {"posts.head", "posts.parts"}
+        assert 240 in {step.total for step in inner if step.name == "posts.parts"}
         assert max(followed.in_flight for _, followed in later) == 10
         assert {followed.requests.limit for _, followed in later} >= {600}
         assert any(followed.steps[1].per_second for _, followed in later)
         last = following[-1][1]
-        assert (last.status, last.done) == (RunStatus.SUCCEEDED, 3)
+        assert (last.status, last.done) == (RunStatus.SUCCEEDED, 4)
         assert last.elapsed_s == pytest.approx(own.model.snapshot(0.0).elapsed_s, abs=0.01)
         assert shares(last) == shares(own.model.snapshot(clock.now()))
 

@@ -177,7 +177,6 @@ def test_rows_are_counted_and_said_to_be_rows() -> None:
         "run 20261121-abc: blog, each row of /data/rows.csv, provider openai",
         "ERROR     row[2] RateLimited: too many requests",
         "rows: 4, 1 failed, 40.0/min",
-        "rows: 4, 1 failed, 30.0/min",
     ]
 
 

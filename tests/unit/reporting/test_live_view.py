@@ -51,8 +51,8 @@ BEGIN = [
 ITEMS = [item_ended("posts", n, at=2 + n / 10, kind=StepKind.WORKFLOW, **(BAD if n == 7 else {})) for n in range(100)]
 OPEN = [
     fan_out_counted("posts", 400),
-    node_started("posts[0].title"),
-    *(node_ended(f"posts[{n}].title", parent=f"posts[{n}]", at=2 + n / 10) for n in range(40)),
+    node_started("posts[0].title", at=1.5),
+    *(node_ended(f"posts[{n}].title", parent=f"posts[{n}]", at=2 + n / 10) for n in range(99)),
     *(node_waiting(f"posts[{n}].title", WaitReason.RATE, at=11.0) for n in range(120, 160)),
     *(request_sent(f"posts[{n}].title", at=11.0) for n in range(100, 120)),
     node_retrying("posts[101].title", error={"type": "RateLimited", "message": "slow \x1b[31mdown\n[/x]"}),
@@ -81,8 +81,8 @@ def test_a_run_at_work_on_an_ordinary_terminal() -> None:
         "blog  20261121-abc  openai                          2 of 4 steps  12s, ETA > 32s",
         "✓ headline  1.5s  80 tokens  $0.25",
         "✓ keywords  cached",
-        "▸ posts     ━━━━────────────  100 of 400  25%  9.5/s     ETA 32s  1 failed",
-        "▸   title   ━───────────────   40 of 400  10%  3.3/s  ETA 1m 48s  20 in flight",
+        "▸ posts     ━━━━────────────  100 of 400  25%  9.5/s  ETA 32s  1 failed",
+        "▸   title   ━━━━────────────  100 of 400  25%  9.4/s  ETA 32s  20 in flight",
         "· intro     after posts",
         "",
         "20 in flight  the server wants a pause of 4s  40 wait: rate",
@@ -120,6 +120,22 @@ def test_what_was_not_carried_out_is_no_part_of_the_eta_and_a_file_that_is_not_c
         "▸ rows      ━━━━━━━━━───────  600 of 1,000  60%  6.7/s  ETA 1m 00s",
     ]
     assert found.snapshot(50.0).left_s is None, "nothing has ended in the last half minute"
+
+
+def test_a_foreach_within_items_has_all_their_items_once_that_can_be_told() -> None:
+    steps = {"posts": [], "posts.parts": [], "posts.parts.part": []}
+    found = model(run_started(steps=steps, nodes=1), fan_out_started("posts", 10))
+    for n in range(4):
+        found.handle(fan_out_started(f"posts[{n}].parts", 3))
+        found.handle(item_ended(f"posts[{n}].parts", 0))
+        found.handle(node_ended(f"posts[{n}].parts[0].part", parent=f"posts[{n}].parts[0]"))
+    assert [(step.ended, step.total) for step in found.snapshot(1.0).steps] == [(0, 10), (4, 30), (4, 30)]
+    found.handle(fan_out_started("posts[4].parts", None))
+    found.handle(fan_out_counted("posts[4].parts", 50))
+    assert [(step.ended, step.total) for step in found.snapshot(1.0).steps] == [(0, 10), (4, None), (4, None)]
+    for n in range(10):
+        found.handle(item_ended("posts", n, kind=StepKind.WORKFLOW))
+    assert found.snapshot(1.0).steps[1].total == 62, "nothing is to come"
 
 
 def test_of_many_steps_those_at_work_those_that_failed_and_the_next_are_shown() -> None:
