@@ -64,6 +64,17 @@ class RunStatus(StrEnum):
     PAUSED = "paused"  # stopped by a limit, a budget or a dead provider; resumable
 
 
+STATUS_MARKS: dict[NodeStatus, tuple[str, str]] = {
+    NodeStatus.RUNNING: ("▸", ">"),
+    NodeStatus.WAITING: ("‖", "="),
+    NodeStatus.SUCCEEDED: ("✓", "+"),
+    NodeStatus.FAILED: ("✗", "x"),
+    NodeStatus.BLOCKED: ("■", "#"),
+    NodeStatus.SKIPPED: ("○", "o"),
+    NodeStatus.CANCELLED: ("−", "-"),  # noqa: RUF001 - a minus sign, as wide as the other marks
+    NodeStatus.PENDING: ("·", "."),
+}
+"""What stands for a status where there is no room for its word, and in ASCII; what goes on first, what has not begun last."""
 NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
     **dict.fromkeys(NodeStatus, frozenset[NodeStatus]()),
     NodeStatus.PENDING: frozenset({NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.BLOCKED, NodeStatus.CANCELLED}),

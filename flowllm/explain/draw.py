@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
-from flowllm.core.types import Json, NodeStatus, StepId, StepKind
+from flowllm.core.types import STATUS_MARKS, Json, NodeStatus, StepId, StepKind
 from flowllm.explain.graph import Edge, Graph
 
 COLOURS: dict[str, tuple[str, str]] = {
@@ -24,17 +24,12 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 """Fill and line of a step by its status."""
 PLAIN_COLOURS = ("#f8fafc", "#64748b")
-_MARKS = {
-    NodeStatus.PENDING: "·",
-    NodeStatus.RUNNING: "▶",
-    NodeStatus.WAITING: "‖",
-    NodeStatus.SUCCEEDED: "✓",
-    NodeStatus.FAILED: "✗",
-    NodeStatus.SKIPPED: "○",
-    NodeStatus.BLOCKED: "■",
-    NodeStatus.CANCELLED: "−",  # noqa: RUF001 - a minus sign, as wide as the other marks
-}
-_TO_ASCII = str.maketrans("─│┬├└╌◀·▶‖✓✗○■−×…", "-||||.<.>=+xo#-x~")  # noqa: RUF001 - as above
+_TO_ASCII = str.maketrans(
+    {
+        **dict(zip("─│┬├└╌◀×…", "-||||.<x~", strict=True)),  # noqa: RUF001 - a times sign
+        **dict(STATUS_MARKS.values()),
+    }
+)
 _MERMAID_SHAPES = {
     StepKind.PYTHON: '[["{}"]]',
     StepKind.SHELL: '[["{}"]]',
@@ -68,7 +63,7 @@ def _lines(graph: Graph, statuses: Mapping[str, str] | None) -> Iterator[str]:
         for index, step in enumerate(generation):
             lead = _lead(number, index, len(generation), width)
             status = (statuses or {}).get(step, NodeStatus.PENDING if statuses is not None else "")
-            mark = f"{_MARKS[NodeStatus(status)]} " if status else ""
+            mark = f"{STATUS_MARKS[NodeStatus(status)][0]} " if status else ""
             tail = f"  {status:<9}" if status else ""
             kind = f"{kind_of(graph, step):<{kind_width}}"
             yield f"{lead} {mark}{step:<{widest}}  {kind}{tail}  {_arrows(incoming[step])}".rstrip()

@@ -12,7 +12,7 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 
 from flowllm.core.money import dollars
-from flowllm.core.types import NODE_TERMINAL, ROW, NodeStatus, RunStatus
+from flowllm.core.types import NODE_TERMINAL, ROW, STATUS_MARKS, NodeStatus, RunStatus
 from flowllm.reporting.foreach_progress import percent, waiting_text
 from flowllm.reporting.live_snapshot import REUSED, LiveSnapshot, StepSnapshot, Throughput
 from flowllm.reporting.screen import Part
@@ -37,16 +37,6 @@ _STYLES: Final = {
     NodeStatus.SKIPPED: "yellow",
     NodeStatus.CANCELLED: "yellow",
     NodeStatus.PENDING: "dim",
-}
-_MARKS: Final = {
-    NodeStatus.RUNNING: ("▸", ">"),
-    NodeStatus.WAITING: ("◆", "?"),
-    NodeStatus.SUCCEEDED: ("✓", "+"),
-    NodeStatus.FAILED: ("✗", "x"),
-    NodeStatus.BLOCKED: ("⊘", "x"),
-    NodeStatus.SKIPPED: ("–", "-"),  # noqa: RUF001 - a dash, not a minus
-    NodeStatus.CANCELLED: ("◌", "-"),
-    NodeStatus.PENDING: ("·", "."),
 }
 _AGAIN: Final = ("↻", "~")
 _RUNS: Final = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red", RunStatus.RUNNING: "blue"}
@@ -104,7 +94,7 @@ class LiveScreen:
         ]
 
     def _others(self, status: NodeStatus, number: int, width: int) -> Line:
-        mark = _MARKS[status][not self._unicode]
+        mark = STATUS_MARKS[status][not self._unicode]
         return fitted(((f"{mark} ", _STYLES[status]), (f"and {number:,} more {status.value}", "dim")), width)
 
     def _foot(self, run: LiveSnapshot, width: int) -> Iterator[Line]:
@@ -126,7 +116,7 @@ class LiveScreen:
         if run.quiet:
             yield ((run.quiet, "dim"),)
         if run.last_error is not None:
-            mark, style = (_AGAIN, "yellow") if run.last_error.retried else (_MARKS[NodeStatus.FAILED], _ERRORS)
+            mark, style = (_AGAIN, "yellow") if run.last_error.retried else (STATUS_MARKS[NodeStatus.FAILED], _ERRORS)
             yield ((f"{mark[not self._unicode]} ", style), (one_line(run.last_error.text), style))
 
 
@@ -151,7 +141,7 @@ class _Table:
 
     def line(self, step: StepSnapshot) -> Line:
         style = _STYLES[step.status]
-        mark = _MARKS[step.status][not self._unicode]
+        mark = STATUS_MARKS[step.status][not self._unicode]
         indent = " " * (_GAP * step.depth)
         name = set_cell_size(_cut(f"{indent}{_name(step)}", self._name), self._name)
         quiet = step.status is NodeStatus.PENDING
@@ -210,9 +200,9 @@ def choose(
     kinds = len({step.status for step in shown})
     kept = {at for at, _ in ranked[: max(1, room - kinds)]}
     rest = Counter(step.status for at, step in enumerate(shown) if at not in kept)
-    return [step for at, step in enumerate(shown) if at in kept], [(one, rest[one]) for one in _MARKS if rest[one]][
-        : room - len(kept)
-    ]
+    return [step for at, step in enumerate(shown) if at in kept], [
+        (one, rest[one]) for one in STATUS_MARKS if rest[one]
+    ][: room - len(kept)]
 
 
 def _opened(step: StepSnapshot, around: Mapping[str, StepSnapshot], *, live: bool) -> bool:

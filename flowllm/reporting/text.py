@@ -24,7 +24,8 @@ _UNSAFE = re.compile(
 )
 _OF_THE_FILE = frozenset({TemplateFailed.__name__, ConditionFailed.__name__})
 """Errors that come again as long as the file and what is on record are the same."""
-_MARKS = frozenset({"Mn", "Me", "Cf"})
+_NO_WIDTH = frozenset({"Mn", "Me", "Cf"})
+"""What Unicode calls marks, and what is not seen."""
 _MINUTE = 60.0
 _HOUR = 3600.0
 _KIBI = 1024
@@ -50,7 +51,7 @@ def columns(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.category(one) in _MARKS else 1 + (unicodedata.east_asian_width(one) in "WF") for one in text
+        0 if unicodedata.category(one) in _NO_WIDTH else 1 + (unicodedata.east_asian_width(one) in "WF") for one in text
     )
 
 

@@ -5,26 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from flowllm.core.types import Json
+from flowllm.core.types import STATUS_MARKS, Json, NodeStatus
 from flowllm.reporting.text import duration, json_text, readable, reason_word
 from flowllm.storage.timeline import Activity
 from flowllm.ui.report.html import Child, Markup, el
 from flowllm.views.timeline import Bar, Timeline
 
-_MINUS = "−"  # noqa: RUF001 - a minus sign, as wide as the other marks
-MARKS = {
-    "succeeded": "✓",
-    "failed": "✗",
-    "running": "▶",
-    "waiting": "‖",
-    "skipped": "○",
-    "blocked": "■",
-    "pending": "·",
-    "cancelled": _MINUS,
-    "interrupted": _MINUS,
-    "paused": "‖",
-}
-_TONES = {"pending": "skipped", "interrupted": "cancelled", "paused": "waiting"}
+_LIKE = {"interrupted": NodeStatus.CANCELLED, "paused": NodeStatus.WAITING}
+"""Statuses of runs, and those of steps that look the same."""
 _WAITS = {
     "rate": "rate",
     "tokens": "tokens",
@@ -45,13 +33,20 @@ _THINNEST = 2.0
 
 def status(word: str, text: str | None = None) -> Markup:
     """A status: a mark and its word, in its colour."""
-    tone = f"chip tone-{_TONES.get(word, word)}"
-    return el("span", el("span", MARKS.get(word, "·"), class_="mark", aria_hidden="true"), text or word, class_=tone)
+    sign, tone = _look(word)
+    return el("span", el("span", sign, class_="mark", aria_hidden="true"), text or word, class_=f"chip {tone}")
 
 
 def mark(word: str) -> Markup:
     """A status where there is no room for its word."""
-    return el("span", MARKS.get(word, "·"), class_=f"mark tone-{_TONES.get(word, word)}", role="img", aria_label=word)
+    sign, tone = _look(word)
+    return el("span", sign, class_=f"mark {tone}", role="img", aria_label=word)
+
+
+def _look(word: str) -> tuple[str, str]:
+    """Mark and class of a status."""
+    like = _LIKE.get(word) or NodeStatus(word)
+    return STATUS_MARKS[like][0], f"tone-{NodeStatus.SKIPPED if like is NodeStatus.PENDING else like}"
 
 
 def facts(pairs: Sequence[tuple[str, Child]]) -> Markup:

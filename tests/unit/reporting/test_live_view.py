@@ -233,7 +233,7 @@ def test_what_others_print_goes_above_it_and_its_end_stays() -> None:
             "blog  20261121-abc  openai                    2 of 4 steps  interrupted in 3.4s",
             "✓ headline  1.5s  80 tokens  $0.25",
             "✓ keywords  cached",
-            "◌ posts     0  2.5s",
+            "− posts     0  2.5s",
             "· intro     after posts",
             "third halflast",
             "after",

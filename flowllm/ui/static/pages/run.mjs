@@ -14,7 +14,7 @@ import { link, navigate, withQuery } from "../route.mjs";
 import { useRun } from "../run_state.mjs";
 import { Value } from "../values.mjs";
 
-const SIGNS = { running: "▶", succeeded: "✓", failed: "✗", interrupted: "■", paused: "‖" };
+const SIGNS = { running: "▸", succeeded: "✓", failed: "✗", interrupted: "−", paused: "‖" };
 
 export function RunPage({ id, query }) {
   const { run, nodes, items, error } = useRun(id);
