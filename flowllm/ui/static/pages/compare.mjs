@@ -9,21 +9,24 @@ import { link, navigate, withQuery } from "../route.mjs";
 const FIRST = 20;
 const MOST = 500;
 const CHOICES = 100;
+const AGAIN = 2000;
 const TONES = { same: "skipped", changed: "waiting", added: "succeeded", removed: "failed", open: "running" };
 
 export function Compare({ base, run, step }) {
   const [limit, setLimit] = useState(FIRST);
-  const [found, error] = useAnswer("/api/compare", { base, run, step, limit });
+  const [found, error] = useAnswer("/api/compare", { base, run, step, limit }, isGoing);
   const workflow = found?.run.workflow ?? null;
-  const [list] = useAnswer("/api/runs", workflow ? { workflow, limit: CHOICES } : error ? { limit: CHOICES } : null);
-  const runs = list?.runs ?? [];
+  const [like] = useAnswer("/api/runs", workflow && { workflow, limit: CHOICES });
+  const [any] = useAnswer("/api/runs", { limit: CHOICES });
   if (!found && !error) return html`<p class="muted" role="status">Comparing …</p>`;
   const both = Boolean(found?.base);
+  const others = any?.runs.filter((one) => one.workflow !== workflow) ?? [];
   return html`<div class="compare">
     <section class="card">
-      <h1>${workflow ? html`What differs in ${visible(workflow)}` : "Compare two runs"}</h1>
-      <${Sides} base=${found?.base ?? null} run=${found?.run ?? null} asked=${{ base, run }} runs=${runs} />
+      <h1>${title(found)}</h1>
+      <${Sides} base=${found?.base ?? null} run=${found?.run ?? null} asked=${{ base, run }} like=${like?.runs ?? []} others=${others} />
       ${both && html`<${Given} found=${found} />`}
+      ${found && isGoing(found) && html`<p class="notes muted">What has not ended is left out; this goes on with the run.</p>`}
       ${found && !both && html`<p class="notes">This is the first run of its workflow. Choose a run to hold it against.</p>`}
     </section>
     ${error && html`<${Trouble} error=${error} />`}
@@ -32,38 +35,63 @@ export function Compare({ base, run, step }) {
   </div>`;
 }
 
-/** What a path answers, and what went wrong; the last answer stays until the next one is there. Null: nothing is asked. */
-function useAnswer(path, query) {
+function isGoing({ base, run }) {
+  return [base, run].some((one) => one?.status === "running");
+}
+
+function title(found) {
+  if (!found) return "Compare two runs";
+  const names = [...new Set([found.base ?? found.run, found.run].map((one) => visible(one.workflow)))];
+  return `What differs ${names.length > 1 ? "between" : "in"} ${names.join(" and ")}`;
+}
+
+/** What a path answers, and what went wrong; the last answer stays until the next one is there. Null: nothing is asked. While an
+ * answer `goes` on it is asked for again, for a tenth of the time at most. */
+function useAnswer(path, query, goes = () => false) {
   const address = query && link([], query).replace("#/", path);
   const [state, set] = useState([null, null]);
   useEffect(() => {
     if (!address) return undefined;
     const stop = new AbortController();
-    get(address, { signal: stop.signal })
-      .then((found) => set([found, null]))
-      .catch((error) => error.name !== "AbortError" && set(([old]) => [error.status === 404 ? null : old, error]));
-    return () => stop.abort();
+    let timer = 0;
+    const ask = async () => {
+      const began = performance.now();
+      try {
+        const found = await get(address, { signal: stop.signal });
+        set([found, null]);
+        if (goes(found)) timer = setTimeout(ask, Math.max(AGAIN, 10 * (performance.now() - began)));
+      } catch (error) {
+        if (error.name !== "AbortError") set(([old]) => [error.status === 404 ? null : old, error]);
+      }
+    };
+    ask();
+    return () => {
+      stop.abort();
+      clearTimeout(timer);
+    };
   }, [address]);
   return state;
 }
 
-function Sides({ base, run, asked, runs }) {
+function Sides({ base, run, asked, ...choices }) {
   const swap = () => navigate(link(["compare"], { base: run.run_id, run: base.run_id }));
   return html`<div class="sides">
-    <${Side} name="base" label="Baseline" run=${base} id=${base?.run_id ?? asked.base} runs=${runs} />
+    <${Side} name="base" label="Baseline" run=${base} id=${base?.run_id ?? asked.base} ...${choices} />
     <button onClick=${swap} disabled=${!base || !run} title="Hold the earlier run against the later one">Swap</button>
-    <${Side} name="run" label="Run" run=${run} id=${run?.run_id ?? asked.run} runs=${runs} />
+    <${Side} name="run" label="Run" run=${run} id=${run?.run_id ?? asked.run} ...${choices} />
   </div>`;
 }
 
-function Side({ name, label, run, id, runs }) {
-  const known = run && !runs.some((one) => one.run_id === run.run_id) ? [run, ...runs] : runs;
+function Side({ name, label, run, id, like, others }) {
+  const known = run && ![...like, ...others].some((one) => one.run_id === run.run_id) ? [run, ...like] : like;
+  const option = (one, named) => html`<option key=${one.run_id} value=${one.run_id} selected=${one.run_id === id}>${when(one.started_at)} · ${one.status} · ${named ? `${visible(one.workflow)} · ` : ""}${one.run_id}</option>`;
   const choose = (event) => navigate(withQuery({ [name]: event.currentTarget.value }));
   return html`<div class="side">
     <label for=${`side-${name}`}>${label}</label>
     <select id=${`side-${name}`} value=${id ?? ""} onChange=${choose}>
       ${!id && html`<option value="">Choose a run</option>`}
-      ${known.map((one) => html`<option key=${one.run_id} value=${one.run_id} selected=${one.run_id === id}>${when(one.started_at)} · ${one.status} · ${one.run_id}</option>`)}
+      ${known.map((one) => option(one, false))}
+      ${others.length > 0 && html`<optgroup label="Other workflows">${others.map((one) => option(one, true))}</optgroup>`}
     </select>
     ${run && html`<p>
       ${statusChip(run.status)}
@@ -118,7 +146,7 @@ function Changes({ found, step, more }) {
   return html`
     <h2>${found.total_changes ? `${count(found.total_changes)} change${found.total_changes === 1 ? "" : "s"}` : "No output and no status differs"}${step ? html` in <code>${visible(step)}</code> <a class="button" href=${withQuery({ step: null })}>All steps</a>` : ""}</h2>
     ${found.changes.map((change) => html`<${Change} key=${`${change.verdict} ${change.node}`} change=${change} found=${found} />`)}
-    ${left > 0 && html`<p class="more">${found.changes.length < MOST ? html`<button onClick=${more}>Show more of ${count(left)} others</button>` : html`<span class="muted">and ${count(left)} others: choose a step</span>`}</p>`}
+    ${left > 0 && html`<p class="more">${found.changes.length < MOST ? html`<button onClick=${more}>Show more of ${count(left)} others</button>` : html`<span class="muted">and ${count(left)} others: <code>flowllm diff ${found.base.run_id} ${found.run.run_id}${step ? ` '${visible(step)}'` : ""} --limit ${found.total_changes} --page changes.html</code></span>`}</p>`}
   `;
 }
 
@@ -134,6 +162,7 @@ function Change({ change, found }) {
       ${!(before && after) && html`<span class="chip tone-${TONES[change.verdict]}">${change.verdict}</span>`}
       ${change.base_node && change.base_node !== change.node && html`<span class="muted">was ${visible(change.base_node)}</span>`}
       ${change.item && html`<span class="line">${change.item}</span>`}
+      ${before && after && html`<span class="muted number took">${pair(change, "call_s", duration)} · ${pair(change, "cost_usd", dollars)}</span>`}
     </h3>
     ${errors.length > 0 && html`<div class="diff">${errors.map(([sign, side]) => html`<${Line} key=${sign} sign=${sign} parts=${[[visible(`${side.error.type}: ${side.error.message}`), true]]} />`)}</div>`}
     ${change.fields.map((field) => html`<${Field} key=${field.path} field=${field} />`)}
@@ -141,13 +170,13 @@ function Change({ change, found }) {
   </article>`;
 }
 
-function notes({ before, after, why, more_fields: more }) {
-  const pair = (name, shown) => (shown(before[name]) === shown(after[name]) ? shown(after[name]) : `${shown(before[name])} → ${shown(after[name])}`);
-  return [
-    more ? `and ${count(more)} more places` : "",
-    why.length ? `asked otherwise: ${visible(why.join(", "))}` : "",
-    before && after ? `${pair("call_s", duration)}, ${pair("cost_usd", dollars)}` : "",
-  ].filter(Boolean).join(" · ");
+function pair({ before, after }, name, shown) {
+  const [old, now] = [before, after].map((side) => shown(side[name]));
+  return old === now ? now : `${old} → ${now}`;
+}
+
+function notes({ why, more_fields: more }) {
+  return [more ? `and ${count(more)} more places` : "", why.length ? `asked otherwise: ${visible(why.join(", "))}` : ""].filter(Boolean).join(" · ");
 }
 
 function Field({ field }) {
