@@ -25,7 +25,6 @@ MOST_NODES: Final = 2000
 """Nodes that are told in full, as long as they are small:"""
 MOST_TEXT: Final = 20_000_000
 """of nodes that have more characters than this together, fewer are."""
-MOST_FAILURES: Final = 50
 _DEEPEST: Final = 8
 
 
@@ -39,6 +38,8 @@ class Section:
     """Steps within it, or items: failed ones first."""
     omitted: int = 0
     """Nodes within it that are left out."""
+    failed_omitted: int = 0
+    """Those of them that are items and failed."""
 
     @property
     def failed(self) -> bool:
@@ -62,16 +63,22 @@ class Report:
     """As `models_of` gives them."""
     sections: tuple[Section, ...]
 
-    def failures(self) -> list[Section]:
-        """What failed, but for what failed as something within it did; the first ones."""
-        found: list[Section] = []
+    def all(self) -> Iterator[Section]:
+        """Every node that is told, those within it behind it."""
         left = list(reversed(self.sections))
-        while left and len(found) < MOST_FAILURES:
+        while left:
             section = left.pop()
+            yield section
             left += reversed(section.within)
+
+    def failures(self) -> list[list[Section]]:
+        """What failed, but for what failed as something within it did; together where the error is the same."""
+        found: dict[tuple[Json, ...], list[Section]] = {}
+        for section in self.all():
             if section.failed and not any(one.failed for one in section.within):
-                found.append(section)
-        return found
+                error = section.node["error"]
+                found.setdefault(tuple(error[name] for name in ("type", "message", "hint")), []).append(section)
+        return list(found.values())
 
 
 async def report(
@@ -122,11 +129,14 @@ class _Gatherer:
             inner = detail["within"] and depth < _DEEPEST and self._left > 0
             within = await self.within(node.node_id) if inner else ()
             return Section(node=detail, within=within, omitted=len(detail["within"]) - len(within))
-        total = sum((await self._store.count_items(self._run.run_id, node.node_id)).values())
+        counts = await self._store.count_items(self._run.run_id, node.node_id)
         query = ItemQuery(order=ItemOrder.FAILED, limit=max(0, min(self._items, self._left)))
         page = (await self._store.browse(self._run.run_id, NodeId(node.node_id), query)).items if query.limit else []
         items = [await self._section(item, depth=depth + 1) for item in page if self._left > 0]
-        return Section(node=detail, within=tuple(items), omitted=total - len(items))
+        failed = counts.get(NodeStatus.FAILED, 0) - sum(item.node["status"] == NodeStatus.FAILED for item in items)
+        return Section(
+            node=detail, within=tuple(items), omitted=sum(counts.values()) - len(items), failed_omitted=failed
+        )
 
 
 def _texts(value: Json) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowllm import __version__
@@ -17,6 +17,10 @@ from flowllm.ui.report.parts import clock, facts, mark, over_time, status, table
 from flowllm.views.report import Report, Section
 from flowllm.views.shown import preview
 
+_MOST_FAILURES = 50
+"""Errors that are told at the top."""
+_MOST_ALIKE = 8
+"""Nodes with the same error that are named there."""
 _WIDEST = 1800
 """Units of a drawing that is made to fit the page; a wider one is scrolled."""
 
@@ -24,12 +28,11 @@ _WIDEST = 1800
 def run_page(report: Report, *, now: float) -> str:
     """The whole page."""
     summary = report.summary
-    anchors = {section.node["id"]: f"n{number}" for number, section in enumerate(_all(report.sections))}
-    failures = report.failures()
+    anchors = {section.node["id"]: f"n{number}" for number, section in enumerate(report.all())}
     return document(
         f"{summary.workflow}: {summary.status} · run {summary.run_id}",
         _head(report),
-        _failed(report, failures, anchors),
+        _failed(report, anchors),
         _drawings(report, now, anchors),
         _models(report.models),
         _values("Outputs", {name: one.as_dict() for name, one in report.outputs.items()}, is_open=True),
@@ -37,12 +40,6 @@ def run_page(report: Report, *, now: float) -> str:
         el("section", el("h2", "Steps"), [_section(one, anchors, summary.run_id) for one in report.sections]),
         el("footer", "made by flowllm ", __version__, ", ", clock(now), class_="muted"),
     )
-
-
-def _all(sections: Sequence[Section]) -> Iterator[Section]:
-    for section in sections:
-        yield section
-        yield from _all(section.within)
 
 
 def _head(report: Report) -> Markup:
@@ -72,18 +69,39 @@ def _head(report: Report) -> Markup:
     )
 
 
-def _failed(report: Report, failures: Sequence[Section], anchors: Mapping[str, str]) -> Markup | None:
-    if not failures and report.error is None:
+def _failed(report: Report, anchors: Mapping[str, str]) -> Markup | None:
+    failures = report.failures()
+    unseen = [one for one in report.all() if one.failed_omitted]
+    if not failures and not unseen and report.error is None:
         return None
     error = report.error
     whole = None if error is None else el("p", el("strong", str(error.get("type"))), ": ", str(error.get("message")))
-    rows = []
-    for one in failures:
-        found = one.node["error"]
-        where = el("a", one.node["id"], href=f"#{anchors[one.node['id']]}")
-        hint = el("p", found["hint"], class_="muted") if found["hint"] else None
-        rows.append(el("li", mark("failed"), el("div", where, el("p", f"{found['type']}: {found['message']}"), hint)))
-    return el("section", el("h2", "What failed"), whole, el("ul", rows, class_="failures"), class_="card trouble")
+    more = len(failures) - _MOST_FAILURES
+    return el(
+        "section",
+        el("h2", "What failed"),
+        whole,
+        el("ul", [_failure(alike, anchors) for alike in failures[:_MOST_FAILURES]], class_="failures"),
+        el("p", plural(more, "more error"), ": they stand with their steps", class_="muted") if more > 0 else None,
+        [_left_out(one, report.summary.run_id) for one in unseen],
+        class_="card trouble",
+    )
+
+
+def _failure(alike: Sequence[Section], anchors: Mapping[str, str]) -> Markup:
+    """An error, and the nodes that have it."""
+    found = alike[0].node["error"]
+    nodes = [el("a", one.node["id"], href=f"#{anchors[one.node['id']]}") for one in alike[:_MOST_ALIKE]]
+    more = len(alike) - len(nodes)
+    where = el("p", [[", " if at else None, node] for at, node in enumerate(nodes)], f" and {more:,} more" * (more > 0))
+    hint = el("p", found["hint"], class_="muted") if found["hint"] else None
+    return el("li", mark("failed"), el("div", where, el("p", f"{found['type']}: {found['message']}"), hint))
+
+
+def _left_out(section: Section, run_id: str) -> Markup:
+    words = ["flowllm", "export", run_id, section.node["id"], "--status", "failed", "--output", "failed.csv"]
+    what = plural(section.failed_omitted, "more failed item")
+    return el("p", what, " of ", el("code", section.node["id"]), ": ", el("code", shlex.join(words)), class_="muted")
 
 
 def _drawings(report: Report, now: float, anchors: Mapping[str, str]) -> Markup | None:
