@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -18,13 +17,13 @@ from flowllm.cli.report import write_page
 from flowllm.core.money import dollars
 from flowllm.core.types import NODE_TERMINAL, Json, N
 from flowllm.datasets.output import check_output
-from flowllm.reporting.screen import Screen
 from flowllm.reporting.text import at_least, columns, duration, error_text, json_text, one_line, plural, visible
 from flowllm.ui.report.compare_page import compare_page
 from flowllm.views.compare import SHOWN, Comparison, compare
 from flowllm.views.differences import Figures, NodeChange, StepComparison, Verdict, differs, number, signed, why
 from flowllm.views.text_diff import DiffLine
 
+_NUMBERS = ("TOOK", "TOKENS", "CALL", "COST")
 _WHY = 40
 """Characters of why a step's request differs."""
 _WIDEST = 110
@@ -89,11 +88,11 @@ def diff(
 
 def _print(found: Comparison) -> None:
     screen = results(wraps=True)
-    _print_runs(found, screen)
+    _print_runs(found)
     for line in _given(found):
         screen.line(*line)
     screen.line()
-    _print_steps(found, screen)
+    _print_steps(found)
     for step in found.steps:
         for mean in step.means:
             where = visible(f"{step.step}.{mean.path}" if mean.path else step.step)
@@ -110,7 +109,7 @@ def _print(found: Comparison) -> None:
         screen.line("no output and no status differs")
 
 
-def _print_runs(found: Comparison, screen: Screen) -> None:
+def _print_runs(found: Comparison) -> None:
     rows = [
         {
             "RUN": run.run_id,
@@ -122,7 +121,7 @@ def _print_runs(found: Comparison, screen: Screen) -> None:
         }
         for name, run in (("base", found.base), ("run", found.run))
     ]
-    _print_fitted(rows, screen, spare=("TOKENS", "STATUS", "TOOK"))
+    print_table(rows, right=_NUMBERS, spare=("TOKENS", "STATUS", "TOOK"))
 
 
 def _given(found: Comparison) -> Iterator[Line]:
@@ -141,7 +140,7 @@ def _short(value: Json) -> str:
     return "none" if value is None else one_line(value if isinstance(value, str) else json_text(value, indent=None), 30)
 
 
-def _print_steps(found: Comparison, screen: Screen) -> None:
+def _print_steps(found: Comparison) -> None:
     rows = []
     for step in found.steps:
         tokens = _delta(step, lambda one: one.tokens, number)
@@ -149,23 +148,7 @@ def _print_steps(found: Comparison, screen: Screen) -> None:
         cost = _delta(step, lambda one: one.cost_usd, dollars)
         rows.append({"STEP": step.step, "DIFFERENCE": differs(step), "TOKENS": tokens, "CALL": call, "COST": cost})
         rows[-1]["WHY"] = one_line(why(step), _WHY)
-    _print_fitted(rows, screen, spare=("CALL", "TOKENS", "WHY", "COST"))
-
-
-def _print_fitted(rows: Sequence[dict[str, str]], screen: Screen, *, spare: Sequence[str]) -> None:
-    """A table. On a terminal that is too narrow for it, the `spare` columns are left out one by one, then the first is cut."""
-    names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
-    widths = {name: max(columns(visible(row[name])) for row in [*rows, {name: name}]) + _GAP for name in names}
-    room = screen.width() + _GAP if screen.stream.isatty() else math.inf
-    for name in spare:
-        if sum(widths.values()) > room:
-            widths.pop(name, None)
-    first = max(_LEAST, room - sum(widths.values()) + widths[names[0]] - _GAP) if names else 0
-    cells = [
-        [row[name] if at or first == math.inf else one_line(row[name], int(first)) for at, name in enumerate(widths)]
-        for row in rows
-    ]
-    print_table([*widths], cells, right=("TOOK", "TOKENS", "CALL", "COST"))
+    print_table(rows, right=_NUMBERS, spare=("CALL", "TOKENS", "WHY", "COST"))
 
 
 def _delta(step: StepComparison, figure: Callable[[Figures], N | None], shown: Callable[[N], str]) -> str:

@@ -81,10 +81,16 @@ def heading(screen: Screen, text: str) -> None:
     screen.line(("-" * len(shown), "dim"))
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Aligned columns under their headers; those named in `right` are numbers."""
+def page_width() -> int | None:
+    """Columns that lines are kept within: those of the terminal; None where they go elsewhere."""
     screen = results()
-    for line in table(headers, rows, right=right):
+    return screen.width() if screen.stream.isatty() else None
+
+
+def print_table(rows: Sequence[Mapping[str, str]], **layout: Any) -> None:
+    """Aligned columns under their headers, within the terminal; `layout` as `tables.table` takes it."""
+    screen = results()
+    for line in table(rows, width=page_width(), **layout):
         screen.line(*line)
 
 

@@ -16,7 +16,7 @@ from flowllm.app.flowllm import FlowLLM
 from flowllm.app.result import COUNTED, figures_of
 from flowllm.cli.database import command, find_run, reading, writing
 from flowllm.cli.options import DURATION, MOMENT, Location, collected, json_option, location_options
-from flowllm.cli.output import print_json, print_table, results, say, unicode_output
+from flowllm.cli.output import page_width, print_json, print_table, results, say, unicode_output
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import DatabaseCorrupt, UsageError
 from flowllm.core.records import dataclass, fields
@@ -26,7 +26,6 @@ from flowllm.reporting.text import (
     at_least,
     byte_size,
     clock_time,
-    columns,
     dollars,
     duration,
     json_text,
@@ -72,19 +71,19 @@ class Row:
             "tags": list(self.run.tags),
         }
 
-    def cells(self, *, narrow: bool) -> list[str]:
-        """As a line of the table; `narrow`: without the year and the seconds."""
-        started = clock_time(self.run.started_at)
-        return [
-            self.run.run_id,
-            self.run.workflow,
-            self.run.status.value,
-            started[5:16] if narrow else started,
-            duration(self.figures.get("duration_s")),
-            f"{self.succeeded:,}/{self.steps:,}",
-            at_least(self.figures["cost_usd"], self.figures["at_least"]["cost_usd"], dollars),
-            ", ".join(self.run.tags),
-        ]
+    def cells(self, started: str, *, narrow: bool) -> dict[str, str]:
+        """As a line of the table; `started` is the header of its beginning; `narrow`: without the year and the seconds."""
+        at = clock_time(self.run.started_at)
+        return {
+            "RUN": self.run.run_id,
+            "WORKFLOW": self.run.workflow,
+            "STATUS": self.run.status.value,
+            started: at[5:16] if narrow else at,
+            "TOOK": duration(self.figures.get("duration_s")),
+            "STEPS OK": f"{self.succeeded:,}/{self.steps:,}",
+            "COST": at_least(self.figures["cost_usd"], self.figures["at_least"]["cost_usd"], dollars),
+            "TAGS": one_line(", ".join(self.run.tags), _TAGS),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,19 +167,12 @@ async def _nothing(store: Store, filters: Mapping[str, Any]) -> str:
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
-    """On a terminal as wide as it is: tags take what room is left."""
-    screen = results()
-    room = screen.width() if screen.stream.isatty() else 0
-    narrow = 0 < room < WIDE
-    zone = clock_time(rows[0].run.started_at, zone=True)[20:]
-    headers = ["RUN", "WORKFLOW", "STATUS", f"STARTED {zone}", "TOOK", "STEPS OK", "COST", "TAGS"]
-    cells = [row.cells(narrow=narrow) for row in rows]
-    tagged = any(row[-1] for row in cells)
-    longest = sum(max(columns(row[at]) for row in [headers, *cells]) + 2 for at in range(len(headers) - 1))
-    left = min(_TAGS, room - longest) if room else _TAGS
-    tagged = tagged and left >= len(headers[-1])
-    cells = [[*row[:-1], one_line(row[-1], left)] if tagged else row[:-1] for row in cells]
-    print_table(headers if tagged else headers[:-1], cells, right=("TOOK", "STEPS OK", "COST"))
+    """On a terminal as wide as it is."""
+    narrow = (page_width() or WIDE) < WIDE
+    started = f"STARTED {clock_time(rows[0].run.started_at, zone=True)[20:]}"
+    cells = [row.cells(started, narrow=narrow) for row in rows]
+    spare = ("TAGS", "STEPS OK", "COST", started, "TOOK", "WORKFLOW")
+    print_table(cells, right=("TOOK", "STEPS OK", "COST"), spare=spare, cut="WORKFLOW")
 
 
 async def _row(store: Store, run: RunRecord) -> Row:

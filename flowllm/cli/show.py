@@ -14,10 +14,10 @@ from flowllm.app.result import figures_of
 from flowllm.cli.database import command, find_run, reading
 from flowllm.cli.inputs import full_option
 from flowllm.cli.options import Location, json_option, location_options
-from flowllm.cli.output import known_outputs, print_json, print_outputs, results
+from flowllm.cli.output import known_outputs, page_width, print_json, print_outputs, results
 from flowllm.cli.pager import paged, pager_option
 from flowllm.cli.record import Record, read_node, read_run
-from flowllm.cli.show_parts import page_width, print_error, print_field, print_steps, print_times
+from flowllm.cli.show_parts import print_error, print_field, print_steps, print_times
 from flowllm.cli.show_step import print_step
 from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus
@@ -26,7 +26,7 @@ from flowllm.reporting.models import model_lines
 from flowllm.reporting.screen import Part, Screen, plain
 from flowllm.reporting.summary import figures, took
 from flowllm.reporting.tables import wrapped
-from flowllm.reporting.text import json_text, one_line, resume_options, visible
+from flowllm.reporting.text import clock_time, json_text, one_line, resume_options, visible
 from flowllm.storage.base import RunRecord
 from flowllm.views.nodes import MOST_ITEMS
 
@@ -48,22 +48,23 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, no_pager: boo
     """
     outputs = (None if full else MOST_ITEMS) if as_json else 0
 
-    async def work(app: FlowLLM) -> tuple[Record, Accept | None]:
+    async def work(app: FlowLLM) -> tuple[Record, Accept | None, float | None]:
         store, found = app.store, await find_run(app.store, run)
         found = replace(found, stats=figures_of(found))
         if step is None:
-            return await read_run(store, found, outputs, requests=as_json), None
+            gone = None if found.going or found.finished_at is not None else await store.last_sign(found.run_id)
+            return await read_run(store, found, outputs, requests=as_json), None, gone
         record = await read_node(store, found, step, outputs, as_json=as_json)
         wanted = record.node is not None and not as_json and record.node.counts is not None
-        return record, _accept(app, found, step) if wanted else None
+        return record, _accept(app, found, step) if wanted else None, None
 
-    record, accept = reading(location, work)
+    record, accept, gone = reading(location, work)
     if as_json:
         print_json(record.as_dict())
         return
     with paged(wanted=not no_pager):
         if record.node is None:
-            _print_run(record, location)
+            _print_run(record, location, gone)
         else:
             print_step(record, record.node, accept)
 
@@ -77,10 +78,11 @@ def _accept(app: FlowLLM, run: RunRecord, step: str) -> Accept | None:
     return None if found is None or found.foreach is None else found.foreach.accept
 
 
-def _print_run(record: Record, location: Location) -> None:
-    run, screen = record.run, results()
+def _print_run(record: Record, location: Location, gone: float | None) -> None:
+    """`gone`: when a run whose process is gone gave its last sign of life."""
+    run, screen = record.run, results(wraps=True)
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
-    _print_run_facts(screen, run)
+    _print_run_facts(screen, run, gone)
     _print_figures(screen, record)
     if record.nodes:
         screen.line()
@@ -108,7 +110,7 @@ def _print_figures(screen: Screen, record: Record) -> None:
     if run.finished_at is None:  # its requests are not counted yet
         lines = [(took(run.stats),)]
     else:
-        lines = figures(run.stats, set())
+        lines = figures(run.stats, latency=not record.models)
         if run.epoch > 1:
             screen.line("  since it was last resumed:")
     for one in lines:
@@ -120,10 +122,12 @@ def _print_figures(screen: Screen, record: Record) -> None:
             screen.line(*line)
 
 
-def _print_run_facts(screen: Screen, run: RunRecord) -> None:
+def _print_run_facts(screen: Screen, run: RunRecord, gone: float | None) -> None:
     print_field(screen, "file", run.path)
     print_times(screen, run.started_at, run.finished_at)
-    if run.owner is not None:
+    if gone is not None:
+        print_field(screen, "last sign", clock_time(gone, zone=True))
+    if run.going and run.owner is not None:
         print_field(screen, "owner", f"process {run.owner.pid} on {run.owner.host}")
     print_field(screen, "provider", run.provider)
     if run.tags:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from flowllm.cli.output import heading, located, results
+from flowllm.cli.output import heading, located, page_width, results
 from flowllm.cli.record import Record
 from flowllm.core.money import price
 from flowllm.core.types import Counts, Json, NodeStatus, WaitReason
 from flowllm.reporting.screen import Screen, plain
 from flowllm.reporting.summary import error_lines
-from flowllm.reporting.tables import fitted, table, wrapped
+from flowllm.reporting.tables import table, wrapped
 from flowllm.reporting.text import (
     at_least,
     clock_time,
-    columns,
     dollars,
     duration,
     item_shares,
@@ -31,14 +30,9 @@ from flowllm.views.nodes import NODE_UNENDED
 
 WAIT_SHOWN = 1.0
 """Seconds from which the table of steps names the waits of one."""
+_NOTE = "NOTE"
 _NAMES = 15
 """Columns in which the names of facts stand."""
-
-
-def page_width() -> int | None:
-    """Columns that lines are kept within: those of the terminal; None where they go elsewhere."""
-    screen = results()
-    return screen.width() if screen.stream.isatty() else None
 
 
 def print_field(screen: Screen, name: str, value: str) -> None:
@@ -93,26 +87,25 @@ def print_steps(record: Record) -> None:
         known = node.usage.at_least if spend is None else spend.known_input + spend.known_output
         tokens = at_least(node.usage.total, known, "{:,}".format) if node.usage.total != 0 else ""
         rows.append(
-            [
-                *(node.node_id, node.kind.value, node.status.value, str(node.attempts)),
-                duration(node.call_s) if node.call_s else "-",
-                tokens or "-",
-                cost(record, node) if node.attempts or tokens else "-",
-                note(node),
-            ]
+            {
+                "STEP": node.node_id,
+                "KIND": node.kind.value,
+                "STATUS": node.status.value,
+                "ATTEMPTS": str(node.attempts or ""),
+                "CALL": duration(node.call_s) if node.call_s else "",
+                "TOKENS": tokens,
+                "COST": cost(record, node) if node.attempts or tokens else "",
+                _NOTE: note(node),
+            }
         )
-    numbers = ("ATTEMPTS", "CALL", "TOKENS", "COST")
-    headers, width, screen = ["STEP", "KIND", "STATUS", *numbers, "NOTE"], page_width(), results()
-    head, *lines = table(headers, rows, right=numbers)
-    if width is None or all(columns(plain(line)) <= width for line in lines):
-        rows_below = [""] * len(rows)
-    else:  # notes stand below their steps
-        head, *lines = table(headers[:-1], [row[:-1] for row in rows], right=numbers)
-        rows_below = [row[-1] for row in rows]
+    numbers, width, screen = ("ATTEMPTS", "CALL", "TOKENS", "COST"), page_width(), results()
+    spare = (_NOTE, "ATTEMPTS", "KIND", "CALL", "TOKENS")
+    head, *lines = table(rows, right=numbers, width=width, spare=spare)
+    beside = _NOTE in plain(head)  # else notes stand below their steps
     screen.line(*head)
-    for line, below in zip(lines, rows_below, strict=True):
+    for line, row in zip(lines, rows, strict=True):
         screen.line(*line)
-        for part in wrapped(f"  {visible(below)}", width, indent="  ") if below else ():
+        for part in wrapped(f"  {visible(row[_NOTE])}", width, indent="  ") if row[_NOTE] and not beside else ():
             screen.line((part, "dim"))
 
 
@@ -145,8 +138,3 @@ def counted(node: NodeRecord) -> str:
     if node.status in NODE_UNENDED and open_items > 0:
         shares.append(f"{open_items:,} {'cancelled' if node.status is NodeStatus.CANCELLED else 'open'}")
     return f"{counts.total:,}: {', '.join(filter(None, shares))}".removesuffix(": ")
-
-
-def fitted_rows(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> list[list[str]]:
-    """The rows of a table that keeps within the terminal."""
-    return fitted(rows, headers, page_width())

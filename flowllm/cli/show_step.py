@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flowllm.cli.output import heading, print_table, results
+from flowllm.cli.output import heading, page_width, print_table, results
 from flowllm.cli.record import Record
 from flowllm.cli.show_parts import (
     cost,
     counted,
-    fitted_rows,
     note,
-    page_width,
     print_error,
     print_field,
     print_section,
@@ -187,9 +185,9 @@ def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
     for item in items:
         accepted = item.place is not None and item_index(item.node_id) in numbers
         status = "accepted" if accepted else item.status.value
-        rows.append([item.node_id, status, *([_fields(item.item)] if fields else []), _output_line(item)])
-    headers = ["ITEM", "STATUS", *(["OF"] if fields else []), "OUTPUT"]
-    print_table(headers, fitted_rows(rows, headers))
+        of = _fields(item.item) if fields else ""
+        rows.append({"ITEM": item.node_id, "STATUS": status, "OF": of, "OUTPUT": _output_line(item)})
+    print_table(rows, spare=("OF",), cut="OUTPUT", least=_OF)
     total = 0 if node.counts is None else node.counts.total
     if total > len(items):
         screen.line(f"and {total - len(items):,} more")
@@ -220,9 +218,9 @@ def _print_attempts(screen: Screen, attempts: Sequence[AttemptRecord], node: Nod
     heading(screen, plural(len(attempts), "attempt"))
     begun = clock_time(node.started_at or attempts[0].started_at)
     sent = any(attempt.model for attempt in attempts)
-    headers = ["ATTEMPT", "STATUS", "STARTED", "TOOK", *(["MODEL", "TOKENS IN", "OUT", "COST"] if sent else [])]
     rows = [_attempt(attempt, begun, sent=sent) for attempt in attempts]
-    head, *lines = table(headers, rows, right=("ATTEMPT", "TOOK", "TOKENS IN", "OUT", "COST"))
+    numbers, spare = ("ATTEMPT", "TOOK", "TOKENS IN", "OUT", "COST"), ("STARTED", "MODEL", "TOKENS IN", "OUT")
+    head, *lines = table(rows, right=numbers, width=page_width(), spare=spare, cut="MODEL")
     screen.line(*head)
     for attempt, line in zip(attempts, lines, strict=True):
         screen.line(*line)
@@ -231,14 +229,20 @@ def _print_attempts(screen: Screen, attempts: Sequence[AttemptRecord], node: Nod
                 screen.line((part, "dim"))
 
 
-def _attempt(attempt: AttemptRecord, begun: str, *, sent: bool) -> list[str]:
+def _attempt(attempt: AttemptRecord, begun: str, *, sent: bool) -> dict[str, str]:
     at = clock_time(attempt.started_at)
     took = None if attempt.finished_at is None else attempt.finished_at - attempt.started_at
-    row = [str(attempt.number), attempt.status.value, at[11:] if at[:10] == begun[:10] else at, duration(took)]
+    row = {
+        "ATTEMPT": str(attempt.number),
+        "STATUS": attempt.status.value,
+        "STARTED": at[11:] if at[:10] == begun[:10] else at,
+        "TOOK": duration(took),
+    }
     if not sent:
         return row
     usage, seen = attempt.usage, attempt.finished_at is not None
     tokens_in, tokens_out = (
         at_least(count, 0, "{:,}".format) if seen else "unknown" for count in (usage.input_tokens, usage.output_tokens)
     )
-    return [*row, visible(attempt.model) or "-", tokens_in, tokens_out, dollars(attempt.cost_usd)]
+    cost = dollars(attempt.cost_usd)
+    return {**row, "MODEL": attempt.model or "-", "TOKENS IN": tokens_in, "OUT": tokens_out, "COST": cost}

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flowllm.core.types import Json
-from flowllm.reporting.screen import Part, plain
+from flowllm.reporting.screen import Part
 from flowllm.reporting.tables import table
-from flowllm.reporting.text import at_least, columns, dollars, duration, plural, visible
+from flowllm.reporting.text import at_least, dollars, duration, plural, visible
 
-_LEAST = ("P50", "STORED", "FAILED", "CACHED", "429s")
+_LEAST = ("P50", "STORED", "FAILED", "CACHED", "429s", "P99", "REQUESTS", "THROTTLED")
 """Columns that a narrow terminal has no room for, first those that say least."""
+_NAME = 20
+"""Columns of a model's name at least."""
 NOTABLE = 1.0
 """Seconds of waiting from which they are worth a line."""
 
 
-def model_table(models: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
-    """The names of its columns, without those that would be empty, and a row a model (`ModelTotals.as_dict`), the dearest first."""
+def model_table(models: Sequence[Mapping[str, Json]]) -> list[dict[str, str]]:
+    """A row a model (`ModelTotals.as_dict`), the dearest first, by the names of its columns; without those that would be empty."""
     named = [(one, *_figures(one)) for one in sorted(models, key=_dearest)]
     several = len({one["provider"] for one in models}) > 1
     rows = [
@@ -31,26 +33,19 @@ def model_table(models: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[l
             "COST": at_least(one["cost_usd"], one["at_least"]["cost_usd"], dollars) if one["requests"] else "-",
             "P50": duration(one["latency_s"]["p50"]),
             "P99": duration(one["latency_s"]["p99"]),
-            "THROTTLED": duration(one["throttled_s"]) if one["throttled_s"] >= 0.1 else "",  # noqa: PLR2004 - what is felt
+            "THROTTLED": _throttled(one),
             "STORED": _unless_none(one["response_cache"]["answers"]),
         }
         for one, tokens_in, tokens_out in named
     ]
     names = [name for name in rows[0] if any(row[name].strip("-") for row in rows)] if rows else []
-    return names, [[row[name] or "-" for name in names] for row in rows]
+    return [{name: row[name] or "-" for name in names} for row in rows]
 
 
 def model_lines(models: Sequence[Mapping[str, Json]], width: int | None = None) -> list[tuple[Part, ...]]:
     """The table as lines; of its columns those that say least are left out until it is no wider than `width`."""
-    names, rows = model_table(models)
-    lines: list[tuple[Part, ...]] = []
-    for least in ("", *_LEAST) if rows else ():
-        kept = [at for at, name in enumerate(names) if name != least]
-        names, rows = [names[at] for at in kept], [[row[at] for at in kept] for row in rows]
-        lines = table(names, rows, right=names[1:])
-        if width is None or all(columns(plain(line)) <= width for line in lines):
-            break
-    return lines
+    rows = model_table(models)
+    return table(rows, right=[*rows[0]][1:], width=width, spare=_LEAST, least=_NAME) if rows else []
 
 
 def worth_a_table(stats: Mapping[str, Json]) -> bool:
@@ -80,6 +75,12 @@ def _figures(one: Mapping[str, Json]) -> tuple[str, str]:
     names = ("input_tokens", "output_tokens")
     tokens = [at_least(usage[name], least[name], "{:,}".format) for name in names]
     return tokens[0], tokens[1]
+
+
+def _throttled(one: Mapping[str, Json]) -> str:
+    """How long a request waited on average: many that wait at once wait longer, in all, than the run takes."""
+    each = one["throttled_s"] / max(1, one["requests"])
+    return f"{duration(each)} each" if each >= 0.1 else ""  # noqa: PLR2004 - what is felt
 
 
 def _unless_none(count: int) -> str:

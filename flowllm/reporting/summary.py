@@ -178,8 +178,8 @@ class Summary:
             return []
         status = self.ended.status
         stats = self.ended.stats
-        found = [self._headline(self.ended), *figures(stats, self._unpriced)]
-        found += model_lines(stats.get("models", ()), width) if worth_a_table(stats) else []
+        models = model_lines(stats.get("models", ()), width) if worth_a_table(stats) else []
+        found = [self._headline(self.ended), *figures(stats, self._unpriced, latency=not models), *models]
         found += self._notes()
         if self.ended.error is not None and not self._is_shown(self.ended.error):
             found += error_lines("", self.ended.error)
@@ -289,8 +289,10 @@ def _by_number(node: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", node)]
 
 
-def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, ...]]:
-    """Requests, tokens, cost and latency, on two lines; of a run that was resumed, what it took in all on one more."""
+def figures(
+    stats: Mapping[str, Json], unpriced: Collection[str] = (), *, latency: bool = True
+) -> list[tuple[Part, ...]]:
+    """Requests, tokens, cost and, unless the table by model has it, latency; of a run that was resumed what it took in all."""
     requests = stats.get("requests", {})
     counts = [f"{requests.get('sent', 0):,} sent"]
     counts += [f"{requests[name]:,} {word}" for name, word in _REQUESTS.items() if requests.get(name)]
@@ -303,10 +305,9 @@ def figures(stats: Mapping[str, Json], unpriced: set[str]) -> list[tuple[Part, .
         found.append((cached,))
     if stored := response_cache_line(stats.get("models", ())):
         found.append((stored,))
-    latency = stats.get("latency_s", {})
-    if latency.get("p50") is not None:
-        shown = ", ".join(f"{name} {duration(latency.get(name))}" for name in ("p50", "p90", "p99"))
-        found.append((f"latency: {shown}",))
+    took_s = stats.get("latency_s", {})
+    if latency and took_s.get("p50") is not None:
+        found.append((f"latency: {', '.join(f'{name} {duration(took_s[name])}' for name in ('p50', 'p90', 'p99'))}",))
     found += [(line,) for line in limits(stats.get("limits", {}))]
     return found
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from flowllm.reporting.screen import Part
 from flowllm.reporting.text import columns, visible
 
+_GAP = 2
+NARROW = 12
+"""Columns that a text of which the rest is cut has at least."""
+
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
+    rows: Sequence[Mapping[str, str]],
+    *,
+    right: Collection[str] = (),
+    width: int | None = None,
+    spare: Sequence[str] = (),
+    cut: str = "",
+    least: int = NARROW,
 ) -> list[tuple[Part, ...]]:
-    """Rows under their headers, a line each; columns named in `right` are numbers."""
-    cells = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(columns(row[at]) for row in [list(headers), *cells]) for at in range(len(headers))]
+    """Rows under their headers, a line each; a column in which nothing stands is left out. Columns named in `right` are numbers.
 
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            _padded(cell, width, right=header in right)
-            for cell, width, header in zip(row, widths, headers, strict=True)
+    Where that is wider than `width`, the `spare` columns are left out one by one, until it fits with the column `cut`, else the
+    first one, as narrow as `least`.
+    """
+    names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    cells = {name: [visible(row[name]) or "-" * (name in right) for row in rows] for name in names}
+    widths = {name: max(map(columns, (name, *cells[name]))) for name in names}
+    for name in ("", *spare):
+        widths.pop(name, None)
+        longest = widths.get(cut) or next(iter(widths.values()), 0)
+        others = sum(widths.values()) + _GAP * (len(widths) - 1) - longest
+        if width is None or others + min(longest, least) <= width:
+            break
+    if width is not None and longest > width - others:
+        name = cut if cut in widths else next(iter(widths))
+        widths[name] = max(least, width - others)
+        cells[name] = [cut_to(cell, widths[name]) for cell in cells[name]]
+
+    def line(row: Iterable[str]) -> str:
+        cells = [
+            _padded(cell, width, right=name in right) for (name, width), cell in zip(widths.items(), row, strict=True)
         ]
-        return "  ".join(padded).rstrip()
+        return (" " * _GAP).join(cells).rstrip()
 
-    return [((line(headers), "bold"),), *((line(row),) for row in cells)]
+    body = zip(*(cells[name] for name in widths), strict=True)
+    return [((line(widths), "bold"),), *((line(row),) for row in body)]
 
 
 def _padded(cell: str, width: int, *, right: bool) -> str:
@@ -61,16 +86,6 @@ def _end(line: str, at: int, width: int) -> int:
     while end < len(line) and (room := room - columns(line[end])) >= 0:
         end += 1
     return end
-
-
-def fitted(
-    rows: Sequence[Sequence[str]], headers: Sequence[str], width: int | None, *, least: int = 20
-) -> list[list[str]]:
-    """The rows with their last column cut so that a table of them is not wider than that; None: as they are."""
-    if width is None or not rows:
-        return [list(row) for row in rows]
-    taken = sum(max(columns(row[at]) for row in [headers, *rows]) + 2 for at in range(len(headers) - 1))
-    return [[*row[:-1], cut_to(row[-1], max(least, width - taken))] for row in rows]
 
 
 def cut_to(text: str, width: int) -> str:

@@ -173,7 +173,9 @@ _SHARES = ("accepted", "succeeded", "failed", "skipped", "not_sent")
 
 def item_shares(counts: Mapping[str, Json]) -> str:
     """Counts of items, each with its word: `49,997 succeeded, 3 failed`."""
-    return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in _SHARES if counts.get(name))
+    same = counts.get("accepted") == counts.get("succeeded")  # which are accepted as well
+    names = (name for name in _SHARES if counts.get(name) and not (same and name == "succeeded"))
+    return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in names)
 
 
 def short_path(path: str) -> str:

@@ -119,9 +119,12 @@ def _drawings(report: Report, now: float, anchors: Mapping[str, str]) -> Markup 
 
 
 def _models(models: Sequence[Mapping[str, Json]]) -> Markup | None:
-    names, rows = model_table(models)
-    headers = [name.capitalize() for name in names]
-    return el("section", el("h2", "Models"), table(headers, rows, right=headers[1:]), class_="card") if rows else None
+    rows = model_table(models)
+    if not rows:
+        return None
+    headers = [name.capitalize() for name in rows[0]]
+    cells = [[*row.values()] for row in rows]
+    return el("section", el("h2", "Models"), table(headers, cells, right=headers[1:]), class_="card")
 
 
 def _values(title: str, values: Mapping[str, Mapping[str, Json]], *, is_open: bool) -> Markup | None:

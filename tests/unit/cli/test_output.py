@@ -27,8 +27,12 @@ def test_json_is_one_valid_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(["RUN", "COST", "NOTE"], [["a", "$10", "x"], ["long\x1b", "$1", ""]], right=("COST",))
-    assert capsys.readouterr().out.splitlines() == ["RUN       COST  NOTE", "a          $10  x", "long\\x1b    $1"]
+    rows = [
+        {"RUN": "a", "COST": "$10", "NOTE": "x", "NONE": ""},
+        {"RUN": "long\x1b", "COST": "", "NOTE": "", "NONE": ""},
+    ]
+    print_table(rows, right=("COST",))
+    assert capsys.readouterr().out.splitlines() == ["RUN       COST  NOTE", "a          $10  x", "long\\x1b     -"]
 
 
 CANARY = "sk-canary-1234567890"

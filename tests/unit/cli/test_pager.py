@@ -30,7 +30,7 @@ def show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
             monkeypatch.setattr(sys, "stdout", terminal)
             with paged(wanted=wanted):
                 assert (results().width(), results().stream.encoding) == (60, terminal.encoding)
-                print_table(["é"], [["x"]] * (lines - 1))
+                print_table([{"é": "x"}] * (lines - 1))
             monkeypatch.undo()
             terminal.write("\0")
             terminal.flush()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flowllm.reporting.screen import plain
-from flowllm.reporting.tables import cut_to, fitted, table, wrapped
+from flowllm.reporting.tables import cut_to, table, wrapped
 from flowllm.reporting.text import columns
 
 
@@ -30,8 +30,29 @@ def test_what_follows_a_break_stands_under_its_beginning() -> None:
     assert wrapped("x" * 200_000, 100)[-1] == "x" * 100
 
 
-def test_a_table_keeps_within_the_width_and_counts_what_takes_two_columns() -> None:
-    rows = [["日本", "12", "a long text that is cut"], ["a", "3", ""]]
-    found = table(["A", "N", "T"], fitted(rows, ["A", "N", "T"], 20, least=5), right=["N"])
-    assert [plain(line) for line in found] == ["A      N  T", "日本  12  a long te…", "a      3"]
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (None, ["A      N  X     T", "日本  12  yes   a long text that is cut", "a      -"]),
+        (24, ["A      N  X     T", "日本  12  yes   a long…", "a      -"]),
+        (16, ["A      N  T", "日本  12  a lon…", "a      -"]),
+        (8, ["A     T", "日本  a lo…", "a"]),
+    ],
+)
+def test_a_table_keeps_within_the_width_and_counts_what_takes_two_columns(
+    width: int | None, expected: list[str]
+) -> None:
+    rows = [
+        {"A": "日本", "E": "", "N": "12", "X": "yes ", "T": "a long text that is cut"},
+        {"A": "a", "E": "", "N": "", "X": "", "T": ""},
+    ]
+    found = table(rows, right=["N"], width=width, spare=("X", "N"), cut="T", least=5)
+    assert [plain(line) for line in found] == expected
+
+
+def test_where_no_column_is_named_the_first_is_cut() -> None:
+    assert [plain(line) for line in table([{"A": "x" * 30, "B": "1"}], width=20)] == [
+        "A" + " " * 18 + "B",
+        "x" * 16 + "…  1",
+    ]
     assert (cut_to("日本語", 5), cut_to("ab", 2)) == ("日本…", "ab")
