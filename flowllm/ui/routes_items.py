@@ -100,7 +100,7 @@ async def items(request: Request) -> Response:
     wanted = ItemQuery(
         statuses=_statuses(request),
         order=ItemOrder(order),
-        search=query.get("search", "")[:_LONGEST],
+        search=_search(request),
         after=number_of(request, "after", 0),
         limit=number_of(request, "limit", 100),
     )
@@ -119,15 +119,20 @@ async def variants(request: Request) -> Response:
 
 
 async def export(request: Request) -> Response:
-    """The items of a foreach, or those with a status, as a file: the rows of `flowllm export`."""
+    """The items of a foreach, those with a status, and those that a search finds, as a file: the rows of `flowllm export`."""
     run, parent, form = await run_of(request), node_of(request, "step"), request.query_params.get("format", "csv")
     if form not in _FORMATS:
         raise UsageError(f"a file has one of the formats {', '.join(_FORMATS)}, not {form[:40]!r}")
-    store, going = request.app.state.store, run.going
-    rows = RunRows(run_id=run.run_id, going=going, steps=[parent], results=store.results(run.run_id))
+    results, search = request.app.state.store.results(run.run_id), _search(request)
+    whole_run = RunRows(run_id=run.run_id, going=run.going, steps=[parent], results=results)
+
+    def write() -> None:
+        rows = whole_run.of(parent, _statuses(request))
+        export_rows(rows.having(search) if search else rows, file, form)
+
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it was sent
     try:
-        await asyncio.to_thread(lambda: export_rows(rows.of(parent, _statuses(request)), file, form))
+        await asyncio.to_thread(write)
     except BaseException:
         file.close()
         raise
@@ -141,6 +146,10 @@ async def _blocks(file: IO[bytes]) -> AsyncIterator[bytes]:
         file.seek(0)
         while block := await asyncio.to_thread(file.read, _BLOCK):
             yield block
+
+
+def _search(request: Request) -> str:
+    return request.query_params.get("search", "")[:_LONGEST]
 
 
 def _statuses(request: Request) -> frozenset[NodeStatus]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, overload
 
@@ -133,6 +134,14 @@ class Rows(Sequence[dict[str, Json]]):
 
     def __iter__(self) -> Iterator[dict[str, Json]]:
         return map(self._row, self._nodes)
+
+    def having(self, search: str) -> Iterator[dict[str, Json]]:
+        """Those with that text in their item, output or error, as `Store.browse` finds them."""
+        needle = json.dumps(search, ensure_ascii=False)[1:-1].casefold()
+        for node in self._nodes:
+            texts = (json.dumps(value, ensure_ascii=False) for value in (node.item, node.output, node.error))
+            if any(needle in text.casefold() for text in texts):
+                yield self._row(node)
 
     def _row(self, node: NodeRecord) -> dict[str, Json]:
         accepted = None if self._accepted is None else item_index(node.node_id) in self._accepted

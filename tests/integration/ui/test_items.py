@@ -52,6 +52,8 @@ async def test_items_and_nodes_as_json_and_as_files(tmp_path: Path) -> None:
         assert await asked("node/part", id="posts[0]", part="output") == (200, b"long " * 10_000)
         status, text = await asked("export", step="posts", format="csv", status="failed")
         assert (status, text.count(b"posts["), b"index,node,item.text,status" in text) == (200, 1, True)
+        status, text = await asked("export", step="posts", format="jsonl", search="LONG long")
+        assert (status, text.count(b'"node": "posts['), b'"node": "posts[0]"' in text) == (200, 1, True)
         assert (await asked("export", step="posts", format="jsonl"))[1].count(b'"node": "posts[') == 3
         for what, query in (
             ("node", {"id": "nothing"}),

@@ -150,7 +150,7 @@ function Filters({ run, parent, grid, only, find, sort }) {
       <label><span class="unseen">Order</span><select value=${sort} onChange=${(event) => navigate(withQuery({ sort: event.currentTarget.value === "index" ? null : event.currentTarget.value }), { replace: true })}>
         ${Object.entries(ORDERS).map(([name, words]) => html`<option key=${name} value=${name} selected=${name === sort}>${words}</option>`)}
       </select></label>
-      ${["csv", "jsonl"].map((format) => html`<a key=${format} class="button" href=${`${at(run)}/export?${new URLSearchParams({ step: parent, format, status: inStore(only) })}`} download title=${`Download ${only ? `the ${only} items` : "all items"} with their outputs`}>${format === "csv" ? "CSV" : "JSON Lines"} ↓</a>`)}
+      ${["csv", "jsonl"].map((format) => html`<a key=${format} class="button" href=${`${at(run)}/export?${new URLSearchParams({ step: parent, format, status: inStore(only), search: find })}`} download title=${`Download ${only || find ? `the items that are ${[only, find && "found"].filter(Boolean).join(" and ")}` : "all items"}, with their outputs`}>${format === "csv" ? "CSV" : "JSON Lines"} ↓</a>`)}
       ${matrix && html`<a class="button" href=${withQuery({ view: "matrix", only: null, find: null, sort: null })}>As a matrix</a>`}
     </form>
   </div>`;

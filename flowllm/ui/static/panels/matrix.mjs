@@ -46,7 +46,7 @@ export function Matrix({ run, parent, onOpen }) {
       ${(failures > 0 || failing) && html`<a class="button" aria-current=${failing ? "true" : null} href=${withQuery({ only: failing ? null : "failed" })}>${failing ? "Show all rows" : `Only the ${count(failures)} with failures`}</a>`}
       ${back}
     </div>
-    <div class="card sideways" onScroll=${scrolled} tabindex="0" role="region" aria-label="Variants, a table"><table>
+    <div class="card sideways" onScroll=${scrolled} tabindex="0" role="region" aria-label="Variants, a table"><table style=${{ "--columns": grid.axis.values.length }}>
       <thead><tr>
         <th scope="col">${grid.others.map((axis) => visible(axis.name)).join(" · ")}</th>
         ${grid.axis.values.map((value, at) => html`<th key=${at} scope="col"><span class="label">${value}</span><${Sums} cells=${grid.byColumn[at]} /></th>`)}
