@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 
@@ -22,10 +23,16 @@ hypothesis.settings.register_profile("suite", max_examples=50, deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
+MEMORY = "/dev/shm"  # where Linux has a file system in memory
+
+
 def pytest_configure() -> None:
     """Processes that tests start hear signals also where these are ignored: under nohup, and in shells' background.
-    And they keep their bytecode, wherever that is unusual: there are hundreds of them, which would each compile it."""
+    They keep their bytecode, wherever that is unusual: there are hundreds of them, which would each compile it.
+    And the folders of tests are in memory, where that has room: on a disk most of their time is spent on its syncs."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
