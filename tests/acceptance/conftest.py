@@ -25,6 +25,13 @@ def project(tmp_path: Path, server: Server) -> Project:
 
 
 @pytest.fixture
+def short_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is down is left alone for a moment only, and given up as soon."""
+    monkeypatch.setattr("flowllm.limits.breaker.FIRST_COOLDOWN", 0.2)
+    monkeypatch.setattr("flowllm.limits.give_up.SHORT_PATIENCE", 0.2)
+
+
+@pytest.fixture
 def author(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Author:
     monkeypatch.chdir(tmp_path)
     return Author(tmp_path, server)

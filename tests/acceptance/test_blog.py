@@ -40,7 +40,7 @@ def test_a_step_waits_for_nothing_it_does_not_need(server: Server, project: Proj
         if not prompt_of(body).startswith("List ten SEO keywords"):
             return ByPrompt()(body, n)
         server.hold = 0
-        return Reply(text=json.dumps({"value": ["a"]}), delay=2.0)
+        return Reply(text=json.dumps({"value": ["a"]}), after=4)
 
     server.script = script
     project.json("run", BLOG)
@@ -69,16 +69,16 @@ def test_the_critical_path_is_three_calls(project: Project) -> None:
 def test_chains_side_by_side_wait_for_no_layer(server: Server, project: Project) -> None:
     """Chains side by side: each goes on by itself, while one of them hangs on its first step."""
     chains = {
-        f"c{chain}_{place}": ("[sleep=1.5] [text=late] " if chain == place == 0 else "")
+        f"c{chain}_{place}": ("[after=46] [text=late] " if chain == place == 0 else "")
         + (f"chain {chain} {{{{ c{chain}_{place - 1} }}}}" if place else f"chain {chain} begins")
         for chain in range(10)
         for place in range(5)
     }
     file = project.flow(steps=prompts(**chains), limits={"max_concurrent": 50})
     assert project.json("run", file)["status"] == "succeeded"
-    slow = next(seen for seen in server.requests if seen.prompt.startswith("[sleep="))
+    slow = next(seen for seen in server.requests if seen.prompt.startswith("[after="))
     assert slow.finished is not None
-    others = [seen for seen in server.requests if "[sleep=" not in seen.prompt]
+    others = [seen for seen in server.requests if "[after=" not in seen.prompt]
     assert sum(seen.arrived < slow.finished for seen in others) == 45
 
 

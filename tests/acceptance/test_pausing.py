@@ -37,6 +37,7 @@ def _ten(project: Project, **top: Any) -> str:
 # on the command line
 
 
+@pytest.mark.usefixtures("short_cooldown")
 def test_a_server_that_is_not_there_pauses_the_run_which_goes_on_once_it_is(project: Project) -> None:
     server = Server(ByPrompt())
     server.port = _free_port()
@@ -113,6 +114,7 @@ def test_an_unknown_model_fails_its_steps_only(project: Project, server: Server)
     assert len(server.requests) == 2, "it was sent again"
 
 
+@pytest.mark.usefixtures("short_cooldown")
 def test_give_up_after_pauses_a_run_whose_server_only_fails(project: Project, server: Server) -> None:
     server.script = lambda body, n: failed(500)
     retry = {**QUICK, "max_attempts": 1000}

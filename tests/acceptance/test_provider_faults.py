@@ -172,6 +172,7 @@ def test_the_steps_timeout_ends_all_attempts_together(project: Project, server: 
     assert 1 < len(server.requests) <= 500 / 40 + 1
 
 
+@pytest.mark.usefixtures("short_cooldown")
 def test_a_server_that_is_not_there(project: Project) -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
@@ -183,6 +184,7 @@ def test_a_server_that_is_not_there(project: Project) -> None:
     assert set(_statuses(project)) == {"failed"}, "nothing can have been paid for"
 
 
+@pytest.mark.usefixtures("short_cooldown")
 def test_a_host_that_nobody_knows(project: Project) -> None:
     outcome = project.cli("run", _one(project), OPENAI_BASE_URL="http://nowhere.invalid/v1")
     assert outcome.code in {1, 3}

@@ -18,22 +18,34 @@ from tests.support.project import Outcome, Project, killed_at_exit, prompts, unt
 from tests.support.replies import echo
 from tests.support.server import Server
 
-CHAIN = prompts(a="a [sleep=0.8] [text=one]", b="b [sleep=0.8] [text=two]", after="after {{ a }} and {{ b }}")
+CHAIN = prompts(a="a [text=one]", b="b [text=two]", after="after {{ a }} and {{ b }}")
+HASTE = {"BEAT": "0.05"}
+"""For a loop that never answers again: it need not be waited for as long as for one that a slow machine holds up."""
 
 
-def _signalled(project: Project, *words: object, at: Callable[[], object], numbers: Sequence[int]) -> Outcome:
-    """Start, wait for the moment, and send the signals; the second only when the first was told."""
-    process = project.start(*words)
+def _signalled(
+    project: Project,
+    *words: object,
+    at: Callable[[], object],
+    numbers: Sequence[int],
+    answering: Server | None = None,
+    **environ: str,
+) -> Outcome:
+    """Start, wait for the moment, and send the signals; when the first was told, have that server answer and send the
+    second."""
+    process = project.start(*words, **environ)
     said = ""
     with killed_at_exit(process):
         until(at, "the moment to stop", of=process)
         process.send_signal(numbers[0])
-        for number in numbers[1:]:
+        while (answering or numbers[1:]) and "nothing new is sent" not in said:
             assert process.stderr is not None
-            while "nothing new is sent" not in said:
-                line = process.stderr.readline()
-                assert line, said
-                said += line
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        if answering is not None:
+            answering.hold = 0
+        for number in numbers[1:]:
             process.send_signal(number)
         outcome = project.finish(process)
     return Outcome(code=outcome.code, out=outcome.out, err=said + outcome.err)
@@ -42,7 +54,10 @@ def _signalled(project: Project, *words: object, at: Callable[[], object], numbe
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_lets_calls_in_flight_finish(number: int, code: int, project: Project, server: Server) -> None:
     file = project.flow(steps=CHAIN, outputs={"after": "{{ after }}"})
-    outcome = _signalled(project, "run", file, at=lambda: len(server.requests) == 2, numbers=[number])
+    server.hold = 3
+    outcome = _signalled(
+        project, "run", file, at=lambda: len(server.requests) == 2, numbers=[number], answering=server
+    )
     assert outcome.code == code, outcome.said
     assert len(server.requests) == 2, "something was sent after the signal"
     (run_id,) = project.run_ids()
@@ -65,7 +80,9 @@ def test_the_printed_command_carries_the_database_and_the_config(project: Projec
     place = ("--db", "data base/runs.db", "--config", "my settings/flowllm.yaml")
     file = project.flow(steps=CHAIN)
     (project.folder / "data base").mkdir()
-    outcome = _signalled(project, "run", file, *place, at=lambda: len(server.requests) == 2, numbers=[signal.SIGINT])
+    server.hold = 3
+    in_flight = lambda: len(server.requests) == 2  # noqa: E731
+    outcome = _signalled(project, "run", file, *place, at=in_flight, numbers=[signal.SIGINT], answering=server)
     assert outcome.code == 130, outcome.said
     (command,) = re.findall(r"^resume it with: (.*)$", outcome.err, re.MULTILINE)
     resumed = project.cli(*shlex.split(command)[1:])
@@ -186,7 +203,7 @@ def test_the_second_signal_ends_a_process_whose_loop_stands_still(
     """Whether it stood still before the first one or only after it."""
     project.write("steps.py", BLOCKING)
     go, begun, called = (project.folder / name for name in ("go", "begun", "called"))
-    process = project.start("run", project.flow(steps={"a": {"python": f"./steps.py:{function}"}}))
+    process = project.start("run", project.flow(steps={"a": {"python": f"./steps.py:{function}"}}), **HASTE)
     with killed_at_exit(process):
         assert process.stderr is not None
         until(lambda: "RUN" in process.stderr.readline(), "the step", of=process)
@@ -224,7 +241,7 @@ def test_the_second_signal_ends_a_process_that_takes_the_interpreter_from_its_an
     (project.folder / "go").touch()
     file = project.flow(steps={"a": {"python": "./steps.py:at_the_end_of_a_guard"}})
     begun = project.folder / "begun"
-    outcome = _signalled(project, "run", file, at=begun.exists, numbers=[signal.SIGTERM, signal.SIGTERM])
+    outcome = _signalled(project, "run", file, at=begun.exists, numbers=[signal.SIGTERM, signal.SIGTERM], **HASTE)
     assert outcome.code in {-signal.SIGTERM, 128 + signal.SIGTERM}, outcome.said
 
 
@@ -313,7 +330,8 @@ def test_the_grace_also_ends_a_run_whose_loop_is_held(held: str, resumed: bool, 
     if resumed:
         assert project.cli(*words, "--until", "a").code == 0
         words = ["resume"]
-    outcome = _signalled(project, *words, at=(project.folder / "begun").exists, numbers=[signal.SIGTERM])
+    begun = project.folder / "begun"
+    outcome = _signalled(project, *words, at=begun.exists, numbers=[signal.SIGTERM], **HASTE)
     assert outcome.code in {143, -signal.SIGTERM}, outcome.said
     shown = project.json("show", "last")
     assert (shown["status"], shown["steps"]["a"]["output"]) == ("interrupted", "one")

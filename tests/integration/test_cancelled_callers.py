@@ -57,10 +57,10 @@ async def cancelled_everywhere(
     prepare: Callable[[int], Awaitable[Callable[[], Coroutine[Any, Any, Any]]]], how: How
 ) -> None:
     """Carry out the work again and again, and cancel it one suspension later each time, until it ends before."""
-    there = asyncio.all_tasks()
     ended = []  # kept, with the frames that their errors hold
     for place in range(1, 100):
         driven = Driven((await prepare(place))(), place, how)
+        there = asyncio.all_tasks()
 
         async def go(driven: Driven = driven) -> object:
             return await driven

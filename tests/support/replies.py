@@ -32,6 +32,8 @@ class Reply:
     """In the API's own shape; None: by the lengths of prompt and text."""
     delay: float = 0.0
     """Seconds before the first byte, on top of the server's latency."""
+    after: int = 0
+    """It goes out when the server has seen that many requests, or after a minute, which is in vain."""
     drip: float = 0.0
     """Seconds between bytes."""
     end: str = "whole"
@@ -124,7 +126,7 @@ def echo(body: dict[str, Any], n: int) -> Reply:
 
 
 class ByPrompt:
-    """A script that prompts give themselves: `[status=400]`, `[fault=reset]`, `[sleep=3]`, `[json={"a": 1}]`,
+    """A script that prompts give themselves: `[status=400]`, `[fault=reset]`, `[sleep=3]`, `[after=2]`, `[json={"a": 1}]`,
     `[text=…]`; with `[times=2]` a fault happens to the first two requests of a prompt only."""
 
     def __init__(self) -> None:
@@ -134,7 +136,7 @@ class ByPrompt:
     def __call__(self, body: dict[str, Any], n: int) -> Reply:
         prompt = prompt_of(body)
         self._counts[prompt] += 1
-        marks = dict(re.findall(r"\[(status|fault|sleep|times|text)=([^\]]*)\]", prompt))
+        marks = dict(re.findall(r"\[(status|fault|sleep|after|times|text)=([^\]]*)\]", prompt))
         reply = echo(body, n)
         position = prompt.find("[json=")
         if position >= 0:
@@ -145,4 +147,4 @@ class ByPrompt:
         over = self.mended or self._counts[prompt] > int(marks.get("times", 10**9))
         if not over and ("status" in marks or "fault" in marks):
             reply = FAULTS.get(marks.get("fault", "")) or failed(int(marks["status"]))
-        return replace(reply, delay=reply.delay + float(marks.get("sleep", 0)))
+        return replace(reply, delay=reply.delay + float(marks.get("sleep", 0)), after=int(marks.get("after", 0)))

@@ -177,7 +177,7 @@ class Server:
         self._note("arrived", seen)
         try:
             reply = self._judged(seen) or self._counted(self.script(body, seen.n), seen)
-            while self.peak < self.hold:
+            while self.peak < self.hold or (len(self.requests) < reply.after and time.monotonic() < seen.arrived + 60):
                 await asyncio.sleep(0.005)
             await asyncio.sleep(reply.delay + (self.latency if reply.status == 200 else 0))
             return await self._send(request, reply, seen)

@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from flowllm.cli import signals
 from tests.support.failpoints import arm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,8 @@ LARGEST = 1 << 20
 """Bytes of a request: words, folder and environment."""
 DIES = "DIES_AT"
 """The variable that names a point of failpoints.py."""
+BEAT = "BEAT"
+"""The variable with the seconds of a beat (cli/signals.py), for a loop that is held for good."""
 
 
 class Forked:
@@ -229,6 +232,7 @@ def main(life: int, ear: int) -> NoReturn:
     sys.argv[1:] = found["words"]
     if point := os.environ.pop(DIES, ""):
         arm(point)
+    signals.BEAT = float(os.environ.pop(BEAT, signals.BEAT))  # type: ignore[misc]
     atexit._clear()  # a process of a user's has none as it starts: with some here, all modules would be taken apart at the end
     runpy.run_module("flowllm", run_name="__main__", alter_sys=True)
     raise AssertionError("the command returned")

@@ -15,7 +15,7 @@ from flowllm import FlowLLM
 from flowllm.app.result import RunResult
 from flowllm.core.cancel import StopSignal
 from flowllm.core.types import Limits, RunStatus, WindowLimit
-from flowllm.limits.breaker import FIRST_COOLDOWN, LEAST
+from flowllm.limits.breaker import LEAST
 from flowllm.limits.concurrency import CEILING, UNHEARD
 from tests.support.replies import FAULTS
 from tests.support.server import Server, running_server
@@ -42,8 +42,8 @@ async def run(app: FlowLLM, folder: Path, server: Server, count: int, limits: Li
 
 async def test_a_known_limit_is_never_passed(app: FlowLLM, tmp_path: Path, server: Server) -> None:
     """A server twice as fast as it is said to be, so that a machine that stalls is no 429."""
-    server.rule(requests_per_minute=1200, burst=20)
-    result = await run(app, tmp_path, server, 40, Limits(max_concurrent=20, requests_per_minute=600, burst=10))
+    server.rule(requests_per_minute=2400, burst=20)
+    result = await run(app, tmp_path, server, 40, Limits(max_concurrent=20, requests_per_minute=1200, burst=10))
     assert result.status is RunStatus.SUCCEEDED
     assert (server.counts["refused"], server.counts["accepted"]) == (0, 40)
 
@@ -76,13 +76,16 @@ async def test_an_unknown_limit_is_met_and_no_node_fails_for_it(
     headers: bool, app: FlowLLM, tmp_path: Path, server: Server
 ) -> None:
     server.rule(requests_per_minute=1200, burst=10, headers=headers)
-    result = await run(app, tmp_path, server, 60, Limits(max_concurrent=10))
+    result = await run(app, tmp_path, server, 40, Limits(max_concurrent=10))
     assert result.status is RunStatus.SUCCEEDED
-    assert server.counts["accepted"] == 60
-    assert server.counts["refused"] <= 30
+    assert server.counts["accepted"] == 40
+    assert server.counts["refused"] <= 20
 
 
-async def test_many_429s_at_once_are_as_many_retries_and_no_more(app: FlowLLM, tmp_path: Path, server: Server) -> None:
+async def test_many_429s_at_once_are_as_many_retries_and_no_more(
+    app: FlowLLM, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowllm.limits.adaptive.DOUBLING", 0.5)
     server.rule(refuse=30, retry_after=False)
     server.hold = 30
     result = await run(app, tmp_path, server, 30, Limits(max_concurrent=30))
@@ -92,13 +95,14 @@ async def test_many_429s_at_once_are_as_many_retries_and_no_more(app: FlowLLM, t
 
 
 async def test_a_server_that_fails_for_a_while_is_left_alone_and_no_node_fails(
-    app: FlowLLM, tmp_path: Path, server: Server
+    app: FlowLLM, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flowllm.limits.breaker.FIRST_COOLDOWN", cooldown := 0.5)
     server.rule(failing=True)
     running = asyncio.ensure_future(run(app, tmp_path, server, 100, Limits(max_concurrent=10)))
     while server.counts["failed"] < LEAST:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(FIRST_COOLDOWN / 2)
+    await asyncio.sleep(cooldown / 2)
     server.rule(failing=False)
     result = await running
     assert result.status is RunStatus.SUCCEEDED
