@@ -55,9 +55,7 @@ def _signalled(
 def test_the_first_signal_lets_calls_in_flight_finish(number: int, code: int, project: Project, server: Server) -> None:
     file = project.flow(steps=CHAIN, outputs={"after": "{{ after }}"})
     server.hold = 3
-    outcome = _signalled(
-        project, "run", file, at=lambda: len(server.requests) == 2, numbers=[number], answering=server
-    )
+    outcome = _signalled(project, "run", file, at=lambda: len(server.requests) == 2, numbers=[number], answering=server)
     assert outcome.code == code, outcome.said
     assert len(server.requests) == 2, "something was sent after the signal"
     (run_id,) = project.run_ids()
