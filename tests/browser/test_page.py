@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
 from tests.browser.runs import HOSTILE, MANY, TAG, Runs
 from tests.support.browser import DESK, PHONE, Server, Visit, once, visit
-from tests.support.project import Project, killed_at_exit
+from tests.support.project import Project, killed_at_exit, until
 
 
 def _views(runs: Runs) -> dict[str, tuple[tuple[str, ...], dict[str, str], str]]:
@@ -62,6 +63,29 @@ def test_a_run_of_another_process_is_seen_as_it_goes_on(browser: Browser, server
         page.see("said 3")
         expect(running).to_have_count(0)
         assert project.finish(process).code == 0
+
+
+def test_the_start_page_goes_on_by_itself_and_a_run_whose_process_is_gone_is_told(
+    browser: Browser, tmp_path: Path
+) -> None:
+    project = Project(tmp_path)
+    project.write("wait.yaml", {"name": "wait", "steps": {"a": {"shell": "touch begun; sleep 60"}}})
+    server = Server(project)
+    try:
+        with visit(browser, server) as page:
+            page.see("There is no database at")
+            page.check("start")
+            with killed_at_exit(process := project.start("run", "wait.yaml")):
+                page.page.get_by_role("row", name="running wait").wait_for()
+                until((project.folder / "begun").exists, "the step", of=process)
+                process.kill()
+                page.page.get_by_role("row", name="interrupted wait").wait_for()
+            page.page.get_by_role("combobox", name="Status").select_option("succeeded")
+            page.see("No run is like that")
+            page.page.get_by_role("link", name="Show all runs").click()
+            page.page.get_by_role("row", name="interrupted wait").wait_for()
+    finally:
+        server.close()
 
 
 def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Runs) -> None:
