@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Final
 
 from flowllm.core.money import Spend
@@ -40,7 +41,7 @@ def _number(value: float) -> str:
 
 
 def exposition(sums: Sequence[WorkflowSums], gauges: Sequence[Gauge], *, now: float) -> str:
-    """All of it. `gauges` are in the order in which they were noted."""
+    """All of it. `sums` are in the order of their workflows, `gauges` in that in which they were noted."""
     metrics = [*_of_runs(sums), *_of_accounts(gauges, now=now)]
     return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 
@@ -49,6 +50,15 @@ _DIRECTIONS: Final[Mapping[str, Callable[[Spend], int]]] = {
     "input": lambda spend: spend.known_input,
     "output": lambda spend: spend.known_output,
     "cached": lambda spend: spend.usage.cached_input_tokens or 0,
+}
+_SPENT: Final[Mapping[str, tuple[str, str, Callable[[Spend], float]]]] = {
+    "flowllm_requests_total": ("counter", "Requests that were sent to models.", lambda spend: spend.requests),
+    "flowllm_cost_usd_total": ("counter", "US dollars that are known.", lambda spend: spend.known_usd),
+    "flowllm_requests_of_unknown_cost": (
+        "gauge",
+        "Requests whose price or tokens are unknown: what they cost is not in flowllm_cost_usd_total; those in flight too.",
+        lambda spend: spend.unpriced + spend.unknown,
+    ),
 }
 _FIGURES: Final[Mapping[str, tuple[str, Callable[[Gauge], float]]]] = {
     "flowllm_requests_in_flight": ("Requests on their way to an account.", lambda gauge: gauge.in_flight),
@@ -80,40 +90,22 @@ def _of_runs(sums: Sequence[WorkflowSums]) -> Iterable[Metric]:
         help="Nodes on record, items too, by status.",
         values=[({"workflow": workflow, "status": status}, count) for (workflow, status), count in nodes.items()],
     )
-    spends = [
-        (workflow, [one.totals.spend for one in sums if one.workflow == workflow])
-        for workflow in dict.fromkeys(one.workflow for one in sums)
-    ]
-    yield Metric(
-        name="flowllm_requests_total",
-        kind="counter",
-        help="Requests that were sent to models.",
-        values=[({"workflow": workflow}, sum(spend.requests for spend in many)) for workflow, many in spends],
-    )
+    spends = {
+        workflow: [one.totals.spend for one in alike] for workflow, alike in groupby(sums, lambda one: one.workflow)
+    }
     yield Metric(
         name="flowllm_tokens_total",
         kind="counter",
         help="Tokens that are known, by direction; cached is the part of input that the provider had in its cache.",
         values=[
-            ({"workflow": workflow, "direction": direction}, sum(count(spend) for spend in many))
-            for workflow, many in spends
+            ({"workflow": workflow, "direction": direction}, sum(map(count, many)))
+            for workflow, many in spends.items()
             for direction, count in _DIRECTIONS.items()
         ],
     )
-    yield Metric(
-        name="flowllm_cost_usd_total",
-        kind="counter",
-        help="US dollars that are known.",
-        values=[({"workflow": workflow}, math.fsum(spend.known_usd for spend in many)) for workflow, many in spends],
-    )
-    yield Metric(
-        name="flowllm_requests_of_unknown_cost",
-        kind="gauge",
-        help="Requests whose price or tokens are unknown: what they cost is not in flowllm_cost_usd_total; those in flight too.",
-        values=[
-            ({"workflow": workflow}, sum(spend.unpriced + spend.unknown for spend in many)) for workflow, many in spends
-        ],
-    )
+    for name, (kind, text, value) in _SPENT.items():
+        values = [({"workflow": workflow}, math.fsum(map(value, many))) for workflow, many in spends.items()]
+        yield Metric(name=name, kind=kind, help=text, values=values)
 
 
 def _of_accounts(gauges: Sequence[Gauge], *, now: float) -> Iterable[Metric]:

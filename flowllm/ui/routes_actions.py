@@ -6,10 +6,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flowllm.core.types import RunId
-from flowllm.storage.base import RunRecord
 from flowllm.ui.actions import Actions
 from flowllm.ui.metrics import CONTENT_TYPE, exposition
+from flowllm.ui.queries import run_of
 from flowllm.views.gauges import FRESH
 
 _OFF = {"error": "this page only reads", "hint": "Start it with `flowllm ui --allow-actions`, or copy the command."}
@@ -29,7 +28,7 @@ async def _resume(request: Request, *, retry_failed: bool) -> Response:
     actions: Actions | None = request.app.state.actions
     if actions is None:
         return JSONResponse(_OFF, 403)
-    log = await actions.resume(await _run(request), retry_failed=retry_failed)
+    log = await actions.resume(await run_of(request), retry_failed=retry_failed)
     return JSONResponse({"started": True, "output": str(log)})
 
 
@@ -38,13 +37,8 @@ async def stop(request: Request) -> Response:
     actions: Actions | None = request.app.state.actions
     if actions is None:
         return JSONResponse(_OFF, 403)
-    actions.stop(await _run(request))
+    actions.stop(await run_of(request))
     return JSONResponse({"stopping": True})
-
-
-async def _run(request: Request) -> RunRecord:
-    found: RunRecord = await request.app.state.store.run(RunId(request.path_params["run_id"]))
-    return found
 
 
 async def metrics(request: Request) -> Response:

@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flowllm.core.errors import RunNotFound, UsageError
+from flowllm.core.errors import RunNotFound
 from flowllm.core.types import Json, RunId
 from flowllm.reporting.text import visible
 from flowllm.storage.base import RunRecord, Store
+from flowllm.ui.queries import number_of
 from flowllm.views.compare import SHOWN, compare
 from flowllm.views.differences import FieldChange, NodeChange, StepComparison, differs, is_number, why
 from flowllm.views.runs import RunSummary
@@ -30,13 +31,11 @@ async def compared(request: Request) -> Response:
     store, query = request.app.state.store, request.query_params
     run = await store.run(await _newest(store, query.get("run")))
     base = await store.run(RunId(query["base"])) if query.get("base") else await _before(store, run)
-    limit = query.get("limit", str(SHOWN))
-    if not limit.isdecimal() or len(limit) > len(str(_MOST)):
-        raise UsageError(f"`limit` must be a whole number up to {_MOST}, not {limit}")
+    limit = number_of(request, "limit", SHOWN, most=_MOST)
     now = request.app.state.clock.now()
     if base is None:
         return JSONResponse({"base": None, "run": RunSummary.of(run, now=now).as_dict()})
-    found = await compare(store, base, run, query.get("step") or None, limit=min(int(limit), _MOST), now=now)
+    found = await compare(store, base, run, query.get("step") or None, limit=limit, now=now)
     return JSONResponse(
         {
             **{name: getattr(found, name).as_dict() for name in ("base", "run")},
