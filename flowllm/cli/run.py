@@ -264,7 +264,7 @@ def _show(result: RunResult, shown: Shown, summary: Summary, location: Location 
         if not shown.quiet:
             screen.line(f"run {result.run_id} has {result.status} already; nothing was done")
     elif not (shown.quiet and result.status is RunStatus.SUCCEEDED):
-        if not shown.quiet and (screen.colour or (apart and result.outputs)):
+        if not shown.quiet and (drawn(screen) or (apart and result.outputs)):
             screen.line()
         width = screen.width() if screen.stream.isatty() else None
         for line in summary.lines(resume_it, failed_items, result.path, width=width):

@@ -14,6 +14,7 @@ from flowllm.reporting.tables import table, wrapped
 from flowllm.reporting.text import (
     at_least,
     clock_time,
+    columns,
     dollars,
     duration,
     item_shares,
@@ -76,7 +77,9 @@ def print_error(screen: Screen, error: Mapping[str, Json], step: str = "") -> No
         screen.line(line)
     if trace := error.get("traceback"):
         for parts in traceback_lines(str(trace)):
-            screen.line(*parts)
+            fits = width is None or columns(plain(parts)) <= width
+            for part in [parts] if fits else [(text,) for text in wrapped(plain(parts), width, indent=" " * 8)]:
+                screen.line(*part)
 
 
 def print_steps(record: Record) -> None:

@@ -159,7 +159,7 @@ def _print_output(screen: Screen, node: NodeRecord) -> None:
     screen.line()
     heading(screen, plural(len(texts), "text"))
     for number, (text, vector) in enumerate(zip(texts, vectors, strict=False)):
-        for line in wrapped(f"{number}  {readable(text)}", page_width(), indent="   "):
+        for line in wrapped(f"{number}  {readable(text)}".replace("\n", "\n   "), page_width(), indent="   "):
             screen.line(line)
         screen.line((f"   {_vector(vector)}", "dim"))
 
@@ -224,7 +224,7 @@ def _print_attempts(screen: Screen, attempts: Sequence[AttemptRecord], node: Nod
     screen.line(*head)
     for attempt, line in zip(attempts, lines, strict=True):
         screen.line(*line)
-        if attempt.error is not None:
+        if attempt.error is not None and attempt.error.get("message") != (node.error or {}).get("message"):
             for part in wrapped(f"{_BESIDE}{error_text(attempt.error, _LONGEST)}", page_width(), indent=_BESIDE):
                 screen.line((part, "dim"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from contextlib import ExitStack
@@ -10,12 +11,12 @@ from contextlib import ExitStack
 from flowllm.cli.options import debugging
 from flowllm.reporting.live_view import LiveView, owning_terminal
 from flowllm.reporting.progress import Progress
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.screen import Screen, moves_cursor
 
 
 def drawn(screen: Screen) -> bool:
     """Whether there is a terminal for a view, and this process has it to itself."""
-    return screen.colour and screen.in_front()
+    return moves_cursor(screen.stream, os.environ) and screen.in_front()
 
 
 def following(screen: Screen, process: ExitStack) -> LiveView | Progress:

@@ -77,7 +77,7 @@ async def _watch(app: FlowLLM, named: str | None, location: Location) -> int:
 def _print_end(run: RunRecord, summary: Summary, location: Location) -> None:
     screen = messages()
     resume, failed = (command(verb, run.run_id, location) for verb in ("resume", "failed"))
-    if screen.colour:
+    if drawn(screen):
         screen.line()
     for line in summary.lines(resume, failed, run.path, width=screen.width() if screen.stream.isatty() else None):
         screen.line(*line)

@@ -345,7 +345,7 @@ class LiveModel:
             waits=waiting,
             needs=tuple(missing) if step.status is NodeStatus.PENDING else (),
             per_second=speed or None,
-            left_s=self._left_s(step, now) if running else None,
+            left_s=self._left_s(step, now) or None if running else None,
             elapsed_s=None if step.began is None else max(0.0, (step.finished or now) - step.began),
             usd=step.usd + sum(one.usd for one in within),
             tokens=step.tokens + sum(one.tokens for one in within),
@@ -376,10 +376,12 @@ class LiveModel:
         )
 
     def _left_s(self, step: _Step, now: float) -> float | None:
-        """Of a foreach of graphs what the slowest of its steps takes: items end later than these."""
+        """Of a foreach of graphs what the slowest of its steps takes, where all are known: items end later than these."""
         total, speed = self._total(step), step.rate.per_second(now) if step.many else None
-        own = (total - self._ended(step)) / speed if speed and total is not None else None
-        return max((left for one in self._within(step) if (left := self._left_s(one, now))), default=own)
+        left = None if total is None else total - self._ended(step)
+        own = 0.0 if left == 0 else left / speed if left and speed else None
+        within = [self._left_s(one, now) for one in self._within(step)]
+        return own if None in within else max((one for one in within if one is not None), default=own)
 
 
 def _left(status: NodeStatus) -> NodeStatus:

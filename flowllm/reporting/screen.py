@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TextIO, TypeAlias
 
 from flowllm.reporting.text import columns
@@ -40,9 +40,14 @@ def coloured(parts: tuple[Part, ...]) -> str:
     return "".join(found)
 
 
+def moves_cursor(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream is a terminal that can be drawn on."""
+    return stream.isatty() and environ.get("TERM") != "dumb"
+
+
 def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether a stream is a terminal that takes colour, and the user does too (https://no-color.org)."""
-    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    """The same, and the user wants colour there (https://no-color.org)."""
+    return moves_cursor(stream, environ) and not environ.get("NO_COLOR")
 
 
 def wrapped(parts: Sequence[Part], width: int) -> Iterator[tuple[Part, ...]]:
@@ -92,7 +97,7 @@ class Screen:
     def line(self, *parts: Part) -> None:
         """Write one line and flush it."""
         lines = wrapped(parts, self.size()[0]) if self._wraps else (parts,)
-        self.above("".join(f"{coloured(line) if self.colour else plain(line)}\n" for line in lines))
+        self.above(self._text(lines))
 
     def above(self, text: str) -> None:
         """Write whole lines, above the block if there is one."""
@@ -142,7 +147,10 @@ class Screen:
         narrower = self._columns < before  # where terminals wrap lines anew
         rows = sum(max(1, -(-columns(plain(line)) // self._columns)) if narrower else 1 for line in self._block)
         erased = f"\r\x1b[{rows}A{_BELOW}" if rows else ""
-        return erased + above + "".join(f"{coloured(line)}\n" for line in lines)
+        return erased + above + self._text(lines)
+
+    def _text(self, lines: Iterable[tuple[Part, ...]]) -> str:
+        return "".join(f"{coloured(line) if self.colour else plain(line)}\n" for line in lines)
 
     def _write(self, text: str) -> None:
         self.stream.write(text)

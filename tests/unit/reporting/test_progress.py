@@ -5,7 +5,7 @@ import io
 from flowllm.core.events import Event
 from flowllm.core.types import NodeStatus, StepKind, Usage
 from flowllm.reporting.progress import Notices, Progress
-from flowllm.reporting.screen import Screen, wants_colour
+from flowllm.reporting.screen import Screen, moves_cursor, wants_colour
 from tests.support.events import (
     ERROR,
     fallback_taken,
@@ -164,5 +164,7 @@ def test_colour_is_for_terminals_whose_user_wants_it() -> None:
 
     assert wants_colour(Terminal(), {})
     assert not wants_colour(Terminal(), {"NO_COLOR": "1"})
+    assert moves_cursor(Terminal(), {"NO_COLOR": "1"})
+    assert not moves_cursor(Terminal(), {"TERM": "dumb"})
     assert not wants_colour(Terminal(), {"TERM": "dumb"})
     assert not wants_colour(io.StringIO(), {})
