@@ -308,8 +308,8 @@ class Attempt:
         state, free = self._state, self.record.reserved_usd == 0
         ended = replace(
             self.record,
-            status=AttemptStatus.UNKNOWN if self.on_wire else AttemptStatus.FAILED,
-            finished_at=state.clock.now(),
+            status=AttemptStatus.UNKNOWN if self.on_wire else AttemptStatus.NOT_SENT,
+            finished_at=self._finished_at(),
             error=_ABANDONED if self.abandoned else _STOPPED if self.on_wire else _NOT_SENT,
         )
         if self.on_wire:
@@ -319,6 +319,7 @@ class Attempt:
             state.conversation.spent(unknown)
             self._report_outcome(ended)
         else:
+            state.attempts -= 1
             self._spend = Spend()
         with contextlib.suppress(StoreError):
             await state.store.commit(attempt=ended, attempt_lease=self._caller.lease)
@@ -336,8 +337,10 @@ class Attempt:
         """Put the outcome on record, with what it completes; of an answer `error` says why it will not do, if so."""
         store = self._state.store
         error = None if error is None else self._caller.redactor.value(dict(error))
-        now = self._state.clock.now()
-        ended = replace(self.record, status=status, finished_at=now, error=error, usage=usage, cost_usd=cost_usd)
+        finished_at = self._finished_at()
+        ended = replace(
+            self.record, status=status, finished_at=finished_at, error=error, usage=usage, cost_usd=cost_usd
+        )
         # What goes out in its place does so once it is on record, and the store takes it behind this outcome: so there are
         # never more requests whose outcome is not durable than slots.
         self.close()
@@ -355,7 +358,8 @@ class Attempt:
     def _report_sent(self) -> None:
         self.on_wire = True
         self.sent_at = self._state.clock.monotonic()
-        record, now = self.record, self._state.clock.now()
+        now = self._state.clock.now()
+        record = self.record = replace(self.record, started_at=now)  # it was put on record before
         if self._first_sent_at is not None:
             self._caller.emit(NodeHedged(run_id=record.run_id, node_id=record.node_id, at=now, attempt=record.number))
         if self._state.call.local:
@@ -372,6 +376,10 @@ class Attempt:
                 hedge=self._first_sent_at is not None,
             )
         )
+
+    def _finished_at(self) -> float:
+        """Of what went out when its answer came, not when that was checked."""
+        return self.record.started_at + self.took if self.on_wire else self._state.clock.now()
 
     def _report_outcome(self, ended: AttemptRecord) -> None:
         if self._state.call.local:

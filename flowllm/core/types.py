@@ -95,6 +95,7 @@ class AttemptStatus(StrEnum):
     SUCCEEDED = "succeeded"  # a whole answer came, valid or not
     FAILED = "failed"  # an error came
     UNKNOWN = "unknown"  # no answer was seen; it may have been paid for
+    NOT_SENT = "not_sent"  # it did not go out after all: it is no request
 
 
 ABANDONED: Final = "Abandoned"

@@ -347,8 +347,8 @@ class LiveModel:
             per_second=speed or None,
             left_s=self._left_s(step, now) or None if running else None,
             elapsed_s=None if step.began is None else max(0.0, (step.finished or now) - step.began),
-            usd=step.usd + sum(one.usd for one in within),
-            tokens=step.tokens + sum(one.tokens for one in within),
+            usd=max(step.usd, sum(one.usd for one in within)),  # the whole of it once it has ended
+            tokens=max(step.tokens, sum(one.tokens for one in within)),
             note=step.note,
         )
 

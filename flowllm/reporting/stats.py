@@ -14,7 +14,7 @@ from flowllm.core.types import ABANDONED, NO_USAGE, REQUEST_KINDS, THROTTLED, Js
 
 Model: TypeAlias = tuple[str, str]
 """A provider's name and one of its models."""
-NO_FAILURE = frozenset({"Stopped", "NotSent", ABANDONED})
+NO_FAILURE = frozenset({"Stopped", ABANDONED})
 """Types of the errors of requests that were not wanted any more."""
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

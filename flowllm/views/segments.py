@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from flowllm.core.records import dataclass
-from flowllm.core.types import WaitReason
+from flowllm.core.types import AttemptStatus, WaitReason
 from flowllm.storage.base import AttemptRecord
 
 SHORTEST = 0.0005
@@ -42,7 +42,8 @@ def with_hedges(attempts: Iterable[AttemptRecord]) -> tuple[BarAttempt, ...]:
     """Attempts in the order in which they were sent; one that was sent before an earlier one had ended is a hedge."""
     found: list[BarAttempt] = []
     busy = -math.inf
-    for attempt in sorted(attempts, key=lambda one: one.started_at):
+    sent = (one for one in attempts if one.status is not AttemptStatus.NOT_SENT)
+    for attempt in sorted(sent, key=lambda one: one.started_at):
         end = math.inf if attempt.finished_at is None else attempt.finished_at
         found.append(
             BarAttempt(

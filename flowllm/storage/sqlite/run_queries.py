@@ -142,7 +142,7 @@ _WHY: Final = "json_extract(error, '$.type')"
 MODELS: Final = (
     f"WITH sent AS (SELECT model, provider, status, cost_usd, reserved_tokens, reserved_usd, {_WHY} AS why, "
     f"finished_at - started_at AS took, {', '.join(f'{_told(name)} AS {name}' for name in USAGE_FIELDS)} "
-    "FROM attempts WHERE run_id = :run AND model <> ''), "
+    "FROM attempts WHERE run_id = :run AND model <> '' AND status <> 'not_sent'), "
     "ranked AS (SELECT model, provider, took, row_number() OVER (PARTITION BY model, provider ORDER BY took) AS rank, "
     "count(*) OVER (PARTITION BY model, provider) AS number FROM sent WHERE status = 'succeeded' AND took >= 0), "
     "timed AS (SELECT model, provider, max(CASE WHEN rank = (number + 1) / 2 THEN took END) AS p50, "

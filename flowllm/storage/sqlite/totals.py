@@ -48,7 +48,7 @@ def figures(attempt: tuple[Any, ...]) -> tuple[float, ...]:
     """What an attempt, given as a row of CHARGED, adds to each of FIGURES. Raises DatabaseCorrupt for a usage that
     cannot be read."""
     model, status, usage, cost_usd, reserved_tokens, reserved_usd = attempt
-    if not model:  # work of a step's own is no request
+    if not model or status == "not_sent":  # work of a step's own is no request
         return NONE
     try:
         reported = json.loads(usage)

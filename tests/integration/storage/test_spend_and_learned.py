@@ -54,7 +54,8 @@ async def test_the_table_by_model_has_requests_failures_latencies_waits_and_what
     lease = lease_of(await store.create_run(run("r1", owner=ME)))
     limited = {"status": AttemptStatus.FAILED, "error": {"type": "RateLimited"}, "usage": Usage(), "cost_usd": None}
     cut = {"status": AttemptStatus.FAILED, "error": {"type": "Abandoned"}, "usage": Usage(), "cost_usd": None}
-    for number, change in enumerate([{}, {}, {}, limited, cut, {"model": "z"}, {"model": ""}], 1):
+    unsent = cut | {"status": AttemptStatus.NOT_SENT}
+    for number, change in enumerate([{}, {}, {}, limited, cut, {"model": "z"}, {"model": ""}, unsent], 1):
         attempt = replace(attempt_of_node("a", "r1", number=number), **change)
         await store.commit(attempt=replace(attempt, finished_at=attempt.started_at + number), attempt_lease=lease)
     nodes = [
@@ -69,6 +70,7 @@ async def test_the_table_by_model_has_requests_failures_latencies_waits_and_what
     assert (m.p50_s, m.p99_s, m.throttled_s, m.cached, m.cached_usage) == (2.0, 3.0, 3.5, 1, USAGE)
     assert (m.spend.usage.output_tokens, m.spend.cost_usd) == (180, pytest.approx(0.0003))
     assert (z.spend.requests, z.p50_s, z.cached, elsewhere.cached, elsewhere.spend) == (1, 6.0, 0, 1, Spend())
+    assert (await store.run(RunId("r1"))).totals.spend.requests == (await store.spend(RunId("r1"))).requests == 6
 
 
 async def spend(store: Store, *changes: dict[str, object]) -> Spend:

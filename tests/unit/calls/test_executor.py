@@ -227,6 +227,23 @@ def test_an_answer_asked_again_is_stored_under_the_first_requests_key() -> None:
     run_virtual(main())
 
 
+def test_how_long_an_attempt_took_is_its_time_on_the_wire() -> None:
+    async def main() -> None:
+        bench = Bench()
+        begin = bench.store.begin_attempt
+
+        async def slow(*how: object) -> None:
+            await begin(*how)
+            await asyncio.sleep(5)
+
+        bench.store.begin_attempt = slow
+        answer = await bench.ask(FakeProvider(latency=2.0))
+        (attempt,) = await bench.store.attempts("r1")
+        assert attempt.finished_at - attempt.started_at == pytest.approx(answer.call_s) == 2.0
+
+    run_virtual(main())
+
+
 def test_a_stop_before_the_wire_sends_nothing_and_says_so_in_the_record() -> None:
     async def main() -> None:
         bench, provider = Bench(), FakeProvider()
@@ -245,7 +262,7 @@ def test_a_stop_before_the_wire_sends_nothing_and_says_so_in_the_record() -> Non
         await bench.calls.drain()
         assert provider.sent == []
         (attempt,) = await bench.store.attempts("r1")
-        assert (attempt.status, attempt.error["type"]) == (AttemptStatus.FAILED, "NotSent")
+        assert (attempt.status, attempt.error["type"]) == (AttemptStatus.NOT_SENT, "NotSent")
 
     run_virtual(main())
 

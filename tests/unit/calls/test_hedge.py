@@ -322,7 +322,7 @@ def test_a_second_attempt_that_may_not_go_out_yet_is_not_waited_for_once_the_fir
         with pytest.raises(ServerFailed):
             await bench.ask(provider, retry=policy(), expected=TEN)
         assert bench.clock.monotonic() == 6.0
-        assert [row[1] for row in await rows(bench)] == [FAILED, FAILED]
+        assert [row[1] for row in await rows(bench)] == [FAILED, AttemptStatus.NOT_SENT]
 
     run_virtual(main())
 

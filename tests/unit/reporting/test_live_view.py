@@ -302,3 +302,16 @@ def test_below_what_had_the_terminal_meanwhile_it_is_drawn_anew() -> None:
         assert shown.terminal.writes == before, "in the background"
 
     run_virtual(main())
+
+
+def test_what_a_foreach_of_graphs_took_is_not_told_twice_once_it_has_ended() -> None:
+    steps = {"posts": [], "posts.title": []}
+    begun = [
+        run_started(steps=steps, nodes=1),
+        node_started("posts", kind=StepKind.WORKFLOW),
+        fan_out_started("posts", 1),
+    ]
+    asked = [request_sent("posts[0].title"), request_ended("posts[0].title", at=1.0, cost_usd=0.25)]
+    over = node_ended("posts", at=2.0, kind=StepKind.WORKFLOW, cost_usd=0.25, counts={"total": 1})
+    for found in (model(*begun, *asked), model(*begun, *asked, over)):
+        assert [step.usd for step in found.snapshot(2.0).steps] == [0.25, 0.25]
