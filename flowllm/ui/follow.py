@@ -45,7 +45,7 @@ class Follower:
         self.behind = upto < run.totals.changes
         data: dict[str, Json] = {
             "changes": upto,
-            "run": {**RunSummary.of(run, now=now).as_dict(), "eta_s": eta_s},
+            "run": {**RunSummary.of(run, now=now).as_dict(), "attempt": run.epoch, "eta_s": eta_s},
             "nodes": [brief_dict(node) for node in nodes],
             "items": [item_entry(item) for item in items],
         }

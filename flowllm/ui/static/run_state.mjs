@@ -43,7 +43,7 @@ async function begin(id, items, signal, set) {
       // the stream says what is wrong
     }
   };
-  let status = null;
+  let stood = null;
   return stream(`${base}/changes?since=${since}`, {
     change(data) {
       if (data.items.length) items.publish(data.items);
@@ -54,8 +54,9 @@ async function begin(id, items, signal, set) {
         nodes: data.nodes.length ? merged(before.nodes, data.nodes) : before.nodes,
         version: before.version + 1,
       }));
-      if (status !== data.run.status) reload(); // outputs, errors and what may be done are told once
-      status = data.run.status;
+      const stands = `${data.run.status} ${data.run.attempt}`;
+      if (stood !== stands) reload(); // outputs, errors and what may be done are told once
+      stood = stands;
     },
   });
 }

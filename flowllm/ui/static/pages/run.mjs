@@ -95,7 +95,7 @@ const SAYS = { resume: "Starting …", retry: "Starting …", stop: "Asked to st
 /** Buttons, where the server allows them. What was asked is said until the run's status shows it. */
 function Actions({ run }) {
   const [told, tell] = useState({});
-  useEffect(() => tell(({ output }) => ({ output })), [run.status]);
+  useEffect(() => tell(({ output }) => ({ output })), [run.status, run.attempt]);
   const act = async (action) => {
     tell({ busy: action });
     try {
