@@ -7,6 +7,7 @@ cookie that only the address with the token gives.
 
 from __future__ import annotations
 
+import hmac
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,8 @@ class Access:
         self.token = token or secrets.token_urlsafe(32)
         """In the address that is printed."""
         self._once = secrets.token_urlsafe(32)
-        self._session = secrets.token_urlsafe(32)
+        self._session = hmac.digest(self.token.encode(), b"session", "sha256").hex()
+        """Of a token that is given it outlives the process: an open page goes on when the next one is started."""
         self.cookie = f"flowllm-{port}"
         """Cookies belong to a host with all its ports."""
         names = {host, "localhost"} if host in _LOCALHOST else {host}

@@ -61,7 +61,7 @@ export function useConnection() {
 }
 
 const FIRST = 500;
-const LONGEST = 8000;
+const LONGEST = 3000;
 
 /** Listen to a stream: `{name: (data) => …}`. It is closed while nobody looks at the page, and goes on where it was. */
 export function stream(path, handlers) {

@@ -171,14 +171,15 @@ const AGAIN = 5000;
 
 /** Asked for when it is looked at, and again while the run goes on. */
 function ByModel({ run }) {
-  const [models, set] = useState(null);
+  const [{ models, error }, set] = useState({});
   const going = run.status === "running";
   useEffect(() => {
-    const load = () => get(`/api/runs/${encodeURIComponent(run.run_id)}/models`).then(({ models: found }) => set(found), () => {});
+    const load = () => get(`/api/runs/${encodeURIComponent(run.run_id)}/models`).then(set, (problem) => set((before) => ({ ...before, error: problem })));
     load();
     const timer = going ? setInterval(load, AGAIN) : 0;
     return () => clearInterval(timer);
   }, [run.run_id, going]);
+  if (error && !models) return html`<${Trouble} error=${error} />`;
   if (!models?.length) return html`<p class="muted">${models ? "It asked none." : "Reading …"}</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Models">
       <table>

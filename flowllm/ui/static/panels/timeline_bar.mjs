@@ -36,12 +36,14 @@ function Items({ bar, x, left, right }) {
 
 function Attempts({ bar, x, left, right, now }) {
   const lanes = bar.attempts.some((attempt) => attempt.hedge);
+  const waits = bar.finished_at === null && !bar.attempts.some((attempt) => attempt.finished_at === null); // on, since it was read
   const computed = bar.attempts.length === 0 && !bar.cached && bar.status !== "running";
   return html`
     ${!computed && !bar.cached && html`<path class="base" d=${`M${left} ${MIDDLE}H${Math.max(right, left + 2)}`} />`}
     ${bar.segments.map(([reason, begin, end], number) => {
+      const until = waits && !reason && number === bar.segments.length - 1 ? now : end;
       const look = reason ? { fill: `url(#wait-${drawnAs(reason)})` } : { class: "no-reason" };
-      return html`<rect key=${number} ...${look} x=${x(begin)} y="9" width=${Math.max(1, x(end) - x(begin))} height="10" />`;
+      return html`<rect key=${number} ...${look} x=${x(begin)} y="9" width=${Math.max(1, x(until) - x(begin))} height="10" />`;
     })}
     ${bar.cached && html`<rect class="cached" x=${left} y="6" width=${Math.max(3, right - left)} height="16" rx="2" />`}
     ${computed && html`<rect class="computed" x=${left} y="8" width=${Math.max(3, right - left)} height="12" rx="2" />`}
