@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,12 +69,14 @@ def create_app(
     """The page over a database. Without `actions` it only reads. `workflow_of` loads the workflow that a run has on record."""
     files = {str(one.relative_to(static)): one for one in static.rglob("*") if one.suffix in _TYPES and _is_plain(one)}
 
-    version = ""
+    version, contents = _contents(files)
 
     async def page(_request: Request) -> Response:
-        nonlocal version
-        version = await asyncio.to_thread(_version_of, files)
+        nonlocal version, contents
+        version, contents = await asyncio.to_thread(_contents, files)
         text = await asyncio.to_thread((static / "index.html").read_text, encoding="utf-8")
+        preloads = (f'<link rel="modulepreload" href="/static/{name}">\n' for name in files if name.endswith(".mjs"))
+        text = text.replace("</head>", f"{''.join(preloads)}</head>")  # all at once, not as each is found to be needed
         text = text.replace("/static/", f"/static/{_VERSION}{version}/")
         hashes = [_sha256(script) for script in _INLINE.findall(text)]
         return HTMLResponse(
@@ -87,7 +89,7 @@ def create_app(
             raise HTTPException(404, "there is no such file")
         same = request.path_params.get("version") == version
         headers = {"cache-control": _FOREVER if same else "no-cache"}
-        return FileResponse(found, media_type=_TYPES[found.suffix], headers=headers)
+        return Response(contents[request.path_params["path"]], media_type=_TYPES[found.suffix], headers=headers)
 
     routes = [
         Route("/", page),
@@ -191,12 +193,14 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _version_of(files: Mapping[str, Path]) -> str:
-    """Another one as soon as a file is another: a browser asks for each version of a file once."""
+def _contents(files: Mapping[str, Path]) -> tuple[str, dict[str, bytes]]:
+    """What is in files, and the version of all: another one as soon as a file is another, so that a browser asks for each
+    version of a file once."""
+    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
     made = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        made.update(f"{name}\n".encode() + path.read_bytes())
-    return made.hexdigest()[:16]
+    for name, content in contents.items():
+        made.update(f"{name}\n".encode() + content)
+    return made.hexdigest()[:16], contents
 
 
 def _sha256(text: str) -> str:

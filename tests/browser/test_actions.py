@@ -17,7 +17,9 @@ FLOW = {
 }
 
 
-def test_a_run_is_stopped_resumed_and_retried_by_the_buttons(browser: Browser, server: Server, project: Project) -> None:
+def test_a_run_is_stopped_resumed_and_retried_by_the_buttons(
+    browser: Browser, server: Server, project: Project
+) -> None:
     project.write("acted.yaml", FLOW)
     acting, before = Server(project, "--allow-actions"), len(project.run_ids())
     process = project.start("run", "acted.yaml", "--grace", "0s", "--quiet", anew=True)

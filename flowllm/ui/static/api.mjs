@@ -1,5 +1,6 @@
 // Speaking to the server: JSON, and streams that come back by themselves.
 import { useEffect, useState } from "preact/hooks";
+import { early } from "./early.mjs";
 
 export class ApiError extends Error {
   constructor(message, hint = "", status = 0) {
@@ -14,7 +15,9 @@ const OTHER = ["this page belongs to an earlier `flowllm ui`", "Open the address
 
 /** The JSON under a path. Throws ApiError. */
 export async function get(path, { signal } = {}) {
-  return answered(fetch(path, { signal, headers: { accept: "application/json" } }));
+  const asked = early.get(path);
+  early.delete(path);
+  return answered(asked ?? fetch(path, { signal, headers: { accept: "application/json" } }));
 }
 
 /** The text under a path. Throws ApiError. */

@@ -27,9 +27,11 @@ export function useRun(id) {
 async function begin(id, items, signal, set) {
   const base = `/api/runs/${encodeURIComponent(id)}`;
   let since = 0;
+  let stood = null;
   try {
     const [run, listed] = await Promise.all([get(base, { signal }), get(`${base}/nodes`, { signal })]);
     since = listed.changes;
+    stood = `${run.status} ${run.attempt}`;
     set({ ...EMPTY, id, items, run: received(run), nodes: merged(new Map(), listed.nodes), version: 1 });
   } catch (error) {
     if (!signal.aborted) set({ ...EMPTY, id, items, error });
@@ -43,7 +45,6 @@ async function begin(id, items, signal, set) {
       // the stream says what is wrong
     }
   };
-  let stood = null;
   return stream(`${base}/changes?since=${since}`, {
     change(data) {
       if (data.items.length) items.publish(data.items);

@@ -6,7 +6,7 @@ import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
 import { navigate, withQuery } from "../route.mjs";
 import { BOX, FEW, flat, hasCounts, innerLeft, layout, path, step } from "./graph_layout.mjs";
-import { useThrottled } from "./refresh.mjs";
+import { OFTEN, useThrottled } from "./refresh.mjs";
 
 const ZOOM = { least: 0.04, most: 2, step: 1.25 };
 
@@ -72,7 +72,7 @@ function useGraphs(run, opened, nodes) {
       set((before) => ({ ...before, error }));
     }
   };
-  useThrottled(() => load("", ...opened), 1000, [run.run_id, run.changes, run.status]);
+  useThrottled(() => load("", ...opened), OFTEN, [run.run_id, run.changes, run.status]);
   const graphs = new Map([...state.graphs].filter(([id]) => !id || opened.includes(id)));
   return { graphs, error: state.error, load };
 }

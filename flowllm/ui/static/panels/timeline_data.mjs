@@ -1,7 +1,7 @@
 // The bars of a run, read as it goes on: those at the top and those within what is opened.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get } from "../api.mjs";
-import { useThrottled } from "./refresh.mjs";
+import { OFTEN, useThrottled } from "./refresh.mjs";
 
 export const PAGE = 200;
 const QUIET_LOOKED_AT = 5000;
@@ -46,7 +46,7 @@ export function useRows(run) {
     const timer = setInterval(() => document.hidden || again((number) => number + 1), QUIET_LOOKED_AT); // what is quiet changes nothing
     return () => clearInterval(timer);
   }, [going]);
-  useThrottled(() => Promise.all([...pages.keys()].map((parent) => read(parent))), 1000, [run.run_id, run.changes, run.status, tick]);
+  useThrottled(() => Promise.all([...pages.keys()].map((parent) => read(parent))), OFTEN, [run.run_id, run.changes, run.status, tick]);
 
   const toggle = (id) => {
     if (pages.has(id)) {
