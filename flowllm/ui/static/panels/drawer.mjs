@@ -92,7 +92,7 @@ function Body({ run, node }) {
     <${Why} node=${node} />
     ${node.within.length > 0 && html`<${Within} nodes=${node.within} />`}
     <${Attempts} attempts=${node.attempt_log} />
-    ${node.settings && html`<details class="more"><summary>Request settings</summary><${Value} name="Settings" shown=${node.settings} path=${path("request")} /></details>`}
+    ${node.settings && html`<details class="settings"><summary>Request settings</summary><${Value} name="Settings" shown=${node.settings} path=${path("request")} /></details>`}
     <section class="commands"><h3>In a terminal</h3><${Command} text=${node.command + run.db_option} /></section>
   `;
 }

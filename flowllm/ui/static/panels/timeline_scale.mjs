@@ -94,13 +94,13 @@ export function drawnAs(reason) {
 }
 
 export const WAIT_WORDS = {
-  rate: "requests/min",
-  tokens: "tokens/min",
+  rate: "rate",
+  tokens: "tokens",
   slot: "slot",
   pause: "pause, breaker",
   backoff: "backoff",
   budget: "budget",
-  equal: "other call",
+  equal: "equal call",
   lookup: "cache lookup",
   commit: "commit",
   other: "other wait",
