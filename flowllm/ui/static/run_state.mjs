@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, stream } from "./api.mjs";
 
-const EMPTY = { run: null, nodes: new Map(), error: null, version: 0 };
+const EMPTY = { run: null, nodes: new Map(), error: null };
 
 /**
  * `{run, nodes: Map by id, items: {subscribe(fn) => unsubscribe}, error}`, kept up to date.
@@ -32,7 +32,7 @@ async function begin(id, items, signal, set) {
     const [run, listed] = await Promise.all([get(base, { signal }), get(`${base}/nodes`, { signal })]);
     since = listed.changes;
     stood = `${run.status} ${run.attempt}`;
-    set({ ...EMPTY, id, items, run: received(run), nodes: merged(new Map(), listed.nodes), version: 1 });
+    set({ ...EMPTY, id, items, run: received(run), nodes: merged(new Map(), listed.nodes) });
   } catch (error) {
     if (!signal.aborted) set({ ...EMPTY, id, items, error });
     if (error.status === 404 || signal.aborted) return () => {};
@@ -40,7 +40,7 @@ async function begin(id, items, signal, set) {
   const reload = async () => {
     try {
       const run = await get(base, { signal });
-      set((before) => ({ ...before, error: null, run: received(run), version: before.version + 1 }));
+      set((before) => ({ ...before, error: null, run: received(run) }));
     } catch {
       // the stream says what is wrong
     }
@@ -53,7 +53,6 @@ async function begin(id, items, signal, set) {
         error: null,
         run: before.run && received({ ...before.run, ...data.run }),
         nodes: data.nodes.length ? merged(before.nodes, data.nodes) : before.nodes,
-        version: before.version + 1,
       }));
       const stands = `${data.run.status} ${data.run.attempt}`;
       if (stood !== stands) reload(); // outputs, errors and what may be done are told once

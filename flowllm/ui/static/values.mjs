@@ -41,7 +41,7 @@ export function Text({ name, text }) {
   return html`<pre class="text" tabindex="0" role="region" aria-label=${name}>${chunks(text).map((chunk, at) => html`<span key=${at} class="chunk">${chunk}</span>`)}</pre>`;
 }
 
-export function chunks(text) {
+function chunks(text) {
   if (text.length <= CHUNK) return [text];
   const found = [];
   for (let begin = 0; begin < text.length; ) {

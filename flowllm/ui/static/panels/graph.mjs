@@ -207,7 +207,7 @@ const GLYPHS = {
   workflow: "M5.5 2.5h5v4h-5zM2 10.5h4.5v3.5H2zM9.5 10.5H14v3.5H9.5zM8 6.5v2M4.2 10.5v-2h7.6v2",
 };
 
-export function Glyph({ kind }) {
+function Glyph({ kind }) {
   return html`<svg class="kind-glyph" viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d=${GLYPHS[kind] ?? GLYPHS.value} /></svg>`;
 }
 
@@ -247,8 +247,8 @@ function words(node) {
 }
 
 function spoken(node, critical) {
-  const error = node.live?.error ? `: ${node.live.error}` : "";
-  return `${node.title}, ${node.kind}${node.foreach ? " for each item" : ""}, ${statusWord(node.status)}, ${words(node)}${error}${critical ? ", on the critical path" : ""}`;
+  const [error, said, status] = [node.live?.error ? `: ${node.live.error}` : "", words(node), statusWord(node.status)];
+  return `${node.title}, ${node.kind}${node.foreach ? " for each item" : ""}, ${said.startsWith(status) ? said : `${status}, ${said}`}${error}${critical ? ", on the critical path" : ""}`;
 }
 
 function shortened(text, width) {

@@ -46,7 +46,7 @@ function larger(boxes, room) {
 }
 
 /** The edges without which something else could begin: not those between ends that a longer way joins too. */
-export function reduced(nodes, edges) {
+function reduced(nodes, edges) {
   const after = new Map(nodes.map(({ id }) => [id, []]));
   for (const [from, to] of edges) after.get(from).push(to);
   const reach = new Map();

@@ -170,11 +170,11 @@ function options(place, lines, now) {
   return {
     width: place.clientWidth,
     height: 150,
-    padding: [8, 8, 0, 0],
+    padding: [8, 22, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "gauges" }, points: { size: 6 }, y: false, drag: { x: false, y: false } },
     scales: { x: { time: true }, y: { range: (plot) => [0, Math.max(1, highest(plot, lines)) * 1.08] } },
-    axes: [{ ...axis, size: 24, space: 70, values: (_, times) => times.map(clock) }, { ...axis, size: 48, space: 28, values: (_, values) => values.map((value) => count(value)) }],
+    axes: [{ ...axis, size: 24, space: 70, values: (_, times) => times.map((time) => clock(time).slice(0, times[1] - times[0] < 60 ? 8 : 5)) }, { ...axis, size: 48, space: 28, values: (_, values) => values.map((value) => count(value)) }],
     series: [
       {},
       ...lines.map((line) => ({

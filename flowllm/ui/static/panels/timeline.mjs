@@ -5,6 +5,7 @@ import { html } from "../html.mjs";
 import { Trouble } from "../parts.mjs";
 import { Bar, Legend, Patterns, summary, Told } from "./timeline_bar.mjs";
 import { useRows } from "./timeline_data.mjs";
+import { Overview } from "./timeline_overview.mjs";
 import { kept, panned, squeezed, stepOf, ticks, tickText, zoomed } from "./timeline_scale.mjs";
 
 const STEP = 1.5;
@@ -41,26 +42,24 @@ function Chart({ rows, attempts, now, status, held, freeze, opened, toggle, more
   const time = squeezed(attempts.map(([begin, end]) => [begin, end ?? now]), GAP / width);
   const [begin, end] = [time.parts[0][0], Math.max(time.parts.at(-1)[1], time.to(now))];
   const bounds = [begin, begin + Math.max(0.05, end - begin) * (status === "running" ? AHEAD : 1)];
-  const [chosen, setChosen] = useState(null);
-  const span = chosen ? kept(chosen, bounds) : bounds;
+  const view = useSpan(bounds);
   const [at, setAt] = useState(null);
   const [hover, setHover] = useState(null);
-  const placed = (drawn) => ((drawn - span[0]) / (span[1] - span[0])) * width;
+  const placed = (drawn) => ((drawn - view.span[0]) / (view.span[1] - view.span[0])) * width;
   const x = (moment) => placed(time.to(moment));
+  const place = Math.max(0, rows.findIndex((row) => idOf(row) === at));
+  const current = rows[place];
   const middle = () => {
     const bar = at !== null && current?.bar;
     return bar?.started_at ? Math.min(1, Math.max(0, x((bar.started_at + (bar.finished_at ?? now)) / 2) / width)) : 0.5;
   };
-  const zoom = (by, share = middle()) => setChosen((before) => (by < 1 && near(zoomed(before ?? bounds, by, share, bounds), bounds) ? null : zoomed(before ?? bounds, by, share, bounds)));
-  const pan = (share) => setChosen((before) => before && panned(before, share, bounds));
-  useWheel(list, { label, zoom, pan });
-  const place = Math.max(0, rows.findIndex((row) => idOf(row) === at));
-  const current = rows[place];
+  const zoom = (by, share = middle()) => view.zoom(by, share);
+  useWheel(list, { label, zoom, pan: view.pan });
   const openRow = (row) => (row.more !== undefined ? more(row.more) : onOpen(row.bar.id));
   const walk = (to) => {
     const next = Math.min(rows.length - 1, Math.max(0, to));
     setAt(idOf(rows[next]));
-    setChosen((before) => before && rows[next].bar?.started_at && showing(before, time.to(rows[next].bar.started_at), bounds));
+    if (rows[next].bar?.started_at) view.show(time.to(rows[next].bar.started_at));
     reveal(list.current, next, height);
   };
   const unfold = (open) => {
@@ -69,45 +68,74 @@ function Chart({ rows, attempts, now, status, held, freeze, opened, toggle, more
   };
   const key = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = (event.shiftKey && event.key.startsWith("Arrow") ? { ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2) } : {
+    const action = (event.shiftKey && event.key.startsWith("Arrow") ? { ArrowLeft: () => view.pan(-0.2), ArrowRight: () => view.pan(0.2) } : {
       ArrowDown: () => walk(place + 1), ArrowUp: () => walk(place - 1), PageDown: () => walk(place + 10), PageUp: () => walk(place - 10),
       Home: () => walk(0), End: () => walk(rows.length - 1), ArrowRight: () => unfold(true), ArrowLeft: () => unfold(false),
-      Enter: () => current && openRow(current), "+": () => zoom(STEP), "=": () => zoom(STEP), "-": () => zoom(1 / STEP), 0: () => setChosen(null), f: freeze, F: freeze,
+      Enter: () => current && openRow(current), "+": () => zoom(STEP), "=": () => zoom(STEP), "-": () => zoom(1 / STEP), 0: view.all, f: freeze, F: freeze,
     })[event.key];
     if (!action) return;
     event.preventDefault();
     action();
   };
   const told = rows.find((row) => idOf(row) === (hover ?? at))?.bar;
-  const marks = marksOf(time.parts, span, stepOf(span[1] - span[0], width)).map((mark) => ({ ...mark, left: placed(mark.at) }));
-  const lines = marks.map(({ left }) => `M${left.toFixed(1)} 0V${rows.length * height}`).join("");
+  const marks = marksOf(time.parts, view.span, width).map((mark) => ({ ...mark, left: placed(mark.at) }));
   const gaps = time.gaps.map((gap) => ({ left: placed(gap.begin), wide: placed(gap.end) - placed(gap.begin), text: roughly(gap.seconds) }));
-  const shown = rows.slice(seen.first, seen.last);
+  const name = `Timeline of ${count(rows.length)} nodes${gaps.length ? `, in ${attempts.length} attempts at the run` : ""}`;
   return html`<div class=${`timeline ${rows.some(({ bar }) => bar?.foreach || bar?.inner) ? "" : "flat"}`}>
     <${Patterns} />
-    <div class="line-tools">
-      <${Legend} rows=${rows} />
-      <div class="buttons">
-        ${(status === "running" || held !== null) && html`<button class=${held === null ? "quiet" : "frozen"} aria-pressed=${held !== null} title="The run goes on behind it (F)" onClick=${freeze}>${held === null ? "Freeze" : `Frozen: ${count(held)} ${held === 1 ? "change" : "changes"} held back`}</button>`}
-        <button class="quiet" aria-label="Zoom out" title="Zoom out (−)" onClick=${() => zoom(1 / STEP)}>−</button><button class="quiet" aria-label="Zoom in" title="Zoom in (+, or Ctrl and the wheel)" onClick=${() => zoom(STEP)}>+</button><button class="quiet" title="Show all of it (0)" disabled=${!chosen} onClick=${() => setChosen(null)}>Fit</button>
-      </div>
-    </div>
-    <${Overview} ...${{ rows, time, bounds, span, chosen, setChosen, now }} />
-    <div class="line-axis" aria-hidden="true">
-      ${marks.filter(({ left }) => left < width - 16).map(({ at: place, left, text }) => html`<span key=${place} class=${left < 8 ? "first" : ""} style=${{ left: `${left}px` }}>${text}</span>`)}
-      ${gaps.filter((gap) => gap.wide >= 24).map((gap) => html`<span key=${gap.left} class="stopped" title="Between two attempts at the run nothing went on" style=${{ left: `${gap.left + gap.wide / 2}px` }}>${gap.wide >= GAP - 4 ? "stopped " : ""}${gap.text}</span>`)}
-    </div>
-    <div class="line-rows" ref=${list} role="tree" tabindex="0" aria-label=${`Timeline of ${count(rows.length)} nodes`} aria-activedescendant=${current ? domId(current) : null} onKeyDown=${key} onMouseLeave=${() => setHover(null)}>
+    <${Tools} ...${{ rows, freeze: status === "running" || held !== null ? freeze : null, held, zoom, view }} />
+    <${Overview} ...${{ rows, time, bounds, view, now }} />
+    <${Axis} ...${{ marks, gaps, width }} />
+    <div class="line-rows" ref=${list} role="tree" tabindex="0" aria-label=${name} aria-activedescendant=${current ? domId(current) : null} onKeyDown=${key} onMouseLeave=${() => setHover(null)}>
       <div style=${{ height: `${rows.length * height}px` }} role="presentation"></div>
-      <svg class="line-grid" width="100%" height=${rows.length * height} aria-hidden="true">${gaps.map((gap) => html`<rect key=${gap.left} class="gap" x=${gap.left} y="0" width=${Math.max(2, gap.wide)} height="100%" />`)}<path d=${lines} />${status === "running" && html`<path class="now" d=${`M${x(now).toFixed(1)} 0V${rows.length * height}`} />`}</svg>
-      ${shown.map((row, number) => html`<${Row} key=${idOf(row)} ...${{ row, top: (seen.first + number) * height, height, x, width, now, current: at !== null && row === current, opened, toggle, openRow, setAt, setHover, place: seen.first + number, of: rows.length }} />`)}
+      <${Grid} ...${{ marks, gaps, height: rows.length * height, now: status === "running" ? x(now) : null }} />
+      ${rows.slice(seen.first, seen.last).map((row, number) => html`<${Row} key=${idOf(row)} ...${{ row, top: (seen.first + number) * height, height, x, width, now, current: at !== null && row === current, opened, toggle, openRow, setAt, setHover, place: seen.first + number, of: rows.length }} />`)}
     </div>
     <${Told} bar=${told} now=${now} attempts=${attempts} />
   </div>`;
 }
 
+/** Which part of the time is seen: all of it, until somebody chooses one. */
+function useSpan(bounds) {
+  const [chosen, choose] = useState(null);
+  const zoom = (by, share) =>
+    choose((before) => {
+      const next = zoomed(before ?? bounds, by, share, bounds);
+      return by < 1 && near(next, bounds) ? null : next;
+    });
+  const pan = (share) => choose((before) => before && panned(before, share, bounds));
+  const show = (moment) => choose((before) => before && showing(before, moment, bounds));
+  return { span: chosen ? kept(chosen, bounds) : bounds, chosen, choose, zoom, pan, show, all: () => choose(null) };
+}
+
+function Tools({ rows, freeze, held, zoom, view }) {
+  return html`<div class="line-tools">
+    <${Legend} rows=${rows} />
+    <div class="buttons">
+      ${freeze && html`<button class=${held === null ? "quiet" : "frozen"} aria-pressed=${held !== null} title="The run goes on behind it (F)" onClick=${freeze}>${held === null ? "Freeze" : `Frozen: ${count(held)} ${held === 1 ? "change" : "changes"} held back`}</button>`}
+      <button class="quiet" aria-label="Zoom out" title="Zoom out (−)" onClick=${() => zoom(1 / STEP)}>−</button><button class="quiet" aria-label="Zoom in" title="Zoom in (+, or Ctrl and the wheel)" onClick=${() => zoom(STEP)}>+</button><button class="quiet" title="Show all of it (0)" disabled=${!view.chosen} onClick=${view.all}>Fit</button>
+    </div>
+  </div>`;
+}
+
+function Axis({ marks, gaps, width }) {
+  return html`<div class="line-axis" aria-hidden="true">
+    ${marks.filter(({ left }) => left < width - 16).map(({ at, left, text }) => html`<span key=${at} class=${left < 8 ? "first" : ""} style=${{ left: `${left}px` }}>${text}</span>`)}
+    ${gaps.filter((gap) => gap.wide >= 36).map((gap) => html`<span key=${gap.left} class="stopped" title="Between two attempts at the run nothing went on" style=${{ left: `${gap.left + gap.wide / 2}px` }}>${gap.wide >= GAP - 4 ? "stopped " : ""}${gap.text}</span>`)}
+  </div>`;
+}
+
+function Grid({ marks, gaps, height, now }) {
+  return html`<svg class="line-grid" width="100%" height=${height} aria-hidden="true">
+    ${gaps.map((gap) => html`<rect key=${gap.left} class="gap" x=${gap.left} y="0" width=${Math.max(2, gap.wide)} height="100%" />`)}
+    <path d=${marks.map(({ left }) => `M${left.toFixed(1)} 0V${height}`).join("")} />
+    ${now !== null && html`<path class="now" d=${`M${now.toFixed(1)} 0V${height}`} />`}
+  </svg>`;
+}
+
 /** Ticks, counted from the beginning of each attempt at the run. */
-function marksOf(parts, span, step) {
+function marksOf(parts, span, width) {
+  const step = stepOf(span[1] - span[0], width);
   return parts.flatMap(([begin, end], number) => {
     const within = [Math.max(begin, span[0]) - begin, Math.min(number === parts.length - 1 ? Infinity : end, span[1]) - begin];
     return ticks(...within, step).map((mark) => ({ at: begin + mark, text: tickText(mark, step) }));
@@ -199,59 +227,4 @@ function useWheel(list, actions) {
     };
     list.current.addEventListener("wheel", wheel, { passive: false });
   }, []);
-}
-
-const BINS = 160;
-
-/** How many items of a foreach were open at a time, of which one was in that attempt at the run; null for other nodes. */
-function openItems(bar) {
-  if (!bar.activity.length) return null;
-  const of = bar.activity.map(opened);
-  return (time) => of[Math.max(0, bar.activity.findLastIndex(({ begin }) => begin <= time))](time);
-}
-
-function opened(activity) {
-  let open = 0;
-  const counts = activity.started.map((number, span) => {
-    const most = open + number;
-    open = most - activity.succeeded[span] - activity.failed[span] - activity.others[span];
-    return most;
-  });
-  return (time) => counts[Math.min(counts.length - 1, Math.max(0, Math.floor((time - activity.begin) / activity.width)))];
-}
-
-/** All of the run in small, by how much went on; a part of it is chosen by dragging over it. */
-function Overview({ rows, time: { to, from }, bounds, span, chosen, setChosen, now }) {
-  const held = useRef(null);
-  const share = (event) => {
-    const { left, width } = event.currentTarget.getBoundingClientRect();
-    return Math.min(1, Math.max(0, (event.clientX - left) / width));
-  };
-  const time = (at) => bounds[0] + (bounds[1] - bounds[0]) * at;
-  const down = (event) => {
-    event.currentTarget.setPointerCapture(event.pointerId);
-    held.current = share(event);
-  };
-  const move = (event) => {
-    if (held.current === null) return;
-    const [one, other] = [held.current, share(event)].sort((a, b) => a - b);
-    if (other - one > 0.005) setChosen([time(one), time(other)]);
-  };
-  const mass = new Array(BINS).fill(0);
-  const bin = (at) => Math.min(BINS - 1, Math.max(0, Math.floor(((at - bounds[0]) / (bounds[1] - bounds[0])) * BINS)));
-  for (const { bar, depth } of rows) {
-    if (!bar || depth || bar.started_at === null) continue;
-    const open = openItems(bar);
-    const spans = open ? bar.activity.map((one) => [one.begin, one.begin + one.width * one.started.length]) : [[bar.started_at, bar.finished_at ?? now]];
-    for (const [begin, end] of spans) for (let at = bin(to(begin)); at <= bin(to(end)); at += 1) mass[at] += open ? open(from(time((at + 0.5) / BINS))) : 1;
-  }
-  const most = Math.max(1, ...mass);
-  const path = mass.map((number, at) => `V${(30 - (number / most) * 26).toFixed(1)}H${at + 1}`).join("");
-  const [left, right] = span.map((at) => ((at - bounds[0]) / (bounds[1] - bounds[0])) * BINS);
-  return html`<div class="line-overview" title="Drag to choose a part; double click for all" onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => (held.current = null)} onDblClick=${() => setChosen(null)}>
-    <svg viewBox=${`0 0 ${BINS} 32`} preserveAspectRatio="none" aria-hidden="true">
-      <path class="mass" d=${`M0 30${path}V30z`} />
-      ${chosen && html`<rect class="outside" x="0" y="0" width=${left} height="32" /><rect class="outside" x=${right} y="0" width=${Math.max(0, BINS - right)} height="32" /><rect class="window" x=${left} y="0.5" width=${Math.max(1, right - left)} height="31" vector-effect="non-scaling-stroke" />`}
-    </svg>
-  </div>`;
 }

@@ -111,7 +111,7 @@ export function summary(bar, now) {
   return parts.filter(Boolean).join(", ");
 }
 
-export function itemsText(bar) {
+function itemsText(bar) {
   return Object.entries(bar.counts).map(([status, number]) => `${count(number)} ${statusWord(status)}`).join(", ");
 }
 

@@ -27,8 +27,8 @@ export function tickText(seconds, step) {
 }
 
 /**
- * Time as it is drawn. Between attempts at the run, `[[begin, end], …]`, nothing goes on: that takes the share `wide` of the whole, or less
- * where it was short. Gives `to` and `from` (wall clock seconds to drawn ones, and back), and in drawn seconds `parts` `[[begin, end], …]` and
+ * Time as it is drawn. Between attempts at the run, `[[begin, end], …]`, nothing goes on: that takes the share `wide` of the whole, or down
+ * to half of that where it was short. Gives `to` and `from` (wall clock seconds to drawn ones, and back), and in drawn seconds `parts` `[[begin, end], …]` and
  * `gaps` `[{begin, end, seconds}, …]`.
  */
 export function squeezed(attempts, wide) {
@@ -41,8 +41,9 @@ export function squeezed(attempts, wide) {
     if (!at) return 0;
     const stopped = attempts[at - 1][1];
     const seconds = Math.max(0, begin - stopped);
-    gaps.push({ begin: stopped - shift, end: stopped - shift + Math.min(seconds, most), seconds });
-    return (shift += Math.max(0, seconds - most));
+    const takes = Math.min(most, Math.max(seconds, most / 2));
+    gaps.push({ begin: stopped - shift, end: stopped - shift + takes, seconds });
+    return (shift += seconds - takes);
   });
   const to = (time) => {
     const at = Math.max(0, attempts.findLastIndex(([begin]) => begin <= time));
