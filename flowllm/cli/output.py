@@ -63,9 +63,9 @@ def known_outputs(status: RunStatus, outputs: Mapping[str, Json]) -> Mapping[str
     return {name: value for name, value in outputs.items() if value is not None}
 
 
-def print_outputs(outputs: Mapping[str, Json], *, width: int | None = None) -> None:
-    """Each output under its name, wrapped to the width if there is one."""
-    screen = results()
+def print_outputs(outputs: Mapping[str, Json]) -> None:
+    """Each output under its name, within the terminal."""
+    screen, width = results(), page_width()
     for number, (name, value) in enumerate(outputs.items()):
         if number:
             screen.line()
@@ -211,10 +211,10 @@ def _failed(error: Exception, state: Globals) -> int:
     return error.exit_code
 
 
-def say(line: str) -> None:
+def say(*line: Part) -> None:
     """One line on standard error."""
     with suppress(OSError, ValueError):
-        click.echo(located(line), err=True)
+        messages().line(*line)
 
 
 def show_error(error: FlowLLMError) -> None:
@@ -224,7 +224,7 @@ def show_error(error: FlowLLMError) -> None:
             say(visible(str(problem)))
         say(plural(len(error.problems), "problem"))
         return
-    say(f"error: {visible(_masked(error.message))}")
+    say(("error:", "bold red"), f" {visible(_masked(error.message))}")
     for line in _masked(error.hint).splitlines():
         say(f"  {visible(line)}")
     if isinstance(error, StepError) and error.answer:

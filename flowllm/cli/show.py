@@ -94,7 +94,7 @@ def _print_run(record: Record, location: Location, gone: float | None) -> None:
         print_error(screen, run.error)
     if outputs := known_outputs(run.status, run.outputs or {}):
         screen.line()
-        print_outputs(outputs, width=page_width())
+        print_outputs(outputs)
     if any(node.counts is not None and node.counts.failed for node in record.nodes):
         screen.line()
         screen.line("the failed items: ", (command("failed", run.run_id, location), "bold"))
