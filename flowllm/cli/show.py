@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import click
@@ -20,14 +20,14 @@ from flowllm.cli.record import Record, read_node, read_run
 from flowllm.cli.show_parts import print_error, print_field, print_steps, print_times
 from flowllm.cli.show_step import print_step
 from flowllm.core.errors import FlowLLMError
-from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus
+from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus, step_path
 from flowllm.language.workflow import Accept
 from flowllm.reporting.models import model_lines
 from flowllm.reporting.screen import Part, Screen, plain
 from flowllm.reporting.summary import figures, took
 from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import clock_time, json_text, one_line, resume_options, visible
-from flowllm.storage.base import RunRecord
+from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.views.nodes import MOST_ITEMS
 
 _ERRORS = 5
@@ -67,6 +67,8 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, no_pager: boo
             _print_run(record, location, gone)
         else:
             print_step(record, record.node, accept)
+            step = f" --step {shlex.quote(step_path(record.node.node_id))}"
+            _print_failed_items([record.node], command("failed", record.run.run_id, location) + step)
 
 
 def _accept(app: FlowLLM, run: RunRecord, step: str) -> Accept | None:
@@ -76,6 +78,13 @@ def _accept(app: FlowLLM, run: RunRecord, step: str) -> Accept | None:
     except FlowLLMError:
         return None
     return None if found is None or found.foreach is None else found.foreach.accept
+
+
+def _print_failed_items(nodes: Sequence[NodeRecord], failed: str) -> None:
+    if any(node.counts is not None and node.counts.failed for node in nodes):
+        screen = results(wraps=True)
+        screen.line()
+        screen.line("the failed items: ", (failed, "bold"))
 
 
 def _print_run(record: Record, location: Location, gone: float | None) -> None:
@@ -95,9 +104,7 @@ def _print_run(record: Record, location: Location, gone: float | None) -> None:
     if outputs := known_outputs(run.status, run.outputs or {}):
         screen.line()
         print_outputs(outputs)
-    if any(node.counts is not None and node.counts.failed for node in record.nodes):
-        screen.line()
-        screen.line("the failed items: ", (command("failed", run.run_id, location), "bold"))
+    _print_failed_items(record.nodes, command("failed", run.run_id, location))
     if run.status in RUN_RESUMABLE:
         screen.line()
         errors = [*(node.error for node in failed), *([] if run.error is None else [run.error])]

@@ -94,7 +94,7 @@ def print_steps(record: Record) -> None:
                 "STEP": node.node_id,
                 "KIND": node.kind.value,
                 "STATUS": node.status.value,
-                "ATTEMPTS": str(node.attempts or ""),
+                "ATTEMPTS": f"{node.attempts:,}" if node.attempts else "",
                 "CALL": duration(node.call_s) if node.call_s else "",
                 "TOKENS": tokens,
                 "COST": cost(record, node) if node.attempts or tokens else "",
