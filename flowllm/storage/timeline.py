@@ -15,7 +15,8 @@ RUN_ATTEMPTS = "run_attempts"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """How many items of a foreach began and ended in each of equal spans of time, the first beginning at `begin`."""
+    """How many items of a foreach, or steps of a graph, began and ended in each of equal spans of time, the first beginning
+    at `begin`."""
 
     begin: float
     """Wall clock seconds."""
@@ -38,8 +39,9 @@ class TimelineReads(Protocol):
     async def activity(
         self, run_id: RunId, parent: NodeId, windows: Sequence[tuple[float, float]], *, spans: int
     ) -> list[Activity]:
-        """When items of a foreach began and ended in each of these times (begin, end; none overlaps another), in that many
-        spans; what is outside is left out. Items of earlier attempts at the run that have left the data since are counted."""
+        """When items of a foreach, or steps of a graph, began and ended in each of these times (begin, end; none overlaps
+        another), in that many spans; what is outside is left out. Items of earlier attempts at the run that have left the
+        data since are counted."""
         ...
 
     async def count_within(self, run_id: RunId, foreach: NodeId) -> Mapping[StepId, Mapping[NodeStatus, int]]:

@@ -69,7 +69,7 @@ class Bar:
     """There are nodes within it, which can be opened."""
     counts: Mapping[str, int] = field(default_factory=dict)
     activity: tuple[Activity, ...] = ()
-    """Of a foreach, for each attempt at the run in which items began or ended."""
+    """Of a foreach, for each attempt at the run in which items began or ended; of a graph for those before its own."""
     place: int | None = None
     change_no: int = 0
 
@@ -238,16 +238,14 @@ async def _as_step(
     step = StepId(bar.id.rpartition(".")[2])
     foreach = step in graph.foreach
     activity: tuple[Activity, ...] = ()
-    if foreach and bar.started_at is not None:
-        end = (now if bar.finished_at is None else bar.finished_at) + SHORTEST
-        before = [(began, ended) for began, ended in attempts if ended is not None and ended <= bar.started_at]
-        *earlier, last = await store.activity(
-            run.run_id,
-            NodeId(bar.id),
-            [*before[-MOST_EARLIER:], (bar.started_at, max(end, bar.started_at))],
-            spans=SPANS,
-        )
-        activity = (*(_from_the_first(one) for one in earlier if _any(one)), last)
+    if bar.started_at is not None and (foreach or step in graph.inner):
+        ended = (now if bar.finished_at is None else bar.finished_at) + SHORTEST
+        windows = [(begin, end) for begin, end in attempts if end is not None and end <= bar.started_at][-MOST_EARLIER:]
+        earlier = len(windows)
+        if foreach:
+            windows.append((bar.started_at, max(ended, bar.started_at)))
+        found = await store.activity(run.run_id, NodeId(bar.id), windows, spans=SPANS) if windows else []
+        activity = (*(_from_the_first(one) for one in found[:earlier] if _any(one)), *found[earlier:])
     return replace(
         bar,
         foreach=foreach,
@@ -263,7 +261,7 @@ def _any(activity: Activity) -> bool:
 
 
 def _from_the_first(activity: Activity) -> Activity:
-    """Without the spans before the first item began: the foreach had not."""
+    """Without the spans before the first one began: what these are within had not."""
     of = {name: getattr(activity, name) for name in ("started", "succeeded", "failed", "others")}
     first = next(span for span, counts in enumerate(zip(*of.values(), strict=True)) if any(counts))
     begin = activity.begin + first * activity.width

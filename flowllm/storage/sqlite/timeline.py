@@ -18,8 +18,7 @@ _ATTEMPTS: Final = (
     "WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:nodes)) ORDER BY seq"
 )
 _ACTIVITY: Final = (
-    "SELECT {began}, {ended}, status, count(*) FROM nodes "
-    "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL GROUP BY 1, 2, 3"
+    "SELECT {began}, {ended}, status, count(*) FROM nodes WHERE run_id = :run AND parent = :parent GROUP BY 1, 2, 3"
 )
 _WITHIN: Final = (
     "SELECT substr(node_id, length(parent) + 2), status, count(*) FROM nodes WHERE run_id = :run "

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, StepId
+from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepId
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
 from flowllm.storage.following import Within
+from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.timeline import RUN_ATTEMPTS
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +40,20 @@ async def test_items_are_counted_by_when_they_began_and_ended(store: Store) -> N
     assert ([*found.failed], [*found.others]) == ([0, 0, 1, 0, 0], [0, 0, 0, 1, 0])
     (empty,) = await store.activity(R1, NodeId("other"), [(10.0, 10.0)], spans=2)
     assert [*empty.started] == [0, 0]
+
+
+async def test_a_claim_notes_when_each_attempt_at_the_run_began_and_ended(store: SqlStore) -> None:
+    lease = lease_of(created := await store.create_run(run("r1", owner=ME)))
+    await store.finish_run(lease, status=RunStatus.FAILED, finished_at=created.started_at + 5.0, stats={"x": 1})
+    began = created.started_at + 100.0
+    lease = lease_of(await store.claim_run(R1, replace(ME, since=began)))
+    late = replace(node("a", "r1"), started_at=began, finished_at=began + 7.0)
+    await store.commit(nodes=[NodeWrite(lease=lease, node=late)])
+    store._locks.release(R1)  # its process dies
+    claimed = await store.claim_run(R1, replace(ME, since=began + 50.0))
+    times = [(created.started_at, created.started_at + 5.0), (began, began + 7.0), (began + 50.0, None)]
+    expected = [{"started_at": one, "finished_at": other} for one, other in times]
+    assert claimed.stats == (await store.run(R1)).stats == {"x": 1, RUN_ATTEMPTS: expected}
 
 
 def _within(name: str, parent: str, seq: int, **fields: object) -> NodeRecord:

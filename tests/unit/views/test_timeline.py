@@ -13,15 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowllm.app.flowllm import FlowLLM
+from flowllm.core.cancel import StopSignal
 from flowllm.core.errors import UsageError
-from flowllm.core.types import AttemptStatus, NodeStatus, RunStatus
+from flowllm.core.types import AttemptStatus, NodeStatus, RunId, RunStatus
 from flowllm.explain.graph import Graph
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import RunRecord
+from flowllm.storage.timeline import RUN_ATTEMPTS
 from flowllm.views.graph import GraphView, end_of, last_moment, read_graph
 from flowllm.views.segments import BarAttempt, wait_segments, with_hedges
 from flowllm.views.standing import standing_nodes
-from flowllm.views.timeline import Timeline, bar_of, quiet_after, quiet_text, read_timeline
+from flowllm.views.timeline import Timeline, bar_of, quiet_after, quiet_text, read_timeline, run_attempts
 from tests.support.records import attempt_of_node, node, run
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
@@ -188,6 +190,55 @@ def test_the_graph_and_the_bars_of_a_run_while_it_goes_on_and_after(tmp_path: Pa
         await app._close()
 
     run_virtual(go())
+
+
+RESUMED = """
+name: flow
+providers: {slow: {type: simulated, latency: 2s}}
+defaults: {provider: slow, model: m}
+steps:
+  posts: {foreach: [a, b], max_concurrent: 1, prompt: "{{ item }}"}
+  whole: {workflow: {steps: {one: {prompt: "1"}, two: {prompt: "{{ one }}"}}}}
+"""
+
+
+def test_a_run_that_was_resumed_has_all_its_attempts_on_its_timeline(tmp_path: Path) -> None:
+    path = tmp_path / "flow.yaml"
+    path.write_text(RESUMED, encoding="utf-8")
+
+    async def go() -> None:
+        clock, stop = LoopClock(), StopSignal()
+        app, began = opened(clock), clock.now()
+        task = asyncio.ensure_future(app.run(str(path), stop=stop, options=RunOptions(grace=0.0)))
+        await asyncio.sleep(3.0)
+        stop.request("the user")
+        run_id = (await task).run_id
+        await asyncio.sleep(1000.0)
+        await app.resume(run_id)
+        run = await app.store.run(RunId(run_id))
+        _, line = await _at(app, run, Graph.of(app.workflow_of(run)), "")
+        assert [(round(one - began), round((two or 0.0) - began)) for one, two in line.attempts] == [
+            (0, 3),
+            (1003, 1005),
+        ]
+        whole, posts = sorted(line.bars, key=lambda bar: bar.foreach)
+        assert [(round(one.begin - began), sum(one.succeeded)) for one in posts.activity] == [(0, 1), (1003, 1)]
+        assert [(round(one.begin - began), sum(one.succeeded)) for one in whole.activity] == [(0, 1)]
+        _, line = await _at(app, run, Graph.of(app.workflow_of(run)), "whole")
+        two = next(bar for bar in line.bars if bar.id == "whole.two")
+        sent = [(round(one.started_at - began), round((one.finished_at or 0.0) - began)) for one in two.attempts]
+        assert sent == [(2, 3), (1003, 1005)]
+        await app._close()
+
+    run_virtual(go())
+
+
+def test_attempts_at_a_run_end_as_is_on_record_and_the_last_one_with_the_run() -> None:
+    attempts = [{"started_at": 10.0, "finished_at": 20.0}, {"started_at": 90.0, "finished_at": None}]
+    going = replace(run("r1"), stats={RUN_ATTEMPTS: attempts})
+    assert run_attempts(going, 95.0) == ((10.0, 20.0), (90.0, None))
+    assert run_attempts(replace(going, status=RunStatus.FAILED), 95.0) == ((10.0, 20.0), (90.0, 95.0))
+    assert run_attempts(replace(going, stats={}), 0.0) == ((going.started_at, None),)
 
 
 def test_the_rows_of_a_run_over_a_data_set_are_one_node_with_the_graph_within_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ export function Bar({ bar, x, width, height, now }) {
   const shift = (height - 2 * MIDDLE) / 2;
   return html`<svg class=${`tone-${statusTone(bar.status)}`} width="100%" height=${height} aria-hidden="true">
     <g transform=${`translate(0 ${shift})`}>
-      ${bar.foreach ? html`<${Items} ...${{ bar, x, left, right }} />` : html`<${Attempts} ...${{ bar, x, left, right, now }} />`}
+      ${bar.foreach ? html`<${Items} ...${{ bar, x, left, right }} />` : html`${bar.activity.map((one) => frameOf(x(one.begin), x(one.begin + one.width * one.started.length)))}<${Attempts} ...${{ bar, x, left, right, now }} />`}
       ${bar.critical && html`<rect class="critical-mark" x=${left} y="24" width=${Math.max(2, right - left)} height="2" rx="1" />`}
     </g>
   </svg>`;
@@ -22,16 +22,19 @@ export function Bar({ bar, x, width, height, now }) {
 
 /** A frame for each attempt at the run, in it how many items ended in each span. */
 function Items({ bar, x, left, right }) {
-  const frame = (from, to) => html`<rect class="items-frame" x=${from} y="4" width=${Math.max(2, to - from)} height="18" rx="2" />`;
-  if (!bar.activity.length) return frame(left, right);
+  if (!bar.activity.length) return frameOf(left, right);
   return bar.activity.map((activity, at) => {
     const spans = activity.started.length;
     const begin = x(activity.begin);
     const each = Math.max(2, x(activity.begin + spans * activity.width) - begin) / spans;
     const ended = activity.succeeded.map((number, span) => number + activity.failed[span] + activity.others[span]);
     const largest = topOf(ended);
-    return html`${frame(begin, at === bar.activity.length - 1 ? right : begin + each * spans)}<path class="items-ended" d=${area(ended, largest, each, begin, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, begin, 22, 17)} />`;
+    return html`${frameOf(begin, at === bar.activity.length - 1 ? right : begin + each * spans)}<path class="items-ended" d=${area(ended, largest, each, begin, 22, 17)} /><path class="items-failed" d=${area(activity.failed, largest, each, begin, 22, 17)} />`;
   });
+}
+
+function frameOf(left, right) {
+  return html`<rect class="items-frame" x=${left} y="4" width=${Math.max(2, right - left)} height="18" rx="2" />`;
 }
 
 function Attempts({ bar, x, left, right, now }) {

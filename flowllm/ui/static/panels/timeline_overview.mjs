@@ -6,7 +6,7 @@ const BINS = 160;
 
 /** How many items of a foreach were open at a time, of which one was in that attempt at the run; null for other nodes. */
 function openItems(bar) {
-  if (!bar.activity.length) return null;
+  if (!bar.foreach || !bar.activity.length) return null;
   const of = bar.activity.map(opened);
   return (time) => of[Math.max(0, bar.activity.findLastIndex(({ begin }) => begin <= time))](time);
 }
