@@ -236,7 +236,7 @@ class RunAttempt:
 
     def _gauges(self) -> list[Gauge]:
         gauges, owner, now = self._limiter.gauges(), self._run.owner, self._clock.now()
-        process = "" if owner is None else f"{owner.host}:{owner.pid}"
+        process = "" if owner is None else owner.process
         return [
             Gauge(
                 process=process,

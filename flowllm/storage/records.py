@@ -19,6 +19,11 @@ class Owner:
     since: float
     """Wall clock, seconds since 1970 UTC."""
 
+    @property
+    def process(self) -> str:
+        """As gauges name it."""
+        return f"{self.host}:{self.pid}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLease:

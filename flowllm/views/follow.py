@@ -90,9 +90,10 @@ class RunFollower:
         owner = self._run.owner
         if owner is None:
             return {}
-        process = f"{owner.host}:{owner.pid}"
         newest = {
-            gauge.account: gauge for gauge in await self._store.gauges(since=now - FRESH) if gauge.process == process
+            gauge.account: gauge
+            for gauge in await self._store.gauges(since=now - FRESH)
+            if gauge.process == owner.process
         }
         return {
             account: AccountState(

@@ -24,21 +24,23 @@ TEXT = "name: blog\nsteps:\n  a: {value: x}\n  b: {value: '{{ a }}'}\n  g: {work
 async def test_graph_timeline_and_gauges_of_a_run_that_goes_on(tmp_path: Path) -> None:
     path, now = tmp_path / "x.db", CLOCK.now()
     store = await open_store(str(path), clock=CLOCK)
-    run = records.run("R1", owner=this_process(CLOCK))
+    me = this_process(CLOCK)
+    run = records.run("R1", owner=replace(me, since=now - 9))
     run = await store.create_run(replace(run, snapshot={run.path: TEXT}, started_at=now - 9, options={}))
     odd = records.run("R2", owner=this_process(CLOCK))
     odd = await store.create_run(replace(odd, run_id=RunId("R2"), snapshot={odd.path: "steps: 1"}, options={}))
     lease = records.lease_of(run)
     going = replace(records.node("a", "R1", status=NodeStatus.RUNNING), started_at=now - 8, finished_at=None)
     gauge = Gauge(
-        process="here:1",
+        process=me.process,
         account="openai https://x.test/v1 0a1b",
         at=now,
         in_flight=2,
         waiting=3,
         waits={"slot": {"normal": 2, "high": 1}},
     )
-    store.note_gauges([gauge])
+    other = replace(gauge, process="there:1", account="openai https://other.test/v1 0a1b", waiting=900)
+    store.note_gauges([gauge, other])
     store.note_running(lease, going)
     await store.commit(nodes=[NodeWrite(lease=records.lease_of(odd), node=records.node("z", "R2"))])
     async with page_of(path) as page:
