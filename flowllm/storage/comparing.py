@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId
 
 ItemPair = tuple[int | None, int | None]
 """The places of an item in the earlier run and in the later one; None: it is not there."""
+
+
+Contents = Mapping[str, str]
+"""Of items, by their places."""
 
 
 class ItemOutcome(NamedTuple):
@@ -22,11 +26,14 @@ class ItemOutcome(NamedTuple):
 class Comparing(Protocol):
     """Part of `Store`."""
 
-    async def unequal_items(self, base: RunId, run: RunId, parent: NodeId) -> Sequence[ItemPair]:
+    async def unequal_items(
+        self, base: RunId, run: RunId, parent: NodeId, mended: tuple[Contents, Contents] = ({}, {})
+    ) -> Sequence[ItemPair]:
         """The current items of a foreach (see `Store.items`) in both runs that do not have the same key, status and output.
 
         They are joined in the database by content and occurrence, the second of equal rows with the second one, and come
         in the order of the later run, what only the earlier one has at the end. Nothing is read of them but their hashes.
+        `mended`: contents of items of either run, by place, under which those that the other run does not have are looked for.
         """
         ...
 

@@ -7,12 +7,13 @@ it was asked, by which model, what it took and what an error says may differ bes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass
 from flowllm.core.types import NODE_TERMINAL, Json, NodeId, RunStatus
+from flowllm.datasets.base import content_of
 from flowllm.explain.why import explain_parts
 from flowllm.language.problems import nearest
 from flowllm.storage.base import NodeRecord, RunRecord, Store
@@ -194,7 +195,8 @@ class _Comparer:
 
     async def _items(self, parent: NodeId, means: Means) -> tuple[Verdict, ItemCounts, tuple[str, ...]]:
         base, run = self._runs
-        unequal = await self._store.unequal_items(base.run_id, run.run_id, parent)
+        mended = (_mended(base, parent), _mended(run, parent))
+        unequal = await self._store.unequal_items(base.run_id, run.run_id, parent, mended)
         changed: dict[int, list[_Found]] = {_STATUS: [], _OUTPUT: []}
         counts = {_STATUS: 0, _OUTPUT: 0}
         left_out = 0
@@ -306,3 +308,9 @@ def _why(nodes: Nodes) -> tuple[str, ...]:
     if before is None or after is None or before.key == after.key or not (before.parts and after.parts):
         return ()
     return tuple(word for word in explain_parts(before.parts, after.parts) if word != "reason")
+
+
+def _mended(run: RunRecord, parent: NodeId) -> dict[str, str]:
+    """Contents of the items that were mended, which are on record under those of what they took the place of; by place."""
+    items: Mapping[str, tuple[str, Json]] = run.options.get("mended", {}).get(parent, {})
+    return {place: content_of(item) for place, (_, item) in items.items()}

@@ -71,6 +71,10 @@ def test_two_thousand_rows_stopped_resumed_mended_and_exported(project: Project)
     items = compared.json["steps"][0]["items"]
     assert (items["added"], items["removed"]) == (ROWS - EARLIER, 0), "a mended row is still that row"
     assert items["changed"] > items["same"] >= 0
+    project.write("reviews.csv", "".join(["text,stars\n", *lines]).replace("many", "3"))
+    assert project.cli(*over, "tomorrow.csv", "--limit", EARLIER, "--quiet").code == 0
+    items = project.json("diff", "last~1", "last")["steps"][0]["items"]
+    assert (items["same"], items["added"]) == (EARLIER, 0), "and it is what the data has since that was mended alike"
 
 
 def ended(project: Project) -> int:

@@ -29,6 +29,8 @@ async def test_moved_items_are_the_same_and_equal_ones_are_told_apart(store: Sto
     await store.commit(nodes=[NodeWrite(lease=lease, node=one) for one in items])
     assert list(await store.unequal_items(R1, R2, POSTS)) == [(4, 1), (None, 2), (3, 3), (2, None)]
     assert list(await store.unequal_items(R1, R1, POSTS)) == []
+    mended = list(await store.unequal_items(R1, R2, POSTS, ({"2": "new"}, {})))  # `gone` became `new`
+    assert mended == [(4, 1), (2, 2), (3, 3)]
     assert await store.item_outcomes(R2, POSTS, [3, 1, 9]) == [
         ItemOutcome(1, NodeStatus.SUCCEEDED, "another"),
         ItemOutcome(3, NodeStatus.SUCCEEDED, "out twice"),
