@@ -8,6 +8,7 @@ const [SMALLEST, LARGEST] = [5, 16];
 const ROOM = 240;
 const TALLEST = 320;
 const FAINT = 0.14;
+const ROOMY = 9; // from which on nothing must stand out of its cell to be seen
 const MARGIN = 4;
 
 /** `grid`: `{codes: Uint8Array, total, version}`; `only`: a Set of letters, or null for all; `onPick(index)`. */
@@ -148,7 +149,7 @@ function draw(canvas, box, grid, plan, only, focus) {
   const last = Math.min(grid.total, (Math.floor((top + height) / plan.cell) + 1) * plan.columns);
   for (const [letter, [share, hollow]] of Object.entries(SHAPES)) {
     const code = letter.charCodeAt(0);
-    const size = Math.max(letter === "." || letter === "k" ? 1.5 : 2.5, Math.min((plan.cell - 1) * share, plan.cell + 1));
+    const size = Math.max(letter === "." || letter === "k" ? 1.5 : 2.5, Math.min((plan.cell - 1) * share, plan.cell < ROOMY ? plan.cell + 1 : plan.cell - 2));
     const inset = (plan.cell - 1 - size) / 2;
     const line = Math.max(1, size / 6);
     pen.fillStyle = pen.strokeStyle = style.getPropertyValue(COLOURS[letter]);
