@@ -11,7 +11,7 @@ from flowllm.core.types import Json
 from flowllm.datasets import parquet
 from flowllm.datasets.layouts import json_line
 from flowllm.datasets.row_files import TABLES, ByteSink, JsonArrayWriter, JsonLinesWriter, RowWriter, TableWriter
-from flowllm.views.rows import ACCEPTED, AFTER, BEFORE, TIMES, Columns, cell_of
+from flowllm.views.rows import ACCEPTED, AFTER, BEFORE, TIMES, Columns
 
 _Row = Mapping[str, Json]
 _KINDS: Final = {
@@ -40,12 +40,11 @@ def export_rows(rows: Iterable[_Row], file: ByteSink, form: str, columns: Sequen
         for row in rows:
             found.see(row)
             spool.write(json_line(dict(row)))
-        names = found.chosen(columns) if columns else found.names
+        names, cells = found.table(columns)
 
         def again() -> Iterator[_Row]:
             spool.seek(0)
-            for row in map(json.loads, spool):
-                yield {name: cell_of(row, name) for name in names}
+            yield from map(cells, map(json.loads, spool))
 
         return _written(again(), _writer(file, form, names, again))
 

@@ -14,7 +14,7 @@ from flowllm.datasets.parquet import NOTHING, WHOLE, kind_of
 from flowllm.reporting.stats import Stats
 from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.storage.results import Results
-from flowllm.views.rows import TIMES, Columns, Rows, RunRows, cell_of
+from flowllm.views.rows import TIMES, Columns, Rows, RunRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +135,9 @@ class RunResult:
         for row in found:
             columns.see(row)
             row.update((name, datetime.fromisoformat(row[name])) for name in TIMES if row[name] is not None)
-        names = columns.names
-        data = {name: [cell_of(row, name) for row in found] for name in names}
+        names, cells = columns.table()
+        rows = [cells(row) for row in found]
+        data = {name: [row[name] for row in rows] for name in names}
         # else pandas makes them numbers that have no room for the last digits of an id
         data |= {name: Series(column, dtype="Int64") for name, column in data.items() if _whole_with_gaps(column)}
         return DataFrame(data, columns=names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, overload
 
 from flowllm.core.clock import timestamp
@@ -90,8 +90,15 @@ class Columns:
         found = self._fields[group]
         return [group] if len(found) > MOST_FIELDS else list(found)
 
-    def chosen(self, wanted: Sequence[str]) -> list[str]:
-        """Those named, in that order; `item` and `output` are theirs as a whole. Raises UsageError for one that there is not."""
+    def table(self, wanted: Sequence[str] = ()) -> tuple[list[str], Callable[[Mapping[str, Json]], dict[str, Json]]]:
+        """The names of all columns, or of those that are wanted, in that order, and what gives a row's cells by them: null where
+        it has no such column. `item` and `output` are the whole of it where they are wanted, or have no columns for their
+        fields. Raises UsageError for a column that there is not."""
+        names = self._chosen(wanted) if wanted else self.names
+        whole = {name for name in (ITEM, OUTPUT) if name in names and (wanted or len(self._fields[name]) > MOST_FIELDS)}
+        return names, lambda row: {name: _cell_of(row, name) if name in whole else row.get(name) for name in names}
+
+    def _chosen(self, wanted: Sequence[str]) -> list[str]:
         known = dict.fromkeys((*self.names, ITEM, OUTPUT))
         for name in wanted:
             if name not in known:
@@ -101,12 +108,10 @@ class Columns:
         return list(dict.fromkeys(wanted))
 
 
-def cell_of(row: Mapping[str, Json], column: str) -> Json:
-    """What a row has in a column; null where it has no such column. `item` and `output` are put together again."""
-    if column in row or column not in {ITEM, OUTPUT}:
-        return row.get(column)
-    begin = f"{column}."
-    return {name.removeprefix(begin): value for name, value in row.items() if name.startswith(begin)} or None
+def _cell_of(row: Mapping[str, Json], group: str) -> Json:
+    """`item` or `output`, put together again from its fields; null where there is none."""
+    begin = f"{group}."
+    return row[group] if group in row else {name.removeprefix(begin): row[name] for name in row if name.startswith(begin)} or None
 
 
 class Rows(Sequence[dict[str, Json]]):

@@ -6,7 +6,7 @@ import pytest
 
 from flowllm.core.errors import UsageError
 from flowllm.core.types import NodeStatus
-from flowllm.views.rows import AFTER, BEFORE, MOST_FIELDS, Columns, cell_of, row_of
+from flowllm.views.rows import AFTER, BEFORE, MOST_FIELDS, Columns, row_of
 from tests.support.records import node
 
 ITEM = {**dict.fromkeys(("place",), 3), "item": {"text": "tea", "_node": "row[3]", "_error": {}}}
@@ -47,16 +47,21 @@ def test_columns_stand_in_groups_in_the_order_in_which_they_come_up() -> None:
     second = {"index": 1, "item.b": 1, "item.a": 2, "status": "succeeded", "output.z": 1, "output.y": 2}
     columns = columns_of(first, second, first)
     own = ["item", "item.b", "item.a", "status", "output.z", "output.y"]
-    assert columns.names == [*BEFORE, *own, *AFTER]
-    assert columns.chosen(["output", "index", "item.a", "index"]) == ["output", "index", "item.a"]
-    assert cell_of(second, "output") == {"z": 1, "y": 2}
-    assert cell_of(first, "output") is None
-    assert cell_of(first, "item") == "x"
+    names, cells = columns.table()
+    assert names == [*BEFORE, *own, *AFTER]
+    assert [cells(row)["item"] for row in (first, second)] == ["x", None], "its fields have columns of their own"
+    names, cells = columns.table(["output", "index", "item", "index"])
+    assert names == ["output", "index", "item"]
+    assert cells({"index": 2, "item": 0, "output": ""}) == {"output": "", "index": 2, "item": 0}
+    assert cells(first) == {"output": None, "index": 0, "item": "x"}
+    assert cells(second) == {"output": {"z": 1, "y": 2}, "index": 1, "item": {"b": 1, "a": 2}}
     with pytest.raises(UsageError, match=r"no column `output\.zz`") as caught:
-        columns.chosen(["output.zz"])
+        columns.table(["output.zz"])
     assert caught.value.hint == "did you mean `output.z`?"
 
 
 def test_fields_without_end_share_one_column() -> None:
     columns = columns_of(*({f"output.key{number}": 1, "item.a": 1} for number in range(MOST_FIELDS + 9)))
-    assert columns.names == [*BEFORE, "item.a", "status", "output", *AFTER]
+    names, cells = columns.table()
+    assert names == [*BEFORE, "item.a", "status", "output", *AFTER]
+    assert cells({"output.key1": 2})["output"] == {"key1": 2}
