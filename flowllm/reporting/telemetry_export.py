@@ -3,35 +3,67 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final
 
 from flowllm.core.errors import PackageMissing
 from flowllm.reporting.telemetry import Content, Instruments, Telemetry
 from flowllm.reporting.telemetry_names import SCOPE
+from flowllm.reporting.text import plural
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _SIGNALS: Final = {"traces": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "metrics": "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"}
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURES: Final = frozenset({"true", "1", "span_only", "span_and_event"})
-_QUEUE: Final = 1 << 16
-"""Spans that wait to be sent at most: a run of quick items has thousands a second."""
+_QUEUE: Final = 1 << 14
+"""Spans that wait to be sent at most, some 4 kB each: a run of quick items has thousands a second."""
 _TIMEOUT: Final = 3.0
-"""Seconds that a collector has to take what it is sent."""
+"""Seconds that a collector has to take what it is sent, and then for all that is left when runs are over."""
 
 
 class _Complaints(logging.Handler):
     """What OpenTelemetry complains of, which would otherwise be written into the live view: the first of it is told at the end."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self.first = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
-        self.first = self.first or record.getMessage()
+        """See `logging.Handler`. Of warnings those of spans that are lost: others are of requests that are sent again."""
+        if record.levelno >= logging.ERROR or "dropping" in record.msg:
+            self.first = self.first or record.getMessage()
+
+
+class _Bounded:
+    """An exporter of spans with a deadline, once there is one: a processor that is shut down waits for all of its batches."""
+
+    def __init__(self, exporter: Any, failure: object) -> None:
+        """`failure` is what tells that spans were not sent."""
+        self._exporter = exporter
+        self._failure = failure
+        self._deadline = math.inf
+        self.left_out = 0
+        """Spans that were not sent."""
+
+    def close_soon(self) -> None:
+        """What is not sent within the next seconds is left out."""
+        self._deadline = time.monotonic() + _TIMEOUT
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        """See OpenTelemetry's `SpanExporter`."""
+        if time.monotonic() < self._deadline:
+            return self._exporter.export(spans)
+        self.left_out += len(spans)
+        return self._failure
+
+    def shutdown(self) -> None:
+        """See `SpanExporter`."""
+        self._exporter.shutdown()
 
 
 class TelemetryExport:
@@ -40,6 +72,7 @@ class TelemetryExport:
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Raises PackageMissing where the environment names a collector and OpenTelemetry is not installed."""
         self._own: list[Any] = []
+        self._spans: _Bounded | None = None
         self._complaints = _Complaints()
         self._traceparent = environ.get("TRACEPARENT", "")
         self._capture = environ.get(CAPTURE, "").strip().lower() in _CAPTURES
@@ -77,10 +110,18 @@ class TelemetryExport:
 
     def close(self) -> str:
         """Send what is left, for a few seconds at most, and wait for it; what went wrong."""
-        for provider in self._own:
-            provider.shutdown()
+        if self._spans is not None:
+            self._spans.close_soon()
+        closing = [threading.Thread(target=provider.shutdown, daemon=True) for provider in self._own]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
         logging.getLogger("opentelemetry").removeHandler(self._complaints)
-        return self._complaints.first
+        late = 0 if self._spans is None else self._spans.left_out
+        return self._complaints.first or (
+            f"the collector took too long: {plural(late, 'span')} left out" if late else ""
+        )
 
     def _providers(self, environ: Mapping[str, str]) -> tuple[Any, Any]:
         """Providers of our own, which are nobody else's: what another library observes is not sent by us."""
@@ -92,7 +133,8 @@ class TelemetryExport:
         if endpoint := _endpoint(environ, "traces"):
             exporting: Any = import_module("opentelemetry.sdk.trace.export")
             exporter = _exporter(environ, "trace").OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT)
-            tracers.add_span_processor(exporting.BatchSpanProcessor(exporter, max_queue_size=_QUEUE))
+            self._spans = _Bounded(exporter, exporting.SpanExportResult.FAILURE)
+            tracers.add_span_processor(exporting.BatchSpanProcessor(self._spans, max_queue_size=_QUEUE))
         readers = []
         if endpoint := _endpoint(environ, "metrics"):
             exporting = import_module("opentelemetry.sdk.metrics.export")

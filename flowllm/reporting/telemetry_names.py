@@ -1,7 +1,7 @@
 """The names under which OpenTelemetry gets spans, attributes and metrics: all that changes when conventions do.
 
-`gen_ai.…`: the semantic conventions for generative AI, which are in development (OpenTelemetry semantic conventions 1.37 and
-later); `error.type` is stable; `flowllm.…` are ours.
+`gen_ai.…`: the semantic conventions for generative AI, which are in development, as OpenTelemetry's semantic conventions 1.41
+have them, the last ones before they got a repository of their own, which renames some; `error.type` is stable; `flowllm.…` are ours.
 """
 
 from __future__ import annotations

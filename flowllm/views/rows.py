@@ -111,7 +111,11 @@ class Columns:
 def _cell_of(row: Mapping[str, Json], group: str) -> Json:
     """`item` or `output`, put together again from its fields; null where there is none."""
     begin = f"{group}."
-    return row[group] if group in row else {name.removeprefix(begin): row[name] for name in row if name.startswith(begin)} or None
+    return (
+        row[group]
+        if group in row
+        else {name.removeprefix(begin): row[name] for name in row if name.startswith(begin)} or None
+    )
 
 
 class Rows(Sequence[dict[str, Json]]):

@@ -170,6 +170,17 @@ def test_a_program_that_has_set_a_provider_gets_the_spans_within_its_own(
     assert {"gen_ai.output.messages" in (span.attributes or {}) for span in chats} == {True, False}
 
 
+def test_what_a_slow_collector_does_not_take_is_left_out_at_the_end(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = TelemetryExport({ENDPOINT: collector.url})
+    for name in ("one", "two"):
+        export._tracer.start_span(name).end()
+    monkeypatch.setattr("flowllm.reporting.telemetry_export._TIMEOUT", -1.0)
+    assert export.close() == "the collector took too long: 2 spans left out"
+    assert collector.spans == []
+
+
 def test_a_collector_that_is_not_there_harms_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     file = project.flow(steps={"a": {"value": 1}}, outputs={"a": "{{ a }}"})
     monkeypatch.setattr("flowllm.reporting.telemetry_export._TIMEOUT", 0.05)
