@@ -44,7 +44,7 @@ def test_a_run_is_stopped_resumed_and_retried_by_the_buttons(
             expect(button("button", name="Stop")).to_have_count(0)
             deaf.asks_in_vain = True
             late.click()
-            expect(deaf.page.get_by_role("alert")).to_have_text(f"run {run} does not go on")
+            expect(deaf.page.get_by_role("alert")).to_have_text(f"Run {run} does not go on")
             expect(late).to_be_enabled()
 
             button("button", name="Resume").focus()

@@ -1,7 +1,7 @@
 // One run: its head, and what is shown of it.
 import { useCallback, useEffect, useState } from "preact/hooks";
 import { get, post } from "../api.mjs";
-import { cost, count, dollars, duration, exactly, percent, statusChip, visible, when } from "../format.mjs";
+import { cost, count, dollars, duration, exactly, percent, statusChip, statusTone, visible, when } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Drawer } from "../panels/drawer.mjs";
 import { Graph } from "../panels/graph.mjs";
@@ -9,7 +9,7 @@ import { Items } from "../panels/items.mjs";
 import { Matrix } from "../panels/matrix.mjs";
 import { Throttled } from "../panels/throttled.mjs";
 import { Timeline } from "../panels/timeline.mjs";
-import { Command, Elapsed, Nodes, Trouble } from "../parts.mjs";
+import { Command, Elapsed, Nodes, sentence, Trouble } from "../parts.mjs";
 import { link, navigate, withQuery } from "../route.mjs";
 import { useRun } from "../run_state.mjs";
 import { Value } from "../values.mjs";
@@ -112,7 +112,7 @@ function Actions({ run }) {
       ${run.actions.map((action) => html`<button key=${action} class=${action === "resume" ? "primary" : ""} disabled=${Boolean(told.busy)} onClick=${() => act(action)}>${DOES[action]}</button>`)}
     </div>
     ${told.output && html`<p class="muted told">What it prints: <code>${told.output}</code></p>`}
-    ${told.error && html`<p role="alert" class="told failure tone-failed">${told.error.message}${told.error.hint && html`<span class="hint"> ${visible(told.error.hint)}</span>`}</p>`}
+    ${told.error && html`<p role="alert" class="told failure tone-failed">${sentence(told.error.message)}${told.error.hint && html`<span class="hint">${visible(told.error.hint)}</span>`}</p>`}
   `;
 }
 
@@ -128,7 +128,8 @@ function Budget({ spent, most, shown }) {
 
 function Failure({ run }) {
   if (!run.failure) return null;
-  return html`<p class="failure tone-failed">${visible(run.failure.message ?? run.failure.type ?? "")}${run.failure.hint && html` <span class="hint">${visible(run.failure.hint)}</span>`}</p>`;
+  const { message, type, hint } = run.failure;
+  return html`<p class=${`failure tone-${statusTone(run.status)}`}>${sentence(visible(message || type || ""))}${hint && html`<span class="hint">${sentence(visible(hint))}</span>`}</p>`;
 }
 
 const MOST_FAILED = 3;
