@@ -18,7 +18,7 @@ from flowllm.views.gauges import FRESH, MINUTE, account_name
 
 MOST: Final = 2000
 """Rows that are read at a time."""
-_A_SECOND: Final = 20_000
+_A_SECOND: Final = 8_000
 """Nodes within items that are counted in a second of watching at most."""
 _CODES: Final = {status: code for code, status in enumerate(NodeStatus, start=1)}
 _ENDED: Final = frozenset(_CODES[status] for status in NODE_TERMINAL)

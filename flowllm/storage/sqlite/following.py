@@ -36,10 +36,10 @@ _WITHIN: Final = (
     "AND parent >= :foreach || '[' AND parent < :foreach || '\\' AND instr(substr(parent, length(:foreach) + 2), '[') = 0 "
     "GROUP BY 1, 2"
 )
+_AT: Final = "max(started_at, coalesce(finished_at, 0)) AS at"
 _LAST: Final = (
-    "SELECT max(at) FROM (SELECT * FROM (SELECT max(started_at, coalesce(finished_at, 0)) AS at FROM nodes "
-    "WHERE run_id = :run AND started_at IS NOT NULL ORDER BY change_no DESC LIMIT 100) UNION ALL "
-    "SELECT * FROM (SELECT max(started_at, coalesce(finished_at, 0)) FROM attempts WHERE run_id = :run ORDER BY seq DESC LIMIT 100))"
+    f"SELECT max(at) FROM (SELECT {_AT} FROM attempts WHERE run_id = :run UNION ALL SELECT * FROM (SELECT {_AT} FROM nodes "
+    "WHERE run_id = :run AND started_at IS NOT NULL ORDER BY change_no DESC LIMIT 100))"
 )
 _RECENT: Final = (
     "SELECT seq, coalesce(json_extract(stats, '$.duration_s'), finished_at - started_at), status FROM runs "
