@@ -48,7 +48,7 @@ class _Advising(Screen):
 
 def unicode_output() -> bool:
     """Whether standard output can show more than ASCII."""
-    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    return results().unicode
 
 
 def print_json(value: Json) -> None:

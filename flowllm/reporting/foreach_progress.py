@@ -8,7 +8,7 @@ from typing import Final
 from flowllm.core.events import FanOutStarted, NodeEnded, RequestEnded
 from flowllm.core.money import dollars
 from flowllm.core.types import ROW, NodeId, NodeStatus, WaitReason
-from flowllm.reporting.followed import ItemsRead
+from flowllm.reporting.followed import ItemsRead, StepRead
 from flowllm.reporting.rates import SlidingRate
 from flowllm.reporting.text import rate, reason_word, time_left
 
@@ -22,38 +22,48 @@ _FEW = 10
 _STRETCH = 20
 
 
-class ForeachProgress:
-    """How far the items of one foreach have come, in a few numbers. Times are wall clock seconds."""
+class Tally:
+    """How far many nodes of a kind have come, in a few numbers. Times are wall clock seconds."""
 
-    __slots__ = (
-        "_due",
-        "_looked",
-        "_since",
-        "ended",
-        "failed",
-        "hedged",
-        "node",
-        "rate",
-        "retried",
-        "shown",
-        "skipped",
-        "told",
-        "total",
-        "usd",
-    )
+    __slots__ = ("ended", "failed", "rate", "retried", "skipped", "total", "usd")
+
+    def __init__(self, at: float, total: int | None = None) -> None:
+        self.total = total
+        self.ended = self.failed = self.skipped = self.retried = 0
+        self.usd = 0.0
+        """What their requests cost, as far as that is known."""
+        self.rate = SlidingRate(at)
+        """Of those that were carried out; those of the cache and of earlier attempts are none."""
+
+    def count(self, event: NodeEnded) -> None:
+        """One of them ended."""
+        self.ended += 1
+        self.failed += event.status is NodeStatus.FAILED
+        self.skipped += event.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}
+        if not (event.reused or event.cached):
+            self.rate.add(event.at)
+
+    def read(self, event: ItemsRead | StepRead) -> None:
+        """So far they have come, as the record of the run says."""
+        if not self.ended:  # all before the watching counts for nothing
+            self.rate = SlidingRate(event.at)
+        self.ended, self.failed, self.skipped = event.ended, event.failed, event.skipped
+        self.rate.add(event.at, event.worked)
+
+
+class ForeachProgress(Tally):
+    """The items of one foreach."""
+
+    __slots__ = ("_due", "_looked", "_since", "hedged", "node", "shown", "told")
 
     def __init__(self, event: FanOutStarted) -> None:
+        super().__init__(event.at, event.total)
         self.node = event.node_id
-        self.total = event.total
-        self.ended = self.failed = self.skipped = self.retried = self.hedged = 0
+        self.hedged = 0
         self.shown = 0
         """Errors of its items that had lines."""
         self.told = -1
         """How many had ended when it had one."""
-        self.usd = 0.0
-        """What its requests cost, as far as that is known."""
-        self.rate = SlidingRate(event.at)
-        """Of items that were carried out; those of the cache and of earlier attempts are none."""
         self._since = self._looked = event.at
         self._due = event.at + OFTEN
 
@@ -61,21 +71,6 @@ class ForeachProgress:
     def few(self) -> bool:
         """So few items that each may have a line."""
         return self.total is not None and self.total <= _FEW and self.node != ROWS
-
-    def count(self, event: NodeEnded) -> None:
-        """An item ended."""
-        self.ended += 1
-        self.failed += event.status is NodeStatus.FAILED
-        self.skipped += event.status is NodeStatus.SKIPPED
-        if not (event.reused or event.cached):
-            self.rate.add(event.at)
-
-    def read(self, event: ItemsRead) -> None:
-        """So far they have come, as the record of the run says."""
-        if not self.ended:  # all before the watching counts for nothing
-            self.rate = SlidingRate(event.at)
-        self.ended, self.failed, self.skipped = event.ended, event.failed, event.skipped
-        self.rate.add(event.at, event.worked)
 
     def paid(self, event: RequestEnded) -> None:
         """A request of one of them ended."""

@@ -24,6 +24,7 @@ from flowllm.core.events import (
 from flowllm.core.types import NODE_TERMINAL, ROW, NodeStatus, RunStatus, WaitReason, step_path
 from flowllm.reporting.base import AccountState
 from flowllm.reporting.followed import ItemsRead, SpendRead, StepRead
+from flowllm.reporting.foreach_progress import Tally
 from flowllm.reporting.live_snapshot import CACHED, REUSED, LiveSnapshot, StepSnapshot, Throughput, Trouble
 from flowllm.reporting.open_work import OpenWork, unanswered
 from flowllm.reporting.rates import SlidingRate
@@ -35,48 +36,44 @@ LONG: Final = 10.0
 """Seconds without a sign after which something is named."""
 
 
-class _Step:
-    """What is counted of one step."""
+class _Step(Tally):
+    """What is counted of one step; of one that is no foreach, and not within one, as if it were its only item."""
 
     __slots__ = (
-        *("name", "depth", "needs", "status", "source", "many", "total", "ended", "failed", "skipped", "retried"),
-        *("opened", "items", "size", "in_flight", "rate", "began", "finished", "usd", "tokens", "note"),
+        *(
+            "name",
+            "depth",
+            "needs",
+            "status",
+            "source",
+            "many",
+            "opened",
+            "items",
+            "size",
+            "in_flight",
+            "began",
+            "finished",
+        ),
+        *("tokens", "note"),
     )
 
     def __init__(self, name: str, depth: int, needs: tuple[str, ...], *, many: bool, at: float) -> None:
+        super().__init__(at)
         self.name, self.depth, self.needs, self.many = name, depth, needs, many
         self.status, self.source, self.note = NodeStatus.PENDING, "", ""
-        self.total: int | None = None
         self.opened = self.items = 0
         """Of a foreach within items: in how many of them it began, and how many items it has there,"""
         self.size: int | None = None
         """in each of them; _DIFFER: not as many."""
-        self.ended = self.failed = self.skipped = self.retried = self.in_flight = self.tokens = 0
-        self.rate = SlidingRate(at)
+        self.in_flight = self.tokens = 0
         self.began: float | None = None
         self.finished: float | None = None
-        self.usd = 0.0
 
     def begin(self, at: float) -> None:
         if self.began is None:
             self.began, self.rate = at, SlidingRate(at)
         if self.status not in NODE_TERMINAL:
             self.status = NodeStatus.RUNNING
-
-    def count(self, event: NodeEnded) -> None:
-        """One of its items ended."""
-        self.ended += 1
-        self.failed += event.status is NodeStatus.FAILED
-        self.skipped += event.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}
-        if not (event.reused or event.cached):
-            self.rate.add(event.at)
-
-    def read(self, event: ItemsRead | StepRead) -> None:
-        """So far it has come, as the record of the run says."""
-        if not self.ended:  # all before the watching counts for nothing
-            self.rate = SlidingRate(event.at)
-        self.ended, self.failed, self.skipped = event.ended, event.failed, event.skipped
-        self.rate.add(event.at, event.worked)
 
     def sized(self, items: int) -> None:
         """It has so many items within one more."""

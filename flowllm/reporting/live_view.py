@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from flowllm.core.events import Event, RunEnded, RunStarted
 from flowllm.reporting.base import AccountState
@@ -16,6 +16,7 @@ from flowllm.reporting.screen import Screen
 if TYPE_CHECKING:
     from flowllm.reporting.live_screen import LiveScreen
 
+Later: TypeAlias = Callable[[float, Callable[[], None]], object]
 OFTEN: Final = 0.2
 """Seconds between two drawings."""
 SHARE: Final = 0.03
@@ -26,19 +27,12 @@ _LONGEST: Final = 10_000
 """Characters of a line without an end that is held back."""
 
 
-class Later(Protocol):
-    """Has something called on the loop, from any thread."""
-
-    def __call__(self, delay: float, callback: Callable[[], None], /) -> object:
-        """After so many seconds. Raises RuntimeError if the loop is closed."""
-        ...
-
-
 class LiveView:
     """An observer that draws the run at the bottom of the terminal; see `owning_terminal`."""
 
     def __init__(self, screen: Screen, *, later: Later, now: Callable[[], float], timer: Callable[[], float]) -> None:
-        """`now` is the wall clock, `timer` measures how long drawing takes (seconds)."""
+        """`later` has something called on the loop after so many seconds, from any thread, and raises RuntimeError where that is
+        closed; `now` is the wall clock, `timer` measures how long drawing takes (seconds)."""
         self.model = LiveModel()
         self._screen = screen
         self._later, self._now, self._timer = later, now, timer
@@ -126,8 +120,7 @@ class LiveView:
     def _made(self) -> LiveScreen:
         from flowllm.reporting.live_screen import LiveScreen  # noqa: PLC0415 - needs rich, which a plain run does not
 
-        encoding = (getattr(self._screen.stream, "encoding", None) or "utf-8").lower()
-        self._drawer = LiveScreen(unicode=encoding.replace("-", "").startswith("utf"))
+        self._drawer = LiveScreen(unicode=self._screen.unicode)
         return self._drawer
 
     def _taken(self) -> str:

@@ -117,6 +117,11 @@ class Screen:
         with self._lock:
             self._block = ()
 
+    @property
+    def unicode(self) -> bool:
+        """Whether the stream can show more than ASCII."""
+        return (getattr(self.stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
     def width(self) -> int:
         """Columns of that terminal; where it is none, as the environment says."""
         from shutil import get_terminal_size  # noqa: PLC0415 - its import costs more than most of what is shown

@@ -12,6 +12,8 @@ from flowllm.reporting.screen import Screen
 class Terminal(io.StringIO):
     """What stands on it is in `shown`; what has been written, and how often, is counted."""
 
+    encoding = "utf-8"
+
     def __init__(self, columns: int = 80, rows: int = 24) -> None:
         super().__init__()
         self.columns, self.rows = columns, rows
