@@ -34,6 +34,8 @@ _NAME = re.compile(r"\.?[^.\[\]]+(\[\d+\])?$")
 """The last name in a node's id: what stands before it is the graph that the node is in."""
 RUNS_LOOKED_AT = 50
 """The newest runs, among which the one that led an equal call is looked for."""
+_STEPS = "its steps"
+"""What differs where the graph of a workflow step does."""
 _MESSAGE = re.compile(r"body\.(?:messages|input)(?:\.(\d+))?(?:\.(\w+))?")
 
 
@@ -135,16 +137,41 @@ async def _compared(store: Store, run: RunRecord, node: NodeRecord, step: str, e
     before = await store.last_node(run.workflow, NodeId(step), before_seq=run.seq)
     if before is None:
         return _why(run, node, f"{step} {_did(node)}: no earlier run of {run.workflow} has an answer of it.")
-    changes = tuple(
-        Change(path=_name(path, node.parts), before=_shown(old), after=_shown(new))
-        for path, old, new in _differences(before.parts, node.parts)
-    )
+    changes = _changes(before, node)
     if not changes:
         return _why(run, node, _unchanged(run, node, before), before)
     causes = await _causes(store, run, before, node, edges)
     names = ", ".join(dict.fromkeys(change.path for change in changes))
     text = f"{step} {_did(node)} because its request changed since run {before.run_id}: {names}."
+    if any(change.path == _STEPS for change in changes):
+        changes = tuple(change for change in changes if change.path != _STEPS)
+        changes += await _changes_within(store, before, node)
     return _why(run, node, text, before, changes=changes, causes=causes)
+
+
+def _changes(before: NodeRecord, node: NodeRecord) -> tuple[Change, ...]:
+    return tuple(
+        Change(path=_name(path, node.parts), before=_shown(old), after=_shown(new))
+        for path, old, new in _differences(before.parts, node.parts)
+    )
+
+
+async def _changes_within(store: Store, before: NodeRecord, node: NodeRecord) -> tuple[Change, ...]:
+    """What differs in the steps that both have within them."""
+    old, new = [
+        {
+            one.node_id.removeprefix(f"{around.node_id}."): one
+            for one in await store.nodes(RunId(around.run_id), parent=around.node_id)
+            if one.parts
+        }
+        for around in (before, node)
+    ]
+    return tuple(
+        replace(change, path=f"{name}: {change.path}")
+        for name, one in new.items()
+        if name in old
+        for change in _changes(old[name], one)
+    )
 
 
 async def _without_answer(store: Store, run: RunRecord, node: NodeRecord) -> str:
@@ -260,6 +287,7 @@ def _name(path: str, parts: Mapping[str, Json]) -> str:
             "provider.headers": "the provider's headers",
             "provider.query": "the query of the provider's base URL",
             "source": "the function's code",
+            "graph": _STEPS,
         }
         if path.startswith("provider.headers."):
             return f"header {path.removeprefix('provider.headers.')} of the provider"

@@ -190,3 +190,16 @@ def test_an_item_is_held_against_the_same_item_and_its_own_neighbours() -> None:
             await history.why("posts[2]")
 
     run_virtual(main())
+
+
+def test_of_a_graph_whose_steps_have_changed_they_are_told() -> None:
+    async def main() -> None:
+        history = History(Stage())
+        text = "inputs: {topic: tea}\nsteps: {g: {workflow: {steps: {one: {prompt: tea}, two: {prompt: ink}}}}}"
+        await history.run(text)
+        await history.run(text.replace("ink", "pen"))
+        why = await history.why("g")
+        assert why.text == "g ran because its request changed since run r1: its steps."
+        assert [(one.path, one.before, one.after) for one in why.changes] == [("two: prompt", "ink", "pen")]
+
+    run_virtual(main())
