@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from flowllm.app.flowllm import FlowLLM, run
     from flowllm.app.result import RunResult, StepResult
+    from flowllm.app.settings import load_workflow
     from flowllm.core.cancel import StopSignal
     from flowllm.core.errors import (
         AskFailed,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     )
     from flowllm.core.types import NodeStatus, RunStatus, Usage
     from flowllm.runtime.options import RunOptions
-    from flowllm.steps.loading import load_workflow
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ _HOMES = {
     "StoreError": "flowllm.core.errors",
     "Usage": "flowllm.core.types",
     "UsageError": "flowllm.core.errors",
-    "load_workflow": "flowllm.steps.loading",
+    "load_workflow": "flowllm.app.settings",
     "run": "flowllm.app.flowllm",
 }
 

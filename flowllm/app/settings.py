@@ -9,11 +9,13 @@ from types import NoneType
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass, replace
+from flowllm.core.types import Json
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.parse import Overrides
 from flowllm.language.project import Project, find_project, load_project
 from flowllm.language.workflow import Workflow
 from flowllm.runtime.options import MaxConcurrent, RunOptions
+from flowllm.steps import loading
 
 DEFAULT_DATABASE = ".flowllm/flowllm.db"
 
@@ -84,6 +86,14 @@ def load_settings(
     project = Project() if path is None else load_project(str(path))
     location = database or environ.get("FLOWLLM_DATABASE_URL") or _beside(path, project) or DEFAULT_DATABASE
     return Settings(database=str(location), project=project, path=path, environ=environ)
+
+
+def load_workflow(source: str | Path | Mapping[str, Json], *, config: str | Path | None = None) -> Workflow:
+    """Read and check a workflow, with the flowllm.yaml that a `FlowLLM(config=…)` would find: the path of its file, its text (a
+    `str` with a line break), or what that would be as a mapping. Raises what `load_settings` and
+    `flowllm.steps.loading.load_workflow` raise."""
+    settings = load_settings(environ=os.environ, config=config)
+    return loading.load_workflow(source, project=settings.project)
 
 
 def _beside(path: Path | None, project: Project) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import sys
 from datetime import UTC, datetime, timedelta
@@ -116,6 +117,16 @@ def test_a_workflow_may_be_a_text_or_a_mapping(database: Path) -> None:
     assert '"value": "{{ 1 +' in caught.value.problems[0].source_line
     with pytest.raises(UsageError, match="this mapping is no workflow"):
         load_workflow({"steps": {"a": {1, 2}}})
+
+
+def test_a_workflow_is_loaded_with_the_settings_that_it_would_run_with(tmp_path: Path) -> None:
+    (tmp_path / "flowllm.yaml").write_text("providers: {mine: {type: simulated}}\ndefaults: {model: m}\n")
+    flow = {"steps": {"a": {"prompt": "x", "provider": "mine"}}}
+    with contextlib.chdir(tmp_path):
+        assert set(load_workflow(flow).steps) == {"a"}
+    assert set(load_workflow(flow, config=tmp_path / "flowllm.yaml").steps) == {"a"}
+    with pytest.raises(InvalidWorkflow, match="there is no provider `mine`"):
+        load_workflow(flow)
 
 
 def test_a_resume_goes_on_with_the_text_that_was_given(database: Path) -> None:
