@@ -100,17 +100,25 @@ class LiveView:
             self._over = True
 
     def _draw(self, *, whole: bool = False) -> None:
+        """Whatever fails here fails once: the run goes on without the view."""
         if self._over or self.model.started is None:
             return
+        try:
+            self._drawn(whole=whole)
+        except Exception:
+            self.close()
+            raise
+
+    def _drawn(self, *, whole: bool) -> None:
+        began = self._timer()
         if not (whole or self._screen.in_front()):  # `bg`: the shell's line is there
             self.forget()
+            if text := self._taken():
+                self._screen.above(text)
             return
-        began = self._timer()
         columns, rows = self._screen.size()
-        drawer = self._drawer or self._made()
-        lines = drawer.lines(
-            self.model.snapshot(self._now()), columns - 1, max(2, rows - 1) if not whole else max(rows, MOST)
-        )
+        height = max(rows, MOST) if whole else max(2, rows - 1)
+        lines = (self._drawer or self._made()).lines(self.model.snapshot(self._now()), columns - 1, height)
         above = self._taken()
         if lines != self._shown or above or whole:
             self._shown = lines

@@ -254,6 +254,25 @@ def test_a_run_that_breaks_off_leaves_nothing_that_looks_alive() -> None:
     run_virtual(main())
 
 
+def test_a_view_that_fails_is_gone_and_what_is_printed_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        shown, failed = Shown(), list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["exception"]))
+        with standard_error(shown.terminal), owning_terminal(shown.view):
+            shown.tell(*BEGIN)
+            await asyncio.sleep(1.0)
+            print("before", file=sys.stderr)
+            monkeypatch.setattr(LiveModel, "snapshot", lambda *_: 1 / 0)
+            for event in ITEMS:
+                shown.tell(event)
+                await asyncio.sleep(0.1)
+            print("after", file=sys.stderr)
+        assert shown.terminal.shown == ["before", "after"]
+        assert [type(error) for error in failed] == [ZeroDivisionError]
+
+    run_virtual(main())
+
+
 def test_a_run_that_never_began_leaves_only_what_was_printed() -> None:
     async def main() -> None:
         shown = Shown()
@@ -300,6 +319,10 @@ def test_below_what_had_the_terminal_meanwhile_it_is_drawn_anew() -> None:
         shown.tell(*OPEN)
         await asyncio.sleep(1.0)
         assert shown.terminal.writes == before, "in the background"
+        for line in ("one\n", "two\n"):
+            shown.view.print(line)
+        await asyncio.sleep(1.0)
+        assert shown.terminal.shown[-2:] == ["one", "two"]
 
     run_virtual(main())
 
