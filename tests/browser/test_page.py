@@ -107,14 +107,14 @@ def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Ru
         drawer = page.page.get_by_role("dialog")
         title = drawer.get_by_role("heading", level=2)
         drawer.get_by_text("Output").wait_for()
-        assert page.page.evaluate("document.activeElement.getAttribute('role')") == "dialog"
+        expect(drawer).to_be_focused()
         for key, name in (("j", "checked[5]"), ("k", "checked[4]"), ("J", "checked[5]"), ("K", "checked[2]")):
             keys.press(key)
             title.get_by_text(name).wait_for()
             drawer.get_by_text("In a terminal").wait_for()
         keys.press("Escape")
         drawer.wait_for(state="detached")
-        assert page.page.evaluate("document.activeElement.getAttribute('role')") == "slider"
+        expect(dots).to_be_focused()
         assert "node=" not in page.page.url
         page.page.go_back()
         title.get_by_text("checked[2]").wait_for()
