@@ -20,6 +20,7 @@ from flowllm.language.problems import nearest
 from flowllm.language.workflow import DataFile, LlmBody, PythonBody, Step, Workflow, WorkflowBody
 from flowllm.runtime.options import RunOptions
 from flowllm.storage.base import Owner, RunRecord
+from flowllm.storage.timeline import RUN_ATTEMPTS, begun
 
 _AMOUNTS = {"usd": "number", "tokens": "whole number"}
 
@@ -177,6 +178,7 @@ def new_run(prepared: PreparedRun, *, tenant: str, owner: Owner, now: float) -> 
         tenant=tenant,
         tags=tuple(sorted({prepared.providers.redactor.text(tag) for tag in prepared.options.tags})),
         owner=owner,
+        stats={RUN_ATTEMPTS: [begun(owner, now)]},
     )
 
 

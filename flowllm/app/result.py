@@ -14,6 +14,7 @@ from flowllm.datasets.parquet import NOTHING, WHOLE, kind_of
 from flowllm.reporting.stats import Stats
 from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.storage.results import Results
+from flowllm.storage.timeline import RUN_ATTEMPTS
 from flowllm.views.rows import TIMES, Columns, Rows, RunRows
 
 
@@ -197,7 +198,8 @@ def figures_of(run: RunRecord) -> Mapping[str, Json]:
         known = {name: run.stats[name] for name in (COUNTED,) if name in run.stats}
         sent = {**EMPTY_STATS["requests"], "sent": run.totals.spend.requests}
         return {**known, "requests": sent, **run.totals.spend.as_dict()}
-    if COUNTED in run.stats:
-        return run.stats
-    earlier = {name: value for name, value in run.stats.items() if name != LAST_ATTEMPT}
+    stats = {name: value for name, value in run.stats.items() if name != RUN_ATTEMPTS}
+    if COUNTED in stats:
+        return stats
+    earlier = {name: value for name, value in stats.items() if name != LAST_ATTEMPT}
     return {**earlier, **run.totals.spend.as_dict()}

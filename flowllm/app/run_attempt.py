@@ -327,7 +327,6 @@ class RunAttempt:
         stats = {**self._stats.as_dict(duration_s=duration), "limits": self._limits()}
         if self._resumed:
             stats[LAST_ATTEMPT] = {name: stats[name] for name in Spend().as_dict()}
-            stats[RUN_ATTEMPTS] = run.stats[RUN_ATTEMPTS]
         try:
             stats |= (await self._store.spend(run.run_id)).as_dict()
             if self._resumed:
@@ -340,7 +339,7 @@ class RunAttempt:
                 finished_at=self._clock.now(),
                 outputs=ending.outputs,
                 error=ending.error,
-                stats=stats,
+                stats={**stats, RUN_ATTEMPTS: run.stats[RUN_ATTEMPTS]},
             )
         except StoreError as error:
             raise (fuller(ending.failure, error) if isinstance(ending.failure, StoreError) else error) from None

@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from flowllm.core.records import dataclass
-from flowllm.core.types import NodeId, NodeStatus, RunId, StepId
-from flowllm.storage.records import AttemptRecord
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepId
+from flowllm.storage.records import AttemptRecord, Owner
 
 RUN_ATTEMPTS = "run_attempts"
-"""The entry in the figures of a run that was resumed that has when each attempt at it began and ended."""
+"""The entry in the figures of a run that has when each attempt at it began and ended, and its process: see `begun`."""
+
+
+def begun(owner: Owner, at: float) -> dict[str, Json]:
+    """An attempt at a run that begins at that wall clock time; the next one says when it ended, or the run when the last did."""
+    return {"started_at": at, "finished_at": None, "process": owner.process}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

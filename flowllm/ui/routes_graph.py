@@ -12,6 +12,7 @@ from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.types import Json, RunId, StepId
 from flowllm.explain.graph import Graph
 from flowllm.storage.base import RunRecord
+from flowllm.storage.timeline import RUN_ATTEMPTS
 from flowllm.views.gauges import series_of, spacing, throttled, was_throttled
 from flowllm.views.graph import last_moment, read_graph
 from flowllm.views.models import models_of
@@ -44,14 +45,15 @@ async def timeline(request: Request) -> Response:
 
 async def gauges(request: Request) -> Response:
     """How accounts stood while a run went on, a point each `every` seconds; and whether anything waits for a limit now, or, of a
-    run that is over, did in it. Of one that goes on they are those of its process: limits hold within one."""
+    run that is over, did in it. They are those of the processes that worked on it, where that is known: limits hold within one."""
     store, now = request.app.state.store, request.app.state.clock.now()
     run: RunRecord = await store.run(RunId(request.path_params["run_id"]))
     until = now if run.going else last_moment(run, await store.nodes(run.run_id), now)
     every = spacing(until - run.started_at)
     found = await store.gauges(since=run.started_at - 1, until=until + 1)
-    if run.going and (owner := run.owner) is not None:
-        found = [gauge for gauge in found if gauge.process == owner.process or gauge.at < owner.since]
+    processes = {one.get("process") for one in run.stats.get(RUN_ATTEMPTS) or [{}]}
+    if None not in processes:
+        found = [gauge for gauge in found if gauge.process in processes]
     answer = throttled(found, now=now) if run.going else was_throttled(await models_of(store, run))
     accounts: list[Json] = [account.as_dict() for account in series_of(found, every)]
     return JSONResponse({"accounts": accounts, "every": every, "answer": answer.as_dict()})

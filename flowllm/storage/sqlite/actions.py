@@ -29,7 +29,7 @@ from flowllm.storage.sqlite.rows import (
 )
 from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.totals import Totals
-from flowllm.storage.timeline import RUN_ATTEMPTS
+from flowllm.storage.timeline import RUN_ATTEMPTS, begun
 
 
 def _set(*names: str, then: str = "") -> str:
@@ -117,8 +117,7 @@ def _attempts_at(connection: sqlite3.Connection, run: RunRecord, owner: Owner) -
     ended: float | None = run.finished_at
     if ended is None:
         (ended,) = connection.execute(_NEWEST, {"this": to_text(run.run_id)}).fetchone()
-    begun = {"started_at": owner.since, "finished_at": None}
-    return [*before, {**last, "finished_at": max(last["started_at"], ended or 0.0)}, begun]
+    return [*before, {**last, "finished_at": max(last["started_at"], ended or 0.0)}, begun(owner, owner.since)]
 
 
 def finish_run(

@@ -52,8 +52,10 @@ async def test_a_claim_notes_when_each_attempt_at_the_run_began_and_ended(store:
     store._locks.release(R1)  # its process dies
     claimed = await store.claim_run(R1, replace(ME, since=began + 50.0))
     times = [(created.started_at, created.started_at + 5.0), (began, began + 7.0), (began + 50.0, None)]
-    expected = [{"started_at": one, "finished_at": other} for one, other in times]
-    assert claimed.stats == (await store.run(R1)).stats == {"x": 1, RUN_ATTEMPTS: expected}
+    assert claimed.stats == (await store.run(R1)).stats
+    found = claimed.stats[RUN_ATTEMPTS]
+    assert [(one["started_at"], one["finished_at"]) for one in found] == times
+    assert ([one.get("process") for one in found], claimed.stats["x"]) == ([None, ME.process, ME.process], 1)
 
 
 def _within(name: str, parent: str, seq: int, **fields: object) -> NodeRecord:

@@ -13,6 +13,7 @@ from flowllm.core.types import NodeStatus, RunId
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.monitoring import Gauge
 from flowllm.storage.open import open_store, this_process
+from flowllm.storage.timeline import RUN_ATTEMPTS, begun
 from tests.support import records
 from tests.support.page import page_of
 
@@ -25,8 +26,8 @@ async def test_graph_timeline_and_gauges_of_a_run_that_goes_on(tmp_path: Path) -
     path, now = tmp_path / "x.db", CLOCK.now()
     store = await open_store(str(path), clock=CLOCK)
     me = this_process(CLOCK)
-    run = records.run("R1", owner=replace(me, since=now - 9))
-    run = await store.create_run(replace(run, snapshot={run.path: TEXT}, started_at=now - 9, options={}))
+    run, stats = records.run("R1", owner=replace(me, since=now - 9)), {RUN_ATTEMPTS: [begun(me, now - 9)]}
+    run = await store.create_run(replace(run, snapshot={run.path: TEXT}, started_at=now - 9, options={}, stats=stats))
     odd = records.run("R2", owner=this_process(CLOCK))
     odd = await store.create_run(replace(odd, run_id=RunId("R2"), snapshot={odd.path: "steps: 1"}, options={}))
     lease = records.lease_of(run)
