@@ -34,6 +34,7 @@ from flowllm.reporting.text import (
     visible,
 )
 from flowllm.storage.base import NodeRecord, RunRecord, Store
+from flowllm.views.runs import seen_at, worked_s
 from flowllm.views.steps import step_kinds
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -53,6 +54,7 @@ class Row:
     succeeded: int
     steps: int
     """All of the workflow's."""
+    took_s: float
     figures: Mapping[str, Json]
 
     def as_dict(self) -> dict[str, Json]:
@@ -63,7 +65,7 @@ class Row:
             "status": self.run.status.value,
             "started_at": timestamp(self.run.started_at),
             "finished_at": timestamp(self.run.finished_at),
-            "duration_s": self.figures.get("duration_s"),
+            "duration_s": round(self.took_s, 3),
             "steps": {"succeeded": self.succeeded, "total": self.steps},
             **{name: self.figures[name] for name in ("cost_usd", "at_least", "unknown")},
             "path": self.run.path,
@@ -79,7 +81,7 @@ class Row:
             "WORKFLOW": self.run.workflow,
             "STATUS": self.run.status.value,
             started: at[5:16] if narrow else at,
-            "TOOK": duration(self.figures.get("duration_s")),
+            "TOOK": duration(self.took_s),
             "STEPS OK": f"{self.succeeded:,}/{self.steps:,}",
             "COST": at_least(self.figures["cost_usd"], self.figures["at_least"]["cost_usd"], dollars),
             "TAGS": one_line(", ".join(self.run.tags), _TAGS),
@@ -142,7 +144,8 @@ def runs(ctx: click.Context, *, limit: int, wanted: Wanted, as_json: bool, locat
     async def work(app: FlowLLM) -> tuple[list[Row], str]:
         found = await app.store.runs(limit=limit, **filters)
         nothing = "" if found else await _nothing(app.store, filters)
-        return list(await asyncio.gather(*(_row(app.store, run) for run in found))), nothing
+        now = time.time()
+        return list(await asyncio.gather(*(_row(app.store, run, now) for run in found))), nothing
 
     rows, nothing = reading(location, work)
     if as_json:
@@ -175,7 +178,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
     print_table(cells, right=("TOOK", "STEPS OK", "COST"), spare=spare, cut="WORKFLOW")
 
 
-async def _row(store: Store, run: RunRecord) -> Row:
+async def _row(store: Store, run: RunRecord, now: float) -> Row:
     counts = await store.count_steps(run.run_id)
     figures = figures_of(run)
     steps = figures.get(COUNTED, 0)
@@ -183,7 +186,11 @@ async def _row(store: Store, run: RunRecord) -> Row:
         with suppress(DatabaseCorrupt):  # a damaged one is listed as failed
             steps = len(step_kinds(await store.run(run.run_id)))
     return Row(
-        run=run, succeeded=counts.get(NodeStatus.SUCCEEDED, 0), steps=max(sum(counts.values()), steps), figures=figures
+        run=run,
+        succeeded=counts.get(NodeStatus.SUCCEEDED, 0),
+        steps=max(sum(counts.values()), steps),
+        took_s=worked_s(run, now=await seen_at(store, run, now=now)),
+        figures=figures,
     )
 
 

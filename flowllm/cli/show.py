@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import clock_time, json_text, one_line, resume_options, visible
 from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.views.nodes import MOST_ITEMS
+from flowllm.views.runs import worked_s
 
 _ERRORS = 5
 """Errors of steps that are shown in full."""
@@ -131,7 +133,7 @@ def _print_figures(screen: Screen, record: Record) -> None:
 
 def _print_run_facts(screen: Screen, run: RunRecord, gone: float | None) -> None:
     print_field(screen, "file", run.path)
-    print_times(screen, run.started_at, run.finished_at)
+    print_times(screen, run.started_at, run.finished_at, worked_s(run, now=gone or time.time()))
     if gone is not None:
         print_field(screen, "last sign", clock_time(gone, zone=True))
     if run.going and run.owner is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from flowllm.cli.output import heading, located, page_width, results
@@ -45,15 +46,21 @@ def print_field(screen: Screen, name: str, value: str) -> None:
         screen.line(line)
 
 
-def print_times(screen: Screen, started_at: float | None, finished_at: float | None) -> None:
-    """When it began and ended, the zone named once, and how long that took."""
+def print_times(
+    screen: Screen, started_at: float | None, finished_at: float | None, took_s: float | None = None
+) -> None:
+    """When it began and ended, the zone named once, and how long that took, or has taken: all the time between unless given."""
     print_field(screen, "started", clock_time(started_at, zone=True))
     if started_at is not None and finished_at is not None:
         begun, ended = clock_time(started_at), clock_time(finished_at)
         shown = ended[11:] if ended[:10] == begun[:10] else ended
-        print_field(screen, "finished", f"{shown}, after {duration(max(0.0, finished_at - started_at))}")
+        print_field(
+            screen,
+            "finished",
+            f"{shown}, after {duration(max(0.0, finished_at - started_at) if took_s is None else took_s)}",
+        )
     elif started_at is not None:
-        print_field(screen, "finished", "-")
+        print_field(screen, *(("finished", "-") if took_s is None else ("so far", duration(took_s))))
 
 
 def print_section(screen: Screen, name: str, value: Json) -> None:
@@ -119,8 +126,10 @@ def cost(record: Record, node: NodeRecord) -> str:
 
 
 def note(node: NodeRecord) -> str:
-    """`foreach 50,000: 49,997 ok, 3 failed`, an error, or that it was cached; and a wait that can be felt."""
+    """`foreach 50,000: 49,997 ok, 3 failed`, an error, since when it runs, or that it was cached; and a wait that can be felt."""
     found = [] if node.counts is None else [f"foreach {counted(node)}"]
+    if running_s(node) is not None:
+        found.append(f"for {duration(running_s(node))}")
     if suspended := node.parts.get(SUSPENDED):
         found.append(f"waits: {suspended_text(**suspended)}")
     elif node.error:
@@ -131,6 +140,12 @@ def note(node: NodeRecord) -> str:
     if sum(waits.values()) >= WAIT_SHOWN:
         found.append(f"waited {waits_text(waits)}")
     return "; ".join(found)
+
+
+def running_s(node: NodeRecord) -> float | None:
+    """Seconds since it began; None: it does not run."""
+    running = node.status is NodeStatus.RUNNING and node.started_at is not None
+    return max(0.0, time.time() - (node.started_at or 0.0)) if running else None
 
 
 def counted(node: NodeRecord) -> str:

@@ -17,6 +17,7 @@ from flowllm.cli.show_parts import (
     print_section,
     print_steps,
     print_times,
+    running_s,
 )
 from flowllm.core.types import Json, NodeStatus, StepKind, Usage, item_index
 from flowllm.language.template import Template
@@ -98,7 +99,7 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord, accept: Accep
         "key": node.key,
     }
     _print_fields(screen, before)
-    print_times(screen, node.started_at, node.finished_at)
+    print_times(screen, node.started_at, node.finished_at, running_s(node))
     _print_fields(screen, after)
 
 

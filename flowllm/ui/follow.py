@@ -8,7 +8,7 @@ from flowllm.storage.following import ItemChange, NodeBrief
 from flowllm.ui.sse import comment, event
 from flowllm.views.briefs import brief_dict, item_entry
 from flowllm.views.eta import Ahead
-from flowllm.views.runs import RunSummary
+from flowllm.views.runs import summary_of
 
 MOST = 2000
 """Changes of nodes, and of items, in one event."""
@@ -43,9 +43,10 @@ class Follower:
             return comment()
         self._since, self._stood = upto, stands
         self.behind = upto < run.totals.changes
+        summary = await summary_of(store, run, now=now)
         data: dict[str, Json] = {
             "changes": upto,
-            "run": {**RunSummary.of(run, now=now).as_dict(), "attempt": run.epoch, "eta_s": eta_s},
+            "run": {**summary.as_dict(), "attempt": run.epoch, "eta_s": eta_s},
             "nodes": [brief_dict(node) for node in nodes],
             "items": [item_entry(item) for item in items],
         }

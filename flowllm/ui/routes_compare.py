@@ -16,7 +16,7 @@ from flowllm.storage.base import RunRecord, Store
 from flowllm.ui.queries import number_of
 from flowllm.views.compare import SHOWN, compare
 from flowllm.views.differences import FieldChange, NodeChange, StepComparison, differs, is_number, why
-from flowllm.views.runs import RunSummary
+from flowllm.views.runs import summary_of
 from flowllm.views.shown import preview
 
 _MOST: Final = 500
@@ -34,7 +34,7 @@ async def compared(request: Request) -> Response:
     limit = number_of(request, "limit", SHOWN, most=_MOST)
     now = request.app.state.clock.now()
     if base is None:
-        return JSONResponse({"base": None, "run": RunSummary.of(run, now=now).as_dict()})
+        return JSONResponse({"base": None, "run": (await summary_of(store, run, now=now)).as_dict()})
     found = await compare(store, base, run, query.get("step") or None, limit=limit, now=now)
     return JSONResponse(
         {

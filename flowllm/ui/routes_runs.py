@@ -19,7 +19,7 @@ from flowllm.ui.queries import number_of, run_of
 from flowllm.ui.sse import HEARTBEAT, comment, event, since, stopping, streamed
 from flowllm.views.briefs import brief_dict
 from flowllm.views.models import models_of
-from flowllm.views.runs import RunSummary
+from flowllm.views.runs import summary_of
 from flowllm.views.shown import shown, whole
 
 LISTED = 50
@@ -63,7 +63,7 @@ async def _list(request: Request, found: Sequence[RunRecord], limit: int) -> dic
     named = Counter(run.workflow for run in listed)
     newest = max((run.seq for run in listed), default=0)
     return {
-        "runs": _summaries(request, listed),
+        "runs": await _summaries(request, listed),
         "recent": {name: await store.recent(name, upto=newest, limit=RECENT + count) for name, count in named.items()},
         "more": len(found) == limit,
         "workflows": await store.workflows(),
@@ -72,9 +72,9 @@ async def _list(request: Request, found: Sequence[RunRecord], limit: int) -> dic
     }
 
 
-def _summaries(request: Request, found: Sequence[RunRecord]) -> list[Json]:
-    now = request.app.state.clock.now()
-    return [RunSummary.of(run, now=now).as_dict() for run in found]
+async def _summaries(request: Request, found: Sequence[RunRecord]) -> list[Json]:
+    store, now = request.app.state.store, request.app.state.clock.now()
+    return [(await summary_of(store, run, now=now)).as_dict() for run in found]
 
 
 async def run_changes(request: Request) -> Response:
@@ -98,7 +98,7 @@ async def _list_events(request: Request, wanted: dict[str, Any]) -> AsyncIterato
                 if stands != stood:
                     yield event("list", await _list(request, found, wanted["limit"]))
                 else:
-                    yield event("runs", {"runs": _summaries(request, moved)}) if moved else comment()
+                    yield event("runs", {"runs": await _summaries(request, moved)}) if moved else comment()
                 stood, changes = stands, {run.run_id: run.totals.changes for run in found}
                 going = any(run.going for run in found)
             except FlowLLMError as error:
@@ -110,7 +110,7 @@ async def _list_events(request: Request, wanted: dict[str, Any]) -> AsyncIterato
 async def run(request: Request) -> Response:
     """One run."""
     found = await run_of(request)
-    summary = RunSummary.of(found, now=request.app.state.clock.now())
+    summary = await summary_of(request.app.state.store, found, now=request.app.state.clock.now())
     return JSONResponse(
         {
             **summary.as_dict(),

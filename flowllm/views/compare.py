@@ -29,7 +29,7 @@ from flowllm.views.differences import (
     Verdict,
     field_changes,
 )
-from flowllm.views.runs import RunSummary
+from flowllm.views.runs import RunSummary, summary_of
 from flowllm.views.steps import step_kinds
 
 SHOWN = 20
@@ -92,8 +92,8 @@ async def compare(
     for nodes in await _paired(store, base, run, step):
         await comparer.step(nodes)
     return Comparison(
-        base=RunSummary.of(base, now=now),
-        run=RunSummary.of(run, now=now),
+        base=await summary_of(store, base, now=now),
+        run=await summary_of(store, run, now=now),
         given=field_changes(_given(base), _given(run)),
         edited=tuple(path for path, text in run.snapshot.items() if _kept(base, run, path) != text),
         steps=tuple(comparer.steps),

@@ -15,7 +15,7 @@ from flowllm.storage.browsing import ItemOrder, ItemQuery
 from flowllm.views.graph import graph_of_run
 from flowllm.views.models import models_of
 from flowllm.views.node import node_detail
-from flowllm.views.runs import RunSummary
+from flowllm.views.runs import RunSummary, summary_of
 from flowllm.views.shown import Shown, shown
 from flowllm.views.timeline import Timeline, read_timeline
 
@@ -89,7 +89,7 @@ async def report(
     graph = None if workflow is None else Graph.of(workflow)
     gatherer = _Gatherer(store, run, items)
     return Report(
-        summary=RunSummary.of(run, now=now),
+        summary=await summary_of(store, run, now=now),
         error=run.error,
         budget=None if workflow is None else workflow.budget,
         inputs={name: shown(value) for name, value in run.inputs.items()},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from flowllm.core.records import dataclass, fields, replace
 from flowllm.core.types import Json, NodeStatus, RunStatus, Usage
-from flowllm.storage.base import RunRecord
+from flowllm.storage.base import RunRecord, Store
+from flowllm.storage.timeline import RUN_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class RunSummary:
     started_at: float
     finished_at: float | None
     elapsed_s: float
-    """Of its last attempt: until it ended, or until now."""
+    """In all its attempts, until now."""
     cost_usd: float | None
     """None as soon as the price of one request is unknown."""
     cost_at_least: float
@@ -50,7 +52,7 @@ class RunSummary:
             status=run.status,
             started_at=run.started_at,
             finished_at=run.finished_at,
-            elapsed_s=_elapsed(run, now),
+            elapsed_s=worked_s(run, now=now),
             cost_usd=spend.cost_usd,
             cost_at_least=spend.known_usd,
             usage=replace(spend.usage, input_tokens=spend.known_input, output_tokens=spend.known_output),
@@ -75,11 +77,26 @@ class RunSummary:
         }
 
 
-def _elapsed(run: RunRecord, now: float) -> float:
+async def summary_of(store: Store, run: RunRecord, *, now: float) -> RunSummary:
+    """A run as it stands at that wall clock time."""
+    return RunSummary.of(run, now=await seen_at(store, run, now=now))
+
+
+async def seen_at(store: Store, run: RunRecord, *, now: float) -> float:
+    """Now, or when a run that nobody ended gave its last sign of life."""
+    if run.going or run.finished_at is not None:
+        return now
+    return await store.last_sign(run.run_id) or run.started_at
+
+
+def worked_s(run: RunRecord, *, now: float) -> float:
+    """Seconds that were spent on a run, in all its attempts."""
+    *before, last = run.stats.get(RUN_ATTEMPTS) or [{"started_at": run.started_at}]
+    earlier = math.fsum(one["finished_at"] - one["started_at"] for one in before)
     if isinstance(took := run.stats.get("duration_s"), (int, float)) and run.finished_at is not None:
-        return float(took)
-    began = run.started_at if run.owner is None else run.owner.since
-    return max(0.0, (now if run.finished_at is None else run.finished_at) - began)
+        return earlier + float(took)
+    until = now if run.finished_at is None else run.finished_at
+    return earlier + max(0.0, until - float(last["started_at"]))
 
 
 def _share(usage: Usage) -> float | None:

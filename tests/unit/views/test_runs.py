@@ -10,12 +10,13 @@ import pytest
 from flowllm.core.money import Spend
 from flowllm.core.records import replace
 from flowllm.core.types import NodeStatus, RunStatus, Usage
-from flowllm.storage.base import Owner
 from flowllm.storage.monitoring import RunTotals
 from flowllm.views.runs import RunSummary
 from tests.support import records
 
 RUN = replace(records.run("R1"), started_at=100.0, options={"over": None}, tags=("nightly",))
+
+AGAIN = [{"started_at": 100.0, "finished_at": 105.0}, {"started_at": 190.0, "finished_at": None}]
 
 
 def summary(now: float = 200.0, **fields: Any) -> RunSummary:
@@ -26,13 +27,14 @@ def summary(now: float = 200.0, **fields: Any) -> RunSummary:
     ("fields", "seconds"),
     [
         ({}, 100.0),
-        ({"owner": Owner(pid=1, host="h", since=190.0)}, 10.0),
         ({"finished_at": 150.0}, 50.0),
         ({"finished_at": 150.0, "stats": {"duration_s": 7}}, 7.0),
         ({"started_at": 300.0}, 0.0),
+        ({"stats": {"run_attempts": AGAIN}}, 5.0 + 10.0),
+        ({"finished_at": 198.0, "stats": {"run_attempts": AGAIN, "duration_s": 7}}, 5.0 + 7.0),
     ],
 )
-def test_what_it_took_is_that_of_its_last_attempt_and_never_negative(fields: dict[str, Any], seconds: float) -> None:
+def test_what_it_took_is_that_of_all_its_attempts_and_never_negative(fields: dict[str, Any], seconds: float) -> None:
     assert summary(**fields).elapsed_s == seconds
 
 
