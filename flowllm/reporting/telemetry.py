@@ -75,6 +75,8 @@ class Telemetry:
         self._around = around
         self._run: _Open | None = None
         self._workflow = ""
+        self._started: dict[str, NodeStarted] = {}
+        """Nodes that have no span yet: they get one when something happens within them, or at their end, unless they are reused."""
         self._nodes: dict[str, _Open] = {}
         self._requests: dict[tuple[NodeId, int], _Open] = {}
         self._answered: dict[NodeId, tuple[Any, int]] = {}
@@ -131,6 +133,8 @@ class Telemetry:
 
     def _end_all(self, at: float) -> None:
         """What was cut off, the innermost first."""
+        for node_id in list(self._started):
+            self._node(node_id)
         for node_id in list(self._answered):
             self._end_answered(node_id, {})
         for open_span in (*reversed(self._requests.values()), *reversed(self._nodes.values())):
@@ -143,25 +147,35 @@ class Telemetry:
 
     def _node_started(self, event: NodeStarted) -> None:
         if event.node_id not in self._nodes:
-            self._nodes[event.node_id] = self._opened(event, event.kind, event.parent, event.place)
+            self._started[event.node_id] = event
 
-    def _opened(self, event: NodeStarted | NodeEnded, kind: StepKind, parent: str, place: int | None) -> _Open:
-        step = step_path(event.node_id)
+    def _node(self, node_id: str) -> _Open | None:
+        """The open span of a node that has started."""
+        started = self._started.pop(node_id, None)
+        if started is not None:
+            self._nodes[node_id] = self._opened(started)
+        return self._nodes.get(node_id)
+
+    def _opened(self, event: NodeStarted | NodeEnded) -> _Open:
+        step, kind = step_path(event.node_id), event.kind
         attributes: _Attributes = {names.NODE_ID: event.node_id, names.STEP: step, names.KIND: kind.value}
-        if place is not None:
-            attributes[names.INDEX] = place
-        around = self._nodes.get(parent) or self._run
+        if event.place is not None:
+            attributes[names.INDEX] = event.place
+        around = self._node(event.parent) or self._run
         context = self._around if around is None else self._api.set_span_in_context(around.span)
         span = self._tracer.start_span(step, context, attributes=attributes, start_time=_nanoseconds(event.at))
         return _Open(span=span, at=event.at, kind=kind)
 
     def _node_ended(self, event: NodeEnded) -> None:
-        node = self._nodes.pop(event.node_id, None)
+        if event.reused:
+            self._started.pop(event.node_id, None)
+        node = self._node(event.node_id)
+        self._nodes.pop(event.node_id, None)
         if event.reused or (node is None and not event.cached):  # it was not executed
             if node is not None:
                 node.span.end(_nanoseconds(event.at))
             return
-        node = node or self._opened(event, event.kind, event.parent, event.place)
+        node = node or self._opened(event)
         self._count(event, node)
         attributes: _Attributes = {names.NODE_STATUS: event.status.value, names.CACHED: event.cached}
         if event.cost_usd is not None:
@@ -189,7 +203,7 @@ class Telemetry:
             self._meters.cache.add(1, step | {names.CACHE_RESULT: "hit" if event.cached else "miss"})
 
     def _retrying(self, event: NodeRetrying) -> None:
-        node = self._nodes.get(event.node_id)
+        node = self._node(event.node_id)
         if node is not None:
             attributes = {names.ATTEMPT: event.attempt, names.ERROR_TYPE: str(event.error.get("type"))}
             node.span.add_event(names.RETRY, attributes, _nanoseconds(event.at))
@@ -197,7 +211,7 @@ class Telemetry:
     # requests
 
     def _request_sent(self, event: RequestSent) -> None:
-        node = self._nodes.get(event.node_id) or self._run
+        node = self._node(event.node_id) or self._run
         kind = None if node is None else node.kind
         attributes = {
             **_of_request(event, kind),
@@ -249,7 +263,7 @@ class Telemetry:
         return True
 
     def _request_joined(self, event: RequestJoined) -> None:
-        node = self._nodes.get(event.node_id)
+        node = self._node(event.node_id)
         if node is not None:
             node.span.add_event(names.JOINED, timestamp=_nanoseconds(event.at))
 

@@ -59,9 +59,9 @@ def test_two_thousand_rows_stopped_resumed_mended_and_exported(project: Project)
     assert {row["output.topic"] for row in found} == {"price", "taste", "service"}
     assert all(row["input_tokens"] and row["took_s"] for row in found)
     appended = list(csv.DictReader((project.folder / "today.csv").open()))
-    assert {row["index"]: (row["topic"], row["sure"]) for row in appended} == {
-        row["index"]: (row["output.topic"], row["output.sure"]) for row in found
-    }
+    assert {row["index"]: (row["text"], row["stars"], row["topic"], row["sure"]) for row in appended} == {
+        row["index"]: (row["item.text"], row["item.stars"], row["output.topic"], row["output.sure"]) for row in found
+    }, "what was asked stands beside what was answered"
     run, _ = project.json("runs")
     sent = project.rows("SELECT count(*) FROM attempts WHERE run_id = ? AND status = 'succeeded'", run["run_id"])
     assert sent == [(ROWS,)], "nothing was sent twice"

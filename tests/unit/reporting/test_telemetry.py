@@ -53,7 +53,7 @@ def test_what_a_stop_cut_off_ends_with_its_run() -> None:
 
 
 def test_what_was_not_executed_has_no_span() -> None:
-    spans = told(node(NodeEnded, reused=True), node(NodeEnded, "b", status=NodeStatus.SKIPPED))
+    spans = told(node(), node(NodeEnded, reused=True), node(NodeEnded, "b", status=NodeStatus.SKIPPED))
     assert set(spans) == {"invoke_workflow w"}
     assert seconds(told(node(NodeEnded, cached=True))["a"]) == (1.0, 1.0)
 
