@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from flowllm.core.errors import ItemsFailed
 from flowllm.core.events import (
     Event,
     FailuresHigh,
@@ -45,6 +44,7 @@ from flowllm.reporting.text import (
     short_path,
     suspended_text,
     visible,
+    without_items,
 )
 
 SIMULATED_NOTICE: Final = (
@@ -239,8 +239,7 @@ class Progress:
 
     def _failed(self, event: NodeEnded, error: Mapping[str, Json]) -> None:
         """With what to do about it, where that is not the same for many items."""
-        if error.get("type") == ItemsFailed.__name__:  # the first ones have been shown
-            error = {**error, "message": str(error.get("message")).partition(f"; {event.node_id}[")[0]}
+        error = without_items(event.node_id, error)  # the first ones have been shown
         goes_on = " (on_error: continue)" if event.tolerated else ""
         self._say("ERROR", event.node_id, error_text(error) + goes_on)
         if event.place is None:

@@ -26,6 +26,7 @@ from flowllm.reporting.text import (
     short_path,
     suspended_text,
     visible,
+    without_items,
 )
 
 NOTABLE_SHARE = 0.5
@@ -158,6 +159,8 @@ class Summary:
         if error is None:
             return
         if len(self._errors) < MOST_ERRORS:
+            if any(one.startswith(f"{node}[") for one, _ in self._errors):
+                error = without_items(node, error)
             short = {name: str(error.get(name) or "")[:LONGEST] for name in ("type", "message", "hint")}
             if ended is not None and ended.reused:
                 short["message"] = f"{short['message']} (reused: --retry-failed runs it again)"
@@ -205,7 +208,8 @@ class Summary:
         """Rows that failed are shown by their number, what fails a step with the step."""
         if self._over and error.get("type") == ItemsFailed.__name__:
             return True
-        return any(one.get("message") == error.get("message") for _, one in self._errors)
+        said = str(error.get("message"))
+        return any(said == one.get("message") or said.startswith(f"{one.get('message')}; ") for _, one in self._errors)
 
     @property
     def _over(self) -> bool:

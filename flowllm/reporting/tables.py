@@ -24,7 +24,7 @@ def table(
     """Rows under their headers, a line each; a column in which nothing stands is left out. Columns named in `right` are numbers.
 
     Where that is wider than `width`, the `spare` columns are left out one by one, until it fits with the column `cut`, else the
-    first one, as narrow as `least`.
+    first one, as narrow as `least`; that one is cut, further if need be.
     """
     names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
     cells = {name: [visible(row[name]) or "-" * (name in right) for row in rows] for name in names}
@@ -37,7 +37,7 @@ def table(
             break
     if width is not None and longest > width - others:
         name = cut if cut in widths else next(iter(widths))
-        widths[name] = max(least, width - others)
+        widths[name] = max(1, width - others)
         cells[name] = [cut_to(cell, widths[name]) for cell in cells[name]]
 
     def line(row: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flowllm.core import money
-from flowllm.core.errors import ConditionFailed, TemplateFailed
+from flowllm.core.errors import ConditionFailed, ItemsFailed, TemplateFailed
 from flowllm.core.types import IN_MEMORY, Json, N, RunStatus, WaitReason
 
 _NUMBERS = re.compile(r"\[\n\s+((?:[-+.eE\d]+,\n\s+)*[-+.eE\d]+)\n\s*\]")
@@ -198,6 +198,13 @@ def error_text(error: Mapping[str, Json] | None, longest: int = 400) -> str:
     if not error:
         return "unknown error"
     return one_line(f"{error.get('type', 'Error')}: {error.get('message', '')}", longest)
+
+
+def without_items(node: str, error: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The error of a foreach without those of its items, which stand beside it."""
+    if error.get("type") != ItemsFailed.__name__:
+        return error
+    return {**error, "message": str(error.get("message")).partition(f"; {node}[")[0]}
 
 
 def reason_word(reason: WaitReason | str) -> str:

@@ -36,7 +36,7 @@ def test_what_follows_a_break_stands_under_its_beginning() -> None:
         (None, ["A      N  X     T", "日本  12  yes   a long text that is cut", "a      -"]),
         (24, ["A      N  X     T", "日本  12  yes   a long…", "a      -"]),
         (16, ["A      N  T", "日本  12  a lon…", "a      -"]),
-        (8, ["A     T", "日本  a lo…", "a"]),
+        (8, ["A     T", "日本  a…", "a"]),
     ],
 )
 def test_a_table_keeps_within_the_width_and_counts_what_takes_two_columns(
