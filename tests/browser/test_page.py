@@ -115,6 +115,7 @@ def test_the_drawer_by_keyboard_alone(browser: Browser, server: Server, runs: Ru
         keys.press("Escape")
         drawer.wait_for(state="detached")
         expect(dots).to_be_focused()
+        expect(dots).to_have_attribute("aria-valuetext", "item 2: failed")
         assert "node=" not in page.page.url
         page.page.go_back()
         title.get_by_text("checked[2]").wait_for()

@@ -11,8 +11,8 @@ const FAINT = 0.14;
 const ROOMY = 9; // from which on nothing must stand out of its cell to be seen
 const MARGIN = 4;
 
-/** `grid`: `{codes: Uint8Array, total, version}`; `only`: a Set of letters, or null for all; `onPick(index)`. */
-export function Dots({ grid, only, label, onPick }) {
+/** `grid`: `{codes: Uint8Array, total, version}`; `only`: a Set of letters, or null for all; `open`: the index that is marked, or -1; `onPick(index)`. */
+export function Dots({ grid, only, open, label, onPick }) {
   const box = useRef(null);
   const canvas = useRef(null);
   const [width, setWidth] = useState(0);
@@ -35,11 +35,11 @@ export function Dots({ grid, only, label, onPick }) {
     };
   }, []);
   const focused = useRef(false);
-  const paint = () => draw(canvas.current, box.current, grid, plan, only, focused.current ? at : -1);
+  const paint = () => draw(canvas.current, box.current, grid, plan, only, focused.current ? at : open);
   useEffect(() => {
     const frame = requestAnimationFrame(paint);
     return () => cancelAnimationFrame(frame);
-  }, [grid, grid.version, width, only, at, theme]);
+  }, [grid, grid.version, width, only, at, open, theme]);
 
   const picked = (event) => indexAt(event, box.current, plan, grid.total);
   const moved = (event) => {
@@ -51,10 +51,17 @@ export function Dots({ grid, only, label, onPick }) {
   const go = (index) => {
     const next = Math.max(0, Math.min(grid.total - 1, index));
     setAt(next);
-    const top = Math.floor(next / plan.columns) * plan.cell;
-    if (top < box.current.scrollTop) box.current.scrollTop = top;
-    else if (top + plan.cell > box.current.scrollTop + plan.height) box.current.scrollTop = top + plan.cell - plan.height;
+    show(next);
   };
+  const show = (index) => {
+    const top = Math.floor(index / plan.columns) * plan.cell;
+    const end = top + plan.cell + 2 * MARGIN - plan.height;
+    if (top < box.current.scrollTop) box.current.scrollTop = top;
+    else if (end > box.current.scrollTop) box.current.scrollTop = end;
+  };
+  useEffect(() => {
+    if (open >= 0 && width > 0) go(open);
+  }, [open, width]);
   const pressed = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const page = plan.columns * Math.max(1, Math.floor(plan.height / plan.cell) - 1);
@@ -94,7 +101,7 @@ export function Dots({ grid, only, label, onPick }) {
       }}
     >
       <canvas ref=${canvas} aria-hidden="true"></canvas>
-      <div style=${{ height: `${plan.rows * plan.cell - plan.height}px` }}></div>
+      <div style=${{ height: `${plan.whole - plan.height}px` }}></div>
     </div>
     ${tip && html`<div class="dots-tip" style=${{ left: `${tip.x}px`, top: `${tip.y}px` }}><strong>${count(tip.index)}</strong> ${visible(word(tip.index))}</div>`}
     <p class="unseen" role="status">${focused.current && grid.total ? `item ${at}: ${word(at)}` : ""}</p>
@@ -114,15 +121,16 @@ export function layout(total, width) {
   const cell = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(Math.sqrt((usable * ROOM) / Math.max(1, total)))));
   const columns = Math.max(1, Math.floor(usable / cell));
   const rows = Math.ceil(total / columns);
-  return { cell, columns, rows, height: Math.max(cell, Math.min(TALLEST, rows * cell)) };
+  const whole = rows * cell + 2 * MARGIN;
+  return { cell, columns, rows, whole, height: Math.max(cell, Math.min(TALLEST, whole)) };
 }
 
 function indexAt(event, box, plan, total) {
   const bounds = box.getBoundingClientRect();
   const column = Math.floor((event.clientX - bounds.left - MARGIN) / plan.cell);
-  const row = Math.floor((event.clientY - bounds.top + box.scrollTop) / plan.cell);
+  const row = Math.floor((event.clientY - bounds.top + box.scrollTop - MARGIN) / plan.cell);
   const index = row * plan.columns + column;
-  return column < 0 || column >= plan.columns || row < 0 || index >= total ? null : index;
+  return column < 0 || column >= plan.columns || row < 0 || row >= plan.rows || index >= total ? null : index;
 }
 
 // How much of a cell a status fills, and whether it is hollow: the shape says what the colour says.
@@ -144,8 +152,8 @@ function draw(canvas, box, grid, plan, only, focus) {
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
   const style = getComputedStyle(box);
-  const top = box.scrollTop;
-  const first = Math.floor(top / plan.cell) * plan.columns;
+  const top = box.scrollTop - MARGIN;
+  const first = Math.max(0, Math.floor(top / plan.cell)) * plan.columns;
   const last = Math.min(grid.total, (Math.floor((top + height) / plan.cell) + 1) * plan.columns);
   for (const [letter, [share, hollow]] of Object.entries(SHAPES)) {
     const code = letter.charCodeAt(0);

@@ -24,6 +24,8 @@ function Foreach({ run, parent, items, query, onOpen }) {
   const { grid, error, moved } = useGrid(run, parent, items);
   const [only, find, sort] = [query.get("only") ?? "", query.get("find") ?? "", query.get("sort") ?? "index"];
   if (error) return html`<${Trouble} error=${error} />`;
+  const node = query.get("node") ?? "";
+  const open = !moved && node.startsWith(`${parent}[`) && /^\d+\]$/.test(node.slice(parent.length + 1)) ? parseInt(node.slice(parent.length + 1), 10) : -1;
   const pick = async (index) => {
     if (WORDS[String.fromCharCode(grid.codes[index])] === WORDS["."]) return;
     const name = `${parent}[${index}]`;
@@ -34,9 +36,9 @@ function Foreach({ run, parent, items, query, onOpen }) {
     ${grid
       ? html`
           <${Filters} ...${{ run, parent, grid, only, find, sort }} />
-          <div class="card"><${Dots} grid=${grid} only=${only ? new Set([LETTERS[only]]) : null} label=${`Items of ${parent}`} onPick=${pick} /></div>`
+          <div class="card"><${Dots} grid=${grid} only=${only ? new Set([LETTERS[only]]) : null} open=${open} label=${`Items of ${parent}`} onPick=${pick} /></div>`
       : html`<p class="muted" role="status">Reading items …</p>`}
-    <div class="items" hidden=${!grid}><${Table} ...${{ run, parent, only, find, sort }} changes=${grid?.version ?? 0} node=${query.get("node")} /></div>
+    <div class="items" hidden=${!grid}><${Table} ...${{ run, parent, only, find, sort }} changes=${grid?.version ?? 0} node=${node} /></div>
   </section>`;
 }
 
