@@ -31,7 +31,7 @@ def pytest_configure() -> None:
     They keep their bytecode, wherever that is unusual: there are hundreds of them, which would each compile it.
     And the folders of tests are in memory, where that has room: on a disk most of their time is spent on its syncs."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**31:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
