@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flowllm.cli.main import cli
-from tests.support.warm import Forked
+from tests.support.warm import LARGEST_FILE, Forked
 
 if TYPE_CHECKING:
     Process = subprocess.Popen[str] | Forked
@@ -46,15 +46,6 @@ class Outcome:
     def said(self) -> str:
         """For the message of a failed assertion."""
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-_SMALL_DISK = """
-import resource, runpy, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond it fails with EFBIG, as ENOSPC would
-size = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-runpy.run_module("flowllm", run_name="__main__", alter_sys=True)
-"""
 
 
 class Project:
@@ -98,12 +89,13 @@ class Project:
         `largest_file` in bytes stands for a disk that fills up. `humble` gives up root's right to write
         everywhere, where the tests are root's. `anew` starts an interpreter for it, where that matters.
         """
-        if not (anew or humble or largest_file) and not any(name.startswith(_ANEW) for name in environ):
+        if largest_file is not None:
+            environ[LARGEST_FILE] = str(largest_file)
+        if not (anew or humble) and not any(name.startswith(_ANEW) for name in environ):
             return Forked([*map(str, words)], cwd=self.folder, env={**self.environ, **environ})
-        module = ["-m", "flowllm"] if largest_file is None else ["-c", _SMALL_DISK, str(largest_file)]
         drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
         return subprocess.Popen(
-            [*(drop if humble and os.geteuid() == 0 else ()), sys.executable, *module, *map(str, words)],
+            [*(drop if humble and os.geteuid() == 0 else ()), sys.executable, "-m", "flowllm", *map(str, words)],
             cwd=self.folder,
             env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -34,6 +35,8 @@ LARGEST = 1 << 20
 """Bytes of a request: words, folder and environment."""
 DIES = "DIES_AT"
 """The variable that names a point of failpoints.py."""
+LARGEST_FILE = "LARGEST_FILE"
+"""The variable with the bytes that a file may have: a disk that fills up."""
 BEAT = "BEAT"
 """The variable with the seconds of a beat (cli/signals.py), for a loop that is held for good."""
 
@@ -232,6 +235,9 @@ def main(life: int, ear: int) -> NoReturn:
     sys.argv[1:] = found["words"]
     if point := os.environ.pop(DIES, ""):
         arm(point)
+    if size := int(os.environ.pop(LARGEST_FILE, 0)):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond it fails with EFBIG, as ENOSPC would
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     signals.BEAT = float(os.environ.pop(BEAT, signals.BEAT))  # type: ignore[misc]
     atexit._clear()  # a process of a user's has none as it starts: with some here, all modules would be taken apart at the end
     runpy.run_module("flowllm", run_name="__main__", alter_sys=True)
