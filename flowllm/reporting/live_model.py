@@ -247,7 +247,7 @@ class LiveModel:
 
     def _step_read(self, event: StepRead) -> None:
         step = self._step(event.node_id)
-        step.begin(event.at)
+        step.status = NodeStatus.RUNNING  # since when is not on record
         step.read(event)
         if event.total is not None:
             step.opened, step.items = event.begun, event.total
@@ -330,7 +330,7 @@ class LiveModel:
         return StepSnapshot(
             name=step.name,
             depth=step.depth,
-            status=step.status if running or self.ended is None or step.status in NODE_TERMINAL else _left(step.status),
+            status=self._status(step),
             source=step.source,
             many=step.many,
             total=total,
@@ -352,10 +352,15 @@ class LiveModel:
     def _within(self, step: _Step) -> list[_Step]:
         return [one for name, one in self._steps.items() if name.startswith(f"{step.name}.")]
 
+    def _around(self, step: _Step) -> _Step | None:
+        """The step whose items it is within."""
+        found = self._steps.get(step.name.rpartition(".")[0])
+        return found if found is not None and found.many else None
+
     def _total(self, step: _Step) -> int | None:
         """Its items, or those of the foreach that it is within; None: not known yet."""
-        around = self._steps.get(step.name.rpartition(".")[0])
-        if step.total is not None or around is None or not around.many:
+        around = self._around(step)
+        if step.total is not None or around is None:
             return step.total
         outer = self._total(around)
         if not step.opened or outer is None:
@@ -363,14 +368,18 @@ class LiveModel:
         others = max(0, outer - max(step.opened, around.ended))
         return step.items + others * (step.size or 0) if not others or step.size != _DIFFER else None
 
+    def _status(self, step: _Step) -> NodeStatus:
+        """Of a step within items, which ends with each of them, that of the foreach once this is over."""
+        around = self._around(step)
+        if around is not None and (outer := self._status(around)) in NODE_TERMINAL:
+            return outer
+        stopped = self.ended is not None and step.status is NodeStatus.RUNNING
+        return NodeStatus.CANCELLED if stopped else step.status
+
     def _ended(self, step: _Step) -> int:
         """Of a step within items at least as many as of these, which may have been taken as a whole from the cache."""
-        around = self._steps.get(step.name.rpartition(".")[0])
-        return (
-            max(step.ended, self._ended(around))
-            if around is not None and around.many and not step.opened
-            else step.ended
-        )
+        around = self._around(step)
+        return step.ended if around is None or step.opened else max(step.ended, self._ended(around))
 
     def _left_s(self, step: _Step, now: float) -> float | None:
         """Of a foreach of graphs what the slowest of its steps takes, where all are known: items end later than these."""
@@ -379,11 +388,6 @@ class LiveModel:
         own = 0.0 if left == 0 else left / speed if left and speed else None
         within = [self._left_s(one, now) for one in self._within(step)]
         return own if None in within else max((one for one in within if one is not None), default=own)
-
-
-def _left(status: NodeStatus) -> NodeStatus:
-    """Of a step that had not ended when the run did."""
-    return NodeStatus.CANCELLED if status is NodeStatus.RUNNING else status
 
 
 def _waits_of(accounts: Sequence[AccountState]) -> Counter[WaitReason]:

@@ -200,6 +200,8 @@ class RunFollower:
         if brief.status not in NODE_TERMINAL:
             return []
         self._done.add(node)
+        if brief.counts is not None:
+            self._begun.setdefault(node, brief.counts.total)
         begun = (
             [NodeStarted(run_id=run_id, at=at, node_id=node, kind=kind, parent=brief.parent)]
             if brief.started_at

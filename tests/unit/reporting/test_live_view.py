@@ -120,6 +120,10 @@ def test_what_was_not_carried_out_is_no_part_of_the_eta_and_a_file_that_is_not_c
         "▸ rows      ━━━━━━━━━───────  600 of 1,000  60%  6.7/s  ETA 1m 00s",
     ]
     assert found.snapshot(50.0).left_s is None, "nothing has ended in the last half minute"
+    counts = {"total": 600, "succeeded": 600, "failed": 0, "skipped": 0}
+    for event in (node_ended("row", at=60.0, counts=counts), run_ended(at=60.0)):
+        found.handle(event)
+    assert [line[:9] for line in drawn(found, 60.0)[1:]] == ["✓ rows   ", "✓   title"]
 
 
 def test_a_foreach_within_items_has_all_their_items_once_that_can_be_told() -> None:
