@@ -4,12 +4,14 @@ and how accounts stand."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field
+from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.storage.following import WorkflowSums
 from flowllm.storage.monitoring import Gauge
 from flowllm.views.gauges import FRESH
@@ -80,10 +82,11 @@ def _of_runs(sums: Sequence[WorkflowSums]) -> Iterable[Metric]:
         help="Runs on record, by status.",
         values=[(labels, one.runs) for labels, one in by_status],
     )
-    nodes: dict[tuple[str, str], int] = {}
+    nodes = Counter[tuple[str, str]]()
     for one in sums:
         for status, count in one.totals.nodes.items():
-            nodes[one.workflow, status.value] = nodes.get((one.workflow, status.value), 0) + count
+            ended = status is NodeStatus.RUNNING and one.status is not RunStatus.RUNNING
+            nodes[one.workflow, NodeStatus.CANCELLED if ended else status] += count
     yield Metric(
         name="flowllm_nodes",
         kind="gauge",

@@ -82,7 +82,7 @@ def test_figures_are_what_is_on_record_in_the_text_format() -> None:
     spend = Spend(
         requests=3, usage=Usage(cached_input_tokens=None), known_input=20, known_output=4, known_usd=0.5, unknown=1
     )
-    totals = RunTotals(nodes={NodeStatus.SUCCEEDED: 2}, spend=spend)
+    totals = RunTotals(nodes={NodeStatus.SUCCEEDED: 2, NodeStatus.RUNNING: 1}, spend=spend)
     sums = [
         WorkflowSums(workflow='a"\\\nb', status=status, runs=2, totals=totals)
         for status in (RunStatus.FAILED, RunStatus.PAUSED)
@@ -98,6 +98,7 @@ def test_figures_are_what_is_on_record_in_the_text_format() -> None:
             r'# (HELP|TYPE) flowllm_\w+ .+|flowllm_\w+(\{(\w+="(\\["\\n]|[^"\\\n])*",?)*\})? [-0-9.e+]+', line
         ), line
     assert 'flowllm_nodes{workflow="a\\"\\\\\\nb",status="succeeded"} 4\n' in text
+    assert 'status="cancelled"} 2\n' in text, "nothing runs in a run that is over"
     assert 'flowllm_cost_usd_total{workflow="a\\"\\\\\\nb"} 1.0\n' in text
     assert 'flowllm_requests_in_flight{account="acc",process="h:1"} 4\n' in text
     assert 'reason="rate",priority="low"} 2\n' in text
