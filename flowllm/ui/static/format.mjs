@@ -26,8 +26,7 @@ export function dollars(usd) {
   if (usd === 0) return "$0";
   const digits = Math.max(2, 3 - Math.floor(Math.log10(Math.abs(usd))));
   const [whole, rest = ""] = usd.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).split(".");
-  const shown = rest.replace(/0+$/, "");
-  return `$${whole}.${Math.abs(usd) < 1 ? shown : shown.padEnd(2, "0")}`;
+  return `$${whole}.${rest.replace(/0+$/, "").padEnd(2, "0")}`;
 }
 
 /** What a run cost: exact, at least so much, or unknown. */

@@ -66,7 +66,7 @@ def test_dollars_that_add_up_to_the_budget_but_for_rounding_fit() -> None:
         for _ in range(3):
             await _reserve(budget, tenth := _tokens(1, 0.1))
             budget.reconcile(tenth, _took(1, 0.1))
-        with pytest.raises(BudgetExceeded, match=r"\$0\.3 of \$0\.3 are spent, and it may take \$0\.0001"):
+        with pytest.raises(BudgetExceeded, match=r"\$0\.30 of \$0\.30 are spent, and it may take \$0\.0001"):
             await _reserve(budget, _tokens(1, 0.0001))
 
     run_virtual(main())

@@ -119,7 +119,7 @@ def test_each_model_has_its_requests_waits_failures_and_what_both_caches_saved()
     assert max(len(plain(line)) for line in narrow) <= 79
     kept = "MODEL REQUESTS 429s TOKENS IN CACHED OUT COST P99 THROTTLED"
     assert " ".join(plain(narrow[0]).split()) == kept
-    assert response_cache_line(found["models"]) == "response cache: 2 answers were stored already, which saved $0.5"
+    assert response_cache_line(found["models"]) == "response cache: 2 answers were stored already, which saved $0.50"
     alone = [m | {"throttled_s": 0.0}]
     assert [worth_a_table({"models": one}) for one in (found["models"], [m], alone, [])] == [True, True, False, False]
 
