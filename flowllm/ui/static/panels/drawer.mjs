@@ -22,15 +22,18 @@ export function Drawer({ run, id, onClose, onOpen }) {
     panel.current.focus();
     return () => opener.current?.isConnected && opener.current.focus();
   }, []);
+  const shown = useRef(null); // known to the keys as soon as it is seen, which is before effects run
+  shown.current = node;
   useEffect(() => {
     const pressed = (event) => {
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+      const beside = shown.current?.[KEYS[event.key]];
       if (event.key === "Escape") onClose();
-      else if (!event.target.closest?.("input, select, textarea") && node?.[KEYS[event.key]]) onOpen(node[KEYS[event.key]]);
+      else if (!event.target.closest?.("input, select, textarea") && beside) onOpen(beside);
     };
     addEventListener("keydown", pressed);
     return () => removeEventListener("keydown", pressed);
-  }, [node, onClose, onOpen]);
+  }, [onClose, onOpen]);
   useEffect(() => panel.current.querySelector(".drawer-body").scrollTo(0, 0), [id]);
   return html`<aside class="drawer" role="dialog" aria-label=${`Node ${id}`} tabindex="-1" ref=${panel}>
     <${Head} id=${id} node=${node} onClose=${onClose} onOpen=${onOpen} />
