@@ -25,7 +25,7 @@ _STRETCH = 20
 class Tally:
     """How far many nodes of a kind have come, in a few numbers. Times are wall clock seconds."""
 
-    __slots__ = ("ended", "failed", "rate", "retried", "skipped", "total", "usd")
+    __slots__ = ("_asks", "ended", "failed", "rate", "retried", "skipped", "total", "usd")
 
     def __init__(self, at: float, total: int | None = None) -> None:
         self.total = total
@@ -34,6 +34,13 @@ class Tally:
         """What their requests cost, as far as that is known."""
         self.rate = SlidingRate(at)
         """Of those that were carried out; those of the cache and of earlier attempts are none."""
+        self._asks = False
+
+    def asked(self, at: float) -> None:
+        """A request of theirs goes out: with the first one begins what goes on at that rate, unless any was carried out before."""
+        if not self._asks and self.rate.count <= self.failed:
+            self.rate = SlidingRate(at)
+        self._asks = True
 
     def count(self, event: NodeEnded) -> None:
         """One of them ended."""
@@ -42,6 +49,13 @@ class Tally:
         self.skipped += event.status in {NodeStatus.SKIPPED, NodeStatus.BLOCKED}
         if not (event.reused or event.cached):
             self.rate.add(event.at)
+
+    def until(self, total: int, ended: int, now: float) -> float | None:
+        """Seconds until so many have ended; None where that cannot be told: by those that failed at once it cannot."""
+        if ended >= total:
+            return 0.0
+        speed = self.rate.per_second(now)
+        return (total - ended) / speed if speed and self.ended > self.failed else None
 
     def read(self, event: ItemsRead | StepRead) -> None:
         """So far they have come, as the record of the run says."""
@@ -88,8 +102,7 @@ class ForeachProgress(Tally):
 
     def left_s(self, now: float) -> float | None:
         """Seconds until it is over if it goes on as in the last half minute; None where that cannot be told."""
-        speed = self.rate.per_second(now)
-        return (self.total - self.ended) / speed if self.total is not None and speed else None
+        return None if self.total is None else self.until(self.total, self.ended, now)
 
     def text(self, now: float, waiting: Mapping[WaitReason, int]) -> str:
         """`posts: 1,234 of 50,000 (2%), 3 failed, 12.3/s, ETA 1h 06m, $0.42, 12 wait: rate`."""

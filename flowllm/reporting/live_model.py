@@ -207,7 +207,11 @@ class LiveModel:
     def _request_sent(self, event: RequestSent) -> None:
         self._open.sent(event)
         self._requests.add(event.at)
-        self._step(event.node_id).in_flight += 1
+        step = self._step(event.node_id)
+        step.in_flight += 1
+        for one in self._steps.values():
+            if one is step or step.name.startswith(f"{one.name}."):
+                one.asked(event.at)
 
     def _request_ended(self, event: RequestEnded) -> None:
         self._open.answered(event)
@@ -383,9 +387,8 @@ class LiveModel:
 
     def _left_s(self, step: _Step, now: float) -> float | None:
         """Of a foreach of graphs what the slowest of its steps takes, where all are known: items end later than these."""
-        total, speed = self._total(step), step.rate.per_second(now) if step.many else None
-        left = None if total is None else total - self._ended(step)
-        own = 0.0 if left == 0 else left / speed if left and speed else None
+        total = self._total(step)
+        own = None if total is None or not step.many else step.until(total, self._ended(step), now)
         within = [self._left_s(one, now) for one in self._within(step)]
         return own if None in within else max((one for one in within if one is not None), default=own)
 

@@ -171,6 +171,9 @@ class Progress:
 
     def _request_sent(self, event: RequestSent) -> None:
         self._open.sent(event)
+        found = self._foreach_of(event.node_id)
+        if found is not None:
+            found.asked(event.at)
         for name in self._nodes_of(event.node_id):
             self._taken[name].sent += 1
         self._running(event)

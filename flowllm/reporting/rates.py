@@ -32,6 +32,11 @@ class SlidingRate:
             counts.append([at, count])
         self._sum += count
 
+    @property
+    def count(self) -> float:
+        """How many there were in the window."""
+        return self._sum
+
     def per_second(self, now: float) -> float | None:
         """None where too little time is over to tell."""
         self._forget(now)

@@ -291,3 +291,23 @@ def test_alerts_name_items_as_items() -> None:
         what_ended(FailuresHigh(run_id=RunId("r"), at=0.0, failed=5, ended=20, share=0.25, items=items))
         for items in (0, 7, 20)
     ] == ["steps", "steps and items", "items"]
+
+
+def test_a_rate_begins_with_the_first_request_and_what_failed_at_once_says_nothing_of_the_end() -> None:
+    failed = item_ended("posts", 0, at=1.0, **BAD)
+    answered = [item_ended("posts", n, at=6.0 + n / 10) for n in range(1, 21)]
+    lines = printed(
+        [
+            run_started(nodes=1),
+            fan_out_started("posts", 100),
+            failed,
+            item_ended("posts", 99, at=5.0, **BAD),
+            request_sent("posts[1]", at=6.0),
+            *answered,
+            item_ended("posts", 21, at=10.0),
+        ]
+    ).splitlines()
+    assert lines[-2:] == [
+        "0 of 1  ...       posts: 2 of 100 (2%), 2 failed, 24.0/min",
+        "0 of 1  ...       posts: 23 of 100 (23%), 2 failed, 5.2/s, ETA 15s",
+    ]
