@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 from flowllm.core.errors import UsageError
 from flowllm.core.records import dataclass
@@ -197,38 +196,30 @@ class _Comparer:
         base, run = self._runs
         mended = (_mended(base, parent), _mended(run, parent))
         unequal = await self._store.unequal_items(base.run_id, run.run_id, parent, mended)
-        changed: dict[int, list[_Found]] = {_STATUS: [], _OUTPUT: []}
-        counts = {_STATUS: 0, _OUTPUT: 0}
-        left_out = 0
         both = [pair for pair in unequal if None not in pair]
+        found: dict[int, list[ItemPair]] = {rank: [] for rank in (_STATUS, _OUTPUT, _ALONE, _OPEN)}
         for first in range(0, len(both), _PAGE):
             pairs = both[first : first + _PAGE]
             for pair, rank in zip(pairs, await self._ranks(parent, pairs, means), strict=True):
-                if rank == _OPEN:
-                    left_out += 1
-                elif rank is not None:
-                    counts[rank] += 1
-                    if counts[rank] <= self._limit:
-                        changed[rank].append(_Found(rank=rank, step=parent, places=pair))
+                if rank is not None:
+                    found[rank].append(pair)
             await asyncio.sleep(0)
-        going = [one.status is RunStatus.RUNNING for one in self._runs]
-        alone = [pair for pair in unequal if None in pair]
-        left_out += sum(pair[0] is None for pair in alone) if going[0] else 0
-        alone = [pair for pair in alone if not going[pair.index(None)]]
-        left = [_Found(rank=_ALONE, step=parent, places=pair) for pair in islice(alone, self._limit)]
-        self._found += [*changed[_STATUS], *changed[_OUTPUT], *left]
-        self.total += sum(counts.values()) + len(alone)
-        added = sum(pair[0] is None for pair in alone)
+        for pair in unequal:
+            if None in pair:
+                going = self._runs[pair.index(None)].status is RunStatus.RUNNING
+                found[_OPEN if going else _ALONE].append(pair)
+        for rank in (_STATUS, _OUTPUT, _ALONE):
+            self.total += len(found[rank])
+            self._found += [_Found(rank=rank, step=parent, places=pair) for pair in found[rank][: self._limit]]
+        changed, added = len(found[_STATUS]) + len(found[_OUTPUT]), sum(pair[0] is None for pair in found[_ALONE])
+        opened = sum(pair[1] is not None for pair in found[_OPEN])
         in_run = sum((await self._store.count_items(run.run_id, parent)).values())
-        found = ItemCounts(
-            same=in_run - added - sum(counts.values()) - left_out,
-            changed=sum(counts.values()),
-            added=added,
-            removed=len(alone) - added,
+        counts = ItemCounts(
+            same=in_run - added - changed - opened, changed=changed, added=added, removed=len(found[_ALONE]) - added
         )
         samples = [_why(await self._read(parent, pair)) for pair in both[:_SAMPLE]]
         why = tuple(dict.fromkeys(word for words in samples for word in words))
-        return (Verdict.CHANGED if found.differ else Verdict.SAME), found, why
+        return (Verdict.CHANGED if counts.differ else Verdict.SAME), counts, why
 
     async def _ranks(self, parent: NodeId, pairs: Sequence[ItemPair], means: Means) -> list[int | None]:
         """How each pair differs; None: in its key alone."""
