@@ -29,8 +29,9 @@ def table(
     names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
     cells = {name: [visible(row[name]) or "-" * (name in right) for row in rows] for name in names}
     widths = {name: max(map(columns, (name, *cells[name]))) for name in names}
-    for name in ("", *spare):
-        widths.pop(name, None)
+    for name in (None, *spare):
+        if name is not None:
+            widths.pop(name, None)
         longest = widths.get(cut) or next(iter(widths.values()), 0)
         others = sum(widths.values()) + _GAP * (len(widths) - 1) - longest
         if width is None or others + min(longest, least) <= width:

@@ -43,6 +43,7 @@ def test_two_runs_that_differ_in_every_way(project: Project, server: Server) -> 
     assert [(one["path"], round(one["delta"], 3)) for one in moved["fields"]] == [("score", -0.1)]
 
     said = project.cli("diff", base, run).out
+    assert re.search(rf"^{base} +base  .*\n{run} +run  ", said, re.MULTILINE), said
     assert re.search(r"^classify +3 of 5 items, 1 added, 1 removed .*prompt$", said, re.MULTILINE), said
     assert "    - What to mend first: the packaging, since two of six arrived broken.\n" in said, said
     assert "  label: neutral → good\n  score: 0.5 → 0.75 (+0.25)\n" in said, said
