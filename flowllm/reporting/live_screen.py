@@ -24,6 +24,7 @@ NARROWEST: Final = 20
 _WIDEST: Final = 120
 """Columns that the first line takes at most: its end would be too far to see."""
 _GAP: Final = 2
+_CUT: Final = "…"
 _BAR: Final = (8, 40)
 """Columns of a bar, at least and at most."""
 _NAME: Final = (8, 32)
@@ -60,7 +61,7 @@ class LiveScreen:
         foot = foot[: max(0, (height - 1) // 2)]
         steps = self._steps(run.steps, width, max(1, height - 1 - len(foot)), live=live)
         found = [self._head(run, wide), *steps, *foot][: max(1, height)]
-        return found if self._unicode else [fitted([_ascii(part) for part in line], width, mark="~") for line in found]
+        return found if self._unicode else [tuple(map(_ascii, line)) for line in found]
 
     def _head(self, run: LiveSnapshot, width: int) -> Line:
         name = one_line(run.workflow)
@@ -310,23 +311,24 @@ def _width(parts: Sequence[Part]) -> int:
 
 
 def _ascii(part: Part) -> Part:
+    """As many columns of it."""
     text, style = part if isinstance(part, tuple) else (part, "")
-    return text.encode("ascii", "backslashreplace").decode(), style
+    return "".join(one if one.isascii() else "~" if one == _CUT else "?" * cell_len(one) for one in text), style
 
 
-def _cut(text: str, width: int, mark: str = "…") -> str:
+def _cut(text: str, width: int) -> str:
     """So many columns of it at most, with a mark where something is missing."""
     if cell_len(text) <= width:
         return text
-    return set_cell_size(text, max(0, width - 1)).rstrip() + mark if width else ""
+    return set_cell_size(text, max(0, width - 1)).rstrip() + _CUT if width else ""
 
 
-def fitted(parts: Sequence[Part], width: int, *, mark: str = "…") -> Line:
+def fitted(parts: Sequence[Part], width: int) -> Line:
     """The parts as far as there is room."""
     found: list[Part] = []
     for part in parts:
         text, style = part if isinstance(part, tuple) else (part, "")
-        cut = _cut(text, width, mark)
+        cut = _cut(text, width)
         if cut:
             found.append((cut, style))
         width -= cell_len(cut)
