@@ -24,7 +24,6 @@ NARROWEST: Final = 20
 _WIDEST: Final = 120
 """Columns that the first line takes at most: its end would be too far to see."""
 _GAP: Final = 2
-_CUT: Final = "…"
 _BAR: Final = (8, 40)
 """Columns of a bar, at least and at most."""
 _NAME: Final = (8, 32)
@@ -39,93 +38,91 @@ _STYLES: Final = {
     NodeStatus.CANCELLED: "yellow",
     NodeStatus.PENDING: "dim",
 }
-_AGAIN: Final = ("↻", "~")
+_AGAIN, _FULL, _EMPTY, _CUT = "↻━─…"
+_TO_ASCII: Final = str.maketrans({**dict(STATUS_MARKS.values()), _AGAIN: "~", _FULL: "#", _EMPTY: ".", _CUT: "~"})
 _RUNS: Final = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red", RunStatus.RUNNING: "blue"}
 _WORK: Final = (NodeStatus.RUNNING, NodeStatus.WAITING)
 
 
-class LiveScreen:
-    """Draws for one terminal."""
+def live_lines(run: LiveSnapshot, width: int, height: int, *, unicode: bool = True) -> list[Line]:
+    """At most `height` lines of at most `width` columns, for a terminal that shows ASCII alone where it is not `unicode`. A run
+    that has ended has its steps alone: figures and errors are in the summary."""
+    width = max(NARROWEST, width)
+    live = run.status is RunStatus.RUNNING
+    foot = [fitted(line, width) for line in _foot(run, width)] if live else []
+    foot = foot[: max(0, (height - 1) // 2)]
+    steps = _steps(run.steps, width, max(1, height - 1 - len(foot)), live=live)
+    found = [_head(run, min(width, _WIDEST)), *steps, *foot][: max(1, height)]
+    return found if unicode else [tuple(map(_ascii, line)) for line in found]
 
-    def __init__(self, *, unicode: bool = True) -> None:
-        """`unicode`: it can show more than ASCII."""
-        self._unicode = unicode
 
-    def lines(self, run: LiveSnapshot, width: int, height: int) -> list[Line]:
-        """At most `height` lines of at most `width` columns. A run that has ended has its steps alone: figures and errors
-        are in the summary."""
-        width = max(NARROWEST, width)
-        wide = min(width, _WIDEST)
-        live = run.status is RunStatus.RUNNING
-        foot = [fitted(line, width) for line in self._foot(run, width)] if live else []
-        foot = foot[: max(0, (height - 1) // 2)]
-        steps = self._steps(run.steps, width, max(1, height - 1 - len(foot)), live=live)
-        found = [self._head(run, wide), *steps, *foot][: max(1, height)]
-        return found if self._unicode else [tuple(map(_ascii, line)) for line in found]
+def _head(run: LiveSnapshot, width: int) -> Line:
+    name = one_line(run.workflow)
+    right = _right(run)
+    while len(right) > 1 and width - _width(right) - _GAP < min(cell_len(name), width // 2):
+        right = right[1:]
+    room = max(0, width - _width(right) - _GAP)
+    left: list[Part] = [(name, "bold"), f"  {run.run_id}", f"  {one_line(run.provider)}"]
+    while len(left) > 1 and _width(left) > room:
+        left.pop()
+    left = [*fitted(left[:1], room), *((str(part), "dim") for part in left[1:])]
+    return fitted((*left, " " * max(_GAP, width - _width(left) - _width(right)), *right), width)
 
-    def _head(self, run: LiveSnapshot, width: int) -> Line:
-        name = one_line(run.workflow)
-        right = self._right(run)
-        while len(right) > 1 and width - _width(right) - _GAP < min(cell_len(name), width // 2):
-            right = right[1:]
-        room = max(0, width - _width(right) - _GAP)
-        left: list[Part] = [(name, "bold"), f"  {run.run_id}", f"  {one_line(run.provider)}"]
-        while len(left) > 1 and _width(left) > room:
-            left.pop()
-        left = [*fitted(left[:1], room), *((str(part), "dim") for part in left[1:])]
-        return fitted((*left, " " * max(_GAP, width - _width(left) - _width(right)), *right), width)
 
-    def _right(self, run: LiveSnapshot) -> list[Part]:
-        """What may be left out first stands first."""
-        if run.status is not RunStatus.RUNNING:
-            ended: list[Part] = [(run.status.value, _RUNS.get(run.status, "bold yellow"))]
-            return [f"{run.done:,} of {plural(run.count, 'step')}  ", *ended, f" in {duration(run.elapsed_s)}"]
-        found: list[Part] = [] if run.count == 1 else [f"{run.done:,} of {plural(run.count, 'step')}  "]
-        found += [("stopping  ", "yellow")] if run.stopping else []
-        found.append((f"{time_left(run.elapsed_s)}", "bold"))
-        if run.left_s is not None:
-            found.append((f", ETA {'> ' if run.more_follows else ''}{time_left(run.left_s)}", ""))
-        return found
+def _right(run: LiveSnapshot) -> list[Part]:
+    """What may be left out first stands first."""
+    if run.status is not RunStatus.RUNNING:
+        ended: list[Part] = [(run.status.value, _RUNS.get(run.status, "bold yellow"))]
+        return [f"{run.done:,} of {plural(run.count, 'step')}  ", *ended, f" in {duration(run.elapsed_s)}"]
+    found: list[Part] = [] if run.count == 1 else [f"{run.done:,} of {plural(run.count, 'step')}  "]
+    found += [("stopping  ", "yellow")] if run.stopping else []
+    found.append((f"{time_left(run.elapsed_s)}", "bold"))
+    if run.left_s is not None:
+        found.append((f", ETA {'> ' if run.more_follows else ''}{time_left(run.left_s)}", ""))
+    return found
 
-    def _steps(self, steps: Sequence[StepSnapshot], width: int, room: int, *, live: bool) -> list[Line]:
-        chosen, others = choose(steps, room, live=live)
-        table = _Table(chosen, width, self._unicode)
-        return [table.line(step) for step in chosen] + [
-            self._others(status, number, width) for status, number in others
-        ]
 
-    def _others(self, status: NodeStatus, number: int, width: int) -> Line:
-        mark = STATUS_MARKS[status][not self._unicode]
-        return fitted(((f"{mark} ", _STYLES[status]), (f"and {number:,} more {status.value}", "dim")), width)
+def _steps(steps: Sequence[StepSnapshot], width: int, room: int, *, live: bool) -> list[Line]:
+    chosen, others = choose(steps, room, live=live)
+    table = _Table(chosen, width)
+    return [table.line(step) for step in chosen] + [_others(status, number, width) for status, number in others]
 
-    def _foot(self, run: LiveSnapshot, width: int) -> Iterator[Line]:
-        yield ()
-        flow: list[Part] = [f"{run.in_flight:,} in flight"]
-        if run.pause_s > 0:
-            flow += ["  ", (f"the server wants a pause of {time_left(run.pause_s)}", "yellow")]
-        if run.waits:
-            flow += ["  ", (waiting_text(run.waits), "yellow")]
-        flows = ((run.requests, "requests/min"), (run.tokens, "tokens/min"))
-        speed = [_throughput(one, unit) for one, unit in flows if one.per_minute]
-        rates: list[list[Part]] = [["  ".join(speed)]] if len("  ".join(speed)) <= width else [[one] for one in speed]
-        spent = "  ".join(one for one in (_money(run), _tokens(run)) if one)
-        every: tuple[list[Part], ...] = (flow, *rates, [spent])
-        lines = [line for line in every if _width(line)]
-        if sum(_width(line) + 3 for line in lines) <= width:  # all on one
-            lines = [[part for line in lines for part in ("   ", *line)][1:]]
-        yield from map(tuple, lines)
-        if run.quiet:
-            yield ((run.quiet, "dim"),)
-        if run.last_error is not None:
-            mark, style = (_AGAIN, "yellow") if run.last_error.retried else (STATUS_MARKS[NodeStatus.FAILED], _ERRORS)
-            yield ((f"{mark[not self._unicode]} ", style), (one_line(run.last_error.text), style))
+
+def _others(status: NodeStatus, number: int, width: int) -> Line:
+    return fitted(
+        ((f"{STATUS_MARKS[status][0]} ", _STYLES[status]), (f"and {number:,} more {status.value}", "dim")), width
+    )
+
+
+def _foot(run: LiveSnapshot, width: int) -> Iterator[Line]:
+    yield ()
+    flow: list[Part] = [f"{run.in_flight:,} in flight"]
+    if run.pause_s > 0:
+        flow += ["  ", (f"the server wants a pause of {time_left(run.pause_s)}", "yellow")]
+    if run.waits:
+        flow += ["  ", (waiting_text(run.waits), "yellow")]
+    flows = ((run.requests, "requests/min"), (run.tokens, "tokens/min"))
+    speed = [_throughput(one, unit) for one, unit in flows if one.per_minute]
+    rates: list[list[Part]] = [["  ".join(speed)]] if len("  ".join(speed)) <= width else [[one] for one in speed]
+    spent = "  ".join(one for one in (_money(run), _tokens(run)) if one)
+    every: tuple[list[Part], ...] = (flow, *rates, [spent])
+    lines = [line for line in every if _width(line)]
+    if sum(_width(line) + 3 for line in lines) <= width:  # all on one
+        lines = [[part for line in lines for part in ("   ", *line)][1:]]
+    yield from map(tuple, lines)
+    if run.quiet:
+        yield ((run.quiet, "dim"),)
+    if run.last_error is not None:
+        again = run.last_error.retried
+        mark, style = (_AGAIN, "yellow") if again else (STATUS_MARKS[NodeStatus.FAILED][0], _ERRORS)
+        yield ((f"{mark} ", style), (one_line(run.last_error.text), style))
 
 
 class _Table:
     """The lines of steps, in columns as wide as what stands in them."""
 
-    def __init__(self, steps: Sequence[StepSnapshot], width: int, unicode: bool) -> None:
-        self._width, self._unicode = width, unicode
+    def __init__(self, steps: Sequence[StepSnapshot], width: int) -> None:
+        self._width = width
         many = [step for step in steps if step.many and step.status is not NodeStatus.PENDING]
         longest = max((_GAP * step.depth + cell_len(_name(step)) for step in steps), default=0)
         self._name = min(max(longest, _NAME[0]), _NAME[1], max(_NAME[0], width // 3))
@@ -142,7 +139,7 @@ class _Table:
 
     def line(self, step: StepSnapshot) -> Line:
         style = _STYLES[step.status]
-        mark = STATUS_MARKS[step.status][not self._unicode]
+        mark = STATUS_MARKS[step.status][0]
         indent = " " * (_GAP * step.depth)
         name = set_cell_size(_cut(f"{indent}{_name(step)}", self._name), self._name)
         quiet = step.status is NodeStatus.PENDING
@@ -173,13 +170,12 @@ class _Table:
         if step.total is None:
             yield " " * self._bar
             return
-        full, empty = ("━", "─") if self._unicode else ("#", ".")
         good = self._bar * (step.ended - step.failed) // step.total if step.total else self._bar
         bad = -(-self._bar * step.failed // step.total) if step.total else 0
         good = min(good, self._bar - bad)
-        yield full * good, "green" if step.status in NODE_TERMINAL else "blue"
-        yield full * bad, "red"
-        yield empty * (self._bar - good - bad), "dim"
+        yield _FULL * good, "green" if step.status in NODE_TERMINAL else "blue"
+        yield _FULL * bad, "red"
+        yield _EMPTY * (self._bar - good - bad), "dim"
 
 
 def choose(
@@ -313,7 +309,7 @@ def _width(parts: Sequence[Part]) -> int:
 def _ascii(part: Part) -> Part:
     """As many columns of it."""
     text, style = part if isinstance(part, tuple) else (part, "")
-    return "".join(one if one.isascii() else "~" if one == _CUT else "?" * cell_len(one) for one in text), style
+    return "".join(one if one.isascii() else "?" * cell_len(one) for one in text.translate(_TO_ASCII)), style
 
 
 def _cut(text: str, width: int) -> str:

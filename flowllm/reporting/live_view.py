@@ -6,15 +6,12 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from flowllm.core.events import Event, RunEnded, RunStarted
 from flowllm.reporting.base import AccountState
 from flowllm.reporting.live_model import LiveModel
 from flowllm.reporting.screen import Screen
-
-if TYPE_CHECKING:
-    from flowllm.reporting.live_screen import LiveScreen
 
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]
 OFTEN: Final = 0.2
@@ -36,7 +33,6 @@ class LiveView:
         self.model = LiveModel()
         self._screen = screen
         self._later, self._now, self._timer = later, now, timer
-        self._drawer: LiveScreen | None = None
         self._shown: list[tuple[Any, ...]] = []
         self._scheduled = False
         self._pause = OFTEN
@@ -110,6 +106,8 @@ class LiveView:
             raise
 
     def _drawn(self, *, whole: bool) -> None:
+        from flowllm.reporting.live_screen import live_lines  # noqa: PLC0415 - needs rich, which a plain run does not
+
         began = self._timer()
         if not (whole or self._screen.in_front()):  # `bg`: the shell's line is there
             self.forget()
@@ -118,18 +116,12 @@ class LiveView:
             return
         columns, rows = self._screen.size()
         height = max(rows, MOST) if whole else max(2, rows - 1)
-        lines = (self._drawer or self._made()).lines(self.model.snapshot(self._now()), columns - 1, height)
+        lines = live_lines(self.model.snapshot(self._now()), columns - 1, height, unicode=self._screen.unicode)
         above = self._taken()
         if lines != self._shown or above or whole:
             self._shown = lines
             self._screen.block(lines, above=above, stays=whole)
         self._pause = max(OFTEN, (self._timer() - began) / SHARE)
-
-    def _made(self) -> LiveScreen:
-        from flowllm.reporting.live_screen import LiveScreen  # noqa: PLC0415 - needs rich, which a plain run does not
-
-        self._drawer = LiveScreen(unicode=self._screen.unicode)
-        return self._drawer
 
     def _taken(self) -> str:
         with self._lock:

@@ -14,7 +14,7 @@ from flowllm.core.events import Event
 from flowllm.core.types import NodeStatus, RunStatus, StepKind, WaitReason
 from flowllm.reporting.base import AccountState
 from flowllm.reporting.live_model import LiveModel
-from flowllm.reporting.live_screen import LiveScreen, choose
+from flowllm.reporting.live_screen import choose, live_lines
 from flowllm.reporting.live_view import LiveView, owning_terminal
 from flowllm.reporting.screen import plain
 from tests.support.events import (
@@ -67,7 +67,7 @@ def model(*events: Event) -> LiveModel:
 
 
 def drawn(found: LiveModel, now: float, width: int = 80, height: int = 24, *, unicode: bool = True) -> list[str]:
-    lines = LiveScreen(unicode=unicode).lines(found.snapshot(now), width, height)
+    lines = live_lines(found.snapshot(now), width, height, unicode=unicode)
     assert len(lines) <= height
     texts = [plain(line) for line in lines]
     assert max(map(cell_len, texts)) <= width
