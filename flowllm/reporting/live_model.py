@@ -24,74 +24,15 @@ from flowllm.core.events import (
 from flowllm.core.types import NODE_TERMINAL, ROW, NodeStatus, RunStatus, WaitReason, step_path
 from flowllm.reporting.base import AccountState
 from flowllm.reporting.followed import ItemsRead, SpendRead, StepRead
-from flowllm.reporting.foreach_progress import Tally
-from flowllm.reporting.live_snapshot import CACHED, REUSED, LiveSnapshot, StepSnapshot, Throughput, Trouble
+from flowllm.reporting.live_snapshot import LiveSnapshot, StepSnapshot, Throughput, Trouble
+from flowllm.reporting.live_step import DIFFER, LiveStep
 from flowllm.reporting.open_work import OpenWork, unanswered
 from flowllm.reporting.rates import SlidingRate
 from flowllm.reporting.text import error_text
 
 _MINUTE: Final = 60.0
-_DIFFER: Final = -1
 LONG: Final = 10.0
 """Seconds without a sign after which something is named."""
-
-
-class _Step(Tally):
-    """What is counted of one step; of one that is no foreach, and not within one, as if it were its only item."""
-
-    __slots__ = (
-        *(
-            "name",
-            "depth",
-            "needs",
-            "status",
-            "source",
-            "many",
-            "opened",
-            "items",
-            "size",
-            "in_flight",
-            "began",
-            "finished",
-        ),
-        *("tokens", "note"),
-    )
-
-    def __init__(self, name: str, depth: int, needs: tuple[str, ...], *, many: bool, at: float) -> None:
-        super().__init__(at)
-        self.name, self.depth, self.needs, self.many = name, depth, needs, many
-        self.status, self.source, self.note = NodeStatus.PENDING, "", ""
-        self.opened = self.items = 0
-        """Of a foreach within items: in how many of them it began, and how many items it has there,"""
-        self.size: int | None = None
-        """in each of them; _DIFFER: not as many."""
-        self.in_flight = self.tokens = 0
-        self.began: float | None = None
-        self.finished: float | None = None
-
-    def begin(self, at: float) -> None:
-        if self.began is None:
-            self.began, self.rate = at, SlidingRate(at)
-        if self.status not in NODE_TERMINAL:
-            self.status = NodeStatus.RUNNING
-
-    def sized(self, items: int) -> None:
-        """It has so many items within one more."""
-        self.items += items
-        self.size = items if self.size in {None, items} else _DIFFER
-
-    def end(self, event: NodeEnded) -> None:
-        """It is over as a whole."""
-        self.status, self.finished = event.status, event.at
-        self.source = REUSED if event.reused else CACHED if event.cached else ""
-        self.note = error_text(event.error) if event.error else event.reason
-        self.tokens = max(self.tokens, event.usage.at_least)
-        self.usd = max(self.usd, event.cost_usd or 0.0)
-        counts = event.counts
-        if counts is not None:
-            self.many = True
-            self.total = self.ended = counts["total"]
-            self.failed, self.skipped = counts.get("failed", 0), counts.get("skipped", 0)
 
 
 class LiveModel:
@@ -102,8 +43,8 @@ class LiveModel:
         self.started: RunStarted | None = None
         self.ended: RunEnded | None = None
         self._stopping = False
-        self._steps: dict[str, _Step] = {}
-        self._found: dict[str, _Step] = {}
+        self._steps: dict[str, LiveStep] = {}
+        self._found: dict[str, LiveStep] = {}
         """By any path below a step, that step."""
         self._open = OpenWork()
         self._requests = SlidingRate(0.0)
@@ -150,10 +91,10 @@ class LiveModel:
         for name, needs in event.steps.items():
             depth = name.count(".")
             around = name.rpartition(".")[0]
-            step = _Step(name, depth, tuple(needs), many=around == ROW, at=event.at)
+            step = LiveStep(name, depth, tuple(needs), many=around == ROW, at=event.at)
             self._steps[name] = self._found[name] = step
 
-    def _step(self, node: str) -> _Step:
+    def _step(self, node: str) -> LiveStep:
         """The step of the file that the node has become of, or that it is within."""
         path = step_path(node)
         step = self._found.get(path)
@@ -164,7 +105,7 @@ class LiveModel:
             step = self._steps.get(name)
             if step is None:  # of an older record, whose workflow cannot be read
                 name = path.partition(".")[0]
-                step = self._steps[name] = self._found[name] = _Step(name, 0, (), many=False, at=0.0)
+                step = self._steps[name] = self._found[name] = LiveStep(name, 0, (), many=False, at=0.0)
             self._found[path] = step
         return step
 
@@ -255,7 +196,7 @@ class LiveModel:
         step.read(event)
         if event.total is not None:
             step.opened, step.items = event.begun, event.total
-            step.size = event.total // event.begun if event.alike else _DIFFER if event.total else None
+            step.size = event.total // event.begun if event.alike else DIFFER if event.total else None
 
     def _spend_read(self, event: SpendRead) -> None:
         self._usd, self._tokens_used, self._usd_exact = event.usd, event.tokens, event.exact
@@ -324,7 +265,7 @@ class LiveModel:
         oldest = next(iter(self._open.requests.values()), None)
         return "" if oldest is None or now - oldest.at < LONG else unanswered(oldest, now, self._accounts)
 
-    def _shown(self, step: _Step, waits: Mapping[str, Counter[WaitReason]], now: float) -> StepSnapshot:
+    def _shown(self, step: LiveStep, waits: Mapping[str, Counter[WaitReason]], now: float) -> StepSnapshot:
         running = step.status not in NODE_TERMINAL and self.ended is None
         total = self._total(step)
         speed = step.rate.per_second(now) if running and step.many else None
@@ -353,15 +294,15 @@ class LiveModel:
             note=step.note,
         )
 
-    def _within(self, step: _Step) -> list[_Step]:
+    def _within(self, step: LiveStep) -> list[LiveStep]:
         return [one for name, one in self._steps.items() if name.startswith(f"{step.name}.")]
 
-    def _around(self, step: _Step) -> _Step | None:
+    def _around(self, step: LiveStep) -> LiveStep | None:
         """The step whose items it is within."""
         found = self._steps.get(step.name.rpartition(".")[0])
         return found if found is not None and found.many else None
 
-    def _total(self, step: _Step) -> int | None:
+    def _total(self, step: LiveStep) -> int | None:
         """Its items, or those of the foreach that it is within; None: not known yet."""
         around = self._around(step)
         if step.total is not None or around is None:
@@ -370,9 +311,9 @@ class LiveModel:
         if not step.opened or outer is None:
             return None if step.opened else outer
         others = max(0, outer - max(step.opened, around.ended))
-        return step.items + others * (step.size or 0) if not others or step.size != _DIFFER else None
+        return step.items + others * (step.size or 0) if not others or step.size != DIFFER else None
 
-    def _status(self, step: _Step) -> NodeStatus:
+    def _status(self, step: LiveStep) -> NodeStatus:
         """Of a step within items, which ends with each of them, that of the foreach once this is over."""
         around = self._around(step)
         if around is not None and (outer := self._status(around)) in NODE_TERMINAL:
@@ -380,12 +321,12 @@ class LiveModel:
         stopped = self.ended is not None and step.status is NodeStatus.RUNNING
         return NodeStatus.CANCELLED if stopped else step.status
 
-    def _ended(self, step: _Step) -> int:
+    def _ended(self, step: LiveStep) -> int:
         """Of a step within items at least as many as of these, which may have been taken as a whole from the cache."""
         around = self._around(step)
         return step.ended if around is None or step.opened else max(step.ended, self._ended(around))
 
-    def _left_s(self, step: _Step, now: float) -> float | None:
+    def _left_s(self, step: LiveStep, now: float) -> float | None:
         """Of a foreach of graphs what the slowest of its steps takes, where all are known: items end later than these."""
         total = self._total(step)
         own = None if total is None or not step.many else step.until(total, self._ended(step), now)
