@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, step_of, with_budget
-from flowllm.app.result import RunResult, figures_of
+from flowllm.app.result import RunResult, figures_of, status_named
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
 from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
@@ -314,11 +314,12 @@ class FlowLLM:
         tag: str | None = None,
     ) -> list[RunResult]:
         """The newest runs on record of which all that is given holds, the newest first: as `result` gives each, but without
-        outputs of items (see `RunResult.rows`) and without steps that are not on record. `since`: started then or later."""
+        outputs of items (see `RunResult.rows`) and without steps that are not on record. `since`: started then or later. Raises
+        UsageError for a status that there is not."""
         found = await self.store.runs(
             limit=limit,
             workflow=workflow,
-            status=None if status is None else RunStatus(status),
+            status=None if status is None else status_named(RunStatus, status),
             since=None if since is None else since.timestamp(),
             tag=tag,
         )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from flowllm.core.clock import timestamp
 from flowllm.core.errors import PackageMissing, RunFailed, UsageError
 from flowllm.core.records import dataclass, field, fields
 from flowllm.core.types import Json, NodeStatus, RunId, RunStatus, Usage
 from flowllm.datasets.parquet import NOTHING, WHOLE, kind_of
+from flowllm.language.problems import nearest
 from flowllm.reporting.stats import Stats
 from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.storage.results import Results
 from flowllm.storage.timeline import RUN_ATTEMPTS
 from flowllm.views.rows import TIMES, Columns, Rows, RunRows
+
+S = TypeVar("S", NodeStatus, RunStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,7 @@ class RunResult:
         of the step's foreach, or row of `--over`, and one for a step without items. As `flowllm export RUN STEP` has them.
 
         `step` may be left out where only one has items, and may be one within items, `posts.title`, or one item, `posts[3]`.
-        Raises UsageError if there is no such step; StoreError, also for a database in memory that was closed.
+        Raises UsageError if there is no such step or status; StoreError, also for a database in memory that was closed.
         """
         if self.results is None:
             raise UsageError(
@@ -119,7 +122,7 @@ class RunResult:
         rows = RunRows(
             run_id=RunId(self.run_id), going=self.status is RunStatus.RUNNING, steps=self.steps, results=self.results
         )
-        return rows.of(step, [] if status is None else [NodeStatus(status)])
+        return rows.of(step, [] if status is None else [status_named(NodeStatus, status)])
 
     def to_dicts(self, step: str | None = None) -> list[dict[str, Json]]:
         """All `rows` of a step at once."""
@@ -177,6 +180,14 @@ class RunResult:
             **EMPTY_STATS,
             **self.stats,
         }
+
+
+def status_named(kind: type[S], name: str) -> S:
+    """The status of that name. Raises UsageError if there is none."""
+    try:
+        return kind(name)
+    except ValueError:
+        raise UsageError(f"there is no status `{name}`", hint=nearest(name, [one.value for one in kind])) from None
 
 
 def _whole_with_gaps(column: Sequence[Json]) -> bool:

@@ -46,6 +46,8 @@ def test_results_are_read_as_rows_also_later_and_elsewhere(database: Path, monke
     assert [row["index"] for row in run.rows(status="failed")] == [1]
     assert run.rows("sum")[0]["error_type"] == "TemplateFailed"
     assert pickle.loads(pickle.dumps(run)).to_dicts("double") == list(rows)
+    with pytest.raises(UsageError, match="no status `fail`\n  did you mean `failed`"):
+        run.rows(status="fail")
     with pytest.raises(UsageError, match="no record of a step `dobule`"):
         run.rows("dobule")
 
