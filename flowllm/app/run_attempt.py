@@ -210,11 +210,13 @@ class RunAttempt:
         return ending.nodes
 
     async def _watch(self, context: RunContext) -> None:
-        """Once a second: keep how the run's accounts stand, let observers say what is waited for, and go on with suspended
+        """Once a second: keep how the run's accounts stand and what its nodes have waited, let observers say what is waited for, and go on with suspended
         nodes that were woken."""
         while True:
             await self._clock.sleep(WATCHED_EVERY)
             self._store.note_gauges(self._gauges())
+            self._limiter.count_waits()
+            self._store.note_waits(context.lease, context.waits())
             self._emit.look(self._clock.now(), self._accounts())
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
                 await context.suspended.look()

@@ -54,7 +54,7 @@ class AccountLimiter:
         self.sent, self.used, self.refused = LastMinute(), LastMinute(), LastMinute()
         """Requests that went out, tokens of answers, and 429s."""
         self._arrivals = itertools.count(1)
-        self._queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
+        self.queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
         self._departing: Counter[tuple[WaitReason, Priority]] = Counter()
         """Admitted requests that wait for the moment at which they may go out."""
         self.followers: dict[asyncio.Future[None], Priority] = {}
@@ -89,11 +89,11 @@ class AccountLimiter:
         """Give it a queue of its own once it may have to wait by itself, so that nobody waits behind it."""
         name = model.departed.model
         apart = model.particular or (len(self.models) > 1 and self.scope.limits.max_concurrent is None)
-        if name in self._queues or not apart:
+        if name in self.queues or not apart:
             return
         now = self._clock.monotonic()
-        shared, own = self._queues[""], AdmissionQueue[Waiter](self._arrivals)
-        self._queues[name] = own
+        shared, own = self.queues[""], AdmissionQueue[Waiter](self._arrivals)
+        self.queues[name] = own
         own.hold_back(shared.hold, now)
         for ticket, waiter in shared:
             asked = waiter.admission
@@ -126,13 +126,13 @@ class AccountLimiter:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(len(queue) for queue in self._queues.values()) + len(self.followers)
+        return sum(len(queue) for queue in self.queues.values()) + len(self.followers)
 
     def waits(self) -> Counter[tuple[WaitReason, Priority]]:
         """How many wait for which reason at which priority, those too that were admitted and may not go out yet."""
         found = Counter(self._departing)
         found.update((WaitReason.PREFIX, priority) for priority in self.followers.values())
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             if queue.hold is not None:
                 found.update({(queue.hold.reason, priority): count for priority, count in queue.priorities().items()})
         return +found
@@ -156,7 +156,7 @@ class AccountLimiter:
         if not self.waiting and self._hold(admission, now) is None and not self._follows(admission, now):
             self._take(admission, now)
             return 0.0
-        queue = self._queues.get(admission.model, self._queues[""])
+        queue = self.queues.get(admission.model, self.queues[""])
         waiter = Waiter(admission, queue, now)
         ticket = self._join(queue, waiter)
         self.admit()
@@ -234,7 +234,7 @@ class AccountLimiter:
 
     def _heads(self) -> list[tuple[tuple[int, int], AdmissionQueue[Waiter]]]:
         found = []
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             head = queue.head()
             while head is not None and self._is_out(head[1]):
                 queue.pop()

@@ -20,6 +20,8 @@ from flowllm.limits.waiter import Admission, WaitListener
 
 IDLE = 900.0
 """Seconds after the last run that used an account in which it is kept; what was learned of it is in the store."""
+MOST_COUNTED = 2000
+"""Requests in a queue that are told what they have waited before that is over."""
 SHORTEST = 5.0
 """Seconds below which a share of a rate means nothing."""
 
@@ -300,6 +302,15 @@ class Limiter:
     def written(self, account: Hashable) -> int | None:
         """Requests in flight as they are written down for the account."""
         return self._account(account).scope.limits.max_concurrent
+
+    def count_waits(self) -> None:
+        """Tell those who wait in queues what they have waited so far, where they are not so many that this takes long."""
+        now = self._clock.monotonic()
+        for queue in (queue for account in self._accounts.values() for queue in account.queues.values()):
+            if len(queue) <= MOST_COUNTED:
+                for _, waiter in queue:
+                    waiter.count(now)
+                    waiter.enter(queue, now)
 
     def gauges(self) -> dict[Hashable, Gauge]:
         """How each account stands."""

@@ -30,6 +30,8 @@ class NodeUsage:
         """Seconds that the node has waited so far, by reason."""
         self._waits_for: tuple[NodeId, WaitReason] | None = None
         """What was emitted last, of this node or one within it."""
+        self._since = self._before = 0.0
+        """When that began (wall clock), and what was waited in all before."""
 
     def __call__(self, event: Event) -> None:
         """Something happened to the node."""
@@ -43,7 +45,17 @@ class NodeUsage:
             if self._waits_for == (event.node_id, event.reason):
                 return
             self._waits_for = (event.node_id, event.reason)
+            self._since, self._before = event.at, sum(self.waits.values())
         self._emit(event)
+
+    def waits_at(self, now: float) -> dict[str, float]:
+        """Seconds that the node has waited, by reason, with those of a wait that goes on at that wall clock time and was not
+        counted meanwhile."""
+        found = dict(self.waits)
+        if self._waits_for is not None and sum(found.values()) == self._before:
+            _, reason = self._waits_for
+            found[reason] = found.get(reason, 0.0) + max(0.0, now - self._since)
+        return found
 
     @property
     def in_flight(self) -> int:

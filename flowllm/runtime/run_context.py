@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +31,9 @@ WITHOUT_RUNNING_ROW = frozenset({StepKind.VALUE, StepKind.WORKFLOW})
 
 Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecord | None]]"
 """Executes a node of any kind. Gives its record, durable; None if the run stopped before. Does not raise."""
+
+MOST_NOTED = 200
+"""Nodes of which it is noted while they are executed what they wait for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +151,12 @@ class RunContext:
     def deactivate(self, node_id: NodeId) -> None:
         """The node is not executing any more."""
         self._active.pop(node_id, None)
+
+    def waits(self) -> dict[NodeId, dict[str, float]]:
+        """What nodes that are executing have waited so far, by reason: of as many as people look at, those that began first."""
+        now = self.clock.now()
+        found = ((node, usage.waits_at(now)) for node, (_, usage) in islice(self._active.items(), MOST_NOTED))
+        return {node: waits for node, waits in found if waits}
 
     def in_flight(self) -> int:
         """Requests that are out, and steps of other kinds that are executing; not those that queue."""

@@ -189,6 +189,11 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
         raises nothing. A row that an earlier attempt ended stays as it is until the node ends; a crash may lose the note."""
         ...
 
+    def note_waits(self, lease: RunLease, waits: Mapping[NodeId, Mapping[str, float]]) -> None:
+        """Keep what nodes in status running have waited so far, seconds by reason, with whatever is committed next, or with
+        the next of these. Returns at once and raises nothing; it is no change that has a number."""
+        ...
+
     # waiting for the world
 
     async def suspend(self, lease: RunLease, node: NodeRecord, wait: SuspensionRecord) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from flowllm.core.records import dataclass
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import AttemptStatus, WaitReason
 from flowllm.storage.base import AttemptRecord
 
+NOTED = 2.5
+"""Seconds that a note of what a node waits for may be old."""
 SHORTEST = 0.0005
 """Seconds below which a wait is not drawn."""
 BETWEEN = frozenset({WaitReason.BACKOFF, WaitReason.BREAKER})
@@ -86,8 +88,21 @@ def wait_segments(
     return tuple(sorted(found, key=lambda one: one.started_at))
 
 
-def gaps(attempts: Sequence[BarAttempt], begin: float, end: float) -> list[tuple[float, float]]:
-    """The time from `begin` to `end` in which no attempt was on the wire."""
+def so_far(
+    waits: tuple[WaitSegment, ...], attempts: Sequence[BarAttempt], started_at: float, now: float
+) -> tuple[WaitSegment, ...]:
+    """The waits of a node that goes on, which are noted about once a second: the last one goes on too where that is not longer
+    ago, and all other time in which no attempt was on the wire has no reason."""
+    busy: list[BarAttempt | WaitSegment] = sorted([*attempts, *waits], key=lambda one: one.started_at)
+    rest = gaps(busy, started_at, now)
+    if waits and rest and rest[-1] == (waits[-1].finished_at, now) and now - waits[-1].finished_at <= NOTED:
+        del rest[-1]
+        waits = (*waits[:-1], replace(waits[-1], finished_at=now))
+    return (*waits, *(WaitSegment(reason="", started_at=begin, finished_at=end) for begin, end in rest))
+
+
+def gaps(attempts: Sequence[BarAttempt | WaitSegment], begin: float, end: float) -> list[tuple[float, float]]:
+    """The time from `begin` to `end` in which no attempt was on the wire, and nothing else of these went on."""
     found, at = [], begin
     for attempt in attempts:
         if attempt.started_at > at:

@@ -22,7 +22,7 @@ from flowllm.views.graph import (
     graph_within,
     last_moment,
 )
-from flowllm.views.segments import SHORTEST, BarAttempt, WaitSegment, gaps, wait_segments, with_hedges
+from flowllm.views.segments import SHORTEST, BarAttempt, WaitSegment, so_far, wait_segments, with_hedges
 from flowllm.views.standing import as_seen, standing_nodes
 
 RunAttempt: TypeAlias = tuple[float, float | None]
@@ -142,19 +142,16 @@ def quiet_text(since: float, now: float, like: Collection[float]) -> str:
 
 
 def bar_of(node: NodeRecord, attempts: Sequence[AttemptRecord], *, now: float) -> Bar:
-    """The bar of a node that is on record. While it runs, what it waits for is not, and the gaps have no reason."""
+    """The bar of a node that is on record."""
     drawn = with_hedges(attempts)
     finished_at = end_of(node)
     begin, end = node.started_at, now if finished_at is None else finished_at
     segments: tuple[WaitSegment, ...] = ()
     if begin is not None:
         last = [one for one in drawn if one.started_at >= begin]  # not those of earlier attempts at the run
+        segments = wait_segments(node.waits, last, begin, end)
         if node.status is NodeStatus.RUNNING and node.counts is None:
-            segments = tuple(
-                WaitSegment(reason="", started_at=one, finished_at=other) for one, other in gaps(last, begin, end)
-            )
-        else:
-            segments = wait_segments(node.waits, last, begin, end)
+            segments = so_far(segments, last, begin, end)
     return Bar(
         id=node.node_id,
         kind=node.kind.value,

@@ -220,7 +220,7 @@ def run_row(run: RunRecord) -> RunRow:
 def node_row(node: NodeRecord) -> NodeRow:
     """A node as it is written. Raises ValueError for values that JSON cannot hold."""
     output, key, status = to_json(node.output), to_text(node.key), node.status._value_
-    waits = to_json({why: round(seconds, 6) for why, seconds in node.waits.items()}) if node.waits else None
+    waits = waits_text(node.waits)
     row = (
         to_text(node.run_id),
         to_text(node.node_id),
@@ -269,6 +269,11 @@ class RunningRow(NamedTuple):
 
 
 NOT_ENDED: Final = content_hash(NodeStatus.RUNNING.value, "", "null")
+
+
+def waits_text(waits: Mapping[str, float]) -> str | None:
+    """What a node has waited, as it is written."""
+    return to_json({why: round(seconds, 6) for why, seconds in waits.items()}) if waits else None
 
 
 def running_row(node: NodeRecord) -> RunningRow:

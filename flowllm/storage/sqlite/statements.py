@@ -53,9 +53,10 @@ NOTE_RUNNING: Final = (
     f"VALUES ({', '.join('?' * len(RunningRow._fields))}, ?, 0, 'running', '', '', '', 0, 0, 0, '{{}}', 0, 0, '{{}}', 'null') "
     "ON CONFLICT (run_id, node_id) DO UPDATE SET "
     "status = 'running', key = '', error = NULL, output = 'null', content_hash = excluded.content_hash, "
-    "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, "
+    "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, waits = NULL, "
     "change_no = excluded.change_no"
 )
+NOTE_WAITS: Final = "UPDATE nodes SET waits = ? WHERE run_id = ? AND node_id = ? AND epoch = ? AND status = 'running'"
 WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
 WRITE_GAUGE: Final = _upsert("gauges", GAUGE_FIELDS, "process, account, at")
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"
@@ -69,7 +70,7 @@ WRITE_LEARNED: Final = _upsert("learned", LearnedRow._fields, "account, name")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"
 HAS_ENDED: Final = "SELECT status <> 'sent' FROM attempts WHERE attempt_id = ?"
 
-_AS_THEY_ARE: Final = (WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES, THIN_GAUGES)
+_AS_THEY_ARE: Final = (NOTE_WAITS, WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES, THIN_GAUGES)
 _FORGET_WAIT: Final = "DELETE FROM waits WHERE run_id = ? AND node_id = ?"
 _ENDED: Final = frozenset({"succeeded", "failed", "skipped", "blocked"})
 _OF_ATTEMPT: Final = itemgetter(*(AttemptRow._fields.index(name) for name in CHARGED))

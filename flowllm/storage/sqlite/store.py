@@ -42,7 +42,9 @@ from flowllm.storage.sqlite.rows import (
     node_row,
     run_row,
     running_row,
+    to_text,
     wait_row,
+    waits_text,
 )
 from flowllm.storage.sqlite.statements import Unit
 from flowllm.storage.sqlite.timeline import TimelineReader
@@ -231,6 +233,12 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
     def note_running(self, lease: RunLease, node: NodeRecord) -> None:
         row = (statements.NOTE_RUNNING, running_row(node))
         self._writer.ride(Unit(leases=(lease,), rows=(row,), rides=True))
+
+    def note_waits(self, lease: RunLease, waits: Mapping[NodeId, Mapping[str, float]]) -> None:
+        if waits:
+            run, note = to_text(lease.run_id), statements.NOTE_WAITS
+            rows = ((note, (waits_text(of), run, to_text(node), lease.epoch)) for node, of in waits.items())
+            self._writer.ride(Unit(leases=(lease,), rows=(*rows,), rides=True), hurries=True)
 
     # waiting for the world
 

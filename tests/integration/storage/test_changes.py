@@ -158,6 +158,16 @@ async def test_gauges_ride_and_are_kept_for_ten_minutes(store: Store) -> None:
     assert [one.at for one in await store.gauges(since=0, until=1e5)] == [1050.0, 1050.0, 1660.0, 1660.0]
 
 
+async def test_what_a_node_waits_is_noted_while_it_runs_and_by_the_attempt_that_has_the_run_alone(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    store.note_running(lease, replace(node("a", "r1", status=NodeStatus.RUNNING), finished_at=None))
+    await store.commit(nodes=[NodeWrite(lease=lease, node=replace(node("b", "r1"), waits={"slot": 1.0}))])
+    store.note_waits(lease, {NodeId("a"): {"rate": 2.5}, NodeId("b"): {"rate": 9.0}})
+    store.note_waits(replace(lease, epoch=0), {NodeId("a"): {"rate": 7.0}})
+    await store.learn([Learned(account="acc", name="x", value=1.0, at=1.0)])
+    assert {one.node_id: dict(one.waits) for one in await store.nodes(R1)} == {"a": {"rate": 2.5}, "b": {"slot": 1.0}}
+
+
 async def test_gauges_are_written_also_while_nothing_is_committed_as_all_wait(disk: SqlStore) -> None:
     gauge = Gauge(process="here:1", account="acc", at=1.0, in_flight=0, waiting=9)
     for second in range(3):

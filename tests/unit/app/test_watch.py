@@ -17,17 +17,21 @@ SIMULATED = """
     """
 
 
-def test_the_gauges_of_the_limiter_are_noted_once_a_second() -> None:
+def test_the_gauges_of_the_limiter_and_what_nodes_wait_are_noted_once_a_second() -> None:
     async def main() -> None:
         clock = LoopClock()
         app = opened(clock)
-        began, gauges = clock.now(), []
+        began, gauges, waits = clock.now(), [], []
         app.store.note_gauges = gauges.extend
+        app.store.note_waits = lambda _, noted: waits.append(noted)
         result = await app.run(workflow(SIMULATED))
         assert result.status is RunStatus.SUCCEEDED
         assert [round(gauge.at - began, 3) for gauge in gauges] == [1, 2, 3, 4, 5]
         assert [(gauge.in_flight, gauge.waiting) for gauge in gauges[:4]] == [(2, 2), (2, 2), (2, 0), (2, 0)]
         assert {gauge.rate for gauge in gauges} == {10.0}
+        slots = [{node: round(of["slot"], 2) for node, of in noted.items() if "slot" in of} for noted in waits]
+        assert slots[:2] == [{"posts[2]": 1.0, "posts[3]": 1.0}, {"posts[2]": 2.0, "posts[3]": 2.0}]
+        assert slots[2] == {"posts[2]": 2.5, "posts[3]": 2.5}
         assert all(":" in gauge.process and "simulated" in gauge.account for gauge in gauges)
 
     run_virtual(main())

@@ -106,6 +106,12 @@ def test_a_bar_says_what_its_node_waits_for_once_that_is_on_record() -> None:
     going = replace(node("a", "r1", status=NodeStatus.RUNNING), started_at=1.0, finished_at=None, waits={})
     (gap,) = bar_of(going, [sent], now=9.0).segments
     assert (gap.reason, gap.started_at, gap.finished_at) == ("", 1.0, 4.0)
+    for seconds, now, expected in (
+        (2.0, 9.0, [("rate", 1.0, 3.0), ("", 3.0, 9.0)]),
+        (2.0, 5.0, [("rate", 1.0, 5.0)]),  # it was noted a moment ago
+    ):
+        found = bar_of(replace(going, waits={"rate": seconds}), [], now=now).segments
+        assert [(one.reason, one.started_at, one.finished_at) for one in found] == expected
     ended = replace(
         going, status=NodeStatus.FAILED, finished_at=8.0, waits={"rate": 2.0}, error={"type": "X", "message": "no"}
     )

@@ -44,7 +44,7 @@ function Attempts({ bar, x, left, right, now }) {
   return html`
     ${!computed && !bar.cached && html`<path class="base" d=${`M${left} ${MIDDLE}H${Math.max(right, left + 2)}`} />`}
     ${bar.segments.map(([reason, begin, end], number) => {
-      const until = waits && !reason && number === bar.segments.length - 1 ? now : end;
+      const until = waits && number === bar.segments.length - 1 ? now : end;
       const look = reason ? { fill: `url(#wait-${drawnAs(reason)})` } : { class: "no-reason" };
       return html`<rect key=${number} ...${look} x=${x(begin)} y="9" width=${Math.max(1, x(until) - x(begin))} height="10" />`;
     })}
