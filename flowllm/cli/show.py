@@ -24,7 +24,7 @@ from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import RUN_RESUMABLE, Json, NodeStatus, step_path
 from flowllm.language.workflow import Accept
 from flowllm.reporting.models import model_lines
-from flowllm.reporting.screen import Part, Screen, plain
+from flowllm.reporting.screen import Part, Screen, plain, status_part
 from flowllm.reporting.summary import figures, took
 from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import clock_time, json_text, one_line, resume_options, visible
@@ -92,7 +92,7 @@ def _print_failed_items(nodes: Sequence[NodeRecord], failed: str) -> None:
 def _print_run(record: Record, location: Location, gone: float | None) -> None:
     """`gone`: when a run whose process is gone gave its last sign of life."""
     run, screen = record.run, results(wraps=True)
-    screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", (run.status.value, "bold"))
+    screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", status_part(run.status))
     _print_run_facts(screen, run, gone)
     _print_figures(screen, record)
     if record.nodes:

@@ -22,7 +22,7 @@ from flowllm.cli.show_parts import (
 from flowllm.core.types import Json, NodeStatus, StepKind, Usage, item_index
 from flowllm.language.template import Template
 from flowllm.language.workflow import Accept
-from flowllm.reporting.screen import Screen
+from flowllm.reporting.screen import Screen, status_part
 from flowllm.reporting.tables import cut_to, table, wrapped
 from flowllm.reporting.text import (
     at_least,
@@ -58,7 +58,7 @@ def print_step(record: Record, node: NodeRecord, accept: Accept | None) -> None:
         "step " if node.place is None else "item ",
         (visible(node.node_id), "bold"),
         f" ({node.kind}) of run {node.run_id}: ",
-        (node.status.value, "bold"),
+        status_part(node.status),
     )
     _print_facts(screen, record, node, accept)
     if node.item is not None:  # that of one that never ended is not on record

@@ -15,7 +15,7 @@ from flowllm.core.money import dollars
 from flowllm.core.types import NODE_TERMINAL, ROW, STATUS_MARKS, NodeStatus, RunStatus
 from flowllm.reporting.foreach_progress import percent, waiting_text
 from flowllm.reporting.live_snapshot import REUSED, LiveSnapshot, StepSnapshot, Throughput
-from flowllm.reporting.screen import Part
+from flowllm.reporting.screen import Part, status_part
 from flowllm.reporting.text import duration, one_line, plural, rate, time_left
 
 Line = tuple[Part, ...]
@@ -40,7 +40,6 @@ _STYLES: Final = {
 }
 _AGAIN, _FULL, _EMPTY, _CUT = "↻━─…"
 _TO_ASCII: Final = str.maketrans({**dict(STATUS_MARKS.values()), _AGAIN: "~", _FULL: "#", _EMPTY: ".", _CUT: "~"})
-_RUNS: Final = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red", RunStatus.RUNNING: "blue"}
 _WORK: Final = (NodeStatus.RUNNING, NodeStatus.WAITING)
 
 
@@ -72,8 +71,11 @@ def _head(run: LiveSnapshot, width: int) -> Line:
 def _right(run: LiveSnapshot) -> list[Part]:
     """What may be left out first stands first."""
     if run.status is not RunStatus.RUNNING:
-        ended: list[Part] = [(run.status.value, _RUNS.get(run.status, "bold yellow"))]
-        return [f"{run.done:,} of {plural(run.count, 'step')}  ", *ended, f" in {duration(run.elapsed_s)}"]
+        return [
+            f"{run.done:,} of {plural(run.count, 'step')}  ",
+            status_part(run.status),
+            f" in {duration(run.elapsed_s)}",
+        ]
     found: list[Part] = [] if run.count == 1 else [f"{run.done:,} of {plural(run.count, 'step')}  "]
     found += [("stopping  ", "yellow")] if run.stopping else []
     found.append((f"{time_left(run.elapsed_s)}", "bold"))

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TextIO, TypeAlias
 
+from flowllm.core.types import NodeStatus, RunStatus
 from flowllm.reporting.text import columns
 
 _BELOW = "\x1b[J"
@@ -24,6 +25,12 @@ Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: text, or text and its style, such as "bold red" (see `_CODES`)."""
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
 """Of ECMA-48's SGR."""
+_STATUSES = {"succeeded": "bold green", "running": "bold blue", "failed": "bold red", "blocked": "bold red"}
+
+
+def status_part(status: NodeStatus | RunStatus) -> Part:
+    """The status of a run or of a node, with its colour."""
+    return status.value, _STATUSES.get(status.value, "bold yellow")
 
 
 def plain(parts: tuple[Part, ...]) -> str:

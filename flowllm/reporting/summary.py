@@ -14,7 +14,7 @@ from flowllm.reporting.followed import ItemsRead
 from flowllm.reporting.foreach_progress import ROWS
 from flowllm.reporting.models import model_lines, response_cache_line, worth_a_table
 from flowllm.reporting.progress import MOST_ITEM_ERRORS, SIMULATED_NOTICE, what_ended
-from flowllm.reporting.screen import Part
+from flowllm.reporting.screen import Part, status_part
 from flowllm.reporting.text import (
     at_least,
     duration,
@@ -38,7 +38,6 @@ MOST_CUT = 5
 _INDEX = re.compile(r"\[\d+\]")
 LONGEST = 4000
 """Characters of an error that are kept."""
-_STYLES = {RunStatus.SUCCEEDED: "bold green", RunStatus.FAILED: "bold red"}
 _REQUESTS = {
     "cached": "cached",
     "joined": "joined",
@@ -228,7 +227,7 @@ class Summary:
         else:
             text = [self._steps(), *(self._foreach(node, counts) for node, counts in of_items.items())]
         said = "; ".join(one for one in text if one)
-        status = (ended.status.value, _STYLES.get(ended.status, "bold yellow"))
+        status = status_part(ended.status)
         return (status, f" in {duration(ended.duration_s)}{': ' if said else ''}{said}")
 
     def _steps(self) -> str:
