@@ -199,11 +199,9 @@ def was_throttled(models: Iterable[Mapping[str, Json]]) -> Answer:
             throttled=bool(refused), text=f"{'Yes' if refused else 'No'}: no request waited for a limit.{limited}"
         )
     first = rows[0]
-    share = f", {duration(first['throttled_s'])} of that for {one_line(first['model'])}" if len(rows) > 1 else ""
-    return Answer(
-        throttled=True,
-        text=f"Yes: requests waited {duration(waited)} for limits, all of them together{share}.{limited}",
-    )
+    share = f", {first['throttled_s'] / waited:.0%} of that for {one_line(first['model'])}" if len(rows) > 1 else ""
+    each = duration(waited / max(1, sum(one["requests"] for one in rows)))
+    return Answer(throttled=True, text=f"Yes: requests waited {each} each for limits{share}.{limited}")
 
 
 def _held(gauge: Gauge) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 from flowllm.core.records import dataclass, fields, replace
@@ -57,7 +58,7 @@ class RunSummary:
             cost_at_least=spend.known_usd,
             usage=replace(spend.usage, input_tokens=spend.known_input, output_tokens=spend.known_output),
             cached_share=_share(spend.usage),
-            nodes=run.totals.nodes,
+            nodes=_nodes(run),
             requests=spend.requests,
             tags=tuple(run.tags),
             provider=run.provider,
@@ -97,6 +98,14 @@ def worked_s(run: RunRecord, *, now: float) -> float:
         return earlier + float(took)
     until = now if run.finished_at is None else run.finished_at
     return earlier + max(0.0, until - float(last["started_at"]))
+
+
+def _nodes(run: RunRecord) -> Mapping[NodeStatus, int]:
+    """Nothing runs in a run that does not go on."""
+    nodes = Counter(run.totals.nodes)
+    if not run.going and (left := nodes.pop(NodeStatus.RUNNING, 0)):
+        nodes[NodeStatus.CANCELLED] += left
+    return nodes
 
 
 def _share(usage: Usage) -> float | None:

@@ -25,8 +25,8 @@ export function dollars(usd) {
   if (usd === null || usd === undefined) return "unknown";
   if (usd === 0) return "$0";
   const digits = Math.max(2, 3 - Math.floor(Math.log10(Math.abs(usd))));
-  const [whole, rest = ""] = usd.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).split(".");
-  return `$${whole}.${rest.replace(/0+$/, "").padEnd(2, "0")}`;
+  const [whole, rest] = usd.toFixed(digits).split("."); // toLocaleString rounds a half otherwise than the command line
+  return `$${Number(whole).toLocaleString("en")}.${rest.replace(/0+$/, "").padEnd(2, "0")}`;
 }
 
 /** What a run cost: exact, at least so much, or unknown. */
@@ -41,6 +41,12 @@ export function count(number) {
   if (number < 10_000) return number.toLocaleString("en");
   const [unit, size] = number < 1e6 ? ["k", 1e3] : number < 1e9 ? ["M", 1e6] : ["G", 1e9];
   return `${(number / size).toPrecision(3)} ${unit}`;
+}
+
+/** 45,612; of a sum of which not all is known ≥ 45,612. */
+export function whole(number, least = null) {
+  if (number !== null && number !== undefined) return number.toLocaleString("en");
+  return least ? `≥ ${least.toLocaleString("en")}` : NONE;
 }
 
 export function percent(share) {

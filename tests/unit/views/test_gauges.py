@@ -106,12 +106,10 @@ def test_an_account_is_called_by_its_host() -> None:
 
 def test_a_run_that_is_over_is_told_of_by_what_its_requests_waited() -> None:
     def row(model: str, seconds: float, refused: int = 0) -> dict[str, Any]:
-        return {"model": model, "throttled_s": seconds, "rate_limited": refused}
+        return {"model": model, "throttled_s": seconds, "rate_limited": refused, "requests": 20}
 
     assert was_throttled([row("m", 0.0)]).text == "No: no request waited for a limit."
     answer = was_throttled([row("m", 4.0, 1), row("big", 444.0)])
     assert answer.throttled
-    assert answer.text == (
-        "Yes: requests waited 7m 28s for limits, all of them together, 7m 24s of that for big. 1 request got a 429."
-    )
+    assert answer.text == "Yes: requests waited 11.2s each for limits, 99% of that for big. 1 request got a 429."
     assert was_throttled([row("m", 0.0, 2)]).text == "Yes: no request waited for a limit. 2 requests got a 429."

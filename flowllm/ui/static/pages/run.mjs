@@ -1,7 +1,7 @@
 // One run: its head, and what is shown of it.
 import { useCallback, useEffect, useState } from "preact/hooks";
 import { get, post } from "../api.mjs";
-import { cost, count, dollars, duration, exactly, percent, statusChip, statusTone, visible, when } from "../format.mjs";
+import { cost, count, dollars, duration, exactly, percent, statusChip, statusTone, visible, when, whole } from "../format.mjs";
 import { html } from "../html.mjs";
 import { Drawer } from "../panels/drawer.mjs";
 import { Graph } from "../panels/graph.mjs";
@@ -192,6 +192,7 @@ function ByModel({ run }) {
 
 function Model({ model }) {
   const { usage, latency_s: latency } = model;
+  const each = model.throttled_s / Math.max(1, model.requests); // all that wait at once wait longer together than the run takes
   const known = { cost_usd: model.cost_usd, cost_at_least: model.at_least.cost_usd };
   const saved = [
     model.response_cache.answers > 0 && `${count(model.response_cache.answers)} answers${model.response_cache.saved_usd ? `, ${dollars(model.response_cache.saved_usd)}` : ""}`,
@@ -199,16 +200,16 @@ function Model({ model }) {
   ].filter(Boolean);
   return html`<tr>
     <td>${visible(model.model)} <span class="muted">${visible(model.provider)}</span></td>
-    <td class="right">${count(model.requests)}</td>
-    <td class="right">${count(model.failed)}</td>
-    <td class="right">${count(model.rate_limited)}</td>
-    <td class="right">${count(usage.input_tokens)}</td>
-    <td class="right">${count(usage.cached_input_tokens)}</td>
-    <td class="right">${count(usage.output_tokens)}</td>
+    <td class="right">${whole(model.requests)}</td>
+    <td class="right">${whole(model.failed)}</td>
+    <td class="right">${whole(model.rate_limited)}</td>
+    <td class="right">${whole(usage.input_tokens, model.at_least.input_tokens)}</td>
+    <td class="right">${whole(usage.cached_input_tokens)}</td>
+    <td class="right">${whole(usage.output_tokens, model.at_least.output_tokens)}</td>
     <td class="right">${cost(known)}</td>
     <td class="right">${duration(latency.p50)}</td>
     <td class="right">${duration(latency.p99)}</td>
-    <td class="right">${model.throttled_s ? duration(model.throttled_s) : "–"}</td>
+    <td class="right">${each >= 0.1 ? `${duration(each)} each` : "–"}</td>
     <td>${saved.join("; ") || "–"}</td>
   </tr>`;
 }
