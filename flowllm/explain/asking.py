@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from flowllm.core.records import dataclass
+from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json, NodeId, StepKind, step_path
-from flowllm.explain.estimate import Estimate
+from flowllm.explain.estimate import EARLIER, LONGEST, Estimate, unknown
 from flowllm.explain.past import Past
+from flowllm.explain.prices import Prices
 from flowllm.explain.prompt_cache import ExpectedCache
-from flowllm.explain.sizes import RESERVED, PastCalls, Rendered, prompt_of, takes_of
+from flowllm.explain.sizes import RESERVED, Asked, PastCalls, Rendered, takes_of
 from flowllm.explain.span import ANY, NONE, Span, Takes
-from flowllm.explain.stand_in import Case, StandIns, templates_of
+from flowllm.explain.stand_in import Case, StandIns, least_and_likely, templates_of
 from flowllm.explain.timing import Calls
 from flowllm.language.workflow import LlmBody, Step
 from flowllm.steps.base import Bound, WorkEstimate
 
 
-async def _no_latency(_provider: str, _model: str) -> float | None:
-    return None
+async def _no_latencies(_provider: str, _model: str) -> tuple[Sequence[float], str]:
+    return (), ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class Known:
 
     keeps: Callable[[str, str], bool] = lambda _provider, _model: False
     """Of which models requests wait for those whose prompts begin the same, by provider and model."""
-    latency: Callable[[str, str], Awaitable[float | None]] = _no_latency
-    """Seconds that a request takes, where the step has no earlier one, by provider and model."""
+    latencies: Callable[[str, str], Awaitable[tuple[Sequence[float], str]]] = _no_latencies
+    """Seconds that requests take where the step has no earlier one, by provider and model, and the model that they were sent to."""
     list_price: Callable[[str, str], str] = lambda _provider, _model: ""
     """The model whose list price stands in for the server's own, by provider and model."""
 
@@ -41,6 +42,7 @@ class AskingNodes:
         self.past = past
         self.stand_ins = StandIns()
         self._known = known
+        self._prices = Prices()
         self._prompts = ExpectedCache(known.keeps)
         self._sending: set[str] = set()
         """Keys of what would be sent: an equal request is sent once."""
@@ -48,64 +50,111 @@ class AskingNodes:
         """Prompts without the answers in them, and whether one of each waits for answers."""
 
     async def taking(
-        self, name: NodeId, state: str, why: str, rendered: Sequence[Rendered], *, waits: bool = False
+        self,
+        name: NodeId,
+        state: str,
+        why: str,
+        rendered: Sequence[Rendered],
+        *,
+        stored: Collection[str] = (),
+        instead: bool = False,
+        waits: bool = False,
     ) -> Estimate:
-        """One node, rendered in each case. `waits`: its prompt depends on what is not known. Raises StoreError."""
+        """One node, rendered in each case. `stored` are keys that the cache answers, and `instead` says that it has an answer of
+        a fallback; `waits`: its prompt depends on what is not known. Raises StoreError."""
         bound, work = rendered[Case.LIKELY]
-        floor = self._floor(bound.step, rendered[Case.MOST]) if waits else NONE
         step = bound.step
-        past = None if self.past is None else await self.past.calls(name, work.model)
-        takes = takes_of(rendered, self.stand_ins, past if work.requests else None, waits=waits, floor=floor)
-        takes = self._equal(takes, rendered[Case.LIKELY], waits=waits, before=past is not None)
-        tokens = takes.output_tokens
-        each = Takes(output_tokens=tokens).times(Span.of(1 / work.requests)) if work.requests else Takes()
-        answer = await self._answer(name, bound, each.output_tokens)
+        floor = self._floor(step, rendered[Case.MOST]) if waits else NONE
+        models = [work.model, *(one.model for one in work.fallbacks)]
+        past = [None if self.past is None else await self.past.calls(name, model) for model in models]
+        length, evidence = await self._length(name, step, work, past[0])
+        asked = Asked.of(rendered, self.stand_ins, waits=waits, floor=floor)
+        takes = takes_of(asked, past, length, self._prices, waits=waits)
+        if step.cache.enabled and work.requests:
+            alike = f"{work.model} {asked.shown[Case.LIKELY].text}"
+            before = instead or (waits and past[0] is not None)
+            takes = self._equal(takes, work, alike, stored, waits=waits, before=before)
+        cache = self._prompts.add(work)
+        if past[0] is None:
+            takes = _cheaper(takes, cache.saved_usd)
         return Estimate(
             kind=step.kind,
             state=state,
             why=why,
             known=False,
-            cases=answer,
+            cases=await self._answer(name, bound, length),
             model=work.model,
             takes=takes,
             cached=None if waits else 0,
-            past_calls=0 if past is None or not work.requests else past.calls,
-            guessed=past is None and bool(work.requests),
-            prompt_cache=self._prompts.add(work),
-            load=await self._load(work, takes, past),
+            evidence=evidence if work.requests else {},
+            prompt_cache=cache,
+            load=await self._load(work, takes, past[0]),
             list_price=self._known.list_price(work.provider, work.model) if work.requests else "",
         )
 
-    def _equal(self, takes: Takes, rendered: Rendered, *, waits: bool, before: bool) -> Takes:
-        """Less, where an equal request is or may be sent besides, or answered already."""
-        bound, work = rendered
-        if not bound.step.cache.enabled or not work.requests:
-            return takes
+    async def _length(
+        self, name: NodeId, step: Step, work: WorkEstimate, past: PastCalls | None
+    ) -> tuple[Span, Mapping[str, int]]:
+        """Tokens of one answer, and what that is made of."""
+        most = None if work.output_tokens is None or not work.requests else work.output_tokens / work.requests
+        body, earlier = step.body, self.past
+        if not isinstance(body, LlmBody):
+            return Span.between(0.0, 0.0, most), {"the texts": 0}
+        least, likely = (1.0, None)
+        if body.output is not None and body.output.schema is not None:
+            least, likely = least_and_likely(body.output.schema)
+
+        def span(expected: float | None) -> Span:
+            expected = expected if most is None or expected is None else min(expected, most)
+            return Span.between(max(1.0, least), expected, most)
+
+        if past is not None and past.output_tokens is not None:
+            return span(past.output_tokens / past.requests), {EARLIER: past.calls}
+        if earlier is not None and (other := await earlier.length(name)) is not None:
+            return span(other.tokens), {f"{EARLIER} to {other.model}": other.answers}
+        if likely is not None:
+            return span(likely), {"the schema": 0}
+        if earlier is not None:
+            answers = await earlier.answers(work.provider, work.model, as_json=body.output is not None)
+            if answers is not None and (most is None or answers.share is not None):
+                tokens = answers.tokens if most is None else most * (answers.share or 0.0)
+                return span(tokens), {f"other answers of {work.model}": answers.answers}
+        return span(most), {LONGEST: 0}
+
+    def _equal(
+        self, takes: Takes, work: WorkEstimate, alike: str, stored: Collection[str], *, waits: bool, before: bool
+    ) -> Takes:
+        """Less, where an equal request is or may be sent besides, or answered `before`; `alike` is what is known of the prompt."""
         keys = set(work.memo_keys)
-        alike = f"{work.model} {self.stand_ins.measured(prompt_of(bound.parts).text).text}"
-        share = 1.0 if waits or not keys else len(keys - self._sending) / len(keys)
+        missing = keys.difference(stored)
+        share = 1.0 if waits or not keys else len(missing - self._sending) / len(keys)
         # answers may make two prompts equal that differ in them alone, or in nothing; or one that was answered before
         waited = alike in self._alike and (waits or self._alike[alike])
         self._alike[alike] = waits or self._alike.get(alike, False)
-        self._sending |= set() if waits else keys
-        least = 0.0 if waited or (waits and before) else share
-        return takes if least == 1.0 else takes.times(Span(low=least, expected=share, high=1.0))
+        self._sending |= set() if waits else missing
+        least = 0.0 if waited or before else share
+        if work.shared_requests is not None and share < 1.0:
+            least = 0.0  # texts are of any length
+        most = 1.0 if waits or work.shared_requests is not None else len(missing) / len(keys) if keys else 1.0
+        return takes if least == 1.0 else takes.times(Span.between(least, share, most))
 
     async def _load(self, work: WorkEstimate, takes: Takes, past: PastCalls | None) -> Calls:
-        requests = takes.requests.expected or 0.0
+        seconds: Sequence[float] = () if past is None else past.seconds
         if not work.requests:
-            return Calls(count=1, seconds=0.0 if past is None else past.seconds or 0.0)
-        seconds = None if past is None else past.seconds
-        if seconds is None:
-            seconds = await self._known.latency(work.provider, work.model)
+            return Calls(count=1, seconds=tuple(seconds) or (0.0,))
+        requests, timed_by = takes.requests.expected or 0.0, ""
+        if not seconds:
+            seconds, timed_by = await self._known.latencies(work.provider, work.model)
         if not requests:
-            return Calls(count=0, seconds=seconds, provider=work.provider)
+            return Calls(count=0)
         before, after = takes.input_tokens.expected or 0.0, takes.output_tokens
-        most = after.high if after.high is not None else after.expected or 0.0
+        most = after.expected or 0.0 if after.high_once is None else after.high_once
         return Calls(
             count=requests,
-            seconds=seconds,
+            seconds=tuple(seconds),
+            timed_by=timed_by if timed_by != work.model else "",
             provider=work.provider,
+            model=work.model,
             tokens=(before + (after.expected or 0.0)) / requests,
             reserved=(before * RESERVED + most) / requests,
         )
@@ -121,6 +170,20 @@ class AskingNodes:
             return answer
         least, likely, most = ([one] * body.samples for one in answer)
         return least, likely, most
+
+    async def function(self, step: Step, name: NodeId, why: str) -> Estimate:
+        """A function that asks models as often as it likes: what it did before is all that is known. Raises StoreError."""
+        found = replace(unknown(step, why), cases=await self.anything(name, step.kind))
+        past = None if self.past is None else await self.past.asked(name)
+        if self.past is None or past is None:
+            return found
+        work = await self.past.calls(name, "")
+        return replace(
+            found,
+            takes=past.takes,
+            evidence={f"{EARLIER} by functions": past.calls},
+            load=Calls(count=1, seconds=() if work is None else work.seconds),
+        )
 
     async def anything(self, name: NodeId, kind: StepKind, tokens: Span = ANY) -> tuple[Json, Json, Json]:
         """What stands in for an output of which not even the shape is known: the last one of an earlier run, else a text."""
@@ -141,4 +204,12 @@ class AskingNodes:
             return NONE
         shown = most[1].input_tokens
         raw = sum(len(one.raw.encode()) for one in templates)
-        return Span(expected=0.0, high=float(max(0, raw - shown)))
+        return Span.between(0.0, 0.0, float(max(0, raw - shown)))
+
+
+def _cheaper(takes: Takes, saved_usd: float | None) -> Takes:
+    """By what is expected to be read from the provider's cache."""
+    cost = takes.cost_usd
+    if cost is None or cost.expected is None or not saved_usd:
+        return takes
+    return replace(takes, cost_usd=replace(cost, expected=max(cost.low, cost.expected - saved_usd)))

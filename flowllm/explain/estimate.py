@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.request import Answer
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
 from flowllm.explain.prompt_cache import CacheForecast, summed
-from flowllm.explain.span import ANY, NONE, NOTHING, Span, Takes, all_of, whole_high
+from flowllm.explain.span import ANY, NONE, NOTHING, Span, Takes, all_of, rounded_up
 from flowllm.explain.stand_in import Case, Cases
 from flowllm.explain.timing import IDLE, Load
 from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.storage.base import NodeRecord
 
+EARLIER: Final = "earlier calls"
+LONGEST: Final = "answers as long as max_tokens allows"
+"""What expected figures are made of."""
+_SINGULAR: Final = re.compile(r"(?<=call|swer)s")
 _BY_WEIGHT = ("send", "maybe", "cached", "compute", "error", "skipped")
 """States, those that say most of a sum first."""
 
@@ -40,10 +46,8 @@ class Estimate:
     takes: Takes = NOTHING
     cached: int | None = 0
     """Nodes with a stored answer: itself, items, steps within."""
-    past_calls: int = 0
-    """Earlier calls that the expected figures are made of."""
-    guessed: bool = False
-    """Expected figures are made of the template and `max_tokens` alone, for it or for something within it."""
+    evidence: Mapping[str, int] = field(default_factory=dict)
+    """What the expected figures are made of, each with the number of its answers; 0: it has none."""
     prompt_cache: CacheForecast = CacheForecast()
     items: int | None = None
     """Of a foreach, where it is known."""
@@ -65,31 +69,34 @@ class Estimate:
 
     @property
     def requests(self) -> int | None:
-        """At most; None: nobody knows."""
-        return whole_high(self.takes.requests)
+        """At most, if no answer has to be asked for again, as with all that follow; None: nobody knows."""
+        return rounded_up(self.takes.requests.high_once)
 
     @property
     def input_tokens(self) -> int | None:
         """At most."""
-        return whole_high(self.takes.input_tokens)
+        return rounded_up(self.takes.input_tokens.high_once)
 
     @property
     def output_tokens(self) -> int | None:
         """At most."""
-        return whole_high(self.takes.output_tokens)
+        return rounded_up(self.takes.output_tokens.high_once)
 
     @property
     def cost_usd(self) -> float | None:
         """US dollars at most; None: nobody knows, or the price is unknown."""
-        return None if self.takes.cost_usd is None else self.takes.cost_usd.high
+        return None if self.takes.cost_usd is None else self.takes.cost_usd.high_once
 
     @property
     def basis(self) -> str:
         """What the expected figures are made of, in words; empty where nothing is sent."""
         if self.idle:
             return ""
-        found = [f"{self.past_calls:,} earlier call{'' if self.past_calls == 1 else 's'}"] if self.past_calls else []
-        return ", ".join([*found, "template and max_tokens"] if self.guessed else found)
+        found = self.evidence.items()
+        return ", ".join(
+            f"{number:,} {_SINGULAR.sub('', what) if number == 1 else what}" if number else what
+            for what, number in found
+        )
 
     def output_in(self, case: Case) -> Json:
         """What it gives, or stands for that."""
@@ -145,12 +152,21 @@ def combined(kind: StepKind, parts: Sequence[Estimate], *, alike: bool = False) 
         model=next((part.model for part in parts if part.model), ""),
         takes=all_of(part.takes for part in parts),
         cached=_total(part.cached for part in parts),
-        past_calls=(max if alike else sum)([part.past_calls for part in sending] or [0]),
-        guessed=any(part.guessed for part in sending),
+        evidence=_evidence(sending, alike=alike),
         prompt_cache=summed(part.prompt_cache for part in sending),
         list_price=next((part.list_price for part in parts if part.list_price), ""),
         within=_together(parts),
     )
+
+
+def _evidence(parts: Sequence[Estimate], *, alike: bool) -> dict[str, int]:
+    """Steps have earlier calls of their own; all else they may share."""
+    found: dict[str, int] = {}
+    for part in parts:
+        for what, number in part.evidence.items():
+            own = what.startswith(EARLIER) and not alike
+            found[what] = found.get(what, 0) + number if own else max(found.get(what, 0), number)
+    return found
 
 
 def _together(parts: Sequence[Estimate]) -> dict[str, Estimate]:
@@ -162,14 +178,11 @@ def _together(parts: Sequence[Estimate]) -> dict[str, Estimate]:
     }
 
 
-def unknown(step: Step, why: str, *, items: int | None = None) -> Estimate:
-    """Of a step of which no template can be rendered. `items`: of its foreach, where that is known."""
-    most = _most_requests(step)
-    requests = Span(expected=most, high=most)
-    if most and step.foreach is not None:
-        requests = ANY if items is None else requests.times(Span.of(items))
-    sends = most != 0
-    some = ANY if sends else NONE
+def unknown(step: Step, why: str) -> Estimate:
+    """Of a step of which no template can be rendered."""
+    most = None if step.foreach is not None else _most_requests(step)
+    requests = ANY if most is None else Span(expected=most, high_once=most, high=None if most else 0.0)
+    some = ANY if most != 0 else NONE
     return Estimate(
         kind=step.kind,
         state="maybe",
@@ -177,8 +190,6 @@ def unknown(step: Step, why: str, *, items: int | None = None) -> Estimate:
         known=False,
         takes=Takes(requests=requests, input_tokens=some, output_tokens=some, cost_usd=some),
         cached=None,
-        guessed=sends,
-        items=items,
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
 
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Budget, Json, NodeId, StepId, StepKind
@@ -14,12 +13,10 @@ from flowllm.explain.plan_items import PlannedItems
 from flowllm.explain.planner import Planner
 from flowllm.explain.rendered import ShownPrompt
 from flowllm.explain.span import Span
-from flowllm.explain.timing import Lane, Parts, Timetable, timetable
+from flowllm.explain.timing import Lanes, Parts, Timetable, timetable
 from flowllm.explain.views import Views
 from flowllm.language.workflow import Step, Workflow
 from flowllm.runtime.graph_state import CompiledGraph
-
-Lanes: TypeAlias = Callable[[], Awaitable[Mapping[str, Lane]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +44,8 @@ class Forecast:
     """The sums of all nodes, None where a part of them is not known yet."""
     critical_path: tuple[str, ...]
     max_parallel: int
-    seconds: float | None = None
-    """How long it would take; None: nobody knows."""
+    when: Timetable = Timetable(seconds=None)
+    """How long it would take."""
     max_concurrent: Mapping[str, int] = field(default_factory=dict)
     """Requests in flight with which the default provider's models would begin, where earlier runs found that."""
     shown: tuple[ShownPrompt, ...] | None = None
@@ -57,6 +54,11 @@ class Forecast:
     """and how many it has that were looked at."""
     notices: tuple[str, ...] = ()
     """What is to be told of the data set."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it would take on average; None: nobody knows."""
+        return self.when.seconds
 
     @property
     def at_least(self) -> dict[str, Json]:
@@ -96,7 +98,8 @@ class BudgetForecast:
 
     @property
     def verdict(self) -> str:
-        """within; over: it certainly is; expected_over, maybe_over: by the expected figures, or by the highest; unknown."""
+        """within; within_once: while answers need not be asked for again; over: it certainly is; expected_over, maybe_over: by the
+        expected figures, or by the most if no answer has to be asked for again; unknown."""
         takes = self.takes
         if takes is None:
             return "unknown"
@@ -104,9 +107,11 @@ class BudgetForecast:
             return "over"
         if takes.expected is not None and takes.expected > self.amount:
             return "expected_over"
-        if takes.high is None:
+        if takes.high_once is None:
             return "unknown"
-        return "maybe_over" if takes.high > self.amount else "within"
+        if takes.high_once > self.amount:
+            return "maybe_over"
+        return "within" if takes.high is not None and takes.high <= self.amount else "within_once"
 
     def as_dict(self) -> dict[str, Json]:
         """As JSON."""
@@ -115,7 +120,12 @@ class BudgetForecast:
 
 
 async def forecast(
-    planner: Planner, workflow: Workflow, steps: Mapping[NodeId, Step], provider: str, *, lanes: Lanes | None = None
+    planner: Planner,
+    workflow: Workflow,
+    steps: Mapping[NodeId, Step],
+    provider: str,
+    *,
+    lanes: Callable[[], Lanes] = Lanes,
 ) -> Forecast:
     """What a run of those steps would do, with `provider` as the default one; `lanes` gives what each provider allows, once it is
     known which are asked."""
@@ -123,7 +133,7 @@ async def forecast(
     graph = Graph.of(replace(workflow, steps=chosen))
     generation = {step: number for number, some in enumerate(graph.generations(), start=1) for step in some}
     plan = await planner.graph(CompiledGraph(workflow, chosen), [planner.run.inputs] * 3)
-    when = timetable(plan.load, {} if lanes is None else await lanes())
+    when = timetable(plan.load, lanes())
     nodes = [
         ForecastNode(
             step=node,
@@ -141,7 +151,13 @@ async def forecast(
 
 
 async def forecast_rows(
-    planner: Planner, workflow: Workflow, row: Step, rows: Rows | None, provider: str, *, lanes: Lanes | None = None
+    planner: Planner,
+    workflow: Workflow,
+    row: Step,
+    rows: Rows | None,
+    provider: str,
+    *,
+    lanes: Callable[[], Lanes] = Lanes,
 ) -> Forecast:
     """The same of a run over the rows of a data set, of which `row` is the step that stands for the whole graph; None: they
     are those of standard input, which is not read."""
@@ -149,7 +165,7 @@ async def forecast_rows(
     items = PlannedItems(row, views, NodeId(row.id), planner)
     found = await (items.unread("standard input") if rows is None else items.rows(rows))
     load = Parts(parts={row.id: found.load}, needs={})
-    when = timetable(load, {} if lanes is None else await lanes())
+    when = timetable(load, lanes())
     node = ForecastNode(
         step=row.id, estimate=found, generation=1, begins=when.begins.get(row.id), ends=when.ends.get(row.id)
     )
@@ -165,5 +181,5 @@ def _of_nodes(workflow: Workflow, provider: str, nodes: Sequence[ForecastNode], 
         total=combined(StepKind.WORKFLOW, [node.estimate for node in nodes]),
         critical_path=tuple(node.step for node in nodes),
         max_parallel=1,
-        seconds=None if uncounted else when.seconds,
+        when=Timetable(seconds=None) if uncounted else when,
     )

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flowllm.core.errors import StepError
 from flowllm.core.records import replace
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id, step_path
+from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepKind, item_id, step_path
 from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
 from flowllm.explain.estimate import Estimate, combined, failing
 from flowllm.explain.past import Past
-from flowllm.explain.span import ANY, Span, Takes
+from flowllm.explain.rest import Sizes, at_least, with_rest
+from flowllm.explain.span import ANY, NOTHING, Span, Takes
 from flowllm.explain.stand_in import LIKELY_ITEMS, Case, StandIns, only_names
-from flowllm.explain.timing import IDLE, Load, Many
+from flowllm.explain.timing import IDLE, Accepts, Load, Many, calls_in
 from flowllm.explain.views import Views
 from flowllm.language.template import Template, ValueTemplate
-from flowllm.language.workflow import DataFile, Foreach, Step, WorkflowBody
+from flowllm.language.workflow import Accept, DataFile, Foreach, Step, WorkflowBody
 from flowllm.runtime.foreach_results import item_row
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
 from flowllm.runtime.item_reader import open_rows
@@ -48,6 +50,10 @@ class Nodes(Protocol):
 
     async def node(self, step: Step, views: Views, name: NodeId) -> Estimate:
         """One node; of a foreach, one item."""
+        ...
+
+    async def anew(self, step: Step, views: Views, name: NodeId) -> Estimate:
+        """As `node`, as if nothing were stored."""
         ...
 
     def grant(self, wanted: int) -> int:
@@ -92,8 +98,7 @@ class PlannedItems:
 
     async def rows(self, rows: Rows) -> Estimate:
         """Of items that can be read. Raises StepError where they cannot."""
-        step = self._step
-        read, count = await _read(rows)
+        read, count, sizes = await _read(rows)
         found: list[Estimate] = []
         while len(found) < len(read):
             granted = self._nodes.grant(min(AT_ONCE, len(read) - len(found)))
@@ -101,18 +106,22 @@ class PlannedItems:
                 break
             batch = read[len(found) : len(found) + max(1, granted)]
             found += await asyncio.gather(*map(self._item, batch))
-        state = foreach_state(step, self._views.likely, window=LOOKED_AT, total=count)
-        pulled = _drive(state, step, read[: len(found)], found, whole=count == len(found))
-        return await self._summed(state, list(zip(read, found, strict=False)), pulled=pulled, count=count)
+        sizes.leave([row.value for row in read[len(found) :]])
+        state = foreach_state(self._step, self._views.likely, window=LOOKED_AT, total=count)
+        pulled = _drive(state, self._step, read[: len(found)], found, whole=count == len(found))
+        items = list(zip(read, found, strict=False))
+        if sizes.count and any(one.cached != 0 for one in found):  # of the others none may be stored
+            sizes.likely_most = await self._item(read[sizes.largest_at], anew=True)
+        return await self._summed(state, items, sizes, pulled=pulled, count=count)
 
-    async def _item(self, row: Row) -> Estimate:
+    async def _item(self, row: Row, *, anew: bool = False) -> Estimate:
         if row.error is not None:
             return failing(self._step, row.error.message)
-        name = item_id(self._name, row.index)
+        name, ask = item_id(self._name, row.index), self._nodes.anew if anew else self._nodes.node
         if self._step.foreach is None:
-            return await self._nodes.node(self._step, replace(self._views, row=(row.value,)), name)
+            return await ask(self._step, replace(self._views, row=(row.value,)), name)
         views = self._views.item(self._step.foreach.name, (row.value,) * 3, row.index)
-        return await self._nodes.node(replace(self._step, foreach=None), views, name)
+        return await ask(replace(self._step, foreach=None), views, name)
 
     async def _unseen(
         self, foreach: Foreach, vague: Sequence[Template | ValueTemplate], names: str, limit: int | None
@@ -121,7 +130,9 @@ class PlannedItems:
         why = f"once for each item of {names}"
         lists: list[tuple[list[Row], int | None]] = []
         try:
-            lists = [await _read(open_rows(foreach, values, spool=None, limit=limit)) for values in self._views.cases]
+            for values in self._views.cases:
+                rows, number, _ = await _read(open_rows(foreach, values, spool=None, limit=limit))
+                lists.append((rows, number))
         except StepError:  # what stands in is no list
             return await self.unread(names)
         counts = ANY
@@ -130,11 +141,11 @@ class PlannedItems:
             shown = json.dumps([row.value for row in rows], ensure_ascii=False)
             stretch = self._nodes.stand_ins.measured(shown).stretch
             high = None if most is None else most * stretch
-            counts = Span(low=least or 0, expected=likely if least == high else None, high=high)
+            counts = Span.between(least or 0, likely if least == high else None, high)
         if counts.expected is None and self._nodes.past is not None:
             before = await self._nodes.past.items(self._name)
             if before is not None:
-                counts = replace(counts, expected=float(before[1]))
+                counts = replace(counts, expected=float(before.total - before.not_sent))
         first = [next((row.value for row in found), None) for found, _ in lists]
         if None in first[Case.LEAST :]:
             first = [first[Case.MOST]] * 3
@@ -149,7 +160,8 @@ class PlannedItems:
             views = replace(views, waits=("its items",))
         one = await self._nodes.node(replace(step, foreach=None), views, item_id(self._name, 0))
         load: Load = Many(items=(one.load,), count=counts.expected or 0.0, window=_window(step))
-        total = one.times(counts, load=load)
+        # items may be equal, and equal requests are sent once
+        total = one.times(replace(counts, low=min(counts.low, 1.0)), load=load)
         exact = int(counts.low) if counts.low == counts.high else None
         likely_count = LIKELY_ITEMS if counts.high is None else min(LIKELY_ITEMS, counts.high)
         numbers = (counts.low, likely_count if counts.expected is None else counts.expected, counts.high or 1)
@@ -168,32 +180,22 @@ class PlannedItems:
         )
 
     async def _summed(
-        self, state: ForeachState, items: list[tuple[Row, Estimate]], *, pulled: int, count: int | None
+        self, state: ForeachState, items: list[tuple[Row, Estimate]], sizes: Sizes, *, pulled: int, count: int | None
     ) -> Estimate:
         """All items as one."""
         step = self._step
-        accepting = step.foreach is not None and step.foreach.accept is not None
-        decided = accepting and (
-            state.enough or state.over
-        )  # no other items are pulled, whatever the open ones come to
+        accept = None if step.foreach is None else step.foreach.accept
+        accepting = accept is not None
+        decided = accepting and (state.enough or state.over)  # whatever the open items come to, no others are pulled
         looked = len(items)
         items = items[:pulled] if decided else items
         found = [one for _, one in items]
-        whole = len(items) if decided or count is None else count
-        total = replace(combined(step.kind, found, alike=True), items=count, known=state.over and count is not None)
-        share = await self._share(count) if accepting and not decided else Span.of(1)
-        load = Many(items=[one.load for one in found], count=whole * (share.expected or 0.0), window=_window(step))
-        times = share.times(Span.of(count / looked if count and not decided else 1.0))
-        total = total.times(times, load=IDLE if total.idle else load)
+        known = state.over and count is not None and (bool(found) or not self._views.waits)
+        total = replace(combined(step.kind, found, alike=True), items=count, known=known)
         if not decided and count is None:
-            low = replace(total.takes.requests, expected=None, high=None)
-            cost = None if total.takes.cost_usd is None else ANY
-            total = replace(
-                total,
-                takes=Takes(requests=low, input_tokens=ANY, output_tokens=ANY, cost_usd=cost),
-                cached=None,
-                per_item=combined(step.kind, found).takes.times(Span.of(1 / looked)) if looked else None,
-            )
+            total = _uncounted(total, looked)
+        elif not decided:
+            total = await self._whole(total, found, sizes, accept)
         counts = state.counts(not_pulled=max(0, (count or 0) - pulled))
         failure = state.verdict(self._name, RunId("")) if state.over or not accepting else None
         if failure is not None:
@@ -217,6 +219,33 @@ class PlannedItems:
             counts=counts,
         )
 
+    async def _whole(self, total: Estimate, found: Sequence[Estimate], sizes: Sizes, accept: Accept | None) -> Estimate:
+        """With those that were not looked into, as far as they are carried out until enough are accepted."""
+        total = with_rest(total, found, sizes)
+        count = len(found) + sizes.count
+        load = Many(items=[one.load for one in found], count=count, window=_window(self._step))
+        if accept is not None and count:
+            wanted, share = self._accepted(), await self._accepted_share(count)
+            load = replace(
+                load,
+                count=min(count, wanted / share),
+                accepts=Accepts(wanted=wanted, share=share, overshoot=accept.overshoot, total=count),
+            )
+            total = total.times(Span.between(0.0, load.count / count, 1.0))
+            open_ones = [one.takes for one in found if not one.known] or [NOTHING]
+            needed = max(1, wanted - sum(one.known for one in found))
+            total = replace(total, takes=at_least(total.takes, open_ones, min(needed, len(open_ones))))
+        if self._step.kind is StepKind.EMBED:
+            return _shared(total, found)
+        return replace(total, load=IDLE if total.idle else load)
+
+    async def _accepted_share(self, count: int) -> float:
+        """How much of the items is accepted: what was, of those that were carried out; at first so much that all are needed."""
+        before = None if self._nodes.past is None else await self._nodes.past.items(self._name)
+        if before is None or not before.accepted:
+            return min(1.0, self._accepted() / count)
+        return before.accepted / (before.total - before.not_sent)
+
     def _accepted(self) -> int:
         """How many items are wanted."""
         foreach = self._step.foreach
@@ -224,16 +253,37 @@ class PlannedItems:
         assert foreach.accept is not None  # noqa: S101 - the same
         return int(foreach.accept.count.render(self._views.likely))
 
-    async def _share(self, count: int | None) -> Span:
-        """How much of the items is carried out until enough are accepted."""
-        before = None if self._nodes.past is None else await self._nodes.past.items(self._name)
-        likely = 1.0 if before is None or not before[0] else before[1] / before[0]
-        least = min(1.0, self._accepted() / count) if count else 1.0
-        return Span(low=min(least, likely), expected=likely, high=1.0)
+
+def _uncounted(total: Estimate, looked: int) -> Estimate:
+    """Of more items than anyone would count: the least, and what one takes."""
+    takes = total.takes
+
+    def least(get: Callable[[Takes], Span | None]) -> Span | None:
+        return None if (span := get(takes)) is None else replace(ANY, low=span.low)
+
+    return replace(
+        total,
+        takes=Takes.made(least),
+        cached=None,
+        load=IDLE,
+        per_item=takes.times(Span.of(1 / looked)) if looked else None,
+    )
+
+
+def _shared(total: Estimate, found: Sequence[Estimate]) -> Estimate:
+    """Texts of items to embed share requests."""
+    requests = total.takes.requests
+    expected = math.ceil(requests.low if requests.expected else 0.0)
+    calls = next((one for item in found for one in calls_in(item.load) if one.count), IDLE)
+    tokens = (total.takes.input_tokens.expected or 0.0) / max(1, expected)
+    load = replace(calls, count=expected, tokens=tokens, reserved=tokens)
+    return replace(total, takes=replace(total.takes, requests=replace(requests, expected=expected)), load=load)
 
 
 def _cases(found: Sequence[Estimate], count: int | None, most: int | None) -> tuple[Json, Json, Json] | None:
     """What stands in for the outputs of items, of which there are `count`, and in its output `most`."""
+    if count == 0:
+        return [], [], []
     if not found or count is None or most is None or any(not one.known and one.cases is None for one in found):
         return None
     size = min(count, most)
@@ -264,18 +314,21 @@ def _sources(foreach: Foreach) -> tuple[list[Template | ValueTemplate], list[Dat
     return [source.path if isinstance(source, DataFile) else source for source in sources], files
 
 
-async def _read(rows: Rows) -> tuple[list[Row], int | None]:
-    """The first rows, and how many there are; None: more than anyone would count. Raises DataFailed."""
+async def _read(rows: Rows) -> tuple[list[Row], int | None, Sizes]:
+    """The first rows, how many there are, and the sizes of the others; None: more than anyone would count. Raises
+    DataFailed."""
     first: list[Row] = []
+    sizes = Sizes()
     try:
         while len(first) < LOOKED_AT and (page := await rows.take(LOOKED_AT - len(first))):
             first += page
-        count = rows.total
-        if count is None:
-            count = len(first)
-            while len(first) == LOOKED_AT and count <= COUNTED and (page := await rows.take(PAGE)):
-                count += len(page)
-        return first, count if rows.total is not None or count <= COUNTED else None
+        sizes.look(row.value for row in first)
+        while len(first) == LOOKED_AT and sizes.count <= COUNTED and (page := await rows.take(PAGE)):
+            sizes.add(row.value for row in page)
+        count = len(first) + sizes.count
+        if rows.total is not None:
+            sizes.like(rows.total - count)
+        return first, rows.total if rows.total is not None else count if sizes.count <= COUNTED else None, sizes
     finally:
         await rows.close()
 

@@ -18,7 +18,7 @@ from flowllm.explain.plan_items import PlannedItems
 from flowllm.explain.rendered import Shown
 from flowllm.explain.span import Span
 from flowllm.explain.stand_in import Case, StandIns
-from flowllm.explain.timing import Calls, Parts
+from flowllm.explain.timing import IDLE, Calls, Parts
 from flowllm.explain.views import Views
 from flowllm.explain.why import explain_parts
 from flowllm.language.workflow import Step, WorkflowBody
@@ -95,6 +95,8 @@ class Planner:
         self._asking = AskingNodes(known or Known(), None if store is None else Past(store, run.workflow))
         self._compiled: dict[int, CompiledGraph] = {}
         self._left = MOST_WITHIN
+        self._forgets = False
+        """What is stored does not count just now."""
 
     async def graph(
         self,
@@ -157,6 +159,14 @@ class Planner:
         """What stands for outputs that nobody knows."""
         return self._asking.stand_ins
 
+    async def anew(self, step: Step, views: Views, name: NodeId) -> Estimate:
+        """As `node`, as if nothing were stored."""
+        self._forgets = True
+        try:
+            return await self.node(step, views, name)
+        finally:
+            self._forgets = False
+
     async def node(self, step: Step, views: Views, name: NodeId) -> Estimate:
         """One node; of a foreach, one item. All that it waits for has something that stands in for it."""
         unsure = step.when is not None and views.unsure(step.when)
@@ -186,7 +196,7 @@ class Planner:
         load = found.load
         if isinstance(load, Calls):
             load = replace(load, count=load.count * likely)
-        times = found.times(Span(low=0.0, expected=likely, high=1.0), load=load)
+        times = found.times(Span.between(0.0, likely, 1.0), load=load)
         return replace(times, state="maybe", known=False, why=found.why)
 
     async def _subgraph(self, step: Step, body: WorkflowBody, views: Views, name: NodeId) -> Estimate:
@@ -236,8 +246,9 @@ class Planner:
         step, work = bound.step, self._kinds[bound.step.kind].work(bound)
         if work.known:
             return Estimate(kind=step.kind, state="compute", output=work.output)
-        answers = await self._stored(name, step, work)
-        if answers:
+        stored = await self._stored(name, step, work)
+        answers = [stored[key] for key in work.memo_keys if key in stored]
+        if answers and len(answers) == len(work.memo_keys):
             value = [answer.value for answer in answers]
             return Estimate(
                 kind=step.kind,
@@ -248,13 +259,11 @@ class Planner:
                 cached=1,
             )
         if work.requests is None:
-            return replace(
-                unknown(step, "its function asks models, as often as it likes"),
-                cases=await self._asking.anything(name, step.kind),
-            )
+            return await self._asking.function(step, name, "its function asks models, as often as it likes")
         why = await self._why_sent(name, bound, work) if work.requests else ""
         state = "send" if work.requests else "compute"
-        return await self._asking.taking(name, state, why, [(bound, work)] * 3)
+        instead = any([await self._stored(name, step, one) for one in work.fallbacks])
+        return await self._asking.taking(name, state, why, [(bound, work)] * 3, stored=stored.keys(), instead=instead)
 
     async def _bounded(self, step: Step, views: Views, name: NodeId) -> Estimate:
         """A node whose prompt depends on what is not known yet: rendered with what stands in for that."""
@@ -273,25 +282,25 @@ class Planner:
                 kind=step.kind, state="maybe", why=why, known=False, cases=(least.output, likely.output, most.output)
             )
         if likely.requests is None:
-            return replace(unknown(step, why), cases=await self._asking.anything(name, step.kind))
+            return await self._asking.function(step, name, why)
         found = await self._asking.taking(name, "maybe", why, rendered, waits=True)
-        if len({bound.key for bound in bounds}) == 1 and await self._stored(name, step, likely):
-            times = Span(low=0.0, expected=0.0, high=1.0)  # it waits, and does not look at what it waits for
-            return found.times(times, load=Calls(count=0, seconds=0.0))
+        stored = await self._stored(name, step, likely) if len({bound.key for bound in bounds}) == 1 else {}
+        if stored and len(stored) == len(likely.memo_keys):
+            times = Span.between(0.0, 0.0, 1.0)  # it waits, and does not look at what it waits for
+            return found.times(times, load=IDLE)
         return found
 
-    async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> list[Answer]:
-        """Its answers, if all of them are in the cache and may be used."""
-        if self._store is None or self._options.no_cache or self._refreshes(name):
-            return []
-        keep, answers = not refuses_truncated(step), []
+    async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> dict[str, Answer]:
+        """Those of its answers that are in the cache and may be used, by key."""
+        if self._store is None or self._options.no_cache or self._forgets or self._refreshes(name):
+            return {}
+        keep, answers = not refuses_truncated(step), {}
         for key in work.memo_keys:
             record = await self._store.memo(key)
             ttl, now = step.cache.ttl, self.run.started_at
             answer = None if record is None else usable_answer(record, ttl, now=now, keep_truncated=keep)
-            if answer is None:
-                return []
-            answers.append(answer)
+            if answer is not None:
+                answers[key] = answer
         return answers
 
     def _refreshes(self, name: NodeId) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Any, Final
 
 from flowllm.core.records import dataclass
 from flowllm.core.types import Json
+
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,19 +20,27 @@ class Span:
     low: float = 0.0
     expected: float | None = 0.0
     """Between both; None: nothing says."""
+    high_once: float | None = 0.0
+    """The most while no answer has to be asked for again; None: nothing bounds it."""
     high: float | None = 0.0
-    """None: nothing bounds it."""
+    """The most in any case."""
 
     @classmethod
     def of(cls, number: float) -> Span:
         """What is known exactly."""
-        return cls(low=number, expected=number, high=number)
+        return cls.between(number, number, number)
+
+    @classmethod
+    def between(cls, low: float, expected: float | None, high: float | None) -> Span:
+        """What does not depend on whether answers have to be asked for again."""
+        return cls(low=low, expected=expected, high_once=high, high=high)
 
     def __add__(self, other: Span) -> Span:
         return Span(
             low=self.low + other.low,
-            expected=None if self.expected is None or other.expected is None else self.expected + other.expected,
-            high=None if self.high is None or other.high is None else self.high + other.high,
+            expected=_sum(self.expected, other.expected),
+            high_once=_sum(self.high_once, other.high_once),
+            high=_sum(self.high, other.high),
         )
 
     def times(self, factor: Span) -> Span:
@@ -36,6 +48,7 @@ class Span:
         return Span(
             low=self.low * factor.low,
             expected=_product(self.expected, factor.expected),
+            high_once=_product(self.high_once, factor.high_once),
             high=_product(self.high, factor.high),
         )
 
@@ -45,22 +58,26 @@ class Span:
         return self.high == 0
 
     def as_dict(self, *, whole: bool) -> dict[str, Json]:
-        """The three by name; `whole`: as whole numbers."""
+        """The four by name; `whole`: as whole numbers."""
         if not whole:
-            return {"low": self.low, "expected": self.expected, "high": self.high}
+            return {name: getattr(self, name) for name in self.__slots__}
         middle = None if self.expected is None else round(self.expected)
-        return {"low": math.floor(self.low + _ROUNDING), "expected": middle, "high": whole_high(self)}
+        low = math.floor(self.low + _ROUNDING)
+        return {"low": low, "expected": middle, "high_once": rounded_up(self.high_once), "high": rounded_up(self.high)}
 
 
 NONE = Span()
-ANY = Span(expected=None, high=None)
+ANY = Span.between(0.0, None, None)
 """Nobody knows."""
-_ROUNDING = 1e-6
 
 
-def whole_high(span: Span) -> int | None:
-    """The most, rounded up."""
-    return None if span.high is None else math.ceil(span.high - _ROUNDING)
+def rounded_up(most: float | None) -> int | None:
+    """A whole number that it does not pass."""
+    return None if most is None else math.ceil(most - _ROUNDING)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _product(one: float | None, other: float | None) -> float | None:
@@ -69,52 +86,44 @@ def _product(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one * other
 
 
-def total(spans: Iterable[Span]) -> Span:
-    """Their sum."""
-    return sum(spans, start=NONE)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takes:
     """What a node, or many together, would take."""
 
     requests: Span = NONE
-    """Retries, repairs and fallbacks not counted."""
+    """Those that servers refuse (429, 5xx) not counted: they cost nothing."""
     input_tokens: Span = NONE
     output_tokens: Span = NONE
     cost_usd: Span | None = NONE
     """None: a price is unknown."""
 
+    @classmethod
+    def made(cls, make: Callable[[Callable[[Takes], Span | None]], Span | None]) -> Takes:
+        """Each figure by a function, which is handed another that gets this figure of some `Takes`."""
+        spans = (make(attrgetter(name)) for name in _FIGURES)
+        figures: dict[str, Any] = dict(zip(_FIGURES, spans, strict=True))
+        return cls(**figures)
+
     def times(self, factor: Span) -> Takes:
         """The same of so many."""
-        return Takes(
-            requests=self.requests.times(factor),
-            input_tokens=self.input_tokens.times(factor),
-            output_tokens=self.output_tokens.times(factor),
-            cost_usd=None if self.cost_usd is None else self.cost_usd.times(factor),
-        )
+        return self.made(lambda get: None if (span := get(self)) is None else span.times(factor))
 
     def as_dict(self) -> dict[str, Json]:
         """The ranges by name."""
-        return {
-            "requests": self.requests.as_dict(whole=True),
-            "input_tokens": self.input_tokens.as_dict(whole=True),
-            "output_tokens": self.output_tokens.as_dict(whole=True),
-            "cost_usd": None if self.cost_usd is None else self.cost_usd.as_dict(whole=False),
-        }
+        spans = ((name, getattr(self, name)) for name in _FIGURES)
+        return {name: None if span is None else span.as_dict(whole=name != "cost_usd") for name, span in spans}
 
 
+_FIGURES: Final = ("requests", "input_tokens", "output_tokens", "cost_usd")
 NOTHING = Takes()
 
 
 def all_of(parts: Iterable[Takes]) -> Takes:
     """The sums of several; the cost is unknown as soon as one of theirs is."""
     found = [part for part in parts if not part.requests.is_zero]
-    costs = [part.cost_usd for part in found]
-    known = [cost for cost in costs if cost is not None]
-    return Takes(
-        requests=total(part.requests for part in found),
-        input_tokens=total(part.input_tokens for part in found),
-        output_tokens=total(part.output_tokens for part in found),
-        cost_usd=total(known) if len(known) == len(costs) else None,
-    )
+
+    def sums(get: Callable[[Takes], Span | None]) -> Span | None:
+        spans = [span for part in found if (span := get(part)) is not None]
+        return sum(spans, start=NONE) if len(spans) == len(found) else None
+
+    return Takes.made(sums)

@@ -29,8 +29,10 @@ MOST_ITEMS = 200
 """Items of a list that stands in; of longer ones what is around the items is multiplied."""
 LIKELY_ITEMS = 3
 _DEEPEST = 12
-_BYTES_A_TOKEN = 4
-_MOST_BYTES = 6
+LIKELY_BYTES = 4.0
+"""UTF-8 bytes of a token of English, by most tokenisers."""
+MOST_BYTES = 8.0
+"""Those of the longest tokens on average; what is measured of real texts stays below 6."""
 _LEAST_ITEM = 2
 """Tokens that an item of a list takes at least, with what sets it apart from the next."""
 
@@ -79,7 +81,7 @@ class StandIns:
         shape.value(Case.MOST, lambda _: "")  # says how many more items there may be
         each = None
         if tokens.expected is not None:
-            around = len(canonical(likely)) / _BYTES_A_TOKEN
+            around = len(canonical(likely)) / LIKELY_BYTES
             each = max(1.0, (tokens.expected - around) / places) if places else 0.0
         source = Source(likely=each, most=tokens.high, stretch=shape.stretch)
 
@@ -144,6 +146,16 @@ class Measured:
     """So many times as long `text` may be."""
 
 
+def least_and_likely(schema: Json) -> tuple[float, float | None]:
+    """Tokens of the shortest answer by a JSON Schema, and of a likely one; None: its texts or lists may be of any length."""
+    shape = _Shape(schema, None)
+    least = canonical(shape.value(Case.LEAST, lambda _: ""))
+    shape.letters = 0.0
+    likely = canonical(shape.value(Case.LIKELY, lambda _: ""))
+    bounded = (len(likely) + shape.letters) / LIKELY_BYTES
+    return len(least) / MOST_BYTES, None if shape.is_open else bounded
+
+
 class _Shape:
     """Values of a JSON Schema's shape."""
 
@@ -151,6 +163,10 @@ class _Shape:
         self._root = schema
         self._most = most
         self.stretch = 1.0
+        self.is_open = False
+        """There was a text or a list that may be of any length."""
+        self.letters = 0.0
+        """Of the texts that have a bound, were each half as long as it may be."""
 
     def value(self, case: Case, leaf: Callable[[str], str]) -> Json:
         """One, its texts given by their places."""
@@ -161,7 +177,8 @@ class _Shape:
         if place.count("/") > _DEEPEST:
             return None
         if choices := [schema["const"]] if "const" in schema else schema.get("enum"):
-            return max(choices, key=lambda one: len(str(one))) if case is Case.MOST else choices[0]
+            length = {Case.LEAST: min, Case.MOST: max}.get(case)
+            return choices[0] if length is None else length(choices, key=lambda one: len(canonical(one)))
         match _type(schema):
             case "object":
                 properties = schema.get("properties") or {}
@@ -171,6 +188,8 @@ class _Shape:
                 return [self._of(schema.get("items"), case, leaf, f"{place}/{number}") for number in range(count)]
             case kind if kind in _SIMPLE:
                 return schema.get("minimum", _SIMPLE[kind])
+        self.is_open |= "maxLength" not in schema
+        self.letters += schema.get("maxLength", 0) / 2
         return leaf(place)
 
     def _plain(self, schema: Json) -> Mapping[str, Json]:
@@ -191,12 +210,13 @@ class _Shape:
         """Of a list in that case."""
         least: int = schema.get("minItems", 0)
         most: int | None = schema.get("maxItems")
+        self.is_open |= most is None
         if case is Case.LEAST:
             return min(least, MOST_ITEMS)
         if case is Case.LIKELY:
             return min(max(least, LIKELY_ITEMS if most is None else min(LIKELY_ITEMS, most)), MOST_ITEMS)
         shortest = canonical(self._of(schema.get("items"), Case.LEAST, lambda _: "", place))
-        each = max(_LEAST_ITEM, int(len(shortest) // _MOST_BYTES))
+        each = max(_LEAST_ITEM, int(len(shortest) // MOST_BYTES))
         bound = MOST_ITEMS if self._most is None else max(least, int(self._most // each))
         wanted = bound if most is None else min(most, bound)
         count = min(wanted, MOST_ITEMS)

@@ -1,22 +1,28 @@
 """How long a run would take: its expected requests, one after the other as the graph has it, under the limits. Pure.
 
-A simulation by events, next event first (as J. Banks et al., Discrete-Event System Simulation, chapter 3). Requests of one provider
-go in the order in which they are ready; each takes the time that earlier ones took on average.
+A simulation by events, next event first (as J. Banks et al., Discrete-Event System Simulation, chapter 3), of which small graphs
+get many: what a run takes is what the slowest of each wave takes, and differs from run to run. Requests of one account go in
+the order in which they are ready; each takes as long as one of the earlier ones did, drawn at random (bootstrap: B. Efron, 1979).
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, cycle, islice
+from random import Random
+from statistics import fmean
 from typing import Final, TypeAlias
 
 from flowllm.core.records import dataclass, field
 
-MOST_SIMULATED = 20_000
-"""Requests; of more, each that is simulated stands for several."""
+MOST_SIMULATED: Final = 20_000
+"""Requests in all; where a run has more, each that is simulated stands for several."""
+_MOST_RUNS: Final = 100
+_UNLIKELY: Final = 0.05
+"""Of the simulated runs, those that are quicker than the range, and as many that are slower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +30,13 @@ class Calls:
     """Requests that may go at the same time, or work that a step does itself."""
 
     count: float
-    seconds: float | None
-    """Of one; None: nobody knows."""
+    seconds: tuple[float, ...] = ()
+    """That earlier ones took, each; none: nobody knows."""
+    timed_by: str = ""
+    """The other model that these were sent to."""
     provider: str = ""
     """Empty for work of a step's own, which no limits of a provider hold back."""
+    model: str = ""
     tokens: float = 0.0
     """That one takes,"""
     reserved: float = 0.0
@@ -49,15 +58,29 @@ class Many:
     items: Sequence[Load]
     count: float
     window: int | None = None
+    accepts: Accepts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepts:
+    """That so many items are carried out as it takes to accept enough."""
+
+    wanted: int
+    share: float
+    """Of the items that are accepted."""
+    overshoot: float
+    """How many times those that are still needed may be open."""
+    total: int
+    """Items that there are."""
 
 
 Load: TypeAlias = Calls | Parts | Many
-IDLE: Final = Calls(count=0, seconds=0.0)
+IDLE: Final = Calls(count=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """What one provider allows."""
+    """What one account allows, or one model of it."""
 
     slots: float = math.inf
     grows_to: float = 0.0
@@ -75,52 +98,101 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lanes:
+    """What all of them allow."""
+
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    """Of each provider by name: those of one account share its lane."""
+    whole: Mapping[str, Lane] = field(default_factory=dict)
+    """By account."""
+    models: Mapping[tuple[str, str], Lane] = field(default_factory=dict)
+    """By account and model; that of the model "" holds for all others of the account."""
+
+    def of_model(self, account: str, model: str) -> Lane:
+        """What one model allows."""
+        return self.models.get((account, model)) or self.models.get((account, "")) or Lane()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timetable:
-    """When the steps at the top would begin and end, in seconds from the beginning of the run."""
+    """When the steps at the top would begin and end on average, in seconds from the beginning of the run."""
 
     seconds: float | None
     """None: of a request nobody knows how long it takes."""
+    quickest: float = 0.0
+    slowest: float = 0.0
+    """Nine of ten runs are between both."""
     begins: Mapping[str, float] = field(default_factory=dict)
     ends: Mapping[str, float] = field(default_factory=dict)
 
     def critical_path(self, graph: Parts) -> tuple[str, ...]:
         """Backwards from the step that ends last, each time the needed step that ended last; of several the later one."""
+        places = {name: place for place, name in enumerate(self.ends)}
+
+        def last(names: Iterable[str]) -> str | None:
+            return max(names, key=lambda name: (self.ends.get(name, 0.0), places.get(name, -1)), default=None)
+
         path: list[str] = []
-        at = max(reversed(list(self.ends)), key=self.ends.__getitem__, default=None)
+        at = last(self.ends)
         while at is not None:
             path.append(at)
-            at = max(graph.needs.get(at, ()), key=lambda one: self.ends.get(one, 0.0), default=None)
+            at = last(graph.needs.get(at, ()))
         return tuple(reversed(path))
 
 
-def timetable(graph: Parts, lanes: Mapping[str, Lane]) -> Timetable:
+def timetable(graph: Parts, lanes: Lanes) -> Timetable:
     """When everything would be over."""
     wanted, known = _sums(graph)
     if not known:
         return Timetable(seconds=None)
-    simulation = _Simulation(lanes, scale=max(1.0, wanted / MOST_SIMULATED))
+    runs = min(_MOST_RUNS, max(1, int(MOST_SIMULATED / max(1.0, wanted))))
+    done = [_simulated(graph, lanes, scale=max(1.0, wanted / MOST_SIMULATED), draw=Random(n)) for n in range(runs)]  # noqa: S311
+    lasted = sorted(max(one.ends.values(), default=0.0) for one in done)
+    beyond = int(runs * _UNLIKELY)
+    return Timetable(
+        seconds=fmean(lasted),
+        quickest=lasted[beyond],
+        slowest=lasted[-1 - beyond],
+        begins=_averages([one.begins for one in done]),
+        ends=_averages([one.ends for one in done]),
+    )
+
+
+def _simulated(graph: Parts, lanes: Lanes, *, scale: float, draw: Random) -> _Simulation:
+    simulation = _Simulation(lanes, scale=scale, draw=draw)
     simulation.begin(graph, lambda: None, top=True)
     simulation.run()
-    ends = simulation.ends
-    return Timetable(seconds=max(ends.values(), default=0.0), begins=simulation.begins, ends=ends)
+    return simulation
+
+
+def _averages(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(one[name] for one in runs) for name in runs[0]}
+
+
+def calls_in(load: Load) -> Iterator[Calls]:
+    """All that there are."""
+    if isinstance(load, Calls):
+        yield load
+    else:
+        for one in load.parts.values() if isinstance(load, Parts) else load.items:
+            yield from calls_in(one)
 
 
 def _sums(load: Load) -> tuple[float, bool]:
     """How many requests there are, and whether it is known of all how long they take."""
     if isinstance(load, Calls):
-        return load.count, load.count == 0 or load.seconds is not None
+        return load.count, load.count == 0 or bool(load.seconds)
     inner = [_sums(one) for one in (load.parts.values() if isinstance(load, Parts) else load.items)]
     number, known = sum(one for one, _ in inner), all(is_known for _, is_known in inner)
     return (number * load.count / len(load.items) if isinstance(load, Many) and load.items else number), known
 
 
 class _Line:
-    """The requests of one provider, in the order in which they came."""
+    """The requests of one account, in the order in which they came."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.slots = lane.slots
-        self.waiting: deque[tuple[float, float, float, Callable[[], None]]] = deque()
         self.in_flight = 0
         self.heard = self.opens = False
         self._rates = [_Rate(lane.requests_per_second, lane.burst), _Rate(lane.tokens_per_second, lane.token_burst)]
@@ -128,6 +200,44 @@ class _Line:
     def departs(self, now: float, requests: float, tokens: float) -> float:
         """When the next one may go."""
         return max(rate.departs(now, amount) for rate, amount in zip(self._rates, (requests, tokens), strict=True))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request that is ready."""
+
+    order: int
+    load: Calls
+    size: float
+    over: Callable[[], None]
+
+
+class _Account:
+    """The requests to one account: each model has its own queue, and the account's limits besides."""
+
+    def __init__(self, own: Lane, lane_of: Callable[[str], Lane]) -> None:
+        self.own = _Line(own)
+        self.models: dict[str, _Line] = {}
+        self.waiting: defaultdict[str, deque[_Waiting]] = defaultdict(deque)
+        self._lane_of = lane_of
+
+    def add(self, one: _Waiting) -> None:
+        """One more."""
+        model = one.load.model
+        if model not in self.models:
+            self.models[model] = _Line(self._lane_of(model))
+        self.waiting[model].append(one)
+
+    def next(self) -> tuple[_Line, _Waiting] | None:
+        """The one that came first among those that have a slot."""
+        if self.own.in_flight >= self.own.slots:
+            return None
+        lines = ((self.models[model], queue) for model, queue in self.waiting.items() if queue)
+        free = [(queue[0].order, line, queue) for line, queue in lines if line.in_flight < line.slots]
+        if not free:
+            return None
+        _, line, queue = min(free, key=lambda one: one[0])
+        return line, queue.popleft()
 
 
 class _Rate:
@@ -147,10 +257,12 @@ class _Rate:
 
 
 class _Simulation:
-    def __init__(self, lanes: Mapping[str, Lane], *, scale: float) -> None:
+    def __init__(self, lanes: Lanes, *, scale: float, draw: Random) -> None:
         """`scale`: so many requests are simulated as one, which takes so many times as long."""
-        self._lines = {name: _Line(lane) for name, lane in lanes.items()}
+        self._lanes = lanes
+        self._accounts: dict[str, _Account] = {}
         self._scale = scale
+        self._draw = draw
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._now = 0.0
@@ -175,48 +287,63 @@ class _Simulation:
         else:
             self._graph(load, done, top=top)
 
+    def _account(self, load: Calls) -> _Account:
+        name = self._lanes.accounts.get(load.provider, load.provider)
+        if name not in self._accounts:
+            whole = self._lanes.whole.get(name, Lane())
+            self._accounts[name] = _Account(whole, lambda model: self._lanes.of_model(name, model))
+        return self._accounts[name]
+
     def _calls(self, load: Calls, done: Callable[[], None]) -> None:
         if load.count <= 0:
             self._at(self._now, done)
             return
-        line = self._lines.setdefault(load.provider, _Line(Lane()))
-        size, left = 1.0, max(1, math.ceil(load.count - 1e-9))
-        if load.count < 1:
-            size = load.count  # a part of a request that others share, or that may not be needed
+        account = self._account(load)
+        left = max(1, math.ceil(load.count - 1e-9))
+        size = load.count if load.count < 1 else 1.0  # a part of one that others share, or that may not be needed
         over = _countdown(left, done)
         for _ in range(left):
-            tokens = load.tokens if line.lane.charges_usage else load.reserved
-            line.waiting.append((load.seconds or 0.0, size, tokens, over))
-        self._pump(line)
+            account.add(_Waiting(next(self._order), load, size, over))
+        self._pump(account)
 
-    def _pump(self, line: _Line) -> None:
-        scale = self._scale
-        while line.waiting and line.in_flight < line.slots:
-            seconds, size, tokens, over = line.waiting.popleft()
-            line.in_flight += 1
-            moment = line.departs(self._now, size * scale, tokens * scale)
+    def _pump(self, account: _Account) -> None:
+        while (found := account.next()) is not None:
+            self._send(account, *found)
+        for model, line in account.models.items():
+            if account.waiting[model] and line.lane.opening and not line.opens:
+                line.opens = True
+                self._open(account, line)
 
-            def ended(over: Callable[[], None] = over) -> None:
-                line.in_flight -= 1
-                line.heard = True
-                if line.slots < line.lane.grows_to:
-                    line.slots += 1
-                over()
-                self._pump(line)
+    def _send(self, account: _Account, line: _Line, one: _Waiting) -> None:
+        load, size = one.load, one.size * self._scale
+        lines = (account.own, line)
+        moment = max(
+            each.departs(self._now, size, size * (load.tokens if each.lane.charges_usage else load.reserved))
+            for each in lines
+        )
+        for each in lines:
+            each.in_flight += 1
 
-            self._at(moment + seconds * size * scale, ended)
-        if line.waiting and line.lane.opening and not line.opens:
-            line.opens = True
-            self._open(line)
+        def ended() -> None:
+            line.heard = True
+            if line.slots < line.lane.grows_to:
+                line.slots += 1
+            for each in lines:
+                each.in_flight -= 1
+            one.over()
+            self._pump(account)
 
-    def _open(self, line: _Line) -> None:
+        seconds = self._draw.choice(load.seconds) if self._scale == 1 else fmean(load.seconds)
+        self._at(moment + seconds * size, ended)
+
+    def _open(self, account: _Account, line: _Line) -> None:
         """More and more slots by the clock, while nothing was answered."""
 
         def more() -> None:
             if not line.heard and line.slots < line.lane.unheard:
                 line.slots += 1
-                self._pump(line)
-                self._open(line)
+                self._pump(account)
+                self._open(account, line)
 
         self._at(self._now + 1 / line.lane.opening, more)
 
@@ -224,6 +351,9 @@ class _Simulation:
         number = math.ceil(load.count / self._scale - 1e-9)
         if number <= 0 or not load.items:
             self._at(self._now, done)
+            return
+        if load.accepts is not None and self._scale == 1:
+            self._until_enough(load, load.accepts, done)
             return
         items = islice(cycle(load.items), number)
         over = _countdown(number, done)
@@ -239,6 +369,27 @@ class _Simulation:
 
         for _ in range(min(number, load.window or number)):
             begin_one()
+
+    def _until_enough(self, load: Many, accepts: Accepts, done: Callable[[], None]) -> None:
+        items = islice(cycle(load.items), accepts.total)
+        needed, in_flight = accepts.wanted, 0
+
+        def begin_more() -> None:
+            nonlocal in_flight
+            most = min(load.window or math.inf, math.ceil(accepts.overshoot * needed))
+            while in_flight < most and (item := next(items, None)) is not None:
+                in_flight += 1
+                self.begin(item, one_over)
+            if not in_flight:
+                done()
+
+        def one_over() -> None:
+            nonlocal in_flight, needed
+            in_flight -= 1
+            needed -= needed > 0 and self._draw.random() < accepts.share
+            begin_more()
+
+        begin_more()
 
     def _graph(self, load: Parts, done: Callable[[], None], *, top: bool) -> None:
         needs = {name: [need for need in load.needs.get(name, ()) if need in load.parts] for name in load.parts}

@@ -36,12 +36,14 @@ def _free(usage: Usage) -> float:  # noqa: ARG001 - what others take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkEstimate:
-    """What carrying out a bound step would take, at most."""
+    """What carrying out a bound step would take, at most, if every answer will do at once."""
 
     memo_keys: tuple[str, ...] = ()
     """If all of these are in the cache nothing is sent; empty: it is never answered from there."""
     requests: int | None = 0
     """None: nobody knows before."""
+    shared_requests: float | None = None
+    """As many, if others share them; None: nobody does."""
     model: str = ""
     provider: str = ""
     input_tokens: int = 0
@@ -50,6 +52,14 @@ class WorkEstimate:
     """None: nothing bounds them."""
     price: Callable[[Usage], float | None] = _free
     """US dollars for so many tokens; None: the price is unknown."""
+    tier: str = ""
+    """The service tier whose price that is."""
+    repairs: int = 0
+    """How often an answer that is not what was asked for may be asked for again,"""
+    attempts: int = 1
+    """and each time so often as none is seen, or none that counts."""
+    fallbacks: tuple[WorkEstimate, ...] = ()
+    """What the models would take that may be asked instead, each as if it alone were asked."""
     prefix: PromptPrefix | None = None
     """The beginning of its prompt, which all its requests share."""
     output: Json = None

@@ -19,3 +19,8 @@ class PastReads(Protocol):
     async def past_statuses(self, workflow: str, step: str, *, limit: int) -> list[NodeStatus]:
         """How the nodes of a step ended, in the same way."""
         ...
+
+    async def past_answers(self, provider: str, model: str, *, limit: int) -> list[AttemptRecord]:
+        """Answers of a model to any steps, as far as they are among the newest attempts of all, the newest first; of all models
+        of that provider if `model` is empty."""
+        ...

@@ -39,7 +39,7 @@ def test_nothing_is_wider_than_the_screen_and_nothing_is_lost(planned: Project) 
         assert "list price of openai/gpt-4o-mini" in " ".join(outcome.out.split())
         assert "\x1b" not in outcome.out
     shown = outcome.out.splitlines()
-    assert shown[0].split() == ["GEN", "STEP", "STATE", "REQS", "TOKENS", "IN", "OUT", "COST", "AT", "MOST", "WHY"]
+    assert shown[0].split() == ["GEN", "STEP", "STATE", "REQS", "TOKENS", "IN", "OUT", "COST", "RANGE", "WHY"]
     assert shown[1].endswith("3 items; never answered before")
     assert [line.split()[0] for line in shown if line.startswith("       inner")] == ["inner"]
 
@@ -87,7 +87,7 @@ def test_rows_are_counted_and_own_prices_count(planned: Project) -> None:
     limited = planned.json("plan", "rows.yaml", "--over", "rows.csv", "--limit", 5, "--show", "a", **KEY)
     assert (limited["requests"], limited["prompts"][4]["step"]) == (5, "row[4].a")
     unread = planned.json("plan", "rows.yaml", "--over", "-", **KEY)["steps"]["row"]
-    assert (unread["requests"], unread["per_item"]["requests"]["high"]) == (None, 1)
+    assert (unread["requests"], unread["per_item"]["requests"]["high_once"]) == (None, 1)
     assert planned.cli("plan", "rows.yaml", "--over", "none.csv", **KEY).code == 2
     wrong = planned.cli("plan", "rows.yaml", "-i", "x=1", "--format", "csv", **KEY)
     assert (wrong.code, "--format belongs to --over" in wrong.err) == (2, True)

@@ -98,7 +98,7 @@ def test_the_blog(server: Server, project: Project, share: float) -> None:
             assert planned["basis"].endswith("earlier calls")
             assert max(off.values()) < 0.05, (number, off)
         else:
-            assert planned["basis"] == "template and max_tokens"
+            assert planned["basis"] == "answers as long as max_tokens allows"
             assert max(off.values()) < 0.2 or share < 0.9, off
     assert planned["steps"]["intro"]["list_price"] == "openai/gpt-4o-mini"
 

@@ -72,19 +72,26 @@ class EmbedRunner:
         )
 
     def work(self, bound: Bound) -> WorkEstimate:
-        """The requests that the texts would fill, were there nobody to share them with."""
-        target = cast("tuple[_Target, ...]", bound.work)[0]
+        """The requests that the texts would fill, were there nobody to share them with, and those of its fallbacks."""
+        targets = cast("tuple[_Target, ...]", bound.work)
+        first, *others = (self._work(target, bound.step) for target in targets)
+        return replace(first, fallbacks=tuple(others)) if others else first
+
+    @staticmethod
+    def _work(target: _Target, step: Step) -> WorkEstimate:
         texts = _distinct(target)
-        tokens = sum(map(estimate_tokens, texts.values()))
         model = target.request.model
         empty = not texts
+        size = cast("EmbedBody", step.body).batch_size
         return WorkEstimate(
-            memo_keys=tuple(texts) if bound.step.cache.enabled else (),
-            requests=-(-len(texts) // cast("EmbedBody", bound.step.body).batch_size),
+            memo_keys=tuple(texts) if step.cache.enabled else (),
+            requests=-(-len(texts) // size),
+            shared_requests=len(texts) / size,
             model=model,
             provider=target.provider.name,
-            input_tokens=tokens,
+            input_tokens=sum(map(estimate_tokens, texts.values())),
             price=partial(target.provider.cost, model),
+            attempts=step.retry.max_attempts,
             output=[] if empty else None,
             known=empty,
         )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Generic, TypeAlias, TypeVar, cast
 
 from flowllm.calls.base import Call
+from flowllm.calls.conversation import MOST_REPAIRS
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.stored_answer import usable_answer
 from flowllm.calls.validation import Validator
@@ -222,19 +223,26 @@ class PromptRunner:
         return ModelTarget(provider=provider, request=request, keys=keys, parts={**parts, "sample": samples[0]})
 
     def work(self, bound: Bound) -> WorkEstimate:
-        """The requests of the step's own model, were every one of them sent once."""
-        target = _targets(bound)[0]
+        """The requests of the step's own model, were every one of them sent once, and those of its fallbacks."""
+        first, *others = (self._work(target, bound.step) for target in _targets(bound))
+        return replace(first, fallbacks=tuple(others)) if others else first
+
+    @staticmethod
+    def _work(target: _Target, step: Step) -> WorkEstimate:
         count, request = len(target.keys), target.request
         prompt = estimate_tokens(canonical(target.parts["body"])) + IMAGE_TOKENS * len(request.images)
         most = _most(request)
         return WorkEstimate(
-            memo_keys=target.keys if bound.step.cache.enabled else (),
+            memo_keys=target.keys if step.cache.enabled else (),
             requests=count,
             model=request.model,
             provider=target.provider.name,
             input_tokens=prompt * count,
             output_tokens=None if most is None else most * count,
             price=partial(target.provider.cost, request.model, tier=service_tier(request)),
+            tier=service_tier(request),
+            repairs=0 if request.output is None else MOST_REPAIRS,
+            attempts=step.retry.max_attempts,
             prefix=PromptPrefix(request),
         )
 

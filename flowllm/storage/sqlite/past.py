@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from flowllm.core.types import ROW, NodeStatus, step_path
 from flowllm.storage.base import AttemptRecord
-from flowllm.storage.sqlite.reader import Reader
+from flowllm.storage.sqlite.reader import TIMED, Reader
 from flowllm.storage.sqlite.records import attempt_of
 from flowllm.storage.sqlite.rows import AttemptRow, from_text, to_text
 
@@ -19,6 +19,10 @@ _ATTEMPTS: Final = _ROWS.format(
 )
 _STATUSES: Final = _ROWS.format(
     columns="node_id, status", table="nodes", ended="status IN ('succeeded', 'failed', 'skipped')"
+)
+_ANSWERS: Final = (
+    f"SELECT {', '.join(AttemptRow._fields)} FROM (SELECT * FROM attempts ORDER BY seq DESC LIMIT {TIMED}) "
+    "WHERE provider = :provider AND model <> '' AND model = coalesce(nullif(:model, ''), model) AND status = 'succeeded' AND error IS NULL LIMIT :limit"
 )
 _NODE: Final = AttemptRow._fields.index("node_id")
 
@@ -33,6 +37,11 @@ class PastReader(Reader):
     async def past_statuses(self, workflow: str, step: str, *, limit: int) -> list[NodeStatus]:
         rows = await self._in_thread(lambda: self._past(_STATUSES, workflow, step, limit, at=0))
         return [NodeStatus(status) for _, status in rows]
+
+    async def past_answers(self, provider: str, model: str, *, limit: int) -> list[AttemptRecord]:
+        """See `PastReads`."""
+        rows = await self._all(_ANSWERS, {"provider": to_text(provider), "model": to_text(model), "limit": limit})
+        return [attempt_of(AttemptRow._make(row)) for row in rows]
 
     def _past(self, query: str, workflow: str, step: str, limit: int, *, at: int) -> list[tuple[Any, ...]]:
         """Rows of a step's nodes, whose name stands in column `at`."""

@@ -219,7 +219,7 @@ def test_a_plan_counts_items() -> None:
     assert plan["steps"]["intro"]["state"] == "cached"
     text = flowllm("plan", "fan.yaml", "--limit", "2").stdout
     assert "2 items, 2 cached" in text
-    assert "\nsends    0 requests to simulated\n" in text
+    assert "\nsends    0 requests to simulated; 5 answers stored already\n" in text
 
 
 def test_events_tell_which_item_they_are_of() -> None:

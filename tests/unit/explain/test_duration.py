@@ -8,7 +8,7 @@ import pytest
 
 from flowllm.app.result import RunResult
 from flowllm.explain.forecast import Forecast
-from flowllm.explain.timing import MOST_SIMULATED, Calls, Lane, Many, Parts, timetable
+from flowllm.explain.timing import MOST_SIMULATED, Calls, Lane, Lanes, Many, Parts, timetable
 from flowllm.runtime.options import RunOptions
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
@@ -91,12 +91,12 @@ def test_a_later_plan_knows_how_long_requests_took() -> None:
 
 
 def test_many_requests_are_simulated_as_fewer() -> None:
-    one = Calls(count=1, seconds=2.0, provider="p")
+    one = Calls(count=1, seconds=(2.0,), provider="p")
     graph = Parts(parts={"all": Many(items=[one], count=1_000_000)}, needs={})
-    found = timetable(graph, {"p": Lane(slots=50)})
+    found = timetable(graph, Lanes(whole={"p": Lane(slots=50)}))
     assert found.seconds == pytest.approx(1_000_000 / 50 * 2.0, rel=0.01)
-    rated = timetable(graph, {"p": Lane(requests_per_second=100.0)})
+    rated = timetable(graph, Lanes(whole={"p": Lane(requests_per_second=100.0)}))
     assert rated.seconds == pytest.approx(10_000, rel=0.02)
     assert MOST_SIMULATED < 100_000
-    unknown = Parts(parts={"all": Calls(count=1, seconds=None)}, needs={})
-    assert timetable(unknown, {}).seconds is None
+    unknown = Parts(parts={"all": Calls(count=1)}, needs={})
+    assert timetable(unknown, Lanes()).seconds is None
