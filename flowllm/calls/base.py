@@ -19,6 +19,9 @@ from flowllm.core.request import Answer, LocalRequest, Request
 from flowllm.core.types import NO_USAGE, Json, NodeId, Priority, RetryPolicy, Usage, WaitReason
 from flowllm.storage.base import NodeWrite, RunLease
 
+MOST_REPAIRS = 2
+"""How often an invalid answer is asked for again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from flowllm.calls.base import AnyRequest
+from flowllm.calls.base import MOST_REPAIRS, AnyRequest
 from flowllm.calls.validation import Validator, Verdict
 from flowllm.core.errors import (
     EmptyAnswer,
@@ -24,9 +24,6 @@ from flowllm.core.errors import (
 from flowllm.core.records import dataclass, replace
 from flowllm.core.request import ChatRequest, Completion, Embeddings, EmbedRequest, Reply
 from flowllm.core.types import NO_USAGE, Json, RetryPolicy, Usage
-
-MOST_REPAIRS = 2
-"""How often an invalid answer is asked for again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

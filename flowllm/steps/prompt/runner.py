@@ -10,8 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeAlias, TypeVar, cast
 
-from flowllm.calls.base import Call
-from flowllm.calls.conversation import MOST_REPAIRS
+from flowllm.calls.base import MOST_REPAIRS, Call
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.calls.stored_answer import usable_answer
 from flowllm.calls.validation import Validator
