@@ -74,3 +74,12 @@ async def test_items_and_nodes_as_json_and_as_files(tmp_path: Path) -> None:
         ):
             status, found = await asked(what, **query)
             assert (status, bool(found["error"])) == (400, True), what
+        for odd in ("\x00", "' OR 1=1 --", "posts[", "posts[99999999999999999999]", "x" * 3000, "\u202e"):
+            for what, name in (
+                ("node", "id"),
+                ("dots", "parent"),
+                ("items", "parent"),
+                ("matrix", "parent"),
+                ("export", "step"),
+            ):
+                assert (await asked(what, **{name: odd}))[0] in {200, 400, 404}, (what, odd[:20])
