@@ -8,7 +8,7 @@ export function useRoving(count) {
   const keys = (event) => {
     const from = Number(event.target.dataset.row);
     const to = { ArrowUp: from - 1, ArrowDown: from + 1, Home: 0, End: count - 1 }[event.key];
-    if (!(to >= -1) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (Number.isNaN(from) || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.currentTarget.querySelector(`[data-row="${Math.max(0, Math.min(to, count - 1))}"]`)?.focus();
   };
