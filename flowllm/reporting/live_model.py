@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -46,6 +46,8 @@ class LiveModel:
         self._steps: dict[str, LiveStep] = {}
         self._found: dict[str, LiveStep] = {}
         """By any path below a step, that step."""
+        self._within: defaultdict[str, list[LiveStep]] = defaultdict(list)
+        """By a step those within it, at any depth."""
         self._open = OpenWork()
         self._requests = SlidingRate(0.0)
         self._tokens = SlidingRate(0.0)
@@ -93,6 +95,8 @@ class LiveModel:
             around = name.rpartition(".")[0]
             step = LiveStep(name, depth, tuple(needs), many=around == ROW, at=event.at)
             self._steps[name] = self._found[name] = step
+            while name := name.rpartition(".")[0]:
+                self._within[name].append(step)
 
     def _step(self, node: str) -> LiveStep:
         """The step of the file that the node has become of, or that it is within."""
@@ -125,9 +129,8 @@ class LiveModel:
                 step.sized(event.total)
             return
         step.total = event.total
-        for name, inner in self._steps.items():
-            if name.startswith(f"{step.name}."):
-                inner.many = True
+        for inner in self._within[step.name]:
+            inner.many = True
 
     def _foreach_counted(self, event: FanOutCounted) -> None:
         step = self._step(event.node_id)
@@ -150,9 +153,10 @@ class LiveModel:
         self._requests.add(event.at)
         step = self._step(event.node_id)
         step.in_flight += 1
-        for one in self._steps.values():
-            if one is step or step.name.startswith(f"{one.name}."):
-                one.asked(event.at)
+        name = step.name
+        while name:
+            self._steps[name].asked(event.at)
+            name = name.rpartition(".")[0]
 
     def _request_ended(self, event: RequestEnded) -> None:
         self._open.answered(event)
@@ -269,7 +273,7 @@ class LiveModel:
         running = step.status not in NODE_TERMINAL and self.ended is None
         total = self._total(step)
         speed = step.rate.per_second(now) if running and step.many else None
-        within = self._within(step) if step.many else []
+        within = self._within[step.name] if step.many else []
         missing = (name for name in step.needs if name in self._steps and self._steps[name].status not in NODE_TERMINAL)
         waiting = sum((waits.get(one.name, Counter()) for one in (step, *within)), Counter[WaitReason]())
         return StepSnapshot(
@@ -293,9 +297,6 @@ class LiveModel:
             tokens=max(step.tokens, sum(one.tokens for one in within)),
             note=step.note,
         )
-
-    def _within(self, step: LiveStep) -> list[LiveStep]:
-        return [one for name, one in self._steps.items() if name.startswith(f"{step.name}.")]
 
     def _around(self, step: LiveStep) -> LiveStep | None:
         """The step whose items it is within."""
@@ -330,7 +331,7 @@ class LiveModel:
         """Of a foreach of graphs what the slowest of its steps takes, where all are known: items end later than these."""
         total = self._total(step)
         own = None if total is None or not step.many else step.until(total, self._ended(step), now)
-        within = [self._left_s(one, now) for one in self._within(step)]
+        within = [self._left_s(one, now) for one in self._within[step.name]]
         return own if None in within else max((one for one in within if one is not None), default=own)
 
 
