@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -153,7 +154,7 @@ def runs(ctx: click.Context, *, limit: int, wanted: Wanted, as_json: bool, locat
     elif not rows:
         say(nothing)
     else:
-        _print_rows(rows)
+        _print_rows(rows, more=len(rows) == limit)
 
 
 async def _nothing(store: Store, filters: Mapping[str, Any]) -> str:
@@ -169,13 +170,19 @@ async def _nothing(store: Store, filters: Mapping[str, Any]) -> str:
     return f"no run{since}{others and f' with {others}'}; `flowllm runs` lists all"
 
 
-def _print_rows(rows: Sequence[Row]) -> None:
-    """On a terminal as wide as it is."""
+def _print_rows(rows: Sequence[Row], *, more: bool) -> None:
+    """On a terminal as wide as it is; `more`: there may be others."""
     narrow = (page_width() or WIDE) < WIDE
     started = f"STARTED {clock_time(rows[0].run.started_at, zone=True)[20:]}"
     cells = [row.cells(started, narrow=narrow) for row in rows]
     spare = ("TAGS", "STEPS OK", "COST", started, "TOOK", "WORKFLOW")
     print_table(cells, right=("TOOK", "STEPS OK", "COST"), spare=spare, cut="WORKFLOW")
+    if len(rows) > 1:
+        known = math.fsum(row.figures["at_least"]["cost_usd"] for row in rows)
+        cost = known if all(row.figures["cost_usd"] is not None for row in rows) else None
+        say(
+            f"{plural(len(rows), 'run')}{' (--limit shows more)' if more else ''}: {at_least(cost, known, dollars)} in all"
+        )
 
 
 async def _row(store: Store, run: RunRecord, now: float) -> Row:

@@ -169,7 +169,10 @@ def test_runs_are_listed_by_status_age_workflow_and_tag() -> None:
     assert data("runs", "--tag", "nightly", "--status", "failed", "--since", "2d") == [broken]
     assert data("runs", "--tag", "nightly", "--workflow", "blog", "--since", "2020-01-31") == [tagged]
     assert data("resume", broken["run_id"], "-i", "n=1")["tags"] == data("show", "last")["tags"] == ["nightly"]
-    assert "nightly, v2" in flowllm("runs").output
+    listed = flowllm("runs")
+    assert "nightly, v2" in listed.output
+    assert listed.stderr == "3 runs: $0 in all\n"
+    assert flowllm("runs", "--limit", "2").stderr == "2 runs (--limit shows more): $0 in all\n"
     assert "no run has the tag `nightyl`: did you mean `nightly`?" in flowllm("runs", "--tag", "nightyl").output
     assert "no run has the workflow `blgo`: did you mean `blog`?" in flowllm("runs", "--workflow", "blgo").output
     nothing = flowllm("runs", "--status", "paused", "--since", "2020-01-31T10:00+02:00").output
