@@ -1,4 +1,4 @@
-"""The pictures of the README and of docs/, of real runs on the simulated provider: python -m tests.support.pictures
+"""The pictures of the README and of docs/, of real runs against a server on this machine: python -m tests.support.pictures
 
 Needs chromium. What it writes differs a little each time, as runs do.
 """
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -23,8 +24,9 @@ import termios
 import time
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import pyte
@@ -32,8 +34,11 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.text import Text
 
+from flowllm.providers.simulated.provider import _text
 from tests.support.browser import FLAGS, Server, chromium
 from tests.support.project import ROOT, Project, killed_at_exit, until
+from tests.support.replies import Reply, Script, failed, prompt_of
+from tests.support.server import running_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -44,13 +49,8 @@ MOST = 120_000
 """Bytes that one may have."""
 SIZE = {"width": 1280, "height": 800}
 COLUMNS, ROWS = 100, 18
-SETTINGS = {
-    "providers": {
-        "demo": {"type": "simulated", "latency": "8s", "latency_sigma": 0.4},
-        "quick": {"type": "simulated", "latency": "60ms", "latency_sigma": 0.4},
-        "shaky": {"type": "simulated", "latency": "60ms", "latency_sigma": 0.4, "error_rate": "10%"},
-    }
-}
+FAILING = 0.1
+"""The share of what customers wrote at which the server fails."""
 TICKETS = {
     "name": "tickets",
     "defaults": {"provider": "quick", "model": "gpt-4o-mini", "max_tokens": 40},
@@ -59,7 +59,6 @@ TICKETS = {
         "read": {
             "foreach": {"file": "tickets.csv"},
             "as": "ticket",
-            "provider": "shaky",
             "prompt": "Which order does this customer write of? {{ ticket.text }}",
             "retry": {"max_attempts": 2, "initial_delay": "100ms"},
             "on_error": "continue",
@@ -108,8 +107,9 @@ PIXELS = """async (picture) => {
 
 def main() -> None:
     """All of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        project = _project(Path(folder))
+    slow, quick = (running_server(answering(seconds)) for seconds in (8.0, 0.06))
+    with tempfile.TemporaryDirectory() as folder, slow as demo, quick as rapid:
+        project = _project(Path(folder), demo=demo.url, quick=rapid.url)
         made = {"terminal.svg": _terminal(project, "run", "answers.yaml")}
         tickets = json.loads(project.run("run", "tickets.yaml", "--json").out)["run_id"]
         with sync_playwright() as playwright:
@@ -137,11 +137,29 @@ def main() -> None:
         (TO / name).write_bytes(picture)
 
 
-def _project(folder: Path) -> Project:
+def answering(median: float) -> Script:
+    """Texts like those of simulated models, after about so many seconds; of what customers wrote some cannot be read."""
+
+    def script(body: dict[str, Any], number: int) -> Reply:
+        draw = random.Random(number)
+        fails = prompt_of(body).startswith("Which order") and draw.random() < FAILING
+        reply = (
+            failed(500, "The server had an error while processing your request")
+            if fails
+            else Reply(text=_text(body, draw))
+        )
+        return replace(reply, delay=draw.lognormvariate(math.log(median), 0.4))
+
+    return script
+
+
+def _project(folder: Path, **servers: str) -> Project:
     project = Project(folder)
     project.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "TZ": "UTC"}
     shutil.copytree(ROOT / "workflows", folder / "workflows")
-    project.write("flowllm.yaml", SETTINGS)
+    project.write(
+        "flowllm.yaml", {"providers": {name: {"type": "openai", "base_url": url} for name, url in servers.items()}}
+    )
     project.write("tickets.yaml", TICKETS)
     project.write("answers.yaml", ANSWERS)
     words = ("came late", "is broken", "does not fit", "was never sent", "is not what I ordered")
@@ -245,16 +263,16 @@ def _terminal(project: Project, *words: str) -> bytes:
                 break
         shown = "\n".join(screen.display)
         if best is None and re.search(r"\b[4-6]\d ?%", shown) and "ETA" in shown:
-            best = _text(screen)
+            best = _shown(screen)
     process.wait()
     os.close(ours)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(Text(f"$ flowllm {' '.join(words)}", style="bold"), best or _text(screen), sep="\n")
+    console.print(Text(f"$ flowllm {' '.join(words)}", style="bold"), best or _shown(screen), sep="\n")
     svg = console.export_svg(title="flowllm")
     return re.sub(r"@font-face\s*{[^}]*}", "", svg).encode()
 
 
-def _text(screen: pyte.Screen) -> Text:
+def _shown(screen: pyte.Screen) -> Text:
     """What stands on it, with its colours."""
     found = Text()
     last = max((y for y, line in enumerate(screen.display) if line.strip()), default=0)
