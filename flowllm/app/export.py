@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from contextlib import suppress
+from typing import IO, Final
 
+from flowllm.core.errors import StorageFailed, StoreError
 from flowllm.core.types import Json
 from flowllm.datasets import parquet
 from flowllm.datasets.layouts import json_line
@@ -29,17 +31,14 @@ def export_rows(rows: Iterable[_Row], file: ByteSink, form: str, columns: Sequen
 
     Where the columns must be known first, all rows are read once, into a temporary file, and written from there: what a run
     that goes on changes meanwhile cannot come between. Raises UsageError for a column that there is not, PackageMissing for Parquet
-    without pyarrow; StoreError, OSError.
+    without pyarrow; StorageFailed where the temporary file cannot be written, other StoreErrors, OSError.
     """
     if form == "parquet":
         parquet.pyarrow()
     if form not in TABLES and not columns:
         return _written(rows, JsonLinesWriter(file) if form == "jsonl" else JsonArrayWriter(file))
     found = Columns()
-    with tempfile.TemporaryFile() as spool:
-        for row in rows:
-            found.see(row)
-            spool.write(json_line(dict(row)))
+    with _gathered(rows, found) as spool:
         names, cells = found.table(columns)
 
         def again() -> Iterator[_Row]:
@@ -47,6 +46,26 @@ def export_rows(rows: Iterable[_Row], file: ByteSink, form: str, columns: Sequen
             yield from map(cells, map(json.loads, spool))
 
         return _written(again(), _writer(file, form, names, again))
+
+
+def _gathered(rows: Iterable[_Row], columns: Columns) -> IO[bytes]:
+    """All rows in a temporary file, their columns taken in."""
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - it is the caller's
+    try:
+        for row in rows:
+            columns.see(row)
+            spool.write(json_line(dict(row)))
+        spool.flush()
+    except BaseException as error:
+        with suppress(OSError):  # it tries once more to write
+            spool.close()
+        if isinstance(error, StoreError) or not isinstance(error, OSError):
+            raise
+        raise StorageFailed(
+            f"rows cannot be gathered in {tempfile.gettempdir()}: {error.strerror}",
+            hint="make room there, or name another folder in TMPDIR; JSON Lines need none",
+        ) from None
+    return spool
 
 
 def _writer(file: ByteSink, form: str, names: Sequence[str], rows: Callable[[], Iterator[_Row]]) -> RowWriter:

@@ -108,6 +108,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], T]) -> T:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    except StorageFailed:  # an OSError too, of what is read meanwhile
+        raise
     except OSError as error:
         raise StorageFailed(
             f"{path} cannot be written: {error.strerror}", hint="what stood there is as it was"

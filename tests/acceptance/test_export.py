@@ -125,6 +125,12 @@ def test_a_file_is_whole_or_not_there(project: Project, monkeypatch: pytest.Monk
     monkeypatch.undo()
     assert project.cli("export", "last", "--output", file.name, "--overwrite").code == 0
     assert file.read_text().startswith("index,node,")
+    with Path("/dev/full").open("wb") as full, monkeypatch.context() as patched:
+        patched.setattr("flowllm.app.export.tempfile.TemporaryFile", lambda: full)
+        outcome = project.cli("export", "last", "--output", "full.csv")
+    assert (outcome.code, Path(project.folder, "full.csv").exists()) == (1, False), outcome.said
+    assert "error: rows cannot be gathered in" in outcome.err
+    assert "No space left on device\n  make room there" in outcome.err
     outcome = project.cli("export", "last", "--output", "out.xls")
     assert (outcome.code, Path(project.folder, "out.xls").exists()) == (2, False)
     assert ".csv, .tsv, .jsonl, .json, .parquet" in outcome.err
