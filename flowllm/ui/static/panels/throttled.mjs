@@ -56,13 +56,14 @@ function Account({ account, every, going }) {
   const pauses = pausesOf(series);
   const refusals = series.at.filter((_, point) => series.refused[point] > (series.refused[point - 1] ?? 0));
   const reasons = Object.keys(series.waits);
-  const stacked = stack(reasons.map((reason) => series.waits[reason]));
+  const waits = alike(series.waits);
+  const stacked = stack(waits.map(({ counts }) => counts));
   const last = series.at.length - 1;
   return html`<section class="card account">
     <h2>${visible(account.name)}</h2>
     <div class="charts">
       <${Chart} title="In flight and waiting" at=${at} pauses=${pauses} marks=${[]} lines=${[
-        ...reasons.map((reason, number) => ({ label: `waiting for ${reasonWord(reason)}`, values: stacked[number], shown: series.waits[reason], colour: `--wait-${drawnAs(reason)}`, fill: true })).reverse(),
+        ...waits.map(({ drawn, label }, number) => ({ label: `waiting for ${label}`, values: stacked[number], colour: `--wait-${drawn}`, fill: true })).reverse(),
         { label: "in flight", values: series.in_flight, colour: "--running", width: 2 },
         { label: "slots", values: series.max_concurrent.map((most) => most || null), colour: "--muted", dash: [5, 4] },
       ]} note=${`${count(series.in_flight[last])} in flight, ${count(series.waiting[last])} waiting`} />
@@ -119,6 +120,17 @@ function pausesOf(series) {
     else found.push([at, end]);
   });
   return found;
+}
+
+/** Waits by how they are drawn, `[{drawn, label, counts}, …]`: those of one colour together. */
+function alike(waits) {
+  const found = new Map();
+  for (const [reason, counts] of Object.entries(waits)) {
+    const drawn = drawnAs(reason);
+    const known = found.get(drawn);
+    found.set(drawn, { drawn, label: known ? `${known.label}, ${reasonWord(reason)}` : reasonWord(reason), counts: known ? known.counts.map((count, at) => count + counts[at]) : counts });
+  }
+  return [...found.values()];
 }
 
 /** Each list on top of those before it. */
