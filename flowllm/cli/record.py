@@ -10,7 +10,7 @@ from flowllm.core.clock import timestamp
 from flowllm.core.errors import UsageError
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass, field, replace
-from flowllm.core.types import Json, NodeId, StepKind, step_path
+from flowllm.core.types import Json, NodeId, NodeStatus, StepKind, step_path
 from flowllm.language.problems import nearest
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.views.models import models_of
@@ -109,7 +109,9 @@ async def read_node(store: Store, run: RunRecord, step: str, outputs: int | None
     node = await _find_node(store, run, step)
     within, items = [], []
     if node.counts is not None:
-        items = all_nodes(run, await _first_items(store, node, outputs if as_json else ITEMS_SHOWN), {})
+        items = all_nodes(
+            run, await (_first_items(store, node, outputs) if as_json else _telling_items(store, node)), {}
+        )
     elif node.kind in {StepKind.WORKFLOW, StepKind.PYTHON}:
         inner = await store.nodes(run.run_id, node.node_id)
         if node.kind is StepKind.PYTHON:  # what it asked, in the order of the calls: ask[2] before ask[10]
@@ -156,6 +158,15 @@ async def _find_node(store: Store, run: RunRecord, step: str) -> NodeRecord:
     if top in steps:
         hint = f"`flowllm show {run.run_id} {shlex.quote(top)}` shows what is within {top}"
     raise UsageError(f"run {run.run_id} has no record of a step `{step}`", hint=hint)
+
+
+async def _telling_items(store: Store, node: NodeRecord) -> list[NodeRecord]:
+    """So many as are shown: those that failed, those that have not ended, and the first ones."""
+    found: dict[str, NodeRecord] = {}
+    for status in (NodeStatus.FAILED, NodeStatus.RUNNING, None):
+        page = await store.items(node.run_id, node.node_id, limit=ITEMS_SHOWN, status=status)
+        found |= {one.node_id: one for one in page if one.node_id not in found}
+    return [*found.values()][:ITEMS_SHOWN]
 
 
 async def _first_items(store: Store, node: NodeRecord, most: int | None) -> list[NodeRecord]:

@@ -99,7 +99,8 @@ def _print_facts(screen: Screen, record: Record, node: NodeRecord, accept: Accep
         "key": node.key,
     }
     _print_fields(screen, before)
-    print_times(screen, node.started_at, node.finished_at, running_s(node))
+    running = running_s(node)
+    print_times(screen, node.started_at, node.finished_at if running is None else None, running)
     _print_fields(screen, after)
 
 
@@ -173,7 +174,7 @@ def _vector(vector: Json) -> str:
 
 
 def _print_items(node: NodeRecord, items: Sequence[NodeRecord]) -> None:
-    """The first ones, a line each."""
+    """A line each."""
     screen = results()
     screen.line()
     if not items:
@@ -205,7 +206,7 @@ def _output_line(item: NodeRecord) -> str:
     if item.error is not None:
         return error_text(item.error, _LONGEST)
     if item.output is None:
-        return str(item.parts.get("reason") or (note(item) if SUSPENDED in item.parts else ""))
+        return str(item.parts.get("reason") or note(item))
     if item.kind is StepKind.EMBED:
         return _vector(item.output)
     return one_line(item.output if isinstance(item.output, str) else json_text(item.output, indent=None), _LONGEST)

@@ -102,6 +102,8 @@ def test_items_and_the_steps_within_them_are_shown() -> None:
     assert "items        30: 28 ok, 2 failed" in foreach
     assert "ratios[0]   failed     TemplateFailed: fan.yaml:5:" in foreach
     assert "ratios[1]   succeeded  6.0" in foreach
+    listed = [line.split()[1] for line in foreach.splitlines() if line.startswith("ratios[")]
+    assert listed == [*["failed"] * 2, *["succeeded"] * 18]
     assert "\nand 10 more\n\nthe failed items: flowllm failed " in foreach
     whole = data("show", "last", "ratios")
     assert len(whole["items"]) == len(whole["output"]) == 30
