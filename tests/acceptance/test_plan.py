@@ -32,11 +32,14 @@ def planned(project: Project) -> Project:
 
 
 def test_nothing_is_wider_than_the_screen_and_nothing_is_lost(planned: Project) -> None:
-    for columns in (80, 120):
+    for columns in (40, 60, 80, 120):
         outcome = planned.cli("plan", "flow.yaml", **KEY, COLUMNS=str(columns))
         assert max(map(len, outcome.out.splitlines())) <= columns
         assert all(line == line.rstrip() for line in outcome.out.splitlines())
-        assert "list price of openai/gpt-4o-mini" in " ".join(outcome.out.split())
+        said = " ".join(outcome.out.split())
+        assert "list price of openai/gpt-4o-mini" in said
+        assert "with every repair, retry and fallback" in said
+        assert "RANGE" in outcome.out.splitlines()[0], "the range stays on the narrowest screen"
         assert "\x1b" not in outcome.out
     shown = outcome.out.splitlines()
     assert shown[0].split() == ["GEN", "STEP", "STATE", "REQS", "TOKENS", "IN", "OUT", "COST", "RANGE", "WHY"]
@@ -50,6 +53,7 @@ def test_nothing_is_wider_than_the_screen_and_nothing_is_lost(planned: Project) 
         (0.0000001, "over", "the run would be over it by"),
         (0.0001, "expected_over", "is expected to be over it by"),
         (0.000391, "maybe_over", "could be over it by"),
+        (0.0006, "within_once", "unless very many answers have to be asked for again"),
         (5, "within", "$5.00: the run stays within it"),
     ],
 )

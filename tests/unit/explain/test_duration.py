@@ -18,6 +18,7 @@ HEAD = """
 defaults: {provider: sim, model: m, max_tokens: 100}
 providers: {sim: {type: simulated, latency: 800ms}}
 """
+SPREAD = HEAD.replace("800ms", "800ms, latency_sigma: 0.4")
 FLOWS = {
     "chain": """
         steps: {a: {prompt: one}, b: {prompt: "two {{ a }}"}, c: {prompt: "three {{ b }}", samples: 3}}""",
@@ -53,13 +54,23 @@ FLOWS = {
               steps: {a: {prompt: "a {{ inputs.n }}"}, b: {prompt: "b {{ a }}"}, c: {prompt: "c {{ a }}", samples: 3}}
               outputs: {c: "{{ c }}"}
           z: {prompt: "z {{ g | length }}"}""",
+    "spread": """
+        limits: {max_concurrent: 20, models: {slow: {requests_per_minute: 120}}}
+        steps:
+          a: {foreach: "{{ range(60) | list }}", prompt: "a {{ item }}", max_concurrent: 10}
+          b: {foreach: "{{ range(20) | list }}", prompt: "{{ a | length }} b {{ item }}"}
+          c: {foreach: "{{ range(20) | list }}", prompt: "{{ b | length }} c {{ item }}"}
+          s: {foreach: "{{ range(16) | list }}", prompt: "s {{ item }}", model: slow}""",
+    "embeddings": """
+        steps: {e: {foreach: "{{ range(300) | list }}", embed: "text {{ item }}", batch: {size: 50}}}""",
 }
 
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_run_takes_as_long_as_its_plan_says(name: str) -> None:
-    planned, done = _both(FLOWS[name])
+    planned, done = _both(FLOWS[name], SPREAD if name == "spread" else HEAD)
     assert planned.seconds == pytest.approx(done.stats["duration_s"], rel=0.15)
+    assert (planned.when.quickest < planned.seconds < planned.when.slowest) is (name == "spread")
 
 
 def test_the_path_is_that_of_the_steps_which_end_last() -> None:
@@ -70,9 +81,9 @@ def test_the_path_is_that_of_the_steps_which_end_last() -> None:
     assert ends["d"][1] == planned.seconds
 
 
-def _both(text: str) -> tuple[Forecast, RunResult]:
+def _both(text: str, head: str = HEAD) -> tuple[Forecast, RunResult]:
     async def main() -> tuple[Forecast, RunResult]:
-        app, flow = opened(LoopClock()), workflow(HEAD + textwrap.dedent(text))
+        app, flow = opened(LoopClock()), workflow(head + textwrap.dedent(text))
         planned = await app.forecast(flow)
         return planned, await app.run(flow)
 

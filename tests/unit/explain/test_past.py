@@ -94,3 +94,55 @@ def test_an_output_without_a_schema_is_expected_to_look_as_it_did() -> None:
         assert 50 < later.high_once < 200, "the answer has 50 tokens at most, whatever is in it"
 
     run_virtual(main())
+
+
+def test_a_first_run_leans_on_the_answers_of_its_model_to_others_and_on_schemas() -> None:
+    async def main() -> None:
+        app, sim = opened(LoopClock()), "providers: {sim: {type: simulated, latency: 1s}}"
+        await app.run(workflow(sim + "\nsteps: {a: {prompt: one, provider: sim, model: m, max_tokens: 400}}"))
+        used = (await app.store.past_answers("sim", "m", limit=5))[0].usage.output_tokens
+        text = f"""
+            name: other
+            defaults: {{provider: sim, model: m}}
+            {sim}
+            steps:
+              text: {{prompt: two, max_tokens: 100}}
+              open: {{prompt: three}}
+              bool: {{prompt: four, output: {{type: boolean}}, max_tokens: 400}}
+              json: {{prompt: five, output: {{type: array, items: {{type: string}}}}, max_tokens: 400}}
+            """
+        flow = workflow(text)
+        found = _steps(await app.forecast(flow))
+        lengths = {name: one.takes.output_tokens for name, one in found.items()}
+        assert lengths["text"].expected == pytest.approx(used / 4), "the same share of max_tokens"
+        assert (lengths["open"].expected, lengths["open"].high) == (used, None)
+        assert found["text"].basis == found["open"].basis == "1 other answer of m"
+        assert (lengths["bool"].expected, lengths["bool"].high_once, found["bool"].basis) == (1.0, 400, "the schema")
+        assert (lengths["json"].expected, found["json"].basis) == (400, "answers as long as max_tokens allows")
+        await app.run(flow)
+        found = _steps(await app.forecast(workflow(text.replace("model: m", "model: n"))))
+        assert (found["text"].basis, found["bool"].basis) == ("1 earlier call to m", "1 earlier call to m")
+
+    run_virtual(main())
+
+
+def test_a_function_that_asks_is_expected_to_ask_as_often() -> None:
+    async def main() -> None:
+        app = opened(LoopClock())
+        files = {"ask.py": "async def both(ask):\n    return [await ask('one'), await ask('two')]\n"}
+        flow = workflow(
+            """
+            defaults: {provider: sim, model: m, max_tokens: 50}
+            providers: {sim: {type: simulated}}
+            steps: {a: {python: "./ask.py:both", asks: true}}
+            """,
+            files=files,
+        )
+        before = _steps(await app.forecast(flow))["a"].takes
+        assert (before.requests.expected, before.requests.high) == (None, None)
+        await app.run(flow)
+        after = _steps(await app.forecast(flow, options=RunOptions(no_cache=True)))["a"]
+        assert (after.takes.requests.expected, after.takes.requests.high) == (2, None)
+        assert after.basis == "2 earlier calls by functions"
+
+    run_virtual(main())
